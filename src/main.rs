@@ -1,1 +1,3 @@
-fn main(){}
+//! The `sidestream` program.
+
+fn main() {}
