@@ -11,7 +11,7 @@ use super::request::Request;
 use crate::feed::{Profile, Source};
 use crate::registry::{Close, Protocol};
 use crate::subject::template::Unfilled;
-use crate::subject::{FilterSet, Filter, SubjectTemplate};
+use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
 /// All routes, in the order of the configuration. Replaced as a whole by a reload; open event streams keep theirs.
@@ -133,7 +133,8 @@ impl RouteMetrics {
             bytes: metrics.bytes_sent_total.with_label_values(&[route]),
             delivery: metrics.delivery_seconds.with_label_values(&[route]),
             streams: protocols.map(|protocol| metrics.streams.with_label_values(&[route, protocol.as_str()])),
-            opened: protocols.map(|protocol| metrics.streams_opened_total.with_label_values(&[route, protocol.as_str()])),
+            opened: protocols
+                .map(|protocol| metrics.streams_opened_total.with_label_values(&[route, protocol.as_str()])),
             closed: Close::ALL
                 .iter()
                 .map(|close| metrics.streams_closed_total.with_label_values(&[route, close.reason()]))
