@@ -1,1 +1,3 @@
+//! The `sidestream` program.
+
 fn main() {}

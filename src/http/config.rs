@@ -1,0 +1,161 @@
+//! What clients may ask for (`routes:`, `limits:` and `trusted_proxies:` in the configuration).
+
+use std::time::Duration;
+
+use crate::feed::Limits;
+use crate::sse::Tier;
+use crate::subject::{Filter, SubjectTemplate, TextTemplate};
+
+/// Everything the downstream side is configured with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// In the order of the file; the first whose path fits answers.
+    pub routes: Vec<RouteConfig>,
+    /// The most connections; none: from the limit of file descriptors.
+    pub connections_max: Option<usize>,
+    /// The most subjects that one request may name.
+    pub subjects_per_request_max: usize,
+    /// Networks whose `X-Forwarded-For` and `Forwarded` are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// Such as `/events/orders/{id}`: segments, some of which are variables.
+    pub path: PathTemplate,
+    /// One to four.
+    pub sources: Vec<SourceConfig>,
+    /// Who a client is; none: its address.
+    pub client: Option<TextTemplate>,
+    /// The name of an event that bears none itself.
+    pub event: Option<TextTemplate>,
+    /// How long a connection is silent before a comment keeps it alive.
+    pub heartbeat: Duration,
+    /// How long a client waits before it connects again.
+    pub retry: Duration,
+    /// How long a connection may last, spread by a fifth either way.
+    pub max_age: Duration,
+    /// What of the route's events is kept in memory.
+    pub window: Limits,
+    /// After how much silence a client is told its position; none: never, not even at the beginning.
+    pub checkpoint: Option<Duration>,
+    /// Which other origins a browser may read the route from.
+    pub cors: CorsConfig,
+    /// Tiers of events that name none themselves; the first filter that fits decides.
+    pub priority: Vec<(Filter, Tier)>,
+}
+
+impl RouteConfig {
+    /// A route with every default.
+    #[must_use]
+    pub fn new(path: PathTemplate, sources: Vec<SourceConfig>) -> Self {
+        Self {
+            path,
+            sources,
+            client: None,
+            event: None,
+            // 15 s: half of the 30 s idle timeout common in load balancers.
+            heartbeat: Duration::from_secs(15),
+            retry: Duration::from_secs(3),
+            max_age: Duration::from_secs(3600),
+            window: Limits::default(),
+            checkpoint: Some(Duration::from_secs(30)),
+            cors: CorsConfig::default(),
+            priority: Vec::new(),
+        }
+    }
+}
+
+/// The path of a route: literal segments and variables.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathTemplate {
+    text: Box<str>,
+    segments: Box<[Segment]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Segment {
+    Literal(Box<str>),
+    Variable(Box<str>),
+}
+
+impl PathTemplate {
+    /// Reads `/a/{b}/c`; the error is a sentence.
+    ///
+    /// # Errors
+    /// When it does not begin with a slash, has an empty segment, or a variable that is no name or is repeated.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let rest = text.strip_prefix('/').ok_or("a path begins with `/`")?;
+        let mut segments: Vec<Segment> = Vec::new();
+        for part in rest.split('/') {
+            let segment = match part.strip_prefix('{').map(|inner| inner.strip_suffix('}')) {
+                Some(Some(name)) => {
+                    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                        return Err("the name of a variable is made of letters, digits and `_`");
+                    }
+                    Segment::Variable(name.into())
+                }
+                Some(None) => return Err("a variable fills a whole segment"),
+                None if part.contains(['{', '}']) => return Err("a variable fills a whole segment"),
+                None if part.is_empty() => return Err("a path has no empty segment and no slash at its end"),
+                None => Segment::Literal(part.into()),
+            };
+            if matches!(segment, Segment::Variable(_)) && segments.contains(&segment) {
+                return Err("a variable stands in a path only once");
+            }
+            segments.push(segment);
+        }
+        Ok(Self { text: text.into(), segments: segments.into() })
+    }
+
+    /// As it was written: the `route` label of metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The names of its variables.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Variable(name) => Some(&**name),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// The raw (percent-encoded) values of its variables, if the path fits.
+    #[must_use]
+    pub fn matches<'p>(&self, path: &'p str) -> Option<Vec<(&str, &'p str)>> {
+        let mut parts = path.strip_prefix('/')?.split('/');
+        let mut values = Vec::new();
+        for segment in &self.segments {
+            let part = parts.next()?;
+            match segment {
+                Segment::Literal(text) if **text == *part => {}
+                Segment::Variable(name) if !part.is_empty() => values.push((&**name, part)),
+                _ => return None,
+            }
+        }
+        parts.next().is_none().then_some(values)
+    }
+}
+
+/// Where a route's events come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceConfig {
+    /// A JetStream stream; none: core NATS.
+    pub stream: Option<String>,
+    /// What of it a client of this route reads.
+    pub subjects: Vec<SubjectTemplate>,
+    /// What a template that is one whole variable may ask for.
+    pub allow: Vec<Filter>,
+}
+
+/// Cross-origin reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CorsConfig {
+    /// Exact origins, or `*` alone.
+    pub origins: Vec<String>,
+    /// Whether cookies may come with the request; never with `*`.
+    pub credentials: bool,
+}

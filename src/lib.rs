@@ -1,0 +1,12 @@
+//! Messages come from NATS, become events once, stand in a log; every client is a cursor.
+
+pub mod admin;
+pub mod config;
+pub mod feed;
+pub mod http;
+pub mod lifecycle;
+pub mod nats;
+pub mod net;
+pub mod sse;
+pub mod subject;
+pub mod telemetry;

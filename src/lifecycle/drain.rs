@@ -1,0 +1,102 @@
+//! The counted end: one side signals, the other sides hold releases, and zero releases is the end.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+/// How a drain proceeds (`drain:` in the configuration).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long everything is accepted and served as ever after readiness failed.
+    pub accept_for: Duration,
+    /// How long the ends of the event streams are spread over.
+    pub spread: Duration,
+    /// When what is left is cut.
+    pub timeout: Duration,
+    /// The shortest time a drained client is told to wait before it connects again.
+    pub retry_min: Duration,
+    /// The longest.
+    pub retry_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // 5 s: what a load balancer needs to hear that a pod is not ready any more.
+            accept_for: Duration::from_secs(5),
+            spread: Duration::from_secs(20),
+            // 40 s: accept_for and spread, and as much again as clients need to take what is pending.
+            timeout: Duration::from_secs(40),
+            retry_min: Duration::from_millis(500),
+            retry_max: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Makes the two ends of a drain.
+#[must_use]
+pub fn channel() -> (Signal, Watch) {
+    let (signal, signaled) = watch::channel(false);
+    let (release, released) = mpsc::channel(1);
+    (Signal { signal, released }, Watch { signaled, _release: release })
+}
+
+/// The side that drains and waits until everything is released.
+#[derive(Debug)]
+pub struct Signal {
+    signal: watch::Sender<bool>,
+    released: mpsc::Receiver<std::convert::Infallible>,
+}
+
+/// The side that hears of the drain. As long as a clone lives, the drain is not over: it is the release.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    signaled: watch::Receiver<bool>,
+    // Never sent on; its end is the message.
+    _release: mpsc::Sender<std::convert::Infallible>,
+}
+
+impl Signal {
+    /// Tells every watch to end, and returns when the last one is dropped.
+    pub async fn drain(mut self) {
+        self.signal.send_replace(true);
+        // `None` as soon as no sender is left.
+        let ended = self.released.recv().await;
+        debug_assert!(ended.is_none(), "nothing is ever sent");
+    }
+}
+
+impl Watch {
+    /// Returns when the drain has begun, at once if it has already.
+    pub async fn signaled(&mut self) {
+        // An error means that the signal side is gone without draining: nobody waits for us, and nothing ends.
+        if self.signaled.wait_for(|begun| *begun).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether the drain has begun.
+    #[must_use]
+    pub fn is_signaled(&self) -> bool {
+        *self.signaled.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_is_over_when_the_last_release_is_dropped_and_not_before() {
+        let (signal, watch) = channel();
+        let mut second = watch.clone();
+        assert!(!watch.is_signaled());
+        let mut drained = tokio::spawn(signal.drain());
+        second.signaled().await;
+        drop(second);
+        assert!(tokio::time::timeout(Duration::from_secs(9), &mut drained).await.is_err());
+        assert!(watch.is_signaled());
+        drop(watch);
+        drained.await.unwrap();
+    }
+}

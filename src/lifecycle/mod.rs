@@ -1,0 +1,5 @@
+//! Beginning and end: signals, the counted drain, and what the probes are told.
+
+pub mod drain;
+pub mod health;
+pub mod signals;

@@ -1,0 +1,5 @@
+//! Sockets: listeners, their options, TLS.
+
+pub mod config;
+
+pub use config::{ListenConfig, TlsConfig};

@@ -1,0 +1,172 @@
+//! Events to bytes: the frames of `text/event-stream`, by the rules of the HTML specification (9.2).
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Component, EventId, EventName};
+
+/// The comment that keeps a silent connection alive.
+///
+/// One newline, not two: a blank line would make `@microsoft/fetch-event-source` report an empty message.
+pub const HEARTBEAT: &[u8] = b": hb\n";
+
+/// One encoded event. Clients of one source share `bytes`; clients of several share the body and add their own id.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    bytes: Bytes,
+    body_len: u32,
+}
+
+impl Frame {
+    /// Encodes an event once for all its readers.
+    ///
+    /// Payloads that are not UTF-8 go as base64, and the name says so.
+    #[must_use]
+    pub fn event(name: Option<&EventName>, data: &[u8], position: Component) -> Self {
+        let mut out = BytesMut::with_capacity(data.len() + 64 + name.map_or(0, |name| name.as_str().len()));
+        let name = name.map(EventName::as_str);
+        match std::str::from_utf8(data) {
+            Ok(_) => {
+                if let Some(name) = name {
+                    put_field(&mut out, "event", name.as_bytes());
+                }
+                put_data(&mut out, data);
+            }
+            Err(_) => {
+                let mut encoded = BytesMut::with_capacity(8);
+                encoded.put_slice(name.unwrap_or("message").as_bytes());
+                encoded.put_slice(b";base64");
+                put_field(&mut out, "event", &encoded);
+                put_field(&mut out, "data", BASE64.encode(data).as_bytes());
+            }
+        }
+        let body_len = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        put_id(&mut out, format_args!("{position}"));
+        Self { bytes: out.freeze(), body_len }
+    }
+
+    /// The whole event with the id of a single source.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The event without its `id:` line and the blank line that ends it.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        self.bytes.slice(..self.body_len as usize)
+    }
+
+    /// Bytes on the wire for a client of a single source.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The end of a frame for a client of several sources: its `id:` line and the blank line. Alone it is an id-only
+/// block, which moves the client's position without showing it an event.
+pub fn put_id(out: &mut BytesMut, id: impl std::fmt::Display) {
+    let written = write!(out, "id: {id}\n\n");
+    debug_assert!(written.is_ok(), "a growing buffer takes every id");
+}
+
+/// The id-only block of a position.
+pub fn put_checkpoint(out: &mut BytesMut, id: &EventId) {
+    put_id(out, id);
+}
+
+/// How long the client shall wait before it connects again, in milliseconds.
+///
+/// A field alone: it takes effect at once, without the blank line that would end an event.
+pub fn put_retry(out: &mut BytesMut, wait: std::time::Duration) {
+    let written = writeln!(out, "retry: {}", wait.as_millis());
+    debug_assert!(written.is_ok(), "a growing buffer takes every number");
+}
+
+/// A control event: `sidestream.gap` or `sidestream.close` with a JSON body, and the id if it moves the client.
+pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<&EventId>) {
+    debug_assert!(name.starts_with("sidestream."), "only control events bear the reserved prefix");
+    put_field(out, "event", name.as_bytes());
+    put_field(out, "data", json.as_bytes());
+    match id {
+        Some(id) => put_id(out, id),
+        None => out.put_u8(b'\n'),
+    }
+}
+
+/// One field on one line; the value holds no line end.
+fn put_field(out: &mut BytesMut, field: &str, value: &[u8]) {
+    debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n')), "a line end would end the field");
+    out.reserve(field.len() + value.len() + 3);
+    out.put_slice(field.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_u8(b'\n');
+}
+
+/// One `data:` line per line of the payload; CRLF, CR and LF all end a line, and a trailing one leaves an empty line,
+/// so that the client puts together what was published (with every line end as LF).
+fn put_data(out: &mut BytesMut, data: &[u8]) {
+    let mut rest = data;
+    while let Some(end) = memchr::memchr2(b'\r', b'\n', rest) {
+        put_field(out, "data", &rest[..end]);
+        let width = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
+        rest = &rest[end + width..];
+    }
+    put_field(out, "data", rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sse::Tag;
+
+    fn frame(name: Option<&str>, data: &[u8]) -> String {
+        let name = name.map(|name| EventName::parse(name).unwrap());
+        let position = Component { tag: Tag::of_identity("t"), seq: 7, check: Some(0xab) };
+        let frame = Frame::event(name.as_ref(), data, position);
+        let whole = String::from_utf8(frame.bytes().to_vec()).unwrap();
+        let id = format!("id: {position}\n\n");
+        assert_eq!([frame.body(), id.clone().into()].concat(), whole.as_bytes(), "the body lacks the id alone");
+        whole.strip_suffix(&id).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_name_stands_first_and_the_id_last() {
+        assert_eq!(frame(Some("created"), b"x"), "event: created\ndata: x\n");
+        assert_eq!(frame(None, b"x"), "data: x\n");
+    }
+
+    #[test]
+    fn every_kind_of_line_end_splits() {
+        assert_eq!(frame(None, b"a\nb\rc\r\nd"), "data: a\ndata: b\ndata: c\ndata: d\n");
+        assert_eq!(frame(None, b"\n\r"), "data: \ndata: \ndata: \n");
+        assert_eq!(frame(None, b""), "data: \n");
+        assert_eq!(frame(None, b"a\n"), "data: a\ndata: \n");
+    }
+
+    #[test]
+    fn what_is_not_utf8_goes_as_base64_under_a_name_that_says_so() {
+        assert_eq!(frame(None, b"\xff\xfe"), "event: message;base64\ndata: //4=\n");
+        assert_eq!(frame(Some("blob"), b"\xff\n"), "event: blob;base64\ndata: /wo=\n");
+    }
+
+    #[test]
+    fn control_characters_cannot_get_into_a_name() {
+        for name in ["", "a\nb", "a\rb", "a\0b", " a", "sidestream.gap", &"x".repeat(129)] {
+            assert_eq!(EventName::parse(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn retry_and_control_events_are_whole_lines() {
+        let mut out = BytesMut::new();
+        put_retry(&mut out, std::time::Duration::from_secs(3));
+        put_control(&mut out, "sidestream.gap", "{}", None);
+        assert_eq!(out, "retry: 3000\nevent: sidestream.gap\ndata: {}\n\n");
+    }
+}

@@ -1,0 +1,8 @@
+//! The format of Server-Sent Events, pure: events, their encoding, their ids.
+
+pub mod encode;
+pub mod event;
+pub mod id;
+
+pub use event::{Event, EventName, Tier};
+pub use id::{Component, EventId, InvalidId, Tag};

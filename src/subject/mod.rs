@@ -1,0 +1,9 @@
+//! NATS subjects, filters with wildcards and the templates that make them, pure.
+
+pub mod filter;
+pub mod set;
+pub mod template;
+
+pub use filter::{Filter, InvalidFilter};
+pub use set::FilterSet;
+pub use template::{SubjectTemplate, TextTemplate, Variable, Variables};

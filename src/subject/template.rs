@@ -1,0 +1,402 @@
+//! Templates: texts with variables in braces, from which a request makes subjects, a client's name or an event's name.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::{Filter, FilterSet, InvalidFilter};
+
+/// What stands in braces.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Variable {
+    /// `{name}`: a segment of the request's path.
+    Path(Box<str>),
+    /// `{query.name}`: a parameter of the query.
+    Query(Box<str>),
+    /// `{header.name}`: a header of the request, its name in lower case.
+    Header(Box<str>),
+    /// `{cookie.name}`.
+    Cookie(Box<str>),
+    /// `{remote.ip}`: the client's address.
+    RemoteIp,
+    /// `{subject.N}`: a token of an event's subject, counted from 1.
+    SubjectToken(u8),
+}
+
+/// Where the values of variables come from: a request, or an event.
+pub trait Variables {
+    /// Every value of the variable; most have one or none, a query parameter may be repeated.
+    fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>>;
+}
+
+/// Why a text is no template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InvalidTemplate {
+    /// A brace without its other half, or nothing between them.
+    Brace,
+    /// A variable that does not exist.
+    Unknown(String),
+    /// In a subject a variable fills exactly one token.
+    PartOfToken,
+    /// What is left after the variables are filled can be no subject.
+    Subject(InvalidFilter),
+}
+
+impl fmt::Display for InvalidTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Brace => f.write_str("a brace is not closed, not opened, or empty"),
+            Self::Unknown(name) => write!(
+                f,
+                "`{{{name}}}` is no variable; there are {{name}} of the path, {{query.x}}, {{header.x}}, {{cookie.x}}, {{remote.ip}} and, in event names, {{subject.N}}"
+            ),
+            Self::PartOfToken => f.write_str("in a subject a variable fills exactly one token"),
+            Self::Subject(invalid) => f.write_str(invalid.explain()),
+        }
+    }
+}
+
+impl Variable {
+    fn parse(name: &str) -> Result<Self, InvalidTemplate> {
+        let unknown = || InvalidTemplate::Unknown(name.to_owned());
+        let word = |text: &str| {
+            let sound = !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+            if sound { Ok(Box::from(text)) } else { Err(unknown()) }
+        };
+        match name.split_once('.') {
+            None if name.is_empty() => Err(InvalidTemplate::Brace),
+            None => word(name).map(Self::Path),
+            Some(("query", rest)) => word(rest).map(Self::Query),
+            Some(("header", rest)) => word(&rest.to_ascii_lowercase()).map(Self::Header),
+            Some(("cookie", rest)) => word(rest).map(Self::Cookie),
+            Some(("remote", "ip")) => Ok(Self::RemoteIp),
+            Some(("subject", number)) => match number.parse() {
+                Ok(number @ 1..) => Ok(Self::SubjectToken(number)),
+                _ => Err(unknown()),
+            },
+            Some(_) => Err(unknown()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Piece {
+    Text(Box<str>),
+    Variable(Variable),
+}
+
+fn pieces(text: &str) -> Result<Vec<Piece>, InvalidTemplate> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(open) = rest.find(['{', '}']) {
+        let (before, from) = rest.split_at(open);
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.into()));
+        }
+        let close = from.find('}').filter(|close| *close > 0).ok_or(InvalidTemplate::Brace)?;
+        pieces.push(Piece::Variable(Variable::parse(&from[1..close])?));
+        rest = &from[close + 1..];
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.into()));
+    }
+    Ok(pieces)
+}
+
+/// A text with variables anywhere in it: a client's name, an event's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TextTemplate(Box<[Piece]>);
+
+impl TextTemplate {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// [`InvalidTemplate`] where braces or variables are wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
+        Ok(Self(pieces(text)?.into()))
+    }
+
+    /// The variables in it.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Variable(variable) => Some(variable),
+            Piece::Text(_) => None,
+        })
+    }
+
+    /// The text with every variable replaced by its first value; nothing if one has none.
+    #[must_use]
+    pub fn fill(&self, variables: &dyn Variables) -> Option<String> {
+        let mut out = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::Variable(variable) => {
+                    let value = variables.values(variable).into_iter().next()?;
+                    if value.is_empty() {
+                        return None;
+                    }
+                    out.push_str(&value);
+                }
+            }
+        }
+        Some(out)
+    }
+}
+
+/// A subject with variables: either every variable fills one token, or the whole is one variable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SubjectTemplate {
+    tokens: Box<[Piece]>,
+    text: Box<str>,
+}
+
+/// Why a request's variables make no subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfilled {
+    /// The variable has no value in this request.
+    Missing(Variable),
+    /// The value cannot be one token of a subject.
+    Token(Variable),
+    /// The value is no filter.
+    Filter(InvalidFilter),
+    /// The filter is no subset of what the route allows.
+    NotAllowed(Filter),
+}
+
+impl SubjectTemplate {
+    /// Reads a template for a subject.
+    ///
+    /// # Errors
+    /// [`InvalidTemplate`] where braces, variables or the subject around them are wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
+        let mut tokens = Vec::new();
+        // Not by the dots of the text: `{query.subject}` has one too.
+        let mut rest = text;
+        loop {
+            let end = match rest.strip_prefix('{') {
+                Some(inner) => inner.find('}').map(|close| close + 2).ok_or(InvalidTemplate::Brace)?,
+                None => rest.find('.').unwrap_or(rest.len()),
+            };
+            let (token, after) = rest.split_at(end);
+            match &pieces(token)?[..] {
+                [one] => tokens.push(one.clone()),
+                [] => return Err(InvalidTemplate::Subject(InvalidFilter::EmptyToken)),
+                _ => return Err(InvalidTemplate::PartOfToken),
+            }
+            match after.strip_prefix('.') {
+                Some(more) => rest = more,
+                None if after.is_empty() => break,
+                None => return Err(InvalidTemplate::PartOfToken),
+            }
+        }
+        let template = Self { tokens: tokens.into(), text: text.into() };
+        let sample = template.with_wildcards();
+        // What a variable stands for is checked when it is filled; the rest must be a subject already.
+        let sample = if template.is_whole_variable() { ">".to_owned() } else { sample };
+        Filter::parse(&sample).map_err(InvalidTemplate::Subject)?;
+        Ok(template)
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The variables in it.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        self.tokens.iter().filter_map(|piece| match piece {
+            Piece::Variable(variable) => Some(variable),
+            Piece::Text(_) => None,
+        })
+    }
+
+    /// Whether the whole subject is one variable: only then may its value hold dots and wildcards.
+    #[must_use]
+    pub fn is_whole_variable(&self) -> bool {
+        matches!(&self.tokens[..], [Piece::Variable(_)])
+    }
+
+    fn with_wildcards(&self) -> String {
+        let token = |piece: &Piece| match piece {
+            Piece::Text(text) => text.to_string(),
+            Piece::Variable(_) => "*".to_owned(),
+        };
+        self.tokens.iter().map(token).collect::<Vec<_>>().join(".")
+    }
+
+    /// Every subject that this template can ever ask for: its variables as `*`, a whole variable as `allow`.
+    #[must_use]
+    pub fn reach(&self, allow: &[Filter]) -> Vec<Filter> {
+        if self.is_whole_variable() && !allow.is_empty() {
+            return allow.to_vec();
+        }
+        Filter::parse(&self.with_wildcards()).into_iter().collect()
+    }
+
+    /// The filters that a request asks for.
+    ///
+    /// With `allow` a template that is one whole variable takes filters, each of which must be a subset of one of
+    /// `allow`; every value of a repeated query parameter counts. Without, each value must be one token.
+    ///
+    /// # Errors
+    /// [`Unfilled`] for a missing or impossible value.
+    pub fn fill(&self, variables: &dyn Variables, allow: &[Filter]) -> Result<Vec<Filter>, Unfilled> {
+        if let ([Piece::Variable(variable)], false) = (&self.tokens[..], allow.is_empty()) {
+            let values = variables.values(variable);
+            if values.is_empty() {
+                return Err(Unfilled::Missing(variable.clone()));
+            }
+            return values.iter().map(|value| allowed(value, allow)).collect();
+        }
+        let mut text = String::with_capacity(self.text.len() + 16);
+        for (index, piece) in self.tokens.iter().enumerate() {
+            if index > 0 {
+                text.push('.');
+            }
+            match piece {
+                Piece::Text(token) => text.push_str(token),
+                Piece::Variable(variable) => {
+                    let values = variables.values(variable);
+                    let value = values.first().ok_or_else(|| Unfilled::Missing(variable.clone()))?;
+                    if !is_token(value) {
+                        return Err(Unfilled::Token(variable.clone()));
+                    }
+                    text.push_str(value);
+                }
+            }
+        }
+        let filter = Filter::parse(&text).map_err(Unfilled::Filter)?;
+        if !allow.is_empty() && !allow.iter().any(|wide| wide.covers(&filter)) {
+            return Err(Unfilled::NotAllowed(filter));
+        }
+        Ok(vec![filter])
+    }
+
+    /// The canonical set of several templates' filters for one request.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub fn fill_all(templates: &[Self], variables: &dyn Variables, allow: &[Filter]) -> Result<FilterSet, Unfilled> {
+        let mut filters = Vec::new();
+        for template in templates {
+            filters.extend(template.fill(variables, allow)?);
+        }
+        Ok(FilterSet::new(filters))
+    }
+}
+
+fn allowed(value: &str, allow: &[Filter]) -> Result<Filter, Unfilled> {
+    let filter = Filter::parse(value).map_err(Unfilled::Filter)?;
+    if allow.iter().any(|wide| wide.covers(&filter)) { Ok(filter) } else { Err(Unfilled::NotAllowed(filter)) }
+}
+
+/// Whether a value can be one token: not empty, no dot, no wildcard, no white space, no control character.
+fn is_token(value: &str) -> bool {
+    !value.is_empty()
+        && !value.chars().any(|char| matches!(char, '.' | '*' | '>') || char.is_whitespace() || char.is_control())
+}
+
+/// The variables of an event: the tokens of its subject.
+pub struct SubjectTokens<'a>(pub &'a str);
+
+impl Variables for SubjectTokens<'_> {
+    fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>> {
+        match variable {
+            Variable::SubjectToken(number) => {
+                let token = self.0.split('.').nth(usize::from(*number) - 1);
+                token.map(Cow::Borrowed).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Request(&'static [(&'static str, &'static str)]);
+
+    impl Variables for Request {
+        fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>> {
+            let name = match variable {
+                Variable::Path(name) => name.to_string(),
+                Variable::Query(name) => format!("query.{name}"),
+                _ => return Vec::new(),
+            };
+            self.0.iter().filter(|(key, _)| *key == name).map(|(_, value)| (*value).into()).collect()
+        }
+    }
+
+    fn fill(
+        template: &str,
+        values: &'static [(&'static str, &'static str)],
+        allow: &[&str],
+    ) -> Result<Vec<String>, Unfilled> {
+        let allow: Vec<Filter> = allow.iter().map(|text| Filter::parse(text).unwrap()).collect();
+        let filters = SubjectTemplate::parse(template).unwrap().fill(&Request(values), &allow)?;
+        Ok(filters.iter().map(Filter::to_string).collect())
+    }
+
+    #[test]
+    fn a_variable_fills_one_token() {
+        assert_eq!(fill("orders.{id}.>", &[("id", "42")], &[]).unwrap(), ["orders.42.>"]);
+        assert_eq!(fill("orders.{query.id}.new", &[("query.id", "42")], &[]).unwrap(), ["orders.42.new"]);
+        for value in ["", "a.b", "*", ">", "a b", "a\0"] {
+            let values: &'static [_] = vec![("id", value)].leak();
+            assert_eq!(
+                fill("orders.{id}", values, &[]),
+                Err(Unfilled::Token(Variable::Path("id".into()))),
+                "{value:?}"
+            );
+        }
+        assert!(matches!(fill("orders.{id}", &[], &[]), Err(Unfilled::Missing(_))));
+        assert!(matches!(fill("{id}.x", &[("id", "$SYS")], &[]), Err(Unfilled::Filter(InvalidFilter::Reserved))));
+    }
+
+    #[test]
+    fn a_whole_variable_takes_filters_within_what_is_allowed() {
+        let values: &[_] = &[("query.subject", "orders.42.>"), ("query.subject", "orders.7")];
+        assert_eq!(fill("{query.subject}", values, &["orders.>"]).unwrap(), ["orders.42.>", "orders.7"]);
+        assert!(matches!(fill("{query.subject}", values, &["orders.*"]), Err(Unfilled::NotAllowed(_))));
+        assert!(matches!(
+            fill("{query.subject}", &[("query.subject", ">")], &["orders.>"]),
+            Err(Unfilled::NotAllowed(_))
+        ));
+    }
+
+    #[test]
+    fn the_reach_covers_everything_that_can_be_asked_for() {
+        let reach = |text: &str, allow: &[&str]| {
+            let allow: Vec<Filter> = allow.iter().map(|text| Filter::parse(text).unwrap()).collect();
+            let template = SubjectTemplate::parse(text).unwrap();
+            template.reach(&allow).iter().map(Filter::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(reach("orders.{id}.>", &[]), ["orders.*.>"]);
+        assert_eq!(reach("{query.subject}", &["orders.>", "x"]), ["orders.>", "x"]);
+        assert_eq!(reach("{id}", &[]), ["*"]);
+    }
+
+    #[test]
+    fn what_is_no_template_says_why() {
+        let invalid = |text: &str| SubjectTemplate::parse(text).unwrap_err();
+        assert_eq!(invalid("a.{id"), InvalidTemplate::Brace);
+        assert_eq!(invalid("a.{}"), InvalidTemplate::Brace);
+        assert_eq!(invalid("a.x{id}"), InvalidTemplate::PartOfToken);
+        assert_eq!(invalid("a.{id}x"), InvalidTemplate::PartOfToken);
+        assert_eq!(invalid("a.{foo.bar}"), InvalidTemplate::Unknown("foo.bar".into()));
+        assert_eq!(invalid("a..{id}"), InvalidTemplate::Subject(InvalidFilter::EmptyToken));
+        assert_eq!(invalid("a.>.{id}"), InvalidTemplate::Subject(InvalidFilter::Wildcard));
+        assert_eq!(invalid(""), InvalidTemplate::Subject(InvalidFilter::EmptyToken));
+    }
+
+    #[test]
+    fn an_event_name_is_made_of_its_subject() {
+        let template = TextTemplate::parse("order-{subject.3}").unwrap();
+        assert_eq!(template.fill(&SubjectTokens("orders.42.created")), Some("order-created".into()));
+        assert_eq!(template.fill(&SubjectTokens("orders.42")), None);
+        assert!(TextTemplate::parse("{subject.0}").is_err());
+    }
+}

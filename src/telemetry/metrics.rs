@@ -1,0 +1,199 @@
+//! Every metric of the process, in one place.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::{
+    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+/// All metrics. Handles with labels are resolved when their owner starts, not per event.
+pub struct Metrics {
+    registry: Registry,
+    samplers: Mutex<Vec<Sampler>>,
+    /// `sidestream_connections{protocol,tls}`
+    pub connections: IntGaugeVec,
+    /// `sidestream_connections_total{protocol,tls}`
+    pub connections_total: IntCounterVec,
+    /// `sidestream_connections_memory_bytes`
+    pub connections_memory_bytes: IntGauge,
+    /// `sidestream_streams{route,protocol}`
+    pub streams: IntGaugeVec,
+    /// `sidestream_streams_opened_total{route,protocol}`
+    pub streams_opened_total: IntCounterVec,
+    /// `sidestream_streams_closed_total{route,reason}`
+    pub streams_closed_total: IntCounterVec,
+    /// `sidestream_refusals_total{code}`
+    pub refusals_total: IntCounterVec,
+    /// `sidestream_events_received_total{source}`
+    pub events_received_total: IntCounterVec,
+    /// `sidestream_events_rejected_total{source,reason}`
+    pub events_rejected_total: IntCounterVec,
+    /// `sidestream_events_delivered_total{route}`
+    pub events_delivered_total: IntCounterVec,
+    /// `sidestream_bytes_sent_total{route}`
+    pub bytes_sent_total: IntCounterVec,
+    /// `sidestream_delivery_seconds{route}`
+    pub delivery_seconds: HistogramVec,
+    /// `sidestream_lag_events{route}`
+    pub lag_events: IntGaugeVec,
+    /// `sidestream_lag_bytes{route}`
+    pub lag_bytes: IntGaugeVec,
+    /// `sidestream_lag_seconds{route}`
+    pub lag_seconds: GaugeVec,
+    /// `sidestream_gaps_total{reason}`
+    pub gaps_total: IntCounterVec,
+    /// `sidestream_missed_events_total{reason}`
+    pub missed_events_total: IntCounterVec,
+    /// `sidestream_resumes_total{outcome}`
+    pub resumes_total: IntCounterVec,
+    /// `sidestream_window_events{source}`
+    pub window_events: IntGaugeVec,
+    /// `sidestream_window_bytes{source}`
+    pub window_bytes: IntGaugeVec,
+    /// `sidestream_feeds{source}`
+    pub feeds: IntGaugeVec,
+    /// `sidestream_file_descriptors`
+    pub file_descriptors: IntGauge,
+    /// `sidestream_file_descriptors_limit`
+    pub file_descriptors_limit: IntGauge,
+    /// `sidestream_nats_connected`
+    pub nats_connected: IntGauge,
+    /// `sidestream_nats_reconnects_total`
+    pub nats_reconnects_total: IntCounter,
+    /// `sidestream_nats_slow_consumer_total`
+    pub nats_slow_consumer_total: IntCounter,
+    /// `sidestream_poison_messages_total`
+    pub poison_messages_total: IntCounter,
+    /// `sidestream_consumers_created_total`
+    pub consumers_created_total: IntCounter,
+    /// `sidestream_drain_phase`
+    pub drain_phase: IntGauge,
+    /// `sidestream_drain_streams_left`
+    pub drain_streams_left: IntGauge,
+    /// `sidestream_drain_cut_total`
+    pub drain_cut_total: IntCounter,
+    /// `sidestream_config_reloads_total{result}`
+    pub config_reloads_total: IntCounterVec,
+}
+
+/// Seconds from the receipt of a message to the socket: from a tenth of a millisecond to the longest patience.
+const DELIVERY_BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+impl Metrics {
+    /// Registers every metric in a registry of its own.
+    ///
+    /// # Errors
+    /// When two metrics have one name: a defect of this file, which its test would show.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = Registrar(&registry);
+        let build_info = r.gauges("build_info", "The version that runs; always 1.", &["version"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
+            connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
+            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds and what they are being sent.")?,
+            streams: r.gauges("streams", "Event streams open now.", &["route", "protocol"])?,
+            streams_opened_total: r.counters("streams_opened_total", "Event streams opened.", &["route", "protocol"])?,
+            streams_closed_total: r.counters("streams_closed_total", "Event streams ended, by reason.", &["route", "reason"])?,
+            refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
+            events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,
+            events_rejected_total: r.counters("events_rejected_total", "Messages that could not become events as published, by reason.", &["source", "reason"])?,
+            events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route"])?,
+            bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route"])?,
+            delivery_seconds: r.histograms("delivery_seconds", "From the receipt of a message from NATS until its event is on the socket; one observation per write, for the oldest event in it.", &["route"])?,
+            lag_events: r.gauges("lag_events", "Events that wait for the client that lacks most.", &["route"])?,
+            lag_bytes: r.gauges("lag_bytes", "Bytes that wait for the client that lacks most.", &["route"])?,
+            lag_seconds: r.float_gauges("lag_seconds", "Age of the oldest event that waits for a client.", &["route"])?,
+            gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
+            missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
+            resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
+            window_events: r.gauges("window_events", "Events in memory.", &["source"])?,
+            window_bytes: r.gauges("window_bytes", "Bytes of events in memory.", &["source"])?,
+            feeds: r.gauges("feeds", "Feeds: distinct sets of filters that are read.", &["source"])?,
+            file_descriptors: r.gauge("file_descriptors", "Open file descriptors.")?,
+            file_descriptors_limit: r.gauge("file_descriptors_limit", "The limit of open file descriptors.")?,
+            nats_connected: r.gauge("nats_connected", "1 when every connection to NATS is up.")?,
+            nats_reconnects_total: r.counter("nats_reconnects_total", "Connections to NATS that were made again.")?,
+            nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Times that messages were dropped because this process did not take them in time.")?,
+            poison_messages_total: r.counter("poison_messages_total", "Messages that the NATS client could not parse and that were passed by hand.")?,
+            consumers_created_total: r.counter("consumers_created_total", "JetStream consumers created.")?,
+            drain_phase: r.gauge("drain_phase", "0 not draining, then one number per phase in their order.")?,
+            drain_streams_left: r.gauge("drain_streams_left", "Event streams that a drain has still to end.")?,
+            drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at the deadline of a drain.")?,
+            config_reloads_total: r.counters("config_reloads_total", "Readings of a changed configuration, by result.", &["result"])?,
+            samplers: Mutex::new(Vec::new()),
+            registry,
+        })
+    }
+
+    /// Adds a function that brings gauges up to date before each reading.
+    pub fn sample_with(&self, sampler: impl Fn(&Self) + Send + Sync + 'static) {
+        self.samplers.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(sampler));
+    }
+
+    /// Everything in Prometheus's text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        for sampler in self.samplers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            sampler(self);
+        }
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn register<C: Collector + Clone + 'static>(
+        &self,
+        made: Result<C, prometheus::Error>,
+    ) -> Result<C, prometheus::Error> {
+        let collector = made?;
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(format!("sidestream_{name}"), help)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.register(IntCounter::with_opts(Self::opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.register(IntCounterVec::new(Self::opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.register(IntGauge::with_opts(Self::opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.register(IntGaugeVec::new(Self::opts(name, help), labels))
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.register(GaugeVec::new(Self::opts(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DELIVERY_BUCKETS.to_vec());
+        self.register(HistogramVec::new(opts, labels))
+    }
+}
