@@ -96,10 +96,7 @@ struct Tap {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self {
-            connector: Connector::default(),
-            stream_window: 65_535,
-        }
+        Self { connector: Connector::default(), stream_window: 65_535 }
     }
 }
 
@@ -125,9 +122,7 @@ impl Builder {
     /// Connects to the host and port of `url`: by prior knowledge, or by ALPN if it is `https`.
     pub async fn connect(self, url: impl AsRef<str>) -> H2Client {
         let url = url.as_ref();
-        self.try_connect(url)
-            .await
-            .unwrap_or_else(|error| panic!("HTTP/2 to {url}: {error}"))
+        self.try_connect(url).await.unwrap_or_else(|error| panic!("HTTP/2 to {url}: {error}"))
     }
 
     /// As [`Builder::connect`], for servers that may not be there.
@@ -136,19 +131,10 @@ impl Builder {
         within(DEADLINE, "the HTTP/2 connection is open", async {
             let transport = self.connector.connect(&base).await?;
             if base.scheme_str() == Some("https") {
-                assert_eq!(
-                    transport.alpn(),
-                    Some(&b"h2"[..]),
-                    "the server chooses HTTP/2 by ALPN"
-                );
+                assert_eq!(transport.alpn(), Some(&b"h2"[..]), "the server chooses HTTP/2 by ALPN");
             }
             let wire = Arc::new(Wire::default());
-            let tap = Tap {
-                transport,
-                wire: Arc::clone(&wire),
-                header: Vec::new(),
-                payload_left: 0,
-            };
+            let tap = Tap { transport, wire: Arc::clone(&wire), header: Vec::new(), payload_left: 0 };
             let (requests, connection) = Handshake::new()
                 .initial_window_size(self.stream_window)
                 .initial_connection_window_size(CONNECTION_WINDOW)
@@ -159,17 +145,10 @@ impl Builder {
                 .map_err(io::Error::other)?;
             let ended = Arc::clone(&wire);
             let driver = tokio::spawn(async move {
-                let end = connection
-                    .await
-                    .map_or_else(|error| error.to_string(), |()| "closed".to_owned());
+                let end = connection.await.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
                 *ended.end.lock().unwrap() = Some(end);
             });
-            Ok(H2Client {
-                base,
-                requests,
-                wire,
-                driver,
-            })
+            Ok(H2Client { base, requests, wire, driver })
         })
         .await
     }
@@ -190,17 +169,11 @@ impl H2Client {
 
     /// GET, accepting an event stream; returns when the head of the answer is there, whatever its status.
     pub async fn get(&mut self, target: &str) -> H2Stream {
-        self.request("GET", target, &[("accept", "text/event-stream")])
-            .await
+        self.request("GET", target, &[("accept", "text/event-stream")]).await
     }
 
     /// A request with these headers, given in lower case.
-    pub async fn request(
-        &mut self,
-        method: &str,
-        target: &str,
-        headers: &[(&str, &str)],
-    ) -> H2Stream {
+    pub async fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) -> H2Stream {
         self.try_request(method, target, headers)
             .await
             .unwrap_or_else(|error| panic!("{method} {target} over HTTP/2: {error}"))
@@ -213,46 +186,30 @@ impl H2Client {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<H2Stream, h2::Error> {
-        let (scheme, authority) = (
-            self.base.scheme_str().unwrap(),
-            self.base.authority().unwrap(),
-        );
-        let mut request = Request::builder()
-            .version(Version::HTTP_2)
-            .method(method)
-            .uri(format!("{scheme}://{authority}{target}"));
+        let (scheme, authority) = (self.base.scheme_str().unwrap(), self.base.authority().unwrap());
+        let mut request =
+            Request::builder().version(Version::HTTP_2).method(method).uri(format!("{scheme}://{authority}{target}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        let resumed = headers
-            .iter()
-            .find(|(name, _)| *name == "last-event-id")
-            .map_or("", |(_, id)| *id);
-        within(
-            DEADLINE,
-            &format!("{method} {target} has a head of an answer"),
-            async {
-                self.requests = self.requests.clone().ready().await?;
-                let (answer, request) = self.requests.send_request(request, true)?;
-                let (head, body) = answer.await?.into_parts();
-                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                let headers = head
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (name.to_string(), text(value.as_bytes())))
-                    .collect();
-                Ok(H2Stream {
-                    status: head.status.as_u16(),
-                    headers,
-                    body,
-                    request,
-                    parser: Parser::resuming(resumed),
-                    ready: VecDeque::new(),
-                    sizes: Vec::new(),
-                })
-            },
-        )
+        let resumed = headers.iter().find(|(name, _)| *name == "last-event-id").map_or("", |(_, id)| *id);
+        within(DEADLINE, &format!("{method} {target} has a head of an answer"), async {
+            self.requests = self.requests.clone().ready().await?;
+            let (answer, request) = self.requests.send_request(request, true)?;
+            let (head, body) = answer.await?.into_parts();
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+            Ok(H2Stream {
+                status: head.status.as_u16(),
+                headers,
+                body,
+                request,
+                parser: Parser::resuming(resumed),
+                ready: VecDeque::new(),
+                sizes: Vec::new(),
+            })
+        })
         .await
     }
 
@@ -263,28 +220,17 @@ impl H2Client {
 
     /// Whether a GOAWAY has come.
     pub fn going_away(&self) -> bool {
-        self.wire
-            .frames
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|frame| frame.kind == GOAWAY)
+        self.wire.frames.lock().unwrap().iter().any(|frame| frame.kind == GOAWAY)
     }
 
     /// Waits for a GOAWAY; streams that are open go on.
     pub async fn goaway(&self) {
-        eventually(DEADLINE, "the server has sent GOAWAY", || async {
-            self.going_away()
-        })
-        .await;
+        eventually(DEADLINE, "the server has sent GOAWAY", || async { self.going_away() }).await;
     }
 
     /// Waits until the connection is over; tells how, in the library's words, `closed` if in good order.
     pub async fn ended(&self) -> String {
-        eventually(DEADLINE, "the HTTP/2 connection is over", || async {
-            self.wire.end.lock().unwrap().clone()
-        })
-        .await
+        eventually(DEADLINE, "the HTTP/2 connection is over", || async { self.wire.end.lock().unwrap().clone() }).await
     }
 
     /// Stops reading the socket for ever, PINGs included: a peer that is gone without a FIN.
@@ -314,10 +260,7 @@ impl H2Stream {
 
     /// One header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The stream's identifier, as in [`Frame::id`].
@@ -335,10 +278,7 @@ impl H2Stream {
 
     /// The next event within `deadline`, or nothing.
     pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
-        tokio::time::timeout(deadline, self.advance())
-            .await
-            .ok()?
-            .ok()
+        tokio::time::timeout(deadline, self.advance()).await.ok()?.ok()
     }
 
     /// The next `count` events.
@@ -447,10 +387,7 @@ impl H2Stream {
             None => Err(End::Terminated),
             Some(Ok(bytes)) => {
                 // Read is taken: only bytes that were asked for open the window again.
-                self.body
-                    .flow_control()
-                    .release_capacity(bytes.len())
-                    .unwrap();
+                self.body.flow_control().release_capacity(bytes.len()).unwrap();
                 Ok(bytes)
             }
             Some(Err(error)) => Err(match error.reason() {
@@ -469,11 +406,7 @@ impl Tap {
     fn note(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             // Nine bytes of header, and up to eight of the payload that say what GOAWAY and RST_STREAM mean.
-            let wanted = if self.header.len() < 9 {
-                9
-            } else {
-                9 + self.length().min(8)
-            };
+            let wanted = if self.header.len() < 9 { 9 } else { 9 + self.length().min(8) };
             if self.header.len() < wanted {
                 let take = bytes.len().min(wanted - self.header.len());
                 self.header.extend_from_slice(&bytes[..take]);
@@ -494,9 +427,7 @@ impl Tap {
     }
 
     fn length(&self) -> usize {
-        usize::from(self.header[0]) << 16
-            | usize::from(self.header[1]) << 8
-            | usize::from(self.header[2])
+        usize::from(self.header[0]) << 16 | usize::from(self.header[1]) << 8 | usize::from(self.header[2])
     }
 
     fn remember(&self) {
@@ -504,13 +435,7 @@ impl Tap {
         let mut start = [0; 8];
         start[..header.len() - 9].copy_from_slice(&header[9..]);
         let id = u32::from_be_bytes([header[5] & 0x7f, header[6], header[7], header[8]]);
-        let frame = Frame {
-            kind: header[3],
-            flags: header[4],
-            id,
-            length: self.length(),
-            start,
-        };
+        let frame = Frame { kind: header[3], flags: header[4], id, length: self.length(), start };
         let mut frames = self.wire.frames.lock().unwrap();
         if frames.len() < FRAMES_MAX {
             frames.push(frame);
@@ -519,11 +444,7 @@ impl Tap {
 }
 
 impl AsyncRead for Tap {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.wire.frozen.load(Ordering::Acquire) {
             return Poll::Pending;
@@ -536,11 +457,7 @@ impl AsyncRead for Tap {
 }
 
 impl AsyncWrite for Tap {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 

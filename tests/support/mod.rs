@@ -6,10 +6,14 @@
 #![allow(unreachable_pub)] // `pub` says what a test may use; a test crate exports nothing
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
+pub mod browser;
+pub mod certs;
 pub mod h2;
 pub mod http1;
 pub mod nats;
+pub mod node;
 pub mod process;
+pub mod proxy;
 pub mod sidestream;
 pub mod sse;
 pub mod sse_parser;

@@ -35,12 +35,7 @@ impl Process {
         let lines = Arc::new(Mutex::new(Vec::new()));
         keep_lines(child.stdout.take(), &lines);
         keep_lines(child.stderr.take(), &lines);
-        Self {
-            name: name.to_owned(),
-            child,
-            exit: None,
-            lines,
-        }
+        Self { name: name.to_owned(), child, exit: None, lines }
     }
 
     /// The process id, for reading `/proc`.
@@ -71,8 +66,7 @@ impl Process {
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let pid = Pid::from_child(&self.child);
-            kill_process(pid, signal)
-                .unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+            kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
         }
     }
 
@@ -104,16 +98,10 @@ impl Drop for Process {
             let _reaped = self.child.wait();
         }
         if std::thread::panicking() {
-            let lines = self
-                .lines
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let lines = self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let skipped = lines.len().saturating_sub(LINES_SHOWN);
             eprintln!("--- last output of {} ({skipped} lines before)", self.name);
-            lines
-                .iter()
-                .skip(skipped)
-                .for_each(|line| eprintln!("{line}"));
+            lines.iter().skip(skipped).for_each(|line| eprintln!("{line}"));
         }
     }
 }

@@ -45,10 +45,7 @@ where
         if let Some(value) = probe().await.established() {
             return value;
         }
-        assert!(
-            start.elapsed() < deadline,
-            "after {deadline:?} still not true: {fact}"
-        );
+        assert!(start.elapsed() < deadline, "after {deadline:?} still not true: {fact}");
         tokio::time::sleep(POLL).await;
     }
 }
