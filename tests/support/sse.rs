@@ -63,7 +63,7 @@ impl Builder {
     }
 
     /// Is taken for a browser: a refusal must then be a 200.
-    pub fn as_browser(self) -> Self {
+    pub fn browser(self) -> Self {
         self.header("Sec-Fetch-Mode", "cors").header("User-Agent", "Mozilla/5.0 (rig)")
     }
 
