@@ -31,14 +31,14 @@ demo: ## Everything on this machine: nats-server, a publisher, the sidecar
 .PHONY: test
 test: ## The whole suite, then what talks to NATS once more with the oldest nats-server
 	@scripts/tools.sh test
-	@$(CARGO) test --quiet --locked
+	@$(CARGO) test --quiet --locked --no-fail-fast
 	@echo "--- again with nats-server $(NATS_OLDEST)"
-	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked $(NATS_TESTS)
+	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --no-fail-fast $(NATS_TESTS)
 
 .PHONY: test-long
 test-long: ## The tests that take minutes, marked #[ignore]
 	@scripts/tools.sh test
-	@$(CARGO) test --quiet --locked --release -- --ignored
+	@$(CARGO) test --quiet --locked --no-fail-fast --release -- --ignored
 
 .PHONY: bench
 bench: ## The benchmarks of the hot path
