@@ -9,7 +9,7 @@ mod scenario;
 mod sidecar;
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -50,7 +50,8 @@ pub(super) fn run(args: &Args) -> Exit {
     match told {
         Ok(()) => Exit::Clean,
         Err(failure) => {
-            eprintln!("sidestream demo: {}", failure.message);
+            // Whoever closed standard error does not want to hear it.
+            writeln!(io::stderr(), "sidestream demo: {}", failure.message).ok();
             failure.exit
         }
     }
@@ -90,7 +91,7 @@ async fn from_start_to_end(args: &Args) -> Result<(), Failure> {
         Err(failure) = play(args, &directory, &mut children) => Err(failure),
     };
     if outcome.is_ok() {
-        println!("\nending (once more to end at once)");
+        say("\nending (once more to end at once)");
     }
     tokio::select! {
         biased;
@@ -117,7 +118,7 @@ async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Re
 
     let watched = async {
         sidecar::ready(plan.admin).await?;
-        println!("{}", welcome(&plan, page.local_addr()?, version));
+        say(&welcome(&plan, page.local_addr()?, version));
         tokio::select! {
             failure = publisher.run() => Err(failure),
             never = page::serve(page, args.port) => Ok(never),
@@ -128,6 +129,11 @@ async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Re
         death = sidecar.died() => Err(Failure::internal(death)),
         outcome = watched => outcome,
     }
+}
+
+/// A closed standard output is no reason to end, and none to panic.
+fn say(text: &str) {
+    writeln!(io::stdout(), "{text}").ok();
 }
 
 async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {

@@ -1,6 +1,7 @@
 //! The command line: argv to a command, a command to an exit code.
 
 mod demo;
+mod tail;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ enum Command {
     Run(Config),
     /// Parse and validate the configuration without connecting to anything; prints every problem
     Check(Config),
+    /// Follow an event stream: print its events, reconnect and resume when it breaks
+    Tail(tail::Args),
     /// Try everything on this machine: NATS, a publisher, the sidecar and a page to watch it
     Demo(demo::Args),
 }
@@ -52,6 +55,7 @@ enum Command {
 impl Command {
     fn run(self) -> Exit {
         match self {
+            Self::Tail(arguments) => tail::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Run(config) | Self::Check(config) => absent(&config),
         }

@@ -1,7 +1,7 @@
 //! The demo's temporary directory: nobody else may read it, and it goes with the demo.
 
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("sidestream demo: {} is left behind: {error}", self.0.display());
+            writeln!(io::stderr(), "sidestream demo: {} is left behind: {error}", self.0.display()).ok();
         }
     }
 }
