@@ -23,7 +23,7 @@
  *   `base * 2^failures`, at most `capMs` ("full jitter": ten thousand clients of one pod do not come back in step). `base`
  *   is the server's `retry:`.
  * - `Retry-After` is a lower bound, with jitter above it.
- * - 204 is the end: the promise resolves. A 4xx other than 408, 425 and 429 is a mistake that repeating does not mend: the
+ * - 204 is the end: the promise resolves. A 4xx other than 429 is a mistake that repeating does not mend: the
  *   promise rejects with `Refused`. Everything else is tried again.
  *
  * @param {string | URL} url
@@ -70,7 +70,9 @@ export async function follow(url, options) {
       for await (const block of blocks(response.body, lastEventId, eventCharsMax)) {
         if (block.retry !== undefined) retryMs = block.retry;
         if (block.event === "sidestream.close") {
-          await handled(() => onClose?.(parsed(block.data)));
+          const close = parsed(block.data);
+          if (Number.isFinite(close.retry)) retryMs = Math.max(0, close.retry);
+          await handled(() => onClose?.(close));
         } else if (block.event === "sidestream.gap") {
           await handled(() => onGap?.(parsed(block.data)));
         } else if (block.event !== undefined) {
@@ -107,7 +109,7 @@ export class Refused extends Error {
 
   /** Whether the same request may well succeed later. */
   get temporary() {
-    return this.status >= 500 || [408, 425, 429].includes(this.status);
+    return this.status >= 500 || this.status === 429;
   }
 }
 
