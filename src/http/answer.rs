@@ -14,7 +14,7 @@ use super::event_stream::{EventStream, Opening};
 use super::member::Peer;
 use super::refusal::Refusal;
 use super::request::{Request, is_browser, remote_ip};
-use super::route::{Route, Routes};
+use super::route::{Found, Routes};
 use crate::registry::Protocol;
 
 /// An answer before its body is bound to a protocol.
@@ -59,12 +59,10 @@ pub(super) async fn answer(
     answer
 }
 
-type Found<'r> = Option<(&'r Arc<Route>, Vec<(&'r str, &'r str)>)>;
-
 async fn respond(
     context: &Arc<Context>,
     routes: &Routes,
-    found: Found<'_>,
+    found: Option<Found<'_>>,
     peer: Peer,
     surplus: bool,
     request: &hyper::Request<Incoming>,

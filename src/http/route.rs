@@ -52,6 +52,9 @@ pub(super) struct RouteMetrics {
 /// Finds the source that a route's configuration names.
 pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Source;
 
+/// A route, and the raw values of its path's variables by name.
+pub(super) type Found<'p> = (&'p Arc<Route>, Vec<(&'p str, &'p str)>);
+
 impl Routes {
     /// Builds the routes of a configuration.
     #[must_use]
@@ -61,7 +64,7 @@ impl Routes {
     }
 
     /// The first route whose path fits, and the values in the path.
-    pub(super) fn find<'p>(&'p self, path: &'p str) -> Option<(&'p Arc<Route>, Vec<(&'p str, &'p str)>)> {
+    pub(super) fn find<'p>(&'p self, path: &'p str) -> Option<Found<'p>> {
         self.routes.iter().find_map(|route| Some((route, route.config.path.matches(path)?)))
     }
 }
