@@ -5,7 +5,7 @@ use std::time::Instant;
 use prometheus::IntCounter;
 
 use super::message::{Parts, to_event};
-use crate::feed::writer::{FeedWriter, GapReason, LogWriter};
+use crate::feed::{FeedWriter, GapReason, LogWriter};
 use crate::sse::{Component, Event};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;

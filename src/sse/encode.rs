@@ -65,6 +65,21 @@ impl Frame {
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
+
+    /// Never: an event has at least its id.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The payload within this frame's own bytes, if it stands there in one piece: one line of UTF-8.
+    #[must_use]
+    pub fn payload(&self, data: &[u8]) -> Option<Bytes> {
+        let end = (self.body_len as usize).checked_sub(1)?;
+        let start = end.checked_sub(data.len())?;
+        let found = self.bytes.get(start..end)? == data && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
+        found.then(|| self.bytes.slice(start..end))
+    }
 }
 
 /// The end of a frame for a client of several sources: its `id:` line and the blank line. Alone it is an id-only

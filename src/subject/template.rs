@@ -79,6 +79,19 @@ impl Variable {
     }
 }
 
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(name) => write!(f, "{{{name}}}"),
+            Self::Query(name) => write!(f, "{{query.{name}}}"),
+            Self::Header(name) => write!(f, "{{header.{name}}}"),
+            Self::Cookie(name) => write!(f, "{{cookie.{name}}}"),
+            Self::RemoteIp => f.write_str("{remote.ip}"),
+            Self::SubjectToken(number) => write!(f, "{{subject.{number}}}"),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Piece {
     Text(Box<str>),

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::feed::Limits;
-use crate::feed::writer::GapReason;
+use crate::feed::{GapReason, Limits};
 use crate::nats::api::StreamState;
 
 /// How far a tailer has come.
