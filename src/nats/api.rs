@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::context::{ConsumerErrorKind, RequestErrorKind};
-use async_nats::jetstream::errors::ErrorCode;
+use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{self, consumer};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -96,8 +97,12 @@ impl Trouble {
             Self::Retention { kind } => format!(
                 "stream {stream} has {kind} retention: it deletes what was consumed, so it cannot be shared by all clients; use a mirror of it with limits retention"
             ),
-            Self::Denied(subject) => format!("stream {stream}: NATS refuses {subject} to this user: permission missing"),
-            Self::NoJetStream => format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?"),
+            Self::Denied(subject) => {
+                format!("stream {stream}: NATS refuses {subject} to this user: permission missing")
+            }
+            Self::NoJetStream => {
+                format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
+            }
             Self::Timeout => format!("stream {stream}: JetStream does not answer"),
             Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
         }
@@ -130,7 +135,12 @@ impl Api {
     }
 
     /// The message at this position, or the first one from there on that the filter selects.
-    pub(crate) async fn stored(&self, stream: &str, from: u64, filter: Option<&Filter>) -> Result<Option<Stored>, Trouble> {
+    pub(crate) async fn stored(
+        &self,
+        stream: &str,
+        from: u64,
+        filter: Option<&Filter>,
+    ) -> Result<Option<Stored>, Trouble> {
         let request = MessageRequest { seq: from, next_by_subj: filter.map(Filter::as_str) };
         let found: Result<MessageAnswer, Trouble> = self.ask(format!("STREAM.MSG.GET.{stream}"), &request).await;
         match found {
@@ -181,7 +191,11 @@ impl Api {
         }
     }
 
-    async fn ask<T: Serialize + ?Sized, A: DeserializeOwned>(&self, subject: String, request: &T) -> Result<A, Trouble> {
+    async fn ask<T: Serialize + ?Sized, A: DeserializeOwned>(
+        &self,
+        subject: String,
+        request: &T,
+    ) -> Result<A, Trouble> {
         let full = format!("$JS.API.{subject}");
         let known = self.link.now().denials(&full);
         tokio::select! {
@@ -207,7 +221,7 @@ fn refusal(error: &jetstream::Error) -> Trouble {
         ErrorCode::STREAM_NOT_FOUND => Trouble::Missing,
         ErrorCode::NO_MESSAGE_FOUND => Trouble::Refused(NO_MESSAGE.to_owned()),
         ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => Trouble::NoJetStream,
-        code => Trouble::Refused(format!("{} ({})", error.description().unwrap_or("no reason given"), code.0)),
+        _ => Trouble::Refused(error.to_string()),
     }
 }
 

@@ -86,7 +86,10 @@ pub(crate) async fn connect(
     let mut monitor = monitor::Builder::new(health, metrics);
     let mut open = async |role: &'static str| {
         let options = options(config, &servers, identity, role);
-        monitor.open(role, options, &servers).await.map_err(|why| InvalidServer { server: config.servers.join(","), why })
+        monitor
+            .open(role, options, &servers)
+            .await
+            .map_err(|why| InvalidServer { server: config.servers.join(","), why })
     };
     let links = Links { data: open("data").await?, core: open("core").await?, control: open("control").await? };
     Ok((links, monitor.start()))

@@ -267,7 +267,12 @@ impl Spec {
         asked.sort_unstable();
         given.sort_unstable();
         if asked != given {
-            tracing::warn!(stream = self.stream, ?asked, ?given, "nats delivers more than was asked for, the rest is dropped here");
+            tracing::warn!(
+                stream = self.stream,
+                ?asked,
+                ?given,
+                "nats delivers more than was asked for, the rest is dropped here"
+            );
         }
     }
 }
@@ -296,11 +301,16 @@ fn nanos(duration: Duration) -> u64 {
 #[derive(Debug, PartialEq, Eq)]
 enum Notice {
     /// It is there; this delivery was its last, and it has passed this sequence.
-    Heartbeat { delivery: u64, passed: u64 },
+    Heartbeat {
+        delivery: u64,
+        passed: u64,
+    },
     /// A request has expired or is served.
     RequestOver,
     /// The next message is larger than what is left of the request, of which so many messages are unused.
-    TooLarge { unused: Option<usize> },
+    TooLarge {
+        unused: Option<usize>,
+    },
     NobodyThere,
     Deleted,
     Refused(String),
@@ -326,7 +336,11 @@ impl Notice {
                 let unused = number("Nats-Pending-Messages").and_then(|number| usize::try_from(number).ok());
                 Self::TooLarge { unused }
             }
-            Some(_) if ["Consumer Deleted", "Leadership Change", "Server Shutdown"].iter().any(|known| text.starts_with(known)) => {
+            Some(_)
+                if ["Consumer Deleted", "Leadership Change", "Server Shutdown"]
+                    .iter()
+                    .any(|known| text.starts_with(known)) =>
+            {
                 Self::Deleted
             }
             Some(status) => Self::Refused(format!("{status} {text}")),

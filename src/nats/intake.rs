@@ -46,7 +46,14 @@ impl Intake {
     }
 
     /// Makes an event of a message that one of the filters selects.
-    pub(crate) fn take(&self, parts: Parts<'_>, position: Component, received: Instant, filters: &FilterSet, batch: &mut Batch) {
+    pub(crate) fn take(
+        &self,
+        parts: Parts<'_>,
+        position: Component,
+        received: Instant,
+        filters: &FilterSet,
+        batch: &mut Batch,
+    ) {
         // Matched again here: NATS was asked for a wider set, and NATS 2.9 ignores what it does not know.
         if !filters.matches(parts.subject) {
             return;
@@ -62,7 +69,12 @@ impl Intake {
             Some(event) => batch.push(event),
             None => {
                 self.oversize.inc();
-                tracing::warn!(subject = parts.subject, sequence = position.seq, bytes = parts.payload.len(), "message too large for an event");
+                tracing::warn!(
+                    subject = parts.subject,
+                    sequence = position.seq,
+                    bytes = parts.payload.len(),
+                    "message too large for an event"
+                );
                 batch.lost(position.seq);
             }
         }

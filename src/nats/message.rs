@@ -32,13 +32,10 @@ pub(crate) struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// The parts of a message that the client parsed.
     pub(crate) fn of(message: &'a Message) -> Self {
-        let header = |name| message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(name)).map(|value| value.as_str());
-        Self {
-            subject: message.subject.as_str(),
-            name: header(NAME),
-            tier: header(TIER),
-            payload: &message.payload,
-        }
+        let header = |name| {
+            message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(name)).map(|value| value.as_str())
+        };
+        Self { subject: message.subject.as_str(), name: header(NAME), tier: header(TIER), payload: &message.payload }
     }
 
     /// The parts of a stored message, its headers as the bytes that were published: what is no text is left out.
@@ -210,7 +207,12 @@ mod tests {
         assert!(is_parsable("a.b", b""));
         assert!(is_parsable("a.b", b"NATS/1.0\r\nA: b\r\n c\r\n\r\n"));
         assert!(is_parsable("a.b", b"NATS/1.0 200 Fine\r\n\r\n"));
-        for headers in [&b"NATS/1.0\r\nA: \xff\r\n\r\n"[..], b"NATS/1.0\r\nno colon\r\n\r\n", b"NATS/1.0 x\r\n\r\n", b"HTTP/1.1\r\n"] {
+        for headers in [
+            &b"NATS/1.0\r\nA: \xff\r\n\r\n"[..],
+            b"NATS/1.0\r\nno colon\r\n\r\n",
+            b"NATS/1.0 x\r\n\r\n",
+            b"HTTP/1.1\r\n",
+        ] {
             assert!(!is_parsable("a.b", headers), "{headers:?}");
         }
         assert!(!is_parsable("a.\u{fffd}", b""));

@@ -79,7 +79,15 @@ impl Builder {
             .await
             .map_err(|error| error.to_string())?;
         let (state, link_state) = watch::channel(LinkState::default());
-        self.links.push(Watched { role, client: client.clone(), state, failure, leave_at: None, overflow: false, told: None });
+        self.links.push(Watched {
+            role,
+            client: client.clone(),
+            state,
+            failure,
+            leave_at: None,
+            overflow: false,
+            told: None,
+        });
         Ok(Link { client, state: link_state })
     }
 
@@ -231,7 +239,12 @@ impl Watched {
     fn deny(&self, subject: &str, text: &str) {
         let known = self.state.borrow().denials(subject) > 0;
         if !known && !is_probe(subject, text) {
-            tracing::error!(connection = self.role, subject, error = text, "nats refuses a subject: permission missing");
+            tracing::error!(
+                connection = self.role,
+                subject,
+                error = text,
+                "nats refuses a subject: permission missing"
+            );
         }
         self.state.send_modify(|state| {
             let denied = Arc::make_mut(&mut state.denied);
@@ -283,7 +296,10 @@ mod tests {
     fn a_permission_violation_names_its_subject() {
         let subject = |text| denied_subject(text);
         assert_eq!(subject("Permissions Violation for Subscription to \"orders.>\""), Some("orders.>"));
-        assert_eq!(subject("Permissions Violation for Publish to \"$JS.API.STREAM.INFO.X\""), Some("$JS.API.STREAM.INFO.X"));
+        assert_eq!(
+            subject("Permissions Violation for Publish to \"$JS.API.STREAM.INFO.X\""),
+            Some("$JS.API.STREAM.INFO.X")
+        );
         assert_eq!(subject("Permissions Violation for Subscription to \"a\" using queue \"b\""), Some("a"));
         for other in ["", "Authorization Violation", "Permissions Violation for ", "Permissions Violation for \"x"] {
             assert_eq!(subject(other), None, "{other:?}");

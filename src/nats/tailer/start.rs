@@ -22,24 +22,13 @@ pub(super) struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     /// With the recent past: from this sequence on, and not before this time (unix nanoseconds).
-    Recent {
-        first: u64,
-        since: Option<i128>,
-    },
+    Recent { first: u64, since: Option<i128> },
     /// Directly behind what was passed.
-    Onward {
-        first: u64,
-    },
+    Onward { first: u64 },
     /// Events are missing: some expired while we were away.
-    Behind {
-        first: u64,
-        missed: u64,
-    },
+    Behind { first: u64, missed: u64 },
     /// The numbers mean other messages now: from the present end on.
-    Anew {
-        head: u64,
-        reason: GapReason,
-    },
+    Anew { head: u64, reason: GapReason },
 }
 
 /// The latest of the stream's first message, so many events before its last, and so long ago.
