@@ -81,21 +81,31 @@ impl LogWriter {
     /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
     /// the log is forgotten, and every reader is told that its source was recreated.
     pub fn begin(&mut self, tag: Tag, head: u64) {
+        let mut state = self.log.lock();
+        match state.head {
+            None => {
+                state.head = Some(Component { tag, seq: head, check: None });
+                state.clear(head);
+            }
+            // Continued after a reconnect; a hole between the two is the tailer's to tell.
+            Some(before) if before.tag == tag && before.seq <= head => {}
+            Some(_) => {
+                drop(state);
+                self.renew(tag, head, Gap { reason: GapReason::Recreated, missed: None });
+            }
+        }
+    }
+
+    /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
+    /// the same tag: the log forgets everything and every reader is told the gap.
+    pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
         let position = Component { tag, seq: head, check: None };
         let mut state = self.log.lock();
-        let before = state.head.replace(position);
-        if before.is_some_and(|before| before.tag == tag && before.seq <= head) {
-            // Continued after a reconnect; a hole between the two is the tailer's to tell.
-            state.head = before;
-            return;
-        }
+        state.head = Some(position);
         state.clear(head);
-        if before.is_some() {
-            let gap = Gap { reason: GapReason::Recreated, missed: None };
-            for (_, feed) in &state.feeds {
-                feed.append_gap(gap, position, Instant::now(), &mut self.wakers);
-                feed.lock().window.begin_epoch(head);
-            }
+        for (_, feed) in &state.feeds {
+            feed.append_gap(gap, position, Instant::now(), &mut self.wakers);
+            feed.lock().window.begin_epoch(head);
         }
         drop(state);
         self.wake();
