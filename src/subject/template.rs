@@ -79,6 +79,20 @@ impl Variable {
     }
 }
 
+/// As it is written, with its braces.
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(name) => write!(f, "{{{name}}}"),
+            Self::Query(name) => write!(f, "{{query.{name}}}"),
+            Self::Header(name) => write!(f, "{{header.{name}}}"),
+            Self::Cookie(name) => write!(f, "{{cookie.{name}}}"),
+            Self::RemoteIp => f.write_str("{remote.ip}"),
+            Self::SubjectToken(number) => write!(f, "{{subject.{number}}}"),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Piece {
     Text(Box<str>),
@@ -141,6 +155,16 @@ impl TextTemplate {
             }
         }
         Some(out)
+    }
+}
+
+/// As it is written.
+impl fmt::Display for TextTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(text),
+            Piece::Variable(variable) => write!(f, "{variable}"),
+        })
     }
 }
 
