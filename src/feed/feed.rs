@@ -1,0 +1,139 @@
+//! The events of one source that match one set of filters, as one route shows them: what cursors read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::sse::encode::Frame;
+use crate::sse::{Component, Tier};
+use crate::subject::FilterSet;
+
+use super::budget::{Budget, Shrink};
+use super::readers::Readers;
+use super::window::{Logged, Place, Window};
+use super::{Gap, Profile};
+
+/// One feed. Its writer is the log (or the subscription) that made it; its readers are cursors.
+pub(super) struct Feed {
+    pub(super) filters: FilterSet,
+    pub(super) profile: Arc<Profile>,
+    state: Mutex<State>,
+    budget: Arc<Budget>,
+    /// The last reading, in ticks of the budget's order; only compared.
+    last_read: AtomicU64,
+}
+
+/// Locked for a few lines at a time, never while a task is woken.
+pub(super) struct State {
+    pub(super) window: Window,
+    pub(super) readers: Readers,
+    /// The writer is gone: readers end when they have read what is left.
+    pub(super) ended: bool,
+}
+
+/// One event on its way into a feed.
+pub(super) struct Appended {
+    pub(super) logged: Arc<Logged>,
+    pub(super) frame: Frame,
+    pub(super) tier: Tier,
+}
+
+/// Counts reads of all feeds, so that the least recently read one can be found.
+static READS: AtomicU64 = AtomicU64::new(0);
+
+impl Feed {
+    /// A feed without events; none if there may be no more feeds.
+    pub(super) fn new(
+        filters: FilterSet,
+        profile: Arc<Profile>,
+        floor: u64,
+        budget: &Arc<Budget>,
+    ) -> Option<Arc<Self>> {
+        if !budget.add_feed() {
+            return None;
+        }
+        let state = State {
+            window: Window::new(profile.window, floor, budget.clone()),
+            readers: Readers::default(),
+            ended: false,
+        };
+        let (state, budget, last_read) = (Mutex::new(state), budget.clone(), AtomicU64::new(0));
+        let feed = Arc::new(Self { filters, profile, state, budget, last_read });
+        feed.touch();
+        let shrink: Arc<dyn Shrink> = feed.clone();
+        feed.budget.join(Arc::downgrade(&shrink));
+        Some(feed)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves a window that is whole: every mutator ends in one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn touch(&self) {
+        self.last_read.store(READS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Appends a batch; who waits is handed out, to be woken when no lock is held.
+    pub(super) fn append(&self, events: impl Iterator<Item = Appended>, wakers: &mut Vec<Waker>) {
+        let mut state = self.lock();
+        for event in events {
+            state.window.push_event(event.logged, event.frame, event.tier);
+        }
+        state.readers.take_waiting(wakers);
+    }
+
+    /// Marks that events are missing after `position`.
+    pub(super) fn append_gap(&self, gap: Gap, position: Component, now: Instant, wakers: &mut Vec<Waker>) {
+        let mut state = self.lock();
+        state.window.push_gap(gap, position, now);
+        state.readers.take_waiting(wakers);
+    }
+
+    /// Says that nothing will ever be appended again.
+    pub(super) fn end(&self, wakers: &mut Vec<Waker>) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.readers.take_waiting(wakers);
+    }
+
+    /// Adds a reader.
+    pub(super) fn join(&self, place: Place, position: Component) -> usize {
+        self.touch();
+        self.lock().readers.add(place, position)
+    }
+
+    /// Bytes that it holds beside the events that it shares with the log.
+    pub(super) fn overhead(&self) -> usize {
+        self.lock().window.overhead()
+    }
+
+    /// Entries and bytes held.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.window.len(), state.window.bytes())
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.budget.sub_feed();
+    }
+}
+
+impl Shrink for Feed {
+    fn last_read(&self) -> u64 {
+        self.last_read.load(Ordering::Relaxed)
+    }
+
+    fn shrink(&self) -> bool {
+        self.lock().window.halve()
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Feed({})", self.filters)
+    }
+}

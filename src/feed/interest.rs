@@ -1,0 +1,156 @@
+//! Which feeds want a subject: a trie over the tokens of all filters.
+
+use std::collections::HashMap;
+
+use crate::subject::FilterSet;
+
+/// Filters by their tokens; each leads to the keys of the feeds that hold it.
+#[derive(Debug, Default)]
+pub struct Interest {
+    root: Node,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<Box<str>, Node>,
+    star: Option<Box<Node>>,
+    /// Feeds whose filter ends here.
+    here: Vec<usize>,
+    /// Feeds whose filter ends here with `>`.
+    tail: Vec<usize>,
+}
+
+impl Interest {
+    /// Adds a feed under all its filters.
+    pub fn insert(&mut self, filters: &FilterSet, feed: usize) {
+        for filter in filters.filters() {
+            let mut node = &mut self.root;
+            let mut tail = false;
+            for token in filter.tokens() {
+                match token {
+                    ">" => tail = true,
+                    "*" => node = node.star.get_or_insert_default(),
+                    token => node = node.children.entry(token.into()).or_default(),
+                }
+            }
+            if tail { node.tail.push(feed) } else { node.here.push(feed) }
+        }
+    }
+
+    /// Takes a feed away, and every node that held nothing else.
+    pub fn remove(&mut self, filters: &FilterSet, feed: usize) {
+        for filter in filters.filters() {
+            let tokens: Vec<&str> = filter.tokens().collect();
+            self.root.remove(&tokens, feed);
+        }
+    }
+
+    /// Appends the keys of the feeds that want this subject, each once.
+    pub fn matches(&self, subject: &str, found: &mut Vec<usize>) {
+        let before = found.len();
+        self.root.matches(Some(subject), found);
+        if found.len() - before > 1 {
+            // A feed with overlapping filters is found once for each.
+            found[before..].sort_unstable();
+            let mut kept = before + 1;
+            for place in before + 1..found.len() {
+                if found[place] != found[kept - 1] {
+                    found[kept] = found[place];
+                    kept += 1;
+                }
+            }
+            found.truncate(kept);
+        }
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.root.is_empty()
+    }
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.star.is_none() && self.here.is_empty() && self.tail.is_empty()
+    }
+
+    fn remove(&mut self, tokens: &[&str], feed: usize) {
+        match tokens {
+            [] => self.here.retain(|other| *other != feed),
+            [">"] => self.tail.retain(|other| *other != feed),
+            ["*", rest @ ..] => {
+                if let Some(star) = &mut self.star {
+                    star.remove(rest, feed);
+                    if star.is_empty() {
+                        self.star = None;
+                    }
+                }
+            }
+            [token, rest @ ..] => {
+                if let Some(child) = self.children.get_mut(*token) {
+                    child.remove(rest, feed);
+                    if child.is_empty() {
+                        self.children.remove(*token);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `rest` is what of the subject lies below this node.
+    fn matches(&self, rest: Option<&str>, found: &mut Vec<usize>) {
+        let Some(rest) = rest else {
+            found.extend_from_slice(&self.here);
+            return;
+        };
+        found.extend_from_slice(&self.tail);
+        let (token, below) = match rest.split_once('.') {
+            Some((token, below)) => (token, Some(below)),
+            None => (rest, None),
+        };
+        if let Some(star) = &self.star {
+            star.matches(below, found);
+        }
+        if let Some(child) = self.children.get(token) {
+            child.matches(below, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::subject::filter::tests::{filter, subjects};
+
+    proptest! {
+        #[test]
+        fn the_trie_finds_exactly_the_feeds_whose_filters_match(
+            sets in prop::collection::vec(prop::collection::vec(filter(), 1..4), 1..8),
+            removed in prop::collection::vec(any::<bool>(), 8),
+        ) {
+            let sets: Vec<FilterSet> = sets.into_iter().map(FilterSet::new).collect();
+            let mut interest = Interest::default();
+            for (feed, set) in sets.iter().enumerate() {
+                interest.insert(set, feed);
+            }
+            for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| removed[*feed]) {
+                interest.remove(set, feed);
+            }
+            for subject in subjects() {
+                let mut found = Vec::new();
+                interest.matches(&subject, &mut found);
+                let naive: Vec<usize> = (0..sets.len())
+                    .filter(|feed| !removed[*feed] && sets[*feed].matches(&subject))
+                    .collect();
+                found.sort_unstable();
+                prop_assert_eq!(found, naive, "{}", subject);
+            }
+            for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| !removed[*feed]) {
+                interest.remove(set, feed);
+            }
+            prop_assert!(interest.is_empty(), "nothing is left of feeds that are gone");
+        }
+    }
+}

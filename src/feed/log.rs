@@ -1,0 +1,405 @@
+//! The recent events of one JetStream stream, once for the whole pod, and the feeds that are made of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::sse::encode::Frame;
+use crate::sse::{Component, Event, Tag};
+use crate::subject::FilterSet;
+
+use super::budget::{Budget, Shrink};
+use super::feed::{Appended, Feed};
+use super::index::Index;
+use super::interest::Interest;
+use super::source::Origin;
+use super::window::Logged;
+use super::{Cursor, Gap, GapReason, Limits, OpenError, Opened, Outcome, Profile, Start};
+
+/// The reading side.
+pub struct Log {
+    name: Arc<str>,
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+}
+
+/// The writing side. Not `Clone`; dropping it ends every feed.
+#[derive(Debug)]
+pub struct LogWriter {
+    log: Arc<Log>,
+    wakers: Vec<Waker>,
+}
+
+struct State {
+    events: VecDeque<Arc<Logged>>,
+    /// Running index of the first of `events`.
+    base: u64,
+    bytes: usize,
+    index: Index,
+    limits: Limits,
+    /// Where the writer is; none before it began.
+    head: Option<Component>,
+    /// Everything after this sequence number is in `events`.
+    floor: u64,
+    interest: Interest,
+    feeds: Slab<Arc<Feed>>,
+    keys: HashMap<Key, usize>,
+    ended: bool,
+}
+
+/// What makes two readers share a feed.
+type Key = (FilterSet, Arc<Profile>);
+
+/// A log and its writer.
+#[must_use]
+pub fn channel(name: impl Into<Arc<str>>, limits: Limits, budget: &Arc<Budget>) -> (LogWriter, Arc<Log>) {
+    let state = State {
+        events: VecDeque::new(),
+        base: 0,
+        bytes: 0,
+        index: Index::default(),
+        limits,
+        head: None,
+        floor: 0,
+        interest: Interest::default(),
+        feeds: Slab::new(),
+        keys: HashMap::new(),
+        ended: false,
+    };
+    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), state: Mutex::new(state) });
+    let shrink: Arc<dyn Shrink> = log.clone();
+    budget.join(Arc::downgrade(&shrink));
+    (LogWriter { log: log.clone(), wakers: Vec::new() }, log)
+}
+
+// === impl LogWriter ===
+
+impl LogWriter {
+    /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
+    /// the log is forgotten, and every reader is told that its source was recreated.
+    pub fn begin(&mut self, tag: Tag, head: u64) {
+        let mut state = self.log.lock();
+        match state.head {
+            None => {
+                state.head = Some(Component { tag, seq: head, check: None });
+                state.clear(head);
+            }
+            // Continued after a reconnect; a hole between the two is the tailer's to tell.
+            Some(before) if before.tag == tag && before.seq <= head => {}
+            Some(_) => {
+                drop(state);
+                self.renew(tag, head, Gap { reason: GapReason::Recreated, missed: None });
+            }
+        }
+    }
+
+    /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
+    /// the same tag: the log forgets everything and every reader is told the gap.
+    pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
+        let position = Component { tag, seq: head, check: None };
+        let mut state = self.log.lock();
+        state.head = Some(position);
+        state.clear(head);
+        for (_, feed) in &state.feeds {
+            feed.append_gap(gap, position, Instant::now(), &mut self.wakers);
+            feed.lock().window.begin_epoch(head);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// The last sequence number passed: where to go on after a reconnect.
+    #[must_use]
+    pub fn head(&self) -> Option<(Tag, u64)> {
+        self.log.lock().head.map(|head| (head.tag, head.seq))
+    }
+
+    /// Appends events in ascending order of sequence: one lock and one wake for all of them.
+    pub fn append(&mut self, events: Vec<Event>) {
+        let Some(now) = events.last().map(|event| event.received) else { return };
+        // Encode before taking the lock: every reader that opens waits on it.
+        let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, &self.log.budget)).collect();
+        self.log.lock().append(&logged, now, &mut self.wakers);
+        self.wake();
+        self.log.budget.enforce();
+    }
+
+    /// Says that nothing up to this sequence number is missing: what was not appended does not match.
+    pub fn advance(&mut self, seq: u64) {
+        let mut state = self.log.lock();
+        if let Some(head) = &mut state.head
+            && head.seq < seq
+        {
+            *head = Component { tag: head.tag, seq, check: None };
+        }
+    }
+
+    /// Tells every reader that events are missing here.
+    pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
+        let state = self.log.lock();
+        let Some(head) = state.head else { return };
+        for (_, feed) in &state.feeds {
+            feed.append_gap(Gap { reason, missed }, head, Instant::now(), &mut self.wakers);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Wakes with no lock held; what was woken reads the feed at once.
+    fn wake(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        {
+            let mut state = self.log.lock();
+            state.ended = true;
+            for (_, feed) in &state.feeds {
+                feed.end(&mut self.wakers);
+            }
+        }
+        self.wake();
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    /// The name of the stream.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The tag of its ids; none before the writer began.
+    #[must_use]
+    pub fn tag(&self) -> Option<Tag> {
+        self.lock().head.map(|head| head.tag)
+    }
+
+    /// Changes how much is kept; takes effect with the next event.
+    pub fn set_limits(&self, limits: Limits) {
+        self.lock().limits = limits;
+    }
+
+    /// Drops what is too old at this time, here and in every feed.
+    pub fn sweep(&self, now: Instant) {
+        let mut state = self.lock();
+        state.evict(now);
+        for (_, feed) in &state.feeds {
+            feed.lock().window.evict(now);
+        }
+    }
+
+    /// Events and bytes in memory, and feeds.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        let entries: usize = state.feeds.iter().map(|(_, feed)| feed.overhead()).sum();
+        (state.events.len(), state.bytes + entries, state.feeds.len())
+    }
+
+    /// Opens a reader.
+    ///
+    /// # Errors
+    /// [`OpenError`] before the writer began, or when a limit is reached.
+    pub fn open(
+        self: &Arc<Self>,
+        filters: FilterSet,
+        profile: &Arc<Profile>,
+        start: Start,
+    ) -> Result<Opened, OpenError> {
+        let mut state = self.lock();
+        let head = state.head.filter(|_| !state.ended).ok_or(OpenError::NotReady)?;
+        let feed = state.feed(filters, profile, self)?;
+        let window = feed.lock();
+        let live = (window.window.end_place(), head);
+        let gap = |reason| Outcome::Gap(Gap { reason, missed: None });
+        let (outcome, (place, position)) = match start {
+            Start::Live => (Outcome::Live, live),
+            Start::Lost(reason) => (gap(reason), live),
+            Start::After(at) if at.tag != head.tag => (gap(GapReason::Recreated), live),
+            Start::After(at) if !state.agrees(at) => (gap(GapReason::Recreated), live),
+            Start::After(at) => match window.window.place_after(at.seq) {
+                Some(place) => (Outcome::Window, (place, at)),
+                None => {
+                    let position = Component { tag: head.tag, seq: window.window.floor(), check: None };
+                    (gap(GapReason::Expired), (window.window.oldest_place(), position))
+                }
+            },
+        };
+        drop(window);
+        let key = feed.join(place, position);
+        let cursor = Cursor::new(Origin::Log(self.clone()), feed, key, place, position);
+        Ok(Opened { cursor, outcome })
+    }
+
+    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
+        let state = self.lock();
+        // Both locks: an event that is appended is either before the head and in the feed, or neither.
+        (index >= feed.lock().window.end()).then_some(state.head).flatten()
+    }
+
+    /// The last reader of a feed has left: the feed goes too, since the log can make it again.
+    pub(super) fn left(&self, feed: &Arc<Feed>) {
+        let mut state = self.lock();
+        let key = (feed.filters.clone(), feed.profile.clone());
+        // Another reader may have come between its own lock and this one.
+        if !feed.lock().readers.is_empty() {
+            return;
+        }
+        let Some(slot) = state.keys.get(&key).copied() else { return };
+        if Arc::ptr_eq(&state.feeds[slot], feed) {
+            state.keys.remove(&key);
+            state.interest.remove(&feed.filters, slot);
+            let gone = state.feeds.remove(slot);
+            drop(state);
+            drop(gone);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shrink for Log {
+    fn last_read(&self) -> u64 {
+        // Feeds are what clients read; the log gives first among equals, since it can be filled again.
+        0
+    }
+
+    fn shrink(&self) -> bool {
+        let mut state = self.lock();
+        let count = state.events.len().div_ceil(2);
+        for _ in 0..count {
+            state.pop();
+        }
+        count > 0
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Log({})", self.name)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn append(&mut self, logged: &[Arc<Logged>], now: Instant, wakers: &mut Vec<Waker>) {
+        let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
+        let mut found = Vec::new();
+        for (place, one) in logged.iter().enumerate() {
+            debug_assert!(
+                self.head.is_none_or(|head| head.tag == one.event.position.tag && head.seq < one.event.position.seq),
+                "a log ascends"
+            );
+            self.index.push(&one.event.subject, self.base + self.events.len() as u64);
+            self.bytes += one.frame.len();
+            self.events.push_back(one.clone());
+            self.head = Some(one.event.position);
+            self.interest.matches(&one.event.subject, &mut found);
+            wanted.extend(found.drain(..).map(|feed| (feed, place)));
+        }
+        // One lock and one wake per feed: its events side by side, still in order.
+        wanted.sort_unstable();
+        let mut named: HashMap<(*const Profile, usize), Frame> = HashMap::new();
+        for group in wanted.chunk_by(|one, next| one.0 == next.0) {
+            let feed = &self.feeds[group[0].0];
+            let events = group.iter().map(|(_, place)| show(&logged[*place], &feed.profile, *place, &mut named));
+            feed.append(events, wakers);
+        }
+        self.evict(now);
+    }
+
+    fn feed(&mut self, filters: FilterSet, profile: &Arc<Profile>, log: &Log) -> Result<Arc<Feed>, OpenError> {
+        let key = (filters, profile.clone());
+        if let Some(slot) = self.keys.get(&key) {
+            return Ok(self.feeds[*slot].clone());
+        }
+        let feed = Feed::new(key.0.clone(), profile.clone(), self.floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
+        // Seed before anyone can read: the log's events through its index, never by a scan.
+        let seeds: Vec<&Arc<Logged>> = self.index.find(&key.0).iter().filter_map(|index| self.get(*index)).collect();
+        let mut named = HashMap::new();
+        let events = seeds.iter().enumerate().map(|(place, logged)| show(logged, profile, place, &mut named));
+        feed.append(events, &mut Vec::new());
+        let slot = self.feeds.insert(feed.clone());
+        self.interest.insert(&key.0, slot);
+        self.keys.insert(key, slot);
+        Ok(feed)
+    }
+
+    fn get(&self, index: u64) -> Option<&Arc<Logged>> {
+        self.events.get(usize::try_from(index.checked_sub(self.base)?).ok()?)
+    }
+
+    /// Whether the message at this position is the one that the reader knows, as far as the log can tell.
+    fn agrees(&self, at: Component) -> bool {
+        let Some(check) = at.check else { return true };
+        let place = self.events.partition_point(|logged| logged.event.position.seq < at.seq);
+        let found = self.events.get(place).filter(|logged| logged.event.position.seq == at.seq);
+        found.and_then(|logged| logged.event.position.check).is_none_or(|known| known == check)
+    }
+
+    fn evict(&mut self, now: Instant) {
+        while let Some(first) = self.events.front() {
+            let old = now.saturating_duration_since(first.event.received) > self.limits.age;
+            let full =
+                self.events.len() > self.limits.events || (self.bytes > self.limits.bytes && self.events.len() > 1);
+            if !old && !full {
+                return;
+            }
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        let Some(first) = self.events.pop_front() else { return };
+        self.base += 1;
+        self.bytes -= first.frame.len();
+        self.floor = first.event.position.seq;
+        self.index.pop(&first.event.subject);
+    }
+
+    fn clear(&mut self, floor: u64) {
+        while !self.events.is_empty() {
+            self.pop();
+        }
+        self.floor = floor;
+    }
+}
+
+/// An event as a profile shows it. Those that a route names are encoded once per batch and profile.
+fn show(
+    logged: &Arc<Logged>,
+    profile: &Arc<Profile>,
+    place: usize,
+    named: &mut HashMap<(*const Profile, usize), Frame>,
+) -> Appended {
+    let frame = if profile.renames(&logged.event) {
+        let encode = || {
+            let name = profile.name(&logged.event);
+            Frame::event(name.as_deref(), &logged.event.data, logged.event.position)
+        };
+        named.entry((Arc::as_ptr(profile), place)).or_insert_with(encode).clone()
+    } else {
+        logged.frame.clone()
+    };
+    Appended { logged: logged.clone(), frame, tier: profile.tier(&logged.event) }
+}
+
+impl Log {
+    /// As a route of this profile shows the event: for sources without a log.
+    pub(super) fn show_alone(logged: &Arc<Logged>, profile: &Arc<Profile>) -> Appended {
+        show(logged, profile, 0, &mut HashMap::new())
+    }
+}

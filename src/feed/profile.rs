@@ -1,0 +1,44 @@
+//! How a route shows events: their names, their tiers, its window.
+
+use std::borrow::Cow;
+
+use crate::sse::{Event, EventName, Tier};
+use crate::subject::template::SubjectTokens;
+use crate::subject::{Filter, TextTemplate};
+
+use super::Limits;
+
+/// What of an event depends on the route that shows it. Feeds of one profile share their encoded events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Profile {
+    /// The name of an event that bears none itself.
+    pub event: Option<TextTemplate>,
+    /// Tiers of events that name none themselves; the first filter that fits decides.
+    pub priority: Vec<(Filter, Tier)>,
+    /// What of a feed is kept in memory.
+    pub window: Limits,
+}
+
+impl Profile {
+    /// The name under which the route shows an event: its own, else from the template.
+    #[must_use]
+    pub fn name<'e>(&self, event: &'e Event) -> Option<Cow<'e, EventName>> {
+        if let Some(name) = &event.name {
+            return Some(Cow::Borrowed(name));
+        }
+        let text = self.event.as_ref()?.fill(&SubjectTokens(&event.subject))?;
+        EventName::parse(&text).map(Cow::Owned)
+    }
+
+    /// Whether the route gives this event a name that it does not bear itself.
+    pub(super) fn renames(&self, event: &Event) -> bool {
+        self.event.is_some() && event.name.is_none()
+    }
+
+    /// The tier of an event on this route: its own, else from the rules, else normal.
+    #[must_use]
+    pub fn tier(&self, event: &Event) -> Tier {
+        let ruled = || self.priority.iter().find(|(filter, _)| filter.matches(&event.subject)).map(|(_, tier)| *tier);
+        event.tier.or_else(ruled).unwrap_or_default()
+    }
+}

@@ -1,0 +1,74 @@
+//! One configured origin of events, as readers see it.
+
+use std::sync::Arc;
+
+use crate::sse::Component;
+use crate::subject::FilterSet;
+
+use super::feed::Feed;
+use super::{Cursor, Log, OnDemand, Outcome, Profile, Start};
+
+/// Where cursors come from: a log that one tailer fills, or subscriptions made on demand.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A JetStream stream, followed for the whole pod.
+    Shared(Arc<Log>),
+    /// Core subjects.
+    OnDemand(Arc<OnDemand>),
+}
+
+/// A reader that may begin.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its place.
+    pub cursor: Cursor,
+    /// What became of its start.
+    pub outcome: Outcome,
+}
+
+/// Why no reader can begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Nothing has been heard from NATS yet.
+    NotReady,
+    /// As many feeds as `limits.feeds` allows.
+    TooManyFeeds,
+}
+
+impl Source {
+    /// Opens a reader of everything that matches, beginning where it wants to.
+    ///
+    /// # Errors
+    /// [`OpenError`] when NATS is not there yet or a limit is reached.
+    pub async fn open(&self, filters: FilterSet, profile: &Arc<Profile>, start: Start) -> Result<Opened, OpenError> {
+        match self {
+            Self::Shared(log) => log.open(filters, profile, start),
+            Self::OnDemand(core) => core.open(filters, profile, start).await,
+        }
+    }
+}
+
+/// What made a feed: asked for the head, and told when its last reader leaves.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    Log(Arc<Log>),
+    OnDemand(Arc<OnDemand>),
+}
+
+impl Origin {
+    /// Where the source is known to be, if a reader at this index of the feed has everything up to there.
+    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
+        match self {
+            Self::Log(log) => log.head_at_end(feed, index),
+            Self::OnDemand(core) => core.head_at_end(feed, index),
+        }
+    }
+
+    /// The last reader of this feed has left.
+    pub(super) fn left(&self, feed: &Arc<Feed>) {
+        match self {
+            Self::Log(log) => log.left(feed),
+            Self::OnDemand(core) => core.left(feed),
+        }
+    }
+}

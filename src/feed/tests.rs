@@ -1,0 +1,257 @@
+//! The waist by hand: what a reader sees of appends, gaps, evictions and beginnings.
+
+use std::task::Context;
+use std::time::Duration;
+
+use futures_util::task::noop_waker;
+
+use super::cursor::Read;
+use super::*;
+use crate::sse::{Component, Event, Tag, Tier};
+use crate::subject::{Filter, FilterSet};
+
+fn filters(texts: &[&str]) -> FilterSet {
+    FilterSet::new(texts.iter().map(|text| Filter::parse(text).unwrap()))
+}
+
+fn tag() -> Tag {
+    Tag::of_stream("S", 1)
+}
+
+fn event(seq: u64, subject: &str) -> Event {
+    Event {
+        position: Component { tag: tag(), seq, check: Some(seq as u16) },
+        subject: subject.into(),
+        name: None,
+        tier: None,
+        data: format!("{seq}").into(),
+        received: std::time::Instant::now(),
+    }
+}
+
+fn log(limits: Limits) -> (LogWriter, std::sync::Arc<Log>) {
+    let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 20, 100));
+    writer.begin(tag(), 0);
+    (writer, log)
+}
+
+fn profile(window: Limits) -> std::sync::Arc<Profile> {
+    Profile { window, ..Profile::default() }.into()
+}
+
+/// Reads everything that is there: sequence numbers, and gaps as their count.
+fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
+    let waker = noop_waker();
+    let mut seen = Vec::new();
+    loop {
+        let mut batch = Batch::default();
+        let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 100);
+        seen.extend(batch.items.iter().map(|item| match item {
+            Item::Event { position, .. } => Ok(position.seq),
+            Item::Gap { gap, .. } => Err(*gap),
+        }));
+        if read != std::task::Poll::Ready(Read::Some) {
+            return seen;
+        }
+    }
+}
+
+fn at(seq: u64) -> Start {
+    Start::After(Component { tag: tag(), seq, check: None })
+}
+
+#[test]
+fn a_reader_sees_what_matches_from_where_it_began() {
+    let (mut writer, log) = log(Limits::default());
+    writer.append(vec![event(1, "a.x"), event(2, "b"), event(3, "a.y")]);
+    let open = |start| log.open(filters(&["a.*"]), &profile(Limits::default()), start).unwrap();
+    let (mut live, mut resumed, mut all) = (open(Start::Live), open(at(1)), open(at(0)));
+    assert_eq!((live.outcome, resumed.outcome), (Outcome::Live, Outcome::Window));
+    assert_eq!(drain(&mut live.cursor), []);
+    assert_eq!(drain(&mut resumed.cursor), [Ok(3)]);
+    writer.append(vec![event(4, "c"), event(9, "a.z")]);
+    assert_eq!(drain(&mut live.cursor), [Ok(9)]);
+    assert_eq!(drain(&mut resumed.cursor), [Ok(9)]);
+    assert_eq!(drain(&mut all.cursor), [Ok(1), Ok(3), Ok(9)]);
+    assert_eq!(all.cursor.position(), Component { tag: tag(), seq: 9, check: Some(9) });
+}
+
+#[test]
+fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
+    let limits = Limits { events: 3, ..Limits::default() };
+    let (mut writer, log) = log(limits);
+    let mut opened = log.open(filters(&[">"]), &profile(limits), Start::Live).unwrap();
+    writer.append((1..=10).map(|seq| event(seq, "a")).collect());
+    assert_eq!(opened.cursor.standing().lag(std::time::Instant::now()).events, 10);
+    let gap = Gap { reason: GapReason::Slow, missed: Some(7) };
+    assert_eq!(drain(&mut opened.cursor), [Err(gap), Ok(8), Ok(9), Ok(10)]);
+    let late = log.open(filters(&[">"]), &profile(limits), at(6)).unwrap();
+    assert!(matches!(late.outcome, Outcome::Gap(Gap { reason: GapReason::Expired, .. })));
+    let edge = log.open(filters(&[">"]), &profile(limits), at(7)).unwrap();
+    assert_eq!(edge.outcome, Outcome::Window);
+}
+
+#[test]
+fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who_come_back() {
+    let (mut writer, log) = log(Limits::default());
+    writer.append(vec![event(5, "a")]);
+    let profile = profile(Limits::default());
+    let mut reader = log.open(filters(&["a"]), &profile, at(4)).unwrap();
+    assert_eq!(drain(&mut reader.cursor), [Ok(5)]);
+    let other = Tag::of_stream("S", 2);
+    writer.begin(other, 0);
+    let gap = Gap { reason: GapReason::Recreated, missed: None };
+    assert_eq!(drain(&mut reader.cursor), [Err(gap)]);
+    assert_eq!(reader.cursor.position(), Component { tag: other, seq: 0, check: None });
+    writer.append(vec![Event { position: Component { tag: other, seq: 1, check: None }, ..event(1, "a") }]);
+    assert_eq!(drain(&mut reader.cursor), [Ok(1)]);
+    let back = log.open(filters(&["a"]), &profile, at(5)).unwrap();
+    assert_eq!(back.outcome, Outcome::Gap(gap));
+    let mut new =
+        log.open(filters(&["a"]), &profile, Start::After(Component { tag: other, seq: 0, check: None })).unwrap();
+    assert_eq!(drain(&mut new.cursor), [Ok(1)]);
+}
+
+#[test]
+fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
+    let (mut writer, log) = log(Limits::default());
+    writer.append(vec![event(1, "a"), event(2, "a")]);
+    let known = Component { tag: tag(), seq: 1, check: Some(77) };
+    let opened = log.open(filters(&["a"]), &profile(Limits::default()), Start::After(known)).unwrap();
+    assert!(matches!(opened.outcome, Outcome::Gap(Gap { reason: GapReason::Recreated, .. })));
+}
+
+#[test]
+fn a_reader_that_is_ahead_of_its_log_sees_nothing_twice() {
+    let (mut writer, log) = log(Limits::default());
+    let mut opened = log.open(filters(&["a"]), &profile(Limits::default()), at(3)).unwrap();
+    writer.append((1..=5).map(|seq| event(seq, "a")).collect());
+    assert_eq!(drain(&mut opened.cursor), [Ok(4), Ok(5)]);
+}
+
+#[test]
+fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
+    let (mut writer, log) = log(Limits::default());
+    let mut opened = log.open(filters(&["a"]), &profile(Limits::default()), Start::Live).unwrap();
+    writer.append(vec![event(1, "b"), event(2, "b")]);
+    assert!(opened.cursor.checkpoint());
+    assert_eq!(opened.cursor.position().seq, 2);
+    writer.append(vec![event(3, "a"), event(4, "b")]);
+    assert!(!opened.cursor.checkpoint(), "an event waits");
+    assert_eq!(drain(&mut opened.cursor), [Ok(3)]);
+    writer.advance(9);
+    assert!(opened.cursor.checkpoint());
+    assert_eq!(opened.cursor.position(), Component { tag: tag(), seq: 9, check: None });
+}
+
+#[test]
+fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
+    let budget = Budget::new(1 << 20, 1);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget);
+    let profile = profile(Limits::default());
+    assert_eq!(log.open(filters(&["a"]), &profile, Start::Live).unwrap_err(), OpenError::NotReady);
+    writer.begin(tag(), 0);
+    let one = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
+    let two = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
+    assert_eq!(log.open(filters(&["b"]), &profile, Start::Live).unwrap_err(), OpenError::TooManyFeeds);
+    writer.append((1..=100).map(|seq| event(seq, "a")).collect());
+    assert_eq!((log.size().0, log.size().2), (100, 1));
+    drop((one, two));
+    assert_eq!(log.size().2, 0);
+    assert!(budget.used() > 0);
+    drop((writer, log));
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn all_windows_together_stay_within_the_budget() {
+    let budget = Budget::new(20_000, 10);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget);
+    writer.begin(tag(), 0);
+    let profile = profile(Limits::default());
+    let mut reader = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
+    for seq in 1..=1000 {
+        writer.append(vec![event(seq, "a")]);
+        assert!(budget.used() <= 20_000, "{budget:?}");
+    }
+    let seen = drain(&mut reader.cursor);
+    let Some(Err(Gap { reason: GapReason::Slow, missed: Some(missed) })) = seen.first() else { panic!("{seen:?}") };
+    assert_eq!(*missed as usize + seen.len() - 1, 1000);
+    assert_eq!(seen.last(), Some(&Ok(1000)));
+}
+
+#[test]
+fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
+    let (mut writer, log) = log(Limits::default());
+    let mut opened = log.open(filters(&["a"]), &profile(Limits::default()), Start::Live).unwrap();
+    writer.append(vec![event(1, "a")]);
+    drop(writer);
+    assert_eq!(drain(&mut opened.cursor), [Ok(1)]);
+    let waker = noop_waker();
+    let read = opened.cursor.poll_read(&mut Context::from_waker(&waker), &mut Batch::default(), 1);
+    assert_eq!(read, std::task::Poll::Ready(Read::Ended));
+}
+
+#[test]
+fn a_route_names_events_that_have_no_name_and_ranks_them() {
+    let (mut writer, log) = log(Limits::default());
+    let profile = std::sync::Arc::new(Profile {
+        event: Some(crate::subject::TextTemplate::parse("{subject.2}").unwrap()),
+        priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
+        ..Profile::default()
+    });
+    let mut opened = log.open(filters(&["a.*"]), &profile, Start::Live).unwrap();
+    writer.append(vec![event(1, "a.alert"), event(2, "a.b")]);
+    let mut batch = Batch::default();
+    let waker = noop_waker();
+    assert!(opened.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 1000).is_ready());
+    let shown: Vec<_> = batch
+        .items
+        .iter()
+        .map(|item| match item {
+            Item::Event { frame, tier, .. } => (String::from_utf8(frame.body().to_vec()).unwrap(), *tier),
+            Item::Gap { .. } => panic!(),
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [("event: alert\ndata: 1\n".into(), Tier::Critical), ("event: b\ndata: 2\n".into(), Tier::Normal)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn core_subjects_are_demanded_once_and_given_up_a_while_after_the_last_reader() {
+    let (core, mut demands) = demand::channel(Tag::of_process("p"), &Budget::new(1 << 20, 10));
+    let profile = profile(Limits::default());
+    let opening = tokio::spawn({
+        let (core, profile) = (core.clone(), profile.clone());
+        async move { core.open(filters(&["a"]), &profile, Start::Live).await.unwrap() }
+    });
+    let mut writer = demands.recv().await.unwrap().writer;
+    assert!(!opening.is_finished(), "a reader begins when its subscription stands");
+    writer.established();
+    let mut one = opening.await.unwrap();
+    let two = core.open(filters(&["a"]), &profile, Start::Live).await.unwrap();
+    assert!(demands.try_recv().is_err(), "the second reader shares the first one's subscription");
+    writer.append(vec![event(0, "a"), event(0, "a")]);
+    assert_eq!(drain(&mut one.cursor), [Ok(1), Ok(2)]);
+    let position = one.cursor.position();
+    drop((one, two));
+    assert!(tokio::time::timeout(Duration::from_secs(20), writer.unwanted()).await.is_err());
+    writer.append(vec![event(0, "a")]);
+    let mut back = core.open(filters(&["a"]), &profile, Start::After(position)).await.unwrap();
+    assert_eq!((back.outcome, drain(&mut back.cursor)), (Outcome::Window, vec![Ok(3)]));
+    drop(back);
+    writer.unwanted().await;
+    drop(writer);
+    assert_eq!(core.size().2, 0);
+    // A feed that is made again never reuses a number.
+    let again =
+        tokio::spawn(async move { core.open(filters(&["a"]), &profile, Start::After(position)).await.unwrap() });
+    let mut writer = demands.recv().await.unwrap().writer;
+    writer.established();
+    let mut again = again.await.unwrap();
+    assert!(matches!(again.outcome, Outcome::Gap(Gap { reason: GapReason::Expired, .. })));
+    writer.append(vec![event(0, "a")]);
+    assert_eq!(drain(&mut again.cursor), [Ok(4)]);
+}

@@ -1,0 +1,112 @@
+//! No, before an event stream: each case with its status, its code and what helps.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::StatusCode;
+
+use crate::sse::encode;
+
+/// Why a request gets no event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No route has this path.
+    NotFound,
+    /// Something else than GET, HEAD or OPTIONS.
+    Method,
+    /// The client does not take `text/event-stream`.
+    NotAcceptable,
+    /// A variable of the route has no value, or one that cannot stand in a subject.
+    Variable(String),
+    /// A subject that is none.
+    Subject(&'static str),
+    /// More subjects than `limits.subjects_per_request`.
+    TooManySubjects,
+    /// A subject outside of what the route allows.
+    NotAllowed(String),
+    /// A GET with a body: its event stream could not have the connection for itself.
+    Body,
+    /// NATS has not been heard from yet.
+    NotReady,
+    /// As many connections as `limits.connections`.
+    Connections,
+    /// As many feeds as `limits.feeds`.
+    Feeds,
+    /// The pod is about to end.
+    Draining,
+}
+
+/// How long a program is told to wait after a refusal that will pass.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl Refusal {
+    /// Status, and the code in the body and in `sidestream_refusals_total`.
+    pub(super) fn row(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
+            Self::Variable(_) => (StatusCode::BAD_REQUEST, "bad_variable"),
+            Self::Subject(_) => (StatusCode::BAD_REQUEST, "bad_subject"),
+            Self::TooManySubjects => (StatusCode::BAD_REQUEST, "too_many_subjects"),
+            Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "subject_not_allowed"),
+            Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
+            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
+            Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
+            Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        }
+    }
+
+    /// Whether it passes by itself: a browser is then told to come back, and its connection is not kept.
+    pub(super) fn passes(&self) -> bool {
+        self.row().0 == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    /// How long the client shall wait, with chance in it: those who are refused together shall not return together.
+    pub(super) fn wait(&self) -> Duration {
+        RETRY_AFTER.mul_f64(0.5 + fastrand::f64())
+    }
+
+    /// The JSON of the answer.
+    pub(super) fn body(&self) -> Bytes {
+        let (message, hint) = self.explain();
+        let error = serde_json::json!({ "error": { "code": self.row().1, "message": message, "hint": hint } });
+        Bytes::from(error.to_string())
+    }
+
+    /// What a browser gets instead of a status: any but 200 would end its EventSource for good.
+    pub(super) fn browser_body(&self) -> Bytes {
+        let wait = self.wait();
+        let reason = if *self == Self::Draining { "drain" } else { "overload" };
+        let mut out = BytesMut::with_capacity(128);
+        encode::put_retry(&mut out, wait);
+        let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, wait.as_millis());
+        encode::put_control(&mut out, "sidestream.close", &json, None::<&str>);
+        out.freeze()
+    }
+
+    fn explain(&self) -> (String, &'static str) {
+        match self {
+            Self::NotFound => ("no route has this path".into(), "see `routes` in the configuration"),
+            Self::Method => ("event streams are read with GET".into(), "GET, HEAD and OPTIONS are answered"),
+            Self::NotAcceptable => {
+                ("the answer would be text/event-stream".into(), "leave Accept out, or accept text/event-stream")
+            }
+            Self::Variable(variable) => (
+                format!("{variable} is missing or cannot stand in a subject"),
+                "a variable fills one token: not empty, no `.`, `*`, `>`, white space or control character",
+            ),
+            Self::Subject(why) => ((*why).into(), "NATS subjects are tokens joined by dots"),
+            Self::TooManySubjects => ("too many subjects".into(), "open a second event stream, or ask for a wildcard"),
+            Self::NotAllowed(subject) => {
+                (format!("{subject} is not within what this route allows"), "ask for a subset of the route's subjects")
+            }
+            Self::Body => ("a GET for an event stream has no body".into(), "leave the body out"),
+            Self::NotReady => ("NATS is not connected yet".into(), "try again"),
+            Self::Connections => ("this pod serves as many connections as it may".into(), "try again"),
+            Self::Feeds => ("this pod serves as many different subjects as it may".into(), "try again"),
+            Self::Draining => ("this pod is about to end".into(), "try again: another one answers"),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A request as routes see it: its variables, its last event id, and whether a browser sent it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT, COOKIE, FORWARDED, USER_AGENT};
+use ipnet::IpNet;
+use percent_encoding::percent_decode_str;
+
+use crate::subject::{Variable, Variables};
+
+/// What of a request decides what is served.
+pub(super) struct Request<'r> {
+    /// Values of the path's variables, as they stand in the path.
+    pub(super) path: Vec<(&'r str, &'r str)>,
+    pub(super) query: &'r str,
+    pub(super) headers: &'r HeaderMap,
+    /// The client's address, found through trusted proxies.
+    pub(super) remote: IpAddr,
+}
+
+impl Variables for Request<'_> {
+    fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>> {
+        match variable {
+            Variable::Path(name) => {
+                let raw = self.path.iter().find(|(known, _)| *known == &**name);
+                // What is no UTF-8 has no value: it could be no token anyway.
+                raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok()).into_iter().collect()
+            }
+            Variable::Query(name) => self.query(name).collect(),
+            Variable::Header(name) => self
+                .headers
+                .get_all(&**name)
+                .iter()
+                .filter_map(|value| value.to_str().ok().map(Cow::Borrowed))
+                .collect(),
+            Variable::Cookie(name) => self.cookie(name).map(Cow::Borrowed).into_iter().collect(),
+            Variable::RemoteIp => vec![Cow::Owned(self.remote.to_string())],
+            Variable::SubjectToken(_) => Vec::new(),
+        }
+    }
+}
+
+impl<'r> Request<'r> {
+    fn query(&self, name: &str) -> impl Iterator<Item = Cow<'r, str>> {
+        form_urlencoded::parse(self.query.as_bytes()).filter(move |(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&str> {
+        let pairs = self.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        pairs
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The id that the client has: the header wins, since a browser repeats its first address for ever.
+    pub(super) fn last_event_id(&self) -> Option<Cow<'_, [u8]>> {
+        let header = self.headers.get("last-event-id").map(|value| Cow::Borrowed(value.as_bytes()));
+        let query = || self.query("last_event_id").next().map(|value| Cow::Owned(value.into_owned().into_bytes()));
+        header.filter(|id| !id.is_empty()).or_else(query).filter(|id| !id.is_empty())
+    }
+
+    /// Whether the client takes `text/event-stream`: the most specific range of its `Accept` decides (RFC 9110, 12.5.1).
+    pub(super) fn accepts(&self) -> bool {
+        let mut ranges = self
+            .headers
+            .get_all(ACCEPT)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|range| std::str::from_utf8(range).ok())
+            .filter(|range| !range.trim().is_empty())
+            .peekable();
+        if ranges.peek().is_none() {
+            return true;
+        }
+        let best = ranges.filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let specific = match parts.next()?.to_ascii_lowercase().as_str() {
+                "text/event-stream" => 2,
+                "text/*" => 1,
+                "*/*" => 0,
+                _ => return None,
+            };
+            let refused = parts.any(|part| {
+                part.strip_prefix("q=").is_some_and(|quality| quality.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
+            });
+            Some((specific, !refused))
+        });
+        best.max_by_key(|(specific, _)| *specific).is_some_and(|(_, accepted)| accepted)
+    }
+}
+
+/// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    if headers.contains_key("sec-fetch-mode") {
+        return true;
+    }
+    headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
+}
+
+/// Who is at the other end: the peer, or, as far as the peers are trusted, whom they name.
+///
+/// `X-Forwarded-For` and `Forwarded` are read from the right, where each proxy adds whom it saw; the first address that
+/// is no trusted proxy is the client. What stands further left is the client's own word and never believed.
+pub(super) fn remote_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
+    let peer = peer.to_canonical();
+    if trusted.is_empty() || !is_trusted(peer) {
+        return peer;
+    }
+    let text = |value: &'_ hyper::header::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+    let mut hops: Vec<String> = headers.get_all("x-forwarded-for").iter().map(text).collect();
+    let mut named: Vec<IpAddr> = Vec::new();
+    if hops.is_empty() {
+        hops = headers.get_all(FORWARDED).iter().map(text).collect();
+        let elements = hops.iter().flat_map(|line| line.split(','));
+        for element in elements {
+            let pair = element.split(';').map(str::trim).find_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                name.eq_ignore_ascii_case("for").then_some(value)
+            });
+            named.extend(pair.and_then(address));
+        }
+    } else {
+        named.extend(hops.iter().flat_map(|line| line.split(',')).filter_map(address));
+    }
+    let client = named.iter().rev().find(|address| !is_trusted(**address));
+    client.or(named.first()).copied().unwrap_or(peer)
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `"[2001:db8::1]:80"`.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim().trim_matches('"');
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
+    let plain = bracketed.unwrap_or(text);
+    let parsed = plain.parse().ok().or_else(|| plain.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()));
+    parsed.map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
+    }
+
+    fn request<'r>(headers: &'r HeaderMap, query: &'r str) -> Request<'r> {
+        Request { path: vec![("id", "a%20b")], query, headers, remote: [192, 0, 2, 1].into() }
+    }
+
+    #[test]
+    fn variables_are_decoded() {
+        let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-who", "me")]);
+        let request = request(&headers, "x=1&x=a%2Eb&y=+");
+        let values = |variable: Variable| request.values(&variable).join("|");
+        assert_eq!(values(Variable::Path("id".into())), "a b");
+        assert_eq!(values(Variable::Query("x".into())), "1|a.b");
+        assert_eq!(values(Variable::Query("y".into())), " ");
+        assert_eq!(values(Variable::Cookie("tenant".into())), "blue");
+        assert_eq!(values(Variable::Header("x-who".into())), "me");
+        assert_eq!(values(Variable::RemoteIp), "192.0.2.1");
+        assert_eq!(values(Variable::Query("z".into())), "");
+    }
+
+    #[test]
+    fn the_header_wins_over_the_query_and_an_empty_id_is_none() {
+        let id = |pairs: &[(&'static str, &str)], query: &str| {
+            let headers = headers(pairs);
+            request(&headers, query).last_event_id().map(|id| String::from_utf8(id.into_owned()).unwrap())
+        };
+        assert_eq!(id(&[("last-event-id", "a")], "last_event_id=b"), Some("a".into()));
+        assert_eq!(id(&[("last-event-id", "")], "last_event_id=b"), Some("b".into()));
+        assert_eq!(id(&[], "last_event_id="), None);
+        assert_eq!(id(&[], ""), None);
+    }
+
+    #[test]
+    fn the_most_specific_range_of_accept_decides() {
+        for (accept, accepted) in [
+            ("text/event-stream", true),
+            ("*/*", true),
+            ("text/html, text/*;q=0.5", true),
+            ("", true),
+            ("application/json", false),
+            ("*/*, text/event-stream;q=0", false),
+            ("text/event-stream; q=0.0, */*", false),
+            ("*/*;q=0, text/event-stream", true),
+            ("TEXT/Event-Stream", true),
+        ] {
+            let headers = headers(&[("accept", accept)]);
+            assert_eq!(request(&headers, "").accepts(), accepted, "{accept:?}");
+        }
+        assert!(request(&HeaderMap::new(), "").accepts());
+    }
+
+    #[test]
+    fn only_trusted_proxies_name_the_client() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let remote = |peer: &str, pairs: &[(&'static str, &str)]| {
+            remote_ip(peer.parse().unwrap(), &headers(pairs), &trusted).to_string()
+        };
+        let forwarded = [("x-forwarded-for", "1.1.1.1, 192.0.2.7, 10.0.0.9")];
+        assert_eq!(remote("10.0.0.1", &forwarded), "192.0.2.7");
+        assert_eq!(remote("192.0.2.1", &forwarded), "192.0.2.1");
+        assert_eq!(remote("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(remote("10.0.0.1", &[("x-forwarded-for", "10.0.0.2")]), "10.0.0.2");
+        assert_eq!(remote("10.0.0.1", &[("forwarded", "for=\"[2001:db8::1]:99\";proto=https")]), "2001:db8::1");
+        assert_eq!(remote("::ffff:10.0.0.1", &[("x-forwarded-for", "192.0.2.7:1234")]), "192.0.2.7");
+        assert_eq!(remote("10.0.0.1", &[("x-forwarded-for", "nonsense")]), "10.0.0.1");
+    }
+}

@@ -1,0 +1,157 @@
+//! Routes: a path, the sources behind it, and everything that is the same for all its event streams.
+
+use std::sync::Arc;
+
+use prometheus::core::{AtomicU64, GenericCounter};
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::config::{Config, RouteConfig, SourceConfig};
+use super::refusal::Refusal;
+use super::request::Request;
+use crate::feed::{Profile, Source};
+use crate::registry::{Close, Protocol};
+use crate::subject::template::Unfilled;
+use crate::subject::{Filter, FilterSet, SubjectTemplate};
+use crate::telemetry::Metrics;
+
+/// All routes, in the order of the configuration. Replaced as a whole by a reload; open event streams keep theirs.
+#[derive(Debug, Default)]
+pub struct Routes {
+    pub(super) config: Config,
+    pub(super) routes: Vec<Arc<Route>>,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    pub(super) config: RouteConfig,
+    pub(super) label: Arc<str>,
+    pub(super) profile: Arc<Profile>,
+    pub(super) sources: Vec<RouteSource>,
+    pub(super) metrics: RouteMetrics,
+}
+
+/// One source of a route: configured sources of one JetStream stream, or all core ones, taken together.
+#[derive(Debug)]
+pub(super) struct RouteSource {
+    pub(super) source: Source,
+    parts: Vec<(Vec<SubjectTemplate>, Vec<Filter>)>,
+}
+
+/// A route's metrics, their labels resolved.
+#[derive(Debug)]
+pub(super) struct RouteMetrics {
+    pub(super) events: GenericCounter<AtomicU64>,
+    pub(super) bytes: GenericCounter<AtomicU64>,
+    pub(super) delivery: Histogram,
+    streams: [IntGauge; 3],
+    opened: [IntCounter; 3],
+    closed: Vec<IntCounter>,
+}
+
+/// Finds the source that a route's configuration names.
+pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Source;
+
+/// A route, and the raw values of its path's variables by name.
+pub(super) type Found<'p> = (&'p Arc<Route>, Vec<(&'p str, &'p str)>);
+
+impl Routes {
+    /// Builds the routes of a configuration.
+    #[must_use]
+    pub fn new(config: Config, find: FindSource<'_>, metrics: &Metrics) -> Self {
+        let routes = config.routes.iter().map(|route| Arc::new(Route::new(route.clone(), find, metrics))).collect();
+        Self { config, routes }
+    }
+
+    /// The first route whose path fits, and the values in the path.
+    pub(super) fn find<'p>(&'p self, path: &'p str) -> Option<Found<'p>> {
+        self.routes.iter().find_map(|route| Some((route, route.config.path.matches(path)?)))
+    }
+}
+
+impl Route {
+    fn new(config: RouteConfig, find: FindSource<'_>, metrics: &Metrics) -> Self {
+        let label: Arc<str> = config.path.as_str().into();
+        let mut sources: Vec<(Option<&str>, RouteSource)> = Vec::new();
+        for source in &config.sources {
+            let part = (source.subjects.clone(), source.allow.clone());
+            let stream = source.stream.as_deref();
+            match sources.iter_mut().find(|(known, _)| *known == stream) {
+                Some((_, same)) => same.parts.push(part),
+                None => sources.push((stream, RouteSource { source: find(source), parts: vec![part] })),
+            }
+        }
+        let sources = sources.into_iter().map(|(_, source)| source).collect();
+        let profile = Profile { event: config.event.clone(), priority: config.priority.clone(), window: config.window };
+        let metrics = RouteMetrics::new(&label, metrics);
+        Self { profile: profile.into(), sources, metrics, label, config }
+    }
+
+    /// What a request asks of each source.
+    pub(super) fn filters(&self, request: &Request<'_>, most: usize) -> Result<Vec<FilterSet>, Refusal> {
+        let mut sets = Vec::with_capacity(self.sources.len());
+        let mut count = 0;
+        for source in &self.sources {
+            let mut all = Vec::new();
+            for (templates, allow) in &source.parts {
+                for template in templates {
+                    all.extend(template.fill(request, allow).map_err(refuse)?);
+                }
+            }
+            count += all.len();
+            sets.push(FilterSet::new(all));
+        }
+        if count > most.max(self.sources.len()) {
+            return Err(Refusal::TooManySubjects);
+        }
+        Ok(sets)
+    }
+
+    /// Who the client of a request is: for limits, the registry and the log.
+    pub(super) fn client(&self, request: &Request<'_>) -> Box<str> {
+        let named = self.config.client.as_ref().and_then(|template| template.fill(request));
+        let mut name = named.unwrap_or_else(|| request.remote.to_string());
+        // 256: what is told in logs and the registry stays small whatever the client says.
+        if name.len() > 256 {
+            let cut = (0..=256).rev().find(|cut| name.is_char_boundary(*cut)).unwrap_or(0);
+            name.truncate(cut);
+        }
+        name.into()
+    }
+}
+
+fn refuse(unfilled: Unfilled) -> Refusal {
+    match unfilled {
+        Unfilled::Missing(variable) | Unfilled::Token(variable) => Refusal::Variable(variable.to_string()),
+        Unfilled::Filter(invalid) => Refusal::Subject(invalid.explain()),
+        Unfilled::NotAllowed(filter) => Refusal::NotAllowed(filter.to_string()),
+    }
+}
+
+impl RouteMetrics {
+    fn new(route: &str, metrics: &Metrics) -> Self {
+        let protocols = [Protocol::Http10, Protocol::Http11, Protocol::H2];
+        Self {
+            events: metrics.events_delivered_total.with_label_values(&[route]),
+            bytes: metrics.bytes_sent_total.with_label_values(&[route]),
+            delivery: metrics.delivery_seconds.with_label_values(&[route]),
+            streams: protocols.map(|protocol| metrics.streams.with_label_values(&[route, protocol.as_str()])),
+            opened: protocols
+                .map(|protocol| metrics.streams_opened_total.with_label_values(&[route, protocol.as_str()])),
+            closed: Close::ALL
+                .iter()
+                .map(|close| metrics.streams_closed_total.with_label_values(&[route, close.reason()]))
+                .collect(),
+        }
+    }
+
+    pub(super) fn opened(&self, protocol: Protocol) {
+        self.streams[protocol as usize].inc();
+        self.opened[protocol as usize].inc();
+    }
+
+    pub(super) fn closed(&self, protocol: Protocol, close: Close) {
+        self.streams[protocol as usize].dec();
+        self.closed[close as usize].inc();
+    }
+}

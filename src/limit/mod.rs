@@ -1,0 +1,3 @@
+//! What the process may use, and how much of it is in use.
+
+pub mod descriptors;

@@ -1,0 +1,219 @@
+//! TLS over real sockets, with certificates made here.
+
+use std::fs;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::lifecycle::health::Health;
+
+/// An authority, and a directory with the files of one listener.
+struct Place {
+    folder: TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), authority }
+    }
+
+    fn files(&self) -> TlsConfig {
+        let at = |name| self.folder.path().join(name);
+        TlsConfig { certificate: at("tls.crt"), key: at("tls.key"), client_ca: None }
+    }
+
+    /// A certificate for `localhost`, and its key.
+    fn issue(&self, usage: ExtendedKeyUsagePurpose) -> (String, String) {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.authority).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Writes a new pair and returns its certificate.
+    fn renew(&self) -> Vec<u8> {
+        let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ServerAuth);
+        fs::write(self.files().certificate, &certificate).unwrap();
+        fs::write(self.files().key, key).unwrap();
+        CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec()
+    }
+
+    fn client(&self, identity: Option<(String, String)>, alpn: &[&[u8]]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+        };
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config
+    }
+}
+
+/// What a client sees of a connection that answers "hello".
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    certificate: Vec<u8>,
+    alpn: Option<Vec<u8>>,
+    hello: String,
+}
+
+async fn visit(tls: &Tls, client: ClientConfig) -> io::Result<Seen> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let acceptor = tls.acceptor();
+    let serve = async move {
+        let mut connection = acceptor.accept(listener.accept().await?.0).await?;
+        bound_buffers(&mut connection);
+        connection.write_all(b"hello").await?;
+        connection.shutdown().await
+    };
+    let come = async move {
+        let name = ServerName::try_from("localhost").unwrap();
+        let socket = TcpStream::connect(address).await?;
+        let mut connection = TlsConnector::from(Arc::new(client)).connect(name, socket).await?;
+        let mut hello = String::new();
+        connection.read_to_string(&mut hello).await?;
+        let tls = connection.get_ref().1;
+        let certificate = tls.peer_certificates().unwrap()[0].to_vec();
+        Ok(Seen { certificate, alpn: tls.alpn_protocol().map(<[u8]>::to_vec), hello })
+    };
+    let (served, seen) = tokio::join!(serve, come);
+    served.and(seen)
+}
+
+async fn until(mut fact: impl AsyncFnMut() -> bool) {
+    let holds = async {
+        while !fact().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), holds).await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_client_is_offered_http_2_first_and_served_the_certificate_of_the_files() {
+    let place = Place::new();
+    let certificate = place.renew();
+    let tls = Tls::load(place.files()).unwrap();
+    for (offered, chosen) in
+        [(&[b"http/1.1".as_slice(), b"h2"][..], Some("h2")), (&[b"http/1.1"], Some("http/1.1")), (&[], None)]
+    {
+        let seen = visit(&tls, place.client(None, offered)).await.unwrap();
+        let alpn = chosen.map(|chosen| chosen.as_bytes().to_vec());
+        assert_eq!(seen, Seen { certificate: certificate.clone(), alpn, hello: "hello".into() });
+    }
+}
+
+#[tokio::test]
+async fn with_an_authority_for_clients_only_those_with_a_certificate_of_it_are_let_in() {
+    let place = Place::new();
+    place.renew();
+    let ca = place.folder.path().join("ca.crt");
+    fs::write(&ca, place.authority.pem()).unwrap();
+    let tls = Tls::load(TlsConfig { client_ca: Some(ca), ..place.files() }).unwrap();
+
+    let known = place.issue(ExtendedKeyUsagePurpose::ClientAuth);
+    assert_eq!(visit(&tls, place.client(Some(known), &[])).await.unwrap().hello, "hello");
+    visit(&tls, place.client(None, &[])).await.unwrap_err();
+    let stranger = Place::new().issue(ExtendedKeyUsagePurpose::ClientAuth);
+    visit(&tls, place.client(Some(stranger), &[])).await.unwrap_err();
+}
+
+#[test]
+fn files_that_do_not_make_a_pair_are_refused_by_name() {
+    let place = Place::new();
+    let files = place.files();
+    let refused = || Tls::load(files.clone()).unwrap_err().to_string();
+    assert!(refused().contains("tls.crt cannot be read"), "{}", refused());
+    place.renew();
+    let (_, other) = place.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    fs::write(&files.key, other).unwrap();
+    assert!(refused().contains("tls.key is not the key of"), "{}", refused());
+    fs::write(&files.key, "no key at all").unwrap();
+    assert!(refused().ends_with("tls.key holds no private key"), "{}", refused());
+    fs::write(&files.certificate, "").unwrap();
+    assert!(refused().ends_with("tls.crt holds no certificate"), "{}", refused());
+    place.renew();
+    fs::write(&files.certificate, "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
+    assert!(refused().contains("tls.crt is no PEM"), "{}", refused());
+    fs::write(&files.certificate, vec![b'x'; FILE_BYTES_MAX as usize + 1]).unwrap();
+    assert!(refused().ends_with("tls.crt is larger than 1 MiB"), "{}", refused());
+    place.renew();
+    let ca = place.folder.path().join("ca.crt");
+    fs::write(&ca, "nobody").unwrap();
+    let error = Tls::load(TlsConfig { client_ca: Some(ca), ..files.clone() }).unwrap_err();
+    assert!(error.to_string().ends_with("ca.crt holds no certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_changed_pair_is_taken_and_a_bad_one_leaves_the_one_in_use() {
+    let place = Place::new();
+    let first = place.renew();
+    let tls = Tls::load(place.files()).unwrap();
+    let health = Health::default();
+    let check = health.check("tls", "not followed yet");
+    let following = tokio::spawn(tls.clone().poll(check, Duration::from_millis(30)));
+    let served = async || visit(&tls, place.client(None, &[])).await.unwrap().certificate;
+    until(async || health.report()["tls"] == Status::Ok).await;
+
+    // Half of a new pair: its certificate, with the key that was there.
+    let (certificate, key) = place.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    fs::write(place.files().certificate, &certificate).unwrap();
+    until(async || matches!(&health.report()["tls"], Status::Warning(why) if why.contains("is not the key of"))).await;
+    assert_eq!(served().await, first);
+
+    fs::write(place.files().key, key).unwrap();
+    until(async || health.report()["tls"] == Status::Ok).await;
+    let second = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec();
+    assert_eq!(served().await, second);
+
+    fs::remove_file(place.files().key).unwrap();
+    until(async || matches!(&health.report()["tls"], Status::Warning(why) if why.contains("cannot be read"))).await;
+    assert_eq!(served().await, second);
+
+    let third = place.renew();
+    until(async || served().await == third).await;
+    assert_eq!(health.report()["tls"], Status::Ok);
+    following.abort();
+}
+
+#[test]
+fn sessions_survive_a_renewed_certificate_but_not_a_changed_authority_for_clients() {
+    let place = Place::new();
+    place.renew();
+    let ca = place.folder.path().join("ca.crt");
+    fs::write(&ca, place.authority.pem()).unwrap();
+    let files = TlsConfig { client_ca: Some(ca.clone()), ..place.files() };
+    let mut tls = Tls::load(files.clone()).unwrap();
+    let mut sessions_kept = || {
+        let before = Arc::clone(&tls.current.load().session_storage);
+        let read = Files::read(&files).unwrap();
+        let now = read.contents();
+        assert_eq!(tls.replace(Ok(read), now), Status::Ok);
+        Arc::ptr_eq(&before, &tls.current.load().session_storage)
+    };
+    place.renew();
+    assert!(sessions_kept());
+    fs::write(&ca, Place::new().authority.pem()).unwrap();
+    assert!(!sessions_kept());
+}

@@ -1,0 +1,130 @@
+//! A certificate authority for one test: server and client certificates in files, and clients that trust it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tempfile::TempDir;
+
+/// The authority; its files live as long as it.
+pub struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+/// A certificate with its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The certificate's file.
+    pub certificate: PathBuf,
+    /// The private key's file.
+    pub key: PathBuf,
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// A new authority with a new key.
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "rig authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.crt"), certificate.pem()).unwrap();
+        let der = certificate.der().clone();
+        Self { folder, issuer: Issuer::new(params, key), certificate: der }
+    }
+
+    /// The authority's certificate, for whoever must trust it.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
+    /// The folder of all its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A certificate for servers on loopback; `name` is the file's and the subject's. A second one replaces the first.
+    pub fn server(&self, name: &str) -> Identity {
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        self.issue(name, names, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A certificate for a client called `name`.
+    pub fn client(&self, name: &str) -> Identity {
+        self.issue(name, vec![name.to_owned()], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A TLS client that trusts this authority alone and offers `protocols` by ALPN.
+    pub fn trusting(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        self.configure(protocols, None)
+    }
+
+    /// As [`Authority::trusting`], with a certificate of its own.
+    pub fn trusting_as(&self, protocols: &[&str], identity: &Identity) -> Arc<ClientConfig> {
+        self.configure(protocols, Some(identity))
+    }
+
+    fn issue(&self, name: &str, names: Vec<String>, usage: ExtendedKeyUsagePurpose) -> Identity {
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![usage];
+        let pair = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&pair, &self.issuer).unwrap();
+        let certificate = self.folder.path().join(format!("{name}.crt"));
+        let key = self.folder.path().join(format!("{name}.key"));
+        std::fs::write(&certificate, signed.pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        Identity { certificate, key }
+    }
+
+    fn configure(&self, protocols: &[&str], identity: Option<&Identity>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let certificate = CertificateDer::from_pem_file(&identity.certificate).unwrap();
+                let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
+                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A TLS server with this certificate that offers `protocols` by ALPN, for servers of the rig itself.
+pub fn server_config(identity: &Identity, protocols: &[&str]) -> Arc<ServerConfig> {
+    let certificate = CertificateDer::from_pem_file(&identity.certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}

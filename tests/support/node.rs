@@ -1,0 +1,58 @@
+//! The client libraries that applications use, run by Node: what they report, one JSON line each.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::process::Process;
+use super::wait::{DEADLINE, eventually};
+
+/// A running client; killed when dropped.
+pub struct NodeClient {
+    process: Process,
+}
+
+impl NodeClient {
+    /// The npm package `eventsource`, listening to `message` and to these event names.
+    pub fn eventsource(url: &str, names: &[&str]) -> Self {
+        Self::start("eventsource.mjs", &[&[url], names].concat())
+    }
+
+    /// The npm package `@microsoft/fetch-event-source`, which hears every name.
+    pub fn fetch_event_source(url: &str) -> Self {
+        Self::start("fetch-event-source.mjs", &[url])
+    }
+
+    /// Everything reported so far: objects with `kind` (`open`, `event`, `error`, `close`, `done`).
+    pub fn reports(&self) -> Vec<Value> {
+        self.process.scan(0, |lines| lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// The events reported so far: `name`, `data`, `id`.
+    pub fn events(&self) -> Vec<Value> {
+        self.reports().into_iter().filter(|report| report["kind"] == "event").collect()
+    }
+
+    /// Waits until the reports satisfy `wanted`; returns them.
+    pub async fn until(&self, fact: &str, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        eventually(DEADLINE, fact, || async {
+            let reports = self.reports();
+            wanted(&reports).then_some(reports)
+        })
+        .await
+    }
+
+    /// The Node process, for signals.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn start(script: &str, arguments: &[&str]) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        assert!(folder.join("node_modules").exists(), "the npm clients are not installed: run `make tools`");
+        let mut command = Command::new("node");
+        command.arg(folder.join(script)).args(arguments).env_remove("NODE_OPTIONS");
+        Self { process: Process::spawn(script, &mut command) }
+    }
+}
