@@ -1,5 +1,7 @@
 //! `sidestream demo`, the real program: what it shows, and that nothing of it stays.
 
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
 use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
