@@ -9,7 +9,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::json;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::{self, Loaded};
@@ -18,7 +17,6 @@ use crate::http::{self, Routes};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::lifecycle::signals::Request;
-use crate::lifecycle::drain::channel as releases;
 use crate::limit::descriptors;
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
@@ -56,6 +54,8 @@ pub fn run(path: PathBuf, loaded: Loaded, signals: mpsc::Receiver<Request>) -> R
 /// The running parts.
 struct App {
     loaded: Loaded,
+    /// Keys of the file that only a restart applies.
+    restart: Vec<&'static str>,
     path: PathBuf,
     signals: mpsc::Receiver<Request>,
     commands: mpsc::Receiver<admin::Command>,
@@ -116,6 +116,7 @@ impl App {
         let shards = Shards::start(&app_config.listen, &context, &health).await?;
         let app = Self {
             loaded,
+            restart: Vec::new(),
             path,
             signals,
             commands,
@@ -223,6 +224,9 @@ async fn second(signals: &mut mpsc::Receiver<Request>) {
 
 /// The name under which NATS and logs know this process: the pod's, else the machine's.
 fn pod() -> String {
-    let named = ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
-    named.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok()).map_or_else(|| "sidestream".into(), |name| name.trim().into())
+    let named =
+        ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    named
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map_or_else(|| "sidestream".into(), |name| name.trim().into())
 }

@@ -11,9 +11,9 @@ use super::StartError;
 use crate::http::{self, Context};
 use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::lifecycle::health::Health;
+use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::tls::Tls;
-use crate::net::ListenConfig;
 
 /// The running shards, and the two ways in which they are told to end.
 pub(super) struct Shards {
@@ -21,9 +21,15 @@ pub(super) struct Shards {
     pub(super) listeners: Signal,
     /// To end the connections; over when all have ended.
     pub(super) connections: Signal,
-    /// Other threads than the first; each ends when its `stop` is dropped.
-    others: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// Other shards than the first.
+    others: Others,
 }
+
+/// Threads, each of which ends when its sender is dropped.
+pub(super) type Others = Vec<(oneshot::Sender<()>, JoinHandle<()>)>;
+
+/// Listeners that are bound and not yet served.
+type Bound = Vec<(std::net::TcpListener, Option<Tls>)>;
 
 /// The runtime of one shard.
 pub(super) fn runtime() -> std::io::Result<Runtime> {
@@ -42,7 +48,7 @@ impl Shards {
         let sharing = if count > 1 { Sharing::Shared } else { Sharing::Alone };
         let (listeners, listening) = drain::channel();
         let (connections, connected) = drain::channel();
-        let mut shards: Vec<Vec<(std::net::TcpListener, Option<Tls>)>> = (0..count).map(|_| Vec::new()).collect();
+        let mut shards: Vec<Bound> = (0..count).map(|_| Vec::new()).collect();
         for config in listen {
             let tls = config.tls.clone().map(Tls::load).transpose();
             let tls = tls.map_err(|error| StartError::Configuration(error.to_string()))?;
@@ -79,7 +85,7 @@ impl Shards {
 }
 
 /// Ends the other threads; their connections have ended before.
-pub(super) fn stop(others: Vec<(oneshot::Sender<()>, JoinHandle<()>)>) {
+pub(super) fn stop(others: Others) {
     for (stop, thread) in others {
         drop(stop);
         if thread.join().is_err() {
@@ -90,7 +96,7 @@ pub(super) fn stop(others: Vec<(oneshot::Sender<()>, JoinHandle<()>)>) {
 
 impl Shards {
     /// The parts, to be ended one after the other.
-    pub(super) fn into_parts(self) -> (Signal, Signal, Vec<(oneshot::Sender<()>, JoinHandle<()>)>) {
+    pub(super) fn into_parts(self) -> (Signal, Signal, Others) {
         (self.listeners, self.connections, self.others)
     }
 }
@@ -100,7 +106,7 @@ fn bind(
     address: SocketAddr,
     sharing: Sharing,
     tls: &Option<Tls>,
-    shards: &mut [Vec<(std::net::TcpListener, Option<Tls>)>],
+    shards: &mut [Bound],
 ) -> Result<SocketAddr, StartError> {
     let mut address = address;
     for shard in shards {
@@ -112,12 +118,7 @@ fn bind(
     Ok(address)
 }
 
-fn serve(
-    bound: Vec<(std::net::TcpListener, Option<Tls>)>,
-    context: &Arc<Context>,
-    listening: &Watch,
-    connected: &Watch,
-) {
+fn serve(bound: Bound, context: &Arc<Context>, listening: &Watch, connected: &Watch) {
     for (bound, tls) in bound {
         match Listener::new(bound) {
             Ok(listener) => {

@@ -71,7 +71,8 @@ impl Sources {
             }
             let (writer, log) = feed::log::channel(stream.as_str(), *limits, &self.budget);
             let (stop, stopped) = drain::channel();
-            let tailed = StreamConfig { name: stream.clone(), filters: filters.clone(), identity: None, window: *limits };
+            let tailed =
+                StreamConfig { name: stream.clone(), filters: filters.clone(), identity: None, window: *limits };
             self.nats.tail(tailed, writer, stopped);
             let new = Followed { filters: filters.clone(), limits: *limits, log, stop };
             retired.extend(followed.insert(stream.clone(), new));

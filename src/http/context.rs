@@ -1,8 +1,8 @@
 //! What all connections of the process share.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -57,7 +57,7 @@ impl Context {
     /// How long drained clients are told to wait: a time drawn between these two for each.
     pub fn set_drain_retry(&self, min: Duration, max: Duration) {
         // A second drain is the first one.
-        drop(self.drain_retry.set((min, max)));
+        self.drain_retry.get_or_init(|| (min, max));
     }
 
     /// A time drawn for one drained client.
