@@ -43,7 +43,6 @@ pub struct OnDemand {
     /// The sequence number given last. Never reused: a feed that is made again goes on counting.
     counter: AtomicU64,
     budget: Arc<Budget>,
-    feeds_max: usize,
     demands: mpsc::Sender<Demand>,
     feeds: Mutex<HashMap<Key, Wanted>>,
 }
@@ -66,19 +65,20 @@ pub struct FeedWriter {
     feed: Arc<Feed>,
     wanted: watch::Receiver<bool>,
     established: watch::Sender<bool>,
+    /// When the linger began: it goes on over calls of [`FeedWriter::unwanted`] that are not waited for to the end.
+    unwanted_since: Option<tokio::time::Instant>,
     wakers: Vec<Waker>,
 }
 
 /// Core subjects under a tag, and the demands that will come of their readers.
 #[must_use]
-pub fn channel(tag: Tag, feeds_max: usize, budget: &Arc<Budget>) -> (Arc<OnDemand>, Demands) {
+pub fn channel(tag: Tag, budget: &Arc<Budget>) -> (Arc<OnDemand>, Demands) {
     // 1024: demands of a reconnect storm wait here; readers wait in turn.
     let (demands, received) = mpsc::channel(1024);
     let core = OnDemand {
         tag,
         counter: AtomicU64::new(0),
         budget: budget.clone(),
-        feeds_max,
         demands,
         feeds: Mutex::new(HashMap::new()),
     };
@@ -164,15 +164,19 @@ impl OnDemand {
             known.wanted.send_replace(true);
             return Ok((known.feed.clone(), known.established.clone(), None));
         }
-        if feeds.len() >= self.feeds_max {
-            return Err(OpenError::TooManyFeeds);
-        }
         // What was numbered before this feed began is not in it.
-        let feed = Feed::new(key.0.clone(), key.1.clone(), self.head().seq, &self.budget);
+        let feed =
+            Feed::new(key.0.clone(), key.1.clone(), self.head().seq, &self.budget).ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (established, established_seen) = watch::channel(false);
-        let writer =
-            FeedWriter { core: self.clone(), feed: feed.clone(), wanted: wanted_seen, established, wakers: Vec::new() };
+        let writer = FeedWriter {
+            core: self.clone(),
+            feed: feed.clone(),
+            wanted: wanted_seen,
+            established,
+            unwanted_since: None,
+            wakers: Vec::new(),
+        };
         let demand = Demand { filters: key.0.clone(), writer };
         feeds.insert(key, Wanted { feed: feed.clone(), wanted, established: established_seen.clone() });
         Ok((feed, established_seen, Some(demand)))
@@ -238,14 +242,16 @@ impl FeedWriter {
         self.wake();
     }
 
-    /// Returns when nobody has read the feed for [`LINGER`]: the subscription may end.
+    /// Returns when nobody has read the feed for [`LINGER`]: the subscription may end. Can be dropped and called again.
     pub async fn unwanted(&mut self) {
         loop {
             // An error means that the feed was taken out already.
             if self.wanted.wait_for(|wanted| !wanted).await.is_err() {
                 return;
             }
-            let back = tokio::time::timeout(LINGER, self.wanted.wait_for(|wanted| *wanted)).await.is_ok();
+            let since = *self.unwanted_since.get_or_insert_with(tokio::time::Instant::now);
+            let back = tokio::time::timeout_at(since + LINGER, self.wanted.wait_for(|wanted| *wanted)).await.is_ok();
+            self.unwanted_since = None;
             if !back && self.give_up() {
                 return;
             }

@@ -23,7 +23,6 @@ use super::{Cursor, Gap, GapReason, Limits, OpenError, Opened, Outcome, Profile,
 pub struct Log {
     name: Arc<str>,
     budget: Arc<Budget>,
-    feeds_max: usize,
     state: Mutex<State>,
 }
 
@@ -56,12 +55,7 @@ type Key = (FilterSet, Arc<Profile>);
 
 /// A log and its writer.
 #[must_use]
-pub fn channel(
-    name: impl Into<Arc<str>>,
-    limits: Limits,
-    feeds_max: usize,
-    budget: &Arc<Budget>,
-) -> (LogWriter, Arc<Log>) {
+pub fn channel(name: impl Into<Arc<str>>, limits: Limits, budget: &Arc<Budget>) -> (LogWriter, Arc<Log>) {
     let state = State {
         events: VecDeque::new(),
         base: 0,
@@ -75,7 +69,7 @@ pub fn channel(
         keys: HashMap::new(),
         ended: false,
     };
-    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), feeds_max, state: Mutex::new(state) });
+    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), state: Mutex::new(state) });
     let shrink: Arc<dyn Shrink> = log.clone();
     budget.join(Arc::downgrade(&shrink));
     (LogWriter { log: log.clone(), wakers: Vec::new() }, log)
@@ -87,21 +81,31 @@ impl LogWriter {
     /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
     /// the log is forgotten, and every reader is told that its source was recreated.
     pub fn begin(&mut self, tag: Tag, head: u64) {
+        let mut state = self.log.lock();
+        match state.head {
+            None => {
+                state.head = Some(Component { tag, seq: head, check: None });
+                state.clear(head);
+            }
+            // Continued after a reconnect; a hole between the two is the tailer's to tell.
+            Some(before) if before.tag == tag && before.seq <= head => {}
+            Some(_) => {
+                drop(state);
+                self.renew(tag, head, Gap { reason: GapReason::Recreated, missed: None });
+            }
+        }
+    }
+
+    /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
+    /// the same tag: the log forgets everything and every reader is told the gap.
+    pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
         let position = Component { tag, seq: head, check: None };
         let mut state = self.log.lock();
-        let before = state.head.replace(position);
-        if before.is_some_and(|before| before.tag == tag && before.seq <= head) {
-            // Continued after a reconnect; a hole between the two is the tailer's to tell.
-            state.head = before;
-            return;
-        }
+        state.head = Some(position);
         state.clear(head);
-        if before.is_some() {
-            let gap = Gap { reason: GapReason::Recreated, missed: None };
-            for (_, feed) in &state.feeds {
-                feed.append_gap(gap, position, Instant::now(), &mut self.wakers);
-                feed.lock().window.begin_epoch(head);
-            }
+        for (_, feed) in &state.feeds {
+            feed.append_gap(gap, position, Instant::now(), &mut self.wakers);
+            feed.lock().window.begin_epoch(head);
         }
         drop(state);
         self.wake();
@@ -322,10 +326,7 @@ impl State {
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
-        if self.feeds.len() >= log.feeds_max {
-            return Err(OpenError::TooManyFeeds);
-        }
-        let feed = Feed::new(key.0.clone(), profile.clone(), self.floor, &log.budget);
+        let feed = Feed::new(key.0.clone(), profile.clone(), self.floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
         // Seed before anyone can read: the log's events through its index, never by a scan.
         let seeds: Vec<&Arc<Logged>> = self.index.find(&key.0).iter().filter_map(|index| self.get(*index)).collect();
         let mut named = HashMap::new();

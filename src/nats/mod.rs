@@ -1,5 +1,160 @@
 //! The upstream side: connections to NATS, and messages that become events.
+//!
+//! ```text
+//! tailer (JetStream: one consumer per stream and pod)  -> message -> intake -> LogWriter
+//! subscription (core subjects: one per set of filters) -> message -> intake -> FeedWriter
+//! ```
 
+mod api;
+mod barrier;
+mod client;
 pub mod config;
+mod consumer;
+mod intake;
+mod message;
+mod subscription;
+mod tailer;
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::feed::{Demands, LogWriter};
+use crate::lifecycle::drain::Watch;
+use crate::lifecycle::health::Health;
+use crate::sse::{Component, Tag};
+use crate::telemetry::Metrics;
+use api::Api;
+use barrier::Barrier;
+use client::{Links, Monitor};
+use subscription::Core;
+use tailer::Tailer;
+
+pub use api::{StreamState, Trouble};
+pub use client::{Identity, InvalidServer};
 pub use config::Config;
+pub use tailer::StreamConfig;
+
+/// How long the state of a JetStream stream is believed: a thousand clients that come back at once ask once.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// NATS as the rest of the process uses it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Nats(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    identity: Identity,
+    links: Links,
+    api: Api,
+    barrier: Barrier,
+    health: Health,
+    metrics: Arc<Metrics>,
+    states: Mutex<HashMap<String, Arc<Cached>>>,
+    /// Ends with the last clone, and lets go of the connections.
+    _monitor: Monitor,
+}
+
+/// The state of one stream and when it was read; locked while it is read, so that it is read once.
+type Cached = tokio::sync::Mutex<Option<(Instant, StreamState)>>;
+
+/// Begins to connect and returns at once: a NATS that is not there yet is waited for, in readiness and here.
+///
+/// # Errors
+/// [`InvalidServer`] when the address of a server is none.
+pub async fn connect(
+    config: &Config,
+    identity: Identity,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+) -> Result<Nats, InvalidServer> {
+    let (links, monitor) = client::connect(config, &identity, health, metrics).await?;
+    Ok(Nats(Arc::new(Inner {
+        api: Api::new(links.control.clone()),
+        barrier: Barrier::new(links.core.clone()),
+        identity,
+        links,
+        health: health.clone(),
+        metrics: Arc::clone(metrics),
+        states: Mutex::default(),
+        _monitor: monitor,
+    })))
+}
+
+impl Nats {
+    /// Whether every connection is up.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let Links { data, core, control } = &self.0.links;
+        [data, core, control].iter().all(|link| link.now().up)
+    }
+
+    /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
+    pub fn tail(&self, config: StreamConfig, writer: LogWriter, drain: Watch) {
+        let Inner { identity, links, api, health, metrics, .. } = &*self.0;
+        let tailer = Tailer::new(config, identity.clone(), (api.clone(), links.data.clone()), writer, health, metrics);
+        tokio::spawn(tailer.run(drain));
+    }
+
+    /// Serves demands for core subjects until the drain begins; the watch is released when all subscriptions are gone.
+    pub fn serve(&self, demands: Demands, drain: Watch) {
+        let Inner { identity, links, barrier, metrics, .. } = &*self.0;
+        let core = Core::new(links.core.clone(), barrier.clone(), identity.tag(), metrics);
+        tokio::spawn(core.serve(demands, drain));
+    }
+
+    /// The state of a JetStream stream, at most a second old. Whoever asks meanwhile waits for the same answer.
+    ///
+    /// # Errors
+    /// [`Trouble`] when JetStream does not tell it.
+    pub async fn stream_state(&self, stream: &str) -> Result<StreamState, Trouble> {
+        let cached = {
+            let mut states = self.0.states.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(states.entry(stream.to_owned()).or_default())
+        };
+        let mut cached = cached.lock().await;
+        if let Some((read, state)) = &*cached
+            && read.elapsed() < BELIEVED
+        {
+            return Ok(state.clone());
+        }
+        let state = self.0.api.describe(stream).await?;
+        *cached = Some((Instant::now(), state.clone()));
+        Ok(state)
+    }
+
+    /// The check of the message at this position; none when no message stands there.
+    ///
+    /// # Errors
+    /// [`Trouble`] when JetStream does not tell it.
+    pub async fn message_check(&self, stream: &str, seq: u64) -> Result<Option<u16>, Trouble> {
+        let stored = self.0.api.stored(stream, seq, None).await?;
+        Ok(stored.map(|stored| Component::check_of(stored.published)))
+    }
+
+    /// The last thing to do, when tails and services have released their watches: returns when NATS has done what
+    /// they asked for last, at most 2 s later. The connections close with the last clone.
+    pub async fn close(self) {
+        if self.0.links.core.now().up {
+            self.0.barrier.pass().await;
+        }
+    }
+}
+
+impl StreamState {
+    /// The tag of its ids.
+    #[must_use]
+    pub fn tag(&self, name: &str, identity: Option<&str>) -> Tag {
+        identity.map_or_else(|| Tag::of_stream(name, self.created), Tag::of_identity)
+    }
+}
+
+impl Identity {
+    /// The tag of the core subjects' ids.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        Tag::of_process(&self.boot)
+    }
+}

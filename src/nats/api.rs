@@ -1,0 +1,334 @@
+//! Requests to JetStream, and what their failures mean for a human.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::context::RequestErrorKind;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use async_nats::jetstream::{self, consumer};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::client::Link;
+use crate::subject::Filter;
+
+/// How long JetStream may take to answer: 5 s, as its own clients wait.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// JetStream as we ask it, on the control connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    link: Link,
+    context: jetstream::Context,
+}
+
+/// A JetStream stream as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamState {
+    /// When it was created, in unix nanoseconds: another creation is another stream.
+    pub created: i128,
+    /// The sequence number of its first message; one more than the last when it has none.
+    pub first_seq: u64,
+    /// The sequence number of its last message, gone or not; 0 when there never was one.
+    pub last_seq: u64,
+    /// When its first message was published, in unix nanoseconds.
+    pub first_time: i128,
+    /// When its last message was published, in unix nanoseconds.
+    pub last_time: i128,
+    /// Which subjects it takes; empty for a mirror.
+    pub subjects: Vec<String>,
+    pub(crate) retention: Retention,
+}
+
+/// When a JetStream stream lets go of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Retention {
+    Limits,
+    Interest,
+    Workqueue,
+}
+
+/// A message as JetStream stores it: readable even if the client could not parse it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    pub(crate) headers: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    /// In unix nanoseconds.
+    pub(crate) published: i128,
+}
+
+/// Why JetStream did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// There is no such stream.
+    Missing,
+    /// The stream lets go of messages once they are consumed.
+    Retention {
+        /// What it calls that.
+        kind: &'static str,
+    },
+    /// The server refuses this subject to us.
+    Denied(String),
+    /// Nobody answers requests to JetStream.
+    NoJetStream,
+    /// No answer in time.
+    Timeout,
+    /// An answer that says no.
+    Refused(String),
+}
+
+impl Trouble {
+    /// The problem as a sentence that names the stream.
+    #[must_use]
+    pub fn explain(&self, stream: &str) -> String {
+        match self {
+            Self::Missing => format!("JetStream has no stream {stream}: waiting until it is created"),
+            Self::Retention { kind } => format!(
+                "stream {stream} has {kind} retention: it deletes what was consumed, so it cannot be shared by all clients; use a mirror of it with limits retention"
+            ),
+            Self::Denied(subject) => {
+                format!("stream {stream}: NATS refuses {subject} to this user: permission missing")
+            }
+            Self::NoJetStream => {
+                format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
+            }
+            Self::Timeout => format!("stream {stream}: JetStream does not answer"),
+            Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.explain("-"))
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+impl Api {
+    pub(crate) fn new(link: Link) -> Self {
+        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client().clone());
+        Self { link, context }
+    }
+
+    /// Whether the server is of this version at least.
+    pub(crate) fn is_server_at_least(&self, major: i64, minor: i64) -> bool {
+        self.link.client().is_server_compatible(major, minor, 0)
+    }
+
+    /// The JetStream stream as it is now.
+    pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, Trouble> {
+        let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &()).await?;
+        info.state().ok_or_else(|| Trouble::Refused("its description cannot be read".to_owned()))
+    }
+
+    /// The message at this position, or the first one from there on that the filter selects.
+    pub(crate) async fn stored(
+        &self,
+        stream: &str,
+        from: u64,
+        filter: Option<&Filter>,
+    ) -> Result<Option<Stored>, Trouble> {
+        let request = MessageRequest { seq: from, next_by_subj: filter.map(Filter::as_str) };
+        let found: Result<MessageAnswer, Trouble> = self.ask(format!("STREAM.MSG.GET.{stream}"), &request).await;
+        match found {
+            Ok(answer) => match answer.message.stored() {
+                Some(stored) => Ok(Some(stored)),
+                None => Err(Trouble::Refused("a message cannot be read".to_owned())),
+            },
+            Err(Trouble::Refused(why)) if why == NO_MESSAGE => Ok(None),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Creates a consumer.
+    pub(crate) async fn create(&self, stream: &str, config: pull::Config) -> Result<consumer::Info, Trouble> {
+        let name = config.name.clone().unwrap_or_default();
+        let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+        if !config.filter_subject.is_empty() {
+            subject = format!("{subject}.{}", config.filter_subject);
+        }
+        let known = self.link.now().denials(&subject);
+        tokio::select! {
+            created = self.context.create_consumer_on_stream(config, stream) => match created {
+                Ok(consumer) => Ok(consumer.cached_info().clone()),
+                Err(error) => Err(match error.kind() {
+                    ConsumerErrorKind::TimedOut => Trouble::Timeout,
+                    ConsumerErrorKind::JetStream(error) => refusal(&error),
+                    _ => Trouble::Refused(error.to_string()),
+                }),
+            },
+            () = self.link.denied(&subject, known) => Err(Trouble::Denied(subject.clone())),
+        }
+    }
+
+    /// Deletes a consumer and waits for it, for a second at the most. What cannot be deleted ends by itself.
+    pub(crate) async fn delete(&self, stream: &str, consumer: &str) {
+        let request = self.ask::<_, serde_json::Value>(format!("CONSUMER.DELETE.{stream}.{consumer}"), &());
+        if !matches!(tokio::time::timeout(Duration::from_secs(1), request).await, Ok(Ok(_))) {
+            tracing::debug!(stream, consumer, "consumer left to its inactivity threshold");
+        }
+    }
+
+    /// Deletes a consumer without waiting.
+    pub(crate) async fn forget(&self, stream: &str, consumer: &str) {
+        let client = self.link.client();
+        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
+        if client.publish_with_reply(subject, client.new_inbox(), Bytes::new()).await.is_err() {
+            tracing::debug!(stream, consumer, "consumer left to its inactivity threshold");
+        }
+    }
+
+    async fn ask<T: Serialize + ?Sized, A: DeserializeOwned>(
+        &self,
+        subject: String,
+        request: &T,
+    ) -> Result<A, Trouble> {
+        let full = format!("$JS.API.{subject}");
+        let known = self.link.now().denials(&full);
+        tokio::select! {
+            answer = self.context.request(subject, request) => match answer {
+                Ok(Response::Ok(answer)) => Ok(answer),
+                Ok(Response::Err { error }) => Err(refusal(&error)),
+                Err(error) => Err(match error.kind() {
+                    RequestErrorKind::NoResponders => Trouble::NoJetStream,
+                    RequestErrorKind::TimedOut => Trouble::Timeout,
+                    _ => Trouble::Refused(error.to_string()),
+                }),
+            },
+            () = self.link.denied(&full, known) => Err(Trouble::Denied(full.clone())),
+        }
+    }
+}
+
+/// What a request for a message that is not there is answered.
+const NO_MESSAGE: &str = "no message found";
+
+fn refusal(error: &jetstream::Error) -> Trouble {
+    match error.error_code() {
+        ErrorCode::STREAM_NOT_FOUND => Trouble::Missing,
+        ErrorCode::NO_MESSAGE_FOUND => Trouble::Refused(NO_MESSAGE.to_owned()),
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => Trouble::NoJetStream,
+        _ => Trouble::Refused(error.to_string()),
+    }
+}
+
+/// The part of `STREAM.INFO` that matters here. Read on our own: a field that a newer server adds or changes elsewhere
+/// must not keep us from following the stream.
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: StreamSettings,
+    created: String,
+    state: StreamNumbers,
+}
+
+#[derive(Deserialize)]
+struct StreamSettings {
+    retention: Retention,
+    #[serde(default)]
+    subjects: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct StreamNumbers {
+    first_seq: u64,
+    last_seq: u64,
+    #[serde(default)]
+    first_ts: Option<String>,
+    #[serde(default)]
+    last_ts: Option<String>,
+}
+
+impl StreamInfo {
+    fn state(self) -> Option<StreamState> {
+        let time = |text: Option<String>| text.and_then(|text| nanos(&text)).unwrap_or(0);
+        Some(StreamState {
+            created: nanos(&self.created)?,
+            // A stream that never had a message says 0 and 0.
+            first_seq: self.state.first_seq.max(1),
+            last_seq: self.state.last_seq,
+            first_time: time(self.state.first_ts),
+            last_time: time(self.state.last_ts),
+            subjects: self.config.subjects.unwrap_or_default(),
+            retention: self.config.retention,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct MessageRequest<'a> {
+    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_by_subj: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct MessageAnswer {
+    message: RawMessage,
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    subject: String,
+    seq: u64,
+    /// Base64, as the payload: nothing that was published can break the answer.
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+    time: String,
+}
+
+impl RawMessage {
+    fn stored(self) -> Option<Stored> {
+        Some(Stored {
+            headers: STANDARD.decode(&self.hdrs).ok()?,
+            payload: STANDARD.decode(&self.data).ok()?,
+            published: nanos(&self.time)?,
+            subject: self.subject,
+            sequence: self.seq,
+        })
+    }
+}
+
+/// A time as NATS writes it, in unix nanoseconds.
+fn nanos(text: &str) -> Option<i128> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_is_read_whatever_else_stands_in_it() {
+        let text = r#"{"type":"x","config":{"name":"A","retention":"limits","subjects":["a.>"],"new":{"x":1}},
+            "created":"2026-11-22T13:50:34.925287721Z","state":{"messages":0,"first_seq":0,"last_seq":0,
+            "first_ts":"0001-01-01T00:00:00Z","last_ts":"0001-01-01T00:00:00Z"}}"#;
+        let info: StreamInfo = serde_json::from_str(text).unwrap();
+        let state = info.state().unwrap();
+        assert_eq!(state.created, 1_795_355_434_925_287_721);
+        assert_eq!((state.first_seq, state.last_seq), (1, 0));
+        assert_eq!(state.retention, Retention::Limits);
+    }
+
+    #[test]
+    fn a_problem_names_the_stream_and_the_way_out() {
+        let text = Trouble::Retention { kind: "work-queue" }.explain("JOBS");
+        assert!(text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"), "{text}");
+        assert!(Trouble::Missing.explain("A").contains("no stream A"));
+        assert!(Trouble::Denied("$JS.API.STREAM.INFO.A".into()).explain("A").contains("$JS.API.STREAM.INFO.A"));
+    }
+}

@@ -1,0 +1,84 @@
+//! Who we say we are: every kind of credentials as connection options.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_nats::{Auth, AuthError, ConnectOptions, ServerAddr};
+
+use crate::nats::config::{Credentials, Secret};
+
+/// Connection options that carry these credentials; without any, those that stand in the servers' addresses.
+pub(super) fn options(credentials: &Credentials, servers: &[ServerAddr]) -> ConnectOptions {
+    match credentials {
+        Credentials::None => match servers.iter().find(|server| server.has_user_pass()) {
+            Some(server) => in_address(server),
+            None => ConnectOptions::new(),
+        },
+        Credentials::File(path) => from_file(path.clone()),
+        Credentials::Password { user, password: Secret(password) } => {
+            ConnectOptions::with_user_and_password(user.clone(), password.clone())
+        }
+        Credentials::Token(Secret(token)) => ConnectOptions::with_token(token.clone()),
+        Credentials::Nkey(Secret(seed)) => ConnectOptions::with_nkey(seed.clone()),
+    }
+}
+
+/// `nats://name:password@host` or, as NATS reads it, `nats://token@host`.
+fn in_address(server: &ServerAddr) -> ConnectOptions {
+    let user = server.username().unwrap_or_default().to_owned();
+    match server.password() {
+        Some(password) => ConnectOptions::with_user_and_password(user, password.to_owned()),
+        None => ConnectOptions::with_token(user),
+    }
+}
+
+/// A credentials file that is read at every connect, so that a renewed one is used without a restart.
+fn from_file(path: PathBuf) -> ConnectOptions {
+    let path: Arc<Path> = path.into();
+    ConnectOptions::with_auth_callback(move |nonce| {
+        let path = Arc::clone(&path);
+        async move {
+            let sign = async {
+                let text = tokio::fs::read_to_string(&path).await?;
+                let (jwt, seed) = parse(&text)?;
+                let pair = nkeys::KeyPair::from_seed(seed).map_err(io::Error::other)?;
+                let signature = pair.sign(&nonce).map_err(io::Error::other)?;
+                let mut auth = Auth::new();
+                auth.jwt = Some(jwt.to_owned());
+                auth.signature = Some(signature);
+                Ok::<Auth, io::Error>(auth)
+            };
+            sign.await.map_err(|error| AuthError::new(format!("credentials file {}: {error}", path.display())))
+        }
+    })
+}
+
+/// The token and the seed of a credentials file: what stands between its two pairs of dashed lines.
+fn parse(text: &str) -> io::Result<(&str, &str)> {
+    let mut sections = text
+        .split("-----BEGIN ")
+        .skip(1)
+        .filter_map(|section| section.lines().skip(1).map(str::trim).find(|line| !line.is_empty()));
+    match (sections.next(), sections.next()) {
+        (Some(jwt), Some(seed)) => Ok((jwt, seed)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a token and a seed are expected in it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "-----BEGIN NATS USER JWT-----\r\neyJ0.x-_y.z=\r\n------END NATS USER JWT------\r\n\r\n\
+        ************************* IMPORTANT *************************\r\nNKEY Seed printed below\r\n\r\n\
+        -----BEGIN USER NKEY SEED-----\nSUAI\n------END USER NKEY SEED------\n";
+
+    #[test]
+    fn a_credentials_file_holds_a_token_and_a_seed() {
+        assert_eq!(parse(FILE).unwrap(), ("eyJ0.x-_y.z=", "SUAI"));
+        for broken in ["", "x", "-----BEGIN NATS USER JWT-----", &FILE[..80]] {
+            assert!(parse(broken).is_err(), "{broken:?}");
+        }
+    }
+}

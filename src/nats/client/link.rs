@@ -1,0 +1,86 @@
+//! One connection to NATS and what is known of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_nats::Client;
+use tokio::sync::watch;
+
+/// One connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(super) client: Client,
+    pub(super) state: watch::Receiver<LinkState>,
+}
+
+/// What is known of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    /// Whether it is up.
+    pub(crate) up: bool,
+    /// How often it was made: another number means that messages may be missing between the two.
+    pub(crate) generation: u64,
+    /// Grows when the client dropped messages that nobody took in time; which ones, and how many, it does not say.
+    pub(crate) overflows: u64,
+    /// How often the server refused which subject, since the connection was made.
+    pub(crate) denied: Arc<BTreeMap<Box<str>, u64>>,
+}
+
+impl LinkState {
+    /// How often the server refused this subject on this connection.
+    pub(crate) fn denials(&self, subject: &str) -> u64 {
+        self.denied.get(subject).copied().unwrap_or(0)
+    }
+}
+
+impl Link {
+    /// The client of the library.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How often the connection was made, exact at the moment of the call.
+    ///
+    /// Read after a message was received it is at least the generation that brought the message: the library counts
+    /// a connection before it reads from it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::SeqCst)
+    }
+
+    /// What is known now.
+    pub(crate) fn now(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    /// Returns at the next change; never if nobody watches the connection any more.
+    pub(crate) async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns the generation of the connection as soon as it is up.
+    pub(crate) async fn up(&mut self) -> u64 {
+        let found = self.state.wait_for(|state| state.up).await.map(|state| state.generation);
+        match found {
+            Ok(generation) => generation,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Returns when the connection with this generation is gone.
+    pub(crate) async fn gone(&mut self, generation: u64) {
+        if self.state.wait_for(|state| !state.up || state.generation != generation).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Returns when the server refuses this subject more often than `known` times.
+    pub(crate) async fn denied(&self, subject: &str, known: u64) {
+        let mut state = self.state.clone();
+        if state.wait_for(|state| state.denials(subject) > known).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

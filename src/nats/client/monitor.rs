@@ -1,0 +1,308 @@
+//! Watches the connections: state for the other parts, health for the probes, one log line per change.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ClientError, ConnectOptions, Event, ServerAddr, ServerError};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::INBOX;
+use super::link::{Link, LinkState};
+use crate::lifecycle::health::{Check, Health, Status};
+use crate::telemetry::Metrics;
+
+/// The task that watches; dropping it ends the watching and lets go of the connections.
+#[derive(Debug)]
+pub(crate) struct Monitor(JoinHandle<()>);
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The most events that wait for the monitor. More are not needed: the facts are also read every second.
+const EVENTS_MAX: usize = 256;
+
+/// The most refused subjects that are remembered per connection.
+const DENIED_MAX: usize = 1024;
+
+/// How often the same trouble is logged again.
+const REPEAT: Duration = Duration::from_secs(30);
+
+/// Opens connections and then watches them.
+pub(super) struct Builder {
+    links: Vec<Watched>,
+    events: mpsc::Sender<(usize, Event)>,
+    heard: mpsc::Receiver<(usize, Event)>,
+    check: Check,
+    metrics: Arc<Metrics>,
+}
+
+impl Builder {
+    pub(super) fn new(health: &Health, metrics: &Arc<Metrics>) -> Self {
+        let (events, heard) = mpsc::channel(EVENTS_MAX);
+        let check = health.check("nats", "not connected to NATS yet");
+        Self { links: Vec::new(), events, heard, check, metrics: Arc::clone(metrics) }
+    }
+
+    /// Opens one connection.
+    pub(super) async fn open(
+        &mut self,
+        role: &'static str,
+        options: ConnectOptions,
+        servers: &[ServerAddr],
+    ) -> Result<Link, String> {
+        let place = self.links.len();
+        let events = self.events.clone();
+        let failure = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&failure);
+        let client = options
+            .event_callback(move |event| {
+                // What does not fit is read from the facts within a second.
+                let full = events.try_send((place, event)).is_err();
+                async move {
+                    if full {
+                        tracing::debug!("events of a NATS connection skipped");
+                    }
+                }
+            })
+            // Chooses no server. It is the only place where the library tells why the last attempt failed.
+            .reconnect_to_server_callback(move |servers, _| {
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers);
+                async { None }
+            })
+            .connect(servers)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (state, link_state) = watch::channel(LinkState::default());
+        self.links.push(Watched {
+            role,
+            client: client.clone(),
+            state,
+            failure,
+            leave_at: None,
+            overflow: false,
+            told: None,
+        });
+        Ok(Link { client, state: link_state })
+    }
+
+    pub(super) fn start(self) -> Monitor {
+        Monitor(tokio::spawn(self.watch()))
+    }
+
+    async fn watch(mut self) {
+        // 1 s: how stale the facts may be when events were lost.
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some((place, event)) = self.heard.recv() => self.links[place].hear(event, &self.metrics),
+                _ = tick.tick() => {
+                    for link in &mut self.links {
+                        link.look(&self.metrics).await;
+                    }
+                }
+            }
+            self.report();
+        }
+    }
+
+    fn report(&self) {
+        let down: Vec<&Watched> = self.links.iter().filter(|link| !link.state.borrow().up).collect();
+        self.metrics.nats_connected.set(i64::from(down.is_empty()));
+        let denied: Vec<String> = self.links.iter().flat_map(Watched::denied).take(5).collect();
+        self.check.set(match down.as_slice() {
+            [] if denied.is_empty() => Status::Ok,
+            [] => Status::Warning(format!("NATS refuses {}", denied.join(", "))),
+            [first, ..] => {
+                let roles: Vec<&str> = down.iter().map(|link| link.role).collect();
+                let why = down.iter().find_map(|link| link.failure()).unwrap_or_else(|| "connecting".to_owned());
+                let plural = if first.role == roles.join("") { "" } else { "s" };
+                Status::Failing(format!("connection{plural} {} to NATS down: {why}", roles.join(", ")))
+            }
+        });
+    }
+}
+
+/// Why the last attempts failed, server by server; no secret stands in it.
+fn reason(servers: &[async_nats::Server]) -> Option<String> {
+    let failed: Vec<String> = servers
+        .iter()
+        .filter_map(|server| {
+            let error = server.last_error.as_ref()?;
+            Some(format!("{}:{}: {error}", server.addr.host(), server.addr.port()))
+        })
+        .collect();
+    (!failed.is_empty()).then(|| failed.join("; "))
+}
+
+/// One connection, seen from the monitor.
+struct Watched {
+    role: &'static str,
+    client: Client,
+    state: watch::Sender<LinkState>,
+    failure: Arc<Mutex<Option<String>>>,
+    /// When to leave a server that is about to end.
+    leave_at: Option<Instant>,
+    /// Messages were dropped since this was told last.
+    overflow: bool,
+    /// The trouble that was logged last.
+    told: Option<(String, Instant)>,
+}
+
+impl Watched {
+    fn hear(&mut self, event: Event, metrics: &Metrics) {
+        match event {
+            Event::Connected => self.set_up(true, metrics),
+            Event::Disconnected => self.set_up(false, metrics),
+            Event::LameDuckMode => {
+                // 0 to 8 s: the server waits for 10 s before it begins to close connections itself.
+                let wait = Duration::from_secs(8).mul_f64(fastrand::f64());
+                tracing::info!(connection = self.role, ?wait, "nats server is about to end, leaving it");
+                self.leave_at.get_or_insert(Instant::now() + wait);
+            }
+            Event::SlowConsumer(_) => {
+                metrics.nats_slow_consumer_total.inc();
+                self.overflow = true;
+            }
+            Event::ServerError(ServerError::Other(text)) => match denied_subject(&text) {
+                Some(subject) => self.deny(subject, &text),
+                None => tracing::warn!(connection = self.role, error = text, "nats server reports an error"),
+            },
+            Event::ServerError(error) => {
+                tracing::warn!(connection = self.role, %error, "nats server reports an error");
+            }
+            Event::ClientError(ClientError::Other(text)) => {
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert(text);
+            }
+            Event::ClientError(_) | Event::Draining | Event::Closed => {}
+        }
+    }
+
+    /// Reads the facts: events may have been lost.
+    async fn look(&mut self, metrics: &Metrics) {
+        self.set_up(self.client.connection_state() == State::Connected, metrics);
+        if self.overflow {
+            self.overflow = false;
+            tracing::warn!(connection = self.role, "messages were dropped because they were not taken in time");
+            self.state.send_modify(|state| state.overflows += 1);
+        }
+        if !self.state.borrow().up {
+            self.tell_failure();
+        }
+        if self.leave_at.is_some_and(|at| at <= Instant::now()) {
+            self.leave_at = None;
+            if self.client.force_reconnect().await.is_err() {
+                tracing::debug!(connection = self.role, "a closed connection leaves no server");
+            }
+        }
+    }
+
+    fn set_up(&mut self, up: bool, metrics: &Metrics) {
+        let made = self.client.statistics().connects.load(std::sync::atomic::Ordering::SeqCst);
+        let (was_up, known) = {
+            let state = self.state.borrow();
+            (state.up, state.generation)
+        };
+        if (was_up, known) == (up, made) {
+            return;
+        }
+        if made > known {
+            // The first connection is no reconnect.
+            metrics.nats_reconnects_total.inc_by(made - known.max(1));
+            self.leave_at = None;
+        }
+        match (up, was_up) {
+            (true, _) => tracing::info!(connection = self.role, generation = made, "connected to nats"),
+            (false, true) => tracing::warn!(connection = self.role, "connection to nats lost"),
+            (false, false) => {}
+        }
+        if up {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.told = None;
+        }
+        self.state.send_modify(|state| {
+            state.up = up;
+            state.generation = made;
+            if made > known {
+                state.denied = Arc::default();
+            }
+        });
+    }
+
+    fn deny(&self, subject: &str, text: &str) {
+        let known = self.state.borrow().denials(subject) > 0;
+        if !known && !is_probe(subject, text) {
+            tracing::error!(
+                connection = self.role,
+                subject,
+                error = text,
+                "nats refuses a subject: permission missing"
+            );
+        }
+        self.state.send_modify(|state| {
+            let denied = Arc::make_mut(&mut state.denied);
+            if known || denied.len() < DENIED_MAX {
+                *denied.entry(subject.into()).or_default() += 1;
+            }
+        });
+    }
+
+    fn denied(&self) -> Vec<String> {
+        let state = self.state.borrow();
+        state.denied.keys().filter(|subject| !subject.starts_with(INBOX)).take(5).map(ToString::to_string).collect()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs why there is no connection: a new reason at once, a known one at a bounded rate.
+    fn tell_failure(&mut self) {
+        let Some(why) = self.failure() else { return };
+        let known = self.told.as_ref().is_some_and(|(told, at)| *told == why && at.elapsed() < REPEAT);
+        if !known {
+            tracing::warn!(connection = self.role, why, "no connection to nats, trying on");
+            self.told = Some((why, Instant::now()));
+        }
+    }
+}
+
+/// Whether this refusal is only an answer to our own round trip: publishing to our inbox needs no permission, because
+/// the refusal tells as well as the message that the server has come so far.
+fn is_probe(subject: &str, text: &str) -> bool {
+    subject.starts_with(INBOX) && text.contains("for Publish to")
+}
+
+/// The subject of an error such as `Permissions Violation for Subscription to "orders.>"`.
+fn denied_subject(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("Permissions Violation for ")?;
+    let begin = rest.find('"')? + 1;
+    let length = rest[begin..].find('"')?;
+    Some(&rest[begin..begin + length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permission_violation_names_its_subject() {
+        let subject = |text| denied_subject(text);
+        assert_eq!(subject("Permissions Violation for Subscription to \"orders.>\""), Some("orders.>"));
+        assert_eq!(
+            subject("Permissions Violation for Publish to \"$JS.API.STREAM.INFO.X\""),
+            Some("$JS.API.STREAM.INFO.X")
+        );
+        assert_eq!(subject("Permissions Violation for Subscription to \"a\" using queue \"b\""), Some("a"));
+        for other in ["", "Authorization Violation", "Permissions Violation for ", "Permissions Violation for \"x"] {
+            assert_eq!(subject(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! One named ephemeral pull consumer: requests, heartbeats, and every way of noticing that something was lost.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::{Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::api::{Api, Trouble};
+use super::client::Link;
+use super::intake::BATCH_MAX;
+use super::message::Place;
+use crate::subject::Filter;
+
+/// What NATS says while it has nothing for us: every 5 s, so that a lost consumer is noticed in ten.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// One heartbeat that did not come, with as much again for the way.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long one pull request stands. The server wants heartbeats at least twice in it.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// When the server removes a consumer that nobody pulls from.
+const INACTIVE: Duration = Duration::from_secs(30);
+/// The most bytes of one pull request; two stand at a time.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// How often a pull request that nobody received is sent again: in a cluster a new consumer is not known everywhere at once.
+const RESENDS_MAX: u32 = 5;
+const RESEND_AFTER: Duration = Duration::from_millis(100);
+
+/// What a consumer delivers.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) stream: String,
+    /// A name that was never used before.
+    pub(crate) name: String,
+    /// No two share a subject.
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) from: DeliverPolicy,
+    /// The most messages of one pull request.
+    pub(crate) batch: usize,
+}
+
+/// A consumer at the server and the messages that come from it. Dropping it leaves it to its inactivity threshold.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    spec: Spec,
+    /// The sequence before the first message that it may deliver.
+    pub(crate) head: u64,
+    /// How many messages waited for it when it was created.
+    pub(crate) pending: u64,
+    link: Link,
+    /// The connection that the messages come on: with another one, the requests are gone.
+    generation: u64,
+    inbox: String,
+    subscriber: Subscriber,
+    requests: VecDeque<Request>,
+    requests_made: u64,
+    /// The delivery that came last.
+    delivery: u64,
+    silent_since: Instant,
+    resends: u32,
+    /// The next message is larger than one request takes.
+    large: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    number: u64,
+    left: usize,
+}
+
+/// What came in one go.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) messages: Vec<(Place, Message)>,
+    /// The server says that it has nothing for us up to this sequence, behind the messages.
+    pub(crate) passed: Option<u64>,
+    /// After the messages nothing more comes from this consumer.
+    pub(crate) lost: Option<Lost>,
+}
+
+/// Why a consumer is of no use any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// The connection is gone.
+    Disconnected,
+    /// No heartbeat came.
+    Silent,
+    /// A delivery is missing.
+    Hole,
+    /// The server has no such consumer any more.
+    Deleted,
+    /// The server refuses a request.
+    Refused(String),
+}
+
+impl Consumer {
+    /// Creates it at the server, on the control connection; its messages come on `link`.
+    pub(crate) async fn create(api: &Api, mut link: Link, spec: Spec) -> Result<Self, Trouble> {
+        let info = api.create(&spec.stream, spec.config()).await?;
+        spec.compare(&info.config.filter_subject, &info.config.filter_subjects);
+        let generation = link.up().await;
+        let client = link.client();
+        let inbox = client.new_inbox();
+        let subscribed = client.subscribe(format!("{inbox}.*")).await;
+        let subscriber = subscribed.map_err(|error| Trouble::Refused(error.to_string()))?;
+        let mut consumer = Self {
+            head: info.delivered.stream_sequence,
+            pending: info.num_pending,
+            spec,
+            link,
+            generation,
+            inbox,
+            subscriber,
+            requests: VecDeque::new(),
+            requests_made: 0,
+            delivery: info.delivered.consumer_sequence,
+            silent_since: Instant::now(),
+            resends: 0,
+            large: false,
+        };
+        consumer.request().await;
+        Ok(consumer)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Waits for something and takes what is there, at most [`BATCH_MAX`] messages. Loses nothing when it is dropped.
+    pub(crate) async fn receive(&mut self) -> Received {
+        let mut received = Received::default();
+        loop {
+            tokio::select! {
+                biased; // What has come is taken before the connection's end is noticed.
+                message = self.subscriber.next() => self.take(message, &mut received),
+                () = self.link.gone(self.generation) => received.lost = Some(Lost::Disconnected),
+                () = tokio::time::sleep_until(self.silent_since + SILENCE_MAX) => received.lost = Some(Lost::Silent),
+            }
+            while received.lost.is_none() && received.messages.len() < BATCH_MAX {
+                match self.subscriber.next().now_or_never() {
+                    Some(message) => self.take(message, &mut received),
+                    None => break,
+                }
+            }
+            if received.lost.is_none() {
+                self.request().await;
+            }
+            if received.lost.is_some() || received.passed.is_some() || !received.messages.is_empty() {
+                return received;
+            }
+        }
+    }
+
+    fn take(&mut self, message: Option<Message>, received: &mut Received) {
+        let Some(message) = message else {
+            received.lost = Some(Lost::Disconnected);
+            return;
+        };
+        self.silent_since = Instant::now();
+        // A stored message first: a publisher may have put a status into its headers.
+        if let Some(place) = message.reply.as_ref().and_then(|reply| Place::parse(reply)) {
+            if place.delivery != self.delivery + 1 {
+                received.lost = Some(Lost::Hole);
+                return;
+            }
+            self.delivery = place.delivery;
+            self.resends = 0;
+            self.count_delivery();
+            received.messages.push((place, message));
+            // What the server had passed before stands before this message.
+            received.passed = None;
+            return;
+        }
+        match Notice::of(&message) {
+            Notice::Heartbeat { delivery, passed } if delivery == self.delivery => {
+                self.resends = 0;
+                received.passed = Some(passed);
+            }
+            Notice::Heartbeat { .. } => received.lost = Some(Lost::Hole),
+            Notice::RequestOver => self.end_request(&message),
+            Notice::TooLarge { unused } => {
+                self.large = unused == Some(self.request_size().0);
+                self.end_request(&message);
+            }
+            Notice::NobodyThere if self.resends < RESENDS_MAX => {
+                self.resends += 1;
+                self.requests.clear();
+            }
+            Notice::NobodyThere | Notice::Deleted => received.lost = Some(Lost::Deleted),
+            Notice::Refused(why) => received.lost = Some(Lost::Refused(why)),
+            Notice::Other => {}
+        }
+    }
+
+    fn count_delivery(&mut self) {
+        self.large = false;
+        // The server serves the oldest request first.
+        if let Some(oldest) = self.requests.front_mut() {
+            oldest.left = oldest.left.saturating_sub(1);
+            if oldest.left == 0 {
+                self.requests.pop_front();
+            }
+        }
+    }
+
+    /// Forgets the request that this message speaks of, and those before it.
+    fn end_request(&mut self, message: &Message) {
+        let number = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        self.requests.retain(|request| number.is_some_and(|number| request.number > number));
+    }
+
+    /// Messages and bytes of the next request; no limit of bytes for a message that is larger than it.
+    fn request_size(&self) -> (usize, usize) {
+        if self.large { (1, 0) } else { (self.spec.batch, REQUEST_BYTES_MAX) }
+    }
+
+    /// Keeps requests open for half a batch at least.
+    async fn request(&mut self) {
+        let (batch, bytes) = self.request_size();
+        let open: usize = self.requests.iter().map(|request| request.left).sum();
+        if open > batch / 2 {
+            return;
+        }
+        if self.resends > 0 && self.requests.is_empty() {
+            tokio::time::sleep(RESEND_AFTER).await;
+        }
+        let pull = Pull { batch, max_bytes: bytes, expires: nanos(EXPIRES), idle_heartbeat: nanos(HEARTBEAT) };
+        let Ok(body) = serde_json::to_vec(&pull) else { return };
+        self.requests_made += 1;
+        let reply = format!("{}.{}", self.inbox, self.requests_made);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name);
+        self.requests.push_back(Request { number: self.requests_made, left: batch });
+        if self.link.client().publish_with_reply(subject, reply, Bytes::from(body)).await.is_err() {
+            tracing::debug!(consumer = self.spec.name, "a closed connection takes no request");
+        }
+    }
+}
+
+impl Spec {
+    fn config(&self) -> pull::Config {
+        let mut config = pull::Config {
+            name: Some(self.name.clone()),
+            description: Some("sidestream".to_owned()),
+            deliver_policy: self.from,
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            inactive_threshold: INACTIVE,
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        match self.filters.as_slice() {
+            [one] => config.filter_subject = one.to_string(),
+            several => config.filter_subjects = several.iter().map(Filter::to_string).collect(),
+        }
+        config
+    }
+
+    /// A server that does not know a setting leaves it out without a word (NATS 2.9 and `filter_subjects`).
+    fn compare(&self, one: &str, several: &[String]) {
+        let mut asked: Vec<&str> = self.filters.iter().map(Filter::as_str).collect();
+        let mut given: Vec<&str> = several.iter().map(String::as_str).chain((!one.is_empty()).then_some(one)).collect();
+        asked.sort_unstable();
+        given.sort_unstable();
+        if asked != given {
+            tracing::warn!(
+                stream = self.stream,
+                ?asked,
+                ?given,
+                "nats delivers more than was asked for, the rest is dropped here"
+            );
+        }
+    }
+}
+
+/// The body of a pull request.
+#[derive(Serialize)]
+struct Pull {
+    batch: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    max_bytes: usize,
+    expires: u64,
+    idle_heartbeat: u64,
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the server says beside messages.
+#[derive(Debug, PartialEq, Eq)]
+enum Notice {
+    /// It is there; this delivery was its last, and it has passed this sequence.
+    Heartbeat {
+        delivery: u64,
+        passed: u64,
+    },
+    /// A request has expired or is served.
+    RequestOver,
+    /// The next message is larger than what is left of the request, of which so many messages are unused.
+    TooLarge {
+        unused: Option<usize>,
+    },
+    NobodyThere,
+    Deleted,
+    Refused(String),
+    Other,
+}
+
+impl Notice {
+    fn of(message: &Message) -> Self {
+        let text = message.description.as_deref().unwrap_or_default();
+        let number = |name| {
+            let header = message.headers.as_ref().and_then(|headers| headers.get(name));
+            header.and_then(|value| value.as_str().parse::<u64>().ok())
+        };
+        match message.status {
+            Some(StatusCode::IDLE_HEARTBEAT) => match (number("Nats-Last-Consumer"), number("Nats-Last-Stream")) {
+                (Some(delivery), Some(passed)) => Self::Heartbeat { delivery, passed },
+                _ => Self::Other,
+            },
+            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Self::RequestOver,
+            Some(StatusCode::NO_RESPONDERS) => Self::NobodyThere,
+            Some(_) if text.starts_with("Batch Completed") => Self::RequestOver,
+            Some(_) if text.starts_with("Message Size Exceeds MaxBytes") => {
+                let unused = number("Nats-Pending-Messages").and_then(|number| usize::try_from(number).ok());
+                Self::TooLarge { unused }
+            }
+            Some(_)
+                if ["Consumer Deleted", "Leadership Change", "Server Shutdown"]
+                    .iter()
+                    .any(|known| text.starts_with(known)) =>
+            {
+                Self::Deleted
+            }
+            Some(status) => Self::Refused(format!("{status} {text}")),
+            None => Self::Other,
+        }
+    }
+}

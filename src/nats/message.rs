@@ -1,0 +1,232 @@
+//! A message becomes an event: pure, total, and never a panic, whatever was published.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_nats::{HeaderMap, HeaderName, Message, StatusCode};
+use bytes::Bytes;
+
+use crate::sse::{Component, Event, EventName, Tier};
+
+/// The largest payload that becomes an event, in bytes. NATS itself recommends 8 MiB at the most; an event is one
+/// piece for every client, so a larger one would hold up everything behind it.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+
+/// The header that names an event.
+const NAME: &str = "Sidestream-Event";
+/// The header that gives its tier.
+const TIER: &str = "Sidestream-Priority";
+
+/// What an event is made of, borrowed from wherever it came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Parts<'a> {
+    pub(crate) subject: &'a str,
+    /// The header [`NAME`].
+    pub(crate) name: Option<&'a str>,
+    /// The header [`TIER`].
+    pub(crate) tier: Option<&'a str>,
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// The parts of a message that the client parsed.
+    pub(crate) fn of(message: &'a Message) -> Self {
+        let header = |name| {
+            message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(name)).map(|value| value.as_str())
+        };
+        Self { subject: message.subject.as_str(), name: header(NAME), tier: header(TIER), payload: &message.payload }
+    }
+
+    /// The parts of a stored message, its headers as the bytes that were published: what is no text is left out.
+    pub(crate) fn of_stored(subject: &'a str, headers: &'a [u8], payload: &'a [u8]) -> Self {
+        let mut parts = Self { subject, payload, ..Self::default() };
+        for line in headers.split(|byte| *byte == b'\n') {
+            let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(':')) else {
+                continue;
+            };
+            // The client, too, takes the first of several values.
+            match name {
+                NAME => parts.name = parts.name.or(Some(value.trim())),
+                TIER => parts.tier = parts.tier.or(Some(value.trim())),
+                _ => {}
+            }
+        }
+        parts
+    }
+}
+
+/// What a message became.
+#[derive(Debug)]
+pub(crate) struct Converted {
+    /// Nothing when the payload is larger than [`PAYLOAD_BYTES_MAX`].
+    pub(crate) event: Option<Event>,
+    /// The publisher gave a name that cannot stand in an `event:` field.
+    pub(crate) name_refused: bool,
+    /// The publisher gave a tier that is none.
+    pub(crate) tier_refused: bool,
+}
+
+/// Makes an event of a message.
+pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant) -> Converted {
+    let name = parts.name.and_then(EventName::parse);
+    let tier = parts.tier.and_then(Tier::parse);
+    let name_refused = parts.name.is_some() && name.is_none();
+    let tier_refused = parts.tier.is_some() && tier.is_none();
+    let event = (parts.payload.len() <= PAYLOAD_BYTES_MAX).then(|| Event {
+        position,
+        subject: Arc::from(parts.subject),
+        name,
+        tier,
+        // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
+        data: Bytes::copy_from_slice(parts.payload),
+        received,
+    });
+    Converted { event, name_refused, tier_refused }
+}
+
+/// Whether the client can parse this message at all; if not, it drops its connection instead.
+///
+/// The rules of async-nats 0.51 (`connection.rs`): subject and headers are UTF-8, the version line holds at most a
+/// status, every other header line a name and a colon, and with headers the subject holds no white space of any script.
+pub(crate) fn is_parsable(subject: &str, headers: &[u8]) -> bool {
+    // What was no text became a replacement character on its way through JSON.
+    if subject.contains('\u{fffd}') {
+        return false;
+    }
+    if headers.is_empty() {
+        return true;
+    }
+    let Ok(text) = std::str::from_utf8(headers) else { return false };
+    let mut lines = text.lines();
+    let status = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")).map(str::trim);
+    let status_sound = status.is_some_and(|status| {
+        let code = status.split(' ').next().unwrap_or_default();
+        code.is_empty() || code.parse::<StatusCode>().is_ok()
+    });
+    let sound = |line: &str| {
+        // A line that begins with white space continues the one before it.
+        let named = || line.split_once(':').is_some_and(|(name, _)| HeaderName::from_str(name).is_ok());
+        line.is_empty() || line.starts_with(char::is_whitespace) || named()
+    };
+    status_sound && lines.all(sound) && !subject.contains(char::is_whitespace)
+}
+
+/// Where a message stands that JetStream delivered: its reply subject.
+///
+/// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`, or with the domain and
+/// the account's hash before the stream and possibly more behind (NATS ADR-15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The sequence number in the JetStream stream.
+    pub(crate) sequence: u64,
+    /// The sequence number of the delivery: the next is one more, or something was lost.
+    pub(crate) delivery: u64,
+    /// When it was published, in unix nanoseconds.
+    pub(crate) published: i128,
+    /// How many more wait for this consumer.
+    pub(crate) pending: u64,
+}
+
+impl Place {
+    pub(crate) fn parse(reply: &str) -> Option<Self> {
+        let tokens = reply.strip_prefix("$JS.ACK.")?;
+        let skipped = match tokens.split('.').count() {
+            7 => 3,
+            9.. => 5,
+            _ => return None,
+        };
+        let mut tokens = tokens.split('.').skip(skipped);
+        Some(Self {
+            sequence: tokens.next()?.parse().ok()?,
+            delivery: tokens.next()?.parse().ok()?,
+            published: tokens.next()?.parse().ok()?,
+            pending: tokens.next()?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sse::Tag;
+
+    fn convert(parts: Parts<'_>) -> Converted {
+        let position = Component { tag: Tag::of_identity("x"), seq: 1, check: None };
+        to_event(parts, position, Instant::now())
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_the_conversion_panic(
+            subject in "\\PC*", headers in prop::collection::vec(any::<u8>(), 0..200), payload in prop::collection::vec(any::<u8>(), 0..200),
+            reply in "(\\$JS\\.ACK\\.)?[0-9a-z.-]{0,60}",
+        ) {
+            let converted = convert(Parts::of_stored(&subject, &headers, &payload));
+            prop_assert_eq!(&converted.event.unwrap().data[..], &payload[..]);
+            let _ = is_parsable(&subject, &headers);
+            let _ = Place::parse(&reply);
+        }
+    }
+
+    #[test]
+    fn a_publisher_names_an_event_and_gives_its_tier() {
+        let converted = convert(Parts { name: Some("created"), tier: Some("Critical"), ..Parts::default() });
+        let event = converted.event.unwrap();
+        assert_eq!(event.name.unwrap().as_str(), "created");
+        assert_eq!(event.tier, Some(Tier::Critical));
+        assert!(!converted.name_refused && !converted.tier_refused);
+    }
+
+    #[test]
+    fn an_unusable_name_or_tier_is_left_out_and_told() {
+        let converted = convert(Parts { name: Some("a\nb"), tier: Some("urgent"), ..Parts::default() });
+        let event = converted.event.unwrap();
+        assert_eq!((event.name, event.tier), (None, None));
+        assert!(converted.name_refused && converted.tier_refused);
+    }
+
+    #[test]
+    fn a_payload_over_the_limit_is_no_event() {
+        let payload = vec![0; PAYLOAD_BYTES_MAX + 1];
+        assert!(convert(Parts { payload: &payload, ..Parts::default() }).event.is_none());
+        assert!(convert(Parts { payload: &payload[1..], ..Parts::default() }).event.is_some());
+    }
+
+    #[test]
+    fn headers_of_a_stored_message_are_read_as_far_as_they_are_text() {
+        let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: created\r\nSidestream-Event: second\r\nno colon\r\nSidestream-Priority:critical\r\n\r\n";
+        let parts = Parts::of_stored("a", headers, b"x");
+        assert_eq!((parts.name, parts.tier), (Some("created"), Some("critical")));
+    }
+
+    #[test]
+    fn what_the_client_cannot_parse_is_known_beforehand() {
+        assert!(is_parsable("a.b", b""));
+        assert!(is_parsable("a.b", b"NATS/1.0\r\nA: b\r\n c\r\n\r\n"));
+        assert!(is_parsable("a.b", b"NATS/1.0 200 Fine\r\n\r\n"));
+        for headers in [
+            &b"NATS/1.0\r\nA: \xff\r\n\r\n"[..],
+            b"NATS/1.0\r\nno colon\r\n\r\n",
+            b"NATS/1.0 x\r\n\r\n",
+            b"HTTP/1.1\r\n",
+        ] {
+            assert!(!is_parsable("a.b", headers), "{headers:?}");
+        }
+        assert!(!is_parsable("a.\u{fffd}", b""));
+        assert!(!is_parsable("a.\u{2003}", b"NATS/1.0\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_place_is_read_in_both_of_its_forms() {
+        let place = Some(Place { sequence: 100, delivery: 7, published: 1_790_230_470_084_404_000, pending: 42 });
+        assert_eq!(Place::parse("$JS.ACK.events.c.3.100.7.1790230470084404000.42"), place);
+        assert_eq!(Place::parse("$JS.ACK._.hash.events.c.3.100.7.1790230470084404000.42"), place);
+        assert_eq!(Place::parse("$JS.ACK.hub.hash.events.c.3.100.7.1790230470084404000.42.token.more"), place);
+        for other in ["", "$JS.ACK.a.b.c.d.e.f.g", "_INBOX.a.b", "$JS.ACK.events.c.3.100.7.1.42.8"] {
+            assert_eq!(Place::parse(other), None, "{other:?}");
+        }
+    }
+}
