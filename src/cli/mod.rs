@@ -1,5 +1,6 @@
 //! The command line: argv to a command, a command to an exit code.
 
+mod check;
 mod demo;
 mod tail;
 
@@ -57,7 +58,8 @@ impl Command {
         match self {
             Self::Tail(arguments) => tail::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
-            Self::Run(config) | Self::Check(config) => absent(&config),
+            Self::Check(config) => check::run(&config.config),
+            Self::Run(config) => absent(&config),
         }
     }
 }
