@@ -1,5 +1,7 @@
 //! The reference file and the documentation against the code, and what a wrong file is told.
 
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -5,6 +5,7 @@ mod environment;
 mod problem;
 mod read;
 pub mod reload;
+mod spelling;
 mod tree;
 mod units;
 mod walk;

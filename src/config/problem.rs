@@ -102,10 +102,11 @@ impl fmt::Display for Problems {
         for problem in &self.0 {
             writeln!(f, "{problem}\n")?;
         }
+        let file = self.0.first().map_or("the file", |problem| &problem.file);
         match self.0.len() {
-            1 => f.write_str("1 problem"),
-            Self::COUNT_MAX.. => write!(f, "{} problems or more", Self::COUNT_MAX),
-            count => write!(f, "{count} problems"),
+            1 => write!(f, "{file}: 1 problem"),
+            Self::COUNT_MAX.. => write!(f, "{file}: {} problems or more", Self::COUNT_MAX),
+            count => write!(f, "{file}: {count} problems"),
         }
     }
 }
@@ -264,6 +265,6 @@ mod tests {
         let report = Report::new("f", "a\n");
         report.add(Mark { line: 7, column: 90, width: 40 }, "wrong", None);
         let problems = report.finish().unwrap_err();
-        assert_eq!(problems.to_string(), "error: wrong\n --> f:7:90\n  |\n7 | \n  | ^\n\n1 problem");
+        assert_eq!(problems.to_string(), "error: wrong\n --> f:7:90\n  |\n7 | \n  | ^\n\nf: 1 problem");
     }
 }

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const GOOD: &str = "routes: [{ path: /a, sources: [{ subjects: [a] }] }]";
+
 fn environment(name: &str) -> Option<String> {
     (name == "A").then(|| "x".repeat(100_000))
 }
@@ -119,7 +121,9 @@ fn the_form_of_a_file_is_bounded() {
     assert_eq!(message(&" ".repeat(FILE_BYTES_MAX + 1)), "the file is larger than 1 MiB");
     assert_eq!(message("a: 1\n---\nb: 2\n"), "the file has a second document");
     assert_eq!(message("!!map { a: b }"), "a YAML tag has no meaning here");
-    assert_eq!(message(&format!("a: [{}]", ["'${A}'"; 20].join(", "))), "the environment fills in more than 1 MiB");
+    let filled = format!("{GOOD}\ntrusted_proxies: [{}]", ["'${A}'"; 20].join(", "));
+    let told = parse(&filled, "f", &environment).unwrap_err().to_string();
+    assert!(told.contains("the environment fills in more than 1 MiB"), "{told}");
     let many: String = (0..1000).map(|key| format!("k{key}: 1\n")).collect();
     let told = parse(&many, "f", &environment).unwrap_err();
     assert_eq!(told.as_slice().len(), Problems::COUNT_MAX);
@@ -131,14 +135,13 @@ fn bytes_that_are_no_text_are_told_with_their_line() {
     let told = |bytes: &[u8]| parse_bytes(bytes, "f", &environment).unwrap_err().as_slice()[0].message.clone();
     assert_eq!(told(b"a: 1\nb: \xff\n"), "the file is not UTF-8, first in line 2");
     assert_eq!(told(&[0xff; FILE_BYTES_MAX + 1]), "the file is larger than 1 MiB");
-    let mark = "\u{feff}routes: [{ path: /a, sources: [{ subjects: [a] }] }]";
-    assert!(parse_bytes(mark.as_bytes(), "f", &environment).is_ok());
+    assert!(parse_bytes(format!("\u{feff}{GOOD}").as_bytes(), "f", &environment).is_ok());
 }
 
 #[test]
 fn the_content_hash_is_of_what_the_file_says_and_the_text_hash_of_how() {
     let loaded = |text: &str| parse_bytes(text.as_bytes(), "f", &environment).unwrap();
-    let one = loaded("routes: [{ path: /a, sources: [{ subjects: [a] }] }]");
+    let one = loaded(GOOD);
     let two = loaded("# The same.\nroutes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    heartbeat: 15s\n");
     let three = loaded("routes: [{ path: /b, sources: [{ subjects: [a] }] }]");
     assert_eq!(one.content_hash, two.content_hash);
