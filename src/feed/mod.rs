@@ -1,4 +1,4 @@
-//! The waist: a log per source, a feed per set of filters, a cursor per client. Knows neither NATS nor HTTP.
+//! The waist: a log per source, a feed per set of filters, a cursor per client.
 //!
 //! ```text
 //! LogWriter::append -> Log (order, limits, index) -> interest -> Feed::append -> wake
