@@ -7,6 +7,7 @@
 //!
 //! There is no queue per client: what a client has not read stands in the window of its feed, once for all readers.
 
+pub mod archive;
 pub mod batch;
 pub mod budget;
 pub mod cursor;
@@ -24,6 +25,7 @@ pub mod source;
 mod tests;
 pub mod window;
 
+pub use archive::Archive;
 pub use batch::{Batch, Item};
 pub use budget::Budget;
 pub use cursor::{Cursor, Lag, Read, Standing};
