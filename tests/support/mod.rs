@@ -17,4 +17,5 @@ pub mod proxy;
 pub mod sidestream;
 pub mod sse;
 pub mod sse_parser;
+pub mod upstream;
 pub mod wait;
