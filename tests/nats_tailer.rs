@@ -4,19 +4,33 @@
 
 mod support;
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
 use sidestream::feed::{GapReason, Limits};
 use sidestream::lifecycle::health::Status;
 use sidestream::nats::StreamConfig;
-use support::nats::{Nats, free_port};
+use support::nats::{Cluster, Nats, free_port};
 use support::proxy::Proxy;
 use support::upstream::{RECOVERY, Reader, Seen, Upstream, create_stream, filter_set, publish, publish_raw};
 use support::wait::eventually;
 
 fn numbered(range: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = String> {
     range.map(|number| number.to_string())
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -167,8 +181,8 @@ async fn a_purge_while_following_is_no_gap_and_a_purge_while_away_is_told() {
     let proxy = Proxy::to_port(nats.port()).await;
     let away = Upstream::connect(&format!("nats://{}", proxy.address())).await;
     let log = away.tail("A", &["a.>"]);
-    let mut reader = Reader::of_log(&log, &["a.>"]).await;
     away.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
     proxy.forward_to(([127, 0, 0, 1], free_port()).into());
     proxy.cut();
     publish(&jetstream, "a.x", numbered(5..=9)).await;
@@ -177,6 +191,50 @@ async fn a_purge_while_following_is_no_gap_and_a_purge_while_away_is_told() {
     proxy.forward_to(([127, 0, 0, 1], nats.port()).into());
     let seen = reader.until_seen(2).await;
     assert_eq!(seen, [Seen::Gap(GapReason::Expired, Some(5)), Seen::Event(10, "message".into(), "10".into())]);
+}
+
+#[tokio::test]
+async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown_again() {
+    let mut nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=3)).await;
+    nats.stop().await;
+    let (store, snapshot) = (nats.folder().join("store"), nats.folder().join("snapshot"));
+    copy_folder(&store, &snapshot);
+    nats.restart().await;
+    let proxy = Proxy::to_port(nats.port()).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let away = Upstream::connect(&format!("nats://{}", proxy.address())).await;
+    let (log, log_away) = (upstream.tail("A", &["a.>"]), away.tail("A", &["a.>"]));
+    upstream.until_ok("stream:A").await;
+    away.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let mut reader_away = Reader::of_log(&log_away, &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(4..=6)).await;
+    reader.until_seen(3).await;
+    reader_away.until_seen(3).await;
+    proxy.forward_to(([127, 0, 0, 1], free_port()).into());
+    proxy.cut();
+    nats.kill9();
+    std::fs::remove_dir_all(&store).unwrap();
+    copy_folder(&snapshot, &store);
+    nats.restart().await;
+
+    // Fewer messages than were read: ahead. The next one has a number that was used before.
+    reader.until_seen(4).await;
+    assert_eq!(reader.seen[3], Seen::Gap(GapReason::Ahead, None));
+    publish(&jetstream, "a.x", ["other 4", "other 5", "other 6", "other 7"].map(String::from)).await;
+    reader.until_seen(8).await;
+    assert_eq!(reader.seen[4], Seen::Event(4, "message".into(), "other 4".into()));
+
+    // As many messages, but others.
+    proxy.forward_to(([127, 0, 0, 1], nats.port()).into());
+    reader_away.until_seen(4).await;
+    assert_eq!(reader_away.seen[3], Seen::Gap(GapReason::Recreated, None));
+    publish(&jetstream, "a.x", ["8".into()]).await;
+    reader_away.until_seen(5).await;
+    assert_eq!(reader_away.seen[4], Seen::Event(8, "message".into(), "8".into()));
 }
 
 #[tokio::test]
@@ -288,4 +346,32 @@ async fn a_silent_stream_moves_the_head_by_what_nobody_wants() {
     })
     .await;
     assert_eq!(upstream.health.report()["stream:A"], Status::Ok);
+}
+
+#[tokio::test]
+async fn a_cluster_that_loses_the_leader_of_the_stream_costs_no_event() {
+    let mut cluster = Cluster::start().await;
+    let jetstream = async_nats::jetstream::new(cluster.client().await);
+    let config =
+        stream::Config { name: "A".into(), subjects: vec!["a.>".into()], num_replicas: 3, ..Default::default() };
+    let stream =
+        eventually(RECOVERY, "the stream is created", || async { jetstream.create_stream(config.clone()).await.ok() })
+            .await;
+    let upstream = Upstream::connect(&cluster.urls().join(",")).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let publisher = tokio::spawn({
+        let jetstream = jetstream.clone();
+        async move { publish(&jetstream, "a.x", numbered(1..=400)).await }
+    });
+    reader.until_seen(100).await;
+    let leader = stream.get_info().await.unwrap().cluster.unwrap().leader.unwrap();
+    let index: usize = leader.rsplit('-').next().unwrap().parse().unwrap();
+    cluster.node(index).kill9();
+    let is_last = |seen: &[Seen]| matches!(seen.last(), Some(Seen::Event(_, _, data)) if data == "400");
+    reader.until("the last event is read", is_last).await;
+    publisher.await.unwrap();
+    let expected: Vec<String> = numbered(1..=400).collect();
+    assert_eq!(reader.data(), expected);
+    assert_eq!(reader.gaps(), []);
 }

@@ -51,14 +51,14 @@ pub struct Reader {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Connections to this server without credentials.
+    /// Connections to this server, or to several joined by commas, without credentials.
     pub async fn connect(url: &str) -> Self {
         Self::connect_with(url, Credentials::None, None).await
     }
 
     /// Connections with credentials or TLS.
     pub async fn connect_with(url: &str, credentials: Credentials, tls: Option<Tls>) -> Self {
-        let config = Config { servers: vec![url.to_owned()], credentials, tls };
+        let config = Config { servers: url.split(',').map(ToOwned::to_owned).collect(), credentials, tls };
         let (health, metrics) = (Health::default(), Arc::new(Metrics::new().unwrap()));
         let identity = Identity::new("test.pod");
         let nats = nats::connect(&config, identity.clone(), &health, &metrics).await.unwrap();
@@ -141,7 +141,7 @@ impl Reader {
     }
 
     /// Reads core subjects from now on.
-    pub async fn of_core(core: &Arc<OnDemand>, filters: &[&str]) -> Self {
+    pub async fn of_core(core: &Arc<OnDemand>, filters: &[impl AsRef<str>]) -> Self {
         let opened = core.open(filter_set(filters), &Arc::new(Profile::default()), Start::Live).await.unwrap();
         Self { cursor: opened.cursor, seen: Vec::new() }
     }
@@ -211,8 +211,8 @@ impl Reader {
 }
 
 /// A set of filters from their texts.
-pub fn filter_set(filters: &[&str]) -> FilterSet {
-    FilterSet::new(filters.iter().map(|text| Filter::parse(text).unwrap()))
+pub fn filter_set(filters: &[impl AsRef<str>]) -> FilterSet {
+    FilterSet::new(filters.iter().map(|text| Filter::parse(text.as_ref()).unwrap()))
 }
 
 /// Creates a stream on files.
