@@ -1,13 +1,15 @@
-//! The memory of all windows together, counted exactly and kept within one bound.
+//! What all windows take together: bytes, counted exactly, and feeds, each within one bound.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// How many bytes all windows may hold. The least recently read shrink first.
+/// How many bytes all windows may hold, the least recently read of which shrink first; and how many feeds there may be.
 #[derive(Default)]
 pub struct Budget {
     used: AtomicUsize,
     max: AtomicUsize,
+    feeds: AtomicUsize,
+    feeds_max: AtomicUsize,
     windows: Mutex<Vec<Weak<dyn Shrink>>>,
 }
 
@@ -27,15 +29,36 @@ pub(super) struct Charge {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of so many bytes and feeds.
     #[must_use]
-    pub fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { max: AtomicUsize::new(bytes_max), ..Self::default() })
+    pub fn new(bytes_max: usize, feeds_max: usize) -> Arc<Self> {
+        let budget = Self::default();
+        budget.set_max(bytes_max, feeds_max);
+        Arc::new(budget)
     }
 
-    /// Changes the bound; it takes effect with the next event.
-    pub fn set_max(&self, bytes_max: usize) {
+    /// Changes the bounds; they take effect with the next event and the next feed.
+    pub fn set_max(&self, bytes_max: usize, feeds_max: usize) {
         self.max.store(bytes_max, Ordering::Relaxed);
+        self.feeds_max.store(feeds_max, Ordering::Relaxed);
+    }
+
+    /// Feeds that live now.
+    #[must_use]
+    pub fn feeds(&self) -> usize {
+        self.feeds.load(Ordering::Relaxed)
+    }
+
+    /// Counts a new feed in, if there may be one more.
+    pub(super) fn add_feed(&self) -> bool {
+        let most = self.feeds_max.load(Ordering::Relaxed);
+        let counted =
+            self.feeds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |feeds| (feeds < most).then_some(feeds + 1));
+        counted.is_ok()
+    }
+
+    pub(super) fn sub_feed(&self) {
+        self.feeds.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Bytes held now.

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::sse::Component;
+use crate::subject::FilterSet;
 
 use super::feed::Feed;
 use super::source::Origin;
@@ -45,8 +46,6 @@ pub struct Standing {
 pub enum Read {
     /// Items were added to the batch.
     Some,
-    /// The reader has everything there is; its waker is noted.
-    CaughtUp,
     /// The reader has everything there will ever be.
     Ended,
 }
@@ -99,6 +98,10 @@ impl Cursor {
                 }
                 Entry::Gap { gap, .. } => {
                     self.position = position;
+                    if position.seq < self.skip.seq {
+                        // The numbers began again: what is passed by is no longer what the reader has.
+                        self.skip = position;
+                    }
                     batch.items.push(Item::Gap { gap: *gap, position });
                 }
             }
@@ -155,6 +158,12 @@ impl Drop for Cursor {
 }
 
 impl Standing {
+    /// What the reader reads.
+    #[must_use]
+    pub fn filters(&self) -> &FilterSet {
+        &self.feed.filters
+    }
+
     /// How far the reader is behind; nothing once it has left.
     #[must_use]
     pub fn lag(&self, now: Instant) -> Lag {

@@ -43,7 +43,6 @@ pub struct OnDemand {
     /// The sequence number given last. Never reused: a feed that is made again goes on counting.
     counter: AtomicU64,
     budget: Arc<Budget>,
-    feeds_max: usize,
     demands: mpsc::Sender<Demand>,
     feeds: Mutex<HashMap<Key, Wanted>>,
 }
@@ -73,14 +72,13 @@ pub struct FeedWriter {
 
 /// Core subjects under a tag, and the demands that will come of their readers.
 #[must_use]
-pub fn channel(tag: Tag, feeds_max: usize, budget: &Arc<Budget>) -> (Arc<OnDemand>, Demands) {
+pub fn channel(tag: Tag, budget: &Arc<Budget>) -> (Arc<OnDemand>, Demands) {
     // 1024: demands of a reconnect storm wait here; readers wait in turn.
     let (demands, received) = mpsc::channel(1024);
     let core = OnDemand {
         tag,
         counter: AtomicU64::new(0),
         budget: budget.clone(),
-        feeds_max,
         demands,
         feeds: Mutex::new(HashMap::new()),
     };
@@ -166,11 +164,9 @@ impl OnDemand {
             known.wanted.send_replace(true);
             return Ok((known.feed.clone(), known.established.clone(), None));
         }
-        if feeds.len() >= self.feeds_max {
-            return Err(OpenError::TooManyFeeds);
-        }
         // What was numbered before this feed began is not in it.
-        let feed = Feed::new(key.0.clone(), key.1.clone(), self.head().seq, &self.budget);
+        let feed =
+            Feed::new(key.0.clone(), key.1.clone(), self.head().seq, &self.budget).ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (established, established_seen) = watch::channel(false);
         let writer = FeedWriter {

@@ -19,6 +19,7 @@ pub(super) struct Feed {
     pub(super) filters: FilterSet,
     pub(super) profile: Arc<Profile>,
     state: Mutex<State>,
+    budget: Arc<Budget>,
     /// The last reading, in ticks of the budget's order; only compared.
     last_read: AtomicU64,
 }
@@ -42,17 +43,27 @@ pub(super) struct Appended {
 static READS: AtomicU64 = AtomicU64::new(0);
 
 impl Feed {
-    pub(super) fn new(filters: FilterSet, profile: Arc<Profile>, floor: u64, budget: &Arc<Budget>) -> Arc<Self> {
+    /// A feed without events; none if there may be no more feeds.
+    pub(super) fn new(
+        filters: FilterSet,
+        profile: Arc<Profile>,
+        floor: u64,
+        budget: &Arc<Budget>,
+    ) -> Option<Arc<Self>> {
+        if !budget.add_feed() {
+            return None;
+        }
         let state = State {
             window: Window::new(profile.window, floor, budget.clone()),
             readers: Readers::default(),
             ended: false,
         };
-        let feed = Arc::new(Self { filters, profile, state: Mutex::new(state), last_read: AtomicU64::new(0) });
+        let (state, budget, last_read) = (Mutex::new(state), budget.clone(), AtomicU64::new(0));
+        let feed = Arc::new(Self { filters, profile, state, budget, last_read });
         feed.touch();
         let shrink: Arc<dyn Shrink> = feed.clone();
-        budget.join(Arc::downgrade(&shrink));
-        feed
+        feed.budget.join(Arc::downgrade(&shrink));
+        Some(feed)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,6 +113,12 @@ impl Feed {
     pub(super) fn size(&self) -> (usize, usize) {
         let state = self.lock();
         (state.window.len(), state.window.bytes())
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.budget.sub_feed();
     }
 }
 

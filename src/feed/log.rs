@@ -23,7 +23,6 @@ use super::{Cursor, Gap, GapReason, Limits, OpenError, Opened, Outcome, Profile,
 pub struct Log {
     name: Arc<str>,
     budget: Arc<Budget>,
-    feeds_max: usize,
     state: Mutex<State>,
 }
 
@@ -56,12 +55,7 @@ type Key = (FilterSet, Arc<Profile>);
 
 /// A log and its writer.
 #[must_use]
-pub fn channel(
-    name: impl Into<Arc<str>>,
-    limits: Limits,
-    feeds_max: usize,
-    budget: &Arc<Budget>,
-) -> (LogWriter, Arc<Log>) {
+pub fn channel(name: impl Into<Arc<str>>, limits: Limits, budget: &Arc<Budget>) -> (LogWriter, Arc<Log>) {
     let state = State {
         events: VecDeque::new(),
         base: 0,
@@ -75,7 +69,7 @@ pub fn channel(
         keys: HashMap::new(),
         ended: false,
     };
-    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), feeds_max, state: Mutex::new(state) });
+    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), state: Mutex::new(state) });
     let shrink: Arc<dyn Shrink> = log.clone();
     budget.join(Arc::downgrade(&shrink));
     (LogWriter { log: log.clone(), wakers: Vec::new() }, log)
@@ -332,10 +326,7 @@ impl State {
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
-        if self.feeds.len() >= log.feeds_max {
-            return Err(OpenError::TooManyFeeds);
-        }
-        let feed = Feed::new(key.0.clone(), profile.clone(), self.floor, &log.budget);
+        let feed = Feed::new(key.0.clone(), profile.clone(), self.floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
         // Seed before anyone can read: the log's events through its index, never by a scan.
         let seeds: Vec<&Arc<Logged>> = self.index.find(&key.0).iter().filter_map(|index| self.get(*index)).collect();
         let mut named = HashMap::new();

@@ -26,7 +26,7 @@ pub mod window;
 
 pub use batch::{Batch, Item};
 pub use budget::Budget;
-pub use cursor::{Cursor, Lag};
+pub use cursor::{Cursor, Lag, Read, Standing};
 pub use demand::{Demand, Demands, FeedWriter, OnDemand};
 pub use limits::Limits;
 pub use log::{Log, LogWriter};

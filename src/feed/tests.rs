@@ -7,7 +7,7 @@ use futures_util::task::noop_waker;
 
 use super::cursor::Read;
 use super::*;
-use crate::sse::{Component, Event, Tag};
+use crate::sse::{Component, Event, Tag, Tier};
 use crate::subject::{Filter, FilterSet};
 
 fn filters(texts: &[&str]) -> FilterSet {
@@ -30,7 +30,7 @@ fn event(seq: u64, subject: &str) -> Event {
 }
 
 fn log(limits: Limits) -> (LogWriter, std::sync::Arc<Log>) {
-    let (mut writer, log) = log::channel("S", limits, 100, &Budget::new(1 << 20));
+    let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 20, 100));
     writer.begin(tag(), 0);
     (writer, log)
 }
@@ -146,8 +146,8 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
 
 #[test]
 fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
-    let budget = Budget::new(1 << 20);
-    let (mut writer, log) = log::channel("S", Limits::default(), 1, &budget);
+    let budget = Budget::new(1 << 20, 1);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget);
     let profile = profile(Limits::default());
     assert_eq!(log.open(filters(&["a"]), &profile, Start::Live).unwrap_err(), OpenError::NotReady);
     writer.begin(tag(), 0);
@@ -165,8 +165,8 @@ fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
 
 #[test]
 fn all_windows_together_stay_within_the_budget() {
-    let budget = Budget::new(20_000);
-    let (mut writer, log) = log::channel("S", Limits::default(), 10, &budget);
+    let budget = Budget::new(20_000, 10);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget);
     writer.begin(tag(), 0);
     let profile = profile(Limits::default());
     let mut reader = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
@@ -197,14 +197,14 @@ fn a_route_names_events_that_have_no_name_and_ranks_them() {
     let (mut writer, log) = log(Limits::default());
     let profile = std::sync::Arc::new(Profile {
         event: Some(crate::subject::TextTemplate::parse("{subject.2}").unwrap()),
-        priority: vec![(Filter::parse("a.alert").unwrap(), crate::sse::Tier::Critical)],
+        priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
         ..Profile::default()
     });
     let mut opened = log.open(filters(&["a.*"]), &profile, Start::Live).unwrap();
     writer.append(vec![event(1, "a.alert"), event(2, "a.b")]);
     let mut batch = Batch::default();
     let waker = noop_waker();
-    let _ = opened.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 1000);
+    assert!(opened.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 1000).is_ready());
     let shown: Vec<_> = batch
         .items
         .iter()
@@ -213,13 +213,15 @@ fn a_route_names_events_that_have_no_name_and_ranks_them() {
             Item::Gap { .. } => panic!(),
         })
         .collect();
-    use crate::sse::Tier::{Critical, Normal};
-    assert_eq!(shown, [("event: alert\ndata: 1\n".into(), Critical), ("event: b\ndata: 2\n".into(), Normal)]);
+    assert_eq!(
+        shown,
+        [("event: alert\ndata: 1\n".into(), Tier::Critical), ("event: b\ndata: 2\n".into(), Tier::Normal)]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn core_subjects_are_demanded_once_and_given_up_a_while_after_the_last_reader() {
-    let (core, mut demands) = demand::channel(Tag::of_process("p"), 10, &Budget::new(1 << 20));
+    let (core, mut demands) = demand::channel(Tag::of_process("p"), &Budget::new(1 << 20, 10));
     let profile = profile(Limits::default());
     let opening = tokio::spawn({
         let (core, profile) = (core.clone(), profile.clone());

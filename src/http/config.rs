@@ -7,7 +7,7 @@ use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate};
 
 /// Everything the downstream side is configured with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// In the order of the file; the first whose path fits answers.
     pub routes: Vec<RouteConfig>,
@@ -17,6 +17,13 @@ pub struct Config {
     pub subjects_per_request_max: usize,
     /// Networks whose `X-Forwarded-For` and `Forwarded` are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // 16 subjects: what one page of an application watches; each costs a request a check, not a subscription.
+        Self { routes: Vec::new(), connections_max: None, subjects_per_request_max: 16, trusted_proxies: Vec::new() }
+    }
 }
 
 /// One route.

@@ -1,5 +1,28 @@
 //! The downstream side: connections of clients, and one SSE response on each.
+//!
+//! ```text
+//! server -> connection -> answer (request, route, cors, refusal) -> event_stream -> h1 | h2
+//! ```
 
+mod answer;
+mod body;
 pub mod config;
+mod connection;
+mod context;
+mod cors;
+mod event_stream;
+mod h1;
+mod h2;
+mod member;
+mod output;
+mod refusal;
+mod request;
+mod route;
+mod server;
+mod transport;
+mod wire;
 
 pub use config::{Config, RouteConfig};
+pub use context::Context;
+pub use route::{FindSource, Routes};
+pub use server::serve;

@@ -82,7 +82,7 @@ impl Refusal {
         let mut out = BytesMut::with_capacity(128);
         encode::put_retry(&mut out, wait);
         let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, wait.as_millis());
-        encode::put_control(&mut out, "sidestream.close", &json, None);
+        encode::put_control(&mut out, "sidestream.close", &json, None::<&str>);
         out.freeze()
     }
 

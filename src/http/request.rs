@@ -63,11 +63,6 @@ impl<'r> Request<'r> {
         header.filter(|id| !id.is_empty()).or_else(query).filter(|id| !id.is_empty())
     }
 
-    /// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
-    pub(super) fn is_browser(&self) -> bool {
-        is_browser(self.headers)
-    }
-
     /// Whether the client takes `text/event-stream`: the most specific range of its `Accept` decides (RFC 9110, 12.5.1).
     pub(super) fn accepts(&self) -> bool {
         let mut ranges = self
@@ -98,7 +93,7 @@ impl<'r> Request<'r> {
     }
 }
 
-/// See [`Request::is_browser`].
+/// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     if headers.contains_key("sec-fetch-mode") {
         return true;

@@ -11,7 +11,7 @@ use super::request::Request;
 use crate::feed::{Profile, Source};
 use crate::registry::{Close, Protocol};
 use crate::subject::template::Unfilled;
-use crate::subject::{FilterSet, Filter, SubjectTemplate};
+use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
 /// All routes, in the order of the configuration. Replaced as a whole by a reload; open event streams keep theirs.
@@ -23,7 +23,7 @@ pub struct Routes {
 
 /// One route.
 #[derive(Debug)]
-pub struct Route {
+pub(super) struct Route {
     pub(super) config: RouteConfig,
     pub(super) label: Arc<str>,
     pub(super) profile: Arc<Profile>,
@@ -52,6 +52,9 @@ pub(super) struct RouteMetrics {
 /// Finds the source that a route's configuration names.
 pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Source;
 
+/// A route, and the raw values of its path's variables by name.
+pub(super) type Found<'p> = (&'p Arc<Route>, Vec<(&'p str, &'p str)>);
+
 impl Routes {
     /// Builds the routes of a configuration.
     #[must_use]
@@ -61,7 +64,7 @@ impl Routes {
     }
 
     /// The first route whose path fits, and the values in the path.
-    pub(super) fn find<'p>(&'p self, path: &'p str) -> Option<(&'p Arc<Route>, Vec<(&'p str, &'p str)>)> {
+    pub(super) fn find<'p>(&'p self, path: &'p str) -> Option<Found<'p>> {
         self.routes.iter().find_map(|route| Some((route, route.config.path.matches(path)?)))
     }
 }
@@ -133,7 +136,8 @@ impl RouteMetrics {
             bytes: metrics.bytes_sent_total.with_label_values(&[route]),
             delivery: metrics.delivery_seconds.with_label_values(&[route]),
             streams: protocols.map(|protocol| metrics.streams.with_label_values(&[route, protocol.as_str()])),
-            opened: protocols.map(|protocol| metrics.streams_opened_total.with_label_values(&[route, protocol.as_str()])),
+            opened: protocols
+                .map(|protocol| metrics.streams_opened_total.with_label_values(&[route, protocol.as_str()])),
             closed: Close::ALL
                 .iter()
                 .map(|close| metrics.streams_closed_total.with_label_values(&[route, close.reason()]))

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Component, EventId, EventName};
+use super::{Component, EventName};
 
 /// The comment that keeps a silent connection alive.
 ///
@@ -89,11 +89,6 @@ pub fn put_id(out: &mut BytesMut, id: impl std::fmt::Display) {
     debug_assert!(written.is_ok(), "a growing buffer takes every id");
 }
 
-/// The id-only block of a position.
-pub fn put_checkpoint(out: &mut BytesMut, id: &EventId) {
-    put_id(out, id);
-}
-
 /// How long the client shall wait before it connects again, in milliseconds.
 ///
 /// A field alone: it takes effect at once, without the blank line that would end an event.
@@ -103,7 +98,7 @@ pub fn put_retry(out: &mut BytesMut, wait: std::time::Duration) {
 }
 
 /// A control event: `sidestream.gap` or `sidestream.close` with a JSON body, and the id if it moves the client.
-pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<&EventId>) {
+pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl std::fmt::Display>) {
     debug_assert!(name.starts_with("sidestream."), "only control events bear the reserved prefix");
     put_field(out, "event", name.as_bytes());
     put_field(out, "data", json.as_bytes());
@@ -181,7 +176,7 @@ mod tests {
     fn retry_and_control_events_are_whole_lines() {
         let mut out = BytesMut::new();
         put_retry(&mut out, std::time::Duration::from_secs(3));
-        put_control(&mut out, "sidestream.gap", "{}", None);
+        put_control(&mut out, "sidestream.gap", "{}", None::<&str>);
         assert_eq!(out, "retry: 3000\nevent: sidestream.gap\ndata: {}\n\n");
     }
 }

@@ -1,5 +1,6 @@
 //! The format of Server-Sent Events, pure: events, their encoding, their ids.
 
+pub mod decode;
 pub mod encode;
 pub mod event;
 pub mod id;

@@ -79,6 +79,7 @@ impl Variable {
     }
 }
 
+/// As it is written, with its braces.
 impl fmt::Display for Variable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -154,6 +155,16 @@ impl TextTemplate {
             }
         }
         Some(out)
+    }
+}
+
+/// As it is written.
+impl fmt::Display for TextTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(text),
+            Piece::Variable(variable) => write!(f, "{variable}"),
+        })
     }
 }
 

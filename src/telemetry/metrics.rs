@@ -1,7 +1,9 @@
 //! Every metric of the process, in one place.
 
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
+use prometheus::proto::MetricType;
 use prometheus::{
     Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
@@ -12,6 +14,7 @@ type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
 /// All metrics. Handles with labels are resolved when their owner starts, not per event.
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Described>,
     samplers: Mutex<Vec<Sampler>>,
     /// `sidestream_connections{protocol,tls}`
     pub connections: IntGaugeVec,
@@ -43,6 +46,8 @@ pub struct Metrics {
     pub lag_bytes: IntGaugeVec,
     /// `sidestream_lag_seconds{route}`
     pub lag_seconds: GaugeVec,
+    /// `sidestream_slow_clients{route}`
+    pub slow_clients: IntGaugeVec,
     /// `sidestream_gaps_total{reason}`
     pub gaps_total: IntCounterVec,
     /// `sidestream_missed_events_total{reason}`
@@ -79,6 +84,19 @@ pub struct Metrics {
     pub config_reloads_total: IntCounterVec,
 }
 
+/// What the documentation says of one metric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// With the prefix `sidestream_`.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// In the order of their values.
+    pub labels: Vec<String>,
+    /// One sentence.
+    pub help: String,
+}
+
 /// Seconds from the receipt of a message to the socket: from a tenth of a millisecond to the longest patience.
 const DELIVERY_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -90,7 +108,7 @@ impl Metrics {
     /// When two metrics have one name: a defect of this file, which its test would show.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let r = Registrar(&registry);
+        let r = Registrar { registry: &registry, described: RefCell::default() };
         let build_info = r.gauges("build_info", "The version that runs; always 1.", &["version"])?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
@@ -109,6 +127,7 @@ impl Metrics {
             lag_events: r.gauges("lag_events", "Events that wait for the client that lacks most.", &["route"])?,
             lag_bytes: r.gauges("lag_bytes", "Bytes that wait for the client that lacks most.", &["route"])?,
             lag_seconds: r.float_gauges("lag_seconds", "Age of the oldest event that waits for a client.", &["route"])?,
+            slow_clients: r.gauges("slow_clients", "Clients whose own socket has refused bytes for longer than the route's patience while events wait.", &["route"])?,
             gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
@@ -127,6 +146,7 @@ impl Metrics {
             drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at the deadline of a drain.")?,
             config_reloads_total: r.counters("config_reloads_total", "Readings of a changed configuration, by result.", &["result"])?,
             samplers: Mutex::new(Vec::new()),
+            described: r.described.into_inner(),
             registry,
         })
     }
@@ -134,6 +154,12 @@ impl Metrics {
     /// Adds a function that brings gauges up to date before each reading.
     pub fn sample_with(&self, sampler: impl Fn(&Self) + Send + Sync + 'static) {
         self.samplers.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(sampler));
+    }
+
+    /// What there is, in the order in which it was registered.
+    #[must_use]
+    pub fn described(&self) -> &[Described] {
+        &self.described
     }
 
     /// Everything in Prometheus's text format.
@@ -156,7 +182,10 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-struct Registrar<'a>(&'a Registry);
+struct Registrar<'a> {
+    registry: &'a Registry,
+    described: RefCell<Vec<Described>>,
+}
 
 impl Registrar<'_> {
     fn register<C: Collector + Clone + 'static>(
@@ -164,7 +193,15 @@ impl Registrar<'_> {
         made: Result<C, prometheus::Error>,
     ) -> Result<C, prometheus::Error> {
         let collector = made?;
-        self.0.register(Box::new(collector.clone()))?;
+        self.registry.register(Box::new(collector.clone()))?;
+        let families = collector.collect();
+        let kinds = families.iter().map(|family| kind(family.get_field_type()));
+        self.described.borrow_mut().extend(collector.desc().into_iter().zip(kinds).map(|(desc, kind)| Described {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        }));
         Ok(collector)
     }
 
@@ -195,5 +232,14 @@ impl Registrar<'_> {
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DELIVERY_BUCKETS.to_vec());
         self.register(HistogramVec::new(opts, labels))
+    }
+}
+
+fn kind(kind: MetricType) -> &'static str {
+    match kind {
+        MetricType::COUNTER => "counter",
+        MetricType::GAUGE => "gauge",
+        MetricType::HISTOGRAM => "histogram",
+        _ => "untyped",
     }
 }

@@ -1,0 +1,132 @@
+//! The control socket: one command a line, one JSON object a line in answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::socket::Socket;
+use super::{Parts, health};
+
+/// 16: people and scripts, one at a time.
+const CONNECTIONS_MAX: usize = 16;
+
+/// 256: the longest command is one word.
+const LINE_BYTES_MAX: u64 = 256;
+
+/// 30 s: who asks nothing, or takes no answer, for so long has gone to lunch.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// 10 s: a reload reads some files.
+const RELOAD_MAX: Duration = Duration::from_secs(10);
+
+/// 100 ms: as at any listener, a shortage of descriptors must not become a busy loop.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the application is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// To read the configuration again now.
+    Reload {
+        /// Where the outcome is told.
+        outcome: oneshot::Sender<Outcome>,
+    },
+}
+
+/// How a command went; the error is a sentence for people.
+pub type Outcome = Result<(), String>;
+
+/// Serves for ever, without a socket as well.
+pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>) {
+    let listener = match socket.map(Socket::listener) {
+        None => return std::future::pending().await,
+        Some(Ok(listener)) => listener,
+        Some(Err(error)) => {
+            tracing::error!(%error, "the control socket cannot be listened at");
+            return std::future::pending().await;
+        }
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let parts = Arc::clone(parts);
+                tokio::spawn(async move {
+                    if let Err(error) = converse(connection, &parts).await {
+                        tracing::debug!(%error, "a connection to the control socket ended early");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the control socket could not be accepted");
+                tokio::time::sleep(SHORTAGE_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(connection: UnixStream, parts: &Parts) -> std::io::Result<()> {
+    let (from, mut to) = connection.into_split();
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut bounded = (&mut from).take(LINE_BYTES_MAX);
+        let read = tokio::time::timeout(IDLE_MAX, bounded.read_until(b'\n', &mut line));
+        let Ok(read) = read.await else { return Ok(()) };
+        if read? == 0 {
+            return Ok(());
+        }
+        let complete = line.ends_with(b"\n");
+        let answer = if complete { obey(&line, parts).await } else { refused("a command is one word and a newline") };
+        let answer = format!("{answer}\n");
+        let Ok(written) = tokio::time::timeout(IDLE_MAX, to.write_all(answer.as_bytes())).await else { return Ok(()) };
+        written?;
+        if !complete {
+            return Ok(());
+        }
+    }
+}
+
+async fn obey(line: &[u8], parts: &Parts) -> Value {
+    match line.trim_ascii() {
+        b"status" => {
+            let mut status = health::report(parts);
+            status["ok"] = true.into();
+            status
+        }
+        b"reload" => match ask(&parts.commands, RELOAD_MAX, |outcome| Command::Reload { outcome }).await {
+            Ok(()) => json!({ "ok": true }),
+            Err(why) => refused(&why),
+        },
+        _ => refused("the commands are: reload, status"),
+    }
+}
+
+/// Sends a command to the application and waits for its outcome.
+async fn ask(
+    commands: &mpsc::Sender<Command>,
+    longest: Duration,
+    command: impl FnOnce(oneshot::Sender<Outcome>) -> Command,
+) -> Outcome {
+    let (tell, told) = oneshot::channel();
+    // One that does not fit is refused at once: the application is not listening, or has enough to do.
+    commands.try_send(command(tell)).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => "too many commands at one time".to_owned(),
+        mpsc::error::TrySendError::Closed(_) => "the sidecar is ending".to_owned(),
+    })?;
+    match tokio::time::timeout(longest, told).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err("the sidecar is ending".to_owned()),
+        Err(_) => Err(format!("no outcome within {} s", longest.as_secs())),
+    }
+}
+
+fn refused(why: &str) -> Value {
+    json!({ "ok": false, "error": why })
+}

@@ -1,0 +1,64 @@
+//! What `/health` says: every check, and where a drain stands.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::Parts;
+use crate::lifecycle::health::Status;
+use crate::lifecycle::phase::Progress;
+
+/// Whether load balancers should send clients here.
+pub(super) fn is_ready(parts: &Parts) -> bool {
+    parts.health.is_ready() && !parts.drain.borrow().is_draining()
+}
+
+/// Everything.
+pub(super) fn report(parts: &Parts) -> Value {
+    let (checks, drain) = (parts.health.report(), *parts.drain.borrow());
+    json!({
+        "status": overall(&checks, drain),
+        "version": env!("CARGO_PKG_VERSION"),
+        "checks": checks.iter().map(|(name, status)| (name.clone(), check(status))).collect::<Map<_, _>>(),
+        "drain": {
+            "phase": drain.phase.as_str(),
+            "number": drain.phase.number(),
+            "streams_left": drain.streams_left,
+            "cut": drain.cut,
+        },
+    })
+}
+
+/// The short form: whether, and if not, why.
+pub(super) fn readiness(parts: &Parts) -> Value {
+    let (checks, drain) = (parts.health.report(), *parts.drain.borrow());
+    let failing: Map<_, _> = checks
+        .iter()
+        .filter_map(|(name, status)| match status {
+            Status::Failing(why) => Some((name.clone(), why.as_str().into())),
+            Status::Ok | Status::Warning(_) => None,
+        })
+        .collect();
+    json!({ "ready": is_ready(parts), "status": overall(&checks, drain), "failing": failing })
+}
+
+/// One word; a drain hides what else may be wrong, which the checks still say.
+fn overall(checks: &BTreeMap<String, Status>, drain: Progress) -> &'static str {
+    if drain.is_draining() {
+        "draining"
+    } else if checks.values().any(|status| matches!(status, Status::Failing(_))) {
+        "failing"
+    } else if checks.values().any(|status| matches!(status, Status::Warning(_))) {
+        "warning"
+    } else {
+        "ok"
+    }
+}
+
+fn check(status: &Status) -> Value {
+    match status {
+        Status::Ok => json!({ "status": "ok", "message": null }),
+        Status::Warning(why) => json!({ "status": "warning", "message": why }),
+        Status::Failing(why) => json!({ "status": "failing", "message": why }),
+    }
+}

@@ -1,0 +1,42 @@
+//! Gauges that are read from the table of event streams and from the drain, before each reading of the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::lifecycle::phase::Progress;
+use crate::registry::{Registry, RouteLag};
+use crate::telemetry::Metrics;
+
+/// Adds the admin's samplers.
+pub(super) fn install(metrics: &Metrics, registry: Registry, drain: watch::Receiver<Progress>) {
+    let routes = Mutex::<BTreeMap<Arc<str>, RouteLag>>::default();
+    metrics.sample_with(move |metrics| {
+        let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+        // A route whose last client has left is at 0, rather than for ever at what that one lacked.
+        for route in routes.values_mut() {
+            *route = RouteLag::default();
+        }
+        routes.extend(registry.lag());
+        for (route, lag) in &*routes {
+            set(metrics, route, lag);
+        }
+    });
+    metrics.sample_with(move |metrics| {
+        let progress = *drain.borrow();
+        metrics.drain_phase.set(progress.phase.number().into());
+        metrics.drain_streams_left.set(gauge(progress.streams_left));
+    });
+}
+
+fn set(metrics: &Metrics, route: &str, now: &RouteLag) {
+    metrics.lag_events.with_label_values(&[route]).set(gauge(now.lag.events));
+    metrics.lag_bytes.with_label_values(&[route]).set(gauge(now.lag.bytes));
+    metrics.lag_seconds.with_label_values(&[route]).set(now.lag.age.as_secs_f64());
+    metrics.slow_clients.with_label_values(&[route]).set(gauge(now.slow));
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,203 @@
+//! `sidestream demo`: NATS, a publisher, the sidecar and a page on one machine, started and ended as one.
+
+mod child;
+mod directory;
+mod nats_server;
+mod page;
+mod publisher;
+mod scenario;
+mod sidecar;
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::child::Child;
+use self::directory::Directory;
+use self::nats_server::NatsServer;
+use self::publisher::Publisher;
+use self::sidecar::Plan;
+use super::Exit;
+
+/// What `sidestream demo` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where clients connect to the sidecar
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// The sidecar's probes and metrics
+    #[arg(long, value_name = "PORT", default_value_t = 9090, value_parser = clap::value_parser!(u16).range(1..))]
+    admin_port: u16,
+    /// The page that shows the events
+    #[arg(long, value_name = "PORT", default_value_t = 8081, value_parser = clap::value_parser!(u16).range(1..))]
+    page_port: u16,
+    /// Where the sidecar and the page listen; 0.0.0.0 lets other machines (a phone) in
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    address: IpAddr,
+}
+
+/// Runs the demo until Ctrl-C, SIGTERM or the end of one of its parts.
+pub(super) fn run(args: &Args) -> Exit {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let told = match runtime {
+        Ok(runtime) => runtime.block_on(from_start_to_end(args)),
+        Err(error) => Err(Failure::internal(error.to_string())),
+    };
+    match told {
+        Ok(()) => Exit::Clean,
+        Err(failure) => {
+            // Whoever closed standard error does not want to hear it.
+            writeln!(io::stderr(), "sidestream demo: {}", failure.message).ok();
+            failure.exit
+        }
+    }
+}
+
+/// Why the demo could not go on.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn unavailable(message: String) -> Self {
+        Self { exit: Exit::Unavailable, message }
+    }
+
+    fn internal(message: String) -> Self {
+        Self { exit: Exit::Internal, message }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+async fn from_start_to_end(args: &Args) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    // Dropped last: the children write into it until their end.
+    let directory = Directory::create()?;
+    let mut children = Children::default();
+    let outcome = tokio::select! {
+        biased; // a signal wins, also in the middle of the start
+        () = stop.requested() => Ok(()),
+        Err(failure) = play(args, &directory, &mut children) => Err(failure),
+    };
+    if outcome.is_ok() {
+        say("\nending (once more to end at once)");
+    }
+    tokio::select! {
+        biased;
+        () = stop.requested() => {}
+        () = children.end() => {}
+    }
+    outcome
+}
+
+/// Starts everything in the order in which each needs the other, then watches it.
+async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Result<Infallible, Failure> {
+    let plan = |port| SocketAddr::new(args.address, port);
+    let page = bind(plan(args.page_port), "--page-port").await?;
+    // Bound and let go, only to tell a taken port by the name of its option; the sidecar tells the rest.
+    drop(bind(plan(args.port), "--port").await?);
+    drop(bind(plan(args.admin_port), "--admin-port").await?);
+
+    let NatsServer { child, url, version } = NatsServer::start(directory.path()).await?;
+    let nats = children.nats.insert(child);
+    // The publisher creates the stream that the sidecar's configuration names: first the one, then the other.
+    let publisher = Publisher::connect(&url).await?;
+    let plan = Plan { clients: plan(args.port), admin: plan(args.admin_port), nats: &url, directory: directory.path() };
+    let sidecar = children.sidecar.insert(sidecar::start(&plan)?);
+
+    let watched = async {
+        sidecar::ready(plan.admin).await?;
+        say(&welcome(&plan, page.local_addr()?, version));
+        tokio::select! {
+            failure = publisher.run() => Err(failure),
+            never = page::serve(page, args.port) => Ok(never),
+        }
+    };
+    tokio::select! {
+        biased; // the cause before what follows from it
+        death = nats.died() => Err(Failure::unavailable(death)),
+        death = sidecar.died() => Err(Failure::internal(death)),
+        outcome = watched => outcome,
+    }
+}
+
+/// A closed standard output is no reason to end, and none to panic.
+fn say(text: &str) {
+    writeln!(io::stdout(), "{text}").ok();
+}
+
+async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| Failure::unavailable(format!("{address}: {error} ({option} takes another port)")))
+}
+
+fn welcome(plan: &Plan<'_>, page: SocketAddr, version: nats_server::Version) -> String {
+    let Plan { nats, .. } = plan;
+    let [sidecar, admin, page] = [plan.clients, plan.admin, page].map(sidecar::reachable);
+    let nats_port = nats.rsplit(':').next().unwrap_or_default();
+    let directory = plan.directory.display();
+    format!(
+        r#"Sidestream demo, with nats-server {version}
+
+  page      http://{page}/
+  events    curl -N 'http://{sidecar}/events?subject=demo.%3E'
+            curl -N --http2-prior-knowledge 'http://{sidecar}/events?subject=demo.alerts'
+            sidestream tail 'http://{sidecar}/events?subject=demo.orders.>'
+  health    http://{admin}/health
+  metrics   http://{admin}/metrics
+  publish   nats --server {nats} pub demo.hello '{{"hello":"world"}}'
+            printf 'PUB demo.hello 2\r\nhi\r\n' > /dev/tcp/127.0.0.1/{nats_port}     (bash, without the nats tool)
+  files     {directory} (sidecar.yaml, logs; removed at the end)
+
+Ctrl-C ends everything."#
+    )
+}
+
+/// The processes that must not outlive the demo.
+#[derive(Default)]
+struct Children {
+    nats: Option<Child>,
+    sidecar: Option<Child>,
+}
+
+impl Children {
+    /// The sidecar first: it drains its clients while NATS still answers.
+    async fn end(self) {
+        for child in [self.sidecar, self.nats].into_iter().flatten() {
+            child.end(END_PATIENCE).await;
+        }
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Above the demo's own `drain.timeout`.
+const END_PATIENCE: Duration = Duration::from_secs(8);

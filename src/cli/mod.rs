@@ -1,0 +1,89 @@
+//! The command line: argv to a command, a command to an exit code.
+
+mod check;
+mod demo;
+mod run;
+mod tail;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Parses the arguments (the first one is the program's name), does what they say and returns the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let exit = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command.run(),
+        Err(error) => explain(&error),
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// How a command ended: what the shell, a supervisor or Kubernetes is told. The numbers are those of `sysexits.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    /// All is well.
+    Clean = 0,
+    /// Bad usage or a bad configuration: trying again changes nothing.
+    Usage = 64,
+    /// A needed service is missing or refuses.
+    Unavailable = 69,
+    /// An error of our own.
+    Internal = 70,
+}
+
+/// Brings events from NATS to browsers and services over Server-Sent Events.
+#[derive(Debug, Parser)]
+#[command(name = "sidestream", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar
+    Run(Config),
+    /// Parse and validate the configuration without connecting to anything; prints every problem
+    Check(Config),
+    /// Follow an event stream: print its events, reconnect and resume when it breaks
+    Tail(tail::Args),
+    /// Try everything on this machine: NATS, a publisher, the sidecar and a page to watch it
+    Demo(demo::Args),
+}
+
+impl Command {
+    fn run(self) -> Exit {
+        match self {
+            Self::Tail(arguments) => tail::run(&arguments),
+            Self::Demo(arguments) => demo::run(&arguments),
+            Self::Run(config) => run::run(&config.config),
+            Self::Check(config) => check::run(&config.config),
+        }
+    }
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+struct Config {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "sidecar.yaml")]
+    config: PathBuf,
+}
+
+/// Prints clap's answer. Its own exit code for bad usage is 2, which supervisors take for many things; ours is 64.
+fn explain(answer: &clap::Error) -> Exit {
+    // An answer that cannot be printed has no one to read it.
+    answer.print().ok();
+    if answer.use_stderr() { Exit::Usage } else { Exit::Clean }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   clean
+  64  bad usage or a bad configuration
+  69  a needed service is unavailable, or refuses
+  70  internal error
+  75  a drain that did not complete";

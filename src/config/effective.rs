@@ -1,0 +1,121 @@
+//! A configuration in the shape of its file, every default written out and every secret masked.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::Config;
+use super::units::{format_duration, format_size};
+use crate::http::RouteConfig;
+use crate::http::config::SourceConfig;
+use crate::nats::config::{Credentials, Tls};
+use crate::net::{ListenConfig, TlsConfig};
+use crate::sse::Tier;
+use crate::subject::Filter;
+use crate::telemetry::logs::Format;
+
+/// What stands in place of a secret.
+const MASKED: &str = "***";
+
+/// The configuration as the file would say it: what `/config` shows.
+#[must_use]
+pub fn effective(config: &Config) -> Value {
+    let Config { listen, admin, nats, http, window_bytes_max, feeds_max, drain, log } = config;
+    json!({
+        "listen": listen.iter().map(listener).collect::<Vec<_>>(),
+        "admin": {
+            "address": admin.address,
+            "control": admin.control.as_ref().map_or(json!("auto"), |path| json!(path)),
+        },
+        "nats": nats_value(nats),
+        "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
+        "limits": {
+            "connections": http.connections_max.map_or(json!("auto"), |count| json!(count)),
+            "window_bytes": format_size(*window_bytes_max),
+            "feeds": feeds_max,
+            "subjects_per_request": http.subjects_per_request_max,
+        },
+        "trusted_proxies": http.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "drain": {
+            "accept_for": format_duration(drain.accept_for),
+            "spread": format_duration(drain.spread),
+            "timeout": format_duration(drain.timeout),
+            "retry": { "min": format_duration(drain.retry_min), "max": format_duration(drain.retry_max) },
+        },
+        "log": {
+            "format": match log.format { Format::Json => "json", Format::Text => "text" },
+            "filter": log.filter,
+        },
+    })
+}
+
+fn listener(listener: &ListenConfig) -> Value {
+    let tls = |TlsConfig { certificate, key, client_ca }: &TlsConfig| json!({ "certificate": certificate, "key": key, "client_ca": client_ca });
+    json!({ "address": listener.address, "tls": listener.tls.as_ref().map(tls) })
+}
+
+fn nats_value(nats: &crate::nats::Config) -> Value {
+    let masked = |there: bool| there.then_some(MASKED);
+    let credentials = &nats.credentials;
+    let file: Option<&PathBuf> = if let Credentials::File(file) = credentials { Some(file) } else { None };
+    let user = if let Credentials::Password { user, .. } = credentials { Some(user) } else { None };
+    let Tls { ca, certificate, key } = nats.tls.clone().unwrap_or_default();
+    json!({
+        "servers": nats.servers.iter().map(|server| without_userinfo(server)).collect::<Vec<_>>(),
+        "credentials": file,
+        "user": user,
+        "password": masked(user.is_some()),
+        "token": masked(matches!(credentials, Credentials::Token(_))),
+        "nkey": masked(matches!(credentials, Credentials::Nkey(_))),
+        "tls": { "ca": ca, "certificate": certificate, "key": key },
+    })
+}
+
+/// `nats://user:password@host` without the password.
+fn without_userinfo(server: &str) -> String {
+    match server.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
+            format!("{scheme}{MASKED}@{host}")
+        }
+        None => server.to_owned(),
+    }
+}
+
+fn route(route: &RouteConfig) -> Value {
+    json!({
+        "path": route.path.as_str(),
+        "sources": route.sources.iter().map(source).collect::<Vec<_>>(),
+        "client": route.client.as_ref().map(ToString::to_string),
+        "event": route.event.as_ref().map(ToString::to_string),
+        "heartbeat": format_duration(route.heartbeat),
+        "retry": format_duration(route.retry),
+        "max_age": format_duration(route.max_age),
+        "window": {
+            "events": route.window.events,
+            "bytes": format_size(route.window.bytes),
+            "age": format_duration(route.window.age),
+        },
+        "checkpoint": route.checkpoint.map(format_duration),
+        "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
+        "priority": priority(&route.priority),
+    })
+}
+
+fn source(source: &SourceConfig) -> Value {
+    json!({
+        "stream": source.stream,
+        "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
+        "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
+    })
+}
+
+/// Rules of one tier that follow each other are one, as a file would have them.
+fn priority(rules: &[(Filter, Tier)]) -> Vec<Value> {
+    let runs = rules.chunk_by(|(_, one), (_, two)| one == two);
+    let rule = |run: &[(Filter, Tier)]| {
+        let subjects: Vec<&str> = run.iter().map(|(subject, _)| subject.as_str()).collect();
+        json!({ "subjects": subjects, "tier": run[0].1.as_str() })
+    };
+    runs.map(rule).collect()
+}

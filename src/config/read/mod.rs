@@ -1,0 +1,200 @@
+//! From the tree to the configuration: every key, its type, its default, and what must hold between keys.
+
+mod nats;
+mod routes;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::Config;
+use super::problem::Mark;
+use super::walk::{Keys, Place};
+use crate::lifecycle::drain;
+use crate::net::{ListenConfig, TlsConfig};
+use crate::telemetry::logs;
+use crate::{admin, http};
+
+/// Reads the whole file. What comes back is only good when nothing was reported.
+pub(super) fn config(root: &Place<'_>) -> Option<Config> {
+    root.map(|keys| {
+        keys.later(&["registry", "upstream"]);
+        let default = Config::default();
+        let listen = keys.get("listen", |place| place.some(listener));
+        let admin = keys.or("admin", default.admin, admin);
+        let listen = match listen {
+            Some(listen) => apart(keys, listen, admin.address),
+            None => default.listen,
+        };
+        let nats = keys.or("nats", default.nats, nats::nats);
+        let routes = keys.require("routes", routes::routes).unwrap_or_default();
+        let limits = keys.or("limits", Limits::default(), limits);
+        Some(Config {
+            listen,
+            admin,
+            nats,
+            http: http::Config {
+                routes,
+                connections_max: limits.connections_max,
+                subjects_per_request_max: limits.subjects_per_request_max,
+                trusted_proxies: keys.or("trusted_proxies", Vec::new(), |place| place.list(network)),
+            },
+            window_bytes_max: limits.window_bytes_max,
+            feeds_max: limits.feeds_max,
+            drain: keys.or("drain", default.drain, drain),
+            log: keys.or("log", default.log, log),
+        })
+    })
+}
+
+fn listener(place: &Place<'_>) -> Option<(Mark, ListenConfig)> {
+    place.map(|keys| {
+        let address = keys.require("address", address);
+        let tls = keys.nullable("tls", None, tls);
+        Some((keys.at("address"), ListenConfig { address: address?, tls }))
+    })
+}
+
+fn tls(place: &Place<'_>) -> Option<TlsConfig> {
+    place.map(|keys| {
+        let certificate = keys.require("certificate", Place::file);
+        let key = keys.require("key", Place::file);
+        let client_ca = keys.nullable("client_ca", None, Place::file);
+        Some(TlsConfig { certificate: certificate?, key: key?, client_ca })
+    })
+}
+
+fn address(place: &Place<'_>) -> Option<SocketAddr> {
+    place.parsed("an address", |text| {
+        text.parse().map_err(|_| "an address is an IP address and a port, such as `0.0.0.0:8080` or `[::]:8080`")
+    })
+}
+
+/// The listeners, when no two of them, nor the admin side, want the same port.
+fn apart(keys: &Keys<'_>, listen: Vec<(Mark, ListenConfig)>, admin: SocketAddr) -> Vec<ListenConfig> {
+    for (index, (at, one)) in listen.iter().enumerate() {
+        if let Some((first, _)) = listen[..index].iter().find(|(_, other)| clash(one.address, other.address)) {
+            keys.problem_at(*at, format!("the listener of line {} has this address already", first.line), None);
+        }
+        if clash(one.address, admin) {
+            let hint = "clients never reach the admin side: give it another port";
+            keys.problem_at(*at, format!("this is the address of `admin`, {admin}"), Some(hint));
+        }
+    }
+    listen.into_iter().map(|(_, listener)| listener).collect()
+}
+
+/// Whether the system would refuse the second of two addresses; port 0 is a free one each time.
+fn clash(one: SocketAddr, two: SocketAddr) -> bool {
+    let wild = one.is_ipv4() == two.is_ipv4() && (one.ip().is_unspecified() || two.ip().is_unspecified());
+    one.port() != 0 && one.port() == two.port() && (one.ip() == two.ip() || wild)
+}
+
+fn admin(place: &Place<'_>) -> Option<admin::Config> {
+    place.map(|keys| {
+        let default = admin::Config::default();
+        Some(admin::Config {
+            address: keys.or("address", default.address, address),
+            control: keys.or("control", default.control, |place| place.auto_or(control)),
+        })
+    })
+}
+
+fn control(place: &Place<'_>) -> Option<PathBuf> {
+    place.parsed("`auto` or a path", |text| match text.len() {
+        0 => Err("a path that is empty says nothing"),
+        // unix(7): `sun_path` has 108 bytes, the last of them 0.
+        1..=107 => Ok(PathBuf::from(text)),
+        _ => Err("the path of a unix socket has at most 107 bytes"),
+    })
+}
+
+struct Limits {
+    connections_max: Option<usize>,
+    subjects_per_request_max: usize,
+    window_bytes_max: usize,
+    feeds_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let Config { http, window_bytes_max, feeds_max, .. } = Config::default();
+        let http::Config { connections_max, subjects_per_request_max, .. } = http;
+        Self { connections_max, subjects_per_request_max, window_bytes_max, feeds_max }
+    }
+}
+
+fn limits(place: &Place<'_>) -> Option<Limits> {
+    place.map(|keys| {
+        keys.later(&["file_descriptors", "replays", "per_client"]);
+        let default = Limits::default();
+        Some(Limits {
+            connections_max: keys.or("connections", default.connections_max, |place| place.auto_or(Place::count)),
+            window_bytes_max: keys.or("window_bytes", default.window_bytes_max, Place::positive_size),
+            feeds_max: keys.or("feeds", default.feeds_max, Place::count),
+            subjects_per_request_max: keys.or("subjects_per_request", default.subjects_per_request_max, Place::count),
+        })
+    })
+}
+
+fn network(place: &Place<'_>) -> Option<IpNet> {
+    place.parsed("a network", |text| {
+        let one = |_| text.parse::<IpAddr>().map(IpNet::from);
+        text.parse()
+            .map(|net: IpNet| net.trunc())
+            .or_else(one)
+            .map_err(|_| "a network is written as `10.0.0.0/8` or `fd00::/8`")
+    })
+}
+
+fn drain(place: &Place<'_>) -> Option<drain::Config> {
+    place.map(|keys| {
+        let default = drain::Config::default();
+        let accept_for = keys.or("accept_for", default.accept_for, Place::duration);
+        let spread = keys.or("spread", default.spread, Place::duration);
+        let timeout = keys.or("timeout", default.timeout, Place::positive_duration);
+        if timeout < accept_for + spread {
+            let hint = "what has not ended by `timeout` is cut: leave some seconds after the two for clients to take what is pending";
+            keys.problem("timeout", "`timeout` is shorter than `accept_for` and `spread` together", Some(hint));
+        }
+        let (retry_min, retry_max) = keys.or("retry", (default.retry_min, default.retry_max), drain_retry);
+        Some(drain::Config { accept_for, spread, timeout, retry_min, retry_max })
+    })
+}
+
+fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Duration)> {
+    place.map(|keys| {
+        let default = drain::Config::default();
+        let min = keys.or("min", default.retry_min, Place::positive_duration);
+        let max = keys.or("max", default.retry_max, Place::positive_duration);
+        if min > max {
+            keys.problem(
+                "min",
+                "`min` is longer than `max`",
+                Some("clients wait for a time drawn from between the two"),
+            );
+        }
+        Some((min, max))
+    })
+}
+
+fn log(place: &Place<'_>) -> Option<logs::Config> {
+    place.map(|keys| {
+        let default = logs::Config::default();
+        let formats = [("json", logs::Format::Json), ("text", logs::Format::Text)];
+        Some(logs::Config {
+            format: keys.or("format", default.format, |place| place.one_of(&formats)),
+            filter: keys.or("filter", default.filter, filter),
+        })
+    })
+}
+
+fn filter(place: &Place<'_>) -> Option<String> {
+    place.parsed("a filter", |text| match logs::filter(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("this is no filter: write a level such as `info`, or directives such as `info,sidestream::http=debug`")
+        }
+    })
+}

@@ -1,0 +1,259 @@
+//! Reads `routes:`: paths, sources, templates, and what a route gives its clients.
+
+use std::borrow::Cow;
+
+use super::super::problem::Mark;
+use super::super::walk::{Keys, Place};
+use crate::feed;
+use crate::http::config::{CorsConfig, PathTemplate, RouteConfig, SourceConfig};
+use crate::sse::{EventName, Tier};
+use crate::subject::template::InvalidTemplate;
+use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
+
+/// 4 sources: the id of an event has a component for each, and at most 128 bytes.
+const SOURCES_MAX: usize = 4;
+
+pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
+    let routes = place.some(route)?;
+    for (index, (at, route)) in routes.iter().enumerate() {
+        let first = routes[..index].iter().find(|(_, other)| hides(&other.path, &route.path));
+        if let Some((first, _)) = first {
+            let message = format!("this route is never reached: that of line {} answers first", first.line);
+            place.problem_at(*at, message, Some("name every path once, the more special ones first"));
+        }
+    }
+    Some(routes.into_iter().map(|(_, route)| route).collect())
+}
+
+/// Whether every request for the second path is answered by the first.
+fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
+    let (mut one, mut two) = (first.as_str().split('/'), second.as_str().split('/'));
+    loop {
+        match (one.next(), two.next()) {
+            (None, None) => return true,
+            (Some(one), Some(two)) if one == two || one.starts_with('{') => {}
+            _ => return false,
+        }
+    }
+}
+
+fn route(place: &Place<'_>) -> Option<(Mark, RouteConfig)> {
+    place.map(|keys| {
+        keys.later(&["expired", "slow", "close"]);
+        let path = keys.require("path", path);
+        let sources = keys.require("sources", |place| sources(place, path.as_ref()));
+        // The defaults do not depend on the path: the rest is read whether the path is good or not.
+        let any_path = PathTemplate::parse("/any").ok()?;
+        let default = RouteConfig::new(any_path, Vec::new());
+        let client = keys.nullable("client", default.client.clone(), |place| client(place, path.as_ref()));
+        let event = keys.nullable("event", default.event.clone(), event);
+        let rest = rest(keys, default);
+        Some((keys.at("path"), RouteConfig { path: path?, sources: sources?, client, event, ..rest }))
+    })
+}
+
+/// What stands for itself.
+fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
+    RouteConfig {
+        heartbeat: keys.or("heartbeat", default.heartbeat, Place::positive_duration),
+        retry: keys.or("retry", default.retry, Place::positive_duration),
+        max_age: keys.or("max_age", default.max_age, Place::positive_duration),
+        window: keys.or("window", default.window, window),
+        checkpoint: keys.nullable("checkpoint", default.checkpoint, Place::positive_duration),
+        cors: keys.or("cors", default.cors, cors),
+        priority: keys.or("priority", default.priority, priority),
+        ..default
+    }
+}
+
+fn path(place: &Place<'_>) -> Option<PathTemplate> {
+    place.parsed("a path", |text| {
+        // RFC 3986, 3.3: anything else reaches us percent-encoded, and would never match.
+        if text.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#')) {
+            return Err("a path holds no `?`, no `#` and nothing that a browser would encode");
+        }
+        PathTemplate::parse(text)
+    })
+}
+
+fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<SourceConfig>> {
+    let sources = place.some(|place| source(place, path).map(|source| (place.at(), source)))?;
+    if sources.len() > SOURCES_MAX {
+        place.problem(format!("a route has at most {SOURCES_MAX} sources, not {}", sources.len()), None);
+    }
+    for (index, (at, source)) in sources.iter().enumerate() {
+        if let Some((first, _)) = sources[..index].iter().find(|(_, other)| other.stream == source.stream) {
+            let what = source.stream.as_ref().map_or("core NATS", |_| "this JetStream stream");
+            // An id has one component for each source, found by the source's tag: two of one tag would be one.
+            let hint = "put the subjects of both into one source";
+            place.problem_at(
+                *at,
+                format!("{what} is a source of this route already, in line {}", first.line),
+                Some(hint),
+            );
+        }
+    }
+    Some(sources.into_iter().map(|(_, source)| source).collect())
+}
+
+fn source(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
+    place.map(|keys| {
+        keys.later(&["delivery", "identity"]);
+        let stream = keys.nullable("stream", None, stream);
+        let allow = keys.or("allow", Vec::new(), |place| place.list(filter));
+        let subjects = keys.require("subjects", |place| place.some(|place| subject(place, path, &allow)));
+        Some(SourceConfig { stream, subjects: subjects?, allow })
+    })
+}
+
+fn stream(place: &Place<'_>) -> Option<String> {
+    place.parsed("the name of a JetStream stream", |text| {
+        // As the server checks it (ADR-6 of NATS).
+        let odd =
+            |char: char| char.is_whitespace() || char.is_control() || matches!(char, '.' | '*' | '>' | '/' | '\\');
+        if text.is_empty() || text.len() > 255 || text.contains(odd) {
+            return Err("the name of a stream has 1 to 255 bytes, no white space and none of `.*>/\\`");
+        }
+        Ok(text.to_owned())
+    })
+}
+
+fn filter(place: &Place<'_>) -> Option<Filter> {
+    place.parsed("a subject", |text| {
+        if text.contains(['{', '}']) {
+            return Err("there are no variables here");
+        }
+        Filter::parse(text).map_err(crate::subject::InvalidFilter::explain)
+    })
+}
+
+fn subject(place: &Place<'_>, path: Option<&PathTemplate>, allow: &[Filter]) -> Option<SubjectTemplate> {
+    let template = place.parsed_or("a subject", SubjectTemplate::parse, |fault| explain(place, &fault))?;
+    of_a_request(place, template.variables(), path);
+    let fixed = template.variables().next().is_none();
+    let reached = |filter: &Filter| allow.iter().any(|wide| wide.covers(filter));
+    if fixed && !allow.is_empty() && !template.reach(&[]).iter().all(reached) {
+        place.problem("this subject is outside of `allow`", Some("every request would be refused: widen `allow`"));
+    }
+    Some(template)
+}
+
+fn client(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<TextTemplate> {
+    let template = text_template(place)?;
+    of_a_request(place, template.variables(), path);
+    Some(template)
+}
+
+fn text_template(place: &Place<'_>) -> Option<TextTemplate> {
+    let text = place.text()?;
+    place.parsed_or("a template", |_| TextTemplate::parse(&text), |fault| explain(place, &fault))
+}
+
+/// A fault in a template; what came from the environment is not quoted.
+fn explain(place: &Place<'_>, fault: &InvalidTemplate) -> String {
+    match fault {
+        InvalidTemplate::Unknown(_) if place.is_filled() => "a variable in this template does not exist".into(),
+        fault => fault.to_string(),
+    }
+}
+
+/// Checks that a request has these variables.
+fn of_a_request<'v>(place: &Place<'_>, variables: impl Iterator<Item = &'v Variable>, path: Option<&PathTemplate>) {
+    for variable in variables {
+        match (variable, path) {
+            (Variable::SubjectToken(_), _) => {
+                place.problem("`{subject.N}` stands in `event` only", Some("a request has no subject yet"));
+            }
+            (Variable::Path(name), Some(path)) if path.variables().all(|known| known != &**name) => {
+                let names: Vec<String> = path.variables().map(|name| format!("`{{{name}}}`")).collect();
+                let hint = if names.is_empty() {
+                    "the path has none".into()
+                } else {
+                    format!("the path has {}", names.join(", "))
+                };
+                let name = if place.is_filled() { "this variable".into() } else { format!("`{{{name}}}`") };
+                place.problem(format!("{name} is no variable of the route's path"), Some(&hint));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn event(place: &Place<'_>) -> Option<TextTemplate> {
+    let template = text_template(place)?;
+    if template.variables().any(|variable| !matches!(variable, Variable::SubjectToken(_))) {
+        let hint = "an event is named once for all clients: only `{subject.N}` stands in its name";
+        place.problem("the name of an event holds no variable of a request", Some(hint));
+        return None;
+    }
+    let sound = template.fill(&Sample).and_then(|name| EventName::parse(&name)).is_some();
+    if !sound {
+        let hint =
+            "a name has 1 to 128 bytes, no control characters, no space first, and does not begin with `sidestream.`";
+        place.problem("this can be no name of an event", Some(hint));
+    }
+    Some(template)
+}
+
+/// A value for every variable.
+struct Sample;
+
+impl Variables for Sample {
+    fn values(&self, _: &Variable) -> Vec<Cow<'_, str>> {
+        vec!["x".into()]
+    }
+}
+
+fn window(place: &Place<'_>) -> Option<feed::Limits> {
+    place.map(|keys| {
+        let default = feed::Limits::default();
+        Some(feed::Limits {
+            events: keys.or("events", default.events, Place::count),
+            bytes: keys.or("bytes", default.bytes, Place::positive_size),
+            age: keys.or("age", default.age, Place::positive_duration),
+        })
+    })
+}
+
+fn cors(place: &Place<'_>) -> Option<CorsConfig> {
+    place.map(|keys| {
+        let default = CorsConfig::default();
+        let origins = keys.or("origins", default.origins, |place| place.list(origin));
+        let credentials = keys.or("credentials", default.credentials, Place::boolean);
+        let any = origins.iter().any(|origin| origin == "*");
+        if any && origins.len() > 1 {
+            keys.problem("origins", "`*` stands alone: it is every origin", None);
+        }
+        if any && credentials {
+            // Fetch, CORS protocol: a browser refuses the answer.
+            keys.problem("credentials", "`credentials` does not go with the origin `*`", Some("name the origins"));
+        }
+        Some(CorsConfig { origins, credentials })
+    })
+}
+
+fn origin(place: &Place<'_>) -> Option<String> {
+    place.parsed("an origin", |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let sound = host.is_some_and(|host| {
+            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && !b"/?#@*".contains(&byte))
+        });
+        if sound || text == "*" {
+            Ok(text.to_owned())
+        } else {
+            Err("an origin is written as a browser sends it: `https://app.example.com`, in lower case, without a slash at its end; or `*`")
+        }
+    })
+}
+
+fn priority(place: &Place<'_>) -> Option<Vec<(Filter, Tier)>> {
+    let rules = place.list(|place| {
+        place.map(|keys| {
+            let subjects = keys.require("subjects", |place| place.some(filter));
+            let tier = keys.require("tier", |place| place.one_of(&Tier::ALL.map(|tier| (tier.as_str(), tier))));
+            Some((subjects?, tier?))
+        })
+    })?;
+    let pair = |(subjects, tier): (Vec<Filter>, Tier)| subjects.into_iter().map(move |subject| (subject, tier));
+    Some(rules.into_iter().flat_map(pair).collect())
+}

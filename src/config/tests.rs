@@ -1,0 +1,150 @@
+//! Any text and any bytes get an answer; the form of a text is judged before its content.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = "routes: [{ path: /a, sources: [{ subjects: [a] }] }]";
+
+fn environment(name: &str) -> Option<String> {
+    (name == "A").then(|| "x".repeat(100_000))
+}
+
+fn message(text: &str) -> String {
+    parse(text, "f", &environment).unwrap_err().as_slice()[0].message.clone()
+}
+
+/// Pieces of the file format, in any order: nearer to a configuration than any text.
+fn nearly() -> impl Strategy<Value = String> {
+    let words = [
+        "routes",
+        "sources",
+        "subjects",
+        "path",
+        "listen",
+        "nats",
+        "tls",
+        "window",
+        "drain",
+        "retry",
+        "- ",
+        "  ",
+        ": ",
+        "\n",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        "\"",
+        "'",
+        "#",
+        "&a ",
+        "*a",
+        "!x ",
+        "|",
+        ">",
+        "---\n",
+        "?",
+        "\t",
+        "null",
+        "15s",
+        "${A}",
+        "$$",
+        "/a/{id}",
+        "\r",
+        "\u{feff}",
+        "%YAML 1.2\n",
+        "\0",
+        "é",
+    ];
+    prop::collection::vec(prop::sample::select(words.to_vec()), 0..60).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_text_gets_an_answer(text in prop_oneof![any::<String>(), nearly()]) {
+        match parse(&text, "f", &environment) {
+            Ok(config) => prop_assert!(!config.http.routes.is_empty()),
+            Err(problems) => prop_assert!(!problems.as_slice().is_empty() && problems.to_string().contains("error: ")),
+        }
+    }
+
+    #[test]
+    fn any_bytes_get_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(parse_bytes(&bytes, "f", &environment).is_err());
+    }
+
+    #[test]
+    fn a_good_file_with_a_piece_cut_out_or_put_in_gets_an_answer(at in any::<prop::sample::Index>(), cut in 0usize..20, put in nearly()) {
+        let mut chars: Vec<char> = include_str!("../../sidecar.yaml").chars().collect();
+        let from = at.index(chars.len());
+        let until = (from + cut).min(chars.len());
+        chars.splice(from..until, put.chars());
+        let text: String = chars.into_iter().collect();
+        if let Err(problems) = parse(&text, "f", &environment) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_an_alias_repeats_is_bounded() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..10 {
+        let before = format!("*a{}", level - 1);
+        bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 10].join(", "));
+    }
+    assert_eq!(message(&bomb), "the aliases make the file too large");
+    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), ["*a"; 1000].join(", "));
+    assert_eq!(message(&long), "the aliases make the file too large");
+    assert_eq!(message("a: &a [*a]"), "an alias stands inside of what it repeats");
+    assert!(message("a: *b").starts_with("this is no YAML: "));
+}
+
+#[test]
+fn an_alias_repeats_a_value_and_its_problem_is_told_once() {
+    let text = |heartbeat| {
+        let route =
+            |path, window| format!("  - {{ path: {path}, sources: [{{ subjects: [a] }}], window: {window} }}\n");
+        format!("routes:\n{}{}", route("/a", format!("&w {{ age: {heartbeat} }}")), route("/b", "*w".into()))
+    };
+    let config = parse(&text("9s"), "f", &environment).unwrap();
+    assert_eq!(config.http.routes[1].window.age.as_secs(), 9);
+    assert_eq!(parse(&text("9"), "f", &environment).unwrap_err().as_slice().len(), 1);
+}
+
+#[test]
+fn the_form_of_a_file_is_bounded() {
+    assert_eq!(message(&"[".repeat(100)), "the values are nested too deeply");
+    assert_eq!(message(&"- ".repeat(1000)), "the values are nested too deeply");
+    assert_eq!(message(&" ".repeat(FILE_BYTES_MAX + 1)), "the file is larger than 1 MiB");
+    assert_eq!(message("a: 1\n---\nb: 2\n"), "the file has a second document");
+    assert_eq!(message("!!map { a: b }"), "a YAML tag has no meaning here");
+    let filled = format!("{GOOD}\ntrusted_proxies: [{}]", ["'${A}'"; 20].join(", "));
+    let told = parse(&filled, "f", &environment).unwrap_err().to_string();
+    assert!(told.contains("the environment fills in more than 1 MiB"), "{told}");
+    let many: String = (0..1000).map(|key| format!("k{key}: 1\n")).collect();
+    let told = parse(&many, "f", &environment).unwrap_err();
+    assert_eq!(told.as_slice().len(), Problems::COUNT_MAX);
+    assert!(told.to_string().ends_with("100 problems or more"));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_with_their_line() {
+    let told = |bytes: &[u8]| parse_bytes(bytes, "f", &environment).unwrap_err().as_slice()[0].message.clone();
+    assert_eq!(told(b"a: 1\nb: \xff\n"), "the file is not UTF-8, first in line 2");
+    assert_eq!(told(&[0xff; FILE_BYTES_MAX + 1]), "the file is larger than 1 MiB");
+    assert!(parse_bytes(format!("\u{feff}{GOOD}").as_bytes(), "f", &environment).is_ok());
+}
+
+#[test]
+fn the_content_hash_is_of_what_the_file_says_and_the_text_hash_of_how() {
+    let loaded = |text: &str| parse_bytes(text.as_bytes(), "f", &environment).unwrap();
+    let one = loaded(GOOD);
+    let two = loaded("# The same.\nroutes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    heartbeat: 15s\n");
+    let three = loaded("routes: [{ path: /b, sources: [{ subjects: [a] }] }]");
+    assert_eq!(one.content_hash, two.content_hash);
+    assert_ne!(one.text_hash, two.text_hash);
+    assert_ne!(one.content_hash, three.content_hash);
+}

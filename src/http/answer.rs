@@ -1,0 +1,162 @@
+//! From a request to its answer: the one place that decides between an event stream and a refusal.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Response, StatusCode};
+
+use super::body::Body;
+use super::context::Context;
+use super::cors;
+use super::event_stream::{EventStream, Opening};
+use super::member::Peer;
+use super::refusal::Refusal;
+use super::request::{Request, is_browser, remote_ip};
+use super::route::{Found, Routes};
+use crate::registry::Protocol;
+
+/// An answer before its body is bound to a protocol.
+pub(super) enum Answer {
+    /// A head and a short text.
+    Text(Response<Bytes>),
+    /// A head and an event stream.
+    Events(Response<()>, Box<EventStream>),
+}
+
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What is allowed, on every route.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// Nginx and what is built on it shall not collect events.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Answers one request. `surplus`: its connection is one more than are served.
+pub(super) async fn answer(
+    context: &Arc<Context>,
+    peer: Peer,
+    surplus: bool,
+    request: hyper::Request<Incoming>,
+) -> Answer {
+    let routes = context.routes();
+    let found = routes.find(request.uri().path());
+    let mut answer = match respond(context, &routes, found, peer, surplus, &request).await {
+        Ok(answer) => answer,
+        Err(refusal) => refuse(context, &refusal, &request),
+    };
+    if let Some((route, _)) = routes.find(request.uri().path()) {
+        let headers = match &mut answer {
+            Answer::Text(response) => response.headers_mut(),
+            Answer::Events(response, _) => response.headers_mut(),
+        };
+        if request.method() == Method::OPTIONS {
+            cors::preflight(&route.config.cors, request.headers(), headers);
+        } else {
+            cors::answer(&route.config.cors, request.headers(), headers);
+        }
+    }
+    answer
+}
+
+async fn respond(
+    context: &Arc<Context>,
+    routes: &Routes,
+    found: Option<Found<'_>>,
+    peer: Peer,
+    surplus: bool,
+    request: &hyper::Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let (route, path) = found.ok_or(Refusal::NotFound)?;
+    let asked = Request {
+        path,
+        query: request.uri().query().unwrap_or_default(),
+        headers: request.headers(),
+        remote: remote_ip(peer.remote.ip(), request.headers(), &routes.config.trusted_proxies),
+    };
+    match *request.method() {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response.headers_mut().insert(ALLOW, METHODS);
+            return Ok(Answer::Text(response));
+        }
+        _ => return Err(Refusal::Method),
+    }
+    if !asked.accepts() {
+        return Err(Refusal::NotAcceptable);
+    }
+    if !request.body().is_end_stream() {
+        return Err(Refusal::Body);
+    }
+    let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
+    let mut head = Response::new(());
+    event_stream_head(head.headers_mut(), peer.protocol);
+    if request.method() == Method::HEAD {
+        return Ok(Answer::Text(head.map(|()| Bytes::new())));
+    }
+    if context.is_refusing() {
+        return Err(Refusal::Draining);
+    }
+    if surplus {
+        return Err(Refusal::Connections);
+    }
+    let opening = Opening {
+        route: route.clone(),
+        filters,
+        last_event_id: asked.last_event_id().map(std::borrow::Cow::into_owned),
+        client: route.client(&asked),
+        peer,
+    };
+    let stream = EventStream::open(context, opening).await?;
+    Ok(Answer::Events(head, Box::new(stream)))
+}
+
+fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol) {
+    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    if protocol != Protocol::H2 {
+        // The connection never serves again after an event stream; a proxy must not send a request into its end.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incoming>) -> Answer {
+    let (status, code) = refusal.row();
+    context.metrics.refusals_total.with_label_values(&[code]).inc();
+    tracing::debug!(code, path = request.uri().path(), "refused");
+    let http2 = request.version() == hyper::Version::HTTP_2;
+    if refusal.passes() && is_browser(request.headers()) {
+        let mut response = Response::new(refusal.browser_body());
+        let protocol = if http2 { Protocol::H2 } else { Protocol::Http11 };
+        event_stream_head(response.headers_mut(), protocol);
+        return Answer::Text(response);
+    }
+    let mut response = Response::new(refusal.body());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if *refusal == Refusal::Method {
+        headers.insert(ALLOW, METHODS);
+    }
+    if refusal.passes() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(refusal.wait().as_secs().max(1)));
+    }
+    if !http2 && (refusal.passes() || *refusal == Refusal::Body) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Answer::Text(response)
+}
+
+impl Answer {
+    /// The answer with a body for hyper; `carry` takes the event stream to where its protocol wants it.
+    pub(super) fn into_response(self, carry: impl FnOnce(EventStream) -> Body) -> Response<Body> {
+        match self {
+            Self::Text(response) => response.map(Body::Text),
+            Self::Events(head, stream) => head.map(|()| carry(*stream)),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! One connection: TLS or not, HTTP/1 or HTTP/2, its deadlines, and its end.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::answer::answer;
+use super::body::{Body, TakeBack};
+use super::context::{Context, Counted};
+use super::event_stream::EventStream;
+use super::h1::Driver;
+use super::h2::{self, H2Body, Tasks};
+use super::member::Peer;
+use super::transport::{Transport, Watched};
+use super::wire::{Framing, Wire};
+use crate::lifecycle::drain::Watch;
+use crate::net::tls;
+use crate::registry::Protocol;
+
+/// 5 s: a client that connects speaks at once.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(5);
+/// 5 s: a handshake takes two round trips.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// 10 s: a head of a few hundred bytes, over the slowest network.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// 1 s: what a connection without a request gets for one when the pod drains.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+/// 16 KiB: the largest head of a request, in bytes; more is answered with 431.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// What an HTTP/2 connection may hold that its stream's window does not let out, per stream.
+const SEND_BYTES_MAX: usize = 32 * 1024;
+/// What HTTP/2 pings after, and how long it waits for the answer: dead peers are gone within 30 s.
+const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// Streams of one connection: browsers use about a hundred, gateways many.
+const STREAMS_MAX: u32 = 256;
+
+/// Serves a connection from its first byte to its last.
+pub(super) async fn serve(
+    context: Arc<Context>,
+    socket: TcpStream,
+    remote: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    drain: Watch,
+) {
+    let counted = Counted::new(&context);
+    let refused = |code: &str| context.metrics.refusals_total.with_label_values(&[code]).inc();
+    let connection = Connection { context: context.clone(), remote, tls: acceptor.is_some(), counted, drain };
+    let Some(acceptor) = acceptor else {
+        match first_bytes(&socket).await {
+            Some(Hello::Http2) => connection.http2(socket).await,
+            Some(Hello::Http1) => connection.http1(socket).await,
+            Some(Hello::Tls) => refused("tls_on_clear_port"),
+            None => refused("no_request"),
+        }
+        return;
+    };
+    match timeout(HANDSHAKE_MAX, acceptor.accept(socket)).await {
+        Err(_) => refused("tls_handshake_timeout"),
+        Ok(Err(error)) => {
+            tracing::debug!(client.addr = %remote, %error, "no TLS handshake");
+            refused("tls_handshake");
+        }
+        Ok(Ok(mut stream)) => {
+            tls::bound_buffers(&mut stream);
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                connection.http2(stream).await;
+            } else {
+                connection.http1(stream).await;
+            }
+        }
+    }
+}
+
+/// What a connection in clear text begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hello {
+    Http1,
+    Http2,
+    Tls,
+}
+
+/// Looks at the first bytes without taking them: HTTP/2 by prior knowledge begins with `PRI` (RFC 9113, 3.4).
+async fn first_bytes(socket: &TcpStream) -> Option<Hello> {
+    let deadline = Instant::now() + FIRST_BYTE_MAX;
+    let mut bytes = [0; 3];
+    loop {
+        let seen = timeout(deadline - Instant::now(), socket.peek(&mut bytes)).await.ok()?.ok()?;
+        match &bytes[..seen] {
+            [] => return None,
+            b"PRI" => return Some(Hello::Http2),
+            // 0x16: a TLS record of the type handshake.
+            [0x16, ..] => return Some(Hello::Tls),
+            // The rest is on its way: a peek returns at once as long as anything is there.
+            b"P" | b"PR" if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+            _ => return Some(Hello::Http1),
+        }
+    }
+}
+
+struct Connection {
+    context: Arc<Context>,
+    remote: SocketAddr,
+    tls: bool,
+    counted: Counted,
+    drain: Watch,
+}
+
+impl Connection {
+    /// hyper parses, checks and answers; an event stream then goes on without it, in a small task of its own.
+    async fn http1<T: Transport>(mut self, io: T) {
+        self.counted.speaks(Protocol::Http11, self.tls);
+        // In a box of its own: the task that stays for hours is not as large as the head of its answer was.
+        let handed = Box::pin(self.http1_head(io)).await;
+        let Some((io, early, stream, framing)) = handed else { return };
+        tokio::spawn(Driver::new(Wire::new(io, framing, early), stream, self.counted, self.drain));
+    }
+
+    async fn http1_head<T: Transport>(&mut self, io: T) -> Option<Handed<T>> {
+        let place = Arc::new(TakeBack::default());
+        let io = TokioIo::new(Watched::new(io, place.clone()));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(64)
+            .serve_connection(io, self.http1_service(&place));
+        let mut drain = self.drain.clone();
+        let mut drain = pin!(drain.signaled());
+        let mut last_request = None;
+        let ended = poll_fn(|task| {
+            let polled = connection.poll_without_shutdown(task);
+            if place.is_reached() && !place.is_blocked() {
+                return Poll::Ready(Ok(()));
+            }
+            if last_request.is_none() && drain.as_mut().poll(task).is_ready() {
+                // hyper would close a connection that has not spoken yet, unanswered.
+                let wait = if place.is_heard() { Duration::ZERO } else { LAST_REQUEST };
+                last_request = Some(Box::pin(tokio::time::sleep(wait)));
+            }
+            if last_request.as_mut().is_some_and(|wait| !wait.is_elapsed() && wait.as_mut().poll(task).is_ready()) {
+                Pin::new(&mut connection).graceful_shutdown();
+                return connection.poll_without_shutdown(task);
+            }
+            polled
+        });
+        let ended = ended.await;
+        if let Err(error) = ended {
+            self.count_failure(&error);
+        }
+        let parts = connection.into_parts();
+        let mut io = parts.io.into_inner().inner;
+        match place.take().filter(|_| place.is_reached() && !place.is_blocked()) {
+            Some((stream, framing)) => Some((io, parts.read_buf.len(), stream, framing)),
+            None => {
+                // A last flush, and the close of TLS; nobody waits for it longer than a moment.
+                drop(timeout(LAST_REQUEST, io.shutdown()).await);
+                None
+            }
+        }
+    }
+
+    fn http1_service(
+        &self,
+        place: &Arc<TakeBack>,
+    ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + use<>
+    {
+        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
+        let place = place.clone();
+        service_fn(move |request: Request<Incoming>| -> Answering {
+            let (context, place) = (context.clone(), place.clone());
+            Box::pin(async move {
+                let (protocol, framing) = match request.version() {
+                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::Close),
+                    _ => (Protocol::Http11, Framing::Chunked),
+                };
+                let answer = answer(&context, Peer { remote, protocol, tls }, surplus, request).await;
+                Ok(answer.into_response(|stream| {
+                    place.put(stream, framing);
+                    Body::TakeBack(place)
+                }))
+            })
+        })
+    }
+
+    /// hyper serves every stream of the connection; each has a task that can be ended alone.
+    async fn http2<T: Transport>(mut self, io: T) {
+        self.counted.speaks(Protocol::H2, self.tls);
+        let tasks = Tasks::default();
+        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
+        let links = tasks.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let link = links.link();
+            let context = context.clone();
+            async move {
+                let peer = Peer { remote, protocol: Protocol::H2, tls };
+                let answer = answer(&context, peer, surplus, request).await;
+                Ok::<_, Infallible>(answer.into_response(|stream| {
+                    h2::bind(&link, stream.state());
+                    Body::H2(H2Body::new(stream))
+                }))
+            }
+        });
+        let connection = http2::Builder::new(tasks)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_send_buf_size(SEND_BYTES_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.drain.signaled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            self.count_failure(&error);
+        }
+    }
+
+    /// What hyper refused by itself.
+    fn count_failure(&self, error: &hyper::Error) {
+        tracing::debug!(client.addr = %self.remote, %error, "connection failed");
+        let code = match error {
+            error if error.is_timeout() => "request_timeout",
+            error if error.is_parse() => "malformed",
+            _ => return,
+        };
+        self.context.metrics.refusals_total.with_label_values(&[code]).inc();
+    }
+}
+
+/// A socket taken back: with how many bytes that came too early, and what it carries now.
+type Handed<T> = (T, usize, EventStream, Framing);
+
+/// The future of an answer; in a box, since hyper's connection is polled without being pinned.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

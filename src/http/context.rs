@@ -1,0 +1,110 @@
+//! What all connections of the process share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::route::Routes;
+use crate::registry::{Protocol, Registry};
+use crate::telemetry::Metrics;
+
+/// Shared by every listener, connection and event stream.
+#[derive(Debug)]
+pub struct Context {
+    /// Every metric.
+    pub metrics: Arc<Metrics>,
+    /// Every open event stream.
+    pub registry: Registry,
+    routes: ArcSwap<Routes>,
+    connections: AtomicUsize,
+    connections_max: AtomicUsize,
+    refusing: AtomicBool,
+    drain_retry: OnceLock<(Duration, Duration)>,
+}
+
+impl Context {
+    /// A context without routes.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, registry: Registry) -> Arc<Self> {
+        Arc::new(Self {
+            metrics,
+            registry,
+            routes: ArcSwap::default(),
+            connections: AtomicUsize::new(0),
+            connections_max: AtomicUsize::new(usize::MAX),
+            refusing: AtomicBool::new(false),
+            drain_retry: OnceLock::new(),
+        })
+    }
+
+    /// Replaces the routes for what is asked from now on; open event streams keep theirs.
+    pub fn set_routes(&self, routes: Routes) {
+        self.routes.store(Arc::new(routes));
+    }
+
+    /// Sets the most connections that are served.
+    pub fn set_connections_max(&self, most: usize) {
+        self.connections_max.store(most, Ordering::Relaxed);
+    }
+
+    /// From now on every request is told that the pod is about to end.
+    pub fn refuse_all(&self) {
+        self.refusing.store(true, Ordering::Relaxed);
+    }
+
+    /// How long drained clients are told to wait: a time drawn between these two for each.
+    pub fn set_drain_retry(&self, min: Duration, max: Duration) {
+        // A second drain is the first one.
+        self.drain_retry.get_or_init(|| (min, max));
+    }
+
+    /// A time drawn for one drained client.
+    pub(super) fn draw_drain_retry(&self) -> Option<Duration> {
+        let (min, max) = *self.drain_retry.get()?;
+        Some(min + max.saturating_sub(min).mul_f64(fastrand::f64()))
+    }
+
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full()
+    }
+}
+
+/// A connection that is counted; dropping it counts it out.
+#[derive(Debug)]
+pub(super) struct Counted {
+    context: Arc<Context>,
+    labels: Option<[&'static str; 2]>,
+    /// It is one more than are served: it is answered, but gets no event stream.
+    pub(super) surplus: bool,
+}
+
+impl Counted {
+    pub(super) fn new(context: &Arc<Context>) -> Self {
+        let before = context.connections.fetch_add(1, Ordering::Relaxed);
+        let surplus = before >= context.connections_max.load(Ordering::Relaxed);
+        Self { context: context.clone(), labels: None, surplus }
+    }
+
+    /// Its protocol is known now.
+    pub(super) fn speaks(&mut self, protocol: Protocol, tls: bool) {
+        let labels = [protocol.as_str(), if tls { "true" } else { "false" }];
+        self.context.metrics.connections.with_label_values(&labels).inc();
+        self.context.metrics.connections_total.with_label_values(&labels).inc();
+        self.labels = Some(labels);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.context.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(labels) = self.labels {
+            self.context.metrics.connections.with_label_values(&labels).dec();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! An event stream on an HTTP/1 socket that was taken back from hyper: the task that stays.
+//!
+//! hyper keeps 16 KiB of buffers per connection for a response that reads nothing more; without them an idle client
+//! costs about a kilobyte, and a delivery little more than its system call.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::context::Counted;
+use super::event_stream::{EventStream, Step};
+use super::member::StreamState;
+use super::output::Output;
+use super::transport::Transport;
+use super::wire::Wire;
+use crate::lifecycle::drain::Watch;
+use crate::registry::Close;
+
+/// Writes one event stream to its socket until either ends.
+pub(super) struct Driver<T> {
+    wire: Wire<T>,
+    phase: Phase,
+    _counted: Counted,
+    _release: Watch,
+}
+
+enum Phase {
+    /// Events are written as they come.
+    Open(Box<EventStream>),
+    /// The last bytes are handed out; the socket takes them, or does not in time.
+    Last(Box<EventStream>, Pin<Box<Sleep>>),
+    /// Our side of the connection has ended, and the client's is waited for.
+    Linger(Pin<Box<Sleep>>),
+}
+
+/// 2 s: how long the client may take to read the end and close its side. Closing sooner, with bytes of the client
+/// unread, would reset the connection and could take the end from the client.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl<T: Transport> Driver<T> {
+    pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Watch) -> Self {
+        Self { wire, phase: Phase::Open(Box::new(stream)), _counted: counted, _release: release }
+    }
+
+    /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
+    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        loop {
+            if let Some(forced) = self.forced(task) {
+                self.wire.abort();
+                return Poll::Ready(forced);
+            }
+            if self.wire.poll_gone(task).is_ready() {
+                return Poll::Ready(Close::Client);
+            }
+            match self.wire.poll_written(task) {
+                Poll::Ready(Ok((tally, bytes))) if bytes > 0 => {
+                    if let Some(stream) = self.stream() {
+                        stream.sent(tally, bytes);
+                        stream.state().set_refused(false);
+                    }
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Close::Client),
+                Poll::Pending => {
+                    if let Some(stream) = self.stream() {
+                        stream.state().set_refused(true);
+                    }
+                    return self.poll_deadline(task);
+                }
+            }
+            let ended = match &mut self.phase {
+                Phase::Open(stream) => {
+                    let turn = Output::with(|out| {
+                        let step = ready!(stream.poll_next(task, out));
+                        Poll::Ready(self.wire.write(task, out).map(|()| step))
+                    });
+                    match ready!(turn) {
+                        Ok(Step::More) => continue,
+                        Ok(Step::End(_)) => false,
+                        Err(_) => return Poll::Ready(Close::Client),
+                    }
+                }
+                Phase::Last(..) => {
+                    if ready!(self.wire.poll_shutdown(task)).is_err() {
+                        return Poll::Ready(Close::Client);
+                    }
+                    true
+                }
+                Phase::Linger(_) => return self.poll_deadline(task),
+            };
+            self.advance(ended);
+        }
+    }
+
+    /// To the next phase: the body is ended, then our side of the connection is.
+    fn advance(&mut self, shut: bool) {
+        let linger = || Box::pin(tokio::time::sleep(LINGER));
+        let before = std::mem::replace(&mut self.phase, Phase::Linger(linger()));
+        if let (false, Phase::Open(stream)) = (shut, before) {
+            self.wire.finish();
+            self.phase = Phase::Last(stream, linger());
+        }
+    }
+
+    fn stream(&self) -> Option<&EventStream> {
+        match &self.phase {
+            Phase::Open(stream) | Phase::Last(stream, _) => Some(stream),
+            Phase::Linger(_) => None,
+        }
+    }
+
+    /// An end that waits for nobody.
+    fn forced(&self, task: &Context<'_>) -> Option<Close> {
+        let asked = self.stream()?.state().poll_asked(task.waker());
+        asked.filter(|close| StreamState::is_forced(*close))
+    }
+
+    /// The end has its time; without an end there is none.
+    fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        match &mut self.phase {
+            Phase::Open(_) => Poll::Pending,
+            Phase::Last(_, linger) | Phase::Linger(linger) => {
+                ready!(linger.as_mut().poll(task));
+                self.wire.abort();
+                Poll::Ready(Close::Client)
+            }
+        }
+    }
+}
+
+impl<T: Transport> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let close = ready!(this.poll_drive(task));
+        if let Phase::Open(stream) = &mut this.phase {
+            stream.end(close);
+        }
+        Poll::Ready(())
+    }
+}

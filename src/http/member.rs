@@ -1,0 +1,205 @@
+//! An event stream as others see it: its entry in the registry, and how it is asked to end.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::task::AtomicWaker;
+use tokio::task::AbortHandle;
+
+use super::route::Route;
+use crate::feed::Standing;
+use crate::registry::{Close, Description, Lag, Member, Protocol, Sent, State};
+use crate::sse::EventId;
+
+/// Who is at the other end, and by what way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) remote: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) tls: bool,
+}
+
+/// What an event stream shares with the registry.
+#[derive(Debug)]
+pub(super) struct StreamState {
+    pub(super) route: Arc<Route>,
+    pub(super) client: Box<str>,
+    pub(super) peer: Peer,
+    standings: Box<[Standing]>,
+    opened: SystemTime,
+    /// Resumes, and has not caught up yet.
+    pub(super) resuming: AtomicBool,
+    events: AtomicU64,
+    bytes: AtomicU64,
+    pub(super) gaps: AtomicU32,
+    /// Milliseconds since `began` at which the socket refused bytes, plus one; 0 while it takes them.
+    refused: AtomicU64,
+    began: Instant,
+    /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
+    asked: AtomicU8,
+    task: AtomicWaker,
+    /// How the task of an HTTP/2 stream is ended when its peer takes nothing: hyper does not poll its body then.
+    abort: OnceLock<AbortHandle>,
+}
+
+/// A socket that takes nothing for so long makes its client slow.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl StreamState {
+    pub(super) fn new(
+        route: Arc<Route>,
+        client: Box<str>,
+        peer: Peer,
+        standings: Box<[Standing]>,
+        resuming: bool,
+    ) -> Self {
+        Self {
+            route,
+            client,
+            peer,
+            standings,
+            opened: SystemTime::now(),
+            resuming: AtomicBool::new(resuming),
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            gaps: AtomicU32::new(0),
+            refused: AtomicU64::new(0),
+            began: Instant::now(),
+            asked: AtomicU8::new(0),
+            task: AtomicWaker::new(),
+            abort: OnceLock::new(),
+        }
+    }
+
+    /// Why it is asked to end, if it is; otherwise the task is woken when it will be.
+    pub(super) fn poll_asked(&self, waker: &Waker) -> Option<Close> {
+        self.task.register(waker);
+        self.asked()
+    }
+
+    pub(super) fn asked(&self) -> Option<Close> {
+        let place = usize::from(self.asked.load(Ordering::Acquire)).checked_sub(1)?;
+        Close::ALL.get(place).copied()
+    }
+
+    pub(super) fn set_abort(&self, handle: AbortHandle) {
+        // Set once, by the executor of its connection.
+        drop(self.abort.set(handle));
+    }
+
+    pub(super) fn sent(&self, events: u64, bytes: u64) {
+        self.events.fetch_add(events, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn totals(&self) -> Sent {
+        Sent { events: self.events.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn lasted(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The socket takes bytes, or refuses them since now.
+    pub(super) fn set_refused(&self, refused: bool) {
+        let now = if refused { u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1 } else { 0 };
+        if refused && self.refused.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        self.refused.store(now, Ordering::Relaxed);
+    }
+
+    /// For how long the socket has refused bytes.
+    pub(super) fn refused_for(&self) -> Duration {
+        match self.refused.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.began.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
+
+    fn last_event_id(&self) -> String {
+        EventId::new(self.standings.iter().filter_map(Standing::position).collect()).to_string()
+    }
+
+    /// Whether this end waits for nobody: what is pending is thrown away.
+    pub(super) fn is_forced(close: Close) -> bool {
+        matches!(close, Close::Killed | Close::Cut | Close::Client | Close::Error)
+    }
+}
+
+impl Member for StreamState {
+    fn route(&self) -> &Arc<str> {
+        &self.route.label
+    }
+
+    fn client(&self) -> &str {
+        &self.client
+    }
+
+    fn lag(&self) -> Lag {
+        let now = Instant::now();
+        self.standings.iter().map(|standing| standing.lag(now)).fold(Lag::default(), |sum, one| Lag {
+            events: sum.events + one.events,
+            bytes: sum.bytes + one.bytes,
+            age: sum.age.max(one.age),
+        })
+    }
+
+    fn is_slow(&self) -> bool {
+        self.refused_for() > PATIENCE && self.lag().events > 0
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        // Measured per idle client (docs/benchmarks.md), rounded up: task, cursor, registration, buffers of TLS.
+        let protocol = match self.peer.protocol {
+            Protocol::Http10 | Protocol::Http11 => 1536,
+            Protocol::H2 => 2560,
+        };
+        protocol + if self.peer.tls { 7168 } else { 0 }
+    }
+
+    fn describe(&self) -> Description {
+        let state = match (self.asked(), self.resuming.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed)) {
+            (Some(_), ..) => State::Closed,
+            (None, true, _) => State::Reconnecting,
+            (None, false, 0) => State::Connecting,
+            (None, false, _) => State::Active,
+        };
+        let filters = self.standings.iter().flat_map(|standing| standing.filters().filters());
+        Description {
+            client: self.client.to_string(),
+            route: self.route.label.clone(),
+            subjects: filters.map(ToString::to_string).collect(),
+            protocol: self.peer.protocol,
+            tls: self.peer.tls,
+            remote: self.peer.remote,
+            state,
+            opened: self.opened.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            last_event_id: self.last_event_id(),
+            lag: self.lag(),
+            sent: self.totals(),
+            memory_bytes: self.memory_bytes(),
+            slow: self.is_slow(),
+            gaps: u64::from(self.gaps.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn close(&self, close: Close) {
+        let place = Close::ALL.iter().position(|known| *known == close).unwrap_or_default() as u8 + 1;
+        // A forced end overrules one that waits.
+        let asked = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
+            (before == 0 || Self::is_forced(close)).then_some(place)
+        });
+        if asked.is_ok() {
+            self.task.wake();
+        }
+        if Self::is_forced(close)
+            && let Some(task) = self.abort.get()
+        {
+            task.abort();
+        }
+    }
+}

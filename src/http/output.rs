@@ -1,0 +1,79 @@
+//! The bytes of one turn of an event stream, on their way to its socket.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::feed::Batch;
+
+/// What one turn brings: whole events, shared with every other client that gets them.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    /// To be written in this order.
+    pub(super) parts: Vec<Bytes>,
+    /// Their length.
+    pub(super) bytes: usize,
+    pub(super) tally: Tally,
+    /// What the cursors fill; empty between turns.
+    pub(super) batch: Batch,
+    /// Where short pieces of a client's own are written, such as ids of several sources.
+    scratch: BytesMut,
+}
+
+/// What is counted when the bytes are on the socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) events: u64,
+    /// Receipt of the oldest event among them.
+    pub(super) oldest: Option<Instant>,
+}
+
+impl Output {
+    /// Runs with this thread's own output, emptied. It is used again, so that a delivery allocates nothing and a
+    /// client that waits holds none.
+    pub(super) fn with<R>(run: impl FnOnce(&mut Self) -> R) -> R {
+        thread_local! {
+            static OUTPUT: RefCell<Output> = RefCell::default();
+        }
+        OUTPUT.with(|output| match output.try_borrow_mut() {
+            Ok(mut output) => {
+                output.clear();
+                let result = run(&mut output);
+                // Give back what it still shares: an event must not live on because this thread fell silent.
+                output.clear();
+                result
+            }
+            // Only if one event stream were polled inside another.
+            Err(_) => run(&mut Self::default()),
+        })
+    }
+
+    fn clear(&mut self) {
+        self.parts.clear();
+        self.batch.items.clear();
+        self.bytes = 0;
+        self.tally = Tally::default();
+    }
+
+    pub(super) fn push(&mut self, part: Bytes) {
+        self.bytes += part.len();
+        self.parts.push(part);
+    }
+
+    /// Adds bytes that are written now.
+    pub(super) fn write(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        write(&mut self.scratch);
+        let part = self.scratch.split().freeze();
+        self.push(part);
+    }
+
+    pub(super) fn count(&mut self, received: Instant) {
+        self.tally.events += 1;
+        self.tally.oldest = Some(self.tally.oldest.map_or(received, |oldest| oldest.min(received)));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}

@@ -1,0 +1,39 @@
+//! Listeners that hand their connections over until the pod drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::connection;
+use super::context::Context;
+use crate::lifecycle::drain::Watch;
+use crate::net::listener::Listener;
+use crate::net::tls::Tls;
+
+/// Serves one listener. When `listening` is signaled, what waits in the kernel's queue is still accepted, then the
+/// listener closes; its connections go on until `connections` is signaled and they have ended.
+pub async fn serve(
+    context: Arc<Context>,
+    mut listener: Listener,
+    tls: Option<Tls>,
+    mut listening: Watch,
+    connections: Watch,
+) {
+    let begin = |socket: TcpStream, remote: SocketAddr| {
+        if let Err(error) = crate::net::socket::prepare(&socket) {
+            tracing::debug!(client.addr = %remote, %error, "a connection ended before it began");
+            return;
+        }
+        let acceptor = tls.as_ref().map(Tls::acceptor);
+        tokio::spawn(connection::serve(context.clone(), socket, remote, acceptor, connections.clone()));
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = listening.signaled() => break,
+            (socket, remote) = listener.accept() => begin(socket, remote),
+        }
+    }
+    listener.accept_queued(begin).await;
+}

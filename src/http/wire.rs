@@ -1,0 +1,197 @@
+//! Shared bytes onto one HTTP/1 socket: chunks, vectored writes, and what the socket has not taken yet.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::ReadBuf;
+
+use super::output::{Output, Tally};
+use super::transport::Transport;
+
+/// How the body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// HTTP/1.1: chunks, one per write.
+    Chunked,
+    /// HTTP/1.0: the close.
+    Close,
+}
+
+/// A socket that was taken back from hyper.
+pub(super) struct Wire<T> {
+    io: T,
+    framing: Framing,
+    /// What the socket has not taken yet: at most one turn of shared bytes.
+    pending: VecDeque<Bytes>,
+    /// What will be counted when `pending` is empty.
+    unsent: (Tally, usize),
+    /// TLS may hold bytes that its socket has not taken.
+    unflushed: bool,
+    /// Bytes that the client sent although it has nothing to say any more.
+    discarded: usize,
+}
+
+/// 16 KiB: a client that says more than a stray request during an event stream is closed.
+const DISCARD_MAX: usize = 16 * 1024;
+
+/// Slices of one vectored write: more than a turn of small events has, few enough to stand on the stack.
+const SLICES: usize = 256;
+
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+impl<T: Transport> Wire<T> {
+    /// `early`: how many bytes the client has sent behind its request already.
+    pub(super) fn new(io: T, framing: Framing, early: usize) -> Self {
+        let unsent = (Tally::default(), 0);
+        Self { io, framing, pending: VecDeque::new(), unsent, unflushed: false, discarded: early }
+    }
+
+    /// Resets the connection: what is pending is thrown away.
+    pub(super) fn abort(&self) {
+        self.io.abort();
+    }
+
+    /// Ready when the client is gone, or says more than it may; what it says is thrown away.
+    pub(super) fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        let mut space = [0; 512];
+        while self.discarded <= DISCARD_MAX {
+            let mut buffer = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut self.io).poll_read(task, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(());
+            }
+            self.discarded += buffer.filled().len();
+        }
+        Poll::Ready(())
+    }
+
+    /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending.
+    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &mut Output) -> io::Result<()> {
+        debug_assert!(self.pending.is_empty(), "a turn begins when the one before is written");
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.unsent = (out.tally, out.bytes);
+        self.unflushed = true;
+        let head = ChunkHead::new(self.framing, out.bytes);
+        let tail: &'static [u8] = if self.framing == Framing::Chunked { b"\r\n" } else { b"" };
+        let mut written = 0;
+        if out.parts.len() + 2 <= SLICES {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            slices[0] = IoSlice::new(head.bytes());
+            for (slice, part) in slices[1..].iter_mut().zip(&out.parts) {
+                *slice = IoSlice::new(part);
+            }
+            slices[out.parts.len() + 1] = IoSlice::new(tail);
+            match Pin::new(&mut self.io).poll_write_vectored(task, &slices[..out.parts.len() + 2]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => written = count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {}
+            }
+            if written == head.bytes().len() + out.bytes + tail.len() {
+                return Ok(());
+            }
+        }
+        self.keep(Bytes::copy_from_slice(head.bytes()), &mut written);
+        for part in out.parts.drain(..) {
+            self.keep(part, &mut written);
+        }
+        self.keep(Bytes::from_static(tail), &mut written);
+        Ok(())
+    }
+
+    /// Keeps what of a part is not among the bytes that are written.
+    fn keep(&mut self, mut part: Bytes, written: &mut usize) {
+        let done = part.len().min(*written);
+        *written -= done;
+        part.advance(done);
+        if !part.is_empty() {
+            self.pending.push_back(part);
+        }
+    }
+
+    /// Ends the body.
+    pub(super) fn finish(&mut self) {
+        if self.framing == Framing::Chunked {
+            self.pending.push_back(Bytes::from_static(LAST_CHUNK));
+        }
+    }
+
+    /// Ready when everything is on the socket, with what is to be counted for it.
+    pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<(Tally, usize)>> {
+        while !self.pending.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.pending.len().min(SLICES);
+            for (slice, part) in slices.iter_mut().zip(&self.pending) {
+                *slice = IoSlice::new(part);
+            }
+            let mut written = ready!(Pin::new(&mut self.io).poll_write_vectored(task, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            while let Some(first) = self.pending.front_mut().filter(|_| written > 0) {
+                let done = first.len().min(written);
+                written -= done;
+                first.advance(done);
+                if first.is_empty() {
+                    self.pending.pop_front();
+                }
+            }
+        }
+        if self.pending.capacity() > 0 {
+            // A client that waits holds nothing.
+            self.pending = VecDeque::new();
+        }
+        if self.unflushed {
+            // Under TLS a write is done when its ciphertext is.
+            ready!(Pin::new(&mut self.io).poll_flush(task))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(std::mem::take(&mut self.unsent)))
+    }
+
+    /// Ends our side of the connection.
+    pub(super) fn poll_shutdown(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(task)
+    }
+}
+
+/// `{length in hex}\r\n`, on the stack.
+struct ChunkHead {
+    text: [u8; 18],
+    len: usize,
+}
+
+impl ChunkHead {
+    fn new(framing: Framing, bytes: usize) -> Self {
+        let mut head = Self { text: [0; 18], len: 0 };
+        if framing == Framing::Chunked {
+            let mut rest = &mut head.text[..];
+            let written = write!(rest, "{bytes:x}\r\n");
+            debug_assert!(written.is_ok(), "sixteen digits and a line end fit");
+            head.len = 18 - rest.len();
+        }
+        head
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_of_a_chunk_is_its_length_in_hex_and_http_1_0_has_none() {
+        assert_eq!(ChunkHead::new(Framing::Chunked, 255).bytes(), b"ff\r\n");
+        assert_eq!(ChunkHead::new(Framing::Chunked, usize::MAX).bytes(), b"ffffffffffffffff\r\n");
+        assert_eq!(ChunkHead::new(Framing::Close, 255).bytes(), b"");
+    }
+}

@@ -1,0 +1,233 @@
+//! The reference file and the documentation against the code, and what a wrong file is told.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+use sidestream::config::{self, Config, Problems, effective, outline, parse};
+use sidestream::http::RouteConfig;
+
+const REFERENCE: &str = include_str!("../sidecar.yaml");
+const MANUAL: &str = include_str!("../docs/configuration.md");
+
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+fn parsed(text: &str) -> Result<Config, Problems> {
+    parse(text, "sidecar.yaml", &no_environment)
+}
+
+/// The messages of a text's problems, each with its line.
+fn problems(text: &str) -> Vec<String> {
+    let problems = parsed(text).expect_err("the text is wrong");
+    problems.as_slice().iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
+}
+
+/// The defaults in the shape of the file, for as many routes as it has; what has no default is left out.
+fn defaults_for(config: &Config) -> Value {
+    let mut default = Config::default();
+    let routes = config.http.routes.iter();
+    default.http.routes = routes.map(|route| RouteConfig::new(route.path.clone(), route.sources.clone())).collect();
+    let mut value = effective(&default);
+    for route in value["routes"].as_array_mut().unwrap() {
+        route.as_object_mut().unwrap().retain(|key, _| key != "path" && key != "sources");
+    }
+    value
+}
+
+/// The value at `routes[0].window.events`.
+fn at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    value.pointer(&format!("/{}", path.replace(['.', '['], "/").replace(']', "")))
+}
+
+fn without_indices(path: &str) -> String {
+    path.chars().filter(|char| !char.is_ascii_digit()).collect()
+}
+
+#[test]
+fn the_reference_file_names_every_key_that_is_known() {
+    let outline = outline(REFERENCE, "sidecar.yaml", &no_environment).unwrap();
+    let mut named = BTreeSet::new();
+    for (path, _) in &outline.named {
+        // A map is named when one of its keys is.
+        let pattern = without_indices(path);
+        named.extend(pattern.match_indices(['.', '[']).map(|(end, _)| pattern[..end].to_owned()));
+        named.extend(pattern.match_indices(']').map(|(end, _)| pattern[..=end].to_owned()));
+        named.insert(pattern);
+    }
+    let forgotten: Vec<&String> = outline.known.iter().filter(|key| !named.contains(*key)).collect();
+    assert!(forgotten.is_empty(), "sidecar.yaml does not name {forgotten:?}");
+}
+
+#[test]
+fn the_reference_file_shows_defaults_except_where_it_says_example() {
+    let config = parsed(REFERENCE).unwrap();
+    let (shown, default) = (effective(&config), defaults_for(&config));
+    let lines: Vec<&str> = REFERENCE.lines().collect();
+    let marked = |line: usize| lines[line - 1].contains("# example");
+    let mut examples = BTreeSet::new();
+    for (path, line) in outline(REFERENCE, "sidecar.yaml", &no_environment).unwrap().named {
+        let shown = at(&shown, &path).unwrap_or_else(|| panic!("the effective configuration lacks {path}"));
+        if at(&default, &path) == Some(shown) {
+            assert!(!marked(line), "line {line}: {path} is the default, {shown}, and no example");
+        } else {
+            assert!(marked(line), "line {line}: {path} is {shown}, its default is {:?}", at(&default, &path));
+            examples.insert(line);
+        }
+    }
+    let all: BTreeSet<usize> = (1..=lines.len()).filter(|line| marked(*line)).collect();
+    assert_eq!(all, examples, "lines that say example and show none");
+}
+
+#[test]
+fn every_key_of_the_reference_file_says_why() {
+    for (index, line) in REFERENCE.lines().enumerate().filter(|(_, line)| line.contains(':')) {
+        let (_, reason) = line.split_once('#').unwrap_or_else(|| panic!("line {} has no reason", index + 1));
+        assert!(!reason.trim().is_empty(), "line {}", index + 1);
+    }
+}
+
+#[test]
+fn the_manual_names_every_key() {
+    let known = outline(REFERENCE, "sidecar.yaml", &no_environment).unwrap().known;
+    let missing: Vec<&String> = known.iter().filter(|key| !MANUAL.contains(&format!("`{key}`"))).collect();
+    assert!(missing.is_empty(), "docs/configuration.md does not name {missing:?}");
+}
+
+#[test]
+fn a_file_with_many_mistakes_is_told_all_of_them_at_once() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config");
+    for name in ["wrong", "tabs", "broken"] {
+        let text = std::fs::read_to_string(fixtures.join(format!("{name}.yaml"))).unwrap();
+        let environment = |name: &str| (name == "NATS_PASSWORD").then(|| "hunter2".to_owned());
+        let told = parse(&text, &format!("{name}.yaml"), &environment).unwrap_err();
+        let golden = fixtures.join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, format!("{told}\n")).unwrap();
+        }
+        assert_eq!(
+            format!("{told}\n"),
+            std::fs::read_to_string(&golden).unwrap(),
+            "{name}: UPDATE_GOLDEN=1 writes it anew"
+        );
+        assert!(!told.to_string().contains("hunter2"));
+    }
+}
+
+#[test]
+fn a_problem_as_json_has_its_place_its_excerpt_and_its_hint() {
+    let told = parsed("routes: [{path: /a, sources: [{subjects: [a]}], hartbeat: 15s}]").unwrap_err();
+    let expected = serde_json::json!([{
+        "file": "sidecar.yaml", "line": 1, "column": 49,
+        "excerpt": "routes: [{path: /a, sources: [{subjects: [a]}], hartbeat: 15s}]",
+        "message": "unknown key `hartbeat`", "hint": "did you mean `heartbeat`?",
+    }]);
+    assert_eq!(told.to_json(), expected);
+}
+
+#[test]
+fn an_absent_and_an_empty_file_are_told() {
+    let told = config::load(Path::new("no/such/sidecar.yaml")).unwrap_err().to_string();
+    assert!(told.contains("there is no such file") && told.contains("--> no/such/sidecar.yaml"), "{told}");
+    assert_eq!(problems(""), ["0: the file is empty"]);
+    assert_eq!(problems("# nothing\n"), ["0: the file is empty"]);
+    assert_eq!(problems("---\n"), ["0: the file is empty"]);
+    assert_eq!(problems("text"), ["1: the file is a map, not a single value"]);
+    assert_eq!(problems("listen: []\n"), ["1: `routes` is missing in the file", "1: `listen` is empty"]);
+}
+
+#[test]
+fn variables_of_the_environment_stand_for_any_value() {
+    let text = "
+routes:
+  - path: ${ROUTE}
+    sources: [{ stream: \"${STREAM:-}\", subjects: [\"${PREFIX:-orders}.{id}\"] }]
+    heartbeat: ${HEARTBEAT:-10s}
+    window: { events: \"${EVENTS}\" }
+    checkpoint: ${CHECKPOINT:-null}
+    cors: { origins: [\"https://a.example\"], credentials: \"${COOKIES}\" }
+limits:
+  connections: ${MAX:-100}
+nats: { user: me, password: \"$$${SECRET}\" }
+";
+    let environment = |name: &str| match name {
+        "ROUTE" => Some("/a/{id}".to_owned()),
+        "EVENTS" => Some("7".to_owned()),
+        "COOKIES" => Some("true".to_owned()),
+        "SECRET" => Some("] }, x: {".to_owned()),
+        _ => None,
+    };
+    let config = parse(&text, "f", &environment).unwrap();
+    let route = &config.http.routes[0];
+    assert_eq!(route.path.as_str(), "/a/{id}");
+    assert_eq!(route.sources[0].stream, None);
+    assert_eq!(route.sources[0].subjects[0].as_str(), "orders.{id}");
+    assert_eq!(route.heartbeat.as_secs(), 10);
+    assert_eq!(route.window.events, 7);
+    assert_eq!(route.checkpoint, None);
+    assert!(route.cors.credentials);
+    assert_eq!(config.http.connections_max, Some(100));
+    let shown = effective(&config).to_string();
+    assert!(!shown.contains("x: {"), "{shown}");
+    assert_eq!(effective(&config)["nats"]["password"], "***");
+}
+
+#[test]
+fn a_configuration_is_told_when_two_parts_of_it_contradict() {
+    let with = |more: &str| problems(&format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\n{more}"));
+    assert_eq!(
+        with("listen: [{ address: '0.0.0.0:80' }, { address: '127.0.0.1:80' }]"),
+        ["2: the listener of line 2 has this address already"]
+    );
+    assert!(parsed("routes: [{ path: /a, sources: [{ subjects: [a] }] }]\nlisten: [{ address: '[::1]:0' }, { address: '[::1]:0' }]").is_ok());
+    assert_eq!(with("nats: { credentials: f, nkey: x }").len(), 2);
+    assert_eq!(with("nats: { password: x }"), ["2: `password` has no `user`"]);
+    assert_eq!(with("nats: { tls: { key: k } }"), ["2: `key` has no `certificate`"]);
+    assert_eq!(with("nats: { servers: ['http://a', 'nats://', 'nats://a/b'] }").len(), 3);
+    assert_eq!(with("admin: { control: '' }"), ["2: a path that is empty says nothing"]);
+    assert_eq!(with("limits: { connections: auto, window_bytes: 0 }"), ["2: `window_bytes` is more than 0"]);
+    assert_eq!(with("drain: { accept_for: 0, spread: 0, timeout: 0 }"), ["2: `timeout` is more than 0"]);
+    assert_eq!(with("upstream: x"), ["2: `upstream` is not available in this version"]);
+}
+
+#[test]
+fn a_route_is_told_what_it_can_never_serve() {
+    let route = |rest: &str| problems(&format!("routes: [{{ path: '/a/{{id}}', {rest} }}]"));
+    let source = |rest: &str| route(&format!("sources: [{{ {rest} }}]"));
+    assert_eq!(source("stream: A"), ["1: `subjects` is missing in `routes[0].sources[0]`"]);
+    assert_eq!(source("stream: a.b, subjects: [a]").len(), 1);
+    assert_eq!(source("subjects: [b.c], allow: [a.>]"), ["1: this subject is outside of `allow`"]);
+    assert_eq!(source("subjects: ['a.{nothing}']"), ["1: `{nothing}` is no variable of the route's path"]);
+    assert_eq!(
+        route("sources: [{ subjects: [a] }, { subjects: [b] }]"),
+        ["1: core NATS is a source of this route already, in line 1"]
+    );
+    let five = ["A", "B", "C", "D", "E"].map(|name| format!("{{ stream: {name}, subjects: [a] }}")).join(", ");
+    assert_eq!(route(&format!("sources: [{five}]")), ["1: a route has at most 4 sources, not 5"]);
+    let good = "sources: [{ subjects: ['{query.x}'] }]";
+    assert_eq!(route(&format!("{good}, heartbeat: 0")), ["1: `heartbeat` is more than 0"]);
+    assert_eq!(route(&format!("{good}, event: sidestream.x")), ["1: this can be no name of an event"]);
+    assert_eq!(
+        route(&format!("{good}, cors: {{ origins: ['*', 'https://a'] }}")),
+        ["1: `*` stands alone: it is every origin"]
+    );
+    for origin in ["https://a/", "https://A", "a.example", "null ", "ftp://a"] {
+        assert_eq!(route(&format!("{good}, cors: {{ origins: ['{origin}'] }}")).len(), 1, "{origin}");
+    }
+    assert!(parsed(&format!("routes: [{{ path: '/a/{{id}}', {good} }}]")).is_ok());
+}
+
+#[test]
+fn a_route_behind_another_one_of_the_same_shape_is_never_reached() {
+    let paths = |paths: &[&str]| {
+        let route = |path: &&str| format!("  - {{ path: '{path}', sources: [{{ subjects: [a] }}] }}\n");
+        parsed(&format!("routes:\n{}", paths.iter().map(route).collect::<String>()))
+    };
+    let told = |list: &[&str]| paths(list).unwrap_err().as_slice()[0].message.clone();
+    assert_eq!(told(&["/a/{id}", "/a/{key}"]), "this route is never reached: that of line 2 answers first");
+    assert_eq!(told(&["/b", "/{id}", "/a"]), "this route is never reached: that of line 3 answers first");
+    assert!(paths(&["/a/new", "/a/{id}", "/a/{id}/x", "/b/{id}"]).is_ok());
+}

@@ -1,0 +1,33 @@
+//! A shortage of file descriptors, in a process of its own: it is the whole process that has too few.
+
+use std::net::TcpStream;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sidestream::net::listener::{self, Listener, Sharing};
+
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_listener_waits_out_a_shortage_without_spinning_and_then_accepts() {
+    let bound = listener::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone).unwrap();
+    let mut listener = Listener::new(bound).unwrap();
+    let _client = TcpStream::connect(listener.address()).unwrap();
+    let before = getrlimit(Resource::Nofile);
+    let used = cpu();
+    // The limit is above the highest number in use: nothing below the lowest free one is free.
+    let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    let current = Some(u64::try_from(lowest_free).unwrap());
+    setrlimit(Resource::Nofile, Rlimit { current, maximum: before.maximum }).unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(700), listener.accept()).await;
+    setrlimit(Resource::Nofile, before).unwrap();
+    let used = cpu() - used;
+
+    early.expect_err("nothing could be accepted");
+    assert!(used < Duration::from_millis(200), "{used:?} of 700 ms");
+    tokio::time::timeout(Duration::from_secs(20), listener.accept()).await.expect("accepts again");
+}
