@@ -63,7 +63,7 @@ impl Upstream {
         let identity = Identity::new("test.pod");
         let nats = nats::connect(&config, identity.clone(), &health, &metrics).await.unwrap();
         let (signal, watch) = drain::channel();
-        Self { nats, health, metrics, identity, budget: Budget::new(1 << 30), signal, watch }
+        Self { nats, health, metrics, identity, budget: Budget::new(1 << 30, 20_000), signal, watch }
     }
 
     /// Follows everything in a stream.
@@ -78,14 +78,14 @@ impl Upstream {
 
     /// Follows a stream.
     pub fn tail_with(&self, config: StreamConfig) -> Arc<Log> {
-        let (writer, log) = feed::log::channel(config.name.as_str(), Limits::default(), 100, &self.budget);
+        let (writer, log) = feed::log::channel(config.name.as_str(), Limits::default(), &self.budget);
         self.nats.tail(config, writer, self.watch.clone());
         log
     }
 
     /// Serves core subjects.
     pub fn core(&self) -> Arc<OnDemand> {
-        let (core, demands) = feed::demand::channel(self.identity.tag(), 20_000, &self.budget);
+        let (core, demands) = feed::demand::channel(self.identity.tag(), &self.budget);
         self.nats.serve(demands, self.watch.clone());
         core
     }
