@@ -154,9 +154,10 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
         )
     };
     let config = format!(
-        "accounts {{ A {{ jetstream: enabled, users: [ {{ user: admin, password: p }}, {}, {} ] }} }}",
+        "accounts {{ A {{ jetstream: enabled, users: [ {{ user: admin, password: p }}, {}, {}, {} ] }} }}",
         user("least", &allowed("A")),
         user("less", "\"$JS.API.STREAM.INFO.A\""),
+        user("mute", "\"$JS.API.STREAM.INFO.A\", \"$JS.API.CONSUMER.CREATE.A.>\""),
     );
     let nats = Nats::builder().config(&config).start().await;
     let admin = async_nats::ConnectOptions::with_user_and_password("admin".into(), "p".into());
@@ -172,6 +173,9 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
     let less = Upstream::connect_with(&nats.url(), password("less", "p"), None).await;
     less.tail("A", &["a.x", "a.y"]);
     less.until_told("stream:A", &["stream A", "$JS.API.CONSUMER.CREATE.A", "permission"]).await;
+    let mute = Upstream::connect_with(&nats.url(), password("mute", "p"), None).await;
+    mute.tail("A", &["a.x", "a.y"]);
+    mute.until_told("stream:A", &["stream A", "$JS.API.CONSUMER.MSG.NEXT.A", "permission"]).await;
 }
 
 #[tokio::test]

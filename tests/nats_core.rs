@@ -131,3 +131,26 @@ async fn names_tiers_and_bytes_of_core_messages_are_kept() {
     let rejected = upstream.metrics.events_rejected_total.with_label_values(&["core", "event_name"]);
     assert_eq!(rejected.get(), 1);
 }
+
+#[tokio::test]
+async fn messages_that_came_faster_than_they_were_taken_are_told_as_missing() {
+    let nats = Nats::builder().without_jetstream().start().await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let mut reader = Reader::of_core(&upstream.core(), &["a.>"]).await;
+    let url = nats.url();
+    // This thread, and everything of ours with it, stands still until all is published.
+    let publisher = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = async_nats::connect(url).await.unwrap();
+            for number in 1..=100_000 {
+                client.publish("a.x", number.to_string().into()).await.unwrap();
+            }
+            client.flush().await.unwrap();
+        });
+    });
+    publisher.join().unwrap();
+    let is_told = |seen: &[Seen]| seen.contains(&Seen::Gap(GapReason::Upstream, None));
+    reader.until("the gap is told", is_told).await;
+    assert!(upstream.metrics.nats_slow_consumer_total.get() > 0);
+}
