@@ -160,7 +160,7 @@ nats: { user: me, password: \"$$${SECRET}\" }
         "SECRET" => Some("] }, x: {".to_owned()),
         _ => None,
     };
-    let config = parse(&text, "f", &environment).unwrap();
+    let config = parse(text, "f", &environment).unwrap();
     let route = &config.http.routes[0];
     assert_eq!(route.path.as_str(), "/a/{id}");
     assert_eq!(route.sources[0].stream, None);

@@ -1,4 +1,4 @@
-//! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes. Knows no protocol.
+//! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
 
 use std::pin::Pin;
 use std::sync::Arc;
