@@ -135,7 +135,7 @@ impl Cursor {
         let mut bytes = 0;
         while bytes < budget {
             let Some(entry) = state.window.get(self.place.index) else { break };
-            let position = entry.position();
+            let (index, position) = (self.place.index, entry.position());
             self.place.index += 1;
             match entry {
                 Entry::Event { frame, tier, .. } => {
@@ -155,8 +155,10 @@ impl Cursor {
                 }
                 Entry::Gap { gap, .. } => {
                     self.position = position;
-                    // What follows may be numbered from below: a stream that was restored.
-                    self.skip = position;
+                    if state.window.begins_at(index) {
+                        // The numbers begin again: what is passed by is no longer what the reader has.
+                        self.skip = position;
+                    }
                     batch.items.push(Item::Gap { gap: *gap, position });
                 }
             }

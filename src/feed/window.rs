@@ -127,6 +127,7 @@ impl Window {
     }
 
     fn push(&mut self, entry: Entry) {
+        // Where another epoch begins the numbers may too: a stream was restored from an older snapshot.
         debug_assert!(
             self.end() <= self.epoch
                 || self.slots.back().is_none_or(|last| last.entry.position().seq <= entry.position().seq),
@@ -149,6 +150,11 @@ impl Window {
     /// The place where the present tag begins, or the oldest that is left of it.
     pub(super) fn epoch_place(&self) -> Place {
         self.place_of(self.epoch.max(self.base))
+    }
+
+    /// Whether the present numbers begin with this entry.
+    pub(super) fn begins_at(&self, index: u64) -> bool {
+        index == self.epoch
     }
 
     /// Whether the present numbers are of this tag.
