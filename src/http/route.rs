@@ -82,7 +82,7 @@ impl Route {
             }
         }
         let sources = sources.into_iter().map(|(_, source)| source).collect();
-        let profile = Profile { event: config.event.clone(), priority: config.priority.clone(), window: config.window };
+        let profile = Profile { event: config.event.clone(), priority: Vec::new(), window: config.window };
         let metrics = RouteMetrics::new(&label, metrics);
         Self { profile: profile.into(), sources, metrics, label, config }
     }
