@@ -83,6 +83,7 @@ impl EventStream {
             let opened = source.source.open(filters, &route.profile, start).await.map_err(|error| match error {
                 OpenError::NotReady => Refusal::NotReady,
                 OpenError::TooManyFeeds => Refusal::Feeds,
+                OpenError::TooManyReplays => Refusal::Replays,
             })?;
             if id.is_some() {
                 context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
@@ -91,7 +92,7 @@ impl EventStream {
                 // An id that is none is one gap, however many sources there are.
                 Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
                 Outcome::Gap(gap) => gaps.push(gap),
-                Outcome::Live | Outcome::Window => {}
+                Outcome::Live | Outcome::Window | Outcome::Archive => {}
             }
             cursors.push(opened.cursor);
         }

@@ -32,6 +32,8 @@ pub(super) enum Refusal {
     Connections,
     /// As many feeds as `limits.feeds`.
     Feeds,
+    /// As many replays as `limits.replays.queued`.
+    Replays,
     /// The pod is about to end.
     Draining,
 }
@@ -54,6 +56,7 @@ impl Refusal {
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
+            Self::Replays => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         }
     }
@@ -106,6 +109,7 @@ impl Refusal {
             Self::NotReady => ("NATS is not connected yet".into(), "try again"),
             Self::Connections => ("this pod serves as many connections as it may".into(), "try again"),
             Self::Feeds => ("this pod serves as many different subjects as it may".into(), "try again"),
+            Self::Replays => ("too many clients wait for what they have missed".into(), "try again"),
             Self::Draining => ("this pod is about to end".into(), "try again: another one answers"),
         }
     }
