@@ -32,6 +32,8 @@ pub(super) struct EventStream {
     positions: Box<[Component]>,
     opening: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
+    /// How long this client hears nothing before a comment: its own part of the route's heartbeat.
+    silence: Duration,
     /// When something was handed out last.
     spoke: Instant,
     /// When an id was handed out last.
@@ -113,21 +115,25 @@ impl EventStream {
         let now = Instant::now();
         let config = &state.route.config;
         let age = now + config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64());
-        // The first heartbeat at a random place of its interval: clients that came together do not beat together.
-        let first = config.heartbeat.mul_f64(fastrand::f64()).max(Duration::from_millis(1));
+        // Each client its own silence, never longer than the route's: those that came together, or heard the same event
+        // at the same moment, do not beat together.
+        let silence = config.heartbeat.mul_f64(0.5 + 0.5 * fastrand::f64());
         let mut stream = Self {
             _registration: context.registry.insert(state.clone()),
             context: context.clone(),
             cursors: cursors.into(),
             positions,
             opening: None,
-            timer: Box::pin(tokio::time::sleep_until(age.min(now + first))),
+            timer: Box::pin(tokio::time::sleep_until(age)),
+            silence,
             spoke: now,
             marked: now,
             age,
             ending: None,
             state,
         };
+        let first = stream.next_deadline();
+        stream.timer.as_mut().reset(first);
         stream.opening = Some(stream.first_bytes(&gaps));
         stream.state.route.metrics.opened(peer.protocol);
         stream.log_open(id.is_some(), &gaps);
@@ -259,7 +265,7 @@ impl EventStream {
             if silent && self.checkpoint() {
                 out.write(|bytes| encode::put_id(bytes, Id(&self.positions)));
                 self.spoke = now;
-            } else if now >= self.spoke + config.heartbeat {
+            } else if now >= self.spoke + self.silence {
                 out.push(Bytes::from_static(encode::HEARTBEAT));
                 self.spoke = now;
             }
@@ -273,7 +279,7 @@ impl EventStream {
 
     fn next_deadline(&self) -> Instant {
         let config = &self.state.route.config;
-        let beat = self.spoke + config.heartbeat;
+        let beat = self.spoke + self.silence;
         let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
         beat.min(mark).min(self.age)
     }
