@@ -1,6 +1,7 @@
 //! Messages come from NATS, become events once, stand in a log; every client is a cursor.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod feed;

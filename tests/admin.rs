@@ -1,5 +1,7 @@
 //! The operator's side over real sockets: probes, metrics, connections, configuration and the control socket.
 
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -166,6 +168,10 @@ impl Client {
 }
 
 impl Member for Client {
+    fn memory_bytes(&self) -> u64 {
+        1024
+    }
+
     fn route(&self) -> &Arc<str> {
         &self.route
     }

@@ -1,5 +1,7 @@
 //! `sidestream tail`, the real program, against servers on loopback.
 
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
 #[path = "tail/responder.rs"]
 mod responder;
 #[path = "tail/secure.rs"]

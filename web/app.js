@@ -217,7 +217,9 @@ class Rows {
   #subject(body) {
     const cell = element("div", "subject");
     const subject = typeof body?.subject === "string" ? body.subject : "";
-    const narrowest = Object.keys(body?.numbers ?? {}).filter((filter) => filter.startsWith("demo.")).at(-1);
+    // Each narrower filter is longer than the wider one.
+    const filters = Object.keys(body?.numbers ?? {}).filter((filter) => filter.startsWith("demo."));
+    const narrowest = filters.sort((one, other) => one.length - other.length).at(-1);
     const inner = element(narrowest ? "button" : "span", "", subject);
     if (narrowest) {
       inner.type = "button";

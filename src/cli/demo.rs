@@ -125,6 +125,7 @@ async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Re
         }
     };
     tokio::select! {
+        biased; // the cause before what follows from it
         death = nats.died() => Err(Failure::unavailable(death)),
         death = sidecar.died() => Err(Failure::internal(death)),
         outcome = watched => outcome,

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod run;
 mod tail;
 
 use std::ffi::OsString;
@@ -58,8 +59,8 @@ impl Command {
         match self {
             Self::Tail(arguments) => tail::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
+            Self::Run(config) => run::run(&config.config),
             Self::Check(config) => check::run(&config.config),
-            Self::Run(config) => absent(&config),
         }
     }
 }
@@ -70,11 +71,6 @@ struct Config {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "sidecar.yaml")]
     config: PathBuf,
-}
-
-fn absent(config: &Config) -> Exit {
-    eprintln!("sidestream: this build cannot read {} yet", config.config.display());
-    Exit::Internal
 }
 
 /// Prints clap's answer. Its own exit code for bad usage is 2, which supervisors take for many things; ours is 64.

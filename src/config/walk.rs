@@ -169,7 +169,7 @@ impl<'w> Place<'w> {
         self.positive(bytes, 0)
     }
 
-    fn positive<T: Copy + PartialEq>(&self, value: T, zero: T) -> Option<T> {
+    fn positive<T: PartialEq + Copy>(&self, value: T, zero: T) -> Option<T> {
         if value == zero {
             self.problem(format!("{} is more than 0", self.name()), None);
             return None;

@@ -15,7 +15,7 @@ pub struct Budget {
 
 /// A window that can give memory back.
 pub(super) trait Shrink: Send + Sync {
-    /// When it was last read: the tick of [`Budget::tick`] at that time.
+    /// When it was last read, as the number of that read among all.
     fn last_read(&self) -> u64;
     /// Drops the oldest half of what it holds; false if nothing was left to drop.
     fn shrink(&self) -> bool;

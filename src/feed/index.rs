@@ -12,7 +12,7 @@ pub(super) struct Index {
 
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, Node>,
+    children: HashMap<Box<str>, Self>,
     events: VecDeque<u64>,
 }
 

@@ -6,14 +6,14 @@ use crate::subject::FilterSet;
 
 /// Filters by their tokens; each leads to the keys of the feeds that hold it.
 #[derive(Debug, Default)]
-pub struct Interest {
+pub(super) struct Interest {
     root: Node,
 }
 
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, Node>,
-    star: Option<Box<Node>>,
+    children: HashMap<Box<str>, Self>,
+    star: Option<Box<Self>>,
     /// Feeds whose filter ends here.
     here: Vec<usize>,
     /// Feeds whose filter ends here with `>`.
@@ -22,7 +22,7 @@ struct Node {
 
 impl Interest {
     /// Adds a feed under all its filters.
-    pub fn insert(&mut self, filters: &FilterSet, feed: usize) {
+    pub(super) fn insert(&mut self, filters: &FilterSet, feed: usize) {
         for filter in filters.filters() {
             let mut node = &mut self.root;
             let mut tail = false;
@@ -38,7 +38,7 @@ impl Interest {
     }
 
     /// Takes a feed away, and every node that held nothing else.
-    pub fn remove(&mut self, filters: &FilterSet, feed: usize) {
+    pub(super) fn remove(&mut self, filters: &FilterSet, feed: usize) {
         for filter in filters.filters() {
             let tokens: Vec<&str> = filter.tokens().collect();
             self.root.remove(&tokens, feed);
@@ -46,7 +46,7 @@ impl Interest {
     }
 
     /// Appends the keys of the feeds that want this subject, each once.
-    pub fn matches(&self, subject: &str, found: &mut Vec<usize>) {
+    pub(super) fn matches(&self, subject: &str, found: &mut Vec<usize>) {
         let before = found.len();
         self.root.matches(Some(subject), found);
         if found.len() - before > 1 {

@@ -1,4 +1,4 @@
-//! The waist: a log per source, a feed per set of filters, a cursor per client. Knows neither NATS nor HTTP.
+//! The waist: a log per source, a feed per set of filters, a cursor per client.
 //!
 //! ```text
 //! LogWriter::append -> Log (order, limits, index) -> interest -> Feed::append -> wake
@@ -7,6 +7,7 @@
 //!
 //! There is no queue per client: what a client has not read stands in the window of its feed, once for all readers.
 
+pub mod archive;
 pub mod batch;
 pub mod budget;
 pub mod cursor;
@@ -24,6 +25,7 @@ pub mod source;
 mod tests;
 pub mod window;
 
+pub use archive::Archive;
 pub use batch::{Batch, Item};
 pub use budget::Budget;
 pub use cursor::{Cursor, Lag, Read, Standing};

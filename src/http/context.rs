@@ -1,7 +1,8 @@
 //! What all connections of the process share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -20,6 +21,7 @@ pub struct Context {
     connections: AtomicUsize,
     connections_max: AtomicUsize,
     refusing: AtomicBool,
+    drain_retry: OnceLock<(Duration, Duration)>,
 }
 
 impl Context {
@@ -33,6 +35,7 @@ impl Context {
             connections: AtomicUsize::new(0),
             connections_max: AtomicUsize::new(usize::MAX),
             refusing: AtomicBool::new(false),
+            drain_retry: OnceLock::new(),
         })
     }
 
@@ -49,6 +52,18 @@ impl Context {
     /// From now on every request is told that the pod is about to end.
     pub fn refuse_all(&self) {
         self.refusing.store(true, Ordering::Relaxed);
+    }
+
+    /// How long drained clients are told to wait: a time drawn between these two for each.
+    pub fn set_drain_retry(&self, min: Duration, max: Duration) {
+        // A second drain is the first one.
+        self.drain_retry.get_or_init(|| (min, max));
+    }
+
+    /// A time drawn for one drained client.
+    pub(super) fn draw_drain_retry(&self) -> Option<Duration> {
+        let (min, max) = *self.drain_retry.get()?;
+        Some(min + max.saturating_sub(min).mul_f64(fastrand::f64()))
     }
 
     pub(super) fn is_refusing(&self) -> bool {

@@ -1,4 +1,4 @@
-//! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes. Knows no protocol.
+//! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -294,7 +294,9 @@ impl EventStream {
     fn say_close(&mut self, close: Close, out: &mut Output) {
         let Some(reason) = close.told() else { return };
         let config = &self.state.route.config;
-        let retry = config.retry.mul_f64(0.5 + fastrand::f64());
+        let drained = (close == Close::Drain).then(|| self.context.draw_drain_retry()).flatten();
+        // With chance in it: those who end together shall not return together.
+        let retry = drained.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
         let told = config.checkpoint.is_some();
         if close != Close::Slow && told {
             self.checkpoint();

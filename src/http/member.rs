@@ -128,15 +128,6 @@ impl StreamState {
     pub(super) fn is_forced(close: Close) -> bool {
         matches!(close, Close::Killed | Close::Cut | Close::Client | Close::Error)
     }
-
-    fn memory(&self) -> u64 {
-        // Measured per idle client (docs/benchmarks.md), rounded up: task, cursor, registration, buffers of TLS.
-        let protocol = match self.peer.protocol {
-            Protocol::Http10 | Protocol::Http11 => 1536,
-            Protocol::H2 => 2560,
-        };
-        protocol + if self.peer.tls { 7168 } else { 0 }
-    }
 }
 
 impl Member for StreamState {
@@ -161,6 +152,15 @@ impl Member for StreamState {
         self.refused_for() > PATIENCE && self.lag().events > 0
     }
 
+    fn memory_bytes(&self) -> u64 {
+        // Measured per idle client (docs/benchmarks.md), rounded up: task, cursor, registration, buffers of TLS.
+        let protocol = match self.peer.protocol {
+            Protocol::Http10 | Protocol::Http11 => 1536,
+            Protocol::H2 => 2560,
+        };
+        protocol + if self.peer.tls { 7168 } else { 0 }
+    }
+
     fn describe(&self) -> Description {
         let state = match (self.asked(), self.resuming.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed)) {
             (Some(_), ..) => State::Closed,
@@ -181,7 +181,7 @@ impl Member for StreamState {
             last_event_id: self.last_event_id(),
             lag: self.lag(),
             sent: self.totals(),
-            memory_bytes: self.memory(),
+            memory_bytes: self.memory_bytes(),
             slow: self.is_slow(),
             gaps: u64::from(self.gaps.load(Ordering::Relaxed)),
         }

@@ -23,7 +23,7 @@ pub struct Routes {
 
 /// One route.
 #[derive(Debug)]
-pub struct Route {
+pub(super) struct Route {
     pub(super) config: RouteConfig,
     pub(super) label: Arc<str>,
     pub(super) profile: Arc<Profile>,

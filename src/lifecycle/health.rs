@@ -1,11 +1,18 @@
 //! What the probes are told: named checks, each set by the part it speaks of.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All checks of the process.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<String, Status>>>);
+pub struct Health(Arc<Mutex<Checks>>);
+
+#[derive(Debug, Default)]
+struct Checks {
+    /// Each with the number of the handle that sets it.
+    by_name: BTreeMap<String, (u64, Status)>,
+    made: u64,
+}
 
 /// How one part is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,55 +30,64 @@ pub enum Status {
 pub struct Check {
     health: Health,
     name: String,
+    number: u64,
 }
 
 impl Health {
-    /// Adds a check that is failing until it is set, with this as the reason.
+    /// Adds a check that is failing until it is set, with this as the reason. One of the same name that is there
+    /// already is replaced: its handle sets nothing any more.
     #[must_use]
     pub fn check(&self, name: impl Into<String>, why: impl Into<String>) -> Check {
-        let check = Check { health: self.clone(), name: name.into() };
-        check.set(Status::Failing(why.into()));
-        check
+        let name = name.into();
+        let mut checks = self.lock();
+        checks.made += 1;
+        let number = checks.made;
+        checks.by_name.insert(name.clone(), (number, Status::Failing(why.into())));
+        Check { health: self.clone(), name, number }
     }
 
     /// Every check by name.
     #[must_use]
     pub fn report(&self) -> BTreeMap<String, Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().by_name.iter().map(|(name, (_, status))| (name.clone(), status.clone())).collect()
     }
 
     /// Whether no check is failing.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let checks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        !checks.values().any(|status| matches!(status, Status::Failing(_)))
+        !self.lock().by_name.values().any(|(_, status)| matches!(status, Status::Failing(_)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Checks> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Check {
     /// Says how the part is now; a change is logged.
     pub fn set(&self, status: Status) {
-        let mut checks = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = checks.get(&self.name);
-        if before == Some(&status) {
+        let mut checks = self.health.lock();
+        let Some((number, before)) = checks.by_name.get_mut(&self.name) else { return };
+        if *number != self.number || *before == status {
             return;
         }
-        let (first, name) = (before.is_none(), &*self.name);
-        match &status {
-            Status::Ok if first => {}
-            Status::Ok => tracing::info!(check = name, "check passes"),
-            Status::Warning(why) => tracing::warn!(check = name, why, "check warns"),
-            Status::Failing(why) if first => tracing::debug!(check = name, why, "check begins"),
-            Status::Failing(why) => tracing::warn!(check = name, why, "check fails"),
+        let name = &*self.name;
+        match (&status, &*before) {
+            (Status::Ok, _) => tracing::info!(check = name, "check passes"),
+            (Status::Warning(why), _) => tracing::warn!(check = name, why, "check warns"),
+            (Status::Failing(why), Status::Failing(_)) => tracing::info!(check = name, why, "check still fails"),
+            (Status::Failing(why), _) => tracing::warn!(check = name, why, "check fails"),
         }
-        checks.insert(self.name.clone(), status);
+        *before = status;
     }
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
-        let mut checks = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
-        checks.remove(&self.name);
+        let mut checks = self.health.lock();
+        if checks.by_name.get(&self.name).is_some_and(|(number, _)| *number == self.number) {
+            checks.by_name.remove(&self.name);
+        }
     }
 }
 
@@ -93,5 +109,17 @@ mod tests {
         assert_eq!(health.report()["nats"], Status::Failing("gone".into()));
         drop(nats);
         assert!(health.is_ready());
+    }
+
+    #[test]
+    fn a_check_that_was_replaced_neither_sets_nor_removes_the_new_one() {
+        let health = Health::default();
+        let old = health.check("stream", "not caught up yet");
+        let new = health.check("stream", "not caught up yet");
+        old.set(Status::Ok);
+        assert!(!health.is_ready());
+        new.set(Status::Ok);
+        drop(old);
+        assert_eq!(health.report()["stream"], Status::Ok);
     }
 }

@@ -64,6 +64,16 @@ impl Registry {
         }
     }
 
+    /// All of them, as they are now.
+    #[must_use]
+    pub fn members(&self) -> Vec<Arc<dyn Member>> {
+        let mut members = Vec::with_capacity(self.len());
+        for shard in &self.0.shards {
+            members.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).members().cloned());
+        }
+        members
+    }
+
     /// What waits for clients, by route.
     #[must_use]
     pub fn lag(&self) -> BTreeMap<Arc<str>, RouteLag> {

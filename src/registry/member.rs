@@ -25,6 +25,9 @@ pub trait Member: Send + Sync {
     /// Whether its own socket has refused bytes for too long while events wait.
     fn is_slow(&self) -> bool;
 
+    /// What is held in memory for it alone, estimated, in bytes.
+    fn memory_bytes(&self) -> u64;
+
     /// Everything there is to tell.
     fn describe(&self) -> Description;
 

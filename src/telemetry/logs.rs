@@ -1,9 +1,12 @@
 //! Structured logs on standard error, as JSON or as text.
 
 use std::io;
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 /// How the log is written (`log:` in the configuration).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +46,33 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 
 /// Begins to log. A second call changes nothing.
 pub fn init(config: &Config) {
-    let filter = filter(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let begun = match config.format {
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-        Format::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
+    let first = filter(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(first);
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines: Box<dyn Layer<_> + Send + Sync> = match config.format {
+        Format::Json => Box::new(lines.json().flatten_event(true).with_current_span(false).with_span_list(false)),
+        Format::Text => Box::new(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))),
     };
-    if begun.is_err() {
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
         tracing::debug!("logging had begun already");
     }
+    // A second beginning keeps the first one's handle.
+    drop(FILTER.set(handle));
 }
+
+/// Writes by another filter from now on.
+///
+/// # Errors
+/// When the filter is none; the one before stays.
+pub fn set_filter(directives: &str) -> Result<(), ParseError> {
+    let new = filter(directives)?;
+    if let Some(handle) = FILTER.get()
+        && let Err(error) = handle.reload(new)
+    {
+        tracing::warn!(%error, "the filter of the log could not be changed");
+    }
+    Ok(())
+}
+
+/// The log belongs to the process as standard error does.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();

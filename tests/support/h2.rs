@@ -2,10 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,42 +10,16 @@ use h2::client::{Builder as Handshake, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use hyper::{Request, Uri, Version};
 use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
-use super::http1::{Connector, End, Transport};
+use super::h2_tap::{Frame, GOAWAY, Tap, Wire};
+use super::http1::End;
 use super::sse_parser::{Event, Parser};
+use super::transport::Connector;
 use super::wait::{DEADLINE, eventually, within};
-
-/// What is remembered of the frames of one connection.
-const FRAMES_MAX: usize = 200_000;
 
 /// 16 MiB for the whole connection: only a stream's own window ever holds back that stream.
 const CONNECTION_WINDOW: u32 = 16 << 20;
-
-/// RFC 9113, section 6: the frame types that tests ask for.
-pub const DATA: u8 = 0x0;
-/// A stream was aborted.
-pub const RST_STREAM: u8 = 0x3;
-/// Keepalive and round trips.
-pub const PING: u8 = 0x6;
-/// No new streams on this connection.
-pub const GOAWAY: u8 = 0x7;
-
-/// A frame that the server has sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// The type, such as [`DATA`].
-    pub kind: u8,
-    /// The flags; END_STREAM is 0x1.
-    pub flags: u8,
-    /// The stream, 0 for the connection.
-    pub id: u32,
-    /// The length of the payload.
-    pub length: usize,
-    /// The first eight bytes of the payload: a GOAWAY's last stream and code, an RST_STREAM's code.
-    pub start: [u8; 8],
-}
 
 /// How to open a connection.
 #[derive(Clone)]
@@ -74,22 +45,6 @@ pub struct H2Stream {
     parser: Parser,
     ready: VecDeque<Event>,
     sizes: Vec<usize>,
-}
-
-/// What the server's side of the connection looked like, seen below the library.
-#[derive(Default)]
-struct Wire {
-    frames: Mutex<Vec<Frame>>,
-    frozen: AtomicBool,
-    end: Mutex<Option<String>>,
-}
-
-/// The socket, with every frame header that comes in noted down.
-struct Tap {
-    transport: Transport,
-    wire: Arc<Wire>,
-    header: Vec<u8>,
-    payload_left: usize,
 }
 
 // === impl Builder ===
@@ -134,7 +89,7 @@ impl Builder {
                 assert_eq!(transport.alpn(), Some(&b"h2"[..]), "the server chooses HTTP/2 by ALPN");
             }
             let wire = Arc::new(Wire::default());
-            let tap = Tap { transport, wire: Arc::clone(&wire), header: Vec::new(), payload_left: 0 };
+            let tap = Tap::new(transport, &wire);
             let (requests, connection) = Handshake::new()
                 .initial_window_size(self.stream_window)
                 .initial_connection_window_size(CONNECTION_WINDOW)
@@ -146,7 +101,7 @@ impl Builder {
             let ended = Arc::clone(&wire);
             let driver = tokio::spawn(async move {
                 let end = connection.await.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
-                *ended.end.lock().unwrap() = Some(end);
+                ended.end(end);
             });
             Ok(H2Client { base, requests, wire, driver })
         })
@@ -215,12 +170,12 @@ impl H2Client {
 
     /// Every frame that the server has sent so far, in order.
     pub fn frames(&self) -> Vec<Frame> {
-        self.wire.frames.lock().unwrap().clone()
+        self.wire.frames()
     }
 
     /// Whether a GOAWAY has come.
     pub fn going_away(&self) -> bool {
-        self.wire.frames.lock().unwrap().iter().any(|frame| frame.kind == GOAWAY)
+        self.wire.frames().iter().any(|frame| frame.kind == GOAWAY)
     }
 
     /// Waits for a GOAWAY; streams that are open go on.
@@ -230,12 +185,12 @@ impl H2Client {
 
     /// Waits until the connection is over; tells how, in the library's words, `closed` if in good order.
     pub async fn ended(&self) -> String {
-        eventually(DEADLINE, "the HTTP/2 connection is over", || async { self.wire.end.lock().unwrap().clone() }).await
+        eventually(DEADLINE, "the HTTP/2 connection is over", || async { self.wire.ended() }).await
     }
 
     /// Stops reading the socket for ever, PINGs included: a peer that is gone without a FIN.
     pub fn freeze(&self) {
-        self.wire.frozen.store(true, Ordering::Release);
+        self.wire.freeze();
     }
 }
 
@@ -396,76 +351,5 @@ impl H2Stream {
                 _ => End::Truncated,
             }),
         }
-    }
-}
-
-// === impl Tap ===
-
-impl Tap {
-    /// Notes the headers of the frames in `bytes`, which may begin and end anywhere.
-    fn note(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            // Nine bytes of header, and up to eight of the payload that say what GOAWAY and RST_STREAM mean.
-            let wanted = if self.header.len() < 9 { 9 } else { 9 + self.length().min(8) };
-            if self.header.len() < wanted {
-                let take = bytes.len().min(wanted - self.header.len());
-                self.header.extend_from_slice(&bytes[..take]);
-                bytes = &bytes[take..];
-                if self.header.len() < 9 || self.header.len() < 9 + self.length().min(8) {
-                    continue;
-                }
-                self.payload_left = self.length() - (self.header.len() - 9);
-                self.remember();
-            }
-            let take = bytes.len().min(self.payload_left);
-            self.payload_left -= take;
-            bytes = &bytes[take..];
-            if self.payload_left == 0 {
-                self.header.clear();
-            }
-        }
-    }
-
-    fn length(&self) -> usize {
-        usize::from(self.header[0]) << 16 | usize::from(self.header[1]) << 8 | usize::from(self.header[2])
-    }
-
-    fn remember(&self) {
-        let header = &self.header;
-        let mut start = [0; 8];
-        start[..header.len() - 9].copy_from_slice(&header[9..]);
-        let id = u32::from_be_bytes([header[5] & 0x7f, header[6], header[7], header[8]]);
-        let frame = Frame { kind: header[3], flags: header[4], id, length: self.length(), start };
-        let mut frames = self.wire.frames.lock().unwrap();
-        if frames.len() < FRAMES_MAX {
-            frames.push(frame);
-        }
-    }
-}
-
-impl AsyncRead for Tap {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.wire.frozen.load(Ordering::Acquire) {
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
-        this.note(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Tap {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

@@ -9,6 +9,7 @@
 pub mod browser;
 pub mod certs;
 pub mod h2;
+pub mod h2_tap;
 pub mod http1;
 pub mod nats;
 pub mod node;
@@ -17,4 +18,5 @@ pub mod proxy;
 pub mod sidestream;
 pub mod sse;
 pub mod sse_parser;
+pub mod transport;
 pub mod wait;

@@ -9,9 +9,10 @@ use hyper::Uri;
 use rustls::ClientConfig;
 
 pub use super::http1::End;
-use super::http1::{Connector, Response, head};
+use super::http1::{Response, head};
 pub use super::sse_parser::Event;
 use super::sse_parser::Parser;
+use super::transport::Connector;
 use super::wait::{DEADLINE, within};
 
 /// The bytes kept for [`SseClient::wire`]: the beginning, which tests compare, never a whole load test.
@@ -171,7 +172,8 @@ impl SseClient {
         }
     }
 
-    /// Reads until the parser has seen what `seen` asks for: an id, a comment, a retry. Events stay for [`SseClient::next`].
+    /// Reads until the parser has seen what `seen` asks for: an id, a comment, a retry.
+    /// Events stay for [`SseClient::next`].
     pub async fn until_seen(&mut self, fact: &str, seen: impl Fn(&Parser) -> bool) {
         within(DEADLINE, fact, async {
             while !seen(&self.parser) {
@@ -183,7 +185,8 @@ impl SseClient {
         .await;
     }
 
-    /// Reads until the server has ended the answer, and tells how. Events that came before stay for [`SseClient::rest`].
+    /// Reads until the server has ended the answer, and tells how.
+    /// Events that came before stay for [`SseClient::rest`].
     pub async fn closed(&mut self) -> End {
         self.closed_within(DEADLINE).await
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 /// How a connection goes on after its bytes.
 #[derive(Clone, Copy)]
-pub enum Then {
+pub(crate) enum Then {
     /// It ends.
     Close,
     /// It stays open and silent.
@@ -18,16 +18,16 @@ pub enum Then {
 }
 
 /// The server; dropping it closes everything.
-pub struct Responder {
+pub(crate) struct Responder {
     /// `127.0.0.1:port`.
-    pub address: String,
+    pub(crate) address: String,
     requests: mpsc::Receiver<String>,
     _tasks: JoinSet<()>,
 }
 
 impl Responder {
     /// Answers the first connection with the first answer, and so on; those after the last answer are not accepted.
-    pub async fn start(answers: Vec<(String, Then)>) -> Self {
+    pub(crate) async fn start(answers: Vec<(String, Then)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (told, requests) = mpsc::channel(16);
@@ -50,14 +50,14 @@ impl Responder {
     }
 
     /// The head of the next request, in lower case.
-    pub async fn request(&mut self) -> String {
+    pub(crate) async fn request(&mut self) -> String {
         let request = timeout(DEADLINE, self.requests.recv()).await;
         request.expect("a request comes in time").expect("the server lives")
     }
 }
 
 /// The head of an event stream without a length: it ends when the connection does.
-pub fn stream(body: &str) -> String {
+pub(crate) fn stream(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n{body}")
 }
 
@@ -70,4 +70,4 @@ async fn head(socket: &mut TcpStream) -> String {
 }
 
 /// For every wait of these tests.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -20,20 +20,20 @@ use tokio_rustls::TlsAcceptor;
 
 /// What the server speaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     ClearHttp2,
     TlsHttp1,
     TlsBoth,
 }
 
 /// A certificate authority whose root is in a file, removed at the end.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     file: PathBuf,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -44,7 +44,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), file }
     }
 
-    pub fn file(&self) -> &str {
+    pub(crate) fn file(&self) -> &str {
         self.file.to_str().unwrap()
     }
 }
@@ -56,7 +56,7 @@ impl Drop for Authority {
 }
 
 /// Serves in clear text.
-pub async fn serve(mode: Mode) -> SocketAddr {
+pub(crate) async fn serve(mode: Mode) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -69,7 +69,7 @@ pub async fn serve(mode: Mode) -> SocketAddr {
 }
 
 /// Serves `localhost` over TLS.
-pub async fn serve_tls(mode: Mode, authority: &Authority) -> SocketAddr {
+pub(crate) async fn serve_tls(mode: Mode, authority: &Authority) -> SocketAddr {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
     let certificate = params.signed_by(&key, &authority.issuer).unwrap();

@@ -1,4 +1,4 @@
-//! The page of the demo: a few embedded files and where the sidecar is. Events do not pass through here.
+//! The page of the demo: a few embedded files and where the sidecar is.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -28,6 +28,10 @@ impl Stub {
 }
 
 impl Member for Stub {
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     fn route(&self) -> &Arc<str> {
         &self.route
     }

@@ -1,0 +1,243 @@
+//! One run: open the clients, look at the memory, publish, wait for everything, count.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use crate::Fallible;
+use crate::client::endpoint::Endpoint;
+use crate::client::fleet::Fleet;
+use crate::client::meter::{Goal, Meter};
+use crate::plan::{Pace, Plan};
+use crate::publisher::{Publisher, Work};
+use crate::stage::nats::Nats;
+use crate::stage::process::{Cpu, resident_bytes};
+
+/// What a run needs besides its plan.
+pub(crate) struct Setting<'a> {
+    /// Where the clients go.
+    pub(crate) endpoint: Endpoint,
+    /// The server's process, if it can be looked at.
+    pub(crate) pid: Option<u32>,
+    /// The NATS server to publish to.
+    pub(crate) nats: &'a Nats,
+    /// The subject to publish to.
+    pub(crate) subject: &'a str,
+}
+
+/// Runs the plan once. The result is one JSON object; units stand last in the names.
+pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
+    let work = Work {
+        nats: setting.nats.url().to_owned(),
+        subject: setting.subject.to_owned(),
+        groups: plan.subjects,
+        size: plan.size,
+    };
+    let publisher = Publisher::start(work).await?;
+    let mut run = Run { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher };
+    let stored = setting.nats.stored().await?;
+    let before = run.memory()?;
+    let (fleet, connect) = run.connect(setting.endpoint).await?;
+    let idle = run.settle().await?;
+    run.publish(plan.warm_up).await?;
+    let delivery = run.deliver().await?;
+    let after = run.memory()?;
+    let mut faults = run.faults();
+    if setting.subject.starts_with("load.") {
+        let stored = setting.nats.stored().await? - stored;
+        faults["not_stored"] = json!(run.publisher.published().saturating_sub(stored));
+    }
+    fleet.close().await;
+    let per_client = |bytes: Option<u64>| {
+        before.zip(bytes).map(|(before, now)| now.saturating_sub(before) as f64 / plan.client_count() as f64)
+    };
+    Ok(json!({
+        "connect": connect,
+        "memory": {
+            "before_bytes": before,
+            "idle_bytes": idle,
+            "after_bytes": after,
+            "idle_per_client_bytes": per_client(idle),
+            "after_per_client_bytes": per_client(after),
+        },
+        "delivery": delivery,
+        "faults": faults,
+    }))
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    pid: Option<u32>,
+    meter: Arc<Meter>,
+    publisher: Publisher,
+}
+
+impl Run<'_> {
+    async fn connect(&self, endpoint: Endpoint) -> Fallible<(Fleet, Value)> {
+        let clients = self.plan.client_count();
+        let (begin, cpu) = (Instant::now(), self.cpu()?);
+        let fleet = Fleet::open(endpoint, &self.plan.clients, self.plan.subjects, self.plan.connecting, &self.meter);
+        self.meter.until(Goal::Settled(clients as u64), CONNECT_PATIENCE).await;
+        let seconds = begin.elapsed().as_secs_f64();
+        let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
+        let (opened, first_byte) = self.meter.read(|tally| (tally.opened, milliseconds(&tally.first_byte)));
+        if opened == 0 {
+            let problem = self.meter.read(|tally| tally.problem.clone());
+            return Err(format!("no client got an answer: {}", problem.unwrap_or_default()).into());
+        }
+        let value = json!({
+            "clients": clients,
+            "opened": opened,
+            "seconds": seconds,
+            "per_second": opened as f64 / seconds,
+            "first_byte_ms": first_byte,
+            "cpu_us_per_client": spent.map(|spent| microseconds(spent.total()) / clients as f64),
+        });
+        Ok((fleet, value))
+    }
+
+    /// Waits until the server's memory stays as it is, and tells it.
+    async fn settle(&self) -> Fallible<Option<u64>> {
+        let mut memory = self.memory()?;
+        for _ in 0..SETTLE_LOOKS_MAX {
+            tokio::time::sleep(SETTLE_INTERVAL).await;
+            let now = self.memory()?;
+            let same = now == memory;
+            memory = now;
+            if same {
+                break;
+            }
+        }
+        Ok(memory)
+    }
+
+    /// Publishes at the plan's pace and waits for everything; the worst lateness of the publisher.
+    async fn publish(&mut self, events: u64) -> Fallible<Duration> {
+        if events == 0 {
+            return Ok(Duration::ZERO);
+        }
+        let (steps, rate) = match self.plan.pace {
+            Pace::PerSecond(rate) => (1, rate),
+            Pace::OneByOne => (events, f64::INFINITY),
+        };
+        let mut late = Duration::ZERO;
+        for _ in 0..steps {
+            late = late.max(self.publisher.publish(events / steps, rate).await?.late_max);
+            let expected = self.plan.deliveries(0, self.publisher.published());
+            if !self.meter.until(Goal::Events(expected), DELIVERY_PATIENCE).await {
+                break;
+            }
+            if steps > 1 {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        Ok(late)
+    }
+
+    async fn deliver(&mut self) -> Fallible<Value> {
+        let (plan, published) = (self.plan, self.publisher.published());
+        let alone = plan.subjects == 1;
+        self.meter.begin(published + 1, plan.events, alone.then_some(plan.client_count() as u64));
+        let (events, reads) = self.meter.read(|tally| (tally.events, tally.reads));
+        let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
+        let late = self.publish(plan.events).await?;
+        let elapsed = begin.elapsed();
+        let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
+        let own = Cpu::of(std::process::id())?.since(own);
+        let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
+        Ok(self.meter.read(|tally| {
+            let deliveries = tally.events - events;
+            let reads = (tally.reads - reads).max(1) as f64;
+            let per_delivery = |time: Duration| microseconds(time) / deliveries.max(1) as f64;
+            json!({
+                "published": self.publisher.published() - published,
+                "deliveries": deliveries,
+                "seconds": elapsed.as_secs_f64(),
+                "per_second": deliveries as f64 / elapsed.as_secs_f64(),
+                "latency_ms": milliseconds(&tally.latency),
+                "last_client_ms": alone.then(|| milliseconds(&tally.last_client)),
+                "events_per_read": deliveries as f64 / reads,
+                "publisher_late_max_ms": late.as_secs_f64() * 1e3,
+                "cpu_us_per_delivery": spent.map(|spent| json!({
+                    "total": per_delivery(spent.total()),
+                    "user": per_delivery(spent.user),
+                    "system": per_delivery(spent.system),
+                })),
+                // What is left to compare when a busy machine made the servers join events.
+                "cpu_us_per_read": spent.map(|spent| microseconds(spent.total()) / reads),
+                "server_busy": spent.map(|spent| share(spent.total())),
+                "load_busy": share(own.total()),
+            })
+        }))
+    }
+
+    /// What went wrong since the first connect; only zeros mean that every client had every event once and in order.
+    fn faults(&self) -> Value {
+        let expected = self.plan.deliveries(0, self.publisher.published());
+        self.meter.read(|tally| {
+            json!({
+                "missing": expected.saturating_sub(tally.events),
+                "duplicates": tally.duplicates,
+                "out_of_order": tally.late,
+                "holes": tally.holes,
+                "gap_events": tally.gaps,
+                "close_events": tally.closes,
+                "without_id": tally.without_id,
+                "refused": tally.failed,
+                "unanswered": (self.plan.client_count() as u64).saturating_sub(tally.opened + tally.failed),
+                "ended": tally.ended,
+                "first_problem": tally.problem,
+            })
+        })
+    }
+
+    fn cpu(&self) -> Fallible<Option<Cpu>> {
+        self.look(Cpu::of)
+    }
+
+    fn memory(&self) -> Fallible<Option<u64>> {
+        self.look(resident_bytes)
+    }
+
+    fn look<T>(&self, at: impl FnOnce(u32) -> Fallible<T>) -> Fallible<Option<T>> {
+        let gone = |pid, error| format!("the server (pid {pid}) cannot be looked at, has it ended? {error}");
+        self.pid.map(|pid| at(pid).map_err(|error| gone(pid, error).into())).transpose()
+    }
+}
+
+/// Whether a run lost, doubled or disordered something, or a client was not served.
+pub(crate) fn is_faulty(run: &Value) -> bool {
+    const FAULTS: [&str; 10] = [
+        "missing",
+        "duplicates",
+        "out_of_order",
+        "holes",
+        "gap_events",
+        "close_events",
+        "refused",
+        "unanswered",
+        "ended",
+        "not_stored",
+    ];
+    FAULTS.iter().any(|fault| run["faults"][fault].as_u64().unwrap_or(0) > 0)
+}
+
+fn milliseconds(histogram: &Histogram<u64>) -> Value {
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": histogram.max() as f64 / 1e3 })
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// 10 s behind the last event: a server that needs longer has lost it.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two events that go one by one: everyone sleeps again.
+const PAUSE: Duration = Duration::from_millis(10);
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
+/// At most 3 s.
+const SETTLE_LOOKS_MAX: usize = 30;

@@ -1,0 +1,131 @@
+//! A scenario as data: which clients, which events, at which pace.
+
+use crate::Fallible;
+use crate::client::fleet::Shape;
+use crate::options::{Options, Protocol, Scenario};
+use crate::stage::server::Target;
+
+/// How events follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Pace {
+    /// So many per second, over all subjects.
+    PerSecond(f64),
+    /// Each one when the one before has reached all its clients.
+    OneByOne,
+}
+
+/// What one run does.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Plan {
+    /// Its name.
+    pub(crate) scenario: Scenario,
+    /// The clients.
+    pub(crate) clients: Vec<Shape>,
+    /// Distinct subjects.
+    pub(crate) subjects: usize,
+    /// How events follow each other.
+    pub(crate) pace: Pace,
+    /// How many are measured.
+    pub(crate) events: u64,
+    /// How many go before: caches, branch predictors and buffers are warm when it counts.
+    pub(crate) warm_up: u64,
+    /// Payload bytes.
+    pub(crate) size: usize,
+    /// Clients between connect and first byte at one time.
+    pub(crate) connecting: usize,
+}
+
+impl Plan {
+    /// The scenario's defaults, and what the command line says otherwise.
+    pub(crate) fn new(options: &Options) -> Fallible<Self> {
+        let scenario = options.scenario;
+        let preset = Preset::of(scenario);
+        let http1 = Shape::Http1 { clients: options.clients.map_or(preset.clients, |clients| clients as usize) };
+        let http2 = Shape::Http2 { connections: options.connections as usize, streams: options.streams as usize };
+        let protocol = options.protocol.or((scenario == Scenario::H2).then_some(Protocol::H2));
+        let clients = match (scenario, protocol) {
+            (Scenario::Smoke, None) if options.tls => vec![http1],
+            (Scenario::Smoke, None) => vec![http1, Shape::Http2 { connections: 2, streams: 10 }],
+            (_, None | Some(Protocol::H1)) => vec![http1],
+            (_, Some(Protocol::H2)) if options.tls => return Err("HTTP/2 is measured in clear text only".into()),
+            (_, Some(Protocol::H2)) => vec![http2],
+        };
+        let total: usize = clients.iter().map(|shape| shape.clients()).sum();
+        let subjects = match (options.subjects, scenario) {
+            (Some(subjects), _) => (subjects as usize).min(total),
+            (None, Scenario::ManySubjects) => total,
+            (None, _) => 1,
+        };
+        let rate = options.rate.or(preset.rate);
+        let pace = rate.map_or(Pace::OneByOne, Pace::PerSecond);
+        let (events, warm_up) = match rate {
+            Some(rate) if !(0.01..=1e7).contains(&rate) => {
+                return Err("--rate stands between 0.01 and 10,000,000".into());
+            }
+            // One second, and at least one event for each subject.
+            Some(rate) => {
+                let seconds = options.seconds.map_or(preset.seconds, f64::from);
+                ((rate * seconds).ceil() as u64, (rate.ceil() as u64).max(subjects as u64))
+            }
+            None => (preset.events, preset.warm_up),
+        };
+        Ok(Self {
+            scenario,
+            clients,
+            subjects,
+            pace,
+            events: options.events.unwrap_or(events),
+            warm_up,
+            size: options.size as usize,
+            connecting: options.connecting.map_or(preset.connecting, |connecting| connecting as usize),
+        })
+    }
+
+    /// The same for a target that may not speak HTTP/2: the bare loop then has as many clients over HTTP/1.1.
+    pub(crate) fn for_target(&self, target: Target) -> Self {
+        let mut plan = self.clone();
+        if target == Target::Bare {
+            plan.clients = plan.clients.into_iter().map(Shape::as_http1).collect();
+        }
+        plan
+    }
+
+    /// All event streams.
+    pub(crate) fn client_count(&self) -> usize {
+        self.clients.iter().map(|shape| shape.clients()).sum()
+    }
+
+    /// How many deliveries the events `from..from + events` come to; client `k` reads subject `k % subjects`.
+    pub(crate) fn deliveries(&self, from: u64, events: u64) -> u64 {
+        let (clients, subjects) = (self.client_count() as u64, self.subjects as u64);
+        let audience = |event: u64| clients / subjects + u64::from(event % subjects < clients % subjects);
+        (from..from + events).map(audience).sum()
+    }
+}
+
+struct Preset {
+    clients: usize,
+    /// None: one by one.
+    rate: Option<f64>,
+    seconds: f64,
+    events: u64,
+    warm_up: u64,
+    connecting: usize,
+}
+
+impl Preset {
+    fn of(scenario: Scenario) -> Self {
+        let base = Self { clients: 1_000, rate: None, seconds: 10.0, events: 1, warm_up: 0, connecting: 256 };
+        match scenario {
+            Scenario::Broadcast => Self { rate: Some(40.0), ..base },
+            Scenario::Idle => Self { clients: 10_000, events: 10, ..base },
+            Scenario::ManySubjects => Self { clients: 2_000, rate: Some(20_000.0), seconds: 5.0, ..base },
+            // More at once than any accept loop takes in one turn, less than the backlog of 4,096.
+            Scenario::Storm => Self { clients: 5_000, connecting: 2_000, ..base },
+            Scenario::Single => Self { events: 200, warm_up: 5, ..base },
+            Scenario::H2 => Self { rate: Some(100.0), ..base },
+            Scenario::Smoke => Self { clients: 50, rate: Some(50.0), seconds: 1.0, ..base },
+        }
+    }
+}

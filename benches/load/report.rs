@@ -1,0 +1,110 @@
+//! What the tool tells: medians over runs, a table for people.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+/// The median of many runs of one shape: of every number by itself, of everything else the first.
+pub(crate) fn median(runs: &[Value]) -> Value {
+    match runs.first() {
+        Some(Value::Object(first)) => {
+            let field = |name: &String| runs.iter().filter_map(|run| run.get(name).cloned()).collect::<Vec<_>>();
+            Value::Object(first.keys().map(|name| (name.clone(), median(&field(name)))).collect::<Map<_, _>>())
+        }
+        Some(Value::Number(_)) => {
+            let mut numbers: Vec<&Value> = runs.iter().filter(|run| run.is_number()).collect();
+            numbers.sort_by(|a, b| a.as_f64().unwrap_or(0.0).total_cmp(&b.as_f64().unwrap_or(0.0)));
+            numbers[numbers.len() / 2].clone()
+        }
+        Some(other) => other.clone(),
+        None => Value::Null,
+    }
+}
+
+/// The table: one column for each target (its name and its median), and ratios to the first one if it is not alone.
+pub(crate) fn table(title: &str, columns: &[(String, Value)]) -> String {
+    let mut text = format!("{title}\n\n{:<36}", "");
+    for (name, _) in columns {
+        write!(text, "{name:>14}").ok();
+    }
+    for (name, _) in columns.iter().skip(1) {
+        write!(text, "{:>16}", format!("{name} ratio")).ok();
+    }
+    text.push('\n');
+    for (label, pointer, decimals) in ROWS {
+        let values: Vec<Option<f64>> = columns.iter().map(|(_, value)| value.pointer(pointer)?.as_f64()).collect();
+        if values.iter().all(Option::is_none) {
+            continue;
+        }
+        write!(text, "{label:<36}").ok();
+        for value in &values {
+            write!(text, "{:>14}", value.map_or("-".to_owned(), |value| number(value, *decimals))).ok();
+        }
+        for value in values.iter().skip(1) {
+            let ratio = values[0].zip(*value).filter(|(first, _)| *first > 0.0).map(|(first, value)| value / first);
+            write!(text, "{:>16}", ratio.map_or("-".to_owned(), |ratio| number(ratio, 2))).ok();
+        }
+        text.push('\n');
+    }
+    for (name, value) in columns {
+        if let Some(problem) = value["faults"]["first_problem"].as_str() {
+            writeln!(text, "{name}: {problem}").ok();
+        }
+    }
+    text
+}
+
+/// With thousands set apart.
+fn number(value: f64, decimals: usize) -> String {
+    let plain = format!("{value:.decimals$}");
+    let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
+    let mut text = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + fraction
+}
+
+/// Label, place in a run's JSON, decimals.
+const ROWS: &[(&str, &str, usize)] = &[
+    ("clients opened", "/connect/opened", 0),
+    ("connects per second", "/connect/per_second", 0),
+    ("CPU us per connect", "/connect/cpu_us_per_client", 1),
+    ("first byte p50 ms", "/connect/first_byte_ms/p50", 1),
+    ("first byte p99 ms", "/connect/first_byte_ms/p99", 1),
+    ("first byte max ms", "/connect/first_byte_ms/max", 1),
+    ("memory before bytes", "/memory/before_bytes", 0),
+    ("memory per idle client bytes", "/memory/idle_per_client_bytes", 0),
+    ("memory per client afterwards bytes", "/memory/after_per_client_bytes", 0),
+    ("published", "/delivery/published", 0),
+    ("deliveries", "/delivery/deliveries", 0),
+    ("deliveries per second", "/delivery/per_second", 0),
+    ("latency p50 ms", "/delivery/latency_ms/p50", 2),
+    ("latency p90 ms", "/delivery/latency_ms/p90", 2),
+    ("latency p99 ms", "/delivery/latency_ms/p99", 2),
+    ("latency p99.9 ms", "/delivery/latency_ms/p999", 2),
+    ("latency max ms", "/delivery/latency_ms/max", 2),
+    ("last client p50 ms", "/delivery/last_client_ms/p50", 2),
+    ("last client p99 ms", "/delivery/last_client_ms/p99", 2),
+    ("CPU us per delivery", "/delivery/cpu_us_per_delivery/total", 2),
+    ("  user", "/delivery/cpu_us_per_delivery/user", 2),
+    ("  system", "/delivery/cpu_us_per_delivery/system", 2),
+    ("CPU us per read of a client", "/delivery/cpu_us_per_read", 2),
+    ("server busy (share of a core)", "/delivery/server_busy", 2),
+    ("load busy (share of a core)", "/delivery/load_busy", 2),
+    ("events per read", "/delivery/events_per_read", 2),
+    ("publisher late max ms", "/delivery/publisher_late_max_ms", 1),
+    ("not stored by NATS", "/faults/not_stored", 0),
+    ("missing", "/faults/missing", 0),
+    ("duplicates", "/faults/duplicates", 0),
+    ("out of order", "/faults/out_of_order", 0),
+    ("holes in sequences", "/faults/holes", 0),
+    ("gap events", "/faults/gap_events", 0),
+    ("events without id", "/faults/without_id", 0),
+    ("clients refused", "/faults/refused", 0),
+    ("clients unanswered", "/faults/unanswered", 0),
+    ("event streams ended", "/faults/ended", 0),
+];

@@ -1,0 +1,49 @@
+//! The machine: its description, the limit of file descriptors, and which core a process runs on.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::{Value, json};
+
+use crate::Fallible;
+
+/// Raises the soft limit of file descriptors to the hard one, for this process and its children, and returns it.
+pub(crate) fn raise_file_descriptors() -> Fallible<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Runs `act` with this thread on one core, so that what it starts stays there, and goes back afterwards.
+/// A child inherits the core before its first thread exists; setting it from outside would come too late.
+pub(crate) fn on_core<R>(core: Option<usize>, act: impl FnOnce() -> R) -> Fallible<R> {
+    let Some(core) = core else { return Ok(act()) };
+    let home = sched_getaffinity(None)?;
+    pin(core)?;
+    let result = act();
+    sched_setaffinity(None, &home)?;
+    Ok(result)
+}
+
+/// Keeps this thread, and every thread and process that it starts from now on, on one core.
+pub(crate) fn pin(core: usize) -> Fallible<()> {
+    let mut cores = CpuSet::new();
+    if core >= CpuSet::MAX_CPU {
+        return Err(format!("there is no core {core}").into());
+    }
+    cores.set(core);
+    sched_setaffinity(None, &cores).map_err(|error| format!("core {core}: {error}"))?;
+    Ok(())
+}
+
+/// What a reader of figures must know: processor, cores, kernel.
+pub(crate) fn describe() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let value = |line: &str| line.split_once(':').map(|(_, value)| value.trim().to_owned());
+    let model = processors.lines().find(|line| line.starts_with("model name")).and_then(value);
+    json!({
+        "processor": model,
+        "cores": processors.lines().filter(|line| line.starts_with("processor")).count(),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+    })
+}

@@ -1,0 +1,129 @@
+//! The server that is measured: the sidecar, the bare send loop, or one that runs already.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::child::Child;
+use super::sidecar;
+use crate::Fallible;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Target {
+    /// The bare send loop of this program: the limit that no server can pass.
+    Bare,
+    /// The sidecar.
+    Sidestream,
+    /// The server at `--url`.
+    #[value(skip)]
+    Url,
+}
+
+/// A running server and how to reach it.
+pub(crate) struct Server {
+    /// Scheme, host and port.
+    origin: String,
+    /// What is looked at in /proc, if anything.
+    pid: Option<u32>,
+    /// The certificate to trust.
+    ca: Option<PathBuf>,
+    child: Option<(Child, TempDir)>,
+}
+
+/// How the servers of a run are started.
+pub(crate) struct Recipe {
+    /// The sidecar's binary.
+    pub(crate) sidestream: PathBuf,
+    /// The core for the server.
+    pub(crate) core: Option<usize>,
+    /// Clients come over TLS.
+    pub(crate) tls: bool,
+    /// The sidecar's log filter.
+    pub(crate) log: String,
+}
+
+impl Server {
+    /// Starts the sidecar and waits until it is ready.
+    pub(crate) async fn sidestream(recipe: &Recipe, nats: &str) -> Fallible<Self> {
+        let folder = TempDir::with_prefix("load-sidestream-")?;
+        let configuration = sidecar::configuration(folder.path(), nats, recipe.tls, &recipe.log)?;
+        let mut command = Command::new(&recipe.sidestream);
+        command.arg("run").arg("--config").arg(configuration);
+        let mut child = Child::start("sidestream", command, recipe.core, folder.path())?;
+        let address = child.address("listening").await?;
+        let admin = child.address("admin listening").await?;
+        wait_until_ready(admin).await?;
+        let (scheme, ca) = match recipe.tls {
+            true => ("https", Some(sidecar::certificate_file(folder.path()))),
+            false => ("http", None),
+        };
+        Ok(Self { origin: format!("{scheme}://{address}"), pid: Some(child.pid()), ca, child: Some((child, folder)) })
+    }
+
+    /// Starts the bare send loop: this program once more.
+    pub(crate) async fn bare(recipe: &Recipe, nats: &str) -> Fallible<Self> {
+        let folder = TempDir::with_prefix("load-bare-")?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("bare").arg("--nats").arg(nats);
+        let mut child = Child::start("bare", command, recipe.core, folder.path())?;
+        let address = child.address("listening").await?;
+        Ok(Self { origin: format!("http://{address}"), pid: Some(child.pid()), ca: None, child: Some((child, folder)) })
+    }
+
+    /// Takes a server that runs already.
+    pub(crate) fn existing(origin: &str, pid: Option<u32>, ca: Option<&Path>) -> Self {
+        Self { origin: origin.to_owned(), pid, ca: ca.map(Path::to_owned), child: None }
+    }
+
+    /// Scheme, host and port; for an existing server what `--url` says.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The process to look at in /proc.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// The certificate to trust.
+    pub(crate) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
+
+    /// Ends it, if this tool started it.
+    pub(crate) async fn stop(self) -> Fallible<()> {
+        match self.child {
+            Some((child, _folder)) => child.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+async fn wait_until_ready(admin: SocketAddr) -> Fallible<()> {
+    let ready = async {
+        while !matches!(ask_ready(admin).await, Ok(true)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(READY_PATIENCE, ready).await.map_err(|_| format!("not ready after {READY_PATIENCE:?}"))?;
+    Ok(())
+}
+
+async fn ask_ready(admin: SocketAddr) -> std::io::Result<bool> {
+    let mut socket = TcpStream::connect(admin).await?;
+    let request = format!("GET /health/ready HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await?;
+    let mut status = [0; 12];
+    socket.read_exact(&mut status).await?;
+    Ok(status.ends_with(b" 200"))
+}
+
+/// 20 s: the sidecar reads the window of a stream before it is ready.
+const READY_PATIENCE: Duration = Duration::from_secs(20);

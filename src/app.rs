@@ -1,0 +1,232 @@
+//! The composition root: from a configuration to running parts, in the order they start, and back in the order they stop.
+
+mod drain;
+mod reload;
+mod shards;
+mod sources;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::config::{self, Loaded};
+use crate::feed::Budget;
+use crate::http::{self, Routes};
+use crate::lifecycle::health::Health;
+use crate::lifecycle::phase::Progress;
+use crate::lifecycle::signals::Request;
+use crate::limit::descriptors;
+use crate::registry::Registry;
+use crate::telemetry::Metrics;
+use crate::{admin, nats};
+
+use shards::Shards;
+use sources::Sources;
+
+/// Why the process could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// What the configuration names does not work: an address, a certificate.
+    Configuration(String),
+    /// The system refuses: an address in use, no thread.
+    System(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(why) | Self::System(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Runs the sidecar until a signal ends it, drained. Blocks; the calling thread becomes the first shard.
+///
+/// # Errors
+/// [`StartError`] when it could not start.
+pub fn run(path: PathBuf, loaded: Loaded, signals: mpsc::Receiver<Request>) -> Result<(), StartError> {
+    let runtime = shards::runtime().map_err(|error| StartError::System(error.to_string()))?;
+    runtime.block_on(App::start(path, loaded, signals)).map(|app| runtime.block_on(app.run()))
+}
+
+/// The running parts.
+struct App {
+    loaded: Loaded,
+    /// Keys of the file that only a restart applies.
+    restart: Vec<&'static str>,
+    path: PathBuf,
+    signals: mpsc::Receiver<Request>,
+    commands: mpsc::Receiver<admin::Command>,
+    context: Arc<http::Context>,
+    sources: Arc<Sources>,
+    budget: Arc<Budget>,
+    nats: nats::Nats,
+    shards: Shards,
+    health: Health,
+    metrics: Arc<Metrics>,
+    progress: watch::Sender<Progress>,
+    shown: Arc<Mutex<serde_json::Value>>,
+    admin: admin::Admin,
+    /// The limit of file descriptors at start: what `limits.connections: auto` is made of.
+    descriptors: u64,
+}
+
+impl App {
+    async fn start(path: PathBuf, loaded: Loaded, signals: mpsc::Receiver<Request>) -> Result<Self, StartError> {
+        let config = &loaded.config;
+        let system = |error: &dyn fmt::Display| StartError::System(error.to_string());
+        let health = Health::default();
+        let metrics = Arc::new(Metrics::new().map_err(|error| system(&error))?);
+        let descriptors = descriptors::raise();
+        descriptors::sample_with(&metrics);
+
+        // The admin first: probes are answered while everything else is still to come.
+        let (progress, drain) = watch::channel(Progress::default());
+        let (commanded, commands) = mpsc::channel(16);
+        let shown = Arc::new(Mutex::new(reload::shown(&loaded, &[], None)));
+        let registry = Registry::default();
+        let parts = admin::Parts {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            registry: registry.clone(),
+            drain,
+            config: Box::new({
+                let shown = shown.clone();
+                move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            }),
+            commands: commanded,
+        };
+        let admin = admin::start(&config.admin, parts).map_err(|error| system(&error))?;
+
+        // Then NATS, which is waited for in the background.
+        let identity = nats::Identity::new(&pod());
+        let tag = identity.tag();
+        let nats = nats::connect(&config.nats, identity, &health, &metrics)
+            .await
+            .map_err(|error| StartError::Configuration(error.to_string()))?;
+        let budget = Budget::new(config.window_bytes_max, config.feeds_max);
+        let sources = Sources::start(nats.clone(), tag, &budget, &metrics);
+        sources.apply(config);
+
+        // Clients last: from the first connection on everything that answers it is there.
+        let context = http::Context::new(metrics.clone(), registry);
+        let app_config = config.clone();
+        let shards = Shards::start(&app_config.listen, &context, &health).await?;
+        let app = Self {
+            loaded,
+            restart: Vec::new(),
+            path,
+            signals,
+            commands,
+            context,
+            sources,
+            budget,
+            nats,
+            shards,
+            health,
+            metrics,
+            progress,
+            shown,
+            admin,
+            descriptors,
+        };
+        app.sample();
+        app.apply(&app_config);
+        Ok(app)
+    }
+
+    /// Applies what can be applied while event streams are open.
+    fn apply(&self, config: &config::Config) {
+        self.budget.set_max(config.window_bytes_max, config.feeds_max);
+        let auto = || descriptors::connections_max(self.descriptors);
+        self.context.set_connections_max(config.http.connections_max.unwrap_or_else(auto));
+        let find = |source: &http::config::SourceConfig| self.sources.find(source);
+        self.context.set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
+    }
+
+    /// What is read only when metrics are.
+    fn sample(&self) {
+        let sources = self.sources.clone();
+        self.metrics.sample_with(move |metrics| sources.sample(metrics));
+        let registry = self.context.registry.clone();
+        self.metrics.sample_with(move |metrics| {
+            let mut bytes = 0;
+            registry.for_each(|member| bytes += member.memory_bytes());
+            metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        });
+    }
+
+    /// Serves until a signal, then drains.
+    async fn run(mut self) {
+        let asked = Arc::new(Notify::new());
+        let mut reloads = config::reload::Reloads::new(self.path.clone(), &self.loaded, asked.clone());
+        let check = self.health.check("config", "not read yet");
+        check.set(crate::lifecycle::health::Status::Ok);
+        let mut outcome: Option<oneshot::Sender<Result<(), String>>> = None;
+        loop {
+            tokio::select! {
+                biased;
+                request = self.signals.recv() => match request {
+                    Some(Request::Reload) => asked.notify_one(),
+                    Some(Request::End) | None => break,
+                },
+                command = self.commands.recv() => if let Some(admin::Command::Reload { outcome: told }) = command {
+                    outcome = Some(told);
+                    asked.notify_one();
+                },
+                reload = reloads.next() => {
+                    let result = self.reload(reload, &check).await;
+                    if let Some(told) = outcome.take() {
+                        // Whoever asked may be gone.
+                        drop(told.send(result));
+                    }
+                }
+            }
+        }
+        self.end().await;
+    }
+
+    /// Stops everything, clients first and the admin last.
+    async fn end(self) {
+        let Self { context, shards, sources, nats, admin, progress, metrics, loaded, mut signals, .. } = self;
+        let clients = drain::Clients { context, shards, progress: &progress, metrics: &metrics };
+        let ended = tokio::select! {
+            () = clients.drain(&loaded.config.drain) => true,
+            () = second(&mut signals) => false,
+        };
+        if ended {
+            drain::enter(&progress, crate::lifecycle::phase::Phase::Upstream);
+            tokio::select! {
+                () = async { sources.stop().await; nats.close().await } => {}
+                () = second(&mut signals) => {}
+            }
+        } else {
+            tracing::warn!("a second signal ends the process at once");
+        }
+        drain::enter(&progress, crate::lifecycle::phase::Phase::Done);
+        tracing::info!("ended");
+        // Blocks half a second at most, with nothing left that could wait for this thread.
+        admin.stop();
+    }
+}
+
+/// Returns at the next signal that ends the process.
+async fn second(signals: &mut mpsc::Receiver<Request>) {
+    while let Some(request) = signals.recv().await {
+        if request == Request::End {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// The name under which NATS and logs know this process: the pod's, else the machine's.
+fn pod() -> String {
+    let named =
+        ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    named
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map_or_else(|| "sidestream".into(), |name| name.trim().into())
+}

@@ -1,0 +1,174 @@
+//! The sources that the routes name: which streams are followed with which filters, and the core subjects.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::feed::{self, Budget, Limits, Log, OnDemand, Source};
+use crate::http::config::SourceConfig;
+use crate::lifecycle::drain::{self, Signal};
+use crate::nats::{Nats, StreamConfig};
+use crate::sse::Tag;
+use crate::subject::FilterSet;
+use crate::telemetry::Metrics;
+
+/// Everything that events come from.
+pub(super) struct Sources {
+    nats: Nats,
+    budget: Arc<Budget>,
+    core: Arc<OnDemand>,
+    state: Mutex<State>,
+}
+
+struct State {
+    followed: HashMap<String, Followed>,
+    /// Followed in a way that a reload has changed, as long as event streams read them.
+    retired: Vec<Followed>,
+    /// Ends the subscriptions to core subjects; none when they have been told to end.
+    core: Option<Signal>,
+}
+
+struct Followed {
+    filters: FilterSet,
+    limits: Limits,
+    log: Arc<Log>,
+    stop: Signal,
+}
+
+/// The `source` label of core subjects.
+const CORE: &str = "core";
+
+/// 1 s: how often what is too old leaves memory, and retired logs are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+impl Sources {
+    /// Begins to serve core subjects, and to sweep.
+    pub(super) fn start(nats: Nats, tag: Tag, budget: &Arc<Budget>, metrics: &Metrics) -> Arc<Self> {
+        let (core, demands) = feed::demand::channel(tag, budget);
+        let (signal, watch) = drain::channel();
+        nats.serve(demands, watch);
+        metrics.feeds.with_label_values(&[CORE]).set(0);
+        let state = State { followed: HashMap::new(), retired: Vec::new(), core: Some(signal) };
+        let sources = Arc::new(Self { nats, budget: budget.clone(), core, state: Mutex::new(state) });
+        tokio::spawn(sweep(Arc::downgrade(&sources)));
+        sources
+    }
+
+    /// Follows what a configuration names. A stream whose filters change is followed anew; event streams that read the
+    /// old way keep it until they end.
+    pub(super) fn apply(&self, config: &Config) {
+        let wanted = wanted(config);
+        let mut state = self.lock();
+        let State { followed, retired, .. } = &mut *state;
+        for (stream, (filters, limits)) in &wanted {
+            if let Some(known) = followed.get_mut(stream).filter(|known| known.filters == *filters) {
+                if known.limits != *limits {
+                    known.limits = *limits;
+                    known.log.set_limits(*limits);
+                }
+                continue;
+            }
+            let (writer, log) = feed::log::channel(stream.as_str(), *limits, &self.budget);
+            let (stop, stopped) = drain::channel();
+            let tailed =
+                StreamConfig { name: stream.clone(), filters: filters.clone(), identity: None, window: *limits };
+            self.nats.tail(tailed, writer, stopped);
+            let new = Followed { filters: filters.clone(), limits: *limits, log, stop };
+            retired.extend(followed.insert(stream.clone(), new));
+        }
+        let gone: Vec<String> = followed.keys().filter(|stream| !wanted.contains_key(*stream)).cloned().collect();
+        retired.extend(gone.iter().filter_map(|stream| followed.remove(stream)));
+    }
+
+    /// The source of a route.
+    pub(super) fn find(&self, source: &SourceConfig) -> Source {
+        let state = self.lock();
+        let followed = source.stream.as_ref().and_then(|stream| state.followed.get(stream));
+        followed.map_or_else(|| Source::OnDemand(self.core.clone()), |followed| Source::Shared(followed.log.clone()))
+    }
+
+    /// Returns when every stream that is followed has been heard from, or after `most`.
+    pub(super) async fn heard_from(&self, most: Duration) {
+        let heard = async {
+            while self.lock().followed.values().any(|followed| followed.log.tag().is_none()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Whoever is not heard from in time is refused as at the start of the process.
+        drop(tokio::time::timeout(most, heard).await);
+    }
+
+    /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
+    pub(super) async fn stop(&self) {
+        let stops: Vec<Signal> = {
+            let mut state = self.lock();
+            let State { followed, retired, core } = &mut *state;
+            let followed = followed.drain().map(|(_, followed)| followed).chain(retired.drain(..));
+            followed.map(|followed| followed.stop).chain(core.take()).collect()
+        };
+        futures_util::future::join_all(stops.into_iter().map(Signal::drain)).await;
+    }
+
+    /// Brings the gauges of windows and feeds up to date.
+    pub(super) fn sample(&self, metrics: &Metrics) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let set = |source: &str, (events, bytes, feeds): (usize, usize, usize)| {
+            metrics.window_events.with_label_values(&[source]).set(gauge(events));
+            metrics.window_bytes.with_label_values(&[source]).set(gauge(bytes));
+            metrics.feeds.with_label_values(&[source]).set(gauge(feeds));
+        };
+        set(CORE, self.core.size());
+        let logs: Vec<Arc<Log>> = self.lock().followed.values().map(|followed| followed.log.clone()).collect();
+        for log in logs {
+            set(log.name(), log.size());
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.core.sweep(now);
+        let mut state = self.lock();
+        let State { followed, retired, .. } = &mut *state;
+        for followed in followed.values().chain(&*retired) {
+            followed.log.sweep(now);
+        }
+        for done in retired.extract_if(.., |followed| followed.log.size().2 == 0) {
+            tokio::spawn(done.stop.drain());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn sweep(sources: Weak<Sources>) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        let Some(sources) = sources.upgrade() else { return };
+        sources.sweep(Instant::now());
+    }
+}
+
+/// Every stream that a route names, with all that any route can ask of it and the largest of their windows.
+fn wanted(config: &Config) -> HashMap<String, (FilterSet, Limits)> {
+    let mut wanted: HashMap<String, (FilterSet, Limits)> = HashMap::new();
+    for route in &config.http.routes {
+        for source in &route.sources {
+            let Some(stream) = &source.stream else { continue };
+            let reach = source.subjects.iter().flat_map(|subject| subject.reach(&source.allow));
+            let filters = FilterSet::new(reach);
+            wanted
+                .entry(stream.clone())
+                .and_modify(|(known, limits)| {
+                    *known = known.union(&filters);
+                    limits.events = limits.events.max(route.window.events);
+                    limits.bytes = limits.bytes.max(route.window.bytes);
+                    limits.age = limits.age.max(route.window.age);
+                })
+                .or_insert((filters, route.window));
+        }
+    }
+    wanted
+}

@@ -1,0 +1,70 @@
+//! What only the source itself still has: the events behind the window.
+
+use std::fmt;
+use std::pin::Pin;
+
+use crate::sse::{Event, Tag};
+use crate::subject::FilterSet;
+
+/// A source that can be asked for its past. JetStream is behind it; a test may be.
+pub trait Archive: fmt::Debug + Send + Sync {
+    /// Where the source is; at most about a second old, and read once for all who ask meanwhile.
+    fn state(&self) -> Answer<'_, State>;
+
+    /// The check of the message at this sequence number; none when no message stands there.
+    fn check(&self, seq: u64) -> Answer<'_, Option<u16>>;
+
+    /// Begins to read what these filters select, after a sequence number.
+    fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages>;
+}
+
+/// One reading of the past. Dropping it ends it, at the source too.
+pub trait Pages: Send {
+    /// The next page: at most some hundred events. Waits at the end of the source until there is more.
+    fn next(&mut self) -> Answer<'_, Page>;
+}
+
+/// A stretch of a source, complete.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The stretch begins behind this sequence number: later than what was asked for when that is retained no more.
+    pub after: u64,
+    /// In ascending order of sequence.
+    pub events: Vec<Event>,
+    /// The stretch ends with this one: what is selected up to here is in `events`.
+    pub through: u64,
+}
+
+/// Where a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Which sequence its numbers are of.
+    pub tag: Tag,
+    /// The oldest number that is retained; above `last_seq` when nothing is.
+    pub first_seq: u64,
+    /// The newest number that was ever given.
+    pub last_seq: u64,
+}
+
+/// The answer of a source that is far away.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unavailable>> + Send + 'a>>;
+
+/// Why a source does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Not now: asked again later it may.
+    Now(String),
+    /// It is another one than was asked: recreated, or restored from an older snapshot.
+    Changed,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(why) => f.write_str(why),
+            Self::Changed => f.write_str("the stream is another one now"),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}

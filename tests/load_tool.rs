@@ -1,0 +1,125 @@
+//! The load tool's own judgement: it must see what is missing, doubled, late or cut anywhere, or its zeros mean nothing.
+
+// The tool uses more of these than the tests do.
+#[allow(dead_code)]
+#[path = "../benches/load/report.rs"]
+mod report;
+#[path = "../benches/load/wire/mod.rs"]
+mod wire;
+
+use serde_json::json;
+use wire::events::{EventReader, Seen};
+use wire::http1::{Fault, Response};
+use wire::sequence::{Order, Sequence};
+use wire::stamp::{Stamp, now};
+
+fn orders(numbers: &[u64]) -> Vec<Order> {
+    let mut sequence = Sequence::default();
+    numbers.iter().map(|&number| sequence.observe(number)).collect()
+}
+
+#[test]
+fn numbers_in_a_row_are_in_order_wherever_they_begin() {
+    assert!(orders(&[7, 8, 9, 10]).iter().all(|order| *order == Order::Next));
+}
+
+#[test]
+fn a_jump_is_a_hole_of_as_many_as_are_missing() {
+    assert_eq!(orders(&[1, 5, 6]), [Order::Next, Order::Hole(3), Order::Next]);
+    assert_eq!(orders(&[1, 1_000_000, 1_000_001]), [Order::Next, Order::Hole(999_998), Order::Next]);
+}
+
+#[test]
+fn one_that_fills_a_hole_is_late_and_a_duplicate_the_second_time() {
+    assert_eq!(orders(&[1, 4, 2, 2, 3]), [Order::Next, Order::Hole(2), Order::Late, Order::Duplicate, Order::Late]);
+}
+
+#[test]
+fn a_repeated_number_is_a_duplicate_however_long_ago_it_was() {
+    assert_eq!(orders(&[1, 2, 2])[2], Order::Duplicate);
+    let mut numbers: Vec<u64> = (1..=100).collect();
+    numbers.push(3);
+    assert_eq!(orders(&numbers)[100], Order::Duplicate);
+}
+
+#[test]
+fn a_stamp_is_read_back_from_a_payload_of_the_asked_size() {
+    let stamp = Stamp { sent: now(), sequence: 42 };
+    let payload = stamp.payload(128);
+    assert_eq!(payload.len(), 128);
+    assert_eq!(Stamp::parse(&payload), Some(stamp));
+    assert_eq!(Stamp::parse(&stamp.payload(0)), Some(stamp));
+    let document: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    assert_eq!(document["s"], 42);
+}
+
+#[test]
+fn a_stamp_that_is_cut_is_no_stamp() {
+    let payload = Stamp { sent: u64::MAX, sequence: u64::MAX }.payload(0);
+    // Up to the comma behind the sequence, which `"p":""}` follows.
+    let end = payload.len() - 8;
+    assert!(Stamp::parse(&payload[..=end]).is_some());
+    for cut in 0..=end {
+        assert_eq!(Stamp::parse(&payload[..cut]), None, "{cut} bytes");
+    }
+}
+
+const STREAM: &str = "retry: 3000\nid: aaaaaa-1\n\ndata: {\"t\":10,\"s\":1,\"p\":\"xx\"}\nid: aaaaaa-2\n\n: hb\n\
+event: sidestream.gap\ndata: {\"reason\":\"slow\"}\n\ndata: {\"t\":20,\"s\":3,\"p\":\"\"}\n\ndata: {\"t\":30,\"s\":4,\"p\":\"\"}\nid: a\n";
+
+fn expected() -> Vec<Seen> {
+    let event = |sent, sequence, order, id| Seen::Event { stamp: Stamp { sent, sequence }, order, id };
+    // The last event has no blank line yet.
+    vec![event(10, 1, Order::Next, true), Seen::Heartbeat, Seen::Gap, event(20, 3, Order::Hole(1), false)]
+}
+
+#[test]
+fn events_are_seen_wherever_the_bytes_are_cut() {
+    for cut in 0..STREAM.len() {
+        let (mut reader, mut seen) = (EventReader::new(), Vec::new());
+        for piece in [&STREAM[..cut], &STREAM[cut..]] {
+            reader.push(piece.as_bytes(), &mut |one| seen.push(one));
+        }
+        assert_eq!(seen, expected(), "cut at {cut}");
+    }
+}
+
+fn body(pieces: &[&[u8]]) -> Result<(String, bool), Fault> {
+    let (mut response, mut body) = (Response::new(), Vec::new());
+    for piece in pieces {
+        response.push(piece, &mut |bytes| body.extend_from_slice(bytes))?;
+    }
+    Ok((String::from_utf8_lossy(&body).into_owned(), response.is_over()))
+}
+
+const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: x\r\n\r\n5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n";
+
+#[test]
+fn chunk_framing_is_taken_off_wherever_the_bytes_are_cut() {
+    for cut in 0..CHUNKED.len() {
+        let expected = ("helloabcdefghijklmnopqrstuvwxyz".to_owned(), true);
+        assert_eq!(body(&[&CHUNKED[..cut], &CHUNKED[cut..]]), Ok(expected), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_body_without_chunks_goes_on_to_the_end_of_the_connection() {
+    assert_eq!(body(&[b"HTTP/1.0 200 OK\r\n\r\nab", b"5\r\n"]), Ok(("ab5\r\n".to_owned(), false)));
+}
+
+#[test]
+fn a_refusal_and_a_broken_response_are_faults() {
+    assert_eq!(body(&[b"HTTP/1.1 503 Service Unavailable\r\n\r\n"]), Err(Fault::Status(503)));
+    assert_eq!(body(&[b"SSH-2.0-OpenSSH_9.2\r\n\r\n"]), Err(Fault::Malformed));
+    assert_eq!(body(&[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno"]), Err(Fault::Malformed));
+}
+
+#[test]
+fn the_median_is_taken_of_every_number_by_itself() {
+    let runs = [
+        json!({"a": {"b": 3}, "c": 1.5, "d": "x"}),
+        json!({"a": {"b": 9}, "c": 0.5, "d": "y"}),
+        json!({"a": {"b": 5}, "c": 2.5, "d": "z"}),
+    ];
+    assert_eq!(report::median(&runs), json!({"a": {"b": 5}, "c": 1.5, "d": "x"}));
+}
