@@ -13,8 +13,15 @@ use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables}
 /// 4 sources: the id of an event has a component for each, and at most 128 bytes.
 const SOURCES_MAX: usize = 4;
 
+/// 1000 routes: each has metrics of its own, and each request is compared with them in turn.
+const ROUTES_MAX: usize = 1000;
+
 pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
     let routes = place.some(route)?;
+    if routes.len() > ROUTES_MAX {
+        place.problem(format!("there are {} routes, at most {ROUTES_MAX} are served", routes.len()), None);
+        return None;
+    }
     for (index, (at, route)) in routes.iter().enumerate() {
         let first = routes[..index].iter().find(|(_, other)| hides(&other.path, &route.path));
         if let Some((first, _)) = first {
