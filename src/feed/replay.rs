@@ -87,6 +87,8 @@ enum Phase {
     Queued,
     /// Reads with this run: `next..` of these events of its page.
     Joined { run: usize, events: Vec<u32>, next: usize },
+    /// Has reached the window, and holds no replay up while it does not know.
+    Reached,
     /// The source is another one now.
     Changed,
 }
@@ -324,7 +326,7 @@ impl Replayer {
             place.after = page.after;
             place.through = page.through;
             place.events = events;
-            for (_, reader) in readers.iter_mut() {
+            for (key, reader) in readers.iter_mut() {
                 let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
                 if *joined != run {
                     continue;
@@ -332,11 +334,14 @@ impl Replayer {
                 let expired = page.after > reader.through;
                 if events.is_empty() && !expired {
                     reader.through = reader.through.max(page.through);
+                    // Who has nothing to take is woken only if it can go on in the window.
+                    if !reader.reaches() {
+                        continue;
+                    }
+                    leave(place, &reader.feed, key);
+                    reader.phase = Phase::Reached;
                 }
-                // Who has nothing to take is woken only if it can go on in the window.
-                if !events.is_empty() || expired || reader.feed.lock().window.floor() <= reader.through {
-                    wakers.extend(reader.waker.take());
-                }
+                wakers.extend(reader.waker.take());
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -352,6 +357,7 @@ impl Replayer {
                 leave(&mut runs[run], &reader.feed, key);
                 reader.phase = Phase::Queued;
                 self.replays.queue();
+                self.wanted.notify_one();
             }
         }
         runs[run].events = Vec::new();
@@ -388,7 +394,17 @@ impl Replayer {
     }
 }
 
+impl Reader {
+    /// Whether everything after what it has is in the window.
+    fn reaches(&self) -> bool {
+        self.feed.lock().window.floor() <= self.through
+    }
+}
+
 fn leave(run: &mut Run, feed: &Feed, key: usize) {
     run.interest.remove(&feed.filters, key);
     run.members -= 1;
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,15 +64,24 @@ impl Ticket {
                     if run.behind == 0 {
                         run.taken.notify_one();
                     }
+                    if floor <= reader.through {
+                        leave(run, &reader.feed, self.key);
+                        run.taken.notify_one();
+                        reader.phase = Phase::Reached;
+                    }
                 }
                 if some {
                     return Turn::Some;
                 }
             }
+            Phase::Reached if floor <= reader.through => return Turn::Reached(reader.through),
+            Phase::Reached => {
+                // The window has moved on meanwhile.
+                reader.phase = Phase::Queued;
+                self.replayer.replays.queue();
+                self.replayer.wanted.notify_one();
+            }
             Phase::Queued => {}
-        }
-        if floor <= reader.through {
-            return Turn::Reached(reader.through);
         }
         reader.waker = Some(waker.clone());
         Turn::Wait
@@ -96,7 +105,7 @@ impl Drop for Ticket {
                 // A run without members ends; one that waited for this reader goes on.
                 run.taken.notify_one();
             }
-            Phase::Changed => {}
+            Phase::Reached | Phase::Changed => {}
         }
         drop(state);
         replayer.replays.readers.fetch_sub(1, Ordering::Relaxed);
