@@ -1,7 +1,7 @@
 //! Readers behind the window, over an archive in memory that can be slow, fail and forget.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
