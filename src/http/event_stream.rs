@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
+use super::config::Expired;
 use super::context::Context;
 use super::member::{Peer, StreamState};
 use super::output::{Output, Tally};
@@ -65,6 +66,8 @@ pub(super) struct Opening {
     pub(super) last_event_id: Option<Vec<u8>>,
     pub(super) client: Box<str>,
     pub(super) peer: Peer,
+    /// A browser's EventSource may be at the other end.
+    pub(super) browser: bool,
 }
 
 /// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
@@ -74,10 +77,16 @@ const TURN_BYTES: usize = 32 * 1024;
 impl EventStream {
     /// Opens a cursor in every source of the route.
     pub(super) async fn open(context: &Arc<Context>, asked: Opening) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, peer } = asked;
+        let Opening { route, filters, last_event_id, client, peer, browser } = asked;
+        let tells_status = match route.config.expired {
+            Expired::Auto => !browser,
+            Expired::Status => true,
+            Expired::Gap => false,
+        };
         let id = last_event_id.as_deref().map(EventId::parse);
         let mut cursors = Vec::with_capacity(route.sources.len());
         let mut gaps: Vec<Gap> = Vec::new();
+        let mut outcomes = Vec::with_capacity(route.sources.len());
         for (source, filters) in route.sources.iter().zip(filters) {
             let start = start(id.as_ref(), &source.source)?;
             let opened = source.source.open(filters, &route.profile, start).await.map_err(|error| match error {
@@ -88,6 +97,7 @@ impl EventStream {
             if id.is_some() {
                 context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
             }
+            outcomes.push(opened.outcome);
             match opened.outcome {
                 // An id that is none is one gap, however many sources there are.
                 Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
@@ -95,6 +105,9 @@ impl EventStream {
                 Outcome::Live | Outcome::Window | Outcome::Archive => {}
             }
             cursors.push(opened.cursor);
+        }
+        if tells_status && is_expired(&outcomes) {
+            return Err(Refusal::Expired);
         }
         let standings = cursors.iter().map(Cursor::standing).collect();
         let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
@@ -373,6 +386,12 @@ impl Drop for EventStream {
             _ => log!(info),
         }
     }
+}
+
+/// Whether nothing of what the client had can be continued, and something of it is retained no more.
+fn is_expired(outcomes: &[Outcome]) -> bool {
+    let gaps = || outcomes.iter().map(|outcome| if let Outcome::Gap(gap) = outcome { Some(gap.reason) } else { None });
+    gaps().all(|reason| reason.is_some()) && gaps().any(|reason| reason == Some(GapReason::Expired))
 }
 
 /// Where a client wants to begin in a source, by its last event id.
