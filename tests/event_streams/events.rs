@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::reader::Via;
 use crate::support::sse::{Event, SseClient};
 use crate::support::sse_parser::Parser;
-use crate::{Stage, sequence};
+use crate::{Stage, json, sequence};
 
 #[tokio::test]
 async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
@@ -126,6 +126,31 @@ async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
     }
     let refused = stage.sidestream.metric("sidestream_events_rejected_total", &[("reason", "event_name")]).await;
     assert_eq!(refused, 8.0, "four names on each source");
+}
+
+#[tokio::test]
+async fn a_header_on_which_the_nats_client_panics_stops_neither_source() {
+    let stage = Stage::start().await;
+    let mut orders = stage.open(Via::Http11, "/orders").await;
+    let mut news = stage.open(Via::H2, "/news").await;
+    for number in 0..3 {
+        stage.publish("orders.1.x", format!("before {number}")).await;
+    }
+    // A CR alone is no line end to NATS, and nothing that the client library takes.
+    publish_raw(&stage, "orders.1.x", b"a\rdata: forged", "poison").await;
+    publish_raw(&stage, "news.x", b"a\rdata: forged", "poison").await;
+    stage.publish("orders.1.x", "after").await;
+
+    let data: Vec<_> = orders.take(5).await.into_iter().map(|event| (event.name, event.data)).collect();
+    let message = |data: &str| ("message".to_owned(), data.to_owned());
+    let expected = [message("before 0"), message("before 1"), message("before 2"), message("poison"), message("after")];
+    assert_eq!(data, expected, "every event once, in order");
+    let gap = news.next().await;
+    assert_eq!((&*gap.name, &json(&gap.data)["reason"]), ("sidestream.gap", &"upstream".into()));
+    stage.say("news.x", "after").await;
+    assert_eq!(news.next().await.data, "after");
+    assert_eq!(stage.sidestream.metric("sidestream_poison_messages_total", &[]).await, 1.0);
+    stage.sidestream.until_metric("sidestream_nats_connected", &[], |up| up == 1.0).await;
 }
 
 #[tokio::test]
