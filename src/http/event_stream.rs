@@ -30,6 +30,8 @@ pub(super) struct EventStream {
     cursors: Box<[Cursor]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: Box<[Component]>,
+    /// Which source was read first in the last turn.
+    first: usize,
     opening: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
     /// How long this client hears nothing before a comment: its own part of the route's heartbeat.
@@ -123,6 +125,7 @@ impl EventStream {
             context: context.clone(),
             cursors: cursors.into(),
             positions,
+            first: 0,
             opening: None,
             timer: Box::pin(tokio::time::sleep_until(age)),
             silence,
@@ -199,7 +202,10 @@ impl EventStream {
     fn poll_events(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Option<Close> {
         let mut caught_up = true;
         let mut ended = false;
-        for place in 0..self.cursors.len() {
+        // Another source first each time: one that fills every turn must not keep the others waiting.
+        self.first = (self.first + 1) % self.cursors.len();
+        for turn in 0..self.cursors.len() {
+            let place = (self.first + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
             match self.cursors[place].poll_read(task, &mut out.batch, budget) {
                 Poll::Ready(Read::Some) => caught_up = false,
