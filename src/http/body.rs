@@ -1,7 +1,7 @@
 //! The bodies of answers: none, a short text, an event stream on HTTP/2, or a socket that is about to be taken back.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -25,7 +25,7 @@ pub(super) enum Body {
 pub(super) struct TakeBack {
     reached: AtomicBool,
     blocked: AtomicBool,
-    heard: AtomicBool,
+    heard_bytes: AtomicUsize,
     stream: Mutex<Option<(EventStream, Framing)>>,
 }
 
@@ -50,11 +50,16 @@ impl TakeBack {
 
     /// Whether the client has sent anything.
     pub(super) fn is_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
+        self.heard_bytes() > 0
     }
 
-    pub(super) fn set_heard(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+    /// How much the client has sent.
+    pub(super) fn heard_bytes(&self) -> usize {
+        self.heard_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_heard(&self, bytes: usize) {
+        self.heard_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn take(&self) -> Option<(EventStream, Framing)> {
