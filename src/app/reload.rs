@@ -34,10 +34,7 @@ impl App {
                 for problem in problems.as_slice() {
                     tracing::warn!(%problem, "problem in the configuration");
                 }
-                check.set(Status::Warning(format!(
-                    "the last reload was refused: {} problems",
-                    problems.as_slice().len()
-                )));
+                check.set(Status::Warning(refused(&problems)));
                 self.show(Some(&problems));
                 Err(problems.to_string())
             }
@@ -67,6 +64,19 @@ impl App {
         let value = shown(&self.loaded, &self.restart, problems);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
+}
+
+/// One line for the probes: the first problem with its place, and how many more there are.
+fn refused(problems: &Problems) -> String {
+    let first = problems.as_slice().first().map_or_else(String::new, |first| match first.line {
+        0 => format!(": {}: {}", first.file, first.message),
+        line => format!(": {}:{line}:{}: {}", first.file, first.column, first.message),
+    });
+    let more = match problems.as_slice().len() {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    format!("the last reload was refused{first}{more}")
 }
 
 /// What `/config` answers.
