@@ -58,12 +58,13 @@ async fn status(admin: SocketAddr) -> Option<StatusCode> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.ok()?;
     let request = Request::get("/health/ready").header("host", admin.to_string()).body(Empty::<Bytes>::new()).ok()?;
     let mut answer = pin!(sender.send_request(request));
-    let answered = tokio::select! {
-        answered = answer.as_mut() => answered,
-        // Drives the exchange. An answer and the end behind it may come in one piece; the answer is there then, too.
+    let answer = tokio::select! {
+        biased;
+        answer = answer.as_mut() => answer,
+        // It has to be driven while the answer is awaited, and may end in the very turn that brings it.
         _ = connection => answer.await,
     };
-    Some(answered.ok()?.status())
+    Some(answer.ok()?.status())
 }
 
 /// The address to call for a listening address: "all interfaces" is not one.
