@@ -122,7 +122,7 @@ impl std::error::Error for Trouble {}
 
 impl Api {
     pub(crate) fn new(link: Link) -> Self {
-        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client().clone());
+        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client());
         Self { link, context, consumers: Arc::default() }
     }
 
@@ -138,7 +138,7 @@ impl Api {
 
     /// The JetStream stream as it is now.
     pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, Trouble> {
-        let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &()).await?;
+        let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &Empty {}).await?;
         info.state().ok_or_else(|| Trouble::Refused("its description cannot be read".to_owned()))
     }
 
@@ -184,7 +184,7 @@ impl Api {
 
     /// Deletes a consumer and waits for it, for a second at the most. What cannot be deleted ends by itself.
     pub(crate) async fn delete(&self, stream: &str, consumer: &str) {
-        let request = self.ask::<_, serde_json::Value>(format!("CONSUMER.DELETE.{stream}.{consumer}"), &());
+        let request = self.ask::<_, serde_json::Value>(format!("CONSUMER.DELETE.{stream}.{consumer}"), &Empty {});
         if !matches!(tokio::time::timeout(Duration::from_secs(1), request).await, Ok(Ok(_))) {
             tracing::debug!(stream, consumer, "consumer left to its inactivity threshold");
         }
@@ -274,6 +274,10 @@ impl StreamInfo {
         })
     }
 }
+
+/// A request that asks for nothing more than its subject says: not `null`, which the server does not take.
+#[derive(Serialize)]
+struct Empty {}
 
 #[derive(Serialize)]
 struct MessageRequest<'a> {

@@ -115,6 +115,9 @@ fn without_secrets(server: &str) -> String {
 }
 
 fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &str) -> ConnectOptions {
+    // Pull requests bring 1024 at the most. Core messages come unasked, and the client hands out all that its socket
+    // holds in one go before any task may take them: 8192 overflowed after a stall of milliseconds.
+    let capacity = if role == "core" { 65_536 } else { 8192 };
     let mut options = credentials::options(&config.credentials, servers)
         .name(format!("sidestream-{}-{role}", identity.pod))
         .custom_inbox_prefix(format!("{INBOX}{}", identity.boot))
@@ -125,8 +128,7 @@ fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &
         .retry_on_initial_connect()
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
-        // A task that only receives never lets 8192 messages wait; two pull requests together are 1024.
-        .subscription_capacity(8192);
+        .subscription_capacity(capacity);
     if let Some(tls) = &config.tls {
         options = options.require_tls(true);
         if let Some(ca) = &tls.ca {

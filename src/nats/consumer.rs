@@ -52,6 +52,8 @@ pub(crate) struct Consumer {
     /// How many messages waited for it when it was created.
     pub(crate) pending: u64,
     link: Link,
+    /// The same connection: whether it refuses us something.
+    denials: Link,
     /// The connection that the messages come on: with another one, the requests are gone.
     generation: u64,
     inbox: String,
@@ -93,8 +95,16 @@ pub(crate) enum Lost {
     Hole,
     /// The server has no such consumer any more.
     Deleted,
+    /// This subject is not permitted to us.
+    Denied(String),
     /// The server refuses a request.
     Refused(String),
+}
+
+impl Received {
+    fn is_empty(&self) -> bool {
+        self.lost.is_none() && self.passed.is_none() && self.messages.is_empty()
+    }
 }
 
 impl Consumer {
@@ -111,6 +121,7 @@ impl Consumer {
             head: info.delivered.stream_sequence,
             pending: info.num_pending,
             spec,
+            denials: link.clone(),
             link,
             generation,
             inbox,
@@ -130,14 +141,18 @@ impl Consumer {
         &self.spec.name
     }
 
-    /// Waits for something and takes what is there, at most [`BATCH_MAX`] messages. Loses nothing when it is dropped.
+    /// Waits for something and takes what is there, at most [`BATCH_MAX`] messages.
     pub(crate) async fn receive(&mut self) -> Received {
         let mut received = Received::default();
-        loop {
+        while received.is_empty() {
+            self.request().await;
+            let (requests, inbox) = (self.next_subject(), self.inbox_subject());
             tokio::select! {
                 biased; // What has come is taken before the connection's end is noticed.
                 message = self.subscriber.next() => self.take(message, &mut received),
                 () = self.link.gone(self.generation) => received.lost = Some(Lost::Disconnected),
+                () = self.denials.denied(&requests, 0) => received.lost = Some(Lost::Denied(requests)),
+                () = self.denials.denied(&inbox, 0) => received.lost = Some(Lost::Denied(inbox)),
                 () = tokio::time::sleep_until(self.silent_since + SILENCE_MAX) => received.lost = Some(Lost::Silent),
             }
             while received.lost.is_none() && received.messages.len() < BATCH_MAX {
@@ -146,13 +161,18 @@ impl Consumer {
                     None => break,
                 }
             }
-            if received.lost.is_none() {
-                self.request().await;
-            }
-            if received.lost.is_some() || received.passed.is_some() || !received.messages.is_empty() {
-                return received;
-            }
         }
+        received
+    }
+
+    /// Where pull requests go.
+    fn next_subject(&self) -> String {
+        format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name)
+    }
+
+    /// Where messages come: below it, the number of the request.
+    fn inbox_subject(&self) -> String {
+        format!("{}.*", self.inbox)
     }
 
     fn take(&mut self, message: Option<Message>, received: &mut Received) {
@@ -232,7 +252,7 @@ impl Consumer {
         let Ok(body) = serde_json::to_vec(&pull) else { return };
         self.requests_made += 1;
         let reply = format!("{}.{}", self.inbox, self.requests_made);
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name);
+        let subject = self.next_subject();
         self.requests.push_back(Request { number: self.requests_made, left: batch });
         if self.link.client().publish_with_reply(subject, reply, Bytes::from(body)).await.is_err() {
             tracing::debug!(consumer = self.spec.name, "a closed connection takes no request");

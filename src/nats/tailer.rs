@@ -296,6 +296,7 @@ impl Tailer {
         match lost {
             Lost::Disconnected => self.stalls += 1,
             Lost::Refused(why) => self.report(&Trouble::Refused(why)),
+            Lost::Denied(subject) => self.report(&Trouble::Denied(subject)),
             Lost::Silent | Lost::Hole | Lost::Deleted => {}
         }
         if self.stalls >= STALLS_MAX {

@@ -19,4 +19,5 @@ pub mod sidestream;
 pub mod sse;
 pub mod sse_parser;
 pub mod transport;
+pub mod upstream;
 pub mod wait;
