@@ -101,6 +101,7 @@ impl Tailer {
 
     /// Follows until the drain begins, whatever happens to the stream.
     pub(crate) async fn run(mut self, mut drain: Watch) {
+        self.writer.catch_up();
         loop {
             tokio::select! {
                 biased; // A busy stream never ends by itself.
@@ -284,6 +285,7 @@ impl Tailer {
     fn settle(&mut self) {
         if !self.caught_up {
             self.caught_up = true;
+            self.writer.caught_up();
             self.check.set(Status::Ok);
         }
     }
