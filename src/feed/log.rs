@@ -11,7 +11,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::sse::encode::Frame;
-use crate::sse::{Component, Event, Tag};
+use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 
 use super::archive::Archive;
