@@ -22,7 +22,7 @@ impl App {
             Reload::Unchanged => "unchanged",
             Reload::Refused(_) => "refused",
         };
-        self.metrics.config_reloads_total.with_label_values(&[result]).inc();
+        self.live.metrics.config_reloads_total.with_label_values(&[result]).inc();
         match reload {
             Reload::Unchanged => {
                 check.set(Status::Ok);
@@ -43,9 +43,9 @@ impl App {
             }
             Reload::Changed { loaded, restart } => {
                 let config = &loaded.config;
-                self.sources.apply(config);
-                self.sources.heard_from(HEARD_FROM_MAX).await;
-                self.apply(config);
+                self.live.sources.apply(config);
+                self.live.sources.heard_from(HEARD_FROM_MAX).await;
+                self.live.apply(config);
                 if logs::set_filter(&config.log.filter).is_err() {
                     tracing::warn!("the filter of the log stays as it was");
                 }

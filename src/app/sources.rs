@@ -69,7 +69,7 @@ impl Sources {
                 }
                 continue;
             }
-            let (writer, log) = feed::log::channel(stream.as_str(), *limits, &self.budget);
+            let (writer, log) = feed::log::channel(stream.as_str(), *limits, &self.budget, None);
             let (stop, stopped) = drain::channel();
             let tailed =
                 StreamConfig { name: stream.clone(), filters: filters.clone(), identity: None, window: *limits };

@@ -165,8 +165,7 @@ impl OnDemand {
             return Ok((known.feed.clone(), known.established.clone(), None));
         }
         // What was numbered before this feed began is not in it.
-        let feed =
-            Feed::new(key.0.clone(), key.1.clone(), self.head().seq, &self.budget).ok_or(OpenError::TooManyFeeds)?;
+        let feed = Feed::new(key.0.clone(), key.1.clone(), self.head(), &self.budget).ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (established, established_seen) = watch::channel(false);
         let writer = FeedWriter {

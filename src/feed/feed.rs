@@ -47,7 +47,7 @@ impl Feed {
     pub(super) fn new(
         filters: FilterSet,
         profile: Arc<Profile>,
-        floor: u64,
+        floor: Component,
         budget: &Arc<Budget>,
     ) -> Option<Arc<Self>> {
         if !budget.add_feed() {
@@ -88,6 +88,13 @@ impl Feed {
     pub(super) fn append_gap(&self, gap: Gap, position: Component, now: Instant, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         state.window.push_gap(gap, position, now);
+        state.readers.take_waiting(wakers);
+    }
+
+    /// Begins another tag, with a gap that tells of it.
+    pub(super) fn begin_epoch(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Vec<Waker>) {
+        let mut state = self.lock();
+        state.window.begin_epoch(gap, floor, now);
         state.readers.take_waiting(wakers);
     }
 

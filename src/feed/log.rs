@@ -1,5 +1,7 @@
 //! The recent events of one JetStream stream, once for the whole pod, and the feeds that are made of them.
 
+mod opening;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -11,19 +13,32 @@ use crate::sse::encode::Frame;
 use crate::sse::{Component, Event, Tag};
 use crate::subject::FilterSet;
 
+use super::archive::Archive;
 use super::budget::{Budget, Shrink};
 use super::feed::{Appended, Feed};
 use super::index::Index;
 use super::interest::Interest;
-use super::source::Origin;
+use super::replay::{Replayer, Replays, Ticket};
 use super::window::Logged;
-use super::{Cursor, Gap, GapReason, Limits, OpenError, Opened, Outcome, Profile, Start};
+use super::{Gap, GapReason, Limits, OpenError, Profile};
 
 /// The reading side.
 pub struct Log {
     name: Arc<str>,
     budget: Arc<Budget>,
+    replayer: Option<Arc<Replayer>>,
     state: Mutex<State>,
+}
+
+/// What lies behind a log's window.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Where it is read.
+    pub archive: Arc<dyn Archive>,
+    /// Everything that any reader can ask for.
+    pub reach: FilterSet,
+    /// The places of all replays.
+    pub replays: Arc<Replays>,
 }
 
 /// The writing side. Not `Clone`; dropping it ends every feed.
@@ -53,9 +68,14 @@ struct State {
 /// What makes two readers share a feed.
 type Key = (FilterSet, Arc<Profile>);
 
-/// A log and its writer.
+/// A log and its writer. Without a past, what is not in memory any more is lost to readers.
 #[must_use]
-pub fn channel(name: impl Into<Arc<str>>, limits: Limits, budget: &Arc<Budget>) -> (LogWriter, Arc<Log>) {
+pub fn channel(
+    name: impl Into<Arc<str>>,
+    limits: Limits,
+    budget: &Arc<Budget>,
+    past: Option<Past>,
+) -> (LogWriter, Arc<Log>) {
     let state = State {
         events: VecDeque::new(),
         base: 0,
@@ -69,7 +89,8 @@ pub fn channel(name: impl Into<Arc<str>>, limits: Limits, budget: &Arc<Budget>) 
         keys: HashMap::new(),
         ended: false,
     };
-    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), state: Mutex::new(state) });
+    let replayer = past.map(|past| Replayer::new(&past.replays, past.archive, past.reach, budget));
+    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), replayer, state: Mutex::new(state) });
     let shrink: Arc<dyn Shrink> = log.clone();
     budget.join(Arc::downgrade(&shrink));
     (LogWriter { log: log.clone(), wakers: Vec::new() }, log)
@@ -104,8 +125,7 @@ impl LogWriter {
         state.head = Some(position);
         state.clear(head);
         for (_, feed) in &state.feeds {
-            feed.append_gap(gap, position, Instant::now(), &mut self.wakers);
-            feed.lock().window.begin_epoch(head);
+            feed.begin_epoch(gap, position, Instant::now(), &mut self.wakers);
         }
         drop(state);
         self.wake();
@@ -206,39 +226,19 @@ impl Log {
         (state.events.len(), state.bytes + entries, state.feeds.len())
     }
 
-    /// Opens a reader.
-    ///
-    /// # Errors
-    /// [`OpenError`] before the writer began, or when a limit is reached.
-    pub fn open(
-        self: &Arc<Self>,
-        filters: FilterSet,
-        profile: &Arc<Profile>,
-        start: Start,
-    ) -> Result<Opened, OpenError> {
-        let mut state = self.lock();
-        let head = state.head.filter(|_| !state.ended).ok_or(OpenError::NotReady)?;
-        let feed = state.feed(filters, profile, self)?;
-        let window = feed.lock();
-        let live = (window.window.end_place(), head);
-        let gap = |reason| Outcome::Gap(Gap { reason, missed: None });
-        let (outcome, (place, position)) = match start {
-            Start::Live => (Outcome::Live, live),
-            Start::Lost(reason) => (gap(reason), live),
-            Start::After(at) if at.tag != head.tag => (gap(GapReason::Recreated), live),
-            Start::After(at) if !state.agrees(at) => (gap(GapReason::Recreated), live),
-            Start::After(at) => match window.window.place_after(at.seq) {
-                Some(place) => (Outcome::Window, (place, at)),
-                None => {
-                    let position = Component { tag: head.tag, seq: window.window.floor(), check: None };
-                    (gap(GapReason::Expired), (window.window.oldest_place(), position))
-                }
-            },
-        };
-        drop(window);
-        let key = feed.join(place, position);
-        let cursor = Cursor::new(Origin::Log(self.clone()), feed, key, place, position);
-        Ok(Opened { cursor, outcome })
+    /// Serves readers that are behind the window, until the log is gone. To be spawned once.
+    pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
+        let replayer = self.replayer.clone();
+        async move {
+            match replayer {
+                Some(replayer) => replayer.run().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+        self.replayer.as_ref()?.enter(feed, after)
     }
 
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
@@ -321,12 +321,19 @@ impl State {
         self.evict(now);
     }
 
-    fn feed(&mut self, filters: FilterSet, profile: &Arc<Profile>, log: &Log) -> Result<Arc<Feed>, OpenError> {
+    fn feed(
+        &mut self,
+        filters: FilterSet,
+        profile: &Arc<Profile>,
+        log: &Log,
+        tag: Tag,
+    ) -> Result<Arc<Feed>, OpenError> {
         let key = (filters, profile.clone());
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
-        let feed = Feed::new(key.0.clone(), profile.clone(), self.floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
+        let floor = Component { tag, seq: self.floor, check: None };
+        let feed = Feed::new(key.0.clone(), profile.clone(), floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
         // Seed before anyone can read: the log's events through its index, never by a scan.
         let seeds: Vec<&Arc<Logged>> = self.index.find(&key.0).iter().filter_map(|index| self.get(*index)).collect();
         let mut named = HashMap::new();
@@ -342,12 +349,10 @@ impl State {
         self.events.get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 
-    /// Whether the message at this position is the one that the reader knows, as far as the log can tell.
-    fn agrees(&self, at: Component) -> bool {
-        let Some(check) = at.check else { return true };
-        let place = self.events.partition_point(|logged| logged.event.position.seq < at.seq);
-        let found = self.events.get(place).filter(|logged| logged.event.position.seq == at.seq);
-        found.and_then(|logged| logged.event.position.check).is_none_or(|known| known == check)
+    /// The check of the message at this sequence number, if it is in memory.
+    fn check_at(&self, seq: u64) -> Option<u16> {
+        let place = self.events.partition_point(|logged| logged.event.position.seq < seq);
+        self.events.get(place).filter(|logged| logged.event.position.seq == seq)?.event.position.check
     }
 
     fn evict(&mut self, now: Instant) {

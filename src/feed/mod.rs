@@ -19,6 +19,7 @@ pub mod limits;
 pub mod log;
 pub mod profile;
 mod readers;
+pub mod replay;
 pub mod resume;
 pub mod source;
 #[cfg(test)]
@@ -31,7 +32,8 @@ pub use budget::Budget;
 pub use cursor::{Cursor, Lag, Read, Standing};
 pub use demand::{Demand, Demands, FeedWriter, OnDemand};
 pub use limits::Limits;
-pub use log::{Log, LogWriter};
+pub use log::{Log, LogWriter, Past};
 pub use profile::Profile;
+pub use replay::Replays;
 pub use resume::{Gap, GapReason, Outcome, Start};
 pub use source::{OpenError, Opened, Source};

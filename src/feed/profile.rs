@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
+use crate::sse::encode::Frame;
 use crate::sse::{Event, EventName, Tier};
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
 use super::Limits;
+use super::window::Logged;
 
 /// What of an event depends on the route that shows it. Feeds of one profile share their encoded events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,6 +30,16 @@ impl Profile {
         }
         let text = self.event.as_ref()?.fill(&SubjectTokens(&event.subject))?;
         EventName::parse(&text).map(Cow::Owned)
+    }
+
+    /// The event as the route shows it: encoded anew only if the route names it.
+    pub(super) fn show(&self, logged: &Logged) -> (Frame, Tier) {
+        let frame = if self.renames(&logged.event) {
+            Frame::event(self.name(&logged.event).as_deref(), &logged.event.data, logged.event.position)
+        } else {
+            logged.frame.clone()
+        };
+        (frame, self.tier(&logged.event))
     }
 
     /// Whether the route gives this event a name that it does not bear itself.

@@ -6,6 +6,7 @@ use crate::sse::Component;
 use crate::subject::FilterSet;
 
 use super::feed::Feed;
+use super::replay::Ticket;
 use super::{Cursor, Log, OnDemand, Outcome, Profile, Start};
 
 /// Where cursors come from: a log that one tailer fills, or subscriptions made on demand.
@@ -33,6 +34,8 @@ pub enum OpenError {
     NotReady,
     /// As many feeds as `limits.feeds` allows.
     TooManyFeeds,
+    /// As many readers wait for a replay as `limits.replays.queued` allows.
+    TooManyReplays,
 }
 
 impl Source {
@@ -42,7 +45,7 @@ impl Source {
     /// [`OpenError`] when NATS is not there yet or a limit is reached.
     pub async fn open(&self, filters: FilterSet, profile: &Arc<Profile>, start: Start) -> Result<Opened, OpenError> {
         match self {
-            Self::Shared(log) => log.open(filters, profile, start),
+            Self::Shared(log) => log.open(filters, profile, start).await,
             Self::OnDemand(core) => core.open(filters, profile, start).await,
         }
     }
@@ -61,6 +64,15 @@ impl Origin {
         match self {
             Self::Log(log) => log.head_at_end(feed, index),
             Self::OnDemand(core) => core.head_at_end(feed, index),
+        }
+    }
+
+    /// A place in the replays of the source, for a reader that has everything up to `after`; none where there is no
+    /// archive, or too many wait.
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+        match self {
+            Self::Log(log) => log.enter(feed, after),
+            Self::OnDemand(_) => None,
         }
     }
 

@@ -30,7 +30,7 @@ fn event(seq: u64, subject: &str) -> Event {
 }
 
 fn log(limits: Limits) -> (LogWriter, std::sync::Arc<Log>) {
-    let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 20, 100));
+    let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
     (writer, log)
 }
@@ -56,6 +56,11 @@ fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
     }
 }
 
+/// An opening that has nobody to ask is ready at once.
+fn now<T>(opening: impl Future<Output = T>) -> T {
+    futures_util::FutureExt::now_or_never(opening).expect("there is nobody to wait for")
+}
+
 fn at(seq: u64) -> Start {
     Start::After(Component { tag: tag(), seq, check: None })
 }
@@ -64,7 +69,7 @@ fn at(seq: u64) -> Start {
 fn a_reader_sees_what_matches_from_where_it_began() {
     let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(1, "a.x"), event(2, "b"), event(3, "a.y")]);
-    let open = |start| log.open(filters(&["a.*"]), &profile(Limits::default()), start).unwrap();
+    let open = |start| now(log.open(filters(&["a.*"]), &profile(Limits::default()), start)).unwrap();
     let (mut live, mut resumed, mut all) = (open(Start::Live), open(at(1)), open(at(0)));
     assert_eq!((live.outcome, resumed.outcome), (Outcome::Live, Outcome::Window));
     assert_eq!(drain(&mut live.cursor), []);
@@ -80,14 +85,14 @@ fn a_reader_sees_what_matches_from_where_it_began() {
 fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
     let limits = Limits { events: 3, ..Limits::default() };
     let (mut writer, log) = log(limits);
-    let mut opened = log.open(filters(&[">"]), &profile(limits), Start::Live).unwrap();
+    let mut opened = now(log.open(filters(&[">"]), &profile(limits), Start::Live)).unwrap();
     writer.append((1..=10).map(|seq| event(seq, "a")).collect());
     assert_eq!(opened.cursor.standing().lag(std::time::Instant::now()).events, 10);
     let gap = Gap { reason: GapReason::Slow, missed: Some(7) };
     assert_eq!(drain(&mut opened.cursor), [Err(gap), Ok(8), Ok(9), Ok(10)]);
-    let late = log.open(filters(&[">"]), &profile(limits), at(6)).unwrap();
+    let late = now(log.open(filters(&[">"]), &profile(limits), at(6))).unwrap();
     assert!(matches!(late.outcome, Outcome::Gap(Gap { reason: GapReason::Expired, .. })));
-    let edge = log.open(filters(&[">"]), &profile(limits), at(7)).unwrap();
+    let edge = now(log.open(filters(&[">"]), &profile(limits), at(7))).unwrap();
     assert_eq!(edge.outcome, Outcome::Window);
 }
 
@@ -96,7 +101,7 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
     let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(5, "a")]);
     let profile = profile(Limits::default());
-    let mut reader = log.open(filters(&["a"]), &profile, at(4)).unwrap();
+    let mut reader = now(log.open(filters(&["a"]), &profile, at(4))).unwrap();
     assert_eq!(drain(&mut reader.cursor), [Ok(5)]);
     let other = Tag::of_stream("S", 2);
     writer.begin(other, 0);
@@ -105,10 +110,10 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
     assert_eq!(reader.cursor.position(), Component { tag: other, seq: 0, check: None });
     writer.append(vec![Event { position: Component { tag: other, seq: 1, check: None }, ..event(1, "a") }]);
     assert_eq!(drain(&mut reader.cursor), [Ok(1)]);
-    let back = log.open(filters(&["a"]), &profile, at(5)).unwrap();
+    let back = now(log.open(filters(&["a"]), &profile, at(5))).unwrap();
     assert_eq!(back.outcome, Outcome::Gap(gap));
     let mut new =
-        log.open(filters(&["a"]), &profile, Start::After(Component { tag: other, seq: 0, check: None })).unwrap();
+        now(log.open(filters(&["a"]), &profile, Start::After(Component { tag: other, seq: 0, check: None }))).unwrap();
     assert_eq!(drain(&mut new.cursor), [Ok(1)]);
 }
 
@@ -117,14 +122,14 @@ fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
     let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(1, "a"), event(2, "a")]);
     let known = Component { tag: tag(), seq: 1, check: Some(77) };
-    let opened = log.open(filters(&["a"]), &profile(Limits::default()), Start::After(known)).unwrap();
+    let opened = now(log.open(filters(&["a"]), &profile(Limits::default()), Start::After(known))).unwrap();
     assert!(matches!(opened.outcome, Outcome::Gap(Gap { reason: GapReason::Recreated, .. })));
 }
 
 #[test]
 fn a_reader_that_is_ahead_of_its_log_sees_nothing_twice() {
     let (mut writer, log) = log(Limits::default());
-    let mut opened = log.open(filters(&["a"]), &profile(Limits::default()), at(3)).unwrap();
+    let mut opened = now(log.open(filters(&["a"]), &profile(Limits::default()), at(3))).unwrap();
     writer.append((1..=5).map(|seq| event(seq, "a")).collect());
     assert_eq!(drain(&mut opened.cursor), [Ok(4), Ok(5)]);
 }
@@ -132,7 +137,7 @@ fn a_reader_that_is_ahead_of_its_log_sees_nothing_twice() {
 #[test]
 fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
     let (mut writer, log) = log(Limits::default());
-    let mut opened = log.open(filters(&["a"]), &profile(Limits::default()), Start::Live).unwrap();
+    let mut opened = now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
     writer.append(vec![event(1, "b"), event(2, "b")]);
     assert!(opened.cursor.checkpoint());
     assert_eq!(opened.cursor.position().seq, 2);
@@ -147,13 +152,13 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
 #[test]
 fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
     let budget = Budget::new(1 << 20, 1);
-    let (mut writer, log) = log::channel("S", Limits::default(), &budget);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
     let profile = profile(Limits::default());
-    assert_eq!(log.open(filters(&["a"]), &profile, Start::Live).unwrap_err(), OpenError::NotReady);
+    assert_eq!(now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap_err(), OpenError::NotReady);
     writer.begin(tag(), 0);
-    let one = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
-    let two = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
-    assert_eq!(log.open(filters(&["b"]), &profile, Start::Live).unwrap_err(), OpenError::TooManyFeeds);
+    let one = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
+    let two = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
+    assert_eq!(now(log.open(filters(&["b"]), &profile, Start::Live)).unwrap_err(), OpenError::TooManyFeeds);
     writer.append((1..=100).map(|seq| event(seq, "a")).collect());
     assert_eq!((log.size().0, log.size().2), (100, 1));
     drop((one, two));
@@ -166,10 +171,10 @@ fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
 #[test]
 fn all_windows_together_stay_within_the_budget() {
     let budget = Budget::new(20_000, 10);
-    let (mut writer, log) = log::channel("S", Limits::default(), &budget);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
     writer.begin(tag(), 0);
     let profile = profile(Limits::default());
-    let mut reader = log.open(filters(&["a"]), &profile, Start::Live).unwrap();
+    let mut reader = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
     for seq in 1..=1000 {
         writer.append(vec![event(seq, "a")]);
         assert!(budget.used() <= 20_000, "{budget:?}");
@@ -183,7 +188,7 @@ fn all_windows_together_stay_within_the_budget() {
 #[test]
 fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
     let (mut writer, log) = log(Limits::default());
-    let mut opened = log.open(filters(&["a"]), &profile(Limits::default()), Start::Live).unwrap();
+    let mut opened = now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
     writer.append(vec![event(1, "a")]);
     drop(writer);
     assert_eq!(drain(&mut opened.cursor), [Ok(1)]);
@@ -200,7 +205,7 @@ fn a_route_names_events_that_have_no_name_and_ranks_them() {
         priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
         ..Profile::default()
     });
-    let mut opened = log.open(filters(&["a.*"]), &profile, Start::Live).unwrap();
+    let mut opened = now(log.open(filters(&["a.*"]), &profile, Start::Live)).unwrap();
     writer.append(vec![event(1, "a.alert"), event(2, "a.b")]);
     let mut batch = Batch::default();
     let waker = noop_waker();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sse::encode::Frame;
-use crate::sse::{Component, Event, Tier};
+use crate::sse::{Component, Event, Tag, Tier};
 
 use super::budget::{Budget, Charge};
 use super::{Gap, Limits};
@@ -89,6 +89,8 @@ pub(super) struct Window {
     bytes_end: u64,
     /// The first index of the present tag; earlier entries are of a stream that is gone.
     epoch: u64,
+    /// Which numbers they are now.
+    tag: Tag,
     /// Everything after this sequence number that ever matched is here.
     floor: u64,
     limits: Limits,
@@ -104,8 +106,10 @@ pub(super) struct Place {
 }
 
 impl Window {
-    pub(super) fn new(limits: Limits, floor: u64, budget: Arc<Budget>) -> Self {
-        Self { slots: VecDeque::new(), base: 0, events_end: 0, bytes_end: 0, epoch: 0, floor, limits, budget }
+    /// An empty window of everything after `floor`.
+    pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
+        let Component { tag, seq: floor, .. } = floor;
+        Self { slots: VecDeque::new(), base: 0, events_end: 0, bytes_end: 0, epoch: 0, tag, floor, limits, budget }
     }
 
     /// Appends an event; older ones make place.
@@ -123,14 +127,10 @@ impl Window {
     }
 
     fn push(&mut self, entry: Entry) {
-        // Only behind a gap the numbers may begin again: a stream was restored from an older snapshot.
+        // Where another epoch begins the numbers may too: a stream was restored from an older snapshot.
         debug_assert!(
-            matches!(entry, Entry::Gap { .. })
-                || self
-                    .slots
-                    .back()
-                    .map(|last| (last.entry.position(), entry.position()))
-                    .is_none_or(|(last, next)| { last.tag != next.tag || last.seq <= next.seq }),
+            self.end() <= self.epoch
+                || self.slots.back().is_none_or(|last| last.entry.position().seq <= entry.position().seq),
             "a window ascends"
         );
         self.budget.add(ENTRY_BYTES);
@@ -138,10 +138,28 @@ impl Window {
         self.slots.push_back(Slot { entry, events_before, bytes_before });
     }
 
-    /// Begins another tag: what stands here can be read, but no id of the new tag is found in it.
-    pub(super) fn begin_epoch(&mut self, floor: u64) {
+    /// Begins another tag with a gap that tells of it: what stood here can be read, but no id of the new tag is found
+    /// in it.
+    pub(super) fn begin_epoch(&mut self, gap: Gap, floor: Component, now: Instant) {
         self.epoch = self.end();
-        self.floor = floor;
+        self.tag = floor.tag;
+        self.push_gap(gap, floor, now);
+        self.floor = floor.seq;
+    }
+
+    /// The place where the present tag begins, or the oldest that is left of it.
+    pub(super) fn epoch_place(&self) -> Place {
+        self.place_of(self.epoch.max(self.base))
+    }
+
+    /// Whether the present numbers begin with this entry.
+    pub(super) fn begins_at(&self, index: u64) -> bool {
+        index == self.epoch
+    }
+
+    /// Whether the present numbers are of this tag.
+    pub(super) fn tag_is(&self, tag: Tag) -> bool {
+        self.tag == tag
     }
 
     /// Drops what the limits do not allow at this time.
@@ -172,7 +190,7 @@ impl Window {
         let Some(slot) = self.slots.pop_front() else { return };
         if self.base >= self.epoch {
             // Behind a gap nothing can be promised to a reader that stands before it.
-            let passed = u64::from(matches!(slot.entry, Entry::Gap { .. }));
+            let passed = u64::from(matches!(slot.entry, Entry::Gap { .. }) && self.base > self.epoch);
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
         self.base += 1;
@@ -223,6 +241,8 @@ impl Window {
             // A gap stands behind its position: a reader that stopped there has not been told yet.
             let passed = match slot.entry {
                 Entry::Event { .. } => slot.entry.position().seq <= seq,
+                // Whoever has an id of this tag has been told how it began.
+                Entry::Gap { .. } if self.base + middle as u64 == self.epoch => true,
                 Entry::Gap { .. } => slot.entry.position().seq < seq,
             };
             if passed {

@@ -19,13 +19,14 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::answer;
-use super::body::{Body, TakeBack};
+use super::body::Body;
 use super::context::{Context, Counted};
 use super::event_stream::EventStream;
 use super::h1::Driver;
 use super::h2::{self, H2Body, Tasks};
 use super::member::Peer;
-use super::transport::{Transport, Watched};
+use super::take_back::{TakeBack, Watched};
+use super::transport::Transport;
 use super::wire::{Framing, Wire};
 use crate::lifecycle::drain::Watch;
 use crate::net::tls;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
+use super::config::Expired;
 use super::context::Context;
 use super::member::{Peer, StreamState};
 use super::output::{Output, Tally};
@@ -31,6 +32,8 @@ pub(super) struct EventStream {
     positions: Box<[Component]>,
     opening: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
+    /// How long this client hears nothing before a comment: its own part of the route's heartbeat.
+    silence: Duration,
     /// When something was handed out last.
     spoke: Instant,
     /// When an id was handed out last.
@@ -63,6 +66,8 @@ pub(super) struct Opening {
     pub(super) last_event_id: Option<Vec<u8>>,
     pub(super) client: Box<str>,
     pub(super) peer: Peer,
+    /// A browser's EventSource may be at the other end.
+    pub(super) browser: bool,
 }
 
 /// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
@@ -72,26 +77,37 @@ const TURN_BYTES: usize = 32 * 1024;
 impl EventStream {
     /// Opens a cursor in every source of the route.
     pub(super) async fn open(context: &Arc<Context>, asked: Opening) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, peer } = asked;
+        let Opening { route, filters, last_event_id, client, peer, browser } = asked;
+        let tells_status = match route.config.expired {
+            Expired::Auto => !browser,
+            Expired::Status => true,
+            Expired::Gap => false,
+        };
         let id = last_event_id.as_deref().map(EventId::parse);
         let mut cursors = Vec::with_capacity(route.sources.len());
         let mut gaps: Vec<Gap> = Vec::new();
+        let mut outcomes = Vec::with_capacity(route.sources.len());
         for (source, filters) in route.sources.iter().zip(filters) {
             let start = start(id.as_ref(), &source.source)?;
             let opened = source.source.open(filters, &route.profile, start).await.map_err(|error| match error {
                 OpenError::NotReady => Refusal::NotReady,
                 OpenError::TooManyFeeds => Refusal::Feeds,
+                OpenError::TooManyReplays => Refusal::Replays,
             })?;
             if id.is_some() {
                 context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
             }
+            outcomes.push(opened.outcome);
             match opened.outcome {
                 // An id that is none is one gap, however many sources there are.
                 Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
                 Outcome::Gap(gap) => gaps.push(gap),
-                Outcome::Live | Outcome::Window => {}
+                Outcome::Live | Outcome::Window | Outcome::Archive => {}
             }
             cursors.push(opened.cursor);
+        }
+        if tells_status && is_expired(&outcomes) {
+            return Err(Refusal::Expired);
         }
         let standings = cursors.iter().map(Cursor::standing).collect();
         let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
@@ -99,21 +115,25 @@ impl EventStream {
         let now = Instant::now();
         let config = &state.route.config;
         let age = now + config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64());
-        // The first heartbeat at a random place of its interval: clients that came together do not beat together.
-        let first = config.heartbeat.mul_f64(fastrand::f64()).max(Duration::from_millis(1));
+        // Each client its own silence, never longer than the route's: those that came together, or heard the same event
+        // at the same moment, do not beat together.
+        let silence = config.heartbeat.mul_f64(0.5 + 0.5 * fastrand::f64());
         let mut stream = Self {
             _registration: context.registry.insert(state.clone()),
             context: context.clone(),
             cursors: cursors.into(),
             positions,
             opening: None,
-            timer: Box::pin(tokio::time::sleep_until(age.min(now + first))),
+            timer: Box::pin(tokio::time::sleep_until(age)),
+            silence,
             spoke: now,
             marked: now,
             age,
             ending: None,
             state,
         };
+        let first = stream.next_deadline();
+        stream.timer.as_mut().reset(first);
         stream.opening = Some(stream.first_bytes(&gaps));
         stream.state.route.metrics.opened(peer.protocol);
         stream.log_open(id.is_some(), &gaps);
@@ -245,7 +265,7 @@ impl EventStream {
             if silent && self.checkpoint() {
                 out.write(|bytes| encode::put_id(bytes, Id(&self.positions)));
                 self.spoke = now;
-            } else if now >= self.spoke + config.heartbeat {
+            } else if now >= self.spoke + self.silence {
                 out.push(Bytes::from_static(encode::HEARTBEAT));
                 self.spoke = now;
             }
@@ -259,7 +279,7 @@ impl EventStream {
 
     fn next_deadline(&self) -> Instant {
         let config = &self.state.route.config;
-        let beat = self.spoke + config.heartbeat;
+        let beat = self.spoke + self.silence;
         let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
         beat.min(mark).min(self.age)
     }
@@ -366,6 +386,12 @@ impl Drop for EventStream {
             _ => log!(info),
         }
     }
+}
+
+/// Whether nothing of what the client had can be continued, and something of it is retained no more.
+fn is_expired(outcomes: &[Outcome]) -> bool {
+    let gaps = || outcomes.iter().map(|outcome| if let Outcome::Gap(gap) = outcome { Some(gap.reason) } else { None });
+    gaps().all(|reason| reason.is_some()) && gaps().any(|reason| reason == Some(GapReason::Expired))
 }
 
 /// Where a client wants to begin in a source, by its last event id.

@@ -134,7 +134,7 @@ impl std::error::Error for Trouble {}
 
 impl Api {
     pub(crate) fn new(link: Link) -> Self {
-        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client().clone());
+        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client());
         Self { link, context }
     }
 

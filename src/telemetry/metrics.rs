@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus::proto::MetricType;
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
@@ -54,6 +54,14 @@ pub struct Metrics {
     pub missed_events_total: IntCounterVec,
     /// `sidestream_resumes_total{outcome}`
     pub resumes_total: IntCounterVec,
+    /// `sidestream_replays_running`
+    pub replays_running: IntGauge,
+    /// `sidestream_replays_queued`
+    pub replays_queued: IntGauge,
+    /// `sidestream_replay_seconds`
+    pub replay_seconds: Histogram,
+    /// `sidestream_replayed_events_total`
+    pub replayed_events_total: IntCounter,
     /// `sidestream_window_events{source}`
     pub window_events: IntGaugeVec,
     /// `sidestream_window_bytes{source}`
@@ -101,6 +109,9 @@ pub struct Described {
 const DELIVERY_BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
+/// Seconds of a replay: from one page to a long past.
+const REPLAY_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+
 impl Metrics {
     /// Registers every metric in a registry of its own.
     ///
@@ -131,6 +142,10 @@ impl Metrics {
             gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
+            replays_running: r.gauge("replays_running", "Replays that read from JetStream now.")?,
+            replays_queued: r.gauge("replays_queued", "Clients that wait for a replay.")?,
+            replay_seconds: r.histogram("replay_seconds", "How long replays took.", &REPLAY_BUCKETS)?,
+            replayed_events_total: r.counter("replayed_events_total", "Events read from JetStream for replays; many clients may have been given one.")?,
             window_events: r.gauges("window_events", "Events in memory.", &["source"])?,
             window_bytes: r.gauges("window_bytes", "Bytes of events in memory.", &["source"])?,
             feeds: r.gauges("feeds", "Feeds: distinct sets of filters that are read.", &["source"])?,
@@ -227,6 +242,11 @@ impl Registrar<'_> {
 
     fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
         self.register(GaugeVec::new(Self::opts(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
+        self.register(Histogram::with_opts(opts))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {

@@ -297,7 +297,8 @@ impl Sidestream {
                 .filter(|line| line["message"] == "listening")
                 .map(|line| Listener { address: address(line), tls: line["tls"] == true })
                 .collect();
-            std::future::ready(!admin.is_empty() && !listeners.is_empty())
+            // Said after the last of them.
+            std::future::ready(!admin.is_empty() && log.iter().any(|line| line["message"] == "serving"))
         })
         .await;
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,11 +52,14 @@ async fn status(admin: SocketAddr) -> Option<StatusCode> {
     let socket = TcpStream::connect(reachable(admin)).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.ok()?;
     let request = Request::get("/health/ready").header("host", admin.to_string()).body(Empty::<Bytes>::new()).ok()?;
-    tokio::select! {
-        // The connection has to be driven while the answer is awaited; it ends after the answer, or with an error.
-        response = sender.send_request(request) => Some(response.ok()?.status()),
-        _ = connection => None,
-    }
+    let mut answer = pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        biased;
+        answer = answer.as_mut() => answer,
+        // It has to be driven while the answer is awaited, and may end in the very turn that brings it.
+        _ = connection => answer.await,
+    };
+    Some(answer.ok()?.status())
 }
 
 /// The address to call for a listening address: "all interfaces" is not one.

@@ -1,0 +1,410 @@
+//! Replays: readers whose position lies behind the window read the archive together, a page at a time.
+//!
+//! A replay reads one stretch of a source for everyone who waits for it. Its page is the only memory it has: readers
+//! take from it what they want, and the next page is read when all have, or when the slowest has had its time. Who did
+//! not keep up waits for another replay, from its own position. There is no buffer per reader.
+
+mod ticket;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::subject::FilterSet;
+use crate::telemetry::Metrics;
+
+use super::archive::{Archive, Page, Unavailable};
+use super::budget::Budget;
+use super::feed::Feed;
+use super::interest::Interest;
+use super::window::Logged;
+
+pub(super) use ticket::{Ticket, Turn};
+
+/// How many replays there may be (`limits.replays`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At once, of all sources.
+    pub running: usize,
+    /// Readers that wait for one or are in one.
+    pub queued: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // 4: what one pod may ask of JetStream at once. 10,000: the clients of a pod that was drained.
+        Self { running: 4, queued: 10_000 }
+    }
+}
+
+/// The places of all replays of the process.
+#[derive(Debug)]
+pub struct Replays {
+    places: Arc<Semaphore>,
+    readers: AtomicUsize,
+    readers_max: usize,
+    queued: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+/// The replays of one source.
+#[derive(Debug)]
+pub(super) struct Replayer {
+    replays: Arc<Replays>,
+    archive: Arc<dyn Archive>,
+    /// Everything that any reader can ask for.
+    reach: FilterSet,
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+    /// Somebody waits.
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    readers: Slab<Reader>,
+    runs: Slab<Run>,
+}
+
+/// One reader that is behind the window.
+#[derive(Debug)]
+struct Reader {
+    feed: Arc<Feed>,
+    /// What it has, or has no use for, ends here.
+    through: u64,
+    phase: Phase,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waits for a replay.
+    Queued,
+    /// Reads with this run: `next..` of these events of its page.
+    Joined { run: usize, events: Vec<u32>, next: usize },
+    /// Has reached the window, and holds no replay up while it does not know.
+    Reached,
+    /// The source is another one now.
+    Changed,
+}
+
+/// One replay.
+#[derive(Debug)]
+struct Run {
+    interest: Interest,
+    filters: FilterSet,
+    /// The page ends here, as does all that was read before it.
+    through: u64,
+    /// Where the page begins.
+    after: u64,
+    events: Vec<Arc<Logged>>,
+    members: usize,
+    /// Members that have not taken all that they want of the page.
+    behind: usize,
+    /// Nobody is behind any more.
+    taken: Arc<Notify>,
+}
+
+/// 10 ms: how long a replay waits for others before it begins. Clients of a drained pod come together and read together.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// 1 s: how long one page waits for its slowest reader.
+const PAGE_MAX: Duration = Duration::from_secs(1);
+
+/// 5 s: how long a run goes on while readers wait whom it cannot take along.
+const SLICE: Duration = Duration::from_secs(5);
+
+/// So many filters are asked for exactly; for more, all that any reader can ask for is read and matched here.
+const FILTERS_MAX: usize = 32;
+
+/// The waits after a failed reading: doubled from the first to the last, with chance in it.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+impl Replays {
+    /// Places for replays.
+    #[must_use]
+    pub fn new(config: Config, metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            places: Arc::new(Semaphore::new(config.running)),
+            readers: AtomicUsize::new(0),
+            readers_max: config.queued,
+            queued: AtomicUsize::new(0),
+            metrics: metrics.clone(),
+        })
+    }
+}
+
+impl Replays {
+    fn queue(&self) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.metrics.replays_queued.inc();
+    }
+
+    fn unqueue(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.replays_queued.dec();
+    }
+}
+
+impl Replayer {
+    pub(super) fn new(
+        replays: &Arc<Replays>,
+        archive: Arc<dyn Archive>,
+        reach: FilterSet,
+        budget: &Arc<Budget>,
+    ) -> Arc<Self> {
+        let (state, wanted) = (Mutex::default(), Notify::new());
+        Arc::new(Self { replays: replays.clone(), archive, reach, budget: budget.clone(), state, wanted })
+    }
+
+    pub(super) fn archive(&self) -> &Arc<dyn Archive> {
+        &self.archive
+    }
+
+    /// A place for a reader that has everything up to `after`; none when too many wait.
+    pub(super) fn enter(self: &Arc<Self>, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+        let replays = &self.replays;
+        let entered = replays.readers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
+            (readers < replays.readers_max).then_some(readers + 1)
+        });
+        entered.ok()?;
+        replays.queue();
+        let reader = Reader { feed: feed.clone(), through: after, phase: Phase::Queued, waker: None };
+        let key = self.lock().readers.insert(reader);
+        self.wanted.notify_one();
+        Some(Box::new(Ticket::new(self.clone(), key)))
+    }
+
+    /// Serves the readers for ever. To be spawned once.
+    pub(super) async fn run(self: Arc<Self>) {
+        loop {
+            self.wanted.notified().await;
+            sleep(GATHER).await;
+            while self.lock().readers.iter().any(|(_, reader)| matches!(reader.phase, Phase::Queued)) {
+                let Ok(place) = self.replays.places.clone().acquire_owned().await else { return };
+                let Some(run) = self.begin() else { break };
+                let replayer = self.clone();
+                tokio::spawn(async move {
+                    let metrics = &replayer.replays.metrics;
+                    metrics.replays_running.inc();
+                    let began = Instant::now();
+                    replayer.read(run).await;
+                    metrics.replay_seconds.observe(began.elapsed().as_secs_f64());
+                    metrics.replays_running.dec();
+                    drop(place);
+                    // Those who were left behind want another.
+                    replayer.wanted.notify_one();
+                });
+            }
+        }
+    }
+
+    /// Makes a run for all who wait, from the earliest of them on.
+    fn begin(&self) -> Option<usize> {
+        let mut state = self.lock();
+        let State { readers, runs } = &mut *state;
+        let queued = || readers.iter().filter(|(_, reader)| matches!(reader.phase, Phase::Queued));
+        let through = queued().map(|(_, reader)| reader.through).min()?;
+        let asked = FilterSet::new(queued().flat_map(|(_, reader)| reader.feed.filters.filters()).cloned());
+        let filters = if asked.filters().len() > FILTERS_MAX { self.reach.clone() } else { asked };
+        let run = runs.insert(Run {
+            interest: Interest::default(),
+            filters,
+            through,
+            after: through,
+            events: Vec::new(),
+            members: 0,
+            behind: 0,
+            taken: Arc::default(),
+        });
+        self.take_along(&mut state, run);
+        Some(run)
+    }
+
+    /// Lets everybody join who waits and needs nothing from before this point of the run.
+    fn take_along(&self, state: &mut State, run: usize) {
+        let place = &mut state.runs[run];
+        for (key, reader) in &mut state.readers {
+            if matches!(reader.phase, Phase::Queued)
+                && reader.through >= place.through
+                && reader
+                    .feed
+                    .filters
+                    .filters()
+                    .iter()
+                    .all(|wanted| place.filters.filters().iter().any(|wide| wide.covers(wanted)))
+            {
+                reader.phase = Phase::Joined { run, events: Vec::new(), next: 0 };
+                place.interest.insert(&reader.feed.filters, key);
+                place.members += 1;
+                self.replays.unqueue();
+            }
+        }
+    }
+
+    async fn read(&self, run: usize) {
+        let (filters, after, taken) = {
+            let state = self.lock();
+            let run = &state.runs[run];
+            (run.filters.clone(), run.after, run.taken.clone())
+        };
+        let mut pages = self.archive.read(&filters, after);
+        let began = Instant::now();
+        let mut failures = 0;
+        loop {
+            let page = tokio::select! {
+                biased;
+                () = self.deserted(run, &taken) => return self.end(run, false),
+                page = pages.next() => page,
+            };
+            match page {
+                Ok(page) => {
+                    failures = 0;
+                    self.publish(run, page);
+                }
+                Err(Unavailable::Changed) => return self.end(run, true),
+                Err(Unavailable::Now(why)) => {
+                    tracing::warn!(why, failures, "replay interrupted");
+                    let wait = BACKOFF.0.saturating_mul(1 << failures.min(6)).min(BACKOFF.1);
+                    failures += 1;
+                    sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    let through = self.lock().runs[run].through;
+                    pages = self.archive.read(&filters, through);
+                    continue;
+                }
+            }
+            let all = async {
+                while self.lock().runs[run].behind > 0 {
+                    taken.notified().await;
+                }
+            };
+            // Those who have not taken their part in time wait for another run.
+            drop(timeout(PAGE_MAX, all).await);
+            if !self.go_on(run, began) {
+                return self.end(run, false);
+            }
+        }
+    }
+
+    /// Returns when nobody reads with this run any more.
+    async fn deserted(&self, run: usize, taken: &Notify) {
+        while self.lock().runs[run].members > 0 {
+            taken.notified().await;
+        }
+    }
+
+    /// Hands a page to the members that want something of it.
+    fn publish(&self, run: usize, page: Page) {
+        self.replays.metrics.replayed_events_total.inc_by(page.events.len() as u64);
+        let events: Vec<Arc<Logged>> = page.events.into_iter().map(|event| Logged::new(event, &self.budget)).collect();
+        let mut wakers = Vec::new();
+        {
+            let mut state = self.lock();
+            let State { readers, runs } = &mut *state;
+            let place = &mut runs[run];
+            let mut found = Vec::new();
+            for (number, logged) in (0u32..).zip(&events) {
+                place.interest.matches(&logged.event.subject, &mut found);
+                for key in found.drain(..) {
+                    if let Some(Reader { phase: Phase::Joined { events, next, .. }, through, .. }) =
+                        readers.get_mut(key)
+                        && logged.event.position.seq > *through
+                    {
+                        if events.is_empty() {
+                            place.behind += 1;
+                            *next = 0;
+                        }
+                        events.push(number);
+                    }
+                }
+            }
+            place.after = page.after;
+            place.through = page.through;
+            place.events = events;
+            for (key, reader) in readers.iter_mut() {
+                let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
+                if *joined != run {
+                    continue;
+                }
+                let expired = page.after > reader.through;
+                if events.is_empty() && !expired {
+                    reader.through = reader.through.max(page.through);
+                    // Who has nothing to take is woken only if it can go on in the window.
+                    if !reader.reaches() {
+                        continue;
+                    }
+                    leave(place, &reader.feed, key);
+                    reader.phase = Phase::Reached;
+                }
+                wakers.extend(reader.waker.take());
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Leaves behind who is behind and takes along who waits. False when the run is over.
+    fn go_on(&self, run: usize, began: Instant) -> bool {
+        let mut state = self.lock();
+        let State { readers, runs } = &mut *state;
+        for (key, reader) in readers.iter_mut() {
+            let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
+            if *joined == run && !events.is_empty() {
+                leave(&mut runs[run], &reader.feed, key);
+                reader.phase = Phase::Queued;
+                self.replays.queue();
+                self.wanted.notify_one();
+            }
+        }
+        runs[run].events = Vec::new();
+        runs[run].behind = 0;
+        self.take_along(&mut state, run);
+        let others = self.replays.queued.load(Ordering::Relaxed) > 0;
+        state.runs[run].members > 0 && !(others && began.elapsed() > SLICE)
+    }
+
+    /// Ends a run; its members wait again, or are told that their source has changed.
+    fn end(&self, run: usize, changed: bool) {
+        let mut wakers = Vec::new();
+        {
+            let mut state = self.lock();
+            let State { readers, runs } = &mut *state;
+            for (_, reader) in readers.iter_mut() {
+                if matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run) {
+                    if changed {
+                        reader.phase = Phase::Changed;
+                        wakers.extend(reader.waker.take());
+                    } else {
+                        reader.phase = Phase::Queued;
+                        self.replays.queue();
+                    }
+                }
+            }
+            runs.remove(run);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader {
+    /// Whether everything after what it has is in the window.
+    fn reaches(&self) -> bool {
+        self.feed.lock().window.floor() <= self.through
+    }
+}
+
+fn leave(run: &mut Run, feed: &Feed, key: usize) {
+    run.interest.remove(&feed.filters, key);
+    run.members -= 1;
+}
+
+#[cfg(test)]
+mod tests;
