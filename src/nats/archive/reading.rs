@@ -25,8 +25,8 @@ const REQUEST_MAX: usize = 256;
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// More filters than this are a long request and slow matching at the server: then it is asked for all there is.
 const FILTERS_MAX: usize = 32;
-/// So many failures without progress, about 6 s, end a reading.
-const ATTEMPTS_MAX: u32 = 6;
+/// So many failures without progress, about 2 s of waiting, end a reading: more than what shows that it is the message.
+const ATTEMPTS_MAX: u32 = 5;
 /// How long a reading waits for the connection.
 const CONNECTED_MAX: Duration = Duration::from_secs(10);
 
