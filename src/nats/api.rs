@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::client::Link;
-use crate::sse::Component;
+use crate::sse::{Component, Tag};
 use crate::subject::Filter;
 
 /// How long JetStream may take to answer: 5 s, as its own clients wait.
@@ -85,6 +85,13 @@ pub enum Trouble {
     NoJetStream,
     /// No answer in time.
     Timeout,
+    /// Another stream has the same tag in ids.
+    Collision {
+        /// That stream.
+        other: String,
+        /// The tag of both.
+        tag: Tag,
+    },
     /// An answer that says no.
     Refused(String),
 }
@@ -119,6 +126,9 @@ impl Trouble {
                 format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
             }
             Self::Timeout => format!("stream {stream}: JetStream does not answer"),
+            Self::Collision { other, tag } => format!(
+                "stream {stream} and stream {other} have the same tag {tag} in event ids, by chance: give one of them an `identity` in the configuration"
+            ),
             Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
         }
     }

@@ -16,6 +16,7 @@ mod intake;
 mod message;
 mod poison;
 mod subscription;
+mod tags;
 mod tailer;
 
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use archive::JetStreamArchive;
 use barrier::Barrier;
 use client::{Links, Monitor};
 use subscription::Core;
+use tags::Tags;
 use tailer::Tailer;
 
 pub use api::{StreamState, Trouble};
@@ -58,6 +60,7 @@ struct Inner {
     health: Health,
     metrics: Arc<Metrics>,
     states: Mutex<HashMap<String, Arc<Cached>>>,
+    tags: Arc<Tags>,
     /// Ends with the last clone, and lets go of the connections.
     _monitor: Monitor,
 }
@@ -84,6 +87,7 @@ pub async fn connect(
         health: health.clone(),
         metrics: Arc::clone(metrics),
         states: Mutex::default(),
+        tags: Arc::default(),
         _monitor: monitor,
     })))
 }
@@ -98,8 +102,9 @@ impl Nats {
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
     pub fn tail(&self, config: StreamConfig, writer: LogWriter, drain: Watch) {
-        let Inner { identity, links, api, health, metrics, .. } = &*self.0;
-        let tailer = Tailer::new(config, identity.clone(), (api.clone(), links.data.clone()), writer, health, metrics);
+        let Inner { identity, links, api, tags, health, metrics, .. } = &*self.0;
+        let server = (api.clone(), links.data.clone(), Arc::clone(tags));
+        let tailer = Tailer::new(config, identity.clone(), server, writer, health, metrics);
         tokio::spawn(tailer.run(drain));
     }
 

@@ -14,6 +14,7 @@ use super::consumer::{self, Consumer, Lost, Received, STALLS_MAX, Spec, sequence
 use super::intake::{Batch, Intake};
 use super::message::Parts;
 use super::poison::Passage;
+use super::tags::Tags;
 use crate::feed::{Gap, GapReason, Limits, LogWriter};
 use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::{Check, Health, Status};
@@ -47,6 +48,7 @@ pub(crate) struct Tailer {
     identity: Identity,
     api: Api,
     data: Link,
+    tags: Arc<Tags>,
     writer: LogWriter,
     intake: Intake,
     metrics: Arc<Metrics>,
@@ -75,7 +77,7 @@ impl Tailer {
     pub(crate) fn new(
         config: StreamConfig,
         identity: Identity,
-        (api, data): (Api, Link),
+        (api, data, tags): (Api, Link, Arc<Tags>),
         writer: LogWriter,
         health: &Health,
         metrics: &Arc<Metrics>,
@@ -88,6 +90,7 @@ impl Tailer {
             identity,
             api,
             data,
+            tags,
             writer,
             followed: None,
             consumer: None,
@@ -133,6 +136,7 @@ impl Tailer {
     async fn begin(&mut self) -> Result<(), Trouble> {
         let state = self.api.describe_shareable(&self.config.name).await?;
         let tag = state.tag(&self.config.name, self.config.identity.as_deref());
+        self.tags.claim(&self.config.name, self.config.identity.as_deref(), tag)?;
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
         let start = match (self.followed, self.writer.head()) {
             (Some(followed), Some((_, head))) => {
