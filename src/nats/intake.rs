@@ -85,8 +85,10 @@ impl Intake {
 #[derive(Debug, Default)]
 pub(crate) struct Batch(Vec<Step>);
 
+/// What a batch is made of.
 #[derive(Debug)]
-enum Step {
+pub(crate) enum Step {
+    /// Events side by side.
     Events(Vec<Event>),
     /// The message at this position cannot be given to anybody.
     Lost(u64),
@@ -102,6 +104,11 @@ impl Batch {
 
     fn lost(&mut self, sequence: u64) {
         self.0.push(Step::Lost(sequence));
+    }
+
+    /// What is in it, in order.
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        self.0
     }
 
     /// Writes everything to a log.
