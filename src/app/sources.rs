@@ -71,8 +71,8 @@ impl Sources {
         sources
     }
 
-    /// Follows what a configuration names. A stream whose filters or identity change is followed anew; event streams that read the
-    /// old way keep it until they end.
+    /// Follows what a configuration names. A stream whose filters or identity change is followed anew; event streams
+    /// that read the old way keep it until they end.
     pub(super) fn apply(&self, config: &Config) {
         let wanted = wanted(config);
         let mut state = self.lock();
@@ -98,6 +98,14 @@ impl Sources {
         let past = Past { archive, reach: filters.clone(), replays: self.replays.clone() };
         let (writer, log) = feed::log::channel(stream, limits, &self.budget, Some(past));
         let (stop, stopped) = drain::channel();
+        let (replays, mut ended) = (log.replays(), stopped.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ended.signaled() => {}
+                () = replays => {}
+            }
+        });
         let tailed = StreamConfig { name: stream.to_owned(), filters, identity, window: limits };
         self.nats.tail(tailed, writer, stopped);
         Followed { wanted, log, stop }
