@@ -110,15 +110,15 @@ impl Sources {
         followed.map_or_else(|| Source::OnDemand(self.core.clone()), |followed| Source::Shared(followed.log.clone()))
     }
 
-    /// Returns when every stream that is followed has been heard from, or after `most`.
-    pub(super) async fn heard_from(&self, most: Duration) {
-        let heard = async {
-            while self.lock().followed.values().any(|followed| followed.log.tag().is_none()) {
+    /// Returns when every stream that is followed has been caught up with, or after `most`.
+    pub(super) async fn caught_up(&self, most: Duration) {
+        let ready = async {
+            while self.lock().followed.values().any(|followed| !followed.log.is_ready()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        // Whoever is not heard from in time is refused as at the start of the process.
-        drop(tokio::time::timeout(most, heard).await);
+        // Whatever is not caught up with in time is refused as at the start of the process.
+        drop(tokio::time::timeout(most, ready).await);
     }
 
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.

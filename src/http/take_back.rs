@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -16,7 +16,7 @@ use super::wire::Framing;
 pub(super) struct TakeBack {
     reached: AtomicBool,
     blocked: AtomicBool,
-    heard: AtomicBool,
+    heard_bytes: AtomicUsize,
     stream: Mutex<Option<(EventStream, Framing)>>,
 }
 
@@ -45,11 +45,16 @@ impl TakeBack {
 
     /// Whether the client has sent anything.
     pub(super) fn is_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
+        self.heard_bytes() > 0
     }
 
-    pub(super) fn set_heard(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+    /// How much the client has sent.
+    pub(super) fn heard_bytes(&self) -> usize {
+        self.heard_bytes.load(Ordering::Relaxed)
+    }
+
+    fn add_heard(&self, bytes: usize) {
+        self.heard_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn take(&self) -> Option<(EventStream, Framing)> {
@@ -73,9 +78,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.place.set_heard();
-        }
+        self.place.add_heard(buf.filled().len() - before);
         read
     }
 }

@@ -103,6 +103,7 @@ impl Tailer {
 
     /// Follows until the drain begins, whatever happens to the stream.
     pub(crate) async fn run(mut self, mut drain: Watch) {
+        self.writer.catch_up();
         loop {
             tokio::select! {
                 biased; // A busy stream never ends by itself.
@@ -228,7 +229,7 @@ impl Tailer {
     async fn create(&mut self, from: DeliverPolicy) -> Result<Consumer, Trouble> {
         let spec = Spec {
             stream: self.config.name.clone(),
-            name: consumer::name(&self.identity, &self.config.name, ""),
+            name: consumer::name(&self.api, &self.identity, &self.config.name, ""),
             filters: consumer::filters(&self.api, &self.config.filters),
             from,
             batch: REQUEST_MAX,
@@ -276,6 +277,7 @@ impl Tailer {
     fn settle(&mut self) {
         if !self.caught_up {
             self.caught_up = true;
+            self.writer.caught_up();
             self.check.set(Status::Ok);
         }
     }

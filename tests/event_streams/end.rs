@@ -52,7 +52,7 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
 
 /// Reads an event stream that a drain ends: everything before its position came, the end is told, and is a proper one.
 async fn assert_handed_over(via: Via, begun: u64, reader: &mut Reader) {
-    let (mut events, end) = reader.to_end().await;
+    let (mut events, end) = reader.read_to_end().await;
     assert_eq!(end, via.proper_end(), "{via:?}");
     let close = events.pop().unwrap();
     assert_eq!((&*close.name, &json(&close.data)["reason"]), ("sidestream.close", &"drain".into()));
@@ -113,7 +113,7 @@ async fn the_probes_are_answered_until_the_last_client_is_gone() {
     let ended = stage.sidestream.metric("sidestream_streams_closed_total", &[("reason", "drain")]).await;
     assert!(ended > 0.0);
     for reader in &mut readers {
-        assert_eq!(reader.to_end().await.0.last().unwrap().name, "sidestream.close");
+        assert_eq!(reader.read_to_end().await.0.last().unwrap().name, "sidestream.close");
     }
     assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
 }
@@ -130,7 +130,7 @@ async fn a_client_that_takes_nothing_does_not_hold_up_the_end() {
     reading.take(100).await;
     let begun = Instant::now();
     stage.sidestream.terminate();
-    assert_eq!(reading.to_end().await.1, Via::Http11.proper_end());
+    assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
     assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     stage.sidestream.until_message("event stream closed").await;

@@ -126,7 +126,7 @@ impl Reader {
     }
 
     /// Reads to the end; the events before it, and how it came.
-    pub async fn to_end(&mut self) -> (Vec<Event>, End) {
+    pub async fn read_to_end(&mut self) -> (Vec<Event>, End) {
         match self {
             Self::Http1(client) => {
                 let end = client.closed().await;

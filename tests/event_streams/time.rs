@@ -101,7 +101,7 @@ async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
         let first = sequence(&reader.positioned().await, 0);
         let (begun, mut lives, mut numbers) = (Instant::now(), 0, Vec::new());
         while lives < 4 {
-            let (mut events, end) = reader.to_end().await;
+            let (mut events, end) = reader.read_to_end().await;
             assert_eq!(end, via.proper_end(), "{via:?}");
             let close = events.pop().unwrap();
             assert_eq!((&*close.name, &json(&close.data)["reason"]), ("sidestream.close", &"age".into()));
