@@ -1,7 +1,6 @@
 //! One named ephemeral pull consumer: requests, heartbeats, and every way of noticing that something was lost.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
@@ -31,9 +30,6 @@ const RESEND_AFTER: Duration = Duration::from_millis(100);
 
 /// So many disconnects without progress mean that the next message is what costs the connection.
 pub(crate) const STALLS_MAX: u32 = 3;
-
-/// Consumers made by this process: part of their names, so that none is ever given twice.
-static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// What a consumer delivers.
 #[derive(Clone, Debug)]
@@ -278,10 +274,9 @@ impl Consumer {
 }
 
 /// A name for a consumer that no other ever had. `role` tells those that read the past from those that follow.
-pub(crate) fn name(identity: &Identity, stream: &str, role: &str) -> String {
+pub(crate) fn name(api: &Api, identity: &Identity, stream: &str, role: &str) -> String {
     let Identity { pod, boot } = identity;
-    let number = MADE.fetch_add(1, Ordering::Relaxed) + 1;
-    format!("sse-{pod}-{}-{boot}-{role}{number}", token(stream, 100))
+    format!("sse-{pod}-{}-{boot}-{role}{}", token(stream, 100), api.number_consumer())
 }
 
 /// The filters that this server can be asked for to get everything that the set selects.

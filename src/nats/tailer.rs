@@ -229,7 +229,7 @@ impl Tailer {
     async fn create(&mut self, from: DeliverPolicy) -> Result<Consumer, Trouble> {
         let spec = Spec {
             stream: self.config.name.clone(),
-            name: consumer::name(&self.identity, &self.config.name, ""),
+            name: consumer::name(&self.api, &self.identity, &self.config.name, ""),
             filters: consumer::filters(&self.api, &self.config.filters),
             from,
             batch: REQUEST_MAX,

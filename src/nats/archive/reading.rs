@@ -132,7 +132,7 @@ impl Reading {
         }
         let spec = Spec {
             stream: self.place.stream.clone(),
-            name: consumer::name(&self.place.nats.0.identity, &self.place.stream, "r"),
+            name: consumer::name(self.api(), &self.place.nats.0.identity, &self.place.stream, "r"),
             filters: self.asked(),
             from: sequence(self.head + 1),
             batch: REQUEST_MAX,
