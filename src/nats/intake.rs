@@ -21,6 +21,7 @@ pub(crate) struct Intake {
     tier: IntCounter,
     oversize: IntCounter,
     status: IntCounter,
+    repeated: IntCounter,
 }
 
 impl Intake {
@@ -32,6 +33,7 @@ impl Intake {
             tier: rejected("priority"),
             oversize: rejected("oversize"),
             status: rejected("status"),
+            repeated: rejected("repeated"),
         }
     }
 
@@ -125,10 +127,10 @@ impl Batch {
     }
 
     /// Writes everything to a feed.
-    pub(crate) fn write_to_feed(self, feed: &mut FeedWriter) {
+    pub(crate) fn write_to_feed(self, feed: &mut FeedWriter, intake: &Intake) {
         for step in self.0 {
             match step {
-                Step::Events(events) => feed.append(events),
+                Step::Events(events) => intake.repeated.inc_by(feed.append(events) as u64),
                 Step::Lost(_) => feed.gap(GapReason::Upstream, Some(1)),
             }
         }
