@@ -32,6 +32,8 @@ demo: ## Everything on this machine: nats-server, a publisher, the sidecar
 test: ## The whole suite, then what talks to NATS once more with the oldest nats-server
 	@scripts/tools.sh test
 	@$(CARGO) test --quiet --locked --no-fail-fast
+	@echo "--- the load tool, briefly: is anything missing or doubled?"
+	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
 	@echo "--- again with nats-server $(NATS_OLDEST)"
 	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --no-fail-fast $(NATS_TESTS)
 

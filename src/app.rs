@@ -59,16 +59,21 @@ struct App {
     path: PathBuf,
     signals: mpsc::Receiver<Request>,
     commands: mpsc::Receiver<admin::Command>,
-    context: Arc<http::Context>,
-    sources: Arc<Sources>,
-    budget: Arc<Budget>,
+    live: Live,
     nats: nats::Nats,
     shards: Shards,
     health: Health,
-    metrics: Arc<Metrics>,
     progress: watch::Sender<Progress>,
     shown: Arc<Mutex<serde_json::Value>>,
     admin: admin::Admin,
+}
+
+/// The parts that a configuration is applied to while event streams are open.
+struct Live {
+    context: Arc<http::Context>,
+    sources: Arc<Sources>,
+    budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
     /// The limit of file descriptors at start: what `limits.connections: auto` is made of.
     descriptors: u64,
 }
@@ -112,50 +117,12 @@ impl App {
 
         // Clients last: from the first connection on everything that answers it is there.
         let context = http::Context::new(metrics.clone(), registry);
-        let app_config = config.clone();
-        let shards = Shards::start(&app_config.listen, &context, &health).await?;
-        let app = Self {
-            loaded,
-            restart: Vec::new(),
-            path,
-            signals,
-            commands,
-            context,
-            sources,
-            budget,
-            nats,
-            shards,
-            health,
-            metrics,
-            progress,
-            shown,
-            admin,
-            descriptors,
-        };
-        app.sample();
-        app.apply(&app_config);
-        Ok(app)
-    }
-
-    /// Applies what can be applied while event streams are open.
-    fn apply(&self, config: &config::Config) {
-        self.budget.set_max(config.window_bytes_max, config.feeds_max);
-        let auto = || descriptors::connections_max(self.descriptors);
-        self.context.set_connections_max(config.http.connections_max.unwrap_or_else(auto));
-        let find = |source: &http::config::SourceConfig| self.sources.find(source);
-        self.context.set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
-    }
-
-    /// What is read only when metrics are.
-    fn sample(&self) {
-        let sources = self.sources.clone();
-        self.metrics.sample_with(move |metrics| sources.sample(metrics));
-        let registry = self.context.registry.clone();
-        self.metrics.sample_with(move |metrics| {
-            let mut bytes = 0;
-            registry.for_each(|member| bytes += member.memory_bytes());
-            metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        });
+        let live = Live { context, sources, budget, metrics, descriptors };
+        live.apply(config);
+        live.sample();
+        let shards = Shards::start(&config.listen, &live.context, &health).await?;
+        let restart = Vec::new();
+        Ok(Self { loaded, restart, path, signals, commands, live, nats, shards, health, progress, shown, admin })
     }
 
     /// Serves until a signal, then drains.
@@ -190,7 +157,8 @@ impl App {
 
     /// Stops everything, clients first and the admin last.
     async fn end(self) {
-        let Self { context, shards, sources, nats, admin, progress, metrics, loaded, mut signals, .. } = self;
+        let Self { live: Live { context, sources, metrics, .. }, .. } = self;
+        let Self { shards, nats, admin, progress, loaded, mut signals, .. } = self;
         let clients = drain::Clients { context, shards, progress: &progress, metrics: &metrics };
         let ended = tokio::select! {
             () = clients.drain(&loaded.config.drain) => true,
@@ -209,6 +177,28 @@ impl App {
         tracing::info!("ended");
         // Blocks half a second at most, with nothing left that could wait for this thread.
         admin.stop();
+    }
+}
+
+impl Live {
+    fn apply(&self, config: &config::Config) {
+        self.budget.set_max(config.window_bytes_max, config.feeds_max);
+        let auto = || descriptors::connections_max(self.descriptors);
+        self.context.set_connections_max(config.http.connections_max.unwrap_or_else(auto));
+        let find = |source: &http::config::SourceConfig| self.sources.find(source);
+        self.context.set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
+    }
+
+    /// What is counted only when metrics are read.
+    fn sample(&self) {
+        let sources = self.sources.clone();
+        self.metrics.sample_with(move |metrics| sources.sample(metrics));
+        let registry = self.context.registry.clone();
+        self.metrics.sample_with(move |metrics| {
+            let mut bytes = 0;
+            registry.for_each(|member| bytes += member.memory_bytes());
+            metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        });
     }
 }
 

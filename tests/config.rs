@@ -100,7 +100,7 @@ fn the_manual_names_every_key() {
 #[test]
 fn a_file_with_many_mistakes_is_told_all_of_them_at_once() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config");
-    for name in ["wrong", "tabs", "broken"] {
+    for name in ["wrong", "tabs", "broken", "unclosed"] {
         let text = std::fs::read_to_string(fixtures.join(format!("{name}.yaml"))).unwrap();
         let environment = |name: &str| (name == "NATS_PASSWORD").then(|| "hunter2".to_owned());
         let told = parse(&text, &format!("{name}.yaml"), &environment).unwrap_err();

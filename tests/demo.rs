@@ -108,7 +108,6 @@ async fn a_taken_port_is_told_by_the_name_of_its_option() {
 }
 
 #[tokio::test]
-#[ignore = "needs the command `run`"]
 async fn it_shows_events_and_nothing_of_it_stays() {
     for signal in [Signal::INT, Signal::TERM] {
         let mut demo = Demo::new();

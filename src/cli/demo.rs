@@ -117,7 +117,7 @@ async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Re
     let sidecar = children.sidecar.insert(sidecar::start(&plan)?);
 
     let watched = async {
-        sidecar::ready(plan.admin).await?;
+        sidecar::ready(&plan).await?;
         say(&welcome(&plan, page.local_addr()?, version));
         tokio::select! {
             failure = publisher.run() => Err(failure),

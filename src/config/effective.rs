@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 use super::Config;
 use super::units::{format_duration, format_size};
 use crate::http::RouteConfig;
-use crate::http::config::SourceConfig;
+use crate::http::config::{Expired, SourceConfig};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
-use crate::sse::Tier;
 use crate::subject::Filter;
 use crate::telemetry::logs::Format;
 
@@ -20,7 +19,7 @@ const MASKED: &str = "***";
 /// The configuration as the file would say it: what `/config` shows.
 #[must_use]
 pub fn effective(config: &Config) -> Value {
-    let Config { listen, admin, nats, http, window_bytes_max, feeds_max, drain, log } = config;
+    let Config { listen, admin, nats, http, window_bytes_max, feeds_max, replays, drain, log } = config;
     json!({
         "listen": listen.iter().map(listener).collect::<Vec<_>>(),
         "admin": {
@@ -34,6 +33,7 @@ pub fn effective(config: &Config) -> Value {
             "window_bytes": format_size(*window_bytes_max),
             "feeds": feeds_max,
             "subjects_per_request": http.subjects_per_request_max,
+            "replays": { "running": replays.running, "queued": replays.queued },
         },
         "trusted_proxies": http.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "drain": {
@@ -97,8 +97,8 @@ fn route(route: &RouteConfig) -> Value {
             "age": format_duration(route.window.age),
         },
         "checkpoint": route.checkpoint.map(format_duration),
+        "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
-        "priority": priority(&route.priority),
     })
 }
 
@@ -108,14 +108,4 @@ fn source(source: &SourceConfig) -> Value {
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
         "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
     })
-}
-
-/// Rules of one tier that follow each other are one, as a file would have them.
-fn priority(rules: &[(Filter, Tier)]) -> Vec<Value> {
-    let runs = rules.chunk_by(|(_, one), (_, two)| one == two);
-    let rule = |run: &[(Filter, Tier)]| {
-        let subjects: Vec<&str> = run.iter().map(|(subject, _)| subject.as_str()).collect();
-        json!({ "subjects": subjects, "tier": run[0].1.as_str() })
-    };
-    runs.map(rule).collect()
 }

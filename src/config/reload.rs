@@ -127,7 +127,7 @@ impl Reloads {
 /// does not compile: a part that is not asked about is applied live.
 #[must_use]
 pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
-    let Config { listen, admin, nats, http: _, window_bytes_max: _, feeds_max: _, drain: _, log } = started;
+    let Config { listen, admin, nats, http: _, window_bytes_max: _, feeds_max: _, replays, drain: _, log } = started;
     let keys = [
         ("listen", *listen != now.listen),
         ("admin.address", admin.address != now.admin.address),
@@ -135,6 +135,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         ("nats.servers", nats.servers != now.nats.servers),
         ("nats.credentials", nats.credentials != now.nats.credentials),
         ("nats.tls", nats.tls != now.nats.tls),
+        ("limits.replays", *replays != now.replays),
         ("log.format", log.format != now.log.format),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

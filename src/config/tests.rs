@@ -124,7 +124,12 @@ fn the_form_of_a_file_is_bounded() {
     let filled = format!("{GOOD}\ntrusted_proxies: [{}]", ["'${A}'"; 20].join(", "));
     let told = parse(&filled, "f", &environment).unwrap_err().to_string();
     assert!(told.contains("the environment fills in more than 1 MiB"), "{told}");
-    let many: String = (0..1000).map(|key| format!("k{key}: 1\n")).collect();
+    let keys: String = (0..10_000).map(|key| format!("k{key}: 1\n")).collect();
+    assert_eq!(message(&keys), "a map has too many keys");
+    let route = |key| format!("  - {{ path: /{key}, sources: [{{ subjects: [a] }}] }}\n");
+    let routes: String = (0..10_000).map(route).collect();
+    assert_eq!(message(&format!("routes:\n{routes}")), "there are 10000 routes, at most 1000 are served");
+    let many: String = (0..200).map(|key| format!("k{key}: 1\n")).collect();
     let told = parse(&many, "f", &environment).unwrap_err();
     assert_eq!(told.as_slice().len(), Problems::COUNT_MAX);
     assert!(told.to_string().ends_with("100 problems or more"));

@@ -48,6 +48,8 @@ impl Scalar {
 
 /// 32: four times what the deepest key needs. Bounds every recursion over the tree.
 const DEPTH_MAX: usize = 32;
+/// 256 keys: ten times what the largest map takes. Keys that stand twice are looked for among so many.
+const KEYS_MAX: usize = 256;
 /// 8 MiB of values that aliases repeat; the file's own are bounded by the file.
 const BYTES_MAX: usize = 8 << 20;
 
@@ -60,7 +62,7 @@ pub(super) fn read(report: &Report<'_>) -> Option<Node> {
         match event {
             Ok((event, span)) => builder.take(event, span).ok()?,
             Err(error) => {
-                broken(report, &error);
+                builder.broken(&error);
                 return None;
             }
         }
@@ -162,6 +164,42 @@ impl Builder<'_, '_> {
         Err(Stop)
     }
 
+    /// Says why a text is no YAML.
+    fn broken(&self, error: &ScanError) {
+        let mut tabs = false;
+        for (index, line) in self.report.text().lines().enumerate() {
+            let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
+            if let (Some(column), true) = (line[..indent].find('\t'), indent < line.len()) {
+                tabs = true;
+                let at = Mark { line: index + 1, column: column + 1, width: 1 };
+                self.report.add(
+                    at,
+                    "a tab stands in the indentation",
+                    Some("YAML is indented with spaces only".into()),
+                );
+            }
+        }
+        // A tab makes the parser complain about what comes after it: that is no fault of its own.
+        if !tabs {
+            let at = mark(*error.marker(), *error.marker());
+            let hint = self
+                .unclosed()
+                .unwrap_or_else(|| "a text that begins with a sign, or holds `: ` or ` #`, needs quotes".into());
+            self.report.add(at, format!("this is no YAML: {}", error.info()), Some(hint));
+        }
+    }
+
+    /// The bracket that is still open: the fault is often there, and seen only lines later.
+    fn unclosed(&self) -> Option<String> {
+        let Open { at, .. } = self.open.last()?;
+        let line = self.report.text().lines().nth(at.line.checked_sub(1)?)?;
+        let bracket = line.chars().nth(at.column - 1).filter(|char| matches!(char, '{' | '['))?;
+        Some(format!(
+            "`{bracket}` in line {}, column {} is still open; inside of it a text with braces or commas needs quotes",
+            at.line, at.column
+        ))
+    }
+
     fn begin(&mut self, at: Mark, anchor: usize, value: Value) -> Result<(), Stop> {
         if self.open.len() == DEPTH_MAX {
             return self.stop(
@@ -189,6 +227,9 @@ impl Builder<'_, '_> {
                 Some(first) => {
                     let hint = format!("it stands in line {} already; remove one of them", first.at.line);
                     self.report.add(at, format!("`{key}` stands here twice"), Some(hint));
+                }
+                None if entries.len() == KEYS_MAX => {
+                    return self.stop(at, "a map has too many keys", "no map of the configuration has a tenth of them");
                 }
                 None => entries.push(Entry { key, at, node }),
             },
@@ -222,28 +263,4 @@ fn size(node: &Node) -> usize {
 fn mark(start: Marker, end: Marker) -> Mark {
     let width = if end.line() == start.line() { end.col().saturating_sub(start.col()) } else { 1 };
     Mark { line: start.line(), column: start.col() + 1, width: width.max(1) }
-}
-
-/// Says why a text is no YAML.
-fn broken(report: &Report<'_>, error: &ScanError) {
-    let mut tabs = false;
-    for (index, line) in report.text().lines().enumerate() {
-        let indent = line.len() - line.trim_start_matches([' ', '\t']).len();
-        if let (Some(column), true) = (line[..indent].find('\t'), indent < line.len()) {
-            tabs = true;
-            let at = Mark { line: index + 1, column: column + 1, width: 1 };
-            report.add(at, "a tab stands in the indentation", Some("YAML is indented with spaces only".into()));
-        }
-    }
-    // A tab makes the parser complain about what comes after it: that is no fault of its own.
-    if !tabs {
-        let marker = *error.marker();
-        let line = report.text().lines().nth(marker.line().saturating_sub(1)).unwrap_or_default();
-        let hint = if line.contains(['{', '[']) {
-            "inside of `[...]` and `{...}` a text with braces or commas needs quotes"
-        } else {
-            "a text that begins with a sign, or holds `: ` or ` #`, needs quotes; look at the lines before too"
-        };
-        report.add(mark(marker, marker), format!("this is no YAML: {}", error.info()), Some(hint.into()));
-    }
 }

@@ -4,6 +4,8 @@
 //! take from it what they want, and the next page is read when all have, or when the slowest has had its time. Who did
 //! not keep up waits for another replay, from its own position. There is no buffer per reader.
 
+mod ticket;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -21,6 +23,8 @@ use super::budget::Budget;
 use super::feed::Feed;
 use super::interest::Interest;
 use super::window::Logged;
+
+pub(super) use ticket::{Ticket, Turn};
 
 /// How many replays there may be (`limits.replays`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +87,8 @@ enum Phase {
     Queued,
     /// Reads with this run: `next..` of these events of its page.
     Joined { run: usize, events: Vec<u32>, next: usize },
+    /// Has reached the window, and holds no replay up while it does not know.
+    Reached,
     /// The source is another one now.
     Changed,
 }
@@ -102,28 +108,6 @@ struct Run {
     behind: usize,
     /// Nobody is behind any more.
     taken: Arc<Notify>,
-}
-
-/// A reader's place in the replays of its source; dropping it gives the place back.
-#[derive(Debug)]
-pub(super) struct Ticket {
-    replayer: Arc<Replayer>,
-    key: usize,
-}
-
-/// What a turn of a replay brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Events were handed out.
-    Some,
-    /// Nothing now; the waker is noted.
-    Wait,
-    /// Everything up to this sequence number is handed out, and the window begins there.
-    Reached(u64),
-    /// What follows begins only behind this sequence number: the rest is retained no more.
-    Expired(u64),
-    /// The source is another one now.
-    Changed,
 }
 
 /// 10 ms: how long a replay waits for others before it begins. Clients of a drained pod come together and read together.
@@ -193,7 +177,7 @@ impl Replayer {
         let reader = Reader { feed: feed.clone(), through: after, phase: Phase::Queued, waker: None };
         let key = self.lock().readers.insert(reader);
         self.wanted.notify_one();
-        Some(Box::new(Ticket { replayer: self.clone(), key }))
+        Some(Box::new(Ticket::new(self.clone(), key)))
     }
 
     /// Serves the readers for ever. To be spawned once.
@@ -342,7 +326,7 @@ impl Replayer {
             place.after = page.after;
             place.through = page.through;
             place.events = events;
-            for (_, reader) in readers.iter_mut() {
+            for (key, reader) in readers.iter_mut() {
                 let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
                 if *joined != run {
                     continue;
@@ -350,11 +334,14 @@ impl Replayer {
                 let expired = page.after > reader.through;
                 if events.is_empty() && !expired {
                     reader.through = reader.through.max(page.through);
+                    // Who has nothing to take is woken only if it can go on in the window.
+                    if !reader.reaches() {
+                        continue;
+                    }
+                    leave(place, &reader.feed, key);
+                    reader.phase = Phase::Reached;
                 }
-                // Who has nothing to take is woken only if it can go on in the window.
-                if !events.is_empty() || expired || reader.feed.lock().window.floor() <= reader.through {
-                    wakers.extend(reader.waker.take());
-                }
+                wakers.extend(reader.waker.take());
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -370,6 +357,7 @@ impl Replayer {
                 leave(&mut runs[run], &reader.feed, key);
                 reader.phase = Phase::Queued;
                 self.replays.queue();
+                self.wanted.notify_one();
             }
         }
         runs[run].events = Vec::new();
@@ -406,77 +394,17 @@ impl Replayer {
     }
 }
 
+impl Reader {
+    /// Whether everything after what it has is in the window.
+    fn reaches(&self) -> bool {
+        self.feed.lock().window.floor() <= self.through
+    }
+}
+
 fn leave(run: &mut Run, feed: &Feed, key: usize) {
     run.interest.remove(&feed.filters, key);
     run.members -= 1;
 }
 
-impl Ticket {
-    /// Hands out what the page has for this reader, as long as `take` wants more.
-    pub(super) fn poll(&self, floor: u64, waker: &Waker, mut take: impl FnMut(&Arc<Logged>) -> bool) -> Turn {
-        let mut state = self.replayer.lock();
-        let State { readers, runs } = &mut *state;
-        let Some(reader) = readers.get_mut(self.key) else { return Turn::Changed };
-        match &mut reader.phase {
-            Phase::Changed => return Turn::Changed,
-            Phase::Joined { run, events, next } => {
-                let run = &mut runs[*run];
-                if run.after > reader.through {
-                    // Without events in this page the reader has all of it.
-                    reader.through = if events.is_empty() { run.through } else { run.after };
-                    return Turn::Expired(run.after);
-                }
-                let mut some = false;
-                while let Some(logged) = events.get(*next).and_then(|number| run.events.get(*number as usize)) {
-                    some = true;
-                    *next += 1;
-                    reader.through = logged.event.position.seq;
-                    if !take(logged) {
-                        break;
-                    }
-                }
-                if !events.is_empty() && *next >= events.len() {
-                    events.clear();
-                    reader.through = run.through;
-                    run.behind = run.behind.saturating_sub(1);
-                    if run.behind == 0 {
-                        run.taken.notify_one();
-                    }
-                }
-                if some {
-                    return Turn::Some;
-                }
-            }
-            Phase::Queued => {}
-        }
-        if floor <= reader.through {
-            return Turn::Reached(reader.through);
-        }
-        reader.waker = Some(waker.clone());
-        Turn::Wait
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let replayer = &self.replayer;
-        let mut state = replayer.lock();
-        let State { readers, runs } = &mut *state;
-        let Some(reader) = readers.try_remove(self.key) else { return };
-        match reader.phase {
-            Phase::Queued => replayer.replays.unqueue(),
-            Phase::Joined { run, events, .. } => {
-                let run = &mut runs[run];
-                leave(run, &reader.feed, self.key);
-                if !events.is_empty() {
-                    run.behind = run.behind.saturating_sub(1);
-                }
-                // A run without members ends; one that waited for this reader goes on.
-                run.taken.notify_one();
-            }
-            Phase::Changed => {}
-        }
-        drop(state);
-        replayer.replays.readers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -108,6 +108,7 @@ async fn respond(
         last_event_id: asked.last_event_id().map(std::borrow::Cow::into_owned),
         client: route.client(&asked),
         peer,
+        browser: is_browser(request.headers()),
     };
     let stream = EventStream::open(context, opening).await?;
     Ok(Answer::Events(head, Box::new(stream)))

@@ -1,16 +1,14 @@
 //! The bodies of answers: none, a short text, an event stream on HTTP/2, or a socket that is about to be taken back.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use super::event_stream::EventStream;
 use super::h2::{H2Body, Reset};
-use super::wire::Framing;
+use super::take_back::TakeBack;
 
 /// What an answer carries.
 pub(super) enum Body {
@@ -18,48 +16,6 @@ pub(super) enum Body {
     H2(H2Body),
     /// HTTP/1: says when hyper has come to the body, and never gives any.
     TakeBack(Arc<TakeBack>),
-}
-
-/// Where the event stream of an HTTP/1 connection waits until hyper has written the head of its answer.
-#[derive(Default)]
-pub(super) struct TakeBack {
-    reached: AtomicBool,
-    blocked: AtomicBool,
-    heard: AtomicBool,
-    stream: Mutex<Option<(EventStream, Framing)>>,
-}
-
-impl TakeBack {
-    pub(super) fn put(&self, stream: EventStream, framing: Framing) {
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, framing));
-    }
-
-    /// Whether hyper has written the head into its buffer and asked for the body.
-    pub(super) fn is_reached(&self) -> bool {
-        self.reached.load(Ordering::Relaxed)
-    }
-
-    /// Whether the last write or flush did not finish: what hyper wrote is not all on the wire.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_blocked(&self, blocked: bool) {
-        self.blocked.store(blocked, Ordering::Relaxed);
-    }
-
-    /// Whether the client has sent anything.
-    pub(super) fn is_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_heard(&self) {
-        self.heard.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn take(&self) -> Option<(EventStream, Framing)> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 impl hyper::body::Body for Body {
@@ -72,7 +28,7 @@ impl hyper::body::Body for Body {
             Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
             Self::H2(body) => body.poll_frame(task),
             Self::TakeBack(place) => {
-                place.reached.store(true, Ordering::Relaxed);
+                place.set_reached();
                 Poll::Pending
             }
         }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::feed::Limits;
-use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate};
 
 /// Everything the downstream side is configured with.
@@ -47,10 +46,10 @@ pub struct RouteConfig {
     pub window: Limits,
     /// After how much silence a client is told its position; none: never, not even at the beginning.
     pub checkpoint: Option<Duration>,
+    /// How a client is answered of whose past nothing is retained any more.
+    pub expired: Expired,
     /// Which other origins a browser may read the route from.
     pub cors: CorsConfig,
-    /// Tiers of events that name none themselves; the first filter that fits decides.
-    pub priority: Vec<(Filter, Tier)>,
 }
 
 impl RouteConfig {
@@ -68,8 +67,8 @@ impl RouteConfig {
             max_age: Duration::from_secs(3600),
             window: Limits::default(),
             checkpoint: Some(Duration::from_secs(30)),
+            expired: Expired::default(),
             cors: CorsConfig::default(),
-            priority: Vec::new(),
         }
     }
 }
@@ -156,6 +155,18 @@ pub struct SourceConfig {
     pub subjects: Vec<SubjectTemplate>,
     /// What a template that is one whole variable may ask for.
     pub allow: Vec<Filter>,
+}
+
+/// How a client is answered whose `Last-Event-ID` is older than what is retained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expired {
+    /// A browser with a gap event, since any status but 200 would end its EventSource for good; others with 416.
+    #[default]
+    Auto,
+    /// With 416 and a JSON body.
+    Status,
+    /// With a gap event, then from the oldest that is retained.
+    Gap,
 }
 
 /// Cross-origin reading.

@@ -19,13 +19,14 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::answer;
-use super::body::{Body, TakeBack};
+use super::body::Body;
 use super::context::{Context, Counted};
 use super::event_stream::EventStream;
 use super::h1::Driver;
 use super::h2::{self, H2Body, Tasks};
 use super::member::Peer;
-use super::transport::{Transport, Watched};
+use super::take_back::{TakeBack, Watched};
+use super::transport::Transport;
 use super::wire::{Framing, Wire};
 use crate::lifecycle::drain::Watch;
 use crate::net::tls;
@@ -41,6 +42,8 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// 16 KiB: the largest head of a request, in bytes; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
 /// What an HTTP/2 connection may hold that its stream's window does not let out, per stream.
 const SEND_BYTES_MAX: usize = 32 * 1024;
 /// What HTTP/2 pings after, and how long it waits for the answer: dead peers are gone within 30 s.
@@ -199,7 +202,7 @@ impl Connection {
     /// hyper serves every stream of the connection; each has a task that can be ended alone.
     async fn http2<T: Transport>(mut self, io: T) {
         self.counted.speaks(Protocol::H2, self.tls);
-        let tasks = Tasks::default();
+        let (tasks, place) = (Tasks::default(), Arc::new(TakeBack::default()));
         let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
         let links = tasks.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -221,10 +224,14 @@ impl Connection {
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
-            .serve_connection(TokioIo::new(io), service);
+            .serve_connection(TokioIo::new(Watched::new(io, place.clone())), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = no_preface(&place) => {
+                self.context.metrics.refusals_total.with_label_values(&["request_timeout"]).inc();
+                return;
+            }
             () = self.drain.signaled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -244,6 +251,15 @@ impl Connection {
             _ => return,
         };
         self.context.metrics.refusals_total.with_label_values(&[code]).inc();
+    }
+}
+
+/// Over when the client has not said the preface of HTTP/2 in time, which hyper would wait for without end.
+async fn no_preface(place: &TakeBack) {
+    tokio::time::sleep(HEAD_MAX).await;
+    if place.heard_bytes() >= PREFACE_BYTES {
+        // From here on pings find out.
+        std::future::pending().await
     }
 }
 

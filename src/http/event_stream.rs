@@ -1,5 +1,7 @@
 //! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
 
+mod opening;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,14 +12,14 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
 use super::context::Context;
-use super::member::{Peer, StreamState};
+use super::member::StreamState;
 use super::output::{Output, Tally};
-use super::refusal::Refusal;
-use super::route::Route;
-use crate::feed::{Cursor, Gap, GapReason, Item, OpenError, Outcome, Read, Source, Start};
+use crate::feed::{Cursor, Gap, Item, Read};
 use crate::registry::{Close, Member as _, Registration};
-use crate::sse::{Component, EventId, encode};
-use crate::subject::FilterSet;
+use crate::sse::id::Joined;
+use crate::sse::{Component, encode};
+
+pub(super) use opening::Opening;
 
 /// One open event stream. Two drivers carry it: the socket taken back from hyper, and an HTTP/2 body.
 #[derive(Debug)]
@@ -29,8 +31,12 @@ pub(super) struct EventStream {
     cursors: Box<[Cursor]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: Box<[Component]>,
+    /// Which source was read first in the last turn.
+    first: usize,
     opening: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
+    /// How long this client hears nothing before a comment: its own part of the route's heartbeat.
+    silence: Duration,
     /// When something was handed out last.
     spoke: Instant,
     /// When an id was handed out last.
@@ -56,71 +62,11 @@ pub(super) enum Step {
     End(Close),
 }
 
-/// What a request asks for, made ready.
-pub(super) struct Opening {
-    pub(super) route: Arc<Route>,
-    pub(super) filters: Vec<FilterSet>,
-    pub(super) last_event_id: Option<Vec<u8>>,
-    pub(super) client: Box<str>,
-    pub(super) peer: Peer,
-}
-
 /// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
 /// little that is handed out but not yet on the socket.
 const TURN_BYTES: usize = 32 * 1024;
 
 impl EventStream {
-    /// Opens a cursor in every source of the route.
-    pub(super) async fn open(context: &Arc<Context>, asked: Opening) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, peer } = asked;
-        let id = last_event_id.as_deref().map(EventId::parse);
-        let mut cursors = Vec::with_capacity(route.sources.len());
-        let mut gaps: Vec<Gap> = Vec::new();
-        for (source, filters) in route.sources.iter().zip(filters) {
-            let start = start(id.as_ref(), &source.source)?;
-            let opened = source.source.open(filters, &route.profile, start).await.map_err(|error| match error {
-                OpenError::NotReady => Refusal::NotReady,
-                OpenError::TooManyFeeds => Refusal::Feeds,
-                OpenError::TooManyReplays => Refusal::Replays,
-            })?;
-            if id.is_some() {
-                context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
-            }
-            match opened.outcome {
-                // An id that is none is one gap, however many sources there are.
-                Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
-                Outcome::Gap(gap) => gaps.push(gap),
-                Outcome::Live | Outcome::Window | Outcome::Archive => {}
-            }
-            cursors.push(opened.cursor);
-        }
-        let standings = cursors.iter().map(Cursor::standing).collect();
-        let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
-        let positions: Box<[Component]> = cursors.iter().map(Cursor::position).collect();
-        let now = Instant::now();
-        let config = &state.route.config;
-        let age = now + config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64());
-        // The first heartbeat at a random place of its interval: clients that came together do not beat together.
-        let first = config.heartbeat.mul_f64(fastrand::f64()).max(Duration::from_millis(1));
-        let mut stream = Self {
-            _registration: context.registry.insert(state.clone()),
-            context: context.clone(),
-            cursors: cursors.into(),
-            positions,
-            opening: None,
-            timer: Box::pin(tokio::time::sleep_until(age.min(now + first))),
-            spoke: now,
-            marked: now,
-            age,
-            ending: None,
-            state,
-        };
-        stream.opening = Some(stream.first_bytes(&gaps));
-        stream.state.route.metrics.opened(peer.protocol);
-        stream.log_open(id.is_some(), &gaps);
-        Ok(stream)
-    }
-
     pub(super) fn state(&self) -> &Arc<StreamState> {
         &self.state
     }
@@ -180,7 +126,10 @@ impl EventStream {
     fn poll_events(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Option<Close> {
         let mut caught_up = true;
         let mut ended = false;
-        for place in 0..self.cursors.len() {
+        // Another source first each time: one that fills every turn must not keep the others waiting.
+        self.first = (self.first + 1) % self.cursors.len();
+        for turn in 0..self.cursors.len() {
+            let place = (self.first + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
             match self.cursors[place].poll_read(task, &mut out.batch, budget) {
                 Poll::Ready(Read::Some) => caught_up = false,
@@ -216,7 +165,7 @@ impl EventStream {
                         out.push(frame.bytes().clone());
                     } else {
                         out.push(frame.body());
-                        out.write(|bytes| encode::put_id(bytes, Id(&self.positions)));
+                        out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
                     }
                 }
                 Item::Gap { gap, position } => {
@@ -244,9 +193,9 @@ impl EventStream {
             let config = &state.route.config;
             let silent = config.checkpoint.is_some_and(|silence| now >= self.marked + silence);
             if silent && self.checkpoint() {
-                out.write(|bytes| encode::put_id(bytes, Id(&self.positions)));
+                out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
                 self.spoke = now;
-            } else if now >= self.spoke + config.heartbeat {
+            } else if now >= self.spoke + self.silence {
                 out.push(Bytes::from_static(encode::HEARTBEAT));
                 self.spoke = now;
             }
@@ -260,7 +209,7 @@ impl EventStream {
 
     fn next_deadline(&self) -> Instant {
         let config = &self.state.route.config;
-        let beat = self.spoke + config.heartbeat;
+        let beat = self.spoke + self.silence;
         let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
         beat.min(mark).min(self.age)
     }
@@ -273,23 +222,6 @@ impl EventStream {
             *position = cursor.position();
         }
         moved
-    }
-
-    /// `retry:`, then the gaps or the id-only block.
-    fn first_bytes(&self, gaps: &[Gap]) -> Bytes {
-        let config = &self.state.route.config;
-        let mut out = BytesMut::with_capacity(128);
-        encode::put_retry(&mut out, config.retry);
-        for (place, gap) in gaps.iter().enumerate() {
-            self.count_gap(*gap);
-            // Only the last gap carries the id: it stands before what passes any of them.
-            let id = (place + 1 == gaps.len()).then_some(&*self.positions);
-            put_gap(&mut out, *gap, id);
-        }
-        if gaps.is_empty() && config.checkpoint.is_some() {
-            encode::put_id(&mut out, Id(&self.positions));
-        }
-        out.freeze()
     }
 
     fn say_close(&mut self, close: Close, out: &mut Output) {
@@ -307,7 +239,7 @@ impl EventStream {
             let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, retry.as_millis());
             encode::put_control(bytes, "sidestream.close", &json, None::<&str>);
             if told {
-                encode::put_id(bytes, Id(&self.positions));
+                encode::put_id(bytes, Joined(&self.positions));
             }
         });
     }
@@ -319,20 +251,6 @@ impl EventStream {
             metrics.missed_events_total.with_label_values(&[gap.reason.as_str()]).inc_by(missed);
         }
         self.state.gaps.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn log_open(&self, resumed: bool, gaps: &[Gap]) {
-        let state = &self.state;
-        tracing::info!(
-            client = &*state.client,
-            client.addr = %state.peer.remote,
-            route = &*state.route.label,
-            protocol = state.peer.protocol.as_str(),
-            state = if resumed { "reconnecting" } else { "active" },
-            id = %Id(&self.positions),
-            gaps = gaps.len(),
-            "event stream opened"
-        );
     }
 }
 
@@ -369,37 +287,9 @@ impl Drop for EventStream {
     }
 }
 
-/// Where a client wants to begin in a source, by its last event id.
-fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -> Result<Start, Refusal> {
-    let (tag, lost) = match source {
-        Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
-        Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
-    };
-    Ok(match id {
-        None => Start::Live,
-        Some(Err(_)) => Start::Lost(GapReason::Invalid),
-        Some(Ok(id)) => id.find(tag).map_or(Start::Lost(lost), Start::After),
-    })
-}
-
 fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Component]>) {
     let missed = gap.missed.map_or("null".to_owned(), |missed| missed.to_string());
     let (reason, resume) = (gap.reason, gap.reason.resume());
     let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
-    encode::put_control(out, "sidestream.gap", &json, id.map(Id));
-}
-
-/// An id as it is written, straight from the positions.
-struct Id<'p>(&'p [Component]);
-
-impl std::fmt::Display for Id<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (place, component) in self.0.iter().enumerate() {
-            if place > 0 {
-                f.write_str(".")?;
-            }
-            write!(f, "{component}")?;
-        }
-        Ok(())
-    }
+    encode::put_control(out, "sidestream.gap", &json, id.map(Joined));
 }

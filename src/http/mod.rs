@@ -19,6 +19,7 @@ mod refusal;
 mod request;
 mod route;
 mod server;
+mod take_back;
 mod transport;
 mod wire;
 

@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     NotAllowed(String),
     /// A GET with a body: its event stream could not have the connection for itself.
     Body,
+    /// What follows the client's last event is retained no more.
+    Expired,
     /// NATS has not been heard from yet.
     NotReady,
     /// As many connections as `limits.connections`.
@@ -53,6 +55,7 @@ impl Refusal {
             Self::TooManySubjects => (StatusCode::BAD_REQUEST, "too_many_subjects"),
             Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "subject_not_allowed"),
             Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
+            Self::Expired => (StatusCode::RANGE_NOT_SATISFIABLE, "last_event_id_expired"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
@@ -106,6 +109,10 @@ impl Refusal {
                 (format!("{subject} is not within what this route allows"), "ask for a subset of the route's subjects")
             }
             Self::Body => ("a GET for an event stream has no body".into(), "leave the body out"),
+            Self::Expired => (
+                "what follows this Last-Event-ID is retained no more".into(),
+                "connect without Last-Event-ID, or with `expired: gap` on the route",
+            ),
             Self::NotReady => ("NATS is not connected yet".into(), "try again"),
             Self::Connections => ("this pod serves as many connections as it may".into(), "try again"),
             Self::Feeds => ("this pod serves as many different subjects as it may".into(), "try again"),

@@ -31,11 +31,12 @@ pub(super) struct Route {
     pub(super) metrics: RouteMetrics,
 }
 
-/// One source of a route: configured sources of one JetStream stream, or all core ones, taken together.
+/// One source of a route, and what a request may ask of it. The configuration names each source once.
 #[derive(Debug)]
 pub(super) struct RouteSource {
     pub(super) source: Source,
-    parts: Vec<(Vec<SubjectTemplate>, Vec<Filter>)>,
+    subjects: Vec<SubjectTemplate>,
+    allow: Vec<Filter>,
 }
 
 /// A route's metrics, their labels resolved.
@@ -72,17 +73,13 @@ impl Routes {
 impl Route {
     fn new(config: RouteConfig, find: FindSource<'_>, metrics: &Metrics) -> Self {
         let label: Arc<str> = config.path.as_str().into();
-        let mut sources: Vec<(Option<&str>, RouteSource)> = Vec::new();
-        for source in &config.sources {
-            let part = (source.subjects.clone(), source.allow.clone());
-            let stream = source.stream.as_deref();
-            match sources.iter_mut().find(|(known, _)| *known == stream) {
-                Some((_, same)) => same.parts.push(part),
-                None => sources.push((stream, RouteSource { source: find(source), parts: vec![part] })),
-            }
-        }
-        let sources = sources.into_iter().map(|(_, source)| source).collect();
-        let profile = Profile { event: config.event.clone(), priority: config.priority.clone(), window: config.window };
+        let sources = config.sources.iter().map(|source| RouteSource {
+            source: find(source),
+            subjects: source.subjects.clone(),
+            allow: source.allow.clone(),
+        });
+        let sources = sources.collect();
+        let profile = Profile { event: config.event.clone(), priority: Vec::new(), window: config.window };
         let metrics = RouteMetrics::new(&label, metrics);
         Self { profile: profile.into(), sources, metrics, label, config }
     }
@@ -93,10 +90,8 @@ impl Route {
         let mut count = 0;
         for source in &self.sources {
             let mut all = Vec::new();
-            for (templates, allow) in &source.parts {
-                for template in templates {
-                    all.extend(template.fill(request, allow).map_err(refuse)?);
-                }
+            for template in &source.subjects {
+                all.extend(template.fill(request, &source.allow).map_err(refuse)?);
             }
             count += all.len();
             sets.push(FilterSet::new(all));

@@ -1,6 +1,8 @@
 //! Requests to JetStream, and what their failures mean for a human.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -28,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Api {
     link: Link,
     context: jetstream::Context,
+    consumers: Arc<AtomicU64>,
 }
 
 /// A JetStream stream as it is now.
@@ -119,13 +122,18 @@ impl std::error::Error for Trouble {}
 
 impl Api {
     pub(crate) fn new(link: Link) -> Self {
-        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client().clone());
-        Self { link, context }
+        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client());
+        Self { link, context, consumers: Arc::default() }
     }
 
     /// Whether the server is of this version at least.
     pub(crate) fn is_server_at_least(&self, major: i64, minor: i64) -> bool {
         self.link.client().is_server_compatible(major, minor, 0)
+    }
+
+    /// A number that no other consumer of this process has: a reload follows one stream twice for a while.
+    pub(crate) fn number_consumer(&self) -> u64 {
+        self.consumers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The JetStream stream as it is now.

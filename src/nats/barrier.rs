@@ -36,7 +36,7 @@ impl Barrier {
 
 async fn serve(link: Link, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
     let inbox = link.client().new_inbox();
-    let Ok(mut answers) = link.client().subscribe(inbox.clone()).await else { return };
+    let mut answers = None;
     let mut number: u64 = 0;
     while let Some(first) = waiting.recv().await {
         let mut passing = vec![first];
@@ -55,21 +55,30 @@ async fn serve(link: Link, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
 }
 
 /// Sends a message to ourselves. Where that is not permitted, the refusal is as good an answer.
-async fn round_trip(link: &Link, inbox: &str, answers: &mut Subscriber, number: u64) {
+async fn round_trip(link: &Link, inbox: &str, subscribed: &mut Option<Subscriber>, number: u64) {
     let text = number.to_string();
     let known = link.now().denials(inbox);
+    if subscribed.is_none() {
+        *subscribed = link.client().subscribe(inbox.to_owned()).await.ok();
+    }
+    // Without: the client is over, and everything that waits for it will be asked of the next one.
+    let Some(answers) = subscribed else { return };
     if link.client().publish(inbox.to_owned(), text.clone().into()).await.is_err() {
         return;
     }
     let answered = async {
         while let Some(answer) = answers.next().await {
             if answer.payload == text {
-                return;
+                return true;
             }
         }
+        false
     };
-    tokio::select! {
-        () = answered => {}
-        () = link.denied(inbox, known) => {}
+    let alive = tokio::select! {
+        alive = answered => alive,
+        () = link.denied(inbox, known) => true,
+    };
+    if !alive {
+        *subscribed = None;
     }
 }

@@ -88,7 +88,8 @@ pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant)
 /// Whether the client can parse this message at all; if not, it drops its connection instead.
 ///
 /// The rules of async-nats 0.51 (`connection.rs`): subject and headers are UTF-8, the version line holds at most a
-/// status, every other header line a name and a colon, and with headers the subject holds no white space of any script.
+/// status, every other header line a name and a colon, no value holds a CR (on which the client panics), and with
+/// headers the subject holds no white space of any script.
 pub(crate) fn is_parsable(subject: &str, headers: &[u8]) -> bool {
     // What was no text became a replacement character on its way through JSON.
     if subject.contains('\u{fffd}') {
@@ -107,7 +108,7 @@ pub(crate) fn is_parsable(subject: &str, headers: &[u8]) -> bool {
     let sound = |line: &str| {
         // A line that begins with white space continues the one before it.
         let named = || line.split_once(':').is_some_and(|(name, _)| HeaderName::from_str(name).is_ok());
-        line.is_empty() || line.starts_with(char::is_whitespace) || named()
+        !line.contains('\r') && (line.is_empty() || line.starts_with(char::is_whitespace) || named())
     };
     status_sound && lines.all(sound) && !subject.contains(char::is_whitespace)
 }
@@ -210,6 +211,8 @@ mod tests {
         for headers in [
             &b"NATS/1.0\r\nA: \xff\r\n\r\n"[..],
             b"NATS/1.0\r\nno colon\r\n\r\n",
+            b"NATS/1.0\r\nA: b\rc\r\n\r\n",
+            b"NATS/1.0\r\nA: b\r\r\n c\r\n\r\n",
             b"NATS/1.0 x\r\n\r\n",
             b"HTTP/1.1\r\n",
         ] {

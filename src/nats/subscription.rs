@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, SubscribeError, Subscriber};
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt as _, StreamExt as _};
 use prometheus::IntCounter;
@@ -63,14 +63,8 @@ struct Subscription {
 
 impl Subscription {
     async fn run(mut self, mut drain: Watch) {
-        let opened = tokio::select! {
-            biased;
-            () = drain.signaled() => None,
-            () = self.writer.unwanted() => None,
-            opened = open(&mut self.core, &self.filters) => opened,
-        };
         // Whatever was begun and not opened ends with its subscribers.
-        let Some((mut subscribers, seen)) = opened else { return };
+        let Some((mut subscribers, seen)) = self.open(&mut drain).await else { return };
         self.seen = LinkState { denied: Arc::default(), ..seen };
         self.compare(&self.core.link.now());
         self.writer.established();
@@ -82,7 +76,14 @@ impl Subscription {
                 () = self.core.link.changed() => self.compare(&self.core.link.now()),
                 message = subscribers.next() => match message {
                     Some(message) => self.take(message, &mut subscribers),
-                    None => break,
+                    // The client is over, and all that was subscribed with it. The next one is another generation.
+                    None => match self.open(&mut drain).await {
+                        Some((again, _)) => {
+                            subscribers = again;
+                            self.compare(&self.core.link.now());
+                        }
+                        None => break,
+                    },
                 },
             }
         }
@@ -90,6 +91,16 @@ impl Subscription {
             if subscriber.unsubscribe().await.is_err() {
                 break; // The connection is closed, and every subscription with it.
             }
+        }
+    }
+
+    /// Subscribes; nothing if that is not wanted any more.
+    async fn open(&mut self, drain: &mut Watch) -> Option<(SelectAll<Subscriber>, LinkState)> {
+        tokio::select! {
+            biased;
+            () = drain.signaled() => None,
+            () = self.writer.unwanted() => None,
+            opened = open(&mut self.core, &self.filters) => Some(opened),
         }
     }
 
@@ -138,27 +149,34 @@ impl Subscription {
     }
 }
 
-/// Subscribes and waits until the server has done so. Nothing if the connection is closed for good.
-async fn open(core: &mut Core, filters: &FilterSet) -> Option<(SelectAll<Subscriber>, LinkState)> {
-    core.link.up().await;
-    let mut subscribers = SelectAll::new();
-    for filter in filters.disjoint() {
-        let subscribed = core.link.client().subscribe(filter.to_string()).await;
-        match subscribed {
-            Ok(subscriber) => subscribers.push(subscriber),
+/// Subscribes and waits until the server has done so.
+async fn open(core: &mut Core, filters: &FilterSet) -> (SelectAll<Subscriber>, LinkState) {
+    let subscribers = loop {
+        let generation = core.link.up().await;
+        match subscribe(core, filters).await {
+            Ok(subscribers) => break subscribers,
             Err(error) => {
-                tracing::error!(%filter, %error, "core subject cannot be subscribed to");
-                return None;
+                tracing::warn!(%filters, %error, "core subjects not subscribed to yet");
+                core.link.gone(generation).await;
             }
         }
-    }
+    };
     loop {
         core.link.up().await;
         let before = core.link.now();
         core.barrier.pass().await;
         // With another connection the client subscribes again by itself, but the round trip was of the old one.
         if core.link.generation() == before.generation {
-            return Some((subscribers, before));
+            return (subscribers, before);
         }
     }
+}
+
+async fn subscribe(core: &Core, filters: &FilterSet) -> Result<SelectAll<Subscriber>, SubscribeError> {
+    let client = core.link.client();
+    let mut subscribers = SelectAll::new();
+    for filter in filters.disjoint() {
+        subscribers.push(client.subscribe(filter.to_string()).await?);
+    }
+    Ok(subscribers)
 }

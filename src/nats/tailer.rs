@@ -54,8 +54,6 @@ pub(crate) struct Tailer {
     check: Check,
     followed: Option<Followed>,
     consumer: Option<Consumer>,
-    /// How many consumers were made: part of their names.
-    consumers: u64,
     /// Whether everything that stood in the stream when the consumer was created has been taken.
     caught_up: bool,
     /// The last sequence of the stream when the consumer was created.
@@ -94,7 +92,6 @@ impl Tailer {
             writer,
             followed: None,
             consumer: None,
-            consumers: 0,
             caught_up: false,
             target: 0,
             attempts: 0,
@@ -236,9 +233,8 @@ impl Tailer {
     }
 
     async fn create(&mut self, from: DeliverPolicy) -> Result<Consumer, Trouble> {
-        self.consumers += 1;
         let Identity { pod, boot } = &self.identity;
-        let name = format!("sse-{pod}-{}-{boot}-{}", token(&self.config.name, 100), self.consumers);
+        let name = format!("sse-{pod}-{}-{boot}-{}", token(&self.config.name, 100), self.api.number_consumer());
         let mut filters = self.config.filters.disjoint();
         if filters.len() > 1 && !self.api.is_server_at_least(2, 10) {
             // NATS 2.9 takes several filters and ignores them.

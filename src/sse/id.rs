@@ -177,7 +177,17 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, component) in self.components.iter().enumerate() {
+        fmt::Display::fmt(&Joined(&self.components), f)
+    }
+}
+
+/// Components as an id is written, without making one.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'c>(pub &'c [Component]);
+
+impl fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, component) in self.0.iter().enumerate() {
             if index > 0 {
                 f.write_str(".")?;
             }

@@ -69,7 +69,7 @@ impl Filter {
         if count > Self::TOKENS_MAX {
             return Err(InvalidFilter::Tokens);
         }
-        if text.starts_with('$') || text.starts_with("_INBOX") {
+        if is_reserved(text) {
             return Err(InvalidFilter::Reserved);
         }
         Ok(Self(Arc::from(text)))
@@ -86,9 +86,12 @@ impl Filter {
         self.0.split('.')
     }
 
-    /// Whether it selects this subject.
+    /// Whether it selects this subject. A wildcard in the first place selects none of NATS's own either.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
+        if is_reserved(subject) {
+            return false;
+        }
         let mut tokens = subject.split('.');
         for own in self.tokens() {
             match (own, tokens.next()) {
@@ -157,6 +160,11 @@ impl Filter {
     }
 }
 
+/// NATS's own subjects: never served, whatever is allowed.
+fn is_reserved(subject: &str) -> bool {
+    subject.starts_with('$') || subject.starts_with("_INBOX")
+}
+
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -193,6 +201,17 @@ pub(crate) mod tests {
                 (0..length).map(token).collect::<Vec<_>>().join(".")
             })
         })
+    }
+
+    #[test]
+    fn a_wildcard_selects_nothing_of_nats_itself() {
+        for filter in [">", "*.x", "*.>", "*"] {
+            let filter = Filter::parse(filter).unwrap();
+            for subject in ["$JS.x", "$x", "_INBOX.x", "_INBOX"] {
+                assert!(!filter.matches(subject), "{filter} {subject}");
+            }
+        }
+        assert!(Filter::parse(">").unwrap().matches("_inbox.x"));
     }
 
     proptest! {

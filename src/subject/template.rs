@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{Filter, FilterSet, InvalidFilter};
+use super::{Filter, InvalidFilter};
 
 /// What stands in braces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -296,18 +296,6 @@ impl SubjectTemplate {
             return Err(Unfilled::NotAllowed(filter));
         }
         Ok(vec![filter])
-    }
-
-    /// The canonical set of several templates' filters for one request.
-    ///
-    /// # Errors
-    /// As [`Self::fill`].
-    pub fn fill_all(templates: &[Self], variables: &dyn Variables, allow: &[Filter]) -> Result<FilterSet, Unfilled> {
-        let mut filters = Vec::new();
-        for template in templates {
-            filters.extend(template.fill(variables, allow)?);
-        }
-        Ok(FilterSet::new(filters))
     }
 }
 

@@ -32,6 +32,7 @@ pub struct Builder {
     files: Vec<(String, Vec<u8>)>,
     wait_ready: bool,
     open_files: Option<(u64, u64)>,
+    link: Option<PathBuf>,
 }
 
 /// A line `listening` of the log.
@@ -90,6 +91,12 @@ impl Builder {
         self
     }
 
+    /// Makes the configuration a symbolic link to this file instead of one of its own.
+    pub fn linked_to(mut self, file: &Path) -> Self {
+        self.link = Some(file.to_owned());
+        self
+    }
+
     /// Starts the sidecar; returns when `/health/ready` says 200.
     pub async fn start(self) -> Sidestream {
         let wait_ready = self.wait_ready;
@@ -108,7 +115,10 @@ impl Builder {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
         let file = folder.path().join("sidecar.yaml");
-        std::fs::write(&file, &self.config).unwrap();
+        match &self.link {
+            None => std::fs::write(&file, &self.config).unwrap(),
+            Some(target) => std::os::unix::fs::symlink(target, &file).unwrap(),
+        }
         let mut command = match self.open_files {
             None => Command::new(BINARY),
             Some((soft, hard)) => {
@@ -142,6 +152,7 @@ impl Sidestream {
             files: Vec::new(),
             wait_ready: true,
             open_files: None,
+            link: None,
         }
     }
 
@@ -297,7 +308,8 @@ impl Sidestream {
                 .filter(|line| line["message"] == "listening")
                 .map(|line| Listener { address: address(line), tls: line["tls"] == true })
                 .collect();
-            std::future::ready(!admin.is_empty() && !listeners.is_empty())
+            // Said after the last of them.
+            std::future::ready(!admin.is_empty() && log.iter().any(|line| line["message"] == "serving"))
         })
         .await;
     }

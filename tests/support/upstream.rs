@@ -78,7 +78,7 @@ impl Upstream {
 
     /// Follows a stream.
     pub fn tail_with(&self, config: StreamConfig) -> Arc<Log> {
-        let (writer, log) = feed::log::channel(config.name.as_str(), Limits::default(), &self.budget);
+        let (writer, log) = feed::log::channel(config.name.as_str(), Limits::default(), &self.budget, None);
         self.nats.tail(config, writer, self.watch.clone());
         log
     }
@@ -124,8 +124,8 @@ impl Reader {
     /// Reads a log from now on; waits until it has begun.
     pub async fn of_log(log: &Arc<Log>, filters: &[&str]) -> Self {
         let profile = Arc::new(Profile::default());
-        let cursor = eventually(RECOVERY, "the log has begun", || {
-            std::future::ready(log.open(filter_set(filters), &profile, Start::Live).ok())
+        let cursor = eventually(RECOVERY, "the log has begun", || async {
+            log.open(filter_set(filters), &profile, Start::Live).await.ok()
         })
         .await
         .cursor;
@@ -136,7 +136,7 @@ impl Reader {
     pub async fn of_log_after(log: &Arc<Log>, filters: &[&str], seq: u64) -> Self {
         let tag = eventually(RECOVERY, "the log has begun", || std::future::ready(log.tag())).await;
         let start = Start::After(sidestream::sse::Component { tag, seq, check: None });
-        let opened = log.open(filter_set(filters), &Arc::new(Profile::default()), start).unwrap();
+        let opened = log.open(filter_set(filters), &Arc::new(Profile::default()), start).await.unwrap();
         Self { cursor: opened.cursor, seen: Vec::new() }
     }
 

@@ -58,7 +58,7 @@ impl Child {
 }
 
 /// The end of a log, indented, below a headline; nothing if there is none.
-fn last_lines(log: &Path) -> String {
+pub(super) fn last_lines(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

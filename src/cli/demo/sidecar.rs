@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Failure;
-use super::child::Child;
+use super::child::{Child, last_lines};
 
 /// Where the sidecar of the demo listens and what it reads.
 pub(super) struct Plan<'a> {
@@ -32,30 +33,38 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<Child, Failure> {
     let program = program.map_err(|error| Failure::internal(format!("where is this executable? {error}")))?;
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(file);
-    Child::spawn("the sidecar", command, &plan.directory.join("sidecar.log"))
+    Child::spawn("the sidecar", command, &log(plan))
 }
 
 /// Waits until `/health/ready` says yes.
-pub(super) async fn ready(admin: SocketAddr) -> Result<(), Failure> {
+pub(super) async fn ready(plan: &Plan<'_>) -> Result<(), Failure> {
     let deadline = Instant::now() + READY_PATIENCE;
     while Instant::now() < deadline {
-        if let Ok(Some(StatusCode::OK)) = timeout(Duration::from_secs(1), status(admin)).await {
+        if let Ok(Some(StatusCode::OK)) = timeout(Duration::from_secs(1), status(plan.admin)).await {
             return Ok(());
         }
         sleep(Duration::from_millis(50)).await;
     }
-    Err(Failure::internal(format!("the sidecar was not ready within {} s", READY_PATIENCE.as_secs())))
+    let why = last_lines(&log(plan)); // the log goes with the demo
+    Err(Failure::internal(format!("the sidecar was not ready within {} s{why}", READY_PATIENCE.as_secs())))
+}
+
+fn log(plan: &Plan<'_>) -> PathBuf {
+    plan.directory.join("sidecar.log")
 }
 
 async fn status(admin: SocketAddr) -> Option<StatusCode> {
     let socket = TcpStream::connect(reachable(admin)).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.ok()?;
     let request = Request::get("/health/ready").header("host", admin.to_string()).body(Empty::<Bytes>::new()).ok()?;
-    tokio::select! {
-        // The connection has to be driven while the answer is awaited; it ends after the answer, or with an error.
-        response = sender.send_request(request) => Some(response.ok()?.status()),
-        _ = connection => None,
-    }
+    let mut answer = pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        biased;
+        answer = answer.as_mut() => answer,
+        // It has to be driven while the answer is awaited, and may end in the very turn that brings it.
+        _ = connection => answer.await,
+    };
+    Some(answer.ok()?.status())
 }
 
 /// The address to call for a listening address: "all interfaces" is not one.

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::Config;
 use super::problem::Mark;
 use super::walk::{Keys, Place};
+use crate::feed::replay;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
 use crate::telemetry::logs;
@@ -42,6 +43,7 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,
+            replays: limits.replays,
             drain: keys.or("drain", default.drain, drain),
             log: keys.or("log", default.log, log),
         })
@@ -115,25 +117,37 @@ struct Limits {
     subjects_per_request_max: usize,
     window_bytes_max: usize,
     feeds_max: usize,
+    replays: replay::Config,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let Config { http, window_bytes_max, feeds_max, .. } = Config::default();
+        let Config { http, window_bytes_max, feeds_max, replays, .. } = Config::default();
         let http::Config { connections_max, subjects_per_request_max, .. } = http;
-        Self { connections_max, subjects_per_request_max, window_bytes_max, feeds_max }
+        Self { connections_max, subjects_per_request_max, window_bytes_max, feeds_max, replays }
     }
 }
 
 fn limits(place: &Place<'_>) -> Option<Limits> {
     place.map(|keys| {
-        keys.later(&["file_descriptors", "replays", "per_client"]);
+        keys.later(&["file_descriptors", "per_client"]);
         let default = Limits::default();
         Some(Limits {
             connections_max: keys.or("connections", default.connections_max, |place| place.auto_or(Place::count)),
             window_bytes_max: keys.or("window_bytes", default.window_bytes_max, Place::positive_size),
             feeds_max: keys.or("feeds", default.feeds_max, Place::count),
             subjects_per_request_max: keys.or("subjects_per_request", default.subjects_per_request_max, Place::count),
+            replays: keys.or("replays", default.replays, replays),
+        })
+    })
+}
+
+fn replays(place: &Place<'_>) -> Option<replay::Config> {
+    place.map(|keys| {
+        let default = replay::Config::default();
+        Some(replay::Config {
+            running: keys.or("running", default.running, Place::count),
+            queued: keys.or("queued", default.queued, Place::count),
         })
     })
 }

@@ -5,16 +5,23 @@ use std::borrow::Cow;
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
 use crate::feed;
-use crate::http::config::{CorsConfig, PathTemplate, RouteConfig, SourceConfig};
-use crate::sse::{EventName, Tier};
+use crate::http::config::{CorsConfig, Expired, PathTemplate, RouteConfig, SourceConfig};
+use crate::sse::EventName;
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
 
 /// 4 sources: the id of an event has a component for each, and at most 128 bytes.
 const SOURCES_MAX: usize = 4;
 
+/// 1000 routes: each has metrics of its own, and each request is compared with them in turn.
+const ROUTES_MAX: usize = 1000;
+
 pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
     let routes = place.some(route)?;
+    if routes.len() > ROUTES_MAX {
+        place.problem(format!("there are {} routes, at most {ROUTES_MAX} are served", routes.len()), None);
+        return None;
+    }
     for (index, (at, route)) in routes.iter().enumerate() {
         let first = routes[..index].iter().find(|(_, other)| hides(&other.path, &route.path));
         if let Some((first, _)) = first {
@@ -39,7 +46,7 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
 
 fn route(place: &Place<'_>) -> Option<(Mark, RouteConfig)> {
     place.map(|keys| {
-        keys.later(&["expired", "slow", "close"]);
+        keys.later(&["slow", "close", "priority"]);
         let path = keys.require("path", path);
         let sources = keys.require("sources", |place| sources(place, path.as_ref()));
         // The defaults do not depend on the path: the rest is read whether the path is good or not.
@@ -60,11 +67,13 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
         max_age: keys.or("max_age", default.max_age, Place::positive_duration),
         window: keys.or("window", default.window, window),
         checkpoint: keys.nullable("checkpoint", default.checkpoint, Place::positive_duration),
+        expired: keys.or("expired", default.expired, |place| place.one_of(&EXPIRED)),
         cors: keys.or("cors", default.cors, cors),
-        priority: keys.or("priority", default.priority, priority),
         ..default
     }
 }
+
+const EXPIRED: [(&str, Expired); 3] = [("auto", Expired::Auto), ("status", Expired::Status), ("gap", Expired::Gap)];
 
 fn path(place: &Place<'_>) -> Option<PathTemplate> {
     place.parsed("a path", |text| {
@@ -244,16 +253,4 @@ fn origin(place: &Place<'_>) -> Option<String> {
             Err("an origin is written as a browser sends it: `https://app.example.com`, in lower case, without a slash at its end; or `*`")
         }
     })
-}
-
-fn priority(place: &Place<'_>) -> Option<Vec<(Filter, Tier)>> {
-    let rules = place.list(|place| {
-        place.map(|keys| {
-            let subjects = keys.require("subjects", |place| place.some(filter));
-            let tier = keys.require("tier", |place| place.one_of(&Tier::ALL.map(|tier| (tier.as_str(), tier))));
-            Some((subjects?, tier?))
-        })
-    })?;
-    let pair = |(subjects, tier): (Vec<Filter>, Tier)| subjects.into_iter().map(move |subject| (subject, tier));
-    Some(rules.into_iter().flat_map(pair).collect())
 }

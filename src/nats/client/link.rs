@@ -4,14 +4,44 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arc_swap::ArcSwap;
 use async_nats::Client;
 use tokio::sync::watch;
 
 /// One connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    pub(super) client: Client,
+    pub(super) clients: Arc<Clients>,
     pub(super) state: watch::Receiver<LinkState>,
+}
+
+/// The library's client of one connection, and how often those before it had connected.
+///
+/// It reconnects by itself, but it does not live for ever: a message with a header that it takes for impossible (a CR
+/// within a value) makes its task panic, and nothing of that client works any more.
+#[derive(Debug)]
+pub(super) struct Clients(ArcSwap<(Client, u64)>);
+
+impl Clients {
+    pub(super) fn new(client: Client) -> Self {
+        Self(ArcSwap::from_pointee((client, 0)))
+    }
+
+    /// The one that is used now.
+    pub(super) fn current(&self) -> Client {
+        self.0.load().0.clone()
+    }
+
+    /// Puts another in the place of one that is over.
+    pub(super) fn replace(&self, client: Client) {
+        self.0.store(Arc::new((client, self.generation())));
+    }
+
+    /// How often this connection was made, by all of them.
+    pub(super) fn generation(&self) -> u64 {
+        let current = self.0.load();
+        current.1 + current.0.statistics().connects.load(Ordering::SeqCst)
+    }
 }
 
 /// What is known of a connection.
@@ -35,9 +65,9 @@ impl LinkState {
 }
 
 impl Link {
-    /// The client of the library.
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// The client of the library, as it is now.
+    pub(crate) fn client(&self) -> Client {
+        self.clients.current()
     }
 
     /// How often the connection was made, exact at the moment of the call.
@@ -45,7 +75,7 @@ impl Link {
     /// Read after a message was received it is at least the generation that brought the message: the library counts
     /// a connection before it reads from it.
     pub(crate) fn generation(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::SeqCst)
+        self.clients.generation()
     }
 
     /// What is known now.

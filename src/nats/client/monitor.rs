@@ -1,5 +1,6 @@
 //! Watches the connections: state for the other parts, health for the probes, one log line per change.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::INBOX;
-use super::link::{Link, LinkState};
+use super::link::{Clients, Link, LinkState};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::telemetry::Metrics;
 
@@ -57,38 +58,23 @@ impl Builder {
         servers: &[ServerAddr],
     ) -> Result<Link, String> {
         let place = self.links.len();
-        let events = self.events.clone();
+        let opener = Opener { place, options, servers: servers.to_vec(), events: self.events.clone() };
         let failure = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&failure);
-        let client = options
-            .event_callback(move |event| {
-                // What does not fit is read from the facts within a second.
-                let full = events.try_send((place, event)).is_err();
-                async move {
-                    if full {
-                        tracing::debug!("events of a NATS connection skipped");
-                    }
-                }
-            })
-            // Chooses no server. It is the only place where the library tells why the last attempt failed.
-            .reconnect_to_server_callback(move |servers, _| {
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers);
-                async { None }
-            })
-            .connect(servers)
-            .await
-            .map_err(|error| error.to_string())?;
+        let (client, over) = opener.open(&failure).await?;
+        let clients = Arc::new(Clients::new(client));
         let (state, link_state) = watch::channel(LinkState::default());
         self.links.push(Watched {
             role,
-            client: client.clone(),
+            opener,
+            clients: Arc::clone(&clients),
+            over,
             state,
             failure,
             leave_at: None,
             overflow: false,
             told: None,
         });
-        Ok(Link { client, state: link_state })
+        Ok(Link { clients, state: link_state })
     }
 
     pub(super) fn start(self) -> Monitor {
@@ -101,7 +87,13 @@ impl Builder {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some((place, event)) = self.heard.recv() => self.links[place].hear(event, &self.metrics),
+                Some((place, event)) = self.heard.recv() => {
+                    let is_over = event == Event::Closed;
+                    self.links[place].hear(event, &self.metrics);
+                    if is_over {
+                        self.links[place].look(&self.metrics).await;
+                    }
+                }
                 _ = tick.tick() => {
                     for link in &mut self.links {
                         link.look(&self.metrics).await;
@@ -129,6 +121,59 @@ impl Builder {
     }
 }
 
+/// What it takes to open a connection, again if it must be.
+struct Opener {
+    place: usize,
+    options: ConnectOptions,
+    servers: Vec<ServerAddr>,
+    events: mpsc::Sender<(usize, Event)>,
+}
+
+/// Why the last attempt failed.
+type Failure = Arc<Mutex<Option<String>>>;
+
+/// Says when it is dropped that a client's own task has ended: whatever it is asked then it refuses.
+struct Over {
+    flag: Arc<AtomicBool>,
+    place: usize,
+    events: mpsc::Sender<(usize, Event)>,
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Release);
+        if self.events.try_send((self.place, Event::Closed)).is_err() {
+            tracing::debug!("the end of a NATS client is seen within a second");
+        }
+    }
+}
+
+impl Opener {
+    /// Begins to connect. The flag is set when the client is over.
+    async fn open(&self, failure: &Failure) -> Result<(Client, Arc<AtomicBool>), String> {
+        let (place, told) = (self.place, Arc::clone(failure));
+        let flag = Arc::new(AtomicBool::new(false));
+        // The callback lives as long as the client's own task, however that ends.
+        let over = Over { flag: Arc::clone(&flag), place, events: self.events.clone() };
+        let options = self.options.clone().event_callback(move |event| {
+            // What does not fit is read from the facts within a second.
+            let full = over.events.try_send((place, event)).is_err();
+            async move {
+                if full {
+                    tracing::debug!("events of a NATS connection skipped");
+                }
+            }
+        });
+        // Chooses no server. It is the only place where the library tells why the last attempt failed.
+        let options = options.reconnect_to_server_callback(move |servers, _| {
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers);
+            async { None }
+        });
+        let client = options.connect(self.servers.as_slice()).await.map_err(|error| error.to_string())?;
+        Ok((client, flag))
+    }
+}
+
 /// Why the last attempts failed, server by server; no secret stands in it.
 fn reason(servers: &[async_nats::Server]) -> Option<String> {
     let failed: Vec<String> = servers
@@ -144,9 +189,12 @@ fn reason(servers: &[async_nats::Server]) -> Option<String> {
 /// One connection, seen from the monitor.
 struct Watched {
     role: &'static str,
-    client: Client,
+    opener: Opener,
+    clients: Arc<Clients>,
+    /// The client is of no use any more.
+    over: Arc<AtomicBool>,
     state: watch::Sender<LinkState>,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Failure,
     /// When to leave a server that is about to end.
     leave_at: Option<Instant>,
     /// Messages were dropped since this was told last.
@@ -187,7 +235,10 @@ impl Watched {
 
     /// Reads the facts: events may have been lost.
     async fn look(&mut self, metrics: &Metrics) {
-        self.set_up(self.client.connection_state() == State::Connected, metrics);
+        if self.over.load(Ordering::Acquire) {
+            self.begin_again(metrics).await;
+        }
+        self.set_up(self.clients.current().connection_state() == State::Connected, metrics);
         if self.overflow {
             self.overflow = false;
             tracing::warn!(connection = self.role, "messages were dropped because they were not taken in time");
@@ -198,14 +249,28 @@ impl Watched {
         }
         if self.leave_at.is_some_and(|at| at <= Instant::now()) {
             self.leave_at = None;
-            if self.client.force_reconnect().await.is_err() {
+            if self.clients.current().force_reconnect().await.is_err() {
                 tracing::debug!(connection = self.role, "a closed connection leaves no server");
             }
         }
     }
 
+    /// Puts a new client in the place of one that is over.
+    async fn begin_again(&mut self, metrics: &Metrics) {
+        tracing::error!(connection = self.role, "the nats client has failed on what it received, starting another");
+        self.set_up(false, metrics);
+        match self.opener.open(&self.failure).await {
+            Ok((client, over)) => {
+                self.clients.replace(client);
+                self.over = over;
+            }
+            // Tried again in a second.
+            Err(why) => *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why),
+        }
+    }
+
     fn set_up(&mut self, up: bool, metrics: &Metrics) {
-        let made = self.client.statistics().connects.load(std::sync::atomic::Ordering::SeqCst);
+        let made = self.clients.generation();
         let (was_up, known) = {
             let state = self.state.borrow();
             (state.up, state.generation)

@@ -1,0 +1,146 @@
+//! How an event stream begins: a cursor in every source, the gaps that are known already, the first bytes.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::{EventStream, put_gap};
+use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
+use crate::http::config::Expired;
+use crate::http::context::Context;
+use crate::http::member::{Peer, StreamState};
+use crate::http::refusal::Refusal;
+use crate::http::route::Route;
+use crate::sse::id::Joined;
+use crate::sse::{Component, EventId, encode};
+use crate::subject::FilterSet;
+
+/// What a request asks for, made ready.
+pub(in crate::http) struct Opening {
+    pub(in crate::http) route: Arc<Route>,
+    pub(in crate::http) filters: Vec<FilterSet>,
+    pub(in crate::http) last_event_id: Option<Vec<u8>>,
+    pub(in crate::http) client: Box<str>,
+    pub(in crate::http) peer: Peer,
+    /// A browser's EventSource may be at the other end.
+    pub(in crate::http) browser: bool,
+}
+
+impl EventStream {
+    /// Opens a cursor in every source of the route.
+    pub(in crate::http) async fn open(context: &Arc<Context>, asked: Opening) -> Result<Self, Refusal> {
+        let Opening { route, filters, last_event_id, client, peer, browser } = asked;
+        let tells_status = match route.config.expired {
+            Expired::Auto => !browser,
+            Expired::Status => true,
+            Expired::Gap => false,
+        };
+        let id = last_event_id.as_deref().map(EventId::parse);
+        let mut cursors = Vec::with_capacity(route.sources.len());
+        let mut gaps: Vec<Gap> = Vec::new();
+        let mut outcomes = Vec::with_capacity(route.sources.len());
+        for (source, filters) in route.sources.iter().zip(filters) {
+            let start = start(id.as_ref(), &source.source)?;
+            let opened = source.source.open(filters, &route.profile, start).await.map_err(|error| match error {
+                OpenError::NotReady => Refusal::NotReady,
+                OpenError::TooManyFeeds => Refusal::Feeds,
+                OpenError::TooManyReplays => Refusal::Replays,
+            })?;
+            if id.is_some() {
+                context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
+            }
+            outcomes.push(opened.outcome);
+            match opened.outcome {
+                // An id that is none is one gap, however many sources there are.
+                Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
+                Outcome::Gap(gap) => gaps.push(gap),
+                Outcome::Live | Outcome::Window | Outcome::Archive => {}
+            }
+            cursors.push(opened.cursor);
+        }
+        if tells_status && is_expired(&outcomes) {
+            return Err(Refusal::Expired);
+        }
+        let standings = cursors.iter().map(Cursor::standing).collect();
+        let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
+        let positions: Box<[Component]> = cursors.iter().map(Cursor::position).collect();
+        let now = Instant::now();
+        let config = &state.route.config;
+        let age = now + config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64());
+        // Each client its own silence, never longer than the route's: those that came together, or heard the same event
+        // at the same moment, do not beat together.
+        let silence = config.heartbeat.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let mut stream = Self {
+            _registration: context.registry.insert(state.clone()),
+            context: context.clone(),
+            cursors: cursors.into(),
+            positions,
+            first: 0,
+            opening: None,
+            timer: Box::pin(tokio::time::sleep_until(age)),
+            silence,
+            spoke: now,
+            marked: now,
+            age,
+            ending: None,
+            state,
+        };
+        let first = stream.next_deadline();
+        stream.timer.as_mut().reset(first);
+        stream.opening = Some(stream.first_bytes(&gaps));
+        stream.state.route.metrics.opened(peer.protocol);
+        stream.log_open(id.is_some(), &gaps);
+        Ok(stream)
+    }
+
+    /// `retry:`, then the gaps or the id-only block.
+    fn first_bytes(&self, gaps: &[Gap]) -> Bytes {
+        let config = &self.state.route.config;
+        let mut out = BytesMut::with_capacity(128);
+        encode::put_retry(&mut out, config.retry);
+        for (place, gap) in gaps.iter().enumerate() {
+            self.count_gap(*gap);
+            // Only the last gap carries the id: it stands before what passes any of them.
+            let id = (place + 1 == gaps.len()).then_some(&*self.positions);
+            put_gap(&mut out, *gap, id);
+        }
+        if gaps.is_empty() && config.checkpoint.is_some() {
+            encode::put_id(&mut out, Joined(&self.positions));
+        }
+        out.freeze()
+    }
+
+    fn log_open(&self, resumed: bool, gaps: &[Gap]) {
+        let state = &self.state;
+        tracing::info!(
+            client = &*state.client,
+            client.addr = %state.peer.remote,
+            route = &*state.route.label,
+            protocol = state.peer.protocol.as_str(),
+            state = if resumed { "reconnecting" } else { "active" },
+            id = %Joined(&self.positions),
+            gaps = gaps.len(),
+            "event stream opened"
+        );
+    }
+}
+
+/// Whether nothing of what the client had can be continued, and something of it is retained no more.
+fn is_expired(outcomes: &[Outcome]) -> bool {
+    let gaps = || outcomes.iter().map(|outcome| if let Outcome::Gap(gap) = outcome { Some(gap.reason) } else { None });
+    gaps().all(|reason| reason.is_some()) && gaps().any(|reason| reason == Some(GapReason::Expired))
+}
+
+/// Where a client wants to begin in a source, by its last event id.
+fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -> Result<Start, Refusal> {
+    let (tag, lost) = match source {
+        Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
+        Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
+    };
+    Ok(match id {
+        None => Start::Live,
+        Some(Err(_)) => Start::Lost(GapReason::Invalid),
+        Some(Ok(id)) => id.find(tag).map_or(Start::Lost(lost), Start::After),
+    })
+}

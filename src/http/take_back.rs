@@ -1,0 +1,116 @@
+//! A socket lent to hyper for one request, and how it is taken back once the head of the answer is on the wire.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::event_stream::EventStream;
+use super::wire::Framing;
+
+/// Where the event stream of an HTTP/1 connection waits until hyper has written the head of its answer.
+#[derive(Default)]
+pub(super) struct TakeBack {
+    reached: AtomicBool,
+    blocked: AtomicBool,
+    heard_bytes: AtomicUsize,
+    stream: Mutex<Option<(EventStream, Framing)>>,
+}
+
+impl TakeBack {
+    pub(super) fn put(&self, stream: EventStream, framing: Framing) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, framing));
+    }
+
+    /// Whether hyper has written the head into its buffer and asked for the body.
+    pub(super) fn is_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_reached(&self) {
+        self.reached.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last write or flush did not finish: what hyper wrote is not all on the wire.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Whether the client has sent anything.
+    pub(super) fn is_heard(&self) -> bool {
+        self.heard_bytes() > 0
+    }
+
+    /// How much the client has sent.
+    pub(super) fn heard_bytes(&self) -> usize {
+        self.heard_bytes.load(Ordering::Relaxed)
+    }
+
+    fn add_heard(&self, bytes: usize) {
+        self.heard_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn take(&self) -> Option<(EventStream, Framing)> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A transport lent to hyper; what happens on it is noted where it will be taken back.
+pub(super) struct Watched<T> {
+    pub(super) inner: T,
+    place: Arc<TakeBack>,
+}
+
+impl<T> Watched<T> {
+    pub(super) fn new(inner: T, place: Arc<TakeBack>) -> Self {
+        Self { inner, place }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.place.add_heard(buf.filled().len() - before);
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.place.set_blocked(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.place.set_blocked(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.place.set_blocked(flushed.is_pending());
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

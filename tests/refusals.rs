@@ -1,0 +1,24 @@
+//! What goes wrong on the clients' side gets a clear no or a closed connection, and nobody else notices.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
+mod support;
+
+#[path = "refusals/cors.rs"]
+mod cors;
+#[path = "refusals/floods.rs"]
+mod floods;
+#[path = "refusals/limits.rs"]
+mod limits;
+#[path = "refusals/malformed.rs"]
+mod malformed;
+#[path = "refusals/scene.rs"]
+mod scene;
+#[path = "refusals/stalled.rs"]
+mod stalled;
+#[path = "refusals/subjects.rs"]
+mod subjects;
+#[path = "refusals/table.rs"]
+mod table;
+#[path = "refusals/tls.rs"]
+mod tls;

@@ -1,0 +1,213 @@
+//! HTTP/2 frames that a fair client never sends: each flood is bounded, and nobody beside it notices.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::scene::Scene;
+use crate::support::h2::H2Client;
+use crate::support::wait::{DEADLINE, within};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// RFC 9113, section 7: the peer does what looks like an attack.
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// 16 MiB: what a flood may leave behind at most, the allocator's own reserves counted in.
+const LEFT_BEHIND_MAX: u64 = 16 << 20;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A GET of `path`, in HPACK: three indexed fields of the static table and one literal (RFC 7541, appendix A).
+fn get(path: &str) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86, 0x04, path.len() as u8];
+    block.extend(path.as_bytes());
+    block.extend([0x01, 0x01, b'x']);
+    block
+}
+
+/// How the peer took a flood.
+#[derive(Debug, Default)]
+struct Taken {
+    /// The code of its GOAWAY.
+    goaway: Option<u32>,
+    /// The codes of its RST_STREAMs.
+    resets: Vec<u32>,
+    /// Heads of answers.
+    heads: usize,
+    /// It answered the ping behind the flood: the connection goes on.
+    ponged: bool,
+}
+
+/// Opens a connection, sends these bytes and a ping, and reads until its answer or the end.
+async fn flood(socket: TcpStream, bytes: &[u8]) -> Taken {
+    flood_until(socket, bytes, |taken| taken.ponged).await
+}
+
+/// As [`flood`], until there is enough.
+async fn flood_until(mut socket: TcpStream, bytes: &[u8], enough: impl Fn(&Taken) -> bool) -> Taken {
+    const MARK: [u8; 8] = *b"the mark";
+    let mut all = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    all.extend_from_slice(bytes);
+    all.extend(frame(PING, 0, 0, &MARK));
+    let (mut from, mut to) = socket.split();
+    let mut taken = Taken::default();
+    let reading = async {
+        let mut header = [0; 9];
+        while from.read_exact(&mut header).await.is_ok() {
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            let mut payload = vec![0; length];
+            if from.read_exact(&mut payload).await.is_err() {
+                return;
+            }
+            let code = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+            match header[3] {
+                GOAWAY => taken.goaway = Some(code(4)),
+                RST_STREAM => taken.resets.push(code(0)),
+                HEADERS => taken.heads += 1,
+                PING if payload == MARK => taken.ponged = true,
+                _ => {}
+            }
+            if enough(&taken) {
+                return;
+            }
+        }
+    };
+    let writing = async {
+        // The peer may have closed by now.
+        let _closed = to.write_all(&all).await;
+        std::future::pending::<()>().await;
+    };
+    within(DEADLINE * 2, "the flood is answered or ended", async {
+        tokio::select! {
+            () = reading => {}
+            () = writing => {}
+        }
+    })
+    .await;
+    taken
+}
+
+#[tokio::test]
+async fn floods_of_frames_are_bounded() {
+    let scene = Scene::start("").await;
+    let resident = scene.sidestream.resident_bytes();
+    let request = get("/orders/1");
+    let open = |stream: u32| frame(HEADERS, END_STREAM | END_HEADERS, stream, &request);
+    let reset = |stream: u32| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    let rapid_reset: Vec<u8> =
+        (0..5000).flat_map(|number| [open(2 * number + 1), reset(2 * number + 1)].concat()).collect();
+    let mut endless = frame(HEADERS, END_STREAM, 1, &request);
+    endless.extend((0..10_000).flat_map(|_| frame(CONTINUATION, 0, 1, &[0x00, 0x01, b'a', 0x01, b'b'].repeat(20))));
+    let mut silent = frame(HEADERS, END_STREAM, 1, &request);
+    silent.extend((0..10_000).flat_map(|_| frame(CONTINUATION, 0, 1, &[])));
+    let mut empty = frame(HEADERS, END_HEADERS, 1, &request);
+    empty.extend((0..20_000).flat_map(|_| frame(DATA, 0, 1, &[])));
+    let settings: Vec<u8> = (0..20_000).flat_map(|_| frame(SETTINGS, 0, 0, &[])).collect();
+    let pings: Vec<u8> = (0..20_000).flat_map(|_| frame(PING, 0, 0, &[0; 8])).collect();
+    let priorities: Vec<u8> = (0..20_000).flat_map(|number| frame(PRIORITY, 0, 2 * number + 1, &[0; 5])).collect();
+    let unknown: Vec<u8> = (0..20_000).flat_map(|_| frame(0xfa, 0xff, 0, &[0; 8])).collect();
+
+    let run = |bytes: Vec<u8>| {
+        let socket = scene.socket();
+        async move { flood(socket.await, &bytes).await }
+    };
+    let rapid_reset = run(rapid_reset).await;
+    assert!(rapid_reset.goaway == Some(ENHANCE_YOUR_CALM) || rapid_reset.ponged, "{rapid_reset:?}");
+    let endless = run(endless).await;
+    assert!(!endless.ponged && endless.heads == 0, "CONTINUATION without an end: {endless:?}");
+    let silent = run(silent).await;
+    assert!(!silent.ponged && silent.heads == 0, "empty CONTINUATION without an end: {silent:?}");
+    let empty = run(empty).await;
+    assert!(empty.goaway.is_some() || empty.ponged, "{empty:?}");
+    for (name, bytes) in [("settings", settings), ("pings", pings), ("priorities", priorities), ("unknown", unknown)] {
+        let taken = run(bytes).await;
+        assert!(taken.goaway.is_some() || taken.ponged, "{name}: {taken:?}");
+    }
+    let left = scene.sidestream.resident_bytes().saturating_sub(resident);
+    assert!(left < LEFT_BEHIND_MAX, "{left} bytes stay behind");
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn frames_against_the_rules_end_their_connection_or_stream() {
+    let scene = Scene::start("").await;
+    let request = get("/orders/1");
+    let open = frame(HEADERS, END_STREAM | END_HEADERS, 1, &request);
+    let cases = [
+        (
+            "a window beyond its maximum",
+            [
+                frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes()),
+                frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes()),
+            ]
+            .concat(),
+        ),
+        ("a frame larger than agreed", frame(DATA, 0, 1, &[0; 20_000])),
+        ("DATA on a stream nobody opened", frame(DATA, 0, 1, b"x")),
+        ("an even stream", frame(HEADERS, END_STREAM | END_HEADERS, 2, &request)),
+        ("a broken header block", frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0xff; 50])),
+        ("a stream number that goes back", [frame(HEADERS, END_STREAM | END_HEADERS, 3, &request), open].concat()),
+        ("SETTINGS of a wrong length", frame(SETTINGS, 0, 0, &[0; 5])),
+    ];
+    for (name, bytes) in cases {
+        let taken = flood(scene.socket().await, &bytes).await;
+        assert!(taken.goaway.is_some_and(|code| code != 0), "{name}: {taken:?}");
+    }
+    // A request without a path, or with what belongs to HTTP/1 alone, is refused alone.
+    for block in [vec![0x82, 0x86], [&request[..], b"\x00\x0aconnection\x05close"].concat()] {
+        let bytes = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block);
+        let refused = |taken: &Taken| taken.ponged && !(taken.resets.is_empty() && taken.heads == 0);
+        let taken = flood_until(scene.socket().await, &bytes, refused).await;
+        assert!(refused(&taken), "the stream ends and the connection goes on: {taken:?}");
+    }
+    let answer = scene.raw(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n0123456789").await;
+    assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
+    let scene = Scene::start("").await;
+    let publisher = scene.nats.client().await;
+    let mut client = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut first = client.get("/orders/1").await;
+    assert_eq!(first.status(), 200);
+    let large = "x".repeat(20 * 1024);
+    match client.try_request("GET", "/orders/1", &[("x", &large)]).await {
+        Ok(answer) => assert_eq!(answer.status(), 431),
+        Err(error) => assert!(error.is_reset() || error.is_go_away(), "{error}"),
+    }
+    first.until_seen("its position", |parser| parser.positions() > 0).await;
+    publisher.publish("orders.1.a", "still here".into()).await.unwrap();
+    assert_eq!(first.next().await.data, "still here");
+
+    let more: Vec<u8> = (1..=300_u32)
+        .flat_map(|number| frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, &get("/orders/1")))
+        .collect();
+    let taken = flood(scene.socket().await, &more).await;
+    assert!(taken.ponged || taken.goaway.is_some(), "{taken:?}");
+    scene.sidestream.until_metric("sidestream_streams", &[("protocol", "h2")], |streams| streams <= 257.0).await;
+    publisher.publish("orders.1.a", "and now".into()).await.unwrap();
+    assert_eq!(first.next().await.data, "and now");
+    assert!(client.get("/orders/1").await.next_within(Duration::from_millis(50)).await.is_none());
+    drop((first, client));
+    scene.finish().await;
+}

@@ -1,0 +1,122 @@
+//! The limits of one pod: who is one too many is told, and whoever comes and goes leaves nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+
+use crate::scene::{Scene, socket};
+use crate::support::h2::H2Client;
+use crate::support::sse::SseClient;
+use crate::support::wait::{DEADLINE, eventually};
+use crate::table::assert_passing;
+
+#[tokio::test]
+async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_there_is_room() {
+    // One is the witness.
+    let scene = Scene::start("limits: { connections: 4 }").await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let client = SseClient::get(scene.sidestream.url("/orders/1")).connect().await;
+        assert_eq!(client.status(), 200);
+        clients.push(client);
+    }
+    assert_passing(&scene.sidestream, "/orders/1", "too_many_connections", "overload").await;
+    // What is refused for good is refused for good, room or not.
+    let wrong = SseClient::get(scene.sidestream.url("/nowhere")).connect().await;
+    assert_eq!(wrong.status(), 404);
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut refused = h2.get("/orders/1").await;
+    assert_eq!((refused.status(), refused.header("connection")), (503, None));
+    assert!(refused.body().await.contains("too_many_connections"));
+    drop((wrong, refused, h2));
+
+    clients.pop();
+    eventually(DEADLINE, "the place of who left is given away", || async {
+        SseClient::get(scene.sidestream.url("/orders/1")).connect().await.status() == 200
+    })
+    .await;
+    drop(clients);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
+    // One is the witness's.
+    let scene = Scene::start("limits: { feeds: 3 }").await;
+    let get = |target: &str| SseClient::get(scene.sidestream.url(target)).connect();
+    let (one, two) = (get("/orders/1").await, get("/orders/2").await);
+    assert_eq!((one.status(), two.status()), (200, 200));
+    assert_passing(&scene.sidestream, "/orders/3", "too_many_feeds", "overload").await;
+    let again = get("/orders/2").await;
+    assert_eq!(again.status(), 200, "a feed that is there takes any number");
+    drop((one, two, again));
+    scene.finish().await;
+}
+
+/// What one of the thousand does.
+async fn visit(url: String, number: usize) {
+    let target = format!("{url}/streams/{}", number % 40);
+    let stay = Duration::from_millis(fastrand::u64(0..30));
+    match number % 8 {
+        0 => drop(socket(&url).await),
+        1 => {
+            let mut half = socket(&url).await;
+            half.write_all(b"GET /streams/1 HT").await.unwrap();
+        }
+        2 => {
+            let mut hurried = socket(&url).await;
+            hurried.write_all(b"GET /streams/1 HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        }
+        3 => {
+            let mut h2 = H2Client::connect(&url).await;
+            let streams = [h2.get("/streams/1").await, h2.get("/streams/2").await, h2.get("/streams/3").await];
+            tokio::time::sleep(stay).await;
+            let [one, ..] = streams;
+            one.reset();
+        }
+        4 => {
+            let client = SseClient::get(target).connect().await;
+            tokio::time::sleep(stay).await;
+            client.reset();
+        }
+        5 => drop(SseClient::get(target).http10().connect().await),
+        _ => {
+            let mut client = SseClient::get(target).connect().await;
+            client.until_seen("its position", |parser| parser.positions() > 0).await;
+            tokio::time::sleep(stay).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registration() {
+    let routes = "
+  - path: /streams/{id}
+    sources: [{ stream: WITNESS, subjects: [\"witness.of.{id}\"] }]";
+    let scene = Scene::start(routes).await;
+    let url = scene.sidestream.url("");
+    // 50 at a time: a crowd, on a machine that has other things to do.
+    let places = Arc::new(Semaphore::new(50));
+    let visits = (0..1000).map(|number| {
+        let (url, places) = (url.clone(), Arc::clone(&places));
+        tokio::spawn(async move {
+            let _place = places.acquire_owned().await.unwrap();
+            visit(url, number).await;
+        })
+    });
+    for visited in futures_util::future::join_all(visits).await {
+        visited.unwrap();
+    }
+    let feeds = [("source", "WITNESS")];
+    scene.sidestream.until_metric("sidestream_feeds", &feeds, |feeds| feeds == 1.0).await;
+    scene.sidestream.until_metric("sidestream_streams", &[], |streams| streams == 1.0).await;
+    let connections = scene.sidestream.admin_json("/connections").await;
+    let routes: Vec<_> = connections["connections"].as_array().unwrap().iter().map(|one| &one["route"]).collect();
+    assert_eq!(routes, ["/witness"]);
+    let opened = scene.sidestream.metric("sidestream_streams_opened_total", &[]).await;
+    let closed = scene.sidestream.metric("sidestream_streams_closed_total", &[]).await;
+    assert_eq!(opened, closed + 1.0, "each end is counted once");
+    scene.finish().await;
+}
