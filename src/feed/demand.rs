@@ -164,8 +164,10 @@ impl OnDemand {
             known.wanted.send_replace(true);
             return Ok((known.feed.clone(), known.established.clone(), None));
         }
-        // What was numbered before this feed began is not in it.
-        let feed = Feed::new(key.0.clone(), key.1.clone(), self.head(), &self.budget).ok_or(OpenError::TooManyFeeds)?;
+        // A number of its own: whoever was here before may have missed what nobody was subscribed to.
+        let seq = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
+        let floor = Component { seq, ..self.head() };
+        let feed = Feed::new(key.0.clone(), key.1.clone(), floor, &self.budget).ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (established, established_seen) = watch::channel(false);
         let writer = FeedWriter {
@@ -239,6 +241,7 @@ impl FeedWriter {
         state.readers.take_waiting(&mut self.wakers);
         drop(state);
         self.wake();
+        self.core.budget.enforce();
     }
 
     /// Returns when nobody has read the feed for [`LINGER`]: the subscription may end. Can be dropped and called again.

@@ -91,10 +91,10 @@ impl Feed {
         state.readers.take_waiting(wakers);
     }
 
-    /// Begins another tag, with a gap that tells of it.
-    pub(super) fn begin_epoch(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Vec<Waker>) {
+    /// Goes on behind `floor`, with a gap that tells of it.
+    pub(super) fn renew(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
-        state.window.begin_epoch(gap, floor, now);
+        state.window.renew(gap, floor, now);
         state.readers.take_waiting(wakers);
     }
 

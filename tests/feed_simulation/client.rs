@@ -46,6 +46,8 @@ pub struct Client {
     next: usize,
     /// Missed as `Slow` gaps said, but not yet seen to be missing.
     slow: u64,
+    /// It was told that an unknown number is missing: anything later may follow.
+    is_loose: bool,
     /// It came with a position that its pod has not reached yet.
     is_ahead: bool,
     /// It has read the archive since it was last seen in the window.
@@ -75,6 +77,7 @@ impl Client {
             seq: position.seq,
             next: pod.epoch_place(),
             slow: 0,
+            is_loose: false,
             is_ahead: position.seq > pod.head,
         };
         assert_eq!(position.tag, pod.tag, "a position is of the present numbers");
@@ -119,6 +122,7 @@ impl Client {
             self.profile.window.events
         );
         let mut bytes = 0;
+        if std::env::var_os("TRACE").is_some() { eprintln!("{self} reads {:?} -> {read:?} {:?} replaying {was_replaying}->{is_replaying}", batch.items.iter().map(|i| match i { Item::Event{position,..} => position.to_string(), Item::Gap{gap,position} => format!("{gap:?}@{position}") }).collect::<Vec<_>>(), self.cursor.position().to_string()); }
         for item in &batch.items {
             assert!(bytes < budget, "{self}: more than the budget");
             match item {
@@ -132,7 +136,7 @@ impl Client {
         assert_eq!(self.cursor.position(), self.position, "{self}: the position is the last item's");
         assert_eq!(self.cursor.standing().position(), Some(self.position), "{self}: seen from outside too");
         if self.has_replayed && !is_replaying && read == Poll::Pending {
-            self.has_replayed = false;
+            (self.has_replayed, self.is_ahead) = (false, true);
             self.next = pod.history.len();
         }
         match read {
@@ -153,7 +157,7 @@ impl Client {
     fn take_event(&mut self, pod: &Pod, frame: &Frame, position: Component, tier: Tier) {
         let place = (self.next..pod.history.len()).find(|place| {
             let entry = &pod.history[*place];
-            entry.epoch == self.epoch && entry.position == position && matches!(entry.kind, Kind::Event { .. })
+            (entry.epoch == self.epoch || self.is_loose) && entry.position == position && matches!(entry.kind, Kind::Event { .. })
         });
         let source = lock(&pod.source);
         let (subject, content) = match place.map(|place| &pod.history[place].kind) {
@@ -170,6 +174,10 @@ impl Client {
         assert!(self.filters.matches(&subject), "{self}: {subject} was not asked for");
         let is_alarm = self.profile.priority.first().is_some_and(|(filter, _)| filter.matches(&subject));
         assert_eq!(tier, if is_alarm { Tier::Critical } else { Tier::Normal });
+        if let Some(place) = place.filter(|_| self.is_loose) {
+            (self.epoch, self.seq, self.next) = (pod.history[place].epoch, position.seq - 1, place);
+            (self.slow, self.is_loose) = (0, false);
+        }
         assert!(position.seq > self.seq, "{self}: {position} came twice or too late");
         self.pass(pod, &source, place.unwrap_or(self.next), position.seq - 1);
         (self.seq, self.position) = (position.seq, position);
@@ -183,32 +191,46 @@ impl Client {
         let source = lock(&pod.source);
         if gap.reason == GapReason::Slow {
             assert_eq!(position, self.position, "{self}: a slow reader stays where it is");
-            assert!(gap.missed.is_some_and(|missed| missed > 0), "{self}: {gap:?}");
+            assert_ne!(gap.missed, Some(0), "{self}: {gap:?}");
+            let begins = |(_, entry): &(usize, &Entry)| matches!(&entry.kind, Kind::Begin(gap) if gap.missed.is_none());
+            let is_unknown = self.owed(pod, pod.history.len()).any(|one| begins(&one));
+            assert!(gap.missed.is_some() || is_unknown, "{self}: how many are missing is known");
             self.slow += gap.missed.unwrap_or_default();
+            self.is_loose |= gap.missed.is_none();
             return;
         }
         let told = pod.history.iter().enumerate().skip(self.next).find(|(_, entry)| match entry.kind {
-            Kind::Gap(known) => entry.epoch == self.epoch && known == gap && entry.position.seq == position.seq,
+            Kind::Gap(known) => (entry.epoch == self.epoch || self.is_loose) && known == gap && entry.position.seq == position.seq,
             Kind::Begin(known) => known == gap && (entry.position.tag, entry.position.seq) == (position.tag, position.seq),
             Kind::Event { .. } => false,
         });
         match told {
             Some((place, entry)) => {
                 let begins = entry.epoch != self.epoch;
-                if begins && self.has_replayed {
-                    self.slow = 0; // What it was reading is gone with its source.
+                if self.is_loose || (begins && self.has_replayed) {
+                    (self.slow, self.is_loose) = (0, false); // What it was reading is gone with its source.
                 } else {
-                    let through = if begins { self.seq } else { position.seq };
+                    let through = if matches!(entry.kind, Kind::Begin(_)) { self.seq } else { position.seq };
                     self.pass(pod, &source, place, through);
                 }
-                self.seq = if begins { position.seq } else { self.seq.max(position.seq) };
+                self.seq = if begins || entry.epoch != self.epoch { position.seq } else { self.seq.max(position.seq) };
                 (self.epoch, self.next) = (entry.epoch, place + 1);
                 self.is_ahead &= !begins;
+            }
+            None if gap.reason == GapReason::Recreated && self.has_replayed => {
+                // The archive knew before the tail.
+                assert!(pod.generation != Some(source.generation), "{self}: not recreated");
+                assert_eq!(position, self.position);
+                (self.next, self.slow) = (pod.history.len(), 0);
             }
             None => {
                 assert_eq!(gap.reason, GapReason::Expired, "{self}: nobody told {gap:?} at {position}");
                 assert!(self.has_replayed && position.seq > self.seq, "{self}: expired at {position}");
-                assert!(position.seq < source.first_seq, "{self}: not expired at {position}");
+                let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
+                if is_present {
+                    self.seq = self.seq.max(position.seq.min(source.first_seq - 1));
+                }
+                self.pass(pod, &source, self.next, position.seq);
                 self.seq = position.seq;
             }
         }
@@ -219,7 +241,7 @@ impl Client {
     fn pass(&mut self, pod: &Pod, source: &Source, place: usize, through: u64) {
         let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
         let fate = |seq| source.records.get(&seq).map_or(Fate::Expired, |record| record.fate);
-        let mut missed = 0;
+        let (mut missed, mut told) = (0, self.seq);
         for (_, entry) in self.owed(pod, place.max(self.next)) {
             match &entry.kind {
                 Kind::Event { .. } if self.has_replayed && is_present && fate(entry.position.seq) == Fate::Deleted => {}
@@ -228,6 +250,10 @@ impl Client {
                 Kind::Gap(gap) => missed += gap.missed.unwrap_or_default(),
                 // Who reads the archive is told what expired by it.
                 Kind::Begin(Gap { reason: GapReason::Expired, .. }) if self.has_replayed => {}
+                Kind::Begin(Gap { reason: GapReason::Expired, missed: expired }) => {
+                    missed += expired.unwrap_or_default();
+                    told = entry.position.seq;
+                }
                 Kind::Begin(gap) => panic!("{self}: was not told {gap:?}"),
             }
         }
@@ -236,12 +262,11 @@ impl Client {
             self.slow = missed;
         }
         assert_eq!(missed, self.slow, "{self}: events missed before {through}, and as it was told");
-        self.slow = 0;
-        if is_present {
-            let from = self.seq;
-            let lost = source.records.range(from + 1..=through.max(from)).find(|(seq, record)| {
+        (self.slow, self.seq) = (0, told);
+        if is_present && through > told {
+            let lost = source.records.range(told + 1..=through).find(|(seq, record)| {
                 let is_owed = record.fate != Fate::Deleted && !record.is_poison && self.filters.matches(&record.subject);
-                is_owed && (**seq <= pod.floor || **seq > pod.head)
+                is_owed && pod.passed_by(**seq)
             });
             assert!(lost.is_none(), "{self}: lost {lost:?} before {through}");
         }
@@ -250,6 +275,11 @@ impl Client {
     /// Nothing is left that it could be given.
     fn assert_has_all(&mut self, pod: &Pod) {
         let source = lock(&pod.source);
+        if self.is_loose {
+            (self.slow, self.is_loose, self.next) = (0, false, pod.history.len());
+            (self.epoch, self.seq) = (pod.epoch, pod.floor);
+            return;
+        }
         if self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 {
             return;
         }
@@ -275,7 +305,7 @@ impl Client {
 
     /// The lag, exact, for whoever the model knows exactly.
     pub fn assert_lag(&self, pod: &Pod, now: Instant) {
-        if self.has_replayed || self.is_ahead || self.cursor.is_replaying() {
+        if self.has_replayed || self.is_ahead || self.is_loose || self.slow > 0 || self.cursor.is_replaying() {
             return;
         }
         let lag = self.cursor.standing().lag(now);
@@ -286,12 +316,15 @@ impl Client {
                 bytes += self.encode(subject, *content, entry.position).len() as u64;
             }
         }
-        assert_eq!((lag.events + self.slow, lag.bytes), (events, if self.slow > 0 { lag.bytes } else { bytes }), "{self}: lag");
+        assert_eq!((lag.events, lag.bytes), (events, bytes), "{self}: lag");
     }
 
     pub fn checkpoint(&mut self, pod: &Pod) {
-        let has_all = self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0;
         let is_replaying = self.cursor.is_replaying();
+        if !is_replaying && self.cursor.is_caught_up() {
+            self.assert_has_all(pod);
+        }
+        let has_all = self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 && !self.is_loose;
         let is_exact = !is_replaying && !self.has_replayed && !self.is_ahead;
         let moved = self.cursor.checkpoint();
         let head_is_later = pod.tag == self.position.tag && pod.head > self.position.seq;
@@ -322,6 +355,8 @@ impl std::fmt::Display for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { number, pod, filters, epoch, seq, slow, .. } = self;
         write!(f, "client {number} of pod {pod} ({filters}) at {epoch}/{seq}")?;
+        let replayed = if self.has_replayed { ", from the archive" } else { "" };
+        write!(f, "{replayed}")?;
         if *slow > 0 { write!(f, ", slow by {slow}") } else { Ok(()) }
     }
 }

@@ -44,8 +44,10 @@ pub struct Pod {
     pub generation: Option<u64>,
     pub tag: Tag,
     pub head: u64,
-    /// Where the present epoch began.
+    /// Where the present numbering began.
     pub floor: u64,
+    /// What of it was passed by: from (exclusive), to.
+    pub holes: Vec<(u64, u64)>,
     replays: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -79,6 +81,7 @@ impl Pod {
             tag,
             head: 0,
             floor: 0,
+            holes: Vec::new(),
             replays,
         }
     }
@@ -125,6 +128,7 @@ impl Pod {
             None => {
                 self.writer.begin(source.tag, recent);
                 (self.tag, self.head, self.floor) = (source.tag, recent, recent);
+                self.holes = vec![(0, recent)];
             }
             Some(_) if self.tag != source.tag => {
                 self.writer.begin(source.tag, recent);
@@ -151,13 +155,23 @@ impl Pod {
         first.map_or(self.history.len(), |first| first + usize::from(self.epoch > 0))
     }
 
+    /// Whether the pod never wrote what stands at this number.
+    pub fn passed_by(&self, seq: u64) -> bool {
+        seq > self.head || self.holes.iter().any(|(from, to)| (from + 1..=*to).contains(&seq))
+    }
+
     pub fn is_current(&self) -> bool {
         self.generation == Some(lock(&self.source).generation)
     }
 
     fn begin_epoch(&mut self, tag: Tag, head: u64, gap: Gap) {
-        self.epoch += usize::from(gap.reason != GapReason::Expired);
-        (self.tag, self.head, self.floor) = (tag, head, head);
+        if gap.reason == GapReason::Expired {
+            self.holes.push((self.head, head));
+        } else {
+            self.epoch += 1;
+            (self.floor, self.holes) = (head, vec![(0, head)]);
+        }
+        (self.tag, self.head) = (tag, head);
         self.note(Component { tag, seq: head, check: None }, Kind::Begin(gap));
     }
 
@@ -174,6 +188,7 @@ impl Pod {
     }
 
     fn note(&mut self, position: Component, kind: Kind) {
+        if std::env::var_os("TRACE").is_some() { eprintln!("pod {:p} head {} writes {position} {kind:?}", self.log, self.head); }
         self.history.push(Entry { epoch: self.epoch, position, kind });
     }
 }
