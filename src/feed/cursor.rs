@@ -134,7 +134,7 @@ impl Cursor {
             let oldest = state.window.oldest_place();
             if let Some(gap) = oldest.before.missed_since(self.place.before) {
                 batch.items.push(self.gap(gap));
-                if !state.window.is_present(self.place.index) {
+                if gap.missed.is_none() {
                     // Other numbers may have begun in between: what is passed by is no longer what the reader has.
                     self.skip.seq = 0;
                 }

@@ -13,7 +13,7 @@ use crate::subject::FilterSet;
 
 use super::feed::Feed;
 use super::source::Origin;
-use super::window::Logged;
+use super::window::{Logged, Missing};
 use super::{Budget, Cursor, Gap, GapReason, Log, OpenError, Opened, Outcome, Profile, Start};
 
 /// How long a feed outlives its last reader.
@@ -216,6 +216,9 @@ impl FeedWriter {
 
     /// Appends events in the order of their receipt. Their positions are given here.
     pub fn append(&mut self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
         let mut state = self.feed.lock();
         for mut event in events {
             // Numbered under the feed's lock: whoever opens sees the number and the event, or neither.
@@ -237,7 +240,7 @@ impl FeedWriter {
         // A number of its own, so that a reader that stops before the gap is told when it comes back.
         let seq = self.core.counter.fetch_add(1, Ordering::Relaxed) + 1;
         let position = Component { tag: self.core.tag, seq, check: None };
-        state.window.push_gap(Gap { reason, missed }, position, Instant::now());
+        state.window.push_gap(Gap { reason, missed }, position, Missing::Before, Instant::now());
         state.readers.take_waiting(&mut self.wakers);
         drop(state);
         self.wake();

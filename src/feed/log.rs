@@ -19,7 +19,7 @@ use super::feed::{Appended, Feed};
 use super::index::Index;
 use super::interest::Interest;
 use super::replay::{Replayer, Replays, Ticket};
-use super::window::Logged;
+use super::window::{Logged, Missing};
 use super::{Gap, GapReason, Limits, OpenError, Profile};
 
 /// The reading side.
@@ -160,6 +160,8 @@ impl LogWriter {
         // Encode before taking the lock: every reader that opens waits on it.
         let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, &self.log.budget)).collect();
         self.log.lock().append(&logged, now, &mut self.wakers);
+        // What a window gives back counts only when nobody else holds it.
+        drop(logged);
         self.wake();
         self.log.budget.enforce();
     }
@@ -368,13 +370,13 @@ impl State {
         for index in self.index.find(&feed.filters) {
             let Some(logged) = self.get(index) else { continue };
             while let Some(hole) = holes.next_if(|hole| hole.index <= index) {
-                window.window.push_gap(hole.gap, hole.position, hole.since);
+                window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
             }
             let (frame, tier) = feed.profile.show(logged);
             window.window.push_event(logged.clone(), frame, tier);
         }
         for hole in holes {
-            window.window.push_gap(hole.gap, hole.position, hole.since);
+            window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
         }
     }
 

@@ -171,12 +171,8 @@ impl Window {
         self.evict(received);
     }
 
-    /// Marks that events are missing behind `position`.
-    pub(super) fn push_gap(&mut self, gap: Gap, position: Component, now: Instant) {
-        self.push_missing(gap, position, Missing::Behind, now);
-    }
-
-    fn push_missing(&mut self, gap: Gap, position: Component, place: Missing, now: Instant) {
+    /// Marks that events are missing beside `position`.
+    pub(super) fn push_gap(&mut self, gap: Gap, position: Component, place: Missing, now: Instant) {
         self.push(Entry::Gap { gap, position, place, since: now });
         match gap.missed {
             Some(missed) => self.end.lost += missed,
@@ -203,7 +199,7 @@ impl Window {
         if renumbers {
             self.epoch = Some(Epoch { place, behind: place, gap, position: floor });
         }
-        self.push_missing(gap, floor, if renumbers { Missing::Renumbered } else { Missing::Before }, now);
+        self.push_gap(gap, floor, if renumbers { Missing::Renumbered } else { Missing::Before }, now);
         let behind = self.end_place();
         if let Some(epoch) = self.epoch.as_mut().filter(|_| renumbers) {
             epoch.behind = behind;

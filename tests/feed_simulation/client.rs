@@ -164,7 +164,7 @@ impl Client {
             Some(Kind::Event { subject, content }) => (subject.clone(), *content),
             _ => {
                 assert!(self.has_replayed, "{self}: {position} is not in the history behind its place");
-                let record = source.records.get(&position.seq).filter(|_| position.tag == source.tag);
+                let record = source.published.get(&position);
                 let record = record.unwrap_or_else(|| panic!("{self}: {position} was never published"));
                 (record.subject.clone(), record.content)
             }
@@ -199,12 +199,14 @@ impl Client {
             self.is_loose |= gap.missed.is_none();
             return;
         }
-        let told = pod.history.iter().enumerate().skip(self.next).find(|(_, entry)| match entry.kind {
+        let mut told = pod.history.iter().enumerate().skip(self.next).filter(|(_, entry)| match entry.kind {
             Kind::Gap(known) => (entry.epoch == self.epoch || self.is_loose) && known == gap && entry.position.seq == position.seq,
             Kind::Begin(known) => known == gap && (entry.position.tag, entry.position.seq) == (position.tag, position.seq),
             Kind::Event { .. } => false,
         });
-        match told {
+        // How the present numbers began is told to whoever did not see the others begin and end.
+        let passes_many = self.is_loose || self.has_replayed;
+        match if passes_many { told.next_back() } else { told.next() } {
             Some((place, entry)) => {
                 let begins = entry.epoch != self.epoch;
                 if self.is_loose || (begins && self.has_replayed) {
@@ -249,7 +251,7 @@ impl Client {
                 Kind::Gap(_) if self.has_replayed => {}
                 Kind::Gap(gap) => missed += gap.missed.unwrap_or_default(),
                 // Who reads the archive is told what expired by it.
-                Kind::Begin(Gap { reason: GapReason::Expired, .. }) if self.has_replayed => {}
+                Kind::Begin(Gap { reason: GapReason::Expired, .. }) if self.has_replayed && self.slow == 0 => {}
                 Kind::Begin(Gap { reason: GapReason::Expired, missed: expired }) => {
                     missed += expired.unwrap_or_default();
                     told = entry.position.seq;

@@ -1,6 +1,6 @@
 //! The model of a JetStream stream: every message it ever had, what became of each, and the archive that reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct Source {
     pub first_seq: u64,
     pub last_seq: u64,
     pub records: BTreeMap<u64, Record>,
+    /// Everything that was ever published: a page of the archive may outlive what it was read from.
+    pub published: HashMap<Component, Record>,
     /// Counts recreations and restorations: within one, a number means one message.
     pub generation: u64,
     /// The archive does not answer.
@@ -42,7 +44,7 @@ pub struct Source {
     rng: Rng,
     name: &'static str,
     contents: u64,
-    snapshot: Option<(u64, BTreeMap<u64, Record>)>,
+    snapshot: Option<(u64, u64, BTreeMap<u64, Record>)>,
 }
 
 /// A source that the world changes while archives read it.
@@ -68,6 +70,7 @@ impl Source {
             first_seq: 1,
             last_seq: 0,
             records: BTreeMap::new(),
+            published: HashMap::new(),
             generation: 0,
             is_failing: false,
             rng: Rng::with_seed(seed),
@@ -81,6 +84,8 @@ impl Source {
         self.last_seq += 1;
         self.contents += 1;
         let record = Record { subject: subject.into(), content: self.contents, fate: Fate::Kept, is_poison };
+        let position = Component { tag: self.tag, seq: self.last_seq, check: Some(check(record.content)) };
+        self.published.insert(position, record.clone());
         self.records.insert(self.last_seq, record);
     }
 
@@ -110,15 +115,14 @@ impl Source {
     }
 
     pub fn take_snapshot(&mut self) {
-        self.snapshot = Some((self.last_seq, self.records.clone()));
+        self.snapshot = Some((self.first_seq, self.last_seq, self.records.clone()));
     }
 
     /// The numbers after the snapshot will be given again, to other messages.
     pub fn restore(&mut self) -> bool {
-        let Some((last_seq, records)) = self.snapshot.clone() else { return false };
+        let Some(snapshot) = self.snapshot.clone() else { return false };
         self.generation += 1;
-        (self.last_seq, self.records) = (last_seq, records);
-        self.first_seq = self.records.iter().find(|(_, one)| one.fate != Fate::Expired).map_or(last_seq + 1, |(s, _)| *s);
+        (self.first_seq, self.last_seq, self.records) = snapshot;
         true
     }
 
