@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::{self, Loaded};
 use crate::feed::Budget;
+use crate::feed::replay::Replays;
 use crate::http::{self, Routes};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
@@ -112,7 +113,8 @@ impl App {
             .await
             .map_err(|error| StartError::Configuration(error.to_string()))?;
         let budget = Budget::new(config.window_bytes_max, config.feeds_max);
-        let sources = Sources::start(nats.clone(), tag, &budget, &metrics);
+        let replays = Replays::new(config.replays, &metrics);
+        let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
 
         // Clients last: from the first connection on everything that answers it is there.

@@ -221,6 +221,29 @@ fn a_route_is_told_what_it_can_never_serve() {
 }
 
 #[test]
+fn a_stream_has_one_identity_wherever_it_is_a_source() {
+    let files = |sources: &str| {
+        format!("routes: [{{ path: /a, sources: [{{ stream: A, identity: x, subjects: [a] }}{sources}]")
+    };
+    assert!(
+        parsed(&files(", { subjects: [b] }] }, { path: /b, sources: [{ stream: A, identity: x, subjects: [c] }] }"))
+            .is_ok()
+    );
+    // A mirror and its origin, each for itself.
+    assert!(parsed(&files("] }, { path: /b, sources: [{ stream: M, identity: x, subjects: [a] }] }")).is_ok());
+    for other in ["identity: y, ", ""] {
+        let told =
+            problems(&files(&format!("] }},\n{{ path: /b, sources: [{{ stream: A, {other}subjects: [c] }}] }}")));
+        assert_eq!(told, ["2: this JetStream stream has another `identity` in line 1"]);
+    }
+    let twins = problems(&files(",\n{ stream: M, identity: x, subjects: [a] }] }"));
+    assert_eq!(twins, ["2: the source in line 1 has this `identity` too"]);
+    let core = problems("routes: [{ path: /a, sources: [{ identity: x, subjects: [a] }] }]");
+    assert_eq!(core, ["1: core NATS has no `identity`"]);
+    assert_eq!(problems("routes: [{ path: /a, sources: [{ stream: A, identity: ' ', subjects: [a] }] }]").len(), 1);
+}
+
+#[test]
 fn a_route_behind_another_one_of_the_same_shape_is_never_reached() {
     let paths = |paths: &[&str]| {
         let route = |path: &&str| format!("  - {{ path: '{path}', sources: [{{ subjects: [a] }}] }}\n");

@@ -11,8 +11,8 @@ use crate::config::{self, Loaded, Problems};
 use crate::lifecycle::health::{Check, Status};
 use crate::telemetry::logs;
 
-/// 5 s: how long new routes wait for the first word of the streams that they name; clients are served by the old ones.
-const HEARD_FROM_MAX: Duration = Duration::from_secs(5);
+/// 5 s: how long new routes wait until the streams that they name are caught up with; clients are served by the old ones.
+const CAUGHT_UP_MAX: Duration = Duration::from_secs(5);
 
 impl App {
     /// Applies a reading of the file. The error is what is told to whoever asked for it.
@@ -41,7 +41,7 @@ impl App {
             Reload::Changed { loaded, restart } => {
                 let config = &loaded.config;
                 self.live.sources.apply(config);
-                self.live.sources.heard_from(HEARD_FROM_MAX).await;
+                self.live.sources.caught_up(CAUGHT_UP_MAX).await;
                 self.live.apply(config);
                 if logs::set_filter(&config.log.filter).is_err() {
                     tracing::warn!("the filter of the log stays as it was");

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::feed::log::Past;
+use crate::feed::replay::Replays;
 use crate::feed::{self, Budget, Limits, Log, OnDemand, Source};
 use crate::http::config::SourceConfig;
 use crate::lifecycle::drain::{self, Signal};
@@ -17,6 +19,7 @@ use crate::telemetry::Metrics;
 pub(super) struct Sources {
     nats: Nats,
     budget: Arc<Budget>,
+    replays: Arc<Replays>,
     core: Arc<OnDemand>,
     state: Mutex<State>,
 }
@@ -30,10 +33,17 @@ struct State {
 }
 
 struct Followed {
-    filters: FilterSet,
-    limits: Limits,
+    wanted: Wanted,
     log: Arc<Log>,
     stop: Signal,
+}
+
+/// What all routes together want of a stream.
+#[derive(Clone)]
+struct Wanted {
+    identity: Option<String>,
+    filters: FilterSet,
+    limits: Limits,
 }
 
 /// The `source` label of core subjects.
@@ -44,41 +54,61 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 impl Sources {
     /// Begins to serve core subjects, and to sweep.
-    pub(super) fn start(nats: Nats, tag: Tag, budget: &Arc<Budget>, metrics: &Metrics) -> Arc<Self> {
+    pub(super) fn start(
+        nats: Nats,
+        tag: Tag,
+        budget: &Arc<Budget>,
+        replays: Arc<Replays>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         let (core, demands) = feed::demand::channel(tag, budget);
         let (signal, watch) = drain::channel();
         nats.serve(demands, watch);
         metrics.feeds.with_label_values(&[CORE]).set(0);
         let state = State { followed: HashMap::new(), retired: Vec::new(), core: Some(signal) };
-        let sources = Arc::new(Self { nats, budget: budget.clone(), core, state: Mutex::new(state) });
+        let sources = Arc::new(Self { nats, budget: budget.clone(), replays, core, state: Mutex::new(state) });
         tokio::spawn(sweep(Arc::downgrade(&sources)));
         sources
     }
 
-    /// Follows what a configuration names. A stream whose filters change is followed anew; event streams that read the
-    /// old way keep it until they end.
+    /// Follows what a configuration names. A stream whose filters or identity change is followed anew; event streams
+    /// that read the old way keep it until they end.
     pub(super) fn apply(&self, config: &Config) {
         let wanted = wanted(config);
         let mut state = self.lock();
         let State { followed, retired, .. } = &mut *state;
-        for (stream, (filters, limits)) in &wanted {
-            if let Some(known) = followed.get_mut(stream).filter(|known| known.filters == *filters) {
-                if known.limits != *limits {
-                    known.limits = *limits;
-                    known.log.set_limits(*limits);
+        for (stream, wanted) in &wanted {
+            if let Some(known) = followed.get_mut(stream).filter(|known| known.wanted.is_followed_as(wanted)) {
+                if known.wanted.limits != wanted.limits {
+                    known.wanted.limits = wanted.limits;
+                    known.log.set_limits(wanted.limits);
                 }
                 continue;
             }
-            let (writer, log) = feed::log::channel(stream.as_str(), *limits, &self.budget, None);
-            let (stop, stopped) = drain::channel();
-            let tailed =
-                StreamConfig { name: stream.clone(), filters: filters.clone(), identity: None, window: *limits };
-            self.nats.tail(tailed, writer, stopped);
-            let new = Followed { filters: filters.clone(), limits: *limits, log, stop };
+            let new = self.follow(stream, wanted.clone());
             retired.extend(followed.insert(stream.clone(), new));
         }
         let gone: Vec<String> = followed.keys().filter(|stream| !wanted.contains_key(*stream)).cloned().collect();
         retired.extend(gone.iter().filter_map(|stream| followed.remove(stream)));
+    }
+
+    fn follow(&self, stream: &str, wanted: Wanted) -> Followed {
+        let Wanted { identity, filters, limits } = wanted.clone();
+        let archive = self.nats.archive(stream, identity.as_deref(), &filters);
+        let past = Past { archive, reach: filters.clone(), replays: self.replays.clone() };
+        let (writer, log) = feed::log::channel(stream, limits, &self.budget, Some(past));
+        let (stop, stopped) = drain::channel();
+        let (replays, mut ended) = (log.replays(), stopped.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ended.signaled() => {}
+                () = replays => {}
+            }
+        });
+        let tailed = StreamConfig { name: stream.to_owned(), filters, identity, window: limits };
+        self.nats.tail(tailed, writer, stopped);
+        Followed { wanted, log, stop }
     }
 
     /// The source of a route.
@@ -88,15 +118,15 @@ impl Sources {
         followed.map_or_else(|| Source::OnDemand(self.core.clone()), |followed| Source::Shared(followed.log.clone()))
     }
 
-    /// Returns when every stream that is followed has been heard from, or after `most`.
-    pub(super) async fn heard_from(&self, most: Duration) {
-        let heard = async {
-            while self.lock().followed.values().any(|followed| followed.log.tag().is_none()) {
+    /// Returns when every stream that is followed has been caught up with, or after `most`.
+    pub(super) async fn caught_up(&self, most: Duration) {
+        let ready = async {
+            while self.lock().followed.values().any(|followed| !followed.log.is_ready()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        // Whoever is not heard from in time is refused as at the start of the process.
-        drop(tokio::time::timeout(most, heard).await);
+        // Whatever is not caught up with in time is refused as at the start of the process.
+        drop(tokio::time::timeout(most, ready).await);
     }
 
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
@@ -151,9 +181,16 @@ async fn sweep(sources: Weak<Sources>) {
     }
 }
 
+impl Wanted {
+    /// Whether one tailer serves both: their limits may differ.
+    fn is_followed_as(&self, other: &Self) -> bool {
+        self.identity == other.identity && self.filters == other.filters
+    }
+}
+
 /// Every stream that a route names, with all that any route can ask of it and the largest of their windows.
-fn wanted(config: &Config) -> HashMap<String, (FilterSet, Limits)> {
-    let mut wanted: HashMap<String, (FilterSet, Limits)> = HashMap::new();
+fn wanted(config: &Config) -> HashMap<String, Wanted> {
+    let mut wanted: HashMap<String, Wanted> = HashMap::new();
     for route in &config.http.routes {
         for source in &route.sources {
             let Some(stream) = &source.stream else { continue };
@@ -161,13 +198,14 @@ fn wanted(config: &Config) -> HashMap<String, (FilterSet, Limits)> {
             let filters = FilterSet::new(reach);
             wanted
                 .entry(stream.clone())
-                .and_modify(|(known, limits)| {
+                .and_modify(|Wanted { filters: known, limits, .. }| {
                     *known = known.union(&filters);
                     limits.events = limits.events.max(route.window.events);
                     limits.bytes = limits.bytes.max(route.window.bytes);
                     limits.age = limits.age.max(route.window.age);
                 })
-                .or_insert((filters, route.window));
+                // The identity is the same in every route: the configuration was checked.
+                .or_insert(Wanted { identity: source.identity.clone(), filters, limits: route.window });
         }
     }
     wanted

@@ -105,6 +105,7 @@ fn route(route: &RouteConfig) -> Value {
 fn source(source: &SourceConfig) -> Value {
     json!({
         "stream": source.stream,
+        "identity": source.identity,
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
         "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
     })

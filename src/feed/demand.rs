@@ -12,6 +12,7 @@ use crate::sse::{Component, Event, Tag};
 use crate::subject::FilterSet;
 
 use super::feed::Feed;
+use super::repeats::Repeats;
 use super::source::Origin;
 use super::window::{Logged, Missing};
 use super::{Budget, Cursor, Gap, GapReason, Log, OpenError, Opened, Outcome, Profile, Start};
@@ -67,6 +68,7 @@ pub struct FeedWriter {
     established: watch::Sender<bool>,
     /// When the linger began: it goes on over calls of [`FeedWriter::unwanted`] that are not waited for to the end.
     unwanted_since: Option<tokio::time::Instant>,
+    repeats: Repeats,
     wakers: Vec<Waker>,
 }
 
@@ -176,6 +178,7 @@ impl OnDemand {
             wanted: wanted_seen,
             established,
             unwanted_since: None,
+            repeats: Repeats::default(),
             wakers: Vec::new(),
         };
         let demand = Demand { filters: key.0.clone(), writer };
@@ -214,24 +217,35 @@ impl FeedWriter {
         self.established.send_replace(true);
     }
 
-    /// Appends events in the order of their receipt. Their positions are given here.
-    pub fn append(&mut self, events: Vec<Event>) {
-        if events.is_empty() {
-            return;
-        }
+    /// Appends events in the order of their receipt. Their positions are given here. Returns how many were left out,
+    /// since they stand in the window already by what their publisher calls them.
+    pub fn append(&mut self, events: Vec<Event>) -> usize {
+        let (mut repeated, all) = (0, events.len());
         let mut state = self.feed.lock();
         for mut event in events {
+            self.repeats.forget(state.window.floor());
+            let id = event.message_id.take();
+            if id.as_ref().is_some_and(|id| self.repeats.is_known(id)) {
+                repeated += 1;
+                continue;
+            }
             // Numbered under the feed's lock: whoever opens sees the number and the event, or neither.
             let seq = self.core.counter.fetch_add(1, Ordering::Relaxed) + 1;
             event.position = Component { tag: self.core.tag, seq, check: event.position.check };
+            if let Some(id) = id {
+                self.repeats.note(id, seq);
+            }
             let logged = Logged::new(event, &self.core.budget);
             let shown = Log::show_alone(&logged, &self.feed.profile);
             state.window.push_event(shown.logged, shown.frame, shown.tier);
         }
-        state.readers.take_waiting(&mut self.wakers);
+        if repeated < all {
+            state.readers.take_waiting(&mut self.wakers);
+        }
         drop(state);
         self.wake();
         self.core.budget.enforce();
+        repeated
     }
 
     /// Tells every reader that events are missing here.

@@ -1,6 +1,7 @@
 //! The recent events of one JetStream stream, once for the whole pod, and the feeds that are made of them.
 
 mod opening;
+mod writer;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::sse::encode::Frame;
-use crate::sse::{Component, Event, Tag};
+use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 
 use super::archive::Archive;
@@ -20,7 +21,9 @@ use super::index::Index;
 use super::interest::Interest;
 use super::replay::{Replayer, Replays, Ticket};
 use super::window::{Logged, Missing};
-use super::{Gap, GapReason, Limits, OpenError, Profile};
+use super::{Gap, Limits, OpenError, Profile};
+
+pub use writer::LogWriter;
 
 /// The reading side.
 pub struct Log {
@@ -41,13 +44,6 @@ pub struct Past {
     pub replays: Arc<Replays>,
 }
 
-/// The writing side. Not `Clone`; dropping it ends every feed.
-#[derive(Debug)]
-pub struct LogWriter {
-    log: Arc<Log>,
-    wakers: Vec<Waker>,
-}
-
 struct State {
     events: VecDeque<Arc<Logged>>,
     /// Running index of the first of `events`.
@@ -64,6 +60,8 @@ struct State {
     interest: Interest,
     feeds: Slab<Arc<Feed>>,
     keys: HashMap<Key, usize>,
+    /// The writer is still on its way to where readers begin.
+    catching_up: bool,
     ended: bool,
 }
 
@@ -100,115 +98,14 @@ pub fn channel(
         interest: Interest::default(),
         feeds: Slab::new(),
         keys: HashMap::new(),
+        catching_up: false,
         ended: false,
     };
     let replayer = past.map(|past| Replayer::new(&past.replays, past.archive, past.reach, budget));
     let log = Arc::new(Log { name: name.into(), budget: budget.clone(), replayer, state: Mutex::new(state) });
     let shrink: Arc<dyn Shrink> = log.clone();
     budget.join(Arc::downgrade(&shrink));
-    (LogWriter { log: log.clone(), wakers: Vec::new() }, log)
-}
-
-// === impl LogWriter ===
-
-impl LogWriter {
-    /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
-    /// the log is forgotten, and every reader is told that its source was recreated.
-    pub fn begin(&mut self, tag: Tag, head: u64) {
-        let mut state = self.log.lock();
-        match state.head {
-            None => {
-                state.head = Some(Component { tag, seq: head, check: None });
-                state.clear(head);
-            }
-            // Continued after a reconnect; a hole between the two is the tailer's to tell.
-            Some(before) if before.tag == tag && before.seq <= head => {}
-            Some(_) => {
-                drop(state);
-                self.renew(tag, head, Gap { reason: GapReason::Recreated, missed: None });
-            }
-        }
-    }
-
-    /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
-    /// the same tag: the log forgets everything and every reader is told the gap.
-    pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
-        let position = Component { tag, seq: head, check: None };
-        let mut state = self.log.lock();
-        state.head = Some(position);
-        state.clear(head);
-        if let Some(replayer) = self.log.replayer.as_ref().filter(|_| gap.reason != GapReason::Expired) {
-            replayer.renumber();
-        }
-        for (_, feed) in &state.feeds {
-            feed.renew(gap, position, Instant::now(), &mut self.wakers);
-        }
-        drop(state);
-        self.wake();
-        self.log.budget.enforce();
-    }
-
-    /// The last sequence number passed: where to go on after a reconnect.
-    #[must_use]
-    pub fn head(&self) -> Option<(Tag, u64)> {
-        self.log.lock().head.map(|head| (head.tag, head.seq))
-    }
-
-    /// Appends events in ascending order of sequence: one lock and one wake for all of them.
-    pub fn append(&mut self, events: Vec<Event>) {
-        let Some(now) = events.last().map(|event| event.received) else { return };
-        // Encode before taking the lock: every reader that opens waits on it.
-        let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, &self.log.budget)).collect();
-        self.log.lock().append(&logged, now, &mut self.wakers);
-        // What a window gives back counts only when nobody else holds it.
-        drop(logged);
-        self.wake();
-        self.log.budget.enforce();
-    }
-
-    /// Says that nothing up to this sequence number is missing: what was not appended does not match.
-    pub fn advance(&mut self, seq: u64) {
-        let mut state = self.log.lock();
-        if let Some(head) = &mut state.head
-            && head.seq < seq
-        {
-            *head = Component { tag: head.tag, seq, check: None };
-        }
-    }
-
-    /// Tells every reader that events are missing here.
-    pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
-        let mut state = self.log.lock();
-        let Some(head) = state.head else { return };
-        let (gap, now) = (Gap { reason, missed }, Instant::now());
-        for (_, feed) in &state.feeds {
-            feed.append_gap(gap, head, now, &mut self.wakers);
-        }
-        state.push_hole(gap, head, now);
-        drop(state);
-        self.wake();
-        self.log.budget.enforce();
-    }
-
-    /// Wakes with no lock held; what was woken reads the feed at once.
-    fn wake(&mut self) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
-    }
-}
-
-impl Drop for LogWriter {
-    fn drop(&mut self) {
-        {
-            let mut state = self.log.lock();
-            state.ended = true;
-            for (_, feed) in &state.feeds {
-                feed.end(&mut self.wakers);
-            }
-        }
-        self.wake();
-    }
+    (LogWriter::new(&log), log)
 }
 
 // === impl Log ===
@@ -224,6 +121,12 @@ impl Log {
     #[must_use]
     pub fn tag(&self) -> Option<Tag> {
         self.lock().head.map(|head| head.tag)
+    }
+
+    /// Whether readers may begin.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lock().is_ready()
     }
 
     /// Changes how much is kept; takes effect with the next event.
@@ -317,6 +220,10 @@ impl std::fmt::Debug for Log {
 // === impl State ===
 
 impl State {
+    fn is_ready(&self) -> bool {
+        self.head.is_some() && !self.catching_up && !self.ended
+    }
+
     fn append(&mut self, logged: &[Arc<Logged>], now: Instant, wakers: &mut Vec<Waker>) {
         let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
         let mut found = Vec::new();

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod log;
 pub mod profile;
 mod readers;
+mod repeats;
 pub mod replay;
 pub mod resume;
 pub mod source;

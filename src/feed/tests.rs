@@ -24,6 +24,7 @@ fn event(seq: u64, subject: &str) -> Event {
         subject: subject.into(),
         name: None,
         tier: None,
+        message_id: None,
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),
     }
@@ -240,12 +241,16 @@ async fn core_subjects_are_demanded_once_and_given_up_a_while_after_the_last_rea
     assert!(demands.try_recv().is_err(), "the second reader shares the first one's subscription");
     writer.append(vec![event(0, "a"), event(0, "a")]);
     assert_eq!(drain(&mut one.cursor), [Ok(2), Ok(3)]);
+    let named = |name: &str| Event { message_id: Some(name.into()), ..event(0, "a") };
+    assert_eq!(writer.append(vec![named("x"), named("y"), named("x")]), 1, "a repeated message is delivered once");
+    assert_eq!(writer.append(vec![named("y")]), 1);
+    assert_eq!(drain(&mut one.cursor), [Ok(4), Ok(5)]);
     let position = one.cursor.position();
     drop((one, two));
     assert!(tokio::time::timeout(Duration::from_secs(20), writer.unwanted()).await.is_err());
     writer.append(vec![event(0, "a")]);
     let mut back = core.open(filters(&["a"]), &profile, Start::After(position)).await.unwrap();
-    assert_eq!((back.outcome, drain(&mut back.cursor)), (Outcome::Window, vec![Ok(4)]));
+    assert_eq!((back.outcome, drain(&mut back.cursor)), (Outcome::Window, vec![Ok(6)]));
     drop(back);
     writer.unwanted().await;
     drop(writer);
@@ -258,5 +263,5 @@ async fn core_subjects_are_demanded_once_and_given_up_a_while_after_the_last_rea
     let mut again = again.await.unwrap();
     assert!(matches!(again.outcome, Outcome::Gap(Gap { reason: GapReason::Expired, .. })));
     writer.append(vec![event(0, "a")]);
-    assert_eq!(drain(&mut again.cursor), [Ok(6)]);
+    assert_eq!(drain(&mut again.cursor), [Ok(8)]);
 }

@@ -151,6 +151,8 @@ impl PathTemplate {
 pub struct SourceConfig {
     /// A JetStream stream; none: core NATS.
     pub stream: Option<String>,
+    /// A name that stands for the stream in ids, in the place of its own name and creation time.
+    pub identity: Option<String>,
     /// What of it a client of this route reads.
     pub subjects: Vec<SubjectTemplate>,
     /// What a template that is one whole variable may ask for.

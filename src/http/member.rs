@@ -155,7 +155,7 @@ impl Member for StreamState {
     fn memory_bytes(&self) -> u64 {
         // Measured per idle client (docs/benchmarks.md), rounded up: task, cursor, registration, buffers of TLS.
         let protocol = match self.peer.protocol {
-            Protocol::Http10 | Protocol::Http11 => 1536,
+            Protocol::Http10 | Protocol::Http11 => 2048,
             Protocol::H2 => 2560,
         };
         protocol + if self.peer.tls { 7168 } else { 0 }

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::client::Link;
+use crate::sse::{Component, Tag};
 use crate::subject::Filter;
 
 /// How long JetStream may take to answer: 5 s, as its own clients wait.
@@ -87,8 +88,29 @@ pub enum Trouble {
     NoJetStream,
     /// No answer in time.
     Timeout,
+    /// Another stream has the same tag in ids.
+    Collision {
+        /// That stream.
+        other: String,
+        /// The tag of both.
+        tag: Tag,
+    },
     /// An answer that says no.
     Refused(String),
+}
+
+impl StreamState {
+    /// The state of a stream that many can read.
+    ///
+    /// # Errors
+    /// [`Trouble::Retention`] for one that deletes what was consumed.
+    pub(crate) fn shareable(self) -> Result<Self, Trouble> {
+        match self.retention {
+            Retention::Limits => Ok(self),
+            Retention::Interest => Err(Trouble::Retention { kind: "interest" }),
+            Retention::Workqueue => Err(Trouble::Retention { kind: "work-queue" }),
+        }
+    }
 }
 
 impl Trouble {
@@ -107,6 +129,9 @@ impl Trouble {
                 format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
             }
             Self::Timeout => format!("stream {stream}: JetStream does not answer"),
+            Self::Collision { other, tag } => format!(
+                "stream {stream} and stream {other} have the same tag {tag} in event ids, by chance: give one of them an `identity` in the configuration"
+            ),
             Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
         }
     }
@@ -140,6 +165,33 @@ impl Api {
     pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, Trouble> {
         let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &Empty {}).await?;
         info.state().ok_or_else(|| Trouble::Refused("its description cannot be read".to_owned()))
+    }
+
+    /// The same for a stream that many can read; a problem for one that deletes what was consumed.
+    pub(crate) async fn describe_shareable(&self, stream: &str) -> Result<StreamState, Trouble> {
+        self.describe(stream).await?.shareable()
+    }
+
+    /// Whether the message at this position is the one that was seen there.
+    pub(crate) async fn still_holds(&self, stream: &str, seen: Component) -> Result<bool, Trouble> {
+        match self.stored(stream, seen.seq, None).await {
+            Ok(Some(stored)) => Ok(seen.check == Some(Component::check_of(stored.published))),
+            // Deleted since, or nothing that we may look at.
+            Ok(None) | Err(Trouble::Denied(_)) => Ok(true),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// The first message from this position on that any of the filters selects.
+    pub(crate) async fn next_stored(
+        &self,
+        stream: &str,
+        from: u64,
+        filters: &[Filter],
+    ) -> Result<Option<Stored>, Trouble> {
+        let asked = filters.iter().map(|filter| self.stored(stream, from, Some(filter)));
+        let found = futures_util::future::try_join_all(asked).await?;
+        Ok(found.into_iter().flatten().min_by_key(|stored| stored.sequence))
     }
 
     /// The message at this position, or the first one from there on that the filter selects.

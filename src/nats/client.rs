@@ -1,4 +1,4 @@
-//! The three connections to NATS: their settings, and who they say we are.
+//! The four connections to NATS: their settings, and who they say we are.
 
 mod credentials;
 mod link;
@@ -60,12 +60,15 @@ impl fmt::Display for InvalidServer {
 
 impl std::error::Error for InvalidServer {}
 
-/// The connections. They are three because a message that the client cannot parse costs the whole connection, and
-/// such a message must reach neither the requests that get around it nor the core subjects.
+/// The connections. They are four because a message that the client cannot parse costs the whole connection, and
+/// such a message must reach neither the requests that get around it nor the core subjects, nor must one in the past
+/// hold up the present each time that somebody reads over it.
 #[derive(Clone, Debug)]
 pub(crate) struct Links {
     /// What JetStream delivers.
     pub(crate) data: Link,
+    /// What JetStream delivers of the past.
+    pub(crate) replay: Link,
     /// Core subjects.
     pub(crate) core: Link,
     /// Requests.
@@ -91,7 +94,12 @@ pub(crate) async fn connect(
             .await
             .map_err(|why| InvalidServer { server: config.servers.join(","), why })
     };
-    let links = Links { data: open("data").await?, core: open("core").await?, control: open("control").await? };
+    let links = Links {
+        data: open("data").await?,
+        replay: open("replay").await?,
+        core: open("core").await?,
+        control: open("control").await?,
+    };
     Ok((links, monitor.start()))
 }
 

@@ -11,10 +11,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::api::{Api, Trouble};
-use super::client::Link;
+use super::client::{Identity, Link, token};
 use super::intake::BATCH_MAX;
 use super::message::Place;
-use crate::subject::Filter;
+use crate::subject::{Filter, FilterSet};
 
 /// What NATS says while it has nothing for us: every 5 s, so that a lost consumer is noticed in ten.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -24,11 +24,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const EXPIRES: Duration = Duration::from_secs(30);
 /// When the server removes a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_secs(30);
-/// The most bytes of one pull request; two stand at a time.
-const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// How often a pull request that nobody received is sent again: in a cluster a new consumer is not known everywhere at once.
 const RESENDS_MAX: u32 = 5;
 const RESEND_AFTER: Duration = Duration::from_millis(100);
+
+/// So many disconnects without progress mean that the next message is what costs the connection.
+pub(crate) const STALLS_MAX: u32 = 3;
 
 /// What a consumer delivers.
 #[derive(Clone, Debug)]
@@ -41,6 +42,10 @@ pub(crate) struct Spec {
     pub(crate) from: DeliverPolicy,
     /// The most messages of one pull request.
     pub(crate) batch: usize,
+    /// The most bytes of one pull request; two stand at a time.
+    pub(crate) bytes: usize,
+    /// One message at a time until one has come: the next may cost the connection, and the good ones before it get through.
+    pub(crate) is_careful: bool,
 }
 
 /// A consumer at the server and the messages that come from it. Dropping it leaves it to its inactivity threshold.
@@ -62,6 +67,8 @@ pub(crate) struct Consumer {
     requests_made: u64,
     /// The delivery that came last.
     delivery: u64,
+    /// The delivery before the first.
+    delivery_before: u64,
     silent_since: Instant,
     resends: u32,
     /// The next message is larger than one request takes.
@@ -129,6 +136,7 @@ impl Consumer {
             requests: VecDeque::new(),
             requests_made: 0,
             delivery: info.delivered.consumer_sequence,
+            delivery_before: info.delivered.consumer_sequence,
             silent_since: Instant::now(),
             resends: 0,
             large: false,
@@ -235,7 +243,12 @@ impl Consumer {
 
     /// Messages and bytes of the next request; no limit of bytes for a message that is larger than it.
     fn request_size(&self) -> (usize, usize) {
-        if self.large { (1, 0) } else { (self.spec.batch, REQUEST_BYTES_MAX) }
+        let is_first = self.delivery == self.delivery_before;
+        match self.spec.is_careful && is_first {
+            _ if self.large => (1, 0),
+            true => (1, self.spec.bytes),
+            false => (self.spec.batch, self.spec.bytes),
+        }
     }
 
     /// Keeps requests open for half a batch at least.
@@ -258,6 +271,33 @@ impl Consumer {
             tracing::debug!(consumer = self.spec.name, "a closed connection takes no request");
         }
     }
+}
+
+/// A name for a consumer that no other ever had. `role` tells those that read the past from those that follow.
+pub(crate) fn name(api: &Api, identity: &Identity, stream: &str, role: &str) -> String {
+    let Identity { pod, boot } = identity;
+    format!("sse-{pod}-{}-{boot}-{role}{}", token(stream, 100), api.number_consumer())
+}
+
+/// The filters that this server can be asked for to get everything that the set selects.
+pub(crate) fn filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
+    let filters = wanted.disjoint();
+    if filters.len() == 1 || api.is_server_at_least(2, 10) {
+        return filters;
+    }
+    // NATS 2.9 takes several filters and ignores them.
+    filters.into_iter().reduce(|one, other| one.widened(&other)).into_iter().collect()
+}
+
+/// How long to wait before another consumer: 0.1 s, doubled with every attempt up to 5 s, half of it by chance.
+pub(crate) fn pause(attempts: u32) -> Duration {
+    let longest = Duration::from_millis(100 << attempts.min(6)).min(Duration::from_secs(5));
+    longest.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
+}
+
+/// From this message on.
+pub(crate) fn sequence(first: u64) -> DeliverPolicy {
+    DeliverPolicy::ByStartSequence { start_sequence: first }
 }
 
 impl Spec {

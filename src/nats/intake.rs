@@ -21,6 +21,7 @@ pub(crate) struct Intake {
     tier: IntCounter,
     oversize: IntCounter,
     status: IntCounter,
+    repeated: IntCounter,
 }
 
 impl Intake {
@@ -32,6 +33,7 @@ impl Intake {
             tier: rejected("priority"),
             oversize: rejected("oversize"),
             status: rejected("status"),
+            repeated: rejected("repeated"),
         }
     }
 
@@ -85,8 +87,10 @@ impl Intake {
 #[derive(Debug, Default)]
 pub(crate) struct Batch(Vec<Step>);
 
+/// What a batch is made of.
 #[derive(Debug)]
-enum Step {
+pub(crate) enum Step {
+    /// Events side by side.
     Events(Vec<Event>),
     /// The message at this position cannot be given to anybody.
     Lost(u64),
@@ -102,6 +106,11 @@ impl Batch {
 
     fn lost(&mut self, sequence: u64) {
         self.0.push(Step::Lost(sequence));
+    }
+
+    /// What is in it, in order.
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        self.0
     }
 
     /// Writes everything to a log.
@@ -120,10 +129,10 @@ impl Batch {
     }
 
     /// Writes everything to a feed.
-    pub(crate) fn write_to_feed(self, feed: &mut FeedWriter) {
+    pub(crate) fn write_to_feed(self, feed: &mut FeedWriter, intake: &Intake) {
         for step in self.0 {
             match step {
-                Step::Events(events) => feed.append(events),
+                Step::Events(events) => intake.repeated.inc_by(feed.append(events) as u64),
                 Step::Lost(_) => feed.gap(GapReason::Upstream, Some(1)),
             }
         }

@@ -18,6 +18,9 @@ const NAME: &str = "Sidestream-Event";
 /// The header that gives its tier.
 const TIER: &str = "Sidestream-Priority";
 
+/// The header by which a repeated message is known.
+const ID: &str = "Nats-Msg-Id";
+
 /// What an event is made of, borrowed from wherever it came.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Parts<'a> {
@@ -26,6 +29,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) name: Option<&'a str>,
     /// The header [`TIER`].
     pub(crate) tier: Option<&'a str>,
+    /// The header [`ID`], of a message that was stored nowhere: JetStream has looked at the others.
+    pub(crate) id: Option<&'a str>,
     pub(crate) payload: &'a [u8],
 }
 
@@ -35,7 +40,15 @@ impl<'a> Parts<'a> {
         let header = |name| {
             message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(name)).map(|value| value.as_str())
         };
-        Self { subject: message.subject.as_str(), name: header(NAME), tier: header(TIER), payload: &message.payload }
+        let (subject, payload) = (message.subject.as_str(), &message.payload);
+        Self { subject, name: header(NAME), tier: header(TIER), id: None, payload }
+    }
+
+    /// The parts of a message of a core subject.
+    pub(crate) fn of_core(message: &'a Message) -> Self {
+        let id = message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(ID)).map(|value| value.as_str());
+        // 255: what JetStream takes too is shorter; a longer one is nobody's name for a message.
+        Self { id: id.filter(|id| !id.is_empty() && id.len() <= 255), ..Self::of(message) }
     }
 
     /// The parts of a stored message, its headers as the bytes that were published: what is no text is left out.
@@ -78,6 +91,7 @@ pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant)
         subject: Arc::from(parts.subject),
         name,
         tier,
+        message_id: parts.id.map(Box::from),
         // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
         data: Bytes::copy_from_slice(parts.payload),
         received,

@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! tailer (JetStream: one consumer per stream and pod)  -> message -> intake -> LogWriter
+//! archive (JetStream: one consumer per reading)        -> message -> intake -> Page
 //! subscription (core subjects: one per set of filters) -> message -> intake -> FeedWriter
 //! ```
 
 mod api;
+mod archive;
 mod barrier;
 mod client;
 pub mod config;
 mod consumer;
 mod intake;
 mod message;
+mod poison;
 mod subscription;
+mod tags;
 mod tailer;
 
 use std::collections::HashMap;
@@ -21,15 +25,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::feed::{Demands, LogWriter};
+use crate::feed::{Archive, Demands, LogWriter};
 use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::Health;
 use crate::sse::{Component, Tag};
+use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
 use api::Api;
+use archive::JetStreamArchive;
 use barrier::Barrier;
 use client::{Links, Monitor};
 use subscription::Core;
+use tags::Tags;
 use tailer::Tailer;
 
 pub use api::{StreamState, Trouble};
@@ -53,6 +60,7 @@ struct Inner {
     health: Health,
     metrics: Arc<Metrics>,
     states: Mutex<HashMap<String, Arc<Cached>>>,
+    tags: Arc<Tags>,
     /// Ends with the last clone, and lets go of the connections.
     _monitor: Monitor,
 }
@@ -79,6 +87,7 @@ pub async fn connect(
         health: health.clone(),
         metrics: Arc::clone(metrics),
         states: Mutex::default(),
+        tags: Arc::default(),
         _monitor: monitor,
     })))
 }
@@ -87,14 +96,15 @@ impl Nats {
     /// Whether every connection is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let Links { data, core, control } = &self.0.links;
-        [data, core, control].iter().all(|link| link.now().up)
+        let Links { data, replay, core, control } = &self.0.links;
+        [data, replay, core, control].iter().all(|link| link.now().up)
     }
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
     pub fn tail(&self, config: StreamConfig, writer: LogWriter, drain: Watch) {
-        let Inner { identity, links, api, health, metrics, .. } = &*self.0;
-        let tailer = Tailer::new(config, identity.clone(), (api.clone(), links.data.clone()), writer, health, metrics);
+        let Inner { identity, links, api, tags, health, metrics, .. } = &*self.0;
+        let server = (api.clone(), links.data.clone(), Arc::clone(tags));
+        let tailer = Tailer::new(config, identity.clone(), server, writer, health, metrics);
         tokio::spawn(tailer.run(drain));
     }
 
@@ -103,6 +113,13 @@ impl Nats {
         let Inner { identity, links, barrier, metrics, .. } = &*self.0;
         let core = Core::new(links.core.clone(), barrier.clone(), identity.tag(), metrics);
         tokio::spawn(core.serve(demands, drain));
+    }
+
+    /// What JetStream still has of a stream. `identity` replaces the stream's creation time in ids; `filters` is
+    /// everything that can be asked of it.
+    #[must_use]
+    pub fn archive(&self, name: &str, identity: Option<&str>, filters: &FilterSet) -> Arc<dyn Archive> {
+        Arc::new(JetStreamArchive::new(self.clone(), name, identity, filters))
     }
 
     /// The state of a JetStream stream, at most a second old. Whoever asks meanwhile waits for the same answer.

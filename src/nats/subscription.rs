@@ -124,9 +124,9 @@ impl Subscription {
             }
             // The feed gives the number.
             let position = Component { tag: self.core.tag, seq: 0, check: None };
-            self.core.intake.take(Parts::of(message), position, received, &self.filters, &mut batch);
+            self.core.intake.take(Parts::of_core(message), position, received, &self.filters, &mut batch);
         }
-        batch.write_to_feed(&mut self.writer);
+        batch.write_to_feed(&mut self.writer, &self.core.intake);
     }
 
     /// Tells the readers when messages may be missing: another connection, messages dropped, or a refused subject.

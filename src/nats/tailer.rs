@@ -1,19 +1,20 @@
 //! The loop that follows one JetStream stream for the whole pod.
 
-mod poison;
 mod start;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use time::OffsetDateTime;
 
-use super::api::{Api, Retention, StreamState, Trouble};
-use super::client::{Identity, Link, token};
-use super::consumer::{Consumer, Lost, Received, Spec};
+use super::api::{Api, StreamState, Trouble};
+use super::client::{Identity, Link};
+use super::consumer::{self, Consumer, Lost, Received, STALLS_MAX, Spec, sequence};
 use super::intake::{Batch, Intake};
 use super::message::Parts;
+use super::poison::Passage;
+use super::tags::Tags;
 use crate::feed::{Gap, GapReason, Limits, LogWriter};
 use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::{Check, Health, Status};
@@ -37,9 +38,8 @@ pub struct StreamConfig {
 
 /// The most messages of one pull request.
 const REQUEST_MAX: usize = 512;
-
-/// So many disconnects without progress mean that the next message is what costs the connection.
-const STALLS_MAX: u32 = 3;
+/// The most bytes of one pull request.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// Follows one JetStream stream.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ pub(crate) struct Tailer {
     identity: Identity,
     api: Api,
     data: Link,
+    tags: Arc<Tags>,
     writer: LogWriter,
     intake: Intake,
     metrics: Arc<Metrics>,
@@ -76,7 +77,7 @@ impl Tailer {
     pub(crate) fn new(
         config: StreamConfig,
         identity: Identity,
-        (api, data): (Api, Link),
+        (api, data, tags): (Api, Link, Arc<Tags>),
         writer: LogWriter,
         health: &Health,
         metrics: &Arc<Metrics>,
@@ -89,6 +90,7 @@ impl Tailer {
             identity,
             api,
             data,
+            tags,
             writer,
             followed: None,
             consumer: None,
@@ -101,6 +103,7 @@ impl Tailer {
 
     /// Follows until the drain begins, whatever happens to the stream.
     pub(crate) async fn run(mut self, mut drain: Watch) {
+        self.writer.catch_up();
         loop {
             tokio::select! {
                 biased; // A busy stream never ends by itself.
@@ -132,13 +135,9 @@ impl Tailer {
 
     /// Looks where the stream is and creates a consumer that adjoins what was passed.
     async fn begin(&mut self) -> Result<(), Trouble> {
-        let state = self.api.describe(&self.config.name).await?;
-        match state.retention {
-            Retention::Limits => {}
-            Retention::Interest => return Err(Trouble::Retention { kind: "interest" }),
-            Retention::Workqueue => return Err(Trouble::Retention { kind: "work-queue" }),
-        }
+        let state = self.api.describe_shareable(&self.config.name).await?;
         let tag = state.tag(&self.config.name, self.config.identity.as_deref());
+        self.tags.claim(&self.config.name, self.config.identity.as_deref(), tag)?;
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
         let start = match (self.followed, self.writer.head()) {
             (Some(followed), Some((_, head))) => {
@@ -202,12 +201,7 @@ impl Tailer {
         if !is_there || (followed.created != state.created && self.config.identity.is_none()) {
             return Ok(true);
         }
-        match self.api.stored(&self.config.name, last.seq, None).await {
-            Ok(Some(stored)) => Ok(last.check == Some(Component::check_of(stored.published))),
-            // Deleted since, or nothing that we may look at.
-            Ok(None) | Err(Trouble::Denied(_)) => Ok(true),
-            Err(trouble) => Err(trouble),
-        }
+        self.api.still_holds(&self.config.name, last).await
     }
 
     /// Whether every message of the stream is wanted, so that a number of messages is one of events.
@@ -233,16 +227,15 @@ impl Tailer {
     }
 
     async fn create(&mut self, from: DeliverPolicy) -> Result<Consumer, Trouble> {
-        let Identity { pod, boot } = &self.identity;
-        let name = format!("sse-{pod}-{}-{boot}-{}", token(&self.config.name, 100), self.api.number_consumer());
-        let mut filters = self.config.filters.disjoint();
-        if filters.len() > 1 && !self.api.is_server_at_least(2, 10) {
-            // NATS 2.9 takes several filters and ignores them.
-            filters = filters.into_iter().reduce(|one, other| one.widened(&other)).into_iter().collect();
-        }
-        // One message at a time past a message that may cost the connection: the good ones before it get through.
-        let batch = if self.stalls > 0 { 1 } else { REQUEST_MAX };
-        let spec = Spec { stream: self.config.name.clone(), name, filters, from, batch };
+        let spec = Spec {
+            stream: self.config.name.clone(),
+            name: consumer::name(&self.api, &self.identity, &self.config.name, ""),
+            filters: consumer::filters(&self.api, &self.config.filters),
+            from,
+            batch: REQUEST_MAX,
+            bytes: REQUEST_BYTES_MAX,
+            is_careful: self.stalls > 0,
+        };
         let consumer = Consumer::create(&self.api, self.data.clone(), spec).await?;
         self.metrics.consumers_created_total.inc();
         Ok(consumer)
@@ -284,6 +277,7 @@ impl Tailer {
     fn settle(&mut self) {
         if !self.caught_up {
             self.caught_up = true;
+            self.writer.caught_up();
             self.check.set(Status::Ok);
         }
     }
@@ -305,19 +299,39 @@ impl Tailer {
         self.back_off().await;
     }
 
+    /// Takes what costs the connection another way.
+    async fn pass_poison(&mut self) {
+        let (Some(mut followed), Some((_, head))) = (self.followed, self.writer.head()) else { return };
+        let passage = Passage {
+            api: &self.api,
+            stream: &self.config.name,
+            filters: &self.config.filters,
+            tag: followed.tag,
+            intake: &self.intake,
+            metrics: &self.metrics,
+        };
+        let passed = match passage.pass(head).await {
+            Ok(passed) => passed,
+            Err(trouble) => return self.report(&trouble),
+        };
+        self.intake.received(passed.messages);
+        passed.batch.write_to_log(&mut self.writer);
+        if let Some(last) = passed.last {
+            self.writer.advance(last.seq);
+            followed.last = Some(last);
+            self.followed = Some(followed);
+        }
+        self.stalls = 0;
+        self.attempts = 0;
+    }
+
     fn report(&mut self, trouble: &Trouble) {
         self.caught_up = false;
         self.check.set(Status::Failing(trouble.explain(&self.config.name)));
     }
 
-    /// Waits 0.1 s, doubled with every attempt up to 5 s, half of it by chance.
     async fn back_off(&mut self) {
-        let longest = Duration::from_millis(100 << self.attempts.min(6)).min(Duration::from_secs(5));
+        tokio::time::sleep(consumer::pause(self.attempts)).await;
         self.attempts += 1;
-        tokio::time::sleep(longest.mul_f64(fastrand::f64().mul_add(0.5, 0.5))).await;
     }
-}
-
-fn sequence(first: u64) -> DeliverPolicy {
-    DeliverPolicy::ByStartSequence { start_sequence: first }
 }

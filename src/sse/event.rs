@@ -19,6 +19,8 @@ pub struct Event {
     pub name: Option<EventName>,
     /// The tier its publisher gave it (`Sidestream-Priority`), if it gave one.
     pub tier: Option<Tier>,
+    /// What its publisher calls it (`Nats-Msg-Id`), where a repetition has to be noticed here: on core subjects.
+    pub message_id: Option<Box<str>>,
     /// The payload as published.
     pub data: Bytes,
     /// When this process received it: the start of `sidestream_delivery_seconds`.

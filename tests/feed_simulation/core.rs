@@ -130,6 +130,7 @@ impl World {
             subject: subject.as_str().into(),
             name: None,
             tier: None,
+            message_id: None,
             data: payload(*content).into(),
             received: now(),
         };

@@ -137,6 +137,7 @@ impl Source {
             subject: record.subject.clone(),
             name: None,
             tier: None,
+            message_id: None,
             data: payload(record.content).into(),
             received,
         }

@@ -31,6 +31,7 @@ fn event(seq: u64, tag: Tag) -> Event {
         subject: if seq % 3 == 0 { "b".into() } else { "a".into() },
         name: None,
         tier: None,
+        message_id: None,
         data: format!("{seq}").into(),
         received: Instant::now(),
     }

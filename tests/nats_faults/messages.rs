@@ -94,7 +94,8 @@ async fn a_flood_of_core_messages_is_delivered_or_told() {
     let told = told(&events);
     let numbers: Vec<u32> = told.iter().filter_map(|event| event.parse().ok()).collect();
     assert!(numbers.is_sorted_by(|one, next| one < next), "in order, and none twice");
-    if numbers.len() < 30_000 && !told.contains(&"gap:upstream".to_owned()) {
+    // What overran the window is told as `slow` with its number; what NATS dropped, as `upstream`.
+    if numbers.len() < 30_000 && !told.iter().any(|event| event.starts_with("gap:")) {
         client.until(|event| gap_reason(event).as_deref() == Some("upstream")).await;
         assert!(sidestream.metric("sidestream_nats_slow_consumer_total", &[]).await >= 1.0);
     }

@@ -136,7 +136,11 @@ impl Reader {
     pub async fn of_log_after(log: &Arc<Log>, filters: &[&str], seq: u64) -> Self {
         let tag = eventually(RECOVERY, "the log has begun", || std::future::ready(log.tag())).await;
         let start = Start::After(sidestream::sse::Component { tag, seq, check: None });
-        let opened = log.open(filter_set(filters), &Arc::new(Profile::default()), start).await.unwrap();
+        let profile = Arc::new(Profile::default());
+        let opened = eventually(RECOVERY, "the log is caught up", || async {
+            log.open(filter_set(filters), &profile, start).await.ok()
+        })
+        .await;
         Self { cursor: opened.cursor, seen: Vec::new() }
     }
 

@@ -1,6 +1,7 @@
 //! Reads `routes:`: paths, sources, templates, and what a route gives its clients.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
@@ -22,14 +23,31 @@ pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
         place.problem(format!("there are {} routes, at most {ROUTES_MAX} are served", routes.len()), None);
         return None;
     }
-    for (index, (at, route)) in routes.iter().enumerate() {
-        let first = routes[..index].iter().find(|(_, other)| hides(&other.path, &route.path));
-        if let Some((first, _)) = first {
+    for (index, (at, _, route)) in routes.iter().enumerate() {
+        let first = routes[..index].iter().find(|(_, _, other)| hides(&other.path, &route.path));
+        if let Some((first, ..)) = first {
             let message = format!("this route is never reached: that of line {} answers first", first.line);
             place.problem_at(*at, message, Some("name every path once, the more special ones first"));
         }
     }
-    Some(routes.into_iter().map(|(_, route)| route).collect())
+    identities(place, &routes);
+    Some(routes.into_iter().map(|(_, _, route)| route).collect())
+}
+
+/// A stream is followed once for all routes, under one name.
+fn identities(place: &Place<'_>, routes: &[(Mark, Vec<Mark>, RouteConfig)]) {
+    let mut known: HashMap<&str, (Mark, Option<&str>)> = HashMap::new();
+    for (_, marks, route) in routes {
+        for (at, source) in marks.iter().zip(&route.sources) {
+            let Some(stream) = &source.stream else { continue };
+            let identity = source.identity.as_deref();
+            let (first, other) = *known.entry(stream).or_insert((*at, identity));
+            if other != identity {
+                let message = format!("this JetStream stream has another `identity` in line {}", first.line);
+                place.problem_at(*at, message, Some("give it the same one wherever it is a source"));
+            }
+        }
+    }
 }
 
 /// Whether every request for the second path is answered by the first.
@@ -44,7 +62,8 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
     }
 }
 
-fn route(place: &Place<'_>) -> Option<(Mark, RouteConfig)> {
+/// A route, where its path stands, and where its sources do.
+fn route(place: &Place<'_>) -> Option<(Mark, Vec<Mark>, RouteConfig)> {
     place.map(|keys| {
         keys.later(&["slow", "close", "priority"]);
         let path = keys.require("path", path);
@@ -55,7 +74,8 @@ fn route(place: &Place<'_>) -> Option<(Mark, RouteConfig)> {
         let client = keys.nullable("client", default.client.clone(), |place| client(place, path.as_ref()));
         let event = keys.nullable("event", default.event.clone(), event);
         let rest = rest(keys, default);
-        Some((keys.at("path"), RouteConfig { path: path?, sources: sources?, client, event, ..rest }))
+        let (marks, sources) = sources?.into_iter().unzip();
+        Some((keys.at("path"), marks, RouteConfig { path: path?, sources, client, event, ..rest }))
     })
 }
 
@@ -85,7 +105,7 @@ fn path(place: &Place<'_>) -> Option<PathTemplate> {
     })
 }
 
-fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<SourceConfig>> {
+fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<(Mark, SourceConfig)>> {
     let sources = place.some(|place| source(place, path).map(|source| (place.at(), source)))?;
     if sources.len() > SOURCES_MAX {
         place.problem(format!("a route has at most {SOURCES_MAX} sources, not {}", sources.len()), None);
@@ -100,18 +120,28 @@ fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<SourceC
                 format!("{what} is a source of this route already, in line {}", first.line),
                 Some(hint),
             );
+        } else if let Some(identity) = &source.identity
+            && let Some((first, _)) =
+                sources[..index].iter().find(|(_, other)| other.identity.as_ref() == Some(identity))
+        {
+            let message = format!("the source in line {} has this `identity` too", first.line);
+            place.problem_at(*at, message, Some("an id could not tell the two apart: put them into two routes"));
         }
     }
-    Some(sources.into_iter().map(|(_, source)| source).collect())
+    Some(sources)
 }
 
 fn source(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
     place.map(|keys| {
-        keys.later(&["delivery", "identity"]);
+        keys.later(&["delivery"]);
         let stream = keys.nullable("stream", None, stream);
+        let identity = keys.nullable("identity", None, identity);
+        if identity.is_some() && stream.is_none() && !keys.has("stream") {
+            keys.problem("identity", "core NATS has no `identity`", Some("its ids are of this pod only"));
+        }
         let allow = keys.or("allow", Vec::new(), |place| place.list(filter));
         let subjects = keys.require("subjects", |place| place.some(|place| subject(place, path, &allow)));
-        Some(SourceConfig { stream, subjects: subjects?, allow })
+        Some(SourceConfig { stream, identity, subjects: subjects?, allow })
     })
 }
 
@@ -122,6 +152,15 @@ fn stream(place: &Place<'_>) -> Option<String> {
             |char: char| char.is_whitespace() || char.is_control() || matches!(char, '.' | '*' | '>' | '/' | '\\');
         if text.is_empty() || text.len() > 255 || text.contains(odd) {
             return Err("the name of a stream has 1 to 255 bytes, no white space and none of `.*>/\\`");
+        }
+        Ok(text.to_owned())
+    })
+}
+
+fn identity(place: &Place<'_>) -> Option<String> {
+    place.parsed("an identity", |text| {
+        if text.is_empty() || text.len() > 255 || text.trim() != text || text.contains(char::is_control) {
+            return Err("an identity has 1 to 255 bytes, no control characters and no space at its ends");
         }
         Ok(text.to_owned())
     })

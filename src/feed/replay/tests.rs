@@ -37,6 +37,7 @@ fn event(tag: Tag, seq: u64) -> Event {
         subject: format!("s.{}", seq % 10).into(),
         name: None,
         tier: None,
+        message_id: None,
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),
     }

@@ -1,0 +1,72 @@
+//! What JetStream still has of one stream, for those whose position is no longer in memory.
+
+mod reading;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::intake::Intake;
+use super::{Nats, Trouble};
+use crate::feed::archive::{Answer, Archive, Pages, State, Unavailable};
+use crate::sse::Tag;
+use crate::subject::FilterSet;
+use reading::Reading;
+
+/// One JetStream stream as an archive.
+#[derive(Debug)]
+pub(super) struct JetStreamArchive(Arc<Place>);
+
+/// What every reading of one stream needs.
+#[derive(Debug)]
+struct Place {
+    nats: Nats,
+    stream: String,
+    identity: Option<String>,
+    /// Everything that can be asked of it: what NATS is asked for when a reading wants too many filters.
+    all: FilterSet,
+    intake: Intake,
+    /// The tag that was told last: what a reading is asked to read.
+    told: Mutex<Option<Tag>>,
+}
+
+impl JetStreamArchive {
+    pub(super) fn new(nats: Nats, stream: &str, identity: Option<&str>, all: &FilterSet) -> Self {
+        let intake = Intake::new(&nats.0.metrics, stream);
+        let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
+        Self(Arc::new(Place { nats, stream, identity, all: all.clone(), intake, told: Mutex::default() }))
+    }
+}
+
+impl Archive for JetStreamArchive {
+    fn state(&self) -> Answer<'_, State> {
+        Box::pin(async {
+            let place = &*self.0;
+            let state = place.nats.stream_state(&place.stream).await.and_then(super::StreamState::shareable);
+            let state = state.map_err(|trouble| place.unavailable(&trouble))?;
+            let tag = state.tag(&place.stream, place.identity.as_deref());
+            *place.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag);
+            Ok(State { tag, first_seq: state.first_seq, last_seq: state.last_seq })
+        })
+    }
+
+    fn check(&self, seq: u64) -> Answer<'_, Option<u16>> {
+        Box::pin(async move {
+            if seq == 0 {
+                return Ok(None); // Before the first message; the server takes it for no number at all.
+            }
+            let place = &*self.0;
+            let check = place.nats.message_check(&place.stream, seq).await;
+            check.map_err(|trouble| place.unavailable(&trouble))
+        })
+    }
+
+    fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
+        let told = *self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        Box::new(Reading::new(Arc::clone(&self.0), filters.clone(), after, told))
+    }
+}
+
+impl Place {
+    fn unavailable(&self, trouble: &Trouble) -> Unavailable {
+        Unavailable::Now(trouble.explain(&self.stream))
+    }
+}
