@@ -105,7 +105,8 @@ impl Budget {
             all.retain(|window| window.strong_count() > 0);
             all.iter().filter_map(Weak::upgrade).collect()
         };
-        windows.sort_by_key(|window| window.last_read());
+        // Cached: others read meanwhile, and a sort must not see a key change.
+        windows.sort_by_cached_key(|window| window.last_read());
         while self.used() > self.max() {
             // One round over all, the least recently read first; the most recently read gives last.
             let mut gave = false;

@@ -10,7 +10,7 @@ use crate::subject::FilterSet;
 use super::feed::Feed;
 use super::replay::{Ticket, Turn};
 use super::source::Origin;
-use super::window::{Entry, Place};
+use super::window::{Entry, Epoch, Missing, Place, Totals, Window};
 use super::{Batch, Gap, GapReason, Item};
 
 /// How far a reader is behind the head of its feed.
@@ -110,41 +110,51 @@ impl Cursor {
         let feed = self.standing.feed.clone();
         let mut state = feed.lock();
         let before = batch.items.len();
-        if self.place.index < state.window.oldest_place().index {
-            let oldest = state.window.oldest_place();
-            let missed = oldest.events - self.place.events;
-            if missed > 0 && state.window.tag_is(self.position.tag) {
-                // Overtaken: what fell out of the window is still in the archive.
+        let oldest = state.window.oldest_place();
+        if self.place.index < oldest.index {
+            if self.pass_epoch(&state.window, batch) {
+                state.readers.moved(self.standing.key, self.place, self.position);
+                return Poll::Ready(Read::Some);
+            }
+            let is_overtaken = oldest.before.events > self.place.before.events;
+            if is_overtaken && state.window.is_present(self.place.index) {
+                // What fell out of the window is still in the archive; what a gap said is missing is not.
+                let told = Totals { lost: oldest.before.lost, unknown: oldest.before.unknown, ..self.place.before };
                 let end = state.window.end_place();
                 drop(state);
                 if let Some(ticket) = self.standing.origin.enter(&feed, self.position.seq) {
+                    batch.items.extend(told.missed_since(self.place.before).map(|gap| self.gap(gap)));
                     self.replay = Some(ticket);
                     self.place = end;
-                    return self.poll_replay(context, batch, budget);
+                    let read = self.poll_replay(context, batch, budget);
+                    return if batch.items.len() > before { Poll::Ready(Read::Some) } else { read };
                 }
                 state = feed.lock();
             }
             let oldest = state.window.oldest_place();
-            let missed = oldest.events - self.place.events;
-            self.place = oldest;
-            if missed > 0 {
-                let gap = Gap { reason: GapReason::Slow, missed: Some(missed) };
-                batch.items.push(Item::Gap { gap, position: self.position });
+            if let Some(gap) = oldest.before.missed_since(self.place.before) {
+                batch.items.push(self.gap(gap));
+                if gap.missed.is_none() {
+                    // Other numbers may have begun in between: what is passed by is no longer what the reader has.
+                    self.skip.seq = 0;
+                }
             }
+            self.place = oldest;
         }
         let mut bytes = 0;
         while bytes < budget {
             let Some(entry) = state.window.get(self.place.index) else { break };
-            let (index, position) = (self.place.index, entry.position());
+            let position = entry.position();
+            let renumbers = matches!(entry, Entry::Gap { place: Missing::Renumbered, .. });
+            let has_it = !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
             self.place.index += 1;
             match entry {
                 Entry::Event { frame, tier, .. } => {
-                    self.place.events += 1;
-                    self.place.bytes += frame.len() as u64;
-                    if position.tag == self.skip.tag && position.seq <= self.skip.seq {
+                    self.place.before.events += 1;
+                    self.place.before.bytes += frame.len() as u64;
+                    if has_it {
                         continue;
                     }
-                    self.position = position;
                     bytes += frame.len();
                     batch.items.push(Item::Event {
                         frame: frame.clone(),
@@ -154,14 +164,21 @@ impl Cursor {
                     });
                 }
                 Entry::Gap { gap, .. } => {
-                    self.position = position;
-                    if state.window.begins_at(index) {
-                        // The numbers begin again: what is passed by is no longer what the reader has.
+                    match gap.missed {
+                        Some(missed) => self.place.before.lost += missed,
+                        None => self.place.before.unknown += 1,
+                    }
+                    if has_it {
+                        continue;
+                    }
+                    if renumbers {
+                        // What is passed by is no longer what the reader has.
                         self.skip = position;
                     }
                     batch.items.push(Item::Gap { gap: *gap, position });
                 }
             }
+            self.position = position;
         }
         debug_assert!(self.place.index <= state.window.end(), "a cursor never passes the head");
         state.readers.moved(self.standing.key, self.place, self.position);
@@ -177,6 +194,20 @@ impl Cursor {
         Poll::Pending
     }
 
+    /// Tells a reader how the present numbers began when what would tell it has fallen out of the window.
+    fn pass_epoch(&mut self, window: &Window, batch: &mut Batch) -> bool {
+        let is_gone = |epoch: &Epoch| (self.place.index..window.oldest_place().index).contains(&epoch.place.index);
+        let Some(epoch) = window.epoch().filter(is_gone) else { return false };
+        batch.items.extend(epoch.place.before.missed_since(self.place.before).map(|gap| self.gap(gap)));
+        batch.items.push(Item::Gap { gap: epoch.gap, position: epoch.position });
+        (self.place, self.position, self.skip) = (epoch.behind, epoch.position, epoch.position);
+        true
+    }
+
+    fn gap(&self, gap: Gap) -> Item {
+        Item::Gap { gap, position: self.position }
+    }
+
     /// Reads with a replay until the window is reached. Pending without a ticket: go on in the window.
     fn poll_replay(&mut self, context: &mut Context<'_>, batch: &mut Batch, budget: usize) -> Poll<Read> {
         let feed = self.standing.feed.clone();
@@ -186,7 +217,7 @@ impl Cursor {
                 let mut state = feed.lock();
                 // Also woken by the window: it may begin another tag meanwhile.
                 state.readers.wait(self.standing.key, context.waker());
-                (state.window.floor(), state.window.tag_is(self.position.tag))
+                (state.window.floor(), state.window.is_present(self.place.index))
             };
             let (mut bytes, position) = (0, &mut self.position);
             let turn = if current {
@@ -219,14 +250,24 @@ impl Cursor {
                 }
                 Turn::Expired(after) => {
                     self.position = Component { tag: self.position.tag, seq: after, check: None };
+                    feed.lock().readers.moved(self.standing.key, self.place, self.position);
                     let gap = Gap { reason: GapReason::Expired, missed: None };
                     batch.items.push(Item::Gap { gap, position: self.position });
                     return Poll::Ready(Read::Some);
                 }
                 Turn::Changed => {
-                    // What the feed holds of the new tag follows; its first entry tells the reader why.
-                    self.place = feed.lock().window.epoch_place();
                     self.replay = None;
+                    let state = feed.lock();
+                    match state.window.epoch().filter(|_| !state.window.is_present(self.place.index)) {
+                        // What the feed holds of the new numbers follows; how they began is told first.
+                        Some(epoch) => self.place = epoch.place,
+                        None => {
+                            // The tail does not know it yet.
+                            self.place = state.window.end_place();
+                            batch.items.push(self.gap(Gap { reason: GapReason::Recreated, missed: None }));
+                            return Poll::Ready(Read::Some);
+                        }
+                    }
                 }
             }
         }
@@ -287,8 +328,8 @@ impl Standing {
         let end = state.window.end_place();
         let oldest = state.window.get(place.index.max(state.window.oldest_place().index));
         Lag {
-            events: end.events - place.events,
-            bytes: end.bytes - place.bytes,
+            events: end.before.events - place.before.events,
+            bytes: end.before.bytes - place.before.bytes,
             age: oldest.map_or(Duration::ZERO, |entry| now.saturating_duration_since(entry.received())),
         }
     }

@@ -14,7 +14,7 @@ use crate::subject::FilterSet;
 use super::feed::Feed;
 use super::repeats::Repeats;
 use super::source::Origin;
-use super::window::Logged;
+use super::window::{Logged, Missing};
 use super::{Budget, Cursor, Gap, GapReason, Log, OpenError, Opened, Outcome, Profile, Start};
 
 /// How long a feed outlives its last reader.
@@ -166,8 +166,10 @@ impl OnDemand {
             known.wanted.send_replace(true);
             return Ok((known.feed.clone(), known.established.clone(), None));
         }
-        // What was numbered before this feed began is not in it.
-        let feed = Feed::new(key.0.clone(), key.1.clone(), self.head(), &self.budget).ok_or(OpenError::TooManyFeeds)?;
+        // A number of its own: whoever was here before may have missed what nobody was subscribed to.
+        let seq = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
+        let floor = Component { seq, ..self.head() };
+        let feed = Feed::new(key.0.clone(), key.1.clone(), floor, &self.budget).ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (established, established_seen) = watch::channel(false);
         let writer = FeedWriter {
@@ -218,7 +220,7 @@ impl FeedWriter {
     /// Appends events in the order of their receipt. Their positions are given here. Returns how many were left out,
     /// since they stand in the window already by what their publisher calls them.
     pub fn append(&mut self, events: Vec<Event>) -> usize {
-        let mut repeated = 0;
+        let (mut repeated, all) = (0, events.len());
         let mut state = self.feed.lock();
         for mut event in events {
             self.repeats.forget(state.window.floor());
@@ -237,7 +239,9 @@ impl FeedWriter {
             let shown = Log::show_alone(&logged, &self.feed.profile);
             state.window.push_event(shown.logged, shown.frame, shown.tier);
         }
-        state.readers.take_waiting(&mut self.wakers);
+        if repeated < all {
+            state.readers.take_waiting(&mut self.wakers);
+        }
         drop(state);
         self.wake();
         self.core.budget.enforce();
@@ -250,10 +254,11 @@ impl FeedWriter {
         // A number of its own, so that a reader that stops before the gap is told when it comes back.
         let seq = self.core.counter.fetch_add(1, Ordering::Relaxed) + 1;
         let position = Component { tag: self.core.tag, seq, check: None };
-        state.window.push_gap(Gap { reason, missed }, position, Instant::now());
+        state.window.push_gap(Gap { reason, missed }, position, Missing::Before, Instant::now());
         state.readers.take_waiting(&mut self.wakers);
         drop(state);
         self.wake();
+        self.core.budget.enforce();
     }
 
     /// Returns when nobody has read the feed for [`LINGER`]: the subscription may end. Can be dropped and called again.

@@ -11,7 +11,7 @@ use crate::subject::FilterSet;
 
 use super::budget::{Budget, Shrink};
 use super::readers::Readers;
-use super::window::{Logged, Place, Window};
+use super::window::{Logged, Missing, Place, Window};
 use super::{Gap, Profile};
 
 /// One feed. Its writer is the log (or the subscription) that made it; its readers are cursors.
@@ -87,14 +87,14 @@ impl Feed {
     /// Marks that events are missing after `position`.
     pub(super) fn append_gap(&self, gap: Gap, position: Component, now: Instant, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
-        state.window.push_gap(gap, position, now);
+        state.window.push_gap(gap, position, Missing::Behind, now);
         state.readers.take_waiting(wakers);
     }
 
-    /// Begins another tag, with a gap that tells of it.
-    pub(super) fn begin_epoch(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Vec<Waker>) {
+    /// Goes on behind `floor`, with a gap that tells of it.
+    pub(super) fn renew(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
-        state.window.begin_epoch(gap, floor, now);
+        state.window.renew(gap, floor, now);
         state.readers.take_waiting(wakers);
     }
 

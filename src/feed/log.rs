@@ -20,8 +20,8 @@ use super::feed::{Appended, Feed};
 use super::index::Index;
 use super::interest::Interest;
 use super::replay::{Replayer, Replays, Ticket};
-use super::window::Logged;
-use super::{Limits, OpenError, Profile};
+use super::window::{Logged, Missing};
+use super::{Gap, Limits, OpenError, Profile};
 
 pub use writer::LogWriter;
 
@@ -49,6 +49,8 @@ struct State {
     /// Running index of the first of `events`.
     base: u64,
     bytes: usize,
+    /// Where events are missing, for feeds that are made later; never more than events.
+    holes: VecDeque<Hole>,
     index: Index,
     limits: Limits,
     /// Where the writer is; none before it began.
@@ -61,6 +63,16 @@ struct State {
     /// The writer is still on its way to where readers begin.
     catching_up: bool,
     ended: bool,
+}
+
+/// Events are missing behind a position.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    gap: Gap,
+    position: Component,
+    /// The running index of the event that follows.
+    index: u64,
+    since: Instant,
 }
 
 /// What makes two readers share a feed.
@@ -78,6 +90,7 @@ pub fn channel(
         events: VecDeque::new(),
         base: 0,
         bytes: 0,
+        holes: VecDeque::new(),
         index: Index::default(),
         limits,
         head: None,
@@ -250,15 +263,42 @@ impl State {
         }
         let floor = Component { tag, seq: self.floor, check: None };
         let feed = Feed::new(key.0.clone(), profile.clone(), floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
-        // Seed before anyone can read: the log's events through its index, never by a scan.
-        let seeds: Vec<&Arc<Logged>> = self.index.find(&key.0).iter().filter_map(|index| self.get(*index)).collect();
-        let mut named = HashMap::new();
-        let events = seeds.iter().enumerate().map(|(place, logged)| show(logged, profile, place, &mut named));
-        feed.append(events, &mut Vec::new());
+        self.seed(&feed);
         let slot = self.feeds.insert(feed.clone());
         self.interest.insert(&key.0, slot);
         self.keys.insert(key, slot);
         Ok(feed)
+    }
+
+    /// Fills a feed before anyone can read it: the log's events through its index, never by a scan.
+    fn seed(&self, feed: &Feed) {
+        let mut window = feed.lock();
+        let mut holes = self.holes.iter().peekable();
+        for index in self.index.find(&feed.filters) {
+            let Some(logged) = self.get(index) else { continue };
+            while let Some(hole) = holes.next_if(|hole| hole.index <= index) {
+                window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+            }
+            let (frame, tier) = feed.profile.show(logged);
+            window.window.push_event(logged.clone(), frame, tier);
+        }
+        for hole in holes {
+            window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+        }
+    }
+
+    fn push_hole(&mut self, gap: Gap, position: Component, since: Instant) {
+        let index = self.base + self.events.len() as u64;
+        self.holes.push_back(Hole { gap, position, index, since });
+        if self.holes.len() > self.limits.events {
+            self.pop_hole();
+        }
+    }
+
+    /// Forgets the oldest hole: to a reader before it nothing can be promised.
+    fn pop_hole(&mut self) {
+        let Some(hole) = self.holes.pop_front() else { return };
+        self.floor = self.floor.max(hole.position.seq + 1);
     }
 
     fn get(&self, index: u64) -> Option<&Arc<Logged>> {
@@ -277,9 +317,14 @@ impl State {
             let full =
                 self.events.len() > self.limits.events || (self.bytes > self.limits.bytes && self.events.len() > 1);
             if !old && !full {
-                return;
+                break;
             }
             self.pop();
+        }
+        let (base, age) = (self.base, self.limits.age);
+        let is_old = |hole: &Hole| hole.index <= base && now.saturating_duration_since(hole.since) > age;
+        while self.holes.front().is_some_and(is_old) {
+            self.pop_hole();
         }
     }
 
@@ -287,14 +332,18 @@ impl State {
         let Some(first) = self.events.pop_front() else { return };
         self.base += 1;
         self.bytes -= first.frame.len();
-        self.floor = first.event.position.seq;
+        self.floor = self.floor.max(first.event.position.seq);
         self.index.pop(&first.event.subject);
+        while self.holes.front().is_some_and(|hole| hole.index < self.base) {
+            self.holes.pop_front();
+        }
     }
 
     fn clear(&mut self, floor: u64) {
         while !self.events.is_empty() {
             self.pop();
         }
+        self.holes.clear();
         self.floor = floor;
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Replayer {
 struct State {
     readers: Slab<Reader>,
     runs: Slab<Run>,
+    /// How often the numbers of the source have begun again. A run is of one numbering, and so are its readers.
+    numbering: u64,
 }
 
 /// One reader that is behind the window.
@@ -96,6 +98,7 @@ enum Phase {
 /// One replay.
 #[derive(Debug)]
 struct Run {
+    numbering: u64,
     interest: Interest,
     filters: FilterSet,
     /// The page ends here, as does all that was read before it.
@@ -207,12 +210,13 @@ impl Replayer {
     /// Makes a run for all who wait, from the earliest of them on.
     fn begin(&self) -> Option<usize> {
         let mut state = self.lock();
-        let State { readers, runs } = &mut *state;
+        let State { readers, runs, numbering } = &mut *state;
         let queued = || readers.iter().filter(|(_, reader)| matches!(reader.phase, Phase::Queued));
         let through = queued().map(|(_, reader)| reader.through).min()?;
         let asked = FilterSet::new(queued().flat_map(|(_, reader)| reader.feed.filters.filters()).cloned());
         let filters = if asked.filters().len() > FILTERS_MAX { self.reach.clone() } else { asked };
         let run = runs.insert(Run {
+            numbering: *numbering,
             interest: Interest::default(),
             filters,
             through,
@@ -229,6 +233,9 @@ impl Replayer {
     /// Lets everybody join who waits and needs nothing from before this point of the run.
     fn take_along(&self, state: &mut State, run: usize) {
         let place = &mut state.runs[run];
+        if place.numbering != state.numbering {
+            return;
+        }
         for (key, reader) in &mut state.readers {
             if matches!(reader.phase, Phase::Queued)
                 && reader.through >= place.through
@@ -245,6 +252,18 @@ impl Replayer {
                 self.replays.unqueue();
             }
         }
+    }
+
+    /// The numbers of the source begin again: what runs is of the old ones.
+    pub(super) fn renumber(&self) {
+        self.lock().numbering += 1;
+    }
+
+    /// How far a run has come; nothing once the numbers have begun again.
+    fn standing(&self, run: usize) -> Option<u64> {
+        let state = self.lock();
+        let place = &state.runs[run];
+        (place.numbering == state.numbering).then_some(place.through)
     }
 
     async fn read(&self, run: usize) {
@@ -273,7 +292,7 @@ impl Replayer {
                     let wait = BACKOFF.0.saturating_mul(1 << failures.min(6)).min(BACKOFF.1);
                     failures += 1;
                     sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    let through = self.lock().runs[run].through;
+                    let Some(through) = self.standing(run) else { return self.end(run, true) };
                     pages = self.archive.read(&filters, through);
                     continue;
                 }
@@ -305,7 +324,7 @@ impl Replayer {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
-            let State { readers, runs } = &mut *state;
+            let State { readers, runs, .. } = &mut *state;
             let place = &mut runs[run];
             let mut found = Vec::new();
             for (number, logged) in (0u32..).zip(&events) {
@@ -350,7 +369,7 @@ impl Replayer {
     /// Leaves behind who is behind and takes along who waits. False when the run is over.
     fn go_on(&self, run: usize, began: Instant) -> bool {
         let mut state = self.lock();
-        let State { readers, runs } = &mut *state;
+        let State { readers, runs, .. } = &mut *state;
         for (key, reader) in readers.iter_mut() {
             let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
             if *joined == run && !events.is_empty() {
@@ -372,7 +391,7 @@ impl Replayer {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
-            let State { readers, runs } = &mut *state;
+            let State { readers, runs, .. } = &mut *state;
             for (_, reader) in readers.iter_mut() {
                 if matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run) {
                     if changed {

@@ -8,7 +8,7 @@ use crate::sse::encode::Frame;
 use crate::sse::{Component, Event, Tag, Tier};
 
 use super::budget::{Budget, Charge};
-use super::{Gap, Limits};
+use super::{Gap, GapReason, Limits};
 
 /// An event as the log holds it: the payload and its encoding without a route's name, shared by all who want it.
 #[derive(Debug)]
@@ -48,8 +48,20 @@ pub(super) enum Entry {
         gap: Gap,
         /// Where a reader stands once it has been told.
         position: Component,
+        place: Missing,
         since: Instant,
     },
+}
+
+/// Where the events are that a gap tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Behind its position: whoever stands there has not been told yet.
+    Behind,
+    /// Before its position: whoever stands there has been told.
+    Before,
+    /// Before its position, where the numbers begin again: nobody has what follows from elsewhere.
+    Renumbered,
 }
 
 impl Entry {
@@ -57,6 +69,14 @@ impl Entry {
         match self {
             Self::Event { logged, .. } => logged.event.position,
             Self::Gap { position, .. } => *position,
+        }
+    }
+
+    /// Whether a reader that has everything up to this sequence number needs it no more.
+    pub(super) fn is_passed(&self, seq: u64) -> bool {
+        match self {
+            Self::Gap { place: Missing::Behind, .. } => self.position().seq < seq,
+            Self::Event { .. } | Self::Gap { .. } => self.position().seq <= seq,
         }
     }
 
@@ -71,10 +91,8 @@ impl Entry {
 #[derive(Debug)]
 struct Slot {
     entry: Entry,
-    /// Events before this entry since the feed began: lag is a difference of two of these.
-    events_before: u64,
-    /// Bytes before this entry since the feed began.
-    bytes_before: u64,
+    /// Before this entry since the feed began: lag is a difference of two of these.
+    before: Totals,
 }
 
 /// What an entry costs beside the bytes that it shares with the log.
@@ -85,10 +103,9 @@ const ENTRY_BYTES: usize = size_of::<Slot>();
 pub(super) struct Window {
     slots: VecDeque<Slot>,
     base: u64,
-    events_end: u64,
-    bytes_end: u64,
-    /// The first index of the present tag; earlier entries are of a stream that is gone.
-    epoch: u64,
+    end: Totals,
+    /// Where the present numbers begin, if they did not begin with the feed; earlier entries are of others.
+    epoch: Option<Epoch>,
     /// Which numbers they are now.
     tag: Tag,
     /// Everything after this sequence number that ever matched is here.
@@ -97,76 +114,114 @@ pub(super) struct Window {
     budget: Arc<Budget>,
 }
 
-/// Where a reader stands, in running totals: the next entry, and what came before it.
+/// Running totals since the feed began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    /// Events that gaps say are missing, where they say how many.
+    pub(super) lost: u64,
+    /// Gaps that do not.
+    pub(super) unknown: u64,
+}
+
+/// Where a reader stands: the next entry, and what came before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) index: u64,
-    pub(super) events: u64,
-    pub(super) bytes: u64,
+    pub(super) before: Totals,
+}
+
+/// How the present numbers began: kept apart from the entries, since it must be told to whoever stood before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Epoch {
+    /// Of the entry that tells it.
+    pub(super) place: Place,
+    /// Behind that entry.
+    pub(super) behind: Place,
+    pub(super) gap: Gap,
+    /// Where a reader stands once it has been told.
+    pub(super) position: Component,
+}
+
+impl Totals {
+    /// What is missing between an earlier place and this one, if anything.
+    pub(super) fn missed_since(self, earlier: Self) -> Option<Gap> {
+        let missed = (self.events - earlier.events) + (self.lost - earlier.lost);
+        let is_known = self.unknown == earlier.unknown;
+        let gap = Gap { reason: GapReason::Slow, missed: is_known.then_some(missed) };
+        (missed > 0 || !is_known).then_some(gap)
+    }
 }
 
 impl Window {
     /// An empty window of everything after `floor`.
     pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
         let Component { tag, seq: floor, .. } = floor;
-        Self { slots: VecDeque::new(), base: 0, events_end: 0, bytes_end: 0, epoch: 0, tag, floor, limits, budget }
+        let (slots, end) = (VecDeque::new(), Totals::default());
+        Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget }
     }
 
     /// Appends an event; older ones make place.
     pub(super) fn push_event(&mut self, logged: Arc<Logged>, frame: Frame, tier: Tier) {
         let (received, bytes) = (logged.event.received, frame.len() as u64);
         self.push(Entry::Event { logged, frame, tier });
-        self.events_end += 1;
-        self.bytes_end += bytes;
+        self.end.events += 1;
+        self.end.bytes += bytes;
         self.evict(received);
     }
 
-    /// Marks a place where events are missing. `position` is where a reader stands once it has been told.
-    pub(super) fn push_gap(&mut self, gap: Gap, position: Component, now: Instant) {
-        self.push(Entry::Gap { gap, position, since: now });
+    /// Marks that events are missing beside `position`.
+    pub(super) fn push_gap(&mut self, gap: Gap, position: Component, place: Missing, now: Instant) {
+        self.push(Entry::Gap { gap, position, place, since: now });
+        match gap.missed {
+            Some(missed) => self.end.lost += missed,
+            None => self.end.unknown += 1,
+        }
     }
 
     fn push(&mut self, entry: Entry) {
         // Where another epoch begins the numbers may too: a stream was restored from an older snapshot.
         debug_assert!(
-            self.end() <= self.epoch
+            self.epoch.is_some_and(|epoch| self.end() <= epoch.place.index)
                 || self.slots.back().is_none_or(|last| last.entry.position().seq <= entry.position().seq),
             "a window ascends"
         );
         self.budget.add(ENTRY_BYTES);
-        let (events_before, bytes_before) = (self.events_end, self.bytes_end);
-        self.slots.push_back(Slot { entry, events_before, bytes_before });
+        self.slots.push_back(Slot { entry, before: self.end });
     }
 
-    /// Begins another tag with a gap that tells of it: what stood here can be read, but no id of the new tag is found
-    /// in it.
-    pub(super) fn begin_epoch(&mut self, gap: Gap, floor: Component, now: Instant) {
-        self.epoch = self.end();
-        self.tag = floor.tag;
-        self.push_gap(gap, floor, now);
-        self.floor = floor.seq;
+    /// Goes on behind `floor` with a gap that tells of it: what stood here can be read, but no id is found in it.
+    pub(super) fn renew(&mut self, gap: Gap, floor: Component, now: Instant) {
+        let place = self.end_place();
+        // What expired is missing in the same numbers; anything else begins others, be it under the same tag.
+        let renumbers = gap.reason != GapReason::Expired || floor.tag != self.tag;
+        if renumbers {
+            self.epoch = Some(Epoch { place, behind: place, gap, position: floor });
+        }
+        self.push_gap(gap, floor, if renumbers { Missing::Renumbered } else { Missing::Before }, now);
+        let behind = self.end_place();
+        if let Some(epoch) = self.epoch.as_mut().filter(|_| renumbers) {
+            epoch.behind = behind;
+        }
+        (self.tag, self.floor) = (floor.tag, floor.seq);
     }
 
-    /// The place where the present tag begins, or the oldest that is left of it.
-    pub(super) fn epoch_place(&self) -> Place {
-        self.place_of(self.epoch.max(self.base))
+    /// How the present numbers began, if they did not begin with the feed.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
     }
 
-    /// Whether the present numbers begin with this entry.
-    pub(super) fn begins_at(&self, index: u64) -> bool {
-        index == self.epoch
-    }
-
-    /// Whether the present numbers are of this tag.
-    pub(super) fn tag_is(&self, tag: Tag) -> bool {
-        self.tag == tag
+    /// Whether the numbers that a reader at this index has are the present ones.
+    pub(super) fn is_present(&self, index: u64) -> bool {
+        self.epoch.is_none_or(|epoch| epoch.place.index < index)
     }
 
     /// Drops what the limits do not allow at this time.
     pub(super) fn evict(&mut self, now: Instant) {
         while let Some(first) = self.slots.front() {
-            let events = self.events_end - first.events_before;
-            let bytes = self.bytes_end - first.bytes_before;
+            let events = self.end.events - first.before.events;
+            let bytes = self.end.bytes - first.before.bytes;
             let old = now.saturating_duration_since(first.entry.received()) > self.limits.age;
             // One event larger than the whole window still passes through it.
             let full = events > self.limits.events as u64 || (bytes > self.limits.bytes as u64 && events > 1);
@@ -188,9 +243,9 @@ impl Window {
 
     fn pop(&mut self) {
         let Some(slot) = self.slots.pop_front() else { return };
-        if self.base >= self.epoch {
+        if self.base >= self.epoch_index() {
             // Behind a gap nothing can be promised to a reader that stands before it.
-            let passed = u64::from(matches!(slot.entry, Entry::Gap { .. }) && self.base > self.epoch);
+            let passed = u64::from(matches!(slot.entry, Entry::Gap { place: Missing::Behind, .. }));
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
         self.base += 1;
@@ -199,7 +254,7 @@ impl Window {
 
     /// The place after the last entry.
     pub(super) fn end_place(&self) -> Place {
-        Place { index: self.end(), events: self.events_end, bytes: self.bytes_end }
+        Place { index: self.end(), before: self.end }
     }
 
     /// The index after the last entry.
@@ -214,9 +269,13 @@ impl Window {
 
     fn place_of(&self, index: u64) -> Place {
         match self.slot(index) {
-            Some(slot) => Place { index, events: slot.events_before, bytes: slot.bytes_before },
+            Some(slot) => Place { index, before: slot.before },
             None => self.end_place(),
         }
+    }
+
+    fn epoch_index(&self) -> u64 {
+        self.epoch.map_or(0, |epoch| epoch.place.index)
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
@@ -233,19 +292,13 @@ impl Window {
         if seq < self.floor {
             return None;
         }
-        let skipped = usize::try_from(self.epoch.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
+        let skipped =
+            usize::try_from(self.epoch_index().saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
         let (mut low, mut high) = (skipped, self.slots.len());
         while low < high {
             let middle = low.midpoint(high);
             let slot = &self.slots[middle];
-            // A gap stands behind its position: a reader that stopped there has not been told yet.
-            let passed = match slot.entry {
-                Entry::Event { .. } => slot.entry.position().seq <= seq,
-                // Whoever has an id of this tag has been told how it began.
-                Entry::Gap { .. } if self.base + middle as u64 == self.epoch => true,
-                Entry::Gap { .. } => slot.entry.position().seq < seq,
-            };
-            if passed {
+            if slot.entry.is_passed(seq) {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -271,7 +324,7 @@ impl Window {
 
     /// Bytes held: of the entries, and of the encoded events behind them.
     pub(super) fn bytes(&self) -> usize {
-        let frames = self.slots.front().map_or(0, |first| self.bytes_end - first.bytes_before);
+        let frames = self.slots.front().map_or(0, |first| self.end.bytes - first.before.bytes);
         self.slots.len() * ENTRY_BYTES + usize::try_from(frames).unwrap_or(usize::MAX)
     }
 }

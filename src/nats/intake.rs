@@ -119,6 +119,8 @@ impl Batch {
             match step {
                 Step::Events(events) => log.append(events),
                 Step::Lost(sequence) => {
+                    // The gap stands directly before what is missing, on every pod the same.
+                    log.advance(sequence.saturating_sub(1));
                     log.gap(GapReason::Upstream, Some(1));
                     log.advance(sequence);
                 }

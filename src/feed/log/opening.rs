@@ -53,6 +53,8 @@ impl Log {
         let feed = state.feed(filters, profile, self, head.tag)?;
         let end = feed.lock().window.end_place();
         let key = feed.join(end, head);
+        drop(state);
+        self.budget.enforce(); // A feed that was made just now has entries of its own.
         Ok(Cursor::new(Origin::Log(self.clone()), feed, key, end, head))
     }
 

@@ -56,11 +56,15 @@ impl LogWriter {
         let mut state = self.log.lock();
         state.head = Some(position);
         state.clear(head);
+        if let Some(replayer) = self.log.replayer.as_ref().filter(|_| gap.reason != GapReason::Expired) {
+            replayer.renumber();
+        }
         for (_, feed) in &state.feeds {
-            feed.begin_epoch(gap, position, Instant::now(), &mut self.wakers);
+            feed.renew(gap, position, Instant::now(), &mut self.wakers);
         }
         drop(state);
         self.wake();
+        self.log.budget.enforce();
     }
 
     /// The last sequence number passed: where to go on after a reconnect.
@@ -75,6 +79,8 @@ impl LogWriter {
         // Encode before taking the lock: every reader that opens waits on it.
         let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, &self.log.budget)).collect();
         self.log.lock().append(&logged, now, &mut self.wakers);
+        // What a window gives back counts only when nobody else holds it.
+        drop(logged);
         self.wake();
         self.log.budget.enforce();
     }
@@ -91,13 +97,16 @@ impl LogWriter {
 
     /// Tells every reader that events are missing here.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
-        let state = self.log.lock();
+        let mut state = self.log.lock();
         let Some(head) = state.head else { return };
+        let (gap, now) = (Gap { reason, missed }, Instant::now());
         for (_, feed) in &state.feeds {
-            feed.append_gap(Gap { reason, missed }, head, Instant::now(), &mut self.wakers);
+            feed.append_gap(gap, head, now, &mut self.wakers);
         }
+        state.push_hole(gap, head, now);
         drop(state);
         self.wake();
+        self.log.budget.enforce();
     }
 
     /// Wakes with no lock held; what was woken reads the feed at once.

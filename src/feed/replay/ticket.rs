@@ -37,7 +37,7 @@ impl Ticket {
     /// Hands out what the page has for this reader, as long as `take` wants more.
     pub(in crate::feed) fn poll(&self, floor: u64, waker: &Waker, mut take: impl FnMut(&Arc<Logged>) -> bool) -> Turn {
         let mut state = self.replayer.lock();
-        let State { readers, runs } = &mut *state;
+        let State { readers, runs, .. } = &mut *state;
         let Some(reader) = readers.get_mut(self.key) else { return Turn::Changed };
         match &mut reader.phase {
             Phase::Changed => return Turn::Changed,
@@ -45,8 +45,15 @@ impl Ticket {
                 let run = &mut runs[*run];
                 if run.after > reader.through {
                     // Without events in this page the reader has all of it.
-                    reader.through = if events.is_empty() { run.through } else { run.after };
-                    return Turn::Expired(run.after);
+                    let (after, has_all) = (run.after, events.is_empty());
+                    reader.through = if has_all { run.through } else { after };
+                    if has_all && floor <= reader.through {
+                        // No other page may come for long.
+                        leave(run, &reader.feed, self.key);
+                        run.taken.notify_one();
+                        reader.phase = Phase::Reached;
+                    }
+                    return Turn::Expired(after);
                 }
                 let mut some = false;
                 while let Some(logged) = events.get(*next).and_then(|number| run.events.get(*number as usize)) {
@@ -92,7 +99,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let replayer = &self.replayer;
         let mut state = replayer.lock();
-        let State { readers, runs } = &mut *state;
+        let State { readers, runs, .. } = &mut *state;
         let Some(reader) = readers.try_remove(self.key) else { return };
         match reader.phase {
             Phase::Queued => replayer.replays.unqueue(),

@@ -1,0 +1,384 @@
+//! One client: its cursor, what it knows, and what it must be given or told next.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use sidestream::feed::{Batch, Cursor, Gap, GapReason, Item, Outcome, Profile, Read};
+use sidestream::sse::encode::Frame;
+use sidestream::sse::{Component, Tier};
+use sidestream::subject::FilterSet;
+
+use super::pod::{Entry, Kind, Pod};
+use super::source::{Fate, Source, check, lock, payload};
+
+#[derive(Default)]
+pub struct Wakes(AtomicU64);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Wakes {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub struct Client {
+    pub number: usize,
+    pub pod: usize,
+    pub filters: FilterSet,
+    pub profile: Arc<Profile>,
+    pub cursor: Cursor,
+    /// The id that it would come back with.
+    pub position: Component,
+    pub wakes: Arc<Wakes>,
+    /// Set by a read that found nothing: the wakes until then.
+    waits_since: Option<u64>,
+    /// It has, or was told of, everything up to this number of this epoch.
+    epoch: usize,
+    seq: u64,
+    /// And everything of the history before this place.
+    next: usize,
+    /// Missed as `Slow` gaps said, but not yet seen to be missing.
+    slow: u64,
+    /// It was told that an unknown number is missing: anything later may follow.
+    is_loose: bool,
+    /// It came with a position that its pod has not reached yet.
+    is_ahead: bool,
+    /// It has read the archive since it was last seen in the window.
+    has_replayed: bool,
+}
+
+impl Client {
+    pub fn new(
+        number: usize,
+        (at, pod): (usize, &Pod),
+        (filters, profile): (FilterSet, Arc<Profile>),
+        cursor: Cursor,
+        outcome: Outcome,
+    ) -> Self {
+        let position = cursor.position();
+        let mut client = Self {
+            number,
+            pod: at,
+            filters,
+            profile,
+            has_replayed: cursor.is_replaying(),
+            position,
+            cursor,
+            wakes: Arc::default(),
+            waits_since: None,
+            epoch: pod.epoch,
+            seq: position.seq,
+            next: pod.epoch_place(),
+            slow: 0,
+            is_loose: false,
+            is_ahead: position.seq > pod.head,
+        };
+        assert_eq!(position.tag, pod.tag, "a position is of the present numbers");
+        let is_live = match outcome {
+            Outcome::Live => true,
+            Outcome::Gap(gap) => gap.reason != GapReason::Expired,
+            Outcome::Window | Outcome::Archive => false,
+        };
+        if is_live {
+            assert_eq!(position.seq, pod.head, "what is live begins at the head");
+            client.next = pod.history.len();
+        }
+        client
+    }
+
+    /// What of the history it is still owed.
+    fn owed<'p>(&'p self, pod: &'p Pod, until: usize) -> impl Iterator<Item = (usize, &'p Entry)> {
+        pod.history[..until].iter().enumerate().skip(self.next).filter(|(_, entry)| match &entry.kind {
+            Kind::Event { subject, .. } => {
+                let is_new = entry.epoch != self.epoch || entry.position.seq > self.seq;
+                is_new && self.filters.matches(subject)
+            }
+            // A gap stands behind its position: whoever has what comes behind it needs not be told.
+            Kind::Gap(_) => entry.epoch != self.epoch || entry.position.seq >= self.seq,
+            Kind::Begin(_) => entry.epoch != self.epoch || entry.position.seq > self.seq,
+        })
+    }
+
+    /// Reads once, and checks everything that the read says.
+    pub fn read(&mut self, pod: &Pod, budget: usize) -> Poll<Read> {
+        let mut batch = Batch::default();
+        let was_replaying = self.cursor.is_replaying();
+        let waker = Waker::from(self.wakes.clone());
+        let read = self.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, budget);
+        let is_replaying = self.cursor.is_replaying();
+        self.has_replayed |= was_replaying || is_replaying;
+        self.waits_since = None;
+        let events = batch.items.iter().filter(|item| matches!(item, Item::Event { .. })).count();
+        assert!(
+            self.has_replayed || events <= self.profile.window.events,
+            "{self}: {events} events in a window of {}",
+            self.profile.window.events
+        );
+        let mut bytes = 0;
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!(
+                "{self} reads {:?} -> {read:?} {:?} replaying {was_replaying}->{is_replaying}",
+                batch
+                    .items
+                    .iter()
+                    .map(|i| match i {
+                        Item::Event { position, .. } => position.to_string(),
+                        Item::Gap { gap, position } => format!("{gap:?}@{position}"),
+                    })
+                    .collect::<Vec<_>>(),
+                self.cursor.position().to_string()
+            );
+        }
+        for item in &batch.items {
+            assert!(bytes < budget, "{self}: more than the budget");
+            match item {
+                Item::Event { frame, position, tier, .. } => {
+                    bytes += frame.len();
+                    self.take_event(pod, frame, *position, *tier);
+                }
+                Item::Gap { gap, position } => self.take_gap(pod, *gap, *position),
+            }
+        }
+        assert_eq!(self.cursor.position(), self.position, "{self}: the position is the last item's");
+        assert_eq!(self.cursor.standing().position(), Some(self.position), "{self}: seen from outside too");
+        if self.has_replayed && !is_replaying && read == Poll::Pending {
+            (self.has_replayed, self.is_ahead) = (false, true);
+            self.next = pod.history.len();
+        }
+        match read {
+            Poll::Ready(Read::Some) => assert!(!batch.items.is_empty(), "{self}: a read brings something"),
+            Poll::Ready(Read::Ended) => self.assert_has_all(pod),
+            Poll::Pending => {
+                assert!(batch.items.is_empty(), "{self}: a read that waits brings nothing");
+                self.waits_since = Some(self.wakes.count());
+                if !is_replaying {
+                    self.assert_has_all(pod);
+                    assert!(self.cursor.is_caught_up(), "{self}: waits only when caught up");
+                }
+            }
+        }
+        read
+    }
+
+    fn take_event(&mut self, pod: &Pod, frame: &Frame, position: Component, tier: Tier) {
+        let place = (self.next..pod.history.len()).find(|place| {
+            let entry = &pod.history[*place];
+            (entry.epoch == self.epoch || self.is_loose)
+                && entry.position == position
+                && matches!(entry.kind, Kind::Event { .. })
+        });
+        let source = lock(&pod.source);
+        let (subject, content) = match place.map(|place| &pod.history[place].kind) {
+            Some(Kind::Event { subject, content }) => (subject.clone(), *content),
+            _ => {
+                assert!(self.has_replayed, "{self}: {position} is not in the history behind its place");
+                let record = source.published.get(&position);
+                let record = record.unwrap_or_else(|| panic!("{self}: {position} was never published"));
+                (record.subject.clone(), record.content)
+            }
+        };
+        let expected = self.encode(&subject, content, position);
+        assert_eq!(String::from_utf8_lossy(frame.bytes()), expected, "{self}: one position has one content");
+        assert!(self.filters.matches(&subject), "{self}: {subject} was not asked for");
+        let is_alarm = self.profile.priority.first().is_some_and(|(filter, _)| filter.matches(&subject));
+        assert_eq!(tier, if is_alarm { Tier::Critical } else { Tier::Normal });
+        if let Some(place) = place.filter(|_| self.is_loose) {
+            (self.epoch, self.seq, self.next) = (pod.history[place].epoch, position.seq - 1, place);
+            (self.slow, self.is_loose) = (0, false);
+        }
+        assert!(position.seq > self.seq, "{self}: {position} came twice or too late");
+        self.pass(pod, &source, place.unwrap_or(self.next), position.seq - 1);
+        (self.seq, self.position) = (position.seq, position);
+        if let Some(place) = place {
+            self.next = place + 1;
+            self.is_ahead = false;
+        }
+    }
+
+    fn take_gap(&mut self, pod: &Pod, gap: Gap, position: Component) {
+        let source = lock(&pod.source);
+        if gap.reason == GapReason::Slow {
+            assert_eq!(position, self.position, "{self}: a slow reader stays where it is");
+            assert_ne!(gap.missed, Some(0), "{self}: {gap:?}");
+            let begins = |(_, entry): &(usize, &Entry)| matches!(&entry.kind, Kind::Begin(gap) if gap.missed.is_none());
+            let is_unknown = self.owed(pod, pod.history.len()).any(|one| begins(&one));
+            assert!(gap.missed.is_some() || is_unknown, "{self}: how many are missing is known");
+            self.slow += gap.missed.unwrap_or_default();
+            self.is_loose |= gap.missed.is_none();
+            return;
+        }
+        let mut told = pod.history.iter().enumerate().skip(self.next).filter(|(_, entry)| match entry.kind {
+            Kind::Gap(known) => {
+                (entry.epoch == self.epoch || self.is_loose) && known == gap && entry.position.seq == position.seq
+            }
+            Kind::Begin(known) => {
+                known == gap && (entry.position.tag, entry.position.seq) == (position.tag, position.seq)
+            }
+            Kind::Event { .. } => false,
+        });
+        // How the present numbers began is told to whoever did not see the others begin and end.
+        let passes_many = self.is_loose || self.has_replayed;
+        match if passes_many { told.next_back() } else { told.next() } {
+            Some((place, entry)) => {
+                let begins = entry.epoch != self.epoch;
+                if self.is_loose || (begins && self.has_replayed) {
+                    (self.slow, self.is_loose) = (0, false); // What it was reading is gone with its source.
+                } else {
+                    let through = if matches!(entry.kind, Kind::Begin(_)) { self.seq } else { position.seq };
+                    self.pass(pod, &source, place, through);
+                }
+                self.seq = if begins || entry.epoch != self.epoch { position.seq } else { self.seq.max(position.seq) };
+                (self.epoch, self.next) = (entry.epoch, place + 1);
+                self.is_ahead &= !begins;
+            }
+            None if gap.reason == GapReason::Recreated && self.has_replayed => {
+                // The archive knew before the tail.
+                assert!(pod.generation != Some(source.generation), "{self}: not recreated");
+                assert_eq!(position, self.position);
+                (self.next, self.slow) = (pod.history.len(), 0);
+            }
+            None => {
+                assert_eq!(gap.reason, GapReason::Expired, "{self}: nobody told {gap:?} at {position}");
+                assert!(self.has_replayed && position.seq > self.seq, "{self}: expired at {position}");
+                let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
+                if is_present {
+                    self.seq = self.seq.max(position.seq.min(source.first_seq - 1));
+                }
+                self.pass(pod, &source, self.next, position.seq);
+                self.seq = position.seq;
+            }
+        }
+        self.position = position;
+    }
+
+    /// Passes by what lies before `place` in the history and up to `through` at the source: it must have been told.
+    fn pass(&mut self, pod: &Pod, source: &Source, place: usize, through: u64) {
+        let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
+        let fate = |seq| source.records.get(&seq).map_or(Fate::Expired, |record| record.fate);
+        let (mut missed, mut told) = (0, self.seq);
+        for (_, entry) in self.owed(pod, place.max(self.next)) {
+            match &entry.kind {
+                Kind::Event { .. } if self.has_replayed && is_present && fate(entry.position.seq) == Fate::Deleted => {}
+                Kind::Event { .. } => missed += 1,
+                Kind::Gap(_) if self.has_replayed => {}
+                Kind::Gap(gap) => missed += gap.missed.unwrap_or_default(),
+                // Who reads the archive is told what expired by it.
+                Kind::Begin(Gap { reason: GapReason::Expired, .. }) if self.has_replayed && self.slow == 0 => {}
+                Kind::Begin(Gap { reason: GapReason::Expired, missed: expired }) => {
+                    missed += expired.unwrap_or_default();
+                    told = entry.position.seq;
+                }
+                Kind::Begin(gap) => panic!("{self}: was not told {gap:?}"),
+            }
+        }
+        if self.is_ahead || self.has_replayed {
+            missed = missed.min(self.slow);
+            self.slow = missed;
+        }
+        assert_eq!(missed, self.slow, "{self}: events missed before {through}, and as it was told");
+        (self.slow, self.seq) = (0, told);
+        if is_present && through > told {
+            let lost = source.records.range(told + 1..=through).find(|(seq, record)| {
+                let is_owed =
+                    record.fate != Fate::Deleted && !record.is_poison && self.filters.matches(&record.subject);
+                is_owed && pod.passed_by(**seq)
+            });
+            assert!(lost.is_none(), "{self}: lost {lost:?} before {through}");
+        }
+    }
+
+    /// Nothing is left that it could be given.
+    fn assert_has_all(&mut self, pod: &Pod) {
+        let source = lock(&pod.source);
+        if self.is_loose {
+            (self.slow, self.is_loose, self.next) = (0, false, pod.history.len());
+            (self.epoch, self.seq) = (pod.epoch, pod.floor);
+            return;
+        }
+        if self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 {
+            return;
+        }
+        self.pass(pod, &source, pod.history.len(), self.seq);
+        self.next = pod.history.len();
+    }
+
+    /// Whoever waits is woken by what comes, once.
+    pub fn assert_woken(&self, pod: &Pod) {
+        let Some(before) = self.waits_since else { return };
+        let woken = self.wakes.count() - before;
+        let is_owed = self.owed(pod, pod.history.len()).next().is_some();
+        if self.cursor.is_replaying() {
+            return;
+        }
+        assert!(woken > 0 || !is_owed, "{self}: waits beside {:?}", self.owed(pod, pod.history.len()).next());
+        assert!(woken <= 2, "{self}: woken {woken} times");
+    }
+
+    pub fn is_woken(&self) -> bool {
+        self.waits_since.is_none_or(|before| self.wakes.count() > before)
+    }
+
+    /// The lag, exact, for whoever the model knows exactly.
+    pub fn assert_lag(&self, pod: &Pod, now: Instant) {
+        if self.has_replayed || self.is_ahead || self.is_loose || self.slow > 0 || self.cursor.is_replaying() {
+            return;
+        }
+        let lag = self.cursor.standing().lag(now);
+        let (mut events, mut bytes) = (0, 0);
+        for (_, entry) in self.owed(pod, pod.history.len()) {
+            if let Kind::Event { subject, content } = &entry.kind {
+                events += 1;
+                bytes += self.encode(subject, *content, entry.position).len() as u64;
+            }
+        }
+        assert_eq!((lag.events, lag.bytes), (events, bytes), "{self}: lag");
+    }
+
+    pub fn checkpoint(&mut self, pod: &Pod) {
+        let is_replaying = self.cursor.is_replaying();
+        if !is_replaying && self.cursor.is_caught_up() {
+            self.assert_has_all(pod);
+        }
+        let has_all = self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 && !self.is_loose;
+        let is_exact = !is_replaying && !self.has_replayed && !self.is_ahead;
+        let moved = self.cursor.checkpoint();
+        let head_is_later = pod.tag == self.position.tag && pod.head > self.position.seq;
+        if is_exact {
+            assert_eq!(moved, has_all && head_is_later, "{self}: checkpoint at {}", pod.head);
+        }
+        if moved {
+            assert!(has_all && !is_replaying, "{self}: a checkpoint jumped over an event");
+            let source = lock(&pod.source);
+            self.pass(pod, &source, pod.history.len(), pod.head);
+            let head = self.cursor.position();
+            assert_eq!((head.tag, head.seq), (pod.tag, pod.head));
+            (self.position, self.seq) = (head, head.seq);
+        }
+    }
+
+    fn encode(&self, subject: &str, content: u64, position: Component) -> String {
+        debug_assert_eq!(position.check, Some(check(content)));
+        let name = match &self.profile.event {
+            Some(_) => format!("event: {}\n", subject.split('.').next().unwrap_or_default()),
+            None => String::new(),
+        };
+        format!("{name}data: {}\nid: {position}\n\n", payload(content))
+    }
+}
+
+impl std::fmt::Display for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { number, pod, filters, epoch, seq, slow, .. } = self;
+        write!(f, "client {number} of pod {pod} ({filters}) at {epoch}/{seq}")?;
+        let replayed = if self.has_replayed { ", from the archive" } else { "" };
+        write!(f, "{replayed}")?;
+        if *slow > 0 { write!(f, ", slow by {slow}") } else { Ok(()) }
+    }
+}

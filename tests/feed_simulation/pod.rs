@@ -1,0 +1,207 @@
+//! The model of one pod: a log that follows a source, and the whole history of what was written to it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fastrand::Rng;
+use sidestream::feed::log::Past;
+use sidestream::feed::replay::{self, Replays};
+use sidestream::feed::{Budget, Gap, GapReason, Limits, Log, LogWriter, log};
+use sidestream::sse::{Component, Tag};
+use sidestream::subject::{Filter, FilterSet};
+use sidestream::telemetry::Metrics;
+
+use super::source::{self, Shared, check, lock};
+
+/// One thing that was written to the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Counts the numberings: numbers ascend within one.
+    pub epoch: usize,
+    pub position: Component,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Event {
+        subject: Arc<str>,
+        content: u64,
+    },
+    /// The message behind `position` is missing.
+    Gap(Gap),
+    /// The numbers begin, or go on elsewhere.
+    Begin(Gap),
+}
+
+pub struct Pod {
+    pub budget: Arc<Budget>,
+    pub log: Arc<Log>,
+    pub writer: LogWriter,
+    pub source: Shared,
+    pub has_archive: bool,
+    pub limits: Limits,
+    pub history: Vec<Entry>,
+    pub epoch: usize,
+    /// The source's generation that it follows; none before it began.
+    pub generation: Option<u64>,
+    pub tag: Tag,
+    pub head: u64,
+    /// Where the present numbering began.
+    pub floor: u64,
+    /// What of it was passed by: from (exclusive), to.
+    pub holes: Vec<(u64, u64)>,
+    replays: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Pod {
+    pub fn new(source: &Shared, has_archive: bool, budget: &Arc<Budget>, rng: &mut Rng) -> Self {
+        let limits = Limits {
+            events: rng.usize(1..30),
+            bytes: rng.usize(100..3000),
+            age: std::time::Duration::from_secs(rng.u64(5..60)),
+        };
+        let reach = FilterSet::new([Filter::parse(">").unwrap()]);
+        let config = replay::Config { running: rng.usize(1..4), queued: rng.usize(1..12) };
+        let past = has_archive.then(|| Past {
+            archive: Arc::new(source::Past(source.clone())),
+            reach,
+            replays: Replays::new(config, &Arc::new(Metrics::new().unwrap())),
+        });
+        let (writer, log) = log::channel("S", limits, budget, past);
+        let replays = has_archive.then(|| tokio::spawn(log.replays()));
+        let tag = lock(source).tag;
+        Self {
+            budget: budget.clone(),
+            log,
+            writer,
+            source: source.clone(),
+            has_archive,
+            limits,
+            history: Vec::new(),
+            epoch: 0,
+            generation: None,
+            tag,
+            head: 0,
+            floor: 0,
+            holes: Vec::new(),
+            replays,
+        }
+    }
+
+    /// What the tailer does: begins, or finds that the source has changed, then reads some messages.
+    pub fn follow(&mut self, rng: &mut Rng, now: Instant) {
+        self.adjoin(rng);
+        let source = self.source.clone();
+        let source = lock(&source);
+        let most = rng.usize(1..8);
+        let records: Vec<_> = source.stored(self.head).take(most).map(|(seq, one)| (seq, one.clone())).collect();
+        let mut batch = Vec::new();
+        for (seq, record) in &records {
+            if record.is_poison {
+                self.append(std::mem::take(&mut batch));
+                // The same position on every pod: directly before what is missing.
+                self.writer.advance(*seq - 1);
+                self.head = self.head.max(*seq - 1);
+                let gap = Gap { reason: GapReason::Upstream, missed: Some(1) };
+                self.writer.gap(gap.reason, gap.missed);
+                self.note(Component { tag: self.tag, seq: self.head, check: None }, Kind::Gap(gap));
+                self.writer.advance(*seq);
+                self.head = *seq;
+            } else {
+                batch.push((source.event(*seq, record, now), record.content));
+            }
+        }
+        self.append(batch);
+        let is_end = source.stored(self.head).next().is_none();
+        if is_end && rng.bool() {
+            self.writer.advance(source.last_seq);
+            self.head = self.head.max(source.last_seq);
+        }
+        assert_eq!(self.writer.head(), Some((self.tag, self.head)));
+    }
+
+    /// What the tailer does after a reconnect: looks where the source is and makes what it writes adjoin.
+    pub fn adjoin(&mut self, rng: &mut Rng) {
+        let source = self.source.clone();
+        let source = lock(&source);
+        let recent = source.last_seq.saturating_sub(rng.u64(..10)).max(source.first_seq - 1);
+        let anew = |reason| Gap { reason, missed: None };
+        match self.generation {
+            None => {
+                self.writer.begin(source.tag, recent);
+                (self.tag, self.head, self.floor) = (source.tag, recent, recent);
+                self.holes = vec![(0, recent)];
+            }
+            Some(_) if self.tag != source.tag => {
+                self.writer.begin(source.tag, recent);
+                self.begin_epoch(source.tag, recent, anew(GapReason::Recreated));
+            }
+            Some(generation) if generation != source.generation => {
+                let reason = if self.head > source.last_seq { GapReason::Ahead } else { GapReason::Recreated };
+                self.writer.renew(source.tag, source.last_seq, anew(reason));
+                self.begin_epoch(source.tag, source.last_seq, anew(reason));
+            }
+            Some(_) if self.head + 1 < source.first_seq => {
+                let gap = Gap { reason: GapReason::Expired, missed: Some(source.first_seq - 1 - self.head) };
+                self.writer.renew(source.tag, source.first_seq - 1, gap);
+                self.begin_epoch(source.tag, source.first_seq - 1, gap);
+            }
+            Some(_) => self.writer.begin(self.tag, self.head),
+        }
+        self.generation = Some(source.generation);
+    }
+
+    /// Where in the history the present numbering begins, behind what tells of it.
+    pub fn epoch_place(&self) -> usize {
+        let first = self.history.iter().position(|entry| entry.epoch == self.epoch);
+        first.map_or(self.history.len(), |first| first + usize::from(self.epoch > 0))
+    }
+
+    /// Whether the pod never wrote what stands at this number.
+    pub fn passed_by(&self, seq: u64) -> bool {
+        seq > self.head || self.holes.iter().any(|(from, to)| (from + 1..=*to).contains(&seq))
+    }
+
+    pub fn is_current(&self) -> bool {
+        self.generation == Some(lock(&self.source).generation)
+    }
+
+    fn begin_epoch(&mut self, tag: Tag, head: u64, gap: Gap) {
+        if gap.reason == GapReason::Expired {
+            self.holes.push((self.head, head));
+        } else {
+            self.epoch += 1;
+            (self.floor, self.holes) = (head, vec![(0, head)]);
+        }
+        (self.tag, self.head) = (tag, head);
+        self.note(Component { tag, seq: head, check: None }, Kind::Begin(gap));
+    }
+
+    fn append(&mut self, batch: Vec<(sidestream::sse::Event, u64)>) {
+        for (event, content) in &batch {
+            assert_eq!(event.position.check, Some(check(*content)));
+            self.head = event.position.seq;
+            self.note(event.position, Kind::Event { subject: event.subject.clone(), content: *content });
+        }
+        self.writer.append(batch.into_iter().map(|(event, _)| event).collect());
+        let (events, bytes, _) = self.log.size();
+        assert!(events <= self.limits.events, "{events} events in a log of {}", self.limits.events);
+        assert!(bytes < 1 << 20);
+    }
+
+    fn note(&mut self, position: Component, kind: Kind) {
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!("pod {:p} head {} writes {position} {kind:?}", self.log, self.head);
+        }
+        self.history.push(Entry { epoch: self.epoch, position, kind });
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if let Some(replays) = &self.replays {
+            replays.abort();
+        }
+    }
+}

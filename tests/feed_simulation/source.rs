@@ -1,0 +1,229 @@
+//! The model of a JetStream stream: every message it ever had, what became of each, and the archive that reads it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use sidestream::feed::archive::{Answer, Archive, Page, Pages, State, Unavailable};
+use sidestream::sse::{Component, Event, Tag};
+use sidestream::subject::FilterSet;
+
+/// One message of the present numbering.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub subject: Arc<str>,
+    /// Unique among all messages of the simulation.
+    pub content: u64,
+    pub fate: Fate,
+    /// No event can be made of it.
+    pub is_poison: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Kept,
+    /// Taken out of the middle: a hole that nobody has to be told of.
+    Deleted,
+    /// Retained no more: whoever was owed it has to be told.
+    Expired,
+}
+
+#[derive(Debug)]
+pub struct Source {
+    pub tag: Tag,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub records: BTreeMap<u64, Record>,
+    /// Everything that was ever published: a page of the archive may outlive what it was read from.
+    pub published: HashMap<Component, Record>,
+    /// Counts recreations and restorations: within one, a number means one message.
+    pub generation: u64,
+    /// The archive does not answer.
+    pub is_failing: bool,
+    rng: Rng,
+    name: &'static str,
+    contents: u64,
+    snapshot: Option<(u64, u64, BTreeMap<u64, Record>)>,
+}
+
+/// A source that the world changes while archives read it.
+pub type Shared = Arc<Mutex<Source>>;
+
+pub fn lock(source: &Shared) -> MutexGuard<'_, Source> {
+    source.lock().unwrap()
+}
+
+/// The payload of a message: its content and a tail that gives it a size of its own.
+pub fn payload(content: u64) -> String {
+    format!("{content}{}", "x".repeat((content % 7 * 9) as usize))
+}
+
+pub fn check(content: u64) -> u16 {
+    content as u16
+}
+
+impl Source {
+    pub fn new(name: &'static str, seed: u64) -> Shared {
+        Arc::new(Mutex::new(Self {
+            tag: Tag::of_stream(name, 0),
+            first_seq: 1,
+            last_seq: 0,
+            records: BTreeMap::new(),
+            published: HashMap::new(),
+            generation: 0,
+            is_failing: false,
+            rng: Rng::with_seed(seed),
+            name,
+            contents: 0,
+            snapshot: None,
+        }))
+    }
+
+    pub fn publish(&mut self, subject: &str, is_poison: bool) {
+        self.last_seq += 1;
+        self.contents += 1;
+        let record = Record { subject: subject.into(), content: self.contents, fate: Fate::Kept, is_poison };
+        let position = Component { tag: self.tag, seq: self.last_seq, check: Some(check(record.content)) };
+        self.published.insert(position, record.clone());
+        self.records.insert(self.last_seq, record);
+    }
+
+    /// Retention passes this number: a purge, or age.
+    pub fn expire(&mut self, through: u64) {
+        self.first_seq = self.first_seq.max(through.min(self.last_seq) + 1);
+        for (_, record) in self.records.range_mut(..self.first_seq).filter(|(_, record)| record.fate == Fate::Kept) {
+            record.fate = Fate::Expired;
+        }
+    }
+
+    pub fn delete(&mut self, seq: u64) {
+        if seq > self.first_seq
+            && let Some(record) = self.records.get_mut(&seq)
+            && record.fate == Fate::Kept
+        {
+            record.fate = Fate::Deleted;
+        }
+    }
+
+    pub fn recreate(&mut self) {
+        self.generation += 1;
+        self.tag = Tag::of_stream(self.name, i128::from(self.generation));
+        (self.first_seq, self.last_seq) = (1, 0);
+        self.records.clear();
+        self.snapshot = None;
+    }
+
+    pub fn take_snapshot(&mut self) {
+        self.snapshot = Some((self.first_seq, self.last_seq, self.records.clone()));
+    }
+
+    /// The numbers after the snapshot will be given again, to other messages.
+    pub fn restore(&mut self) -> bool {
+        let Some(snapshot) = self.snapshot.clone() else { return false };
+        self.generation += 1;
+        (self.first_seq, self.last_seq, self.records) = snapshot;
+        true
+    }
+
+    /// What is stored behind a number, in order.
+    pub fn stored(&self, after: u64) -> impl Iterator<Item = (u64, &Record)> {
+        self.records.range(after + 1..).filter(|(_, record)| record.fate == Fate::Kept).map(|(seq, one)| (*seq, one))
+    }
+
+    pub fn event(&self, seq: u64, record: &Record, received: Instant) -> Event {
+        Event {
+            position: Component { tag: self.tag, seq, check: Some(check(record.content)) },
+            subject: record.subject.clone(),
+            name: None,
+            tier: None,
+            message_id: None,
+            data: payload(record.content).into(),
+            received,
+        }
+    }
+}
+
+/// The archive of a source: slow, paged, and sometimes away.
+#[derive(Debug)]
+pub struct Past(pub Shared);
+
+struct Reading {
+    source: Shared,
+    filters: FilterSet,
+    through: u64,
+    generation: u64,
+}
+
+impl Past {
+    async fn reach(source: &Shared) -> Result<(), Unavailable> {
+        let wait = {
+            let rng = &mut lock(source).rng;
+            if rng.u8(..) < 8 { 2000 } else { rng.u64(..30) }
+        };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let mut source = lock(source);
+        let fails = source.is_failing || source.rng.u8(..) < 6;
+        if fails { Err(Unavailable::Now("by chance".into())) } else { Ok(()) }
+    }
+}
+
+impl Archive for Past {
+    fn state(&self, _least: u64) -> Answer<'_, State> {
+        Box::pin(async {
+            Self::reach(&self.0).await?;
+            let source = lock(&self.0);
+            Ok(State { tag: source.tag, first_seq: source.first_seq, last_seq: source.last_seq })
+        })
+    }
+
+    fn check(&self, seq: u64) -> Answer<'_, Option<u16>> {
+        Box::pin(async move {
+            Self::reach(&self.0).await?;
+            let source = lock(&self.0);
+            let record = source.records.get(&seq).filter(|record| record.fate == Fate::Kept);
+            Ok(record.map(|record| check(record.content)))
+        })
+    }
+
+    fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
+        let generation = lock(&self.0).generation;
+        Box::new(Reading { source: self.0.clone(), filters: filters.clone(), through: after, generation })
+    }
+}
+
+impl Pages for Reading {
+    fn next(&mut self) -> Answer<'_, Page> {
+        Box::pin(async {
+            loop {
+                Past::reach(&self.source).await?;
+                if let Some(page) = self.page()? {
+                    self.through = page.through;
+                    return Ok(page);
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        })
+    }
+}
+
+impl Reading {
+    fn page(&self) -> Result<Option<Page>, Unavailable> {
+        let mut source = lock(&self.source);
+        if source.generation != self.generation {
+            return Err(Unavailable::Changed);
+        }
+        let most = source.rng.usize(1..7);
+        let after = self.through.max(source.first_seq - 1);
+        let selected = source.stored(after).filter(|(_, one)| self.filters.matches(&one.subject) && !one.is_poison);
+        let now = tokio::time::Instant::now().into_std();
+        let mut events: Vec<Event> = selected.take(most + 1).map(|(seq, one)| source.event(seq, one, now)).collect();
+        let more = events.len() > most;
+        events.truncate(most);
+        let through = match events.last() {
+            Some(last) if more => last.position.seq,
+            _ => source.last_seq,
+        };
+        Ok((through > self.through).then_some(Page { after, events, through }))
+    }
+}

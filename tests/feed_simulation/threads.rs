@@ -1,0 +1,127 @@
+//! The same core between real threads: what a step of the simulation cannot interleave.
+
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use sidestream::feed::{Batch, Budget, Item, Limits, Log, Profile, Read, Start, log};
+use sidestream::sse::{Component, Event, Tag};
+use sidestream::subject::{Filter, FilterSet};
+
+const EVENTS: u64 = 4_000;
+
+/// A wake that is missing leaves its reader waiting; it then fails by this deadline.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Signal(SyncSender<()>);
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        // Full: a wake is on its way already.
+        drop(self.0.try_send(()));
+    }
+}
+
+fn event(seq: u64, tag: Tag) -> Event {
+    Event {
+        position: Component { tag, seq, check: Some(seq as u16) },
+        subject: if seq % 3 == 0 { "b".into() } else { "a".into() },
+        name: None,
+        tier: None,
+        message_id: None,
+        data: format!("{seq}").into(),
+        received: Instant::now(),
+    }
+}
+
+/// Reads to the end, only ever when woken, opening again now and then. Returns how many events it saw or was told of.
+fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened: &Barrier) -> u64 {
+    let (send, woken) = sync_channel(1);
+    let waker = Waker::from(Arc::new(Signal(send)));
+    let filters = FilterSet::new([Filter::parse(filter).unwrap()]);
+    let open = |start| log.open(filters.clone(), profile, start).now_or_never().unwrap();
+    let begin = Component { tag: Tag::of_stream("S", 1), seq: 0, check: None };
+    let mut cursor = open(Start::After(begin)).unwrap().cursor;
+    opened.wait();
+    let (mut seen, mut last) = (0, 0);
+    loop {
+        let mut batch = Batch::default();
+        let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 200);
+        for item in &batch.items {
+            match item {
+                Item::Event { position, .. } => {
+                    assert!(position.seq > last, "{} after {last}", position.seq);
+                    (seen, last) = (seen + 1, position.seq);
+                }
+                Item::Gap { gap, .. } => seen += gap.missed.expect("a count"),
+            }
+        }
+        match read {
+            Poll::Ready(Read::Ended) => return seen,
+            Poll::Ready(Read::Some) if seen % turns == 0 => {
+                // Another reader takes the place, perhaps the last of its feed.
+                let position = cursor.position();
+                drop(cursor);
+                match open(Start::After(position)) {
+                    Ok(opened) => {
+                        assert_eq!(opened.outcome.as_str(), "window");
+                        cursor = opened.cursor;
+                    }
+                    Err(_) => return u64::MAX, // The log has ended meanwhile.
+                }
+            }
+            Poll::Ready(Read::Some) => {}
+            Poll::Pending => {
+                if cursor.checkpoint() {
+                    last = cursor.position().seq;
+                }
+                match woken.recv_timeout(DEADLINE) {
+                    Ok(()) => {}
+                    Err(RecvTimeoutError::Timeout) => panic!("nobody woke the reader at {last}"),
+                    Err(RecvTimeoutError::Disconnected) => unreachable!("the waker is held here"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
+    let budget = Budget::new(64 << 20, 100);
+    let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
+    let tag = Tag::of_stream("S", 1);
+    writer.begin(tag, 0);
+    let wide = Arc::new(Profile::default());
+    let tight = Arc::new(Profile { window: Limits { events: 50, ..Limits::default() }, ..Profile::default() });
+    let cases =
+        [("a", &wide, 7), ("a", &wide, u64::MAX), ("b", &wide, u64::MAX), (">", &wide, 50), ("b", &tight, u64::MAX)];
+    let opened = Barrier::new(cases.len() + 1);
+    thread::scope(|scope| {
+        let readers: Vec<_> = cases
+            .iter()
+            .map(|(filter, profile, turns)| (*filter, scope.spawn(|| read(&log, filter, profile, *turns, &opened))))
+            .collect();
+        opened.wait();
+        let mut seq = 0;
+        while seq < EVENTS {
+            let through = EVENTS.min(seq + 1 + seq % 4);
+            writer.append((seq + 1..=through).map(|seq| event(seq, tag)).collect());
+            seq = through;
+        }
+        drop(writer);
+        for (filter, reader) in readers {
+            let seen = reader.join().unwrap();
+            let all = match filter {
+                "b" => EVENTS / 3,
+                "a" => EVENTS - EVENTS / 3,
+                _ => EVENTS,
+            };
+            assert!(seen == all || seen == u64::MAX, "{filter}: {seen} of {all}");
+        }
+    });
+    drop(log);
+    assert_eq!((budget.used(), budget.feeds()), (0, 0));
+}

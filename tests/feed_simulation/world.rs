@@ -1,0 +1,306 @@
+//! One simulated world: a source, pods that follow it, clients that come and go; one random step after the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use sidestream::feed::{Budget, Gap, GapReason, Limits, OpenError, Outcome, Profile, Start};
+use sidestream::sse::{Component, Tag, Tier};
+use sidestream::subject::{Filter, FilterSet, TextTemplate};
+
+use super::client::Client;
+use super::pod::{Kind, Pod};
+use super::source::{self, Shared, Source, lock};
+
+/// Few tokens, so that filters overlap.
+const TOKENS: [&str; 3] = ["a", "b", "c"];
+const FILTERS: [&str; 10] = ["a", "b.>", "*", "*.a", "a.*", "a.b", ">", "b.*.c", "*.>", "a.b.*"];
+
+pub struct World {
+    rng: Rng,
+    source: Shared,
+    pods: Vec<Pod>,
+    clients: Vec<Client>,
+    /// Ids that clients left with.
+    left: Vec<Component>,
+    profiles: Vec<Arc<Profile>>,
+    has_archive: bool,
+    opened: usize,
+}
+
+pub fn subject(rng: &mut Rng) -> String {
+    (0..rng.usize(1..4)).map(|_| TOKENS[rng.usize(..TOKENS.len())]).collect::<Vec<_>>().join(".")
+}
+
+pub fn filters(rng: &mut Rng) -> FilterSet {
+    FilterSet::new((0..rng.usize(1..4)).map(|_| Filter::parse(FILTERS[rng.usize(..FILTERS.len())]).unwrap()))
+}
+
+pub fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
+    let window =
+        Limits { events: rng.usize(1..6), bytes: rng.usize(100..600), age: Duration::from_secs(rng.u64(2..40)) };
+    let named = Profile {
+        event: Some(TextTemplate::parse("{subject.1}").unwrap()),
+        priority: vec![(Filter::parse("a.>").unwrap(), Tier::Critical)],
+        window: Limits { events: 15, ..Limits::default() },
+    };
+    vec![Arc::default(), Arc::new(Profile { window, ..Profile::default() }), Arc::new(named)]
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let source = Source::new("S", rng.u64(..));
+        let has_archive = rng.bool();
+        let pods = (0..rng.usize(1..3)).map(|_| {
+            // The first is tight, so that windows shrink; the second is never in the way.
+            let bytes = if rng.bool() { rng.usize(2_000..20_000) } else { 1 << 20 };
+            let budget = Budget::new(bytes, rng.usize(2..20));
+            Pod::new(&source, has_archive, &budget, &mut rng)
+        });
+        let pods = pods.collect();
+        let profiles = profiles(&mut rng);
+        Self { rng, source, pods, clients: Vec::new(), left: Vec::new(), profiles, has_archive, opened: 0 }
+    }
+
+    /// One step of whatever may happen, then everything that must hold.
+    pub async fn step(&mut self) {
+        match self.rng.u8(..100) {
+            0..30 => self.publish(),
+            30..55 => self.follow(),
+            55..78 => self.read(),
+            78..84 => self.open().await,
+            84..87 => self.leave(),
+            87..90 => self.checkpoint(),
+            90..94 => self.wait().await,
+            94..96 => {
+                let back = self.rng.u64(..12);
+                let through = self.source().last_seq.saturating_sub(back);
+                self.source().expire(through);
+            }
+            96 => {
+                let back = self.rng.u64(..8);
+                let seq = self.source().last_seq.saturating_sub(back);
+                self.source().delete(seq);
+            }
+            97 => self.source().take_snapshot(),
+            98 => {
+                let failing = self.rng.u8(..4) == 0;
+                self.source().is_failing = failing;
+            }
+            _ => self.change(),
+        }
+        self.check();
+    }
+
+    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+        lock(&self.source)
+    }
+
+    fn publish(&mut self) {
+        for _ in 0..self.rng.usize(1..6) {
+            let (subject, is_poison) = (subject(&mut self.rng), self.rng.u8(..) < 4);
+            self.source().publish(&subject, is_poison);
+        }
+    }
+
+    fn follow(&mut self) {
+        let at = self.rng.usize(..self.pods.len());
+        let pod = &mut self.pods[at];
+        pod.follow(&mut self.rng, now());
+        // Pages of replays are charged too, but cannot shrink.
+        assert!(self.has_archive || pod.budget.used() <= pod.budget.max(), "{:?}", pod.budget);
+    }
+
+    fn read(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let at = self.rng.usize(..self.clients.len());
+        let client = &mut self.clients[at];
+        let budget = [1, 100, 400, 1 << 20][self.rng.usize(..4)];
+        let _ = client.read(&self.pods[client.pod], budget).is_ready();
+    }
+
+    fn leave(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let client = self.clients.swap_remove(self.rng.usize(..self.clients.len()));
+        self.left.push(client.position);
+    }
+
+    fn checkpoint(&mut self) {
+        for client in &mut self.clients {
+            client.checkpoint(&self.pods[client.pod]);
+        }
+    }
+
+    async fn wait(&mut self) {
+        let wait = if self.rng.bool() { self.rng.u64(..200) } else { self.rng.u64(..8000) };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let at = self.rng.usize(..self.pods.len());
+        self.pods[at].log.sweep(now());
+    }
+
+    /// The source becomes another one.
+    fn change(&mut self) {
+        if self.rng.bool() {
+            self.source().recreate();
+            if std::env::var_os("TRACE").is_some() {
+                eprintln!("recreate");
+            }
+        } else if self.source().restore() {
+            // Under one tag nobody but the tailer can know: it finds out at once.
+            for pod in self.pods.iter_mut().filter(|pod| pod.generation.is_some()) {
+                pod.adjoin(&mut self.rng);
+            }
+        }
+    }
+
+    async fn open(&mut self) {
+        let at = self.rng.usize(..self.pods.len());
+        let key = (filters(&mut self.rng), self.profiles[self.rng.usize(..3)].clone());
+        let start = self.start();
+        let pod = &self.pods[at];
+        let evicted = pod.log.size().0 < pod.history[pod.epoch_place()..].len();
+        let is_shared = self
+            .clients
+            .iter()
+            .any(|client| client.pod == at && (&client.filters, &client.profile) == (&key.0, &key.1));
+        let opened = pod.log.open(key.0.clone(), &key.1, start).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(OpenError::NotReady) => return assert!(pod.generation.is_none() || self.has_archive),
+            Err(OpenError::TooManyFeeds) => return assert!(pod.budget.feeds() >= 2),
+            Err(OpenError::TooManyReplays) => return assert!(self.has_archive),
+        };
+        match (start, opened.outcome) {
+            (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),
+            (Start::Lost(reason), outcome) => assert_eq!(outcome, Outcome::Gap(Gap { reason, missed: None })),
+            (Start::After(at), outcome) => {
+                let is_memory_whole = !evicted && !is_shared && key.1.window == Limits::default();
+                self.assert_outcome(pod, at, outcome, is_memory_whole);
+            }
+        }
+        self.opened += 1;
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!(
+                "open {} on pod {at} {:?} {start:?} {:?} head {} src {}..{}",
+                self.opened,
+                key.0,
+                opened.outcome,
+                pod.head,
+                self.pods.len(),
+                lock(&self.source).last_seq
+            );
+        }
+        self.clients.push(Client::new(self.opened, (at, pod), key, opened.cursor, opened.outcome));
+    }
+
+    fn start(&mut self) -> Start {
+        let rng = &mut self.rng;
+        match rng.u8(..20) {
+            0..4 => Start::Live,
+            4 => Start::Lost(GapReason::Invalid),
+            5 => Start::After(Component { tag: Tag::of_identity("other"), seq: rng.u64(..50), check: None }),
+            6 => Start::After(Component { tag: lock(&self.source).tag, seq: rng.u64(..100), check: Some(rng.u16(..)) }),
+            _ if self.left.is_empty() => Start::Live,
+            _ => Start::After(self.left[rng.usize(..self.left.len())]),
+        }
+    }
+
+    /// The table of what becomes of a position.
+    fn assert_outcome(&self, pod: &Pod, at: Component, outcome: Outcome, is_memory_whole: bool) {
+        let source = self.source();
+        let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
+        let written = pod.history.iter().rev().find(|entry| {
+            entry.epoch == pod.epoch && entry.position.seq == at.seq && matches!(entry.kind, Kind::Event { .. })
+        });
+        let stored = source.records.get(&at.seq).filter(|one| one.fate == source::Fate::Kept && pod.tag == source.tag);
+        let checks = [written.and_then(|entry| entry.position.check), stored.map(|one| source::check(one.content))];
+        let contradicts = at.check.is_some_and(|check| checks.into_iter().flatten().any(|known| known != check));
+        let is_inside = pod.floor <= at.seq && at.seq <= pod.head;
+        match outcome {
+            Outcome::Live => panic!("{at} is no live start"),
+            Outcome::Window | Outcome::Archive => {
+                assert_eq!(at.tag, pod.tag, "an id of another source was accepted");
+                let is_denied =
+                    stored.is_some_and(|one| at.check.is_some_and(|check| check != source::check(one.content)));
+                assert!(!(is_denied && self.has_archive), "{at} is another message");
+                assert!(outcome == Outcome::Window || self.has_archive);
+                assert!(!self.has_archive || at.seq <= source.last_seq.max(pod.head), "{at} is ahead of the source");
+            }
+            Outcome::Gap(Gap { reason: GapReason::Recreated, .. }) => {
+                assert!(!is_tag_known || contradicts, "{at} is known")
+            }
+            Outcome::Gap(Gap { reason: GapReason::Ahead, .. }) => assert!(at.seq > source.last_seq.max(pod.head)),
+            Outcome::Gap(Gap { reason: GapReason::Expired, .. }) if self.has_archive => {
+                assert!(at.seq + 1 < source.first_seq, "{at} is retained");
+            }
+            Outcome::Gap(Gap { reason: GapReason::Expired, .. }) => {
+                assert!(!(is_inside && is_memory_whole), "{at} is in memory");
+            }
+            Outcome::Gap(gap) => panic!("{at}: {gap:?}"),
+        }
+    }
+
+    fn check(&self) {
+        for client in &self.clients {
+            let pod = &self.pods[client.pod];
+            client.assert_woken(pod);
+            client.assert_lag(pod, now());
+        }
+        for (at, pod) in self.pods.iter().enumerate() {
+            let mut keys: Vec<_> = self
+                .clients
+                .iter()
+                .filter(|one| one.pod == at)
+                .map(|one| (&one.filters, Arc::as_ptr(&one.profile)))
+                .collect();
+            keys.sort();
+            keys.dedup();
+            assert_eq!(pod.log.size().2, keys.len(), "feeds with readers");
+            assert!(pod.budget.feeds() >= keys.len());
+        }
+    }
+
+    /// Lets everybody come to the end by being woken alone, then takes everything down.
+    pub async fn end(mut self) {
+        self.source().is_failing = false;
+        for pod in self.pods.iter_mut() {
+            while pod.generation.is_none()
+                || !pod.is_current()
+                || self.source.lock().unwrap().stored(pod.head).next().is_some()
+            {
+                pod.follow(&mut self.rng, now());
+            }
+        }
+        for _ in 0..400 {
+            for client in self.clients.iter_mut().filter(|client| client.is_woken()) {
+                while client.read(&self.pods[client.pod], 1000).is_ready() {}
+            }
+            if !self.clients.iter().any(|client| client.cursor.is_replaying()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        for client in &self.clients {
+            assert!(!client.cursor.is_replaying(), "{client}: its replay never ended");
+            assert!(client.cursor.is_caught_up(), "{client}: was never woken");
+        }
+        self.check();
+        self.clients.clear();
+        self.check();
+        let budgets: Vec<_> = self.pods.iter().map(|pod| pod.budget.clone()).collect();
+        self.pods.clear();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for budget in budgets {
+            assert_eq!((budget.used(), budget.feeds()), (0, 0), "what is dropped is given back");
+        }
+    }
+}
