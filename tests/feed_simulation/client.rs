@@ -14,7 +14,7 @@ use super::pod::{Entry, Kind, Pod};
 use super::source::{Fate, Source, check, lock, payload};
 
 #[derive(Default)]
-pub struct Wakes(AtomicU64);
+pub(crate) struct Wakes(AtomicU64);
 
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
@@ -23,12 +23,12 @@ impl Wake for Wakes {
 }
 
 impl Wakes {
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-pub struct Client {
+pub(crate) struct Client {
     pub number: usize,
     pub pod: usize,
     pub filters: FilterSet,
@@ -55,7 +55,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(
+    pub(crate) fn new(
         number: usize,
         (at, pod): (usize, &Pod),
         (filters, profile): (FilterSet, Arc<Profile>),
@@ -107,7 +107,7 @@ impl Client {
     }
 
     /// Reads once, and checks everything that the read says.
-    pub fn read(&mut self, pod: &Pod, budget: usize) -> Poll<Read> {
+    pub(crate) fn read(&mut self, pod: &Pod, budget: usize) -> Poll<Read> {
         let mut batch = Batch::default();
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
@@ -310,7 +310,7 @@ impl Client {
     }
 
     /// Whoever waits is woken by what comes, once.
-    pub fn assert_woken(&self, pod: &Pod) {
+    pub(crate) fn assert_woken(&self, pod: &Pod) {
         let Some(before) = self.waits_since else { return };
         let woken = self.wakes.count() - before;
         let is_owed = self.owed(pod, pod.history.len()).next().is_some();
@@ -321,12 +321,12 @@ impl Client {
         assert!(woken <= 2, "{self}: woken {woken} times");
     }
 
-    pub fn is_woken(&self) -> bool {
+    pub(crate) fn is_woken(&self) -> bool {
         self.waits_since.is_none_or(|before| self.wakes.count() > before)
     }
 
     /// The lag, exact, for whoever the model knows exactly.
-    pub fn assert_lag(&self, pod: &Pod, now: Instant) {
+    pub(crate) fn assert_lag(&self, pod: &Pod, now: Instant) {
         if self.has_replayed || self.is_ahead || self.is_loose || self.slow > 0 || self.cursor.is_replaying() {
             return;
         }
@@ -341,7 +341,7 @@ impl Client {
         assert_eq!((lag.events, lag.bytes), (events, bytes), "{self}: lag");
     }
 
-    pub fn checkpoint(&mut self, pod: &Pod) {
+    pub(crate) fn checkpoint(&mut self, pod: &Pod) {
         let is_replaying = self.cursor.is_replaying();
         if !is_replaying && self.cursor.is_caught_up() {
             self.assert_has_all(pod);

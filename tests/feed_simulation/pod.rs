@@ -15,7 +15,7 @@ use super::source::{self, Shared, check, lock};
 
 /// One thing that was written to the log.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Counts the numberings: numbers ascend within one.
     pub epoch: usize,
     pub position: Component,
@@ -23,7 +23,7 @@ pub struct Entry {
 }
 
 #[derive(Clone, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     Event {
         subject: Arc<str>,
         content: u64,
@@ -34,12 +34,11 @@ pub enum Kind {
     Begin(Gap),
 }
 
-pub struct Pod {
+pub(crate) struct Pod {
     pub budget: Arc<Budget>,
     pub log: Arc<Log>,
     pub writer: LogWriter,
     pub source: Shared,
-    pub has_archive: bool,
     pub limits: Limits,
     pub history: Vec<Entry>,
     pub epoch: usize,
@@ -55,7 +54,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub fn new(source: &Shared, has_archive: bool, budget: &Arc<Budget>, rng: &mut Rng) -> Self {
+    pub(crate) fn new(source: &Shared, has_archive: bool, budget: &Arc<Budget>, rng: &mut Rng) -> Self {
         let limits = Limits {
             events: rng.usize(1..30),
             bytes: rng.usize(100..3000),
@@ -76,7 +75,6 @@ impl Pod {
             log,
             writer,
             source: source.clone(),
-            has_archive,
             limits,
             history: Vec::new(),
             epoch: 0,
@@ -90,7 +88,7 @@ impl Pod {
     }
 
     /// What the tailer does: begins, or finds that the source has changed, then reads some messages.
-    pub fn follow(&mut self, rng: &mut Rng, now: Instant) {
+    pub(crate) fn follow(&mut self, rng: &mut Rng, now: Instant) {
         self.adjoin(rng);
         let source = self.source.clone();
         let source = lock(&source);
@@ -122,7 +120,7 @@ impl Pod {
     }
 
     /// What the tailer does after a reconnect: looks where the source is and makes what it writes adjoin.
-    pub fn adjoin(&mut self, rng: &mut Rng) {
+    pub(crate) fn adjoin(&mut self, rng: &mut Rng) {
         let source = self.source.clone();
         let source = lock(&source);
         let recent = source.last_seq.saturating_sub(rng.u64(..10)).max(source.first_seq - 1);
@@ -153,17 +151,17 @@ impl Pod {
     }
 
     /// Where in the history the present numbering begins, behind what tells of it.
-    pub fn epoch_place(&self) -> usize {
+    pub(crate) fn epoch_place(&self) -> usize {
         let first = self.history.iter().position(|entry| entry.epoch == self.epoch);
         first.map_or(self.history.len(), |first| first + usize::from(self.epoch > 0))
     }
 
     /// Whether the pod never wrote what stands at this number.
-    pub fn passed_by(&self, seq: u64) -> bool {
+    pub(crate) fn passed_by(&self, seq: u64) -> bool {
         seq > self.head || self.holes.iter().any(|(from, to)| (from + 1..=*to).contains(&seq))
     }
 
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.generation == Some(lock(&self.source).generation)
     }
 

@@ -21,14 +21,14 @@ struct Signal(SyncSender<()>);
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
         // Full: a wake is on its way already.
-        drop(self.0.try_send(()));
+        self.0.try_send(()).ok();
     }
 }
 
 fn event(seq: u64, tag: Tag) -> Event {
     Event {
         position: Component { tag, seq, check: Some(seq as u16) },
-        subject: if seq % 3 == 0 { "b".into() } else { "a".into() },
+        subject: if seq.is_multiple_of(3) { "b".into() } else { "a".into() },
         name: None,
         tier: None,
         message_id: None,

@@ -16,7 +16,7 @@ use super::source::{self, Shared, Source, lock};
 const TOKENS: [&str; 3] = ["a", "b", "c"];
 const FILTERS: [&str; 10] = ["a", "b.>", "*", "*.a", "a.*", "a.b", ">", "b.*.c", "*.>", "a.b.*"];
 
-pub struct World {
+pub(crate) struct World {
     rng: Rng,
     source: Shared,
     pods: Vec<Pod>,
@@ -28,15 +28,15 @@ pub struct World {
     opened: usize,
 }
 
-pub fn subject(rng: &mut Rng) -> String {
+pub(crate) fn subject(rng: &mut Rng) -> String {
     (0..rng.usize(1..4)).map(|_| TOKENS[rng.usize(..TOKENS.len())]).collect::<Vec<_>>().join(".")
 }
 
-pub fn filters(rng: &mut Rng) -> FilterSet {
+pub(crate) fn filters(rng: &mut Rng) -> FilterSet {
     FilterSet::new((0..rng.usize(1..4)).map(|_| Filter::parse(FILTERS[rng.usize(..FILTERS.len())]).unwrap()))
 }
 
-pub fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
+pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
     let window =
         Limits { events: rng.usize(1..6), bytes: rng.usize(100..600), age: Duration::from_secs(rng.u64(2..40)) };
     let named = Profile {
@@ -52,7 +52,7 @@ fn now() -> Instant {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let source = Source::new("S", rng.u64(..));
         let has_archive = rng.bool();
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// One step of whatever may happen, then everything that must hold.
-    pub async fn step(&mut self) {
+    pub(crate) async fn step(&mut self) {
         match self.rng.u8(..100) {
             0..30 => self.publish(),
             30..55 => self.follow(),
@@ -270,7 +270,7 @@ impl World {
     }
 
     /// Lets everybody come to the end by being woken alone, then takes everything down.
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.source().is_failing = false;
         for pod in self.pods.iter_mut() {
             while pod.generation.is_none()
