@@ -251,6 +251,7 @@ async fn core_subjects_are_demanded_once_and_given_up_a_while_after_the_last_rea
     writer.append(vec![event(0, "a")]);
     let mut back = core.open(filters(&["a"]), &profile, Start::After(position)).await.unwrap();
     assert_eq!((back.outcome, drain(&mut back.cursor)), (Outcome::Window, vec![Ok(6)]));
+    let position = back.cursor.position();
     drop(back);
     writer.unwanted().await;
     drop(writer);

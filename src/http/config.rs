@@ -40,7 +40,7 @@ pub struct RouteConfig {
     pub heartbeat: Duration,
     /// How long a client waits before it connects again.
     pub retry: Duration,
-    /// How long a connection may last, spread by a fifth either way.
+    /// How long an event stream may last, spread by a fifth either way.
     pub max_age: Duration,
     /// What of the route's events is kept in memory.
     pub window: Limits,
