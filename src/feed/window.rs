@@ -292,7 +292,8 @@ impl Window {
         if seq < self.floor {
             return None;
         }
-        let skipped = usize::try_from(self.epoch_index().saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
+        let skipped =
+            usize::try_from(self.epoch_index().saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
         let (mut low, mut high) = (skipped, self.slots.len());
         while low < high {
             let middle = low.midpoint(high);

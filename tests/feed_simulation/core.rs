@@ -53,7 +53,7 @@ struct Known {
     published: u64,
 }
 
-pub struct World {
+pub(crate) struct World {
     rng: Rng,
     core: Arc<OnDemand>,
     demands: Demands,
@@ -73,7 +73,7 @@ fn now() -> Instant {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let budget = Budget::new(if rng.bool() { rng.usize(2_000..9_000) } else { 1 << 20 }, rng.usize(2..12));
         let (core, demands) = demand::channel(Tag::of_process("p"), &budget);
@@ -83,7 +83,7 @@ impl World {
         Self { rng, core, demands, budget, feeds, clients, left, profiles, published, counter }
     }
 
-    pub async fn step(&mut self) {
+    pub(crate) async fn step(&mut self) {
         match self.rng.u8(..100) {
             0..30 => self.publish(),
             30..50 => self.append(),
@@ -267,7 +267,7 @@ impl World {
         }
     }
 
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.clients.clear();
         for mut feed in self.feeds.drain(..) {
             feed.writer.unwanted().await;

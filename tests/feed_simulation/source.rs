@@ -11,17 +11,17 @@ use sidestream::subject::FilterSet;
 
 /// One message of the present numbering.
 #[derive(Clone, Debug)]
-pub struct Record {
-    pub subject: Arc<str>,
+pub(crate) struct Record {
+    pub(crate) subject: Arc<str>,
     /// Unique among all messages of the simulation.
-    pub content: u64,
-    pub fate: Fate,
+    pub(crate) content: u64,
+    pub(crate) fate: Fate,
     /// No event can be made of it.
-    pub is_poison: bool,
+    pub(crate) is_poison: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     Kept,
     /// Taken out of the middle: a hole that nobody has to be told of.
     Deleted,
@@ -30,17 +30,17 @@ pub enum Fate {
 }
 
 #[derive(Debug)]
-pub struct Source {
-    pub tag: Tag,
-    pub first_seq: u64,
-    pub last_seq: u64,
-    pub records: BTreeMap<u64, Record>,
+pub(crate) struct Source {
+    pub(crate) tag: Tag,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) records: BTreeMap<u64, Record>,
     /// Everything that was ever published: a page of the archive may outlive what it was read from.
-    pub published: HashMap<Component, Record>,
+    pub(crate) published: HashMap<Component, Record>,
     /// Counts recreations and restorations: within one, a number means one message.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The archive does not answer.
-    pub is_failing: bool,
+    pub(crate) is_failing: bool,
     rng: Rng,
     name: &'static str,
     contents: u64,
@@ -48,23 +48,23 @@ pub struct Source {
 }
 
 /// A source that the world changes while archives read it.
-pub type Shared = Arc<Mutex<Source>>;
+pub(crate) type Shared = Arc<Mutex<Source>>;
 
-pub fn lock(source: &Shared) -> MutexGuard<'_, Source> {
+pub(crate) fn lock(source: &Shared) -> MutexGuard<'_, Source> {
     source.lock().unwrap()
 }
 
 /// The payload of a message: its content and a tail that gives it a size of its own.
-pub fn payload(content: u64) -> String {
+pub(crate) fn payload(content: u64) -> String {
     format!("{content}{}", "x".repeat((content % 7 * 9) as usize))
 }
 
-pub fn check(content: u64) -> u16 {
+pub(crate) fn check(content: u64) -> u16 {
     content as u16
 }
 
 impl Source {
-    pub fn new(name: &'static str, seed: u64) -> Shared {
+    pub(crate) fn new(name: &'static str, seed: u64) -> Shared {
         Arc::new(Mutex::new(Self {
             tag: Tag::of_stream(name, 0),
             first_seq: 1,
@@ -80,7 +80,7 @@ impl Source {
         }))
     }
 
-    pub fn publish(&mut self, subject: &str, is_poison: bool) {
+    pub(crate) fn publish(&mut self, subject: &str, is_poison: bool) {
         self.last_seq += 1;
         self.contents += 1;
         let record = Record { subject: subject.into(), content: self.contents, fate: Fate::Kept, is_poison };
@@ -90,14 +90,14 @@ impl Source {
     }
 
     /// Retention passes this number: a purge, or age.
-    pub fn expire(&mut self, through: u64) {
+    pub(crate) fn expire(&mut self, through: u64) {
         self.first_seq = self.first_seq.max(through.min(self.last_seq) + 1);
         for (_, record) in self.records.range_mut(..self.first_seq).filter(|(_, record)| record.fate == Fate::Kept) {
             record.fate = Fate::Expired;
         }
     }
 
-    pub fn delete(&mut self, seq: u64) {
+    pub(crate) fn delete(&mut self, seq: u64) {
         if seq > self.first_seq
             && let Some(record) = self.records.get_mut(&seq)
             && record.fate == Fate::Kept
@@ -106,7 +106,7 @@ impl Source {
         }
     }
 
-    pub fn recreate(&mut self) {
+    pub(crate) fn recreate(&mut self) {
         self.generation += 1;
         self.tag = Tag::of_stream(self.name, i128::from(self.generation));
         (self.first_seq, self.last_seq) = (1, 0);
@@ -114,12 +114,12 @@ impl Source {
         self.snapshot = None;
     }
 
-    pub fn take_snapshot(&mut self) {
+    pub(crate) fn take_snapshot(&mut self) {
         self.snapshot = Some((self.first_seq, self.last_seq, self.records.clone()));
     }
 
     /// The numbers after the snapshot will be given again, to other messages.
-    pub fn restore(&mut self) -> bool {
+    pub(crate) fn restore(&mut self) -> bool {
         let Some(snapshot) = self.snapshot.clone() else { return false };
         self.generation += 1;
         (self.first_seq, self.last_seq, self.records) = snapshot;
@@ -127,11 +127,11 @@ impl Source {
     }
 
     /// What is stored behind a number, in order.
-    pub fn stored(&self, after: u64) -> impl Iterator<Item = (u64, &Record)> {
+    pub(crate) fn stored(&self, after: u64) -> impl Iterator<Item = (u64, &Record)> {
         self.records.range(after + 1..).filter(|(_, record)| record.fate == Fate::Kept).map(|(seq, one)| (*seq, one))
     }
 
-    pub fn event(&self, seq: u64, record: &Record, received: Instant) -> Event {
+    pub(crate) fn event(&self, seq: u64, record: &Record, received: Instant) -> Event {
         Event {
             position: Component { tag: self.tag, seq, check: Some(check(record.content)) },
             subject: record.subject.clone(),
@@ -146,7 +146,7 @@ impl Source {
 
 /// The archive of a source: slow, paged, and sometimes away.
 #[derive(Debug)]
-pub struct Past(pub Shared);
+pub(crate) struct Past(pub Shared);
 
 struct Reading {
     source: Shared,

@@ -1,7 +1,7 @@
 //! The same core between real threads: what a step of the simulation cannot interleave.
 
-use std::sync::{Arc, Barrier};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,14 +21,14 @@ struct Signal(SyncSender<()>);
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
         // Full: a wake is on its way already.
-        drop(self.0.try_send(()));
+        self.0.try_send(()).unwrap_or(());
     }
 }
 
 fn event(seq: u64, tag: Tag) -> Event {
     Event {
         position: Component { tag, seq, check: Some(seq as u16) },
-        subject: if seq % 3 == 0 { "b".into() } else { "a".into() },
+        subject: if seq.is_multiple_of(3) { "b".into() } else { "a".into() },
         name: None,
         tier: None,
         message_id: None,
@@ -61,7 +61,7 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
         }
         match read {
             Poll::Ready(Read::Ended) => return seen,
-            Poll::Ready(Read::Some) if seen % turns == 0 => {
+            Poll::Ready(Read::Some) if seen.is_multiple_of(turns) => {
                 // Another reader takes the place, perhaps the last of its feed.
                 let position = cursor.position();
                 drop(cursor);
@@ -96,7 +96,8 @@ fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
     writer.begin(tag, 0);
     let wide = Arc::new(Profile::default());
     let tight = Arc::new(Profile { window: Limits { events: 50, ..Limits::default() }, ..Profile::default() });
-    let cases = [("a", &wide, 7), ("a", &wide, u64::MAX), ("b", &wide, u64::MAX), (">", &wide, 50), ("b", &tight, u64::MAX)];
+    let cases =
+        [("a", &wide, 7), ("a", &wide, u64::MAX), ("b", &wide, u64::MAX), (">", &wide, 50), ("b", &tight, u64::MAX)];
     let opened = Barrier::new(cases.len() + 1);
     thread::scope(|scope| {
         let readers: Vec<_> = cases
