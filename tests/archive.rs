@@ -246,7 +246,7 @@ async fn a_message_that_the_client_cannot_parse_is_read_all_the_same() {
 async fn a_stream_that_is_another_one_now_is_never_read_on() {
     let past = Past::start().await;
     past.fill("a.x", 1, 20).await;
-    let state = past.archive.state().await.unwrap();
+    let state = past.archive.state(0).await.unwrap();
     assert_eq!((state.first_seq, state.last_seq), (1, 20));
     assert!(past.archive.check(20).await.unwrap().is_some());
     assert_eq!(past.archive.check(21).await.unwrap(), None);
@@ -263,7 +263,7 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
     // Asked for before it was known that there is another one.
     assert_eq!(past.read(&["a.>"], 3).next().await, Err(Unavailable::Changed));
     eventually(RECOVERY, "the other tag is told", || async {
-        past.archive.state().await.is_ok_and(|now| now.tag != state.tag)
+        past.archive.state(0).await.is_ok_and(|now| now.tag != state.tag)
     })
     .await;
     past.read(&["a.>"], 0).until(30).await;
@@ -285,7 +285,7 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
     let all = filter_set(&["a.>"]);
     let one = past.upstream.nats.archive("A", Some("orders"), &all);
     let other = past.upstream.nats.archive("M", Some("orders"), &all);
-    assert_eq!(one.state().await.unwrap(), other.state().await.unwrap());
+    assert_eq!(one.state(0).await.unwrap(), other.state(0).await.unwrap());
     assert_eq!(one.check(5).await.unwrap(), other.check(5).await.unwrap());
     let page = other.read(&all, 2).next().await.unwrap();
     assert_eq!(page.events.iter().map(|event| event.position.seq).collect::<Vec<_>>(), [3, 4, 5]);
@@ -295,7 +295,7 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
 async fn a_stream_that_is_not_there_is_told_within_seconds() {
     let past = Past::start().await;
     let archive = past.upstream.nats.archive("NOBODY", None, &filter_set(&["n.>"]));
-    let Err(Unavailable::Now(why)) = archive.state().await else { panic!("a state of nothing") };
+    let Err(Unavailable::Now(why)) = archive.state(0).await else { panic!("a state of nothing") };
     assert!(why.contains("NOBODY"), "{why}");
     let mut pages = archive.read(&filter_set(&["n.>"]), 0);
     let told = within(RECOVERY, "the reading gives up", pages.next()).await;

@@ -49,7 +49,7 @@ async fn what_is_published_is_read_in_order_with_the_streams_own_numbers() {
     assert_eq!(seen[0], Seen::Event(1, "message".into(), "1".into()));
     assert_eq!(seen[1], Seen::Event(3, "message".into(), "3".into()));
     assert_eq!(upstream.metrics.consumers_created_total.get(), 1);
-    assert_eq!(upstream.nats.stream_state("A").await.unwrap().last_seq, 3);
+    assert_eq!(upstream.nats.stream_state("A", 0).await.unwrap().last_seq, 3);
     assert!(upstream.nats.message_check("A", 3).await.unwrap().is_some());
     assert_eq!(upstream.nats.message_check("A", 9).await.unwrap(), None);
 

@@ -8,8 +8,9 @@ use crate::subject::FilterSet;
 
 /// A source that can be asked for its past. JetStream is behind it; a test may be.
 pub trait Archive: fmt::Debug + Send + Sync {
-    /// Where the source is; at most about a second old, and read once for all who ask meanwhile.
-    fn state(&self) -> Answer<'_, State>;
+    /// Where the source is; read once for all who ask meanwhile. An answer that ends before `seq` is newer than the
+    /// question; any other may be about a second old.
+    fn state(&self, seq: u64) -> Answer<'_, State>;
 
     /// The check of the message at this sequence number; none when no message stands there.
     fn check(&self, seq: u64) -> Answer<'_, Option<u16>>;

@@ -143,10 +143,11 @@ impl EventStream {
             }
         }
         if let (true, Some(ending)) = (caught_up, &mut self.ending) {
-            // Evicted meanwhile and told as a gap: nothing more is owed.
+            // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
             ending.owed = 0;
         }
-        if caught_up && self.state.resuming.load(Ordering::Relaxed) {
+        let resuming = self.state.resuming.load(Ordering::Relaxed);
+        if resuming && caught_up && !self.cursors.iter().any(Cursor::is_replaying) {
             self.state.resuming.store(false, Ordering::Relaxed);
         }
         ended.then_some(Close::Upstream)

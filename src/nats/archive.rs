@@ -37,10 +37,10 @@ impl JetStreamArchive {
 }
 
 impl Archive for JetStreamArchive {
-    fn state(&self) -> Answer<'_, State> {
-        Box::pin(async {
+    fn state(&self, seq: u64) -> Answer<'_, State> {
+        Box::pin(async move {
             let place = &*self.0;
-            let state = place.nats.stream_state(&place.stream).await.and_then(super::StreamState::shareable);
+            let state = place.nats.stream_state(&place.stream, seq).await.and_then(super::StreamState::shareable);
             let state = state.map_err(|trouble| place.unavailable(&trouble))?;
             let tag = state.tag(&place.stream, place.identity.as_deref());
             *place.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag);

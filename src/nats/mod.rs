@@ -122,11 +122,14 @@ impl Nats {
         Arc::new(JetStreamArchive::new(self.clone(), name, identity, filters))
     }
 
-    /// The state of a JetStream stream, at most a second old. Whoever asks meanwhile waits for the same answer.
+    /// The state of a JetStream stream, at most a second old. Whoever asks meanwhile waits for the same answer. `seq` has
+    /// been seen by somebody, perhaps on another pod: a state that ends before it is believed only if it is newer than
+    /// the question.
     ///
     /// # Errors
     /// [`Trouble`] when JetStream does not tell it.
-    pub async fn stream_state(&self, stream: &str) -> Result<StreamState, Trouble> {
+    pub async fn stream_state(&self, stream: &str, seq: u64) -> Result<StreamState, Trouble> {
+        let asked = Instant::now();
         let cached = {
             let mut states = self.0.states.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(states.entry(stream.to_owned()).or_default())
@@ -134,11 +137,14 @@ impl Nats {
         let mut cached = cached.lock().await;
         if let Some((read, state)) = &*cached
             && read.elapsed() < BELIEVED
+            && (seq <= state.last_seq || *read >= asked)
         {
             return Ok(state.clone());
         }
+        // The moment of the question: the answer may be as old.
+        let read = Instant::now();
         let state = self.0.api.describe(stream).await?;
-        *cached = Some((Instant::now(), state.clone()));
+        *cached = Some((read, state.clone()));
         Ok(state)
     }
 

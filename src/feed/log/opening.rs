@@ -40,7 +40,7 @@ impl Log {
                     self.place(&mut cursor, outcome, at, first)?;
                     return Ok(Opened { cursor, outcome });
                 }
-                Decision::AskState => source = Some(self.ask_state(&view).await?),
+                Decision::AskState => source = Some(self.ask_state(at.seq, &view).await?),
                 Decision::AskCheck => check = self.ask_check(at.seq).await?,
             }
         }
@@ -89,9 +89,9 @@ impl Log {
         }
     }
 
-    async fn ask_state(&self, view: &View) -> Result<State, OpenError> {
+    async fn ask_state(&self, seq: u64, view: &View) -> Result<State, OpenError> {
         let Some(replayer) = &self.replayer else { return Err(OpenError::NotReady) };
-        match replayer.archive().state().await {
+        match replayer.archive().state(seq).await {
             Ok(state) => Ok(state),
             // Any other tag says it.
             Err(Unavailable::Changed) => Ok(State { tag: Tag::of_identity(""), first_seq: 0, last_seq: view.head }),

@@ -44,7 +44,7 @@ fn event(tag: Tag, seq: u64) -> Event {
 }
 
 impl Archive for Arc<Source> {
-    fn state(&self) -> Answer<'_, SourceState> {
+    fn state(&self, _: u64) -> Answer<'_, SourceState> {
         let (first, last) = (self.first.load(Ordering::Relaxed) as u64, self.last.load(Ordering::Relaxed) as u64);
         Box::pin(async move { Ok(SourceState { tag: self.tag, first_seq: first, last_seq: last }) })
     }

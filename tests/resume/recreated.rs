@@ -1,0 +1,42 @@
+//! Streams that are deleted and made again: an id of the old one is never taken for one of the new.
+
+use crate::reader::Via;
+use crate::support::upstream::create_stream;
+use crate::support::wait::eventually;
+use crate::{RECOVERY, Stage, fill};
+
+/// Makes the stream anew with `count` messages behind one sidecar's back, and tells what old ids become.
+async fn old_ids_are_told(count: u64) {
+    let stage = Stage::with(100).await;
+    let ids = stage.ids().await;
+    let tag = ids[0].split('-').next().unwrap().to_owned();
+    stage.jetstream.delete_stream("A").await.unwrap();
+    let again = create_stream(&stage.jetstream, "A", &["a.>"]).await;
+    fill(&stage.nats, &again, 1, count).await;
+    eventually(RECOVERY, "the sidecar follows the new one", || async {
+        stage.sidestream.admin("/health/ready").await.0 == 200 && stage.tag().await != tag
+    })
+    .await;
+    let mut readers = Vec::new();
+    for via in Via::ALL {
+        for number in [1, 50, 90, 100] {
+            let reader = stage.resume(via, "/all", &ids[number - 1]).await;
+            assert_eq!(reader.status(), 200);
+            readers.push((via, number, reader));
+        }
+    }
+    stage.publish("a.end", "end").await;
+    for (via, number, mut reader) in readers {
+        assert_eq!(reader.until("end").await, ["gap:recreated:live"], "{number} over {via:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_made_again_with_fewer_messages_is_a_gap() {
+    old_ids_are_told(30).await;
+}
+
+#[tokio::test]
+async fn a_stream_made_again_with_more_messages_is_a_gap() {
+    old_ids_are_told(200).await;
+}
