@@ -42,6 +42,10 @@ test-long: ## The tests that take minutes, marked #[ignore]
 	@scripts/tools.sh test
 	@$(CARGO) test --quiet --locked --no-fail-fast --release -- --ignored
 
+.PHONY: simulate
+simulate: ## 100,000 seeds of the simulation of the feed core
+	@$(CARGO) test --quiet --locked --release --test feed_simulation -- --ignored
+
 .PHONY: bench
 bench: ## The benchmarks of the hot path
 	@$(CARGO) bench --quiet --locked $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))

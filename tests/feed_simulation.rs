@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
 /// A few hundred worlds in about a second.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 250;
 
 /// What `make simulate` runs.
 const SEEDS_MANY: u64 = 100_000;

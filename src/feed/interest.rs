@@ -6,7 +6,7 @@ use crate::subject::FilterSet;
 
 /// Filters by their tokens; each leads to the keys of the feeds that hold it.
 #[derive(Debug, Default)]
-pub(super) struct Interest {
+pub struct Interest {
     root: Node,
 }
 
@@ -22,7 +22,7 @@ struct Node {
 
 impl Interest {
     /// Adds a feed under all its filters.
-    pub(super) fn insert(&mut self, filters: &FilterSet, feed: usize) {
+    pub fn insert(&mut self, filters: &FilterSet, feed: usize) {
         for filter in filters.filters() {
             let mut node = &mut self.root;
             let mut tail = false;
@@ -38,7 +38,7 @@ impl Interest {
     }
 
     /// Takes a feed away, and every node that held nothing else.
-    pub(super) fn remove(&mut self, filters: &FilterSet, feed: usize) {
+    pub fn remove(&mut self, filters: &FilterSet, feed: usize) {
         for filter in filters.filters() {
             let tokens: Vec<&str> = filter.tokens().collect();
             self.root.remove(&tokens, feed);
@@ -46,7 +46,7 @@ impl Interest {
     }
 
     /// Appends the keys of the feeds that want this subject, each once.
-    pub(super) fn matches(&self, subject: &str, found: &mut Vec<usize>) {
+    pub fn matches(&self, subject: &str, found: &mut Vec<usize>) {
         let before = found.len();
         self.root.matches(Some(subject), found);
         if found.len() - before > 1 {

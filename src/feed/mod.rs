@@ -14,7 +14,7 @@ pub mod cursor;
 pub mod demand;
 mod feed;
 mod index;
-mod interest;
+pub mod interest;
 pub mod limits;
 pub mod log;
 pub mod profile;

@@ -98,6 +98,44 @@ fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
 }
 
 #[test]
+fn a_gap_is_told_whether_it_stands_in_the_window_fell_out_of_it_or_was_before_the_feed() {
+    let limits = Limits { events: 2, ..Limits::default() };
+    let (mut writer, log) = log(Limits::default());
+    let open = |profile| now(log.open(filters(&["a"]), &profile, at(0))).unwrap().cursor;
+    let (mut wide, mut tight) = (open(profile(Limits::default())), open(profile(limits)));
+    writer.append(vec![event(1, "a")]);
+    writer.gap(GapReason::Upstream, Some(5));
+    writer.append(vec![event(7, "a"), event(8, "a")]);
+    let gap = |reason, missed| Err(Gap { reason, missed: Some(missed) });
+    let all = [Ok(1), gap(GapReason::Upstream, 5), Ok(7), Ok(8)];
+    assert_eq!(drain(&mut wide), all);
+    assert_eq!(drain(&mut tight), [gap(GapReason::Slow, 1), gap(GapReason::Upstream, 5), Ok(7), Ok(8)]);
+    let mut late =
+        open(Profile { event: Some(crate::subject::TextTemplate::parse("x").unwrap()), ..Profile::default() }.into());
+    assert_eq!(drain(&mut late), all);
+    writer.gap(GapReason::Upstream, Some(3));
+    writer.append((12..=14).map(|seq| event(seq, "a")).collect());
+    assert_eq!(drain(&mut tight), [gap(GapReason::Slow, 4), Ok(13), Ok(14)]);
+}
+
+#[test]
+fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
+    let (mut writer, log) = log(Limits::default());
+    let mut reader = now(log.open(filters(&["a"]), &profile(Limits::default()), at(0))).unwrap().cursor;
+    writer.append((1..=9).map(|seq| event(seq, "a")).collect());
+    let mut back = now(log.open(filters(&["a"]), &profile(Limits::default()), at(9))).unwrap().cursor;
+    assert_eq!(drain(&mut reader).len(), 9);
+    let gap = Gap { reason: GapReason::Ahead, missed: None };
+    for _ in 0..2 {
+        writer.renew(tag(), 4, gap);
+        writer.append(vec![event(5, "a")]);
+    }
+    for cursor in [&mut reader, &mut back] {
+        assert_eq!(drain(cursor), [Err(gap), Ok(5), Err(gap), Ok(5)]);
+    }
+}
+
+#[test]
 fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who_come_back() {
     let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(5, "a")]);

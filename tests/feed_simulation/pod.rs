@@ -1,5 +1,6 @@
 //! The model of one pod: a log that follows a source, and the whole history of what was written to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,9 +18,9 @@ use super::source::{self, Shared, check, lock};
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// Counts the numberings: numbers ascend within one.
-    pub epoch: usize,
-    pub position: Component,
-    pub kind: Kind,
+    pub(crate) epoch: usize,
+    pub(crate) position: Component,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Clone, Debug)]
@@ -34,22 +35,27 @@ pub(crate) enum Kind {
     Begin(Gap),
 }
 
+/// A budget that no world fills.
+pub(crate) const ROOM: usize = 1 << 20;
+
 pub(crate) struct Pod {
-    pub budget: Arc<Budget>,
-    pub log: Arc<Log>,
-    pub writer: LogWriter,
-    pub source: Shared,
-    pub limits: Limits,
-    pub history: Vec<Entry>,
-    pub epoch: usize,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) writer: LogWriter,
+    pub(crate) source: Shared,
+    pub(crate) limits: Limits,
+    /// What the log must still hold, as long as its budget leaves it alone: bytes, and when received.
+    held: VecDeque<(usize, Instant)>,
+    pub(crate) history: Vec<Entry>,
+    pub(crate) epoch: usize,
     /// The source's generation that it follows; none before it began.
-    pub generation: Option<u64>,
-    pub tag: Tag,
-    pub head: u64,
+    pub(crate) generation: Option<u64>,
+    pub(crate) tag: Tag,
+    pub(crate) head: u64,
     /// Where the present numbering began.
-    pub floor: u64,
+    pub(crate) floor: u64,
     /// What of it was passed by: from (exclusive), to.
-    pub holes: Vec<(u64, u64)>,
+    pub(crate) holes: Vec<(u64, u64)>,
     replays: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -76,6 +82,7 @@ impl Pod {
             writer,
             source: source.clone(),
             limits,
+            held: VecDeque::new(),
             history: Vec::new(),
             epoch: 0,
             generation: None,
@@ -173,25 +180,50 @@ impl Pod {
             (self.floor, self.holes) = (head, vec![(0, head)]);
         }
         (self.tag, self.head) = (tag, head);
+        self.held.clear();
         self.note(Component { tag, seq: head, check: None }, Kind::Begin(gap));
     }
 
     fn append(&mut self, batch: Vec<(sidestream::sse::Event, u64)>) {
+        let Some(now) = batch.last().map(|(event, _)| event.received) else { return };
         for (event, content) in &batch {
+            let bytes = format!("data: {}\nid: {}\n\n", source::payload(*content), event.position).len();
+            self.held.push_back((bytes, event.received));
             assert_eq!(event.position.check, Some(check(*content)));
             self.head = event.position.seq;
             self.note(event.position, Kind::Event { subject: event.subject.clone(), content: *content });
         }
         self.writer.append(batch.into_iter().map(|(event, _)| event).collect());
-        let (events, bytes, _) = self.log.size();
-        assert!(events <= self.limits.events, "{events} events in a log of {}", self.limits.events);
-        assert!(bytes < 1 << 20);
+        self.assert_held(now);
+    }
+
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.log.sweep(now);
+        self.assert_held(now);
+    }
+
+    /// Whether nothing but the limits of the windows evicts.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.budget.max() >= ROOM
+    }
+
+    /// The log keeps what its limits allow, no more, and with room enough no less.
+    fn assert_held(&mut self, now: Instant) {
+        let Limits { events, bytes, age } = self.limits;
+        let is_over = |held: &VecDeque<(usize, Instant)>| {
+            let is_old = held.front().is_some_and(|(_, received)| now.saturating_duration_since(*received) > age);
+            let sum: usize = held.iter().map(|(bytes, _)| bytes).sum();
+            is_old || held.len() > events || (sum > bytes && held.len() > 1)
+        };
+        while is_over(&self.held) {
+            self.held.pop_front();
+        }
+        let held = self.log.size().0;
+        assert!(held <= self.held.len(), "{held} events in a log that may hold {}", self.held.len());
+        assert!(held == self.held.len() || !self.is_roomy(), "{held} events left of {}", self.held.len());
     }
 
     fn note(&mut self, position: Component, kind: Kind) {
-        if std::env::var_os("TRACE").is_some() {
-            eprintln!("pod {:p} head {} writes {position} {kind:?}", self.log, self.head);
-        }
         self.history.push(Entry { epoch: self.epoch, position, kind });
     }
 }

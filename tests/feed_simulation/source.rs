@@ -12,12 +12,12 @@ use sidestream::subject::FilterSet;
 /// One message of the present numbering.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    pub subject: Arc<str>,
+    pub(crate) subject: Arc<str>,
     /// Unique among all messages of the simulation.
-    pub content: u64,
-    pub fate: Fate,
+    pub(crate) content: u64,
+    pub(crate) fate: Fate,
     /// No event can be made of it.
-    pub is_poison: bool,
+    pub(crate) is_poison: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +31,16 @@ pub(crate) enum Fate {
 
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub tag: Tag,
-    pub first_seq: u64,
-    pub last_seq: u64,
-    pub records: BTreeMap<u64, Record>,
+    pub(crate) tag: Tag,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) records: BTreeMap<u64, Record>,
     /// Everything that was ever published: a page of the archive may outlive what it was read from.
-    pub published: HashMap<Component, Record>,
+    pub(crate) published: HashMap<Component, Record>,
     /// Counts recreations and restorations: within one, a number means one message.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The archive does not answer.
-    pub is_failing: bool,
+    pub(crate) is_failing: bool,
     rng: Rng,
     name: &'static str,
     contents: u64,
@@ -169,7 +169,7 @@ impl Past {
 }
 
 impl Archive for Past {
-    fn state(&self, _least: u64) -> Answer<'_, State> {
+    fn state(&self) -> Answer<'_, State> {
         Box::pin(async {
             Self::reach(&self.0).await?;
             let source = lock(&self.0);

@@ -21,7 +21,7 @@ struct Signal(SyncSender<()>);
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
         // Full: a wake is on its way already.
-        self.0.try_send(()).ok();
+        self.0.try_send(()).unwrap_or(());
     }
 }
 
@@ -61,7 +61,7 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
         }
         match read {
             Poll::Ready(Read::Ended) => return seen,
-            Poll::Ready(Read::Some) if seen % turns == 0 => {
+            Poll::Ready(Read::Some) if seen.is_multiple_of(turns) => {
                 // Another reader takes the place, perhaps the last of its feed.
                 let position = cursor.position();
                 drop(cursor);

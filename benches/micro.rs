@@ -1,0 +1,194 @@
+//! The steps of the hot path one by one: encoding, appending, matching, reading, seeding, parsing ids.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(missing_docs)] // criterion's macros write functions without
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::FutureExt;
+use sidestream::feed::interest::Interest;
+use sidestream::feed::{Batch, Budget, Cursor, Log, LogWriter, Profile, Start, log};
+use sidestream::sse::encode::Frame;
+use sidestream::sse::{Component, Event, EventId, EventName, Tag};
+use sidestream::subject::{Filter, FilterSet};
+
+/// What a tailer appends at once when much comes.
+const BATCH: u64 = 64;
+
+fn tag() -> Tag {
+    Tag::of_stream("S", 1)
+}
+
+/// Filters side by side, parted by spaces.
+fn filters(text: &str) -> FilterSet {
+    FilterSet::new(text.split(' ').map(|filter| Filter::parse(filter).unwrap()))
+}
+
+fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
+    Event {
+        position: Component { tag: tag(), seq, check: Some(seq as u16) },
+        subject: subject.clone(),
+        name: None,
+        tier: None,
+        message_id: None,
+        data: data.into(),
+        received: Instant::now(),
+    }
+}
+
+/// A log that nothing is evicted from by its budget.
+fn log_of(feeds: usize) -> (LogWriter, Arc<Log>) {
+    let (mut writer, log) = log::channel("S", Profile::default().window, &Budget::new(4 << 30, feeds), None);
+    writer.begin(tag(), 0);
+    (writer, log)
+}
+
+fn open(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, start: Start) -> Cursor {
+    log.open(filters(filter), profile, start).now_or_never().unwrap().unwrap().cursor
+}
+
+fn encode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("encode");
+    let name = EventName::parse("created").unwrap();
+    let position = Component { tag: tag(), seq: 18_422, check: Some(0x7d3e) };
+    let text = |bytes| "x".repeat(bytes).into_bytes();
+    let lines = vec!["x".repeat(63); 16].join("\n").into_bytes();
+    for (case, data) in [("64 B", text(64)), ("1 KiB", text(1024)), ("16 lines", lines), ("base64", vec![0xff; 1024])] {
+        group.throughput(Throughput::Bytes(data.len() as u64));
+        group.bench_function(case, |bencher| bencher.iter(|| Frame::event(Some(&name), black_box(&data), position)));
+    }
+}
+
+/// One batch into a log whose feeds have these filters.
+fn append_to(bencher: &mut criterion::Bencher<'_>, filters: &[String], subjects: &[Arc<str>]) {
+    let (mut writer, log) = log_of(filters.len());
+    let profile = Arc::new(Profile::default());
+    let cursors: Vec<Cursor> = filters.iter().map(|filter| open(&log, filter, &profile, Start::Live)).collect();
+    let mut seq = 0;
+    bencher.iter_custom(|rounds| {
+        let mut spent = Duration::ZERO;
+        for _ in 0..rounds {
+            let subject = |seq: u64| &subjects[seq as usize % subjects.len()];
+            let batch = (seq + 1..=seq + BATCH).map(|seq| event(seq, subject(seq), &[b'x'; 64])).collect();
+            seq += BATCH;
+            let began = Instant::now();
+            writer.append(batch);
+            spent += began.elapsed();
+        }
+        spent
+    });
+    drop(cursors);
+}
+
+fn append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append 64");
+    group.throughput(Throughput::Elements(BATCH));
+    let users = |count| (0..count).map(|user| format!("users.{user}.created")).collect::<Vec<_>>();
+    let subjects = |texts: Vec<String>| texts.into_iter().map(Arc::from).collect::<Vec<Arc<str>>>();
+    group.bench_function("1 feed wants all", |bencher| append_to(bencher, &["users.>".into()], &subjects(users(100))));
+    group.bench_function("1000 feeds want all", |bencher| {
+        // Each is a feed of its own by what never comes.
+        let filters: Vec<_> = (0..1000).map(|number| format!("users.> others.{number}")).collect();
+        append_to(bencher, &filters, &subjects(users(100)));
+    });
+    group.bench_function("10000 feeds, one wants each", |bencher| {
+        append_to(bencher, &users(10_000), &subjects(users(10_000)));
+    });
+}
+
+fn read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read 64");
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function("from the window", |bencher| {
+        let (mut writer, log) = log_of(1);
+        let subject: Arc<str> = "users.1.created".into();
+        let mut cursor = open(&log, "users.>", &Arc::default(), Start::Live);
+        let (mut seq, mut batch) = (0, Batch::default());
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                writer.append((seq + 1..=seq + BATCH).map(|seq| event(seq, &subject, &[b'x'; 64])).collect());
+                seq += BATCH;
+                let began = Instant::now();
+                let read = cursor.poll_read(&mut Context::from_waker(Waker::noop()), &mut batch, 16 << 10);
+                spent += began.elapsed();
+                assert!(read.is_ready() && batch.items.len() == BATCH as usize);
+                batch.items.clear();
+            }
+            spent
+        });
+    });
+}
+
+fn interest(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("match");
+    for count in [10, 10_000, 100_000] {
+        let mut interest = Interest::default();
+        for number in 0..count {
+            let filter = match number % 10 {
+                0 => format!("orders.{number}.>"),
+                1 => format!("*.{number}.created"),
+                2 => format!("users.*.alerts.{number}"),
+                _ => format!("users.{number}.*"),
+            };
+            interest.insert(&filters(&filter), number);
+        }
+        let subjects: Vec<String> = (0..1000).map(|number| format!("users.{}.created", number * 97 % count)).collect();
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            let (mut found, mut turn) = (Vec::new(), 0);
+            bencher.iter(|| {
+                turn = (turn + 1) % subjects.len();
+                found.clear();
+                interest.matches(black_box(&subjects[turn]), &mut found);
+                found.len()
+            });
+        });
+    }
+}
+
+fn seed(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("seed");
+    group.sample_size(10);
+    let count = 10_000;
+    group.throughput(Throughput::Elements(count));
+    group.bench_function("10000 feeds from 10000 events", |bencher| {
+        let (mut writer, log) = log_of(count as usize);
+        let subjects: Vec<Arc<str>> = (0..count).map(|user| format!("users.{user}.created").into()).collect();
+        writer.append((1..=count).zip(&subjects).map(|(seq, subject)| event(seq, subject, &[b'x'; 64])).collect());
+        let (profile, start) = (Arc::new(Profile::default()), Component { tag: tag(), seq: 1, check: None });
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                let began = Instant::now();
+                let cursors: Vec<Cursor> =
+                    subjects.iter().map(|subject| open(&log, subject, &profile, Start::After(start))).collect();
+                spent += began.elapsed();
+                drop(cursors);
+            }
+            spent
+        });
+    });
+}
+
+fn id(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("id");
+    for (case, text) in [("1 source", "3fa9c1-18422-7d3e"), ("3 sources", "3fa9c1-18422-7d3e.000001-7.ed9319-9-abcd")] {
+        group.bench_function(case, |bencher| bencher.iter(|| EventId::parse(black_box(text.as_bytes())).unwrap()));
+    }
+}
+
+criterion_group! {
+    name = micro;
+    // Short: what is slow by a factor is seen in half a second.
+    config = Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500));
+    targets = encode, append, read, interest, seed, id
+}
+criterion_main!(micro);
