@@ -169,7 +169,7 @@ impl Past {
 }
 
 impl Archive for Past {
-    fn state(&self) -> Answer<'_, State> {
+    fn state(&self, _seq: u64) -> Answer<'_, State> {
         Box::pin(async {
             Self::reach(&self.0).await?;
             let source = lock(&self.0);
