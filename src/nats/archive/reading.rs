@@ -29,6 +29,8 @@ const FILTERS_MAX: usize = 32;
 const ATTEMPTS_MAX: u32 = 5;
 /// How long a reading waits for the connection.
 const CONNECTED_MAX: Duration = Duration::from_secs(10);
+/// How long after a creation that was not waited for to the end the consumer is surely there, if it ever is.
+const UNMADE: Duration = Duration::from_secs(1);
 
 /// Reads on from where it is, whatever happens to the consumer.
 pub(super) struct Reading {
@@ -273,10 +275,18 @@ impl Reading {
 
     /// Has the consumer deleted, without waiting.
     fn forget(&mut self) {
-        self.consumer = None;
+        let is_made = self.consumer.take().is_some();
         let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current()) else { return };
         let place = Arc::clone(&self.place);
-        runtime.spawn(async move { place.nats.0.api.forget(&place.stream, &name).await });
+        runtime.spawn(async move {
+            let api = &place.nats.0.api;
+            api.forget(&place.stream, &name).await;
+            if !is_made {
+                // The server may have answered this one before it made the consumer.
+                tokio::time::sleep(UNMADE).await;
+                api.forget(&place.stream, &name).await;
+            }
+        });
     }
 }
 
