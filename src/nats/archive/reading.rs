@@ -324,6 +324,10 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
         match step {
             Step::Events(events) => {
                 for event in events {
+                    if let Some(before) = leave_out(&mut page, event.position.seq, first) {
+                        pages.push(before);
+                        bytes = 0;
+                    }
                     let is_full = page.events.len() == PAGE_EVENTS_MAX || bytes + event.data.len() > PAGE_BYTES_MAX;
                     if let Some(last) = page.events.last().filter(|_| is_full) {
                         page.through = last.position.seq;
@@ -342,8 +346,21 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
             }
         }
     }
+    pages.extend(leave_out(&mut page, stretch.through.saturating_add(1), first));
     page.through = stretch.through;
     pages.push(page);
     debug_assert!(pages.iter().all(|page| page.after <= page.through), "a page does not end before it begins");
     pages
+}
+
+/// A number that is left out before `seq`, among those that are gone, may have been wanted: then the page ends there, and
+/// the next one begins later.
+fn leave_out(page: &mut Page, seq: u64, first: u64) -> Option<Page> {
+    let seen = page.events.last().map_or(page.after, |event| event.position.seq);
+    let after = first.min(seq).saturating_sub(1);
+    if after <= seen {
+        return None;
+    }
+    page.through = seen;
+    Some(std::mem::replace(page, Page { after, ..Page::default() }))
 }
