@@ -75,11 +75,16 @@ impl Stage {
         last(&self.stream).await
     }
 
-    /// The tag of the stream's ids, from the position that a live client is given.
-    async fn tag(&self) -> String {
+    /// The position that a live client is given.
+    async fn position(&self) -> String {
         let mut client = SseClient::get(self.sidestream.url("/all")).connect().await;
         client.until_seen("its position", |parser| parser.positions() > 0).await;
-        client.last_event_id().split('-').next().unwrap().to_owned()
+        client.last_event_id().to_owned()
+    }
+
+    /// The tag of the stream's ids.
+    async fn tag(&self) -> String {
+        self.position().await.split('-').next().unwrap().to_owned()
     }
 
     /// The id of every message up to the last: number `n` has the one at `n - 1`.

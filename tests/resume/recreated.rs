@@ -13,8 +13,11 @@ async fn old_ids_are_told(count: u64) {
     stage.jetstream.delete_stream("A").await.unwrap();
     let again = create_stream(&stage.jetstream, "A", &["a.>"]).await;
     fill(&stage.nats, &again, 1, count).await;
-    eventually(RECOVERY, "the sidecar follows the new one", || async {
-        stage.sidestream.admin("/health/ready").await.0 == 200 && stage.tag().await != tag
+    let end = count.to_string();
+    eventually(RECOVERY, "the sidecar has come to the end of the new one", || async {
+        let ready = stage.sidestream.admin("/health/ready").await.0 == 200;
+        let position = if ready { stage.position().await } else { String::new() };
+        !position.starts_with(&tag) && position.split('-').nth(1) == Some(&*end)
     })
     .await;
     let mut readers = Vec::new();

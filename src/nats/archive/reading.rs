@@ -29,6 +29,8 @@ const FILTERS_MAX: usize = 32;
 const ATTEMPTS_MAX: u32 = 5;
 /// How long a reading waits for the connection.
 const CONNECTED_MAX: Duration = Duration::from_secs(10);
+/// How long after a creation that was not waited for to the end the consumer is surely there, if it ever is.
+const UNMADE: Duration = Duration::from_secs(1);
 
 /// Reads on from where it is, whatever happens to the consumer.
 pub(super) struct Reading {
@@ -273,10 +275,18 @@ impl Reading {
 
     /// Has the consumer deleted, without waiting.
     fn forget(&mut self) {
-        self.consumer = None;
+        let is_made = self.consumer.take().is_some();
         let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current()) else { return };
         let place = Arc::clone(&self.place);
-        runtime.spawn(async move { place.nats.0.api.forget(&place.stream, &name).await });
+        runtime.spawn(async move {
+            let api = &place.nats.0.api;
+            api.forget(&place.stream, &name).await;
+            if !is_made {
+                // The server may have answered this one before it made the consumer.
+                tokio::time::sleep(UNMADE).await;
+                api.forget(&place.stream, &name).await;
+            }
+        });
     }
 }
 
@@ -314,6 +324,10 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
         match step {
             Step::Events(events) => {
                 for event in events {
+                    if let Some(before) = leave_out(&mut page, event.position.seq, first) {
+                        pages.push(before);
+                        bytes = 0;
+                    }
                     let is_full = page.events.len() == PAGE_EVENTS_MAX || bytes + event.data.len() > PAGE_BYTES_MAX;
                     if let Some(last) = page.events.last().filter(|_| is_full) {
                         page.through = last.position.seq;
@@ -332,8 +346,21 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
             }
         }
     }
+    pages.extend(leave_out(&mut page, stretch.through.saturating_add(1), first));
     page.through = stretch.through;
     pages.push(page);
     debug_assert!(pages.iter().all(|page| page.after <= page.through), "a page does not end before it begins");
     pages
+}
+
+/// A number that is left out before `seq`, among those that are gone, may have been wanted: then the page ends there, and
+/// the next one begins later.
+fn leave_out(page: &mut Page, seq: u64, first: u64) -> Option<Page> {
+    let seen = page.events.last().map_or(page.after, |event| event.position.seq);
+    let after = first.min(seq).saturating_sub(1);
+    if after <= seen {
+        return None;
+    }
+    page.through = seen;
+    Some(std::mem::replace(page, Page { after, ..Page::default() }))
 }
