@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use sidestream::feed::interest::Interest;
-use sidestream::feed::{Batch, Budget, Cursor, Log, LogWriter, Profile, Start, log};
+use sidestream::feed::{Batch, Budget, Cursor, Limits, Log, LogWriter, Profile, Start, log};
 use sidestream::sse::encode::Frame;
 use sidestream::sse::{Component, Event, EventId, EventName, Tag};
 use sidestream::subject::{Filter, FilterSet};
@@ -41,8 +41,8 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
 }
 
 /// A log that nothing is evicted from by its budget.
-fn log_of(feeds: usize) -> (LogWriter, Arc<Log>) {
-    let (mut writer, log) = log::channel("S", Profile::default().window, &Budget::new(4 << 30, feeds), None);
+fn log_of(feeds: usize, window: Limits) -> (LogWriter, Arc<Log>) {
+    let (mut writer, log) = log::channel("S", window, &Budget::new(4 << 30, feeds), None);
     writer.begin(tag(), 0);
     (writer, log)
 }
@@ -65,8 +65,10 @@ fn encode(criterion: &mut Criterion) {
 
 /// One batch into a log whose feeds have these filters.
 fn append_to(bencher: &mut criterion::Bencher<'_>, filters: &[String], subjects: &[Arc<str>]) {
-    let (mut writer, log) = log_of(filters.len());
-    let profile = Arc::new(Profile::default());
+    // Small, so that windows are full after a few batches: every event then evicts one.
+    let window = Limits { events: 1000, ..Limits::default() };
+    let (mut writer, log) = log_of(filters.len(), window);
+    let profile = Arc::new(Profile { window, ..Profile::default() });
     let cursors: Vec<Cursor> = filters.iter().map(|filter| open(&log, filter, &profile, Start::Live)).collect();
     let mut seq = 0;
     bencher.iter_custom(|rounds| {
@@ -104,7 +106,7 @@ fn read(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read 64");
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("from the window", |bencher| {
-        let (mut writer, log) = log_of(1);
+        let (mut writer, log) = log_of(1, Limits::default());
         let subject: Arc<str> = "users.1.created".into();
         let mut cursor = open(&log, "users.>", &Arc::default(), Start::Live);
         let (mut seq, mut batch) = (0, Batch::default());
@@ -156,7 +158,7 @@ fn seed(criterion: &mut Criterion) {
     let count = 10_000;
     group.throughput(Throughput::Elements(count));
     group.bench_function("10000 feeds from 10000 events", |bencher| {
-        let (mut writer, log) = log_of(count as usize);
+        let (mut writer, log) = log_of(count as usize, Limits::default());
         let subjects: Vec<Arc<str>> = (0..count).map(|user| format!("users.{user}.created").into()).collect();
         writer.append((1..=count).zip(&subjects).map(|(seq, subject)| event(seq, subject, &[b'x'; 64])).collect());
         let (profile, start) = (Arc::new(Profile::default()), Component { tag: tag(), seq: 1, check: None });

@@ -135,6 +135,7 @@ impl Client {
         assert_eq!(self.cursor.position(), self.position, "{self}: the position is the last item's");
         assert_eq!(self.cursor.standing().position(), Some(self.position), "{self}: seen from outside too");
         if self.has_replayed && !is_replaying && read == Poll::Pending {
+            self.assert_has_all(pod);
             (self.has_replayed, self.is_ahead) = (false, true);
             self.next = pod.history.len();
         }
@@ -202,9 +203,10 @@ impl Client {
             }
             Kind::Event { .. } => false,
         });
-        // How the present numbers began is told to whoever did not see the others begin and end.
-        let passes_many = self.is_loose || self.has_replayed;
-        match if passes_many { told.next_back() } else { told.next() } {
+        let first = told.next();
+        // Several beginnings may look the same: which of them it was is seen by what follows.
+        let is_unclear = (self.is_loose || self.has_replayed) && told.next().is_some();
+        match first {
             Some((place, entry)) => {
                 let begins = entry.epoch != self.epoch;
                 if self.is_loose || (begins && self.has_replayed) {
@@ -216,6 +218,7 @@ impl Client {
                 self.seq = if begins { position.seq } else { self.seq.max(position.seq) };
                 (self.epoch, self.next) = (entry.epoch, place + 1);
                 self.is_ahead &= !begins;
+                self.is_loose |= is_unclear;
             }
             None if gap.reason == GapReason::Recreated && self.has_replayed => {
                 // The archive knew before the tail.
@@ -225,7 +228,7 @@ impl Client {
             }
             None => {
                 assert_eq!(gap.reason, GapReason::Expired, "{self}: nobody told {gap:?} at {position}");
-                assert!(self.has_replayed && position.seq > self.seq, "{self}: expired at {position}");
+                assert!(self.has_replayed && position.seq >= self.seq, "{self}: expired at {position}");
                 let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
                 if is_present {
                     self.seq = self.seq.max(position.seq.min(source.first_seq - 1));
@@ -299,7 +302,7 @@ impl Client {
         let source = lock(&pod.source);
         if self.is_loose {
             (self.slow, self.is_loose, self.next) = (0, false, pod.history.len());
-            (self.epoch, self.seq) = (pod.epoch, pod.floor);
+            (self.epoch, self.seq) = (pod.epoch, pod.holes.last().map_or(0, |(_, through)| *through));
             return;
         }
         if self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 {

@@ -41,11 +41,16 @@ pub(crate) struct Source {
     pub(crate) generation: u64,
     /// The archive does not answer.
     pub(crate) is_failing: bool,
+    /// What the archive said last of where the source is, and when.
+    remembered: Option<(tokio::time::Instant, State)>,
     rng: Rng,
     name: &'static str,
     contents: u64,
     snapshot: Option<(u64, u64, BTreeMap<u64, Record>)>,
 }
+
+/// How old an answer may be that was given before.
+const REMEMBERED: Duration = Duration::from_secs(1);
 
 /// A source that the world changes while archives read it.
 pub(crate) type Shared = Arc<Mutex<Source>>;
@@ -73,6 +78,7 @@ impl Source {
             published: HashMap::new(),
             generation: 0,
             is_failing: false,
+            remembered: None,
             rng: Rng::with_seed(seed),
             name,
             contents: 0,
@@ -108,6 +114,7 @@ impl Source {
 
     pub(crate) fn recreate(&mut self) {
         self.generation += 1;
+        self.remembered = None; // It takes longer than an answer is remembered.
         self.tag = Tag::of_stream(self.name, i128::from(self.generation));
         (self.first_seq, self.last_seq) = (1, 0);
         self.records.clear();
@@ -122,6 +129,7 @@ impl Source {
     pub(crate) fn restore(&mut self) -> bool {
         let Some(snapshot) = self.snapshot.clone() else { return false };
         self.generation += 1;
+        self.remembered = None; // It takes longer than an answer is remembered.
         (self.first_seq, self.last_seq, self.records) = snapshot;
         true
     }
@@ -169,11 +177,20 @@ impl Past {
 }
 
 impl Archive for Past {
-    fn state(&self, _seq: u64) -> Answer<'_, State> {
-        Box::pin(async {
+    fn state(&self, seq: u64) -> Answer<'_, State> {
+        Box::pin(async move {
+            let now = tokio::time::Instant::now();
+            let remembered = lock(&self.0).remembered;
+            if let Some((_, state)) =
+                remembered.filter(|(at, state)| at.elapsed() < REMEMBERED && state.last_seq >= seq)
+            {
+                return Ok(state);
+            }
             Self::reach(&self.0).await?;
-            let source = lock(&self.0);
-            Ok(State { tag: source.tag, first_seq: source.first_seq, last_seq: source.last_seq })
+            let mut source = lock(&self.0);
+            let state = State { tag: source.tag, first_seq: source.first_seq, last_seq: source.last_seq };
+            source.remembered = Some((now, state));
+            Ok(state)
         })
     }
 

@@ -179,7 +179,7 @@ impl World {
             (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),
             (Start::Lost(reason), outcome) => assert_eq!(outcome, Outcome::Gap(Gap { reason, missed: None })),
             (Start::After(at), outcome) => {
-                let is_memory_whole = !evicted && !is_shared && key.1.window == Limits::default();
+                let is_memory_whole = pod.is_roomy() && !evicted && !is_shared && key.1.window == Limits::default();
                 self.assert_outcome(pod, at, outcome, is_memory_whole);
             }
         }
