@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
@@ -18,19 +17,6 @@ use support::wait::eventually;
 
 fn numbered(range: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = String> {
     range.map(|number| number.to_string())
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[tokio::test]
@@ -199,10 +185,7 @@ async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
     publish(&jetstream, "a.x", numbered(1..=3)).await;
-    nats.stop().await;
-    let (store, snapshot) = (nats.folder().join("store"), nats.folder().join("snapshot"));
-    copy_folder(&store, &snapshot);
-    nats.restart().await;
+    nats.snapshot().await;
     let proxy = Proxy::to_port(nats.port()).await;
     let upstream = Upstream::connect(&nats.url()).await;
     let away = Upstream::connect(&format!("nats://{}", proxy.address())).await;
@@ -216,10 +199,7 @@ async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown
     reader_away.until_seen(3).await;
     proxy.forward_to(([127, 0, 0, 1], free_port()).into());
     proxy.cut();
-    nats.kill9();
-    std::fs::remove_dir_all(&store).unwrap();
-    copy_folder(&snapshot, &store);
-    nats.restart().await;
+    nats.restore().await;
 
     // Fewer messages than were read: ahead. The next one has a number that was used before.
     reader.until_seen(4).await;

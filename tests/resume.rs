@@ -6,6 +6,8 @@ mod support;
 
 #[path = "resume/chromium.rs"]
 mod chromium;
+#[path = "resume/cluster.rs"]
+mod cluster;
 #[path = "resume/crowds.rs"]
 mod crowds;
 #[path = "resume/positions.rs"]
@@ -16,6 +18,8 @@ mod reader;
 mod recreated;
 #[path = "resume/replays.rs"]
 mod replays;
+#[path = "resume/restored.rs"]
+mod restored;
 
 use std::time::Duration;
 
@@ -58,6 +62,14 @@ impl Stage {
         fill(&nats, &stream, 1, count).await;
         let sidestream = Sidestream::start(configuration(&nats, routes)).await;
         Self { nats, jetstream, stream, sidestream }
+    }
+
+    /// Waits until the sidecar says that it is ready.
+    async fn ready(&self) {
+        eventually(RECOVERY, "the sidecar is ready", || async {
+            self.sidestream.admin("/health/ready").await.0 == 200
+        })
+        .await;
     }
 
     /// Publishes the numbers after the last sequence, and waits until all are stored.

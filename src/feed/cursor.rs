@@ -222,7 +222,7 @@ impl Cursor {
             let (mut bytes, position) = (0, &mut self.position);
             let turn = if current {
                 ticket.poll(floor, context.waker(), |logged| {
-                    let (frame, tier) = feed.profile.show(logged);
+                    let (frame, tier) = (feed.profile.frame(logged), feed.profile.tier(&logged.event));
                     *position = logged.event.position;
                     bytes += frame.len();
                     batch.items.push(Item::Event { frame, position: *position, tier, received: logged.event.received });

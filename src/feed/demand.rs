@@ -15,7 +15,7 @@ use super::feed::Feed;
 use super::repeats::Repeats;
 use super::source::Origin;
 use super::window::{Logged, Missing};
-use super::{Budget, Cursor, Gap, GapReason, Log, OpenError, Opened, Outcome, Profile, Start};
+use super::{Budget, Cursor, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start};
 
 /// How long a feed outlives its last reader.
 ///
@@ -236,8 +236,9 @@ impl FeedWriter {
                 self.repeats.note(id, seq);
             }
             let logged = Logged::new(event, &self.core.budget);
-            let shown = Log::show_alone(&logged, &self.feed.profile);
-            state.window.push_event(shown.logged, shown.frame, shown.tier);
+            let profile = &self.feed.profile;
+            let (frame, tier) = (profile.frame(&logged), profile.tier(&logged.event));
+            state.window.push_event(logged, frame, tier);
         }
         if repeated < all {
             state.readers.take_waiting(&mut self.wakers);

@@ -279,8 +279,7 @@ impl State {
             while let Some(hole) = holes.next_if(|hole| hole.index <= index) {
                 window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
             }
-            let (frame, tier) = feed.profile.show(logged);
-            window.window.push_event(logged.clone(), frame, tier);
+            window.window.push_event(logged.clone(), feed.profile.frame(logged), feed.profile.tier(&logged.event));
         }
         for hole in holes {
             window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
@@ -356,20 +355,9 @@ fn show(
     named: &mut HashMap<(*const Profile, usize), Frame>,
 ) -> Appended {
     let frame = if profile.renames(&logged.event) {
-        let encode = || {
-            let name = profile.name(&logged.event);
-            Frame::event(name.as_deref(), &logged.event.data, logged.event.position)
-        };
-        named.entry((Arc::as_ptr(profile), place)).or_insert_with(encode).clone()
+        named.entry((Arc::as_ptr(profile), place)).or_insert_with(|| profile.frame(logged)).clone()
     } else {
         logged.frame.clone()
     };
     Appended { logged: logged.clone(), frame, tier: profile.tier(&logged.event) }
-}
-
-impl Log {
-    /// As a route of this profile shows the event: for sources without a log.
-    pub(super) fn show_alone(logged: &Arc<Logged>, profile: &Arc<Profile>) -> Appended {
-        show(logged, profile, 0, &mut HashMap::new())
-    }
 }

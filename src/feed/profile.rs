@@ -33,13 +33,12 @@ impl Profile {
     }
 
     /// The event as the route shows it: encoded anew only if the route names it.
-    pub(super) fn show(&self, logged: &Logged) -> (Frame, Tier) {
-        let frame = if self.renames(&logged.event) {
+    pub(super) fn frame(&self, logged: &Logged) -> Frame {
+        if self.renames(&logged.event) {
             Frame::event(self.name(&logged.event).as_deref(), &logged.event.data, logged.event.position)
         } else {
             logged.frame.clone()
-        };
-        (frame, self.tier(&logged.event))
+        }
     }
 
     /// Whether the route gives this event a name that it does not bear itself.

@@ -100,11 +100,7 @@ impl EventStream {
         if let Some(close) = self.poll_events(task, out) {
             self.end(close);
         }
-        if let Some(Ending { close, owed: 0 }) = self.ending {
-            self.say_close(close, out);
-            return Poll::Ready(Step::End(close));
-        }
-        if out.is_empty() {
+        if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
             self.poll_timer(task, out);
         }
         if let Some(Ending { close, owed: 0 }) = self.ending {
@@ -259,9 +255,7 @@ impl EventStream {
             self.checkpoint();
         }
         out.write(|bytes| {
-            encode::put_retry(bytes, retry);
-            let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, retry.as_millis());
-            encode::put_control(bytes, "sidestream.close", &json, None::<&str>);
+            encode::put_close(bytes, reason, retry);
             if told {
                 encode::put_id(bytes, Joined(&self.positions));
             }

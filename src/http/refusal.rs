@@ -86,9 +86,7 @@ impl Refusal {
         let wait = self.wait();
         let reason = if *self == Self::Draining { "drain" } else { "overload" };
         let mut out = BytesMut::with_capacity(128);
-        encode::put_retry(&mut out, wait);
-        let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, wait.as_millis());
-        encode::put_control(&mut out, "sidestream.close", &json, None::<&str>);
+        encode::put_close(&mut out, reason, wait);
         out.freeze()
     }
 

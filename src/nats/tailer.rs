@@ -41,6 +41,9 @@ const REQUEST_MAX: usize = 512;
 /// The most bytes of one pull request.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 
+/// What the check says before the recent past is read.
+const NOT_CAUGHT_UP: &str = "not caught up yet";
+
 /// Follows one JetStream stream.
 #[derive(Debug)]
 pub(crate) struct Tailer {
@@ -84,7 +87,7 @@ impl Tailer {
     ) -> Self {
         Self {
             intake: Intake::new(metrics, &config.name),
-            check: health.check(format!("stream:{}", config.name), "not caught up yet"),
+            check: health.check(format!("stream:{}", config.name), NOT_CAUGHT_UP),
             metrics: Arc::clone(metrics),
             config,
             identity,
@@ -190,6 +193,10 @@ impl Tailer {
     fn renew(&mut self, followed: &mut Followed, head: u64, gap: Gap) {
         tracing::warn!(stream = self.config.name, reason = ?gap.reason, missed = gap.missed, after = head, "gap in the stream");
         followed.last = None;
+        // Whoever comes before the new past is read would take it for news.
+        self.caught_up = false;
+        self.writer.catch_up();
+        self.check.set(Status::Failing(NOT_CAUGHT_UP.to_owned()));
         self.writer.renew(followed.tag, head, gap);
         self.followed = Some(*followed);
     }

@@ -108,6 +108,13 @@ pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl s
     }
 }
 
+/// Why the event stream ends, and when the client shall come back: both as a field that EventSource obeys and as data.
+pub fn put_close(out: &mut BytesMut, reason: &str, wait: std::time::Duration) {
+    put_retry(out, wait);
+    let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, wait.as_millis());
+    put_control(out, "sidestream.close", &json, None::<&str>);
+}
+
 /// One field on one line; the value holds no line end.
 fn put_field(out: &mut BytesMut, field: &str, value: &[u8]) {
     debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n')), "a line end would end the field");

@@ -77,6 +77,16 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
 
 #[tokio::test]
 async fn a_server_killed_three_times_in_replays_and_live_delivery_costs_nothing() {
+    kills_cost_nothing(3).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute or two: `make test-long`"]
+async fn a_server_killed_twenty_times_in_replays_and_live_delivery_costs_nothing() {
+    kills_cost_nothing(20).await;
+}
+
+async fn kills_cost_nothing(kills: u64) {
     const STORED: u64 = 10_000;
     let mut stage = Stage::with(STORED).await;
     let tag = stage.tag().await;
@@ -94,15 +104,16 @@ async fn a_server_killed_three_times_in_replays_and_live_delivery_costs_nothing(
         }
     });
     let mut readers = Vec::new();
-    for round in 0..3 {
+    for round in 0..kills {
         let before = stage.sidestream.metric("sidestream_replayed_events_total", &[]).await;
         for client in 0..12 {
             // One of them reads everything; those of the rounds before are live.
             let target = if client == 0 { "/all".to_owned() } else { format!("/one/{client}") };
-            let id = format!("{tag}-{}", round * 1000);
+            let after = round % 5 * 1000;
+            let id = format!("{tag}-{after}");
             let reader = SseClient::get(stage.sidestream.url(&target)).last_event_id(&id).connect().await;
             assert_eq!(reader.status(), 200);
-            readers.push(tokio::spawn(all_of(reader, client, round * 1000, Arc::clone(&last))));
+            readers.push(tokio::spawn(all_of(reader, client, after, Arc::clone(&last))));
         }
         let replayed = |value: f64| value > before;
         stage.sidestream.until_metric("sidestream_replayed_events_total", &[], replayed).await;

@@ -56,7 +56,7 @@ impl Stage {
     }
 
     /// The sidecar believes for a second what it was told of the stream: until it knows that what follows this is gone.
-    async fn knows_expired(&self, sequence: u64) {
+    pub(crate) async fn knows_expired(&self, sequence: u64) {
         let id = format!("{}-{sequence}", self.tag().await);
         eventually(DEADLINE, "the sidecar knows what is retained", || async {
             self.resume(Via::Http1, "/status", &id).await.status() == 416

@@ -5,9 +5,9 @@ use crate::support::upstream::create_stream;
 use crate::support::wait::eventually;
 use crate::{RECOVERY, Stage, fill};
 
-/// Makes the stream anew with `count` messages behind one sidecar's back, and tells what old ids become.
-async fn old_ids_are_told(count: u64) {
-    let stage = Stage::with(100).await;
+/// Makes the stream anew with `count` messages behind one sidecar's back; returns the ids of the old one, once the
+/// sidecar has come to the end of the new one.
+pub(crate) async fn made_again(stage: &Stage, count: u64) -> Vec<String> {
     let ids = stage.ids().await;
     let tag = ids[0].split('-').next().unwrap().to_owned();
     stage.jetstream.delete_stream("A").await.unwrap();
@@ -20,6 +20,12 @@ async fn old_ids_are_told(count: u64) {
         !position.starts_with(&tag) && position.split('-').nth(1) == Some(&*end)
     })
     .await;
+    ids
+}
+
+async fn old_ids_are_told(count: u64) {
+    let stage = Stage::with(100).await;
+    let ids = made_again(&stage, count).await;
     let mut readers = Vec::new();
     for via in Via::ALL {
         for number in [1, 50, 90, 100] {

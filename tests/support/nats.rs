@@ -108,6 +108,27 @@ impl Nats {
         self.process = eventually(DEADLINE, "the restarted nats-server has its port back", || launch.run()).await;
     }
 
+    /// Stops the server, keeps a copy of its store, and starts it again.
+    pub async fn snapshot(&mut self) {
+        self.stop().await;
+        let (store, snapshot) = self.stores();
+        copy_folder(&store, &snapshot);
+        self.restart().await;
+    }
+
+    /// SIGKILL, then starts the server with the store as it was at [`Nats::snapshot`].
+    pub async fn restore(&mut self) {
+        self.kill9();
+        let (store, snapshot) = self.stores();
+        std::fs::remove_dir_all(&store).unwrap();
+        copy_folder(&snapshot, &store);
+        self.restart().await;
+    }
+
+    fn stores(&self) -> (PathBuf, PathBuf) {
+        (self.folder().join("store"), self.folder().join("snapshot"))
+    }
+
     /// SIGUSR2: the server announces its end, then evicts its clients.
     pub fn lame_duck(&mut self) {
         self.process.signal(Signal::USR2);
@@ -284,4 +305,17 @@ pub fn free_port() -> u16 {
         .map(|_| fastrand::u16(PORTS))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("one port of a thousand is free")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }

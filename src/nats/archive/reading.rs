@@ -29,6 +29,9 @@ const FILTERS_MAX: usize = 32;
 const ATTEMPTS_MAX: u32 = 5;
 /// How long a reading waits for the connection.
 const CONNECTED_MAX: Duration = Duration::from_secs(10);
+/// How long the first attempt waits for its consumer, the later ones twice and four times as long. 2 s: a thousand times
+/// what it takes; a cluster that lost a server puts consumers on it for a while, and the next one on another.
+const CREATED_MIN: Duration = Duration::from_secs(2);
 /// How long after a creation that was not waited for to the end the consumer is surely there, if it ever is.
 const UNMADE: Duration = Duration::from_secs(1);
 
@@ -143,7 +146,8 @@ impl Reading {
         };
         self.name = Some(spec.name.clone());
         let created = Consumer::create(&self.place.nats.0.api, link, spec);
-        let consumer = tokio::time::timeout(CONNECTED_MAX, created).await.map_err(|_| Fault::Unconnected)??;
+        let patience = CREATED_MIN * (1 << self.attempts.min(2));
+        let consumer = tokio::time::timeout(patience, created).await.map_err(|_| Trouble::Timeout)??;
         self.place.nats.0.metrics.consumers_created_total.inc();
         self.is_at_end = consumer.pending == 0;
         self.consumer = Some(consumer);
@@ -238,11 +242,11 @@ impl Reading {
             Fault::Trouble(trouble) => self.place.unavailable(&trouble),
             Fault::Lost(Lost::Denied(subject)) => self.place.unavailable(&Trouble::Denied(subject)),
             Fault::Lost(lost) => {
-                tracing::debug!(stream = self.place.stream, reason = ?lost, "reading interrupted");
                 self.stalls += u32::from(lost == Lost::Disconnected);
                 Unavailable::Now(format!("stream {}: its past cannot be read: {lost:?}", self.place.stream))
             }
         };
+        tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %why, "reading interrupted");
         self.attempts += 1;
         if self.attempts > ATTEMPTS_MAX {
             self.attempts = 0;
