@@ -62,6 +62,8 @@ struct App {
     commands: mpsc::Receiver<admin::Command>,
     live: Live,
     nats: nats::Nats,
+    /// The end of the writing to the registry over all pods.
+    registry: crate::lifecycle::drain::Signal,
     shards: Shards,
     health: Health,
     progress: watch::Sender<Progress>,
@@ -117,6 +119,11 @@ impl App {
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
 
+        let (registering, registered) = crate::lifecycle::drain::channel();
+        if let Some(bucket) = &config.registry.bucket {
+            registry.set_cluster(nats.registry(bucket, registered));
+        }
+
         // Clients last: from the first connection on everything that answers it is there.
         let context = http::Context::new(metrics.clone(), registry);
         let live = Live { context, sources, budget, metrics, descriptors };
@@ -124,7 +131,21 @@ impl App {
         live.sample();
         let shards = Shards::start(&config.listen, &live.context, &health).await?;
         let restart = Vec::new();
-        Ok(Self { loaded, restart, path, signals, commands, live, nats, shards, health, progress, shown, admin })
+        Ok(Self {
+            loaded,
+            restart,
+            path,
+            signals,
+            commands,
+            live,
+            nats,
+            registry: registering,
+            shards,
+            health,
+            progress,
+            shown,
+            admin,
+        })
     }
 
     /// Serves until a signal, then drains.
@@ -160,7 +181,7 @@ impl App {
     /// Stops everything, clients first and the admin last.
     async fn end(self) {
         let Self { live: Live { context, sources, metrics, .. }, .. } = self;
-        let Self { shards, nats, admin, progress, loaded, mut signals, .. } = self;
+        let Self { shards, nats, registry, admin, progress, loaded, mut signals, .. } = self;
         let clients = drain::Clients { context, shards, progress: &progress, metrics: &metrics };
         let ended = tokio::select! {
             () = clients.drain(&loaded.config.drain) => true,
@@ -169,7 +190,7 @@ impl App {
         if ended {
             drain::enter(&progress, crate::lifecycle::phase::Phase::Upstream);
             tokio::select! {
-                () = async { sources.stop().await; nats.close().await } => {}
+                () = async { registry.drain().await; sources.stop().await; nats.close().await } => {}
                 () = second(&mut signals) => {}
             }
         } else {

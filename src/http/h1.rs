@@ -98,9 +98,13 @@ impl<T: Transport> Driver<T> {
     fn advance(&mut self, shut: bool) {
         let linger = || Box::pin(tokio::time::sleep(LINGER));
         let before = std::mem::replace(&mut self.phase, Phase::Linger(linger()));
-        if let (false, Phase::Open(stream)) = (shut, before) {
-            self.wire.finish();
-            self.phase = Phase::Last(stream, linger());
+        match before {
+            Phase::Open(stream) if !shut => {
+                self.wire.finish();
+                self.phase = Phase::Last(stream, linger());
+            }
+            Phase::Last(mut stream, _) => stream.set_delivered(),
+            Phase::Open(_) | Phase::Linger(_) => {}
         }
     }
 

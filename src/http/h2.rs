@@ -14,8 +14,10 @@ use crate::registry::Close;
 
 /// One DATA frame per turn, with all events that are ready.
 pub(super) struct H2Body {
-    /// None when its last bytes are handed out.
+    /// None when it has ended.
     stream: Option<EventStream>,
+    /// What it says of its end, kept back until everything before it has been taken.
+    last: Option<Bytes>,
 }
 
 /// The body ends as a reset of its stream: what an event stream is owed will not come.
@@ -32,23 +34,38 @@ impl std::error::Error for Reset {}
 
 impl H2Body {
     pub(super) fn new(stream: EventStream) -> Self {
-        Self { stream: Some(stream) }
+        Self { stream: Some(stream), last: None }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        if let Some(last) = self.last.take() {
+            // hyper asks again when the client's window is open behind everything that it was handed.
+            stream.set_delivered();
+            self.stream = None;
+            return Poll::Ready(Some(Ok(Frame::data(last))));
+        }
         let turn = Output::with(|out| {
             let step = std::task::ready!(stream.poll_next(task, out));
             // Handed to HTTP/2 is the nearest to the socket that can be seen here: it is asked for only when the
             // stream's window is open.
             stream.sent(out.tally, out.bytes);
-            Poll::Ready((step, join(out)))
+            let is_kept = matches!(step, Step::End(_)) && out.parts.len() > 1;
+            let kept = if is_kept { out.parts.pop() } else { None };
+            Poll::Ready((step, join(out), kept))
         });
-        let (step, data) = std::task::ready!(turn);
+        let (step, data, kept) = std::task::ready!(turn);
         if let Step::End(close) = step {
-            self.stream = None;
             if StreamState::is_forced(close) {
+                self.stream = None;
                 return Poll::Ready(Some(Err(Reset(close))));
+            }
+            match kept {
+                Some(last) => self.last = Some(last),
+                None => {
+                    stream.set_delivered();
+                    self.stream = None;
+                }
             }
         }
         // An empty frame would count as a flood at a careful receiver.

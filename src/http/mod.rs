@@ -20,6 +20,7 @@ mod request;
 mod route;
 mod server;
 mod take_back;
+mod takeover;
 mod transport;
 mod wire;
 
