@@ -74,6 +74,8 @@ struct App {
     commands: mpsc::Receiver<admin::Command>,
     live: Live,
     nats: nats::Nats,
+    /// The end of the writing to the registry over all pods.
+    registry: crate::lifecycle::drain::Signal,
     shards: Shards,
     health: Health,
     progress: watch::Sender<Progress>,
@@ -134,6 +136,11 @@ impl App {
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
 
+        let (registering, registered) = crate::lifecycle::drain::channel();
+        if let Some(bucket) = &config.registry.bucket {
+            registry.set_cluster(nats.registry(bucket, registered));
+        }
+
         // Clients last: from the first connection on everything that answers it is there.
         let context = http::Context::new(metrics.clone(), registry);
         let live = Live { context, sources, budget, metrics, descriptors };
@@ -144,7 +151,22 @@ impl App {
             tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout does not fit into the grace period");
         }
         let restart = Vec::new();
-        Ok(Self { loaded, restart, path, signals, grace, commands, live, nats, shards, health, progress, shown, admin })
+        Ok(Self {
+            loaded,
+            restart,
+            path,
+            signals,
+            grace,
+            commands,
+            live,
+            nats,
+            registry: registering,
+            shards,
+            health,
+            progress,
+            shown,
+            admin,
+        })
     }
 
     /// Serves until a signal or the command to drain.

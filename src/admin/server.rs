@@ -183,7 +183,7 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, places: &Arc<S
 
 /// One connection, one request: a place is never held by somebody who may ask again later.
 async fn converse(connection: TcpStream, parts: &Arc<Parts>) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(parts, &request)) });
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(parts, &request).await) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)

@@ -12,7 +12,7 @@ use super::sources::Sources;
 use super::{App, Live};
 use crate::admin::{Admin, Command};
 use crate::http::Context;
-use crate::lifecycle::drain::Config;
+use crate::lifecycle::drain::{Config, Signal};
 use crate::lifecycle::phase::{Phase, Progress};
 use crate::lifecycle::schedule::Schedule;
 use crate::lifecycle::signals::Request;
@@ -51,7 +51,7 @@ impl App {
     /// Stops everything, clients first and the admin last.
     pub(super) async fn end(self, cause: Cause) {
         let Self { live: Live { context, sources, metrics, .. }, .. } = self;
-        let Self { shards, nats, admin, progress, loaded, signals, commands, grace, .. } = self;
+        let Self { shards, nats, registry, admin, progress, loaded, signals, commands, grace, .. } = self;
         let config = loaded.config.drain;
         let began = Instant::now();
         let (schedule, scheduled) = watch::channel(Schedule::new(&config, began, grace));
@@ -61,7 +61,7 @@ impl App {
         if planned < config.timeout {
             tracing::warn!(?grace, timeout = ?config.timeout, "the drain is compressed into the grace period");
         }
-        let parts = Parts { context, shards, sources, nats, metrics, progress };
+        let parts = Parts { context, shards, registry, sources, nats, metrics, progress };
         let mut ears = Ears { signals, commands, told: cause == Cause::Signal };
         let drained = {
             let drain = parts.drain(config, scheduled);
@@ -103,6 +103,8 @@ fn leave(admin: Admin) {
 struct Parts {
     context: Arc<Context>,
     shards: Shards,
+    /// The end of the writing to the registry over all pods.
+    registry: Signal,
     sources: Arc<Sources>,
     nats: Nats,
     metrics: Arc<Metrics>,
@@ -111,11 +113,12 @@ struct Parts {
 
 impl Parts {
     async fn drain(self, config: Config, schedule: watch::Receiver<Schedule>) {
-        let Self { context, shards, sources, nats, metrics, progress } = self;
+        let Self { context, shards, registry, sources, nats, metrics, progress } = self;
         let began = Instant::now();
         Clients { context, shards, progress: &progress, metrics: &metrics, schedule }.drain(&config).await;
         enter(&progress, Phase::Upstream);
         let upstream = async {
+            registry.drain().await;
             sources.stop().await;
             nats.close().await;
         };

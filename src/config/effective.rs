@@ -10,6 +10,7 @@ use crate::http::RouteConfig;
 use crate::http::config::{Delivery, End, Expired, SourceConfig};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
+use crate::registry::Bucket;
 use crate::subject::Filter;
 use crate::telemetry::logs::Format;
 
@@ -19,7 +20,7 @@ const MASKED: &str = "***";
 /// The configuration as the file would say it: what `/config` shows.
 #[must_use]
 pub fn effective(config: &Config) -> Value {
-    let Config { listen, admin, nats, http, window_bytes_max, feeds_max, replays, drain, log } = config;
+    let Config { listen, admin, nats, http, window_bytes_max, feeds_max, replays, drain, registry, log } = config;
     json!({
         "listen": listen.iter().map(listener).collect::<Vec<_>>(),
         "admin": {
@@ -42,6 +43,7 @@ pub fn effective(config: &Config) -> Value {
             "timeout": format_duration(drain.timeout),
             "retry": { "min": format_duration(drain.retry_min), "max": format_duration(drain.retry_max) },
         },
+        "registry": { "bucket": registry.bucket.as_ref().map(Bucket::as_str) },
         "log": {
             "format": match log.format { Format::Json => "json", Format::Text => "text" },
             "filter": log.filter,

@@ -21,7 +21,7 @@ pub use environment::Lookup;
 pub use problem::{Problem, Problems};
 pub use walk::Outline;
 
-use crate::{admin, feed, http, lifecycle, nats, net, telemetry};
+use crate::{admin, feed, http, lifecycle, nats, net, registry, telemetry};
 use problem::Report;
 
 /// The whole configuration, parsed.
@@ -43,6 +43,8 @@ pub struct Config {
     pub replays: feed::replay::Config,
     /// How a drain proceeds.
     pub drain: lifecycle::drain::Config,
+    /// Who is connected where, over all pods.
+    pub registry: registry::Config,
     /// How the log is written.
     pub log: telemetry::logs::Config,
 }
@@ -60,6 +62,7 @@ impl Default for Config {
             feeds_max: 50_000,
             replays: feed::replay::Config::default(),
             drain: lifecycle::drain::Config::default(),
+            registry: registry::Config::default(),
             log: telemetry::logs::Config::default(),
         }
     }

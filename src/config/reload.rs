@@ -127,7 +127,8 @@ impl Reloads {
 /// does not compile: a part that is not asked about is applied live.
 #[must_use]
 pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
-    let Config { listen, admin, nats, http: _, window_bytes_max: _, feeds_max: _, replays, drain: _, log } = started;
+    let Config { listen, admin, nats, http: _, window_bytes_max: _, feeds_max: _, replays, drain: _, registry, log } =
+        started;
     let keys = [
         ("listen", *listen != now.listen),
         ("admin.address", admin.address != now.admin.address),
@@ -136,6 +137,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         ("nats.credentials", nats.credentials != now.nats.credentials),
         ("nats.tls", nats.tls != now.nats.tls),
         ("limits.replays", *replays != now.replays),
+        ("registry.bucket", *registry != now.registry),
         ("log.format", log.format != now.log.format),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

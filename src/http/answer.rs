@@ -103,11 +103,13 @@ async fn respond(
     if surplus {
         return Err(Refusal::Connections);
     }
+    let (client, is_named) = route.client(&asked);
     let opening = Opening {
         route: route.clone(),
         filters,
         last_event_id: asked.last_event_id().map(std::borrow::Cow::into_owned),
-        client: route.client(&asked),
+        client,
+        is_named,
         peer,
         browser: is_browser(request.headers()),
     };

@@ -17,7 +17,7 @@ use super::family::Family;
 use super::member::StreamState;
 use super::output::{Output, Tally};
 use crate::feed::{Cursor, Gap, Item, Read};
-use crate::registry::{Close, Member as _, Registration};
+use crate::registry::{Close, Member as _, Registration, State};
 use crate::sse::id::Joined;
 use crate::sse::{Component, encode};
 
@@ -27,7 +27,7 @@ pub(super) use opening::Opening;
 #[derive(Debug)]
 pub(super) struct EventStream {
     // Before the cursors, so that it is out of the registry when they end.
-    _registration: Registration,
+    registration: Registration,
     state: Arc<StreamState>,
     context: Arc<Context>,
     cursors: Box<[Cursor]>,
@@ -48,6 +48,8 @@ pub(super) struct EventStream {
     /// HTTP/2: with whom it is handed over.
     family: Option<Arc<Family>>,
     ending: Option<Ending>,
+    /// Everything that was handed out has been taken by the socket, its end included.
+    is_delivered: bool,
 }
 
 /// An end that has begun: what the client is still owed comes first.
@@ -121,6 +123,28 @@ impl EventStream {
         if let Some(oldest) = tally.oldest {
             metrics.delivery.observe(oldest.elapsed().as_secs_f64());
         }
+        self.note_active();
+    }
+
+    /// The driver says that the socket has taken everything, the end included.
+    pub(super) fn set_delivered(&mut self) {
+        self.is_delivered = true;
+    }
+
+    /// Says, once, that it is live: its first bytes are out, and it has caught up.
+    fn note_active(&self) {
+        if self.state.begins_active() {
+            self.registration.changed();
+            let state = &self.state;
+            tracing::info!(
+                client = &*state.client,
+                client.addr = %state.peer.remote,
+                route = &*state.route.label,
+                protocol = state.peer.protocol.as_str(),
+                state = State::Active.as_str(),
+                "event stream active"
+            );
+        }
     }
 
     /// Ends it, unless it is ending already.
@@ -163,6 +187,7 @@ impl EventStream {
         let resuming = self.state.resuming.load(Ordering::Relaxed);
         if resuming && caught_up && !self.cursors.iter().any(Cursor::is_replaying) {
             self.state.resuming.store(false, Ordering::Relaxed);
+            self.note_active();
         }
         ended.then_some(Close::Upstream)
     }
@@ -283,6 +308,10 @@ impl Drop for EventStream {
         state.route.metrics.closed(state.peer.protocol, close);
         let sent = state.totals();
         let lag = state.lag();
+        // Only what the socket has taken is known to be sent: another pod goes on behind it.
+        let handed_over = (close == Close::Drain && self.is_delivered).then(|| Joined(&self.positions).to_string());
+        let end = if handed_over.is_some() { State::Reconnecting } else { State::Closed };
+        self.registration.ended(&**state, close, handed_over);
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -290,7 +319,7 @@ impl Drop for EventStream {
                     client.addr = %state.peer.remote,
                     route = &*state.route.label,
                     protocol = state.peer.protocol.as_str(),
-                    state = "closed",
+                    state = end.as_str(),
                     reason = close.reason(),
                     seconds = state.lasted().as_secs_f64(),
                     events = sent.events,

@@ -78,10 +78,11 @@ impl<T: Transport> Driver<T> {
                         Err(_) => return Poll::Ready(Close::Client),
                     }
                 }
-                Phase::Last(..) => {
+                Phase::Last(stream, _) => {
                     if ready!(self.wire.poll_shutdown(task)).is_err() {
                         return Poll::Ready(Close::Client);
                     }
+                    stream.set_delivered();
                     self.phase = Phase::Linger(Box::pin(tokio::time::sleep(LINGER)));
                 }
                 Phase::Linger(_) => return self.poll_deadline(task),

@@ -18,6 +18,8 @@ pub(super) struct H2Body(State);
 
 enum State {
     Open(Box<EventStream>),
+    /// What it says of its end is kept back until everything before it has been taken.
+    Last(Box<EventStream>, Piece),
     /// Its last bytes are handed out.
     Ended,
     /// Its last bytes are handed out, and the stream is reset when they are on their way.
@@ -44,7 +46,7 @@ impl H2Body {
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
         let stream = match &mut self.0 {
             State::Open(stream) => stream,
-            State::Ended => return Poll::Ready(None),
+            State::Last(..) | State::Ended => return Poll::Ready(self.last()),
             State::Breaking => return Poll::Pending,
         };
         let turn = Output::with(|out| {
@@ -52,12 +54,16 @@ impl H2Body {
             // Handed to HTTP/2 is the nearest to the socket that can be seen here: it is asked for only when the
             // stream's window is open.
             stream.sent(out.tally, out.bytes);
-            Poll::Ready((step, join(out)))
+            let is_kept = matches!(step, Step::End(close) if !stream.breaks(close)) && out.parts.len() > 1;
+            let kept = if is_kept { out.parts.pop() } else { None };
+            Poll::Ready((step, join(out), kept))
         });
-        let (step, data) = std::task::ready!(turn);
+        let (step, data, kept) = std::task::ready!(turn);
         if let Step::End(close) = step {
             let breaks = stream.breaks(close).then(|| stream.state().clone());
-            self.0 = State::Ended;
+            let State::Open(mut stream) = std::mem::replace(&mut self.0, State::Ended) else {
+                return Poll::Ready(None);
+            };
             if StreamState::is_forced(close) {
                 return Poll::Ready(Some(Err(Reset(close))));
             }
@@ -65,9 +71,20 @@ impl H2Body {
                 self.0 = State::Breaking;
                 return Poll::Ready(Some(Ok(Frame::data(Piece::before_reset(data, state)))));
             }
+            match kept {
+                Some(last) => self.0 = State::Last(stream, last.into()),
+                None => stream.set_delivered(),
+            }
         }
         // An empty frame would count as a flood at a careful receiver.
         Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data.into()))))
+    }
+
+    /// What was kept back: hyper asks again when the client's window is open behind everything that it was handed.
+    fn last(&mut self) -> Option<Result<Frame<Piece>, Reset>> {
+        let State::Last(mut stream, last) = std::mem::replace(&mut self.0, State::Ended) else { return None };
+        stream.set_delivered();
+        Some(Ok(Frame::data(last)))
     }
 
     pub(super) fn is_end(&self) -> bool {

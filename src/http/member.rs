@@ -32,6 +32,8 @@ pub(super) struct StreamState {
     opened: SystemTime,
     /// Resumes, and has not caught up yet.
     pub(super) resuming: AtomicBool,
+    /// It has been live.
+    active: AtomicBool,
     events: AtomicU64,
     bytes: AtomicU64,
     pub(super) gaps: AtomicU32,
@@ -63,6 +65,7 @@ impl StreamState {
             standings,
             opened: SystemTime::now(),
             resuming: AtomicBool::new(resuming),
+            active: AtomicBool::new(false),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             gaps: AtomicU32::new(0),
@@ -100,6 +103,15 @@ impl StreamState {
     pub(super) fn sent(&self, events: u64, bytes: u64) {
         self.events.fetch_add(events, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// True once: when its first bytes are on the socket and it has caught up.
+    pub(super) fn begins_active(&self) -> bool {
+        // A look first: this is asked after every write.
+        !self.active.load(Ordering::Relaxed)
+            && !self.resuming.load(Ordering::Relaxed)
+            && self.bytes.load(Ordering::Relaxed) > 0
+            && !self.active.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn totals(&self) -> Sent {

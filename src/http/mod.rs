@@ -21,6 +21,7 @@ mod request;
 mod route;
 mod server;
 mod take_back;
+mod takeover;
 mod transport;
 mod wire;
 

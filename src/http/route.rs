@@ -102,16 +102,18 @@ impl Route {
         Ok(sets)
     }
 
-    /// Who the client of a request is: for limits, the registry and the log.
-    pub(super) fn client(&self, request: &Request<'_>) -> Box<str> {
+    /// Who the client of a request is: for limits, the registry and the log; and whether the route's `client` says so.
+    pub(super) fn client(&self, request: &Request<'_>) -> (Box<str>, bool) {
         let named = self.config.client.as_ref().and_then(|template| template.fill(request));
+        // One that is cut is not told from others that begin like it.
+        let is_named = named.as_ref().is_some_and(|name| name.len() <= 256);
         let mut name = named.unwrap_or_else(|| request.remote.to_string());
         // 256: what is told in logs and the registry stays small whatever the client says.
         if name.len() > 256 {
             let cut = (0..=256).rev().find(|cut| name.is_char_boundary(*cut)).unwrap_or(0);
             name.truncate(cut);
         }
-        name.into()
+        (name.into(), is_named)
     }
 }
 

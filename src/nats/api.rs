@@ -284,7 +284,7 @@ impl Api {
         }
     }
 
-    async fn ask<T: Serialize + ?Sized, A: DeserializeOwned>(
+    pub(crate) async fn ask<T: Serialize + ?Sized, A: DeserializeOwned>(
         &self,
         subject: String,
         request: &T,
@@ -307,7 +307,7 @@ impl Api {
 }
 
 /// What a request for a message that is not there is answered.
-const NO_MESSAGE: &str = "no message found";
+pub(crate) const NO_MESSAGE: &str = "no message found";
 
 fn refusal(error: &jetstream::Error) -> Trouble {
     match error.error_code() {

@@ -16,6 +16,7 @@ mod consumer;
 mod intake;
 mod message;
 mod poison;
+mod registry;
 mod republish;
 mod subscription;
 mod tags;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use crate::feed::{Archive, Demands, LogWriter, PositionedWriter, Republished};
 use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::Health;
+use crate::registry::{Bucket, Cluster};
 use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
@@ -37,6 +39,7 @@ use api::Api;
 use archive::JetStreamArchive;
 use barrier::Barrier;
 use client::{Links, Monitor};
+use registry::KvRegistry;
 use subscription::Core;
 use tags::Tags;
 use tailer::Tailer;
@@ -101,6 +104,13 @@ impl Nats {
     pub fn is_connected(&self) -> bool {
         let Links { data, replay, core, control } = &self.0.links;
         [data, replay, core, control].iter().all(|link| link.now().up)
+    }
+
+    /// Keeps the registry over all pods in a bucket until the drain begins; the watch is released when the last of it is
+    /// written.
+    #[must_use]
+    pub fn registry(&self, bucket: &Bucket, drain: Watch) -> Arc<dyn Cluster> {
+        KvRegistry::start(self, bucket, drain)
     }
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.

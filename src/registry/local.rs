@@ -1,10 +1,11 @@
 //! The table of open event streams: a slot and a pointer each, in shards that are locked one at a time.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{Lag, Member};
+use super::{Close, Cluster, Lag, Member};
 
 /// Every event stream that is open on this pod. Clones share the table.
 ///
@@ -19,6 +20,8 @@ pub struct Registry(Arc<Table>);
 pub struct Registration {
     table: Arc<Table>,
     key: u32,
+    /// Under which all pods are told of it.
+    number: Option<NonZeroU64>,
 }
 
 /// The clients of one route together.
@@ -35,9 +38,21 @@ impl Registry {
     pub fn insert(&self, member: Arc<dyn Member>) -> Registration {
         let table = Arc::clone(&self.0);
         let shard = table.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        let number = table.cluster.get().and_then(|cluster| NonZeroU64::new(cluster.changes().opened(&member)));
         let slot = table.shards[shard as usize].lock().unwrap_or_else(PoisonError::into_inner).insert(member);
         table.len.fetch_add(1, Ordering::Relaxed);
-        Registration { table, key: slot * SHARDS + shard }
+        Registration { table, key: slot * SHARDS + shard, number }
+    }
+
+    /// From now on all pods are told of what is taken in. The first call counts.
+    pub fn set_cluster(&self, cluster: Arc<dyn Cluster>) {
+        self.0.cluster.get_or_init(|| cluster);
+    }
+
+    /// The registry over all pods, if there is one.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<dyn Cluster>> {
+        self.0.cluster.get()
     }
 
     /// How many there are.
@@ -90,8 +105,27 @@ impl Registry {
     }
 }
 
+impl Registration {
+    /// Its state is another one.
+    pub fn changed(&self) {
+        if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
+            cluster.changes().changed(number.get());
+        }
+    }
+
+    /// It has ended; to be called once, with its own member. `sent`: by a drain, with all up to this position sent.
+    pub fn ended(&self, member: &dyn Member, close: Close, sent: Option<String>) {
+        if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
+            cluster.changes().ended(number.get(), member, close, sent);
+        }
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
+        if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
+            cluster.changes().gone(number.get());
+        }
         let (slot, shard) = (self.key / SHARDS, self.key % SHARDS);
         let removed = {
             let mut slab = self.table.shards[shard as usize].lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,6 +161,7 @@ struct Table {
     /// Which shard the next one goes to: they fill evenly whoever opens them.
     next: AtomicU32,
     len: AtomicUsize,
+    cluster: OnceLock<Arc<dyn Cluster>>,
 }
 
 /// Slots that are used again, the latest freed first.

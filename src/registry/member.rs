@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Close;
 
@@ -100,14 +100,14 @@ pub struct Sent {
 }
 
 /// Where an event stream stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Accepted, nothing sent yet.
     Connecting,
     /// Live.
     Active,
-    /// Came back with an id and has not caught up yet.
+    /// Came back with an id and has not caught up yet; over all pods also: was handed over, and is expected elsewhere.
     Reconnecting,
     /// At its end.
     Closed,

@@ -1,9 +1,17 @@
-//! Who is connected here: the event streams that are open on this pod, filled by the serving side, read by the operator's.
+//! Who is connected: the event streams that are open on this pod, and the seam to the registry over all pods.
 
+pub mod changes;
 mod close;
+pub mod cluster;
+pub mod config;
+pub mod entry;
 mod local;
 mod member;
 
+pub use changes::Changes;
 pub use close::Close;
+pub use cluster::{Cluster, Found, Handover, Later, Unavailable};
+pub use config::{Bucket, Config};
+pub use entry::{Entry, Key, Wanted};
 pub use local::{Registration, Registry, RouteLag};
 pub use member::{Description, Lag, Member, Protocol, Sent, State};

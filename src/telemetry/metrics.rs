@@ -92,6 +92,8 @@ pub struct Metrics {
     pub drain_cut_total: IntCounter,
     /// `sidestream_config_reloads_total{result}`
     pub config_reloads_total: IntCounterVec,
+    /// `sidestream_registry_errors_total`
+    pub registry_errors_total: IntCounter,
 }
 
 /// What the documentation says of one metric.
@@ -163,6 +165,7 @@ impl Metrics {
             drain_streams_left: r.gauge("drain_streams_left", "Event streams that a drain has still to end.")?,
             drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at the deadline of a drain.")?,
             config_reloads_total: r.counters("config_reloads_total", "Readings of a changed configuration, by result.", &["result"])?,
+            registry_errors_total: r.counter("registry_errors_total", "Readings and writes of the registry over all pods that failed.")?,
             samplers: Mutex::new(Vec::new()),
             described: r.described.into_inner(),
             registry,

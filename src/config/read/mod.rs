@@ -14,13 +14,14 @@ use super::walk::{Keys, Place};
 use crate::feed::replay;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
+use crate::registry::{self, Bucket};
 use crate::telemetry::logs;
 use crate::{admin, http};
 
 /// Reads the whole file. What comes back is only good when nothing was reported.
 pub(super) fn config(root: &Place<'_>) -> Option<Config> {
     root.map(|keys| {
-        keys.later(&["registry", "upstream"]);
+        keys.later(&["upstream"]);
         let default = Config::default();
         let listen = keys.get("listen", |place| place.some(listener));
         let admin = keys.or("admin", default.admin, admin);
@@ -45,6 +46,7 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
             feeds_max: limits.feeds_max,
             replays: limits.replays,
             drain: keys.or("drain", default.drain, drain),
+            registry: keys.or("registry", default.registry, registry),
             log: keys.or("log", default.log, log),
         })
     })
@@ -190,6 +192,13 @@ fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Dur
             );
         }
         Some((min, max))
+    })
+}
+
+fn registry(place: &Place<'_>) -> Option<registry::Config> {
+    place.map(|keys| {
+        let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", Bucket::parse);
+        Some(registry::Config { bucket: keys.nullable("bucket", None, bucket) })
     })
 }
 

@@ -12,6 +12,8 @@ use crate::http::context::Context;
 use crate::http::member::{Peer, StreamState};
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
+use crate::http::takeover;
+use crate::registry::State;
 use crate::sse::id::Joined;
 use crate::sse::{Component, EventId, encode};
 use crate::subject::FilterSet;
@@ -22,16 +24,33 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) filters: Vec<FilterSet>,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
     pub(in crate::http) client: Box<str>,
+    /// The route's `client` says who it is, not only its address.
+    pub(in crate::http) is_named: bool,
     pub(in crate::http) peer: Peer,
     /// A browser's EventSource may be at the other end.
     pub(in crate::http) browser: bool,
 }
 
 impl EventStream {
+    /// Opens an event stream, at the position that a drain has left for this client if it has none itself.
+    pub(in crate::http) async fn open(context: &Arc<Context>, mut asked: Opening) -> Result<Self, Refusal> {
+        let handover = takeover::find(context, &asked).await;
+        if let Some(handover) = &handover {
+            asked.last_event_id = Some(handover.entry.last_event_id.clone().into_bytes());
+        }
+        let opened = Self::open_at(context, asked, handover.is_some()).await;
+        if let (Err(_), Some(handover)) = (&opened, handover) {
+            takeover::give_back(context, handover).await;
+        }
+        opened
+    }
+
     /// Opens a cursor in every source of the route.
-    pub(in crate::http) async fn open(context: &Arc<Context>, asked: Opening) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, peer, browser } = asked;
+    async fn open_at(context: &Arc<Context>, asked: Opening, is_taken_over: bool) -> Result<Self, Refusal> {
+        let Opening { route, filters, last_event_id, client, is_named: _, peer, browser } = asked;
         let tells_status = match route.config.expired {
+            // It did not say that it had a position, so it is not told off for it.
+            _ if is_taken_over => false,
             Expired::Auto => !browser,
             Expired::Status => true,
             Expired::Gap => false,
@@ -72,7 +91,7 @@ impl EventStream {
         // at the same moment, do not beat together.
         let silence = config.heartbeat.mul_f64(0.5 + 0.5 * fastrand::f64());
         let mut stream = Self {
-            _registration: context.registry.insert(state.clone()),
+            registration: context.registry.insert(state.clone()),
             context: context.clone(),
             cursors: cursors.into(),
             positions,
@@ -85,13 +104,14 @@ impl EventStream {
             age,
             family: None,
             ending: None,
+            is_delivered: false,
             state,
         };
         let first = stream.next_deadline();
         stream.timer.as_mut().reset(first);
         stream.opening = Some(stream.first_bytes(&gaps));
         stream.state.route.metrics.opened(peer.protocol);
-        stream.log_open(id.is_some(), &gaps);
+        stream.log_open(id.is_some(), is_taken_over, &gaps);
         Ok(stream)
     }
 
@@ -112,14 +132,15 @@ impl EventStream {
         out.freeze()
     }
 
-    fn log_open(&self, resumed: bool, gaps: &[Gap]) {
+    fn log_open(&self, resumed: bool, is_taken_over: bool, gaps: &[Gap]) {
         let state = &self.state;
         tracing::info!(
             client = &*state.client,
             client.addr = %state.peer.remote,
             route = &*state.route.label,
             protocol = state.peer.protocol.as_str(),
-            state = if resumed { "reconnecting" } else { "active" },
+            state = if resumed { State::Reconnecting } else { State::Connecting }.as_str(),
+            taken_over = is_taken_over,
             id = %Joined(&self.positions),
             gaps = gaps.len(),
             "event stream opened"

@@ -1,0 +1,166 @@
+//! One place for each, ends first, nothing for ever: what waits to be told is bounded and told again in time.
+
+use super::super::{Description, Lag, Protocol, Sent};
+use super::*;
+
+const EVERY: Duration = Duration::from_secs(60);
+
+struct Stub {
+    route: Arc<str>,
+    state: Mutex<State>,
+}
+
+impl Stub {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { route: "/a".into(), state: Mutex::new(State::Active) })
+    }
+}
+
+impl Member for Stub {
+    fn route(&self) -> &Arc<str> {
+        &self.route
+    }
+    fn client(&self) -> &str {
+        "me"
+    }
+    fn lag(&self) -> Lag {
+        Lag::default()
+    }
+    fn is_slow(&self) -> bool {
+        false
+    }
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+    fn describe(&self) -> Description {
+        Description {
+            client: "me".into(),
+            route: self.route.clone(),
+            subjects: vec!["a.1".into()],
+            protocol: Protocol::Http11,
+            tls: false,
+            remote: "192.0.2.7:4711".parse().unwrap(),
+            state: *self.state.lock().unwrap(),
+            opened: 0,
+            last_event_id: "3fa9c1-7".into(),
+            lag: Lag::default(),
+            sent: Sent::default(),
+            memory_bytes: 0,
+            slow: false,
+            gaps: 0,
+        }
+    }
+    fn close(&self, _: Close) {}
+}
+
+fn open(changes: &Changes) -> (Arc<Stub>, u64) {
+    let stub = Stub::new();
+    let number = changes.opened(&(stub.clone() as Arc<dyn Member>));
+    (stub, number)
+}
+
+fn numbers(told: &[Told]) -> Vec<u64> {
+    told.iter().map(|told| told.number).collect()
+}
+
+#[test]
+fn one_that_changes_often_is_told_once_and_as_it_is_then() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (stub, number) = open(&changes);
+    for _ in 0..100 {
+        changes.changed(number);
+    }
+    *stub.state.lock().unwrap() = State::Reconnecting;
+    let told = changes.take(10, EVERY, now);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].key.encode(), "me.boot-1");
+    assert_eq!(told[0].entry.state, State::Reconnecting);
+    assert_eq!((&*told[0].entry.pod, told[0].entry.reason.clone(), told[0].is_end), ("pod", None, false));
+    assert_eq!(changes.take(10, EVERY, now), []);
+}
+
+#[test]
+fn what_is_open_is_told_again_in_time_and_what_is_gone_is_not() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (_one, first) = open(&changes);
+    let (_two, second) = open(&changes);
+    assert_eq!(numbers(&changes.take(10, EVERY, now)), [first, second]);
+    changes.gone(first);
+    assert_eq!(changes.take(10, EVERY, now + EVERY - Duration::from_secs(1)), []);
+    changes.changed(second);
+    assert_eq!(numbers(&changes.take(10, EVERY, now + EVERY)), [second]);
+    assert_eq!(changes.take(10, EVERY, now + EVERY * 2 - Duration::from_secs(1)), []);
+    assert_eq!(numbers(&changes.take(10, EVERY, now + EVERY * 2)), [second]);
+    changes.gone(second);
+    assert_eq!(changes.take(10, EVERY, now + EVERY * 9), []);
+    let waiting = changes.lock();
+    assert_eq!((waiting.open.len(), waiting.told.len(), waiting.changed.len()), (0, 0, 0));
+}
+
+#[test]
+fn ends_come_first_and_no_more_is_taken_than_is_asked_for() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (stub, drained) = open(&changes);
+    let (other, closed) = open(&changes);
+    let (_third, _) = open(&changes);
+    changes.take(10, EVERY, now);
+    let (_fourth, fourth) = open(&changes);
+    changes.ended(closed, &*other, Close::Client, None);
+    changes.ended(drained, &*stub, Close::Drain, Some("3fa9c1-9".into()));
+    let told = changes.take(2, EVERY, now);
+    assert_eq!(numbers(&told), [closed, drained]);
+    let tell = |told: &Told| (told.entry.state, told.entry.reason.clone().unwrap(), told.entry.last_event_id.clone());
+    assert_eq!(tell(&told[0]), (State::Closed, "client".into(), "3fa9c1-7".into()));
+    assert_eq!(tell(&told[1]), (State::Reconnecting, "drain".into(), "3fa9c1-9".into()));
+    assert_eq!(numbers(&changes.take(2, EVERY, now)), [fourth]);
+}
+
+#[test]
+fn one_that_came_and_went_within_a_moment_is_not_told_unless_a_drain_ended_it() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (stub, number) = open(&changes);
+    changes.ended(number, &*stub, Close::Client, None);
+    assert_eq!(changes.take(10, EVERY, now), []);
+    let (stub, number) = open(&changes);
+    changes.ended(number, &*stub, Close::Drain, Some("3fa9c1-7".into()));
+    assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
+}
+
+#[test]
+fn what_could_not_be_told_is_told_later_but_an_end_only_if_it_surely_was_not() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (stub, number) = open(&changes);
+    let told = changes.take(10, EVERY, now).remove(0);
+    changes.failed(told, false);
+    assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
+    changes.ended(number, &*stub, Close::Drain, Some("3fa9c1-7".into()));
+    let told = changes.take(10, EVERY, now).remove(0);
+    changes.failed(told, true);
+    let told = changes.take(10, EVERY, now).remove(0);
+    assert_eq!(changes.take_lost(), 0);
+    changes.failed(told, false);
+    assert_eq!(changes.take(10, EVERY, now), []);
+    assert_eq!((changes.take_lost(), changes.take_lost()), (1, 0));
+}
+
+#[test]
+fn a_bucket_that_was_made_anew_is_told_all_that_is_open() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let open: Vec<_> = (0..3).map(|_| open(&changes)).collect();
+    changes.take(10, EVERY, now);
+    changes.forgotten();
+    let mut told = numbers(&changes.take(10, EVERY, now));
+    told.sort_unstable();
+    assert_eq!(told, open.iter().map(|(_, number)| *number).collect::<Vec<_>>());
+}
+
+#[test]
+fn ends_that_nobody_takes_do_not_pile_up() {
+    let changes = Changes::new("pod", "boot");
+    for _ in 0..ENDED_MAX + 5 {
+        let (stub, number) = open(&changes);
+        changes.ended(number, &*stub, Close::Drain, Some("3fa9c1-7".into()));
+    }
+    assert_eq!(changes.len(), ENDED_MAX);
+    assert_eq!(changes.take_lost(), 5);
+}
