@@ -22,6 +22,7 @@ mod readers;
 mod repeats;
 pub mod replay;
 pub mod resume;
+pub mod slow;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -37,4 +38,5 @@ pub use log::{Log, LogWriter, Past};
 pub use profile::Profile;
 pub use replay::Replays;
 pub use resume::{Gap, GapReason, Outcome, Start};
+pub use slow::{Policy, Relief, Slow};
 pub use source::{OpenError, Opened, Source};
