@@ -216,3 +216,40 @@ async fn a_large_event_over_a_slow_line_is_no_standstill() {
     }
     assert!(began.elapsed() > Duration::from_secs(3), "the line was fast: {:?}", began.elapsed());
 }
+
+#[tokio::test]
+#[ignore = "takes a minute: ten kilobytes a second"]
+async fn at_ten_kilobytes_a_second_all_that_is_critical_comes_in_order_and_a_reconnect_goes_on() {
+    let mut stage = Stage::start().await;
+    let url: hyper::Uri = stage.sidestream.url("/").parse().unwrap();
+    let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
+    proxy.set(Fault { bytes_per_second: 10_000, ..Fault::default() });
+    let url = format!("http://{}/tiers", proxy.address());
+    let mut client = SseClient::get(url).receive_buffer(4096).connect().await;
+    client.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
+    stage.publish_until_waiting("/tiers", 900, 300).await;
+    let most = stage.published - 50;
+    let mut events = client.until(|event| event.name == "message" && Published::read(event).number >= most).await;
+    let shed = stage.sidestream.metric("sidestream_shed_events_total", &[]).await;
+    // More than it may have waiting, at once: it is ended.
+    stage.publish(1700, 300).await;
+    while let Some(event) = client.next_within(DEADLINE).await {
+        events.push(event);
+    }
+    stage.until_ended("/tiers", 1.0).await;
+    let closed = events.pop_if(|event| event.name == "sidestream.close").is_some();
+    while events.pop_if(|event| event.name != "message").is_some() {}
+    let account = Account::of(&events, 0, "slow");
+    println!(
+        "given {}, missed {} in {} gaps, shed {shed} before the end, told of it: {closed}",
+        account.given.len(),
+        account.missed.len(),
+        account.gaps
+    );
+    assert_eq!(account.count_missed("critical"), 0);
+    assert!(account.count_missed("telemetry") > 0);
+    let back = SseClient::get(stage.sidestream.url("/tiers")).last_event_id(client.last_event_id());
+    let events = back.connect().await.until(is_number(stage.published - 1)).await;
+    let next = account.given.last().unwrap().number + 1;
+    assert!(Account::of(&events, next, "slow").missed.is_empty(), "everything from {next} on");
+}

@@ -37,6 +37,10 @@ routes:
     slow: { lag: 100, patience: 300ms, policy: disconnect }
   - path: /usual
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
+  - path: /tiers
+    sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
+    slow: { lag: 1000 }
+    priority: *rules
   - path: /past
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
     window: { events: 100 }
@@ -89,11 +93,6 @@ impl Published {
 
 impl Stage {
     pub async fn start() -> Self {
-        Self::with("").await
-    }
-
-    /// `rest`: further lines of the configuration.
-    pub async fn with(rest: &str) -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
         let orders = stream::Config {
@@ -103,8 +102,7 @@ impl Stage {
             ..Default::default()
         };
         jetstream.create_stream(orders).await.unwrap();
-        let routes = expand(ROUTES);
-        let sidestream = Sidestream::start(config(&nats, &format!("{routes}{rest}"))).await;
+        let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
         Self { sidestream, jetstream, published: 0, nats }
     }
 
@@ -174,14 +172,6 @@ impl Stage {
         let labels = [("route", path), ("reason", "slow")];
         self.sidestream.until_metric("sidestream_streams_closed_total", &labels, |ended| ended == events).await;
     }
-}
-
-/// Anchors are no part of what the sidecar reads.
-fn expand(routes: &str) -> String {
-    let (head, rest) = routes.split_once("&rules\n").unwrap();
-    let rules: Vec<&str> = rest.lines().take(2).collect();
-    let all = rules.join("\n");
-    format!("{head}\n{rest}").replace(" *rules", &format!("\n{all}"))
 }
 
 // === impl Account ===
