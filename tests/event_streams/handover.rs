@@ -72,7 +72,7 @@ async fn raw(stage: &mut Stage) -> Vec<u8> {
     end.expect("it ends with FIN, not with a reset");
     // Half open as it is now, it must not be reset either when the sidecar closes its side for good.
     assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
-    assert_eq!(transport.read(&mut [0; 8]).await.expect("no reset follows the end"), 0);
+    assert!(transport.error().is_none(), "no reset follows the end");
     bytes
 }
 
@@ -275,4 +275,38 @@ async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_a
         assert_eq!(seen, (seen[0]..).take(seen.len()).collect::<Vec<_>>(), "every event once, in order");
         assert!(!lives(&client).1, "it never ends");
     }
+}
+
+#[tokio::test]
+async fn those_that_are_behind_are_told_last() {
+    let rest = "drain: { accept_for: 0s, spread: 3s, timeout: 10s }";
+    let mut stage = Stage::with(Setting { rest, ..Setting::default() }).await;
+    // Opened first, so that only its lag can make it the last.
+    let mut connection = H2Client::builder().stream_window(500).connect(stage.sidestream.url("/")).await;
+    let mut behind = connection.get("/orders/1").await;
+    behind.until_seen("the client has a position", |parser| parser.positions() == 1).await;
+    for number in 1..=40 {
+        stage.publish("orders.1.x", format!("{number:0>60}")).await;
+    }
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let mut reader = stage.open(Via::Http11, "/orders/2").await;
+        reader.positioned().await;
+        others.push(reader);
+    }
+    stage.sidestream.terminate();
+    for reader in &mut others[..2] {
+        reader.read_to_end().await;
+    }
+    // It would be asked to end already, and wait for its window, if it had been the first.
+    let open = stage.sidestream.admin_json("/connections?route=/orders/%7Bid%7D").await;
+    let entries = open["connections"].as_array().unwrap();
+    let late = entries.iter().find(|entry| entry["subjects"][0] == "orders.1.>").unwrap();
+    assert_eq!(late["state"], "active", "{open}");
+    for reader in &mut others[2..] {
+        reader.read_to_end().await;
+    }
+    assert_eq!(behind.closed().await, End::Terminated);
+    assert_eq!(behind.rest().len(), 41, "it gets everything that waited, and the close");
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
 }
