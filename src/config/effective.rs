@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Config;
 use super::units::{format_duration, format_size};
+use crate::feed::Policy;
 use crate::http::RouteConfig;
 use crate::http::config::{Delivery, End, Expired, SourceConfig};
 use crate::nats::config::{Credentials, Tls};
@@ -100,6 +101,20 @@ fn route(route: &RouteConfig) -> Value {
         },
         "checkpoint": route.checkpoint.map(format_duration),
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
+        "slow": {
+            "lag": route.slow.lag,
+            "patience": format_duration(route.slow.patience),
+            "retry": format_duration(route.slow.retry),
+            "policy": match route.slow.policy {
+                Policy::Shed => "shed",
+                Policy::Conflate => "conflate",
+                Policy::Disconnect => "disconnect",
+            },
+        },
+        "priority": route.priority.iter().map(|(filter, tier)| json!({
+            "subjects": [filter.as_str()],
+            "tier": tier.as_str(),
+        })).collect::<Vec<_>>(),
         "close": match route.close { End::Clean => "clean", End::Abort => "abort" },
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
     })

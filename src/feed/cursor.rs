@@ -9,6 +9,7 @@ use crate::subject::FilterSet;
 
 use super::feed::Feed;
 use super::replay::{Ticket, Turn};
+use super::slow::{Relief, Run};
 use super::source::Origin;
 use super::window::{Entry, Epoch, Missing, Place, Totals, Window};
 use super::{Batch, Gap, GapReason, Item};
@@ -117,19 +118,48 @@ impl Cursor {
 
     /// Adds items to the batch until it holds `budget` bytes, at least one if there is one; otherwise notes whom to wake.
     pub fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch, budget: usize) -> Poll<Read> {
+        self.poll(context, batch, budget, None)
+    }
+
+    /// As [`Self::poll_read`], for a slow reader: some of what waits in the window is passed by, and told as a gap before
+    /// what follows it.
+    pub fn poll_read_slow(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        budget: usize,
+        relief: &mut Relief,
+    ) -> Poll<Read> {
+        self.poll(context, batch, budget, Some(relief))
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        budget: usize,
+        relief: Option<&mut Relief>,
+    ) -> Poll<Read> {
         if self.replay.is_some() {
             let read = self.poll_replay(context, batch, budget);
             if self.replay.is_some() || read.is_ready() {
                 return read;
             }
         }
-        self.poll_window(context, batch, budget)
+        self.poll_window(context, batch, budget, relief)
     }
 
-    fn poll_window(&mut self, context: &mut Context<'_>, batch: &mut Batch, budget: usize) -> Poll<Read> {
+    fn poll_window(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        budget: usize,
+        mut relief: Option<&mut Relief>,
+    ) -> Poll<Read> {
         let feed = self.standing.feed.clone();
         let mut state = feed.lock();
         let before = batch.items.len();
+        let mut run = Run::default();
         let oldest = state.window.oldest_place();
         if self.place.index < oldest.index {
             if self.pass_epoch(&state.window, batch) {
@@ -154,16 +184,49 @@ impl Cursor {
             let oldest = state.window.oldest_place();
             if let Some(gap) = oldest.before.missed_since(self.place.before) {
                 batch.items.push(self.gap(gap));
+                run = Run::begin(batch);
                 if gap.missed.is_none() {
                     // Other numbers may have begun in between: what is passed by is no longer what the reader has.
                     self.skip.seq = 0;
                 }
             }
+            if let Some(relief) = &mut relief {
+                relief.passed(oldest.before.events - self.place.before.events);
+            }
             self.place = oldest;
         }
+        self.take(&state.window, batch, budget, run, relief);
+        debug_assert!(self.place.index <= state.window.end(), "a cursor never passes the head");
+        state.readers.moved(self.standing.key, self.place, self.position);
+        if batch.items.len() > before {
+            drop(state);
+            feed.touch();
+            return Poll::Ready(Read::Some);
+        }
+        if state.ended {
+            return Poll::Ready(Read::Ended);
+        }
+        state.readers.wait(self.standing.key, context.waker());
+        Poll::Pending
+    }
+
+    /// Takes what stands in the window at its place, until the batch has `budget` bytes more.
+    fn take(
+        &mut self,
+        window: &Window,
+        batch: &mut Batch,
+        budget: usize,
+        mut run: Run,
+        mut relief: Option<&mut Relief>,
+    ) {
+        let mut newest = match &relief {
+            Some(relief) if relief.conflates() => window.newest(self.place.index),
+            _ => Vec::new(),
+        };
         let mut bytes = 0;
         while bytes < budget {
-            let Some(entry) = state.window.get(self.place.index) else { break };
+            let index = self.place.index;
+            let Some(entry) = window.get(index) else { break };
             let position = entry.position();
             let renumbers = matches!(entry, Entry::Gap { place: Missing::Renumbered, .. });
             let has_it = !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
@@ -172,6 +235,17 @@ impl Cursor {
                 Entry::Event { frame, tier, .. } => {
                     self.place.before.events += 1;
                     self.place.before.bytes += frame.len() as u64;
+                    if let Some(relief) = &mut relief {
+                        let is_newest = newest.pop_if(|known| *known == index).is_some();
+                        let passes = !has_it && relief.passes_by(*tier, is_newest);
+                        relief.passed(1);
+                        if passes {
+                            // The position stays: whoever comes back with it is given what waits then.
+                            run.grow(relief, self.position, batch);
+                            continue;
+                        }
+                        run.interrupt(relief);
+                    }
                     if has_it {
                         continue;
                     }
@@ -195,23 +269,12 @@ impl Cursor {
                         // What is passed by is no longer what the reader has.
                         self.skip = position;
                     }
+                    run = Run::default();
                     batch.items.push(Item::Gap { gap: *gap, position });
                 }
             }
             self.position = position;
         }
-        debug_assert!(self.place.index <= state.window.end(), "a cursor never passes the head");
-        state.readers.moved(self.standing.key, self.place, self.position);
-        if batch.items.len() > before {
-            drop(state);
-            feed.touch();
-            return Poll::Ready(Read::Some);
-        }
-        if state.ended {
-            return Poll::Ready(Read::Ended);
-        }
-        state.readers.wait(self.standing.key, context.waker());
-        Poll::Pending
     }
 
     /// Tells a reader how the present numbers began when what would tell it has fallen out of the window.

@@ -25,6 +25,7 @@ mod repeats;
 pub mod replay;
 pub mod republished;
 pub mod resume;
+pub mod slow;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -41,4 +42,5 @@ pub use profile::Profile;
 pub use replay::Replays;
 pub use republished::{PositionedWriter, Republished};
 pub use resume::{Gap, GapReason, Outcome, Start};
+pub use slow::{Policy, Relief, Slow};
 pub use source::{OpenError, Opened, Source};

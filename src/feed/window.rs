@@ -1,6 +1,6 @@
 //! The window of a feed: entries in order, bounded, addressed by a running index.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -296,6 +296,17 @@ impl Window {
     /// The entry at an index.
     pub(super) fn get(&self, index: u64) -> Option<&Entry> {
         self.slot(index).map(|slot| &slot.entry)
+    }
+
+    /// The indexes, latest first, of the newest event of each subject from an index on.
+    pub(super) fn newest(&self, from: u64) -> Vec<u64> {
+        let mut subjects = HashSet::new();
+        let mut is_newest = |entry: &Entry| match entry {
+            Entry::Event { logged, .. } => subjects.insert(logged.event.subject.clone()),
+            Entry::Gap { .. } => false,
+        };
+        let indexes = (from.max(self.base)..self.end()).rev();
+        indexes.filter(|index| self.get(*index).is_some_and(&mut is_newest)).collect()
     }
 
     /// The place behind this sequence number of the present tag, if everything after it is still here.

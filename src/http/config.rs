@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::feed::Limits;
+use crate::feed::{Limits, Slow};
+use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate};
 
 /// Everything the downstream side is configured with.
@@ -44,6 +45,10 @@ pub struct RouteConfig {
     pub max_age: Duration,
     /// What of the route's events is kept in memory.
     pub window: Limits,
+    /// What becomes of clients whose own socket takes too little.
+    pub slow: Slow,
+    /// Tiers of events that bear none themselves: the first filter that fits decides.
+    pub priority: Vec<(Filter, Tier)>,
     /// After how much silence a client is told its position; none: never, not even at the beginning.
     pub checkpoint: Option<Duration>,
     /// How a client is answered of whose past nothing is retained any more.
@@ -68,6 +73,8 @@ impl RouteConfig {
             retry: Duration::from_secs(3),
             max_age: Duration::from_secs(3600),
             window: Limits::default(),
+            slow: Slow::default(),
+            priority: Vec::new(),
             checkpoint: Some(Duration::from_secs(30)),
             expired: Expired::default(),
             close: End::default(),

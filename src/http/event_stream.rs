@@ -16,7 +16,7 @@ use super::context::Context;
 use super::family::Family;
 use super::member::StreamState;
 use super::output::{Output, Tally};
-use crate::feed::{Cursor, Gap, Item, Read};
+use crate::feed::{Cursor, Gap, Item, Read, Relief};
 use crate::registry::{Close, Member as _, Registration, State};
 use crate::sse::id::Joined;
 use crate::sse::{Component, encode};
@@ -70,7 +70,7 @@ pub(super) enum Step {
 
 /// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
 /// little that is handed out but not yet on the socket.
-const TURN_BYTES: usize = 32 * 1024;
+pub(super) const TURN_BYTES: usize = 32 * 1024;
 
 /// 10 s: twice what a connection takes to hand its event streams over.
 const ALONE_AFTER: Duration = Duration::from_secs(10);
@@ -99,8 +99,13 @@ impl EventStream {
         if let (None, Some(close)) = (self.ending, self.state.poll_asked(task.waker())) {
             self.end(close);
         }
-        if let Some(close) = self.poll_events(task, out) {
-            self.end(close);
+        let mut relief = self.state.was_slow().then(|| self.relieve()).flatten();
+        // Whoever was too slow takes the word that it was, and comes back for the rest.
+        if !matches!(self.ending, Some(Ending { close: Close::Slow, .. })) {
+            if let Some(close) = self.poll_events(task, out, relief.as_mut()) {
+                self.end(close);
+            }
+            relief.iter().for_each(|relief| self.count_skipped(relief));
         }
         if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
             self.poll_timer(task, out);
@@ -161,7 +166,23 @@ impl EventStream {
         self.ending = Some(Ending { close, owed });
     }
 
-    fn poll_events(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Option<Close> {
+    /// What a client is spared that was slow until now; nothing when too much waits for it: then it is ended.
+    fn relieve(&mut self) -> Option<Relief> {
+        let waiting = self.state.lag().events;
+        if self.state.is_ended_by(waiting) {
+            self.end(Close::Slow);
+            return None;
+        }
+        let resuming = self.state.resuming.load(Ordering::Relaxed);
+        (!resuming).then(|| Relief::new(&self.state.route.config.slow, waiting))
+    }
+
+    fn poll_events(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        out: &mut Output,
+        mut relief: Option<&mut Relief>,
+    ) -> Option<Close> {
         let mut caught_up = true;
         let mut ended = false;
         // Another source first each time: one that fills every turn must not keep the others waiting.
@@ -169,7 +190,12 @@ impl EventStream {
         for turn in 0..self.cursors.len() {
             let place = (self.first + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
-            match self.cursors[place].poll_read(task, &mut out.batch, budget) {
+            let cursor = &mut self.cursors[place];
+            let read = match relief.as_deref_mut() {
+                None => cursor.poll_read(task, &mut out.batch, budget),
+                Some(relief) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
+            };
+            match read {
                 Poll::Ready(Read::Some) => caught_up = false,
                 Poll::Ready(Read::Ended) => ended = true,
                 Poll::Pending => continue,
@@ -272,9 +298,13 @@ impl EventStream {
     fn say_close(&mut self, close: Close, out: &mut Output) {
         let Some(reason) = close.told() else { return };
         let config = &self.state.route.config;
-        let drained = (close == Close::Drain).then(|| self.context.draw_drain_retry()).flatten();
+        let retry = match close {
+            Close::Slow => Some(config.slow.retry),
+            Close::Drain => self.context.draw_drain_retry(),
+            _ => None,
+        };
         // With chance in it: those who end together shall not return together.
-        let retry = drained.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
+        let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
         let told = config.checkpoint.is_some();
         if close != Close::Slow && told {
             self.checkpoint();
@@ -285,6 +315,12 @@ impl EventStream {
                 encode::put_id(bytes, Joined(&self.positions));
             }
         });
+    }
+
+    fn count_skipped(&self, relief: &Relief) {
+        for (tier, events) in relief.skipped() {
+            self.context.metrics.shed_events_total.with_label_values(&[tier.as_str()]).inc_by(events);
+        }
     }
 
     fn count_gap(&self, gap: Gap) {

@@ -1,5 +1,6 @@
 //! An event stream as the body of an HTTP/2 response, and the tasks of a connection's streams, each of which can be ended.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -11,10 +12,15 @@ use super::body::Piece;
 use super::event_stream::{EventStream, Step};
 use super::member::StreamState;
 use super::output::Output;
+use super::patience::Patience;
 use crate::registry::Close;
 
 /// One DATA frame per turn, with all events that are ready.
-pub(super) struct H2Body(State);
+pub(super) struct H2Body {
+    state: State,
+    /// What of an event that is larger than a frame is still to be handed out.
+    rest: Bytes,
+}
 
 enum State {
     Open(Box<EventStream>),
@@ -25,6 +31,10 @@ enum State {
     /// Its last bytes are handed out, and the stream is reset when they are on their way.
     Breaking,
 }
+
+/// 64 KiB: hyper hands HTTP/2 all of what it is given at once, and asks again when the peer has taken it. Of a larger
+/// event it gets a part at a time, so that a peer that takes it slowly is seen to take it.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// The body ends as a reset of its stream: what an event stream is owed will not come.
 #[derive(Debug)]
@@ -40,55 +50,72 @@ impl std::error::Error for Reset {}
 
 impl H2Body {
     pub(super) fn new(stream: EventStream) -> Self {
-        Self(State::Open(Box::new(stream)))
+        Self { state: State::Open(Box::new(stream)), rest: Bytes::new() }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
-        let stream = match &mut self.0 {
+        let stream = match &mut self.state {
             State::Open(stream) => stream,
             State::Last(..) | State::Ended => return Poll::Ready(self.last()),
             State::Breaking => return Poll::Pending,
         };
-        let turn = Output::with(|out| {
-            let step = std::task::ready!(stream.poll_next(task, out));
-            // Handed to HTTP/2 is the nearest to the socket that can be seen here: it is asked for only when the
-            // stream's window is open.
-            stream.sent(out.tally, out.bytes);
-            let is_kept = matches!(step, Step::End(close) if !stream.breaks(close)) && out.parts.len() > 1;
-            let kept = if is_kept { out.parts.pop() } else { None };
-            Poll::Ready((step, join(out), kept))
-        });
-        let (step, data, kept) = std::task::ready!(turn);
-        if let Step::End(close) = step {
-            let breaks = stream.breaks(close).then(|| stream.state().clone());
-            let State::Open(mut stream) = std::mem::replace(&mut self.0, State::Ended) else {
-                return Poll::Ready(None);
-            };
-            if StreamState::is_forced(close) {
-                return Poll::Ready(Some(Err(Reset(close))));
+        // Asked for only when the stream's window is open.
+        stream.state().is_taken();
+        if self.rest.is_empty() {
+            let turn = Output::with(|out| {
+                let step = std::task::ready!(stream.poll_next(task, out));
+                // Handed to HTTP/2 is the nearest to the socket that can be seen here.
+                stream.sent(out.tally, out.bytes);
+                let is_kept = matches!(step, Step::End(close) if !stream.breaks(close)) && out.parts.len() > 1;
+                let kept = if is_kept { out.parts.pop() } else { None };
+                Poll::Ready((step, join(out), kept))
+            });
+            let (step, data, kept) = std::task::ready!(turn);
+            if let Step::End(close) = step {
+                return Poll::Ready(self.end(close, data, kept));
             }
-            if let Some(state) = breaks {
-                self.0 = State::Breaking;
-                return Poll::Ready(Some(Ok(Frame::data(Piece::before_reset(data, state)))));
+            self.rest = data;
+        } else {
+            stream.state().takes_a_turn();
+        }
+        stream.state().offers();
+        let data = self.rest.split_to(self.rest.len().min(FRAME_BYTES_MAX));
+        Poll::Ready(Some(Ok(Frame::data(data.into()))))
+    }
+
+    /// The frame before the last, or the last one.
+    fn end(&mut self, close: Close, data: Bytes, kept: Option<Bytes>) -> Option<Result<Frame<Piece>, Reset>> {
+        let State::Open(mut stream) = std::mem::replace(&mut self.state, State::Ended) else { return None };
+        if StreamState::is_forced(close) {
+            return Some(Err(Reset(close)));
+        }
+        if stream.breaks(close) {
+            self.state = State::Breaking;
+            // Until it is on its way the peer has the patience of its route, like before.
+            stream.state().offers();
+            return Some(Ok(Frame::data(Piece::before_reset(data, stream.state().clone()))));
+        }
+        match kept {
+            Some(last) => {
+                stream.state().offers();
+                self.state = State::Last(stream, last.into());
             }
-            match kept {
-                Some(last) => self.0 = State::Last(stream, last.into()),
-                None => stream.set_delivered(),
-            }
+            None => stream.set_delivered(),
         }
         // An empty frame would count as a flood at a careful receiver.
-        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data.into()))))
+        (!data.is_empty()).then(|| Ok(Frame::data(data.into())))
     }
 
     /// What was kept back: hyper asks again when the client's window is open behind everything that it was handed.
     fn last(&mut self) -> Option<Result<Frame<Piece>, Reset>> {
-        let State::Last(mut stream, last) = std::mem::replace(&mut self.0, State::Ended) else { return None };
+        let State::Last(mut stream, last) = std::mem::replace(&mut self.state, State::Ended) else { return None };
+        stream.state().is_taken();
         stream.set_delivered();
         Some(Ok(Frame::data(last)))
     }
 
     pub(super) fn is_end(&self) -> bool {
-        matches!(self.0, State::Ended)
+        matches!(self.state, State::Ended)
     }
 }
 
@@ -150,11 +177,34 @@ where
     F::Output: Send,
 {
     fn execute(&self, future: F) {
-        let task = tokio::spawn(future).abort_handle();
-        if let Some(link) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
-            linked.task = Some(task);
-            linked.connect();
-        }
+        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let task = tokio::spawn(carry(future, link.clone())).abort_handle();
+        let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
+        linked.task = Some(task);
+        linked.connect();
     }
+}
+
+/// hyper's task of one stream, and beside it the patience with a peer that shuts the stream's window. Its end resets
+/// the stream.
+fn carry<F: Future>(future: F, link: Link) -> impl Future<Output = ()> {
+    let mut future = Box::pin(future);
+    let mut patience = Patience::default();
+    let mut known = None;
+    poll_fn(move |task| {
+        if future.as_mut().poll(task).is_ready() {
+            return Poll::Ready(());
+        }
+        if known.is_none() {
+            known = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
+        }
+        match &known {
+            Some(state) if state.is_offered() => patience.poll(task, state),
+            _ => {
+                // It waits for its answer, or for events.
+                patience.rest();
+                Poll::Pending
+            }
+        }
+    })
 }

@@ -16,6 +16,7 @@ mod h1;
 mod h2;
 mod member;
 mod output;
+mod patience;
 mod refusal;
 mod request;
 mod route;

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub gaps_total: IntCounterVec,
     /// `sidestream_missed_events_total{reason}`
     pub missed_events_total: IntCounterVec,
+    /// `sidestream_shed_events_total{tier}`
+    pub shed_events_total: IntCounterVec,
     /// `sidestream_resumes_total{outcome}`
     pub resumes_total: IntCounterVec,
     /// `sidestream_replays_running`
@@ -145,6 +147,7 @@ impl Metrics {
             slow_clients: r.gauges("slow_clients", "Clients whose own socket has refused bytes for longer than the route's patience while events wait.", &["route"])?,
             gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
+            shed_events_total: r.counters("shed_events_total", "Events that slow clients were spared and told of, shed or conflated, by tier.", &["tier"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Replays that read from JetStream now.")?,
             replays_queued: r.gauge("replays_queued", "Clients that wait for a replay.")?,

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
-use crate::feed;
+use crate::feed::{self, Policy, Slow};
 use crate::http::config::{CorsConfig, Delivery, End, Expired, PathTemplate, RouteConfig, SourceConfig};
-use crate::sse::EventName;
+use crate::sse::{EventName, Tier};
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
 
@@ -67,7 +67,6 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
 /// A route, where its path stands, and where its sources do.
 fn route(place: &Place<'_>) -> Option<(Mark, Vec<Mark>, RouteConfig)> {
     place.map(|keys| {
-        keys.later(&["slow", "priority"]);
         let path = keys.require("path", path);
         let sources = keys.require("sources", |place| sources(place, path.as_ref()));
         // The defaults do not depend on the path: the rest is read whether the path is good or not.
@@ -90,6 +89,8 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
         window: keys.or("window", default.window, window),
         checkpoint: keys.nullable("checkpoint", default.checkpoint, Place::positive_duration),
         expired: keys.or("expired", default.expired, |place| place.one_of(&EXPIRED)),
+        slow: keys.or("slow", default.slow, slow),
+        priority: keys.or("priority", default.priority, priority),
         close: keys.or("close", default.close, |place| place.one_of(&CLOSE)),
         cors: keys.or("cors", default.cors, cors),
         ..default
@@ -270,6 +271,51 @@ fn window(place: &Place<'_>) -> Option<feed::Limits> {
             age: keys.or("age", default.age, Place::positive_duration),
         })
     })
+}
+
+const POLICIES: [(&str, Policy); 3] =
+    [("shed", Policy::Shed), ("conflate", Policy::Conflate), ("disconnect", Policy::Disconnect)];
+
+fn slow(place: &Place<'_>) -> Option<Slow> {
+    place.map(|keys| {
+        let default = Slow::default();
+        let lag = keys.or("lag", default.lag, |place| place.count().map(|count| count as u64));
+        if lag < Slow::LAG_MIN {
+            let least = Slow::LAG_MIN;
+            keys.problem("lag", format!("`lag` is at least {least}"), Some("a quarter of it must be an event"));
+        }
+        Some(Slow {
+            lag,
+            patience: keys.or("patience", default.patience, Place::positive_duration),
+            retry: keys.or("retry", default.retry, Place::positive_duration),
+            policy: keys.or("policy", default.policy, |place| place.one_of(&POLICIES)),
+        })
+    })
+}
+
+const TIERS: [(&str, Tier); 3] =
+    [("critical", Tier::Critical), ("normal", Tier::Normal), ("telemetry", Tier::Telemetry)];
+
+/// The rules, flattened: the first filter that fits decides.
+fn priority(place: &Place<'_>) -> Option<Vec<(Filter, Tier)>> {
+    let rules = place.list(|place| {
+        place.map(|keys| {
+            let subjects = keys.require("subjects", |place| place.some(|place| Some((place.at(), filter(place)?))));
+            let tier = keys.require("tier", |place| place.one_of(&TIERS));
+            Some((subjects?, tier?))
+        })
+    })?;
+    let mut known: Vec<(Mark, Filter, Tier)> = Vec::new();
+    for (at, filter, tier) in
+        rules.into_iter().flat_map(|(subjects, tier)| subjects.into_iter().map(move |(at, one)| (at, one, tier)))
+    {
+        if let Some((first, ..)) = known.iter().find(|(_, wide, _)| wide.covers(&filter)) {
+            let message = format!("this rule never decides: that of line {} covers it", first.line);
+            place.problem_at(at, message, Some("the first that fits decides: put the special ones first"));
+        }
+        known.push((at, filter, tier));
+    }
+    Some(known.into_iter().map(|(_, filter, tier)| (filter, tier)).collect())
 }
 
 fn cors(place: &Place<'_>) -> Option<CorsConfig> {
