@@ -228,7 +228,7 @@ impl EventStream {
                     self.positions[place] = position;
                     out.count(received);
                     if alone {
-                        out.push(frame.bytes().clone());
+                        out.push_event(frame);
                     } else {
                         out.push(frame.body());
                         out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));

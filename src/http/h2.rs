@@ -122,11 +122,11 @@ impl H2Body {
 /// One piece for one frame: events are copied together only when there are several.
 fn join(out: &mut Output) -> Bytes {
     if out.parts.len() == 1 {
-        return out.parts.pop().unwrap_or_default();
+        return out.parts.pop().map(Bytes::from).unwrap_or_default();
     }
     let mut joined = BytesMut::with_capacity(out.bytes);
     for part in &out.parts {
-        joined.extend_from_slice(part);
+        joined.extend_from_slice(part.as_slice());
     }
     joined.freeze()
 }

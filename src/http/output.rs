@@ -1,17 +1,19 @@
 //! The bytes of one turn of an event stream, on their way to its socket.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::feed::Batch;
+use crate::sse::encode::Frame;
 
 /// What one turn brings: whole events, shared with every other client that gets them.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     /// To be written in this order.
-    pub(super) parts: Vec<Bytes>,
+    pub(super) parts: Vec<Part>,
     /// Their length.
     pub(super) bytes: usize,
     pub(super) tally: Tally,
@@ -19,6 +21,14 @@ pub(super) struct Output {
     pub(super) batch: Batch,
     /// Where short pieces of a client's own are written, such as ids of several sources.
     scratch: BytesMut,
+}
+
+/// A piece of a turn.
+#[derive(Debug)]
+pub(super) struct Part {
+    bytes: Bytes,
+    /// What of it is the piece; around it stands what makes it a chunk of HTTP/1.1, if it is an event.
+    piece: Range<usize>,
 }
 
 /// What is counted when the bytes are on the socket.
@@ -56,9 +66,16 @@ impl Output {
         self.tally = Tally::default();
     }
 
-    pub(super) fn push(&mut self, part: Bytes) {
-        self.bytes += part.len();
-        self.parts.push(part);
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.parts.push(Part { piece: 0..bytes.len(), bytes });
+    }
+
+    /// Adds a whole event with the id of a single source.
+    pub(super) fn push_event(&mut self, frame: Frame) {
+        let (bytes, piece) = frame.into_chunk();
+        self.bytes += piece.len();
+        self.parts.push(Part { bytes, piece });
     }
 
     /// Adds bytes that are written now.
@@ -75,5 +92,22 @@ impl Output {
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+}
+
+impl Part {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.piece.clone()]
+    }
+
+    /// The piece with what makes it a chunk of HTTP/1.1, if that stands around it.
+    pub(super) fn chunk(&self) -> Option<&Bytes> {
+        (self.piece.len() < self.bytes.len()).then_some(&self.bytes)
+    }
+}
+
+impl From<Part> for Bytes {
+    fn from(part: Part) -> Self {
+        if part.chunk().is_some() { part.bytes.slice(part.piece) } else { part.bytes }
     }
 }

@@ -79,6 +79,11 @@ impl<T: Transport> Wire<T> {
         }
         self.unsent = (out.tally, out.bytes);
         self.unflushed = true;
+        if let ([part], Framing::Chunked) = (&out.parts[..], self.framing)
+            && let Some(chunk) = part.chunk()
+        {
+            return self.write_chunk(task, chunk);
+        }
         let head = ChunkHead::new(self.framing, out.bytes);
         let tail: &'static [u8] = if self.framing == Framing::Chunked { b"\r\n" } else { b"" };
         let mut written = 0;
@@ -86,24 +91,28 @@ impl<T: Transport> Wire<T> {
             let mut slices = [IoSlice::new(&[]); SLICES];
             slices[0] = IoSlice::new(head.bytes());
             for (slice, part) in slices[1..].iter_mut().zip(&out.parts) {
-                *slice = IoSlice::new(part);
+                *slice = IoSlice::new(part.as_slice());
             }
             slices[out.parts.len() + 1] = IoSlice::new(tail);
-            match Pin::new(&mut self.io).poll_write_vectored(task, &slices[..out.parts.len() + 2]) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => written = count,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {}
-            }
+            written = accepted(Pin::new(&mut self.io).poll_write_vectored(task, &slices[..out.parts.len() + 2]))?;
             if written == head.bytes().len() + out.bytes + tail.len() {
                 return Ok(());
             }
         }
         self.keep(Bytes::copy_from_slice(head.bytes()), &mut written);
         for part in out.parts.drain(..) {
-            self.keep(part, &mut written);
+            self.keep(part.into(), &mut written);
         }
         self.keep(Bytes::from_static(tail), &mut written);
+        Ok(())
+    }
+
+    /// Writes an event that stands as a chunk in memory: what most turns are.
+    fn write_chunk(&mut self, task: &mut Context<'_>, chunk: &Bytes) -> io::Result<()> {
+        let mut written = accepted(Pin::new(&mut self.io).poll_write(task, chunk))?;
+        if written < chunk.len() {
+            self.keep(chunk.clone(), &mut written);
+        }
         Ok(())
     }
 
@@ -172,6 +181,15 @@ impl<T: Transport> Wire<T> {
     /// Ends our side of the connection.
     pub(super) fn poll_shutdown(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(task)
+    }
+}
+
+/// How many bytes the socket has taken; none is an error only if it says that it took them.
+fn accepted(written: Poll<io::Result<usize>>) -> io::Result<usize> {
+    match written {
+        Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+        Poll::Ready(written) => written,
+        Poll::Pending => Ok(0),
     }
 }
 

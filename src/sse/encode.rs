@@ -1,10 +1,11 @@
 //! Events to bytes: the frames of `text/event-stream`, by the rules of the HTML specification (9.2).
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{Component, EventName};
 
@@ -13,12 +14,21 @@ use super::{Component, EventName};
 /// One newline, not two: a blank line would make `@microsoft/fetch-event-source` report an empty message.
 pub const HEARTBEAT: &[u8] = b": hb\n";
 
-/// One encoded event. Clients of one source share `bytes`; clients of several share the body and add their own id.
+/// One encoded event. Clients of one source share all of it; clients of several share the body and add their own id.
+///
+/// It stands in its memory as one chunk of HTTP/1.1 (RFC 9112, 7.1), so that an event alone is one write of shared bytes.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    bytes: Bytes,
+    /// `{length in hex}\r\n`, the event, `\r\n`.
+    chunk: Bytes,
+    head_len: u8,
     body_len: u32,
 }
+
+/// Room for the length of an event in hex and its line end: eight digits are 4 GiB.
+const CHUNK_HEAD_MAX: usize = 10;
+/// What ends a chunk.
+const CHUNK_TAIL: &[u8] = b"\r\n";
 
 impl Frame {
     /// Encodes an event once for all its readers.
@@ -26,7 +36,8 @@ impl Frame {
     /// Payloads that are not UTF-8 go as base64, and the name says so.
     #[must_use]
     pub fn event(name: Option<&EventName>, data: &[u8], position: Component) -> Self {
-        let mut out = BytesMut::with_capacity(data.len() + 64 + name.map_or(0, |name| name.as_str().len()));
+        let mut out = BytesMut::with_capacity(data.len() + 80 + name.map_or(0, |name| name.as_str().len()));
+        out.put_bytes(b' ', CHUNK_HEAD_MAX);
         let name = name.map(EventName::as_str);
         match std::str::from_utf8(data) {
             Ok(_) => {
@@ -43,42 +54,61 @@ impl Frame {
                 put_field(&mut out, "data", BASE64.encode(data).as_bytes());
             }
         }
-        let body_len = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        let body_len = u32::try_from(out.len() - CHUNK_HEAD_MAX).unwrap_or(u32::MAX);
         put_id(&mut out, format_args!("{position}"));
-        Self { bytes: out.freeze(), body_len }
+        let head = format!("{:x}\r\n", out.len() - CHUNK_HEAD_MAX);
+        debug_assert!(head.len() <= CHUNK_HEAD_MAX, "no event is larger than 4 GiB");
+        // The length is known only now: it stands right before the event, and what is left of its room is dropped.
+        out[CHUNK_HEAD_MAX - head.len()..CHUNK_HEAD_MAX].copy_from_slice(head.as_bytes());
+        out.advance(CHUNK_HEAD_MAX - head.len());
+        out.put_slice(CHUNK_TAIL);
+        Self { chunk: out.freeze(), head_len: head.len() as u8, body_len }
     }
 
     /// The whole event with the id of a single source.
     #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub fn bytes(&self) -> &[u8] {
+        &self.chunk[self.place()]
+    }
+
+    /// The whole event as one chunk of HTTP/1.1, and where in it the event stands.
+    #[must_use]
+    pub fn into_chunk(self) -> (Bytes, Range<usize>) {
+        let place = self.place();
+        (self.chunk, place)
     }
 
     /// The event without its `id:` line and the blank line that ends it.
     #[must_use]
     pub fn body(&self) -> Bytes {
-        self.bytes.slice(..self.body_len as usize)
+        let start = self.place().start;
+        self.chunk.slice(start..start + self.body_len as usize)
     }
 
-    /// Bytes on the wire for a client of a single source.
+    /// Bytes on the wire for a client of a single source, without what a protocol puts around them.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.place().len()
     }
 
     /// Never: an event has at least its id.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
+    }
+
+    /// Where the event stands in its chunk.
+    fn place(&self) -> Range<usize> {
+        usize::from(self.head_len)..self.chunk.len() - CHUNK_TAIL.len()
     }
 
     /// The payload within this frame's own bytes, if it stands there in one piece: one line of UTF-8.
     #[must_use]
     pub fn payload(&self, data: &[u8]) -> Option<Bytes> {
-        let end = (self.body_len as usize).checked_sub(1)?;
+        let end = (self.place().start + self.body_len as usize).checked_sub(1)?;
         let start = end.checked_sub(data.len())?;
-        let found = self.bytes.get(start..end)? == data && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
-        found.then(|| self.bytes.slice(start..end))
+        let found = self.chunk.get(start..end)? == data && self.chunk.get(start.checked_sub(6)?..start)? == b"data: ";
+        found.then(|| self.chunk.slice(start..end))
     }
 }
 
@@ -149,6 +179,9 @@ mod tests {
         let whole = String::from_utf8(frame.bytes().to_vec()).unwrap();
         let id = format!("id: {position}\n\n");
         assert_eq!([frame.body(), id.clone().into()].concat(), whole.as_bytes(), "the body lacks the id alone");
+        let (chunk, event) = frame.into_chunk();
+        assert_eq!(chunk[event], *whole.as_bytes());
+        assert_eq!(chunk, format!("{:x}\r\n{whole}\r\n", whole.len()).as_bytes());
         whole.strip_suffix(&id).unwrap().to_owned()
     }
 

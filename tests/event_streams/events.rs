@@ -2,7 +2,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use proptest::prelude::*;
 use sidestream::sse::encode::Frame;
 use sidestream::sse::{Component, EventName, Tag};
@@ -213,7 +212,7 @@ proptest! {
         for (seq, (payload, name)) in (1..).zip(&payloads) {
             let position = Component { tag: Tag::of_identity("t"), seq, check: Some(7) };
             let name = name.as_deref().and_then(EventName::parse);
-            let frame: Bytes = Frame::event(name.as_ref(), payload, position).bytes().clone();
+            let frame = Frame::event(name.as_ref(), payload, position).bytes().to_vec();
             wire.extend_from_slice(&frame);
             let name = name.as_ref().map_or("message", EventName::as_str);
             let (name, data) = match std::str::from_utf8(payload) {
