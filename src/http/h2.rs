@@ -67,7 +67,7 @@ impl H2Body {
                 // Handed to HTTP/2 is the nearest to the socket that can be seen here.
                 stream.sent(out.tally, out.bytes);
                 let is_kept = matches!(step, Step::End(close) if !stream.breaks(close)) && out.parts.len() > 1;
-                let kept = if is_kept { out.parts.pop() } else { None };
+                let kept = if is_kept { out.parts.pop().map(Bytes::from) } else { None };
                 Poll::Ready((step, join(out), kept))
             });
             let (step, data, kept) = std::task::ready!(turn);
