@@ -89,6 +89,13 @@ async fn the_binary_runs_alone_read_only_as_nobody_and_ends_on_sigterm_as_pid_1(
     assert_eq!(field("Uid:"), "65532\t65532\t65532\t65532");
     assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"), "it is PID 1");
     assert_eq!((&*field("CapEff:"), &*field("NoNewPrivs:")), ("0000000000000000", "1"));
+
+    // As the kubelet runs a preStop hook: inside, without a shell, as the same user.
+    let mut hook = tokio::process::Command::new("nsenter");
+    hook.args(["--target", &pid.to_string(), "--mount", "--pid", "--root", "--setuid", "65532", "--setgid", "65532"]);
+    let drained = hook.args(["/sidestream", "drain", "--wait"]).output().await.unwrap();
+    assert_eq!(drained.status.code(), Some(0), "{}", String::from_utf8_lossy(&drained.stderr));
+    assert!(process.exited().is_none(), "drained, and there until the signal");
     kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
     assert_eq!(process.wait_exit(DEADLINE).await.code(), Some(0), "as PID 1 it has only the handlers of its own");
     let ended = |line: &String| line.contains("\"message\":\"ended\"");

@@ -1,6 +1,6 @@
 //! The sidecar beside any pod: one pure function, for manifests on the command line and for pods at the API server.
 //!
-//! [`pod::inject`] turns a pod template into one with the sidecar, [`pod::uninject`] turns it back. [`manifest`] applies
+//! `pod::inject` turns a pod template into one with the sidecar, `pod::uninject` turns it back. [`manifest`] applies
 //! them to texts, [`review`] to what the API server asks, [`server`] answers it over HTTPS. [`authority`] makes the
 //! certificate for that, [`cluster`] tells the API server whom to trust.
 
