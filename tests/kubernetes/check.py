@@ -16,9 +16,10 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-# It reads a schema from its file for each object.
+# It looks for versions and reads their schemas anew for each object.
 utils = kubernetes_validate.utils
 utils.schema_contents = functools.lru_cache(maxsize=None)(utils.schema_contents)
+utils.all_versions = functools.lru_cache(maxsize=None)(utils.all_versions)
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
