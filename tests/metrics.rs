@@ -1,10 +1,10 @@
 //! The metrics keep the names that other programs rely on, and `docs/metrics.md` says what they are.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
-use sidestream::telemetry::Metrics;
+use sidestream::telemetry::metrics::Described;
+use sidestream::telemetry::{InjectorMetrics, Metrics};
 
 /// Every metric that there is to be, with its labels; those of capabilities to come are not registered yet.
 const NAMES: &[(&str, &str)] = &[
@@ -52,6 +52,9 @@ const NAMES: &[(&str, &str)] = &[
     ("drain_cut_total", ""),
     ("config_reloads_total", "result"),
     ("registry_errors_total", ""),
+    ("injector_reviews_total", "outcome"),
+    ("injector_problems_total", ""),
+    ("injector_review_seconds", ""),
 ];
 
 const INTRODUCTION: &str = "\
@@ -67,12 +70,19 @@ This table is written by a test from the metrics themselves: `UPDATE_DOCS=1 carg
 | --- | --- | --- | --- |
 ";
 
+const INJECTOR: &str = "
+The injector (`sidestream injector`) is a process of its own, with these on its admin port:
+
+| name | type | labels | what it is |
+| --- | --- | --- | --- |
+";
+
 #[test]
 fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
     let names: BTreeMap<&str, &str> = NAMES.iter().copied().collect();
-    let metrics = Metrics::new().unwrap();
-    assert!(!metrics.described().is_empty());
-    for metric in metrics.described() {
+    let (metrics, injector) = (Metrics::new().unwrap(), InjectorMetrics::new().unwrap());
+    assert!(!metrics.described().is_empty() && !injector.described().is_empty());
+    for metric in metrics.described().iter().chain(injector.described()) {
         let name = metric.name.strip_prefix("sidestream_").expect(&metric.name);
         let labels = names.get(name).unwrap_or_else(|| panic!("{name} is not in the list"));
         assert_eq!(metric.labels.join(", "), **labels, "{name}");
@@ -85,14 +95,18 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
 #[test]
 fn the_documentation_of_metrics_is_what_the_metrics_say() {
     let mut written = INTRODUCTION.to_owned();
-    for metric in Metrics::new().unwrap().described() {
-        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-        writeln!(written, "| `{}` | {} | {} | {} |", metric.name, metric.kind, labels.join(", "), metric.help).unwrap();
-    }
+    written.extend(Metrics::new().unwrap().described().iter().map(row));
+    written.push_str(INJECTOR);
+    written.extend(InjectorMetrics::new().unwrap().described().iter().map(row));
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&page, &written).unwrap();
     }
     let stands = std::fs::read_to_string(&page).unwrap_or_default();
     assert!(stands == written, "docs/metrics.md is out of date: UPDATE_DOCS=1 cargo test --test metrics");
+}
+
+fn row(metric: &Described) -> String {
+    let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+    format!("| `{}` | {} | {} | {} |\n", metric.name, metric.kind, labels.join(", "), metric.help)
 }

@@ -3,6 +3,8 @@
 mod check;
 mod demo;
 mod drain;
+mod inject;
+mod injector;
 mod run;
 mod tail;
 
@@ -57,6 +59,12 @@ enum Command {
     Tail(tail::Args),
     /// Try everything on this machine: NATS, a publisher, the sidecar and a page to watch it
     Demo(demo::Args),
+    /// Add the sidecar to the workloads of manifests; who does it twice gets the same
+    Inject(inject::Args),
+    /// Take the sidecar out again
+    Uninject(inject::Files),
+    /// Run the webhook that adds the sidecar to pods with the label `sidestream.dev/inject: "true"`
+    Injector(Box<injector::Args>),
 }
 
 impl Command {
@@ -65,6 +73,9 @@ impl Command {
             Self::Drain(arguments) => drain::run(&arguments),
             Self::Tail(arguments) => tail::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
+            Self::Inject(arguments) => inject::inject(&arguments),
+            Self::Uninject(files) => inject::uninject(&files),
+            Self::Injector(arguments) => injector::run(*arguments),
             Self::Run(config) => run::run(&config.config),
             Self::Check(config) => check::run(&config.config),
         }

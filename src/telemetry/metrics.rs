@@ -206,9 +206,9 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-struct Registrar<'a> {
-    registry: &'a Registry,
-    described: RefCell<Vec<Described>>,
+pub(super) struct Registrar<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) described: RefCell<Vec<Described>>,
 }
 
 impl Registrar<'_> {
@@ -233,11 +233,11 @@ impl Registrar<'_> {
         Opts::new(format!("sidestream_{name}"), help)
     }
 
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    pub(super) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
         self.register(IntCounter::with_opts(Self::opts(name, help)))
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Self::opts(name, help), labels))
     }
 
@@ -253,7 +253,7 @@ impl Registrar<'_> {
         self.register(GaugeVec::new(Self::opts(name, help), labels))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
         self.register(Histogram::with_opts(opts))
     }

@@ -1,6 +1,8 @@
 //! What the process tells about itself: metrics and logs.
 
+pub mod injector;
 pub mod logs;
 pub mod metrics;
 
+pub use injector::InjectorMetrics;
 pub use metrics::Metrics;

@@ -11,6 +11,7 @@ pub mod certs;
 pub mod h2;
 pub mod h2_tap;
 pub mod http1;
+pub mod kubernetes;
 pub mod nats;
 pub mod node;
 pub mod process;

@@ -1,0 +1,68 @@
+//! Texts of many documents: what is no workload stays as it is.
+
+use super::*;
+use crate::injector::Defaults;
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: app, image: app}]}\n";
+
+fn inject(text: &str) -> (String, Vec<String>) {
+    let changed = change(text, Act::Inject(&Defaults::default()));
+    (changed.text, changed.report.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn documents_without_a_workload_pass_byte_for_byte() {
+    let others = "# first\n%YAML 1.1\n---\n# a map\nkind: ConfigMap\ndata: {a:   on}\r\n--- # last\n!Ref x\n---\n";
+    assert_eq!(inject(others), (others.to_owned(), Vec::new()));
+    let (text, told) = inject(&format!("{others}{POD}---\nkind: Service # stays\n"));
+    assert!(text.starts_with(others) && text.ends_with("---\nkind: Service # stays\n"), "{text}");
+    assert_eq!(told, ["9: Pod/a: injected"]);
+}
+
+#[test]
+fn comments_before_a_workload_stay() {
+    let (text, _) = inject(&format!("---\n# mine\n\n{POD}"));
+    assert!(text.starts_with("---\n# mine\n\napiVersion: v1\n"), "{text}");
+    let (text, _) = inject("--- {apiVersion: v1, kind: Pod, spec: {containers: []}}\n");
+    assert!(text.starts_with("---\napiVersion: v1\n"), "{text}");
+}
+
+#[test]
+fn every_kind_of_workload_and_every_item_of_a_list_is_treated() {
+    let template = "{spec: {containers: [{name: app, image: app}]}}";
+    let kinds = [
+        ("apps/v1", "Deployment"),
+        ("apps/v1", "StatefulSet"),
+        ("apps/v1", "DaemonSet"),
+        ("apps/v1", "ReplicaSet"),
+        ("v1", "ReplicationController"),
+        ("batch/v1", "Job"),
+    ];
+    let mut items = String::new();
+    for (version, kind) in kinds {
+        items += &format!(
+            "- {{apiVersion: {version}, kind: {kind}, metadata: {{name: a}}, spec: {{template: {template}}}}}\n"
+        );
+    }
+    let jobs = format!("{{jobTemplate: {{spec: {{template: {template}}}}}}}");
+    items += &format!("- {{apiVersion: batch/v1, kind: CronJob, metadata: {{generateName: a-}}, spec: {jobs}}}\n");
+    items += "- {apiVersion: example.dev/v1, kind: Deployment, metadata: {name: another}}\n- {kind: Service}\n";
+    let (text, told) = inject(&format!("apiVersion: v1\nkind: List\nitems:\n{items}"));
+    assert_eq!(told.len(), 7, "{told:?}");
+    assert_eq!(told[6], "1: CronJob/a-: injected");
+    assert_eq!(text.matches("name: sidestream\n").count(), 7 * 2, "a container and its configuration: {text}");
+    let (_, told) = inject("apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: b}, spec: {containers: []}}]\n");
+    assert_eq!(told, ["1: Pod/b: injected"]);
+}
+
+#[test]
+fn problems_have_the_line_of_their_document() {
+    let (_, told) = inject(&format!("{POD}---\na: [\n---\nkind: Pod\napiVersion: v1\n"));
+    assert_eq!(told[0], "1: Pod/a: injected");
+    assert!(told[1].starts_with("7: this is no YAML"), "{told:?}");
+    assert_eq!(told[2], "7: Pod/without a name: there is no `spec`; the sidecar is not injected");
+    let tagged = POD.replace("name: app,", "name: !Ref app,");
+    assert_eq!(inject(&tagged).1, ["4: the tag `!Ref` has no meaning in a manifest"]);
+    let (_, told) = inject("apiVersion: batch/v1\nkind: Job\n");
+    assert_eq!(told, ["1: Job/without a name: there is no `spec.template`"]);
+}

@@ -1,0 +1,128 @@
+//! One annotation's text to its value; an error is the rest of a sentence that begins with the text.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use super::Container;
+
+/// A day: what the time for the end of a pod is made of stays far below every bound there is.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// `250ms`, `15s`, `2m`, `1h`: as in the configuration.
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("is no duration: a whole number with `ms`, `s`, `m` or `h`"),
+    };
+    let number: u64 = number.parse().map_err(|_| "is no duration: a whole number with `ms`, `s`, `m` or `h`")?;
+    let duration = Duration::from_millis(number.saturating_mul(factor));
+    if duration > DURATION_MAX { Err("is longer than a day") } else { Ok(duration) }
+}
+
+pub(super) fn port(text: &str) -> Result<u16, &'static str> {
+    let wrong = "is no port: 1 to 65535";
+    // `parse` takes a sign.
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong);
+    }
+    text.parse().ok().filter(|port| *port > 0).ok_or(wrong)
+}
+
+pub(super) fn container(text: &str) -> Result<Container, &'static str> {
+    match text {
+        "native" => Ok(Container::Native),
+        "plain" => Ok(Container::Plain),
+        _ => Err("is neither `native` nor `plain`"),
+    }
+}
+
+pub(super) fn pull_policy(text: &str) -> Result<String, &'static str> {
+    match text {
+        "Always" | "IfNotPresent" | "Never" => Ok(text.to_owned()),
+        _ => Err("is none of `Always`, `IfNotPresent`, `Never`"),
+    }
+}
+
+pub(super) fn image(text: &str) -> Result<String, &'static str> {
+    let fits = !text.is_empty() && text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err("is no image") }
+}
+
+/// A DNS subdomain (RFC 1123), as the names of ConfigMaps and Secrets are.
+pub(super) fn object_name(text: &str) -> Result<String, &'static str> {
+    let part = |part: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    if text.len() <= 253 && text.split('.').all(part) { Ok(text.to_owned()) } else { Err("is no name of an object") }
+}
+
+pub(super) fn nats_url(text: &str) -> Result<String, &'static str> {
+    let host = text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "nats" | "tls"));
+    match host {
+        Some((_, host)) if !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(text.to_owned()),
+        _ => Err("is no address such as `nats://nats:4222`"),
+    }
+}
+
+/// An amount as Kubernetes writes it: `50m`, `128Mi`, `0.5`.
+#[derive(Clone, Debug)]
+pub(in crate::injector) struct Quantity {
+    text: String,
+    /// In thousandths.
+    milli: f64,
+}
+
+impl Quantity {
+    /// Reads an amount above zero.
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        let wrong = "is no amount such as `50m`, `0.5` or `128Mi`";
+        let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit {
+            "m" => 1e-3,
+            "" => 1.0,
+            "k" => 1e3,
+            "M" => 1e6,
+            "G" => 1e9,
+            "T" => 1e12,
+            "Ki" => 1024.0,
+            "Mi" => 1_048_576.0,
+            "Gi" => 1_073_741_824.0,
+            "Ti" => 1_099_511_627_776.0,
+            _ => return Err(wrong),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong)?;
+        let milli = number * factor * 1e3;
+        if milli >= 1.0 { Ok(Self { text: text.to_owned(), milli }) } else { Err(wrong) }
+    }
+
+    /// An amount of ours.
+    pub(super) fn own(text: &str) -> Self {
+        Self::parse(text).unwrap_or_else(|_| Self { text: text.to_owned(), milli: 0.0 })
+    }
+
+    /// As it was written.
+    pub(in crate::injector) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Self) -> bool {
+        self.partial_cmp(other) == Some(Ordering::Equal)
+    }
+}
+
+impl Eq for Quantity {}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        self.milli.partial_cmp(&other.milli)
+    }
+}

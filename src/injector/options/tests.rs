@@ -1,0 +1,109 @@
+//! Every annotation acts, and every problem with one is named.
+
+use serde_json::json;
+
+use super::*;
+
+fn read(annotations: &Value) -> (Options, Vec<String>) {
+    let (options, problems) = Options::read(annotations.as_object(), &Defaults::default());
+    assert!(problems.iter().all(Notice::is_problem));
+    (options, problems.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn without_annotations_the_defaults_apply() {
+    let (options, problems) = Options::read(None, &Defaults { image: "i".into(), config_map: "c".into() });
+    assert_eq!(problems, []);
+    assert_eq!((&*options.image, &*options.config_map, options.port, options.admin_port), ("i", "c", 8080, 9090));
+    assert_eq!(options.drain_timeout(), Duration::from_secs(40));
+}
+
+#[test]
+fn every_annotation_is_read() {
+    let (options, problems) = read(&json!({
+        "sidestream.dev/image": "registry.example/sidestream:1@sha256:0",
+        "sidestream.dev/image-pull-policy": "Always",
+        "sidestream.dev/config-map": "orders.events",
+        "sidestream.dev/secret": "nats-creds",
+        "sidestream.dev/port": "8081",
+        "sidestream.dev/admin-port": "9091",
+        "sidestream.dev/container": "plain",
+        "sidestream.dev/cpu-request": "0.1",
+        "sidestream.dev/cpu-limit": "2",
+        "sidestream.dev/memory-request": "200Mi",
+        "sidestream.dev/memory-limit": "1Gi",
+        "sidestream.dev/drain-accept-for": "1s",
+        "sidestream.dev/drain-spread": "500ms",
+        "sidestream.dev/drain-timeout": "2m",
+        "sidestream.dev/log-level": "info,sidestream::http=debug",
+        "sidestream.dev/nats-url": "tls://nats.example:4222",
+        "sidestream.dev/status": "{}",
+        "sidestream.dev/grace-period-raised": "from 30 to 60",
+        "example.dev/port": "x",
+    }));
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(options.image, "registry.example/sidestream:1@sha256:0");
+    assert_eq!(options.image_pull_policy.as_deref(), Some("Always"));
+    assert_eq!((&*options.config_map, options.secret.as_deref()), ("orders.events", Some("nats-creds")));
+    assert_eq!((options.port, options.admin_port, options.container), (8081, 9091, Container::Plain));
+    assert_eq!((options.cpu_request.text(), options.memory_limit.text()), ("0.1", "1Gi"));
+    assert_eq!(options.drain_spread, Some(Duration::from_millis(500)));
+    assert_eq!(options.drain_timeout(), Duration::from_secs(120));
+    assert_eq!(options.log_level.as_deref(), Some("info,sidestream::http=debug"));
+    assert_eq!(options.nats_url.as_deref(), Some("tls://nats.example:4222"));
+}
+
+#[test]
+fn every_annotation_is_documented() {
+    let mut said = Said { annotations: None, known: Vec::new(), problems: Vec::new() };
+    Options::ask(&mut said, &Defaults::default());
+    assert!(said.known.len() > 10);
+    let page = include_str!("../../../docs/kubernetes.md");
+    for name in said.known {
+        assert!(page.contains(&format!("`{name}`")), "`{name}` is not in docs/kubernetes.md");
+    }
+}
+
+#[test]
+fn every_problem_is_named_and_what_is_wrong_counts_as_left_out() {
+    let wrong = json!({
+        "sidestream.dev/image": "two words",
+        "sidestream.dev/image-pull-policy": "always",
+        "sidestream.dev/config-map": "Not_A_Name",
+        "sidestream.dev/secret": "",
+        "sidestream.dev/port": "0",
+        "sidestream.dev/admin-port": "+90",
+        "sidestream.dev/container": "init",
+        "sidestream.dev/cpu-request": "50 m",
+        "sidestream.dev/memory-request": "0",
+        "sidestream.dev/drain-timeout": "40",
+        "sidestream.dev/drain-spread": "25h",
+        "sidestream.dev/log-level": "=====",
+        "sidestream.dev/nats-url": "http://x",
+        "sidestream.dev/cpu-limit": 2,
+        "sidestream.dev/timeout": "40s",
+        "sidestream.dev/inject": "true",
+    });
+    let (options, problems) = read(&wrong);
+    assert_eq!(options, Options::read(None, &Defaults::default()).0);
+    assert_eq!(problems.len(), wrong.as_object().unwrap().len(), "{problems:#?}");
+    let told = problems.join("\n");
+    assert!(told.contains("annotation `sidestream.dev/port`: \"0\" is no port: 1 to 65535"), "{told}");
+    assert!(told.contains("`sidestream.dev/cpu-limit`: 2 is no text: it needs quotes"), "{told}");
+    assert!(told.contains("did you mean `sidestream.dev/drain-timeout`?"), "{told}");
+    assert!(told.contains("`sidestream.dev/inject`; it is a label"), "{told}");
+    assert!(problems.iter().all(|text| text.len() <= 256), "the API server cuts longer ones");
+}
+
+#[test]
+fn what_does_not_fit_together_is_settled_so_that_the_pod_is_still_valid() {
+    let (options, problems) = read(&json!({
+        "sidestream.dev/port": "9090",
+        "sidestream.dev/cpu-limit": "10m",
+        "sidestream.dev/memory-request": "1Gi",
+        "sidestream.dev/drain-timeout": "20s",
+    }));
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+    assert_eq!((options.port, options.admin_port, options.cpu_limit.clone()), (8080, 9090, None));
+    assert_eq!((options.memory_limit.text(), options.drain_timeout), ("1Gi", None));
+}

@@ -1,0 +1,315 @@
+//! The sidecar into one pod template and out of it again: pure, and each undoes the other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::notice::Notice;
+use super::options::{Container, Defaults, INJECT, Options, RAISED, SIDECAR, STATUS};
+use super::sidecar;
+
+/// 20 s on top of the drain: what the kubelet needs to begin it, the sidecar to leave NATS, and the application to end
+/// after the sidecar has closed its listeners.
+const GRACE_MARGIN: Duration = Duration::from_secs(20);
+
+/// 30 s: what applies to a pod that says nothing (`terminationGracePeriodSeconds`).
+const GRACE_DEFAULT_SECONDS: u64 = 30;
+
+const GRACE: &str = "terminationGracePeriodSeconds";
+
+/// What became of a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It has the sidecar now, as its annotations ask for it.
+    Injected,
+    /// Nothing was taken away, since nothing of ours was there.
+    Nothing,
+    /// What was ours is gone.
+    Removed,
+    /// It is left as it is, for this reason.
+    Left(&'static str),
+}
+
+/// What stood there before, in the status annotation.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Status {
+    version: String,
+    /// Of everything that was added.
+    hash: String,
+    /// What was not there at all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<String>,
+    /// What was there as `null`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    null: Vec<String>,
+    /// How the time for the end was raised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace: Option<Raised>,
+}
+
+/// In seconds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Raised {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
+    to: u64,
+}
+
+/// Adds the sidecar to a template (an object with `metadata` and `spec`), or adapts the one that is there. Who asks twice
+/// gets the same. A template with a problem that cannot be passed over is left as it was.
+pub(super) fn inject(template: &mut Value, ends: bool, defaults: &Defaults) -> (Done, Vec<Notice>) {
+    if let Some(why) = reason_to_leave(template) {
+        return (Done::Left(why), Vec::new());
+    }
+    let mut pod = template.clone();
+    uninject(&mut pod);
+    let (options, mut notices) = Options::read(annotations(&pod), defaults);
+    if options.container == Container::Plain && ends {
+        let text = "a plain sidecar never ends, and a job with it neither: let it be `native`";
+        notices.push(Notice::Remark(text.into()));
+    }
+    notices.extend(taken_ports(&pod, &options));
+    match add(&mut pod, &options) {
+        Ok(()) => {
+            if !is_current(template, &pod) {
+                *template = pod;
+            }
+            (Done::Injected, notices)
+        }
+        Err(why) => {
+            notices.push(Notice::Problem(format!("{why}; the sidecar is not injected")));
+            (Done::Left("of a problem"), notices)
+        }
+    }
+}
+
+/// Takes the sidecar out of a template, which is then as it was before.
+pub(super) fn uninject(template: &mut Value) -> Done {
+    let Some(status) = Status::of(template) else { return Done::Nothing };
+    if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        for list in ["initContainers", "containers"] {
+            remove(spec, list, &[sidecar::NAME]);
+            status.restore(spec, list);
+        }
+        remove(spec, "volumes", &sidecar::VOLUMES);
+        status.restore(spec, "volumes");
+        status.restore_grace(spec);
+    }
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(STATUS);
+            annotations.remove(RAISED);
+        }
+        status.restore(metadata, "annotations");
+        if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+            labels.remove(SIDECAR);
+        }
+        status.restore(metadata, "labels");
+    }
+    if let Some(template) = template.as_object_mut() {
+        status.restore(template, "metadata");
+    }
+    Done::Removed
+}
+
+fn add(pod: &mut Value, options: &Options) -> Result<(), String> {
+    let mut status = Status { version: env!("CARGO_PKG_VERSION").into(), ..Status::default() };
+    let pod = pod.as_object_mut().ok_or("the pod is no map")?;
+    let spec = pod.get_mut("spec").and_then(Value::as_object_mut).ok_or("there is no `spec`")?;
+    if !spec.get("containers").is_some_and(Value::is_array) {
+        return Err("there are no `containers`".into());
+    }
+    refuse_foreign(spec)?;
+    let raised = raise_grace(spec, options, &mut status)?;
+    let container = sidecar::container(options, grace(spec));
+    let volumes = sidecar::volumes(options);
+    let added = json!([container, volumes]).to_string();
+    status.hash = Sha256::digest(added).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let list = match options.container {
+        // The last of them: sidecars stop in reverse order, so a mesh proxy before it outlives it.
+        Container::Native => "initContainers",
+        Container::Plain => "containers",
+    };
+    status.open(spec, list, json!([])).as_array_mut().ok_or("`initContainers` is no list")?.push(container);
+    status.open(spec, "volumes", json!([])).as_array_mut().ok_or("`volumes` is no list")?.extend(volumes);
+    let metadata = status.open(pod, "metadata", json!({})).as_object_mut().ok_or("`metadata` is no map")?;
+    let labels = status.open(metadata, "labels", json!({})).as_object_mut().ok_or("`labels` is no map")?;
+    labels.insert(SIDECAR.into(), json!("injected"));
+    let annotations = status.open(metadata, "annotations", json!({}));
+    let annotations = annotations.as_object_mut().ok_or("`annotations` is no map")?;
+    if let Some(raised) = raised {
+        annotations.insert(RAISED.into(), json!(raised));
+    }
+    let status = serde_json::to_string(&status).map_err(|error| error.to_string())?;
+    annotations.insert(STATUS.into(), json!(status));
+    Ok(())
+}
+
+/// Whether a template has everything that the injected one has, in the same places. What an API server fills in, and
+/// what somebody has changed by hand, is no reason to do it again.
+fn is_current(template: &Value, injected: &Value) -> bool {
+    let hash = |pod: &Value| Some(Status::of(pod)?.hash);
+    let last = |pod: &Value, list: &str| Some(pod["spec"][list].as_array()?.last()?["name"].clone());
+    let volumes = |pod: &Value| {
+        let all = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        let names = all.filter_map(|volume| volume["name"].as_str()).map(str::to_owned);
+        names.filter(|name| sidecar::VOLUMES.contains(&name.as_str())).collect::<Vec<_>>()
+    };
+    let label = |pod: &Value| pod["metadata"]["labels"][SIDECAR].clone();
+    let list = |list| last(template, list) == last(injected, list);
+    hash(template).is_some_and(|before| Some(before) == hash(injected))
+        && list("initContainers")
+        && list("containers")
+        && volumes(template) == volumes(injected)
+        && label(template) == label(injected)
+}
+
+/// Why a template is not touched, if so.
+fn reason_to_leave(template: &Value) -> Option<&'static str> {
+    let metadata = &template["metadata"];
+    if metadata["labels"][INJECT] == "false" {
+        return Some("its label says so");
+    }
+    if metadata["annotations"].get("kubernetes.io/config.mirror").is_some() {
+        return Some("it mirrors a static pod");
+    }
+    let spec = &template["spec"];
+    let windows = spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
+    windows.then_some("it is for Windows")
+}
+
+/// Something that has a name of ours and is not ours: two containers of one name are no pod.
+fn refuse_foreign(spec: &Map<String, Value>) -> Result<(), String> {
+    for (list, names) in
+        [("initContainers", &[sidecar::NAME][..]), ("containers", &[sidecar::NAME]), ("volumes", &sidecar::VOLUMES)]
+    {
+        let items = spec.get(list).and_then(Value::as_array).into_iter().flatten();
+        if let Some(name) = items.filter_map(|item| item["name"].as_str()).find(|name| names.contains(name)) {
+            return Err(format!("`{list}` has a `{name}` already that was not injected"));
+        }
+    }
+    Ok(())
+}
+
+/// Raises the time for the end of the pod if a drain does not fit into it; says from what to what.
+fn raise_grace(
+    spec: &mut Map<String, Value>,
+    options: &Options,
+    status: &mut Status,
+) -> Result<Option<String>, String> {
+    let needed = (options.drain_timeout() + GRACE_MARGIN).as_millis().div_ceil(1000);
+    let needed = u64::try_from(needed).map_err(|error| error.to_string())?;
+    let from = match spec.get(GRACE) {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(value.as_u64().ok_or_else(|| format!("`{GRACE}` is {value}, not a number of seconds"))?),
+    };
+    if from.unwrap_or(GRACE_DEFAULT_SECONDS) >= needed {
+        return Ok(None);
+    }
+    if from.is_none() {
+        status.remember(spec, GRACE);
+    }
+    status.grace = Some(Raised { from, to: needed });
+    spec.insert(GRACE.into(), json!(needed));
+    let from = from.map_or_else(|| format!("the default of {GRACE_DEFAULT_SECONDS}"), |seconds| seconds.to_string());
+    Ok(Some(format!("from {from} to {needed} seconds, the drain and {}", GRACE_MARGIN.as_secs())))
+}
+
+fn grace(spec: &Map<String, Value>) -> Duration {
+    Duration::from_secs(spec.get(GRACE).and_then(Value::as_u64).unwrap_or(GRACE_DEFAULT_SECONDS))
+}
+
+/// Ports that another container of the pod says it listens at: the sidecar could not.
+fn taken_ports(pod: &Value, options: &Options) -> Vec<Notice> {
+    let containers = ["initContainers", "containers"].into_iter().flat_map(|list| pod["spec"][list].as_array());
+    let mut notices = Vec::new();
+    for container in containers.flatten() {
+        let ports = container["ports"].as_array().into_iter().flatten();
+        for port in ports.filter_map(|port| port["containerPort"].as_u64()) {
+            let annotation = match port {
+                port if port == u64::from(options.port) => "port",
+                port if port == u64::from(options.admin_port) => "admin-port",
+                _ => continue,
+            };
+            let name: String = container["name"].as_str().unwrap_or_default().chars().take(63).collect();
+            let text = format!("container `{name}` has port {port}, too: set `sidestream.dev/{annotation}` to another");
+            notices.push(Notice::Remark(text));
+        }
+    }
+    notices
+}
+
+fn annotations(template: &Value) -> Option<&Map<String, Value>> {
+    template.get("metadata")?.get("annotations")?.as_object()
+}
+
+fn remove(spec: &mut Map<String, Value>, list: &str, names: &[&str]) {
+    if let Some(items) = spec.get_mut(list).and_then(Value::as_array_mut) {
+        items.retain(|item| !item["name"].as_str().is_some_and(|name| names.contains(&name)));
+    }
+}
+
+impl Status {
+    /// What the annotation says, if there is one.
+    fn of(template: &Value) -> Option<Self> {
+        let status = annotations(template)?.get(STATUS)?;
+        // One that somebody has edited: what is ours is ours all the same.
+        Some(status.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+    }
+
+    /// Notes that there is no such value, if there is none.
+    fn remember(&mut self, map: &Map<String, Value>, name: &str) {
+        match map.get(name) {
+            None => self.absent.push(name.into()),
+            Some(Value::Null) => self.null.push(name.into()),
+            Some(_) => {}
+        }
+    }
+
+    /// The value, which is `empty` if there was none.
+    fn open<'v>(&mut self, map: &'v mut Map<String, Value>, name: &str, empty: Value) -> &'v mut Value {
+        self.remember(map, name);
+        let value = map.entry(name).or_insert(Value::Null);
+        if value.is_null() {
+            *value = empty;
+        }
+        value
+    }
+
+    /// Takes a value that is empty now to what it was before.
+    fn restore(&self, map: &mut Map<String, Value>, name: &str) {
+        let is_empty = match map.get(name) {
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(Value::Object(entries)) => entries.is_empty(),
+            _ => false,
+        };
+        if is_empty {
+            self.unset(map, name);
+        }
+    }
+
+    fn restore_grace(&self, map: &mut Map<String, Value>) {
+        match &self.grace {
+            // Somebody has changed it since: that stays.
+            Some(Raised { to, .. }) if map.get(GRACE) != Some(&json!(to)) => {}
+            Some(Raised { from: Some(seconds), .. }) => drop(map.insert(GRACE.into(), json!(seconds))),
+            Some(Raised { from: None, .. }) => self.unset(map, GRACE),
+            None => {}
+        }
+    }
+
+    fn unset(&self, map: &mut Map<String, Value>, name: &str) {
+        let has = |names: &[String]| names.iter().any(|other| other == name);
+        if has(&self.absent) {
+            map.remove(name);
+        } else if has(&self.null) {
+            map.insert(name.into(), Value::Null);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! What the webhook and its admin port answer to a request.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::injector::review;
+use crate::lifecycle::health::Status;
+
+/// 8 MiB: an API server takes objects of 3 MiB, and a review has one, or two.
+const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// 5 s: for the whole body, and for a place. The API server asks to be answered within 5 s as well.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// 8 at a time: max memory = 8 x (8 MiB + its tree, some five times that), reached only by bodies of that size.
+pub(super) const REVIEWS_MAX: usize = 8;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers on the admin port.
+pub(super) fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD");
+    }
+    match request.uri().path() {
+        "/health/live" => answer(StatusCode::OK, &json!({ "live": true })),
+        "/health" | "/health/ready" => {
+            let leaving = shared.leaving.load(Ordering::Relaxed);
+            let ready = shared.health.is_ready() && !leaving;
+            let checks = shared.health.report().into_iter().map(|(name, status)| {
+                let (status, message) = match status {
+                    Status::Ok => ("ok", None),
+                    Status::Warning(why) => ("warning", Some(why)),
+                    Status::Failing(why) => ("failing", Some(why)),
+                };
+                (name, json!({ "status": status, "message": message }))
+            });
+            let checks: serde_json::Map<String, Value> = checks.collect();
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            answer(status, &json!({ "ready": ready, "leaving": leaving, "checks": checks }))
+        }
+        "/metrics" => {
+            let mut metrics = Response::new(Full::new(Bytes::from(shared.metrics.render())));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            metrics.headers_mut().insert(CONTENT_TYPE, kind);
+            metrics
+        }
+        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there are /health, /health/live, /health/ready, /metrics"),
+    }
+}
+
+/// Answers the API server.
+pub(super) async fn review(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
+    if request.uri().path() != "/inject" {
+        return refuse(StatusCode::NOT_FOUND, "not_found", "the webhook is at /inject");
+    }
+    if request.method() != Method::POST {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "a review is sent by POST");
+    }
+    let begun = Instant::now();
+    let outcome = |label: &str| shared.metrics.reviews_total.with_label_values(&[label]).inc();
+    let read = async {
+        // A place before the body: what is in memory is bounded.
+        let place = shared.reviews.acquire().await;
+        let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
+        (place, body.map(http_body_util::Collected::to_bytes))
+    };
+    let Ok((_place, body)) = tokio::time::timeout(BODY_DEADLINE, read).await else {
+        outcome("too_slow");
+        return refuse(StatusCode::REQUEST_TIMEOUT, "too_slow", "the review did not come within 5 s");
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(error) if error.is::<LengthLimitError>() => {
+            outcome("too_large");
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a review has 8 MiB at most");
+        }
+        Err(error) => {
+            outcome("malformed");
+            return refuse(StatusCode::BAD_REQUEST, "malformed", &format!("the body cannot be read: {error}"));
+        }
+    };
+    let reviewed = review::answer(&body, &shared.defaults);
+    shared.metrics.review_seconds.observe(begun.elapsed().as_secs_f64());
+    match reviewed {
+        Ok(reviewed) => {
+            outcome(reviewed.outcome.label());
+            shared.metrics.problems_total.inc_by(reviewed.problems as u64);
+            tracing::debug!(outcome = reviewed.outcome.label(), problems = reviewed.problems, "reviewed");
+            answer(StatusCode::OK, &reviewed.body)
+        }
+        Err(why) => {
+            outcome("malformed");
+            refuse(StatusCode::BAD_REQUEST, "malformed", &why)
+        }
+    }
+}
+
+fn refuse(status: StatusCode, code: &str, message: &str) -> Answer {
+    answer(status, &json!({ "error": { "code": code, "message": message } }))
+}
+
+fn answer(status: StatusCode, body: &Value) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

@@ -1,0 +1,142 @@
+//! What is added to a pod: one container, and the volumes that it needs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::options::{Container, Options};
+
+/// The container's name.
+pub(super) const NAME: &str = "sidestream";
+
+/// Where the ConfigMap is mounted: a folder, since a file by `subPath` never sees an update.
+const CONFIG_FOLDER: &str = "/etc/sidestream";
+/// Where the control socket is looked for first.
+const CONTROL_FOLDER: &str = "/run/sidestream";
+/// Where the Secret is mounted. Not below the ConfigMap: nothing can be mounted inside of a read-only folder.
+const SECRET_FOLDER: &str = "/var/run/secrets/sidestream.dev";
+
+const CONFIG_VOLUME: &str = "sidestream-config";
+const CONTROL_VOLUME: &str = "sidestream-control";
+const SECRET_VOLUME: &str = "sidestream-secret";
+
+/// Every volume of ours.
+pub(super) const VOLUMES: [&str; 3] = [CONFIG_VOLUME, CONTROL_VOLUME, SECRET_VOLUME];
+
+/// The container for a pod that has `grace` to end.
+pub(super) fn container(options: &Options, grace: Duration) -> Value {
+    let mut container = json!({
+        "name": NAME,
+        "image": options.image,
+        "args": ["run", "--config", format!("{CONFIG_FOLDER}/sidecar.yaml")],
+        // `sidestream drain` finds its configuration here.
+        "workingDir": CONFIG_FOLDER,
+        "env": environment(options, grace),
+        "ports": [
+            { "name": "events", "containerPort": options.port },
+            { "name": "admin", "containerPort": options.admin_port },
+        ],
+        // Before SIGTERM: a native sidecar gets that only after the application has ended, perhaps with no time left.
+        "lifecycle": { "preStop": { "exec": { "command": ["/sidestream", "drain", "--wait"] } } },
+        // Liveness, not readiness: a NATS server that is away must not keep the application from starting.
+        "startupProbe": probe("/health/live", options, 1, 1, 60),
+        // It stays 200 while the sidecar drains.
+        "livenessProbe": probe("/health/live", options, 10, 5, 3),
+        "readinessProbe": probe("/health/ready", options, 2, 2, 2),
+        "resources": resources(options),
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "readOnlyRootFilesystem": true,
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "volumeMounts": mounts(options),
+    });
+    if options.container == Container::Native {
+        container["restartPolicy"] = json!("Always");
+    }
+    if let Some(policy) = &options.image_pull_policy {
+        container["imagePullPolicy"] = json!(policy);
+    }
+    container
+}
+
+/// The volumes.
+pub(super) fn volumes(options: &Options) -> Vec<Value> {
+    let mut volumes = vec![
+        json!({ "name": CONFIG_VOLUME, "configMap": { "name": options.config_map } }),
+        // In memory: the root file system is read-only. A socket takes no space; the bound is against accidents.
+        json!({ "name": CONTROL_VOLUME, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }),
+    ];
+    if let Some(secret) = &options.secret {
+        volumes.push(json!({ "name": SECRET_VOLUME, "secret": { "secretName": secret } }));
+    }
+    volumes
+}
+
+fn mounts(options: &Options) -> Vec<Value> {
+    let mut mounts = vec![
+        json!({ "name": CONFIG_VOLUME, "mountPath": CONFIG_FOLDER, "readOnly": true }),
+        json!({ "name": CONTROL_VOLUME, "mountPath": CONTROL_FOLDER }),
+    ];
+    if options.secret.is_some() {
+        mounts.push(json!({ "name": SECRET_VOLUME, "mountPath": SECRET_FOLDER, "readOnly": true }));
+    }
+    mounts
+}
+
+/// Who it is, for NATS, logs and the registry; and what the configuration may name as `${...}`.
+fn environment(options: &Options, grace: Duration) -> Vec<Value> {
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let mut environment = vec![
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+        field("NODE_NAME", "spec.nodeName"),
+        field("POD_IP", "status.podIP"),
+        json!({ "name": "SIDESTREAM_TERMINATION_GRACE_PERIOD", "value": duration(grace) }),
+        json!({ "name": "SIDESTREAM_PORT", "value": options.port.to_string() }),
+        json!({ "name": "SIDESTREAM_ADMIN_PORT", "value": options.admin_port.to_string() }),
+    ];
+    let said = [
+        ("SIDESTREAM_DRAIN_ACCEPT_FOR", options.drain_accept_for.map(duration)),
+        ("SIDESTREAM_DRAIN_SPREAD", options.drain_spread.map(duration)),
+        ("SIDESTREAM_DRAIN_TIMEOUT", options.drain_timeout.map(duration)),
+        ("SIDESTREAM_LOG", options.log_level.clone()),
+        ("NATS_URL", options.nats_url.clone()),
+    ];
+    let said = said.into_iter().filter_map(|(name, value)| Some(json!({ "name": name, "value": value? })));
+    environment.extend(said);
+    environment
+}
+
+/// Over HTTP: exec readiness probes are broken during termination in Kubernetes 1.35. The port's number, not its name:
+/// another container may use the name as well.
+fn probe(path: &str, options: &Options, every: u32, timeout: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": options.admin_port },
+        "periodSeconds": every,
+        "timeoutSeconds": timeout,
+        "failureThreshold": failures,
+    })
+}
+
+fn resources(options: &Options) -> Value {
+    let mut limits = json!({ "memory": options.memory_limit.text() });
+    if let Some(cpu) = &options.cpu_limit {
+        limits["cpu"] = json!(cpu.text());
+    }
+    let requests = json!({ "cpu": options.cpu_request.text(), "memory": options.memory_request.text() });
+    json!({ "requests": requests, "limits": limits })
+}
+
+/// As the configuration writes it.
+fn duration(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis if millis % 1000 == 0 => format!("{}s", millis / 1000),
+        millis => format!("{millis}ms"),
+    }
+}

@@ -1,0 +1,75 @@
+//! Where the pod templates of an object stand, by its kind; what is no workload has none.
+
+use serde_json::Value;
+
+use super::notice::Notice;
+use super::options::Defaults;
+use super::pod::{self, Done};
+
+/// What is to be done with each template.
+#[derive(Clone, Copy, Debug)]
+pub enum Act<'d> {
+    /// Add the sidecar.
+    Inject(&'d Defaults),
+    /// Take it away.
+    Uninject,
+}
+
+/// One workload, and what became of it.
+#[derive(Debug)]
+pub(super) struct Treated {
+    /// Such as `Deployment/orders`.
+    pub(super) name: String,
+    pub(super) done: Done,
+    pub(super) notices: Vec<Notice>,
+}
+
+/// The way from a workload to its pod template, and whether its pods are to end by themselves.
+fn template_of(version: &str, kind: &str) -> Option<(&'static [&'static str], bool)> {
+    match (version.split('/').next()?, kind) {
+        ("v1", "Pod") => Some((&[], false)),
+        ("v1", "ReplicationController") | ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet") => {
+            Some((&["spec", "template"], false))
+        }
+        ("batch", "Job") => Some((&["spec", "template"], true)),
+        ("batch", "CronJob") => Some((&["spec", "jobTemplate", "spec", "template"], true)),
+        _ => None,
+    }
+}
+
+/// Treats every workload of an object: itself, or the items of a list.
+pub(super) fn treat(object: &mut Value, act: Act<'_>) -> Vec<Treated> {
+    let mut treated = Vec::new();
+    let text = |object: &Value, key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text(object, "apiVersion"), text(object, "kind"));
+    if let Some(item_kind) = kind.strip_suffix("List")
+        && let Some(items) = object.get_mut("items").and_then(Value::as_array_mut)
+    {
+        for item in items {
+            // The items of a `PodList` say neither; a list in a list is none.
+            let own = |key: &str, other: &str| item[key].as_str().unwrap_or(other).to_owned();
+            let (version, kind) = (own("apiVersion", &version), own("kind", item_kind));
+            treated.extend(treat_one(item, &version, &kind, act));
+        }
+    } else {
+        treated.extend(treat_one(object, &version, &kind, act));
+    }
+    treated
+}
+
+fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Option<Treated> {
+    let (way, ends) = template_of(version, kind)?;
+    let named = |key: &str| object["metadata"][key].as_str();
+    let name = named("name").or_else(|| named("generateName")).unwrap_or("without a name");
+    let name = format!("{kind}/{name}");
+    let template = way.iter().try_fold(object, |value, key| value.get_mut(*key));
+    let (done, notices) = match (template, act) {
+        (Some(template), Act::Inject(defaults)) => pod::inject(template, ends, defaults),
+        (Some(template), Act::Uninject) => (pod::uninject(template), Vec::new()),
+        (None, _) => {
+            let notice = Notice::Problem(format!("there is no `{}`", way.join(".")));
+            (Done::Left("of a problem"), vec![notice])
+        }
+    };
+    Some(Treated { name, done, notices })
+}

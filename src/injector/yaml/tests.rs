@@ -1,0 +1,141 @@
+//! What is written is read back, by kubectl's rules.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn value(text: &str) -> Value {
+    read(text).unwrap().unwrap().root.to_json()
+}
+
+/// Taken from `kubectl patch --local --type=json -p '[]' -o json` 1.32 over a manifest with these values.
+#[test]
+fn a_text_without_quotes_is_what_kubectl_takes_it_for() {
+    let told = [
+        ("y", json!(true)),
+        ("on", json!(true)),
+        ("No", json!(false)),
+        ("OFF", json!(false)),
+        ("0644", json!(420)),
+        ("0x10", json!(16)),
+        ("0o17", json!(15)),
+        ("0b11", json!(3)),
+        ("-017", json!(-15)),
+        ("1_000", json!(1000)),
+        ("1e3", json!(1000)),
+        ("+12", json!(12)),
+        ("08", json!(8)),
+        ("1.5", json!(1.5)),
+        (".5", json!(0.5)),
+        ("1:30", json!("1:30")),
+        ("012:3", json!("012:3")),
+        ("08_0x", json!("08_0x")),
+        ("2001-01-01", json!("2001-01-01")),
+        ("~", json!(null)),
+        ("", json!(null)),
+        ("1.2.3", json!("1.2.3")),
+        ("-", json!("-")),
+        ("!!str 12", json!("12")),
+        ("!!binary aGk=", json!("hi")),
+        ("'on'", json!("on")),
+    ];
+    for (text, expected) in told {
+        let text = if text == "-" { "'-'" } else { text };
+        assert_eq!(value(&format!("a: {text}\n"))["a"], expected, "{text}");
+    }
+    assert_eq!(value("on: k\n1: one\n"), json!({ "true": "k", "1": "one" }));
+}
+
+/// The order of occurrence decides, as in kubectl; of several maps the first wins.
+#[test]
+fn anchors_aliases_and_merges_are_resolved_as_kubectl_does() {
+    let text = "l: &l {a: '1', b: '2'}\nm: {<<: *l, b: '3'}\nm2: {b: '3', <<: *l}\nm3: {<<: [{a: 1}, *l]}\nm4: *l\n";
+    let both = json!({ "a": "1", "b": "2" });
+    let first = json!({ "a": 1, "b": "2" });
+    assert_eq!(value(text), json!({ "l": both, "m": { "a": "1", "b": "3" }, "m2": both, "m3": first, "m4": both }));
+}
+
+/// `yaml11.json` was written by kubectl 1.32: `kubectl patch --local --type=json -p '[]' -f yaml11.yaml -o json`.
+#[test]
+fn a_manifest_full_of_traps_is_read_as_kubectl_reads_it_and_written_so_that_it_stays_the_same() {
+    let document = read(include_str!("../../../tests/fixtures/inject/yaml11.yaml")).unwrap().unwrap();
+    let kubectl: Value = serde_json::from_str(include_str!("../../../tests/fixtures/inject/yaml11.json")).unwrap();
+    assert!(document.fixed.is_none());
+    assert_eq!(document.root.to_json(), kubectl);
+    let written = emit(&document.root);
+    assert_eq!(value(&written), kubectl);
+    for kept in ["hostNetwork: on\n", "hostPID: y\n", "activeDeadlineSeconds: 0644\n", "image: y\n", "1:30\n"] {
+        assert!(written.contains(kept), "{kept}: {written}");
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_named_with_its_line() {
+    let fixed = |text: &str| read(text).unwrap().unwrap().fixed.map(|broken| (broken.line, broken.message));
+    assert_eq!(fixed("a: 1\nb: !Ref x\n").unwrap().0, 2);
+    assert_eq!(fixed("a: 1\n'a': 2\n").unwrap(), (2, "`a` stands twice in one map".to_owned()));
+    assert_eq!(fixed("a: !!int x\n").unwrap().0, 1);
+    assert!(fixed("a: !!int 3\nb: !!map {}\nc: !!seq []\n").is_none());
+    assert_eq!(read("a: [\n").unwrap_err().line, 2);
+    assert!(read("a: &a [*a]\n").is_err());
+    assert!(read(&"[".repeat(100)).is_err());
+    let bomb: String = (1..40).map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)).collect();
+    assert!(read(&format!("a0: &a0 xxxxxxxx\n{bomb}")).unwrap_err().message.contains("too large"));
+    assert!(read("# nothing\n").unwrap().is_none());
+}
+
+#[test]
+fn a_value_that_is_not_changed_stays_as_it_was_written() {
+    let text = "a: on\nb: 0644\nc:\n- y\n- gone\n- 1:30\nd: {e: 1e3}\n";
+    let mut wanted = value(text);
+    wanted["c"].as_array_mut().unwrap().remove(1);
+    wanted["d"]["f"] = json!("on");
+    let written = emit(&read(text).unwrap().unwrap().root.become_json(&wanted));
+    assert_eq!(written, "a: on\nb: 0644\nc:\n- y\n- 1:30\nd:\n  e: 1e3\n  f: \"on\"\n");
+    assert_eq!(value(&written), wanted);
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    let texts = prop_oneof![
+        Just("on".to_owned()),
+        Just("0644".to_owned()),
+        Just("1:30".to_owned()),
+        Just("---".to_owned()),
+        Just("a\nb\n".to_owned()),
+        Just("a\n\n b\n\n".to_owned()),
+        Just(" # a".to_owned()),
+        "[ -~]{0,12}",
+        "\\PC{0,6}",
+        any::<String>(),
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        texts.clone().prop_map(Value::from)
+    ];
+    leaf.prop_recursive(4, 40, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(texts.clone(), inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(wanted in values()) {
+        let document = json!({ "root": wanted });
+        let written = emit(&Node::Map(Vec::new()).become_json(&document));
+        prop_assert_eq!(value(&written), document, "{}", written);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[-a-c:\\[\\]{}&*!|>'\"#?,%@` \n\t<]{0,60}") {
+        if let Ok(Some(document)) = read(&text) {
+            emit(&document.root);
+        }
+    }
+}

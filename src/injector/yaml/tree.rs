@@ -1,0 +1,321 @@
+//! One YAML document as a tree that remembers how its values were written; anchors, aliases and merges are resolved.
+
+use std::collections::{BTreeSet, HashMap};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use serde_json::{Map, Value};
+
+use super::scalar;
+
+/// 64: three times what a workload needs. Bounds every recursion over the tree.
+const DEPTH_MAX: usize = 64;
+/// 8 MiB of values that aliases repeat; the file's own are bounded by the file.
+const BYTES_MAX: usize = 8 << 20;
+
+/// One value.
+#[derive(Clone, Debug)]
+pub(in crate::injector) enum Node {
+    /// A text without quotes: it means what [`scalar::resolve`] says.
+    Plain(String),
+    /// A text with quotes, or one that is known to be a text.
+    Text(String),
+    List(Vec<Self>),
+    /// In the order of the file.
+    Map(Vec<(Self, Self)>),
+}
+
+/// A document that could be read.
+#[derive(Debug)]
+pub(in crate::injector) struct Document {
+    pub(in crate::injector) root: Node,
+    /// Why it can be passed on but not changed, if so.
+    pub(in crate::injector) fixed: Option<Broken>,
+}
+
+/// What is wrong with a text.
+#[derive(Clone, Debug)]
+pub(in crate::injector) struct Broken {
+    /// Counted from 1, within the text.
+    pub(in crate::injector) line: usize,
+    pub(in crate::injector) message: String,
+}
+
+/// Reads the text of one document; `None` if there is none in it.
+///
+/// # Errors
+/// When it is no YAML, or too deep, or too large by its aliases.
+pub(in crate::injector) fn read(text: &str) -> Result<Option<Document>, Broken> {
+    let mut builder = Builder { open: Vec::new(), anchors: HashMap::new(), bytes: 0, root: None, fixed: None };
+    // Event by event and not `Parser::load`, whose recursion is bounded by nothing.
+    let mut parser = Parser::new_from_str(text);
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event.map_err(|error| Broken {
+            line: error.marker().line(),
+            message: format!("this is no YAML: {}", error.info()),
+        })?;
+        builder.take(event, span)?;
+    }
+    let fixed = builder.fixed;
+    Ok(builder.root.map(|root| Document { root, fixed }))
+}
+
+impl Node {
+    /// The value as kubectl sends it.
+    pub(in crate::injector) fn to_json(&self) -> Value {
+        match self {
+            Self::Plain(text) => scalar::resolve(text),
+            Self::Text(text) => Value::String(text.clone()),
+            Self::List(items) => items.iter().map(Self::to_json).collect(),
+            Self::Map(entries) => {
+                Value::Object(entries.iter().map(|(key, node)| (key.name(), node.to_json())).collect())
+            }
+        }
+    }
+
+    /// A value of ours.
+    fn of_json(value: &Value) -> Self {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => Self::Plain(value.to_string()),
+            Value::String(text) => Self::Text(text.clone()),
+            Value::Array(items) => Self::List(items.iter().map(Self::of_json).collect()),
+            Value::Object(map) => Self::Map(in_order(map, |_| true)),
+        }
+    }
+
+    /// The wanted value; whatever of it is the same as here stays as it is written here.
+    pub(in crate::injector) fn become_json(self, wanted: &Value) -> Self {
+        if self.to_json() == *wanted {
+            return self;
+        }
+        match (self, wanted) {
+            (Self::Map(entries), Value::Object(map)) => {
+                let names: BTreeSet<String> = entries.iter().map(|(key, _)| key.name()).collect();
+                let kept = entries.into_iter().filter_map(|(key, node)| {
+                    let node = node.become_json(map.get(&key.name())?);
+                    Some((key, node))
+                });
+                let mut entries: Vec<_> = kept.collect();
+                entries.extend(in_order(map, |name| !names.contains(name)));
+                Self::Map(entries)
+            }
+            (Self::List(items), Value::Array(values)) if items.len() == values.len() => {
+                Self::List(items.into_iter().zip(values).map(|(node, value)| node.become_json(value)).collect())
+            }
+            (Self::List(items), Value::Array(values)) => {
+                // What is the same follows in the same order; what was in between is gone.
+                let mut rest = items.as_slice();
+                let mut kept = Vec::with_capacity(values.len());
+                for value in values {
+                    match rest.iter().position(|node| node.to_json() == *value) {
+                        Some(at) => {
+                            kept.push(rest[at].clone());
+                            rest = &rest[at + 1..];
+                        }
+                        None => kept.push(Self::of_json(value)),
+                    }
+                }
+                Self::List(kept)
+            }
+            (_, wanted) => Self::of_json(wanted),
+        }
+    }
+
+    /// As the key of a map in JSON.
+    fn name(&self) -> String {
+        match self.to_json() {
+            Value::String(text) => text,
+            other => other.to_string(),
+        }
+    }
+
+    /// What a copy costs in bytes.
+    fn size(&self) -> usize {
+        size_of::<(Self, Self)>()
+            + match self {
+                Self::Plain(text) | Self::Text(text) => text.len(),
+                Self::List(items) => items.iter().map(Self::size).sum(),
+                Self::Map(entries) => entries.iter().map(|(key, node)| key.size() + node.size()).sum(),
+            }
+    }
+}
+
+/// The entries of a map of ours, the name of a thing first.
+fn in_order(map: &Map<String, Value>, wanted: impl Fn(&str) -> bool) -> Vec<(Node, Node)> {
+    let entries = map.iter().filter(|(name, _)| wanted(name));
+    let mut entries: Vec<_> = entries.map(|(name, value)| (name, Node::of_json(value))).collect();
+    entries.sort_by_key(|(name, _)| *name != "name");
+    entries.into_iter().map(|(name, node)| (Node::Text(name.clone()), node)).collect()
+}
+
+/// A collection that is not closed yet.
+struct Open {
+    anchor: usize,
+    node: Node,
+    /// In a map, the key whose value comes next, and its line.
+    key: Option<(Node, usize)>,
+    /// Names that the map itself has, not by a merge.
+    names: BTreeSet<String>,
+}
+
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, (Node, usize)>,
+    bytes: usize,
+    root: Option<Node>,
+    fixed: Option<Broken>,
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Broken> {
+        let line = span.start.line();
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
+            Event::DocumentStart(_) if self.root.is_some() => {
+                broken(line, "a second document begins without a line `---`")
+            }
+            Event::DocumentStart(_) => Ok(()),
+            Event::SequenceStart(anchor, tag) => {
+                self.check_tag(line, tag.as_deref(), "seq");
+                self.begin(line, anchor, Node::List(Vec::new()))
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.check_tag(line, tag.as_deref(), "map");
+                self.begin(line, anchor, Node::Map(Vec::new()))
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(Open { anchor, node, .. }) => self.insert(line, node, anchor),
+                None => Ok(()),
+            },
+            Event::Scalar(text, style, anchor, tag) => {
+                let node = self.scalar(line, text.into_owned(), style, tag.as_deref());
+                self.insert(line, node, anchor)
+            }
+            Event::Alias(anchor) => {
+                let Some((node, size)) = self.anchors.get(&anchor) else {
+                    return broken(line, "an alias stands inside of what it repeats");
+                };
+                // Before the copy is made.
+                if self.bytes + size > BYTES_MAX {
+                    return broken(line, "the aliases make the document too large");
+                }
+                self.bytes += size;
+                let node = node.clone();
+                self.insert(line, node, 0)
+            }
+        }
+    }
+
+    /// Remembers why the document cannot be changed: only the first reason is told.
+    fn fix(&mut self, line: usize, message: String) {
+        self.fixed.get_or_insert(Broken { line, message });
+    }
+
+    fn check_tag(&mut self, line: usize, tag: Option<&Tag>, own: &str) {
+        if let Some(tag) = tag
+            && !(tag.is_yaml_core_schema() && tag.suffix == own)
+        {
+            self.fix(line, format!("the tag `{tag}` has no meaning in a manifest"));
+        }
+    }
+
+    fn scalar(&mut self, line: usize, text: String, style: ScalarStyle, tag: Option<&Tag>) -> Node {
+        let Some(tag) = tag else {
+            return if style == ScalarStyle::Plain && !text.contains('\n') {
+                Node::Plain(text)
+            } else {
+                Node::Text(text)
+            };
+        };
+        if !tag.is_yaml_core_schema() {
+            self.fix(line, format!("the tag `{tag}` has no meaning in a manifest"));
+            return Node::Text(text);
+        }
+        let value = scalar::resolve(&text);
+        match (&*tag.suffix, &value) {
+            ("str", _) => Node::Text(text),
+            ("binary", _) => {
+                let packed: String = text.split_whitespace().collect();
+                match STANDARD.decode(packed).map(String::from_utf8) {
+                    Ok(Ok(decoded)) => Node::Text(decoded),
+                    _ => {
+                        self.fix(line, "a value with the tag `!!binary` is no text in base64".into());
+                        Node::Text(text)
+                    }
+                }
+            }
+            ("int" | "float", Value::Number(_)) | ("bool", Value::Bool(_)) | ("null", Value::Null) => Node::Plain(text),
+            _ => {
+                self.fix(line, format!("a value does not fit its tag `{tag}`"));
+                Node::Text(text)
+            }
+        }
+    }
+
+    fn begin(&mut self, line: usize, anchor: usize, node: Node) -> Result<(), Broken> {
+        if self.open.len() == DEPTH_MAX {
+            return broken(line, "the values are nested too deeply");
+        }
+        self.open.push(Open { anchor, node, key: None, names: BTreeSet::new() });
+        Ok(())
+    }
+
+    fn insert(&mut self, line: usize, node: Node, anchor: usize) -> Result<(), Broken> {
+        if anchor > 0 {
+            self.anchors.insert(anchor, (node.clone(), node.size()));
+        }
+        let Some(parent) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match (&mut parent.node, parent.key.take()) {
+            (Node::List(items), _) => items.push(node),
+            (Node::Map(_), None) => {
+                if matches!(node, Node::List(_) | Node::Map(_)) {
+                    return broken(line, "a key is a word, not a list or a map");
+                }
+                parent.key = Some((node, line));
+            }
+            (Node::Map(entries), Some((Node::Plain(key), line))) if key == "<<" => {
+                if !merge(entries, node) {
+                    return broken(line, "`<<` takes a map, or a list of maps");
+                }
+            }
+            (Node::Map(entries), Some((key, line))) => {
+                let name = key.name();
+                if !parent.names.insert(name.clone()) {
+                    self.fix(line, format!("`{name}` stands twice in one map"));
+                } else {
+                    set(entries, key, node);
+                }
+            }
+            (Node::Plain(_) | Node::Text(_), _) => {}
+        }
+        Ok(())
+    }
+}
+
+fn broken(line: usize, message: &str) -> Result<(), Broken> {
+    Err(Broken { line, message: message.into() })
+}
+
+/// As go-yaml 2 does: where it stands, over what was there before it; of several maps the first wins.
+fn merge(entries: &mut Vec<(Node, Node)>, node: Node) -> bool {
+    match node {
+        Node::Map(merged) => {
+            merged.into_iter().for_each(|(key, node)| set(entries, key, node));
+            true
+        }
+        Node::List(maps) => maps.into_iter().rev().all(|map| matches!(map, Node::Map(_)) && merge(entries, map)),
+        Node::Plain(_) | Node::Text(_) => false,
+    }
+}
+
+fn set(entries: &mut Vec<(Node, Node)>, key: Node, node: Node) {
+    let name = key.name();
+    match entries.iter_mut().find(|(other, _)| other.name() == name) {
+        Some(entry) => *entry = (key, node),
+        None => entries.push((key, node)),
+    }
+}

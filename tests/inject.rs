@@ -1,0 +1,182 @@
+//! `sidestream inject` and `uninject`, read by others: kubectl, the schemas of Kubernetes, a JSON-Patch engine.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
+mod support;
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use sidestream::injector::{Defaults, review};
+use support::kubernetes::{self, ask, assert_valid, file, with_input};
+use support::sidestream::BINARY;
+
+/// Pods of every kind, each with the patch that the webhook answers.
+const PODS: [&str; 4] = ["plain", "mesh", "old-cluster", "wrong"];
+
+fn run(arguments: &[&str], input: &str) -> Output {
+    with_input(Command::new(BINARY).args(arguments).current_dir(kubernetes::root()), input)
+}
+
+/// Runs it, with all being well.
+fn change(command: &str, input: &str) -> String {
+    let output = run(&[command], input);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn pod(name: &str) -> String {
+    file(&format!("tests/fixtures/inject/pod-{name}.yaml"))
+}
+
+/// What the webhook makes of a pod: the same function.
+fn patch(pod: &Value) -> Value {
+    let mut labelled = pod.clone();
+    labelled["metadata"]["labels"]["sidestream.dev/inject"] = json!("true");
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "1",
+            "operation": "CREATE",
+            "resource": { "group": "", "version": "v1", "resource": "pods" },
+            "object": labelled,
+        },
+    });
+    let answer = review::answer(review.to_string().as_bytes(), &Defaults::default()).unwrap();
+    use base64::Engine as _;
+    let patch = answer.body["response"]["patch"].as_str().unwrap();
+    serde_json::from_slice(&base64::engine::general_purpose::STANDARD.decode(patch).unwrap()).unwrap()
+}
+
+#[test]
+fn each_pod_gets_the_patch_that_is_recorded_and_the_patch_makes_what_inject_writes() {
+    let texts: Vec<String> = PODS.iter().map(|name| pod(name)).collect();
+    let pods = kubernetes::read(&texts);
+    let mut tasks = Vec::new();
+    for (name, documents) in PODS.iter().zip(&pods) {
+        let mut pod = documents[0].clone();
+        pod["metadata"]["labels"]["sidestream.dev/inject"] = json!("true");
+        let path = kubernetes::root().join(format!("tests/fixtures/inject/pod-{name}.patch.json"));
+        let patch = patch(&pod);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, format!("{patch:#}\n")).unwrap();
+        }
+        let recorded: Value = serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
+        assert!(recorded == patch, "pod-{name}.patch.json is another: UPDATE_GOLDEN=1 cargo test --test inject");
+        tasks.push(json!({ "patch": patch, "of": pod }));
+    }
+    // A pod with problems is written by the webhook only.
+    for ((name, text), patched) in PODS.iter().zip(&texts).zip(ask(&tasks)).take(3) {
+        let labelled = text.replacen("metadata:\n", "metadata:\n  labels: {sidestream.dev/inject: \"true\"}\n", 1);
+        let text = if text.contains("sidestream.dev/inject") { text } else { &labelled };
+        let written = kubernetes::read(&[change("inject", text)]);
+        assert_eq!(written[0][0], patched, "pod-{name}");
+    }
+}
+
+#[test]
+fn whatever_is_injected_is_valid_in_every_version() {
+    let mut manifests = vec![("workloads".to_owned(), change("inject", &file("tests/fixtures/inject/workloads.yaml")))];
+    manifests.extend(PODS[..3].iter().map(|name| ((*name).to_owned(), change("inject", &pod(name)))));
+    assert_valid(&manifests);
+    let broken = pod("plain").replace("image:", "imag:");
+    let problems = ask(&[json!({ "valid": broken, "versions": ["1.29"] })]);
+    assert_eq!(problems[0].as_array().unwrap().len(), 1, "what is wrong is seen: {problems:?}");
+}
+
+#[test]
+fn twice_is_once_and_out_is_as_before() {
+    let names = ["workloads", "pod-plain", "pod-mesh", "pod-old-cluster"];
+    let texts: Vec<String> = names.iter().map(|name| file(&format!("tests/fixtures/inject/{name}.yaml"))).collect();
+    let once: Vec<String> = texts.iter().map(|text| change("inject", text)).collect();
+    let out: Vec<String> = once.iter().map(|text| change("uninject", text)).collect();
+    for (text, once) in texts.iter().zip(&once) {
+        assert_eq!(&change("inject", once), once, "twice is once, to the byte");
+        assert_ne!(once, text);
+    }
+    let before = kubernetes::read(&texts);
+    assert_eq!(kubernetes::read(&out), before, "out is as before");
+    assert!(once[0].starts_with("# Everything at once") && once[0].contains("name: settings   # this comment stays"));
+}
+
+#[test]
+fn every_value_stays_what_kubectl_takes_it_for() {
+    let traps = file("tests/fixtures/inject/yaml11.yaml");
+    let injected = change("inject", &traps);
+    for kept in ["hostNetwork: on\n", "activeDeadlineSeconds: 0644\n", "image: y\n", "- key: 1:30\n"] {
+        assert!(injected.contains(kept), "{kept}: {injected}");
+    }
+    // The recorded answer of kubectl is compared in src/injector/yaml/tests.rs; where kubectl is, it is asked itself.
+    let Some(kubectl) = kubernetes::kubectl() else {
+        return eprintln!("there is no kubectl 1.32 here: not asked");
+    };
+    let read = |text: &str| -> Value {
+        let arguments = ["patch", "--local", "--type=json", "-p", "[]", "-f", "-", "-o", "json"];
+        let output = with_input(Command::new(&kubectl).args(arguments), text);
+        assert!(output.status.success(), "{}", self::text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let before = read(&traps);
+    assert_eq!(before, serde_json::from_str::<Value>(&file("tests/fixtures/inject/yaml11.json")).unwrap());
+    assert_eq!(read(&change("uninject", &injected)), before);
+    let (mut with, without) = (read(&injected), &before["spec"]["containers"]);
+    assert_eq!(&with["spec"]["containers"].take(), without);
+}
+
+#[test]
+fn kubectl_applies_the_patch_to_what_inject_writes() {
+    let Some(kubectl) = kubernetes::kubectl() else {
+        return eprintln!("there is no kubectl 1.32 here: not asked");
+    };
+    for name in &PODS[..3] {
+        let patch = kubernetes::root().join(format!("tests/fixtures/inject/pod-{name}.patch.json"));
+        let text = pod(name);
+        let labelled = text.replacen("metadata:\n", "metadata:\n  labels: {sidestream.dev/inject: \"true\"}\n", 1);
+        let text = if text.contains("sidestream.dev/inject") { text } else { labelled };
+        let mut command = Command::new(&kubectl);
+        command.args(["patch", "--local", "--type=json", "-f", "-", "-o", "json", "--patch-file"]).arg(patch);
+        let output = with_input(&mut command, &text);
+        assert!(output.status.success(), "{}", self::text(&output.stderr));
+        let patched: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(kubernetes::read(&[change("inject", &text)])[0][0], patched, "pod-{name}");
+    }
+}
+
+#[test]
+fn problems_are_told_with_their_place_and_nothing_is_written() {
+    let output = run(&["inject", "-f", "tests/fixtures/inject/pod-wrong.yaml", "--file", "-"], &pod("plain"));
+    assert_eq!((output.status.code(), &*output.stdout), (Some(64), &b""[..]));
+    let told = text(&output.stderr);
+    let place = "tests/fixtures/inject/pod-wrong.yaml:1: Pod/orders: ";
+    for problem in [
+        "annotation `sidestream.dev/port`: \"eighty\" is no port",
+        "the memory limit of 64Mi is below the request of 128Mi",
+        "there is no annotation `sidestream.dev/timeout`; did you mean `sidestream.dev/drain-timeout`?",
+    ] {
+        assert!(told.contains(&format!("{place}{problem}")), "{told}");
+    }
+    assert!(told.contains("standard input:1: Pod/orders: injected\n"), "{told}");
+    assert!(told.ends_with("3 problems; nothing was written\n"), "{told}");
+    assert_eq!(run(&["inject", "-f", "nowhere.yaml"], "").status.code(), Some(64));
+    assert_eq!(run(&["uninject", "-q"], "a: [").status.code(), Some(64));
+}
+
+#[test]
+fn several_files_become_documents_of_one_text() {
+    let fixture = |name: &str| format!("tests/fixtures/inject/{name}.yaml");
+    let files = [fixture("pod-plain"), fixture("workloads"), fixture("pod-old-cluster")];
+    let mut arguments = vec!["inject", "--quiet", "--image", "registry.example/sidestream:2", "--config-map", "mine"];
+    files.iter().for_each(|file| arguments.extend(["-f", file]));
+    let output = run(&arguments, "");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    let written = text(&output.stdout);
+    let documents = &kubernetes::read(std::slice::from_ref(&written))[0];
+    assert_eq!(documents.len(), 7);
+    assert_eq!(written.matches("image: \"registry.example/sidestream:2\"").count(), 6);
+    assert_eq!(documents[6]["spec"]["volumes"][0]["configMap"]["name"], "mine");
+}

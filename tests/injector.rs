@@ -1,0 +1,274 @@
+//! The webhook, called as an API server calls it: over HTTPS, by curl, with recorded reviews.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
+mod support;
+
+#[path = "injector/cluster.rs"]
+mod cluster;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::certs::{Authority, Identity};
+use support::kubernetes::{self, ask};
+use support::process::Process;
+use support::sidestream::BINARY;
+use support::wait::{DEADLINE, eventually, within};
+
+/// A running webhook.
+struct Injector {
+    process: Process,
+    webhook: String,
+    admin: String,
+    authority: PathBuf,
+}
+
+/// What curl got.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    protocol: String,
+    body: Value,
+}
+
+impl Injector {
+    async fn start(authority: &Path, identity: &Identity) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["injector", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "debug"]);
+        command.arg("--certificate").arg(&identity.certificate).arg("--key").arg(&identity.key);
+        let process = Process::spawn("injector", &mut command);
+        let told = eventually(DEADLINE, "it listens", || async {
+            let lines = process.lines();
+            let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.into_iter().find(|line| line["message"] == "injector listening")
+        })
+        .await;
+        let address = |name: &str| told[name].as_str().unwrap().to_owned();
+        let (webhook, admin) = (address("webhook"), address("admin"));
+        let injector = Self { process, webhook, admin, authority: authority.to_owned() };
+        eventually(DEADLINE, "it is ready", || async { injector.get("/health/ready").await.0 == 200 }).await;
+        injector
+    }
+
+    /// Sends a body to the webhook.
+    async fn post(&self, path: &str, body: &[u8], more: &[&str]) -> Answer {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), body).unwrap();
+        let mut command = tokio::process::Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "9", "--write-out", "\n%{http_code} %{http_version}"]);
+        command.arg("--cacert").arg(&self.authority).args(["--header", "Content-Type: application/json"]).args(more);
+        command.arg("--data-binary").arg(format!("@{}", file.path().display()));
+        command.arg(format!("https://{}{path}", self.webhook));
+        let output = within(DEADLINE, "curl ends", command.output()).await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (body, end) = text.trim_end().rsplit_once('\n').unwrap();
+        let (status, protocol) = end.split_once(' ').unwrap();
+        let body = serde_json::from_str(body).unwrap_or_default();
+        Answer { status: status.parse().unwrap(), protocol: protocol.to_owned(), body }
+    }
+
+    async fn review(&self, review: &Value) -> Answer {
+        self.post("/inject", review.to_string().as_bytes(), &[]).await
+    }
+
+    /// Reads the admin port.
+    async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.admin);
+        let mut command = tokio::process::Command::new("curl");
+        command.args(["--silent", "--max-time", "9", "--write-out", "\n%{http_code}", &url]);
+        let text = String::from_utf8(command.output().await.unwrap().stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), body.to_owned())
+    }
+}
+
+fn recorded(name: &str) -> Value {
+    serde_json::from_str(&kubernetes::file(&format!("tests/fixtures/reviews/{name}.json"))).unwrap()
+}
+
+fn patch(answer: &Answer) -> Option<Value> {
+    let response = &answer.body["response"];
+    assert_eq!((answer.status, &response["allowed"]), (200, &json!(true)), "{answer:?}");
+    let patch = STANDARD.decode(response["patch"].as_str()?).unwrap();
+    assert_eq!(response["patchType"], "JSONPatch");
+    Some(serde_json::from_slice(&patch).unwrap())
+}
+
+/// An injector with an authority of its own.
+async fn injector() -> (Injector, Authority) {
+    let authority = Authority::new();
+    let injector = Injector::start(&authority.file(), &authority.server("webhook")).await;
+    (injector, authority)
+}
+
+#[tokio::test]
+async fn recorded_reviews_are_answered_with_the_right_patch_or_none() {
+    let (injector, _authority) = injector().await;
+    let create = recorded("create");
+    let answer = injector.review(&create).await;
+    assert_eq!(answer.protocol, "2", "an API server speaks HTTP/2 where it can");
+    assert_eq!(answer.body["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer.body["response"]["uid"], create["request"]["uid"]);
+    assert!(answer.body["response"].get("warnings").is_none(), "{answer:?}");
+    let made = patch(&answer).unwrap();
+    let pod = &create["request"]["object"];
+    let injected = ask(&[json!({ "patch": made, "of": pod })]).remove(0);
+    assert_eq!(injected["spec"]["initContainers"][0]["name"], "sidestream");
+    assert_eq!(injected["spec"]["terminationGracePeriodSeconds"], 60);
+    let valid = json!({ "valid": injected.to_string(), "versions": kubernetes::VERSIONS });
+    assert_eq!(ask(&[valid])[0], json!([]));
+
+    // A dry run gets the same: nothing but the answer is made.
+    let answer = injector.review(&recorded("dry-run")).await;
+    assert_eq!(answer.body["response"]["uid"], "c0ffee00-6393-11e8-b7cc-42010a800003");
+    assert_eq!(patch(&answer).unwrap(), made);
+    // Asked again about its own work, it has nothing to add.
+    let mut again = create.clone();
+    again["request"]["object"] = injected;
+    assert_eq!(patch(&injector.review(&again).await), None);
+    // What is there already cannot change, and who does not ask gets nothing.
+    assert_eq!(patch(&injector.review(&recorded("update")).await), None);
+    let mut unlabelled = create.clone();
+    unlabelled["request"]["object"]["metadata"]["labels"]["sidestream.dev/inject"] = json!("yes");
+    assert_eq!(patch(&injector.review(&unlabelled).await), None);
+    let mut other = create.clone();
+    other["request"]["resource"]["resource"] = json!("configmaps");
+    assert_eq!(patch(&injector.review(&other).await), None);
+
+    let (_, metrics) = injector.get("/metrics").await;
+    for (outcome, times) in [("injected", 2), ("unchanged", 1), ("skipped", 3)] {
+        let line = format!("sidestream_injector_reviews_total{{outcome=\"{outcome}\"}} {times}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    assert!(metrics.contains("sidestream_injector_review_seconds_count 6\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_pod_becomes_a_warning_and_never_a_refusal() {
+    let (injector, _authority) = injector().await;
+    let mut wrong = recorded("create");
+    let pod = &mut wrong["request"]["object"];
+    pod["metadata"]["annotations"]["sidestream.dev/port"] = json!("eighty");
+    pod["metadata"]["annotations"]["sidestream.dev/image"] = json!("x ".repeat(400));
+    let answer = injector.review(&wrong).await;
+    let warnings = answer.body["response"]["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings.iter().all(|text| text.as_str().unwrap().starts_with("sidestream: annotation `")));
+    assert!(warnings.iter().all(|text| text.as_str().unwrap().chars().count() <= 256));
+    assert!(patch(&answer).is_some(), "it is injected all the same");
+
+    let pod = &mut wrong["request"]["object"];
+    pod["spec"]["volumes"] = json!([{ "name": "sidestream-config", "emptyDir": {} }]);
+    let answer = injector.review(&wrong).await;
+    assert_eq!(patch(&answer), None);
+    assert!(answer.body["response"]["warnings"].to_string().contains("is not injected"), "{answer:?}");
+    let (_, metrics) = injector.get("/metrics").await;
+    assert!(metrics.contains("sidestream_injector_problems_total 5\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_is_no_review_gets_a_clear_answer() {
+    let (injector, _authority) = injector().await;
+    let mut old = recorded("create");
+    old["apiVersion"] = json!("admission.k8s.io/v1beta1");
+    let mut nameless = recorded("create");
+    nameless["request"]["uid"] = json!("");
+    let mut empty = recorded("create");
+    empty["request"]["object"] = Value::Null;
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let cases = [
+        ("{".to_owned(), "this is no JSON"),
+        (deep, "this is no JSON"),
+        ("[]".to_owned(), "no AdmissionReview of admission.k8s.io/v1"),
+        (old.to_string(), "no AdmissionReview of admission.k8s.io/v1"),
+        (nameless.to_string(), "no `request.uid`"),
+        (empty.to_string(), "no `request.object`"),
+    ];
+    for (body, why) in cases {
+        let answer = injector.post("/inject", body.as_bytes(), &[]).await;
+        assert_eq!((answer.status, &answer.body["error"]["code"]), (400, &json!("malformed")), "{answer:?}");
+        assert!(answer.body["error"]["message"].as_str().unwrap().contains(why), "{answer:?}");
+    }
+    // Over HTTP/1.1: curl 7.88 takes an answer that comes before its body is sent for an error in HTTP/2.
+    assert_eq!(injector.post("/elsewhere", b"{}", &["--http1.1"]).await.status, 404);
+    assert_eq!(injector.post("/inject", b"{}", &["--http1.1", "--request", "PUT"]).await.status, 405);
+    assert_eq!(injector.get("/nowhere").await.0, 404);
+    // A review over HTTP/1.1 is as good.
+    let review = recorded("create").to_string();
+    assert_eq!(injector.post("/inject", review.as_bytes(), &["--http1.1"]).await.protocol, "1.1");
+}
+
+#[tokio::test]
+async fn a_review_of_5_mb_is_answered_and_one_above_the_bound_is_refused() {
+    let (injector, _authority) = injector().await;
+    let mut large = recorded("create");
+    large["request"]["object"]["metadata"]["annotations"]["example.dev/large"] = json!("x".repeat(5_000_000));
+    let made = patch(&injector.review(&large).await).unwrap();
+    assert!(made.to_string().len() < 10_000, "the patch has what changes only");
+    large["request"]["object"]["metadata"]["annotations"]["example.dev/large"] = json!("x".repeat(9_000_000));
+    let answer = injector.post("/inject", large.to_string().as_bytes(), &["--http1.1"]).await;
+    assert_eq!((answer.status, &answer.body["error"]["code"]), (413, &json!("too_large")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_review_that_comes_slower_than_an_api_server_waits_is_given_up() {
+    let (injector, _authority) = injector().await;
+    let review = recorded("create").to_string();
+    let answer = injector.post("/inject", review.as_bytes(), &["--http1.1", "--limit-rate", "300"]).await;
+    assert_eq!((answer.status, &answer.body["error"]["code"]), (408, &json!("too_slow")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_serves_without_a_restart() {
+    let authority = Authority::new();
+    let identity = authority.server("webhook");
+    let mut injector = Injector::start(&authority.file(), &identity).await;
+    assert_eq!(injector.review(&recorded("create")).await.status, 200);
+    let another = Authority::new();
+    let renewed = another.server("webhook");
+    std::fs::copy(renewed.key, identity.key).unwrap();
+    std::fs::copy(renewed.certificate, identity.certificate).unwrap();
+    injector.authority = another.file();
+    eventually(DEADLINE, "the new certificate serves", || async {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["--silent", "--cacert"]).arg(&injector.authority).arg(format!("https://{}/", injector.webhook));
+        curl.output().await.unwrap().status.success()
+    })
+    .await;
+    assert_eq!(injector.review(&recorded("create")).await.status, 200);
+    std::fs::write(authority.folder().join("webhook.crt"), "nothing").unwrap();
+    eventually(DEADLINE, "a bad one is a warning", || async {
+        injector.get("/health").await.1.contains("the certificate in use is kept")
+    })
+    .await;
+    assert_eq!(injector.get("/health/ready").await.0, 200, "and no reason to lose the pod");
+}
+
+#[tokio::test]
+async fn it_answers_while_it_leaves_and_ends_at_once_when_told_twice() {
+    let (mut injector, _authority) = injector().await;
+    injector.process.signal(Signal::TERM);
+    eventually(DEADLINE, "it is not ready", || async { injector.get("/health/ready").await.0 == 503 }).await;
+    assert_eq!(injector.get("/health/live").await.0, 200);
+    assert!(patch(&injector.review(&recorded("create")).await).is_some(), "reviews are answered as ever");
+    injector.process.signal(Signal::TERM);
+    assert_eq!(injector.process.wait_exit(DEADLINE).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn files_that_make_no_certificate_are_told_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tls.crt"), "nothing").unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["injector", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--certificate", "tls.crt"]);
+    command.args(["--key", "tls.crt"]).current_dir(folder.path());
+    let mut process = Process::spawn("injector", &mut command);
+    assert_eq!(process.wait_exit(DEADLINE).await.code(), Some(64));
+    assert!(process.lines().iter().any(|line| line.contains("tls.crt holds no certificate")), "{:?}", process.lines());
+}

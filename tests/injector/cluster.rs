@@ -1,0 +1,190 @@
+//! The first step of the injector against a stand-in for the API server: real HTTPS, a handful of objects.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::support::certs::{Authority, Identity, server_config};
+use super::support::process::Process;
+use super::support::sidestream::BINARY;
+use super::support::wait::DEADLINE;
+use super::{Injector, patch, recorded};
+
+const SECRETS: &str = "/api/v1/namespaces/sidestream/secrets";
+const SECRET: &str = "/api/v1/namespaces/sidestream/secrets/sidestream-injector-tls";
+const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/sidestream-injector";
+
+type Objects = Arc<Mutex<BTreeMap<String, Value>>>;
+
+/// Keeps objects by path; knows POST, GET and JSON patches, as the real one does.
+struct ApiServer {
+    port: u16,
+    objects: Objects,
+    /// `METHOD path` of each request.
+    asked: Arc<Mutex<Vec<String>>>,
+    account: tempfile::TempDir,
+    _authority: Authority,
+}
+
+impl ApiServer {
+    async fn start() -> Self {
+        let authority = Authority::new();
+        let account = tempfile::tempdir().unwrap();
+        std::fs::write(account.path().join("token"), "who-i-am\n").unwrap();
+        std::fs::copy(authority.file(), account.path().join("ca.crt")).unwrap();
+        let acceptor = TlsAcceptor::from(server_config(&authority.server("api"), &["http/1.1"]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let webhook = json!({ "webhooks": [{ "name": "a", "clientConfig": {} }, { "name": "b", "clientConfig": {} }] });
+        let objects = Objects::new(Mutex::new([(WEBHOOK.to_owned(), webhook)].into()));
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let (kept, heard) = (objects.clone(), asked.clone());
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let (acceptor, kept, heard) = (acceptor.clone(), kept.clone(), heard.clone());
+                tokio::spawn(async move {
+                    let service = service_fn(|request| answer(request, kept.clone(), heard.clone()));
+                    let Ok(connection) = acceptor.accept(socket).await else { return };
+                    let http = hyper::server::conn::http1::Builder::new();
+                    drop(http.serve_connection(TokioIo::new(connection), service).await);
+                });
+            }
+        });
+        Self { port, objects, asked, account, _authority: authority }
+    }
+
+    fn object(&self, path: &str) -> Value {
+        self.objects.lock().unwrap().get(path).cloned().unwrap_or_default()
+    }
+
+    /// Runs `injector init`; the folder of the certificate, the exit code, what it said.
+    async fn init(&self) -> (tempfile::TempDir, Option<i32>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new(BINARY);
+        command.args(["injector", "init", "--api-server", "127.0.0.1", "--api-port", &self.port.to_string()]);
+        command.arg("--account").arg(self.account.path()).arg("--folder").arg(folder.path());
+        let mut process = Process::spawn("init", &mut command);
+        let status = process.wait_exit(DEADLINE).await;
+        (folder, status.code(), process.lines().join("\n"))
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    objects: Objects,
+    asked: Arc<Mutex<Vec<String>>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let path = head.uri.path().to_owned();
+    asked.lock().unwrap().push(format!("{} {path}", head.method));
+    let mut objects = objects.lock().unwrap();
+    let authorized = head.headers.get("authorization").is_some_and(|value| value == "Bearer who-i-am");
+    let (status, answer) = match (authorized, &head.method) {
+        (false, _) => (403, json!({ "message": "who are you?" })),
+        (_, &Method::POST) => {
+            let mut made: Value = serde_json::from_slice(&body).unwrap();
+            let path = format!("{path}/{}", made["metadata"]["name"].as_str().unwrap());
+            // As the real one: texts become base64.
+            let texts = made["stringData"].take();
+            for (key, text) in texts.as_object().unwrap() {
+                made["data"][key] = json!(STANDARD.encode(text.as_str().unwrap()));
+            }
+            match objects.entry(path) {
+                Entry::Vacant(place) => (201, place.insert(made).clone()),
+                Entry::Occupied(_) => (409, json!({ "message": "already exists" })),
+            }
+        }
+        (_, &Method::PATCH) if head.headers["content-type"] == "application/json-patch+json" => {
+            let object = objects.get_mut(&path).unwrap();
+            let patch: json_patch::Patch = serde_json::from_slice(&body).unwrap();
+            json_patch::patch(object, &patch).unwrap();
+            (200, object.clone())
+        }
+        _ => match objects.get(&path) {
+            Some(object) => (200, object.clone()),
+            None => (404, json!({ "message": "not found" })),
+        },
+    };
+    Ok(Response::builder().status(status).body(Full::new(answer.to_string().into())).unwrap())
+}
+
+#[tokio::test]
+async fn the_first_step_makes_a_certificate_once_and_the_webhook_is_trusted_with_it() {
+    let cluster = ApiServer::start().await;
+    let (first, code, told) = cluster.init().await;
+    assert_eq!(code, Some(0), "{told}");
+    let secret = cluster.object(SECRET);
+    assert_eq!(secret["type"], "kubernetes.io/tls");
+    let bundle = &secret["data"]["ca.crt"];
+    let webhook = cluster.object(WEBHOOK);
+    for index in 0..2 {
+        assert_eq!(&webhook["webhooks"][index]["clientConfig"]["caBundle"], bundle);
+    }
+    // Another replica, or a restart: the same certificate, and nothing left to be said.
+    cluster.asked.lock().unwrap().clear();
+    let (second, code, told) = cluster.init().await;
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(*cluster.asked.lock().unwrap(), [format!("GET {SECRET}"), format!("GET {WEBHOOK}")]);
+    for file in ["tls.crt", "tls.key"] {
+        assert_eq!(std::fs::read(first.path().join(file)).unwrap(), std::fs::read(second.path().join(file)).unwrap());
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(first.path().join("tls.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // The API server's view: the Service's name, and the bundle alone to trust.
+    let bundle = STANDARD.decode(bundle.as_str().unwrap()).unwrap();
+    let authority = second.path().join("bundle.crt");
+    std::fs::write(&authority, bundle).unwrap();
+    let file = |name: &str| first.path().join(name);
+    let identity = Identity { certificate: file("tls.crt"), key: file("tls.key") };
+    let mut injector = Injector::start(&authority, &identity).await;
+    let port = injector.webhook.rsplit_once(':').unwrap().1.to_owned();
+    let name = "sidestream-injector.sidestream.svc";
+    injector.webhook = format!("{name}:{port}");
+    let review = recorded("create").to_string();
+    let resolve = format!("{name}:{port}:127.0.0.1");
+    let answer = injector.post("/inject", review.as_bytes(), &["--resolve", &resolve]).await;
+    assert!(patch(&answer).is_some());
+}
+
+#[tokio::test]
+async fn two_replicas_that_begin_at_once_end_with_one_certificate() {
+    let cluster = ApiServer::start().await;
+    let (one, two) = tokio::join!(cluster.init(), cluster.init());
+    assert_eq!((one.1, two.1), (Some(0), Some(0)), "{}\n{}", one.2, two.2);
+    let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("tls.crt")).unwrap();
+    assert_eq!(read(&one.0), read(&two.0));
+    let posts = cluster.asked.lock().unwrap().iter().filter(|line| **line == format!("POST {SECRETS}")).count();
+    assert!(posts >= 1);
+}
+
+#[tokio::test]
+async fn what_the_api_server_refuses_or_has_otherwise_is_told() {
+    let cluster = ApiServer::start().await;
+    std::fs::write(cluster.account.path().join("token"), "somebody else").unwrap();
+    let (_, code, told) = cluster.init().await;
+    assert_eq!(code, Some(69), "{told}");
+    assert!(told.contains("the API server answered 403: who are you?"), "{told}");
+
+    std::fs::write(cluster.account.path().join("token"), "who-i-am").unwrap();
+    cluster.objects.lock().unwrap().insert(SECRET.into(), json!({ "data": { "tls.crt": "eA==" } }));
+    let (_, code, told) = cluster.init().await;
+    assert_eq!(code, Some(64), "{told}");
+    assert!(told.contains("the Secret sidestream-injector-tls has no `ca.crt`"), "{told}");
+}

@@ -1,0 +1,260 @@
+//! What ships under `k8s/`: valid in every version, true to the injector, and about metrics that there are.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::kubernetes::{self, assert_valid, file, root, with_input};
+use support::sidestream::BINARY;
+
+const BASES: [&str; 4] = ["sidecar", "injector", "example", "monitoring"];
+
+/// The manifests of the bases: path and text.
+fn manifests() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for base in BASES {
+        for entry in std::fs::read_dir(root().join("k8s").join(base)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let is_manifest = name.ends_with(".yaml") && !matches!(&*name, "sidecar.yaml" | "kustomization.yaml");
+            if is_manifest {
+                let path = format!("k8s/{base}/{name}");
+                found.push((path.clone(), file(&path)));
+            }
+        }
+    }
+    found.sort();
+    assert!(found.len() >= 12, "there are manifests to look at");
+    found
+}
+
+fn inject(manifests: &str) -> String {
+    let output = with_input(Command::new(BINARY).args(["inject", "--quiet", "--image", "sidestream"]), manifests);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_manifest_is_valid_in_every_version_and_with_the_sidecar_as_well() {
+    let mut all = manifests();
+    let example = file("k8s/example/application.yaml");
+    all.push(("the example, injected".into(), inject(&example)));
+    assert_valid(&all);
+}
+
+#[test]
+fn a_base_names_all_its_files() {
+    for (path, _) in manifests() {
+        let path = Path::new(&path);
+        let list = file(path.with_file_name("kustomization.yaml").to_str().unwrap());
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(list.contains(&format!("  - {name}\n")), "{} is in no kustomization", path.display());
+    }
+}
+
+/// `k8s/sidecar` explains what the injector adds: line by line the same.
+#[test]
+fn the_sidecar_by_hand_is_what_the_injector_makes() {
+    let by_hand = file("k8s/sidecar/deployment.yaml");
+    let without = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: application}
+spec:
+  template:
+    metadata:
+      labels: {app.kubernetes.io/name: application}
+      annotations: {sidestream.dev/nats-url: "nats://nats:4222"}
+    spec: {containers: [{name: application, image: application}]}
+"#;
+    let read = kubernetes::read(&[by_hand, inject(without)]);
+    let template = |documents: &[Value]| documents[0]["spec"]["template"].clone();
+    let (by_hand, mut injected) = (template(&read[0]), template(&read[1]));
+    assert!(injected["metadata"]["annotations"].take().is_object());
+    injected["metadata"].as_object_mut().unwrap().remove("annotations");
+    assert_eq!(by_hand, injected);
+}
+
+/// With what an injected pod has in its environment, and without.
+#[test]
+fn the_configurations_that_ship_have_no_problems() {
+    let folder = tempfile::tempdir().unwrap();
+    let example = kubernetes::read(&[file("k8s/example/application.yaml")]).remove(0);
+    let in_example = example[0]["data"]["sidecar.yaml"].as_str().unwrap().to_owned();
+    for (name, text) in [("sidecar", file("k8s/sidecar/sidecar.yaml")), ("example", in_example)] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let check = |environment: &[(&str, &str)]| {
+            let mut command = Command::new(BINARY);
+            command.env_clear().envs(environment.iter().copied()).arg("check").arg("--config").arg(&path);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(check(&[]).contains("listens on 0.0.0.0:8080\n"));
+        let said = check(&[
+            ("SIDESTREAM_PORT", "8081"),
+            ("SIDESTREAM_ADMIN_PORT", "9091"),
+            ("NATS_URL", "tls://nats.example:4222"),
+            ("SIDESTREAM_DRAIN_ACCEPT_FOR", "1s"),
+            ("SIDESTREAM_DRAIN_SPREAD", "500ms"),
+            ("SIDESTREAM_DRAIN_TIMEOUT", "90s"),
+            ("SIDESTREAM_LOG", "debug"),
+        ]);
+        assert!(said.contains("listens on 0.0.0.0:8081\n"), "the annotation acts: {said}");
+    }
+}
+
+/// The names of metrics in an expression.
+fn named(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    words.filter(|word| word.starts_with("sidestream_")).map(str::to_owned).collect()
+}
+
+/// The names that a scrape may have.
+fn known() -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for line in file("docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (name, rest) = line.split_once("` | ").unwrap();
+        if rest.starts_with("histogram") {
+            known.extend(["bucket", "sum", "count"].map(|end| format!("{name}_{end}")));
+        } else {
+            known.insert(name.to_owned());
+        }
+    }
+    assert!(known.contains("sidestream_streams") && known.contains("sidestream_delivery_seconds_bucket"));
+    known
+}
+
+fn strings(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| strings(item, found)),
+        Value::Object(map) => map.values().for_each(|item| strings(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
+    let known = known();
+    let rules = kubernetes::read(&[file("k8s/monitoring/prometheusrule.yaml")]).remove(0).remove(0);
+    let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
+    let (mut used, documentation) = (BTreeSet::new(), file("docs/kubernetes.md"));
+    for rule in &rules {
+        let alert = rule["alert"].as_str().unwrap();
+        assert!(documentation.contains(&format!("| `{alert}` | ")), "{alert} is not in docs/kubernetes.md");
+        let names = named(rule["expr"].as_str().unwrap());
+        assert!(!names.is_empty(), "{rule}");
+        assert!(rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(), "{rule}");
+        used.extend(names);
+    }
+    // What somebody must hear of.
+    for metric in [
+        "sidestream_gaps_total",
+        "sidestream_lag_seconds",
+        "sidestream_file_descriptors_limit",
+        "sidestream_drain_cut_total",
+        "sidestream_nats_connected",
+        "sidestream_config_reloads_total",
+    ] {
+        assert!(used.contains(metric), "no alert on {metric}");
+    }
+    let dashboard: Value = serde_json::from_str(&file("k8s/monitoring/dashboard.json")).unwrap();
+    let mut texts = Vec::new();
+    strings(&dashboard, &mut texts);
+    let shown: BTreeSet<_> = texts.iter().flat_map(|text| named(text)).collect();
+    assert!(shown.len() > 15, "{shown:?}");
+    let unknown: Vec<_> = used.union(&shown).filter(|name| !known.contains(*name)).collect();
+    assert!(unknown.is_empty(), "not in docs/metrics.md: {unknown:?}");
+    let ids: BTreeSet<_> =
+        dashboard["panels"].as_array().unwrap().iter().map(|panel| panel["id"].to_string()).collect();
+    assert_eq!(ids.len(), dashboard["panels"].as_array().unwrap().len(), "each panel has an id of its own");
+}
+
+/// A chart cannot reach outside of its folder, so it has copies.
+#[test]
+fn the_files_of_the_chart_are_those_of_the_bases() {
+    let copies = [
+        ("monitoring", "", &["podmonitor.yaml", "prometheusrule.yaml", "dashboard.json"]),
+        ("example", "example/", &["nats.yaml", "publisher.yaml", "application.yaml"]),
+    ];
+    for (base, folder, names) in copies {
+        for name in names {
+            let (own, copy) = (format!("k8s/{base}/{name}"), format!("k8s/chart/files/{folder}{name}"));
+            assert!(file(&own) == file(&copy), "cp {own} {copy}");
+        }
+    }
+    let chart = file("k8s/chart/Chart.yaml");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
+}
+
+#[test]
+fn the_default_values_of_the_chart_fit_its_schema() {
+    let values = kubernetes::read(&[file("k8s/chart/values.yaml")]).remove(0).remove(0);
+    let schema: Value = serde_json::from_str(&file("k8s/chart/values.schema.json")).unwrap();
+    let problems = kubernetes::ask(&[json!({ "fits": values, "schema": schema })]);
+    assert_eq!(problems[0], json!([]));
+    let mut wrong = values;
+    wrong["injector"]["replicas"] = json!(0);
+    wrong["injektor"] = json!({});
+    let problems = kubernetes::ask(&[json!({ "fits": wrong, "schema": schema })]);
+    assert_eq!(problems[0].as_array().unwrap().len(), 2, "what is wrong is seen: {problems:?}");
+}
+
+#[test]
+fn kubectl_builds_every_base() {
+    let Some(kubectl) = kubernetes::kubectl() else {
+        return eprintln!("there is no kubectl 1.32 here: not asked");
+    };
+    let mut built = Vec::new();
+    for base in BASES {
+        let output = Command::new(&kubectl).arg("kustomize").arg(root().join("k8s").join(base)).output().unwrap();
+        assert!(output.status.success(), "{base}: {}", String::from_utf8_lossy(&output.stderr));
+        built.push((base.to_owned(), String::from_utf8(output.stdout).unwrap()));
+    }
+    let injector = &built[1].1;
+    assert_eq!(injector.matches("sidestream:0.1.0").count(), 3, "two images, and the one for pods: {injector}");
+    assert_valid(&built);
+}
+
+#[test]
+fn helm_renders_the_chart() {
+    let Some(helm) = kubernetes::helm() else {
+        return eprintln!("there is no helm here: not asked");
+    };
+    let render = |more: &[&str]| {
+        let mut command = Command::new(&helm);
+        command.args(["template", "events", ".", "--namespace", "events", "--kube-version", "1.33.0"]).args(more);
+        command.current_dir(root().join("k8s/chart")).output().unwrap()
+    };
+    let everything = "monitoring.podMonitor=true,monitoring.rules=true,monitoring.dashboard=true,example.enabled=true";
+    let ways: [&[&str]; 3] = [
+        &[],
+        &[
+            "--set",
+            everything,
+            "--set",
+            "sidecar.namespaces={a,b}",
+            "--set-file",
+            "sidecar.config=../sidecar/sidecar.yaml",
+        ],
+        &["--set", "injector.certificateSecret=own,injector.replicas=1,networkPolicy.enabled=false"],
+    ];
+    let mut rendered = Vec::new();
+    for way in ways {
+        let output = render(way);
+        assert!(output.status.success(), "{way:?}: {}", String::from_utf8_lossy(&output.stderr));
+        rendered.push((format!("{way:?}"), String::from_utf8(output.stdout).unwrap()));
+    }
+    assert_valid(&rendered);
+    assert!(rendered[1].1.contains("kind: PrometheusRule") && rendered[1].1.contains("{{ $labels.pod }}"));
+    for refused in ["injector.replicas=0", "injektor.enabled=true", "sidecar.namespaces={a}"] {
+        assert!(!render(&["--set", refused]).status.success(), "{refused}");
+    }
+}
