@@ -153,10 +153,22 @@ pub struct SourceConfig {
     pub stream: Option<String>,
     /// A name that stands for the stream in ids, in the place of its own name and creation time.
     pub identity: Option<String>,
+    /// How the events of a JetStream stream come.
+    pub delivery: Delivery,
     /// What of it a client of this route reads.
     pub subjects: Vec<SubjectTemplate>,
     /// What a template that is one whole variable may ask for.
     pub allow: Vec<Filter>,
+}
+
+/// How the events of a JetStream stream come to the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// By one consumer for all that any route can ask for.
+    #[default]
+    Shared,
+    /// By a core subscription for each set of filters that is asked for, to what the stream republishes.
+    OnDemand,
 }
 
 /// How a client is answered whose `Last-Event-ID` is older than what is retained.

@@ -21,10 +21,6 @@ pub async fn serve(
     connections: Watch,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
-        if let Err(error) = crate::net::socket::prepare(&socket) {
-            tracing::debug!(client.addr = %remote, %error, "a connection ended before it began");
-            return;
-        }
         let acceptor = tls.as_ref().map(Tls::acceptor);
         tokio::spawn(connection::serve(context.clone(), socket, remote, acceptor, connections.clone()));
     };
