@@ -12,8 +12,8 @@ use crate::support::nats::{Nats, free_port};
 use crate::support::sidestream::{Sidestream, metric};
 use crate::support::upstream::create_stream;
 
-/// What a drain is scaled down to: `accept_for` is five health checks of the rig's HAProxy.
-pub(crate) const SPREAD: Duration = Duration::from_secs(2);
+/// What a drain's `spread` is scaled down to.
+pub(crate) const SPREAD: Duration = Duration::from_secs(3);
 
 /// A sidecar that comes back on the same ports.
 pub(crate) struct Pod {
