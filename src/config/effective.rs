@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Config;
 use super::units::{format_duration, format_size};
 use crate::http::RouteConfig;
-use crate::http::config::{Delivery, Expired, SourceConfig};
+use crate::http::config::{Delivery, End, Expired, SourceConfig};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
 use crate::subject::Filter;
@@ -98,6 +98,7 @@ fn route(route: &RouteConfig) -> Value {
         },
         "checkpoint": route.checkpoint.map(format_duration),
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
+        "close": match route.close { End::Clean => "clean", End::Abort => "abort" },
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
     })
 }
