@@ -1,13 +1,18 @@
-// The npm package `eventsource`: node eventsource.mjs URL [EVENT...]; one JSON line per thing that it reports.
+// The npm package `eventsource`: node eventsource.mjs URL... [EVENT...]; one JSON line per thing that it reports,
+// `source` tells of which URL.
 import { EventSource } from "eventsource";
 
-const [url, ...names] = process.argv.slice(2);
+const given = process.argv.slice(2);
+const isUrl = (text) => text.includes("://");
+const names = given.filter((text) => !isUrl(text));
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
-const source = new EventSource(url);
-source.onopen = () => say({ kind: "open" });
-source.onerror = (error) => say({ kind: "error", state: source.readyState, code: error.code ?? null });
-for (const name of ["message", ...names]) {
-  source.addEventListener(name, (event) =>
-    say({ kind: "event", name: event.type, data: event.data, id: event.lastEventId }));
+for (const [source, url] of given.filter(isUrl).entries()) {
+  const events = new EventSource(url);
+  events.onopen = () => say({ source, kind: "open" });
+  events.onerror = (error) => say({ source, kind: "error", state: events.readyState, code: error.code ?? null });
+  for (const name of ["message", ...names]) {
+    events.addEventListener(name, (event) =>
+      say({ source, kind: "event", name: event.type, data: event.data, id: event.lastEventId }));
+  }
 }

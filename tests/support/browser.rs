@@ -133,6 +133,12 @@ impl Browser {
         self.page.reports.lock().unwrap().clone()
     }
 
+    /// What was seen from report `from` on, and the report to ask from the next time.
+    pub fn reports_since(&self, from: usize) -> (Vec<Value>, usize) {
+        let reports = self.page.reports.lock().unwrap();
+        (reports[from..].to_vec(), reports.len())
+    }
+
     /// The events seen so far: `name`, `data`, `id`.
     pub fn events(&self) -> Vec<Value> {
         self.reports().into_iter().filter(|report| report["kind"] == "event").collect()

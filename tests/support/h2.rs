@@ -136,7 +136,7 @@ impl H2Client {
 
     /// As [`H2Client::request`], for connections that take no more streams.
     pub async fn try_request(
-        &mut self,
+        &self,
         method: &str,
         target: &str,
         headers: &[(&str, &str)],
@@ -150,8 +150,8 @@ impl H2Client {
         let request = request.body(()).unwrap();
         let resumed = headers.iter().find(|(name, _)| *name == "last-event-id").map_or("", |(_, id)| *id);
         within(DEADLINE, &format!("{method} {target} has a head of an answer"), async {
-            self.requests = self.requests.clone().ready().await?;
-            let (answer, request) = self.requests.send_request(request, true)?;
+            let mut requests = self.requests.clone().ready().await?;
+            let (answer, request) = requests.send_request(request, true)?;
             let (head, body) = answer.await?.into_parts();
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
@@ -228,6 +228,16 @@ impl H2Stream {
         match within(DEADLINE, "the client has another event", self.advance()).await {
             Ok(event) => event,
             Err(end) => panic!("the stream ended ({end:?}) before another event"),
+        }
+    }
+
+    /// The next event, however long it takes, or how the stream ended.
+    pub async fn advance(&mut self) -> Result<Event, End> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.read().await?;
         }
     }
 
@@ -324,15 +334,6 @@ impl H2Stream {
     /// RST_STREAM(CANCEL): what a browser sends when its page closes an EventSource.
     pub fn reset(mut self) {
         self.request.send_reset(Reason::CANCEL);
-    }
-
-    async fn advance(&mut self) -> Result<Event, End> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
-            self.read().await?;
-        }
     }
 
     async fn read(&mut self) -> Result<(), End> {

@@ -8,6 +8,7 @@
 
 pub mod browser;
 pub mod certs;
+pub mod front;
 pub mod h2;
 pub mod h2_tap;
 pub mod http1;

@@ -16,7 +16,12 @@ pub struct NodeClient {
 impl NodeClient {
     /// The npm package `eventsource`, listening to `message` and to these event names.
     pub fn eventsource(url: &str, names: &[&str]) -> Self {
-        Self::start("eventsource.mjs", &[&[url], names].concat())
+        Self::eventsources(&[url], names)
+    }
+
+    /// Several of them in one process; `source` in a report is the URL's place.
+    pub fn eventsources(urls: &[&str], names: &[&str]) -> Self {
+        Self::start("eventsource.mjs", &[urls, names].concat())
     }
 
     /// The npm package `@microsoft/fetch-event-source`, which hears every name.
@@ -32,6 +37,14 @@ impl NodeClient {
     /// Everything reported so far: objects with `kind` (`open`, `event`, `error`, `close`, `done`).
     pub fn reports(&self) -> Vec<Value> {
         self.process.scan(0, |lines| lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// What was reported from line `from` on, and the line to ask from the next time.
+    pub fn reports_since(&self, from: usize) -> (Vec<Value>, usize) {
+        self.process.scan(from, |lines| {
+            let reports = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            (reports, from + lines.len())
+        })
     }
 
     /// The events reported so far: `name`, `data`, `id`.

@@ -145,6 +145,16 @@ impl SseClient {
         }
     }
 
+    /// The next event, however long it takes, or how the answer ended.
+    pub async fn advance(&mut self) -> Result<Event, End> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.read().await?;
+        }
+    }
+
     /// The next event within `deadline`, or nothing.
     pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
         tokio::time::timeout(deadline, self.advance()).await.ok()?.ok()
@@ -252,15 +262,6 @@ impl SseClient {
     /// The answer below, for tests of HTTP itself.
     pub fn response(&mut self) -> &mut Response {
         &mut self.response
-    }
-
-    async fn advance(&mut self) -> Result<Event, End> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
-            self.read().await?;
-        }
     }
 
     async fn read(&mut self) -> Result<(), End> {

@@ -1,0 +1,229 @@
+//! A real nginx or HAProxy in front of two pods, started with the configuration that the documentation shows.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::certs::{Authority, Identity};
+use super::http1;
+use super::nats::free_port;
+use super::process::Process;
+use super::wait::{DEADLINE, eventually};
+
+/// Which proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// nginx as documented: HTTP/1.1 to the pods.
+    Nginx,
+    /// nginx without `proxy_http_version`: HTTP/1.0 to the pods.
+    NginxHttp10,
+    /// HAProxy as documented.
+    Haproxy,
+}
+
+/// Where a pod listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// For clients, in clear text.
+    pub clients: u16,
+    /// The admin's.
+    pub admin: u16,
+}
+
+/// A running proxy; killed when dropped.
+pub struct Front {
+    kind: Kind,
+    process: Process,
+    folder: TempDir,
+    plain: u16,
+    secure: u16,
+}
+
+/// What a proxy has logged of the requests for event streams: all but those for `/`.
+#[derive(Debug, Default)]
+pub struct Logged {
+    /// A pod has answered with 200.
+    pub answered: usize,
+    /// The first pod did not answer, or with 503, and another was asked.
+    pub passed_on: usize,
+    /// The lines of those that no pod has answered with 200.
+    pub failed: Vec<String>,
+}
+
+/// A file of `docs/proxies`, to be changed where a test has other addresses.
+struct Text {
+    name: &'static str,
+    text: String,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nginx, Self::NginxHttp10, Self::Haproxy];
+
+    /// Of a line of the log: whether a pod has answered with 200; whether more than one was asked.
+    fn answer(self, line: &str) -> (bool, bool) {
+        if self == Self::Haproxy {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // client [date] frontend backend/server timers status bytes - - flags counts queues "request"
+            let retries = fields[10].rsplit('/').next().unwrap();
+            return (fields[5] == "200", retries != "0");
+        }
+        // The statuses of all pods that were asked, as `NGINX_HTTP` has it.
+        let statuses: Vec<&str> = line.split('|').next().unwrap().split(", ").collect();
+        (statuses.last() == Some(&"200"), statuses.len() > 1)
+    }
+}
+
+// === impl Front ===
+
+impl Front {
+    /// Starts a proxy in front of these pods, which need not be there yet; returns when it answers.
+    pub async fn start(kind: Kind, pods: [Ports; 2], authority: &Authority) -> Self {
+        let folder = tempfile::Builder::new().prefix("front-").tempdir().unwrap();
+        let (plain, secure) = (free_port(), free_port());
+        let identity = authority.server("front");
+        let mut command = match kind {
+            Kind::Nginx | Kind::NginxHttp10 => {
+                let mut text = Text::of("nginx.conf");
+                if kind == Kind::NginxHttp10 {
+                    text.replace("proxy_http_version 1.1;", "");
+                }
+                text.replace("listen 80;", &format!("listen 127.0.0.1:{plain};"));
+                text.replace("listen 443 ", &format!("listen 127.0.0.1:{secure} "));
+                text.replace("/etc/nginx/tls.crt", &identity.certificate.display().to_string());
+                text.replace("/etc/nginx/tls.key", &identity.key.display().to_string());
+                text.replace("http {", &format!("http {{{NGINX_HTTP}"));
+                for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
+                    text.replace(&format!("{address}:8080"), &format!("127.0.0.1:{}", ports.clients));
+                }
+                let mut command = Command::new("nginx");
+                let globals = "daemon off; pid nginx.pid; error_log stderr warn;";
+                command.arg("-p").arg(folder.path()).arg("-c").arg(text.write(folder.path())).args(["-g", globals]);
+                command
+            }
+            Kind::Haproxy => {
+                let mut text = Text::of("haproxy.cfg");
+                text.replace("bind :80\n", &format!("bind 127.0.0.1:{plain}\n"));
+                text.replace("bind :443 ", &format!("bind 127.0.0.1:{secure} "));
+                text.replace("/etc/haproxy/tls.pem", &joined(&identity, folder.path()).display().to_string());
+                text.replace("/etc/haproxy/later.http", &documented("later.http").display().to_string());
+                for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
+                    let Ports { clients, admin } = ports;
+                    text.replace(
+                        &format!("{address}:8080 check port 9090"),
+                        &format!("{address}:8080 check port {admin}"),
+                    );
+                    text.replace(&format!("{address}:8080"), &format!("127.0.0.1:{clients}"));
+                }
+                // As everything else is scaled down: a pod here accepts for half a second, not for five.
+                text.replace("inter 1s", "inter 100ms");
+                let mut command = Command::new("haproxy");
+                command.arg("-db").arg("-f").arg(text.write(folder.path()));
+                command
+            }
+        };
+        let process = Process::spawn(&format!("{kind:?}"), &mut command);
+        let front = Self { kind, process, folder, plain, secure };
+        eventually(DEADLINE, "the proxy answers", || async { http1::get(&front.url("/")).await.is_ok() }).await;
+        front
+    }
+
+    /// Which proxy it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// A URL in clear text: HTTP/1.1.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.plain)
+    }
+
+    /// A URL under TLS: HTTP/1.1 or HTTP/2 by ALPN.
+    pub fn url_tls(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.secure)
+    }
+
+    /// Ends the proxy, when all clients are gone, and returns what it has logged of requests for event streams.
+    pub async fn stop(mut self) -> Logged {
+        self.process.signal(Signal::TERM);
+        self.process.wait_exit(DEADLINE).await;
+        let lines = match self.kind {
+            Kind::Haproxy => self.process.lines(),
+            Kind::Nginx | Kind::NginxHttp10 => {
+                let file = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+                file.lines().map(str::to_owned).collect()
+            }
+        };
+        let mut logged = Logged::default();
+        for line in lines.iter().filter(|line| line.contains("\"GET /") && !line.contains("\"GET / ")) {
+            let (ok, another) = self.kind.answer(line);
+            logged.answered += usize::from(ok);
+            logged.passed_on += usize::from(another);
+            if !ok {
+                logged.failed.push(line.clone());
+            }
+        }
+        logged
+    }
+
+    /// How much of the log there is so far, for [`Front::until_known`].
+    pub fn heard(&self) -> usize {
+        self.process.scan(0, <[String]>::len)
+    }
+
+    /// Waits until a health check of HAProxy has found this pod (0 or 1) up or down, after `heard`. nginx has no checks.
+    pub async fn until_known(&self, pod: usize, up: bool, heard: usize) {
+        if self.kind == Kind::Haproxy {
+            let wanted = format!("Server pods/{} is {}", ["a", "b"][pod], if up { "UP" } else { "DOWN" });
+            let said = || self.process.scan(heard, |lines| lines.iter().any(|line| line.contains(&wanted)));
+            eventually(DEADLINE, &wanted, || std::future::ready(said())).await;
+        }
+    }
+}
+
+// === impl Text ===
+
+impl Text {
+    fn of(name: &'static str) -> Self {
+        Self { name, text: std::fs::read_to_string(documented(name)).unwrap() }
+    }
+
+    /// Every occurrence; there must be one, or the test would run something else than what is documented.
+    fn replace(&mut self, from: &str, to: &str) {
+        assert!(self.text.contains(from), "{} has no {from:?}", self.name);
+        self.text = self.text.replace(from, to);
+    }
+
+    fn write(self, folder: &Path) -> PathBuf {
+        let file = folder.join(self.name);
+        std::fs::write(&file, self.text).unwrap();
+        file
+    }
+}
+
+/// A log that says of each request what the pods have answered, and places to write for whoever is not root.
+const NGINX_HTTP: &str = r#"
+    log_format rig '$upstream_status|"$request"';
+    access_log access.log rig;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    scgi_temp_path scgi;
+    uwsgi_temp_path uwsgi;
+"#;
+
+fn documented(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/proxies").join(name)
+}
+
+/// HAProxy wants certificate and key in one file.
+fn joined(identity: &Identity, folder: &Path) -> PathBuf {
+    let pem = [&identity.certificate, &identity.key].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    let file = folder.join("tls.pem");
+    std::fs::write(&file, pem).unwrap();
+    file
+}
