@@ -34,6 +34,7 @@ test: ## The whole suite, then what talks to NATS once more with the oldest nats
 	@$(CARGO) test --quiet --locked --no-fail-fast
 	@echo "--- the load tool, briefly: is anything missing or doubled?"
 	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
+	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --behind 200 --spawn
 	@echo "--- again with nats-server $(NATS_OLDEST)"
 	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --no-fail-fast $(NATS_TESTS)
 

@@ -33,7 +33,7 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
-        Some(Command::Bare { nats }) => bare::run(nats).map(|()| true),
+        Some(Command::Bare { nats, keep }) => bare::run(nats, *keep).map(|()| true),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // Also what `cargo bench` and `cargo test --all-targets` come to.
             Arguments::command().print_help().map(|()| true).map_err(Into::into)
@@ -96,6 +96,7 @@ async fn measure_one(options: &Options, plan: &Plan, nats: &Nats, target: Target
         core: options.server_cpu,
         tls: options.tls,
         log: options.log.clone(),
+        replay: plan.replay,
     };
     let server = match (target, &options.url) {
         (Target::Bare, _) => Server::bare(&recipe, nats.url()).await?,

@@ -1,5 +1,7 @@
 //! One run: open the clients, look at the memory, publish, wait for everything, count.
 
+mod replay;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::Fallible;
 use crate::client::endpoint::Endpoint;
-use crate::client::fleet::Fleet;
+use crate::client::fleet::{Crowd, Fleet};
 use crate::client::meter::{Goal, Meter};
+use crate::client::visit::Visit;
 use crate::plan::{Pace, Plan};
 use crate::publisher::{Publisher, Work};
 use crate::stage::nats::Nats;
@@ -29,22 +32,22 @@ pub(crate) struct Setting<'a> {
 
 /// Runs the plan once. The result is one JSON object; units stand last in the names.
 pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
-    let work = Work {
-        nats: setting.nats.url().to_owned(),
-        subject: setting.subject.to_owned(),
-        groups: plan.subjects,
-        size: plan.size,
-    };
-    let publisher = Publisher::start(work).await?;
-    let mut run = Run { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher };
+    match plan.replay {
+        Some(replay) => replay::run(plan, replay, setting).await,
+        None => live(plan, setting).await,
+    }
+}
+
+async fn live(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
+    let mut run = Run::new(plan, &setting).await?;
     let stored = setting.nats.stored().await?;
     let before = run.memory()?;
-    let (fleet, connect) = run.connect(setting.endpoint).await?;
+    let (fleet, connect) = run.connect(&setting.endpoint, Visit::First).await?;
     let idle = run.settle().await?;
     run.publish(plan.warm_up).await?;
     let delivery = run.deliver().await?;
     let after = run.memory()?;
-    let mut faults = run.faults();
+    let mut faults = run.faults(0, run.publisher.published());
     if setting.subject.starts_with("load.") {
         let stored = setting.nats.stored().await? - stored;
         faults["not_stored"] = json!(run.publisher.published().saturating_sub(stored));
@@ -74,11 +77,22 @@ struct Run<'a> {
     publisher: Publisher,
 }
 
-impl Run<'_> {
-    async fn connect(&self, endpoint: Endpoint) -> Fallible<(Fleet, Value)> {
+impl<'a> Run<'a> {
+    async fn new(plan: &'a Plan, setting: &Setting<'_>) -> Fallible<Self> {
+        let work = Work {
+            nats: setting.nats.url().to_owned(),
+            subject: setting.subject.to_owned(),
+            groups: plan.subjects,
+            size: plan.size,
+        };
+        let publisher = Publisher::start(work).await?;
+        Ok(Self { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher })
+    }
+
+    async fn connect(&self, endpoint: &Endpoint, visit: Visit) -> Fallible<(Fleet, Value)> {
         let clients = self.plan.client_count();
         let (begin, cpu) = (Instant::now(), self.cpu()?);
-        let fleet = Fleet::open(endpoint, &self.plan.clients, self.plan.subjects, self.plan.connecting, &self.meter);
+        let fleet = Fleet::open(&self.plan.clients, crowd(self.plan, endpoint, visit, &self.meter));
         self.meter.until(Goal::Settled(clients as u64), CONNECT_PATIENCE).await;
         let seconds = begin.elapsed().as_secs_f64();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
@@ -173,9 +187,10 @@ impl Run<'_> {
         }))
     }
 
-    /// What went wrong since the first connect; only zeros mean that every client had every event once and in order.
-    fn faults(&self) -> Value {
-        let expected = self.plan.deliveries(0, self.publisher.published());
+    /// What went wrong since the clients came, to whom `events` from number `from` on were due; only zeros mean that
+    /// every client had every event once and in order.
+    fn faults(&self, from: u64, events: u64) -> Value {
+        let expected = self.plan.deliveries(from, events);
         self.meter.read(|tally| {
             json!({
                 "missing": expected.saturating_sub(tally.events),
@@ -222,6 +237,11 @@ pub(crate) fn is_faulty(run: &Value) -> bool {
         "not_stored",
     ];
     FAULTS.iter().any(|fault| run["faults"][fault].as_u64().unwrap_or(0) > 0)
+}
+
+fn crowd(plan: &Plan, endpoint: &Endpoint, visit: Visit, meter: &Arc<Meter>) -> Crowd {
+    let (endpoint, meter) = (endpoint.clone(), Arc::clone(meter));
+    Crowd { endpoint, groups: plan.subjects, connecting: plan.connecting, visit, meter }
 }
 
 fn milliseconds(histogram: &Histogram<u64>) -> Value {

@@ -29,6 +29,9 @@ pub(crate) enum Command {
         /// The NATS server it reads from
         #[arg(long)]
         nats: String,
+        /// Forget no event, for those who come back
+        #[arg(long)]
+        keep: bool,
     },
 }
 
@@ -46,10 +49,22 @@ pub(crate) enum Scenario {
     Storm,
     /// One event at a time to 1,000 idle clients
     Single,
+    /// 1,000 clients, each with its own subject, come back at once, 1,000 events behind each
+    Replay,
     /// 10 HTTP/2 connections with 100 clients each, 100 events per second
     H2,
     /// 50 clients over HTTP/1.1 and 20 over HTTP/2, a second of events: is anything missing or doubled?
     Smoke,
+}
+
+/// Where a server has the events that clients come back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum From {
+    /// In its memory
+    Window,
+    /// In JetStream: its window is smaller than what is missed
+    Archive,
 }
 
 /// HTTP version of the clients.
@@ -133,6 +148,12 @@ pub(crate) struct Options {
     /// Where the events come from
     #[arg(long, value_enum, default_value = "jetstream")]
     pub(crate) source: Source,
+    /// Where the server has what a client missed (scenario replay)
+    #[arg(long, value_enum, default_value = "window")]
+    pub(crate) from: From,
+    /// How many events each client missed (scenario replay)
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) behind: u32,
     /// Clients between connect and first byte at one time
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connecting: Option<u32>,

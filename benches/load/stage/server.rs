@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::child::Child;
 use super::sidecar;
 use crate::Fallible;
+use crate::plan::Replay;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -47,13 +48,15 @@ pub(crate) struct Recipe {
     pub(crate) tls: bool,
     /// The sidecar's log filter.
     pub(crate) log: String,
+    /// What is going to be replayed.
+    pub(crate) replay: Option<Replay>,
 }
 
 impl Server {
     /// Starts the sidecar and waits until it is ready.
     pub(crate) async fn sidestream(recipe: &Recipe, nats: &str) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-sidestream-")?;
-        let configuration = sidecar::configuration(folder.path(), nats, recipe.tls, &recipe.log)?;
+        let configuration = sidecar::configuration(folder.path(), nats, recipe)?;
         let mut command = Command::new(&recipe.sidestream);
         command.arg("run").arg("--config").arg(configuration);
         let mut child = Child::start("sidestream", command, recipe.core, folder.path())?;
@@ -72,6 +75,9 @@ impl Server {
         let folder = TempDir::with_prefix("load-bare-")?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("bare").arg("--nats").arg(nats);
+        if recipe.replay.is_some() {
+            command.arg("--keep");
+        }
         let mut child = Child::start("bare", command, recipe.core, folder.path())?;
         let address = child.address("listening").await?;
         Ok(Self { origin: format!("http://{address}"), pid: Some(child.pid()), ca: None, child: Some((child, folder)) })
