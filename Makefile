@@ -48,11 +48,17 @@ simulate: ## 100,000 seeds of the simulation of the feed core
 	@$(CARGO) test --quiet --locked --release --test feed_simulation -- --ignored
 
 .PHONY: bench
-bench: ## The benchmarks of the hot path
-	@$(CARGO) bench --quiet --locked $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
+bench: ## Everything that docs/benchmarks.md says, and write it there: an hour on a quiet machine
+	@scripts/tools.sh bench || echo "--- without the other servers"
+	@$(CARGO) bench --quiet --locked --bench micro
+	@$(CARGO) bench --quiet --locked --bench load -- suite --write docs/benchmarks.md
+
+.PHONY: bench-micro
+bench-micro: ## The steps of the hot path one by one
+	@$(CARGO) bench --quiet --locked --bench micro
 
 .PHONY: bench-load
-bench-load: ## The whole sidecar under load; LOAD="..." replaces the options
+bench-load: ## One scenario of the sidecar under load; LOAD="..." replaces the options
 	@scripts/tools.sh demo
 	@$(CARGO) build --release --quiet --locked
 	@$(CARGO) bench --quiet --locked --bench load -- $(LOAD)

@@ -1,6 +1,7 @@
 //! One run: open the clients, look at the memory, publish, wait for everything, count.
 
 mod replay;
+mod saturate;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +14,9 @@ use crate::client::endpoint::Endpoint;
 use crate::client::fleet::{Crowd, Fleet};
 use crate::client::meter::{Goal, Meter};
 use crate::client::visit::Visit;
+use crate::options::Scenario;
 use crate::plan::{Pace, Plan};
-use crate::publisher::{Publisher, Work};
+use crate::publisher::{Outlet, Publisher, Work};
 use crate::stage::nats::Nats;
 use crate::stage::process::{Cpu, resident_bytes};
 
@@ -24,17 +26,20 @@ pub(crate) struct Setting<'a> {
     pub(crate) endpoint: Endpoint,
     /// The server's process, if it can be looked at.
     pub(crate) pid: Option<u32>,
-    /// The NATS server to publish to.
+    /// The NATS server.
     pub(crate) nats: &'a Nats,
-    /// The subject to publish to.
-    pub(crate) subject: &'a str,
+    /// Where events are published to.
+    pub(crate) outlet: Outlet,
 }
 
 /// Runs the plan once. The result is one JSON object; units stand last in the names.
 pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
-    match plan.replay {
-        Some(replay) => replay::run(plan, replay, setting).await,
-        None => live(plan, setting).await,
+    match (plan.replay, plan.pace) {
+        (Some(replay), _) => replay::run(plan, replay, setting).await,
+        (None, Pace::PerSecond(rate)) if plan.scenario == Scenario::Saturate => {
+            saturate::run(plan, rate, setting).await
+        }
+        (None, _) => live(plan, setting).await,
     }
 }
 
@@ -44,11 +49,11 @@ async fn live(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     let before = run.memory()?;
     let (fleet, connect) = run.connect(&setting.endpoint, Visit::First).await?;
     let idle = run.settle().await?;
-    run.publish(plan.warm_up).await?;
-    let delivery = run.deliver().await?;
+    run.publish(plan.warm_up, plan.pace).await?;
+    let delivery = run.deliver(plan.events, plan.pace).await?;
     let after = run.memory()?;
     let mut faults = run.faults(0, run.publisher.published());
-    if setting.subject.starts_with("load.") {
+    if setting.outlet.is_stored() {
         let stored = setting.nats.stored().await? - stored;
         faults["not_stored"] = json!(run.publisher.published().saturating_sub(stored));
     }
@@ -79,12 +84,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     async fn new(plan: &'a Plan, setting: &Setting<'_>) -> Fallible<Self> {
-        let work = Work {
-            nats: setting.nats.url().to_owned(),
-            subject: setting.subject.to_owned(),
-            groups: plan.subjects,
-            size: plan.size,
-        };
+        let work = Work { outlet: setting.outlet.clone(), groups: plan.subjects, size: plan.size };
         let publisher = Publisher::start(work).await?;
         Ok(Self { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher })
     }
@@ -127,12 +127,12 @@ impl<'a> Run<'a> {
         Ok(memory)
     }
 
-    /// Publishes at the plan's pace and waits for everything; the worst lateness of the publisher.
-    async fn publish(&mut self, events: u64) -> Fallible<Duration> {
+    /// Publishes and waits for everything; the worst lateness of the publisher.
+    async fn publish(&mut self, events: u64, pace: Pace) -> Fallible<Duration> {
         if events == 0 {
             return Ok(Duration::ZERO);
         }
-        let (steps, rate) = match self.plan.pace {
+        let (steps, rate) = match pace {
             Pace::PerSecond(rate) => (1, rate),
             Pace::OneByOne => (events, f64::INFINITY),
         };
@@ -150,19 +150,20 @@ impl<'a> Run<'a> {
         Ok(late)
     }
 
-    async fn deliver(&mut self) -> Fallible<Value> {
+    /// Publishes what is measured, and tells what came of it.
+    async fn deliver(&mut self, events: u64, pace: Pace) -> Fallible<Value> {
         let (plan, published) = (self.plan, self.publisher.published());
         let alone = plan.subjects == 1;
-        self.meter.begin(published + 1, plan.events, alone.then_some(plan.client_count() as u64));
-        let (events, reads) = self.meter.read(|tally| (tally.events, tally.reads));
+        self.meter.begin(published + 1, events, alone.then_some(plan.client_count() as u64));
+        let (before, reads) = self.meter.read(|tally| (tally.events, tally.reads));
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
-        let late = self.publish(plan.events).await?;
+        let late = self.publish(events, pace).await?;
         let elapsed = begin.elapsed();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
         let own = Cpu::of(std::process::id())?.since(own);
         let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
         Ok(self.meter.read(|tally| {
-            let deliveries = tally.events - events;
+            let deliveries = tally.events - before;
             let reads = (tally.reads - reads).max(1) as f64;
             let per_delivery = |time: Duration| microseconds(time) / deliveries.max(1) as f64;
             json!({

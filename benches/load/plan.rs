@@ -103,10 +103,10 @@ impl Plan {
         })
     }
 
-    /// The same for a target that may not speak HTTP/2: the bare loop then has as many clients over HTTP/1.1.
+    /// The same for a target that may not speak HTTP/2: these then have as many clients over HTTP/1.1.
     pub(crate) fn for_target(&self, target: Target) -> Self {
         let mut plan = self.clone();
-        if target == Target::Bare {
+        if target == Target::Bare || target.is_peer() {
             plan.clients = plan.clients.into_iter().map(Shape::as_http1).collect();
         }
         plan
@@ -145,6 +145,8 @@ impl Preset {
             // More at once than any accept loop takes in one turn, less than the backlog of 4,096.
             Scenario::Storm => Self { clients: 5_000, connecting: 2_000, ..base },
             Scenario::Single => Self { events: 200, warm_up: 5, ..base },
+            Scenario::TenThousand => Self { clients: 10_000, rate: Some(1.0), ..base },
+            Scenario::Saturate => Self { rate: Some(100.0), seconds: 2.0, ..base },
             // At once.
             Scenario::Replay => Self { connecting: 100_000, ..base },
             Scenario::H2 => Self { rate: Some(100.0), ..base },
