@@ -35,6 +35,8 @@ test: ## The whole suite, then what talks to NATS once more with the oldest nats
 	@echo "--- the load tool, briefly: is anything missing or doubled?"
 	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
 	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --behind 200 --spawn
+	@echo "--- the soak, briefly: is anything left behind?"
+	@$(CARGO) test --quiet --locked --bench soak -- --seconds 20
 	@echo "--- again with nats-server $(NATS_OLDEST)"
 	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --no-fail-fast $(NATS_TESTS)
 
@@ -62,6 +64,11 @@ bench-load: ## One scenario of the sidecar under load; LOAD="..." replaces the o
 	@scripts/tools.sh demo
 	@$(CARGO) build --release --quiet --locked
 	@$(CARGO) bench --quiet --locked --bench load -- $(LOAD)
+
+.PHONY: soak
+soak: ## Half an hour of clients that come and go at random
+	@scripts/tools.sh demo
+	@$(CARGO) bench --quiet --locked --bench soak -- --seconds 1800
 
 .PHONY: fmt
 fmt: ## Format the code
