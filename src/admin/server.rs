@@ -22,7 +22,6 @@ use super::{Config, answer, sample};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
-use crate::net::socket;
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
 
@@ -146,14 +145,16 @@ fn serve(
 ) {
     sample::install(&parts.metrics, parts.registry.clone(), parts.drain.clone());
     let (parts, places) = (Arc::new(parts), Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)));
+    let controls = control::places();
     runtime.block_on(async {
         tokio::select! {
             _ = stopped => {}
             () = accept(bound, &parts, &places) => {}
-            () = control::serve(socket.as_ref(), &parts) => {}
+            () = control::serve(socket.as_ref(), &parts, &controls) => {}
         }
         // All places free: nobody is being answered. Late ones are cut by the end of the runtime.
-        if tokio::time::timeout(LAST_ANSWERS, places.acquire_many(CONNECTIONS_MAX)).await.is_err() {
+        let answered = async { tokio::join!(places.acquire_many(CONNECTIONS_MAX), control::empty(&controls)) };
+        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
             tracing::debug!("the admin's last connections were cut");
         }
     });
@@ -182,9 +183,6 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, places: &Arc<S
 
 /// One connection, one request: a place is never held by somebody who may ask again later.
 async fn converse(connection: TcpStream, parts: &Arc<Parts>) {
-    if socket::prepare(&connection).is_err() {
-        return;
-    }
     let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(parts, &request)) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Config;
 use super::units::{format_duration, format_size};
 use crate::http::RouteConfig;
-use crate::http::config::{Expired, SourceConfig};
+use crate::http::config::{Delivery, End, Expired, SourceConfig};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
 use crate::subject::Filter;
@@ -98,6 +98,7 @@ fn route(route: &RouteConfig) -> Value {
         },
         "checkpoint": route.checkpoint.map(format_duration),
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
+        "close": match route.close { End::Clean => "clean", End::Abort => "abort" },
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
     })
 }
@@ -106,6 +107,7 @@ fn source(source: &SourceConfig) -> Value {
     json!({
         "stream": source.stream,
         "identity": source.identity,
+        "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::OnDemand => "on_demand" },
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
         "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
     })

@@ -58,8 +58,28 @@ impl Cursor {
         Self { standing: Standing { origin, feed, key }, place, position, skip: position, replay: None }
     }
 
+    /// A reader that joins a feed at its end, which may not have begun yet.
+    pub(super) fn at_end(origin: Origin, feed: Arc<Feed>) -> Self {
+        let (place, position) = {
+            let state = feed.lock();
+            let floor = Component { tag: state.window.tag(), seq: state.window.floor(), check: None };
+            (state.window.end_place(), state.head.unwrap_or(floor))
+        };
+        let key = feed.join(place, position);
+        Self::new(origin, feed, key, place, position)
+    }
+
     pub(super) fn feed(&self) -> &Feed {
         &self.standing.feed
+    }
+
+    /// Goes to the end of a feed that knows where it is; false if it does not.
+    pub(super) fn go_to_end(&mut self) -> bool {
+        let mut state = self.standing.feed.lock();
+        let Some(head) = state.head else { return false };
+        (self.place, self.position, self.skip) = (state.window.end_place(), head, head);
+        state.readers.moved(self.standing.key, self.place, head);
+        true
     }
 
     /// Goes to behind a position, if everything after it is in the window.

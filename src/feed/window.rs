@@ -162,6 +162,17 @@ impl Window {
         Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget }
     }
 
+    /// Says where an empty window begins.
+    pub(super) fn begin(&mut self, floor: Component) {
+        debug_assert!(self.slots.is_empty(), "what stands in a window is behind its floor");
+        (self.tag, self.floor) = (floor.tag, floor.seq);
+    }
+
+    /// Promises nothing up to this sequence number any more: something that matched there was never here.
+    pub(super) fn forget(&mut self, seq: u64) {
+        self.floor = self.floor.max(seq);
+    }
+
     /// Appends an event; older ones make place.
     pub(super) fn push_event(&mut self, logged: Arc<Logged>, frame: Frame, tier: Tier) {
         let (received, bytes) = (logged.event.received, frame.len() as u64);
@@ -310,6 +321,19 @@ impl Window {
     /// Everything after this sequence number that ever matched is here.
     pub(super) fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// Which numbers they are now.
+    pub(super) fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// The check of the event at this sequence number, if it is here.
+    pub(super) fn check_at(&self, seq: u64) -> Option<u16> {
+        let place = self.place_after(seq.checked_sub(1)?)?;
+        let found = (place.index..self.end()).map_while(|index| self.get(index));
+        let event = found.into_iter().find(|entry| matches!(entry, Entry::Event { .. }))?;
+        Some(event.position()).filter(|position| position.seq == seq)?.check
     }
 
     /// Bytes of the entries alone: what a feed holds beside the events that it shares.

@@ -48,6 +48,8 @@ pub struct RouteConfig {
     pub checkpoint: Option<Duration>,
     /// How a client is answered of whose past nothing is retained any more.
     pub expired: Expired,
+    /// How the end of an event stream looks to a client that is to come back.
+    pub close: End,
     /// Which other origins a browser may read the route from.
     pub cors: CorsConfig,
 }
@@ -68,6 +70,7 @@ impl RouteConfig {
             window: Limits::default(),
             checkpoint: Some(Duration::from_secs(30)),
             expired: Expired::default(),
+            close: End::default(),
             cors: CorsConfig::default(),
         }
     }
@@ -153,10 +156,22 @@ pub struct SourceConfig {
     pub stream: Option<String>,
     /// A name that stands for the stream in ids, in the place of its own name and creation time.
     pub identity: Option<String>,
+    /// How the events of a JetStream stream come.
+    pub delivery: Delivery,
     /// What of it a client of this route reads.
     pub subjects: Vec<SubjectTemplate>,
     /// What a template that is one whole variable may ask for.
     pub allow: Vec<Filter>,
+}
+
+/// How the events of a JetStream stream come to the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// By one consumer for all that any route can ask for.
+    #[default]
+    Shared,
+    /// By a core subscription for each set of filters that is asked for, to what the stream republishes.
+    OnDemand,
 }
 
 /// How a client is answered whose `Last-Event-ID` is older than what is retained.
@@ -169,6 +184,16 @@ pub enum Expired {
     Status,
     /// With a gap event, then from the oldest that is retained.
     Gap,
+}
+
+/// How the end of an event stream looks to a client that is to come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// As the protocol ends an answer: the last chunk, END_STREAM.
+    #[default]
+    Clean,
+    /// As a broken connection, after everything was sent: for clients that take a clean end as finished.
+    Abort,
 }
 
 /// Cross-origin reading.

@@ -7,15 +7,21 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use hyper::rt::Executor;
 
+use super::body::Piece;
 use super::event_stream::{EventStream, Step};
 use super::member::StreamState;
 use super::output::Output;
 use crate::registry::Close;
 
 /// One DATA frame per turn, with all events that are ready.
-pub(super) struct H2Body {
-    /// None when its last bytes are handed out.
-    stream: Option<EventStream>,
+pub(super) struct H2Body(State);
+
+enum State {
+    Open(Box<EventStream>),
+    /// Its last bytes are handed out.
+    Ended,
+    /// Its last bytes are handed out, and the stream is reset when they are on their way.
+    Breaking,
 }
 
 /// The body ends as a reset of its stream: what an event stream is owed will not come.
@@ -32,11 +38,15 @@ impl std::error::Error for Reset {}
 
 impl H2Body {
     pub(super) fn new(stream: EventStream) -> Self {
-        Self { stream: Some(stream) }
+        Self(State::Open(Box::new(stream)))
     }
 
-    pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+    pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
+        let stream = match &mut self.0 {
+            State::Open(stream) => stream,
+            State::Ended => return Poll::Ready(None),
+            State::Breaking => return Poll::Pending,
+        };
         let turn = Output::with(|out| {
             let step = std::task::ready!(stream.poll_next(task, out));
             // Handed to HTTP/2 is the nearest to the socket that can be seen here: it is asked for only when the
@@ -46,17 +56,22 @@ impl H2Body {
         });
         let (step, data) = std::task::ready!(turn);
         if let Step::End(close) = step {
-            self.stream = None;
+            let breaks = stream.breaks(close).then(|| stream.state().clone());
+            self.0 = State::Ended;
             if StreamState::is_forced(close) {
                 return Poll::Ready(Some(Err(Reset(close))));
             }
+            if let Some(state) = breaks {
+                self.0 = State::Breaking;
+                return Poll::Ready(Some(Ok(Frame::data(Piece::before_reset(data, state)))));
+            }
         }
         // An empty frame would count as a flood at a careful receiver.
-        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data.into()))))
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.stream.is_none()
+        matches!(self.0, State::Ended)
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Metrics {
     pub nats_reconnects_total: IntCounter,
     /// `sidestream_nats_slow_consumer_total`
     pub nats_slow_consumer_total: IntCounter,
+    /// `sidestream_holes_total{source,result}`
+    pub holes_total: IntCounterVec,
     /// `sidestream_poison_messages_total`
     pub poison_messages_total: IntCounter,
     /// `sidestream_consumers_created_total`
@@ -154,6 +156,7 @@ impl Metrics {
             nats_connected: r.gauge("nats_connected", "1 when every connection to NATS is up.")?,
             nats_reconnects_total: r.counter("nats_reconnects_total", "Connections to NATS that were made again.")?,
             nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Times that messages were dropped because this process did not take them in time.")?,
+            holes_total: r.counters("holes_total", "Losses found in the subscriptions of a republished stream: repaired from the stream, or told as a gap.", &["source", "result"])?,
             poison_messages_total: r.counter("poison_messages_total", "Messages that the NATS client could not parse and that were passed by hand.")?,
             consumers_created_total: r.counter("consumers_created_total", "JetStream consumers created.")?,
             drain_phase: r.gauge("drain_phase", "0 not draining, then one number per phase in their order.")?,

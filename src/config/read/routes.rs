@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
 use crate::feed;
-use crate::http::config::{CorsConfig, Expired, PathTemplate, RouteConfig, SourceConfig};
+use crate::http::config::{CorsConfig, Delivery, End, Expired, PathTemplate, RouteConfig, SourceConfig};
 use crate::sse::EventName;
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
@@ -36,15 +36,17 @@ pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
 
 /// A stream is followed once for all routes, under one name.
 fn identities(place: &Place<'_>, routes: &[(Mark, Vec<Mark>, RouteConfig)]) {
-    let mut known: HashMap<&str, (Mark, Option<&str>)> = HashMap::new();
+    let mut known: HashMap<&str, (Mark, Option<&str>, Delivery)> = HashMap::new();
     for (_, marks, route) in routes {
         for (at, source) in marks.iter().zip(&route.sources) {
             let Some(stream) = &source.stream else { continue };
             let identity = source.identity.as_deref();
-            let (first, other) = *known.entry(stream).or_insert((*at, identity));
-            if other != identity {
-                let message = format!("this JetStream stream has another `identity` in line {}", first.line);
-                place.problem_at(*at, message, Some("give it the same one wherever it is a source"));
+            let (first, other, delivery) = *known.entry(stream).or_insert((*at, identity, source.delivery));
+            for (key, is_same) in [("identity", other == identity), ("delivery", delivery == source.delivery)] {
+                if !is_same {
+                    let message = format!("this JetStream stream has another `{key}` in line {}", first.line);
+                    place.problem_at(*at, message, Some("give it the same one wherever it is a source"));
+                }
             }
         }
     }
@@ -65,7 +67,7 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
 /// A route, where its path stands, and where its sources do.
 fn route(place: &Place<'_>) -> Option<(Mark, Vec<Mark>, RouteConfig)> {
     place.map(|keys| {
-        keys.later(&["slow", "close", "priority"]);
+        keys.later(&["slow", "priority"]);
         let path = keys.require("path", path);
         let sources = keys.require("sources", |place| sources(place, path.as_ref()));
         // The defaults do not depend on the path: the rest is read whether the path is good or not.
@@ -88,12 +90,16 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
         window: keys.or("window", default.window, window),
         checkpoint: keys.nullable("checkpoint", default.checkpoint, Place::positive_duration),
         expired: keys.or("expired", default.expired, |place| place.one_of(&EXPIRED)),
+        close: keys.or("close", default.close, |place| place.one_of(&CLOSE)),
         cors: keys.or("cors", default.cors, cors),
         ..default
     }
 }
 
+const DELIVERY: [(&str, Delivery); 2] = [("shared", Delivery::Shared), ("on_demand", Delivery::OnDemand)];
+
 const EXPIRED: [(&str, Expired); 3] = [("auto", Expired::Auto), ("status", Expired::Status), ("gap", Expired::Gap)];
+const CLOSE: [(&str, End); 2] = [("clean", End::Clean), ("abort", End::Abort)];
 
 fn path(place: &Place<'_>) -> Option<PathTemplate> {
     place.parsed("a path", |text| {
@@ -133,15 +139,18 @@ fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<(Mark, 
 
 fn source(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
     place.map(|keys| {
-        keys.later(&["delivery"]);
         let stream = keys.nullable("stream", None, stream);
         let identity = keys.nullable("identity", None, identity);
         if identity.is_some() && stream.is_none() && !keys.has("stream") {
             keys.problem("identity", "core NATS has no `identity`", Some("its ids are of this pod only"));
         }
+        let delivery = keys.or("delivery", Delivery::default(), |place| place.one_of(&DELIVERY));
+        if delivery != Delivery::default() && stream.is_none() && !keys.has("stream") {
+            keys.problem("delivery", "core NATS has no `delivery`", Some("it is always subscribed to on demand"));
+        }
         let allow = keys.or("allow", Vec::new(), |place| place.list(filter));
         let subjects = keys.require("subjects", |place| place.some(|place| subject(place, path, &allow)));
-        Some(SourceConfig { stream, identity, subjects: subjects?, allow })
+        Some(SourceConfig { stream, identity, delivery, subjects: subjects?, allow })
     })
 }
 

@@ -83,6 +83,7 @@ impl EventStream {
             spoke: now,
             marked: now,
             age,
+            family: None,
             ending: None,
             state,
         };
@@ -136,6 +137,7 @@ fn is_expired(outcomes: &[Outcome]) -> bool {
 fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -> Result<Start, Refusal> {
     let (tag, lost) = match source {
         Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
+        Source::Republished(stream) => (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
         Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
     };
     Ok(match id {
