@@ -100,4 +100,4 @@ tools: ## Everything that the targets above need, into .tools/
 .PHONY: clean
 clean: ## Remove what was built; .tools/ stays
 	@$(CARGO) clean --quiet
-	@rm -rf tests/clients/node_modules
+	@rm -rf tests/clients/node_modules benches/load/peers/node_modules

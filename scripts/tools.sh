@@ -73,12 +73,7 @@ nats() {
 }
 
 # Installs what the package-lock.json of a folder says.
-npm_# nginx finds its modules by file, not by command.
-nchan() {
-    [[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ]] || debian nchan-is-no-command libnginx-mod-nchan
-}
-
-packages() {
+npm_packages() {
     local folder=$1
     cmp -s "$folder/package-lock.json" "$folder/node_modules/installed" && return 0
     say "installing the npm packages of $folder"
@@ -94,6 +89,11 @@ cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$PWD/.tools/cargo-deny-build quietly \
         cargo install cargo-deny --locked --debug --version "$CARGO_DENY" --root "$folder"
     rm -rf .tools/cargo-deny-build
+}
+
+# nginx finds its modules by file, not by command.
+nchan() {
+    [[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ]] || debian nchan-is-no-command libnginx-mod-nchan
 }
 
 packages() {
@@ -124,6 +124,8 @@ all)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    nchan
+    npm_packages benches/load/peers
     cargo_deny
     ;;
 *)
