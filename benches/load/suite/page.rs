@@ -51,7 +51,7 @@ fn method(runs: u16, load_before: &str) -> String {
         said_by("date", &["-u", "+%F"]),
         machine["processor"].as_str().unwrap_or("unknown processor"),
         machine["cores"],
-        machine["kernel"].as_str().unwrap_or_default(),
+        machine["kernel"].as_str().unwrap_or_default().split('.').take(2).collect::<Vec<_>>().join("."),
     )
 }
 
