@@ -34,6 +34,9 @@ test: ## The whole suite, then what talks to NATS once more with the oldest nats
 	@$(CARGO) test --quiet --locked --no-fail-fast
 	@echo "--- the load tool, briefly: is anything missing or doubled?"
 	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
+	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --behind 200 --spawn
+	@echo "--- the soak, briefly: is anything left behind?"
+	@$(CARGO) test --quiet --locked --bench soak -- --seconds 20
 	@echo "--- again with nats-server $(NATS_OLDEST)"
 	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --no-fail-fast $(NATS_TESTS)
 
@@ -47,14 +50,25 @@ simulate: ## 100,000 seeds of the simulation of the feed core
 	@$(CARGO) test --quiet --locked --release --test feed_simulation -- --ignored
 
 .PHONY: bench
-bench: ## The benchmarks of the hot path
-	@$(CARGO) bench --quiet --locked $(patsubst benches/%.rs,--bench %,$(wildcard benches/*.rs))
+bench: ## Everything that docs/benchmarks.md says, and write it there: an hour on a quiet machine
+	@scripts/tools.sh bench || echo "--- without the other servers"
+	@$(CARGO) bench --quiet --locked --bench micro
+	@$(CARGO) bench --quiet --locked --bench load -- suite --write docs/benchmarks.md
+
+.PHONY: bench-micro
+bench-micro: ## The steps of the hot path one by one
+	@$(CARGO) bench --quiet --locked --bench micro
 
 .PHONY: bench-load
-bench-load: ## The whole sidecar under load; LOAD="..." replaces the options
+bench-load: ## One scenario of the sidecar under load; LOAD="..." replaces the options
 	@scripts/tools.sh demo
 	@$(CARGO) build --release --quiet --locked
 	@$(CARGO) bench --quiet --locked --bench load -- $(LOAD)
+
+.PHONY: soak
+soak: ## Half an hour of clients that come and go at random
+	@scripts/tools.sh demo
+	@$(CARGO) bench --quiet --locked --bench soak -- --seconds 1800
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -86,4 +100,4 @@ tools: ## Everything that the targets above need, into .tools/
 .PHONY: clean
 clean: ## Remove what was built; .tools/ stays
 	@$(CARGO) clean --quiet
-	@rm -rf tests/clients/node_modules
+	@rm -rf tests/clients/node_modules benches/load/peers/node_modules

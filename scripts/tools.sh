@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|deny|all
+# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|bench|deny|all
 #
 # Everything is pinned, fetched by its ordinary client, and left alone when it is there already.
 set -euo pipefail
@@ -74,10 +74,11 @@ nats() {
     done
 }
 
-npm_clients() {
-    local folder=tests/clients
+# Installs what the package-lock.json of a folder says.
+npm_packages() {
+    local folder=$1
     cmp -s "$folder/package-lock.json" "$folder/node_modules/installed" && return 0
-    say "installing the npm clients"
+    say "installing the npm packages of $folder"
     (cd "$folder" && quietly npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
     cp "$folder/package-lock.json" "$folder/node_modules/installed"
 }
@@ -102,6 +103,11 @@ cargo_deny() {
     rm -rf .tools/cargo-deny-build
 }
 
+# nginx finds its modules by file, not by command.
+nchan() {
+    [[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ]] || debian nchan-is-no-command libnginx-mod-nchan
+}
+
 packages() {
     debian chromium chromium nghttp nghttp2-client curl curl nginx nginx-light haproxy haproxy
 }
@@ -115,8 +121,14 @@ demo)
 test)
     packages
     nats "${NATS_VERSIONS[@]}"
-    npm_clients
+    npm_packages tests/clients
     kubernetes
+    ;;
+bench) # the servers that are measured beside the sidecar
+    nats "${NATS_VERSIONS[0]}"
+    debian nginx nginx-light
+    nchan
+    npm_packages benches/load/peers
     ;;
 deny)
     cargo_deny
@@ -124,12 +136,14 @@ deny)
 all)
     packages
     nats "${NATS_VERSIONS[@]}"
-    npm_clients
+    npm_packages tests/clients
     kubernetes
+    nchan
+    npm_packages benches/load/peers
     cargo_deny
     ;;
 *)
-    say "demo, test, deny or all?"
+    say "demo, test, bench, deny or all?"
     exit 64
     ;;
 esac

@@ -43,6 +43,13 @@ fn a_repeated_number_is_a_duplicate_however_long_ago_it_was() {
 }
 
 #[test]
+fn who_comes_back_misses_what_is_not_the_next_number_and_notices_what_it_had() {
+    let mut sequence = Sequence::after(7);
+    assert_eq!([7, 9, 8].map(|number| sequence.observe(number)), [Order::Duplicate, Order::Hole(1), Order::Late]);
+    assert_eq!(Sequence::after(7).observe(8), Order::Next);
+}
+
+#[test]
 fn a_stamp_is_read_back_from_a_payload_of_the_asked_size() {
     let stamp = Stamp { sent: now(), sequence: 42 };
     let payload = stamp.payload(128);
@@ -82,6 +89,23 @@ fn events_are_seen_wherever_the_bytes_are_cut() {
         }
         assert_eq!(seen, expected(), "cut at {cut}");
     }
+}
+
+#[test]
+fn who_remembers_has_the_last_id_wherever_the_bytes_are_cut() {
+    for cut in 0..STREAM.len() {
+        let mut reader = EventReader::remembering();
+        reader.push(&STREAM.as_bytes()[..cut], &mut |_| {});
+        reader.push(&STREAM.as_bytes()[cut..], &mut |_| {});
+        assert_eq!(reader.last_id(), Some(&b"a"[..]), "cut at {cut}");
+    }
+    let mut reader = EventReader::after(1);
+    let mut orders = Vec::new();
+    reader.push(b"data: {\"t\":1,\"s\":1,\n\ndata: {\"t\":1,\"s\":3,\n\n", &mut |seen| {
+        orders.extend(if let Seen::Event { order, .. } = seen { Some(order) } else { None });
+    });
+    assert_eq!(orders, [Order::Duplicate, Order::Hole(1)]);
+    assert_eq!(reader.last_id(), None);
 }
 
 fn body(pieces: &[&[u8]]) -> Result<(String, bool), Fault> {

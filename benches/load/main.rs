@@ -10,6 +10,7 @@ mod plan;
 mod publisher;
 mod report;
 mod stage;
+mod suite;
 mod wire;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use client::endpoint::Endpoint;
 use measure::Setting;
 use options::{Arguments, Command, Options};
 use plan::Plan;
+use publisher::Outlet;
 use stage::machine;
 use stage::nats::{self, Nats};
 use stage::server::{Recipe, Server, Target};
@@ -29,16 +31,24 @@ use stage::server::{Recipe, Server, Target};
 /// Every failure of the tool is a sentence for the person who runs it.
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The runs of each target, in the order of the targets.
+struct Measured {
+    plan: Plan,
+    targets: Vec<Target>,
+    runs: Vec<Vec<Value>>,
+}
+
 /// 0: everything arrived once and in order. 1: it did not. 2: the tool could not do its work.
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
-        Some(Command::Bare { nats }) => bare::run(nats).map(|()| true),
+        Some(Command::Bare { nats, keep }) => bare::run(nats, *keep).map(|()| true),
+        Some(Command::Suite(suite)) => on_core(Some(suite.load_cpu()), suite.run()),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // Also what `cargo bench` and `cargo test --all-targets` come to.
             Arguments::command().print_help().map(|()| true).map_err(Into::into)
         }
-        None => load(&arguments.options),
+        None => on_core(arguments.options.load_cpu, load(&arguments.options)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -50,17 +60,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(options: &Options) -> Fallible<bool> {
+/// Runs the work on this thread, until it is done or somebody ends the program.
+fn on_core(core: Option<usize>, work: impl Future<Output = Fallible<bool>>) -> Fallible<bool> {
     machine::raise_file_descriptors()?;
     // Before the first thread and the first child: all of them inherit it.
-    if let Some(core) = options.load_cpu {
+    if let Some(core) = core {
         machine::pin(core)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            result = measure_all(options) => result,
+            result = work => result,
             // Dropping what runs kills the children.
             _ = terminate.recv() => Err("terminated".into()),
             _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
@@ -68,10 +79,17 @@ fn load(options: &Options) -> Fallible<bool> {
     })
 }
 
-/// Every target in turn, as often as asked; true if nothing was lost.
-async fn measure_all(options: &Options) -> Fallible<bool> {
+/// Measures and tells; true if nothing was lost.
+async fn load(options: &Options) -> Fallible<bool> {
+    let measured = measure_all(options, 0).await?;
+    tell(options, &measured)?;
+    Ok(!measured.runs.iter().flatten().any(measure::is_faulty))
+}
+
+/// Every target in turn, as often as asked, after so many runs that this process has made before.
+async fn measure_all(options: &Options, before: usize) -> Fallible<Measured> {
     let plan = Plan::new(options)?;
-    let targets = if options.url.is_some() { &[Target::Url][..] } else { &options.targets };
+    let targets = if options.url.is_some() { vec![Target::Url] } else { options.targets.clone() };
     let nats = match &options.nats {
         Some(url) => Nats::existing(url).await?,
         None => Nats::start(&nats::program(options.nats_server.clone())).await?,
@@ -80,12 +98,16 @@ async fn measure_all(options: &Options) -> Fallible<bool> {
     for run in 0..usize::from(options.runs) {
         for (index, &target) in targets.iter().enumerate() {
             // Each run has a source address of its own.
-            runs[index].push(measure_one(options, &plan, &nats, target, run * targets.len() + index).await?);
+            let number = before + run * targets.len() + index;
+            match measure_one(options, &plan, &nats, target, number).await {
+                Ok(result) => runs[index].push(result),
+                Err(error) if options.forgiving && target.is_peer() => eprintln!("{}: {error}", target.name()),
+                Err(error) => return Err(error),
+            }
         }
     }
     nats.stop().await?;
-    tell(options, &plan, targets, &runs)?;
-    Ok(!runs.iter().flatten().any(measure::is_faulty))
+    Ok(Measured { plan, targets, runs })
 }
 
 async fn measure_one(options: &Options, plan: &Plan, nats: &Nats, target: Target, run: usize) -> Fallible<Value> {
@@ -96,10 +118,13 @@ async fn measure_one(options: &Options, plan: &Plan, nats: &Nats, target: Target
         core: options.server_cpu,
         tls: options.tls,
         log: options.log.clone(),
+        replay: plan.replay,
     };
     let server = match (target, &options.url) {
         (Target::Bare, _) => Server::bare(&recipe, nats.url()).await?,
         (Target::Sidestream, _) => Server::sidestream(&recipe, nats.url()).await?,
+        (Target::Nchan, _) => Server::nchan(&recipe).await?,
+        (Target::Node, _) => Server::node(&recipe, nats.url()).await?,
         (Target::Url, url) => {
             let url = url.as_deref().ok_or("--target url needs --url")?;
             Server::existing(url, options.pid, options.ca.as_deref())
@@ -109,19 +134,19 @@ async fn measure_one(options: &Options, plan: &Plan, nats: &Nats, target: Target
     let path = if target == Target::Url { "" } else { path };
     let endpoint = Endpoint::resolve(&format!("{}{path}", server.origin()), server.ca()).await?.with_own_source(run);
     let subject = options.subject.as_deref().unwrap_or(subject);
-    let setting = Setting { endpoint, pid: server.pid(), nats, subject };
+    let outlet = match server.posts() {
+        Some(address) => Outlet::Posts { address, path: format!("/pub{path}") },
+        None => Outlet::Nats { url: nats.url().to_owned(), subject: subject.to_owned() },
+    };
+    let setting = Setting { endpoint, pid: server.pid(), nats, outlet };
     let result = measure::run(&plan, setting).await?;
     server.stop().await?;
     Ok(result)
 }
 
-fn tell(options: &Options, plan: &Plan, targets: &[Target], runs: &[Vec<Value>]) -> Fallible<()> {
-    let name = |target: &Target| serde_json::to_value(target).ok().and_then(|name| Some(name.as_str()?.to_owned()));
-    let columns: Vec<(String, Value)> = targets
-        .iter()
-        .zip(runs)
-        .map(|(target, runs)| (name(target).unwrap_or_default(), report::median(runs)))
-        .collect();
+fn tell(options: &Options, Measured { plan, targets, runs }: &Measured) -> Fallible<()> {
+    let columns: Vec<(String, Value)> =
+        targets.iter().zip(runs).map(|(target, runs)| (target.name(), report::median(runs))).collect();
     let title = format!(
         "{}: {} clients, {} subjects, {} events of {} bytes, {}; median of {}",
         serde_json::to_value(plan.scenario)?.as_str().unwrap_or_default(),

@@ -1,5 +1,8 @@
 //! One run: open the clients, look at the memory, publish, wait for everything, count.
 
+mod replay;
+mod saturate;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,10 +11,12 @@ use serde_json::{Value, json};
 
 use crate::Fallible;
 use crate::client::endpoint::Endpoint;
-use crate::client::fleet::Fleet;
+use crate::client::fleet::{Crowd, Fleet};
 use crate::client::meter::{Goal, Meter};
+use crate::client::visit::Visit;
+use crate::options::Scenario;
 use crate::plan::{Pace, Plan};
-use crate::publisher::{Publisher, Work};
+use crate::publisher::{Outlet, Publisher, Work};
 use crate::stage::nats::Nats;
 use crate::stage::process::{Cpu, resident_bytes};
 
@@ -21,31 +26,34 @@ pub(crate) struct Setting<'a> {
     pub(crate) endpoint: Endpoint,
     /// The server's process, if it can be looked at.
     pub(crate) pid: Option<u32>,
-    /// The NATS server to publish to.
+    /// The NATS server.
     pub(crate) nats: &'a Nats,
-    /// The subject to publish to.
-    pub(crate) subject: &'a str,
+    /// Where events are published to.
+    pub(crate) outlet: Outlet,
 }
 
 /// Runs the plan once. The result is one JSON object; units stand last in the names.
 pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
-    let work = Work {
-        nats: setting.nats.url().to_owned(),
-        subject: setting.subject.to_owned(),
-        groups: plan.subjects,
-        size: plan.size,
-    };
-    let publisher = Publisher::start(work).await?;
-    let mut run = Run { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher };
+    match (plan.replay, plan.pace) {
+        (Some(replay), _) => replay::run(plan, replay, setting).await,
+        (None, Pace::PerSecond(rate)) if plan.scenario == Scenario::Saturate => {
+            saturate::run(plan, rate, setting).await
+        }
+        (None, _) => live(plan, setting).await,
+    }
+}
+
+async fn live(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
+    let mut run = Run::new(plan, &setting).await?;
     let stored = setting.nats.stored().await?;
     let before = run.memory()?;
-    let (fleet, connect) = run.connect(setting.endpoint).await?;
+    let (fleet, connect) = run.connect(&setting.endpoint, Visit::First).await?;
     let idle = run.settle().await?;
-    run.publish(plan.warm_up).await?;
-    let delivery = run.deliver().await?;
+    run.publish(plan.warm_up, plan.pace).await?;
+    let delivery = run.deliver(plan.events, plan.pace).await?;
     let after = run.memory()?;
-    let mut faults = run.faults();
-    if setting.subject.starts_with("load.") {
+    let mut faults = run.faults(0, run.publisher.published());
+    if setting.outlet.is_stored() {
         let stored = setting.nats.stored().await? - stored;
         faults["not_stored"] = json!(run.publisher.published().saturating_sub(stored));
     }
@@ -74,11 +82,17 @@ struct Run<'a> {
     publisher: Publisher,
 }
 
-impl Run<'_> {
-    async fn connect(&self, endpoint: Endpoint) -> Fallible<(Fleet, Value)> {
+impl<'a> Run<'a> {
+    async fn new(plan: &'a Plan, setting: &Setting<'_>) -> Fallible<Self> {
+        let work = Work { outlet: setting.outlet.clone(), groups: plan.subjects, size: plan.size };
+        let publisher = Publisher::start(work).await?;
+        Ok(Self { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher })
+    }
+
+    async fn connect(&self, endpoint: &Endpoint, visit: Visit) -> Fallible<(Fleet, Value)> {
         let clients = self.plan.client_count();
         let (begin, cpu) = (Instant::now(), self.cpu()?);
-        let fleet = Fleet::open(endpoint, &self.plan.clients, self.plan.subjects, self.plan.connecting, &self.meter);
+        let fleet = Fleet::open(&self.plan.clients, crowd(self.plan, endpoint, visit, &self.meter));
         self.meter.until(Goal::Settled(clients as u64), CONNECT_PATIENCE).await;
         let seconds = begin.elapsed().as_secs_f64();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
@@ -113,12 +127,12 @@ impl Run<'_> {
         Ok(memory)
     }
 
-    /// Publishes at the plan's pace and waits for everything; the worst lateness of the publisher.
-    async fn publish(&mut self, events: u64) -> Fallible<Duration> {
+    /// Publishes and waits for everything; the worst lateness of the publisher.
+    async fn publish(&mut self, events: u64, pace: Pace) -> Fallible<Duration> {
         if events == 0 {
             return Ok(Duration::ZERO);
         }
-        let (steps, rate) = match self.plan.pace {
+        let (steps, rate) = match pace {
             Pace::PerSecond(rate) => (1, rate),
             Pace::OneByOne => (events, f64::INFINITY),
         };
@@ -136,19 +150,20 @@ impl Run<'_> {
         Ok(late)
     }
 
-    async fn deliver(&mut self) -> Fallible<Value> {
+    /// Publishes what is measured, and tells what came of it.
+    async fn deliver(&mut self, events: u64, pace: Pace) -> Fallible<Value> {
         let (plan, published) = (self.plan, self.publisher.published());
         let alone = plan.subjects == 1;
-        self.meter.begin(published + 1, plan.events, alone.then_some(plan.client_count() as u64));
-        let (events, reads) = self.meter.read(|tally| (tally.events, tally.reads));
+        self.meter.begin(published + 1, events, alone.then_some(plan.client_count() as u64));
+        let (before, reads) = self.meter.read(|tally| (tally.events, tally.reads));
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
-        let late = self.publish(plan.events).await?;
+        let late = self.publish(events, pace).await?;
         let elapsed = begin.elapsed();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
         let own = Cpu::of(std::process::id())?.since(own);
         let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
         Ok(self.meter.read(|tally| {
-            let deliveries = tally.events - events;
+            let deliveries = tally.events - before;
             let reads = (tally.reads - reads).max(1) as f64;
             let per_delivery = |time: Duration| microseconds(time) / deliveries.max(1) as f64;
             json!({
@@ -173,9 +188,10 @@ impl Run<'_> {
         }))
     }
 
-    /// What went wrong since the first connect; only zeros mean that every client had every event once and in order.
-    fn faults(&self) -> Value {
-        let expected = self.plan.deliveries(0, self.publisher.published());
+    /// What went wrong since the clients came, to whom `events` from number `from` on were due; only zeros mean that
+    /// every client had every event once and in order.
+    fn faults(&self, from: u64, events: u64) -> Value {
+        let expected = self.plan.deliveries(from, events);
         self.meter.read(|tally| {
             json!({
                 "missing": expected.saturating_sub(tally.events),
@@ -222,6 +238,11 @@ pub(crate) fn is_faulty(run: &Value) -> bool {
         "not_stored",
     ];
     FAULTS.iter().any(|fault| run["faults"][fault].as_u64().unwrap_or(0) > 0)
+}
+
+fn crowd(plan: &Plan, endpoint: &Endpoint, visit: Visit, meter: &Arc<Meter>) -> Crowd {
+    let (endpoint, meter) = (endpoint.clone(), Arc::clone(meter));
+    Crowd { endpoint, groups: plan.subjects, connecting: plan.connecting, visit, meter }
 }
 
 fn milliseconds(histogram: &Histogram<u64>) -> Value {

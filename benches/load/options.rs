@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
+use crate::suite::Suite;
 
 /// Measures a server of event streams: opens clients, publishes stamped events through NATS, tells what arrived, when,
 /// and what it cost. Exits 1 when an event is missing, doubled or out of order.
@@ -29,7 +30,12 @@ pub(crate) enum Command {
         /// The NATS server it reads from
         #[arg(long)]
         nats: String,
+        /// Forget no event, for those who come back
+        #[arg(long)]
+        keep: bool,
     },
+    /// Everything that docs/benchmarks.md says, in one go: some forty minutes
+    Suite(Suite),
 }
 
 /// A kind of measurement, with its own defaults for the rest.
@@ -46,10 +52,26 @@ pub(crate) enum Scenario {
     Storm,
     /// One event at a time to 1,000 idle clients
     Single,
+    /// 10,000 clients on one subject, one event per second: time until the last of them has it
+    TenThousand,
+    /// 1,000 clients on one subject, the rate raised step by step until they lag a second
+    Saturate,
+    /// 1,000 clients, each with its own subject, come back at once, 1,000 events behind each
+    Replay,
     /// 10 HTTP/2 connections with 100 clients each, 100 events per second
     H2,
     /// 50 clients over HTTP/1.1 and 20 over HTTP/2, a second of events: is anything missing or doubled?
     Smoke,
+}
+
+/// Where a server has the events that clients come back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum From {
+    /// In its memory
+    Window,
+    /// In JetStream: its window is smaller than what is missed
+    Archive,
 }
 
 /// HTTP version of the clients.
@@ -70,7 +92,7 @@ pub(crate) struct Options {
     /// Start nats-server (unless --nats) and the targets, and stop them at the end
     #[arg(long)]
     pub(crate) spawn: bool,
-    /// The servers to measure, in turn (with --spawn): bare,sidestream
+    /// The servers to measure, in turn (with --spawn): bare,sidestream,nchan,node
     #[arg(long = "target", value_enum, value_delimiter = ',', default_value = "sidestream")]
     pub(crate) targets: Vec<Target>,
     /// How often; the report tells medians
@@ -133,11 +155,17 @@ pub(crate) struct Options {
     /// Where the events come from
     #[arg(long, value_enum, default_value = "jetstream")]
     pub(crate) source: Source,
+    /// Where the server has what a client missed (scenario replay)
+    #[arg(long, value_enum, default_value = "window")]
+    pub(crate) from: From,
+    /// How many events each client missed (scenario replay)
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) behind: u32,
     /// Clients between connect and first byte at one time
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connecting: Option<u32>,
 
-    /// Events per second, over all subjects
+    /// Events per second, over all subjects (scenario saturate: to begin with)
     #[arg(long)]
     pub(crate) rate: Option<f64>,
     /// How long events are published
@@ -149,6 +177,10 @@ pub(crate) struct Options {
     /// Payload bytes
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) size: u32,
+
+    /// A run that fails is told and left out, if its target only stands beside the sidecar
+    #[arg(skip)]
+    pub(crate) forgiving: bool,
 
     /// What cargo adds
     #[arg(long, hide = true)]

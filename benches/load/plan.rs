@@ -2,7 +2,7 @@
 
 use crate::Fallible;
 use crate::client::fleet::Shape;
-use crate::options::{Options, Protocol, Scenario};
+use crate::options::{From, Options, Protocol, Scenario};
 use crate::stage::server::Target;
 
 /// How events follow each other.
@@ -13,6 +13,19 @@ pub(crate) enum Pace {
     PerSecond(f64),
     /// Each one when the one before has reached all its clients.
     OneByOne,
+}
+
+/// What clients come back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Replay {
+    /// Where the server has it.
+    pub(crate) from: From,
+    /// How many events each client missed.
+    pub(crate) behind: u64,
+    /// All of them, over all subjects.
+    pub(crate) events: u64,
+    /// Payload bytes of each.
+    pub(crate) size: usize,
 }
 
 /// What one run does.
@@ -34,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) size: usize,
     /// Clients between connect and first byte at one time.
     pub(crate) connecting: usize,
+    /// What is missed before the clients come back; then nothing is published while they are there.
+    pub(crate) replay: Option<Replay>,
 }
 
 impl Plan {
@@ -54,7 +69,7 @@ impl Plan {
         let total: usize = clients.iter().map(|shape| shape.clients()).sum();
         let subjects = match (options.subjects, scenario) {
             (Some(subjects), _) => (subjects as usize).min(total),
-            (None, Scenario::ManySubjects) => total,
+            (None, Scenario::ManySubjects | Scenario::Replay) => total,
             (None, _) => 1,
         };
         let rate = options.rate.or(preset.rate);
@@ -70,22 +85,28 @@ impl Plan {
             }
             None => (preset.events, preset.warm_up),
         };
+        let replay = (scenario == Scenario::Replay).then(|| {
+            let behind = u64::from(options.behind);
+            Replay { from: options.from, behind, events: behind * subjects as u64, size: options.size as usize }
+        });
+        let (events, warm_up) = replay.map_or((events, warm_up), |replay| (replay.events, subjects as u64));
         Ok(Self {
             scenario,
             clients,
             subjects,
             pace,
-            events: options.events.unwrap_or(events),
+            events: options.events.filter(|_| replay.is_none()).unwrap_or(events),
             warm_up,
             size: options.size as usize,
             connecting: options.connecting.map_or(preset.connecting, |connecting| connecting as usize),
+            replay,
         })
     }
 
-    /// The same for a target that may not speak HTTP/2: the bare loop then has as many clients over HTTP/1.1.
+    /// The same for a target that may not speak HTTP/2: these then have as many clients over HTTP/1.1.
     pub(crate) fn for_target(&self, target: Target) -> Self {
         let mut plan = self.clone();
-        if target == Target::Bare {
+        if target == Target::Bare || target.is_peer() {
             plan.clients = plan.clients.into_iter().map(Shape::as_http1).collect();
         }
         plan
@@ -124,6 +145,10 @@ impl Preset {
             // More at once than any accept loop takes in one turn, less than the backlog of 4,096.
             Scenario::Storm => Self { clients: 5_000, connecting: 2_000, ..base },
             Scenario::Single => Self { events: 200, warm_up: 5, ..base },
+            Scenario::TenThousand => Self { clients: 10_000, rate: Some(1.0), ..base },
+            Scenario::Saturate => Self { rate: Some(100.0), seconds: 2.0, ..base },
+            // At once.
+            Scenario::Replay => Self { connecting: 100_000, ..base },
             Scenario::H2 => Self { rate: Some(100.0), ..base },
             Scenario::Smoke => Self { clients: 50, rate: Some(50.0), seconds: 1.0, ..base },
         }

@@ -1,5 +1,8 @@
-//! The publisher: a thread of its own that sends stamped events to NATS at a given rate.
+//! The publisher: a thread of its own that sends stamped events at a given rate.
 
+mod posts;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
@@ -8,18 +11,36 @@ use tokio::time::Instant;
 
 use crate::Fallible;
 use crate::wire::stamp::{Stamp, now};
+use posts::Posts;
 
 /// What is published.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
-    /// The NATS server.
-    pub(crate) nats: String,
-    /// The subject; `{n}` stands for its number.
-    pub(crate) subject: String,
+    /// Where to.
+    pub(crate) outlet: Outlet,
     /// How many subjects; events go to them in turn.
     pub(crate) groups: usize,
     /// Payload size in bytes, padding included.
     pub(crate) size: usize,
+}
+
+/// Where events are published to; `{n}` stands for the number of the subject.
+#[derive(Clone, Debug)]
+pub(crate) enum Outlet {
+    /// A NATS server.
+    Nats {
+        /// Its URL.
+        url: String,
+        /// The subject.
+        subject: String,
+    },
+    /// A server that takes events by HTTP.
+    Posts {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The path to post to.
+        path: String,
+    },
 }
 
 /// What a burst of events came to.
@@ -77,11 +98,10 @@ impl Publisher {
 }
 
 async fn serve(work: Work, mut inbox: mpsc::Receiver<Order>, ready: oneshot::Sender<Fallible<()>>) {
-    let client = match async_nats::connect(&work.nats).await {
-        Ok(client) => client,
-        Err(error) => return drop(ready.send(Err(format!("{}: {error}", work.nats).into()))),
+    let mut source = match Source::connect(&work).await {
+        Ok(source) => source,
+        Err(error) => return drop(ready.send(Err(error))),
     };
-    let mut source = Source::new(client, &work);
     drop(ready.send(Ok(())));
     while let Some(order) = inbox.recv().await {
         let result = source.send(order.events, order.rate).await;
@@ -90,16 +110,28 @@ async fn serve(work: Work, mut inbox: mpsc::Receiver<Order>, ready: oneshot::Sen
 }
 
 struct Source {
-    client: Client,
-    subjects: Vec<Subject>,
+    way: Way,
+    groups: u64,
     sent: u64,
     size: usize,
 }
 
+enum Way {
+    Nats(Client, Vec<Subject>),
+    Posts(Posts),
+}
+
 impl Source {
-    fn new(client: Client, work: &Work) -> Self {
-        let subjects = (0..work.groups).map(|n| Subject::from(work.subject.replace("{n}", &n.to_string()))).collect();
-        Self { client, subjects, sent: 0, size: work.size }
+    async fn connect(work: &Work) -> Fallible<Self> {
+        let numbered = |text: &str| (0..work.groups).map(|n| text.replace("{n}", &n.to_string())).collect::<Vec<_>>();
+        let way = match &work.outlet {
+            Outlet::Nats { url, subject } => {
+                let client = async_nats::connect(url).await.map_err(|error| format!("{url}: {error}"))?;
+                Way::Nats(client, numbered(subject).into_iter().map(Subject::from).collect())
+            }
+            Outlet::Posts { address, path } => Way::Posts(Posts::connect(*address, numbered(path)).await?),
+        };
+        Ok(Self { way, groups: work.groups as u64, sent: 0, size: work.size })
     }
 
     async fn send(&mut self, events: u64, rate: f64) -> Fallible<Published> {
@@ -108,6 +140,9 @@ impl Source {
         for index in 0..events {
             let due = begin + Duration::from_secs_f64(index as f64 / rate);
             if Instant::now() < due {
+                if let Way::Posts(posts) = &mut self.way {
+                    posts.flush().await?;
+                }
                 // The clock of the runtime has a millisecond: at more than 1,000 per second the events leave in small groups.
                 tokio::time::sleep_until(due).await;
             }
@@ -116,16 +151,31 @@ impl Source {
             }
             self.send_one().await?;
         }
-        self.client.flush().await?;
+        match &mut self.way {
+            Way::Nats(client, _) => client.flush().await?,
+            Way::Posts(posts) => posts.flush().await?,
+        }
         Ok(Published { events, late_max })
     }
 
     async fn send_one(&mut self) -> Fallible<()> {
-        let groups = self.subjects.len() as u64;
-        let group = usize::try_from(self.sent % groups)?;
-        let stamp = Stamp { sent: now(), sequence: self.sent / groups + 1 };
-        self.client.publish(self.subjects[group].clone(), stamp.payload(self.size).into()).await?;
+        let group = usize::try_from(self.sent % self.groups)?;
+        let stamp = Stamp { sent: now(), sequence: self.sent / self.groups + 1 };
+        let payload = stamp.payload(self.size);
+        match &mut self.way {
+            Way::Nats(client, subjects) => client.publish(subjects[group].clone(), payload.into()).await?,
+            Way::Posts(posts) => posts.send(group, &payload).await?,
+        }
         self.sent += 1;
         Ok(())
+    }
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// Whether the stream `LOAD` has what is published here.
+    pub(crate) fn is_stored(&self) -> bool {
+        matches!(self, Self::Nats { subject, .. } if subject.starts_with("load."))
     }
 }

@@ -21,6 +21,12 @@ pub(crate) fn median(runs: &[Value]) -> Value {
     }
 }
 
+/// The median of numbers; none of none.
+pub(crate) fn middle(mut numbers: Vec<f64>) -> Option<f64> {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied()
+}
+
 /// The table: one column for each target (its name and its median), and ratios to the first one if it is not alone.
 pub(crate) fn table(title: &str, columns: &[(String, Value)]) -> String {
     let mut text = format!("{title}\n\n{:<36}", "");
@@ -55,7 +61,7 @@ pub(crate) fn table(title: &str, columns: &[(String, Value)]) -> String {
 }
 
 /// With thousands set apart.
-fn number(value: f64, decimals: usize) -> String {
+pub(crate) fn number(value: f64, decimals: usize) -> String {
     let plain = format!("{value:.decimals$}");
     let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
     let mut text = String::new();
@@ -69,7 +75,7 @@ fn number(value: f64, decimals: usize) -> String {
 }
 
 /// Label, place in a run's JSON, decimals.
-const ROWS: &[(&str, &str, usize)] = &[
+pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("clients opened", "/connect/opened", 0),
     ("connects per second", "/connect/per_second", 0),
     ("CPU us per connect", "/connect/cpu_us_per_client", 1),
@@ -79,6 +85,28 @@ const ROWS: &[(&str, &str, usize)] = &[
     ("memory before bytes", "/memory/before_bytes", 0),
     ("memory per idle client bytes", "/memory/idle_per_client_bytes", 0),
     ("memory per client afterwards bytes", "/memory/after_per_client_bytes", 0),
+    ("peak memory bytes", "/memory/peak_bytes", 0),
+    ("clients that came back", "/replay/clients", 0),
+    ("events replayed", "/replay/events", 0),
+    ("seconds until the last client", "/replay/seconds", 3),
+    ("events per second", "/replay/per_second", 0),
+    ("first byte p50 ms", "/replay/first_byte_ms/p50", 1),
+    ("first byte p99 ms", "/replay/first_byte_ms/p99", 1),
+    ("CPU us per event", "/replay/cpu_us_per_event", 3),
+    ("events per read", "/replay/events_per_read", 1),
+    ("bytes per event", "/replay/bytes_per_event", 0),
+    ("server busy (share of a core)", "/replay/server_busy", 2),
+    ("load busy (share of a core)", "/replay/load_busy", 2),
+    ("JetStream readings at once, max", "/replay/consumers_max", 0),
+    ("JetStream readings in all", "/replay/consumers_created", 0),
+    ("most deliveries per second", "/saturation/per_second", 0),
+    ("  at events per second", "/saturation/rate", 0),
+    ("  latency p50 ms", "/saturation/latency_ms/p50", 1),
+    ("  latency p99 ms", "/saturation/latency_ms/p99", 1),
+    ("  CPU us per delivery", "/saturation/cpu_us_per_delivery/total", 3),
+    ("  events per read", "/saturation/events_per_read", 1),
+    ("  server busy (share of a core)", "/saturation/server_busy", 2),
+    ("  load busy (share of a core)", "/saturation/load_busy", 2),
     ("published", "/delivery/published", 0),
     ("deliveries", "/delivery/deliveries", 0),
     ("deliveries per second", "/delivery/per_second", 0),

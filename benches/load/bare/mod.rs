@@ -1,7 +1,8 @@
 //! The bare send loop: the least that a server can do for an event stream, as the limit to compare with.
 //!
 //! One thread, one epoll. A connection is asked for its path once; afterwards it is a socket in a list, and every
-//! frame for its subject is one `send` of bytes that were prepared once. No timers, no heartbeats, no resume, no limits.
+//! frame for its subject is one `send` of bytes that were prepared once. No timers, no heartbeats, no limits. Resuming
+//! means: whoever comes with an id, whichever, gets all that was kept behind the first event of its subject.
 
 mod nats;
 
@@ -16,9 +17,9 @@ use crate::Fallible;
 use crate::stage::sidecar;
 use nats::Feed;
 
-/// Serves on a free port what NATS sends on `load.>` and `core.>`, until it is killed.
-pub(crate) fn run(nats: &str) -> Fallible<()> {
-    let mut server = Bare::start(nats)?;
+/// Serves on a free port what NATS sends on `load.>` and `core.>`, until it is killed. With `keep` it forgets nothing.
+pub(crate) fn run(nats: &str, keep: bool) -> Fallible<()> {
+    let mut server = Bare::start(nats, keep)?;
     let mut events = Events::with_capacity(1024);
     loop {
         match server.poll.poll(&mut events, None) {
@@ -39,6 +40,7 @@ struct Bare {
     poll: Poll,
     listener: TcpListener,
     feed: Feed,
+    keep: bool,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     subjects: HashMap<Vec<u8>, Subject>,
@@ -51,6 +53,8 @@ struct Connection {
     asked: bool,
     /// What the socket did not take; without memory as long as it takes everything.
     unsent: Vec<u8>,
+    /// Where frames are kept: the subject, and how many of its bytes were sent.
+    reading: Option<(Vec<u8>, usize)>,
 }
 
 #[derive(Default)]
@@ -58,10 +62,13 @@ struct Subject {
     connections: Vec<usize>,
     /// Frames that are ready together go out together.
     frames: Vec<u8>,
+    /// Where frames are kept: all of them so far, and how many bytes the first of them has.
+    kept: Vec<u8>,
+    first: usize,
 }
 
 impl Bare {
-    fn start(nats: &str) -> Fallible<Self> {
+    fn start(nats: &str, keep: bool) -> Fallible<Self> {
         let poll = Poll::new()?;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
@@ -77,6 +84,7 @@ impl Bare {
             poll,
             listener,
             feed,
+            keep,
             connections: Vec::new(),
             free: Vec::new(),
             subjects: HashMap::new(),
@@ -97,7 +105,7 @@ impl Bare {
                 self.connections.len() - 1
             });
             self.poll.registry().register(&mut socket, Token(FIRST + index), Interest::READABLE)?;
-            self.connections[index] = Some(Connection { socket, asked: false, unsent: Vec::new() });
+            self.connections[index] = Some(Connection { socket, asked: false, unsent: Vec::new(), reading: None });
         }
     }
 
@@ -109,6 +117,13 @@ impl Bare {
         if writable && !connection.unsent.is_empty() {
             alive = connection.flush(&self.poll, index)?;
         }
+        if alive
+            && writable
+            && let Some((subject, _)) = &connection.reading
+        {
+            let kept = self.subjects.get(subject).map_or(&[][..], |subject| &subject.kept);
+            alive = connection.catch_up(kept, &self.poll, index)?;
+        }
         let mut request = [0; 2048];
         while alive {
             match connection.socket.read(&mut request) {
@@ -116,11 +131,19 @@ impl Bare {
                 Ok(0) | Err(_) => alive = false,
                 Ok(read) if !connection.asked => {
                     // The clients of this tool send their request in one piece.
-                    let path = std::str::from_utf8(&request[..read])?.split(' ').nth(1).unwrap_or("");
-                    let Some(subject) = sidecar::subject(path) else { break };
+                    let text = std::str::from_utf8(&request[..read])?;
+                    let path = text.split(' ').nth(1).unwrap_or("");
+                    let Some(name) = sidecar::subject(path).map(String::into_bytes) else { break };
+                    let returns = text.contains("\r\nlast-event-id:");
                     connection.asked = true;
                     alive = connection.send(HEAD, &self.poll, index)?;
-                    self.subjects.entry(subject.into_bytes()).or_default().connections.push(index);
+                    let subject = self.subjects.entry(name.clone()).or_default();
+                    subject.connections.push(index);
+                    if self.keep && alive {
+                        let begin = if returns { subject.first } else { subject.kept.len() };
+                        connection.reading = Some((name, begin));
+                        alive = connection.catch_up(&subject.kept, &self.poll, index)?;
+                    }
                 }
                 Ok(_) => {}
             }
@@ -141,11 +164,21 @@ impl Bare {
     fn deliver(&mut self) -> Fallible<()> {
         while self.feed.fill()? {
             while let Some((name, payload)) = self.feed.next()? {
-                if let Some(subject) = self.subjects.get_mut(name).filter(|subject| !subject.connections.is_empty()) {
-                    if subject.frames.is_empty() {
-                        self.dirty.push(name.to_vec());
-                    }
+                if self.keep && !self.subjects.contains_key(name) {
+                    self.subjects.insert(name.to_vec(), Subject::default());
+                }
+                let Some(subject) = self.subjects.get_mut(name) else { continue };
+                if !subject.connections.is_empty() && subject.frames.is_empty() {
+                    self.dirty.push(name.to_vec());
+                }
+                if !subject.connections.is_empty() {
                     frame(&mut subject.frames, payload);
+                }
+                if self.keep {
+                    frame(&mut subject.kept, payload);
+                    if subject.first == 0 {
+                        subject.first = subject.kept.len();
+                    }
                 }
             }
             let mut gone = Vec::new();
@@ -153,7 +186,11 @@ impl Bare {
                 let Some(subject) = self.subjects.get_mut(&name) else { continue };
                 for &index in &subject.connections {
                     let Some(connection) = self.connections[index].as_mut() else { continue };
-                    if !connection.send(&subject.frames, &self.poll, index)? {
+                    let alive = match self.keep {
+                        true => connection.catch_up(&subject.kept, &self.poll, index)?,
+                        false => connection.send(&subject.frames, &self.poll, index)?,
+                    };
+                    if !alive {
                         gone.push(index);
                     }
                 }
@@ -183,13 +220,30 @@ impl Connection {
         };
         if sent < bytes.len() {
             self.unsent.extend_from_slice(&bytes[sent..]);
-            poll.registry().reregister(
-                &mut self.socket,
-                Token(FIRST + index),
-                Interest::READABLE | Interest::WRITABLE,
-            )?;
+            self.tell_when_writable(poll, index)?;
         }
         Ok(true)
+    }
+
+    /// As much of what its subject keeps as the socket takes, in large writes; false as with [`Connection::send`].
+    fn catch_up(&mut self, kept: &[u8], poll: &Poll, index: usize) -> Fallible<bool> {
+        let Some((_, sent)) = self.reading.as_mut().filter(|_| self.unsent.is_empty()) else { return Ok(true) };
+        while *sent < kept.len() {
+            match self.socket.write(&kept[*sent..]) {
+                Ok(taken) => *sent += taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.tell_when_writable(poll, index)?;
+                    return Ok(true);
+                }
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn tell_when_writable(&mut self, poll: &Poll, index: usize) -> Fallible<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        Ok(poll.registry().reregister(&mut self.socket, Token(FIRST + index), interest)?)
     }
 
     fn flush(&mut self, poll: &Poll, index: usize) -> Fallible<bool> {

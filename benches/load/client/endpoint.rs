@@ -60,6 +60,12 @@ impl Endpoint {
         self
     }
 
+    /// The same with the subject of all clients fixed.
+    pub(crate) fn at(mut self, n: usize) -> Self {
+        self.path = self.path(n);
+        self
+    }
+
     /// The name of the server, and its TLS settings if the URL says `https`.
     pub(crate) fn tls(&self) -> Option<&(TlsConnector, ServerName<'static>)> {
         self.tls.as_ref()

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint::Endpoint;
 use super::meter::Meter;
+use super::visit::Visit;
 use super::{http1, http2};
 
 /// How the clients of a fleet reach the server.
@@ -43,6 +44,20 @@ impl Shape {
     }
 }
 
+/// What all clients of a fleet have in common.
+pub(crate) struct Crowd {
+    /// Where they go.
+    pub(crate) endpoint: Endpoint,
+    /// Client `k` reads the subject numbered `k % groups`.
+    pub(crate) groups: usize,
+    /// At most so many are between connect and first byte at one time.
+    pub(crate) connecting: usize,
+    /// How they come.
+    pub(crate) visit: Visit,
+    /// Where they tell what they see.
+    pub(crate) meter: Arc<Meter>,
+}
+
 /// Clients that read until the fleet is dropped.
 pub(crate) struct Fleet {
     /// Dropping the set ends all its tasks, and with them the connections.
@@ -50,21 +65,14 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Begins to open `shapes`; at most `connecting` clients are between connect and first byte at one time.
-    /// Client `k` reads the subject numbered `k % groups`.
-    pub(crate) fn open(
-        endpoint: Endpoint,
-        shapes: &[Shape],
-        groups: usize,
-        connecting: usize,
-        meter: &Arc<Meter>,
-    ) -> Self {
+    /// Begins to open `shapes`.
+    pub(crate) fn open(shapes: &[Shape], crowd: Crowd) -> Self {
         let mut clients = JoinSet::new();
-        let (endpoint, meter, shapes) = (Arc::new(endpoint), Arc::clone(meter), shapes.to_vec());
+        let (crowd, shapes) = (Arc::new(crowd), shapes.to_vec());
         clients.spawn(async move {
             // Inside the task, so that the sets of tasks end with it.
             let mut tasks = JoinSet::new();
-            let permits = Arc::new(Semaphore::new(connecting));
+            let permits = Arc::new(Semaphore::new(crowd.connecting));
             let mut first = 0;
             for shape in shapes {
                 let (step, count) = match shape {
@@ -73,14 +81,10 @@ impl Fleet {
                 };
                 for begin in (0..count).map(|index| first + index * step) {
                     let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                    let (endpoint, meter) = (Arc::clone(&endpoint), Arc::clone(&meter));
+                    let crowd = Arc::clone(&crowd);
                     match shape {
-                        Shape::Http1 { .. } => {
-                            tasks.spawn(async move { http1::follow(&endpoint, begin % groups, &meter, permit).await })
-                        }
-                        Shape::Http2 { .. } => {
-                            tasks.spawn(http2::follow(endpoint, begin..begin + step, groups, meter, permit))
-                        }
+                        Shape::Http1 { .. } => tasks.spawn(async move { http1::follow(&crowd, begin, permit).await }),
+                        Shape::Http2 { .. } => tasks.spawn(http2::follow(crowd, begin..begin + step, permit)),
                     };
                 }
                 first += shape.clients();

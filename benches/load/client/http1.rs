@@ -7,23 +7,28 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::endpoint::Endpoint;
-use super::meter::Meter;
+use super::fleet::Crowd;
 use crate::Fallible;
 use crate::wire::events::EventReader;
 use crate::wire::http1::Response;
 use crate::wire::stamp;
 
 /// Connects, asks, and reads until the event stream ends. `connecting` goes back with the first byte of the body.
-pub(super) async fn follow(endpoint: &Endpoint, n: usize, meter: &Meter, connecting: OwnedSemaphorePermit) {
-    let mut client =
-        Client { response: Response::new(), events: EventReader::new(), started: stamp::now(), opened: false };
-    if let Err(problem) = client.run(endpoint, n, meter, connecting).await {
-        meter.update(|_, tally| tally.close(client.opened, &problem));
+pub(super) async fn follow(crowd: &Crowd, number: usize, connecting: OwnedSemaphorePermit) {
+    let mut client = Client {
+        number,
+        response: Response::new(),
+        events: crowd.visit.reader(),
+        started: stamp::now(),
+        opened: false,
+    };
+    if let Err(problem) = client.run(crowd, connecting).await {
+        crowd.meter.update(|_, tally| tally.close(client.opened, &problem));
     }
 }
 
 struct Client {
+    number: usize,
     response: Response,
     events: EventReader,
     /// When the connect began.
@@ -33,53 +38,53 @@ struct Client {
 }
 
 impl Client {
-    async fn run(
-        &mut self,
-        endpoint: &Endpoint,
-        n: usize,
-        meter: &Meter,
-        connecting: OwnedSemaphorePermit,
-    ) -> Fallible<()> {
-        let socket = endpoint.connect().await?;
-        match endpoint.tls() {
+    async fn run(&mut self, crowd: &Crowd, connecting: OwnedSemaphorePermit) -> Fallible<()> {
+        let socket = crowd.endpoint.connect().await?;
+        match crowd.endpoint.tls() {
             Some((connector, name)) => {
                 let socket = connector.connect(name.clone(), socket).await?;
-                self.exchange(socket, endpoint, n, meter, connecting).await
+                self.exchange(socket, crowd, connecting).await
             }
-            None => self.exchange(socket, endpoint, n, meter, connecting).await,
+            None => self.exchange(socket, crowd, connecting).await,
         }
     }
 
     async fn exchange(
         &mut self,
         mut socket: impl AsyncRead + AsyncWrite + Unpin,
-        endpoint: &Endpoint,
-        n: usize,
-        meter: &Meter,
+        crowd: &Crowd,
         connecting: OwnedSemaphorePermit,
     ) -> Fallible<()> {
-        let (path, host) = (endpoint.path(n), endpoint.authority());
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n\r\n");
-        socket.write_all(request.as_bytes()).await?;
+        socket.write_all(self.request(crowd).as_bytes()).await?;
         socket.flush().await?;
         while !self.opened {
-            poll_fn(|cx| self.poll_read(&mut socket, meter, cx)).await?;
+            poll_fn(|cx| self.poll_read(&mut socket, crowd, cx)).await?;
         }
         drop(connecting);
         while !self.response.is_over() {
-            poll_fn(|cx| self.poll_read(&mut socket, meter, cx)).await?;
+            poll_fn(|cx| self.poll_read(&mut socket, crowd, cx)).await?;
         }
         Err("the event stream ended".into())
+    }
+
+    fn request(&self, crowd: &Crowd) -> String {
+        let (path, host) = (crowd.endpoint.path(self.number % crowd.groups), crowd.endpoint.authority());
+        let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n");
+        if let Some(id) = crowd.visit.last_id(self.number) {
+            request.push_str(&format!("last-event-id: {id}\r\n"));
+        }
+        request.push_str("\r\n");
+        request
     }
 
     /// One read, into the buffer that all clients share.
     fn poll_read(
         &mut self,
         socket: &mut (impl AsyncRead + Unpin),
-        meter: &Meter,
+        crowd: &Crowd,
         cx: &mut Context<'_>,
     ) -> Poll<Fallible<()>> {
-        meter.update(|scratch, tally| {
+        crowd.meter.update(|scratch, tally| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(socket).poll_read(cx, &mut buffer))?;
             let bytes = buffer.filled();
@@ -94,6 +99,7 @@ impl Client {
                 }
                 self.events.push(body, &mut |seen| tally.see(seen, now));
             })?;
+            crowd.visit.remember(self.number, &self.events);
             Poll::Ready(Ok(()))
         })
     }

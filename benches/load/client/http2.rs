@@ -9,38 +9,32 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::endpoint::Endpoint;
-use super::meter::{Meter, Tally};
+use super::fleet::Crowd;
+use super::meter::Tally;
 use crate::Fallible;
-use crate::wire::events::EventReader;
 use crate::wire::http1::Fault;
 use crate::wire::stamp;
 
-/// Connects and opens one event stream for each of `clients`, whose subjects are numbered modulo `groups`.
-pub(super) async fn follow(
-    endpoint: Arc<Endpoint>,
-    clients: Range<usize>,
-    groups: usize,
-    meter: Arc<Meter>,
-    connecting: OwnedSemaphorePermit,
-) {
+/// Connects and opens one event stream for each of `clients`.
+pub(super) async fn follow(crowd: Arc<Crowd>, clients: Range<usize>, connecting: OwnedSemaphorePermit) {
     let mut asked = 0;
     let mut tasks = JoinSet::new();
     let result = async {
-        let mut requests = connect(&endpoint, &mut tasks).await?;
+        let mut requests = connect(&crowd.endpoint, &mut tasks).await?;
         drop(connecting);
         for client in clients.clone() {
             let started = stamp::now();
             requests = requests.ready().await?;
-            let response = requests.send_request(request(&endpoint, client % groups)?, true)?.0;
+            let response = requests.send_request(request(&crowd, client)?, true)?.0;
             asked += 1;
-            tasks.spawn(read(response, started, Arc::clone(&meter)));
+            tasks.spawn(read(response, started, Arc::clone(&crowd), client));
         }
         while tasks.join_next().await.is_some() {}
         Fallible::Ok(())
     };
     if let Err(problem) = result.await {
         for _ in asked..clients.len() {
-            meter.update(|_, tally| tally.close(false, &problem));
+            crowd.meter.update(|_, tally| tally.close(false, &problem));
         }
     }
 }
@@ -62,12 +56,17 @@ async fn connect(endpoint: &Endpoint, tasks: &mut JoinSet<()>) -> Fallible<SendR
     Ok(requests)
 }
 
-fn request(endpoint: &Endpoint, n: usize) -> Fallible<Request<()>> {
-    let uri = format!("http://{}{}", endpoint.authority(), endpoint.path(n));
-    Ok(Request::get(uri).header(header::ACCEPT, "text/event-stream").body(())?)
+fn request(crowd: &Crowd, client: usize) -> Fallible<Request<()>> {
+    let uri = format!("http://{}{}", crowd.endpoint.authority(), crowd.endpoint.path(client % crowd.groups));
+    let mut request = Request::get(uri).header(header::ACCEPT, "text/event-stream");
+    if let Some(id) = crowd.visit.last_id(client) {
+        request = request.header("last-event-id", id);
+    }
+    Ok(request.body(())?)
 }
 
-async fn read(response: h2::client::ResponseFuture, started: u64, meter: Arc<Meter>) {
+async fn read(response: h2::client::ResponseFuture, started: u64, crowd: Arc<Crowd>, client: usize) {
+    let meter = &crowd.meter;
     let mut opened = false;
     let result = async {
         let response = response.await?;
@@ -75,7 +74,7 @@ async fn read(response: h2::client::ResponseFuture, started: u64, meter: Arc<Met
             return Fallible::<()>::Err(Fault::Status(response.status().as_u16()).into());
         }
         let mut body = response.into_body();
-        let mut events = EventReader::new();
+        let mut events = crowd.visit.reader();
         while let Some(data) = body.data().await {
             let data = data?;
             let now = stamp::now();
@@ -86,6 +85,7 @@ async fn read(response: h2::client::ResponseFuture, started: u64, meter: Arc<Met
                 }
                 events.push(&data, &mut |seen| tally.see(seen, now));
             });
+            crowd.visit.remember(client, &events);
             body.flow_control().release_capacity(data.len())?;
         }
         Err("the event stream ended".into())

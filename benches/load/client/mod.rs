@@ -5,3 +5,4 @@ pub(crate) mod fleet;
 mod http1;
 mod http2;
 pub(crate) mod meter;
+pub(crate) mod visit;

@@ -35,6 +35,12 @@ pub(crate) fn pin(core: usize) -> Fallible<()> {
     Ok(())
 }
 
+/// How busy the machine was in the last one, five and fifteen minutes.
+pub(crate) fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(", ")
+}
+
 /// What a reader of figures must know: processor, cores, kernel.
 pub(crate) fn describe() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

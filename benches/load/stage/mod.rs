@@ -3,6 +3,7 @@
 pub(crate) mod child;
 pub(crate) mod machine;
 pub(crate) mod nats;
+mod peer;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod sidecar;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use async_nats::jetstream::{self, stream};
+use futures_util::TryStreamExt as _;
 use tempfile::TempDir;
 
 use super::child::Child;
@@ -66,6 +67,12 @@ impl Nats {
         Ok(self.jetstream.get_stream(STREAM).await?.get_info().await?.state.last_sequence)
     }
 
+    /// The names of the stream's consumers that are alive.
+    pub(crate) async fn consumers(&self) -> Fallible<Vec<String>> {
+        let stream = self.jetstream.get_stream(STREAM).await?;
+        Ok(stream.consumer_names().try_collect().await?)
+    }
+
     /// Ends the child, if it is one.
     pub(crate) async fn stop(self) -> Fallible<()> {
         match self.child {
@@ -93,5 +100,5 @@ fn first_url(ports: &Path) -> Option<String> {
 
 /// The JetStream stream of all scenarios.
 pub(crate) const STREAM: &str = "LOAD";
-/// 256 MiB, in memory; the oldest messages go first.
-const STREAM_BYTES_MAX: i64 = 256 * 1024 * 1024;
+/// 2 GiB, in memory: a million events of 1 KB to be replayed. The oldest messages go first.
+const STREAM_BYTES_MAX: i64 = 2 * 1024 * 1024 * 1024;

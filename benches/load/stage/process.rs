@@ -77,6 +77,17 @@ pub(crate) fn resident_bytes(pid: u32) -> Fallible<u64> {
     Ok(kilobytes * 1024)
 }
 
+/// Lets the peak of a process's resident memory begin anew at what it is now (proc(5), `clear_refs`).
+pub(crate) fn forget_peak(pid: u32) -> Fallible<()> {
+    Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
+/// The most resident memory that a process had since [`forget_peak`], in bytes.
+pub(crate) fn peak_bytes(pid: u32) -> Fallible<u64> {
+    let status = read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(kilobytes(&status, "VmHWM:").ok_or("/proc/<pid>/status has no VmHWM")? * 1024)
+}
+
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()

@@ -10,8 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::child::Child;
-use super::sidecar;
+use super::{peer, sidecar};
 use crate::Fallible;
+use crate::plan::Replay;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -21,9 +22,34 @@ pub(crate) enum Target {
     Bare,
     /// The sidecar.
     Sidestream,
+    /// nginx with the nchan module; events are posted to it, not read from NATS.
+    Nchan,
+    /// The Node server in benches/load/peers.
+    Node,
     /// The server at `--url`.
     #[value(skip)]
     Url,
+}
+
+impl Target {
+    /// As the command line calls it.
+    pub(crate) fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
+    }
+
+    /// Whether it only stands beside what is measured.
+    pub(crate) fn is_peer(self) -> bool {
+        matches!(self, Self::Nchan | Self::Node)
+    }
+
+    /// Whether it can be started here.
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
+            Self::Nchan => peer::nchan_module().is_some(),
+            Self::Node => peer::node_server().is_some(),
+            Self::Bare | Self::Sidestream | Self::Url => true,
+        }
+    }
 }
 
 /// A running server and how to reach it.
@@ -35,6 +61,8 @@ pub(crate) struct Server {
     /// The certificate to trust.
     ca: Option<PathBuf>,
     child: Option<(Child, TempDir)>,
+    /// Where events are posted to, if the server does not read them from NATS.
+    posts: Option<SocketAddr>,
 }
 
 /// How the servers of a run are started.
@@ -47,13 +75,15 @@ pub(crate) struct Recipe {
     pub(crate) tls: bool,
     /// The sidecar's log filter.
     pub(crate) log: String,
+    /// What is going to be replayed.
+    pub(crate) replay: Option<Replay>,
 }
 
 impl Server {
     /// Starts the sidecar and waits until it is ready.
     pub(crate) async fn sidestream(recipe: &Recipe, nats: &str) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-sidestream-")?;
-        let configuration = sidecar::configuration(folder.path(), nats, recipe.tls, &recipe.log)?;
+        let configuration = sidecar::configuration(folder.path(), nats, recipe)?;
         let mut command = Command::new(&recipe.sidestream);
         command.arg("run").arg("--config").arg(configuration);
         let mut child = Child::start("sidestream", command, recipe.core, folder.path())?;
@@ -64,7 +94,13 @@ impl Server {
             true => ("https", Some(sidecar::certificate_file(folder.path()))),
             false => ("http", None),
         };
-        Ok(Self { origin: format!("{scheme}://{address}"), pid: Some(child.pid()), ca, child: Some((child, folder)) })
+        Ok(Self {
+            origin: format!("{scheme}://{address}"),
+            pid: Some(child.pid()),
+            ca,
+            child: Some((child, folder)),
+            posts: None,
+        })
     }
 
     /// Starts the bare send loop: this program once more.
@@ -72,19 +108,52 @@ impl Server {
         let folder = TempDir::with_prefix("load-bare-")?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("bare").arg("--nats").arg(nats);
+        if recipe.replay.is_some() {
+            command.arg("--keep");
+        }
         let mut child = Child::start("bare", command, recipe.core, folder.path())?;
         let address = child.address("listening").await?;
-        Ok(Self { origin: format!("http://{address}"), pid: Some(child.pid()), ca: None, child: Some((child, folder)) })
+        Ok(Self {
+            origin: format!("http://{address}"),
+            pid: Some(child.pid()),
+            ca: None,
+            child: Some((child, folder)),
+            posts: None,
+        })
+    }
+
+    /// Starts nginx with nchan.
+    pub(crate) async fn nchan(recipe: &Recipe) -> Fallible<Self> {
+        // As many as clients come back for; else what a reconnect needs.
+        let kept = recipe.replay.map_or(10, |replay| replay.behind + 1);
+        let (address, child, folder) = peer::nchan(recipe.core, kept).await?;
+        let (origin, pid) = (format!("http://{address}/sub"), Some(child.pid()));
+        Ok(Self { origin, pid, ca: None, child: Some((child, folder)), posts: Some(address) })
+    }
+
+    /// Starts the Node server.
+    pub(crate) async fn node(recipe: &Recipe, nats: &str) -> Fallible<Self> {
+        if recipe.replay.is_some() {
+            return Err("the Node server keeps nothing that clients could come back for".into());
+        }
+        let (address, child, folder) = peer::node(recipe.core, nats).await?;
+        let (origin, pid) = (format!("http://{address}"), Some(child.pid()));
+        Ok(Self { origin, pid, ca: None, child: Some((child, folder)), posts: None })
     }
 
     /// Takes a server that runs already.
     pub(crate) fn existing(origin: &str, pid: Option<u32>, ca: Option<&Path>) -> Self {
-        Self { origin: origin.to_owned(), pid, ca: ca.map(Path::to_owned), child: None }
+        Self { origin: origin.to_owned(), pid, ca: ca.map(Path::to_owned), child: None, posts: None }
     }
 
     /// Scheme, host and port; for an existing server what `--url` says.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Where events are posted to, if the server does not read them from NATS.
+    pub(crate) fn posts(&self) -> Option<SocketAddr> {
+        self.posts
     }
 
     /// The process to look at in /proc.

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::nats::STREAM;
+use super::server::Recipe;
 use crate::Fallible;
+use crate::options::From;
+use crate::plan::Replay;
 
 /// Where events come from, and with it the route that clients ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -39,9 +42,9 @@ pub(crate) fn subject(path: &str) -> Option<String> {
 }
 
 /// Writes `sidecar.yaml` into `folder`: one listener on a free port, under TLS if asked, and the three routes.
-pub(crate) fn configuration(folder: &Path, nats: &str, tls: bool, log: &str) -> Fallible<PathBuf> {
+pub(crate) fn configuration(folder: &Path, nats: &str, recipe: &Recipe) -> Fallible<PathBuf> {
     let mut text = String::from("listen:\n  - address: 127.0.0.1:0\n");
-    if tls {
+    if recipe.tls {
         let (certificate, key) = certificate(folder)?;
         writeln!(text, "    tls: {{ certificate: {}, key: {} }}", certificate.display(), key.display())?;
     }
@@ -55,20 +58,38 @@ nats:
 routes:
   - path: /broadcast
     sources:
-      - {{ stream: {STREAM}, subjects: [\"load.all\"] }}
+      - {{ stream: {STREAM}, subjects: [\"load.all\"] }}{window}
   - path: /one/{{n}}
     sources:
-      - {{ stream: {STREAM}, subjects: [\"load.n.{{n}}\"] }}
+      - {{ stream: {STREAM}, subjects: [\"load.n.{{n}}\"] }}{window}
   - path: /core/{{n}}
     sources:
       - {{ subjects: [\"core.{{n}}\"] }}
+limits: {{ window_bytes: {window_bytes}B }}
 log: {{ format: json, filter: {log} }}
 ",
+        log = recipe.log,
+        window = recipe.replay.map_or_else(String::new, window),
+        window_bytes = recipe.replay.map_or(256 << 20, |replay| 2 * bytes(replay)),
         control = folder.join("control.sock").display(),
     )?;
     let path = folder.join("sidecar.yaml");
     std::fs::write(&path, text)?;
     Ok(path)
+}
+
+/// The window from which, or behind which, clients are served that come back.
+fn window(replay: Replay) -> String {
+    let events = match replay.from {
+        From::Window => 2 * replay.events,
+        From::Archive => (replay.events / 20).clamp(1, 10_000),
+    };
+    format!("\n    window: {{ events: {events}, bytes: {}B, age: 1h }}", bytes(replay))
+}
+
+/// More than the events to be replayed take when they are encoded.
+fn bytes(replay: Replay) -> u64 {
+    2 * replay.events * (replay.size as u64 + 256) + (1 << 20)
 }
 
 /// The certificate that [`configuration`] wrote, for clients to trust.

@@ -30,14 +30,32 @@ pub(crate) struct EventReader {
     /// Bytes of `line` in use; 0 between lines.
     line_len: usize,
     stamp: Option<Stamp>,
+    /// The `id:` of the event that is not complete yet.
     id: bool,
     sequence: Sequence,
+    /// The last id of all, where it is remembered.
+    last_id: Option<Vec<u8>>,
 }
 
 impl EventReader {
     /// A reader at the beginning of a body.
     pub(crate) fn new() -> Self {
-        Self { line: [0; LINE_MAX], line_len: 0, stamp: None, id: false, sequence: Sequence::default() }
+        Self { line: [0; LINE_MAX], line_len: 0, stamp: None, id: false, sequence: Sequence::default(), last_id: None }
+    }
+
+    /// A reader that had everything up to the event `sequence` before.
+    pub(crate) fn after(sequence: u64) -> Self {
+        Self { sequence: Sequence::after(sequence), ..Self::new() }
+    }
+
+    /// A reader that remembers the last id.
+    pub(crate) fn remembering() -> Self {
+        Self { last_id: Some(Vec::new()), ..Self::new() }
+    }
+
+    /// The id that a client would come back with, if it is remembered.
+    pub(crate) fn last_id(&self) -> Option<&[u8]> {
+        self.last_id.as_deref().filter(|id| !id.is_empty())
     }
 
     /// Takes a piece of the body, cut anywhere, and tells everything that it completes.
@@ -71,7 +89,15 @@ impl EventReader {
                     self.stamp = Some(stamp);
                 }
             }
-            Some(b'i') => self.id = line.starts_with(b"id: "),
+            Some(b'i') => {
+                if let Some(id) = line.strip_prefix(b"id: ") {
+                    self.id = true;
+                    if let Some(last) = &mut self.last_id {
+                        last.clear();
+                        last.extend_from_slice(id);
+                    }
+                }
+            }
             Some(b'e') => match line {
                 b"event: sidestream.gap" => seen(Seen::Gap),
                 b"event: sidestream.close" => seen(Seen::Close),

@@ -23,6 +23,11 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// Of a client that had everything up to `number`: what comes next is due, and nothing before it.
+    pub(crate) fn after(number: u64) -> Self {
+        Self { next: number + 1, seen: u64::MAX }
+    }
+
     /// Takes over one number (counted from 1).
     pub(crate) fn observe(&mut self, number: u64) -> Order {
         if self.next == 0 || number == self.next {

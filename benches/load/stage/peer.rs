@@ -1,0 +1,90 @@
+//! Other servers of event streams, to be measured beside the sidecar where they are installed.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::child::Child;
+use crate::Fallible;
+
+/// Starts nginx with nchan, which keeps so many events of each subject. Clients ask for `/sub` and the path, publishers post to `/pub` and the path.
+pub(super) async fn nchan(core: Option<usize>, kept: u64) -> Fallible<(SocketAddr, Child, TempDir)> {
+    let module = nchan_module().ok_or("nginx has no nchan here: install it with `scripts/tools.sh bench`")?;
+    let folder = TempDir::with_prefix("load-nchan-")?;
+    // nginx does not tell which port it took of its own: one that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let file = folder.path().join("nginx.conf");
+    std::fs::write(&file, nchan_configuration(folder.path(), module, address, kept))?;
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(folder.path()).arg("-e").arg("stderr").arg("-c").arg(file);
+    let mut child = Child::start("nchan", command, core, folder.path())?;
+    child.wait_for("port of nchan", || std::net::TcpStream::connect(address).ok()).await?;
+    Ok((address, child, folder))
+}
+
+/// Starts the Node server in `peers/`.
+pub(super) async fn node(core: Option<usize>, nats: &str) -> Fallible<(SocketAddr, Child, TempDir)> {
+    let server = node_server()
+        .ok_or("the packages of the Node server are missing: install them with `scripts/tools.sh bench`")?;
+    let folder = TempDir::with_prefix("load-node-")?;
+    let mut command = Command::new("node");
+    command.arg(server).arg(nats);
+    let mut child = Child::start("node", command, core, folder.path())?;
+    let address = child.address("listening").await?;
+    Ok((address, child, folder))
+}
+
+/// The nchan module of nginx, where packages put it.
+pub(super) fn nchan_module() -> Option<&'static Path> {
+    MODULES.iter().map(Path::new).find(|path| path.exists())
+}
+
+/// The Node server, if its packages are there.
+pub(super) fn node_server() -> Option<PathBuf> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/load/peers");
+    home.join("node_modules/nats").exists().then(|| home.join("server.mjs"))
+}
+
+/// One process, because one core is measured: the worker is the process that was started.
+fn nchan_configuration(folder: &Path, module: &Path, address: SocketAddr, kept: u64) -> String {
+    format!(
+        "load_module {module};
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+events {{ worker_connections 65536; multi_accept on; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  keepalive_requests 1000000000;
+  keepalive_timeout 1h;
+  nchan_shared_memory_size 1024M;
+  server {{
+    listen {address} backlog=4096;
+    location ~ ^/sub(/.*)$ {{
+      nchan_subscriber eventsource;
+      nchan_channel_id $1;
+      nchan_subscriber_first_message newest;
+    }}
+    location ~ ^/pub(/.*)$ {{
+      nchan_publisher http;
+      nchan_channel_id $1;
+      nchan_message_buffer_length {kept};
+      nchan_message_timeout 10m;
+    }}
+  }}
+}}
+",
+        module = module.display(),
+        folder = folder.display(),
+    )
+}
+
+/// Where packages put the module: Debian, Alpine.
+const MODULES: [&str; 2] = ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/lib/nginx/modules/ngx_nchan.so"];

@@ -1,0 +1,86 @@
+//! The figures as docs/benchmarks.md shows them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{MEASUREMENTS, Result, goals};
+use crate::stage::machine;
+use crate::stage::server::Target;
+use crate::{Fallible, report};
+
+/// The goals, then the figures behind them.
+pub(super) fn write(results: &[Result], micro: &[(String, f64)], runs: u16, load_before: &str) -> String {
+    let mut text = method(runs, load_before);
+    text.push_str("\n| | measured | ratio | goal | reached |\n| --- | --- | --- | --- | --- |\n");
+    for verdict in goals::verdicts(results, micro) {
+        let goals::Verdict { what, measured, ratio, goal, reached } = verdict;
+        let reached = reached.map_or("", |reached| if reached { "yes" } else { "**no**" });
+        writeln!(text, "| {what} | {measured} | {ratio} | {goal} | {reached} |").ok();
+    }
+    text.push_str("\n| | ");
+    text.push_str(&TARGETS.map(|target| target.name()).join(" | "));
+    text.push_str(" |\n| --- | --- | --- | --- | --- |\n");
+    for result in MEASUREMENTS.iter().filter_map(|one| results.iter().find(|it| it.measurement.name == one.name)) {
+        figures(&mut text, result);
+    }
+    if !micro.is_empty() {
+        text.push_str("\n| step of the hot path | mean, ns |\n| --- | --- |\n");
+        for (name, nanoseconds) in micro {
+            writeln!(text, "| {name} | {} |", report::number(*nanoseconds, 0)).ok();
+        }
+    }
+    text
+}
+
+/// Replaces what stands between the markers of the page.
+pub(super) fn replace(path: &Path, figures: &str) -> Fallible<()> {
+    let page = std::fs::read_to_string(path)?;
+    let (before, rest) = page.split_once(BEGIN).ok_or_else(|| format!("{}: no {BEGIN}", path.display()))?;
+    let (_, after) = rest.split_once(END).ok_or_else(|| format!("{}: no {END}", path.display()))?;
+    Ok(std::fs::write(path, format!("{before}{BEGIN}\n\n{figures}\n{END}{after}"))?)
+}
+
+fn method(runs: u16, load_before: &str) -> String {
+    let machine = machine::describe();
+    format!(
+        "Commit {}, {}. {}, {} cores, Linux {}; load average before: {load_before}. Everything on loopback, the server on one core,\nclients, publisher and nats-server on the other. Release build, 128 bytes a payload, clear text and HTTP/1.1 unless the line says\notherwise. Medians of {runs} runs, the servers in turn; ratios are medians of the ratios within a round.\n",
+        said_by("git", &["describe", "--always", "--dirty", "--exclude=*"]),
+        said_by("date", &["-u", "+%F"]),
+        machine["processor"].as_str().unwrap_or("unknown processor"),
+        machine["cores"],
+        machine["kernel"].as_str().unwrap_or_default().split('.').take(2).collect::<Vec<_>>().join("."),
+    )
+}
+
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn figures(text: &mut String, result: &Result) {
+    let medians = TARGETS.map(|target| report::median(result.runs(target)));
+    writeln!(text, "| **{}** | | | | |", result.measurement.title).ok();
+    for (label, pointer, decimals) in report::ROWS {
+        if !result.measurement.rows.contains(pointer) {
+            continue;
+        }
+        let cells = medians.each_ref().map(|median| {
+            let value = median.pointer(pointer).and_then(Value::as_f64);
+            value.map_or(String::new(), |value| report::number(value, *decimals))
+        });
+        writeln!(text, "| {} | {} |", label.trim(), cells.join(" | ")).ok();
+    }
+    let faulty = |target: Target| result.runs(target).iter().filter(|run| crate::measure::is_faulty(run)).count();
+    let faults = TARGETS.map(|target| (!result.runs(target).is_empty()).then(|| faulty(target)));
+    if faults.iter().flatten().any(|count| *count > 0) {
+        let cells = faults.map(|count| count.map_or(String::new(), |count| count.to_string()));
+        writeln!(text, "| runs in which something was lost, doubled or refused | {} |", cells.join(" | ")).ok();
+    }
+}
+
+const TARGETS: [Target; 4] = [Target::Bare, Target::Sidestream, Target::Nchan, Target::Node];
+const BEGIN: &str = "<!-- figures: begin (written by `make bench`) -->";
+const END: &str = "<!-- figures: end -->";
