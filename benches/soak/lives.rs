@@ -132,7 +132,7 @@ impl Place {
 
     async fn multiplex(&self, random: &mut fastrand::Rng, end: Instant) -> bool {
         let builder = H2Client::builder().stream_window(16_384);
-        let Ok(mut client) = builder.try_connect(&self.origin).await else { return false };
+        let Ok(client) = builder.try_connect(&self.origin).await else { return false };
         let mut streams = Vec::new();
         for _ in 0..random.usize(2..10) {
             let accept = [("accept", "text/event-stream")];
