@@ -1,6 +1,7 @@
 //! The composition root: from a configuration to running parts, in the order they start, and back in the order they stop.
 
 mod drain;
+mod load;
 mod reload;
 mod shards;
 mod sources;
@@ -18,7 +19,8 @@ use crate::http::{self, Routes};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::lifecycle::signals::Request;
-use crate::limit::descriptors;
+use crate::limit::pressure::Gauge;
+use crate::limit::{Door, Pulses, descriptors, sockets};
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
 use crate::{admin, nats};
@@ -75,8 +77,6 @@ struct Live {
     sources: Arc<Sources>,
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
-    /// The limit of file descriptors at start: what `limits.connections: auto` is made of.
-    descriptors: u64,
 }
 
 impl App {
@@ -85,8 +85,9 @@ impl App {
         let system = |error: &dyn fmt::Display| StartError::System(error.to_string());
         let health = Health::default();
         let metrics = Arc::new(Metrics::new().map_err(|error| system(&error))?);
-        let descriptors = descriptors::raise();
+        let door = Door::new(descriptors::raise());
         descriptors::sample_with(&metrics);
+        sockets::sample_with(&metrics);
 
         // The admin first: probes are answered while everything else is still to come.
         let (progress, drain) = watch::channel(Progress::default());
@@ -104,7 +105,19 @@ impl App {
             }),
             commands: commanded,
         };
-        let admin = admin::start(&config.admin, parts).map_err(|error| system(&error))?;
+        let budget = Budget::new(config.window_bytes_max, config.feeds_max);
+        let (pulses, pressure) = (Pulses::default(), Gauge::default());
+        let load = load::Watched {
+            door: door.clone(),
+            budget: budget.clone(),
+            pulses: pulses.clone(),
+            sources: Arc::default(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+            gauge: pressure.clone(),
+        };
+        let followed = load.sources.clone();
+        let admin = admin::start(&config.admin, parts, load.watch()).map_err(|error| system(&error))?;
 
         // Then NATS, which is waited for in the background.
         let identity = nats::Identity::new(&pod());
@@ -112,17 +125,18 @@ impl App {
         let nats = nats::connect(&config.nats, identity, &health, &metrics)
             .await
             .map_err(|error| StartError::Configuration(error.to_string()))?;
-        let budget = Budget::new(config.window_bytes_max, config.feeds_max);
         let replays = Replays::new(config.replays, &metrics);
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
+        // Set once, here.
+        followed.get_or_init(|| sources.clone());
 
         // Clients last: from the first connection on everything that answers it is there.
-        let context = http::Context::new(metrics.clone(), registry);
-        let live = Live { context, sources, budget, metrics, descriptors };
+        let context = http::Context::new(metrics.clone(), registry, door, pressure);
+        let live = Live { context, sources, budget, metrics };
         live.apply(config);
         live.sample();
-        let shards = Shards::start(&config.listen, &live.context, &health).await?;
+        let shards = Shards::start(&config.listen, &live.context, &health, &pulses).await?;
         let restart = Vec::new();
         Ok(Self { loaded, restart, path, signals, commands, live, nats, shards, health, progress, shown, admin })
     }
@@ -185,8 +199,10 @@ impl App {
 impl Live {
     fn apply(&self, config: &config::Config) {
         self.budget.set_max(config.window_bytes_max, config.feeds_max);
-        let auto = || descriptors::connections_max(self.descriptors);
-        self.context.set_connections_max(config.http.connections_max.unwrap_or_else(auto));
+        let door = &self.context.door;
+        let auto = || descriptors::connections_max(door.limit());
+        self.context.clients.set(config.http.per_client);
+        door.set(config.http.connections_max.unwrap_or_else(auto), config.file_descriptors);
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
         self.context.set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
     }

@@ -6,6 +6,8 @@ mod support;
 
 #[path = "refusals/cors.rs"]
 mod cors;
+#[path = "refusals/descriptors.rs"]
+mod descriptors;
 #[path = "refusals/floods.rs"]
 mod floods;
 #[path = "refusals/limits.rs"]

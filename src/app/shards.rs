@@ -11,6 +11,7 @@ use super::StartError;
 use crate::http::{self, Context};
 use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::lifecycle::health::Health;
+use crate::limit::Pulses;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::tls::Tls;
@@ -42,6 +43,7 @@ impl Shards {
         listen: &[ListenConfig],
         context: &Arc<Context>,
         health: &Health,
+        pulses: &Pulses,
     ) -> Result<Self, StartError> {
         // The CPU quota of the cgroup counts too, not only the cores of the machine.
         let count = std::thread::available_parallelism().map_or(1, usize::from);
@@ -61,7 +63,9 @@ impl Shards {
         let mut others = Vec::new();
         for (place, bound) in shards.into_iter().enumerate() {
             let (context, listening, connected) = (context.clone(), listening.clone(), connected.clone());
+            let beat = pulses.beat();
             if place == 0 {
+                tokio::spawn(beat);
                 serve(bound, &context, &listening, &connected);
                 continue;
             }
@@ -70,6 +74,7 @@ impl Shards {
             let runtime = runtime().map_err(system)?;
             let shard = move || {
                 runtime.block_on(async {
+                    tokio::spawn(beat);
                     serve(bound, &context, &listening, &connected);
                     drop((listening, connected));
                     // Its end is the message.

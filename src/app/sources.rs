@@ -129,6 +129,11 @@ impl Sources {
         drop(tokio::time::timeout(most, ready).await);
     }
 
+    /// Messages that JetStream has ready and this pod has not taken.
+    pub(super) fn pending(&self) -> u64 {
+        self.lock().followed.values().map(|followed| followed.log.pending()).sum()
+    }
+
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
     pub(super) async fn stop(&self) {
         let stops: Vec<Signal> = {

@@ -18,17 +18,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::answer::answer;
+use super::answer::{Answer, answer};
 use super::body::Body;
 use super::context::{Context, Counted};
 use super::event_stream::EventStream;
 use super::h1::Driver;
 use super::h2::{self, H2Body, Tasks};
+use super::idle::Idle;
 use super::member::Peer;
 use super::take_back::{TakeBack, Watched};
 use super::transport::Transport;
 use super::wire::{Framing, Wire};
 use crate::lifecycle::drain::Watch;
+use crate::limit::Entered;
 use crate::net::tls;
 use crate::registry::Protocol;
 
@@ -56,10 +58,11 @@ pub(super) async fn serve(
     context: Arc<Context>,
     socket: TcpStream,
     remote: SocketAddr,
+    entered: Entered,
     acceptor: Option<TlsAcceptor>,
     drain: Watch,
 ) {
-    let counted = Counted::new(&context);
+    let counted = Counted::new(&context, entered);
     let refused = |code: &str| context.metrics.refusals_total.with_label_values(&[code]).inc();
     let connection = Connection { context: context.clone(), remote, tls: acceptor.is_some(), counted, drain };
     let Some(acceptor) = acceptor else {
@@ -181,7 +184,7 @@ impl Connection {
         place: &Arc<TakeBack>,
     ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + use<>
     {
-        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
+        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
         let place = place.clone();
         service_fn(move |request: Request<Incoming>| -> Answering {
             let (context, place) = (context.clone(), place.clone());
@@ -203,17 +206,22 @@ impl Connection {
     async fn http2<T: Transport>(mut self, io: T) {
         self.counted.speaks(Protocol::H2, self.tls);
         let (tasks, place) = (Tasks::default(), Arc::new(TakeBack::default()));
-        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
-        let links = tasks.clone();
+        let idle = Arc::new(Idle::default());
+        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
+        let (links, uses) = (tasks.clone(), idle.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let link = links.link();
-            let context = context.clone();
+            let (context, uses) = (context.clone(), uses.clone());
+            let in_use = uses.begin();
             async move {
                 let peer = Peer { remote, protocol: Protocol::H2, tls };
                 let answer = answer(&context, peer, surplus, request).await;
+                if matches!(answer, Answer::Last(_)) {
+                    uses.dismiss();
+                }
                 Ok::<_, Infallible>(answer.into_response(|stream| {
                     h2::bind(&link, stream.state());
-                    Body::H2(H2Body::new(stream))
+                    Body::H2(H2Body::new(stream, in_use))
                 }))
             }
         });
@@ -233,6 +241,11 @@ impl Connection {
                 return;
             }
             () = self.drain.signaled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            // GOAWAY: what is being answered is answered, and the client knows.
+            () = idle.over() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

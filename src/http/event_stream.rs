@@ -15,6 +15,7 @@ use super::context::Context;
 use super::member::StreamState;
 use super::output::{Output, Tally};
 use crate::feed::{Cursor, Gap, Item, Read};
+use crate::limit::Visit;
 use crate::registry::{Close, Member as _, Registration};
 use crate::sse::id::Joined;
 use crate::sse::{Component, encode};
@@ -28,6 +29,7 @@ pub(super) struct EventStream {
     _registration: Registration,
     state: Arc<StreamState>,
     context: Arc<Context>,
+    _visit: Option<Visit>,
     cursors: Box<[Cursor]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: Box<[Component]>,

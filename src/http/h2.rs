@@ -8,6 +8,7 @@ use hyper::body::Frame;
 use hyper::rt::Executor;
 
 use super::event_stream::{EventStream, Step};
+use super::idle::InUse;
 use super::member::StreamState;
 use super::output::Output;
 use crate::registry::Close;
@@ -16,6 +17,7 @@ use crate::registry::Close;
 pub(super) struct H2Body {
     /// None when its last bytes are handed out.
     stream: Option<EventStream>,
+    _in_use: InUse,
 }
 
 /// The body ends as a reset of its stream: what an event stream is owed will not come.
@@ -31,8 +33,8 @@ impl std::fmt::Display for Reset {
 impl std::error::Error for Reset {}
 
 impl H2Body {
-    pub(super) fn new(stream: EventStream) -> Self {
-        Self { stream: Some(stream) }
+    pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
+        Self { stream: Some(stream), _in_use: in_use }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {

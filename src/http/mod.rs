@@ -13,6 +13,7 @@ mod cors;
 mod event_stream;
 mod h1;
 mod h2;
+mod idle;
 mod member;
 mod output;
 mod refusal;

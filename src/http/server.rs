@@ -21,12 +21,13 @@ pub async fn serve(
     connections: Watch,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
+        let Some(entered) = context.door.enter() else { return turn_away(&context, &socket) };
         if let Err(error) = crate::net::socket::prepare(&socket) {
             tracing::debug!(client.addr = %remote, %error, "a connection ended before it began");
             return;
         }
         let acceptor = tls.as_ref().map(Tls::acceptor);
-        tokio::spawn(connection::serve(context.clone(), socket, remote, acceptor, connections.clone()));
+        tokio::spawn(connection::serve(context.clone(), socket, remote, entered, acceptor, connections.clone()));
     };
     loop {
         tokio::select! {
@@ -36,4 +37,13 @@ pub async fn serve(
         }
     }
     listener.accept_queued(begin).await;
+}
+
+/// Closes a connection for which not even a refusal's descriptor is left. Reset, so that nothing of it stays: whoever is
+/// turned away comes back, and a thousand ends in TIME_WAIT would outlast the shortage.
+fn turn_away(context: &Context, socket: &TcpStream) {
+    context.metrics.refusals_total.with_label_values(&["turned_away"]).inc();
+    if let Err(error) = crate::net::socket::abort(socket) {
+        tracing::debug!(%error, "a connection could not be reset");
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
@@ -52,6 +53,77 @@ async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
     let again = get("/orders/2").await;
     assert_eq!(again.status(), 200, "a feed that is there takes any number");
     drop((one, two, again));
+    scene.finish().await;
+}
+
+/// A route on which clients say who they are.
+const NAMED: &str = "
+  - path: /named/{id}
+    client: \"{query.client}\"
+    sources: [{ subjects: [\"orders.{id}.>\"] }]
+";
+
+#[tokio::test]
+async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have() {
+    let scene = Scene::start(&format!("{NAMED}limits: {{ per_client: {{ connections: 2 }} }}")).await;
+    let get = |client: &str| SseClient::get(scene.sidestream.url(&format!("/named/1?client={client}"))).connect();
+    let (one, two) = (get("a").await, get("a").await);
+    assert_eq!((one.status(), two.status()), (200, 200));
+    assert_passing(&scene.sidestream, "/named/1?client=a", "too_many_connections_of_client", "overload").await;
+    let other = get("b").await;
+    assert_eq!(other.status(), 200);
+    // Over HTTP/2 an event stream is one too, and another of the same connection is not harmed by a refusal.
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut mine = h2.get("/named/1?client=b").await;
+    assert_eq!(mine.status(), 200);
+    mine.until_seen("its position", |parser| parser.positions() > 0).await;
+    assert_eq!(h2.get("/named/1?client=a").await.status(), 503);
+    let publisher = scene.nats.client().await;
+    publisher.publish("orders.1.a", "still here".into()).await.unwrap();
+    assert_eq!(mine.next().await.data, "still here");
+    let throttled = scene.sidestream.metric("sidestream_throttled_total", &[("limit", "connections")]).await;
+    assert_eq!(throttled, 4.0);
+    let is_told = |line: &Value| line["message"] == "client throttled" && line["client"] == "a";
+    assert_eq!(scene.sidestream.log().into_iter().filter(is_told).count(), 1, "logged once, not each time");
+    drop((one, mine));
+    eventually(DEADLINE, "who ends one has a place again", || async { get("a").await.status() == 200 }).await;
+    drop((two, other, h2));
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
+    let limits = "limits: { per_client: { connects: { rate: 1, burst: 5 } } }";
+    let scene = Scene::start(&format!("{NAMED}{limits}")).await;
+    let url = |client: &str| scene.sidestream.url(&format!("/named/1?client={client}"));
+    // What opens nothing costs nothing.
+    for _ in 0..10 {
+        assert_eq!(SseClient::get(url("a")).head().connect().await.status(), 200);
+    }
+    let mut refused = None;
+    for _ in 0..20 {
+        let answer = SseClient::get(url("a")).connect().await;
+        if answer.status() != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let mut refused = refused.expect("a burst of five ends");
+    assert_eq!((refused.status(), refused.header("connection").as_deref()), (429, Some("close")));
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    assert!(refused.body().await.contains("too_many_connects"));
+    assert_eq!(SseClient::get(url("b")).connect().await.status(), 200, "others have their own tokens");
+    let mut browser = SseClient::get(url("a")).browser().connect().await;
+    assert_eq!(browser.status(), 200);
+    let event = browser.next().await;
+    assert!(event.name == "sidestream.close" && event.data.contains("overload"), "{event:?}");
+    assert!(browser.retry().is_some_and(|retry| retry >= 2_000));
+    eventually(DEADLINE, "a token comes each second", || async {
+        SseClient::get(url("a")).connect().await.status() == 200
+    })
+    .await;
+    assert!(scene.sidestream.metric("sidestream_throttled_total", &[("limit", "connects")]).await >= 2.0);
     scene.finish().await;
 }
 

@@ -12,6 +12,7 @@ use crate::http::context::Context;
 use crate::http::member::{Peer, StreamState};
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
+use crate::limit::Visit;
 use crate::sse::id::Joined;
 use crate::sse::{Component, EventId, encode};
 use crate::subject::FilterSet;
@@ -22,6 +23,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) filters: Vec<FilterSet>,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
     pub(in crate::http) client: Box<str>,
+    /// Counted among those of its client, where these are limited.
+    pub(in crate::http) visit: Option<Visit>,
     pub(in crate::http) peer: Peer,
     /// A browser's EventSource may be at the other end.
     pub(in crate::http) browser: bool,
@@ -30,7 +33,7 @@ pub(in crate::http) struct Opening {
 impl EventStream {
     /// Opens a cursor in every source of the route.
     pub(in crate::http) async fn open(context: &Arc<Context>, asked: Opening) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, peer, browser } = asked;
+        let Opening { route, filters, last_event_id, client, visit, peer, browser } = asked;
         let tells_status = match route.config.expired {
             Expired::Auto => !browser,
             Expired::Status => true,
@@ -74,6 +77,7 @@ impl EventStream {
         let mut stream = Self {
             _registration: context.registry.insert(state.clone()),
             context: context.clone(),
+            _visit: visit,
             cursors: cursors.into(),
             positions,
             first: 0,
