@@ -213,8 +213,7 @@ impl Live {
         self.metrics.sample_with(move |metrics| sources.sample(metrics));
         let registry = self.context.registry.clone();
         self.metrics.sample_with(move |metrics| {
-            let mut bytes = 0;
-            registry.for_each(|member| bytes += member.memory_bytes());
+            let bytes = http::memory_bytes(&registry, metrics);
             metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
     }

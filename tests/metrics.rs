@@ -44,6 +44,7 @@ const NAMES: &[(&str, &str)] = &[
     ("nats_connected", ""),
     ("nats_reconnects_total", ""),
     ("nats_slow_consumer_total", ""),
+    ("holes_total", "source, result"),
     ("poison_messages_total", ""),
     ("consumers_created_total", ""),
     ("drain_phase", ""),

@@ -14,6 +14,8 @@ mod floods;
 mod limits;
 #[path = "refusals/malformed.rs"]
 mod malformed;
+#[path = "refusals/rates.rs"]
+mod rates;
 #[path = "refusals/scene.rs"]
 mod scene;
 #[path = "refusals/stalled.rs"]

@@ -22,7 +22,6 @@ use super::{Config, answer, sample};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
-use crate::net::socket;
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
 
@@ -185,9 +184,6 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, places: &Arc<S
 
 /// One connection, one request: a place is never held by somebody who may ask again later.
 async fn converse(connection: TcpStream, parts: &Arc<Parts>) {
-    if socket::prepare(&connection).is_err() {
-        return;
-    }
     let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(parts, &request)) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

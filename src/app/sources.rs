@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::feed::log::Past;
 use crate::feed::replay::Replays;
-use crate::feed::{self, Budget, Limits, Log, OnDemand, Source};
-use crate::http::config::SourceConfig;
-use crate::lifecycle::drain::{self, Signal};
+use crate::feed::{self, Budget, Limits, Log, OnDemand, Republished, Source};
+use crate::http::config::{Delivery, SourceConfig};
+use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::nats::{Nats, StreamConfig};
 use crate::sse::Tag;
 use crate::subject::FilterSet;
@@ -34,14 +34,22 @@ struct State {
 
 struct Followed {
     wanted: Wanted,
-    log: Arc<Log>,
+    reader: Reader,
     stop: Signal,
+}
+
+/// What cursors of a stream come from.
+#[derive(Clone)]
+enum Reader {
+    Shared(Arc<Log>),
+    Republished(Arc<Republished>),
 }
 
 /// What all routes together want of a stream.
 #[derive(Clone)]
 struct Wanted {
     identity: Option<String>,
+    delivery: Delivery,
     filters: FilterSet,
     limits: Limits,
 }
@@ -81,7 +89,7 @@ impl Sources {
             if let Some(known) = followed.get_mut(stream).filter(|known| known.wanted.is_followed_as(wanted)) {
                 if known.wanted.limits != wanted.limits {
                     known.wanted.limits = wanted.limits;
-                    known.log.set_limits(wanted.limits);
+                    known.reader.set_limits(wanted.limits);
                 }
                 continue;
             }
@@ -93,35 +101,39 @@ impl Sources {
     }
 
     fn follow(&self, stream: &str, wanted: Wanted) -> Followed {
-        let Wanted { identity, filters, limits } = wanted.clone();
+        let Wanted { identity, filters, limits, delivery } = wanted.clone();
         let archive = self.nats.archive(stream, identity.as_deref(), &filters);
         let past = Past { archive, reach: filters.clone(), replays: self.replays.clone() };
-        let (writer, log) = feed::log::channel(stream, limits, &self.budget, Some(past));
+        let followed = StreamConfig { name: stream.to_owned(), filters, identity, window: limits };
         let (stop, stopped) = drain::channel();
-        let (replays, mut ended) = (log.replays(), stopped.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = ended.signaled() => {}
-                () = replays => {}
+        let reader = match delivery {
+            Delivery::Shared => {
+                let (writer, log) = feed::log::channel(stream, limits, &self.budget, Some(past));
+                spawn_until(log.replays(), stopped.clone());
+                self.nats.tail(followed, writer, stopped);
+                Reader::Shared(log)
             }
-        });
-        let tailed = StreamConfig { name: stream.to_owned(), filters, identity, window: limits };
-        self.nats.tail(tailed, writer, stopped);
-        Followed { wanted, log, stop }
+            Delivery::OnDemand => {
+                let (source, demands) = feed::republished::channel(stream, &self.budget, past);
+                spawn_until(source.replays(), stopped.clone());
+                self.nats.serve_republished(followed, source.clone(), demands, stopped);
+                Reader::Republished(source)
+            }
+        };
+        Followed { wanted, reader, stop }
     }
 
     /// The source of a route.
     pub(super) fn find(&self, source: &SourceConfig) -> Source {
         let state = self.lock();
         let followed = source.stream.as_ref().and_then(|stream| state.followed.get(stream));
-        followed.map_or_else(|| Source::OnDemand(self.core.clone()), |followed| Source::Shared(followed.log.clone()))
+        followed.map_or_else(|| Source::OnDemand(self.core.clone()), |followed| followed.reader.source())
     }
 
     /// Returns when every stream that is followed has been caught up with, or after `most`.
     pub(super) async fn caught_up(&self, most: Duration) {
         let ready = async {
-            while self.lock().followed.values().any(|followed| !followed.log.is_ready()) {
+            while self.lock().followed.values().any(|followed| !followed.reader.is_ready()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -131,7 +143,7 @@ impl Sources {
 
     /// Messages that JetStream has ready and this pod has not taken.
     pub(super) fn pending(&self) -> u64 {
-        self.lock().followed.values().map(|followed| followed.log.pending()).sum()
+        self.lock().followed.values().map(|followed| followed.reader.pending()).sum()
     }
 
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
@@ -154,9 +166,9 @@ impl Sources {
             metrics.feeds.with_label_values(&[source]).set(gauge(feeds));
         };
         set(CORE, self.core.size());
-        let logs: Vec<Arc<Log>> = self.lock().followed.values().map(|followed| followed.log.clone()).collect();
-        for log in logs {
-            set(log.name(), log.size());
+        let readers: Vec<Reader> = self.lock().followed.values().map(|followed| followed.reader.clone()).collect();
+        for reader in readers {
+            set(reader.name(), reader.size());
         }
     }
 
@@ -165,9 +177,9 @@ impl Sources {
         let mut state = self.lock();
         let State { followed, retired, .. } = &mut *state;
         for followed in followed.values().chain(&*retired) {
-            followed.log.sweep(now);
+            followed.reader.sweep(now);
         }
-        for done in retired.extract_if(.., |followed| followed.log.size().2 == 0) {
+        for done in retired.extract_if(.., |followed| followed.reader.size().2 == 0) {
             tokio::spawn(done.stop.drain());
         }
     }
@@ -186,10 +198,74 @@ async fn sweep(sources: Weak<Sources>) {
     }
 }
 
+/// Runs until the other end of the watch signals.
+fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Watch) {
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = ended.signaled() => {}
+            () = task => {}
+        }
+    });
+}
+
+impl Reader {
+    fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Shared(log) => log.name(),
+            Self::Republished(source) => source.name(),
+        }
+    }
+
+    fn source(&self) -> Source {
+        match self {
+            Self::Shared(log) => Source::Shared(log.clone()),
+            Self::Republished(source) => Source::Republished(source.clone()),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Shared(log) => log.is_ready(),
+            Self::Republished(source) => source.tag().is_some(),
+        }
+    }
+
+    /// Messages that JetStream has ready for it; what is republished is sent without being asked for.
+    fn pending(&self) -> u64 {
+        match self {
+            Self::Shared(log) => log.pending(),
+            Self::Republished(_) => 0,
+        }
+    }
+
+    /// How much all routes together keep: of a stream on demand each feed has its own window.
+    fn set_limits(&self, limits: Limits) {
+        match self {
+            Self::Shared(log) => log.set_limits(limits),
+            Self::Republished(_) => {}
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        match self {
+            Self::Shared(log) => log.sweep(now),
+            Self::Republished(source) => source.sweep(now),
+        }
+    }
+
+    fn size(&self) -> (usize, usize, usize) {
+        match self {
+            Self::Shared(log) => log.size(),
+            Self::Republished(source) => source.size(),
+        }
+    }
+}
+
 impl Wanted {
     /// Whether one tailer serves both: their limits may differ.
     fn is_followed_as(&self, other: &Self) -> bool {
-        self.identity == other.identity && self.filters == other.filters
+        self.identity == other.identity && self.delivery == other.delivery && self.filters == other.filters
     }
 }
 
@@ -209,8 +285,13 @@ fn wanted(config: &Config) -> HashMap<String, Wanted> {
                     limits.bytes = limits.bytes.max(route.window.bytes);
                     limits.age = limits.age.max(route.window.age);
                 })
-                // The identity is the same in every route: the configuration was checked.
-                .or_insert(Wanted { identity: source.identity.clone(), filters, limits: route.window });
+                // Identity and delivery are the same in every route: the configuration was checked.
+                .or_insert(Wanted {
+                    identity: source.identity.clone(),
+                    delivery: source.delivery,
+                    filters,
+                    limits: route.window,
+                });
         }
     }
     wanted

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::Config;
 use super::units::{format_duration, format_size};
+use crate::feed::Policy;
 use crate::http::RouteConfig;
-use crate::http::config::{Expired, SourceConfig};
+use crate::http::config::{Delivery, Expired, SourceConfig};
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
@@ -113,6 +114,20 @@ fn route(route: &RouteConfig) -> Value {
         },
         "checkpoint": route.checkpoint.map(format_duration),
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
+        "slow": {
+            "lag": route.slow.lag,
+            "patience": format_duration(route.slow.patience),
+            "retry": format_duration(route.slow.retry),
+            "policy": match route.slow.policy {
+                Policy::Shed => "shed",
+                Policy::Conflate => "conflate",
+                Policy::Disconnect => "disconnect",
+            },
+        },
+        "priority": route.priority.iter().map(|(filter, tier)| json!({
+            "subjects": [filter.as_str()],
+            "tier": tier.as_str(),
+        })).collect::<Vec<_>>(),
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
     })
 }
@@ -121,6 +136,7 @@ fn source(source: &SourceConfig) -> Value {
     json!({
         "stream": source.stream,
         "identity": source.identity,
+        "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::OnDemand => "on_demand" },
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
         "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
     })

@@ -28,6 +28,8 @@ pub(super) struct Feed {
 pub(super) struct State {
     pub(super) window: Window,
     pub(super) readers: Readers,
+    /// Everything up to here is in the window or does not match, of a feed that counts on its own.
+    pub(super) head: Option<Component>,
     /// The writer is gone: readers end when they have read what is left.
     pub(super) ended: bool,
 }
@@ -56,6 +58,7 @@ impl Feed {
         let state = State {
             window: Window::new(profile.window, floor, budget.clone()),
             readers: Readers::default(),
+            head: None,
             ended: false,
         };
         let (state, budget, last_read) = (Mutex::new(state), budget.clone(), AtomicU64::new(0));

@@ -7,13 +7,15 @@ use crate::subject::FilterSet;
 
 use super::feed::Feed;
 use super::replay::Ticket;
-use super::{Cursor, Log, OnDemand, Outcome, Profile, Start};
+use super::{Cursor, Log, OnDemand, Outcome, Profile, Republished, Start};
 
 /// Where cursors come from: a log that one tailer fills, or subscriptions made on demand.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A JetStream stream, followed for the whole pod.
     Shared(Arc<Log>),
+    /// A JetStream stream that republishes, subscribed to on demand.
+    Republished(Arc<Republished>),
     /// Core subjects.
     OnDemand(Arc<OnDemand>),
 }
@@ -46,6 +48,7 @@ impl Source {
     pub async fn open(&self, filters: FilterSet, profile: &Arc<Profile>, start: Start) -> Result<Opened, OpenError> {
         match self {
             Self::Shared(log) => log.open(filters, profile, start).await,
+            Self::Republished(stream) => stream.open(filters, profile, start).await,
             Self::OnDemand(core) => core.open(filters, profile, start).await,
         }
     }
@@ -55,6 +58,7 @@ impl Source {
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
     Log(Arc<Log>),
+    Republished(Arc<Republished>),
     OnDemand(Arc<OnDemand>),
 }
 
@@ -63,6 +67,7 @@ impl Origin {
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
         match self {
             Self::Log(log) => log.head_at_end(feed, index),
+            Self::Republished(_) => Republished::head_at_end(feed, index),
             Self::OnDemand(core) => core.head_at_end(feed, index),
         }
     }
@@ -72,6 +77,7 @@ impl Origin {
     pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
         match self {
             Self::Log(log) => log.enter(feed, after),
+            Self::Republished(stream) => stream.enter(feed, after),
             Self::OnDemand(_) => None,
         }
     }
@@ -80,6 +86,7 @@ impl Origin {
     pub(super) fn left(&self, feed: &Arc<Feed>) {
         match self {
             Self::Log(log) => log.left(feed),
+            Self::Republished(stream) => stream.left(feed),
             Self::OnDemand(core) => core.left(feed),
         }
     }

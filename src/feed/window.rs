@@ -1,6 +1,6 @@
 //! The window of a feed: entries in order, bounded, addressed by a running index.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -112,6 +112,8 @@ pub(super) struct Window {
     floor: u64,
     limits: Limits,
     budget: Arc<Budget>,
+    /// The index of the newest event that is critical.
+    critical: Option<u64>,
 }
 
 /// Running totals since the feed began.
@@ -159,12 +161,26 @@ impl Window {
     pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
         let Component { tag, seq: floor, .. } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
-        Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget }
+        Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget, critical: None }
+    }
+
+    /// Says where an empty window begins.
+    pub(super) fn begin(&mut self, floor: Component) {
+        debug_assert!(self.slots.is_empty(), "what stands in a window is behind its floor");
+        (self.tag, self.floor) = (floor.tag, floor.seq);
+    }
+
+    /// Promises nothing up to this sequence number any more: something that matched there was never here.
+    pub(super) fn forget(&mut self, seq: u64) {
+        self.floor = self.floor.max(seq);
     }
 
     /// Appends an event; older ones make place.
     pub(super) fn push_event(&mut self, logged: Arc<Logged>, frame: Frame, tier: Tier) {
         let (received, bytes) = (logged.event.received, frame.len() as u64);
+        if tier == Tier::Critical {
+            self.critical = Some(self.end());
+        }
         self.push(Entry::Event { logged, frame, tier });
         self.end.events += 1;
         self.end.bytes += bytes;
@@ -287,6 +303,22 @@ impl Window {
         self.slot(index).map(|slot| &slot.entry)
     }
 
+    /// The indexes, latest first, of the newest event of each subject from an index on.
+    pub(super) fn newest(&self, from: u64) -> Vec<u64> {
+        let mut subjects = HashSet::new();
+        let mut is_newest = |entry: &Entry| match entry {
+            Entry::Event { logged, .. } => subjects.insert(logged.event.subject.clone()),
+            Entry::Gap { .. } => false,
+        };
+        let indexes = (from.max(self.base)..self.end()).rev();
+        indexes.filter(|index| self.get(*index).is_some_and(&mut is_newest)).collect()
+    }
+
+    /// Whether a critical event stands behind this index.
+    pub(super) fn is_critical_behind(&self, index: u64) -> bool {
+        self.critical.is_some_and(|critical| critical > index)
+    }
+
     /// The place behind this sequence number of the present tag, if everything after it is still here.
     pub(super) fn place_after(&self, seq: u64) -> Option<Place> {
         if seq < self.floor {
@@ -310,6 +342,19 @@ impl Window {
     /// Everything after this sequence number that ever matched is here.
     pub(super) fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// Which numbers they are now.
+    pub(super) fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// The check of the event at this sequence number, if it is here.
+    pub(super) fn check_at(&self, seq: u64) -> Option<u16> {
+        let place = self.place_after(seq.checked_sub(1)?)?;
+        let found = (place.index..self.end()).map_while(|index| self.get(index));
+        let event = found.into_iter().find(|entry| matches!(entry, Entry::Event { .. }))?;
+        Some(event.position()).filter(|position| position.seq == seq)?.check
     }
 
     /// Bytes of the entries alone: what a feed holds beside the events that it shares.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::feed::Limits;
+use crate::feed::{Limits, Slow};
 use crate::limit::PerClient;
+use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate};
 
 /// Everything the downstream side is configured with.
@@ -53,6 +54,10 @@ pub struct RouteConfig {
     pub max_age: Duration,
     /// What of the route's events is kept in memory.
     pub window: Limits,
+    /// What becomes of clients whose own socket takes too little.
+    pub slow: Slow,
+    /// Tiers of events that bear none themselves: the first filter that fits decides.
+    pub priority: Vec<(Filter, Tier)>,
     /// After how much silence a client is told its position; none: never, not even at the beginning.
     pub checkpoint: Option<Duration>,
     /// How a client is answered of whose past nothing is retained any more.
@@ -75,6 +80,8 @@ impl RouteConfig {
             retry: Duration::from_secs(3),
             max_age: Duration::from_secs(3600),
             window: Limits::default(),
+            slow: Slow::default(),
+            priority: Vec::new(),
             checkpoint: Some(Duration::from_secs(30)),
             expired: Expired::default(),
             cors: CorsConfig::default(),
@@ -162,10 +169,22 @@ pub struct SourceConfig {
     pub stream: Option<String>,
     /// A name that stands for the stream in ids, in the place of its own name and creation time.
     pub identity: Option<String>,
+    /// How the events of a JetStream stream come.
+    pub delivery: Delivery,
     /// What of it a client of this route reads.
     pub subjects: Vec<SubjectTemplate>,
     /// What a template that is one whole variable may ask for.
     pub allow: Vec<Filter>,
+}
+
+/// How the events of a JetStream stream come to the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// By one consumer for all that any route can ask for.
+    #[default]
+    Shared,
+    /// By a core subscription for each set of filters that is asked for, to what the stream republishes.
+    OnDemand,
 }
 
 /// How a client is answered whose `Last-Event-ID` is older than what is retained.

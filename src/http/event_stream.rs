@@ -14,11 +14,13 @@ use tokio::time::{Instant, Sleep};
 use super::context::Context;
 use super::member::StreamState;
 use super::output::{Output, Tally};
-use crate::feed::{Cursor, Gap, Item, Read};
+use super::pace::{Paced, Turn};
+use crate::feed::{Cursor, Gap, Item, Read, Relief};
 use crate::limit::Visit;
+use crate::limit::clients::Limit;
 use crate::registry::{Close, Member as _, Registration};
 use crate::sse::id::Joined;
-use crate::sse::{Component, encode};
+use crate::sse::{Component, Tier, encode};
 
 pub(super) use opening::Opening;
 
@@ -29,7 +31,9 @@ pub(super) struct EventStream {
     _registration: Registration,
     state: Arc<StreamState>,
     context: Arc<Context>,
-    _visit: Option<Visit>,
+    /// Counted among those of its client, where these are limited.
+    visit: Option<Visit>,
+    paced: Paced,
     cursors: Box<[Cursor]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: Box<[Component]>,
@@ -66,7 +70,7 @@ pub(super) enum Step {
 
 /// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
 /// little that is handed out but not yet on the socket.
-const TURN_BYTES: usize = 32 * 1024;
+pub(super) const TURN_BYTES: usize = 32 * 1024;
 
 impl EventStream {
     pub(super) fn state(&self) -> &Arc<StreamState> {
@@ -81,8 +85,13 @@ impl EventStream {
         if let (None, Some(close)) = (self.ending, self.state.poll_asked(task.waker())) {
             self.end(close);
         }
-        if let Some(close) = self.poll_events(task, out) {
-            self.end(close);
+        let mut relief = self.state.was_slow().then(|| self.relieve()).flatten();
+        // Whoever was too slow takes the word that it was, and comes back for the rest.
+        if !matches!(self.ending, Some(Ending { close: Close::Slow, .. })) {
+            if let Some(close) = self.poll_events(task, out, relief.as_mut()) {
+                self.end(close);
+            }
+            relief.iter().for_each(|relief| self.count_skipped(relief.skipped()));
         }
         if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
             self.poll_timer(task, out);
@@ -121,15 +130,44 @@ impl EventStream {
         self.ending = Some(Ending { close, owed });
     }
 
-    fn poll_events(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Option<Close> {
+    /// What a client is spared that was slow until now; nothing when too much waits for it: then it is ended.
+    fn relieve(&mut self) -> Option<Relief> {
+        let waiting = self.state.lag().events;
+        if self.state.is_ended_by(waiting) {
+            self.end(Close::Slow);
+            return None;
+        }
+        let resuming = self.state.resuming.load(Ordering::Relaxed);
+        (!resuming).then(|| Relief::new(&self.state.route.config.slow, waiting))
+    }
+
+    fn poll_events(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        out: &mut Output,
+        mut relief: Option<&mut Relief>,
+    ) -> Option<Close> {
         let mut caught_up = true;
         let mut ended = false;
+        let (visit, mut paced) = (self.visit.take(), std::mem::take(&mut self.paced));
+        let waited = paced.until.is_some();
+        // What is owed at the end is given at once.
+        let mut pace = match self.ending {
+            None => Turn::new(visit.as_ref().and_then(Visit::events), self.context.pressure.level(), &mut paced),
+            Some(_) => None,
+        };
         // Another source first each time: one that fills every turn must not keep the others waiting.
         self.first = (self.first + 1) % self.cursors.len();
         for turn in 0..self.cursors.len() {
             let place = (self.first + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
-            match self.cursors[place].poll_read(task, &mut out.batch, budget) {
+            let cursor = &mut self.cursors[place];
+            let read = match (relief.as_deref_mut(), &mut pace) {
+                (relief, Some(pace)) => cursor.poll_read_paced(task, &mut out.batch, budget, relief, pace),
+                (None, None) => cursor.poll_read(task, &mut out.batch, budget),
+                (Some(relief), None) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
+            };
+            match read {
                 Poll::Ready(Read::Some) => caught_up = false,
                 Poll::Ready(Read::Ended) => ended = true,
                 Poll::Pending => continue,
@@ -140,6 +178,10 @@ impl EventStream {
                 ending.owed = ending.owed.saturating_sub(out.tally.events - before);
             }
         }
+        pace.iter().for_each(|pace| self.count_skipped(pace.skipped()));
+        drop(pace);
+        self.visit = visit;
+        self.wait_for_tokens(paced, waited);
         if let (true, Some(ending)) = (caught_up, &mut self.ending) {
             // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
             ending.owed = 0;
@@ -149,6 +191,19 @@ impl EventStream {
             self.state.resuming.store(false, Ordering::Relaxed);
         }
         ended.then_some(Close::Upstream)
+    }
+
+    /// Notes until when events wait for tokens, so that the timer ends it.
+    fn wait_for_tokens(&mut self, paced: Paced, waited: bool) {
+        let waits = paced.until.is_some();
+        self.paced = paced;
+        if waits && !waited {
+            self.context.metrics.throttled_total.with_label_values(&[Limit::Events.as_str()]).inc();
+        }
+        if waits || waited {
+            let next = self.next_deadline();
+            self.timer.as_mut().reset(next);
+        }
     }
 
     /// Moves what a cursor has read to the output, with ids of all sources where there are several.
@@ -188,6 +243,10 @@ impl EventStream {
                 self.end(Close::Age);
                 return;
             }
+            if self.paced.until.take_if(|until| now >= Instant::from_std(*until)).is_some() {
+                // There are tokens: what waits for them is read.
+                task.waker().wake_by_ref();
+            }
             let state = self.state.clone();
             let config = &state.route.config;
             let silent = config.checkpoint.is_some_and(|silence| now >= self.marked + silence);
@@ -210,7 +269,8 @@ impl EventStream {
         let config = &self.state.route.config;
         let beat = self.spoke + self.silence;
         let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
-        beat.min(mark).min(self.age)
+        let tokens = self.paced.until.map_or(self.age, Instant::from_std);
+        beat.min(mark).min(self.age).min(tokens)
     }
 
     /// Moves the position to where the sources are known to be, if nothing waits. True if it moved.
@@ -226,9 +286,13 @@ impl EventStream {
     fn say_close(&mut self, close: Close, out: &mut Output) {
         let Some(reason) = close.told() else { return };
         let config = &self.state.route.config;
-        let drained = (close == Close::Drain).then(|| self.context.draw_drain_retry()).flatten();
+        let retry = match close {
+            Close::Slow => Some(config.slow.retry),
+            Close::Drain => self.context.draw_drain_retry(),
+            _ => None,
+        };
         // With chance in it: those who end together shall not return together.
-        let retry = drained.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
+        let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
         let told = config.checkpoint.is_some();
         if close != Close::Slow && told {
             self.checkpoint();
@@ -239,6 +303,12 @@ impl EventStream {
                 encode::put_id(bytes, Joined(&self.positions));
             }
         });
+    }
+
+    fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
+        for (tier, events) in skipped {
+            self.context.metrics.shed_events_total.with_label_values(&[tier.as_str()]).inc_by(events);
+        }
     }
 
     fn count_gap(&self, gap: Gap) {

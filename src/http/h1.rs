@@ -13,6 +13,7 @@ use super::context::Counted;
 use super::event_stream::{EventStream, Step};
 use super::member::StreamState;
 use super::output::Output;
+use super::patience::Patience;
 use super::transport::Transport;
 use super::wire::Wire;
 use crate::lifecycle::drain::Watch;
@@ -22,6 +23,7 @@ use crate::registry::Close;
 pub(super) struct Driver<T> {
     wire: Wire<T>,
     phase: Phase,
+    patience: Patience,
     _counted: Counted,
     _release: Watch,
 }
@@ -41,7 +43,8 @@ const LINGER: Duration = Duration::from_secs(2);
 
 impl<T: Transport> Driver<T> {
     pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Watch) -> Self {
-        Self { wire, phase: Phase::Open(Box::new(stream)), _counted: counted, _release: release }
+        let (phase, patience) = (Phase::Open(Box::new(stream)), Patience::default());
+        Self { wire, phase, patience, _counted: counted, _release: release }
     }
 
     /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
@@ -58,17 +61,13 @@ impl<T: Transport> Driver<T> {
                 Poll::Ready(Ok((tally, bytes))) if bytes > 0 => {
                     if let Some(stream) = self.stream() {
                         stream.sent(tally, bytes);
-                        stream.state().set_refused(false);
+                        stream.state().takes();
                     }
+                    self.patience.rest();
                 }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Close::Client),
-                Poll::Pending => {
-                    if let Some(stream) = self.stream() {
-                        stream.state().set_refused(true);
-                    }
-                    return self.poll_deadline(task);
-                }
+                Poll::Pending => return self.poll_refused(task),
             }
             let ended = match &mut self.phase {
                 Phase::Open(stream) => {
@@ -117,15 +116,33 @@ impl<T: Transport> Driver<T> {
         asked.filter(|close| StreamState::is_forced(*close))
     }
 
+    /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
+    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        let has_taken_a_turn = self.wire.has_taken_a_turn();
+        if let Phase::Open(stream) | Phase::Last(stream, _) = &self.phase {
+            if has_taken_a_turn {
+                stream.state().takes_a_turn();
+                self.patience.rest();
+            }
+            if self.patience.poll(task, stream.state()).is_ready() {
+                self.wire.abort();
+                return Poll::Ready(Close::Slow);
+            }
+        }
+        self.poll_deadline(task)
+    }
+
     /// The end has its time; without an end there is none.
     fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<Close> {
         match &mut self.phase {
             Phase::Open(_) => Poll::Pending,
-            Phase::Last(_, linger) | Phase::Linger(linger) => {
+            Phase::Last(_, linger) => {
                 ready!(linger.as_mut().poll(task));
                 self.wire.abort();
                 Poll::Ready(Close::Client)
             }
+            // Everything is on the socket: who reads slowly has it from the kernel still.
+            Phase::Linger(linger) => linger.as_mut().poll(task).map(|()| Close::Client),
         }
     }
 }

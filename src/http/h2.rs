@@ -1,5 +1,6 @@
 //! An event stream as the body of an HTTP/2 response, and the tasks of a connection's streams, each of which can be ended.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -11,14 +12,21 @@ use super::event_stream::{EventStream, Step};
 use super::idle::InUse;
 use super::member::StreamState;
 use super::output::Output;
+use super::patience::Patience;
 use crate::registry::Close;
 
 /// One DATA frame per turn, with all events that are ready.
 pub(super) struct H2Body {
     /// None when its last bytes are handed out.
-    stream: Option<EventStream>,
+    stream: Option<Box<EventStream>>,
     _in_use: InUse,
+    /// What of an event that is larger than a frame is still to be handed out.
+    rest: Bytes,
 }
+
+/// 64 KiB: hyper hands HTTP/2 all of what it is given at once, and asks again when the peer has taken it. Of a larger
+/// event it gets a part at a time, so that a peer that takes it slowly is seen to take it.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// The body ends as a reset of its stream: what an event stream is owed will not come.
 #[derive(Debug)]
@@ -34,27 +42,37 @@ impl std::error::Error for Reset {}
 
 impl H2Body {
     pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
-        Self { stream: Some(stream), _in_use: in_use }
+        Self { stream: Some(Box::new(stream)), rest: Bytes::new(), _in_use: in_use }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let turn = Output::with(|out| {
-            let step = std::task::ready!(stream.poll_next(task, out));
-            // Handed to HTTP/2 is the nearest to the socket that can be seen here: it is asked for only when the
-            // stream's window is open.
-            stream.sent(out.tally, out.bytes);
-            Poll::Ready((step, join(out)))
-        });
-        let (step, data) = std::task::ready!(turn);
-        if let Step::End(close) = step {
-            self.stream = None;
-            if StreamState::is_forced(close) {
-                return Poll::Ready(Some(Err(Reset(close))));
+        // Asked for only when the stream's window is open.
+        stream.state().is_taken();
+        if self.rest.is_empty() {
+            let turn = Output::with(|out| {
+                let step = std::task::ready!(stream.poll_next(task, out));
+                // Handed to HTTP/2 is the nearest to the socket that can be seen here.
+                stream.sent(out.tally, out.bytes);
+                Poll::Ready((step, join(out)))
+            });
+            let (step, data) = std::task::ready!(turn);
+            self.rest = data;
+            if let Step::End(close) = step {
+                self.stream = None;
+                if StreamState::is_forced(close) {
+                    return Poll::Ready(Some(Err(Reset(close))));
+                }
+                // An empty frame would count as a flood at a careful receiver.
+                let data = std::mem::take(&mut self.rest);
+                return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
             }
+        } else {
+            stream.state().takes_a_turn();
         }
-        // An empty frame would count as a flood at a careful receiver.
-        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+        stream.state().offers();
+        let data = self.rest.split_to(self.rest.len().min(FRAME_BYTES_MAX));
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     pub(super) fn is_end(&self) -> bool {
@@ -120,11 +138,34 @@ where
     F::Output: Send,
 {
     fn execute(&self, future: F) {
-        let task = tokio::spawn(future).abort_handle();
-        if let Some(link) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
-            linked.task = Some(task);
-            linked.connect();
-        }
+        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let task = tokio::spawn(carry(future, link.clone())).abort_handle();
+        let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
+        linked.task = Some(task);
+        linked.connect();
     }
+}
+
+/// hyper's task of one stream, and beside it the patience with a peer that shuts the stream's window. Its end resets
+/// the stream.
+fn carry<F: Future>(future: F, link: Link) -> impl Future<Output = ()> {
+    let mut future = Box::pin(future);
+    let mut patience = Patience::default();
+    let mut known = None;
+    poll_fn(move |task| {
+        if future.as_mut().poll(task).is_ready() {
+            return Poll::Ready(());
+        }
+        if known.is_none() {
+            known = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
+        }
+        match &known {
+            Some(state) if state.is_offered() => patience.poll(task, state),
+            _ => {
+                // It waits for its answer, or for events.
+                patience.rest();
+                Poll::Pending
+            }
+        }
+    })
 }

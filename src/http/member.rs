@@ -11,8 +11,9 @@ use tokio::task::AbortHandle;
 
 use super::route::Route;
 use crate::feed::Standing;
-use crate::registry::{Close, Description, Lag, Member, Protocol, Sent, State};
+use crate::registry::{Close, Description, Lag, Member, Protocol, Registry, Sent, State};
 use crate::sse::EventId;
+use crate::telemetry::Metrics;
 
 /// Who is at the other end, and by what way.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +36,12 @@ pub(super) struct StreamState {
     events: AtomicU64,
     bytes: AtomicU64,
     pub(super) gaps: AtomicU32,
-    /// Milliseconds since `began` at which the socket refused bytes, plus one; 0 while it takes them.
+    /// Milliseconds since `began` at which the socket began to refuse bytes, plus one; 0 while it takes them.
     refused: AtomicU64,
+    /// HTTP/2: bytes were handed out and not asked for again yet.
+    offered: AtomicBool,
+    /// The socket has refused bytes for longer than the route's patience, and nothing was read since.
+    slow: AtomicBool,
     began: Instant,
     /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
     asked: AtomicU8,
@@ -45,8 +50,11 @@ pub(super) struct StreamState {
     abort: OnceLock<AbortHandle>,
 }
 
-/// A socket that takes nothing for so long makes its client slow.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// What TLS holds for a connection.
+const TLS_BYTES: u64 = 7168;
+
+/// What an HTTP/2 connection holds beside its event streams: hyper's and h2's buffers and tables, measured at 21.5 KiB.
+const H2_BYTES: u64 = 22 * 1024;
 
 impl StreamState {
     pub(super) fn new(
@@ -67,6 +75,8 @@ impl StreamState {
             bytes: AtomicU64::new(0),
             gaps: AtomicU32::new(0),
             refused: AtomicU64::new(0),
+            offered: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             began: Instant::now(),
             asked: AtomicU8::new(0),
             task: AtomicWaker::new(),
@@ -103,13 +113,57 @@ impl StreamState {
         self.began.elapsed()
     }
 
-    /// The socket takes bytes, or refuses them since now.
-    pub(super) fn set_refused(&self, refused: bool) {
-        let now = if refused { u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1 } else { 0 };
-        if refused && self.refused.load(Ordering::Relaxed) != 0 {
-            return;
+    /// The socket refuses bytes, since now unless it did before.
+    pub(super) fn refuses(&self) {
+        if self.refused.load(Ordering::Relaxed) == 0 {
+            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            self.refused.store(now + 1, Ordering::Relaxed);
         }
-        self.refused.store(now, Ordering::Relaxed);
+    }
+
+    /// The socket takes what it refused.
+    pub(super) fn takes(&self) {
+        if self.refused.load(Ordering::Relaxed) != 0 {
+            self.refused.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// HTTP/2: bytes are handed out; whoever asks for more has taken them.
+    pub(super) fn offers(&self) {
+        self.offered.store(true, Ordering::Relaxed);
+    }
+
+    /// HTTP/2: more is asked for.
+    pub(super) fn is_taken(&self) {
+        self.offered.store(false, Ordering::Relaxed);
+        self.takes();
+    }
+
+    /// Whether what was handed out is still under way: the window of the stream is shut.
+    pub(super) fn is_offered(&self) -> bool {
+        self.offered.load(Ordering::Relaxed)
+    }
+
+    /// The socket has taken as much as a turn of something larger: whatever it refused before that, it is not slow.
+    pub(super) fn takes_a_turn(&self) {
+        self.takes();
+        self.slow.store(false, Ordering::Relaxed);
+    }
+
+    /// The socket has refused bytes for longer than the route's patience.
+    pub(super) fn set_slow(&self) {
+        self.slow.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it had until what is read now; true once.
+    pub(super) fn was_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed) && self.slow.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether a client that is slow is ended with so many events waiting. What it came back for is not held against
+    /// it: a replay is not lag.
+    pub(super) fn is_ended_by(&self, waiting: u64) -> bool {
+        waiting > self.route.config.slow.lag && !self.resuming.load(Ordering::Relaxed)
     }
 
     /// For how long the socket has refused bytes.
@@ -149,16 +203,17 @@ impl Member for StreamState {
     }
 
     fn is_slow(&self) -> bool {
-        self.refused_for() > PATIENCE && self.lag().events > 0
+        self.refused_for() > self.route.config.slow.patience && self.lag().events > 0
     }
 
     fn memory_bytes(&self) -> u64 {
-        // Measured per idle client (docs/benchmarks.md), rounded up: task, cursor, registration, buffers of TLS.
-        let protocol = match self.peer.protocol {
-            Protocol::Http10 | Protocol::Http11 => 2048,
-            Protocol::H2 => 2560,
-        };
-        protocol + if self.peer.tls { 7168 } else { 0 }
+        // Measured per idle client (docs/benchmarks.md), rounded up: task, cursor, registration, buffers of TLS. What an
+        // HTTP/2 connection holds for all of its event streams is counted with the connection.
+        match (self.peer.protocol, self.peer.tls) {
+            (Protocol::H2, _) => 2560,
+            (_, false) => 2048,
+            (_, true) => 2048 + TLS_BYTES,
+        }
     }
 
     fn describe(&self) -> Description {
@@ -202,4 +257,17 @@ impl Member for StreamState {
             task.abort();
         }
     }
+}
+
+/// What all connections hold in memory, estimated from their kinds: event streams, and HTTP/2 connections whether they
+/// carry any or not. Those of HTTP/1 without an event stream are left out: they last seconds.
+#[must_use]
+pub fn memory_bytes(registry: &Registry, metrics: &Metrics) -> u64 {
+    let mut bytes = 0;
+    registry.for_each(|member| bytes += member.memory_bytes());
+    let h2 = |tls: &str| {
+        let connections = metrics.connections.with_label_values(&[Protocol::H2.as_str(), tls]).get();
+        u64::try_from(connections).unwrap_or_default()
+    };
+    bytes + h2("false") * H2_BYTES + h2("true") * (H2_BYTES + TLS_BYTES)
 }

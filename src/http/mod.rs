@@ -16,6 +16,8 @@ mod h2;
 mod idle;
 mod member;
 mod output;
+mod pace;
+mod patience;
 mod refusal;
 mod request;
 mod route;
@@ -26,5 +28,6 @@ mod wire;
 
 pub use config::{Config, RouteConfig};
 pub use context::Context;
+pub use member::memory_bytes;
 pub use route::{FindSource, Routes};
 pub use server::serve;

@@ -79,7 +79,8 @@ impl Route {
             allow: source.allow.clone(),
         });
         let sources = sources.collect();
-        let profile = Profile { event: config.event.clone(), priority: Vec::new(), window: config.window };
+        let (event, priority) = (config.event.clone(), config.priority.clone());
+        let profile = Profile { event, priority, window: config.window };
         let metrics = RouteMetrics::new(&label, metrics);
         Self { profile: profile.into(), sources, metrics, label, config }
     }

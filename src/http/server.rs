@@ -22,10 +22,6 @@ pub async fn serve(
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
         let Some(entered) = context.door.enter() else { return turn_away(&context, &socket) };
-        if let Err(error) = crate::net::socket::prepare(&socket) {
-            tracing::debug!(client.addr = %remote, %error, "a connection ended before it began");
-            return;
-        }
         let acceptor = tls.as_ref().map(Tls::acceptor);
         tokio::spawn(connection::serve(context.clone(), socket, remote, entered, acceptor, connections.clone()));
     };

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
+use super::event_stream::TURN_BYTES;
 use super::output::{Output, Tally};
 use super::transport::Transport;
 
@@ -26,6 +27,8 @@ pub(super) struct Wire<T> {
     framing: Framing,
     /// What the socket has not taken yet: at most one turn of shared bytes.
     pending: VecDeque<Bytes>,
+    /// How much of an event larger than a turn the socket has taken since that was last asked.
+    taken: usize,
     /// What will be counted when `pending` is empty.
     unsent: (Tally, usize),
     /// TLS may hold bytes that its socket has not taken.
@@ -46,7 +49,7 @@ impl<T: Transport> Wire<T> {
     /// `early`: how many bytes the client has sent behind its request already.
     pub(super) fn new(io: T, framing: Framing, early: usize) -> Self {
         let unsent = (Tally::default(), 0);
-        Self { io, framing, pending: VecDeque::new(), unsent, unflushed: false, discarded: early }
+        Self { io, framing, pending: VecDeque::new(), taken: 0, unsent, unflushed: false, discarded: early }
     }
 
     /// Resets the connection: what is pending is thrown away.
@@ -134,6 +137,7 @@ impl<T: Transport> Wire<T> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
+            self.taken += written;
             while let Some(first) = self.pending.front_mut().filter(|_| written > 0) {
                 let done = first.len().min(written);
                 written -= done;
@@ -152,7 +156,17 @@ impl<T: Transport> Wire<T> {
             ready!(Pin::new(&mut self.io).poll_flush(task))?;
             self.unflushed = false;
         }
+        self.taken = 0;
         Poll::Ready(Ok(std::mem::take(&mut self.unsent)))
+    }
+
+    /// Whether the socket has taken as much as a turn since this was last true: a large event is on its way.
+    pub(super) fn has_taken_a_turn(&mut self) -> bool {
+        let taken = self.taken >= TURN_BYTES;
+        if taken {
+            self.taken = 0;
+        }
+        taken
     }
 
     /// Ends our side of the connection.

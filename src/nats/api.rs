@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::client::Link;
+use super::republish::Republish;
 use crate::sse::{Component, Tag};
 use crate::subject::Filter;
 
@@ -50,6 +51,8 @@ pub struct StreamState {
     /// Which subjects it takes; empty for a mirror.
     pub subjects: Vec<String>,
     pub(crate) retention: Retention,
+    /// What it sends on core NATS of all that it stores.
+    pub republish: Option<Republish>,
 }
 
 /// When a JetStream stream lets go of a message.
@@ -95,6 +98,17 @@ pub enum Trouble {
         /// The tag of both.
         tag: Tag,
     },
+    /// The stream is to be read on demand, and does not republish.
+    NotRepublished,
+    /// The stream republishes without payloads.
+    HeadersOnly,
+    /// The stream does not republish everything that is to be read on demand.
+    Uncovered {
+        /// What is to be read.
+        filter: String,
+        /// What it republishes.
+        source: String,
+    },
     /// An answer that says no.
     Refused(String),
 }
@@ -131,6 +145,15 @@ impl Trouble {
             Self::Timeout => format!("stream {stream}: JetStream does not answer"),
             Self::Collision { other, tag } => format!(
                 "stream {stream} and stream {other} have the same tag {tag} in event ids, by chance: give one of them an `identity` in the configuration"
+            ),
+            Self::NotRepublished => format!(
+                "stream {stream} does not republish, so it cannot be read with `delivery: on_demand`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
+            ),
+            Self::HeadersOnly => format!(
+                "stream {stream} republishes headers only, so there is nothing to read with `delivery: on_demand`: republish without `headers_only`, or leave `delivery` at `shared`"
+            ),
+            Self::Uncovered { filter, source } => format!(
+                "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: on_demand`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
             ),
             Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
         }
@@ -201,8 +224,18 @@ impl Api {
         from: u64,
         filter: Option<&Filter>,
     ) -> Result<Option<Stored>, Trouble> {
-        let request = MessageRequest { seq: from, next_by_subj: filter.map(Filter::as_str) };
-        let found: Result<MessageAnswer, Trouble> = self.ask(format!("STREAM.MSG.GET.{stream}"), &request).await;
+        let (seq, next_by_subj) = (Some(from), filter.map(Filter::as_str));
+        self.message(stream, &MessageRequest { seq, next_by_subj, last_by_subj: None }).await
+    }
+
+    /// The number of the last message that the filter selects.
+    pub(crate) async fn last_stored(&self, stream: &str, filter: &Filter) -> Result<Option<u64>, Trouble> {
+        let request = MessageRequest { seq: None, next_by_subj: None, last_by_subj: Some(filter.as_str()) };
+        Ok(self.message(stream, &request).await?.map(|stored| stored.sequence))
+    }
+
+    async fn message(&self, stream: &str, request: &MessageRequest<'_>) -> Result<Option<Stored>, Trouble> {
+        let found: Result<MessageAnswer, Trouble> = self.ask(format!("STREAM.MSG.GET.{stream}"), request).await;
         match found {
             Ok(answer) => match answer.message.stored() {
                 Some(stored) => Ok(Some(stored)),
@@ -299,6 +332,25 @@ struct StreamSettings {
     retention: Retention,
     #[serde(default)]
     subjects: Option<Vec<String>>,
+    #[serde(default)]
+    republish: Option<RepublishSettings>,
+}
+
+#[derive(Deserialize)]
+struct RepublishSettings {
+    #[serde(default)]
+    src: String,
+    dest: String,
+    #[serde(default)]
+    headers_only: bool,
+}
+
+impl RepublishSettings {
+    fn republish(self) -> Republish {
+        // Without a source: everything.
+        let source = if self.src.is_empty() { ">".to_owned() } else { self.src };
+        Republish { source, destination: self.dest, headers_only: self.headers_only }
+    }
 }
 
 #[derive(Deserialize)]
@@ -323,6 +375,7 @@ impl StreamInfo {
             last_time: time(self.state.last_ts),
             subjects: self.config.subjects.unwrap_or_default(),
             retention: self.config.retention,
+            republish: self.config.republish.map(RepublishSettings::republish),
         })
     }
 }
@@ -333,9 +386,12 @@ struct Empty {}
 
 #[derive(Serialize)]
 struct MessageRequest<'a> {
-    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_by_subj: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_by_subj: Option<&'a str>,
 }
 
 #[derive(Deserialize)]

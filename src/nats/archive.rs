@@ -34,6 +34,11 @@ impl JetStreamArchive {
         let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
         Self(Arc::new(Place { nats, stream, identity, all: all.clone(), intake, told: Mutex::default() }))
     }
+
+    /// Begins to read what these filters select of the stream that has this tag.
+    pub(super) fn read_as(&self, filters: &FilterSet, after: u64, tag: Tag) -> impl Pages + use<> {
+        Reading::new(Arc::clone(&self.0), filters.clone(), after, Some(tag))
+    }
 }
 
 impl Archive for JetStreamArchive {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use prometheus::IntCounter;
 
 use super::message::{Parts, to_event};
-use crate::feed::{FeedWriter, GapReason, LogWriter};
+use crate::feed::{FeedWriter, GapReason, LogWriter, PositionedWriter};
 use crate::sse::{Component, Event};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
@@ -22,6 +22,7 @@ pub(crate) struct Intake {
     oversize: IntCounter,
     status: IntCounter,
     repeated: IntCounter,
+    foreign: IntCounter,
 }
 
 impl Intake {
@@ -34,6 +35,7 @@ impl Intake {
             oversize: rejected("oversize"),
             status: rejected("status"),
             repeated: rejected("repeated"),
+            foreign: rejected("foreign"),
         }
     }
 
@@ -45,6 +47,11 @@ impl Intake {
     /// Counts a message that says something about the subscription and is no event.
     pub(crate) fn status(&self) {
         self.status.inc();
+    }
+
+    /// Counts a message on a stream's destination that the stream did not send.
+    pub(crate) fn foreign(&self) {
+        self.foreign.inc();
     }
 
     /// Makes an event of a message that one of the filters selects.
@@ -123,6 +130,21 @@ impl Batch {
                     log.advance(sequence.saturating_sub(1));
                     log.gap(GapReason::Upstream, Some(1));
                     log.advance(sequence);
+                }
+            }
+        }
+    }
+
+    /// Writes everything to a feed of a stream's own numbers.
+    pub(crate) fn write_to_positioned(self, feed: &mut PositionedWriter) {
+        for step in self.0 {
+            match step {
+                Step::Events(events) => feed.append(events),
+                Step::Lost(sequence) => {
+                    // As in a log: the gap stands directly before what is missing.
+                    feed.advance(sequence.saturating_sub(1));
+                    feed.gap(GapReason::Upstream, Some(1));
+                    feed.advance(sequence);
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! tailer (JetStream: one consumer per stream and pod)  -> message -> intake -> LogWriter
 //! archive (JetStream: one consumer per reading)        -> message -> intake -> Page
+//! republish (JetStream: one subscription per set of filters, to what the stream republishes) -> PositionedWriter
 //! subscription (core subjects: one per set of filters) -> message -> intake -> FeedWriter
 //! ```
 
@@ -15,6 +16,7 @@ mod consumer;
 mod intake;
 mod message;
 mod poison;
+mod republish;
 mod subscription;
 mod tags;
 mod tailer;
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::feed::{Archive, Demands, LogWriter};
+use crate::feed::{Archive, Demands, LogWriter, PositionedWriter, Republished};
 use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::Health;
 use crate::sse::{Component, Tag};
@@ -42,6 +44,7 @@ use tailer::Tailer;
 pub use api::{StreamState, Trouble};
 pub use client::{Identity, InvalidServer};
 pub use config::Config;
+pub use republish::Republish;
 pub use tailer::StreamConfig;
 
 /// How long the state of a JetStream stream is believed: a thousand clients that come back at once ask once.
@@ -113,6 +116,18 @@ impl Nats {
         let Inner { identity, links, barrier, metrics, .. } = &*self.0;
         let core = Core::new(links.core.clone(), barrier.clone(), identity.tag(), metrics);
         tokio::spawn(core.serve(demands, drain));
+    }
+
+    /// Serves demands for a JetStream stream that republishes until the drain begins; the watch is released when all
+    /// subscriptions are gone.
+    pub fn serve_republished(
+        &self,
+        config: StreamConfig,
+        source: Arc<Republished>,
+        demands: Demands<PositionedWriter>,
+        drain: Watch,
+    ) {
+        tokio::spawn(republish::serve(self.clone(), config, source, demands, drain));
     }
 
     /// What JetStream still has of a stream. `identity` replaces the stream's creation time in ids; `filters` is

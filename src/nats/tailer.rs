@@ -1,6 +1,6 @@
 //! The loop that follows one JetStream stream for the whole pod.
 
-mod start;
+pub(super) mod start;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -51,6 +51,7 @@ pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
     if sharing == Sharing::Shared {
         socket.set_reuse_port(true)?;
     }
+    super::socket::prepare(&socket)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

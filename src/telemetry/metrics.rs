@@ -52,6 +52,8 @@ pub struct Metrics {
     pub gaps_total: IntCounterVec,
     /// `sidestream_missed_events_total{reason}`
     pub missed_events_total: IntCounterVec,
+    /// `sidestream_shed_events_total{tier}`
+    pub shed_events_total: IntCounterVec,
     /// `sidestream_throttled_total{limit}`
     pub throttled_total: IntCounterVec,
     /// `sidestream_pressure_level`
@@ -84,6 +86,8 @@ pub struct Metrics {
     pub nats_reconnects_total: IntCounter,
     /// `sidestream_nats_slow_consumer_total`
     pub nats_slow_consumer_total: IntCounter,
+    /// `sidestream_holes_total{source,result}`
+    pub holes_total: IntCounterVec,
     /// `sidestream_poison_messages_total`
     pub poison_messages_total: IntCounter,
     /// `sidestream_consumers_created_total`
@@ -131,7 +135,7 @@ impl Metrics {
         Ok(Self {
             connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
-            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds and what they are being sent.")?,
+            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds; events on their way are shared, and counted with windows.")?,
             streams: r.gauges("streams", "Event streams open now.", &["route", "protocol"])?,
             streams_opened_total: r.counters("streams_opened_total", "Event streams opened.", &["route", "protocol"])?,
             streams_closed_total: r.counters("streams_closed_total", "Event streams ended, by reason.", &["route", "reason"])?,
@@ -147,6 +151,7 @@ impl Metrics {
             slow_clients: r.gauges("slow_clients", "Clients whose own socket has refused bytes for longer than the route's patience while events wait.", &["route"])?,
             gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
+            shed_events_total: r.counters("shed_events_total", "Events that slow clients were spared and told of, shed or conflated, by tier.", &["tier"])?,
             throttled_total: r.counters("throttled_total", "Times that a client reached a limit of `limits.per_client` (connections, connects), or that its events waited for one (events).", &["limit"])?,
             pressure_level: r.gauge("pressure_level", "0 nothing is cut, 1 telemetry is thinned, 2 no telemetry and normal events at half their rate, 3 a quarter of it and no new event streams.")?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
@@ -163,6 +168,7 @@ impl Metrics {
             nats_connected: r.gauge("nats_connected", "1 when every connection to NATS is up.")?,
             nats_reconnects_total: r.counter("nats_reconnects_total", "Connections to NATS that were made again.")?,
             nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Times that messages were dropped because this process did not take them in time.")?,
+            holes_total: r.counters("holes_total", "Losses found in the subscriptions of a republished stream: repaired from the stream, or told as a gap.", &["source", "result"])?,
             poison_messages_total: r.counter("poison_messages_total", "Messages that the NATS client could not parse and that were passed by hand.")?,
             consumers_created_total: r.counter("consumers_created_total", "JetStream consumers created.")?,
             drain_phase: r.gauge("drain_phase", "0 not draining, then one number per phase in their order.")?,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use sidestream::feed::{Batch, Cursor, Gap, GapReason, Item, Outcome, Profile, Read};
+use sidestream::feed::{Batch, Cursor, Gap, GapReason, Item, Outcome, Policy, Profile, Read, Relief, Slow};
 use sidestream::sse::encode::Frame;
 use sidestream::sse::{Component, Tier};
 use sidestream::subject::FilterSet;
@@ -46,6 +46,10 @@ pub(crate) struct Client {
     next: usize,
     /// Missed as `Slow` gaps said, but not yet seen to be missing.
     slow: u64,
+    /// Missed as the `Conflated` gap of this read said, but not yet seen to be missing.
+    conflated: u64,
+    /// Where in the history this read passed something by.
+    passed: Vec<usize>,
     /// It was told that an unknown number is missing: anything later may follow.
     is_loose: bool,
     /// It came with a position that its pod has not reached yet.
@@ -77,6 +81,8 @@ impl Client {
             seq: position.seq,
             next: pod.epoch_place(),
             slow: 0,
+            conflated: 0,
+            passed: Vec::new(),
             is_loose: false,
             is_ahead: position.seq > pod.head,
         };
@@ -106,12 +112,19 @@ impl Client {
         })
     }
 
-    /// Reads once, and checks everything that the read says.
-    pub(crate) fn read(&mut self, pod: &Pod, budget: usize) -> Poll<Read> {
+    /// Reads once, as one that was slow until now if it was, and checks everything that the read says.
+    pub(crate) fn read(&mut self, pod: &Pod, budget: usize, slow: Option<&Slow>, now: Instant) -> Poll<Read> {
         let mut batch = Batch::default();
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
-        let read = self.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, budget);
+        let mut context = Context::from_waker(&waker);
+        let mut relief = slow.map(|slow| Relief::new(slow, self.cursor.standing().lag(now).events));
+        let read = match &mut relief {
+            None => self.cursor.poll_read(&mut context, &mut batch, budget),
+            Some(relief) => self.cursor.poll_read_slow(&mut context, &mut batch, budget, relief),
+        };
+        let spared = self.spared(pod, slow, relief.as_ref(), &batch);
+        self.passed.clear();
         let is_replaying = self.cursor.is_replaying();
         self.has_replayed |= was_replaying || is_replaying;
         self.waits_since = None;
@@ -129,9 +142,13 @@ impl Client {
                     bytes += frame.len();
                     self.take_event(pod, frame, *position, *tier);
                 }
-                Item::Gap { gap, position } => self.take_gap(pod, *gap, *position),
+                Item::Gap { gap, position } => self.take_gap(pod, *gap, *position, relief.is_some()),
             }
         }
+        if let Some(spared) = spared {
+            assert_eq!(self.passed, spared, "{self}: passed by, and by the rules of {slow:?}");
+        }
+        self.conflated = 0;
         assert_eq!(self.cursor.position(), self.position, "{self}: the position is the last item's");
         assert_eq!(self.cursor.standing().position(), Some(self.position), "{self}: seen from outside too");
         if self.has_replayed && !is_replaying && read == Poll::Pending {
@@ -154,6 +171,59 @@ impl Client {
         read
     }
 
+    /// Where in the history a slow reader was to be spared something, by the rules; nothing where the model does not
+    /// know what was in its window.
+    fn spared(&self, pod: &Pod, slow: Option<&Slow>, relief: Option<&Relief>, batch: &Batch) -> Option<Vec<usize>> {
+        let (slow, relief) = (slow?, relief?);
+        assert!(relief.skipped().all(|(tier, _)| tier != Tier::Critical), "{self}: critical events are never skipped");
+        let gaps =
+            || batch.items.iter().filter_map(|item| if let Item::Gap { gap, .. } = item { Some(gap) } else { None });
+        let is_told = |gap: &&Gap| matches!(gap.reason, GapReason::Slow | GapReason::Conflated);
+        let told: u64 = gaps().filter(is_told).filter_map(|gap| gap.missed).sum();
+        let skipped: u64 = relief.skipped().map(|(_, count)| count).sum();
+        let is_elsewhere = gaps().any(|gap| !is_told(&gap) || gap.missed.is_none());
+        // From the archive nothing is spared.
+        let is_replaying = self.has_replayed || self.cursor.is_replaying();
+        let is_unclear = is_replaying || self.is_ahead || self.is_loose || self.slow > 0 || is_elsewhere;
+        if is_unclear || told != skipped {
+            assert!(told >= skipped, "{self}: skipped {skipped} and told of {told}");
+            return None;
+        }
+        let last = batch.items.iter().rev().find_map(|item| match item {
+            Item::Event { position, .. } => Some(*position),
+            Item::Gap { .. } => None,
+        })?;
+        let events: Vec<(usize, &str)> = self
+            .owed(pod, pod.history.len())
+            .filter_map(|(place, entry)| match &entry.kind {
+                Kind::Event { subject, .. } => Some((place, &**subject)),
+                Kind::Gap(_) | Kind::Begin(_) => None,
+            })
+            .collect();
+        let mut spared = Vec::new();
+        for (nth, (place, subject)) in events.iter().enumerate() {
+            let waiting = (events.len() - nth) as u64;
+            let is_newest = || !events[nth + 1..].iter().any(|(_, other)| other == subject);
+            let is_spared = match (slow.policy, self.tier(subject)) {
+                (Policy::Disconnect, _) | (_, Tier::Critical) => false,
+                (Policy::Conflate, _) => !is_newest(),
+                (Policy::Shed, Tier::Telemetry) => waiting as f64 > slow.lag as f64 / 4.0,
+                (Policy::Shed, Tier::Normal) => waiting as f64 > slow.lag as f64 * 3.0 / 4.0,
+            };
+            if is_spared {
+                spared.push(*place);
+            } else if pod.history[*place].position == last {
+                break;
+            }
+        }
+        Some(spared)
+    }
+
+    fn tier(&self, subject: &str) -> Tier {
+        let rule = self.profile.priority.iter().find(|(filter, _)| filter.matches(subject));
+        rule.map_or(Tier::Normal, |(_, tier)| *tier)
+    }
+
     fn take_event(&mut self, pod: &Pod, frame: &Frame, position: Component, tier: Tier) {
         let place = (self.next..pod.history.len()).find(|place| {
             let entry = &pod.history[*place];
@@ -174,8 +244,7 @@ impl Client {
         let expected = self.encode(&subject, content, position);
         assert_eq!(String::from_utf8_lossy(frame.bytes()), expected, "{self}: one position has one content");
         assert!(self.filters.matches(&subject), "{self}: {subject} was not asked for");
-        let is_alarm = self.profile.priority.first().is_some_and(|(filter, _)| filter.matches(&subject));
-        assert_eq!(tier, if is_alarm { Tier::Critical } else { Tier::Normal });
+        assert_eq!(tier, self.tier(&subject));
         if let Some(place) = place.filter(|_| self.is_loose) {
             (self.epoch, self.seq, self.next) = (pod.history[place].epoch, position.seq - 1, place);
             (self.slow, self.is_loose) = (0, false);
@@ -189,10 +258,15 @@ impl Client {
         }
     }
 
-    fn take_gap(&mut self, pod: &Pod, gap: Gap, position: Component) {
+    fn take_gap(&mut self, pod: &Pod, gap: Gap, position: Component, is_slow: bool) {
         let source = lock(&pod.source);
+        if gap.reason == GapReason::Conflated {
+            assert!(is_slow && position == self.position, "{self}: a slow reader stays where it is");
+            self.conflated += gap.missed.expect("a count");
+            return;
+        }
         if gap.reason == GapReason::Slow {
-            return self.take_slow(pod, gap, position);
+            return self.take_slow(pod, gap, position, is_slow);
         }
         let mut told = pod.history.iter().enumerate().skip(self.next).filter(|(_, entry)| match entry.kind {
             Kind::Gap(known) => {
@@ -240,14 +314,14 @@ impl Client {
         self.position = position;
     }
 
-    fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Component) {
+    fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Component, is_slow: bool) {
         assert_eq!(position, self.position, "{self}: a slow reader stays where it is");
         assert_ne!(gap.missed, Some(0), "{self}: {gap:?}");
         let begins = |(_, entry): &(usize, &Entry)| matches!(&entry.kind, Kind::Begin(gap) if gap.missed.is_none());
         // One beginning is told as what it is; of several the last is.
         let is_unknown = self.owed(pod, pod.history.len()).filter(begins).count() > 1;
         assert!(gap.missed.is_some() || is_unknown, "{self}: how many are missing is known");
-        if pod.is_roomy() && self.profile.event.is_some() && !self.has_replayed && !self.is_ahead {
+        if !is_slow && pod.is_roomy() && self.profile.event.is_some() && !self.has_replayed && !self.is_ahead {
             // Of this profile only the number of events is small.
             let owed = self.owed(pod, pod.history.len()).map(|(_, entry)| match entry.kind {
                 Kind::Event { .. } => 1,
@@ -266,7 +340,11 @@ impl Client {
         let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
         let fate = |seq| source.records.get(&seq).map_or(Fate::Expired, |record| record.fate);
         let (mut missed, mut told) = (0, self.seq);
-        for (_, entry) in self.owed(pod, place.max(self.next)) {
+        let mut passed = Vec::new();
+        for (at, entry) in self.owed(pod, place.max(self.next)) {
+            if matches!(entry.kind, Kind::Event { .. }) {
+                passed.push(at);
+            }
             match &entry.kind {
                 Kind::Event { .. } if self.has_replayed && is_present && fate(entry.position.seq) == Fate::Deleted => {}
                 Kind::Event { .. } => missed += 1,
@@ -281,6 +359,10 @@ impl Client {
                 Kind::Begin(gap) => panic!("{self}: was not told {gap:?}"),
             }
         }
+        self.passed.append(&mut passed);
+        let conflated = missed.saturating_sub(self.slow).min(self.conflated);
+        self.conflated -= conflated;
+        missed -= conflated;
         if self.is_ahead || self.has_replayed {
             missed = missed.min(self.slow);
             self.slow = missed;

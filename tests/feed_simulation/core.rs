@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::FutureExt;
-use sidestream::feed::{Batch, Budget, Cursor, Demands, FeedWriter, Gap, GapReason, Item, OnDemand, OpenError};
+use sidestream::feed::{Batch, Budget, Cursor, Demands, FeedWriter, Gap, GapReason, Item, OnDemand, OpenError, Relief};
 use sidestream::feed::{Outcome, Profile, Read, Start, demand};
 use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::FilterSet;
@@ -41,6 +41,8 @@ struct Client {
     /// What of the history it has.
     next: usize,
     missed: u64,
+    /// Told of before what of it is passed by.
+    conflated: u64,
     wakes: Arc<Wakes>,
     waits_since: Option<u64>,
     known: Known,
@@ -219,7 +221,7 @@ impl World {
         };
         let known = Known { position, published: appended };
         let (wakes, missed, waits_since) = (Arc::default(), 0, None);
-        self.clients.push(Client { key, cursor: opened.cursor, next, missed, wakes, waits_since, known });
+        self.clients.push(Client { key, cursor: opened.cursor, next, missed, conflated: 0, wakes, waits_since, known });
     }
 
     fn leave(&mut self) {
@@ -239,11 +241,21 @@ impl World {
         let mut batch = Batch::default();
         let waker = Waker::from(client.wakes.clone());
         let budget = [1, 100, 1 << 20][self.rng.usize(..3)];
-        let read = client.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, budget);
+        let mut context = Context::from_waker(&waker);
+        let lag = client.cursor.standing().lag(now()).events;
+        let mut relief = world::slow(&mut self.rng).map(|slow| Relief::new(&slow, lag));
+        let read = match &mut relief {
+            None => client.cursor.poll_read(&mut context, &mut batch, budget),
+            Some(relief) => client.cursor.poll_read_slow(&mut context, &mut batch, budget, relief),
+        };
         client.waits_since = None;
+        let is_unknown = |item: &Item| matches!(item, Item::Gap { gap: Gap { missed: None, .. }, .. });
+        let is_known = client.next != usize::MAX && client.missed != u64::MAX && !batch.items.iter().any(is_unknown);
         for item in &batch.items {
             client.take(item, feed);
         }
+        let conflated = std::mem::take(&mut client.conflated);
+        assert!(conflated == 0 || !is_known, "conflated, and as it was told: {conflated} more");
         match read {
             Poll::Ready(Read::Some) => assert!(!batch.items.is_empty()),
             Poll::Ready(Read::Ended) => panic!("a feed with a reader never ends"),
@@ -288,6 +300,9 @@ impl Client {
                 self.find(feed, position.seq, Kind::Event(content));
                 self.known = Known { position: *position, published: content + 1 };
             }
+            Item::Gap { gap, .. } if gap.reason == GapReason::Conflated => {
+                self.conflated += gap.missed.expect("a count");
+            }
             Item::Gap { gap, .. } if gap.reason == GapReason::Slow => {
                 let unread = &feed.history[self.next.min(feed.history.len())..];
                 let is_unknown = unread.iter().any(|(_, kind)| matches!(kind, Kind::Gap(Gap { missed: None, .. })));
@@ -317,7 +332,10 @@ impl Client {
                 Kind::Event(_) => 1,
                 Kind::Gap(gap) => gap.missed.expect("an unknown number is told as one"),
             });
-            assert_eq!(missed.sum::<u64>(), self.missed, "missed, and as it was told");
+            let missed = missed.sum::<u64>();
+            let conflated = missed.saturating_sub(self.missed).min(self.conflated);
+            self.conflated -= conflated;
+            assert_eq!(missed - conflated, self.missed, "missed, and as it was told");
         }
         (self.next, self.missed) = (place, 0);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sidestream::feed::{Budget, Gap, GapReason, Limits, OpenError, Outcome, Profile, Start};
+use sidestream::feed::{Budget, Gap, GapReason, Limits, OpenError, Outcome, Policy, Profile, Slow, Start};
 use sidestream::sse::{Component, Tag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 
@@ -41,10 +41,21 @@ pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
         Limits { events: rng.usize(1..6), bytes: rng.usize(100..600), age: Duration::from_secs(rng.u64(2..40)) };
     let named = Profile {
         event: Some(TextTemplate::parse("{subject.1}").unwrap()),
-        priority: vec![(Filter::parse("a.>").unwrap(), Tier::Critical)],
+        priority: vec![
+            (Filter::parse("a.>").unwrap(), Tier::Critical),
+            (Filter::parse("*.b").unwrap(), Tier::Telemetry),
+            (Filter::parse("a").unwrap(), Tier::Telemetry),
+        ],
         window: Limits { events: 15, ..Limits::default() },
     };
     vec![Arc::default(), Arc::new(Profile { window, ..Profile::default() }), Arc::new(named)]
+}
+
+/// How a reader is treated that was slow until now; mostly it was not.
+pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
+    let policy = [Policy::Shed, Policy::Shed, Policy::Conflate, Policy::Disconnect][rng.usize(..4)];
+    let slow = Slow { lag: rng.u64(Slow::LAG_MIN..24), policy, ..Slow::default() };
+    (rng.u8(..3) == 0).then_some(slow)
 }
 
 fn now() -> Instant {
@@ -122,7 +133,8 @@ impl World {
         let at = self.rng.usize(..self.clients.len());
         let client = &mut self.clients[at];
         let budget = [1, 100, 400, 1 << 20][self.rng.usize(..4)];
-        let _ = client.read(&self.pods[client.pod], budget).is_ready();
+        let slow = slow(&mut self.rng);
+        let _ = client.read(&self.pods[client.pod], budget, slow.as_ref(), now()).is_ready();
     }
 
     fn leave(&mut self) {
@@ -267,7 +279,7 @@ impl World {
         }
         for _ in 0..400 {
             for client in self.clients.iter_mut().filter(|client| client.is_woken()) {
-                while client.read(&self.pods[client.pod], 1000).is_ready() {}
+                while client.read(&self.pods[client.pod], 1000, None, now()).is_ready() {}
             }
             if !self.clients.iter().any(|client| client.cursor.is_replaying()) {
                 break;

@@ -19,7 +19,8 @@ const ROUTES: &str = "
 limits: { connections: 10000 }
 routes:
   - path: /orders/{id}
-    sources: [{ subjects: [\"orders.{id}.>\"] }]";
+    sources: [{ subjects: [\"orders.{id}.>\"] }]
+    priority: [{ subjects: [\"orders.*.telemetry\"], tier: telemetry }]";
 
 async fn start() -> (Nats, Sidestream) {
     let nats = Nats::start().await;
@@ -128,9 +129,29 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
     drop(silent);
 }
 
+/// Publishes so many telemetry events and a normal one behind them; returns how many a client is given, and how many it
+/// is told that it missed.
+async fn given_of_telemetry(nats: &Nats, client: &mut SseClient, count: u64) -> (u64, u64) {
+    let publisher = nats.client().await;
+    for _ in 0..count {
+        publisher.publish("orders.1.telemetry", "t".into()).await.unwrap();
+    }
+    publisher.publish("orders.1.a", "end".into()).await.unwrap();
+    let (mut given, mut missed) = (0, 0);
+    for event in client.until(|event| event.data == "end").await {
+        if event.name == "sidestream.gap" {
+            let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+            missed += gap["missed"].as_u64().unwrap();
+        } else if event.data == "t" {
+            given += 1;
+        }
+    }
+    (given, missed)
+}
+
 #[tokio::test]
 async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_falls_again() {
-    let (_nats, sidestream) = start().await;
+    let (nats, sidestream) = start().await;
     let mut clients = Vec::new();
     let level = |value: f64| sidestream.until_metric("sidestream_pressure_level", &[], move |level| level == value);
     let fill_to = async |clients: &mut Vec<SseClient>, files: usize| {
@@ -144,8 +165,11 @@ async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_f
     // 80 % are 205, 85 % are 218.
     fill_to(&mut clients, 211).await;
     level(1.0).await;
+    let (given, missed) = given_of_telemetry(&nats, &mut clients[0], 20).await;
+    assert!(given >= 1 && missed >= 10 && given + missed == 20, "thinned to ten a second: {given}, {missed}");
     fill_to(&mut clients, 225).await;
     level(2.0).await;
+    assert_eq!(given_of_telemetry(&nats, &mut clients[0], 20).await, (0, 20), "none, and told");
     let health = sidestream.admin_json("/health").await;
     assert_eq!(health["checks"]["pressure"]["status"], "warning", "{health}");
     assert_eq!(sidestream.admin("/health/ready").await.0, 200, "a pod under pressure serves");

@@ -74,8 +74,12 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
     assert_eq!(other.status(), 200);
     // Over HTTP/2 an event stream is one too, and another of the same connection is not harmed by a refusal.
     let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let memory = "sidestream_connections_memory_bytes";
+    let before = scene.sidestream.until_metric(memory, &[], |bytes| bytes >= 22.0 * 1024.0).await;
     let mut mine = h2.get("/named/1?client=b").await;
     assert_eq!(mine.status(), 200);
+    let after = scene.sidestream.metric(memory, &[]).await;
+    assert!(after > before, "the connection, and its event stream: {before}, {after}");
     mine.until_seen("its position", |parser| parser.positions() > 0).await;
     assert_eq!(h2.get("/named/1?client=a").await.status(), 503);
     let publisher = scene.nats.client().await;
@@ -190,5 +194,68 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
     let opened = scene.sidestream.metric("sidestream_streams_opened_total", &[]).await;
     let closed = scene.sidestream.metric("sidestream_streams_closed_total", &[]).await;
     assert_eq!(opened, closed + 1.0, "each end is counted once");
+    scene.finish().await;
+}
+
+/// Asks for so many different subjects, one after the other over one connection, and ends each event stream at once.
+async fn ask_for_many(count: usize) {
+    let routes = "
+  - path: /streams/{id}
+    sources: [{ stream: WITNESS, subjects: [\"witness.of.{id}\"] }]";
+    let scene = Scene::start(routes).await;
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let ask = async |h2: &mut H2Client, from: usize, to: usize| {
+        for number in from..to {
+            let client = h2.get(&format!("/streams/{number}")).await;
+            assert_eq!(client.status(), 200);
+            client.reset();
+        }
+    };
+    // What the first ones leave to the allocator is no leak.
+    ask(&mut h2, 0, count / 10).await;
+    let resident = scene.sidestream.resident_bytes();
+    ask(&mut h2, count / 10, count).await;
+    scene.sidestream.until_metric("sidestream_feeds", &[("source", "WITNESS")], |feeds| feeds == 1.0).await;
+    let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
+    assert!(grown < 16 << 20, "{grown} bytes stay behind");
+    drop(h2);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn five_thousand_subjects_of_one_client_leave_nothing() {
+    ask_for_many(5_000).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_hundred_thousand_subjects_of_one_client_leave_nothing() {
+    ask_for_many(100_000).await;
+}
+
+#[tokio::test]
+async fn core_subjects_of_one_client_are_bounded_by_the_limit_of_feeds() {
+    let scene = Scene::start("limits: { feeds: 500 }").await;
+    let resident = scene.sidestream.resident_bytes();
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut refused = 0;
+    for number in 0..1_000 {
+        let client = h2.get(&format!("/orders/{number}")).await;
+        match client.status() {
+            200 => client.reset(),
+            status => {
+                assert_eq!(status, 503);
+                refused += 1;
+                // Its connection was told to go.
+                h2 = H2Client::connect(scene.sidestream.url("/")).await;
+            }
+        }
+    }
+    // One is the witness's; a subject is kept for those who come back at once.
+    assert_eq!(refused, 501);
+    assert_eq!(scene.refused("too_many_feeds").await, 501.0);
+    let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
+    assert!(grown < 32 << 20, "{grown} bytes for 499 feeds");
+    drop(h2);
     scene.finish().await;
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
-use crate::feed;
-use crate::http::config::{CorsConfig, Expired, PathTemplate, RouteConfig, SourceConfig};
-use crate::sse::EventName;
+use crate::feed::{self, Policy, Slow};
+use crate::http::config::{CorsConfig, Delivery, Expired, PathTemplate, RouteConfig, SourceConfig};
+use crate::sse::{EventName, Tier};
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
 
@@ -36,15 +36,17 @@ pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
 
 /// A stream is followed once for all routes, under one name.
 fn identities(place: &Place<'_>, routes: &[(Mark, Vec<Mark>, RouteConfig)]) {
-    let mut known: HashMap<&str, (Mark, Option<&str>)> = HashMap::new();
+    let mut known: HashMap<&str, (Mark, Option<&str>, Delivery)> = HashMap::new();
     for (_, marks, route) in routes {
         for (at, source) in marks.iter().zip(&route.sources) {
             let Some(stream) = &source.stream else { continue };
             let identity = source.identity.as_deref();
-            let (first, other) = *known.entry(stream).or_insert((*at, identity));
-            if other != identity {
-                let message = format!("this JetStream stream has another `identity` in line {}", first.line);
-                place.problem_at(*at, message, Some("give it the same one wherever it is a source"));
+            let (first, other, delivery) = *known.entry(stream).or_insert((*at, identity, source.delivery));
+            for (key, is_same) in [("identity", other == identity), ("delivery", delivery == source.delivery)] {
+                if !is_same {
+                    let message = format!("this JetStream stream has another `{key}` in line {}", first.line);
+                    place.problem_at(*at, message, Some("give it the same one wherever it is a source"));
+                }
             }
         }
     }
@@ -65,7 +67,7 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
 /// A route, where its path stands, and where its sources do.
 fn route(place: &Place<'_>) -> Option<(Mark, Vec<Mark>, RouteConfig)> {
     place.map(|keys| {
-        keys.later(&["slow", "close", "priority"]);
+        keys.later(&["close"]);
         let path = keys.require("path", path);
         let sources = keys.require("sources", |place| sources(place, path.as_ref()));
         // The defaults do not depend on the path: the rest is read whether the path is good or not.
@@ -88,10 +90,14 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
         window: keys.or("window", default.window, window),
         checkpoint: keys.nullable("checkpoint", default.checkpoint, Place::positive_duration),
         expired: keys.or("expired", default.expired, |place| place.one_of(&EXPIRED)),
+        slow: keys.or("slow", default.slow, slow),
+        priority: keys.or("priority", default.priority, priority),
         cors: keys.or("cors", default.cors, cors),
         ..default
     }
 }
+
+const DELIVERY: [(&str, Delivery); 2] = [("shared", Delivery::Shared), ("on_demand", Delivery::OnDemand)];
 
 const EXPIRED: [(&str, Expired); 3] = [("auto", Expired::Auto), ("status", Expired::Status), ("gap", Expired::Gap)];
 
@@ -133,15 +139,18 @@ fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<(Mark, 
 
 fn source(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
     place.map(|keys| {
-        keys.later(&["delivery"]);
         let stream = keys.nullable("stream", None, stream);
         let identity = keys.nullable("identity", None, identity);
         if identity.is_some() && stream.is_none() && !keys.has("stream") {
             keys.problem("identity", "core NATS has no `identity`", Some("its ids are of this pod only"));
         }
+        let delivery = keys.or("delivery", Delivery::default(), |place| place.one_of(&DELIVERY));
+        if delivery != Delivery::default() && stream.is_none() && !keys.has("stream") {
+            keys.problem("delivery", "core NATS has no `delivery`", Some("it is always subscribed to on demand"));
+        }
         let allow = keys.or("allow", Vec::new(), |place| place.list(filter));
         let subjects = keys.require("subjects", |place| place.some(|place| subject(place, path, &allow)));
-        Some(SourceConfig { stream, identity, subjects: subjects?, allow })
+        Some(SourceConfig { stream, identity, delivery, subjects: subjects?, allow })
     })
 }
 
@@ -261,6 +270,51 @@ fn window(place: &Place<'_>) -> Option<feed::Limits> {
             age: keys.or("age", default.age, Place::positive_duration),
         })
     })
+}
+
+const POLICIES: [(&str, Policy); 3] =
+    [("shed", Policy::Shed), ("conflate", Policy::Conflate), ("disconnect", Policy::Disconnect)];
+
+fn slow(place: &Place<'_>) -> Option<Slow> {
+    place.map(|keys| {
+        let default = Slow::default();
+        let lag = keys.or("lag", default.lag, |place| place.count().map(|count| count as u64));
+        if lag < Slow::LAG_MIN {
+            let least = Slow::LAG_MIN;
+            keys.problem("lag", format!("`lag` is at least {least}"), Some("a quarter of it must be an event"));
+        }
+        Some(Slow {
+            lag,
+            patience: keys.or("patience", default.patience, Place::positive_duration),
+            retry: keys.or("retry", default.retry, Place::positive_duration),
+            policy: keys.or("policy", default.policy, |place| place.one_of(&POLICIES)),
+        })
+    })
+}
+
+const TIERS: [(&str, Tier); 3] =
+    [("critical", Tier::Critical), ("normal", Tier::Normal), ("telemetry", Tier::Telemetry)];
+
+/// The rules, flattened: the first filter that fits decides.
+fn priority(place: &Place<'_>) -> Option<Vec<(Filter, Tier)>> {
+    let rules = place.list(|place| {
+        place.map(|keys| {
+            let subjects = keys.require("subjects", |place| place.some(|place| Some((place.at(), filter(place)?))));
+            let tier = keys.require("tier", |place| place.one_of(&TIERS));
+            Some((subjects?, tier?))
+        })
+    })?;
+    let mut known: Vec<(Mark, Filter, Tier)> = Vec::new();
+    for (at, filter, tier) in
+        rules.into_iter().flat_map(|(subjects, tier)| subjects.into_iter().map(move |(at, one)| (at, one, tier)))
+    {
+        if let Some((first, ..)) = known.iter().find(|(_, wide, _)| wide.covers(&filter)) {
+            let message = format!("this rule never decides: that of line {} covers it", first.line);
+            place.problem_at(at, message, Some("the first that fits decides: put the special ones first"));
+        }
+        known.push((at, filter, tier));
+    }
+    Some(known.into_iter().map(|(_, filter, tier)| (filter, tier)).collect())
 }
 
 fn cors(place: &Place<'_>) -> Option<CorsConfig> {

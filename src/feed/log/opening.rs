@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::sse::{Component, Tag};
+use crate::sse::Component;
 use crate::subject::FilterSet;
 
 use super::Log;
-use crate::feed::archive::{State, Unavailable};
-use crate::feed::resume::{self, Check, Decision, View};
+use crate::feed::archive::State;
+use crate::feed::opening;
+use crate::feed::resume::{Check, View};
 use crate::feed::source::Origin;
-use crate::feed::{Cursor, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start};
+use crate::feed::{Cursor, Gap, OpenError, Opened, Outcome, Profile, Start};
 
 impl Log {
     /// Opens a reader.
@@ -24,26 +25,16 @@ impl Log {
     ) -> Result<Opened, OpenError> {
         // The reader joins at the head before anything is asked: what comes meanwhile is not missed.
         let mut cursor = self.join(filters, profile)?;
-        let at = match start {
-            Start::Live => return Ok(Opened { cursor, outcome: Outcome::Live }),
-            Start::Lost(reason) => {
-                return Ok(Opened { cursor, outcome: Outcome::Gap(Gap { reason, missed: None }) });
+        let outcome = match start {
+            Start::Live => Outcome::Live,
+            Start::Lost(reason) => Outcome::Gap(Gap { reason, missed: None }),
+            Start::After(at) => {
+                let archive = self.replayer.as_ref().map(|replayer| &**replayer.archive());
+                let view = |cursor: &Cursor, source, check| self.view(cursor, at, source, check);
+                opening::place(&mut cursor, at, archive, view).await?
             }
-            Start::After(at) => at,
         };
-        let (mut source, mut check) = (None, Check::Unknown);
-        loop {
-            let view = self.view(&cursor, at, source, check).ok_or(OpenError::NotReady)?;
-            match resume::decide(at, &view) {
-                Decision::Outcome(outcome) => {
-                    let first = view.source.map_or(view.floor, |source| source.first_seq.saturating_sub(1));
-                    self.place(&mut cursor, outcome, at, first)?;
-                    return Ok(Opened { cursor, outcome });
-                }
-                Decision::AskState => source = Some(self.ask_state(at.seq, &view).await?),
-                Decision::AskCheck => check = self.ask_check(at.seq).await?,
-            }
-        }
+        Ok(Opened { cursor, outcome })
     }
 
     /// A reader at the head.
@@ -73,38 +64,5 @@ impl Log {
             }
         };
         Some(View { tag: head.tag, floor, head: head.seq, source, check })
-    }
-
-    /// Moves a reader from the head to where its outcome begins. `first`: before the oldest that the source retains.
-    fn place(&self, cursor: &mut Cursor, outcome: Outcome, at: Component, first: u64) -> Result<(), OpenError> {
-        let position = match outcome {
-            Outcome::Window | Outcome::Archive => at,
-            Outcome::Gap(gap) if gap.reason == GapReason::Expired => Component { seq: first, check: None, ..at },
-            Outcome::Live | Outcome::Gap(_) => return Ok(()),
-        };
-        if cursor.seek(position) || cursor.replay(position) || self.replayer.is_none() {
-            Ok(())
-        } else {
-            Err(OpenError::TooManyReplays)
-        }
-    }
-
-    async fn ask_state(&self, seq: u64, view: &View) -> Result<State, OpenError> {
-        let Some(replayer) = &self.replayer else { return Err(OpenError::NotReady) };
-        match replayer.archive().state(seq).await {
-            Ok(state) => Ok(state),
-            // Any other tag says it.
-            Err(Unavailable::Changed) => Ok(State { tag: Tag::of_identity(""), first_seq: 0, last_seq: view.head }),
-            Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
-        }
-    }
-
-    async fn ask_check(&self, seq: u64) -> Result<Check, OpenError> {
-        let Some(replayer) = &self.replayer else { return Ok(Check::Nothing) };
-        match replayer.archive().check(seq).await {
-            Ok(found) => Ok(found.map_or(Check::Nothing, Check::Is)),
-            Err(Unavailable::Changed) => Ok(Check::Nothing),
-            Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
-        }
     }
 }

@@ -10,6 +10,7 @@ use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
 use crate::http::member::{Peer, StreamState};
+use crate::http::pace::Paced;
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
 use crate::limit::Visit;
@@ -77,7 +78,8 @@ impl EventStream {
         let mut stream = Self {
             _registration: context.registry.insert(state.clone()),
             context: context.clone(),
-            _visit: visit,
+            visit,
+            paced: Paced::default(),
             cursors: cursors.into(),
             positions,
             first: 0,
@@ -140,6 +142,7 @@ fn is_expired(outcomes: &[Outcome]) -> bool {
 fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -> Result<Start, Refusal> {
     let (tag, lost) = match source {
         Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
+        Source::Republished(stream) => (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
         Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
     };
     Ok(match id {

@@ -7,20 +7,20 @@ use crate::nats::api::StreamState;
 
 /// How far a tailer has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
+pub(in crate::nats) struct Known {
     /// The creation time of the stream that it followed.
-    pub(super) created: i128,
+    pub(in crate::nats) created: i128,
     /// Whether a configured identity says that numbers go on when the stream was created anew.
-    pub(super) has_identity: bool,
+    pub(in crate::nats) has_identity: bool,
     /// The last sequence that it passed.
-    pub(super) head: u64,
+    pub(in crate::nats) head: u64,
     /// The check of the message at the last event, and what JetStream holds there now.
-    pub(super) is_content_known: bool,
+    pub(in crate::nats) is_content_known: bool,
 }
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(in crate::nats) enum Start {
     /// With the recent past: from this sequence on, and not before this time (unix nanoseconds).
     Recent { first: u64, since: Option<i128> },
     /// Directly behind what was passed.
@@ -32,7 +32,7 @@ pub(super) enum Start {
 }
 
 /// The latest of the stream's first message, so many events before its last, and so long ago.
-pub(super) fn recent(state: &StreamState, window: Limits, now: i128) -> Start {
+pub(in crate::nats) fn recent(state: &StreamState, window: Limits, now: i128) -> Start {
     let events = u64::try_from(window.events).unwrap_or(u64::MAX);
     let first = state.first_seq.max((state.last_seq + 1).saturating_sub(events));
     let since = now - nanos(window.age);
@@ -43,7 +43,7 @@ pub(super) fn recent(state: &StreamState, window: Limits, now: i128) -> Start {
 }
 
 /// Where a tailer goes on that has come so far.
-pub(super) fn onward(state: &StreamState, known: Known, window: Limits, now: i128) -> Start {
+pub(in crate::nats) fn onward(state: &StreamState, known: Known, window: Limits, now: i128) -> Start {
     let is_same = state.created == known.created || known.has_identity;
     if !is_same {
         return recent(state, window, now);
@@ -81,6 +81,7 @@ mod tests {
             last_time: 200 * SECOND,
             subjects: Vec::new(),
             retention: Retention::Limits,
+            republish: None,
         }
     }
 

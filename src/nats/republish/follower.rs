@@ -1,0 +1,354 @@
+//! One feed of a republished stream: its subscription, what is found missing in it, and where that is read instead.
+
+mod compare;
+mod open;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant as Moment;
+
+use async_nats::{Message, Subscriber};
+use tokio::time::Instant;
+
+use super::Place;
+use super::chain::{Chain, Verdict};
+use super::gather::{gather, ready};
+use super::mapping::Republish;
+use super::stamp::Stamp;
+use crate::feed::archive::{Pages as _, Unavailable};
+use crate::feed::{Gap, GapReason, PositionedWriter};
+use crate::lifecycle::drain::Watch;
+use crate::nats::api::Trouble;
+use crate::nats::client::LinkState;
+use crate::nats::consumer;
+use crate::nats::intake::{BATCH_MAX, Batch};
+use crate::nats::message::Parts;
+use crate::sse::{Component, Tag};
+use crate::subject::{Filter, FilterSet};
+use open::Begun;
+
+/// So many attempts to read what is missing, each of them with retries of its own, before it is told as a gap.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// One feed that is wanted.
+pub(super) struct Follower {
+    place: Arc<Place>,
+    filters: FilterSet,
+    writer: PositionedWriter,
+    chain: Chain,
+    subscribers: Vec<Subscriber>,
+    /// What is subscribed to, by the republishing that it was made from.
+    republish: Republish,
+    subjects: Vec<String>,
+    /// Received, and not handed on yet.
+    pending: VecDeque<Message>,
+    /// The stream as it was when it was looked at last.
+    created: i128,
+    tag: Tag,
+    /// The last event that was handed on.
+    last: Option<Component>,
+    /// The newest message that was received: its number and when it was published.
+    newest: Option<(u64, i128)>,
+    /// The connection as it was when the feed was compared last.
+    seen: LinkState,
+    /// Something may be missing before what comes next: the feed is compared first.
+    is_doubtful: bool,
+    /// What could not be read yet ends here.
+    unread: u64,
+    attempts: u32,
+    /// When it is compared next.
+    due: Instant,
+}
+
+/// Why the feed cannot go on for the moment.
+enum Fault {
+    /// JetStream does not say something.
+    Trouble(Trouble),
+    /// What is missing cannot be read now.
+    Unread(String),
+}
+
+impl From<Trouble> for Fault {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl Follower {
+    /// Follows until the drain begins or nobody reads the feed any more.
+    pub(super) async fn run(place: Arc<Place>, filters: FilterSet, mut writer: PositionedWriter, mut drain: Watch) {
+        let begun = tokio::select! {
+            biased;
+            () = drain.signaled() => return,
+            () = writer.unwanted() => return,
+            begun = open::begin(&place, &filters) => begun,
+        };
+        let Begun { subscribers, republish, subjects, created, tag, head, seen } = begun;
+        writer.begin(tag, head);
+        place.followers.fetch_add(1, Ordering::Relaxed);
+        let due = Instant::now() + place.pause();
+        let mut follower = Self {
+            chain: Chain::new(head),
+            pending: VecDeque::new(),
+            last: None,
+            newest: None,
+            is_doubtful: false,
+            unread: 0,
+            attempts: 0,
+            place,
+            filters,
+            writer,
+            subscribers,
+            republish,
+            subjects,
+            created,
+            tag,
+            seen,
+            due,
+        };
+        follower.compare_link(&follower.place.nats.0.links.core.now());
+        follower.follow(&mut drain).await;
+        follower.unsubscribe().await;
+    }
+
+    async fn follow(&mut self, drain: &mut Watch) {
+        let mut link = self.place.nats.0.links.core.clone();
+        loop {
+            // What is in doubt before what comes: a repair stands before what follows it.
+            if self.is_doubtful || !self.pending.is_empty() || self.due <= Instant::now() {
+                tokio::select! {
+                    biased;
+                    () = drain.signaled() => return,
+                    () = self.work() => continue,
+                }
+            }
+            tokio::select! {
+                biased; // The connection before its messages.
+                () = drain.signaled() => return,
+                () = self.writer.unwanted() => return,
+                () = link.changed() => self.compare_link(&link.now()),
+                messages = gather(&mut self.subscribers) => match messages {
+                    Some(messages) => {
+                        // Behind the receipt: what came on another connection is never handed on before the repair.
+                        let now = LinkState { generation: link.generation(), up: true, ..link.now() };
+                        self.compare_link(&now);
+                        self.receive(messages);
+                    }
+                    // The client is over, and all that was subscribed with it.
+                    None => {
+                        self.subscribers.clear();
+                        self.is_doubtful = true;
+                    }
+                },
+                () = tokio::time::sleep_until(self.due) => {}
+            }
+        }
+    }
+
+    /// Sorts what has come: each subscription brought its own part.
+    fn receive(&mut self, messages: Vec<Message>) {
+        self.place.intake.received(messages.len());
+        let mut stamped: Vec<(u64, Message)> = Vec::with_capacity(messages.len());
+        for message in messages {
+            match Stamp::of(&message, &self.place.config.name).map(|stamp| stamp.sequence) {
+                Some(sequence) => stamped.push((sequence, message)),
+                // Somebody else publishes there.
+                None => self.place.intake.foreign(),
+            }
+        }
+        if self.subscribers.len() > 1 {
+            stamped.sort_by_key(|(sequence, _)| *sequence);
+        }
+        self.pending.extend(stamped.into_iter().map(|(_, message)| message));
+    }
+
+    /// Compares the feed if it is in doubt or due, and hands on what has come.
+    async fn work(&mut self) {
+        let done = if self.is_doubtful {
+            self.settle().await
+        } else if self.pending.is_empty() {
+            return self.compare_in_passing().await;
+        } else {
+            self.hand_on().await
+        };
+        match done {
+            Ok(()) if self.is_doubtful => {
+                // The stream became another one meanwhile.
+                self.attempts += 1;
+                tokio::time::sleep(consumer::pause(self.attempts)).await;
+            }
+            Ok(()) => self.attempts = 0,
+            Err(fault) => {
+                self.attempts += 1;
+                self.endure(&fault).await;
+            }
+        }
+    }
+
+    /// Waits before the next attempt, or tells that there is none.
+    async fn endure(&mut self, fault: &Fault) {
+        let why = match fault {
+            Fault::Trouble(trouble) => trouble.explain(&self.place.config.name),
+            Fault::Unread(why) => why.clone(),
+        };
+        tracing::warn!(filters = %self.filters, why, "feed cannot be compared with its stream now");
+        let is_hopeless = match fault {
+            Fault::Trouble(trouble) => matches!(trouble, Trouble::Denied(_)),
+            Fault::Unread(_) => self.attempts >= ATTEMPTS_MAX,
+        };
+        if is_hopeless {
+            self.give_up();
+        } else {
+            tokio::time::sleep(consumer::pause(self.attempts)).await;
+        }
+    }
+
+    /// Goes on with what has come, behind a gap.
+    fn give_up(&mut self) {
+        self.place.told.inc();
+        self.writer.hole(GapReason::Upstream, None);
+        self.is_doubtful = false;
+        self.attempts = 0;
+        // Whatever is missing up to here, and before the next message, has been told.
+        self.chain.advance(std::mem::take(&mut self.unread));
+        if let Some(stamp) = self.pending.front().and_then(|message| Stamp::of(message, &self.place.config.name)) {
+            self.chain.take(stamp.subject, stamp.previous.max(self.chain.last_of(stamp.subject)));
+        }
+        self.writer.advance(self.chain.head());
+    }
+
+    /// Hands on what has come, in order, each message behind all that it says was before it.
+    async fn hand_on(&mut self) -> Result<(), Fault> {
+        let mut batch = Batch::default();
+        let (mut count, received) = (0, Moment::now());
+        while let Some(message) = self.pending.pop_front() {
+            let Some(stamp) = Stamp::of(&message, &self.place.config.name) else { continue };
+            if !self.filters.matches(stamp.subject) {
+                continue; // The subscription is wider than the filter.
+            }
+            let verdict = self.chain.judge(stamp.subject, stamp.sequence, stamp.previous);
+            match verdict {
+                Verdict::Known if self.is_of_other_numbers(&stamp) => {
+                    self.is_doubtful = true;
+                    break;
+                }
+                Verdict::Known => continue,
+                Verdict::Late | Verdict::LateHole => {
+                    std::mem::take(&mut batch).write_to_positioned(&mut self.writer);
+                    let missed = (verdict == Verdict::Late).then_some(1);
+                    self.tell_late(missed);
+                }
+                Verdict::Hole => {
+                    std::mem::take(&mut batch).write_to_positioned(&mut self.writer);
+                    let (subject, sequence) = (stamp.subject.to_owned(), stamp.sequence);
+                    self.pending.push_front(message);
+                    // With what was missing comes the message itself.
+                    self.repair(&subject, sequence).await?;
+                    if self.is_doubtful {
+                        break;
+                    }
+                    continue;
+                }
+                Verdict::Next => {}
+            }
+            if verdict != Verdict::Late {
+                let check = stamp.published.map(Component::check_of);
+                let position = Component { tag: self.tag, seq: stamp.sequence, check };
+                let parts = Parts { subject: stamp.subject, ..Parts::of(&message) };
+                self.place.intake.take(parts, position, received, &self.filters, &mut batch);
+                self.last = Some(position);
+            }
+            self.chain.take(stamp.subject, stamp.sequence);
+            self.newest = self.newest.max(stamp.published.map(|published| (stamp.sequence, published)));
+            count += 1;
+            if count % BATCH_MAX == 0 {
+                std::mem::take(&mut batch).write_to_positioned(&mut self.writer);
+            }
+        }
+        batch.write_to_positioned(&mut self.writer);
+        Ok(())
+    }
+
+    /// Whether an old number stands on a message that is newer: the numbers have begun again.
+    fn is_of_other_numbers(&mut self, stamp: &Stamp<'_>) -> bool {
+        let Some(published) = stamp.published else { return false };
+        let this = (stamp.sequence, published);
+        let Some(newest) = self.newest else {
+            self.newest = Some(this);
+            return false;
+        };
+        let is_other = this.0 < newest.0 && this.1 > newest.1;
+        // Looked at once for each: a clock that was set back is no other stream.
+        if is_other || this.0 > newest.0 {
+            self.newest = Some(this);
+        }
+        is_other
+    }
+
+    /// Tells of messages that later ones have overtaken.
+    fn tell_late(&mut self, missed: Option<u64>) {
+        tracing::warn!(stream = self.place.config.name, filters = %self.filters, "republished messages were lost behind later ones");
+        self.place.told.inc();
+        self.writer.hole(GapReason::Upstream, missed);
+    }
+
+    /// Reads what is missing before this message of this subject, and the message.
+    async fn repair(&mut self, subject: &str, sequence: u64) -> Result<(), Fault> {
+        let last = self.chain.last_of(subject);
+        if last < self.chain.head()
+            && let Ok(filter) = Filter::parse(subject)
+        {
+            // Some of it may stand before what was handed on.
+            let api = &self.place.nats.0.api;
+            let next = api.next_stored(&self.place.config.name, last + 1, &[filter]).await?;
+            if next.is_some_and(|next| next.sequence <= self.chain.head()) {
+                self.tell_late(None);
+                // Not told again when the repair needs another attempt.
+                self.chain.take(subject, self.chain.head());
+            }
+        }
+        self.read_through(sequence).await
+    }
+
+    /// Reads everything up to here from JetStream.
+    async fn read_through(&mut self, through: u64) -> Result<(), Fault> {
+        let place = Arc::clone(&self.place);
+        let next = self.pending.front().and_then(|message| Stamp::of(message, &place.config.name));
+        self.unread = next.map_or(through, |next| through.min(next.sequence.saturating_sub(1)));
+        let Ok(_turn) = place.readings.acquire().await else { return Ok(()) };
+        let mut replay = place.nats.0.links.replay.clone();
+        replay.up().await;
+        tracing::info!(stream = place.config.name, filters = %self.filters, after = self.chain.head(), through, "republished messages were lost, reading them from the stream");
+        let mut pages = place.archive.read_as(&self.filters, self.chain.head(), self.tag);
+        while self.chain.head() < through {
+            let page = match pages.next().await {
+                Ok(page) => page,
+                Err(Unavailable::Changed) => {
+                    self.is_doubtful = true;
+                    return Ok(());
+                }
+                Err(Unavailable::Now(why)) => return Err(Fault::Unread(why)),
+            };
+            if page.after > self.chain.head() {
+                self.writer.renew(self.tag, page.after, Gap { reason: GapReason::Expired, missed: None });
+                self.chain.advance(page.after);
+            }
+            for event in &page.events {
+                self.chain.take(&event.subject, event.position.seq);
+                self.last = Some(event.position);
+            }
+            self.writer.append(page.events);
+            self.writer.advance(page.through);
+            self.chain.advance(page.through);
+        }
+        place.repaired.inc();
+        Ok(())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.place.followers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

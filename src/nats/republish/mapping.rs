@@ -1,0 +1,123 @@
+//! Where a stream republishes a subject to: from its own subjects to the destination's, wildcards included; pure.
+
+use crate::subject::Filter;
+
+/// What a JetStream stream sends on core NATS of all that it stores (NATS ADR-28).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Republish {
+    /// Which of its subjects.
+    pub source: String,
+    /// Where to: literal tokens, `$1` or `{{wildcard(1)}}` for what a `*` of the source stands for, `>` for the rest.
+    pub destination: String,
+    /// Without the payloads.
+    pub headers_only: bool,
+}
+
+impl Republish {
+    /// What to subscribe to for all that the filter selects; it may bring more. Nothing when the source leaves some of it
+    /// out.
+    pub(crate) fn subject_of(&self, filter: &Filter) -> Option<String> {
+        let (stars, rest) = capture(&self.source, filter)?;
+        let mut subject: Vec<&str> = Vec::new();
+        for token in self.destination.split('.') {
+            match wildcard(token) {
+                Token::Rest => subject.extend(&rest),
+                Token::Literal => subject.push(token),
+                Token::Wildcard(number) => subject.push(stars.get(number.checked_sub(1)?)?),
+                // Partitions and the like: whatever comes of them, and whatever stands behind.
+                Token::Function => {
+                    subject.push(">");
+                    break;
+                }
+            }
+        }
+        Some(subject.join("."))
+    }
+}
+
+/// The tokens of a filter that stand for each `*` of the source, and those that stand for its `>`.
+fn capture<'f>(source: &str, filter: &'f Filter) -> Option<(Vec<&'f str>, Vec<&'f str>)> {
+    let mut theirs = filter.tokens();
+    let mut stars = Vec::new();
+    for own in source.split('.') {
+        match (own, theirs.next()?) {
+            (">", first) => return Some((stars, std::iter::once(first).chain(theirs).collect())),
+            ("*", token) if token != ">" => stars.push(token),
+            (own, token) if own == token => {}
+            _ => return None,
+        }
+    }
+    theirs.next().is_none().then_some((stars, Vec::new()))
+}
+
+/// A token of a destination.
+enum Token {
+    Literal,
+    Rest,
+    Wildcard(usize),
+    Function,
+}
+
+/// As the server reads it (`subject_transform.go`).
+fn wildcard(token: &str) -> Token {
+    if token == ">" {
+        return Token::Rest;
+    }
+    if let Some(number) = token.strip_prefix('$').and_then(|number| number.parse().ok()) {
+        return Token::Wildcard(number);
+    }
+    let Some(function) = token.strip_prefix("{{").and_then(|inner| inner.strip_suffix("}}")) else {
+        return Token::Literal;
+    };
+    let call = function.trim().strip_suffix(')').and_then(|call| call.split_once('('));
+    match call.map(|(name, argument)| (name.trim().to_ascii_lowercase(), argument.trim().parse())) {
+        Some((name, Ok(number))) if name == "wildcard" => Token::Wildcard(number),
+        _ => Token::Function,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(source: &str, destination: &str, filter: &str) -> Option<String> {
+        let (source, destination) = (source.to_owned(), destination.to_owned());
+        Republish { source, destination, headers_only: false }.subject_of(&Filter::parse(filter).unwrap())
+    }
+
+    #[test]
+    fn a_filter_is_subscribed_to_where_its_messages_are_sent() {
+        for (source, destination, filter, expected) in [
+            (">", "live.>", "orders.42.created", "live.orders.42.created"),
+            (">", "live.>", "orders.*.created", "live.orders.*.created"),
+            (">", "live.>", "orders.>", "live.orders.>"),
+            ("orders.>", "live.>", "orders.42.>", "live.42.>"),
+            ("orders.*.>", "live.$1.x.>", "orders.42.>", "live.42.x.>"),
+            ("orders.*.*", "live.{{wildcard(2)}}.{{ Wildcard( 1 ) }}", "orders.*.created", "live.created.*"),
+            ("orders.created", "live", "orders.created", "live"),
+            ("*.*", "live.{{partition(3,1)}}.$1", "a.b", "live.>"),
+            ("*.*", "live.$x.$1.$2", "a.b", "live.$x.a.b"),
+        ] {
+            assert_eq!(
+                subject(source, destination, filter).as_deref(),
+                Some(expected),
+                "{source} {destination} {filter}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_filter_of_which_something_is_not_republished_has_no_subject() {
+        for (source, filter) in [
+            ("orders.>", "users.>"),
+            ("orders.>", ">"),
+            ("orders.*", "orders.>"),
+            ("orders.*.created", "orders.42.*"),
+            ("orders.*", "orders"),
+            ("orders.*", "orders.42.x"),
+        ] {
+            assert_eq!(subject(source, "live", filter), None, "{source} {filter}");
+        }
+        assert_eq!(subject("*", "live.$2", "a"), None, "no second wildcard");
+    }
+}

@@ -1,0 +1,66 @@
+//! A stream that cannot be read on demand is refused with the way out, and read as soon as it can.
+
+use super::*;
+
+/// Not ready, and with a reason that holds these words; asked for events it says so too.
+async fn is_unfit(pod: &Sidestream, words: &[&str]) {
+    let why = eventually(RECOVERY, "the reason is told", || async {
+        let health = pod.admin_json("/health").await.to_string();
+        words.iter().all(|word| health.contains(word)).then_some(health)
+    })
+    .await;
+    assert!(why.contains("stream:A"), "{why}");
+    assert_eq!(pod.admin("/health/ready").await.0, 503);
+    assert_eq!(SseClient::get(pod.url("/all")).connect().await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_republish_what_is_asked_for_is_refused_until_it_does() {
+    let stage = Stage::start().await;
+    stage.republish(None).await;
+    let builder = Sidestream::builder(config(&stage.nats, &routes("on_demand")));
+    let mut pod = builder.without_waiting().start().await;
+    is_unfit(&pod, &["does not republish", "--republish-destination"]).await;
+    stage.republish(Some(("a.1", "live.1"))).await;
+    is_unfit(&pod, &["republishes only a.1", "a.>"]).await;
+    let mut headers_only = republishing(Some(("a.>", "live.>")));
+    headers_only.republish.as_mut().unwrap().headers_only = true;
+    stage.jetstream.update_stream(headers_only).await.unwrap();
+    is_unfit(&pod, &["headers only"]).await;
+    stage.republish(Some(("a.>", "live.>"))).await;
+    pod.ready().await;
+    let mut client = live(&pod, "/all").await;
+    stage.publish("a.1", 1).await;
+    assert_eq!(client.next().await.data, "1");
+}
+
+#[tokio::test]
+async fn messages_come_under_the_subject_that_they_were_stored_under() {
+    let stage = Stage::start().await;
+    stage.republish(Some(("a.*.>", "live.x.{{wildcard(1)}}.>"))).await;
+    let routes = "routes:
+  - { path: /named, event: \"{subject.2}\", sources: [{ stream: A, subjects: [\"{query.subject}\"], allow: [\"a.*.>\"], delivery: on_demand }] }";
+    let pod = Sidestream::start(config(&stage.nats, routes)).await;
+    let mut client = live(&pod, "/named?subject=a.7.*.created").await;
+    for subject in ["a.8.1.created", "a.7.1.deleted", "a.7.2.created"] {
+        stage.publish(subject, subject).await;
+    }
+    // Not by the stream: no event, whatever it says of itself.
+    let forger = stage.nats.client().await;
+    forger.publish("live.x.7.3.created", "forged".into()).await.unwrap();
+    forger.flush().await.unwrap();
+    stage.publish("a.7.4.created", "last").await;
+    let names: Vec<(String, String)> = client.take(2).await.into_iter().map(|event| (event.name, event.data)).collect();
+    assert_eq!(names, [("7".into(), "a.7.2.created".into()), ("7".into(), "last".to_owned())]);
+    pod.until_metric("sidestream_events_rejected_total", &[("source", "A"), ("reason", "foreign")], |count| {
+        count == 1.0
+    })
+    .await;
+    // Another destination while clients are there.
+    stage.republish(Some(("a.*.>", "other.{{wildcard(1)}}.>"))).await;
+    stage.publish("a.7.5.created", "moved").await;
+    assert_eq!(client.next().await.data, "moved");
+    pod.until_message("stream republishes in another way now").await;
+    stage.publish("a.7.6.created", "by the new way").await;
+    assert_eq!(client.next().await.data, "by the new way");
+}
