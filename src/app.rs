@@ -1,6 +1,7 @@
 //! The composition root: from a configuration to running parts, in the order they start, and back in the order they stop.
 
 mod drain;
+mod end;
 mod load;
 mod reload;
 mod shards;
@@ -9,6 +10,7 @@ mod sources;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -18,6 +20,7 @@ use crate::feed::replay::Replays;
 use crate::http::{self, Routes};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
+use crate::lifecycle::schedule;
 use crate::lifecycle::signals::Request;
 use crate::limit::pressure::Gauge;
 use crate::limit::{Door, Pulses, descriptors, sockets};
@@ -25,6 +28,7 @@ use crate::registry::Registry;
 use crate::telemetry::Metrics;
 use crate::{admin, nats};
 
+use end::Cause;
 use shards::Shards;
 use sources::Sources;
 
@@ -45,13 +49,19 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Runs the sidecar until a signal ends it, drained. Blocks; the calling thread becomes the first shard.
+/// Runs the sidecar until a signal ends it, drained, within what `grace` leaves for that. Blocks; the calling thread
+/// becomes the first shard.
 ///
 /// # Errors
 /// [`StartError`] when it could not start.
-pub fn run(path: PathBuf, loaded: Loaded, signals: mpsc::Receiver<Request>) -> Result<(), StartError> {
+pub fn run(
+    path: PathBuf,
+    loaded: Loaded,
+    signals: mpsc::Receiver<Request>,
+    grace: Option<Duration>,
+) -> Result<(), StartError> {
     let runtime = shards::runtime().map_err(|error| StartError::System(error.to_string()))?;
-    runtime.block_on(App::start(path, loaded, signals)).map(|app| runtime.block_on(app.run()))
+    runtime.block_on(App::start(path, loaded, signals, grace)).map(|app| runtime.block_on(app.run()))
 }
 
 /// The running parts.
@@ -61,6 +71,8 @@ struct App {
     restart: Vec<&'static str>,
     path: PathBuf,
     signals: mpsc::Receiver<Request>,
+    /// How long the process may take to end, if whoever started it has said so.
+    grace: Option<Duration>,
     commands: mpsc::Receiver<admin::Command>,
     live: Live,
     nats: nats::Nats,
@@ -80,7 +92,12 @@ struct Live {
 }
 
 impl App {
-    async fn start(path: PathBuf, loaded: Loaded, signals: mpsc::Receiver<Request>) -> Result<Self, StartError> {
+    async fn start(
+        path: PathBuf,
+        loaded: Loaded,
+        signals: mpsc::Receiver<Request>,
+        grace: Option<Duration>,
+    ) -> Result<Self, StartError> {
         let config = &loaded.config;
         let system = |error: &dyn fmt::Display| StartError::System(error.to_string());
         let health = Health::default();
@@ -137,27 +154,38 @@ impl App {
         live.apply(config);
         live.sample();
         let shards = Shards::start(&config.listen, &live.context, &health, &pulses).await?;
+        if let Some(grace) = grace.filter(|grace| schedule::usable(*grace) < config.drain.timeout) {
+            tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout does not fit into the grace period");
+        }
         let restart = Vec::new();
-        Ok(Self { loaded, restart, path, signals, commands, live, nats, shards, health, progress, shown, admin })
+        Ok(Self { loaded, restart, path, signals, grace, commands, live, nats, shards, health, progress, shown, admin })
     }
 
-    /// Serves until a signal, then drains.
+    /// Serves until a signal or the command to drain.
     async fn run(mut self) {
         let asked = Arc::new(Notify::new());
         let mut reloads = config::reload::Reloads::new(self.path.clone(), &self.loaded, asked.clone());
         let check = self.health.check("config", "not read yet");
         check.set(crate::lifecycle::health::Status::Ok);
         let mut outcome: Option<oneshot::Sender<Result<(), String>>> = None;
-        loop {
+        let cause = loop {
             tokio::select! {
                 biased;
                 request = self.signals.recv() => match request {
                     Some(Request::Reload) => asked.notify_one(),
-                    Some(Request::End) | None => break,
+                    Some(Request::End) | None => break Cause::Signal,
                 },
-                command = self.commands.recv() => if let Some(admin::Command::Reload { outcome: told }) = command {
-                    outcome = Some(told);
-                    asked.notify_one();
+                command = self.commands.recv() => match command {
+                    Some(admin::Command::Reload { outcome: told }) => {
+                        outcome = Some(told);
+                        asked.notify_one();
+                    }
+                    Some(admin::Command::Drain { outcome }) => {
+                        // Whoever asked may be gone.
+                        drop(outcome.send(Ok(())));
+                        break Cause::Command;
+                    }
+                    None => {}
                 },
                 reload = reloads.next() => {
                     let result = self.reload(reload, &check).await;
@@ -167,32 +195,8 @@ impl App {
                     }
                 }
             }
-        }
-        self.end().await;
-    }
-
-    /// Stops everything, clients first and the admin last.
-    async fn end(self) {
-        let Self { live: Live { context, sources, metrics, .. }, .. } = self;
-        let Self { shards, nats, admin, progress, loaded, mut signals, .. } = self;
-        let clients = drain::Clients { context, shards, progress: &progress, metrics: &metrics };
-        let ended = tokio::select! {
-            () = clients.drain(&loaded.config.drain) => true,
-            () = second(&mut signals) => false,
         };
-        if ended {
-            drain::enter(&progress, crate::lifecycle::phase::Phase::Upstream);
-            tokio::select! {
-                () = async { sources.stop().await; nats.close().await } => {}
-                () = second(&mut signals) => {}
-            }
-        } else {
-            tracing::warn!("a second signal ends the process at once");
-        }
-        drain::enter(&progress, crate::lifecycle::phase::Phase::Done);
-        tracing::info!("ended");
-        // Blocks half a second at most, with nothing left that could wait for this thread.
-        admin.stop();
+        self.end(cause).await;
     }
 }
 
@@ -217,16 +221,6 @@ impl Live {
             metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
     }
-}
-
-/// Returns at the next signal that ends the process.
-async fn second(signals: &mut mpsc::Receiver<Request>) {
-    while let Some(request) = signals.recv().await {
-        if request == Request::End {
-            return;
-        }
-    }
-    std::future::pending().await
 }
 
 /// The name under which NATS and logs know this process: the pod's, else the machine's.

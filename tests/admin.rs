@@ -362,7 +362,7 @@ fn the_control_socket_tells_the_status_and_passes_a_reload_on() {
         for told in [Ok(()), Err("sidecar.yaml: line 3: unknown key".to_owned())] {
             match commands.blocking_recv() {
                 Some(Command::Reload { outcome }) => outcome.send(told).unwrap(),
-                None => panic!("the admin is gone"),
+                other => panic!("not a reload: {other:?}"),
             }
         }
     });
@@ -373,9 +373,42 @@ fn the_control_socket_tells_the_status_and_passes_a_reload_on() {
 }
 
 #[test]
+fn the_control_socket_begins_a_drain_once_and_tells_its_end_to_all_who_wait() {
+    let mut operator = Operator::start();
+    let mut commands = std::mem::replace(&mut operator.commands, mpsc::channel(1).1);
+    let begun = operator.drain.clone();
+    let application = std::thread::spawn(move || {
+        match commands.blocking_recv() {
+            Some(Command::Drain { outcome }) => {
+                begun.send_replace(Progress { phase: Phase::Accepting, streams_left: 3, cut: 0 });
+                outcome.send(Ok(())).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+        commands
+    });
+    let answer = operator.command("drain\n");
+    assert_eq!((&answer["ok"], &answer["complete"]), (&json!(true), &Value::Null));
+    assert_eq!(answer["drain"], json!({ "phase": "accepting", "number": 2, "streams_left": 3, "cut": 0 }));
+    let mut commands = application.join().unwrap();
+
+    std::thread::scope(|scope| {
+        let waiting =
+            [scope.spawn(|| operator.command("drain wait\n")), scope.spawn(|| operator.command("drain wait\n"))];
+        operator.drain.send_replace(Progress { phase: Phase::Upstream, streams_left: 0, cut: 2 });
+        operator.drain.send_replace(Progress { phase: Phase::Done, streams_left: 0, cut: 2 });
+        for waiting in waiting {
+            assert_eq!(waiting.join().unwrap()["complete"], false, "two were cut");
+        }
+    });
+    assert_eq!(operator.command("drain\n")["drain"]["phase"], "done");
+    assert!(commands.try_recv().is_err(), "the application was asked once");
+}
+
+#[test]
 fn the_control_socket_refuses_what_it_does_not_know() {
     let operator = Operator::start();
-    for line in ["drain\n", "\n", "reload now\n", "\u{0}\n", &"x".repeat(5_000)] {
+    for line in ["drain now\n", "\n", "reload now\n", "\u{0}\n", &"x".repeat(5_000)] {
         let answer = operator.command(line);
         assert_eq!(answer["ok"], false, "{line}");
     }

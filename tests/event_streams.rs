@@ -5,10 +5,14 @@
 
 #[path = "event_streams/clients.rs"]
 mod clients;
+#[path = "event_streams/drain.rs"]
+mod drain;
 #[path = "event_streams/end.rs"]
 mod end;
 #[path = "event_streams/events.rs"]
 mod events;
+#[path = "event_streams/handover.rs"]
+mod handover;
 #[path = "event_streams/http2.rs"]
 mod http2;
 #[path = "event_streams/leaving.rs"]
@@ -133,7 +137,7 @@ listen:
   - address: 127.0.0.1:{port}
   - address: 127.0.0.1:0
     tls: {{ certificate: "{certificate}", key: "{key}" }}
-admin: {{ address: 127.0.0.1:0 }}
+admin: {{ address: 127.0.0.1:0, control: control.sock }}
 nats: {{ servers: ["{url}"] }}
 routes:
   - {{ path: /orders, sources: [{{ {orders}: ["orders.>"] }}], {route} }}

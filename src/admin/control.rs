@@ -10,9 +10,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::socket::Socket;
 use super::{Parts, health};
+use crate::lifecycle::phase::{Phase, Progress};
 
 /// 16: people and scripts, one at a time.
-const CONNECTIONS_MAX: usize = 16;
+const CONNECTIONS_MAX: u32 = 16;
 
 /// 256: the longest command is one word.
 const LINE_BYTES_MAX: u64 = 256;
@@ -20,8 +21,8 @@ const LINE_BYTES_MAX: u64 = 256;
 /// 30 s: who asks nothing, or takes no answer, for so long has gone to lunch.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// 10 s: a reload reads some files.
-const RELOAD_MAX: Duration = Duration::from_secs(10);
+/// 10 s: a reload reads some files. Other commands wait for it.
+const OUTCOME_MAX: Duration = Duration::from_secs(10);
 
 /// 100 ms: as at any listener, a shortage of descriptors must not become a busy loop.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -34,13 +35,28 @@ pub enum Command {
         /// Where the outcome is told.
         outcome: oneshot::Sender<Outcome>,
     },
+    /// To drain; asked again, it is the same drain.
+    Drain {
+        /// Told when it has begun.
+        outcome: oneshot::Sender<Outcome>,
+    },
 }
 
 /// How a command went; the error is a sentence for people.
 pub type Outcome = Result<(), String>;
 
+/// Places for so many connections.
+pub(super) fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(CONNECTIONS_MAX as usize))
+}
+
+/// Returns when nobody holds a place.
+pub(super) async fn empty(places: &Semaphore) {
+    drop(places.acquire_many(CONNECTIONS_MAX).await);
+}
+
 /// Serves for ever, without a socket as well.
-pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>) {
+pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, places: &Arc<Semaphore>) {
     let listener = match socket.map(Socket::listener) {
         None => return std::future::pending().await,
         Some(Ok(listener)) => listener,
@@ -49,9 +65,8 @@ pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>) {
             return std::future::pending().await;
         }
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((connection, _)) => {
                 let parts = Arc::clone(parts);
@@ -100,30 +115,47 @@ async fn obey(line: &[u8], parts: &Parts) -> Value {
             status["ok"] = true.into();
             status
         }
-        b"reload" => match ask(&parts.commands, RELOAD_MAX, |outcome| Command::Reload { outcome }).await {
+        b"reload" => match ask(&parts.commands, |outcome| Command::Reload { outcome }).await {
             Ok(()) => json!({ "ok": true }),
             Err(why) => refused(&why),
         },
-        _ => refused("the commands are: reload, status"),
+        b"drain" => drain(parts, false).await,
+        b"drain wait" => drain(parts, true).await,
+        _ => refused("the commands are: drain, drain wait, reload, status"),
     }
 }
 
+/// Begins a drain, or finds that one has begun; and waits for its end if that is wanted. What comes back says where it
+/// stands, and once it is over whether everybody left in good order.
+async fn drain(parts: &Parts, wait: bool) -> Value {
+    if !parts.drain.borrow().is_draining()
+        && let Err(why) = ask(&parts.commands, |outcome| Command::Drain { outcome }).await
+    {
+        return refused(&why);
+    }
+    let mut drain = parts.drain.clone();
+    let over = |progress: &Progress| progress.phase == Phase::Done;
+    // An error means that it will not change any more.
+    let progress = match wait {
+        true => drain.wait_for(over).await.map_or_else(|_| *parts.drain.borrow(), |progress| *progress),
+        false => *drain.borrow(),
+    };
+    let complete = over(&progress).then_some(progress.cut == 0);
+    json!({ "ok": true, "complete": complete, "drain": health::drain(progress) })
+}
+
 /// Sends a command to the application and waits for its outcome.
-async fn ask(
-    commands: &mpsc::Sender<Command>,
-    longest: Duration,
-    command: impl FnOnce(oneshot::Sender<Outcome>) -> Command,
-) -> Outcome {
+async fn ask(commands: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sender<Outcome>) -> Command) -> Outcome {
     let (tell, told) = oneshot::channel();
     // One that does not fit is refused at once: the application is not listening, or has enough to do.
     commands.try_send(command(tell)).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => "too many commands at one time".to_owned(),
         mpsc::error::TrySendError::Closed(_) => "the sidecar is ending".to_owned(),
     })?;
-    match tokio::time::timeout(longest, told).await {
+    match tokio::time::timeout(OUTCOME_MAX, told).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err("the sidecar is ending".to_owned()),
-        Err(_) => Err(format!("no outcome within {} s", longest.as_secs())),
+        Err(_) => Err(format!("no outcome within {} s", OUTCOME_MAX.as_secs())),
     }
 }
 

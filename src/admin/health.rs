@@ -20,12 +20,17 @@ pub(super) fn report(parts: &Parts) -> Value {
         "status": overall(&checks, drain),
         "version": env!("CARGO_PKG_VERSION"),
         "checks": checks.iter().map(|(name, status)| (name.clone(), check(status))).collect::<Map<_, _>>(),
-        "drain": {
-            "phase": drain.phase.as_str(),
-            "number": drain.phase.number(),
-            "streams_left": drain.streams_left,
-            "cut": drain.cut,
-        },
+        "drain": self::drain(drain),
+    })
+}
+
+/// How far a drain is.
+pub(super) fn drain(progress: Progress) -> Value {
+    json!({
+        "phase": progress.phase.as_str(),
+        "number": progress.phase.number(),
+        "streams_left": progress.streams_left,
+        "cut": progress.cut,
     })
 }
 

@@ -148,14 +148,16 @@ fn serve(
 ) {
     sample::install(&parts.metrics, parts.registry.clone(), parts.drain.clone());
     let (parts, places) = (Arc::new(parts), Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)));
+    let controls = control::places();
     runtime.block_on(async {
         tokio::select! {
             _ = stopped => {}
             () = accept(bound, &parts, &places) => {}
-            () = control::serve(socket.as_ref(), &parts) => {}
+            () = control::serve(socket.as_ref(), &parts, &controls) => {}
         }
         // All places free: nobody is being answered. Late ones are cut by the end of the runtime.
-        if tokio::time::timeout(LAST_ANSWERS, places.acquire_many(CONNECTIONS_MAX)).await.is_err() {
+        let answered = async { tokio::join!(places.acquire_many(CONNECTIONS_MAX), control::empty(&controls)) };
+        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
             tracing::debug!("the admin's last connections were cut");
         }
     });

@@ -4,14 +4,22 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::shards::{self, Shards};
 use crate::http::Context;
-use crate::lifecycle::drain::Config;
+use crate::lifecycle::drain::{Config, Signal};
 use crate::lifecycle::phase::{Phase, Progress};
+use crate::lifecycle::schedule::Schedule;
+use crate::net::queue;
 use crate::registry::{Close, Member};
 use crate::telemetry::Metrics;
+
+/// 1 s: a connection is told in a moment; one that has not finished its handshake by then is not waited for.
+const GOAWAY_MAX: Duration = Duration::from_secs(1);
+
+/// 2 s: how long clients have to acknowledge what the kernel still holds for them.
+const UNSENT_MAX: Duration = Duration::from_secs(2);
 
 /// What clients are connected through.
 pub(super) struct Clients<'a> {
@@ -19,6 +27,8 @@ pub(super) struct Clients<'a> {
     pub(super) shards: Shards,
     pub(super) progress: &'a watch::Sender<Progress>,
     pub(super) metrics: &'a Metrics,
+    /// When what is to be over; it may come nearer while the drain runs.
+    pub(super) schedule: watch::Receiver<Schedule>,
 }
 
 /// Says which phase begins.
@@ -28,64 +38,139 @@ pub(super) fn enter(progress: &watch::Sender<Progress>, phase: Phase) {
 }
 
 impl Clients<'_> {
-    /// Returns when every connection has ended, at `timeout` at the latest.
+    /// Returns when every connection has ended, at the schedule's deadline at the latest.
     pub(super) async fn drain(self, config: &Config) {
-        let Self { context, shards, progress, metrics } = self;
-        let deadline = Instant::now() + config.timeout;
+        let Self { context, shards, progress, metrics, mut schedule } = self;
+        let Shards { listeners, goaway, mut connections, others, ports } = shards;
+        progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
         enter(progress, Phase::ReadyOff);
         context.set_drain_retry(config.retry_min, config.retry_max);
         enter(progress, Phase::Accepting);
-        sleep(config.accept_for).await;
+        until(&mut schedule, |schedule| schedule.accept_until).await;
 
-        let (listeners, connections, others) = shards.into_parts();
         context.refuse_all();
-        if timeout_at(deadline, listeners.drain()).await.is_err() {
+        if timeout(GOAWAY_MAX, listeners.drain()).await.is_err() {
             tracing::warn!("a listener did not close in time");
         }
         enter(progress, Phase::ListenersClosed);
 
-        // GOAWAY before any body ends: a client must not send its next request into a connection that is ending.
         enter(progress, Phase::Goaway);
-        let ended = async {
-            // Polled first: it tells the connections before an event stream is told.
-            tokio::join!(biased; connections.drain(), end_streams(&context, progress, config.spread, deadline));
+        // GOAWAY before any body ends: a client must not send its next request into a connection that is ending.
+        if timeout(GOAWAY_MAX, goaway.drain()).await.is_err() {
+            tracing::info!("a connection could not be told in time");
+        }
+        let mut clock = schedule.clone();
+        let ended = tokio::select! {
+            biased;
+            () = end_all(&context, progress, &mut connections, &mut schedule) => true,
+            () = until(&mut clock, |schedule| schedule.deadline) => false,
         };
-        if timeout_at(deadline, ended).await.is_err() {
-            let cut = context.registry.len() as u64;
-            context.registry.for_each(|member| member.close(Close::Cut));
-            metrics.drain_cut_total.inc_by(cut);
-            progress.send_modify(|now| now.cut = cut);
-            tracing::warn!(cut, "the time of the drain is over; event streams were cut");
+        if !ended {
+            cut(&context, progress, metrics, connections).await;
         }
         progress.send_modify(|now| now.streams_left = 0);
+        let deadline = schedule.borrow().deadline.min(Instant::now() + UNSENT_MAX);
+        if timeout_at(deadline, sent(&ports)).await.is_err() {
+            tracing::info!("clients have not acknowledged everything that they were sent");
+        }
         shards::stop(others);
     }
 }
 
-/// Ends the event streams one by one, evenly over `spread`, and returns when there are none.
-///
-/// The one with the least pending goes first: most clients are soon elsewhere, and those that are behind have the
-/// longest time to take what they are owed.
-async fn end_streams(context: &Context, progress: &watch::Sender<Progress>, spread: Duration, deadline: Instant) {
-    enter(progress, Phase::Ending);
-    let began = Instant::now();
-    let spread = spread.min(deadline.saturating_duration_since(began));
-    let streams = by_lag(context);
-    let count = u32::try_from(streams.len()).unwrap_or(u32::MAX);
-    for (place, stream) in (1..).zip(streams) {
-        // Gone by itself, it leaves its place in time to the others.
-        let Some(stream) = stream.upgrade() else { continue };
-        stream.close(Close::Drain);
-        drop(stream);
-        progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
-        sleep_until(began + spread.mul_f64(f64::from(place) / f64::from(count))).await;
+/// Returns at a moment of the schedule, wherever it is moved meanwhile.
+async fn until(schedule: &mut watch::Receiver<Schedule>, moment: impl Fn(&Schedule) -> Instant) {
+    loop {
+        let at = moment(&schedule.borrow_and_update());
+        tokio::select! {
+            () = sleep_until(at) => return,
+            Ok(()) = schedule.changed() => {}
+        }
     }
+}
+
+/// Ends the event streams, then waits for the connections.
+async fn end_all(
+    context: &Context,
+    progress: &watch::Sender<Progress>,
+    connections: &mut Signal,
+    schedule: &mut watch::Receiver<Schedule>,
+) {
+    enter(progress, Phase::Ending);
+    end_streams(context, progress, schedule).await;
     enter(progress, Phase::Lingering);
     while !context.registry.is_empty() {
         // Those among them that had been accepted and had not asked yet are told now; the others know.
         context.registry.for_each(|member| member.close(Close::Drain));
         progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
         sleep(Duration::from_millis(20)).await;
+    }
+    progress.send_modify(|now| now.streams_left = 0);
+    connections.released().await;
+}
+
+/// Tells the event streams to end one by one, evenly over what the schedule has left for it.
+///
+/// The one with the least pending goes first: most clients are soon elsewhere, and those that are behind have the
+/// longest time to take what they are owed.
+async fn end_streams(context: &Context, progress: &watch::Sender<Progress>, schedule: &mut watch::Receiver<Schedule>) {
+    let mut streams = by_lag(context).into_iter();
+    loop {
+        // An even pace from here on; it is found anew when the schedule changes.
+        let (from, to) = (Instant::now(), schedule.borrow_and_update().spread_until);
+        let left = to.saturating_duration_since(from);
+        let count = u32::try_from(streams.len()).unwrap_or(u32::MAX);
+        for place in 1..=count {
+            // One that is gone by itself leaves its place in time to the others.
+            let Some(stream) = streams.next() else { return };
+            let Some(stream) = stream.upgrade() else { continue };
+            stream.close(Close::Drain);
+            drop(stream);
+            progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
+            if place == count {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(from + left.mul_f64(f64::from(place) / f64::from(count))) => {}
+                Ok(()) = schedule.changed() => break,
+            }
+        }
+        if streams.len() == 0 {
+            return;
+        }
+    }
+}
+
+/// The time is over: what is left is dropped as it is, and counted.
+async fn cut(context: &Context, progress: &watch::Sender<Progress>, metrics: &Metrics, mut connections: Signal) {
+    let cut = context.registry.len() as u64;
+    context.registry.for_each(|member| member.close(Close::Cut));
+    metrics.drain_cut_total.inc_by(cut);
+    progress.send_modify(|now| now.cut = cut);
+    if cut > 0 {
+        tracing::warn!(cut, "the time of the drain is over; event streams were cut");
+    } else {
+        tracing::info!("the time of the drain is over; connections without an event stream were cut");
+    }
+    // A moment for the event streams to tell the log what became of them; then whatever is left of the connections.
+    for _ in 0..2 {
+        if timeout(CUT_MAX, connections.released()).await.is_ok() {
+            return;
+        }
+        connections.cut();
+    }
+}
+
+/// 200 ms: what is cut needs only its turn.
+const CUT_MAX: Duration = Duration::from_millis(200);
+
+/// Returns when the kernel holds nothing any more that clients have not acknowledged: it ends with the network
+/// namespace of a pod.
+async fn sent(ports: &[u16]) {
+    // Seldom more and more: with many connections each look takes a while.
+    let mut pause = Duration::from_millis(10);
+    while queue::unsent(ports).is_ok_and(|count| count > 0) {
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
     }
 }
 

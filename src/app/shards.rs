@@ -16,14 +16,18 @@ use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::tls::Tls;
 
-/// The running shards, and the two ways in which they are told to end.
+/// The running shards, and the ways in which they are told to end.
 pub(super) struct Shards {
     /// To close the listeners; over when all are closed.
     pub(super) listeners: Signal,
-    /// To end the connections; over when all have ended.
+    /// To tell the connections not to be used again; over when all have been told.
+    pub(super) goaway: Signal,
+    /// Over when all connections have ended.
     pub(super) connections: Signal,
     /// Other shards than the first.
-    others: Others,
+    pub(super) others: Others,
+    /// Where clients connect.
+    pub(super) ports: Vec<u16>,
 }
 
 /// Threads, each of which ends when its sender is dropped.
@@ -49,12 +53,16 @@ impl Shards {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let sharing = if count > 1 { Sharing::Shared } else { Sharing::Alone };
         let (listeners, listening) = drain::channel();
-        let (connections, connected) = drain::channel();
+        let (goaway, leaving) = drain::channel();
+        let (connections, release) = drain::channel();
+        let watches = Watches { listening, drain: http::Drain { leaving, release } };
+        let mut ports = Vec::new();
         let mut shards: Vec<Bound> = (0..count).map(|_| Vec::new()).collect();
         for config in listen {
             let tls = config.tls.clone().map(Tls::load).transpose();
             let tls = tls.map_err(|error| StartError::Configuration(error.to_string()))?;
             let address = bind(config.address, sharing, &tls, &mut shards)?;
+            ports.push(address.port());
             tracing::info!(%address, tls = tls.is_some(), "listening");
             if let Some(tls) = tls {
                 tokio::spawn(tls.follow(health.check(format!("tls:{address}"), "not read yet")));
@@ -62,11 +70,11 @@ impl Shards {
         }
         let mut others = Vec::new();
         for (place, bound) in shards.into_iter().enumerate() {
-            let (context, listening, connected) = (context.clone(), listening.clone(), connected.clone());
+            let (context, watches) = (context.clone(), watches.clone());
             let beat = pulses.beat();
             if place == 0 {
                 tokio::spawn(beat);
-                serve(bound, &context, &listening, &connected);
+                serve(bound, &context, &watches);
                 continue;
             }
             let (stop, stopped) = oneshot::channel::<()>();
@@ -75,8 +83,9 @@ impl Shards {
             let shard = move || {
                 runtime.block_on(async {
                     tokio::spawn(beat);
-                    serve(bound, &context, &listening, &connected);
-                    drop((listening, connected));
+                    serve(bound, &context, &watches);
+                    // Or the drain would wait for this thread's end, and this thread for the drain's.
+                    drop(watches);
                     // Its end is the message.
                     drop(stopped.await);
                 });
@@ -85,7 +94,7 @@ impl Shards {
             others.push((stop, thread));
         }
         tracing::info!(shards = count, "serving");
-        Ok(Self { listeners, connections, others })
+        Ok(Self { listeners, goaway, connections, others, ports })
     }
 }
 
@@ -96,13 +105,6 @@ pub(super) fn stop(others: Others) {
         if thread.join().is_err() {
             tracing::error!("a shard's thread had panicked");
         }
-    }
-}
-
-impl Shards {
-    /// The parts, to be ended one after the other.
-    pub(super) fn into_parts(self) -> (Signal, Signal, Others) {
-        (self.listeners, self.connections, self.others)
     }
 }
 
@@ -123,11 +125,19 @@ fn bind(
     Ok(address)
 }
 
-fn serve(bound: Bound, context: &Arc<Context>, listening: &Watch, connected: &Watch) {
+/// What everything in a shard hears of a drain.
+#[derive(Clone)]
+struct Watches {
+    listening: Watch,
+    drain: http::Drain,
+}
+
+fn serve(bound: Bound, context: &Arc<Context>, watches: &Watches) {
     for (bound, tls) in bound {
+        let Watches { listening, drain } = watches.clone();
         match Listener::new(bound) {
             Ok(listener) => {
-                tokio::spawn(http::serve(context.clone(), listener, tls, listening.clone(), connected.clone()));
+                tokio::spawn(http::serve(context.clone(), listener, tls, listening, drain));
             }
             Err(error) => tracing::error!(%error, "a listener cannot be served"),
         }

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod drain;
 mod run;
 mod tail;
 
@@ -32,6 +33,8 @@ enum Exit {
     Unavailable = 69,
     /// An error of our own.
     Internal = 70,
+    /// A drain that did not complete.
+    Incomplete = 75,
 }
 
 /// Brings events from NATS to browsers and services over Server-Sent Events.
@@ -48,6 +51,8 @@ enum Command {
     Run(Config),
     /// Parse and validate the configuration without connecting to anything; prints every problem
     Check(Config),
+    /// Ask the running sidecar to hand its clients over to other pods
+    Drain(drain::Args),
     /// Follow an event stream: print its events, reconnect and resume when it breaks
     Tail(tail::Args),
     /// Try everything on this machine: NATS, a publisher, the sidecar and a page to watch it
@@ -57,6 +62,7 @@ enum Command {
 impl Command {
     fn run(self) -> Exit {
         match self {
+            Self::Drain(arguments) => drain::run(&arguments),
             Self::Tail(arguments) => tail::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Run(config) => run::run(&config.config),

@@ -1,6 +1,7 @@
 //! `sidestream run`: the sidecar, from its file to its last signal.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::Exit;
 use crate::app::{self, StartError};
@@ -23,9 +24,16 @@ pub(super) fn run(path: &Path) -> Exit {
             return Exit::Usage;
         }
     };
+    let grace = match grace() {
+        Ok(grace) => grace,
+        Err(why) => {
+            eprintln!("sidestream: {GRACE}: {why}");
+            return Exit::Usage;
+        }
+    };
     telemetry::logs::init(&loaded.config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), hash = loaded.content_hash, "starting");
-    match app::run(path.to_owned(), loaded, signals) {
+    match app::run(path.to_owned(), loaded, signals, grace) {
         Ok(()) => Exit::Clean,
         Err(error) => {
             tracing::error!(%error, "could not start");
@@ -34,5 +42,19 @@ pub(super) fn run(path: &Path) -> Exit {
                 StartError::System(_) => Exit::Unavailable,
             }
         }
+    }
+}
+
+/// The variable in which whoever starts the process says how long it may take to end: a pod's
+/// `terminationGracePeriodSeconds`, which the pod itself cannot see.
+const GRACE: &str = "SIDESTREAM_TERMINATION_GRACE_PERIOD";
+
+fn grace() -> Result<Option<Duration>, &'static str> {
+    let Some(text) = std::env::var_os(GRACE).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_str().ok_or("this is no text")?;
+    // Seconds without a unit: so the manifest has them.
+    match text.parse() {
+        Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Err(_) => config::duration(text).map(Some),
     }
 }

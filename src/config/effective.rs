@@ -8,7 +8,7 @@ use super::Config;
 use super::units::{format_duration, format_size};
 use crate::feed::Policy;
 use crate::http::RouteConfig;
-use crate::http::config::{Delivery, Expired, SourceConfig};
+use crate::http::config::{Delivery, End, Expired, SourceConfig};
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
@@ -128,6 +128,7 @@ fn route(route: &RouteConfig) -> Value {
             "subjects": [filter.as_str()],
             "tier": tier.as_str(),
         })).collect::<Vec<_>>(),
+        "close": match route.close { End::Clean => "clean", End::Abort => "abort" },
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
     })
 }

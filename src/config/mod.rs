@@ -93,6 +93,14 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     parse_bytes(&bytes, &name, &|name| std::env::var(name).ok())
 }
 
+/// Reads a duration as the file writes it: `250ms`, `15s`, `2m`, `1h`.
+///
+/// # Errors
+/// A sentence that says what a duration is.
+pub fn duration(text: &str) -> Result<std::time::Duration, &'static str> {
+    units::parse_duration(text)
+}
+
 /// Checks a text. Pure.
 ///
 /// # Errors

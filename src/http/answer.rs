@@ -8,6 +8,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, H
 use hyper::{Method, Response, StatusCode};
 
 use super::body::Body;
+use super::config::End;
 use super::context::Context;
 use super::cors;
 use super::event_stream::{EventStream, Opening};
@@ -95,7 +96,7 @@ async fn respond(
     }
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let mut head = Response::new(());
-    event_stream_head(head.headers_mut(), peer.protocol);
+    event_stream_head(head.headers_mut(), peer.protocol, route.config.close);
     if request.method() == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
@@ -129,12 +130,13 @@ async fn respond(
     Ok(Answer::Events(head, Box::new(stream)))
 }
 
-fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol) {
+fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    if protocol != Protocol::H2 {
-        // The connection never serves again after an event stream; a proxy must not send a request into its end.
+    // The connection never serves again after an event stream; a proxy must not send a request into its end. One that
+    // is to end as if it broke does not announce it: undici, the fetch of Node, would take that end for a clean one.
+    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && end == End::Clean) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -147,7 +149,7 @@ fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incomin
     if refusal.passes() && is_browser(request.headers()) {
         let mut response = Response::new(refusal.browser_body());
         let protocol = if http2 { Protocol::H2 } else { Protocol::Http11 };
-        event_stream_head(response.headers_mut(), protocol);
+        event_stream_head(response.headers_mut(), protocol, End::Clean);
         return Answer::Last(response);
     }
     let mut response = Response::new(refusal.body());

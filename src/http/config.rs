@@ -62,6 +62,8 @@ pub struct RouteConfig {
     pub checkpoint: Option<Duration>,
     /// How a client is answered of whose past nothing is retained any more.
     pub expired: Expired,
+    /// How the end of an event stream looks to a client that is to come back.
+    pub close: End,
     /// Which other origins a browser may read the route from.
     pub cors: CorsConfig,
 }
@@ -84,6 +86,7 @@ impl RouteConfig {
             priority: Vec::new(),
             checkpoint: Some(Duration::from_secs(30)),
             expired: Expired::default(),
+            close: End::default(),
             cors: CorsConfig::default(),
         }
     }
@@ -197,6 +200,16 @@ pub enum Expired {
     Status,
     /// With a gap event, then from the oldest that is retained.
     Gap,
+}
+
+/// How the end of an event stream looks to a client that is to come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// As the protocol ends an answer: the last chunk, END_STREAM.
+    #[default]
+    Clean,
+    /// As a broken connection, after everything was sent: for clients that take a clean end as finished.
+    Abort,
 }
 
 /// Cross-origin reading.

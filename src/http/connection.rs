@@ -22,10 +22,12 @@ use super::answer::{Answer, answer};
 use super::body::Body;
 use super::context::{Context, Counted};
 use super::event_stream::EventStream;
+use super::family::Family;
 use super::h1::Driver;
 use super::h2::{self, H2Body, Tasks};
 use super::idle::Idle;
 use super::member::Peer;
+use super::server::Drain;
 use super::take_back::{TakeBack, Watched};
 use super::transport::Transport;
 use super::wire::{Framing, Wire};
@@ -53,28 +55,56 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 /// Streams of one connection: browsers use about a hundred, gateways many.
 const STREAMS_MAX: u32 = 256;
 
-/// Serves a connection from its first byte to its last.
+/// Serves a connection from its first byte to its last, or until the time of a drain is over.
 pub(super) async fn serve(
     context: Arc<Context>,
     socket: TcpStream,
     remote: SocketAddr,
     entered: Entered,
     acceptor: Option<TlsAcceptor>,
-    drain: Watch,
+    drain: Drain,
+) {
+    let mut release = drain.release.clone();
+    tokio::select! {
+        biased;
+        () = release.cut() => tracing::debug!(client.addr = %remote, "a connection was cut"),
+        () = converse(context, socket, remote, entered, acceptor, drain) => {}
+    }
+}
+
+async fn converse(
+    context: Arc<Context>,
+    socket: TcpStream,
+    remote: SocketAddr,
+    entered: Entered,
+    acceptor: Option<TlsAcceptor>,
+    drain: Drain,
 ) {
     let counted = Counted::new(&context, entered);
     let refused = |code: &str| context.metrics.refusals_total.with_label_values(&[code]).inc();
-    let connection = Connection { context: context.clone(), remote, tls: acceptor.is_some(), counted, drain };
+    let Drain { leaving, release } = drain;
+    let connection = Connection { context: context.clone(), remote, tls: acceptor.is_some(), counted, release };
+    let mut unheard = Box::pin(last_request(leaving.clone()));
     let Some(acceptor) = acceptor else {
-        match first_bytes(&socket).await {
-            Some(Hello::Http2) => connection.http2(socket).await,
-            Some(Hello::Http1) => connection.http1(socket).await,
+        let hello = tokio::select! {
+            hello = first_bytes(&socket) => hello,
+            () = &mut unheard => None,
+        };
+        drop(unheard);
+        match hello {
+            Some(Hello::Http2) => connection.http2(socket, leaving).await,
+            Some(Hello::Http1) => connection.http1(socket, leaving).await,
             Some(Hello::Tls) => refused("tls_on_clear_port"),
             None => refused("no_request"),
         }
         return;
     };
-    match timeout(HANDSHAKE_MAX, acceptor.accept(socket)).await {
+    let handshake = tokio::select! {
+        handshake = timeout(HANDSHAKE_MAX, acceptor.accept(socket)) => handshake,
+        () = &mut unheard => return refused("tls_handshake_timeout"),
+    };
+    drop(unheard);
+    match handshake {
         Err(_) => refused("tls_handshake_timeout"),
         Ok(Err(error)) => {
             tracing::debug!(client.addr = %remote, %error, "no TLS handshake");
@@ -83,9 +113,9 @@ pub(super) async fn serve(
         Ok(Ok(mut stream)) => {
             tls::bound_buffers(&mut stream);
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                connection.http2(stream).await;
+                connection.http2(stream, leaving).await;
             } else {
-                connection.http1(stream).await;
+                connection.http1(stream, leaving).await;
             }
         }
     }
@@ -122,20 +152,31 @@ struct Connection {
     remote: SocketAddr,
     tls: bool,
     counted: Counted,
-    drain: Watch,
+    release: Watch,
+}
+
+/// Over when the pod has been draining for as long as a connection without a request may stay.
+async fn last_request(leaving: Watch) {
+    told(leaving).await;
+    tokio::time::sleep(LAST_REQUEST).await;
+}
+
+/// Over when the pod drains; the connection is counted as told from then on.
+async fn told(mut leaving: Watch) {
+    leaving.signaled().await;
 }
 
 impl Connection {
     /// hyper parses, checks and answers; an event stream then goes on without it, in a small task of its own.
-    async fn http1<T: Transport>(mut self, io: T) {
+    async fn http1<T: Transport>(mut self, io: T, leaving: Watch) {
         self.counted.speaks(Protocol::Http11, self.tls);
         // In a box of its own: the task that stays for hours is not as large as the head of its answer was.
-        let handed = Box::pin(self.http1_head(io)).await;
+        let handed = Box::pin(self.http1_head(io, leaving)).await;
         let Some((io, early, stream, framing)) = handed else { return };
-        tokio::spawn(Driver::new(Wire::new(io, framing, early), stream, self.counted, self.drain));
+        tokio::spawn(Driver::new(Wire::new(io, framing, early), stream, self.counted, self.release));
     }
 
-    async fn http1_head<T: Transport>(&mut self, io: T) -> Option<Handed<T>> {
+    async fn http1_head<T: Transport>(&mut self, io: T, leaving: Watch) -> Option<Handed<T>> {
         let place = Arc::new(TakeBack::default());
         let io = TokioIo::new(Watched::new(io, place.clone()));
         let mut connection = http1::Builder::new()
@@ -144,15 +185,14 @@ impl Connection {
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(64)
             .serve_connection(io, self.http1_service(&place));
-        let mut drain = self.drain.clone();
-        let mut drain = pin!(drain.signaled());
+        let mut leaving = pin!(told(leaving));
         let mut last_request = None;
         let ended = poll_fn(|task| {
             let polled = connection.poll_without_shutdown(task);
             if place.is_reached() && !place.is_blocked() {
                 return Poll::Ready(Ok(()));
             }
-            if last_request.is_none() && drain.as_mut().poll(task).is_ready() {
+            if last_request.is_none() && leaving.as_mut().poll(task).is_ready() {
                 // hyper would close a connection that has not spoken yet, unanswered.
                 let wait = if place.is_heard() { Duration::ZERO } else { LAST_REQUEST };
                 last_request = Some(Box::pin(tokio::time::sleep(wait)));
@@ -203,15 +243,15 @@ impl Connection {
     }
 
     /// hyper serves every stream of the connection; each has a task that can be ended alone.
-    async fn http2<T: Transport>(mut self, io: T) {
+    async fn http2<T: Transport>(mut self, io: T, leaving: Watch) {
         self.counted.speaks(Protocol::H2, self.tls);
-        let (tasks, place) = (Tasks::default(), Arc::new(TakeBack::default()));
+        let (tasks, place, family) = (Tasks::default(), Arc::new(TakeBack::default()), Arc::new(Family::default()));
         let idle = Arc::new(Idle::default());
         let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
-        let (links, uses) = (tasks.clone(), idle.clone());
+        let (links, siblings, uses) = (tasks.clone(), family.clone(), idle.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let link = links.link();
-            let (context, uses) = (context.clone(), uses.clone());
+            let (context, siblings, uses) = (context.clone(), siblings.clone(), uses.clone());
             let in_use = uses.begin();
             async move {
                 let peer = Peer { remote, protocol: Protocol::H2, tls };
@@ -219,8 +259,9 @@ impl Connection {
                 if matches!(answer, Answer::Last(_)) {
                     uses.dismiss();
                 }
-                Ok::<_, Infallible>(answer.into_response(|stream| {
+                Ok::<_, Infallible>(answer.into_response(|mut stream| {
                     h2::bind(&link, stream.state());
+                    stream.join(siblings);
                     Body::H2(H2Body::new(stream, in_use))
                 }))
             }
@@ -234,22 +275,42 @@ impl Connection {
             .keep_alive_timeout(PING.1)
             .serve_connection(TokioIo::new(Watched::new(io, place.clone())), service);
         let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+        let mut leaving = leaving;
+        let aged = tokio::select! {
+            biased; // or what a drain ends could be written before it is said that the connection ends
+            () = leaving.signaled() => false,
+            () = family.aged() => true,
+            ended = connection.as_mut() => return self.count_end(ended),
             () = no_preface(&place) => {
                 self.context.metrics.refusals_total.with_label_values(&["request_timeout"]).inc();
                 return;
             }
-            () = self.drain.signaled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-            // GOAWAY: what is being answered is answered, and the client knows.
-            () = idle.over() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+            // What is being answered is answered, and the client knows.
+            () = idle.over() => false,
         };
+        // hyper would close a connection that has not spoken yet, unanswered: it has a moment to.
+        let spoken = poll_fn(|task| match connection.as_mut().poll(task) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if place.heard_bytes() >= PREFACE_BYTES => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        if let Ok(Some(ended)) = timeout(LAST_REQUEST, spoken).await {
+            return self.count_end(ended);
+        }
+        connection.as_mut().graceful_shutdown();
+        // This writes the GOAWAY; only then the connection counts as told, and only then its event streams end.
+        if let Poll::Ready(ended) = poll_fn(|task| Poll::Ready(connection.as_mut().poll(task))).await {
+            return self.count_end(ended);
+        }
+        drop(leaving);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = family.hand_over(), if aged => connection.await,
+        };
+        self.count_end(ended);
+    }
+
+    fn count_end(&self, ended: hyper::Result<()>) {
         if let Err(error) = ended {
             self.count_failure(&error);
         }

@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
+use super::config::End;
 use super::context::Context;
+use super::family::Family;
 use super::member::StreamState;
 use super::output::{Output, Tally};
 use super::pace::{Paced, Turn};
@@ -49,6 +51,8 @@ pub(super) struct EventStream {
     marked: Instant,
     /// When the client is handed over.
     age: Instant,
+    /// HTTP/2: with whom it is handed over.
+    family: Option<Arc<Family>>,
     ending: Option<Ending>,
 }
 
@@ -72,9 +76,23 @@ pub(super) enum Step {
 /// little that is handed out but not yet on the socket.
 pub(super) const TURN_BYTES: usize = 32 * 1024;
 
+/// 10 s: twice what a connection takes to hand its event streams over.
+const ALONE_AFTER: Duration = Duration::from_secs(10);
+
 impl EventStream {
     pub(super) fn state(&self) -> &Arc<StreamState> {
         &self.state
+    }
+
+    /// It is one of several on its connection, which are handed over together.
+    pub(super) fn join(&mut self, family: Arc<Family>) {
+        family.add(&self.state);
+        self.family = Some(family);
+    }
+
+    /// Whether its end is to look like a broken connection, by the route's `close`.
+    pub(super) fn breaks(&self, close: Close) -> bool {
+        self.state.route.config.close == End::Abort && close.comes_back()
     }
 
     /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends.
@@ -240,8 +258,13 @@ impl EventStream {
         while self.timer.as_mut().poll(task).is_ready() {
             let now = Instant::now();
             if now >= self.age {
-                self.end(Close::Age);
-                return;
+                let Some(family) = self.family.take() else {
+                    self.end(Close::Age);
+                    return;
+                };
+                // The connection ends it, with the others; should it not come to that, it ends alone.
+                family.come_of_age();
+                self.age = now + ALONE_AFTER;
             }
             if self.paced.until.take_if(|until| now >= Instant::from_std(*until)).is_some() {
                 // There are tokens: what waits for them is read.
@@ -324,8 +347,11 @@ impl EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         let state = &self.state;
-        // Dropped without an end of its own: the peer is gone, or it was aborted for the reason that was asked.
-        let close = self.ending.map(|ending| ending.close).or(state.asked()).unwrap_or(Close::Client);
+        // Dropped without an end of its own: the peer is gone, or it was aborted for the reason that was asked. That
+        // reason counts too when it came upon an end that the client did not take.
+        let forced = state.asked().filter(|close| StreamState::is_forced(*close));
+        let ended = forced.or(self.ending.map(|ending| ending.close));
+        let close = ended.or(state.asked()).unwrap_or(Close::Client);
         state.route.metrics.closed(state.peer.protocol, close);
         let sent = state.totals();
         let lag = state.lag();

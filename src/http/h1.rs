@@ -5,7 +5,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::time::Sleep;
 
@@ -14,6 +13,7 @@ use super::event_stream::{EventStream, Step};
 use super::member::StreamState;
 use super::output::Output;
 use super::patience::Patience;
+use super::take_back::LINGER;
 use super::transport::Transport;
 use super::wire::Wire;
 use crate::lifecycle::drain::Watch;
@@ -31,15 +31,11 @@ pub(super) struct Driver<T> {
 enum Phase {
     /// Events are written as they come.
     Open(Box<EventStream>),
-    /// The last bytes are handed out; the socket takes them, or does not in time.
-    Last(Box<EventStream>, Pin<Box<Sleep>>),
+    /// The last bytes are handed out; the socket takes them, or does not in time. A drain has a time of its own.
+    Last(Box<EventStream>, Option<Pin<Box<Sleep>>>),
     /// Our side of the connection has ended, and the client's is waited for.
     Linger(Pin<Box<Sleep>>),
 }
-
-/// 2 s: how long the client may take to read the end and close its side. Closing sooner, with bytes of the client
-/// unread, would reset the connection and could take the end from the client.
-const LINGER: Duration = Duration::from_secs(2);
 
 impl<T: Transport> Driver<T> {
     pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Watch) -> Self {
@@ -69,15 +65,15 @@ impl<T: Transport> Driver<T> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Close::Client),
                 Poll::Pending => return self.poll_refused(task),
             }
-            let ended = match &mut self.phase {
+            match &mut self.phase {
                 Phase::Open(stream) => {
                     let turn = Output::with(|out| {
                         let step = ready!(stream.poll_next(task, out));
                         Poll::Ready(self.wire.write(task, out).map(|()| step))
                     });
                     match ready!(turn) {
-                        Ok(Step::More) => continue,
-                        Ok(Step::End(_)) => false,
+                        Ok(Step::More) => {}
+                        Ok(Step::End(close)) => self.finish(close),
                         Err(_) => return Poll::Ready(Close::Client),
                     }
                 }
@@ -85,22 +81,22 @@ impl<T: Transport> Driver<T> {
                     if ready!(self.wire.poll_shutdown(task)).is_err() {
                         return Poll::Ready(Close::Client);
                     }
-                    true
+                    self.phase = Phase::Linger(Box::pin(tokio::time::sleep(LINGER)));
                 }
                 Phase::Linger(_) => return self.poll_deadline(task),
-            };
-            self.advance(ended);
+            }
         }
     }
 
-    /// To the next phase: the body is ended, then our side of the connection is.
-    fn advance(&mut self, shut: bool) {
-        let linger = || Box::pin(tokio::time::sleep(LINGER));
-        let before = std::mem::replace(&mut self.phase, Phase::Linger(linger()));
-        if let (false, Phase::Open(stream)) = (shut, before) {
+    /// Ends the body: with everything written that it is owed, the connection follows.
+    fn finish(&mut self, close: Close) {
+        let deadline = (close != Close::Drain).then(|| Box::pin(tokio::time::sleep(LINGER)));
+        let before = std::mem::replace(&mut self.phase, Phase::Linger(Box::pin(tokio::time::sleep(LINGER))));
+        let Phase::Open(stream) = before else { return };
+        if !stream.breaks(close) {
             self.wire.finish();
-            self.phase = Phase::Last(stream, linger());
         }
+        self.phase = Phase::Last(stream, deadline);
     }
 
     fn stream(&self) -> Option<&EventStream> {
@@ -135,14 +131,14 @@ impl<T: Transport> Driver<T> {
     /// The end has its time; without an end there is none.
     fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<Close> {
         match &mut self.phase {
-            Phase::Open(_) => Poll::Pending,
-            Phase::Last(_, linger) => {
-                ready!(linger.as_mut().poll(task));
+            Phase::Open(_) | Phase::Last(_, None) => Poll::Pending,
+            Phase::Last(_, Some(deadline)) => {
+                ready!(deadline.as_mut().poll(task));
                 self.wire.abort();
                 Poll::Ready(Close::Client)
             }
-            // Everything is on the socket: who reads slowly has it from the kernel still.
-            Phase::Linger(linger) => linger.as_mut().poll(task).map(|()| Close::Client),
+            // Not reset: what the kernel still holds is the client's, and it bounds how long that may take.
+            Phase::Linger(deadline) => deadline.as_mut().poll(task).map(|()| Close::Client),
         }
     }
 }

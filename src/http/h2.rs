@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use hyper::rt::Executor;
 
+use super::body::Piece;
 use super::event_stream::{EventStream, Step};
 use super::idle::InUse;
 use super::member::StreamState;
@@ -17,11 +18,18 @@ use crate::registry::Close;
 
 /// One DATA frame per turn, with all events that are ready.
 pub(super) struct H2Body {
-    /// None when its last bytes are handed out.
-    stream: Option<Box<EventStream>>,
+    state: State,
     _in_use: InUse,
     /// What of an event that is larger than a frame is still to be handed out.
     rest: Bytes,
+}
+
+enum State {
+    Open(Box<EventStream>),
+    /// Its last bytes are handed out.
+    Ended,
+    /// Its last bytes are handed out, and the stream is reset when they are on their way.
+    Breaking,
 }
 
 /// 64 KiB: hyper hands HTTP/2 all of what it is given at once, and asks again when the peer has taken it. Of a larger
@@ -42,11 +50,15 @@ impl std::error::Error for Reset {}
 
 impl H2Body {
     pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
-        Self { stream: Some(Box::new(stream)), rest: Bytes::new(), _in_use: in_use }
+        Self { state: State::Open(Box::new(stream)), rest: Bytes::new(), _in_use: in_use }
     }
 
-    pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reset>>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+    pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
+        let stream = match &mut self.state {
+            State::Open(stream) => stream,
+            State::Ended => return Poll::Ready(None),
+            State::Breaking => return Poll::Pending,
+        };
         // Asked for only when the stream's window is open.
         stream.state().is_taken();
         if self.rest.is_empty() {
@@ -57,26 +69,35 @@ impl H2Body {
                 Poll::Ready((step, join(out)))
             });
             let (step, data) = std::task::ready!(turn);
-            self.rest = data;
             if let Step::End(close) = step {
-                self.stream = None;
-                if StreamState::is_forced(close) {
-                    return Poll::Ready(Some(Err(Reset(close))));
-                }
-                // An empty frame would count as a flood at a careful receiver.
-                let data = std::mem::take(&mut self.rest);
-                return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
+                return Poll::Ready(self.last_frame(close, data));
             }
+            self.rest = data;
         } else {
             stream.state().takes_a_turn();
         }
         stream.state().offers();
         let data = self.rest.split_to(self.rest.len().min(FRAME_BYTES_MAX));
-        Poll::Ready(Some(Ok(Frame::data(data))))
+        Poll::Ready(Some(Ok(Frame::data(data.into()))))
+    }
+
+    fn last_frame(&mut self, close: Close, data: Bytes) -> Option<Result<Frame<Piece>, Reset>> {
+        let State::Open(stream) = std::mem::replace(&mut self.state, State::Ended) else { return None };
+        if StreamState::is_forced(close) {
+            return Some(Err(Reset(close)));
+        }
+        if stream.breaks(close) {
+            self.state = State::Breaking;
+            // Until it is on its way the peer has the patience of its route, like before.
+            stream.state().offers();
+            return Some(Ok(Frame::data(Piece::before_reset(data, stream.state().clone()))));
+        }
+        // An empty frame would count as a flood at a careful receiver.
+        (!data.is_empty()).then(|| Ok(Frame::data(data.into())))
     }
 
     pub(super) fn is_end(&self) -> bool {
-        self.stream.is_none()
+        matches!(self.state, State::Ended)
     }
 }
 

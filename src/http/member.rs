@@ -100,6 +100,13 @@ impl StreamState {
         drop(self.abort.set(handle));
     }
 
+    /// Ends the task of an HTTP/2 stream, and with it the stream: RST_STREAM, nothing else of the connection.
+    pub(super) fn reset(&self) {
+        if let Some(task) = self.abort.get() {
+            task.abort();
+        }
+    }
+
     pub(super) fn sent(&self, events: u64, bytes: u64) {
         self.events.fetch_add(events, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -251,10 +258,8 @@ impl Member for StreamState {
         if asked.is_ok() {
             self.task.wake();
         }
-        if Self::is_forced(close)
-            && let Some(task) = self.abort.get()
-        {
-            task.abort();
+        if Self::is_forced(close) {
+            self.reset();
         }
     }
 }

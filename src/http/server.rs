@@ -11,19 +11,28 @@ use crate::lifecycle::drain::Watch;
 use crate::net::listener::Listener;
 use crate::net::tls::Tls;
 
+/// What a connection hears of the drain.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Signaled: not to be used again. Released by a connection that has told its client so.
+    pub leaving: Watch,
+    /// Held to the connection's end; cut when the time is over.
+    pub release: Watch,
+}
+
 /// Serves one listener. When `listening` is signaled, what waits in the kernel's queue is still accepted, then the
-/// listener closes; its connections go on until `connections` is signaled and they have ended.
+/// listener closes; its connections hold `drain` until they have ended.
 pub async fn serve(
     context: Arc<Context>,
     mut listener: Listener,
     tls: Option<Tls>,
     mut listening: Watch,
-    connections: Watch,
+    drain: Drain,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
         let Some(entered) = context.door.enter() else { return turn_away(&context, &socket) };
         let acceptor = tls.as_ref().map(Tls::acceptor);
-        tokio::spawn(connection::serve(context.clone(), socket, remote, entered, acceptor, connections.clone()));
+        tokio::spawn(connection::serve(context.clone(), socket, remote, entered, acceptor, drain.clone()));
     };
     loop {
         tokio::select! {

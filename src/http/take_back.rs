@@ -4,9 +4,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::event_stream::EventStream;
 use super::wire::Framing;
@@ -66,11 +68,20 @@ impl TakeBack {
 pub(super) struct Watched<T> {
     pub(super) inner: T,
     place: Arc<TakeBack>,
+    /// Set when our side has ended, which hyper asks for on HTTP/2 alone.
+    linger: Option<Pin<Box<Sleep>>>,
 }
+
+/// 2 s: how long a client may take to close its side after ours. Closing with bytes of the client unread, such as an
+/// acknowledgement that it sends for what it gets, would reset the connection and could take the end from the client.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// 64 KiB: what a client may still say in that time, far more than it has reason to.
+const LAST_WORDS_MAX: usize = 64 * 1024;
 
 impl<T> Watched<T> {
     pub(super) fn new(inner: T, place: Arc<TakeBack>) -> Self {
-        Self { inner, place }
+        Self { inner, place, linger: None }
     }
 }
 
@@ -83,7 +94,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.place.set_blocked(written.is_pending());
@@ -111,6 +122,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let Self { inner, linger, .. } = &mut *self;
+        let linger = match linger {
+            Some(linger) => linger,
+            None => {
+                ready!(Pin::new(&mut *inner).poll_shutdown(cx))?;
+                linger.insert(Box::pin(tokio::time::sleep(LINGER)))
+            }
+        };
+        let (mut space, mut heard_bytes) = ([0; 512], 0);
+        while linger.as_mut().poll(cx).is_pending() && heard_bytes < LAST_WORDS_MAX {
+            let mut buffer = ReadBuf::new(&mut space);
+            match ready!(Pin::new(&mut *inner).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => heard_bytes += buffer.filled().len(),
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

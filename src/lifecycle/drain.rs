@@ -36,22 +36,32 @@ impl Default for Config {
 /// Makes the two ends of a drain.
 #[must_use]
 pub fn channel() -> (Signal, Watch) {
-    let (signal, signaled) = watch::channel(false);
+    let (told, hears) = watch::channel(Told::Nothing);
     let (release, released) = mpsc::channel(1);
-    (Signal { signal, released }, Watch { signaled, _release: release })
+    (Signal { told, released }, Watch { told: hears, _release: release })
+}
+
+/// What the watches were told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Nothing,
+    /// To end in good order.
+    End,
+    /// That the time for it is over.
+    Cut,
 }
 
 /// The side that drains and waits until everything is released.
 #[derive(Debug)]
 pub struct Signal {
-    signal: watch::Sender<bool>,
+    told: watch::Sender<Told>,
     released: mpsc::Receiver<std::convert::Infallible>,
 }
 
 /// The side that hears of the drain. As long as a clone lives, the drain is not over: it is the release.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    signaled: watch::Receiver<bool>,
+    told: watch::Receiver<Told>,
     // Never sent on; its end is the message.
     _release: mpsc::Sender<std::convert::Infallible>,
 }
@@ -59,26 +69,54 @@ pub struct Watch {
 impl Signal {
     /// Tells every watch to end, and returns when the last one is dropped.
     pub async fn drain(mut self) {
-        self.signal.send_replace(true);
+        self.begin();
+        self.released().await;
+    }
+
+    /// Tells every watch to end.
+    pub fn begin(&self) {
+        self.tell(Told::End);
+    }
+
+    /// Tells every watch that the time to end is over: what is left is to be dropped as it is.
+    pub fn cut(&self) {
+        self.tell(Told::Cut);
+    }
+
+    /// Returns when the last watch is dropped. May be dropped and called again.
+    pub async fn released(&mut self) {
         // `None` as soon as no sender is left.
         let ended = self.released.recv().await;
         debug_assert!(ended.is_none(), "nothing is ever sent");
+    }
+
+    fn tell(&self, told: Told) {
+        self.told.send_modify(|before| *before = told.max(*before));
     }
 }
 
 impl Watch {
     /// Returns when the drain has begun, at once if it has already.
     pub async fn signaled(&mut self) {
-        // An error means that the signal side is gone without draining: nobody waits for us, and nothing ends.
-        if self.signaled.wait_for(|begun| *begun).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.at_least(Told::End).await;
+    }
+
+    /// Returns when the time of the drain is over, at once if it is already.
+    pub async fn cut(&mut self) {
+        self.at_least(Told::Cut).await;
     }
 
     /// Whether the drain has begun.
     #[must_use]
     pub fn is_signaled(&self) -> bool {
-        *self.signaled.borrow()
+        *self.told.borrow() >= Told::End
+    }
+
+    async fn at_least(&mut self, wanted: Told) {
+        // An error means that the signal side is gone without draining: nobody waits for us, and nothing ends.
+        if self.told.wait_for(|told| *told >= wanted).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -98,5 +136,19 @@ mod tests {
         assert!(watch.is_signaled());
         drop(watch);
         drained.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_end_in_time_hears_that_it_is_cut() {
+        let (mut signal, mut watch) = channel();
+        signal.begin();
+        watch.signaled().await;
+        assert!(tokio::time::timeout(Duration::from_secs(9), watch.cut()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(9), signal.released()).await.is_err());
+        signal.cut();
+        signal.begin();
+        watch.cut().await;
+        drop(watch);
+        signal.released().await;
     }
 }

@@ -3,4 +3,5 @@
 pub mod drain;
 pub mod health;
 pub mod phase;
+pub mod schedule;
 pub mod signals;

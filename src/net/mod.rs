@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod listener;
+pub mod queue;
 pub mod socket;
 pub mod tls;
 

@@ -1,6 +1,4 @@
 //! The options of client sockets.
-//!
-//! What is still unsent in a socket's queue (`SIOCOUTQ`) is not offered here: no safe interface to it was found.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -70,6 +70,12 @@ impl Close {
         self.row().1
     }
 
+    /// Whether the client may come back, here or to another pod, and have its events.
+    #[must_use]
+    pub const fn comes_back(self) -> bool {
+        !matches!(self, Self::Unauthorized)
+    }
+
     /// How loud its line in the log is.
     #[must_use]
     pub const fn level(self) -> Level {

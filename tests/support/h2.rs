@@ -272,7 +272,12 @@ impl H2Stream {
 
     /// Reads until the stream has ended, and tells how. Events that came before stay for [`H2Stream::rest`].
     pub async fn closed(&mut self) -> End {
-        within(DEADLINE, "the server has ended the stream", async {
+        self.closed_within(DEADLINE).await
+    }
+
+    /// As [`H2Stream::closed`], for ends that take their time.
+    pub async fn closed_within(&mut self, deadline: Duration) -> End {
+        within(deadline, "the server has ended the stream", async {
             loop {
                 if let Err(end) = self.read().await {
                     return end;

@@ -24,6 +24,11 @@ impl NodeClient {
         Self::start("fetch-event-source.mjs", &[url])
     }
 
+    /// As [`NodeClient::fetch_event_source`], with the two lines that its page in the documentation asks for.
+    pub fn fetch_event_source_with_two_lines(url: &str) -> Self {
+        Self::start("fetch-event-source.mjs", &[url, "two-lines"])
+    }
+
     /// Everything reported so far: objects with `kind` (`open`, `event`, `error`, `close`, `done`).
     pub fn reports(&self) -> Vec<Value> {
         self.process.scan(0, |lines| lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())

@@ -82,6 +82,11 @@ impl Transport {
         }
     }
 
+    /// What has befallen the socket, such as a reset, which a read after the peer's FIN does not tell.
+    pub fn error(&self) -> Option<io::Error> {
+        socket2::SockRef::from(self.tcp()).take_error().unwrap()
+    }
+
     /// Ends the connection with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)).unwrap();

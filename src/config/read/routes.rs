@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
 use crate::feed::{self, Policy, Slow};
-use crate::http::config::{CorsConfig, Delivery, Expired, PathTemplate, RouteConfig, SourceConfig};
+use crate::http::config::{CorsConfig, Delivery, End, Expired, PathTemplate, RouteConfig, SourceConfig};
 use crate::sse::{EventName, Tier};
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
@@ -67,7 +67,6 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
 /// A route, where its path stands, and where its sources do.
 fn route(place: &Place<'_>) -> Option<(Mark, Vec<Mark>, RouteConfig)> {
     place.map(|keys| {
-        keys.later(&["close"]);
         let path = keys.require("path", path);
         let sources = keys.require("sources", |place| sources(place, path.as_ref()));
         // The defaults do not depend on the path: the rest is read whether the path is good or not.
@@ -92,6 +91,7 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
         expired: keys.or("expired", default.expired, |place| place.one_of(&EXPIRED)),
         slow: keys.or("slow", default.slow, slow),
         priority: keys.or("priority", default.priority, priority),
+        close: keys.or("close", default.close, |place| place.one_of(&CLOSE)),
         cors: keys.or("cors", default.cors, cors),
         ..default
     }
@@ -100,6 +100,7 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
 const DELIVERY: [(&str, Delivery); 2] = [("shared", Delivery::Shared), ("on_demand", Delivery::OnDemand)];
 
 const EXPIRED: [(&str, Expired); 3] = [("auto", Expired::Auto), ("status", Expired::Status), ("gap", Expired::Gap)];
+const CLOSE: [(&str, End); 2] = [("clean", End::Clean), ("abort", End::Abort)];
 
 fn path(place: &Place<'_>) -> Option<PathTemplate> {
     place.parsed("a path", |text| {

@@ -89,6 +89,7 @@ impl EventStream {
             spoke: now,
             marked: now,
             age,
+            family: None,
             ending: None,
             state,
         };
