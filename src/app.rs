@@ -2,6 +2,7 @@
 
 mod drain;
 mod end;
+mod load;
 mod reload;
 mod shards;
 mod sources;
@@ -21,7 +22,8 @@ use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::lifecycle::schedule;
 use crate::lifecycle::signals::Request;
-use crate::limit::descriptors;
+use crate::limit::pressure::Gauge;
+use crate::limit::{Door, Pulses, descriptors, sockets};
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
 use crate::{admin, nats};
@@ -89,8 +91,6 @@ struct Live {
     sources: Arc<Sources>,
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
-    /// The limit of file descriptors at start: what `limits.connections: auto` is made of.
-    descriptors: u64,
 }
 
 impl App {
@@ -104,8 +104,9 @@ impl App {
         let system = |error: &dyn fmt::Display| StartError::System(error.to_string());
         let health = Health::default();
         let metrics = Arc::new(Metrics::new().map_err(|error| system(&error))?);
-        let descriptors = descriptors::raise();
+        let door = Door::new(descriptors::raise());
         descriptors::sample_with(&metrics);
+        sockets::sample_with(&metrics);
 
         // The admin first: probes are answered while everything else is still to come.
         let (progress, drain) = watch::channel(Progress::default());
@@ -123,7 +124,19 @@ impl App {
             }),
             commands: commanded,
         };
-        let admin = admin::start(&config.admin, parts).map_err(|error| system(&error))?;
+        let budget = Budget::new(config.window_bytes_max, config.feeds_max);
+        let (pulses, pressure) = (Pulses::default(), Gauge::default());
+        let load = load::Watched {
+            door: door.clone(),
+            budget: budget.clone(),
+            pulses: pulses.clone(),
+            sources: Arc::default(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+            gauge: pressure.clone(),
+        };
+        let followed = load.sources.clone();
+        let admin = admin::start(&config.admin, parts, load.watch()).map_err(|error| system(&error))?;
 
         // Then NATS, which is waited for in the background.
         let identity = nats::Identity::new(&pod());
@@ -131,10 +144,11 @@ impl App {
         let nats = nats::connect(&config.nats, identity, &health, &metrics)
             .await
             .map_err(|error| StartError::Configuration(error.to_string()))?;
-        let budget = Budget::new(config.window_bytes_max, config.feeds_max);
         let replays = Replays::new(config.replays, &metrics);
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
+        // Set once, here.
+        followed.get_or_init(|| sources.clone());
 
         let (registering, registered) = crate::lifecycle::drain::channel();
         if let Some(bucket) = &config.registry.bucket {
@@ -142,11 +156,11 @@ impl App {
         }
 
         // Clients last: from the first connection on everything that answers it is there.
-        let context = http::Context::new(metrics.clone(), registry);
-        let live = Live { context, sources, budget, metrics, descriptors };
+        let context = http::Context::new(metrics.clone(), registry, door, pressure);
+        let live = Live { context, sources, budget, metrics };
         live.apply(config);
         live.sample();
-        let shards = Shards::start(&config.listen, &live.context, &health).await?;
+        let shards = Shards::start(&config.listen, &live.context, &health, &pulses).await?;
         if let Some(grace) = grace.filter(|grace| schedule::usable(*grace) < config.drain.timeout) {
             tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout does not fit into the grace period");
         }
@@ -211,8 +225,10 @@ impl App {
 impl Live {
     fn apply(&self, config: &config::Config) {
         self.budget.set_max(config.window_bytes_max, config.feeds_max);
-        let auto = || descriptors::connections_max(self.descriptors);
-        self.context.set_connections_max(config.http.connections_max.unwrap_or_else(auto));
+        let door = &self.context.door;
+        let auto = || descriptors::connections_max(door.limit());
+        self.context.clients.set(config.http.per_client);
+        door.set(config.http.connections_max.unwrap_or_else(auto), config.file_descriptors);
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
         self.context.set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
     }
@@ -223,8 +239,7 @@ impl Live {
         self.metrics.sample_with(move |metrics| sources.sample(metrics));
         let registry = self.context.registry.clone();
         self.metrics.sample_with(move |metrics| {
-            let mut bytes = 0;
-            registry.for_each(|member| bytes += member.memory_bytes());
+            let bytes = http::memory_bytes(&registry, metrics);
             metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
     }

@@ -52,7 +52,7 @@ impl Operator {
             config: Box::new(|| json!({ "effective": { "nats": { "password": "***" } } })),
             commands,
         };
-        let admin = admin::start(&config, parts).unwrap();
+        let admin = admin::start(&config, parts, std::future::pending()).unwrap();
         let control = admin.control().unwrap().to_owned();
         Self { admin: Some(admin), health, registry, drain, commands: received, control, _folder: folder }
     }
@@ -471,7 +471,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_is_told_so() {
             config: Box::new(|| Value::Null),
             commands: mpsc::channel(1).0,
         };
-        admin::start(&config, parts).unwrap_err().to_string()
+        admin::start(&config, parts, std::future::pending()).unwrap_err().to_string()
     };
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let error = start(admin::Config { address: free, control: Some(operator.control.clone()) });

@@ -6,12 +6,16 @@ mod support;
 
 #[path = "refusals/cors.rs"]
 mod cors;
+#[path = "refusals/descriptors.rs"]
+mod descriptors;
 #[path = "refusals/floods.rs"]
 mod floods;
 #[path = "refusals/limits.rs"]
 mod limits;
 #[path = "refusals/malformed.rs"]
 mod malformed;
+#[path = "refusals/rates.rs"]
+mod rates;
 #[path = "refusals/scene.rs"]
 mod scene;
 #[path = "refusals/stalled.rs"]

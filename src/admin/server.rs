@@ -71,13 +71,14 @@ pub struct Admin {
     thread: JoinHandle<()>,
 }
 
-/// Binds both addresses, begins to answer on a thread of its own, and says where.
+/// Binds both addresses, begins to answer on a thread of its own, and says where. `beside` runs on that thread too: what
+/// has to go on however busy the other threads are.
 ///
 /// # Errors
 /// When the address cannot be listened at, or the control socket that was asked for cannot be made; the message names
 /// the key of the configuration. With the control socket `auto` and no place for it, the admin runs without one and
 /// warns.
-pub fn start(config: &Config, parts: Parts) -> io::Result<Admin> {
+pub fn start(config: &Config, parts: Parts, beside: impl Future<Output = ()> + Send + 'static) -> io::Result<Admin> {
     let bound = listener::bind(config.address, Sharing::Alone)
         .and_then(|bound| Ok((bound.local_addr()?, bound)))
         .map_err(|error| named(&format!("admin.address {}", config.address), &error))?;
@@ -86,9 +87,11 @@ pub fn start(config: &Config, parts: Parts) -> io::Result<Admin> {
     let control: Option<Box<Path>> = socket.as_ref().map(|socket| socket.path().into());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("admin".into())
-        .spawn(move || serve(&runtime, bound, socket, parts, stopped, check))?;
+    let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+        let beside = runtime.spawn(beside);
+        serve(&runtime, bound, socket, parts, stopped, check);
+        beside.abort();
+    })?;
     let shown = control.as_ref().map(|path| path.display().to_string());
     tracing::info!(%address, control = shown, "admin listening");
     Ok(Admin { address, control, stop, thread })

@@ -11,6 +11,7 @@ use super::StartError;
 use crate::http::{self, Context};
 use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::lifecycle::health::Health;
+use crate::limit::Pulses;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::tls::Tls;
@@ -46,6 +47,7 @@ impl Shards {
         listen: &[ListenConfig],
         context: &Arc<Context>,
         health: &Health,
+        pulses: &Pulses,
     ) -> Result<Self, StartError> {
         // The CPU quota of the cgroup counts too, not only the cores of the machine.
         let count = std::thread::available_parallelism().map_or(1, usize::from);
@@ -69,7 +71,9 @@ impl Shards {
         let mut others = Vec::new();
         for (place, bound) in shards.into_iter().enumerate() {
             let (context, watches) = (context.clone(), watches.clone());
+            let beat = pulses.beat();
             if place == 0 {
+                tokio::spawn(beat);
                 serve(bound, &context, &watches);
                 continue;
             }
@@ -78,6 +82,7 @@ impl Shards {
             let runtime = runtime().map_err(system)?;
             let shard = move || {
                 runtime.block_on(async {
+                    tokio::spawn(beat);
                     serve(bound, &context, &watches);
                     // Or the drain would wait for this thread's end, and this thread for the drain's.
                     drop(watches);

@@ -141,6 +141,11 @@ impl Sources {
         drop(tokio::time::timeout(most, ready).await);
     }
 
+    /// Messages that JetStream has ready and this pod has not taken.
+    pub(super) fn pending(&self) -> u64 {
+        self.lock().followed.values().map(|followed| followed.reader.pending()).sum()
+    }
+
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
     pub(super) async fn stop(&self) {
         let stops: Vec<Signal> = {
@@ -223,6 +228,14 @@ impl Reader {
         match self {
             Self::Shared(log) => log.is_ready(),
             Self::Republished(source) => source.tag().is_some(),
+        }
+    }
+
+    /// Messages that JetStream has ready for it; what is republished is sent without being asked for.
+    fn pending(&self) -> u64 {
+        match self {
+            Self::Shared(log) => log.pending(),
+            Self::Republished(_) => 0,
         }
     }
 

@@ -9,6 +9,7 @@ use super::units::{format_duration, format_size};
 use crate::feed::Policy;
 use crate::http::RouteConfig;
 use crate::http::config::{Delivery, End, Expired, SourceConfig};
+use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
 use crate::registry::Bucket;
@@ -21,7 +22,19 @@ const MASKED: &str = "***";
 /// The configuration as the file would say it: what `/config` shows.
 #[must_use]
 pub fn effective(config: &Config) -> Value {
-    let Config { listen, admin, nats, http, window_bytes_max, feeds_max, replays, drain, registry, log } = config;
+    let Config {
+        listen,
+        admin,
+        nats,
+        http,
+        window_bytes_max,
+        feeds_max,
+        file_descriptors,
+        replays,
+        drain,
+        registry,
+        log,
+    } = config;
     json!({
         "listen": listen.iter().map(listener).collect::<Vec<_>>(),
         "admin": {
@@ -32,9 +45,18 @@ pub fn effective(config: &Config) -> Value {
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
         "limits": {
             "connections": http.connections_max.map_or(json!("auto"), |count| json!(count)),
+            "file_descriptors": {
+                "warn": format!("{}%", file_descriptors.warn),
+                "reject": format!("{}%", file_descriptors.reject),
+            },
             "window_bytes": format_size(*window_bytes_max),
             "feeds": feeds_max,
             "subjects_per_request": http.subjects_per_request_max,
+            "per_client": {
+                "connections": http.per_client.connections,
+                "connects": http.per_client.connects.map(rate),
+                "events": http.per_client.events.map(rate),
+            },
             "replays": { "running": replays.running, "queued": replays.queued },
         },
         "trusted_proxies": http.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -50,6 +72,10 @@ pub fn effective(config: &Config) -> Value {
             "filter": log.filter,
         },
     })
+}
+
+fn rate(Rate { rate, burst }: Rate) -> Value {
+    json!({ "rate": rate, "burst": burst })
 }
 
 fn listener(listener: &ListenConfig) -> Value {

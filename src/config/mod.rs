@@ -21,7 +21,7 @@ pub use environment::Lookup;
 pub use problem::{Problem, Problems};
 pub use walk::Outline;
 
-use crate::{admin, feed, http, lifecycle, nats, net, registry, telemetry};
+use crate::{admin, feed, http, lifecycle, limit, nats, net, registry, telemetry};
 use problem::Report;
 
 /// The whole configuration, parsed.
@@ -39,6 +39,8 @@ pub struct Config {
     pub window_bytes_max: usize,
     /// The most feeds at one time.
     pub feeds_max: usize,
+    /// From which shares of the file descriptors on something is done.
+    pub file_descriptors: limit::Thresholds,
     /// How many replays there may be.
     pub replays: feed::replay::Config,
     /// How a drain proceeds.
@@ -60,6 +62,7 @@ impl Default for Config {
             // 256 MiB: sixteen windows of the default size.
             window_bytes_max: 256 << 20,
             feeds_max: 50_000,
+            file_descriptors: limit::Thresholds::default(),
             replays: feed::replay::Config::default(),
             drain: lifecycle::drain::Config::default(),
             registry: registry::Config::default(),

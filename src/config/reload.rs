@@ -127,8 +127,19 @@ impl Reloads {
 /// does not compile: a part that is not asked about is applied live.
 #[must_use]
 pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
-    let Config { listen, admin, nats, http: _, window_bytes_max: _, feeds_max: _, replays, drain: _, registry, log } =
-        started;
+    let Config {
+        listen,
+        admin,
+        nats,
+        http: _,
+        window_bytes_max: _,
+        feeds_max: _,
+        file_descriptors: _,
+        replays,
+        drain: _,
+        registry,
+        log,
+    } = started;
     let keys = [
         ("listen", *listen != now.listen),
         ("admin.address", admin.address != now.admin.address),

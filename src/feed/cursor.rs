@@ -1,29 +1,21 @@
 //! A reader's place in a feed: what it reads next, and how far behind it is.
 
+mod standing;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use crate::sse::Component;
-use crate::subject::FilterSet;
 
 use super::feed::Feed;
+use super::pace::{Pace, Verdict};
 use super::replay::{Ticket, Turn};
 use super::slow::{Relief, Run};
 use super::source::Origin;
 use super::window::{Entry, Epoch, Missing, Place, Totals, Window};
 use super::{Batch, Gap, GapReason, Item};
 
-/// How far a reader is behind the head of its feed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lag {
-    /// Events that wait.
-    pub events: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// How long the oldest of them has waited.
-    pub age: Duration,
-}
+pub use standing::{Lag, Standing};
 
 /// One reader of one feed. It moves only when a read returns.
 #[derive(Debug)]
@@ -35,14 +27,6 @@ pub struct Cursor {
     skip: Component,
     /// The reader is behind the window and reads the archive.
     replay: Option<Box<Ticket>>,
-}
-
-/// A view of where a cursor stands, for others than its reader.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    origin: Origin,
-    feed: Arc<Feed>,
-    key: usize,
 }
 
 /// What a read brought.
@@ -118,7 +102,7 @@ impl Cursor {
 
     /// Adds items to the batch until it holds `budget` bytes, at least one if there is one; otherwise notes whom to wake.
     pub fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch, budget: usize) -> Poll<Read> {
-        self.poll(context, batch, budget, None)
+        self.poll(context, batch, budget, None, None)
     }
 
     /// As [`Self::poll_read`], for a slow reader: some of what waits in the window is passed by, and told as a gap before
@@ -130,7 +114,19 @@ impl Cursor {
         budget: usize,
         relief: &mut Relief,
     ) -> Poll<Read> {
-        self.poll(context, batch, budget, Some(relief))
+        self.poll(context, batch, budget, Some(relief), None)
+    }
+
+    /// As the other two, as fast as `pace` allows. Pending with events that wait: whoever paces knows until when.
+    pub fn poll_read_paced(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        budget: usize,
+        relief: Option<&mut Relief>,
+        pace: &mut dyn Pace,
+    ) -> Poll<Read> {
+        self.poll(context, batch, budget, relief, Some(pace))
     }
 
     fn poll(
@@ -139,14 +135,15 @@ impl Cursor {
         batch: &mut Batch,
         budget: usize,
         relief: Option<&mut Relief>,
+        mut pace: Option<&mut dyn Pace>,
     ) -> Poll<Read> {
         if self.replay.is_some() {
-            let read = self.poll_replay(context, batch, budget);
+            let read = self.poll_replay(context, batch, budget, lend(&mut pace));
             if self.replay.is_some() || read.is_ready() {
                 return read;
             }
         }
-        self.poll_window(context, batch, budget, relief)
+        self.poll_window(context, batch, budget, relief, pace)
     }
 
     fn poll_window(
@@ -155,6 +152,7 @@ impl Cursor {
         batch: &mut Batch,
         budget: usize,
         mut relief: Option<&mut Relief>,
+        pace: Option<&mut dyn Pace>,
     ) -> Poll<Read> {
         let feed = self.standing.feed.clone();
         let mut state = feed.lock();
@@ -176,7 +174,7 @@ impl Cursor {
                     batch.items.extend(told.missed_since(self.place.before).map(|gap| self.gap(gap)));
                     self.replay = Some(ticket);
                     self.place = end;
-                    let read = self.poll_replay(context, batch, budget);
+                    let read = self.poll_replay(context, batch, budget, pace);
                     return if batch.items.len() > before { Poll::Ready(Read::Some) } else { read };
                 }
                 state = feed.lock();
@@ -195,7 +193,7 @@ impl Cursor {
             }
             self.place = oldest;
         }
-        self.take(&state.window, batch, budget, run, relief);
+        self.take(&state.window, batch, budget, run, (relief, pace));
         debug_assert!(self.place.index <= state.window.end(), "a cursor never passes the head");
         state.readers.moved(self.standing.key, self.place, self.position);
         if batch.items.len() > before {
@@ -217,7 +215,7 @@ impl Cursor {
         batch: &mut Batch,
         budget: usize,
         mut run: Run,
-        mut relief: Option<&mut Relief>,
+        (mut relief, mut pace): (Option<&mut Relief>, Option<&mut dyn Pace>),
     ) {
         let mut newest = match &relief {
             Some(relief) if relief.conflates() => window.newest(self.place.index),
@@ -233,19 +231,32 @@ impl Cursor {
             self.place.index += 1;
             match entry {
                 Entry::Event { frame, tier, .. } => {
+                    let mut passes = None;
+                    if let Some(relief) = &mut relief {
+                        let is_newest = newest.pop_if(|known| *known == index).is_some();
+                        passes = (!has_it && relief.passes_by(*tier, is_newest)).then(|| relief.reason());
+                    }
+                    if let (Some(pace), false, None) = (&mut pace, has_it, passes) {
+                        match pace.ask(*tier, window.is_critical_behind(index)) {
+                            Verdict::Give => {}
+                            Verdict::PassBy => passes = Some(GapReason::Slow),
+                            Verdict::Wait => {
+                                self.place.index = index;
+                                break;
+                            }
+                        }
+                    }
                     self.place.before.events += 1;
                     self.place.before.bytes += frame.len() as u64;
                     if let Some(relief) = &mut relief {
-                        let is_newest = newest.pop_if(|known| *known == index).is_some();
-                        let passes = !has_it && relief.passes_by(*tier, is_newest);
                         relief.passed(1);
-                        if passes {
-                            // The position stays: whoever comes back with it is given what waits then.
-                            run.grow(relief, self.position, batch);
-                            continue;
-                        }
-                        run.interrupt(relief);
                     }
+                    if let Some(reason) = passes {
+                        // The position stays: whoever comes back with it is given what waits then.
+                        run.grow(reason, self.position, batch);
+                        continue;
+                    }
+                    run.interrupt(relief.as_deref());
                     if has_it {
                         continue;
                     }
@@ -292,8 +303,17 @@ impl Cursor {
     }
 
     /// Reads with a replay until the window is reached. Pending without a ticket: go on in the window.
-    fn poll_replay(&mut self, context: &mut Context<'_>, batch: &mut Batch, budget: usize) -> Poll<Read> {
+    fn poll_replay(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        budget: usize,
+        mut pace: Option<&mut dyn Pace>,
+    ) -> Poll<Read> {
         let feed = self.standing.feed.clone();
+        if lend(&mut pace).is_some_and(|pace| !pace.is_ready()) {
+            return Poll::Pending;
+        }
         loop {
             let Some(ticket) = &self.replay else { return Poll::Pending };
             let (floor, current) = {
@@ -309,7 +329,12 @@ impl Cursor {
                     *position = logged.event.position;
                     bytes += frame.len();
                     batch.items.push(Item::Event { frame, position: *position, tier, received: logged.event.received });
-                    bytes < budget
+                    // A page is read as it comes: what is behind an event is not known, and it is never passed by.
+                    let goes_on = lend(&mut pace).is_none_or(|pace| {
+                        pace.charge();
+                        pace.is_ready()
+                    });
+                    bytes < budget && goes_on
                 })
             } else {
                 Turn::Changed
@@ -383,6 +408,14 @@ impl Cursor {
     }
 }
 
+/// The same pace for a part of the turn.
+fn lend<'p>(pace: &'p mut Option<&mut dyn Pace>) -> Option<&'p mut dyn Pace> {
+    match pace {
+        Some(pace) => Some(&mut **pace),
+        None => None,
+    }
+}
+
 impl Drop for Cursor {
     fn drop(&mut self) {
         let last = {
@@ -393,33 +426,5 @@ impl Drop for Cursor {
         if last {
             self.standing.origin.left(&self.standing.feed);
         }
-    }
-}
-
-impl Standing {
-    /// What the reader reads.
-    #[must_use]
-    pub fn filters(&self) -> &FilterSet {
-        &self.feed.filters
-    }
-
-    /// How far the reader is behind; nothing once it has left.
-    #[must_use]
-    pub fn lag(&self, now: Instant) -> Lag {
-        let state = self.feed.lock();
-        let Some((place, _)) = state.readers.standing(self.key) else { return Lag::default() };
-        let end = state.window.end_place();
-        let oldest = state.window.get(place.index.max(state.window.oldest_place().index));
-        Lag {
-            events: end.before.events - place.before.events,
-            bytes: end.before.bytes - place.before.bytes,
-            age: oldest.map_or(Duration::ZERO, |entry| now.saturating_duration_since(entry.received())),
-        }
-    }
-
-    /// The position that the reader has reached; nothing once it has left.
-    #[must_use]
-    pub fn position(&self) -> Option<Component> {
-        self.feed.lock().readers.standing(self.key).map(|(_, position)| position)
     }
 }

@@ -4,6 +4,7 @@ mod opening;
 mod writer;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -30,6 +31,8 @@ pub struct Log {
     name: Arc<str>,
     budget: Arc<Budget>,
     replayer: Option<Arc<Replayer>>,
+    /// What the source has ready for the writer, by its own word.
+    pending: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -102,7 +105,13 @@ pub fn channel(
         ended: false,
     };
     let replayer = past.map(|past| Replayer::new(&past.replays, past.archive, past.reach, budget));
-    let log = Arc::new(Log { name: name.into(), budget: budget.clone(), replayer, state: Mutex::new(state) });
+    let log = Arc::new(Log {
+        name: name.into(),
+        budget: budget.clone(),
+        replayer,
+        pending: AtomicU64::new(0),
+        state: Mutex::new(state),
+    });
     let shrink: Arc<dyn Shrink> = log.clone();
     budget.join(Arc::downgrade(&shrink));
     (LogWriter::new(&log), log)
@@ -127,6 +136,12 @@ impl Log {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.lock().is_ready()
+    }
+
+    /// Messages that the source has ready and the writer has not taken: 0 while it is on its way to where readers begin.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        if self.is_ready() { self.pending.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// Changes how much is kept; takes effect with the next event.

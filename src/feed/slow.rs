@@ -95,7 +95,7 @@ impl Relief {
         passes
     }
 
-    fn reason(&self) -> GapReason {
+    pub(super) fn reason(&self) -> GapReason {
         if self.conflates() { GapReason::Conflated } else { GapReason::Slow }
     }
 }
@@ -111,21 +111,21 @@ impl Run {
     }
 
     /// One more event is passed by, behind `position`.
-    pub(super) fn grow(&mut self, relief: &Relief, position: Component, batch: &mut Batch) {
+    pub(super) fn grow(&mut self, why: GapReason, position: Component, batch: &mut Batch) {
         let known = self.0.and_then(|place| batch.items.get_mut(place));
         if let Some(Item::Gap { gap: Gap { reason, missed: Some(missed) }, .. }) = known
-            && *reason == relief.reason()
+            && *reason == why
         {
             *missed += 1;
             return;
         }
         self.0 = Some(batch.items.len());
-        batch.items.push(Item::Gap { gap: Gap { reason: relief.reason(), missed: Some(1) }, position });
+        batch.items.push(Item::Gap { gap: Gap { reason: why, missed: Some(1) }, position });
     }
 
     /// Something is given. When events are conflated one gap tells of the whole read all the same.
-    pub(super) fn interrupt(&mut self, relief: &Relief) {
-        if !relief.conflates() {
+    pub(super) fn interrupt(&mut self, relief: Option<&Relief>) {
+        if !relief.is_some_and(Relief::conflates) {
             self.0 = None;
         }
     }

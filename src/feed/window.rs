@@ -112,6 +112,8 @@ pub(super) struct Window {
     floor: u64,
     limits: Limits,
     budget: Arc<Budget>,
+    /// The index of the newest event that is critical.
+    critical: Option<u64>,
 }
 
 /// Running totals since the feed began.
@@ -159,7 +161,7 @@ impl Window {
     pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
         let Component { tag, seq: floor, .. } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
-        Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget }
+        Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget, critical: None }
     }
 
     /// Says where an empty window begins.
@@ -176,6 +178,9 @@ impl Window {
     /// Appends an event; older ones make place.
     pub(super) fn push_event(&mut self, logged: Arc<Logged>, frame: Frame, tier: Tier) {
         let (received, bytes) = (logged.event.received, frame.len() as u64);
+        if tier == Tier::Critical {
+            self.critical = Some(self.end());
+        }
         self.push(Entry::Event { logged, frame, tier });
         self.end.events += 1;
         self.end.bytes += bytes;
@@ -307,6 +312,11 @@ impl Window {
         };
         let indexes = (from.max(self.base)..self.end()).rev();
         indexes.filter(|index| self.get(*index).is_some_and(&mut is_newest)).collect()
+    }
+
+    /// Whether a critical event stands behind this index.
+    pub(super) fn is_critical_behind(&self, index: u64) -> bool {
+        self.critical.is_some_and(|critical| critical > index)
     }
 
     /// The place behind this sequence number of the present tag, if everything after it is still here.

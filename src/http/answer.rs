@@ -16,12 +16,15 @@ use super::member::Peer;
 use super::refusal::Refusal;
 use super::request::{Request, is_browser, remote_ip};
 use super::route::{Found, Routes};
+use crate::limit::{Level, Supply};
 use crate::registry::Protocol;
 
 /// An answer before its body is bound to a protocol.
 pub(super) enum Answer {
     /// A head and a short text.
     Text(Response<Bytes>),
+    /// The same, and its connection is not kept: what was asked for is not to be had now.
+    Last(Response<Bytes>),
     /// A head and an event stream.
     Events(Response<()>, Box<EventStream>),
 }
@@ -48,7 +51,7 @@ pub(super) async fn answer(
     };
     if let Some((route, _)) = routes.find(request.uri().path()) {
         let headers = match &mut answer {
-            Answer::Text(response) => response.headers_mut(),
+            Answer::Text(response) | Answer::Last(response) => response.headers_mut(),
             Answer::Events(response, _) => response.headers_mut(),
         };
         if request.method() == Method::OPTIONS {
@@ -103,13 +106,24 @@ async fn respond(
     if surplus {
         return Err(Refusal::Connections);
     }
+    if context.door.supply() >= Supply::Reserved {
+        return Err(Refusal::Descriptors);
+    }
+    if context.pressure.level() >= Level::Connections {
+        return Err(Refusal::Pressure);
+    }
     let (client, is_named) = route.client(&asked);
+    let visit = context.clients.enter(&client).map_err(|throttled| {
+        context.metrics.throttled_total.with_label_values(&[throttled.limit.as_str()]).inc();
+        Refusal::Throttled(throttled)
+    })?;
     let opening = Opening {
         route: route.clone(),
         filters,
         last_event_id: asked.last_event_id().map(std::borrow::Cow::into_owned),
         client,
         is_named,
+        visit,
         peer,
         browser: is_browser(request.headers()),
     };
@@ -137,7 +151,7 @@ fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incomin
         let mut response = Response::new(refusal.browser_body());
         let protocol = if http2 { Protocol::H2 } else { Protocol::Http11 };
         event_stream_head(response.headers_mut(), protocol, End::Clean);
-        return Answer::Text(response);
+        return Answer::Last(response);
     }
     let mut response = Response::new(refusal.body());
     *response.status_mut() = status;
@@ -148,19 +162,19 @@ fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incomin
         headers.insert(ALLOW, METHODS);
     }
     if refusal.passes() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(refusal.wait().as_secs().max(1)));
+        headers.insert(RETRY_AFTER, HeaderValue::from(refusal.wait().as_secs() + 1));
     }
     if !http2 && (refusal.passes() || *refusal == Refusal::Body) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Answer::Text(response)
+    if refusal.passes() { Answer::Last(response) } else { Answer::Text(response) }
 }
 
 impl Answer {
     /// The answer with a body for hyper; `carry` takes the event stream to where its protocol wants it.
     pub(super) fn into_response(self, carry: impl FnOnce(EventStream) -> Body) -> Response<Body> {
         match self {
-            Self::Text(response) => response.map(Body::Text),
+            Self::Text(response) | Self::Last(response) => response.map(Body::Text),
             Self::Events(head, stream) => head.map(|()| carry(*stream)),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::feed::{Limits, Slow};
+use crate::limit::PerClient;
 use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate};
 
@@ -13,6 +14,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The most connections; none: from the limit of file descriptors.
     pub connections_max: Option<usize>,
+    /// What one client may take.
+    pub per_client: PerClient,
     /// The most subjects that one request may name.
     pub subjects_per_request_max: usize,
     /// Networks whose `X-Forwarded-For` and `Forwarded` are believed.
@@ -22,7 +25,13 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         // 16 subjects: what one page of an application watches; each costs a request a check, not a subscription.
-        Self { routes: Vec::new(), connections_max: None, subjects_per_request_max: 16, trusted_proxies: Vec::new() }
+        Self {
+            routes: Vec::new(),
+            connections_max: None,
+            per_client: PerClient::default(),
+            subjects_per_request_max: 16,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 

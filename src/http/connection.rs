@@ -18,19 +18,21 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::answer::answer;
+use super::answer::{Answer, answer};
 use super::body::Body;
 use super::context::{Context, Counted};
 use super::event_stream::EventStream;
 use super::family::Family;
 use super::h1::Driver;
 use super::h2::{self, H2Body, Tasks};
+use super::idle::Idle;
 use super::member::Peer;
 use super::server::Drain;
 use super::take_back::{TakeBack, Watched};
 use super::transport::Transport;
 use super::wire::{Framing, Wire};
 use crate::lifecycle::drain::Watch;
+use crate::limit::Entered;
 use crate::net::tls;
 use crate::registry::Protocol;
 
@@ -58,6 +60,7 @@ pub(super) async fn serve(
     context: Arc<Context>,
     socket: TcpStream,
     remote: SocketAddr,
+    entered: Entered,
     acceptor: Option<TlsAcceptor>,
     drain: Drain,
 ) {
@@ -65,7 +68,7 @@ pub(super) async fn serve(
     tokio::select! {
         biased;
         () = release.cut() => tracing::debug!(client.addr = %remote, "a connection was cut"),
-        () = converse(context, socket, remote, acceptor, drain) => {}
+        () = converse(context, socket, remote, entered, acceptor, drain) => {}
     }
 }
 
@@ -73,10 +76,11 @@ async fn converse(
     context: Arc<Context>,
     socket: TcpStream,
     remote: SocketAddr,
+    entered: Entered,
     acceptor: Option<TlsAcceptor>,
     drain: Drain,
 ) {
-    let counted = Counted::new(&context);
+    let counted = Counted::new(&context, entered);
     let refused = |code: &str| context.metrics.refusals_total.with_label_values(&[code]).inc();
     let Drain { leaving, release } = drain;
     let connection = Connection { context: context.clone(), remote, tls: acceptor.is_some(), counted, release };
@@ -220,7 +224,7 @@ impl Connection {
         place: &Arc<TakeBack>,
     ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + use<>
     {
-        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
+        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
         let place = place.clone();
         service_fn(move |request: Request<Incoming>| -> Answering {
             let (context, place) = (context.clone(), place.clone());
@@ -242,18 +246,23 @@ impl Connection {
     async fn http2<T: Transport>(mut self, io: T, leaving: Watch) {
         self.counted.speaks(Protocol::H2, self.tls);
         let (tasks, place, family) = (Tasks::default(), Arc::new(TakeBack::default()), Arc::new(Family::default()));
-        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.surplus);
-        let (links, siblings) = (tasks.clone(), family.clone());
+        let idle = Arc::new(Idle::default());
+        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
+        let (links, siblings, uses) = (tasks.clone(), family.clone(), idle.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let link = links.link();
-            let (context, siblings) = (context.clone(), siblings.clone());
+            let (context, siblings, uses) = (context.clone(), siblings.clone(), uses.clone());
+            let in_use = uses.begin();
             async move {
                 let peer = Peer { remote, protocol: Protocol::H2, tls };
                 let answer = answer(&context, peer, surplus, request).await;
+                if matches!(answer, Answer::Last(_)) {
+                    uses.dismiss();
+                }
                 Ok::<_, Infallible>(answer.into_response(|mut stream| {
                     h2::bind(&link, stream.state());
                     stream.join(siblings);
-                    Body::H2(H2Body::new(stream))
+                    Body::H2(H2Body::new(stream, in_use))
                 }))
             }
         });
@@ -276,6 +285,8 @@ impl Connection {
                 self.context.metrics.refusals_total.with_label_values(&["request_timeout"]).inc();
                 return;
             }
+            // What is being answered is answered, and the client knows.
+            () = idle.over() => false,
         };
         // hyper would close a connection that has not spoken yet, unanswered: it has a moment to.
         let spoken = poll_fn(|task| match connection.as_mut().poll(task) {

@@ -1,12 +1,14 @@
 //! What all connections of the process share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::route::Routes;
+use crate::limit::pressure::Gauge;
+use crate::limit::{Clients, Door, Entered};
 use crate::registry::{Protocol, Registry};
 use crate::telemetry::Metrics;
 
@@ -17,9 +19,13 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Every open event stream.
     pub registry: Registry,
+    /// Who may come in.
+    pub door: Arc<Door>,
+    /// How hard the pod is pressed.
+    pub pressure: Gauge,
+    /// What each client may take.
+    pub clients: Arc<Clients>,
     routes: ArcSwap<Routes>,
-    connections: AtomicUsize,
-    connections_max: AtomicUsize,
     refusing: AtomicBool,
     drain_retry: OnceLock<(Duration, Duration)>,
 }
@@ -27,13 +33,14 @@ pub struct Context {
 impl Context {
     /// A context without routes.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, registry: Registry) -> Arc<Self> {
+    pub fn new(metrics: Arc<Metrics>, registry: Registry, door: Arc<Door>, pressure: Gauge) -> Arc<Self> {
         Arc::new(Self {
             metrics,
             registry,
+            door,
+            pressure,
+            clients: Clients::new(),
             routes: ArcSwap::default(),
-            connections: AtomicUsize::new(0),
-            connections_max: AtomicUsize::new(usize::MAX),
             refusing: AtomicBool::new(false),
             drain_retry: OnceLock::new(),
         })
@@ -42,11 +49,6 @@ impl Context {
     /// Replaces the routes for what is asked from now on; open event streams keep theirs.
     pub fn set_routes(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
-    }
-
-    /// Sets the most connections that are served.
-    pub fn set_connections_max(&self, most: usize) {
-        self.connections_max.store(most, Ordering::Relaxed);
     }
 
     /// From now on every request is told that the pod is about to end.
@@ -80,15 +82,17 @@ impl Context {
 pub(super) struct Counted {
     context: Arc<Context>,
     labels: Option<[&'static str; 2]>,
-    /// It is one more than are served: it is answered, but gets no event stream.
-    pub(super) surplus: bool,
+    entered: Entered,
 }
 
 impl Counted {
-    pub(super) fn new(context: &Arc<Context>) -> Self {
-        let before = context.connections.fetch_add(1, Ordering::Relaxed);
-        let surplus = before >= context.connections_max.load(Ordering::Relaxed);
-        Self { context: context.clone(), labels: None, surplus }
+    pub(super) fn new(context: &Arc<Context>, entered: Entered) -> Self {
+        Self { context: context.clone(), labels: None, entered }
+    }
+
+    /// It is one more than are served: it is answered, but gets no event stream.
+    pub(super) fn is_surplus(&self) -> bool {
+        self.entered.is_surplus
     }
 
     /// Its protocol is known now.
@@ -102,7 +106,6 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.context.connections.fetch_sub(1, Ordering::Relaxed);
         if let Some(labels) = self.labels {
             self.context.metrics.connections.with_label_values(&labels).dec();
         }

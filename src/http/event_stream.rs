@@ -16,10 +16,13 @@ use super::context::Context;
 use super::family::Family;
 use super::member::StreamState;
 use super::output::{Output, Tally};
+use super::pace::{Paced, Turn};
 use crate::feed::{Cursor, Gap, Item, Read, Relief};
+use crate::limit::Visit;
+use crate::limit::clients::Limit;
 use crate::registry::{Close, Member as _, Registration, State};
 use crate::sse::id::Joined;
-use crate::sse::{Component, encode};
+use crate::sse::{Component, Tier, encode};
 
 pub(super) use opening::Opening;
 
@@ -30,6 +33,9 @@ pub(super) struct EventStream {
     registration: Registration,
     state: Arc<StreamState>,
     context: Arc<Context>,
+    /// Counted among those of its client, where these are limited.
+    visit: Option<Visit>,
+    paced: Paced,
     cursors: Box<[Cursor]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: Box<[Component]>,
@@ -105,7 +111,7 @@ impl EventStream {
             if let Some(close) = self.poll_events(task, out, relief.as_mut()) {
                 self.end(close);
             }
-            relief.iter().for_each(|relief| self.count_skipped(relief));
+            relief.iter().for_each(|relief| self.count_skipped(relief.skipped()));
         }
         if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
             self.poll_timer(task, out);
@@ -185,15 +191,23 @@ impl EventStream {
     ) -> Option<Close> {
         let mut caught_up = true;
         let mut ended = false;
+        let (visit, mut paced) = (self.visit.take(), std::mem::take(&mut self.paced));
+        let waited = paced.until.is_some();
+        // What is owed at the end is given at once.
+        let mut pace = match self.ending {
+            None => Turn::new(visit.as_ref().and_then(Visit::events), self.context.pressure.level(), &mut paced),
+            Some(_) => None,
+        };
         // Another source first each time: one that fills every turn must not keep the others waiting.
         self.first = (self.first + 1) % self.cursors.len();
         for turn in 0..self.cursors.len() {
             let place = (self.first + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
             let cursor = &mut self.cursors[place];
-            let read = match relief.as_deref_mut() {
-                None => cursor.poll_read(task, &mut out.batch, budget),
-                Some(relief) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
+            let read = match (relief.as_deref_mut(), &mut pace) {
+                (relief, Some(pace)) => cursor.poll_read_paced(task, &mut out.batch, budget, relief, pace),
+                (None, None) => cursor.poll_read(task, &mut out.batch, budget),
+                (Some(relief), None) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
             };
             match read {
                 Poll::Ready(Read::Some) => caught_up = false,
@@ -206,6 +220,10 @@ impl EventStream {
                 ending.owed = ending.owed.saturating_sub(out.tally.events - before);
             }
         }
+        pace.iter().for_each(|pace| self.count_skipped(pace.skipped()));
+        drop(pace);
+        self.visit = visit;
+        self.wait_for_tokens(paced, waited);
         if let (true, Some(ending)) = (caught_up, &mut self.ending) {
             // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
             ending.owed = 0;
@@ -216,6 +234,19 @@ impl EventStream {
             self.note_active();
         }
         ended.then_some(Close::Upstream)
+    }
+
+    /// Notes until when events wait for tokens, so that the timer ends it.
+    fn wait_for_tokens(&mut self, paced: Paced, waited: bool) {
+        let waits = paced.until.is_some();
+        self.paced = paced;
+        if waits && !waited {
+            self.context.metrics.throttled_total.with_label_values(&[Limit::Events.as_str()]).inc();
+        }
+        if waits || waited {
+            let next = self.next_deadline();
+            self.timer.as_mut().reset(next);
+        }
     }
 
     /// Moves what a cursor has read to the output, with ids of all sources where there are several.
@@ -260,6 +291,10 @@ impl EventStream {
                 family.come_of_age();
                 self.age = now + ALONE_AFTER;
             }
+            if self.paced.until.take_if(|until| now >= Instant::from_std(*until)).is_some() {
+                // There are tokens: what waits for them is read.
+                task.waker().wake_by_ref();
+            }
             let state = self.state.clone();
             let config = &state.route.config;
             let silent = config.checkpoint.is_some_and(|silence| now >= self.marked + silence);
@@ -282,7 +317,8 @@ impl EventStream {
         let config = &self.state.route.config;
         let beat = self.spoke + self.silence;
         let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
-        beat.min(mark).min(self.age)
+        let tokens = self.paced.until.map_or(self.age, Instant::from_std);
+        beat.min(mark).min(self.age).min(tokens)
     }
 
     /// Moves the position to where the sources are known to be, if nothing waits. True if it moved.
@@ -317,8 +353,8 @@ impl EventStream {
         });
     }
 
-    fn count_skipped(&self, relief: &Relief) {
-        for (tier, events) in relief.skipped() {
+    fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
+        for (tier, events) in skipped {
             self.context.metrics.shed_events_total.with_label_values(&[tier.as_str()]).inc_by(events);
         }
     }

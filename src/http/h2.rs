@@ -10,6 +10,7 @@ use hyper::rt::Executor;
 
 use super::body::Piece;
 use super::event_stream::{EventStream, Step};
+use super::idle::InUse;
 use super::member::StreamState;
 use super::output::Output;
 use super::patience::Patience;
@@ -18,6 +19,7 @@ use crate::registry::Close;
 /// One DATA frame per turn, with all events that are ready.
 pub(super) struct H2Body {
     state: State,
+    _in_use: InUse,
     /// What of an event that is larger than a frame is still to be handed out.
     rest: Bytes,
 }
@@ -49,8 +51,8 @@ impl std::fmt::Display for Reset {
 impl std::error::Error for Reset {}
 
 impl H2Body {
-    pub(super) fn new(stream: EventStream) -> Self {
-        Self { state: State::Open(Box::new(stream)), rest: Bytes::new() }
+    pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
+        Self { state: State::Open(Box::new(stream)), rest: Bytes::new(), _in_use: in_use }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {

@@ -14,8 +14,10 @@ mod event_stream;
 mod family;
 mod h1;
 mod h2;
+mod idle;
 mod member;
 mod output;
+mod pace;
 mod patience;
 mod refusal;
 mod request;
@@ -28,5 +30,6 @@ mod wire;
 
 pub use config::{Config, RouteConfig};
 pub use context::Context;
+pub use member::memory_bytes;
 pub use route::{FindSource, Routes};
 pub use server::{Drain, serve};

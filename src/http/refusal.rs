@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 
+use crate::limit::Throttled;
+use crate::limit::clients::Limit;
 use crate::sse::encode;
 
 /// Why a request gets no event stream.
@@ -32,6 +34,12 @@ pub(super) enum Refusal {
     NotReady,
     /// As many connections as `limits.connections`.
     Connections,
+    /// File descriptors in use beyond `limits.file_descriptors.reject`.
+    Descriptors,
+    /// The pod is pressed so hard that those who are there already are served less.
+    Pressure,
+    /// The client has reached a limit of `limits.per_client`.
+    Throttled(Throttled),
     /// As many feeds as `limits.feeds`.
     Feeds,
     /// As many replays as `limits.replays.queued`.
@@ -58,6 +66,12 @@ impl Refusal {
             Self::Expired => (StatusCode::RANGE_NOT_SATISFIABLE, "last_event_id_expired"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
+            Self::Descriptors => (StatusCode::SERVICE_UNAVAILABLE, "no_file_descriptors"),
+            Self::Pressure => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::Throttled(Throttled { limit: Limit::Connections, .. }) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections_of_client")
+            }
+            Self::Throttled(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connects"),
             Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
             Self::Replays => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -66,12 +80,16 @@ impl Refusal {
 
     /// Whether it passes by itself: a browser is then told to come back, and its connection is not kept.
     pub(super) fn passes(&self) -> bool {
-        self.row().0 == StatusCode::SERVICE_UNAVAILABLE
+        matches!(self.row().0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
     }
 
     /// How long the client shall wait, with chance in it: those who are refused together shall not return together.
     pub(super) fn wait(&self) -> Duration {
-        RETRY_AFTER.mul_f64(0.5 + fastrand::f64())
+        let chance = RETRY_AFTER.mul_f64(0.5 + fastrand::f64());
+        match self {
+            Self::Throttled(Throttled { wait: Some(wait), .. }) => *wait + chance,
+            _ => chance,
+        }
     }
 
     /// The JSON of the answer.
@@ -113,6 +131,16 @@ impl Refusal {
             ),
             Self::NotReady => ("NATS is not connected yet".into(), "try again"),
             Self::Connections => ("this pod serves as many connections as it may".into(), "try again"),
+            Self::Descriptors => ("this pod has as many files and connections open as it may".into(), "try again"),
+            Self::Pressure => ("this pod is overloaded".into(), "try again"),
+            Self::Throttled(Throttled { limit: Limit::Connections, .. }) => (
+                "this client has as many event streams open as it may".into(),
+                "end one, or share one among its readers",
+            ),
+            Self::Throttled(_) => (
+                "this client opens event streams too often".into(),
+                "wait as long as Retry-After says, and keep what is open",
+            ),
             Self::Feeds => ("this pod serves as many different subjects as it may".into(), "try again"),
             Self::Replays => ("too many clients wait for what they have missed".into(), "try again"),
             Self::Draining => ("this pod is about to end".into(), "try again: another one answers"),

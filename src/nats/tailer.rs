@@ -274,6 +274,9 @@ impl Tailer {
             self.attempts = 0;
             self.stalls = 0;
         }
+        if let Some((place, _)) = received.messages.last() {
+            self.writer.pending(place.pending);
+        }
         let is_at_end = received.messages.last().is_some_and(|(place, _)| place.pending == 0);
         if is_at_end || received.passed.is_some() || last >= self.target {
             self.settle();

@@ -54,6 +54,10 @@ pub struct Metrics {
     pub missed_events_total: IntCounterVec,
     /// `sidestream_shed_events_total{tier}`
     pub shed_events_total: IntCounterVec,
+    /// `sidestream_throttled_total{limit}`
+    pub throttled_total: IntCounterVec,
+    /// `sidestream_pressure_level`
+    pub pressure_level: IntGauge,
     /// `sidestream_resumes_total{outcome}`
     pub resumes_total: IntCounterVec,
     /// `sidestream_replays_running`
@@ -74,6 +78,8 @@ pub struct Metrics {
     pub file_descriptors: IntGauge,
     /// `sidestream_file_descriptors_limit`
     pub file_descriptors_limit: IntGauge,
+    /// `sidestream_sockets{state}`
+    pub sockets: IntGaugeVec,
     /// `sidestream_nats_connected`
     pub nats_connected: IntGauge,
     /// `sidestream_nats_reconnects_total`
@@ -131,7 +137,7 @@ impl Metrics {
         Ok(Self {
             connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
-            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds and what they are being sent.")?,
+            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds; events on their way are shared, and counted with windows.")?,
             streams: r.gauges("streams", "Event streams open now.", &["route", "protocol"])?,
             streams_opened_total: r.counters("streams_opened_total", "Event streams opened.", &["route", "protocol"])?,
             streams_closed_total: r.counters("streams_closed_total", "Event streams ended, by reason.", &["route", "reason"])?,
@@ -148,6 +154,8 @@ impl Metrics {
             gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
             shed_events_total: r.counters("shed_events_total", "Events that slow clients were spared and told of, shed or conflated, by tier.", &["tier"])?,
+            throttled_total: r.counters("throttled_total", "Times that a client reached a limit of `limits.per_client` (connections, connects), or that its events waited for one (events).", &["limit"])?,
+            pressure_level: r.gauge("pressure_level", "0 nothing is cut, 1 telemetry is thinned, 2 no telemetry and normal events at half their rate, 3 a quarter of it and no new event streams.")?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Replays that read from JetStream now.")?,
             replays_queued: r.gauge("replays_queued", "Clients that wait for a replay.")?,
@@ -158,6 +166,7 @@ impl Metrics {
             feeds: r.gauges("feeds", "Feeds: distinct sets of filters that are read.", &["source"])?,
             file_descriptors: r.gauge("file_descriptors", "Open file descriptors.")?,
             file_descriptors_limit: r.gauge("file_descriptors_limit", "The limit of open file descriptors.")?,
+            sockets: r.gauges("sockets", "TCP sockets of the network namespace, which is the pod's, by state (established, time_wait, close_wait); listed at most every 5 s.", &["state"])?,
             nats_connected: r.gauge("nats_connected", "1 when every connection to NATS is up.")?,
             nats_reconnects_total: r.counter("nats_reconnects_total", "Connections to NATS that were made again.")?,
             nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Times that messages were dropped because this process did not take them in time.")?,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
@@ -52,6 +53,81 @@ async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
     let again = get("/orders/2").await;
     assert_eq!(again.status(), 200, "a feed that is there takes any number");
     drop((one, two, again));
+    scene.finish().await;
+}
+
+/// A route on which clients say who they are.
+const NAMED: &str = "
+  - path: /named/{id}
+    client: \"{query.client}\"
+    sources: [{ subjects: [\"orders.{id}.>\"] }]
+";
+
+#[tokio::test]
+async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have() {
+    let scene = Scene::start(&format!("{NAMED}limits: {{ per_client: {{ connections: 2 }} }}")).await;
+    let get = |client: &str| SseClient::get(scene.sidestream.url(&format!("/named/1?client={client}"))).connect();
+    let (one, two) = (get("a").await, get("a").await);
+    assert_eq!((one.status(), two.status()), (200, 200));
+    assert_passing(&scene.sidestream, "/named/1?client=a", "too_many_connections_of_client", "overload").await;
+    let other = get("b").await;
+    assert_eq!(other.status(), 200);
+    // Over HTTP/2 an event stream is one too, and another of the same connection is not harmed by a refusal.
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let memory = "sidestream_connections_memory_bytes";
+    let before = scene.sidestream.until_metric(memory, &[], |bytes| bytes >= 22.0 * 1024.0).await;
+    let mut mine = h2.get("/named/1?client=b").await;
+    assert_eq!(mine.status(), 200);
+    let after = scene.sidestream.metric(memory, &[]).await;
+    assert!(after > before, "the connection, and its event stream: {before}, {after}");
+    mine.until_seen("its position", |parser| parser.positions() > 0).await;
+    assert_eq!(h2.get("/named/1?client=a").await.status(), 503);
+    let publisher = scene.nats.client().await;
+    publisher.publish("orders.1.a", "still here".into()).await.unwrap();
+    assert_eq!(mine.next().await.data, "still here");
+    let throttled = scene.sidestream.metric("sidestream_throttled_total", &[("limit", "connections")]).await;
+    assert_eq!(throttled, 4.0);
+    let is_told = |line: &Value| line["message"] == "client throttled" && line["client"] == "a";
+    assert_eq!(scene.sidestream.log().into_iter().filter(is_told).count(), 1, "logged once, not each time");
+    drop((one, mine));
+    eventually(DEADLINE, "who ends one has a place again", || async { get("a").await.status() == 200 }).await;
+    drop((two, other, h2));
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
+    let limits = "limits: { per_client: { connects: { rate: 1, burst: 5 } } }";
+    let scene = Scene::start(&format!("{NAMED}{limits}")).await;
+    let url = |client: &str| scene.sidestream.url(&format!("/named/1?client={client}"));
+    // What opens nothing costs nothing.
+    for _ in 0..10 {
+        assert_eq!(SseClient::get(url("a")).head().connect().await.status(), 200);
+    }
+    let mut refused = None;
+    for _ in 0..20 {
+        let answer = SseClient::get(url("a")).connect().await;
+        if answer.status() != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let mut refused = refused.expect("a burst of five ends");
+    assert_eq!((refused.status(), refused.header("connection").as_deref()), (429, Some("close")));
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    assert!(refused.body().await.contains("too_many_connects"));
+    assert_eq!(SseClient::get(url("b")).connect().await.status(), 200, "others have their own tokens");
+    let mut browser = SseClient::get(url("a")).browser().connect().await;
+    assert_eq!(browser.status(), 200);
+    let event = browser.next().await;
+    assert!(event.name == "sidestream.close" && event.data.contains("overload"), "{event:?}");
+    assert!(browser.retry().is_some_and(|retry| retry >= 2_000));
+    eventually(DEADLINE, "a token comes each second", || async {
+        SseClient::get(url("a")).connect().await.status() == 200
+    })
+    .await;
+    assert!(scene.sidestream.metric("sidestream_throttled_total", &[("limit", "connects")]).await >= 2.0);
     scene.finish().await;
 }
 
@@ -118,5 +194,68 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
     let opened = scene.sidestream.metric("sidestream_streams_opened_total", &[]).await;
     let closed = scene.sidestream.metric("sidestream_streams_closed_total", &[]).await;
     assert_eq!(opened, closed + 1.0, "each end is counted once");
+    scene.finish().await;
+}
+
+/// Asks for so many different subjects, one after the other over one connection, and ends each event stream at once.
+async fn ask_for_many(count: usize) {
+    let routes = "
+  - path: /streams/{id}
+    sources: [{ stream: WITNESS, subjects: [\"witness.of.{id}\"] }]";
+    let scene = Scene::start(routes).await;
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let ask = async |h2: &mut H2Client, from: usize, to: usize| {
+        for number in from..to {
+            let client = h2.get(&format!("/streams/{number}")).await;
+            assert_eq!(client.status(), 200);
+            client.reset();
+        }
+    };
+    // What the first ones leave to the allocator is no leak.
+    ask(&mut h2, 0, count / 10).await;
+    let resident = scene.sidestream.resident_bytes();
+    ask(&mut h2, count / 10, count).await;
+    scene.sidestream.until_metric("sidestream_feeds", &[("source", "WITNESS")], |feeds| feeds == 1.0).await;
+    let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
+    assert!(grown < 16 << 20, "{grown} bytes stay behind");
+    drop(h2);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn five_thousand_subjects_of_one_client_leave_nothing() {
+    ask_for_many(5_000).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_hundred_thousand_subjects_of_one_client_leave_nothing() {
+    ask_for_many(100_000).await;
+}
+
+#[tokio::test]
+async fn core_subjects_of_one_client_are_bounded_by_the_limit_of_feeds() {
+    let scene = Scene::start("limits: { feeds: 500 }").await;
+    let resident = scene.sidestream.resident_bytes();
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut refused = 0;
+    for number in 0..1_000 {
+        let client = h2.get(&format!("/orders/{number}")).await;
+        match client.status() {
+            200 => client.reset(),
+            status => {
+                assert_eq!(status, 503);
+                refused += 1;
+                // Its connection was told to go.
+                h2 = H2Client::connect(scene.sidestream.url("/")).await;
+            }
+        }
+    }
+    // One is the witness's; a subject is kept for those who come back at once.
+    assert_eq!(refused, 501);
+    assert_eq!(scene.refused("too_many_feeds").await, 501.0);
+    let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
+    assert!(grown < 32 << 20, "{grown} bytes for 499 feeds");
+    drop(h2);
     scene.finish().await;
 }

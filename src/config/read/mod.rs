@@ -1,5 +1,6 @@
 //! From the tree to the configuration: every key, its type, its default, and what must hold between keys.
 
+mod limits;
 mod nats;
 mod routes;
 
@@ -11,12 +12,12 @@ use ipnet::IpNet;
 use super::Config;
 use super::problem::Mark;
 use super::walk::{Keys, Place};
-use crate::feed::replay;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
 use crate::registry::{self, Bucket};
 use crate::telemetry::logs;
 use crate::{admin, http};
+use limits::Limits;
 
 /// Reads the whole file. What comes back is only good when nothing was reported.
 pub(super) fn config(root: &Place<'_>) -> Option<Config> {
@@ -31,7 +32,7 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
         };
         let nats = keys.or("nats", default.nats, nats::nats);
         let routes = keys.require("routes", routes::routes).unwrap_or_default();
-        let limits = keys.or("limits", Limits::default(), limits);
+        let limits = keys.or("limits", Limits::default(), limits::limits);
         Some(Config {
             listen,
             admin,
@@ -39,11 +40,13 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
             http: http::Config {
                 routes,
                 connections_max: limits.connections_max,
+                per_client: limits.per_client,
                 subjects_per_request_max: limits.subjects_per_request_max,
                 trusted_proxies: keys.or("trusted_proxies", Vec::new(), |place| place.list(network)),
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,
+            file_descriptors: limits.file_descriptors,
             replays: limits.replays,
             drain: keys.or("drain", default.drain, drain),
             registry: keys.or("registry", default.registry, registry),
@@ -111,46 +114,6 @@ fn control(place: &Place<'_>) -> Option<PathBuf> {
         // unix(7): `sun_path` has 108 bytes, the last of them 0.
         1..=107 => Ok(PathBuf::from(text)),
         _ => Err("the path of a unix socket has at most 107 bytes"),
-    })
-}
-
-struct Limits {
-    connections_max: Option<usize>,
-    subjects_per_request_max: usize,
-    window_bytes_max: usize,
-    feeds_max: usize,
-    replays: replay::Config,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let Config { http, window_bytes_max, feeds_max, replays, .. } = Config::default();
-        let http::Config { connections_max, subjects_per_request_max, .. } = http;
-        Self { connections_max, subjects_per_request_max, window_bytes_max, feeds_max, replays }
-    }
-}
-
-fn limits(place: &Place<'_>) -> Option<Limits> {
-    place.map(|keys| {
-        keys.later(&["file_descriptors", "per_client"]);
-        let default = Limits::default();
-        Some(Limits {
-            connections_max: keys.or("connections", default.connections_max, |place| place.auto_or(Place::count)),
-            window_bytes_max: keys.or("window_bytes", default.window_bytes_max, Place::positive_size),
-            feeds_max: keys.or("feeds", default.feeds_max, Place::count),
-            subjects_per_request_max: keys.or("subjects_per_request", default.subjects_per_request_max, Place::count),
-            replays: keys.or("replays", default.replays, replays),
-        })
-    })
-}
-
-fn replays(place: &Place<'_>) -> Option<replay::Config> {
-    place.map(|keys| {
-        let default = replay::Config::default();
-        Some(replay::Config {
-            running: keys.or("running", default.running, Place::count),
-            queued: keys.or("queued", default.queued, Place::count),
-        })
     })
 }
 

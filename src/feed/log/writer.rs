@@ -1,6 +1,7 @@
 //! The writing side of a log: what a tailer appends, and what it tells.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -83,6 +84,11 @@ impl LogWriter {
         drop(logged);
         self.wake();
         self.log.budget.enforce();
+    }
+
+    /// Says how many messages the source has ready behind what was appended.
+    pub fn pending(&self, messages: u64) {
+        self.log.pending.store(messages, Ordering::Relaxed);
     }
 
     /// Says that nothing up to this sequence number is missing: what was not appended does not match.

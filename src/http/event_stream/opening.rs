@@ -10,9 +10,11 @@ use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
 use crate::http::member::{Peer, StreamState};
+use crate::http::pace::Paced;
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
 use crate::http::takeover;
+use crate::limit::Visit;
 use crate::registry::State;
 use crate::sse::id::Joined;
 use crate::sse::{Component, EventId, encode};
@@ -26,6 +28,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) client: Box<str>,
     /// The route's `client` says who it is, not only its address.
     pub(in crate::http) is_named: bool,
+    /// Counted among those of its client, where these are limited.
+    pub(in crate::http) visit: Option<Visit>,
     pub(in crate::http) peer: Peer,
     /// A browser's EventSource may be at the other end.
     pub(in crate::http) browser: bool,
@@ -47,7 +51,7 @@ impl EventStream {
 
     /// Opens a cursor in every source of the route.
     async fn open_at(context: &Arc<Context>, asked: Opening, is_taken_over: bool) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, is_named: _, peer, browser } = asked;
+        let Opening { route, filters, last_event_id, client, is_named: _, visit, peer, browser } = asked;
         let tells_status = match route.config.expired {
             // It did not say that it had a position, so it is not told off for it.
             _ if is_taken_over => false,
@@ -93,6 +97,8 @@ impl EventStream {
         let mut stream = Self {
             registration: context.registry.insert(state.clone()),
             context: context.clone(),
+            visit,
+            paced: Paced::default(),
             cursors: cursors.into(),
             positions,
             first: 0,

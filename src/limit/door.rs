@@ -1,0 +1,212 @@
+//! Who may come in: each connection is counted as it is accepted, against its own limit and that of file descriptors.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use super::Thresholds;
+
+/// One for all listeners of the process.
+///
+/// ```text
+/// 0 ........ warn ........ reject ........ half of the rest ........ limit
+///            told          no event        closed at once: for
+///                          streams         probes, NATS, files
+/// ```
+///
+/// How many descriptors are open is asked a few times a second; what connections add in between is counted here, so
+/// that a storm of them cannot outrun the asking.
+#[derive(Debug)]
+pub struct Door {
+    connections: AtomicUsize,
+    connections_max: AtomicUsize,
+    /// Descriptors that were open at the last look and are no connection.
+    others: AtomicU64,
+    limit: u64,
+    warn: AtomicU8,
+    reject: AtomicU8,
+}
+
+/// How much is left of the file descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Supply {
+    /// Enough.
+    Ample,
+    /// An operator should look.
+    Scarce,
+    /// What is left is not for event streams.
+    Reserved,
+    /// What is left is not for clients at all.
+    Spent,
+}
+
+/// A connection that was let in; dropping it counts it out.
+#[derive(Debug)]
+#[must_use = "dropping it counts the connection out"]
+pub struct Entered {
+    door: Arc<Door>,
+    /// It is one more than `limits.connections`: it is answered, but gets no event stream.
+    pub is_surplus: bool,
+}
+
+impl Door {
+    /// A door under this limit of file descriptors, open to any number of connections within it.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        let Thresholds { warn, reject } = Thresholds::default();
+        Arc::new(Self {
+            connections: AtomicUsize::new(0),
+            connections_max: AtomicUsize::new(usize::MAX),
+            others: AtomicU64::new(0),
+            limit,
+            warn: AtomicU8::new(warn),
+            reject: AtomicU8::new(reject),
+        })
+    }
+
+    /// Changes the bounds for those who come from now on.
+    pub fn set(&self, connections_max: usize, Thresholds { warn, reject }: Thresholds) {
+        self.connections_max.store(connections_max, Ordering::Relaxed);
+        self.warn.store(warn, Ordering::Relaxed);
+        self.reject.store(reject, Ordering::Relaxed);
+    }
+
+    /// The limit of file descriptors.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The shares from which on something is done.
+    #[must_use]
+    pub fn thresholds(&self) -> Thresholds {
+        Thresholds { warn: self.warn.load(Ordering::Relaxed), reject: self.reject.load(Ordering::Relaxed) }
+    }
+
+    /// Counts a connection in; none when it is to be closed at once.
+    pub fn enter(self: &Arc<Self>) -> Option<Entered> {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let is_surplus = before >= self.connections_max.load(Ordering::Relaxed);
+        let entered = Entered { door: Arc::clone(self), is_surplus };
+        (self.supply() < Supply::Spent).then_some(entered)
+    }
+
+    /// Asks how many descriptors are open now, connections among them.
+    ///
+    /// # Errors
+    /// What `open` fails with; what was known before stays.
+    pub fn look<E>(&self, open: impl FnOnce() -> Result<u64, E>) -> Result<(), E> {
+        let before = self.connections.load(Ordering::Relaxed);
+        let open = open()?;
+        // The fewer of the two: who comes while it is being counted must not hide a descriptor that is something else.
+        let connections = before.min(self.connections.load(Ordering::Relaxed)) as u64;
+        self.others.store(open.saturating_sub(connections), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many descriptors are open, as far as is known here.
+    #[must_use]
+    pub fn in_use(&self) -> u64 {
+        self.others.load(Ordering::Relaxed) + self.connections.load(Ordering::Relaxed) as u64
+    }
+
+    /// How much is left.
+    #[must_use]
+    pub fn supply(&self) -> Supply {
+        let Thresholds { warn, reject } = self.thresholds();
+        let share = |percent: u8| self.limit.saturating_mul(percent.into()).div_ceil(100);
+        let (in_use, rejects) = (self.in_use(), share(reject));
+        match in_use {
+            _ if in_use > rejects + self.limit.saturating_sub(rejects) / 2 => Supply::Spent,
+            _ if in_use >= rejects => Supply::Reserved,
+            _ if in_use >= share(warn) => Supply::Scarce,
+            _ => Supply::Ample,
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.door.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(door: &Arc<Door>, count: usize) -> Vec<Entered> {
+        (0..count).map_while(|_| door.enter()).collect()
+    }
+
+    fn look(door: &Door, open: u64) {
+        door.look(|| Ok::<_, ()>(open)).unwrap();
+    }
+
+    #[test]
+    fn supply_goes_down_with_each_connection_and_up_as_they_leave() {
+        let door = Door::new(1_000);
+        look(&door, 50);
+        let mut clients = Vec::new();
+        for (connections, supply) in [
+            (749, Supply::Ample),
+            (750, Supply::Scarce),
+            (849, Supply::Scarce),
+            (850, Supply::Reserved),
+            (900, Supply::Reserved),
+        ] {
+            clients.extend(enter(&door, connections - clients.len()));
+            assert_eq!(door.supply(), supply, "{connections} connections");
+        }
+        assert!(door.enter().is_none(), "the 951st descriptor is not for clients");
+        assert_eq!(door.supply(), Supply::Reserved, "who is not let in is not counted");
+        clients.truncate(700);
+        assert_eq!(door.supply(), Supply::Ample, "known without another look");
+    }
+
+    #[test]
+    fn descriptors_that_are_no_connections_count_from_the_next_look_on() {
+        let door = Door::new(100);
+        let clients = enter(&door, 10);
+        look(&door, 92);
+        assert_eq!((door.in_use(), door.supply()), (92, Supply::Reserved));
+        drop(clients);
+        assert_eq!(door.in_use(), 82);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_during_the_count_hides_nothing() {
+        let door = Door::new(100);
+        let mut crowd = Vec::new();
+        let counted = door.look(|| {
+            crowd = enter(&door, 40);
+            Ok::<_, ()>(60)
+        });
+        assert_eq!((counted, door.in_use()), (Ok(()), 100), "too many rather than too few, until the next look");
+    }
+
+    #[test]
+    fn one_connection_more_than_the_limit_is_surplus_and_not_shut_out() {
+        let door = Door::new(1_000);
+        door.set(2, Thresholds::default());
+        let clients = enter(&door, 3);
+        assert_eq!(clients.iter().map(|client| client.is_surplus).collect::<Vec<_>>(), [false, false, true]);
+        drop(clients);
+        assert!(!door.enter().unwrap().is_surplus);
+    }
+
+    #[test]
+    fn thresholds_are_shares_of_the_limit() {
+        let door = Door::new(256);
+        door.set(usize::MAX, Thresholds { warn: 50, reject: 60 });
+        for (open, supply) in [
+            (127, Supply::Ample),
+            (128, Supply::Scarce),
+            (153, Supply::Scarce),
+            (154, Supply::Reserved),
+            (206, Supply::Spent),
+        ] {
+            look(&door, open);
+            assert_eq!(door.supply(), supply, "{open}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! TCP sockets by state, as the kernel lists those of this network namespace.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::telemetry::Metrics;
+
+/// IPv4 and IPv6.
+const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+
+/// 5 s: listing takes the kernel about a microsecond a socket, and scrapers may be several.
+const LISTED_EVERY: Duration = Duration::from_secs(5);
+
+/// How many sockets there are of a state. Sockets in TIME_WAIT belong to no process any more: these are all of the
+/// network namespace, which is the pod's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sockets {
+    established: i64,
+    time_wait: i64,
+    close_wait: i64,
+}
+
+/// Brings the gauges up to date before each reading.
+pub fn sample_with(metrics: &Metrics) {
+    let listed = Mutex::new(None::<Instant>);
+    metrics.sample_with(move |metrics| {
+        let mut listed = listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if listed.is_some_and(|listed| now.duration_since(listed) < LISTED_EVERY) {
+            return;
+        }
+        *listed = Some(now);
+        let mut sockets = Sockets::default();
+        for table in TABLES {
+            // A kernel without IPv6 has no second table.
+            if let Err(error) = File::open(table).and_then(|file| sockets.count(BufReader::new(file))) {
+                tracing::debug!(table, %error, "sockets cannot be listed");
+            }
+        }
+        let states = [
+            ("established", sockets.established),
+            ("time_wait", sockets.time_wait),
+            ("close_wait", sockets.close_wait),
+        ];
+        for (state, count) in states {
+            metrics.sockets.with_label_values(&[state]).set(count);
+        }
+    });
+}
+
+impl Sockets {
+    /// Counts the lines of a table (proc_net_tcp.rst): the fourth word is the state.
+    fn count(&mut self, mut table: impl BufRead) -> io::Result<()> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if table.read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            match words.nth(3) {
+                Some(b"01") => self.established += 1,
+                Some(b"06") => self.time_wait += 1,
+                Some(b"08") => self.close_wait += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn lines_are_counted_by_their_state() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1
+   1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 2 1
+ 999: 0100007F:1F90 0100007F:D432 01 00000000:00000000 00:00000000 00000000     0        0 3 1
+1000: 0100007F:1F90 0100007F:D433 08 00000000:00000000 00:00000000 00000000     0        0 4 1
+   4: 0100007F:1F90 0100007F:D434 06 00000000:00000000 03:00000AD3 00000000     0        0 0 3
+";
+        let mut sockets = Sockets::default();
+        sockets.count(table.as_bytes()).unwrap();
+        assert_eq!(sockets, Sockets { established: 2, time_wait: 1, close_wait: 1 });
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_the_sockets_of_this_machine() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_waits, _) = listener.accept().unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let metrics = Metrics::new().unwrap();
+        sample_with(&metrics);
+        assert!(metrics.render().contains("sidestream_sockets"));
+        assert!(metrics.sockets.with_label_values(&["close_wait"]).get() >= 1);
+    }
+}
