@@ -1,5 +1,6 @@
 //! A reader's place in a feed: what it reads next, and how far behind it is.
 
+mod past;
 mod standing;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::sse::Component;
 
 use super::feed::Feed;
 use super::pace::{Pace, Verdict};
-use super::replay::{Ticket, Turn};
+use super::replay::Ticket;
 use super::slow::{Relief, Run};
 use super::source::Origin;
 use super::window::{Entry, Epoch, Missing, Place, Totals, Window};
@@ -27,6 +28,8 @@ pub struct Cursor {
     skip: Component,
     /// The reader is behind the window and reads the archive.
     replay: Option<Box<Ticket>>,
+    /// The last read left nothing, and the reader is woken when there is more.
+    waits: bool,
 }
 
 /// What a read brought.
@@ -40,7 +43,7 @@ pub enum Read {
 
 impl Cursor {
     pub(super) fn new(origin: Origin, feed: Arc<Feed>, key: usize, place: Place, position: Component) -> Self {
-        Self { standing: Standing { origin, feed, key }, place, position, skip: position, replay: None }
+        Self { standing: Standing { origin, feed, key }, place, position, skip: position, replay: None, waits: false }
     }
 
     /// A reader that joins a feed at its end, which may not have begun yet.
@@ -94,6 +97,12 @@ impl Cursor {
         self.replay.is_some()
     }
 
+    /// Whether the last read took all there was and noted whom to wake for more: to read again before that is idle.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
     /// The position of the last event that was read, or where the reader began.
     #[must_use]
     pub fn position(&self) -> Component {
@@ -137,6 +146,7 @@ impl Cursor {
         relief: Option<&mut Relief>,
         mut pace: Option<&mut dyn Pace>,
     ) -> Poll<Read> {
+        self.waits = false;
         if self.replay.is_some() {
             let read = self.poll_replay(context, batch, budget, lend(&mut pace));
             if self.replay.is_some() || read.is_ready() {
@@ -196,15 +206,19 @@ impl Cursor {
         self.take(&state.window, batch, budget, run, (relief, pace));
         debug_assert!(self.place.index <= state.window.end(), "a cursor never passes the head");
         state.readers.moved(self.standing.key, self.place, self.position);
-        if batch.items.len() > before {
-            drop(state);
+        let is_some = batch.items.len() > before;
+        if state.ended && !is_some {
+            return Poll::Ready(Read::Ended);
+        }
+        self.waits = !is_some || (self.place.index == state.window.end() && !state.ended);
+        if self.waits {
+            state.readers.wait(self.standing.key, context.waker());
+        }
+        drop(state);
+        if is_some {
             feed.touch();
             return Poll::Ready(Read::Some);
         }
-        if state.ended {
-            return Poll::Ready(Read::Ended);
-        }
-        state.readers.wait(self.standing.key, context.waker());
         Poll::Pending
     }
 
@@ -300,85 +314,6 @@ impl Cursor {
 
     fn gap(&self, gap: Gap) -> Item {
         Item::Gap { gap, position: self.position }
-    }
-
-    /// Reads with a replay until the window is reached. Pending without a ticket: go on in the window.
-    fn poll_replay(
-        &mut self,
-        context: &mut Context<'_>,
-        batch: &mut Batch,
-        budget: usize,
-        mut pace: Option<&mut dyn Pace>,
-    ) -> Poll<Read> {
-        let feed = self.standing.feed.clone();
-        if lend(&mut pace).is_some_and(|pace| !pace.is_ready()) {
-            return Poll::Pending;
-        }
-        loop {
-            let Some(ticket) = &self.replay else { return Poll::Pending };
-            let (floor, current) = {
-                let mut state = feed.lock();
-                // Also woken by the window: it may begin another tag meanwhile.
-                state.readers.wait(self.standing.key, context.waker());
-                (state.window.floor(), state.window.is_present(self.place.index))
-            };
-            let (mut bytes, position) = (0, &mut self.position);
-            let turn = if current {
-                ticket.poll(floor, context.waker(), |logged| {
-                    let (frame, tier) = (feed.profile.frame(logged), feed.profile.tier(&logged.event));
-                    *position = logged.event.position;
-                    bytes += frame.len();
-                    batch.items.push(Item::Event { frame, position: *position, tier, received: logged.event.received });
-                    // A page is read as it comes: what is behind an event is not known, and it is never passed by.
-                    let goes_on = lend(&mut pace).is_none_or(|pace| {
-                        pace.charge();
-                        pace.is_ready()
-                    });
-                    bytes < budget && goes_on
-                })
-            } else {
-                Turn::Changed
-            };
-            match turn {
-                Turn::Some => {
-                    feed.lock().readers.moved(self.standing.key, self.place, self.position);
-                    return Poll::Ready(Read::Some);
-                }
-                Turn::Wait => return Poll::Pending,
-                Turn::Reached(through) => {
-                    let mut state = feed.lock();
-                    // The window may have moved on since its floor was read.
-                    if let Some(place) = state.window.place_after(through) {
-                        self.place = place;
-                        self.skip = Component { tag: self.position.tag, seq: through, check: None };
-                        state.readers.moved(self.standing.key, place, self.position);
-                        drop(state);
-                        self.replay = None;
-                    }
-                }
-                Turn::Expired(after) => {
-                    self.position = Component { tag: self.position.tag, seq: after, check: None };
-                    feed.lock().readers.moved(self.standing.key, self.place, self.position);
-                    let gap = Gap { reason: GapReason::Expired, missed: None };
-                    batch.items.push(Item::Gap { gap, position: self.position });
-                    return Poll::Ready(Read::Some);
-                }
-                Turn::Changed => {
-                    self.replay = None;
-                    let state = feed.lock();
-                    match state.window.epoch().filter(|_| !state.window.is_present(self.place.index)) {
-                        // What the feed holds of the new numbers follows; how they began is told first.
-                        Some(epoch) => self.place = epoch.place,
-                        None => {
-                            // The tail does not know it yet.
-                            self.place = state.window.end_place();
-                            batch.items.push(self.gap(Gap { reason: GapReason::Recreated, missed: None }));
-                            return Poll::Ready(Read::Some);
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// Whether nothing waits to be read.

@@ -1,5 +1,6 @@
 //! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
 
+mod end;
 mod opening;
 
 use std::pin::Pin;
@@ -43,6 +44,8 @@ pub(super) struct EventStream {
     first: usize,
     opening: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
+    /// The timer wakes the task.
+    is_timed: bool,
     /// How long this client hears nothing before a comment: its own part of the route's heartbeat.
     silence: Duration,
     /// When something was handed out last.
@@ -70,6 +73,8 @@ struct Ending {
 pub(super) enum Step {
     /// There may be more at once.
     More,
+    /// That was all: the task is woken when there is more.
+    Wait,
     /// Nothing will follow.
     End(Close),
 }
@@ -120,7 +125,21 @@ impl EventStream {
             self.say_close(close, out);
             return Poll::Ready(Step::End(close));
         }
-        if out.is_empty() { Poll::Pending } else { Poll::Ready(Step::More) }
+        match out.is_empty() {
+            true => Poll::Pending,
+            false if self.is_awaited() => Poll::Ready(Step::Wait),
+            false => Poll::Ready(Step::More),
+        }
+    }
+
+    /// Whether whatever comes next wakes the task: another turn at once would be idle.
+    fn is_awaited(&self) -> bool {
+        // A deadline that has passed has woken the task already, perhaps for this very turn.
+        self.ending.is_none()
+            && self.is_timed
+            && self.spoke < self.timer.deadline()
+            && self.cursors.iter().all(Cursor::waits)
+            && !self.state.resuming.load(Ordering::Relaxed)
     }
 
     /// Counts what has reached the socket.
@@ -246,6 +265,7 @@ impl EventStream {
         if waits || waited {
             let next = self.next_deadline();
             self.timer.as_mut().reset(next);
+            self.is_timed = false;
         }
     }
 
@@ -311,6 +331,7 @@ impl EventStream {
             let next = self.next_deadline();
             self.timer.as_mut().reset(next);
         }
+        self.is_timed = true;
     }
 
     fn next_deadline(&self) -> Instant {
@@ -331,28 +352,6 @@ impl EventStream {
         moved
     }
 
-    fn say_close(&mut self, close: Close, out: &mut Output) {
-        let Some(reason) = close.told() else { return };
-        let config = &self.state.route.config;
-        let retry = match close {
-            Close::Slow => Some(config.slow.retry),
-            Close::Drain => self.context.draw_drain_retry(),
-            _ => None,
-        };
-        // With chance in it: those who end together shall not return together.
-        let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
-        let told = config.checkpoint.is_some();
-        if close != Close::Slow && told {
-            self.checkpoint();
-        }
-        out.write(|bytes| {
-            encode::put_close(bytes, reason, retry);
-            if told {
-                encode::put_id(bytes, Joined(&self.positions));
-            }
-        });
-    }
-
     fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
         for (tier, events) in skipped {
             self.context.metrics.shed_events_total.with_label_values(&[tier.as_str()]).inc_by(events);
@@ -366,46 +365,6 @@ impl EventStream {
             metrics.missed_events_total.with_label_values(&[gap.reason.as_str()]).inc_by(missed);
         }
         self.state.gaps.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for EventStream {
-    fn drop(&mut self) {
-        let state = &self.state;
-        // Dropped without an end of its own: the peer is gone, or it was aborted for the reason that was asked. That
-        // reason counts too when it came upon an end that the client did not take.
-        let forced = state.asked().filter(|close| StreamState::is_forced(*close));
-        let ended = forced.or(self.ending.map(|ending| ending.close));
-        let close = ended.or(state.asked()).unwrap_or(Close::Client);
-        state.route.metrics.closed(state.peer.protocol, close);
-        let sent = state.totals();
-        let lag = state.lag();
-        // Only what the socket has taken is known to be sent: another pod goes on behind it.
-        let handed_over = (close == Close::Drain && self.is_delivered).then(|| Joined(&self.positions).to_string());
-        let end = if handed_over.is_some() { State::Reconnecting } else { State::Closed };
-        self.registration.ended(&**state, close, handed_over);
-        macro_rules! log {
-            ($level:ident) => {
-                tracing::$level!(
-                    client = &*state.client,
-                    client.addr = %state.peer.remote,
-                    route = &*state.route.label,
-                    protocol = state.peer.protocol.as_str(),
-                    state = end.as_str(),
-                    reason = close.reason(),
-                    seconds = state.lasted().as_secs_f64(),
-                    events = sent.events,
-                    bytes = sent.bytes,
-                    lag = lag.events,
-                    "event stream closed"
-                )
-            };
-        }
-        match close.level() {
-            tracing::Level::ERROR => log!(error),
-            tracing::Level::WARN => log!(warn),
-            _ => log!(info),
-        }
     }
 }
 

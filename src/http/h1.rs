@@ -53,16 +53,9 @@ impl<T: Transport> Driver<T> {
             if self.wire.poll_gone(task).is_ready() {
                 return Poll::Ready(Close::Client);
             }
-            match self.wire.poll_written(task) {
-                Poll::Ready(Ok((tally, bytes))) if bytes > 0 => {
-                    if let Some(stream) = self.stream() {
-                        stream.sent(tally, bytes);
-                        stream.state().takes();
-                    }
-                    self.patience.rest();
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Close::Client),
+            match self.poll_sent(task) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Close::Client),
                 Poll::Pending => return self.poll_refused(task),
             }
             match &mut self.phase {
@@ -73,6 +66,12 @@ impl<T: Transport> Driver<T> {
                     });
                     match ready!(turn) {
                         Ok(Step::More) => {}
+                        // What most turns come to: one event, one write, and everything that wakes the task is noted.
+                        Ok(Step::Wait) => match self.poll_sent(task) {
+                            Poll::Ready(true) => return Poll::Pending,
+                            Poll::Ready(false) => return Poll::Ready(Close::Client),
+                            Poll::Pending => return self.poll_refused(task),
+                        },
                         Ok(Step::End(close)) => self.finish(close),
                         Err(_) => return Poll::Ready(Close::Client),
                     }
@@ -87,6 +86,19 @@ impl<T: Transport> Driver<T> {
                 Phase::Linger(_) => return self.poll_deadline(task),
             }
         }
+    }
+
+    /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
+    fn poll_sent(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+        let Ok((tally, bytes)) = ready!(self.wire.poll_written(task)) else { return Poll::Ready(false) };
+        if bytes > 0 {
+            if let Some(stream) = self.stream() {
+                stream.sent(tally, bytes);
+                stream.state().takes();
+            }
+            self.patience.rest();
+        }
+        Poll::Ready(true)
     }
 
     /// Ends the body: with everything written that it is owed, the connection follows.

@@ -104,7 +104,7 @@ impl Refusal {
         let wait = self.wait();
         let reason = if *self == Self::Draining { "drain" } else { "overload" };
         let mut out = BytesMut::with_capacity(128);
-        encode::put_close(&mut out, reason, wait);
+        encode::put_close(&mut out, reason, wait, None::<&str>);
         out.freeze()
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -59,9 +60,9 @@ impl<T: Transport> Wire<T> {
 
     /// Ready when the client is gone, or says more than it may; what it says is thrown away.
     pub(super) fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        let mut space = [0; 512];
+        let mut space = [MaybeUninit::uninit(); 512];
         while self.discarded <= DISCARD_MAX {
-            let mut buffer = ReadBuf::new(&mut space);
+            let mut buffer = ReadBuf::uninit(&mut space);
             let read = ready!(Pin::new(&mut self.io).poll_read(task, &mut buffer));
             if read.is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(());

@@ -139,10 +139,11 @@ pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl s
 }
 
 /// Why the event stream ends, and when the client shall come back: both as a field that EventSource obeys and as data.
-pub fn put_close(out: &mut BytesMut, reason: &str, wait: std::time::Duration) {
+/// With an id if the client has a position.
+pub fn put_close(out: &mut BytesMut, reason: &str, wait: std::time::Duration, id: Option<impl std::fmt::Display>) {
     put_retry(out, wait);
     let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, wait.as_millis());
-    put_control(out, "sidestream.close", &json, None::<&str>);
+    put_control(out, "sidestream.close", &json, id);
 }
 
 /// One field on one line; the value holds no line end.

@@ -104,6 +104,7 @@ impl EventStream {
             first: 0,
             opening: None,
             timer: Box::pin(tokio::time::sleep_until(age)),
+            is_timed: false,
             silence,
             spoke: now,
             marked: now,
