@@ -210,8 +210,9 @@ impl Cursor {
         if state.ended && !is_some {
             return Poll::Ready(Read::Ended);
         }
-        self.waits = !is_some || (self.place.index == state.window.end() && !state.ended);
-        if self.waits {
+        // Without room in the batch, or at its pace, it may have left something.
+        self.waits = self.place.index == state.window.end() && !state.ended;
+        if self.waits || !is_some {
             state.readers.wait(self.standing.key, context.waker());
         }
         drop(state);

@@ -130,10 +130,12 @@ impl Stage {
         self.sidestream.until_metric("sidestream_window_events", &source, |events| events >= held).await;
     }
 
-    /// Publishes to core NATS.
+    /// Publishes to core NATS what nobody is spared.
     pub async fn say(&self, text: &str) {
         let client = self.nats.client().await;
-        client.publish("news.x", text.to_owned().into()).await.unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("Sidestream-Priority", "critical");
+        client.publish_with_headers("news.x", headers, text.to_owned().into()).await.unwrap();
         client.flush().await.unwrap();
     }
 
