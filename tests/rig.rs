@@ -80,15 +80,18 @@ async fn a_cluster_keeps_a_replicated_stream_over_the_loss_of_one_server() {
         jetstream.create_stream(stream.clone()).await.is_ok()
     })
     .await;
-    jetstream.publish("a", "one".into()).await.unwrap().await.unwrap();
-    cluster.node(1).kill9();
-    eventually(Duration::from_secs(30), "two of three take a message", || async {
-        match jetstream.publish("a", "two".into()).await {
-            Ok(ack) => ack.await.is_ok(),
-            Err(_) => false,
+    let takes = |text: &'static str| {
+        let jetstream = &jetstream;
+        async move {
+            match jetstream.publish("a", text.into()).await {
+                Ok(ack) => ack.await.is_ok(),
+                Err(_) => false,
+            }
         }
-    })
-    .await;
+    };
+    eventually(Duration::from_secs(30), "the three take a message", || takes("one")).await;
+    cluster.node(1).kill9();
+    eventually(Duration::from_secs(30), "two of three take a message", || takes("two")).await;
 }
 
 /// An echo server that counts what it has received, behind a proxy.
