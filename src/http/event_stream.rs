@@ -163,8 +163,8 @@ impl EventStream {
 
     /// Says, once, that it is live: its first bytes are out, and it has caught up.
     fn note_active(&self) {
-        if self.state.begins_active() {
-            self.registration.changed();
+        // Without a registry there is no other state between the lines of its beginning and its end.
+        if self.state.begins_active() && self.registration.changed() {
             let state = &self.state;
             tracing::info!(
                 client = &*state.client,

@@ -106,11 +106,11 @@ impl Registry {
 }
 
 impl Registration {
-    /// Its state is another one.
-    pub fn changed(&self) {
-        if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
-            cluster.changes().changed(number.get());
-        }
+    /// Its state is another one; false if there is no registry over all pods that is told of it.
+    pub fn changed(&self) -> bool {
+        let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) else { return false };
+        cluster.changes().changed(number.get());
+        true
     }
 
     /// It has ended; to be called once, with its own member. `sent`: by a drain, with all up to this position sent.
