@@ -22,6 +22,9 @@ pub(super) async fn run(plan: &Plan, replay: Replay, setting: Setting<'_>) -> Fa
     let stored = setting.nats.stored().await?;
     let positions = first_visit(&mut run, &setting).await?;
     miss(&mut run, &setting, replay, stored).await?;
+    if replay.events >= PRESSING {
+        tokio::time::sleep(REST).await;
+    }
     let memory = run.settle().await?;
     let readings = Readings::begin(setting.nats).await?;
     run.meter = Arc::new(Meter::new());
@@ -169,3 +172,8 @@ const WARM_UP_RATE: f64 = 10_000.0;
 const BURST: u64 = 4_000;
 /// A reading lives for 0.1 s at least.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A pod that so many messages wait for takes no new event streams; here they are published as fast as NATS takes them.
+const PRESSING: u64 = 200_000;
+/// 12 s: three levels of pressure, each of which falls after three seconds, and some.
+const REST: Duration = Duration::from_secs(12);
