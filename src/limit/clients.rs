@@ -12,7 +12,7 @@ use super::config::{PerClient, Rate};
 
 /// Every client that opened an event stream lately, by its id.
 ///
-/// Memory: some 300 bytes a client; those without an open event stream are at most [`CLIENTS_MAX`], and the least
+/// Memory: some 300 bytes a client; those without an open event stream are at most 100,000, and the least
 /// recently seen are forgotten first. Nothing is kept while no limit is configured.
 #[derive(Debug)]
 pub struct Clients {
