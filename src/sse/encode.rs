@@ -207,6 +207,14 @@ mod tests {
     }
 
     #[test]
+    fn a_close_is_one_event_that_bears_the_position() {
+        let mut out = BytesMut::new();
+        put_close(&mut out, "drain", std::time::Duration::from_millis(5), Some("3fa9c1-7"));
+        let expected = "retry: 5\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":5}\nid: 3fa9c1-7\n\n";
+        assert_eq!(out, expected.as_bytes());
+    }
+
+    #[test]
     fn control_characters_cannot_get_into_a_name() {
         for name in ["", "a\nb", "a\rb", "a\0b", " a", "sidestream.gap", &"x".repeat(129)] {
             assert_eq!(EventName::parse(name), None, "{name:?}");
