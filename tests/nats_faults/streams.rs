@@ -75,6 +75,8 @@ async fn a_stream_made_again_is_one_gap_and_then_live() {
     for number in 1..=5 {
         publish(&context, "a.x", &number.to_string()).await;
     }
+    // A live start is at the head that the sidecar knows.
+    sidestream.until_metric("sidestream_window_events", &[("source", "A")], |events| events >= 5.0).await;
     let mut client = open(&sidestream, "/stream").await;
     publish(&context, "a.x", "6").await;
     let before = client.next().await;
