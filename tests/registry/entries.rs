@@ -116,9 +116,15 @@ async fn a_bucket_that_is_made_here_forgets_and_its_values_expire_where_the_serv
 #[tokio::test]
 async fn in_a_cluster_the_bucket_survives_a_server() {
     let cluster = Cluster::start().await;
+    let jetstream = async_nats::jetstream::new(cluster.client().await);
+    // A young cluster does not know all of its servers yet, and has no place for three replicas.
+    let probe = async_nats::jetstream::stream::Config { name: "PROBE".into(), num_replicas: 3, ..Default::default() };
+    eventually(DEADLINE * 3, "the cluster takes three replicas", || async {
+        jetstream.create_stream(probe.clone()).await.is_ok()
+    })
+    .await;
     let routes = "routes: [{ path: /core, sources: [{ subjects: [c] }] }]\nregistry: { bucket: clients }";
     let _pod = Sidestream::start(config_for(&cluster.urls(), routes)).await;
-    let jetstream = async_nats::jetstream::new(cluster.client().await);
     let replicas = eventually(DEADLINE, "the bucket is there", || async {
         let bucket = jetstream.get_key_value("clients").await.ok()?;
         Some(bucket.stream.cached_info().config.num_replicas)
