@@ -102,12 +102,13 @@ impl EventStream {
         self.state.route.config.close == End::Abort && close.comes_back()
     }
 
-    /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends.
+    /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends. The driver
+    /// has asked in this poll whether it is to end ([`StreamState::poll_asked`]), so that its task is woken for that.
     pub(super) fn poll_next(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Poll<Step> {
         if let Some(opening) = self.opening.take() {
             out.push(opening);
         }
-        if let (None, Some(close)) = (self.ending, self.state.poll_asked(task.waker())) {
+        if let (None, Some(close)) = (self.ending, self.state.asked()) {
             self.end(close);
         }
         let mut relief = self.state.was_slow().then(|| self.relieve()).flatten();
@@ -125,11 +126,10 @@ impl EventStream {
             self.say_close(close, out);
             return Poll::Ready(Step::End(close));
         }
-        match out.is_empty() {
-            true => Poll::Pending,
-            false if self.is_awaited() => Poll::Ready(Step::Wait),
-            false => Poll::Ready(Step::More),
+        if out.is_empty() {
+            return Poll::Pending;
         }
+        Poll::Ready(if self.is_awaited() { Step::Wait } else { Step::More })
     }
 
     /// Whether whatever comes next wakes the task: another turn at once would be idle.

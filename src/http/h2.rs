@@ -65,6 +65,8 @@ impl H2Body {
         stream.state().is_taken();
         if self.rest.is_empty() {
             let turn = Output::with(|out| {
+                // An end that is asked for is taken up by the turn; here its task is noted.
+                stream.state().poll_asked(task.waker());
                 let step = std::task::ready!(stream.poll_next(task, out));
                 // Handed to HTTP/2 is the nearest to the socket that can be seen here.
                 stream.sent(out.tally, out.bytes);
