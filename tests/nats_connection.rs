@@ -194,6 +194,8 @@ async fn a_server_that_announces_its_end_is_left_and_only_core_subjects_have_a_g
     let first = cluster.node(0).url();
     let upstream = Upstream::connect(&first).await;
     let log = upstream.tail("A", &["a.>"]);
+    // Only who has been there knows of the other servers.
+    upstream.until_ok("nats").await;
     upstream.until_ok("stream:A").await;
     let mut stored = Reader::of_log(&log, &["a.>"]).await;
     let mut live = Reader::of_core(&upstream.core(), &["b.>"]).await;

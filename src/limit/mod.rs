@@ -7,7 +7,6 @@ pub mod descriptors;
 pub mod door;
 pub mod pressure;
 pub mod pulse;
-pub mod sockets;
 
 pub use clients::{Clients, Throttled, Visit};
 pub use config::{PerClient, Rate, Thresholds};

@@ -1,9 +1,11 @@
-//! Sockets: listeners, their options, TLS.
+//! Sockets: listeners, their options, TLS, what the kernel tells of them.
 
 pub mod config;
 pub mod listener;
 pub mod queue;
 pub mod socket;
+pub mod sockets;
+mod table;
 pub mod tls;
 
 pub use config::{ListenConfig, TlsConfig};

@@ -4,7 +4,9 @@
 //! those that nobody holds any more, which end with the network namespace of a pod.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufReader};
+
+use super::table::{self, Entry, LISTEN, TABLES};
 
 /// How many connections from these local ports hold bytes, or an end, that the other side has not acknowledged.
 ///
@@ -12,35 +14,21 @@ use std::io::{self, BufRead as _, BufReader};
 /// When the system does not tell.
 pub fn unsent(ports: &[u16]) -> io::Result<usize> {
     let mut count = 0;
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        match File::open(table) {
+    for name in TABLES {
+        match File::open(name) {
             Ok(file) => {
-                for line in BufReader::new(file).lines() {
-                    count += usize::from(holds_unsent(&line?, ports));
-                }
+                table::read(BufReader::new(file), |entry| count += usize::from(holds_unsent(entry, ports)))?;
             }
             // Without IPv6 there is no such table.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name.ends_with('6') => {}
             Err(error) => return Err(error),
         }
     }
     Ok(count)
 }
 
-/// One line: `  0: 0100007F:1F90 0100007F:D2A4 01 00000000:00000000 ...`, which is the number, the local and the remote
-/// address, the state, the bytes to be sent and to be read (proc(5)). The heading is no such line.
-fn holds_unsent(line: &str, ports: &[u16]) -> bool {
-    /// `TCP_LISTEN`: its queues count connections.
-    const LISTEN: &str = "0A";
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let (Some(local), Some(_), Some(state), Some(queues)) =
-        (fields.next(), fields.next(), fields.next(), fields.next())
-    else {
-        return false;
-    };
-    let port = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
-    let unsent = queues.split_once(':').and_then(|(unsent, _)| u64::from_str_radix(unsent, 16).ok());
-    state != LISTEN && port.is_some_and(|port| ports.contains(&port)) && unsent.is_some_and(|bytes| bytes > 0)
+fn holds_unsent(entry: Entry<'_>, ports: &[u16]) -> bool {
+    entry.state != LISTEN && ports.contains(&entry.local_port) && entry.unsent > 0
 }
 
 #[cfg(test)]
@@ -53,6 +41,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_table_is_read_as_proc_5_has_it() {
+        let holds_unsent =
+            |line: &str, ports: &[u16]| table::entry(line).is_some_and(|entry| holds_unsent(entry, ports));
         let line = |port: &str, state: &str, unsent: &str| {
             format!(
                 "   3: 0100007F:{port} 0100007F:D2A4 {state} {unsent}:00000007 01:00000014 00000000  1000        0 17"

@@ -5,10 +5,8 @@ use std::io::{self, BufRead, BufReader};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::table;
 use crate::telemetry::Metrics;
-
-/// IPv4 and IPv6.
-const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
 /// 5 s: listing takes the kernel about a microsecond a socket, and scrapers may be several.
 const LISTED_EVERY: Duration = Duration::from_secs(5);
@@ -33,7 +31,7 @@ pub fn sample_with(metrics: &Metrics) {
         }
         *listed = Some(now);
         let mut sockets = Sockets::default();
-        for table in TABLES {
+        for table in table::TABLES {
             // A kernel without IPv6 has no second table.
             if let Err(error) = File::open(table).and_then(|file| sockets.count(BufReader::new(file))) {
                 tracing::debug!(table, %error, "sockets cannot be listed");
@@ -51,22 +49,14 @@ pub fn sample_with(metrics: &Metrics) {
 }
 
 impl Sockets {
-    /// Counts the lines of a table (proc_net_tcp.rst): the fourth word is the state.
-    fn count(&mut self, mut table: impl BufRead) -> io::Result<()> {
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if table.read_until(b'\n', &mut line)? == 0 {
-                return Ok(());
-            }
-            let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-            match words.nth(3) {
-                Some(b"01") => self.established += 1,
-                Some(b"06") => self.time_wait += 1,
-                Some(b"08") => self.close_wait += 1,
-                _ => {}
-            }
-        }
+    /// Counts the lines of a table.
+    fn count(&mut self, table: impl BufRead) -> io::Result<()> {
+        table::read(table, |entry| match entry.state {
+            "01" => self.established += 1,
+            "06" => self.time_wait += 1,
+            "08" => self.close_wait += 1,
+            _ => {}
+        })
     }
 }
 
