@@ -21,14 +21,13 @@ use tokio_rustls::TlsAcceptor;
 use super::answer::{Answer, answer};
 use super::body::Body;
 use super::context::{Context, Counted};
-use super::event_stream::EventStream;
 use super::family::Family;
 use super::h1::Driver;
 use super::h2::{self, H2Body, Tasks};
 use super::idle::Idle;
 use super::member::Peer;
 use super::server::Drain;
-use super::take_back::{TakeBack, Watched};
+use super::take_back::{Held, TakeBack, Watched};
 use super::transport::Transport;
 use super::wire::{Framing, Wire};
 use crate::lifecycle::drain::Watch;
@@ -172,8 +171,9 @@ impl Connection {
         self.counted.speaks(Protocol::Http11, self.tls);
         // In a box of its own: the task that stays for hours is not as large as the head of its answer was.
         let handed = Box::pin(self.http1_head(io, leaving)).await;
-        let Some((io, early, stream, framing)) = handed else { return };
-        tokio::spawn(Driver::new(Wire::new(io, framing, early), stream, self.counted, self.release));
+        let Some((io, early, held)) = handed else { return };
+        let wire = Wire::new(io, held.framing, early, held.head);
+        tokio::spawn(Driver::new(wire, held.stream, self.counted, self.release));
     }
 
     async fn http1_head<T: Transport>(&mut self, io: T, leaving: Watch) -> Option<Handed<T>> {
@@ -210,7 +210,7 @@ impl Connection {
         let parts = connection.into_parts();
         let mut io = parts.io.into_inner().inner;
         match place.take().filter(|_| place.is_reached() && !place.is_blocked()) {
-            Some((stream, framing)) => Some((io, parts.read_buf.len(), stream, framing)),
+            Some(held) => Some((io, parts.read_buf.len(), held)),
             None => {
                 // A last flush, and the close of TLS; nobody waits for it longer than a moment.
                 drop(timeout(LAST_REQUEST, io.shutdown()).await);
@@ -338,7 +338,7 @@ async fn no_preface(place: &TakeBack) {
 }
 
 /// A socket taken back: with how many bytes that came too early, and what it carries now.
-type Handed<T> = (T, usize, EventStream, Framing);
+type Handed<T> = (T, usize, Held);
 
 /// The future of an answer; in a box, since hyper's connection is polled without being pinned.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

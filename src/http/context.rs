@@ -81,13 +81,14 @@ impl Context {
 #[derive(Debug)]
 pub(super) struct Counted {
     context: Arc<Context>,
-    labels: Option<[&'static str; 2]>,
+    /// What it speaks, and whether over TLS.
+    speaks: Option<(Protocol, bool)>,
     entered: Entered,
 }
 
 impl Counted {
     pub(super) fn new(context: &Arc<Context>, entered: Entered) -> Self {
-        Self { context: context.clone(), labels: None, entered }
+        Self { context: context.clone(), speaks: None, entered }
     }
 
     /// It is one more than are served: it is answered, but gets no event stream.
@@ -97,17 +98,21 @@ impl Counted {
 
     /// Its protocol is known now.
     pub(super) fn speaks(&mut self, protocol: Protocol, tls: bool) {
-        let labels = [protocol.as_str(), if tls { "true" } else { "false" }];
+        let labels = labels(protocol, tls);
         self.context.metrics.connections.with_label_values(&labels).inc();
         self.context.metrics.connections_total.with_label_values(&labels).inc();
-        self.labels = Some(labels);
+        self.speaks = Some((protocol, tls));
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(labels) = self.labels {
-            self.context.metrics.connections.with_label_values(&labels).dec();
+        if let Some((protocol, tls)) = self.speaks {
+            self.context.metrics.connections.with_label_values(&labels(protocol, tls)).dec();
         }
     }
+}
+
+fn labels(protocol: Protocol, tls: bool) -> [&'static str; 2] {
+    [protocol.as_str(), if tls { "true" } else { "false" }]
 }

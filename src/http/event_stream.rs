@@ -10,14 +10,16 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
 use super::config::End;
 use super::context::Context;
 use super::family::Family;
 use super::member::StreamState;
-use super::output::{Output, Tally};
+use super::output::Output;
 use super::pace::{Paced, Turn};
+use super::wire::Sent;
 use crate::feed::{Cursor, Gap, Item, Read, Relief};
 use crate::limit::Visit;
 use crate::limit::clients::Limit;
@@ -36,18 +38,18 @@ pub(super) struct EventStream {
     context: Arc<Context>,
     /// Counted among those of its client, where these are limited.
     visit: Option<Visit>,
-    paced: Paced,
-    cursors: Box<[Cursor]>,
+    paced: Option<Box<Paced>>,
+    cursors: SmallVec<[Cursor; 1]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
-    positions: Box<[Component]>,
+    positions: SmallVec<[Component; 1]>,
     /// Which source was read first in the last turn.
-    first: usize,
-    opening: Option<Bytes>,
+    first: u16,
+    opening: Option<Box<[u8]>>,
     timer: Pin<Box<Sleep>>,
-    /// The timer wakes the task.
-    is_timed: bool,
-    /// How long this client hears nothing before a comment: its own part of the route's heartbeat.
-    silence: Duration,
+    /// When the timer wakes the task; none as long as it would not.
+    timed: Option<Instant>,
+    /// Its own part of the route's heartbeat: how long this client hears nothing before a comment.
+    part: f32,
     /// When something was handed out last.
     spoke: Instant,
     /// When an id was handed out last.
@@ -106,7 +108,7 @@ impl EventStream {
     /// has asked in this poll whether it is to end ([`StreamState::poll_asked`]), so that its task is woken for that.
     pub(super) fn poll_next(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Poll<Step> {
         if let Some(opening) = self.opening.take() {
-            out.push(opening);
+            out.push(opening.into());
         }
         if let (None, Some(close)) = (self.ending, self.state.asked()) {
             self.end(close);
@@ -136,14 +138,13 @@ impl EventStream {
     fn is_awaited(&self) -> bool {
         // A deadline that has passed has woken the task already, perhaps for this very turn.
         self.ending.is_none()
-            && self.is_timed
-            && self.spoke < self.timer.deadline()
+            && self.timed.is_some_and(|deadline| self.spoke < deadline)
             && self.cursors.iter().all(Cursor::waits)
-            && !self.state.resuming.load(Ordering::Relaxed)
+            && !self.state.is_resuming()
     }
 
     /// Counts what has reached the socket.
-    pub(super) fn sent(&self, tally: Tally, bytes: usize) {
+    pub(super) fn sent(&self, (tally, bytes): Sent) {
         self.state.sent(tally.events, bytes as u64);
         let metrics = &self.state.route.metrics;
         metrics.bytes.inc_by(bytes as u64);
@@ -151,7 +152,9 @@ impl EventStream {
             metrics.events.inc_by(tally.events);
         }
         if let Some(oldest) = tally.oldest {
-            metrics.delivery.observe(oldest.elapsed().as_secs_f64());
+            // What the socket took at once it has from the turn that handed it out: one look at the clock for both.
+            let taken = tally.handed.unwrap_or_else(std::time::Instant::now);
+            metrics.delivery.observe(taken.saturating_duration_since(oldest).as_secs_f64());
         }
         self.note_active();
     }
@@ -198,8 +201,7 @@ impl EventStream {
             self.end(Close::Slow);
             return None;
         }
-        let resuming = self.state.resuming.load(Ordering::Relaxed);
-        (!resuming).then(|| Relief::new(&self.state.route.config.slow, waiting))
+        (!self.state.is_resuming()).then(|| Relief::new(&self.state.route.config.slow, waiting))
     }
 
     fn poll_events(
@@ -210,17 +212,17 @@ impl EventStream {
     ) -> Option<Close> {
         let mut caught_up = true;
         let mut ended = false;
-        let (visit, mut paced) = (self.visit.take(), std::mem::take(&mut self.paced));
-        let waited = paced.until.is_some();
+        let (visit, mut paced) = (self.visit.take(), self.paced.take());
+        let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         // What is owed at the end is given at once.
         let mut pace = match self.ending {
             None => Turn::new(visit.as_ref().and_then(Visit::events), self.context.pressure.level(), &mut paced),
             Some(_) => None,
         };
         // Another source first each time: one that fills every turn must not keep the others waiting.
-        self.first = (self.first + 1) % self.cursors.len();
+        self.first = if usize::from(self.first) + 1 < self.cursors.len() { self.first + 1 } else { 0 };
         for turn in 0..self.cursors.len() {
-            let place = (self.first + turn) % self.cursors.len();
+            let place = (usize::from(self.first) + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
             let cursor = &mut self.cursors[place];
             let read = match (relief.as_deref_mut(), &mut pace) {
@@ -247,17 +249,16 @@ impl EventStream {
             // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
             ending.owed = 0;
         }
-        let resuming = self.state.resuming.load(Ordering::Relaxed);
-        if resuming && caught_up && !self.cursors.iter().any(Cursor::is_replaying) {
-            self.state.resuming.store(false, Ordering::Relaxed);
+        if caught_up && self.state.is_resuming() && !self.cursors.iter().any(Cursor::is_replaying) {
+            self.state.set_caught_up();
             self.note_active();
         }
         ended.then_some(Close::Upstream)
     }
 
     /// Notes until when events wait for tokens, so that the timer ends it.
-    fn wait_for_tokens(&mut self, paced: Paced, waited: bool) {
-        let waits = paced.until.is_some();
+    fn wait_for_tokens(&mut self, paced: Option<Box<Paced>>, waited: bool) {
+        let waits = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         self.paced = paced;
         if waits && !waited {
             self.context.metrics.throttled_total.with_label_values(&[Limit::Events.as_str()]).inc();
@@ -265,7 +266,7 @@ impl EventStream {
         if waits || waited {
             let next = self.next_deadline();
             self.timer.as_mut().reset(next);
-            self.is_timed = false;
+            self.timed = None;
         }
     }
 
@@ -296,6 +297,7 @@ impl EventStream {
         if !out.is_empty() {
             self.spoke = Instant::now();
             self.marked = self.spoke;
+            out.tally.handed = Some(self.spoke.into_std());
         }
     }
 
@@ -311,7 +313,8 @@ impl EventStream {
                 family.come_of_age();
                 self.age = now + ALONE_AFTER;
             }
-            if self.paced.until.take_if(|until| now >= Instant::from_std(*until)).is_some() {
+            let until = self.paced.as_mut().map(|paced| &mut paced.until);
+            if until.and_then(|until| until.take_if(|until| now >= Instant::from_std(*until))).is_some() {
                 // There are tokens: what waits for them is read.
                 task.waker().wake_by_ref();
             }
@@ -321,7 +324,7 @@ impl EventStream {
             if silent && self.checkpoint() {
                 out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
                 self.spoke = now;
-            } else if now >= self.spoke + self.silence {
+            } else if now >= self.spoke + self.silence() {
                 out.push(Bytes::from_static(encode::HEARTBEAT));
                 self.spoke = now;
             }
@@ -331,14 +334,18 @@ impl EventStream {
             let next = self.next_deadline();
             self.timer.as_mut().reset(next);
         }
-        self.is_timed = true;
+        self.timed = Some(self.timer.deadline());
+    }
+
+    fn silence(&self) -> Duration {
+        self.state.route.config.heartbeat.mul_f32(self.part)
     }
 
     fn next_deadline(&self) -> Instant {
         let config = &self.state.route.config;
-        let beat = self.spoke + self.silence;
+        let beat = self.spoke + self.silence();
         let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
-        let tokens = self.paced.until.map_or(self.age, Instant::from_std);
+        let tokens = self.paced.as_ref().and_then(|paced| paced.until).map_or(self.age, Instant::from_std);
         beat.min(mark).min(self.age).min(tokens)
     }
 

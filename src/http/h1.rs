@@ -24,23 +24,25 @@ pub(super) struct Driver<T> {
     wire: Wire<T>,
     phase: Phase,
     patience: Patience,
+    /// Whoever asks for the end wakes this task.
+    is_noted: bool,
     _counted: Counted,
     _release: Watch,
 }
 
 enum Phase {
     /// Events are written as they come.
-    Open(Box<EventStream>),
+    Open(EventStream),
     /// The last bytes are handed out; the socket takes them, or does not in time. A drain has a time of its own.
-    Last(Box<EventStream>, Option<Pin<Box<Sleep>>>),
+    Last(EventStream, Option<Pin<Box<Sleep>>>),
     /// Our side of the connection has ended, and the client's is waited for.
     Linger(Pin<Box<Sleep>>),
 }
 
 impl<T: Transport> Driver<T> {
     pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Watch) -> Self {
-        let (phase, patience) = (Phase::Open(Box::new(stream)), Patience::default());
-        Self { wire, phase, patience, _counted: counted, _release: release }
+        let (phase, patience) = (Phase::Open(stream), Patience::default());
+        Self { wire, phase, patience, is_noted: false, _counted: counted, _release: release }
     }
 
     /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
@@ -62,17 +64,19 @@ impl<T: Transport> Driver<T> {
                 Phase::Open(stream) => {
                     let turn = Output::with(|out| {
                         let step = ready!(stream.poll_next(task, out));
-                        Poll::Ready(self.wire.write(task, out).map(|()| step))
+                        let written = self.wire.write(task, out);
+                        if let Ok(Some(sent)) = written {
+                            stream.sent(sent);
+                            self.patience.rest();
+                        }
+                        Poll::Ready(written.map(|sent| (step, sent.is_some())))
                     });
                     match ready!(turn) {
-                        Ok(Step::More) => {}
                         // What most turns come to: one event, one write, and everything that wakes the task is noted.
-                        Ok(Step::Wait) => match self.poll_sent(task) {
-                            Poll::Ready(true) => return Poll::Pending,
-                            Poll::Ready(false) => return Poll::Ready(Close::Client),
-                            Poll::Pending => return self.poll_refused(task),
-                        },
-                        Ok(Step::End(close)) => self.finish(close),
+                        Ok((Step::Wait, true)) => return Poll::Pending,
+                        // There is more, or what is left goes to the socket first.
+                        Ok((Step::More | Step::Wait, _)) => {}
+                        Ok((Step::End(close), _)) => self.finish(close),
                         Err(_) => return Poll::Ready(Close::Client),
                     }
                 }
@@ -90,10 +94,10 @@ impl<T: Transport> Driver<T> {
 
     /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
     fn poll_sent(&mut self, task: &mut Context<'_>) -> Poll<bool> {
-        let Ok((tally, bytes)) = ready!(self.wire.poll_written(task)) else { return Poll::Ready(false) };
-        if bytes > 0 {
+        let Ok(sent) = ready!(self.wire.poll_written(task)) else { return Poll::Ready(false) };
+        if let Some(sent) = sent {
             if let Some(stream) = self.stream() {
-                stream.sent(tally, bytes);
+                stream.sent(sent);
                 stream.state().takes();
             }
             self.patience.rest();
@@ -120,8 +124,14 @@ impl<T: Transport> Driver<T> {
     }
 
     /// An end that waits for nobody.
-    fn forced(&self, task: &Context<'_>) -> Option<Close> {
-        let asked = self.stream()?.state().poll_asked(task.waker());
+    fn forced(&mut self, task: &Context<'_>) -> Option<Close> {
+        let state = self.stream()?.state();
+        // The task stays the same: it is noted again only when a word to end has taken the note with it.
+        let asked = match state.asked() {
+            None if self.is_noted => None,
+            _ => state.poll_asked(task.waker()),
+        };
+        self.is_noted = true;
         asked.filter(|close| StreamState::is_forced(*close))
     }
 

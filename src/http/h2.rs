@@ -69,7 +69,7 @@ impl H2Body {
                 stream.state().poll_asked(task.waker());
                 let step = std::task::ready!(stream.poll_next(task, out));
                 // Handed to HTTP/2 is the nearest to the socket that can be seen here.
-                stream.sent(out.tally, out.bytes);
+                stream.sent((out.tally, out.bytes));
                 let is_kept = matches!(step, Step::End(close) if !stream.breaks(close)) && out.parts.len() > 1;
                 let kept = if is_kept { out.parts.pop().map(Bytes::from) } else { None };
                 Poll::Ready((step, join(out), kept))

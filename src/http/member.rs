@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::task::AtomicWaker;
+use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
 use super::route::Route;
@@ -26,30 +27,37 @@ pub(super) struct Peer {
 /// What an event stream shares with the registry.
 #[derive(Debug)]
 pub(super) struct StreamState {
+    turn: Turned,
     pub(super) route: Arc<Route>,
     pub(super) client: Box<str>,
     pub(super) peer: Peer,
-    standings: Box<[Standing]>,
+    standings: SmallVec<[Standing; 1]>,
     opened: SystemTime,
-    /// Resumes, and has not caught up yet.
-    pub(super) resuming: AtomicBool,
-    /// It has been live.
-    active: AtomicBool,
+    began: Instant,
+    pub(super) gaps: AtomicU32,
+    /// How the task of an HTTP/2 stream is ended when its peer takes nothing: hyper does not poll its body then.
+    abort: OnceLock<AbortHandle>,
+}
+
+/// What is looked at in every turn, side by side.
+#[derive(Debug)]
+struct Turned {
+    task: AtomicWaker,
+    /// Written by the task alone.
     events: AtomicU64,
     bytes: AtomicU64,
-    pub(super) gaps: AtomicU32,
     /// Milliseconds since `began` at which the socket began to refuse bytes, plus one; 0 while it takes them.
     refused: AtomicU64,
+    /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
+    asked: AtomicU8,
+    /// Resumes, and has not caught up yet.
+    resuming: AtomicBool,
+    /// It has been live.
+    active: AtomicBool,
     /// HTTP/2: bytes were handed out and not asked for again yet.
     offered: AtomicBool,
     /// The socket has refused bytes for longer than the route's patience, and nothing was read since.
     slow: AtomicBool,
-    began: Instant,
-    /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
-    asked: AtomicU8,
-    task: AtomicWaker,
-    /// How the task of an HTTP/2 stream is ended when its peer takes nothing: hyper does not poll its body then.
-    abort: OnceLock<AbortHandle>,
 }
 
 /// What TLS holds for a connection.
@@ -63,38 +71,41 @@ impl StreamState {
         route: Arc<Route>,
         client: Box<str>,
         peer: Peer,
-        standings: Box<[Standing]>,
+        standings: SmallVec<[Standing; 1]>,
         resuming: bool,
     ) -> Self {
+        let turn = Turned {
+            task: AtomicWaker::new(),
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            asked: AtomicU8::new(0),
+            resuming: AtomicBool::new(resuming),
+            active: AtomicBool::new(false),
+            offered: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+        };
         Self {
+            turn,
             route,
             client,
             peer,
             standings,
             opened: SystemTime::now(),
-            resuming: AtomicBool::new(resuming),
-            active: AtomicBool::new(false),
-            events: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            gaps: AtomicU32::new(0),
-            refused: AtomicU64::new(0),
-            offered: AtomicBool::new(false),
-            slow: AtomicBool::new(false),
             began: Instant::now(),
-            asked: AtomicU8::new(0),
-            task: AtomicWaker::new(),
+            gaps: AtomicU32::new(0),
             abort: OnceLock::new(),
         }
     }
 
     /// Why it is asked to end, if it is; otherwise the task is woken when it will be.
     pub(super) fn poll_asked(&self, waker: &Waker) -> Option<Close> {
-        self.task.register(waker);
+        self.turn.task.register(waker);
         self.asked()
     }
 
     pub(super) fn asked(&self) -> Option<Close> {
-        let place = usize::from(self.asked.load(Ordering::Acquire)).checked_sub(1)?;
+        let place = usize::from(self.turn.asked.load(Ordering::Acquire)).checked_sub(1)?;
         Close::ALL.get(place).copied()
     }
 
@@ -110,22 +121,35 @@ impl StreamState {
         }
     }
 
+    /// Counts what has reached the socket; for the task alone.
     pub(super) fn sent(&self, events: u64, bytes: u64) {
-        self.events.fetch_add(events, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Nobody else writes here: no need for an operation that locks the line.
+        let add = |count: &AtomicU64, more| count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        add(&self.turn.events, events);
+        add(&self.turn.bytes, bytes);
+    }
+
+    /// Whether it resumes, and has not caught up yet.
+    pub(super) fn is_resuming(&self) -> bool {
+        self.turn.resuming.load(Ordering::Relaxed)
+    }
+
+    /// It has caught up.
+    pub(super) fn set_caught_up(&self) {
+        self.turn.resuming.store(false, Ordering::Relaxed);
     }
 
     /// True once: when its first bytes are on the socket and it has caught up.
     pub(super) fn begins_active(&self) -> bool {
         // A look first: this is asked after every write.
-        !self.active.load(Ordering::Relaxed)
-            && !self.resuming.load(Ordering::Relaxed)
-            && self.bytes.load(Ordering::Relaxed) > 0
-            && !self.active.swap(true, Ordering::Relaxed)
+        !self.turn.active.load(Ordering::Relaxed)
+            && !self.is_resuming()
+            && self.turn.bytes.load(Ordering::Relaxed) > 0
+            && !self.turn.active.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn totals(&self) -> Sent {
-        Sent { events: self.events.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+        Sent { events: self.turn.events.load(Ordering::Relaxed), bytes: self.turn.bytes.load(Ordering::Relaxed) }
     }
 
     pub(super) fn lasted(&self) -> Duration {
@@ -134,60 +158,60 @@ impl StreamState {
 
     /// The socket refuses bytes, since now unless it did before.
     pub(super) fn refuses(&self) {
-        if self.refused.load(Ordering::Relaxed) == 0 {
+        if self.turn.refused.load(Ordering::Relaxed) == 0 {
             let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-            self.refused.store(now + 1, Ordering::Relaxed);
+            self.turn.refused.store(now + 1, Ordering::Relaxed);
         }
     }
 
     /// The socket takes what it refused.
     pub(super) fn takes(&self) {
-        if self.refused.load(Ordering::Relaxed) != 0 {
-            self.refused.store(0, Ordering::Relaxed);
+        if self.turn.refused.load(Ordering::Relaxed) != 0 {
+            self.turn.refused.store(0, Ordering::Relaxed);
         }
     }
 
     /// HTTP/2: bytes are handed out; whoever asks for more has taken them.
     pub(super) fn offers(&self) {
-        self.offered.store(true, Ordering::Relaxed);
+        self.turn.offered.store(true, Ordering::Relaxed);
     }
 
     /// HTTP/2: more is asked for.
     pub(super) fn is_taken(&self) {
-        self.offered.store(false, Ordering::Relaxed);
+        self.turn.offered.store(false, Ordering::Relaxed);
         self.takes();
     }
 
     /// Whether what was handed out is still under way: the window of the stream is shut.
     pub(super) fn is_offered(&self) -> bool {
-        self.offered.load(Ordering::Relaxed)
+        self.turn.offered.load(Ordering::Relaxed)
     }
 
     /// The socket has taken as much as a turn of something larger: whatever it refused before that, it is not slow.
     pub(super) fn takes_a_turn(&self) {
         self.takes();
-        self.slow.store(false, Ordering::Relaxed);
+        self.turn.slow.store(false, Ordering::Relaxed);
     }
 
     /// The socket has refused bytes for longer than the route's patience.
     pub(super) fn set_slow(&self) {
-        self.slow.store(true, Ordering::Relaxed);
+        self.turn.slow.store(true, Ordering::Relaxed);
     }
 
     /// Whether it had until what is read now; true once.
     pub(super) fn was_slow(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) && self.slow.swap(false, Ordering::Relaxed)
+        self.turn.slow.load(Ordering::Relaxed) && self.turn.slow.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a client that is slow is ended with so many events waiting. What it came back for is not held against
     /// it: a replay is not lag.
     pub(super) fn is_ended_by(&self, waiting: u64) -> bool {
-        waiting > self.route.config.slow.lag && !self.resuming.load(Ordering::Relaxed)
+        waiting > self.route.config.slow.lag && !self.is_resuming()
     }
 
     /// For how long the socket has refused bytes.
     pub(super) fn refused_for(&self) -> Duration {
-        match self.refused.load(Ordering::Relaxed) {
+        match self.turn.refused.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => self.began.elapsed().saturating_sub(Duration::from_millis(since - 1)),
         }
@@ -236,7 +260,7 @@ impl Member for StreamState {
     }
 
     fn describe(&self) -> Description {
-        let state = match (self.asked(), self.resuming.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed)) {
+        let state = match (self.asked(), self.is_resuming(), self.turn.bytes.load(Ordering::Relaxed)) {
             (Some(_), ..) => State::Closed,
             (None, true, _) => State::Reconnecting,
             (None, false, 0) => State::Connecting,
@@ -264,11 +288,11 @@ impl Member for StreamState {
     fn close(&self, close: Close) {
         let place = Close::ALL.iter().position(|known| *known == close).unwrap_or_default() as u8 + 1;
         // A forced end overrules one that waits.
-        let asked = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
+        let asked = self.turn.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
             (before == 0 || Self::is_forced(close)).then_some(place)
         });
         if asked.is_ok() {
-            self.task.wake();
+            self.turn.task.wake();
         }
         if Self::is_forced(close) {
             self.reset();

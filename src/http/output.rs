@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use super::wire::Framing;
 use crate::feed::Batch;
 use crate::sse::encode::Frame;
 
@@ -37,6 +38,8 @@ pub(super) struct Tally {
     pub(super) events: u64,
     /// Receipt of the oldest event among them.
     pub(super) oldest: Option<Instant>,
+    /// When they were handed out; none once the socket has kept them waiting.
+    pub(super) handed: Option<Instant>,
 }
 
 impl Output {
@@ -93,6 +96,14 @@ impl Output {
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
+
+    /// The turn as it stands in memory with what makes it a chunk, if it is one event.
+    pub(super) fn chunk(&self, framing: Framing) -> Option<&Bytes> {
+        match &self.parts[..] {
+            [part] if framing == Framing::Chunked => part.chunk(),
+            _ => None,
+        }
+    }
 }
 
 impl Part {
@@ -101,7 +112,7 @@ impl Part {
     }
 
     /// The piece with what makes it a chunk of HTTP/1.1, if that stands around it.
-    pub(super) fn chunk(&self) -> Option<&Bytes> {
+    fn chunk(&self) -> Option<&Bytes> {
         (self.piece.len() < self.bytes.len()).then_some(&self.bytes)
     }
 }

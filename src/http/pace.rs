@@ -10,7 +10,7 @@ use crate::sse::Tier;
 /// 100 ms: at level 1 an event stream is given at most ten telemetry events a second.
 const TELEMETRY_EVERY: Duration = Duration::from_millis(100);
 
-/// What of it lasts from turn to turn.
+/// What of it lasts from turn to turn; most event streams never have any.
 #[derive(Debug, Default)]
 pub(super) struct Paced {
     /// When the client has tokens again, while events wait for them.
@@ -32,11 +32,17 @@ pub(super) struct Turn<'t> {
 
 impl<'t> Turn<'t> {
     /// A turn; none when nothing has to wait and nothing is cut.
-    pub(super) fn new(tokens: Option<EventTokens<'t>>, level: Level, paced: &'t mut Paced) -> Option<Self> {
-        paced.until = None;
+    pub(super) fn new(
+        tokens: Option<EventTokens<'t>>,
+        level: Level,
+        paced: &'t mut Option<Box<Paced>>,
+    ) -> Option<Self> {
         if tokens.is_none() && level == Level::None {
+            *paced = None;
             return None;
         }
+        let paced = &mut **paced.get_or_insert_default();
+        paced.until = None;
         Some(Self { tokens, level, paced, now: Instant::now(), skipped: [0; Tier::ALL.len()] })
     }
 
@@ -142,34 +148,37 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_for_without_tokens_and_pressure() {
-        assert!(Turn::new(None, Level::None, &mut Paced::default()).is_none());
+        assert!(Turn::new(None, Level::None, &mut None).is_none());
     }
 
     #[test]
     fn events_wait_for_tokens_and_it_is_known_until_when() {
-        let (visit, mut paced) = (visit(1, 3), Paced::default());
+        let (visit, mut paced) = (visit(1, 3), None::<Box<Paced>>);
         let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
         assert_eq!(ask(&mut turn, Tier::Normal, false, 3), [Verdict::Give; 3]);
         assert_eq!(ask(&mut turn, Tier::Telemetry, false, 2), [Verdict::Wait; 2]);
-        let wait = paced.until.unwrap().saturating_duration_since(Instant::now());
+        let wait = paced.as_ref().unwrap().until.unwrap().saturating_duration_since(Instant::now());
         assert!(wait > Duration::from_millis(500) && wait <= Duration::from_secs(1), "{wait:?}");
     }
 
     #[test]
     fn what_is_critical_never_waits_and_what_stands_before_it_goes_on_credit_or_is_passed_by() {
-        let (visit, mut paced) = (visit(1, 1), Paced::default());
+        let (visit, mut paced) = (visit(1, 1), None::<Box<Paced>>);
         let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
         assert_eq!(ask(&mut turn, Tier::Critical, false, 5), [Verdict::Give; 5]);
         assert_eq!(ask(&mut turn, Tier::Normal, true, 2), [Verdict::Give; 2]);
         assert_eq!(ask(&mut turn, Tier::Telemetry, true, 2), [Verdict::PassBy; 2]);
         assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
         assert_eq!(turn.ask(Tier::Normal, false), Verdict::Wait);
-        assert!(paced.until.unwrap() > Instant::now() + Duration::from_millis(1200), "what is owed is paid first");
+        assert!(
+            paced.as_ref().unwrap().until.unwrap() > Instant::now() + Duration::from_millis(1200),
+            "what is owed is paid first"
+        );
     }
 
     #[test]
     fn pressure_thins_telemetry_then_cuts_it_and_leaves_the_rest_where_no_rate_is_configured() {
-        let mut paced = Paced::default();
+        let mut paced = None::<Box<Paced>>;
         let mut turn = Turn::new(None, Level::Telemetry, &mut paced).unwrap();
         assert_eq!(ask(&mut turn, Tier::Telemetry, false, 2), [Verdict::Give, Verdict::PassBy]);
         assert_eq!(ask(&mut turn, Tier::Normal, false, 100), [Verdict::Give; 100]);
@@ -186,7 +195,7 @@ mod tests {
     #[test]
     fn pressure_halves_and_quarters_the_rate_of_normal_events() {
         for (level, given) in [(Level::Telemetry, 8), (Level::Normal, 4), (Level::Connections, 2)] {
-            let (visit, mut paced) = (visit(1, 8), Paced::default());
+            let (visit, mut paced) = (visit(1, 8), None::<Box<Paced>>);
             let mut turn = Turn::new(visit.events(), level, &mut paced).unwrap();
             let verdicts = ask(&mut turn, Tier::Normal, false, 9);
             assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Give).count(), given, "{level:?}");
@@ -195,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_token_that_was_taken_ahead_is_not_taken_twice() {
-        let (visit, mut paced) = (visit(1, 2), Paced::default());
+        let (visit, mut paced) = (visit(1, 2), None::<Box<Paced>>);
         let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
         assert!(turn.is_ready() && turn.is_ready());
         turn.charge();

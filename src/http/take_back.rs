@@ -1,9 +1,9 @@
-//! A socket lent to hyper for one request, and how it is taken back once the head of the answer is on the wire.
+//! A socket lent to hyper for one request, and how it is taken back once the head of the answer is written.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,12 +19,38 @@ pub(super) struct TakeBack {
     reached: AtomicBool,
     blocked: AtomicBool,
     heard_bytes: AtomicUsize,
-    stream: Mutex<Option<(EventStream, Framing)>>,
+    holds: AtomicBool,
+    held: Mutex<Option<Held>>,
+}
+
+/// An event stream that waits for its socket.
+pub(super) struct Held {
+    pub(super) stream: EventStream,
+    pub(super) framing: Framing,
+    /// What hyper wrote since: it goes out with the first bytes of the event stream, in one segment.
+    pub(super) head: Vec<u8>,
 }
 
 impl TakeBack {
     pub(super) fn put(&self, stream: EventStream, framing: Framing) {
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, framing));
+        *self.lock() = Some(Held { stream, framing, head: Vec::new() });
+        self.holds.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes what hyper writes, once there is an event stream that it can go out with.
+    fn hold(&self, parts: &[IoSlice<'_>]) -> Option<usize> {
+        if !self.holds.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut held = self.lock();
+        let head = &mut held.as_mut()?.head;
+        let before = head.len();
+        parts.iter().for_each(|part| head.extend_from_slice(part));
+        Some(head.len() - before)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether hyper has written the head into its buffer and asked for the body.
@@ -36,7 +62,7 @@ impl TakeBack {
         self.reached.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the last write or flush did not finish: what hyper wrote is not all on the wire.
+    /// Whether the last write or flush did not finish: what hyper wrote before is not all on the wire.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
@@ -59,8 +85,8 @@ impl TakeBack {
         self.heard_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn take(&self) -> Option<(EventStream, Framing)> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(super) fn take(&self) -> Option<Held> {
+        self.lock().take()
     }
 }
 
@@ -96,6 +122,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(held) = self.place.hold(&[IoSlice::new(buf)]) {
+            return Poll::Ready(Ok(held));
+        }
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.place.set_blocked(written.is_pending());
         written
@@ -106,6 +135,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(held) = self.place.hold(bufs) {
+            return Poll::Ready(Ok(held));
+        }
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.place.set_blocked(written.is_pending());
         written

@@ -22,24 +22,44 @@ pub(super) enum Framing {
     Close,
 }
 
+impl Framing {
+    /// What stands behind a chunk.
+    fn tail(self) -> &'static [u8] {
+        match self {
+            Self::Chunked => b"\r\n",
+            Self::Close => b"",
+        }
+    }
+}
+
 /// A socket that was taken back from hyper.
 pub(super) struct Wire<T> {
     io: T,
     framing: Framing,
-    /// What the socket has not taken yet: at most one turn of shared bytes.
-    pending: VecDeque<Bytes>,
-    /// How much of an event larger than a turn the socket has taken since that was last asked.
-    taken: usize,
-    /// What will be counted when `pending` is empty.
-    unsent: (Tally, usize),
-    /// TLS may hold bytes that its socket has not taken.
-    unflushed: bool,
     /// Bytes that the client sent although it has nothing to say any more.
-    discarded: usize,
+    discarded: u32,
+    /// A client that waits has none.
+    pending: Option<Box<Pending>>,
 }
 
+/// A turn that the socket has not taken yet.
+#[derive(Default)]
+struct Pending {
+    /// Shared bytes, at most one turn of them.
+    parts: VecDeque<Bytes>,
+    /// How much of an event larger than a turn the socket has taken since that was last asked.
+    taken: usize,
+    /// What will be counted when all of it is on the socket.
+    unsent: Sent,
+    /// The head of the answer, which waits for the first turn.
+    is_held: bool,
+}
+
+/// What is counted of a turn that is on the socket, and its bytes.
+pub(super) type Sent = (Tally, usize);
+
 /// 16 KiB: a client that says more than a stray request during an event stream is closed.
-const DISCARD_MAX: usize = 16 * 1024;
+const DISCARD_MAX: u32 = 16 * 1024;
 
 /// Slices of one vectored write: more than a turn of small events has, few enough to stand on the stack.
 const SLICES: usize = 256;
@@ -47,10 +67,11 @@ const SLICES: usize = 256;
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl<T: Transport> Wire<T> {
-    /// `early`: how many bytes the client has sent behind its request already.
-    pub(super) fn new(io: T, framing: Framing, early: usize) -> Self {
-        let unsent = (Tally::default(), 0);
-        Self { io, framing, pending: VecDeque::new(), taken: 0, unsent, unflushed: false, discarded: early }
+    /// `early`: how many bytes the client has sent behind its request already. `head`: of the answer, not written yet.
+    pub(super) fn new(io: T, framing: Framing, early: usize, head: Vec<u8>) -> Self {
+        let pending = Pending { parts: VecDeque::from([head.into()]), is_held: true, ..Pending::default() };
+        let discarded = u32::try_from(early).unwrap_or(u32::MAX);
+        Self { io, framing, discarded, pending: Some(Box::new(pending)) }
     }
 
     /// Resets the connection: what is pending is thrown away.
@@ -67,54 +88,108 @@ impl<T: Transport> Wire<T> {
             if read.is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(());
             }
-            self.discarded += buffer.filled().len();
+            self.discarded += buffer.filled().len() as u32;
         }
         Poll::Ready(())
     }
 
-    /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending.
-    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &mut Output) -> io::Result<()> {
-        debug_assert!(self.pending.is_empty(), "a turn begins when the one before is written");
+    /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending but
+    /// the head. With what is to be counted, if all of it is on the socket already.
+    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &mut Output) -> io::Result<Option<Sent>> {
+        let sent = (out.tally, out.bytes);
+        if let Some(pending) = &mut self.pending {
+            debug_assert!(pending.is_held, "a turn begins when the one before is written");
+            (pending.is_held, pending.unsent) = (false, sent);
+            pending.keep_turn(self.framing, out, 0);
+            return Ok(None);
+        }
         if out.is_empty() {
-            return Ok(());
+            return Ok(Some(sent));
         }
-        self.unsent = (out.tally, out.bytes);
-        self.unflushed = true;
-        if let ([part], Framing::Chunked) = (&out.parts[..], self.framing)
-            && let Some(chunk) = part.chunk()
-        {
-            return self.write_chunk(task, chunk);
+        let (written, whole) = self.accept(task, out)?;
+        if written == whole && Pin::new(&mut self.io).poll_flush(task)?.is_ready() {
+            return Ok(Some(sent));
         }
-        let head = ChunkHead::new(self.framing, out.bytes);
-        let tail: &'static [u8] = if self.framing == Framing::Chunked { b"\r\n" } else { b"" };
-        let mut written = 0;
-        if out.parts.len() + 2 <= SLICES {
+        let pending = self.pending.insert(Box::default());
+        pending.unsent = (Tally { handed: None, ..sent.0 }, sent.1);
+        if written < whole {
+            pending.keep_turn(self.framing, out, written);
+        }
+        Ok(None)
+    }
+
+    /// Hands a turn to the socket: how many bytes it has taken, of how many.
+    fn accept(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<(usize, usize)> {
+        let io = Pin::new(&mut self.io);
+        // What most turns are: an event that stands as a chunk in memory.
+        if let Some(chunk) = out.chunk(self.framing) {
+            return Ok((accepted(io.poll_write(task, chunk))?, chunk.len()));
+        }
+        let (head, tail) = (ChunkHead::new(self.framing, out.bytes), self.framing.tail());
+        let whole = head.bytes().len() + out.bytes + tail.len();
+        if out.parts.len() + 2 > SLICES {
+            return Ok((0, whole));
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        slices[0] = IoSlice::new(head.bytes());
+        for (slice, part) in slices[1..].iter_mut().zip(&out.parts) {
+            *slice = IoSlice::new(part.as_slice());
+        }
+        slices[out.parts.len() + 1] = IoSlice::new(tail);
+        Ok((accepted(io.poll_write_vectored(task, &slices[..out.parts.len() + 2]))?, whole))
+    }
+
+    /// Ends the body.
+    pub(super) fn finish(&mut self) {
+        if self.framing == Framing::Chunked {
+            self.pending.get_or_insert_default().parts.push_back(Bytes::from_static(LAST_CHUNK));
+        }
+    }
+
+    /// Ready when everything is on the socket, with what is to be counted for it, if it was not at once.
+    pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<Option<Sent>>> {
+        let Some(pending) = self.pending.as_mut().filter(|pending| !pending.is_held) else {
+            return Poll::Ready(Ok(None));
+        };
+        while !pending.parts.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            slices[0] = IoSlice::new(head.bytes());
-            for (slice, part) in slices[1..].iter_mut().zip(&out.parts) {
-                *slice = IoSlice::new(part.as_slice());
+            let count = pending.parts.len().min(SLICES);
+            for (slice, part) in slices.iter_mut().zip(&pending.parts) {
+                *slice = IoSlice::new(part);
             }
-            slices[out.parts.len() + 1] = IoSlice::new(tail);
-            written = accepted(Pin::new(&mut self.io).poll_write_vectored(task, &slices[..out.parts.len() + 2]))?;
-            if written == head.bytes().len() + out.bytes + tail.len() {
-                return Ok(());
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(task, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            pending.pass(written);
         }
-        self.keep(Bytes::copy_from_slice(head.bytes()), &mut written);
+        // Under TLS a write is done when its ciphertext is.
+        ready!(Pin::new(&mut self.io).poll_flush(task))?;
+        let sent = pending.unsent;
+        self.pending = None;
+        Poll::Ready(Ok(Some(sent)))
+    }
+
+    /// Whether the socket has taken as much as a turn since this was last true: a large event is on its way.
+    pub(super) fn has_taken_a_turn(&mut self) -> bool {
+        let taken = |pending: &mut Box<Pending>| std::mem::take(&mut pending.taken);
+        self.pending.as_mut().filter(|pending| pending.taken >= TURN_BYTES).map(taken).is_some()
+    }
+
+    /// Ends our side of the connection.
+    pub(super) fn poll_shutdown(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(task)
+    }
+}
+
+impl Pending {
+    /// Keeps what of a turn is not among the bytes that are written, its chunk around it.
+    fn keep_turn(&mut self, framing: Framing, out: &mut Output, mut written: usize) {
+        self.keep(Bytes::copy_from_slice(ChunkHead::new(framing, out.bytes).bytes()), &mut written);
         for part in out.parts.drain(..) {
             self.keep(part.into(), &mut written);
         }
-        self.keep(Bytes::from_static(tail), &mut written);
-        Ok(())
-    }
-
-    /// Writes an event that stands as a chunk in memory: what most turns are.
-    fn write_chunk(&mut self, task: &mut Context<'_>, chunk: &Bytes) -> io::Result<()> {
-        let mut written = accepted(Pin::new(&mut self.io).poll_write(task, chunk))?;
-        if written < chunk.len() {
-            self.keep(chunk.clone(), &mut written);
-        }
-        Ok(())
+        self.keep(Bytes::from_static(framing.tail()), &mut written);
     }
 
     /// Keeps what of a part is not among the bytes that are written.
@@ -123,65 +198,21 @@ impl<T: Transport> Wire<T> {
         *written -= done;
         part.advance(done);
         if !part.is_empty() {
-            self.pending.push_back(part);
+            self.parts.push_back(part);
         }
     }
 
-    /// Ends the body.
-    pub(super) fn finish(&mut self) {
-        if self.framing == Framing::Chunked {
-            self.pending.push_back(Bytes::from_static(LAST_CHUNK));
-        }
-    }
-
-    /// Ready when everything is on the socket, with what is to be counted for it.
-    pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<(Tally, usize)>> {
-        while !self.pending.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.pending.len().min(SLICES);
-            for (slice, part) in slices.iter_mut().zip(&self.pending) {
-                *slice = IoSlice::new(part);
-            }
-            let mut written = ready!(Pin::new(&mut self.io).poll_write_vectored(task, &slices[..count]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.unflushed = true;
-            self.taken += written;
-            while let Some(first) = self.pending.front_mut().filter(|_| written > 0) {
-                let done = first.len().min(written);
-                written -= done;
-                first.advance(done);
-                if first.is_empty() {
-                    self.pending.pop_front();
-                }
+    /// Lets go of what the socket has taken.
+    fn pass(&mut self, mut written: usize) {
+        self.taken += written;
+        while let Some(first) = self.parts.front_mut().filter(|_| written > 0) {
+            let done = first.len().min(written);
+            written -= done;
+            first.advance(done);
+            if first.is_empty() {
+                self.parts.pop_front();
             }
         }
-        if self.pending.capacity() > 0 {
-            // A client that waits holds nothing.
-            self.pending = VecDeque::new();
-        }
-        if self.unflushed {
-            // Under TLS a write is done when its ciphertext is.
-            ready!(Pin::new(&mut self.io).poll_flush(task))?;
-            self.unflushed = false;
-        }
-        self.taken = 0;
-        Poll::Ready(Ok(std::mem::take(&mut self.unsent)))
-    }
-
-    /// Whether the socket has taken as much as a turn since this was last true: a large event is on its way.
-    pub(super) fn has_taken_a_turn(&mut self) -> bool {
-        let taken = self.taken >= TURN_BYTES;
-        if taken {
-            self.taken = 0;
-        }
-        taken
-    }
-
-    /// Ends our side of the connection.
-    pub(super) fn poll_shutdown(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(task)
     }
 }
 

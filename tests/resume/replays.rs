@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::reader::{Reader, Via, told};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::sidestream::Sidestream;
@@ -144,12 +146,21 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
     eventually(RECOVERY, "all is stored", || async { last(&stage.stream).await == 2000 }).await;
     let start = format!("{}-0", stage.tag().await);
     let url = stage.sidestream.url("/all");
-    let mut slow = Vec::new();
+    let number = |data: &str| data.split(' ').next().unwrap().parse::<u64>().unwrap();
+    let (hurry, hurried) = tokio::sync::watch::channel(false);
+    let mut ends = Vec::new();
     for _ in 0..6 {
-        slow.push(SseClient::get(&url).last_event_id(&start).receive_buffer(4096).connect().await);
+        let mut client = SseClient::get(&url).last_event_id(&start).receive_buffer(4096).connect().await;
+        let mut hurried = hurried.clone();
+        ends.push(tokio::spawn(async move {
+            for expected in 1..=2000 {
+                // Slow, and not stopped: an event ten times a second, until the others have everything.
+                drop(timeout(Duration::from_millis(100), hurried.wait_for(|hurries| *hurries)).await);
+                assert_eq!(number(&client.next().await.data), expected);
+            }
+        }));
     }
     stage.sidestream.until_metric("sidestream_replays_running", &[], |running| running >= 1.0).await;
-    let number = |data: &str| data.split(' ').next().unwrap().parse::<u64>().unwrap();
     for via in Via::ALL {
         let mut reader = stage.resume(via, "/all", &start).await;
         let all = async {
@@ -159,17 +170,7 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
         };
         within(DEADLINE, "the others have everything", all).await;
     }
-    let mut ends = Vec::new();
-    for mut client in slow {
-        ends.push(tokio::spawn(async move {
-            for expected in 1..=2000 {
-                if expected % 400 == 0 {
-                    tokio::time::sleep(Duration::from_millis(50)).await; // Slow, and not stopped.
-                }
-                assert_eq!(number(&client.next().await.data), expected);
-            }
-        }));
-    }
+    hurry.send(true).unwrap();
     for end in ends {
         end.await.unwrap();
     }

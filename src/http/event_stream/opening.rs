@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{EventStream, put_gap};
@@ -10,14 +11,13 @@ use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
 use crate::http::member::{Peer, StreamState};
-use crate::http::pace::Paced;
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
 use crate::http::takeover;
 use crate::limit::Visit;
 use crate::registry::State;
 use crate::sse::id::Joined;
-use crate::sse::{Component, EventId, encode};
+use crate::sse::{EventId, encode};
 use crate::subject::FilterSet;
 
 /// What a request asks for, made ready.
@@ -60,7 +60,7 @@ impl EventStream {
             Expired::Gap => false,
         };
         let id = last_event_id.as_deref().map(EventId::parse);
-        let mut cursors = Vec::with_capacity(route.sources.len());
+        let mut cursors = SmallVec::with_capacity(route.sources.len());
         let mut gaps: Vec<Gap> = Vec::new();
         let mut outcomes = Vec::with_capacity(route.sources.len());
         for (source, filters) in route.sources.iter().zip(filters) {
@@ -87,25 +87,25 @@ impl EventStream {
         }
         let standings = cursors.iter().map(Cursor::standing).collect();
         let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
-        let positions: Box<[Component]> = cursors.iter().map(Cursor::position).collect();
+        let positions = cursors.iter().map(Cursor::position).collect();
         let now = Instant::now();
         let config = &state.route.config;
         let age = now + config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64());
         // Each client its own silence, never longer than the route's: those that came together, or heard the same event
         // at the same moment, do not beat together.
-        let silence = config.heartbeat.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let part = 0.5 + 0.5 * fastrand::f32();
         let mut stream = Self {
             registration: context.registry.insert(state.clone()),
             context: context.clone(),
             visit,
-            paced: Paced::default(),
-            cursors: cursors.into(),
+            paced: None,
+            cursors,
             positions,
             first: 0,
             opening: None,
             timer: Box::pin(tokio::time::sleep_until(age)),
-            is_timed: false,
-            silence,
+            timed: None,
+            part,
             spoke: now,
             marked: now,
             age,
@@ -123,7 +123,7 @@ impl EventStream {
     }
 
     /// `retry:`, then the gaps or the id-only block.
-    fn first_bytes(&self, gaps: &[Gap]) -> Bytes {
+    fn first_bytes(&self, gaps: &[Gap]) -> Box<[u8]> {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
         encode::put_retry(&mut out, config.retry);
@@ -136,7 +136,7 @@ impl EventStream {
         if gaps.is_empty() && config.checkpoint.is_some() {
             encode::put_id(&mut out, Joined(&self.positions));
         }
-        out.freeze()
+        out.as_ref().into()
     }
 
     fn log_open(&self, resumed: bool, is_taken_over: bool, gaps: &[Gap]) {
