@@ -132,7 +132,7 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
 
 /// Publishes so many telemetry events and a normal one behind them; returns how many a client is given, and how many it
 /// is told that it missed.
-async fn given_of_telemetry(nats: &Nats, client: &mut SseClient, count: u64) -> (u64, u64) {
+pub(crate) async fn given_of_telemetry(nats: &Nats, client: &mut SseClient, count: u64) -> (u64, u64) {
     let publisher = nats.client().await;
     for _ in 0..count {
         publisher.publish("orders.1.telemetry", "t".into()).await.unwrap();
