@@ -66,10 +66,8 @@ pub struct Change {
     pub from: Level,
     /// Now.
     pub to: Level,
-    /// What asks for most now.
-    pub measure: Measure,
-    /// What it measures.
-    pub value: f64,
+    /// What asks for most now, and what it measures; none when nothing asks for anything.
+    pub asks: Option<(Measure, f64)>,
 }
 
 /// From which reading on a measure asks for levels 1, 2 and 3.
@@ -99,7 +97,7 @@ const FALL_AFTER: Duration = Duration::from_secs(3);
 impl Pressure {
     /// Takes one look in; the level changes by one step at a time.
     pub fn look(&mut self, readings: Readings, now: Instant) -> Option<Change> {
-        let (asked, measure, value) = self.asked(readings);
+        let (asked, asks) = self.asked(readings);
         let since = |clock: &mut Option<Instant>, runs: bool| {
             *clock = runs.then(|| clock.unwrap_or(now));
             clock.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
@@ -117,7 +115,7 @@ impl Pressure {
             return None;
         }
         (self.above, self.below) = (None, None);
-        Some(Change { from, to: self.level, measure, value })
+        Some(Change { from, to: self.level, asks })
     }
 
     /// The level in force.
@@ -127,8 +125,8 @@ impl Pressure {
     }
 
     /// The highest level that a measure asks for, and which one it is.
-    fn asked(&self, readings: Readings) -> (Level, Measure, f64) {
-        let mut most = (Level::None, Measure::Descriptors, readings.descriptors);
+    fn asked(&self, readings: Readings) -> (Level, Option<(Measure, f64)>) {
+        let mut most = (Level::None, None);
         for (measure, steps) in ASKS {
             let value = readings.of(measure);
             let mut asked = 0;
@@ -139,7 +137,7 @@ impl Pressure {
                 asked = if value >= eased { place } else { asked };
             }
             if asked > most.0 as u8 {
-                most = (Level::from_number(asked), measure, value);
+                most = (Level::from_number(asked), Some((measure, value)));
             }
         }
         most
@@ -284,7 +282,9 @@ mod tests {
         let start = Instant::now();
         assert_eq!(pressure.look(readings, start), None);
         let change = pressure.look(readings, start + RISE_AFTER).unwrap();
-        let told = Change { from: Level::None, to: Level::Telemetry, measure: Measure::Pending, value: 70_000.0 };
-        assert_eq!(change, told);
+        let asks = Some((Measure::Pending, 70_000.0));
+        assert_eq!(change, Change { from: Level::None, to: Level::Telemetry, asks });
+        let looks = (0..20).filter_map(|look| pressure.look(CALM, start + Duration::from_secs(1 + look)));
+        assert_eq!(looks.map(|change| change.asks).collect::<Vec<_>>(), [None], "nothing is the cause of its end");
     }
 }
