@@ -14,6 +14,8 @@ mod floods;
 mod limits;
 #[path = "refusals/malformed.rs"]
 mod malformed;
+#[path = "refusals/pressure.rs"]
+mod pressure;
 #[path = "refusals/rates.rs"]
 mod rates;
 #[path = "refusals/scene.rs"]

@@ -12,3 +12,7 @@ mod policies;
 #[path = "slow/stage.rs"]
 mod stage;
 mod support;
+#[path = "slow/tls.rs"]
+mod tls;
+#[path = "slow/windows.rs"]
+mod windows;

@@ -58,8 +58,9 @@ impl Watched {
                 let (from, to) = (change.from.number(), change.to.number());
                 self.gauge.set(change.to);
                 self.metrics.pressure_level.set(to.into());
-                let (measure, value, does) = (change.measure, change.value, change.to.explain());
-                tracing::warn!(from, to, %measure, value, does, "pressure");
+                let measure = change.asks.map(|(measure, _)| tracing::field::display(measure));
+                let (value, does) = (change.asks.map(|(_, value)| value), change.to.explain());
+                tracing::warn!(from, to, measure, value, does, "pressure");
                 pressure_check.set(match change.to {
                     Level::None => Status::Ok,
                     level => Status::Warning(format!("level {to}: {}", level.explain())),

@@ -51,6 +51,9 @@ const PREFACE_BYTES: usize = 24;
 const SEND_BYTES_MAX: usize = 32 * 1024;
 /// What HTTP/2 pings after, and how long it waits for the answer: dead peers are gone within 30 s.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// 30 s: what a client that was told to go has for its last bytes, when no event stream is left that it could wait for.
+/// A window that stays shut over a refusal would keep the connection for ever, and with it a descriptor.
+const LAST_TAKEN_MAX: Duration = Duration::from_secs(30);
 /// Streams of one connection: browsers use about a hundred, gateways many.
 const STREAMS_MAX: u32 = 256;
 
@@ -144,6 +147,17 @@ async fn first_bytes(socket: &TcpStream) -> Option<Hello> {
             _ => return Some(Hello::Http1),
         }
     }
+}
+
+/// Why an HTTP/2 connection is told to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// The pod drains, and bounds it.
+    Drain,
+    /// Its event streams have come of age.
+    Age,
+    /// It has carried nothing for a while.
+    Idle,
 }
 
 struct Connection {
@@ -276,17 +290,17 @@ impl Connection {
             .serve_connection(TokioIo::new(Watched::new(io, place.clone())), service);
         let mut connection = pin!(connection);
         let mut leaving = leaving;
-        let aged = tokio::select! {
+        let why = tokio::select! {
             biased; // or what a drain ends could be written before it is said that the connection ends
-            () = leaving.signaled() => false,
-            () = family.aged() => true,
+            () = leaving.signaled() => Leaving::Drain,
+            () = family.aged() => Leaving::Age,
             ended = connection.as_mut() => return self.count_end(ended),
             () = no_preface(&place) => {
                 self.context.metrics.refusals_total.with_label_values(&["request_timeout"]).inc();
                 return;
             }
             // What is being answered is answered, and the client knows.
-            () = idle.over() => false,
+            () = idle.over() => Leaving::Idle,
         };
         // hyper would close a connection that has not spoken yet, unanswered: it has a moment to.
         let spoken = poll_fn(|task| match connection.as_mut().poll(task) {
@@ -304,10 +318,14 @@ impl Connection {
         }
         drop(leaving);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = family.hand_over(), if aged => connection.await,
+            ended = connection.as_mut() => Ok(ended),
+            () = family.hand_over(), if why == Leaving::Age => timeout(LAST_TAKEN_MAX, connection).await,
+            () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::Idle => return,
         };
-        self.count_end(ended);
+        match ended {
+            Ok(ended) => self.count_end(ended),
+            Err(_) => tracing::debug!(client.addr = %self.remote, "a connection that does not take its end was closed"),
+        }
     }
 
     fn count_end(&self, ended: hyper::Result<()>) {

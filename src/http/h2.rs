@@ -99,11 +99,10 @@ impl H2Body {
             stream.state().offers();
             return Some(Ok(Frame::data(Piece::before_reset(data, stream.state().clone()))));
         }
+        // Until its last bytes are on their way, too: whoever does not take them is waited for no longer than before.
+        stream.state().offers();
         match kept {
-            Some(last) => {
-                stream.state().offers();
-                self.state = State::Last(stream, last.into());
-            }
+            Some(last) => self.state = State::Last(stream, last.into()),
             None => stream.set_delivered(),
         }
         // An empty frame would count as a flood at a careful receiver.
@@ -115,6 +114,7 @@ impl H2Body {
         let State::Last(mut stream, last) = std::mem::replace(&mut self.state, State::Ended) else { return None };
         stream.state().is_taken();
         stream.set_delivered();
+        stream.state().offers();
         Some(Ok(Frame::data(last)))
     }
 

@@ -66,10 +66,8 @@ pub struct Change {
     pub from: Level,
     /// Now.
     pub to: Level,
-    /// What asks for most now.
-    pub measure: Measure,
-    /// What it measures.
-    pub value: f64,
+    /// What asks for most now, and what it measures; none when nothing asks for anything.
+    pub asks: Option<(Measure, f64)>,
 }
 
 /// From which reading on a measure asks for levels 1, 2 and 3.
@@ -78,12 +76,13 @@ pub struct Change {
 /// - Windows give way by themselves at their bound, so their memory asks for no more than 1; 2 is more than the bound,
 ///   with nothing left to give.
 /// - A shard that is a quarter of a second late is felt; one that is three seconds late serves nobody.
-/// - 10,000 messages are a second's at a high rate; a pod that is 200,000 behind falls ever further behind.
+/// - 10,000 messages are a second's at a high rate. How far a pod is behind never asks for 3: whoever is refused finds
+///   other pods behind the same messages, and what makes a pod slow at them is seen by its event loops.
 const ASKS: [(Measure, [f64; 3]); 4] = [
     (Measure::Descriptors, [0.0, 0.5, f64::INFINITY]),
     (Measure::WindowBytes, [0.95, 1.05, f64::INFINITY]),
     (Measure::LoopLag, [0.25, 1.0, 3.0]),
-    (Measure::Pending, [10_000.0, 50_000.0, 200_000.0]),
+    (Measure::Pending, [10_000.0, 50_000.0, f64::INFINITY]),
 ];
 
 /// 0.1: a level is asked for until its measure is a tenth below where it began.
@@ -98,7 +97,7 @@ const FALL_AFTER: Duration = Duration::from_secs(3);
 impl Pressure {
     /// Takes one look in; the level changes by one step at a time.
     pub fn look(&mut self, readings: Readings, now: Instant) -> Option<Change> {
-        let (asked, measure, value) = self.asked(readings);
+        let (asked, asks) = self.asked(readings);
         let since = |clock: &mut Option<Instant>, runs: bool| {
             *clock = runs.then(|| clock.unwrap_or(now));
             clock.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
@@ -116,7 +115,7 @@ impl Pressure {
             return None;
         }
         (self.above, self.below) = (None, None);
-        Some(Change { from, to: self.level, measure, value })
+        Some(Change { from, to: self.level, asks })
     }
 
     /// The level in force.
@@ -126,8 +125,8 @@ impl Pressure {
     }
 
     /// The highest level that a measure asks for, and which one it is.
-    fn asked(&self, readings: Readings) -> (Level, Measure, f64) {
-        let mut most = (Level::None, Measure::Descriptors, readings.descriptors);
+    fn asked(&self, readings: Readings) -> (Level, Option<(Measure, f64)>) {
+        let mut most = (Level::None, None);
         for (measure, steps) in ASKS {
             let value = readings.of(measure);
             let mut asked = 0;
@@ -138,7 +137,7 @@ impl Pressure {
                 asked = if value >= eased { place } else { asked };
             }
             if asked > most.0 as u8 {
-                most = (Level::from_number(asked), measure, value);
+                most = (Level::from_number(asked), Some((measure, value)));
             }
         }
         most
@@ -239,7 +238,7 @@ mod tests {
             (Readings { loop_lag: 0.3, ..CALM }, 1),
             (Readings { loop_lag: 5.0, ..CALM }, 3),
             (Readings { pending: 60_000.0, ..CALM }, 2),
-            (Readings { pending: 1e9, descriptors: 0.1, ..CALM }, 3),
+            (Readings { pending: 1e9, descriptors: 9.0, window_bytes: 2.0, ..CALM }, 2),
         ];
         for (readings, level) in cases {
             let mut pressure = Pressure::default();
@@ -283,7 +282,9 @@ mod tests {
         let start = Instant::now();
         assert_eq!(pressure.look(readings, start), None);
         let change = pressure.look(readings, start + RISE_AFTER).unwrap();
-        let told = Change { from: Level::None, to: Level::Telemetry, measure: Measure::Pending, value: 70_000.0 };
-        assert_eq!(change, told);
+        let asks = Some((Measure::Pending, 70_000.0));
+        assert_eq!(change, Change { from: Level::None, to: Level::Telemetry, asks });
+        let looks = (0..20).filter_map(|look| pressure.look(CALM, start + Duration::from_secs(1 + look)));
+        assert_eq!(looks.map(|change| change.asks).collect::<Vec<_>>(), [None], "nothing is the cause of its end");
     }
 }

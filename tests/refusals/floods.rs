@@ -1,12 +1,16 @@
 //! HTTP/2 frames that a fair client never sends: each flood is bounded, and nobody beside it notices.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use crate::scene::Scene;
 use crate::support::h2::H2Client;
+use crate::support::sse::SseClient;
 use crate::support::wait::{DEADLINE, within};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -26,6 +30,12 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// 16 MiB: what a flood may leave behind at most, the allocator's own reserves counted in.
 const LEFT_BEHIND_MAX: u64 = 16 << 20;
+
+/// 48 MiB: what all of them, one after the other, may have held at any time.
+const HELD_MAX: u64 = 48 << 20;
+
+/// 1 s: what an event may take to somebody else meanwhile, where debug code and other tests share two cores with it.
+const LATENCY_MAX: Duration = Duration::from_secs(1);
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
@@ -143,6 +153,66 @@ async fn floods_of_frames_are_bounded() {
     }
     let left = scene.sidestream.resident_bytes().saturating_sub(resident);
     assert!(left < LEFT_BEHIND_MAX, "{left} bytes stay behind");
+    let held = scene.sidestream.resident_bytes_peak().saturating_sub(resident);
+    assert!(held < HELD_MAX, "{held} bytes were held");
+    scene.finish().await;
+}
+
+/// The longest that an event takes from its publisher to a client of its own, until it is stopped.
+async fn watch_latency(scene: &Scene, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
+    let publisher = scene.nats.client().await;
+    let mut client = SseClient::get(scene.sidestream.url("/orders/beside")).connect().await;
+    client.until_seen("its position", |parser| parser.positions() > 0).await;
+    tokio::spawn(async move {
+        let mut longest = Duration::ZERO;
+        while !stop.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            publisher.publish("orders.beside.x", "x".into()).await.unwrap();
+            client.next().await;
+            longest = longest.max(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        longest
+    })
+}
+
+#[tokio::test]
+async fn windows_that_open_byte_by_byte_hold_up_nobody_and_hoard_nothing() {
+    const STREAMS: u32 = 200;
+    let scene = Scene::start("").await;
+    let resident = scene.sidestream.resident_bytes();
+    let stop = Arc::new(AtomicBool::new(false));
+    let longest = watch_latency(&scene, stop.clone()).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE of 1, and a byte more for each stream, five hundred times.
+    let mut bytes = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]);
+    let streams = || (0..STREAMS).map(|number| 2 * number + 1);
+    bytes.extend(streams().flat_map(|id| frame(HEADERS, END_STREAM | END_HEADERS, id, &get("/orders/1"))));
+    let opened = scene.socket().await;
+    let updates: Vec<u8> =
+        (0..500).flat_map(|_| streams()).flat_map(|id| frame(WINDOW_UPDATE, 0, id, &1_u32.to_be_bytes())).collect();
+    let publisher = scene.nats.client().await;
+    let feeding = {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                publisher.publish("orders.1.x", "x".repeat(1000).into()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    };
+    bytes.extend(updates);
+    let began = Instant::now();
+    let taken = flood(opened, &bytes).await;
+    let lasted = began.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    feeding.await.unwrap();
+    let longest = longest.await.unwrap();
+    println!("{} updates in {lasted:?}: another client waited for {longest:?} at most", 500 * STREAMS);
+    assert!(taken.ponged && taken.goaway.is_none(), "{taken:?}");
+    assert!(taken.heads >= 1, "{taken:?}");
+    assert!(longest < LATENCY_MAX, "another client waited for {longest:?}");
+    let held = scene.sidestream.resident_bytes_peak().saturating_sub(resident);
+    assert!(held < HELD_MAX, "{held} bytes were held");
     scene.finish().await;
 }
 

@@ -4,21 +4,22 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::scene::{Scene, socket};
 use crate::support::certs::Authority;
+use crate::support::transport::Connector;
 use crate::support::wait::within;
 
 /// What a busy machine may add to a deadline.
 const GRACE: Duration = Duration::from_secs(4);
 
 /// Sends the first bytes at once, then one byte a second from `rest`; returns when the peer has closed.
-async fn drip(mut socket: TcpStream, first: &[u8], rest: &[u8]) -> (Duration, String) {
+async fn drip<T: AsyncRead + AsyncWrite>(socket: T, first: &[u8], rest: &[u8]) -> (Duration, String) {
     let began = Instant::now();
-    socket.write_all(first).await.unwrap();
-    let (mut from, mut to) = socket.split();
+    let (mut from, mut to) = tokio::io::split(socket);
+    to.write_all(first).await.unwrap();
+    to.flush().await.unwrap();
     let mut answer = Vec::new();
     let reading = async {
         let mut buffer = [0; 1024];
@@ -75,8 +76,25 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
     ];
     let ends = futures_util::future::join_all(
         cases.iter().map(|(url, first, rest, ..)| async { drip(socket(url).await, first, rest).await }),
-    )
-    .await;
+    );
+    // Behind a handshake the deadlines of the protocol that it has chosen begin.
+    let behind: [(&str, &[u8], &[u8]); 4] = [
+        ("http/1.1", b"", b""),
+        ("http/1.1", b"GET /x HTTP/1.1\r\nX: ", b"x"),
+        ("h2", b"", b""),
+        ("h2", &preface[..12], b""),
+    ];
+    let url = scene.sidestream.url_tls("/").parse().unwrap();
+    let ends_behind = futures_util::future::join_all(behind.iter().map(|(protocol, first, rest)| async {
+        let connector = Connector::default().tls(authority.trusting(&[*protocol]));
+        drip(connector.connect(&url).await.unwrap(), first, rest).await
+    }));
+    let (ends, ends_behind) = tokio::join!(ends, ends_behind);
+    for ((protocol, first, rest), (lasted, answer)) in behind.iter().zip(ends_behind) {
+        let case = format!("{protocol} {:?} {:?}", String::from_utf8_lossy(first), String::from_utf8_lossy(rest));
+        assert!(lasted < Duration::from_secs(10) + GRACE, "{case}: closed after {lasted:?}");
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{case}: {answer}");
+    }
     for ((_, first, rest, seconds, _), (lasted, answer)) in cases.iter().zip(ends) {
         let case = format!("{:?} {:?}", String::from_utf8_lossy(first), String::from_utf8_lossy(rest));
         let most = Duration::from_secs(*seconds) + GRACE;

@@ -231,6 +231,8 @@ async fn replay(readers: usize, events: u64) {
     let crowd = Crowd::open(&stage, "/past", readers, &id, began).await;
     crowd.until_seen(events * readers as u64).await;
     assert_nobody_was_slow(&stage).await;
+    stage.sidestream.until_metric("sidestream_replay_seconds_count", &[], |replays| replays >= 1.0).await;
+    assert!(stage.sidestream.metric("sidestream_replay_seconds_sum", &[]).await > 0.0);
 }
 
 #[tokio::test]

@@ -26,10 +26,8 @@ async fn assert_counted(stage: &Stage, account: &Account, reason: &str) {
     assert_eq!(stage.sidestream.metric("sidestream_gaps_total", &reason).await, account.gaps as f64);
 }
 
-#[tokio::test]
-async fn a_slow_client_gets_everything_critical_in_order_and_is_told_exactly_what_was_shed() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/shed").await;
+/// A client that does not read yet, on the route that sheds.
+pub async fn is_shed_and_told(mut stage: Stage, mut client: SseClient) {
     stage.publish_until_waiting("/shed", 900, 500).await;
     stage.until_slow("/shed").await;
     assert_eq!(stage.connection("/shed").await["slow"], true);
@@ -50,6 +48,13 @@ async fn a_slow_client_gets_everything_critical_in_order_and_is_told_exactly_wha
     let first = Published::read(&events[0]).number;
     assert!(Account::of(&events, first, "slow").missed.is_empty());
     assert_eq!(account.missed[0].number, first);
+}
+
+#[tokio::test]
+async fn a_slow_client_gets_everything_critical_in_order_and_is_told_exactly_what_was_shed() {
+    let stage = Stage::start().await;
+    let client = stage.lazy("/shed").await;
+    is_shed_and_told(stage, client).await;
 }
 
 #[tokio::test]
@@ -120,10 +125,8 @@ async fn with_two_sources_what_waits_in_both_counts() {
     assert_counted(&stage, &account, "slow").await;
 }
 
-#[tokio::test]
-async fn too_much_waiting_for_a_slow_client_ends_its_event_stream_and_it_goes_on_where_it_was() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/strict").await;
+/// A client that does not read yet, on the route that ends with a hundred waiting.
+pub async fn is_told_of_its_end(mut stage: Stage, mut client: SseClient) {
     stage.publish_until_waiting("/strict", 101, 4000).await;
     // It reads again within the second that it has to take the word.
     eventually(DEADLINE, "it is to end", || async { stage.connection("/strict").await["state"] == "closed" }).await;
@@ -142,9 +145,14 @@ async fn too_much_waiting_for_a_slow_client_ends_its_event_stream_and_it_goes_on
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_reset_a_second_after_its_end() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/strict").await;
+async fn too_much_waiting_for_a_slow_client_ends_its_event_stream_and_it_goes_on_where_it_was() {
+    let stage = Stage::start().await;
+    let client = stage.lazy("/strict").await;
+    is_told_of_its_end(stage, client).await;
+}
+
+/// As [`is_told_of_its_end`], of one that never reads.
+pub async fn is_reset(mut stage: Stage, mut client: SseClient) {
     stage.publish_until_waiting("/strict", 101, 4000).await;
     stage.until_ended("/strict", 1.0).await;
     let line = stage.sidestream.until_message("event stream closed").await;
@@ -157,9 +165,14 @@ async fn a_client_that_takes_nothing_is_reset_a_second_after_its_end() {
 }
 
 #[tokio::test]
-async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_go_on() {
-    let mut stage = Stage::start().await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+async fn a_client_that_takes_nothing_is_reset_a_second_after_its_end() {
+    let stage = Stage::start().await;
+    let client = stage.lazy("/strict").await;
+    is_reset(stage, client).await;
+}
+
+/// Two event streams of one connection, one of which is never read.
+pub async fn is_reset_alone(mut stage: Stage, mut connection: H2Client) {
     let mut stalled = connection.get("/strict").await;
     let mut reading = connection.get("/usual").await;
     for _ in 0..6 {
@@ -174,9 +187,14 @@ async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_go_on
 }
 
 #[tokio::test]
-async fn a_slow_http2_stream_is_shed_and_told_like_a_socket() {
-    let mut stage = Stage::start().await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_go_on() {
+    let stage = Stage::start().await;
+    let connection = stage.http2().await;
+    is_reset_alone(stage, connection).await;
+}
+
+/// An HTTP/2 stream on the route that sheds.
+pub async fn is_shed_like_a_socket(mut stage: Stage, mut connection: H2Client) {
     let mut client = connection.get("/shed").await;
     client.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
     stage.publish_until_waiting("/shed", 900, 1000).await;
@@ -186,6 +204,13 @@ async fn a_slow_http2_stream_is_shed_and_told_like_a_socket() {
     assert_eq!(account.count_missed("critical"), 0);
     assert!(account.count_missed("telemetry") > 0 && account.count_missed("normal") > 0);
     assert_counted(&stage, &account, "slow").await;
+}
+
+#[tokio::test]
+async fn a_slow_http2_stream_is_shed_and_told_like_a_socket() {
+    let stage = Stage::start().await;
+    let connection = stage.http2().await;
+    is_shed_like_a_socket(stage, connection).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
 use serde_json::Value;
 
+use crate::support::certs::Authority;
+use crate::support::h2::{Builder, H2Client};
 use crate::support::nats::Nats;
 use crate::support::sidestream::{Sidestream, config};
 use crate::support::sse::{Event, SseClient};
@@ -59,6 +61,8 @@ pub struct Stage {
     /// How many were published to JetStream.
     pub published: u64,
     nats: Nats,
+    /// Of the listener with TLS.
+    authority: Authority,
 }
 
 /// One event as it was published: its number, from 0, tier and subject.
@@ -102,8 +106,13 @@ impl Stage {
             ..Default::default()
         };
         jetstream.create_stream(orders).await.unwrap();
-        let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
-        Self { sidestream, jetstream, published: 0, nats }
+        let authority = Authority::new();
+        let identity = authority.server("server");
+        let (certificate, key) = (identity.certificate.display(), identity.key.display());
+        let tls = format!("  - address: 127.0.0.1:0\n    tls: {{ certificate: {certificate}, key: {key} }}\n");
+        let text = config(&nats, ROUTES).replacen("listen:\n", &format!("listen:\n{tls}"), 1);
+        let sidestream = Sidestream::start(text).await;
+        Self { sidestream, jetstream, published: 0, nats, authority }
     }
 
     /// Publishes so many events of about `bytes`, and waits until the sidecar has them.
@@ -144,6 +153,24 @@ impl Stage {
         let mut client = SseClient::get(self.sidestream.url(path)).receive_buffer(4096).connect().await;
         client.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
         client
+    }
+
+    /// As [`Stage::lazy`], over TLS.
+    pub async fn lazy_tls(&self, path: &str) -> SseClient {
+        let client = SseClient::get(self.sidestream.url_tls(path)).tls(self.authority.trusting(&["http/1.1"]));
+        let mut client = client.receive_buffer(4096).connect().await;
+        client.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
+        client
+    }
+
+    /// A connection of HTTP/2 in clear text.
+    pub async fn http2(&self) -> H2Client {
+        H2Client::connect(self.sidestream.url("/")).await
+    }
+
+    /// As [`Stage::http2`], over TLS.
+    pub async fn http2_tls(&self) -> H2Client {
+        Builder::default().tls(self.authority.trusting(&["h2"])).connect(self.sidestream.url_tls("/")).await
     }
 
     /// Publishes until about so many events wait on a route.

@@ -297,6 +297,11 @@ impl H2Stream {
         .await
     }
 
+    /// Reads one piece, as the server framed it; its bytes are given back to the window.
+    pub async fn piece(&mut self) -> Result<(), End> {
+        self.read().await
+    }
+
     /// The events that were read and not asked for.
     pub fn rest(&mut self) -> Vec<Event> {
         self.ready.drain(..).collect()

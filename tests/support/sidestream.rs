@@ -200,7 +200,18 @@ impl Sidestream {
 
     /// Waits until a metric's value satisfies `wanted`; returns it.
     pub async fn until_metric(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> f64 {
-        eventually(DEADLINE, &format!("{name}{labels:?} is as wanted"), || async {
+        self.until_metric_within(DEADLINE, name, labels, wanted).await
+    }
+
+    /// As [`Sidestream::until_metric`], for what takes its time.
+    pub async fn until_metric_within(
+        &self,
+        deadline: Duration,
+        name: &str,
+        labels: &[(&str, &str)],
+        wanted: impl Fn(f64) -> bool,
+    ) -> f64 {
+        eventually(deadline, &format!("{name}{labels:?} is as wanted"), || async {
             let value = self.metric(name, labels).await;
             wanted(value).then_some(value)
         })
@@ -278,14 +289,24 @@ impl Sidestream {
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the process has memory");
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most that was ever resident, in bytes.
+    pub fn resident_bytes_peak(&self) -> u64 {
+        self.status_bytes("VmHWM:")
     }
 
     /// How many file descriptors are open.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// A line of proc(5) `status`.
+    fn status_bytes(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).expect("the process has memory");
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     fn listener(&self, tls: bool) -> &Listener {

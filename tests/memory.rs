@@ -1,0 +1,115 @@
+//! What `sidestream_connections_memory_bytes` says of clients is near what they take, whatever they speak.
+
+#![allow(clippy::unwrap_used)] // here a failure is the result
+
+mod support;
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+
+use support::certs::Authority;
+use support::h2::{Builder, H2Client, H2Stream};
+use support::nats::Nats;
+use support::sidestream::{Sidestream, config};
+use support::sse::SseClient;
+
+/// Enough that what an allocator rounds up is lost among them.
+const CLIENTS: usize = 2000;
+
+/// The share by which what is told may be wrong.
+const WRONG_MAX: f64 = 0.2;
+
+/// How clients come.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Http1,
+    /// So many event streams on each connection.
+    Http2(usize),
+}
+
+/// Clients that wait for events.
+#[derive(Default)]
+struct Crowd {
+    http1: Vec<SseClient>,
+    connections: Vec<H2Client>,
+    streams: Vec<H2Stream>,
+}
+
+impl Crowd {
+    async fn join(&mut self, url: &str, tls: Option<Arc<ClientConfig>>, kind: Kind) {
+        match kind {
+            Kind::Http1 => {
+                let mut client = SseClient::get(format!("{url}/orders/1"));
+                client = tls.into_iter().fold(client, |client, config| client.tls(config));
+                let mut client = client.connect().await;
+                client.until_seen("its position", |parser| parser.positions() > 0).await;
+                self.http1.push(client);
+            }
+            Kind::Http2(each) => {
+                let connection = tls.into_iter().fold(Builder::default(), |builder, config| builder.tls(config));
+                let mut connection = connection.connect(url).await;
+                for _ in 0..each {
+                    let mut stream = connection.get("/orders/1").await;
+                    stream.until_seen("its position", |parser| parser.positions() > 0).await;
+                    self.streams.push(stream);
+                }
+                self.connections.push(connection);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.http1.len() + self.streams.len()
+    }
+}
+
+/// Bytes for each of so many clients: resident, and as they are told.
+async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
+    let (nats, authority) = (Nats::start().await, Authority::new());
+    let identity = authority.server("server");
+    let (certificate, key) = (identity.certificate.display(), identity.key.display());
+    let tls = format!("  - address: 127.0.0.1:0\n    tls: {{ certificate: {certificate}, key: {key} }}\n");
+    let routes = "routes:\n  - path: /orders/{id}\n    sources: [{ subjects: [\"orders.{id}.>\"] }]";
+    let text = config(&nats, routes).replacen("listen:\n", &format!("listen:\n{tls}"), 1);
+    let sidestream = Sidestream::start(text).await;
+    let protocols: &[&str] = if matches!(kind, Kind::Http1) { &["http/1.1"] } else { &["h2"] };
+    let url = if over_tls { sidestream.url_tls("") } else { sidestream.url("") };
+    let config = over_tls.then(|| authority.trusting(protocols));
+    let mut crowd = Crowd::default();
+    // What the first ones bring with them is not theirs.
+    while crowd.len() < CLIENTS / 10 {
+        crowd.join(&url, config.clone(), kind).await;
+    }
+    let told = async || sidestream.metric("sidestream_connections_memory_bytes", &[]).await;
+    let (before, told_before, resident) = (crowd.len(), told().await, sidestream.resident_bytes());
+    while crowd.len() < before + CLIENTS {
+        crowd.join(&url, config.clone(), kind).await;
+    }
+    let clients = (crowd.len() - before) as f64;
+    let resident = sidestream.resident_bytes().saturating_sub(resident) as f64 / clients;
+    (resident, (told().await - told_before) / clients)
+}
+
+async fn assert_told(kind: Kind, over_tls: bool) {
+    let (resident, told) = measure(kind, over_tls).await;
+    let wrong = (resident - told).abs() / told;
+    println!("{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told, wrong by {:.0} %", wrong * 100.0);
+    assert!(wrong <= WRONG_MAX, "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told");
+}
+
+#[tokio::test]
+#[ignore = "thousands of clients"]
+async fn what_is_told_of_clients_of_http_1_is_what_they_take() {
+    assert_told(Kind::Http1, false).await;
+    assert_told(Kind::Http1, true).await;
+}
+
+#[tokio::test]
+#[ignore = "thousands of clients"]
+async fn what_is_told_of_clients_of_http_2_is_what_they_take() {
+    for kind in [Kind::Http2(1), Kind::Http2(10), Kind::Http2(100)] {
+        assert_told(kind, false).await;
+        assert_told(kind, true).await;
+    }
+}
