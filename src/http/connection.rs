@@ -192,7 +192,7 @@ impl Connection {
 
     async fn http1_head<T: Transport>(&mut self, io: T, leaving: Watch) -> Option<Handed<T>> {
         let place = Arc::new(TakeBack::default());
-        let io = TokioIo::new(Watched::new(io, place.clone()));
+        let io = TokioIo::new(Watched::http1(io, place.clone()));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_MAX)
@@ -249,7 +249,7 @@ impl Connection {
                 };
                 let answer = answer(&context, Peer { remote, protocol, tls }, surplus, request).await;
                 Ok(answer.into_response(|stream| {
-                    place.put(stream, framing);
+                    place.put(*stream, framing);
                     Body::TakeBack(place)
                 }))
             })
@@ -257,17 +257,27 @@ impl Connection {
     }
 
     /// hyper serves every stream of the connection; each has a task that can be ended alone.
-    async fn http2<T: Transport>(mut self, io: T, leaving: Watch) {
+    fn http2<T: Transport>(mut self, io: T, leaving: Watch) -> impl Future<Output = ()> + Send {
         self.counted.speaks(Protocol::H2, self.tls);
-        let (tasks, place, family) = (Tasks::default(), Arc::new(TakeBack::default()), Arc::new(Family::default()));
+        let place = Arc::new(TakeBack::default());
+        // In a box of its own: the tasks of all other connections would be as large.
+        let mut served = Box::pin(self.http2_in_turns(io, leaving, place.clone()));
+        poll_fn(move |task| {
+            place.begin_turn();
+            served.as_mut().poll(task)
+        })
+    }
+
+    async fn http2_in_turns<T: Transport>(self, io: T, leaving: Watch, place: Arc<TakeBack>) {
+        let (tasks, family) = (Tasks::default(), Arc::new(Family::default()));
         let idle = Arc::new(Idle::default());
         let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
         let (links, siblings, uses) = (tasks.clone(), family.clone(), idle.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<Incoming>| -> Answering {
             let link = links.link();
             let (context, siblings, uses) = (context.clone(), siblings.clone(), uses.clone());
             let in_use = uses.begin();
-            async move {
+            Box::pin(async move {
                 let peer = Peer { remote, protocol: Protocol::H2, tls };
                 let answer = answer(&context, peer, surplus, request).await;
                 if matches!(answer, Answer::Last(_)) {
@@ -278,7 +288,7 @@ impl Connection {
                     stream.join(siblings);
                     Body::H2(H2Body::new(stream, in_use))
                 }))
-            }
+            })
         });
         let connection = http2::Builder::new(tasks)
             .timer(TokioTimer::new())
@@ -287,7 +297,7 @@ impl Connection {
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
-            .serve_connection(TokioIo::new(Watched::new(io, place.clone())), service);
+            .serve_connection(TokioIo::new(Watched::http2(io, place.clone())), service);
         let mut connection = pin!(connection);
         let mut leaving = leaving;
         let why = tokio::select! {
@@ -358,5 +368,6 @@ async fn no_preface(place: &TakeBack) {
 /// A socket taken back: with how many bytes that came too early, and what it carries now.
 type Handed<T> = (T, usize, Held);
 
-/// The future of an answer; in a box, since hyper's connection is polled without being pinned.
+/// The future of an answer; in a box, since hyper's connection is polled without being pinned, and since the task of an
+/// HTTP/2 stream, where hyper puts the body in its place, would stay as large as it was.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

@@ -1,12 +1,14 @@
 //! An event stream as the body of an HTTP/2 response, and the tasks of a connection's streams, each of which can be ended.
 
-use std::future::poll_fn;
+use std::cell::Cell;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 
 use super::body::Piece;
 use super::event_stream::{EventStream, Step};
@@ -22,6 +24,9 @@ pub(super) struct H2Body {
     _in_use: InUse,
     /// What of an event that is larger than a frame is still to be handed out.
     rest: Bytes,
+    /// The turn of its task in which everything was handed out that there was, with all that wakes the task noted: hyper
+    /// asks once more, and for that the event stream need not be looked through again.
+    idle_in: u64,
 }
 
 enum State {
@@ -51,8 +56,8 @@ impl std::fmt::Display for Reset {
 impl std::error::Error for Reset {}
 
 impl H2Body {
-    pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
-        Self { state: State::Open(Box::new(stream)), rest: Bytes::new(), _in_use: in_use }
+    pub(super) fn new(stream: Box<EventStream>, in_use: InUse) -> Self {
+        Self { state: State::Open(stream), rest: Bytes::new(), idle_in: 0, _in_use: in_use }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
@@ -64,6 +69,9 @@ impl H2Body {
         // Asked for only when the stream's window is open.
         stream.state().is_taken();
         if self.rest.is_empty() {
+            if self.idle_in == TURN.get() {
+                return Poll::Pending;
+            }
             let turn = Output::with(|out| {
                 // An end that is asked for is taken up by the turn; here its task is noted.
                 stream.state().poll_asked(task.waker());
@@ -77,6 +85,9 @@ impl H2Body {
             let (step, data, kept) = std::task::ready!(turn);
             if let Step::End(close) = step {
                 return Poll::Ready(self.end(close, data, kept));
+            }
+            if step == Step::Wait {
+                self.idle_in = TURN.get();
             }
             self.rest = data;
         } else {
@@ -182,33 +193,61 @@ where
 {
     fn execute(&self, future: F) {
         let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let task = tokio::spawn(carry(future, link.clone())).abort_handle();
+        let carried = Carried { future, whose: Whose::Unknown(link.clone()), patience: Patience::default() };
+        let task = tokio::spawn(carried).abort_handle();
         let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
         linked.task = Some(task);
         linked.connect();
     }
 }
 
-/// hyper's task of one stream, and beside it the patience with a peer that shuts the stream's window. Its end resets
-/// the stream.
-fn carry<F: Future>(future: F, link: Link) -> impl Future<Output = ()> {
-    let mut future = Box::pin(future);
-    let mut patience = Patience::default();
-    let mut known = None;
-    poll_fn(move |task| {
-        if future.as_mut().poll(task).is_ready() {
+pin_project! {
+    /// hyper's task of one stream, and beside it the patience with a peer that shuts the stream's window. Its end resets
+    /// the stream.
+    ///
+    /// hyper's future stands in the task itself: there are as many as clients, and none lasts less than its event stream.
+    struct Carried<F> {
+        #[pin]
+        future: F,
+        whose: Whose,
+        patience: Patience,
+    }
+}
+
+thread_local! {
+    /// Which poll of a stream's task this thread is in.
+    static TURN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Whose task it is.
+enum Whose {
+    /// It is being answered, perhaps with an event stream.
+    Unknown(Link),
+    Known(Arc<StreamState>),
+}
+
+impl<F: Future> Future for Carried<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        TURN.set(TURN.get() + 1);
+        if this.future.poll(task).is_ready() {
             return Poll::Ready(());
         }
-        if known.is_none() {
-            known = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
+        if let Whose::Unknown(link) = this.whose {
+            let state = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
+            if let Some(state) = state {
+                *this.whose = Whose::Known(state);
+            }
         }
-        match &known {
-            Some(state) if state.is_offered() => patience.poll(task, state),
+        match this.whose {
+            Whose::Known(state) if state.is_offered() => this.patience.poll(task, state),
             _ => {
                 // It waits for its answer, or for events.
-                patience.rest();
+                this.patience.rest();
                 Poll::Pending
             }
         }
-    })
+    }
 }

@@ -19,6 +19,8 @@ pub(super) struct TakeBack {
     reached: AtomicBool,
     blocked: AtomicBool,
     heard_bytes: AtomicUsize,
+    /// HTTP/2: what may still be read in this turn.
+    turn_bytes: AtomicUsize,
     holds: AtomicBool,
     held: Mutex<Option<Held>>,
 }
@@ -85,6 +87,11 @@ impl TakeBack {
         self.heard_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// HTTP/2: the connection is polled, and may read again.
+    pub(super) fn begin_turn(&self) {
+        self.turn_bytes.store(TURN_BYTES, Ordering::Relaxed);
+    }
+
     pub(super) fn take(&self) -> Option<Held> {
         self.lock().take()
     }
@@ -94,9 +101,24 @@ impl TakeBack {
 pub(super) struct Watched<T> {
     pub(super) inner: T,
     place: Arc<TakeBack>,
+    kind: Kind,
     /// Set when our side has ended, which hyper asks for on HTTP/2 alone.
     linger: Option<Pin<Box<Sleep>>>,
 }
+
+/// For which protocol it is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Http1,
+    /// Nothing was written yet.
+    Http2Begins,
+    Http2,
+}
+
+/// 512: what an HTTP/2 connection reads in one turn. A gateway asks for a hundred event streams in four kilobytes; whatever
+/// h2, its tables and the answers need for each request that is read and not answered stays allocated at the height of the
+/// largest burst, so bursts are taken a dozen requests at a time.
+const TURN_BYTES: usize = 512;
 
 /// 2 s: how long a client may take to close its side after ours. Closing with bytes of the client unread, such as an
 /// acknowledgement that it sends for what it gets, would reset the connection and could take the end from the client.
@@ -106,15 +128,48 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 const LAST_WORDS_MAX: usize = 64 * 1024;
 
 impl<T> Watched<T> {
-    pub(super) fn new(inner: T, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, linger: None }
+    pub(super) fn http1(inner: T, place: Arc<TakeBack>) -> Self {
+        Self { inner, place, kind: Kind::Http1, linger: None }
+    }
+
+    /// It reads in turns: whoever polls the connection begins each ([`TakeBack::begin_turn`]).
+    pub(super) fn http2(inner: T, place: Arc<TakeBack>) -> Self {
+        Self { inner, place, kind: Kind::Http2Begins, linger: None }
+    }
+}
+
+impl<T> Watched<T> {
+    fn begin_write(&mut self) {
+        if self.kind == Kind::Http2Begins {
+            self.kind = Kind::Http2;
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Watched<T> {
+    /// Reads what the turn leaves; then it is the other tasks' turn first.
+    fn poll_read_in_turns(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let left = self.place.turn_bytes.load(Ordering::Relaxed);
+        if left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut space = [0; TURN_BYTES];
+        let mut part = ReadBuf::new(&mut space[..left.min(buf.remaining())]);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
+        buf.put_slice(part.filled());
+        self.place.turn_bytes.store(left - part.filled().len(), Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        let read = match self.kind {
+            Kind::Http1 => Pin::new(&mut self.inner).poll_read(cx, buf),
+            Kind::Http2Begins | Kind::Http2 => self.poll_read_in_turns(cx, buf),
+        };
         self.place.add_heard(buf.filled().len() - before);
         read
     }
@@ -125,6 +180,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         if let Some(held) = self.place.hold(&[IoSlice::new(buf)]) {
             return Poll::Ready(Ok(held));
         }
+        self.begin_write();
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.place.set_blocked(written.is_pending());
         written
@@ -138,13 +194,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         if let Some(held) = self.place.hold(bufs) {
             return Poll::Ready(Ok(held));
         }
+        self.begin_write();
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.place.set_blocked(written.is_pending());
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        // h2 asks once before its first write, to decide which frames it gathers for one write: those under 256 bytes for
+        // a yes, those under 1 KiB for a no, and an event is seldom under 256. Later it asks before each write whether
+        // a frame and its payload can go out together.
+        self.kind != Kind::Http2Begins && self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -171,5 +231,74 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// How much one read takes; nothing when the turn is over.
+    async fn read(io: &mut Watched<tokio::io::DuplexStream>) -> Option<usize> {
+        let mut space = [0; 8 * 1024];
+        poll_fn(|task| {
+            let mut buffer = ReadBuf::new(&mut space);
+            Poll::Ready(match Pin::new(&mut *io).poll_read(task, &mut buffer) {
+                Poll::Ready(read) => {
+                    read.unwrap();
+                    Some(buffer.filled().len())
+                }
+                Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn an_http2_connection_takes_a_burst_of_requests_in_turns() {
+        let (mut client, server) = tokio::io::duplex(4 * TURN_BYTES);
+        let place = Arc::new(TakeBack::default());
+        let mut io = Watched::http2(server, place.clone());
+        client.write_all(&[0; 2 * TURN_BYTES + 1]).await.unwrap();
+        for expected in [TURN_BYTES, TURN_BYTES, 1] {
+            place.begin_turn();
+            assert_eq!(read(&mut io).await, Some(expected));
+            assert_eq!(read(&mut io).await, None, "the turn is over, or there is no more");
+        }
+        assert_eq!(place.heard_bytes(), 2 * TURN_BYTES + 1);
+        drop(client);
+        assert_eq!(read(&mut io).await, Some(0), "the end of the connection is seen");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_over_wakes_its_task() {
+        let (mut client, server) = tokio::io::duplex(4 * TURN_BYTES);
+        let place = Arc::new(TakeBack::default());
+        let mut io = Watched::http2(server, place.clone());
+        client.write_all(&[0; 3 * TURN_BYTES]).await.unwrap();
+        let mut space = [0; 3 * TURN_BYTES];
+        let mut buffer = ReadBuf::new(&mut space);
+        // Over only if each turn that ends early wakes the task for another one.
+        poll_fn(|task| {
+            place.begin_turn();
+            while buffer.remaining() > 0 {
+                ready!(Pin::new(&mut io).poll_read(task, &mut buffer)).unwrap();
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn h2_is_told_to_gather_frames_and_then_how_to_write_them() {
+        let (_client, server) = tokio::io::duplex(64);
+        let mut io = Watched::http2(server, Arc::default());
+        assert!(!io.is_write_vectored());
+        io.write_all(b"settings").await.unwrap();
+        assert!(io.is_write_vectored());
     }
 }
