@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use crate::sse::Component;
 
 use super::feed::Feed;
+use super::logged::LOOKS;
 use super::pace::{Pace, Verdict};
 use super::replay::Ticket;
 use super::slow::{Relief, Run};
@@ -191,7 +192,7 @@ impl Cursor {
             }
             let oldest = state.window.oldest_place();
             if let Some(gap) = oldest.before.missed_since(self.place.before) {
-                batch.items.push(self.gap(gap));
+                batch.push(self.gap(gap));
                 run = Run::begin(batch);
                 if gap.missed.is_none() {
                     // Other numbers may have begun in between: what is passed by is no longer what the reader has.
@@ -237,15 +238,22 @@ impl Cursor {
             _ => Vec::new(),
         };
         let mut bytes = 0;
+        let mut looked_until = if batch.copies { self.place.index + 1 } else { u64::MAX };
         while bytes < budget {
             let index = self.place.index;
             let Some(entry) = window.get(index) else { break };
+            if index >= looked_until {
+                // Not for the first: mostly it is alone.
+                window.look_ahead(index);
+                looked_until = index + LOOKS as u64;
+            }
             let position = entry.position();
-            let renumbers = matches!(entry, Entry::Gap { place: Missing::Renumbered, .. });
+            let renumbers = matches!(entry, Entry::Gap(marked) if marked.place == Missing::Renumbered);
             let has_it = !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
             self.place.index += 1;
             match entry {
-                Entry::Event { frame, tier, .. } => {
+                Entry::Event { logged, named, tier } => {
+                    let frame = named.as_deref().unwrap_or(&logged.frame);
                     let mut passes = None;
                     if let Some(relief) = &mut relief {
                         let is_newest = newest.pop_if(|known| *known == index).is_some();
@@ -276,14 +284,11 @@ impl Cursor {
                         continue;
                     }
                     bytes += frame.len();
-                    batch.items.push(Item::Event {
-                        frame: frame.clone(),
-                        position,
-                        tier: *tier,
-                        received: entry.received(),
-                    });
+                    let is_last = self.place.index == window.end();
+                    batch.push_event(frame, (position, *tier, logged.event.received), is_last);
                 }
-                Entry::Gap { gap, .. } => {
+                Entry::Gap(marked) => {
+                    let gap = marked.gap;
                     match gap.missed {
                         Some(missed) => self.place.before.lost += missed,
                         None => self.place.before.unknown += 1,
@@ -296,11 +301,12 @@ impl Cursor {
                         self.skip = position;
                     }
                     run = Run::default();
-                    batch.items.push(Item::Gap { gap: *gap, position });
+                    batch.push(Item::Gap { gap, position });
                 }
             }
             self.position = position;
         }
+        batch.seal();
     }
 
     /// Tells a reader how the present numbers began when what would tell it has fallen out of the window.

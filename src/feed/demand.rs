@@ -11,9 +11,10 @@ use crate::subject::FilterSet;
 
 use super::feed::Feed;
 use super::lease::{Feeds, Lease};
+use super::logged::Logged;
 use super::repeats::Repeats;
 use super::source::Origin;
-use super::window::{Logged, Missing};
+use super::window::Missing;
 use super::{Budget, Cursor, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start};
 
 /// This set of filters is wanted from NATS.
@@ -160,8 +161,8 @@ impl FeedWriter {
                 self.repeats.note(id, seq);
             }
             let logged = Logged::new(event, self.lease.budget());
-            let (frame, tier) = (feed.profile.frame(&logged), feed.profile.tier(&logged.event));
-            state.window.push_event(logged, frame, tier);
+            let (named, tier) = (feed.profile.named(&logged).map(Arc::new), feed.profile.tier(&logged.event));
+            state.window.push_event(logged, named, tier);
         }
         drop(state);
         if repeated < all {

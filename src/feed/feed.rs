@@ -10,8 +10,9 @@ use crate::sse::{Component, Tier};
 use crate::subject::FilterSet;
 
 use super::budget::{Budget, Shrink};
+use super::logged::Logged;
 use super::readers::Readers;
-use super::window::{Logged, Missing, Place, Window};
+use super::window::{Missing, Place, Window};
 use super::{Gap, Profile};
 
 /// One feed. Its writer is the log (or the subscription) that made it; its readers are cursors.
@@ -37,7 +38,7 @@ pub(super) struct State {
 /// One event on its way into a feed.
 pub(super) struct Appended {
     pub(super) logged: Arc<Logged>,
-    pub(super) frame: Frame,
+    pub(super) named: Option<Arc<Frame>>,
     pub(super) tier: Tier,
 }
 
@@ -82,7 +83,7 @@ impl Feed {
     pub(super) fn append(&self, events: impl Iterator<Item = Appended>, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         for event in events {
-            state.window.push_event(event.logged, event.frame, event.tier);
+            state.window.push_event(event.logged, event.named, event.tier);
         }
         state.readers.take_waiting(wakers);
     }

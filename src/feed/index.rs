@@ -1,39 +1,56 @@
-//! Where in a log the events of a filter stand: a trie over the tokens of the subjects in it.
+//! Where in a log the events of a filter stand: its subjects, each with its events, and a trie over their tokens.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::subject::{Filter, FilterSet};
 
-/// Subjects by their tokens; each leads to the running indexes of its events, oldest first.
+use super::interest::Known;
+
+/// The subjects of the events in a log. One that is known is found by one look-up; the trie is for filters.
 #[derive(Debug, Default)]
 pub(super) struct Index {
+    subjects: HashMap<Arc<str>, Subject>,
     root: Node,
+}
+
+/// What a log knows of one of its subjects.
+#[derive(Debug, Default)]
+struct Subject {
+    /// The running indexes of its events, oldest first.
+    events: VecDeque<u64>,
+    feeds: Known,
 }
 
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, Self>,
-    events: VecDeque<u64>,
+    /// A subject ends here.
+    subject: Option<Arc<str>>,
 }
 
 impl Index {
-    /// Notes an event; indexes ascend.
-    pub(super) fn push(&mut self, subject: &str, index: u64) {
-        let mut node = &mut self.root;
-        for token in subject.split('.') {
-            // Looked up twice rather than boxed each time: nearly every subject is known.
-            if !node.children.contains_key(token) {
-                node.children.insert(token.into(), Node::default());
+    /// Notes an event and looks at what is known of its subject; indexes ascend.
+    pub(super) fn push(&mut self, subject: &Arc<str>, index: u64, look: impl FnOnce(&mut Known)) {
+        let known = match self.subjects.get_mut(subject) {
+            Some(known) => known,
+            None => {
+                self.root.insert(subject);
+                self.subjects.entry(subject.clone()).or_default()
             }
-            let Some(child) = node.children.get_mut(token) else { return };
-            node = child;
-        }
-        node.events.push_back(index);
+        };
+        known.events.push_back(index);
+        look(&mut known.feeds);
     }
 
-    /// Forgets the oldest event of a subject, and every node that held nothing else.
+    /// Forgets the oldest event of a subject, and the subject with its last.
     pub(super) fn pop(&mut self, subject: &str) {
-        self.root.pop(Some(subject));
+        let Some(known) = self.subjects.get_mut(subject) else { return };
+        known.events.pop_front();
+        if known.events.is_empty() {
+            self.subjects.remove(subject);
+            self.root.remove(Some(subject));
+        }
     }
 
     /// The indexes of every event that one of the filters selects, ascending, each once.
@@ -49,18 +66,29 @@ impl Index {
 
     fn find_one(&self, filter: &Filter, found: &mut Vec<u64>) {
         let tokens: Vec<&str> = filter.tokens().collect();
-        self.root.find(&tokens, found);
+        self.root.find(&tokens, &mut |subject| {
+            found.extend(self.subjects.get(subject).into_iter().flat_map(|known| &known.events));
+        });
     }
 }
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.events.is_empty()
+        self.children.is_empty() && self.subject.is_none()
     }
 
-    fn pop(&mut self, rest: Option<&str>) {
+    fn insert(&mut self, subject: &Arc<str>) {
+        let mut node = self;
+        for token in subject.split('.') {
+            node = node.children.entry(token.into()).or_default();
+        }
+        node.subject = Some(subject.clone());
+    }
+
+    /// Takes a subject out, and every node that held nothing else.
+    fn remove(&mut self, rest: Option<&str>) {
         let Some(rest) = rest else {
-            self.events.pop_front();
+            self.subject = None;
             return;
         };
         let (token, below) = match rest.split_once('.') {
@@ -68,39 +96,39 @@ impl Node {
             None => (rest, None),
         };
         if let Some(child) = self.children.get_mut(token) {
-            child.pop(below);
+            child.remove(below);
             if child.is_empty() {
                 self.children.remove(token);
             }
         }
     }
 
-    fn find(&self, tokens: &[&str], found: &mut Vec<u64>) {
+    fn find(&self, tokens: &[&str], take: &mut impl FnMut(&str)) {
         match tokens {
-            [] => found.extend(&self.events),
+            [] => self.subject.as_deref().into_iter().for_each(take),
             [">"] => {
                 for child in self.children.values() {
-                    child.all(found);
+                    child.all(take);
                 }
             }
             ["*", rest @ ..] => {
                 for child in self.children.values() {
-                    child.find(rest, found);
+                    child.find(rest, take);
                 }
             }
             [token, rest @ ..] => {
                 if let Some(child) = self.children.get(*token) {
-                    child.find(rest, found);
+                    child.find(rest, take);
                 }
             }
         }
     }
 
     /// Recursion is bounded by the tokens of a subject, which NATS bounds by its length.
-    fn all(&self, found: &mut Vec<u64>) {
-        found.extend(&self.events);
+    fn all(&self, take: &mut impl FnMut(&str)) {
+        self.subject.as_deref().into_iter().for_each(&mut *take);
         for child in self.children.values() {
-            child.all(found);
+            child.all(take);
         }
     }
 }
@@ -124,7 +152,7 @@ mod tests {
             let gone = gone.min(events.len());
             let mut index = Index::default();
             for (place, subject) in events.iter().enumerate() {
-                index.push(subject, place as u64);
+                index.push(&Arc::from(subject.as_str()), place as u64, |_| {});
             }
             for subject in &events[..gone] {
                 index.pop(subject);
@@ -135,7 +163,7 @@ mod tests {
             for subject in &events[gone..] {
                 index.pop(subject);
             }
-            prop_assert!(index.root.is_empty(), "nothing is left of events that are gone");
+            prop_assert!(index.root.is_empty() && index.subjects.is_empty(), "nothing is left of events that are gone");
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::subject::FilterSet;
 #[derive(Debug, Default)]
 pub struct Interest {
     root: Node,
+    /// Another number for each change: what was found under the same one still holds.
+    version: u64,
 }
 
 #[derive(Debug, Default)]
@@ -23,6 +25,7 @@ struct Node {
 impl Interest {
     /// Adds a feed under all its filters.
     pub fn insert(&mut self, filters: &FilterSet, feed: usize) {
+        self.version += 1;
         for filter in filters.filters() {
             let mut node = &mut self.root;
             let mut tail = false;
@@ -39,6 +42,7 @@ impl Interest {
 
     /// Takes a feed away, and every node that held nothing else.
     pub fn remove(&mut self, filters: &FilterSet, feed: usize) {
+        self.version += 1;
         for filter in filters.filters() {
             let tokens: Vec<&str> = filter.tokens().collect();
             self.root.remove(&tokens, feed);
@@ -66,6 +70,33 @@ impl Interest {
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.root.is_empty()
+    }
+}
+
+/// Which feeds want one subject, for as long as that does not change.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    version: u64,
+    feeds: Vec<usize>,
+}
+
+/// So few feeds are remembered of each subject: whatever many want is found once for all of them.
+const KNOWN_MAX: usize = 4;
+
+impl Known {
+    /// As [`Interest::matches`], from memory if nothing has changed since.
+    pub(super) fn matches(&mut self, interest: &Interest, subject: &str, found: &mut Vec<usize>) {
+        if self.version == interest.version {
+            found.extend_from_slice(&self.feeds);
+            return;
+        }
+        let before = found.len();
+        interest.matches(subject, found);
+        if found.len() - before <= KNOWN_MAX {
+            self.feeds.clear();
+            self.feeds.extend_from_slice(&found[before..]);
+            self.version = interest.version;
+        }
     }
 }
 
@@ -135,12 +166,23 @@ mod tests {
             for (feed, set) in sets.iter().enumerate() {
                 interest.insert(set, feed);
             }
+            let mut known: HashMap<String, Known> = HashMap::new();
+            for subject in subjects() {
+                known.entry(subject.clone()).or_default().matches(&interest, &subject, &mut Vec::new());
+            }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| removed[*feed]) {
                 interest.remove(set, feed);
             }
             for subject in subjects() {
                 let mut found = Vec::new();
                 interest.matches(&subject, &mut found);
+                let known = known.entry(subject.clone()).or_default();
+                // Known from before the others left, or not; then from memory.
+                for _ in 0..2 {
+                    let mut again = Vec::new();
+                    known.matches(&interest, &subject, &mut again);
+                    prop_assert_eq!(&again, &found, "{}", subject);
+                }
                 let naive: Vec<usize> = (0..sets.len())
                     .filter(|feed| !removed[*feed] && sets[*feed].matches(&subject))
                     .collect();

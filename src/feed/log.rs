@@ -20,8 +20,9 @@ use super::budget::{Budget, Shrink};
 use super::feed::{Appended, Feed};
 use super::index::Index;
 use super::interest::Interest;
+use super::logged::{LOOKS, Logged};
 use super::replay::{Replayer, Replays, Ticket};
-use super::window::{Logged, Missing};
+use super::window::Missing;
 use super::{Gap, Limits, OpenError, Profile};
 
 pub use writer::LogWriter;
@@ -247,16 +248,16 @@ impl State {
                 self.head.is_none_or(|head| head.tag == one.event.position.tag && head.seq < one.event.position.seq),
                 "a log ascends"
             );
-            self.index.push(&one.event.subject, self.base + self.events.len() as u64);
+            let (subject, index) = (&one.event.subject, self.base + self.events.len() as u64);
+            self.index.push(subject, index, |feeds| feeds.matches(&self.interest, subject, &mut found));
             self.bytes += one.frame.len();
             self.events.push_back(one.clone());
             self.head = Some(one.event.position);
-            self.interest.matches(&one.event.subject, &mut found);
             wanted.extend(found.drain(..).map(|feed| (feed, place)));
         }
         // One lock and one wake per feed: its events side by side, still in order.
         wanted.sort_unstable();
-        let mut named: HashMap<(*const Profile, usize), Frame> = HashMap::new();
+        let mut named: HashMap<(*const Profile, usize), Arc<Frame>> = HashMap::new();
         for group in wanted.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
             let events = group.iter().map(|(_, place)| show(&logged[*place], &feed.profile, *place, &mut named));
@@ -287,17 +288,23 @@ impl State {
 
     /// Fills a feed before anyone can read it: the log's events through its index, never by a scan.
     fn seed(&self, feed: &Feed) {
-        let mut window = feed.lock();
+        let window = &mut feed.lock().window;
         let mut holes = self.holes.iter().peekable();
-        for index in self.index.find(&feed.filters) {
-            let Some(logged) = self.get(index) else { continue };
-            while let Some(hole) = holes.next_if(|hole| hole.index <= index) {
-                window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+        let found = self.index.find(&feed.filters);
+        window.reserve(found.len());
+        for some in found.chunks(LOOKS) {
+            Logged::look_at(some.iter().filter_map(|index| self.get(*index)));
+            for index in some {
+                let Some(logged) = self.get(*index) else { continue };
+                while let Some(hole) = holes.next_if(|hole| hole.index <= *index) {
+                    window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+                }
+                let (named, tier) = (feed.profile.named(logged).map(Arc::new), feed.profile.tier(&logged.event));
+                window.push_event(logged.clone(), named, tier);
             }
-            window.window.push_event(logged.clone(), feed.profile.frame(logged), feed.profile.tier(&logged.event));
         }
         for hole in holes {
-            window.window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+            window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
         }
     }
 
@@ -367,12 +374,10 @@ fn show(
     logged: &Arc<Logged>,
     profile: &Arc<Profile>,
     place: usize,
-    named: &mut HashMap<(*const Profile, usize), Frame>,
+    named: &mut HashMap<(*const Profile, usize), Arc<Frame>>,
 ) -> Appended {
-    let frame = if profile.renames(&logged.event) {
-        named.entry((Arc::as_ptr(profile), place)).or_insert_with(|| profile.frame(logged)).clone()
-    } else {
-        logged.frame.clone()
-    };
-    Appended { logged: logged.clone(), frame, tier: profile.tier(&logged.event) }
+    let named = profile
+        .renames(&logged.event)
+        .then(|| named.entry((Arc::as_ptr(profile), place)).or_insert_with(|| Arc::new(profile.frame(logged))).clone());
+    Appended { logged: logged.clone(), named, tier: profile.tier(&logged.event) }
 }

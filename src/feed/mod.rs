@@ -18,6 +18,7 @@ pub mod interest;
 pub mod lease;
 pub mod limits;
 pub mod log;
+pub mod logged;
 mod opening;
 mod pace;
 pub mod profile;
@@ -33,7 +34,7 @@ mod tests;
 pub mod window;
 
 pub use archive::Archive;
-pub use batch::{Batch, Item};
+pub use batch::{Batch, Copied, Item};
 pub use budget::Budget;
 pub use cursor::{Cursor, Lag, Read, Standing};
 pub use demand::{Demand, Demands, FeedWriter, OnDemand};

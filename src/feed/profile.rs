@@ -8,7 +8,7 @@ use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
 use super::Limits;
-use super::window::Logged;
+use super::logged::Logged;
 
 /// What of an event depends on the route that shows it. Feeds of one profile share their encoded events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -34,11 +34,13 @@ impl Profile {
 
     /// The event as the route shows it: encoded anew only if the route names it.
     pub(super) fn frame(&self, logged: &Logged) -> Frame {
-        if self.renames(&logged.event) {
-            Frame::event(self.name(&logged.event).as_deref(), &logged.event.data, logged.event.position)
-        } else {
-            logged.frame.clone()
-        }
+        self.named(logged).unwrap_or_else(|| logged.frame.clone())
+    }
+
+    /// The event under the name that the route gives it, if it gives it one.
+    pub(super) fn named(&self, logged: &Logged) -> Option<Frame> {
+        let event = &logged.event;
+        self.renames(event).then(|| Frame::event(self.name(event).as_deref(), logged.data(), event.position))
     }
 
     /// Whether the route gives this event a name that it does not bear itself.

@@ -22,7 +22,7 @@ use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
 use super::feed::Feed;
 use super::interest::Interest;
-use super::window::Logged;
+use super::logged::Logged;
 
 pub(super) use ticket::{Ticket, Turn};
 

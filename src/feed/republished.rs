@@ -13,11 +13,12 @@ use super::demand::DEMANDS_MAX;
 use super::feed::Feed;
 use super::lease::{Feeds, Lease};
 use super::log::Past;
+use super::logged::Logged;
 use super::opening;
 use super::replay::{Replayer, Ticket};
 use super::resume::{Check, View};
 use super::source::Origin;
-use super::window::{Logged, Missing};
+use super::window::Missing;
 use super::{Budget, Cursor, Demand, Demands, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start};
 
 /// The reading side of one stream: each feed of it is written by a subscription of its own.
@@ -181,8 +182,8 @@ impl PositionedWriter {
             let mut state = feed.lock();
             for one in &logged {
                 debug_assert!(state.head.is_none_or(|head| head.seq < one.event.position.seq), "a feed ascends");
-                let (frame, tier) = (feed.profile.frame(one), feed.profile.tier(&one.event));
-                state.window.push_event(one.clone(), frame, tier);
+                let (named, tier) = (feed.profile.named(one).map(Arc::new), feed.profile.tier(&one.event));
+                state.window.push_event(one.clone(), named, tier);
                 state.head = Some(one.event.position);
             }
             debug_assert_eq!(state.head, Some(last), "the last event is the head");

@@ -119,8 +119,8 @@ impl Run {
             *missed += 1;
             return;
         }
-        self.0 = Some(batch.items.len());
-        batch.items.push(Item::Gap { gap: Gap { reason: why, missed: Some(1) }, position });
+        batch.push(Item::Gap { gap: Gap { reason: why, missed: Some(1) }, position });
+        self.0 = Some(batch.items.len() - 1);
     }
 
     /// Something is given. When events are conflated one gap tells of the whole read all the same.

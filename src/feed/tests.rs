@@ -49,6 +49,7 @@ fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
         let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 100);
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
+            Item::Copied { .. } => panic!("not asked for"),
             Item::Gap { gap, .. } => Err(*gap),
         }));
         if read != std::task::Poll::Ready(Read::Some) {
@@ -254,13 +255,40 @@ fn a_route_names_events_that_have_no_name_and_ranks_them() {
         .iter()
         .map(|item| match item {
             Item::Event { frame, tier, .. } => (String::from_utf8(frame.body().to_vec()).unwrap(), *tier),
-            Item::Gap { .. } => panic!(),
+            Item::Copied { .. } | Item::Gap { .. } => panic!(),
         })
         .collect();
     assert_eq!(
         shown,
         [("event: alert\ndata: 1\n".into(), Tier::Critical), ("event: b\ndata: 2\n".into(), Tier::Normal)]
     );
+}
+
+#[test]
+fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_are_shared() {
+    let (mut writer, log) = log(Limits::default());
+    let mut opened = now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
+    let event = |seq, bytes: usize| Event { data: vec![b'x'; bytes].into(), ..event(seq, "a") };
+    let mut read = |sizes: &[usize], budget| {
+        let (_, head) = writer.head().unwrap();
+        writer.append((head + 1..).zip(sizes).map(|(seq, bytes)| event(seq, *bytes)).collect());
+        let mut batch = Batch::default();
+        batch.copies = !sizes.is_empty();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(opened.cursor.poll_read(&mut context, &mut batch, budget).is_ready());
+        let items = batch.items.iter().map(|item| match item {
+            Item::Event { .. } => 0,
+            Item::Copied { copied, .. } => copied.events,
+            Item::Gap { .. } => panic!(),
+        });
+        items.collect::<Vec<_>>()
+    };
+    assert_eq!(read(&[10], 32 << 10), [0], "what all wait for is shared");
+    assert_eq!(read(&[10, 20, 30], 32 << 10), [3]);
+    assert_eq!(read(&[10, 5000, 10, 10], 32 << 10), [1, 0, 2], "a large one is shared between");
+    assert_eq!(read(&[10, 10, 5000, 10], 32 << 10), [2, 0, 0]);
+    assert_eq!(read(&[900; 40], 64 << 10), [35, 5], "a copy has a bound");
+    assert_eq!(read(&[900; 40], 1000), [2], "and the reader's budget holds");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,52 +5,35 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sse::encode::Frame;
-use crate::sse::{Component, Event, Tag, Tier};
+use crate::sse::{Component, Tag, Tier};
 
-use super::budget::{Budget, Charge};
+use super::budget::Budget;
+use super::logged::{LOOKS, Logged};
 use super::{Gap, GapReason, Limits};
-
-/// An event as the log holds it: the payload and its encoding without a route's name, shared by all who want it.
-#[derive(Debug)]
-pub struct Logged {
-    /// The event.
-    pub event: Event,
-    /// Its encoding under its own name.
-    pub frame: Frame,
-    /// What it takes of the budget; given back when the last holder lets go.
-    _charge: Charge,
-}
-
-impl Logged {
-    /// Encodes an event, once for everyone. The payload then lies in the frame's own bytes where it can.
-    #[must_use]
-    pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {
-        let frame = Frame::event(event.name.as_ref(), &event.data, event.position);
-        let own = match frame.payload(&event.data) {
-            Some(payload) => {
-                event.data = payload;
-                0
-            }
-            None => event.data.len(),
-        };
-        let bytes = frame.len() + own + event.subject.len() + size_of::<Self>();
-        Arc::new(Self { event, frame, _charge: budget.charge(bytes) })
-    }
-}
 
 /// One entry of a window.
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     /// An event as the feed's route shows it.
-    Event { logged: Arc<Logged>, frame: Frame, tier: Tier },
-    /// Events are missing between the neighbours; every reader that passes is told.
-    Gap {
-        gap: Gap,
-        /// Where a reader stands once it has been told.
-        position: Component,
-        place: Missing,
-        since: Instant,
+    Event {
+        logged: Arc<Logged>,
+        /// Its encoding under the name that the route gives it, if it gives it one.
+        named: Option<Arc<Frame>>,
+        tier: Tier,
     },
+    /// Events are missing between the neighbours; every reader that passes is told. Apart: there are few, and they are
+    /// larger than events.
+    Gap(Box<Marked>),
+}
+
+/// A gap between entries.
+#[derive(Clone, Debug)]
+pub(super) struct Marked {
+    pub(super) gap: Gap,
+    /// Where a reader stands once it has been told.
+    pub(super) position: Component,
+    pub(super) place: Missing,
+    pub(super) since: Instant,
 }
 
 /// Where the events are that a gap tells of.
@@ -68,22 +51,36 @@ impl Entry {
     pub(super) fn position(&self) -> Component {
         match self {
             Self::Event { logged, .. } => logged.event.position,
-            Self::Gap { position, .. } => *position,
+            Self::Gap(marked) => marked.position,
         }
     }
 
     /// Whether a reader that has everything up to this sequence number needs it no more.
     pub(super) fn is_passed(&self, seq: u64) -> bool {
         match self {
-            Self::Gap { place: Missing::Behind, .. } => self.position().seq < seq,
-            Self::Event { .. } | Self::Gap { .. } => self.position().seq <= seq,
+            Self::Gap(marked) if marked.place == Missing::Behind => marked.position.seq < seq,
+            Self::Event { .. } | Self::Gap(_) => self.position().seq <= seq,
+        }
+    }
+
+    fn logged(&self) -> Option<&Arc<Logged>> {
+        match self {
+            Self::Event { logged, .. } => Some(logged),
+            Self::Gap(_) => None,
+        }
+    }
+
+    fn cost(&self) -> usize {
+        match self {
+            Self::Event { .. } => ENTRY_BYTES,
+            Self::Gap(_) => ENTRY_BYTES + GAP_BYTES,
         }
     }
 
     pub(super) fn received(&self) -> Instant {
         match self {
             Self::Event { logged, .. } => logged.event.received,
-            Self::Gap { since, .. } => *since,
+            Self::Gap(marked) => marked.since,
         }
     }
 }
@@ -98,10 +95,15 @@ struct Slot {
 /// What an entry costs beside the bytes that it shares with the log.
 const ENTRY_BYTES: usize = size_of::<Slot>();
 
+/// What a gap costs more.
+const GAP_BYTES: usize = size_of::<Marked>();
+
 /// Entries from `base` to `end`, all with sequence numbers above `floor`.
 #[derive(Debug)]
 pub(super) struct Window {
     slots: VecDeque<Slot>,
+    /// How many of them are gaps.
+    gaps: usize,
     base: u64,
     end: Totals,
     /// Where the present numbers begin, if they did not begin with the feed; earlier entries are of others.
@@ -161,7 +163,7 @@ impl Window {
     pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
         let Component { tag, seq: floor, .. } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
-        Self { slots, base: 0, end, epoch: None, tag, floor, limits, budget, critical: None }
+        Self { slots, gaps: 0, base: 0, end, epoch: None, tag, floor, limits, budget, critical: None }
     }
 
     /// Says where an empty window begins.
@@ -175,13 +177,18 @@ impl Window {
         self.floor = self.floor.max(seq);
     }
 
+    /// Makes room for so many events more, as far as the limits let them stay.
+    pub(super) fn reserve(&mut self, events: usize) {
+        self.slots.reserve(events.min(self.limits.events.saturating_add(1)));
+    }
+
     /// Appends an event; older ones make place.
-    pub(super) fn push_event(&mut self, logged: Arc<Logged>, frame: Frame, tier: Tier) {
-        let (received, bytes) = (logged.event.received, frame.len() as u64);
+    pub(super) fn push_event(&mut self, logged: Arc<Logged>, named: Option<Arc<Frame>>, tier: Tier) {
+        let (received, bytes) = (logged.event.received, named.as_deref().unwrap_or(&logged.frame).len() as u64);
         if tier == Tier::Critical {
             self.critical = Some(self.end());
         }
-        self.push(Entry::Event { logged, frame, tier });
+        self.push(Entry::Event { logged, named, tier });
         self.end.events += 1;
         self.end.bytes += bytes;
         self.evict(received);
@@ -189,7 +196,7 @@ impl Window {
 
     /// Marks that events are missing beside `position`.
     pub(super) fn push_gap(&mut self, gap: Gap, position: Component, place: Missing, now: Instant) {
-        self.push(Entry::Gap { gap, position, place, since: now });
+        self.push(Entry::Gap(Box::new(Marked { gap, position, place, since: now })));
         match gap.missed {
             Some(missed) => self.end.lost += missed,
             None => self.end.unknown += 1,
@@ -203,7 +210,8 @@ impl Window {
                 || self.slots.back().is_none_or(|last| last.entry.position().seq <= entry.position().seq),
             "a window ascends"
         );
-        self.budget.add(ENTRY_BYTES);
+        self.gaps += usize::from(matches!(entry, Entry::Gap(_)));
+        self.budget.add(entry.cost());
         self.slots.push_back(Slot { entry, before: self.end });
     }
 
@@ -261,11 +269,12 @@ impl Window {
         let Some(slot) = self.slots.pop_front() else { return };
         if self.base >= self.epoch_index() {
             // Behind a gap nothing can be promised to a reader that stands before it.
-            let passed = u64::from(matches!(slot.entry, Entry::Gap { place: Missing::Behind, .. }));
+            let passed = u64::from(matches!(&slot.entry, Entry::Gap(marked) if marked.place == Missing::Behind));
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
         self.base += 1;
-        self.budget.sub(ENTRY_BYTES);
+        self.gaps -= usize::from(matches!(slot.entry, Entry::Gap(_)));
+        self.budget.sub(slot.entry.cost());
     }
 
     /// The place after the last entry.
@@ -303,12 +312,19 @@ impl Window {
         self.slot(index).map(|slot| &slot.entry)
     }
 
+    /// Looks at the next events that are about to be copied, so many at most (see [`Logged::look_into`]).
+    pub(super) fn look_ahead(&self, index: u64) {
+        let from = usize::try_from(index.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
+        let to = from.saturating_add(LOOKS).min(self.slots.len());
+        Logged::look_into(self.slots.range(from..to).filter_map(|slot| slot.entry.logged()));
+    }
+
     /// The indexes, latest first, of the newest event of each subject from an index on.
     pub(super) fn newest(&self, from: u64) -> Vec<u64> {
         let mut subjects = HashSet::new();
         let mut is_newest = |entry: &Entry| match entry {
             Entry::Event { logged, .. } => subjects.insert(logged.event.subject.clone()),
-            Entry::Gap { .. } => false,
+            Entry::Gap(_) => false,
         };
         let indexes = (from.max(self.base)..self.end()).rev();
         indexes.filter(|index| self.get(*index).is_some_and(&mut is_newest)).collect()
@@ -359,7 +375,7 @@ impl Window {
 
     /// Bytes of the entries alone: what a feed holds beside the events that it shares.
     pub(super) fn overhead(&self) -> usize {
-        self.slots.len() * ENTRY_BYTES
+        self.slots.len() * ENTRY_BYTES + self.gaps * GAP_BYTES
     }
 
     /// Entries held.
@@ -370,12 +386,17 @@ impl Window {
     /// Bytes held: of the entries, and of the encoded events behind them.
     pub(super) fn bytes(&self) -> usize {
         let frames = self.slots.front().map_or(0, |first| self.end.bytes - first.before.bytes);
-        self.slots.len() * ENTRY_BYTES + usize::try_from(frames).unwrap_or(usize::MAX)
+        self.overhead() + usize::try_from(frames).unwrap_or(usize::MAX)
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.budget.sub(self.slots.len() * ENTRY_BYTES);
+        self.budget.sub(self.overhead());
+        while !self.slots.is_empty() {
+            let some = self.slots.len().min(LOOKS);
+            Logged::look_at(self.slots.range(..some).filter_map(|slot| slot.entry.logged()));
+            self.slots.drain(..some);
+        }
     }
 }

@@ -221,6 +221,8 @@ impl EventStream {
         };
         // Another source first each time: one that fills every turn must not keep the others waiting.
         self.first = if usize::from(self.first) + 1 < self.cursors.len() { self.first + 1 } else { 0 };
+        // Copied events bear the ids of their source alone.
+        out.batch.copies = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
             let place = (usize::from(self.first) + turn) % self.cursors.len();
             let budget = TURN_BYTES.saturating_sub(out.bytes);
@@ -278,13 +280,18 @@ impl EventStream {
             match item {
                 Item::Event { frame, position, received, .. } => {
                     self.positions[place] = position;
-                    out.count(received);
+                    out.count(1, received);
                     if alone {
-                        out.push_event(frame);
+                        out.push_events(frame.into_chunk(), false);
                     } else {
                         out.push(frame.body());
                         out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
                     }
+                }
+                Item::Copied { chunk, copied } => {
+                    self.positions[place] = copied.position;
+                    out.count(copied.events, copied.received);
+                    out.push_events(chunk, true);
                 }
                 Item::Gap { gap, position } => {
                     self.positions[place] = position;

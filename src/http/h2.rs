@@ -79,7 +79,7 @@ impl H2Body {
                 // Handed to HTTP/2 is the nearest to the socket that can be seen here.
                 stream.sent((out.tally, out.bytes));
                 let is_kept = matches!(step, Step::End(close) if !stream.breaks(close)) && out.parts.len() > 1;
-                let kept = if is_kept { out.parts.pop().map(Bytes::from) } else { None };
+                let kept = if is_kept { out.parts.pop().map(|part| part.keep(0)) } else { None };
                 Poll::Ready((step, join(out), kept))
             });
             let (step, data, kept) = std::task::ready!(turn);
@@ -137,7 +137,7 @@ impl H2Body {
 /// One piece for one frame: events are copied together only when there are several.
 fn join(out: &mut Output) -> Bytes {
     if out.parts.len() == 1 {
-        return out.parts.pop().map(Bytes::from).unwrap_or_default();
+        return out.parts[0].keep(0);
     }
     let mut joined = BytesMut::with_capacity(out.bytes);
     for part in &out.parts {

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::wire::Framing;
 use crate::feed::Batch;
-use crate::sse::encode::Frame;
+use crate::sse::encode::Chunk;
 
 /// What one turn brings: whole events, shared with every other client that gets them.
 #[derive(Debug, Default)]
@@ -28,8 +28,10 @@ pub(super) struct Output {
 #[derive(Debug)]
 pub(super) struct Part {
     bytes: Bytes,
-    /// What of it is the piece; around it stands what makes it a chunk of HTTP/1.1, if it is an event.
+    /// What of it is the piece; around it stands what makes it a chunk of HTTP/1.1, if it is events.
     piece: Range<usize>,
+    /// The bytes stand in memory of this thread, which is used again: whoever keeps some of them copies those.
+    is_lent: bool,
 }
 
 /// What is counted when the bytes are on the socket.
@@ -71,14 +73,14 @@ impl Output {
 
     pub(super) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
-        self.parts.push(Part { piece: 0..bytes.len(), bytes });
+        self.parts.push(Part { piece: 0..bytes.len(), bytes, is_lent: false });
     }
 
-    /// Adds a whole event with the id of a single source.
-    pub(super) fn push_event(&mut self, frame: Frame) {
-        let (bytes, piece) = frame.into_chunk();
+    /// Adds whole events with the ids of a single source. `is_lent`: copied for this turn, rather than shared.
+    pub(super) fn push_events(&mut self, chunk: Chunk, is_lent: bool) {
+        let (bytes, piece) = chunk.into_parts();
         self.bytes += piece.len();
-        self.parts.push(Part { bytes, piece });
+        self.parts.push(Part { bytes, piece, is_lent });
     }
 
     /// Adds bytes that are written now.
@@ -88,8 +90,9 @@ impl Output {
         self.push(part);
     }
 
-    pub(super) fn count(&mut self, received: Instant) {
-        self.tally.events += 1;
+    /// Counts events of which the oldest was received then.
+    pub(super) fn count(&mut self, events: u64, received: Instant) {
+        self.tally.events += events;
         self.tally.oldest = Some(self.tally.oldest.map_or(received, |oldest| oldest.min(received)));
     }
 
@@ -97,10 +100,10 @@ impl Output {
         self.bytes == 0
     }
 
-    /// The turn as it stands in memory with what makes it a chunk, if it is one event.
-    pub(super) fn chunk(&self, framing: Framing) -> Option<&Bytes> {
+    /// The turn as it stands in memory with what makes it a chunk, if it is one part that does.
+    pub(super) fn chunk(&self, framing: Framing) -> Option<(&Part, &[u8])> {
         match &self.parts[..] {
-            [part] if framing == Framing::Chunked => part.chunk(),
+            [part] if framing == Framing::Chunked => part.chunk().map(|chunk| (part, chunk)),
             _ => None,
         }
     }
@@ -112,13 +115,21 @@ impl Part {
     }
 
     /// The piece with what makes it a chunk of HTTP/1.1, if that stands around it.
-    fn chunk(&self) -> Option<&Bytes> {
+    fn chunk(&self) -> Option<&[u8]> {
         (self.piece.len() < self.bytes.len()).then_some(&self.bytes)
     }
-}
 
-impl From<Part> for Bytes {
-    fn from(part: Part) -> Self {
-        if part.chunk().is_some() { part.bytes.slice(part.piece) } else { part.bytes }
+    /// What of the piece stands behind so many bytes, to be kept.
+    pub(super) fn keep(&self, done: usize) -> Bytes {
+        self.keep_range(self.piece.start + done..self.piece.end)
+    }
+
+    /// The same of the chunk.
+    pub(super) fn keep_chunk(&self, done: usize) -> Bytes {
+        self.keep_range(done..self.bytes.len())
+    }
+
+    fn keep_range(&self, range: Range<usize>) -> Bytes {
+        if self.is_lent { Bytes::copy_from_slice(&self.bytes[range]) } else { self.bytes.slice(range) }
     }
 }

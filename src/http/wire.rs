@@ -95,7 +95,7 @@ impl<T: Transport> Wire<T> {
 
     /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending but
     /// the head. With what is to be counted, if all of it is on the socket already.
-    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &mut Output) -> io::Result<Option<Sent>> {
+    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<Option<Sent>> {
         let sent = (out.tally, out.bytes);
         if let Some(pending) = &mut self.pending {
             debug_assert!(pending.is_held, "a turn begins when the one before is written");
@@ -121,8 +121,8 @@ impl<T: Transport> Wire<T> {
     /// Hands a turn to the socket: how many bytes it has taken, of how many.
     fn accept(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<(usize, usize)> {
         let io = Pin::new(&mut self.io);
-        // What most turns are: an event that stands as a chunk in memory.
-        if let Some(chunk) = out.chunk(self.framing) {
+        // What most turns are: events that stand as a chunk in memory.
+        if let Some((_, chunk)) = out.chunk(self.framing) {
             return Ok((accepted(io.poll_write(task, chunk))?, chunk.len()));
         }
         let (head, tail) = (ChunkHead::new(self.framing, out.bytes), self.framing.tail());
@@ -184,21 +184,24 @@ impl<T: Transport> Wire<T> {
 
 impl Pending {
     /// Keeps what of a turn is not among the bytes that are written, its chunk around it.
-    fn keep_turn(&mut self, framing: Framing, out: &mut Output, mut written: usize) {
-        self.keep(Bytes::copy_from_slice(ChunkHead::new(framing, out.bytes).bytes()), &mut written);
-        for part in out.parts.drain(..) {
-            self.keep(part.into(), &mut written);
+    fn keep_turn(&mut self, framing: Framing, out: &Output, mut written: usize) {
+        if let Some((part, chunk)) = out.chunk(framing) {
+            return self.keep(chunk.len(), &mut written, |done| part.keep_chunk(done));
         }
-        self.keep(Bytes::from_static(framing.tail()), &mut written);
+        let (head, tail) = (ChunkHead::new(framing, out.bytes), framing.tail());
+        self.keep(head.bytes().len(), &mut written, |done| Bytes::copy_from_slice(&head.bytes()[done..]));
+        for part in &out.parts {
+            self.keep(part.as_slice().len(), &mut written, |done| part.keep(done));
+        }
+        self.keep(tail.len(), &mut written, |done| Bytes::from_static(&tail[done..]));
     }
 
-    /// Keeps what of a part is not among the bytes that are written.
-    fn keep(&mut self, mut part: Bytes, written: &mut usize) {
-        let done = part.len().min(*written);
+    /// Keeps what of a part of this length is not among the bytes that are written.
+    fn keep(&mut self, length: usize, written: &mut usize, rest: impl FnOnce(usize) -> Bytes) {
+        let done = length.min(*written);
         *written -= done;
-        part.advance(done);
-        if !part.is_empty() {
-            self.parts.push_back(part);
+        if done < length {
+            self.parts.push_back(rest(done));
         }
     }
 
@@ -250,12 +253,66 @@ impl ChunkHead {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpStream;
+
     use super::*;
+    use crate::sse::encode::{ChunkWriter, Frame};
+    use crate::sse::{Component, Tag};
 
     #[test]
     fn the_head_of_a_chunk_is_its_length_in_hex_and_http_1_0_has_none() {
         assert_eq!(ChunkHead::new(Framing::Chunked, 255).bytes(), b"ff\r\n");
         assert_eq!(ChunkHead::new(Framing::Chunked, usize::MAX).bytes(), b"ffffffffffffffff\r\n");
         assert_eq!(ChunkHead::new(Framing::Close, 255).bytes(), b"");
+    }
+    #[tokio::test]
+    async fn what_a_socket_does_not_take_of_copied_events_is_kept_while_their_memory_is_used_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let mut wire = Wire::new(server, Framing::Close, 0, Vec::new());
+        let mut sent = Vec::new();
+        let mut number = 0;
+        let mut memory = None;
+        let mut copies = ChunkWriter::default();
+        let mut turn = |out: &mut Output| {
+            copies.begin(TURN_BYTES);
+            while copies.len() < TURN_BYTES - 1000 {
+                number += 1;
+                let position = Component { tag: Tag::of_identity("t"), seq: number, check: None };
+                copies.push(&Frame::event(None, number.to_string().as_bytes(), position));
+            }
+            let chunk = copies.finish();
+            let place = chunk.content().as_ptr() as usize;
+            assert_eq!(*memory.get_or_insert(place), place, "what is kept is not kept there");
+            out.push_events(chunk, true);
+        };
+        let mut refusals = 0;
+        while refusals < 3 {
+            poll_fn(|task| {
+                Output::with(|out| {
+                    turn(out);
+                    sent.extend_from_slice(out.parts[0].as_slice());
+                    wire.write(task, out).unwrap();
+                });
+                // The next turn is written into the same memory, while nothing of the one before is read.
+                Output::with(|out| turn(out));
+                Poll::Ready(())
+            })
+            .await;
+            while !poll_fn(|task| Poll::Ready(wire.poll_written(task).is_ready())).await {
+                refusals += 1;
+                let mut some = vec![0; 100_000];
+                client.read_exact(&mut some).await.unwrap();
+                assert!(some == sent[..some.len()], "what was sent came");
+                sent.drain(..some.len());
+            }
+        }
+        let mut rest = vec![0; sent.len()];
+        client.read_exact(&mut rest).await.unwrap();
+        assert!(rest == sent, "what was sent came");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-pub(crate) use link::{Link, LinkState};
+pub(crate) use link::{Ended, Link, LinkState};
 pub(crate) use monitor::Monitor;
 
 use super::config::Config;

@@ -1,6 +1,7 @@
 //! One named ephemeral pull consumer: requests, heartbeats, and every way of noticing that something was lost.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
@@ -8,10 +9,10 @@ use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::api::{Api, Trouble};
-use super::client::{Identity, Link, token};
+use super::client::{Ended, Identity, Link, token};
 use super::intake::BATCH_MAX;
 use super::message::Place;
 use crate::subject::{Filter, FilterSet};
@@ -57,11 +58,11 @@ pub(crate) struct Consumer {
     /// How many messages waited for it when it was created.
     pub(crate) pending: u64,
     link: Link,
-    /// The same connection: whether it refuses us something.
-    denials: Link,
     /// The connection that the messages come on: with another one, the requests are gone.
     generation: u64,
     inbox: String,
+    /// Where pull requests go, and where messages come: below the inbox, the number of the request.
+    subjects: [String; 2],
     subscriber: Subscriber,
     requests: VecDeque<Request>,
     requests_made: u64,
@@ -70,6 +71,8 @@ pub(crate) struct Consumer {
     /// The delivery before the first.
     delivery_before: u64,
     silent_since: Instant,
+    /// Wakes when silence may have lasted too long.
+    silence: Pin<Box<Sleep>>,
     resends: u32,
     /// The next message is larger than one request takes.
     large: bool,
@@ -122,13 +125,15 @@ impl Consumer {
         let generation = link.up().await;
         let client = link.client();
         let inbox = client.new_inbox();
-        let subscribed = client.subscribe(format!("{inbox}.*")).await;
+        let inbox_subject = format!("{inbox}.*");
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", spec.stream, spec.name);
+        let subscribed = client.subscribe(inbox_subject.clone()).await;
         let subscriber = subscribed.map_err(|error| Trouble::Refused(error.to_string()))?;
         let mut consumer = Self {
             head: info.delivered.stream_sequence,
             pending: info.num_pending,
             spec,
-            denials: link.clone(),
+            subjects: [next, inbox_subject],
             link,
             generation,
             inbox,
@@ -138,6 +143,7 @@ impl Consumer {
             delivery: info.delivered.consumer_sequence,
             delivery_before: info.delivered.consumer_sequence,
             silent_since: Instant::now(),
+            silence: Box::pin(tokio::time::sleep(SILENCE_MAX)),
             resends: 0,
             large: false,
         };
@@ -154,14 +160,15 @@ impl Consumer {
         let mut received = Received::default();
         while received.is_empty() {
             self.request().await;
-            let (requests, inbox) = (self.next_subject(), self.inbox_subject());
             tokio::select! {
                 biased; // What has come is taken before the connection's end is noticed.
                 message = self.subscriber.next() => self.take(message, &mut received),
-                () = self.link.gone(self.generation) => received.lost = Some(Lost::Disconnected),
-                () = self.denials.denied(&requests, 0) => received.lost = Some(Lost::Denied(requests)),
-                () = self.denials.denied(&inbox, 0) => received.lost = Some(Lost::Denied(inbox)),
-                () = tokio::time::sleep_until(self.silent_since + SILENCE_MAX) => received.lost = Some(Lost::Silent),
+                ended = self.link.ended(self.generation, &self.subjects) => received.lost = Some(match ended {
+                    Ended::Gone => Lost::Disconnected,
+                    Ended::Denied(subject) => Lost::Denied(subject),
+                }),
+                // Not set anew for each message, only when it comes: then it is seen whether there were any.
+                () = &mut self.silence => self.look_at_silence(&mut received),
             }
             while received.lost.is_none() && received.messages.len() < BATCH_MAX {
                 match self.subscriber.next().now_or_never() {
@@ -173,14 +180,12 @@ impl Consumer {
         received
     }
 
-    /// Where pull requests go.
-    fn next_subject(&self) -> String {
-        format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name)
-    }
-
-    /// Where messages come: below it, the number of the request.
-    fn inbox_subject(&self) -> String {
-        format!("{}.*", self.inbox)
+    fn look_at_silence(&mut self, received: &mut Received) {
+        let until = self.silent_since + SILENCE_MAX;
+        if Instant::now() >= until {
+            received.lost = Some(Lost::Silent);
+        }
+        self.silence.as_mut().reset(until);
     }
 
     fn take(&mut self, message: Option<Message>, received: &mut Received) {
@@ -265,7 +270,7 @@ impl Consumer {
         let Ok(body) = serde_json::to_vec(&pull) else { return };
         self.requests_made += 1;
         let reply = format!("{}.{}", self.inbox, self.requests_made);
-        let subject = self.next_subject();
+        let [subject, _] = self.subjects.clone();
         self.requests.push_back(Request { number: self.requests_made, left: batch });
         if self.link.client().publish_with_reply(subject, reply, Bytes::from(body)).await.is_err() {
             tracing::debug!(consumer = self.spec.name, "a closed connection takes no request");

@@ -14,21 +14,103 @@ use super::{Component, EventName};
 /// One newline, not two: a blank line would make `@microsoft/fetch-event-source` report an empty message.
 pub const HEARTBEAT: &[u8] = b": hb\n";
 
+/// Whole events that stand in memory as one chunk of HTTP/1.1 (RFC 9112, 7.1): alone they are one write of these bytes.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// `{length in hex}\r\n`, the events, `\r\n`.
+    bytes: Bytes,
+    head_len: u8,
+}
+
+/// Makes chunks one after the other in memory of its own, which it uses again when nobody holds them any more.
+#[derive(Debug, Default)]
+pub struct ChunkWriter(BytesMut);
+
 /// One encoded event. Clients of one source share all of it; clients of several share the body and add their own id.
-///
-/// It stands in its memory as one chunk of HTTP/1.1 (RFC 9112, 7.1), so that an event alone is one write of shared bytes.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// `{length in hex}\r\n`, the event, `\r\n`.
-    chunk: Bytes,
+    /// As in a [`Chunk`].
+    bytes: Bytes,
     head_len: u8,
     body_len: u32,
 }
 
-/// Room for the length of an event in hex and its line end: eight digits are 4 GiB.
+/// Room for the length of a chunk in hex and its line end: eight digits are 4 GiB.
 const CHUNK_HEAD_MAX: usize = 10;
 /// What ends a chunk.
 const CHUNK_TAIL: &[u8] = b"\r\n";
+
+impl Chunk {
+    /// Makes a chunk of what stands between the room for its head and its tail: its length is known only now.
+    fn seal(mut out: BytesMut) -> Self {
+        let length = out.len() - CHUNK_HEAD_MAX - CHUNK_TAIL.len();
+        debug_assert!(u32::try_from(length).is_ok(), "no event is larger than 4 GiB");
+        // Right before the events, and what is left of its room is dropped.
+        let mut place = CHUNK_HEAD_MAX - 2;
+        out[place..CHUNK_HEAD_MAX].copy_from_slice(b"\r\n");
+        let mut rest = length;
+        loop {
+            place -= 1;
+            out[place] = b"0123456789abcdef"[rest % 16];
+            rest /= 16;
+            if rest == 0 || place == 0 {
+                break;
+            }
+        }
+        out.advance(place);
+        Self { bytes: out.freeze(), head_len: (CHUNK_HEAD_MAX - place) as u8 }
+    }
+
+    /// The events.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.bytes[self.place()]
+    }
+
+    /// All of it, and where in it the events stand.
+    #[must_use]
+    pub fn into_parts(self) -> (Bytes, Range<usize>) {
+        let place = self.place();
+        (self.bytes, place)
+    }
+
+    fn place(&self) -> Range<usize> {
+        usize::from(self.head_len)..self.bytes.len() - CHUNK_TAIL.len()
+    }
+}
+
+impl ChunkWriter {
+    /// Begins a chunk of at most so many bytes.
+    pub fn begin(&mut self, most: usize) {
+        debug_assert!(self.0.is_empty(), "the chunk before is finished");
+        self.0.reserve(CHUNK_HEAD_MAX + most + CHUNK_TAIL.len());
+        self.0.put_bytes(b' ', CHUNK_HEAD_MAX);
+    }
+
+    /// Copies an event into the chunk that was begun.
+    pub fn push(&mut self, frame: &Frame) {
+        self.0.put_slice(frame.bytes());
+    }
+
+    /// Bytes of the events in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len().saturating_sub(CHUNK_HEAD_MAX)
+    }
+
+    /// Whether nothing was begun.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Ends the chunk that was begun.
+    #[must_use]
+    pub fn finish(&mut self) -> Chunk {
+        self.0.put_slice(CHUNK_TAIL);
+        Chunk::seal(self.0.split())
+    }
+}
 
 impl Frame {
     /// Encodes an event once for all its readers.
@@ -56,33 +138,28 @@ impl Frame {
         }
         let body_len = u32::try_from(out.len() - CHUNK_HEAD_MAX).unwrap_or(u32::MAX);
         put_id(&mut out, format_args!("{position}"));
-        let head = format!("{:x}\r\n", out.len() - CHUNK_HEAD_MAX);
-        debug_assert!(head.len() <= CHUNK_HEAD_MAX, "no event is larger than 4 GiB");
-        // The length is known only now: it stands right before the event, and what is left of its room is dropped.
-        out[CHUNK_HEAD_MAX - head.len()..CHUNK_HEAD_MAX].copy_from_slice(head.as_bytes());
-        out.advance(CHUNK_HEAD_MAX - head.len());
         out.put_slice(CHUNK_TAIL);
-        Self { chunk: out.freeze(), head_len: head.len() as u8, body_len }
+        let Chunk { bytes, head_len } = Chunk::seal(out);
+        Self { bytes, head_len, body_len }
     }
 
     /// The whole event with the id of a single source.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.chunk[self.place()]
+        &self.bytes[self.place()]
     }
 
-    /// The whole event as one chunk of HTTP/1.1, and where in it the event stands.
+    /// The whole event as one chunk of HTTP/1.1.
     #[must_use]
-    pub fn into_chunk(self) -> (Bytes, Range<usize>) {
-        let place = self.place();
-        (self.chunk, place)
+    pub fn into_chunk(self) -> Chunk {
+        Chunk { bytes: self.bytes, head_len: self.head_len }
     }
 
     /// The event without its `id:` line and the blank line that ends it.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let start = self.place().start;
-        self.chunk.slice(start..start + self.body_len as usize)
+        self.bytes.slice(start..start + self.body_len as usize)
     }
 
     /// Bytes on the wire for a client of a single source, without what a protocol puts around them.
@@ -97,18 +174,23 @@ impl Frame {
         self.len() == 0
     }
 
-    /// Where the event stands in its chunk.
-    fn place(&self) -> Range<usize> {
-        usize::from(self.head_len)..self.chunk.len() - CHUNK_TAIL.len()
-    }
-
-    /// The payload within this frame's own bytes, if it stands there in one piece: one line of UTF-8.
+    /// Where the payload stands within this frame's own bytes, if it stands there in one piece: one line of UTF-8.
     #[must_use]
-    pub fn payload(&self, data: &[u8]) -> Option<Bytes> {
+    pub fn find(&self, data: &[u8]) -> Option<Range<usize>> {
         let end = (self.place().start + self.body_len as usize).checked_sub(1)?;
         let start = end.checked_sub(data.len())?;
-        let found = self.chunk.get(start..end)? == data && self.chunk.get(start.checked_sub(6)?..start)? == b"data: ";
-        found.then(|| self.chunk.slice(start..end))
+        let found = self.bytes.get(start..end)? == data && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
+        found.then_some(start..end)
+    }
+
+    /// What stands where something was found.
+    #[must_use]
+    pub fn found(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    fn place(&self) -> Range<usize> {
+        usize::from(self.head_len)..self.bytes.len() - CHUNK_TAIL.len()
     }
 }
 
@@ -180,7 +262,7 @@ mod tests {
         let whole = String::from_utf8(frame.bytes().to_vec()).unwrap();
         let id = format!("id: {position}\n\n");
         assert_eq!([frame.body(), id.clone().into()].concat(), whole.as_bytes(), "the body lacks the id alone");
-        let (chunk, event) = frame.into_chunk();
+        let (chunk, event) = frame.into_chunk().into_parts();
         assert_eq!(chunk[event], *whole.as_bytes());
         assert_eq!(chunk, format!("{:x}\r\n{whole}\r\n", whole.len()).as_bytes());
         whole.strip_suffix(&id).unwrap().to_owned()
@@ -190,6 +272,26 @@ mod tests {
     fn a_name_stands_first_and_the_id_last() {
         assert_eq!(frame(Some("created"), b"x"), "event: created\ndata: x\n");
         assert_eq!(frame(None, b"x"), "data: x\n");
+    }
+
+    #[test]
+    fn events_that_are_copied_together_are_one_chunk_and_the_memory_is_used_again() {
+        let position = Component { tag: Tag::of_identity("t"), seq: 7, check: None };
+        let frames = [1, 20, 300].map(|length| Frame::event(None, &vec![b'x'; length], position));
+        let mut writer = ChunkWriter::default();
+        let mut memory = None;
+        for count in [1, 2, 3, 2] {
+            writer.begin(1000);
+            frames[..count].iter().for_each(|frame| writer.push(frame));
+            let content: Vec<u8> = frames[..count].iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+            assert_eq!(writer.len(), content.len());
+            let (chunk, place) = writer.finish().into_parts();
+            assert_eq!(chunk[place], content);
+            let head = format!("{:x}\r\n", content.len());
+            assert_eq!(chunk, [head.as_bytes(), &content, b"\r\n"].concat());
+            let begins = chunk.as_ptr() as usize + head.len() - CHUNK_HEAD_MAX;
+            assert_eq!(*memory.get_or_insert(begins), begins);
+        }
     }
 
     #[test]

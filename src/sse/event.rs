@@ -8,23 +8,24 @@ use bytes::Bytes;
 
 use super::id::Component;
 
-/// One event before it is encoded.
+/// One event before it is encoded. In this order: readers look at the first three only.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Event {
     /// Where it stands in its source.
     pub position: Component,
+    /// When this process received it: the start of `sidestream_delivery_seconds`.
+    pub received: Instant,
+    /// The tier its publisher gave it (`Sidestream-Priority`), if it gave one.
+    pub tier: Option<Tier>,
     /// The NATS subject it was published on.
     pub subject: Arc<str>,
     /// The name its publisher gave it (`Sidestream-Event`), if it gave one.
     pub name: Option<EventName>,
-    /// The tier its publisher gave it (`Sidestream-Priority`), if it gave one.
-    pub tier: Option<Tier>,
     /// What its publisher calls it (`Nats-Msg-Id`), where a repetition has to be noticed here: on core subjects.
     pub message_id: Option<Box<str>>,
     /// The payload as published.
     pub data: Bytes,
-    /// When this process received it: the start of `sidestream_delivery_seconds`.
-    pub received: Instant,
 }
 
 /// How much an event matters when not everything can be delivered.

@@ -99,13 +99,34 @@ fn hex(text: &str, digits: usize) -> Result<u32, InvalidId> {
 
 impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.tag, self.seq)?;
-        match self.check {
-            Some(check) => write!(f, "-{check:04x}"),
-            None => Ok(()),
+        // By hand, from behind: every event that comes bears one.
+        let mut text = [0; COMPONENT_LENGTH_MAX];
+        let mut start = text.len();
+        let mut put = |byte| {
+            start -= 1;
+            text[start] = byte;
+        };
+        let digit = |value: u32| b"0123456789abcdef"[(value % 16) as usize];
+        if let Some(check) = self.check {
+            (0..4).for_each(|place| put(digit(u32::from(check) >> (4 * place))));
+            put(b'-');
         }
+        let mut seq = self.seq;
+        loop {
+            put(b'0' + (seq % 10) as u8);
+            seq /= 10;
+            if seq == 0 {
+                break;
+            }
+        }
+        put(b'-');
+        (0..6).for_each(|place| put(digit(self.tag.0 >> (4 * place))));
+        f.write_str(std::str::from_utf8(&text[start..]).unwrap_or_default())
     }
 }
+
+/// A tag, twenty digits, a check, and what parts them.
+const COMPONENT_LENGTH_MAX: usize = 6 + 1 + 20 + 1 + 4;
 
 /// A whole id: one component per source, found by tag, not by place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -220,6 +241,10 @@ mod tests {
             let id = EventId::new(components);
             let text = id.to_string();
             prop_assert!(text.len() <= EventId::LENGTH_MAX);
+            let by_the_book = |Component { tag, seq, check }: &Component| {
+                format!("{tag}-{seq}{}", check.map_or(String::new(), |check| format!("-{check:04x}")))
+            };
+            prop_assert_eq!(&text, &id.components.iter().map(by_the_book).collect::<Vec<_>>().join("."));
             prop_assert_eq!(EventId::parse(text.as_bytes()), Ok(id));
         }
 

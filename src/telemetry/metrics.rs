@@ -137,7 +137,7 @@ impl Metrics {
         Ok(Self {
             connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
-            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds; events on their way are shared, and counted with windows.")?,
+            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds; events on their way are shared and counted with windows, or copies of at most a turn.")?,
             streams: r.gauges("streams", "Event streams open now.", &["route", "protocol"])?,
             streams_opened_total: r.counters("streams_opened_total", "Event streams opened.", &["route", "protocol"])?,
             streams_closed_total: r.counters("streams_closed_total", "Event streams ended, by reason.", &["route", "reason"])?,

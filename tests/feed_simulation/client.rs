@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use sidestream::feed::{Batch, Cursor, Gap, GapReason, Item, Outcome, Policy, Profile, Read, Relief, Slow};
-use sidestream::sse::encode::Frame;
+use sidestream::feed::{Cursor, Gap, GapReason, Outcome, Policy, Profile, Read, Relief, Slow};
 use sidestream::sse::{Component, Tier};
 use sidestream::subject::FilterSet;
 
+use super::items::{self, Seen};
 use super::pod::{Entry, Kind, Pod};
 use super::source::{Fate, Source, check, lock, payload};
 
@@ -114,7 +114,7 @@ impl Client {
 
     /// Reads once, as one that was slow until now if it was, and checks everything that the read says.
     pub(crate) fn read(&mut self, pod: &Pod, budget: usize, slow: Option<&Slow>, now: Instant) -> Poll<Read> {
-        let mut batch = Batch::default();
+        let mut batch = items::batch();
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
         let mut context = Context::from_waker(&waker);
@@ -123,26 +123,27 @@ impl Client {
             None => self.cursor.poll_read(&mut context, &mut batch, budget),
             Some(relief) => self.cursor.poll_read_slow(&mut context, &mut batch, budget, relief),
         };
-        let spared = self.spared(pod, slow, relief.as_ref(), &batch);
+        let seen = items::unfold(&batch);
+        let spared = self.spared(pod, slow, relief.as_ref(), &seen);
         self.passed.clear();
         let is_replaying = self.cursor.is_replaying();
         self.has_replayed |= was_replaying || is_replaying;
         self.waits_since = None;
-        let events = batch.items.iter().filter(|item| matches!(item, Item::Event { .. })).count();
+        let events = seen.iter().filter(|seen| matches!(seen, Seen::Event { .. })).count();
         assert!(
             self.has_replayed || events <= self.profile.window.events,
             "{self}: {events} events in a window of {}",
             self.profile.window.events
         );
         let mut bytes = 0;
-        for item in &batch.items {
+        for seen in &seen {
             assert!(bytes < budget, "{self}: more than the budget");
-            match item {
-                Item::Event { frame, position, tier, .. } => {
-                    bytes += frame.len();
-                    self.take_event(pod, frame, *position, *tier);
+            match seen {
+                Seen::Event { text, position, tier } => {
+                    bytes += text.len();
+                    self.take_event(pod, text, *position, *tier);
                 }
-                Item::Gap { gap, position } => self.take_gap(pod, *gap, *position, relief.is_some()),
+                Seen::Gap { gap, position } => self.take_gap(pod, *gap, *position, relief.is_some()),
             }
         }
         if let Some(spared) = spared {
@@ -173,11 +174,10 @@ impl Client {
 
     /// Where in the history a slow reader was to be spared something, by the rules; nothing where the model does not
     /// know what was in its window.
-    fn spared(&self, pod: &Pod, slow: Option<&Slow>, relief: Option<&Relief>, batch: &Batch) -> Option<Vec<usize>> {
+    fn spared(&self, pod: &Pod, slow: Option<&Slow>, relief: Option<&Relief>, seen: &[Seen]) -> Option<Vec<usize>> {
         let (slow, relief) = (slow?, relief?);
         assert!(relief.skipped().all(|(tier, _)| tier != Tier::Critical), "{self}: critical events are never skipped");
-        let gaps =
-            || batch.items.iter().filter_map(|item| if let Item::Gap { gap, .. } = item { Some(gap) } else { None });
+        let gaps = || seen.iter().filter_map(|seen| if let Seen::Gap { gap, .. } = seen { Some(gap) } else { None });
         let is_told = |gap: &&Gap| matches!(gap.reason, GapReason::Slow | GapReason::Conflated);
         let told: u64 = gaps().filter(is_told).filter_map(|gap| gap.missed).sum();
         let skipped: u64 = relief.skipped().map(|(_, count)| count).sum();
@@ -189,9 +189,9 @@ impl Client {
             assert!(told >= skipped, "{self}: skipped {skipped} and told of {told}");
             return None;
         }
-        let last = batch.items.iter().rev().find_map(|item| match item {
-            Item::Event { position, .. } => Some(*position),
-            Item::Gap { .. } => None,
+        let last = seen.iter().rev().find_map(|seen| match seen {
+            Seen::Event { position, .. } => Some(*position),
+            Seen::Gap { .. } => None,
         })?;
         let events: Vec<(usize, &str)> = self
             .owed(pod, pod.history.len())
@@ -224,7 +224,7 @@ impl Client {
         rule.map_or(Tier::Normal, |(_, tier)| *tier)
     }
 
-    fn take_event(&mut self, pod: &Pod, frame: &Frame, position: Component, tier: Tier) {
+    fn take_event(&mut self, pod: &Pod, text: &str, position: Component, tier: Option<Tier>) {
         let place = (self.next..pod.history.len()).find(|place| {
             let entry = &pod.history[*place];
             (entry.epoch == self.epoch || self.is_loose)
@@ -242,9 +242,9 @@ impl Client {
             }
         };
         let expected = self.encode(&subject, content, position);
-        assert_eq!(String::from_utf8_lossy(frame.bytes()), expected, "{self}: one position has one content");
+        assert_eq!(text, expected, "{self}: one position has one content");
         assert!(self.filters.matches(&subject), "{self}: {subject} was not asked for");
-        assert_eq!(tier, self.tier(&subject));
+        assert_eq!(tier.unwrap_or(self.tier(&subject)), self.tier(&subject));
         if let Some(place) = place.filter(|_| self.is_loose) {
             (self.epoch, self.seq, self.next) = (pod.history[place].epoch, position.seq - 1, place);
             (self.slow, self.is_loose) = (0, false);

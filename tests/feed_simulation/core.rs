@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::FutureExt;
-use sidestream::feed::{Batch, Budget, Cursor, Demands, FeedWriter, Gap, GapReason, Item, OnDemand, OpenError, Relief};
+use sidestream::feed::{Budget, Cursor, Demands, FeedWriter, Gap, GapReason, Item, OnDemand, OpenError, Relief};
 use sidestream::feed::{Outcome, Profile, Read, Start, demand};
 use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::FilterSet;
 
 use super::client::Wakes;
+use super::items::{self, Seen};
 use super::source::payload;
 use super::world;
 
@@ -238,7 +239,7 @@ impl World {
         let at = self.rng.usize(..self.clients.len());
         let client = &mut self.clients[at];
         let feed = self.feeds.iter().find(|feed| feed.key == client.key).unwrap();
-        let mut batch = Batch::default();
+        let mut batch = items::batch();
         let waker = Waker::from(client.wakes.clone());
         let budget = [1, 100, 1 << 20][self.rng.usize(..3)];
         let mut context = Context::from_waker(&waker);
@@ -251,8 +252,8 @@ impl World {
         client.waits_since = None;
         let is_unknown = |item: &Item| matches!(item, Item::Gap { gap: Gap { missed: None, .. }, .. });
         let is_known = client.next != usize::MAX && client.missed != u64::MAX && !batch.items.iter().any(is_unknown);
-        for item in &batch.items {
-            client.take(item, feed);
+        for seen in items::unfold(&batch) {
+            client.take(&seen, feed);
         }
         let conflated = std::mem::take(&mut client.conflated);
         assert!(conflated == 0 || !is_known, "conflated, and as it was told: {conflated} more");
@@ -290,26 +291,25 @@ impl World {
 }
 
 impl Client {
-    fn take(&mut self, item: &Item, feed: &Feed) {
-        match item {
-            Item::Event { frame, position, .. } => {
-                let text = String::from_utf8_lossy(frame.bytes()).into_owned();
+    fn take(&mut self, seen: &Seen, feed: &Feed) {
+        match seen {
+            Seen::Event { text, position, .. } => {
                 let digits = text.split("data: ").nth(1).unwrap().trim_end_matches(['x', '\n']);
                 let content = digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
                 assert!(position.seq > self.known.position.seq, "order");
                 self.find(feed, position.seq, Kind::Event(content));
                 self.known = Known { position: *position, published: content + 1 };
             }
-            Item::Gap { gap, .. } if gap.reason == GapReason::Conflated => {
+            Seen::Gap { gap, .. } if gap.reason == GapReason::Conflated => {
                 self.conflated += gap.missed.expect("a count");
             }
-            Item::Gap { gap, .. } if gap.reason == GapReason::Slow => {
+            Seen::Gap { gap, .. } if gap.reason == GapReason::Slow => {
                 let unread = &feed.history[self.next.min(feed.history.len())..];
                 let is_unknown = unread.iter().any(|(_, kind)| matches!(kind, Kind::Gap(Gap { missed: None, .. })));
                 assert!(self.next == usize::MAX || gap.missed.is_some() || is_unknown);
                 self.missed = gap.missed.map_or(u64::MAX, |missed| self.missed.saturating_add(missed));
             }
-            Item::Gap { gap, position } => {
+            Seen::Gap { gap, position } => {
                 self.find(feed, position.seq, Kind::Gap(*gap));
                 // What was lost with the connection was told.
                 self.known = Known { position: *position, ..self.known };

@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use sidestream::feed::{Batch, Budget, Item, Limits, Log, Profile, Read, Start, log};
+use sidestream::feed::{Budget, Item, Limits, Log, Profile, Read, Start, log};
 use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::{Filter, FilterSet};
+
+use super::items;
 
 const EVENTS: u64 = 4_000;
 
@@ -48,13 +50,17 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
     opened.wait();
     let (mut seen, mut last) = (0, 0);
     loop {
-        let mut batch = Batch::default();
+        let mut batch = items::batch();
         let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 200);
         for item in &batch.items {
             match item {
                 Item::Event { position, .. } => {
                     assert!(position.seq > last, "{} after {last}", position.seq);
                     (seen, last) = (seen + 1, position.seq);
+                }
+                Item::Copied { copied, .. } => {
+                    assert!(copied.position.seq > last, "{} after {last}", copied.position.seq);
+                    (seen, last) = (seen + copied.events, copied.position.seq);
                 }
                 Item::Gap { gap, .. } => seen += gap.missed.expect("a count"),
             }

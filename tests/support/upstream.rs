@@ -205,6 +205,7 @@ impl Reader {
         for item in batch.items {
             self.seen.push(match item {
                 Item::Gap { gap, .. } => Seen::Gap(gap.reason, gap.missed),
+                Item::Copied { .. } => panic!("not asked for"),
                 Item::Event { frame, position, .. } => {
                     let event = Parser::default().feed(frame.bytes()).remove(0);
                     Seen::Event(position.seq, event.name, event.data)

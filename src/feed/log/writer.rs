@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::Log;
-use crate::feed::window::Logged;
+use crate::feed::logged::Logged;
 use crate::feed::{Gap, GapReason};
 use crate::sse::{Component, Event, Tag};
 

@@ -136,6 +136,7 @@ async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
         assert_eq!(read, Ok(Read::Some), "after {:?}", seen.last());
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
+            Item::Copied { .. } => panic!("not asked for"),
             Item::Gap { gap, .. } => Err(*gap),
         }));
     }

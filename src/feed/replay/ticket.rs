@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Phase, Replayer, State, leave};
-use crate::feed::window::Logged;
+use crate::feed::logged::Logged;
 
 /// Dropping it gives the place back.
 #[derive(Debug)]

@@ -57,6 +57,15 @@ pub(crate) struct LinkState {
     pub(crate) denied: Arc<BTreeMap<Box<str>, u64>>,
 }
 
+/// Why nothing more comes on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It is gone.
+    Gone,
+    /// The server refuses this subject.
+    Denied(String),
+}
+
 impl LinkState {
     /// How often the server refused this subject on this connection.
     pub(crate) fn denials(&self, subject: &str) -> u64 {
@@ -104,6 +113,19 @@ impl Link {
         if self.state.wait_for(|state| !state.up || state.generation != generation).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Returns when the connection with this generation is gone, or the server refuses one of these subjects on it.
+    pub(crate) async fn ended(&mut self, generation: u64, subjects: &[String]) -> Ended {
+        let is_gone = |state: &LinkState| !state.up || state.generation != generation;
+        let denied = |state: &LinkState| subjects.iter().find(|subject| state.denials(subject) > 0).cloned();
+        let Ok(state) = self.state.wait_for(|state| is_gone(state) || denied(state).is_some()).await else {
+            return std::future::pending().await;
+        };
+        if is_gone(&state) {
+            return Ended::Gone;
+        }
+        denied(&state).map_or(Ended::Gone, Ended::Denied)
     }
 
     /// Returns when the server refuses this subject more often than `known` times.

@@ -1,0 +1,56 @@
+//! What a read brought, one event at a time, be they shared or copied together.
+
+use sidestream::feed::{Batch, Gap, Item};
+use sidestream::sse::{Component, EventId, Tier};
+
+pub(crate) enum Seen {
+    Event {
+        text: String,
+        position: Component,
+        /// Nothing where it is not told: of events that were copied.
+        tier: Option<Tier>,
+    },
+    Gap {
+        gap: Gap,
+        position: Component,
+    },
+}
+
+/// An empty batch for a reader that by chance wants small events copied together.
+pub(crate) fn batch() -> Batch {
+    let mut batch = Batch::default();
+    if fastrand::bool() {
+        batch.copies = true;
+    }
+    batch
+}
+
+/// Everything in the batch, in its order.
+pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    for item in &batch.items {
+        match item {
+            Item::Event { frame, position, tier, .. } => {
+                let text = String::from_utf8(frame.bytes().to_vec()).unwrap();
+                seen.push(Seen::Event { text, position: *position, tier: Some(*tier) });
+            }
+            Item::Copied { chunk, copied } => {
+                assert!(batch.copies, "a reader that shares is given shared events");
+                let text = String::from_utf8(chunk.content().to_vec()).unwrap();
+                let events: Vec<&str> = text.split_inclusive("\n\n").collect();
+                assert_eq!(events.len() as u64, copied.events);
+                for event in events {
+                    let id = event.rsplit("id: ").next().unwrap().trim_end();
+                    let position = EventId::parse(id.as_bytes()).unwrap().find(copied.position.tag).unwrap();
+                    seen.push(Seen::Event { text: event.to_owned(), position, tier: None });
+                }
+                let last = seen
+                    .last()
+                    .and_then(|seen| if let Seen::Event { position, .. } = seen { Some(*position) } else { None });
+                assert_eq!(last, Some(copied.position), "a copy stands where its last event does");
+            }
+            Item::Gap { gap, position } => seen.push(Seen::Gap { gap: *gap, position: *position }),
+        }
+    }
+    seen
+}
