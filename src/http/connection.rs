@@ -286,7 +286,7 @@ impl Connection {
                 Ok::<_, Infallible>(answer.into_response(|mut stream| {
                     h2::bind(&link, stream.state());
                     stream.join(siblings);
-                    Body::H2(H2Body::new(stream, in_use))
+                    Body::H2(Box::new(H2Body::new(*stream, in_use)))
                 }))
             })
         });

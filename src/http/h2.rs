@@ -18,7 +18,8 @@ use super::output::Output;
 use super::patience::Patience;
 use crate::registry::Close;
 
-/// One DATA frame per turn, with all events that are ready.
+/// One DATA frame per turn, with all events that are ready. To be put in a box: it lies in hyper's future, and that in the
+/// task, whose memory tokio rounds up to 128 bytes.
 pub(super) struct H2Body {
     state: State,
     _in_use: InUse,
@@ -29,10 +30,11 @@ pub(super) struct H2Body {
     idle_in: u64,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is open for hours and ended for a moment")]
 enum State {
-    Open(Box<EventStream>),
+    Open(EventStream),
     /// What it says of its end is kept back until everything before it has been taken.
-    Last(Box<EventStream>, Piece),
+    Last(Box<(EventStream, Bytes)>),
     /// Its last bytes are handed out.
     Ended,
     /// Its last bytes are handed out, and the stream is reset when they are on their way.
@@ -56,14 +58,14 @@ impl std::fmt::Display for Reset {
 impl std::error::Error for Reset {}
 
 impl H2Body {
-    pub(super) fn new(stream: Box<EventStream>, in_use: InUse) -> Self {
+    pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
         Self { state: State::Open(stream), rest: Bytes::new(), idle_in: 0, _in_use: in_use }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
         let stream = match &mut self.state {
             State::Open(stream) => stream,
-            State::Last(..) | State::Ended => return Poll::Ready(self.last()),
+            State::Last(_) | State::Ended => return Poll::Ready(self.last()),
             State::Breaking => return Poll::Pending,
         };
         // Asked for only when the stream's window is open.
@@ -113,7 +115,7 @@ impl H2Body {
         // Until its last bytes are on their way, too: whoever does not take them is waited for no longer than before.
         stream.state().offers();
         match kept {
-            Some(last) => self.state = State::Last(stream, last.into()),
+            Some(last) => self.state = State::Last(Box::new((stream, last))),
             None => stream.set_delivered(),
         }
         // An empty frame would count as a flood at a careful receiver.
@@ -122,11 +124,12 @@ impl H2Body {
 
     /// What was kept back: hyper asks again when the client's window is open behind everything that it was handed.
     fn last(&mut self) -> Option<Result<Frame<Piece>, Reset>> {
-        let State::Last(mut stream, last) = std::mem::replace(&mut self.state, State::Ended) else { return None };
+        let State::Last(held) = std::mem::replace(&mut self.state, State::Ended) else { return None };
+        let (mut stream, last) = *held;
         stream.state().is_taken();
         stream.set_delivered();
         stream.state().offers();
-        Some(Ok(Frame::data(last)))
+        Some(Ok(Frame::data(last.into())))
     }
 
     pub(super) fn is_end(&self) -> bool {
@@ -193,7 +196,7 @@ where
 {
     fn execute(&self, future: F) {
         let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let carried = Carried { future, whose: Whose::Unknown(link.clone()), patience: Patience::default() };
+        let carried = Carried { future, whose: Whose::Unknown(link.clone()) };
         let task = tokio::spawn(carried).abort_handle();
         let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
         linked.task = Some(task);
@@ -210,7 +213,6 @@ pin_project! {
         #[pin]
         future: F,
         whose: Whose,
-        patience: Patience,
     }
 }
 
@@ -224,6 +226,8 @@ enum Whose {
     /// It is being answered, perhaps with an event stream.
     Unknown(Link),
     Known(Arc<StreamState>),
+    /// Its peer refuses bytes. In a box of its own: of a thousand peers few ever do.
+    Refused(Box<(Arc<StreamState>, Patience)>),
 }
 
 impl<F: Future> Future for Carried<F> {
@@ -235,19 +239,33 @@ impl<F: Future> Future for Carried<F> {
         if this.future.poll(task).is_ready() {
             return Poll::Ready(());
         }
-        if let Whose::Unknown(link) = this.whose {
-            let state = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
-            if let Some(state) = state {
-                *this.whose = Whose::Known(state);
-            }
+        this.whose.poll(task)
+    }
+}
+
+impl Whose {
+    /// Ready when the patience with its peer is over.
+    fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if let Self::Unknown(link) = self {
+            let Some(state) = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone() else {
+                return Poll::Pending;
+            };
+            *self = Self::Known(state);
         }
-        match this.whose {
-            Whose::Known(state) if state.is_offered() => this.patience.poll(task, state),
-            _ => {
-                // It waits for its answer, or for events.
-                this.patience.rest();
-                Poll::Pending
+        match self {
+            Self::Known(state) if state.is_offered() => {
+                *self = Self::Refused(Box::new((state.clone(), Patience::default())));
             }
+            Self::Refused(refused) if !refused.0.is_offered() => {
+                // It waits for events again. What an end has begun to wait for goes on: the box stays.
+                refused.1.rest();
+                return Poll::Pending;
+            }
+            _ => {}
+        }
+        match self {
+            Self::Refused(refused) => refused.1.poll(task, &refused.0),
+            _ => Poll::Pending,
         }
     }
 }
