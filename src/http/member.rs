@@ -63,10 +63,10 @@ struct Turned {
 /// What an event stream holds that has an HTTP/1 connection for itself: task, cursor, registration.
 ///
 /// These four were measured with thousands of clients, and `tests/memory.rs` holds them.
-const HTTP1_BYTES: u64 = 2048;
+const HTTP1_BYTES: u64 = 1600;
 
-/// What one of those that share an HTTP/2 connection holds: hyper's and h2's part of a stream is most of it.
-const H2_STREAM_BYTES: u64 = 5632;
+/// What one of those that share an HTTP/2 connection holds, hyper's and h2's part of a stream included.
+const H2_STREAM_BYTES: u64 = 1664;
 
 /// What an HTTP/2 connection holds beside its event streams: hyper's and h2's buffers and tables.
 const H2_BYTES: u64 = 27 * 1024 + 512;
