@@ -1,4 +1,4 @@
-//! argv -> cli -> exit code.
+//! argv -> cli -> exit code, and the allocator.
 
 use std::process::ExitCode;
 
