@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::StartError;
+use crate::feed;
 use crate::http::{self, Context};
 use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::lifecycle::health::Health;
@@ -74,6 +75,7 @@ impl Shards {
             let beat = pulses.beat();
             if place == 0 {
                 tokio::spawn(beat);
+                tokio::spawn(feed::answer());
                 serve(bound, &context, &watches);
                 continue;
             }
@@ -83,6 +85,7 @@ impl Shards {
             let shard = move || {
                 runtime.block_on(async {
                     tokio::spawn(beat);
+                    tokio::spawn(feed::answer());
                     serve(bound, &context, &watches);
                     // Or the drain would wait for this thread's end, and this thread for the drain's.
                     drop(watches);

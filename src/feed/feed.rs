@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Instant;
 
 use crate::sse::encode::Frame;
 use crate::sse::{Component, Tier};
 use crate::subject::FilterSet;
 
+use super::bell::Wakers;
 use super::budget::{Budget, Shrink};
 use super::logged::Logged;
 use super::readers::Readers;
@@ -80,7 +80,7 @@ impl Feed {
     }
 
     /// Appends a batch; who waits is handed out, to be woken when no lock is held.
-    pub(super) fn append(&self, events: impl Iterator<Item = Appended>, wakers: &mut Vec<Waker>) {
+    pub(super) fn append(&self, events: impl Iterator<Item = Appended>, wakers: &mut Wakers) {
         let mut state = self.lock();
         for event in events {
             state.window.push_event(event.logged, event.named, event.tier);
@@ -89,21 +89,21 @@ impl Feed {
     }
 
     /// Marks that events are missing after `position`.
-    pub(super) fn append_gap(&self, gap: Gap, position: Component, now: Instant, wakers: &mut Vec<Waker>) {
+    pub(super) fn append_gap(&self, gap: Gap, position: Component, now: Instant, wakers: &mut Wakers) {
         let mut state = self.lock();
         state.window.push_gap(gap, position, Missing::Behind, now);
         state.readers.take_waiting(wakers);
     }
 
     /// Goes on behind `floor`, with a gap that tells of it.
-    pub(super) fn renew(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Vec<Waker>) {
+    pub(super) fn renew(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Wakers) {
         let mut state = self.lock();
         state.window.renew(gap, floor, now);
         state.readers.take_waiting(wakers);
     }
 
     /// Says that nothing will ever be appended again.
-    pub(super) fn end(&self, wakers: &mut Vec<Waker>) {
+    pub(super) fn end(&self, wakers: &mut Wakers) {
         let mut state = self.lock();
         state.ended = true;
         state.readers.take_waiting(wakers);

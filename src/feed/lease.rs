@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -10,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::sse::Component;
 use crate::subject::FilterSet;
 
+use super::bell::Wakers;
 use super::feed::Feed;
 use super::{Budget, Demand, OpenError, Profile};
 
@@ -56,7 +56,7 @@ pub(super) struct Lease {
     established: watch::Sender<bool>,
     /// When the linger began: it goes on over calls of [`Lease::unwanted`] that are not waited for to the end.
     unwanted_since: Option<tokio::time::Instant>,
-    wakers: Vec<Waker>,
+    wakers: Wakers,
 }
 
 // === impl Feeds ===
@@ -88,7 +88,7 @@ impl Feeds {
             wanted: wanted_seen,
             established: stands,
             unwanted_since: None,
-            wakers: Vec::new(),
+            wakers: Wakers::default(),
         };
         feeds.insert(key, Wanted { feed: feed.clone(), wanted, established: established.clone() });
         Ok(Found { feed, established, lease: Some(lease) })
@@ -165,9 +165,7 @@ impl Lease {
     /// Wakes who waits, with no lock held, after something was written.
     pub(super) fn wake(&mut self) {
         self.feed.lock().readers.take_waiting(&mut self.wakers);
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
+        self.wakers.wake();
         self.feeds.budget.enforce();
     }
 
@@ -211,8 +209,6 @@ impl Drop for Lease {
             }
         }
         self.feed.end(&mut self.wakers);
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
+        self.wakers.wake();
     }
 }

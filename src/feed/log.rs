@@ -6,7 +6,6 @@ mod writer;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Instant;
 
 use slab::Slab;
@@ -16,6 +15,7 @@ use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 
 use super::archive::Archive;
+use super::bell::Wakers;
 use super::budget::{Budget, Shrink};
 use super::feed::{Appended, Feed};
 use super::index::Index;
@@ -240,7 +240,7 @@ impl State {
         self.head.is_some() && !self.catching_up && !self.ended
     }
 
-    fn append(&mut self, logged: &[Arc<Logged>], now: Instant, wakers: &mut Vec<Waker>) {
+    fn append(&mut self, logged: &[Arc<Logged>], now: Instant, wakers: &mut Wakers) {
         let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
         let mut found = Vec::new();
         for (place, one) in logged.iter().enumerate() {

@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod batch;
+mod bell;
 pub mod budget;
 pub mod cursor;
 pub mod demand;
@@ -35,6 +36,7 @@ pub mod window;
 
 pub use archive::Archive;
 pub use batch::{Batch, Copied, Item};
+pub use bell::answer;
 pub use budget::Budget;
 pub use cursor::{Cursor, Lag, Read, Standing};
 pub use demand::{Demand, Demands, FeedWriter, OnDemand};

@@ -1,11 +1,13 @@
 //! Who reads a feed: where each one stands, and how it is woken.
 
+use std::sync::Arc;
 use std::task::Waker;
 
 use slab::Slab;
 
 use crate::sse::Component;
 
+use super::bell::{self, Bell, Wakers};
 use super::window::Place;
 
 /// The readers of one feed.
@@ -16,14 +18,17 @@ pub(super) struct Readers(Slab<Reader>);
 struct Reader {
     /// Set while the reader waits for something new.
     waker: Option<Waker>,
+    /// Of the thread that it reads on, which never changes.
+    bell: Option<Arc<Bell>>,
     /// Kept here too, so that the lag of a stalled reader is seen from outside.
     place: Place,
     position: Component,
 }
 
 impl Readers {
+    /// Adds a reader of this thread.
     pub(super) fn add(&mut self, place: Place, position: Component) -> usize {
-        self.0.insert(Reader { waker: None, place, position })
+        self.0.insert(Reader { waker: None, bell: bell::here(), place, position })
     }
 
     pub(super) fn remove(&mut self, key: usize) {
@@ -57,7 +62,11 @@ impl Readers {
     }
 
     /// Takes everyone who waits; to be woken when no lock is held.
-    pub(super) fn take_waiting(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.0.iter_mut().filter_map(|(_, reader)| reader.waker.take()));
+    pub(super) fn take_waiting(&mut self, wakers: &mut Wakers) {
+        for (_, reader) in &mut self.0 {
+            if let Some(waker) = reader.waker.take() {
+                wakers.add(reader.bell.as_ref(), waker);
+            }
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Waker;
 use std::time::Instant;
 
 use super::Log;
+use crate::feed::bell::Wakers;
 use crate::feed::logged::Logged;
 use crate::feed::{Gap, GapReason};
 use crate::sse::{Component, Event, Tag};
@@ -14,12 +14,12 @@ use crate::sse::{Component, Event, Tag};
 #[derive(Debug)]
 pub struct LogWriter {
     log: Arc<Log>,
-    wakers: Vec<Waker>,
+    wakers: Wakers,
 }
 
 impl LogWriter {
     pub(super) fn new(log: &Arc<Log>) -> Self {
-        Self { log: log.clone(), wakers: Vec::new() }
+        Self { log: log.clone(), wakers: Wakers::default() }
     }
 
     /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
@@ -117,9 +117,7 @@ impl LogWriter {
 
     /// Wakes with no lock held; what was woken reads the feed at once.
     fn wake(&mut self) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
+        self.wakers.wake();
     }
 }
 
