@@ -82,12 +82,13 @@ async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
         crowd.join(&url, config.clone(), kind).await;
     }
     let told = async || sidestream.metric("sidestream_connections_memory_bytes", &[]).await;
-    let (before, told_before, resident) = (crowd.len(), told().await, sidestream.resident_bytes());
+    let (before, told_before) = (crowd.len(), told().await);
+    let resident = sidestream.resident_bytes_at_rest().await;
     while crowd.len() < before + CLIENTS {
         crowd.join(&url, config.clone(), kind).await;
     }
     let clients = (crowd.len() - before) as f64;
-    let resident = sidestream.resident_bytes().saturating_sub(resident) as f64 / clients;
+    let resident = sidestream.resident_bytes_at_rest().await.saturating_sub(resident) as f64 / clients;
     (resident, (told().await - told_before) / clients)
 }
 

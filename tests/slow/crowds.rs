@@ -148,7 +148,7 @@ async fn beside_those_who_never_read(scene: Scene) {
     crowd.until_seen(published * readers as u64).await;
     let without = crowd.latency();
 
-    let before_bytes = stage.sidestream.resident_bytes();
+    let before_bytes = stage.sidestream.resident_bytes_at_rest().await;
     let mut sleepers = Vec::new();
     for _ in 0..stalled {
         sleepers.push(stage.lazy(stalled_path).await);

@@ -51,7 +51,7 @@ async fn what_tls_holds_for_a_client_that_stalls_in_a_large_event_is_bounded() {
         sleepers.push(stage.lazy_tls("/usual").await);
     }
     let held = stage.sidestream.metric("sidestream_window_bytes", &[]).await as u64;
-    let resident = stage.sidestream.resident_bytes();
+    let resident = stage.sidestream.resident_bytes_at_rest().await;
     stage.publish(2, 900_000).await;
     let route = [("route", "/usual")];
     stage.sidestream.until_metric("sidestream_slow_clients", &route, |slow| slow == CLIENTS as f64).await;
