@@ -98,6 +98,14 @@ async fn a_leader_that_steps_down_and_one_that_dies_cost_no_client_an_event() {
     for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
         eventually(RECOVERY, "no replay waits", || async { sidestream.metric(metric, &[]).await == 0.0 }).await;
     }
+    // What was followed on the server that died is given up when it has been silent for long enough.
+    let end = format!("{tag}-{}-", last + 1);
+    eventually(RECOVERY, "the pod has given everybody everything", || async {
+        let told = sidestream.admin_json("/connections").await;
+        let has_end = |id: &serde_json::Value| id.as_str().is_some_and(|id| id.starts_with(&end));
+        told["connections"].as_array().unwrap().iter().all(|client| has_end(&client["last_event_id"]))
+    })
+    .await;
     for (after, mut reader) in readers {
         let seen = within(RECOVERY, "every client has everything", reader.until("end")).await;
         assert_eq!(seen, texts(after + 1, last), "after {after}");
