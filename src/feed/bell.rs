@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -17,6 +17,12 @@ pub(super) struct Bell {
     /// Its readers that are to be woken, each once at the most.
     rung: Mutex<Vec<Waker>>,
     task: AtomicWaker,
+}
+
+impl Bell {
+    fn rung(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 thread_local! {
@@ -30,7 +36,7 @@ pub fn answer() -> impl Future<Output = Infallible> + Send + 'static {
     let mut woken = Vec::new();
     poll_fn(move |task| {
         bell.task.register(task.waker());
-        std::mem::swap(&mut *bell.rung.lock().unwrap_or_else(PoisonError::into_inner), &mut woken);
+        std::mem::swap(&mut *bell.rung(), &mut woken);
         woken.drain(..).for_each(Waker::wake);
         Poll::Pending
     })
@@ -66,7 +72,7 @@ impl Wakers {
             if here.as_ref().is_some_and(|here| Arc::ptr_eq(here, bell)) {
                 wakers.drain(..).for_each(Waker::wake);
             } else {
-                bell.rung.lock().unwrap_or_else(PoisonError::into_inner).append(wakers);
+                bell.rung().append(wakers);
                 bell.task.wake();
             }
         }

@@ -172,10 +172,10 @@ fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incomin
 
 impl Answer {
     /// The answer with a body for hyper; `carry` takes the event stream to where its protocol wants it.
-    pub(super) fn into_response(self, carry: impl FnOnce(Box<EventStream>) -> Body) -> Response<Body> {
+    pub(super) fn into_response(self, carry: impl FnOnce(EventStream) -> Body) -> Response<Body> {
         match self {
             Self::Text(response) | Self::Last(response) => response.map(|text| Body::Text(Box::new(text))),
-            Self::Events(head, stream) => head.map(|()| carry(stream)),
+            Self::Events(head, stream) => head.map(|()| carry(*stream)),
         }
     }
 }

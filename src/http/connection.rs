@@ -249,7 +249,7 @@ impl Connection {
                 };
                 let answer = answer(&context, Peer { remote, protocol, tls }, surplus, request).await;
                 Ok(answer.into_response(|stream| {
-                    place.put(*stream, framing);
+                    place.put(stream, framing);
                     Body::TakeBack(place)
                 }))
             })
@@ -286,7 +286,7 @@ impl Connection {
                 Ok::<_, Infallible>(answer.into_response(|mut stream| {
                     h2::bind(&link, stream.state());
                     stream.join(siblings);
-                    Body::H2(Box::new(H2Body::new(*stream, in_use)))
+                    Body::H2(Box::new(H2Body::new(stream, in_use)))
                 }))
             })
         });

@@ -19,7 +19,7 @@ use super::family::Family;
 use super::member::StreamState;
 use super::output::Output;
 use super::pace::{Paced, Turn};
-use super::wire::Sent;
+use super::wire::Written;
 use crate::feed::{Cursor, Gap, Item, Read, Relief};
 use crate::limit::Visit;
 use crate::limit::clients::Limit;
@@ -144,7 +144,7 @@ impl EventStream {
     }
 
     /// Counts what has reached the socket.
-    pub(super) fn sent(&self, (tally, bytes): Sent) {
+    pub(super) fn sent(&self, (tally, bytes): Written) {
         self.state.sent(tally.events, bytes as u64);
         let metrics = &self.state.route.metrics;
         metrics.bytes.inc_by(bytes as u64);

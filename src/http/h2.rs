@@ -106,14 +106,12 @@ impl H2Body {
         if StreamState::is_forced(close) {
             return Some(Err(Reset(close)));
         }
-        if stream.breaks(close) {
-            self.state = State::Breaking;
-            // Until it is on its way the peer has the patience of its route, like before.
-            stream.state().offers();
-            return Some(Ok(Frame::data(Piece::before_reset(data, stream.state().clone()))));
-        }
         // Until its last bytes are on their way, too: whoever does not take them is waited for no longer than before.
         stream.state().offers();
+        if stream.breaks(close) {
+            self.state = State::Breaking;
+            return Some(Ok(Frame::data(Piece::before_reset(data, stream.state().clone()))));
+        }
         match kept {
             Some(last) => self.state = State::Last(Box::new((stream, last))),
             None => stream.set_delivered(),

@@ -55,9 +55,11 @@ impl Idle {
 
     /// Over when it carries nothing after so long; a request that came in the last moment goes on.
     pub(super) async fn unused_after(&self, wait: Duration) {
-        tokio::time::sleep(wait).await;
-        while self.open.load(Ordering::Relaxed) > 0 {
+        loop {
             tokio::time::sleep(wait).await;
+            if self.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
         }
     }
 }

@@ -21,7 +21,6 @@ pub(super) struct TakeBack {
     heard_bytes: AtomicUsize,
     /// HTTP/2: what may still be read in this turn.
     turn_bytes: AtomicUsize,
-    holds: AtomicBool,
     held: Mutex<Option<Held>>,
 }
 
@@ -36,14 +35,10 @@ pub(super) struct Held {
 impl TakeBack {
     pub(super) fn put(&self, stream: EventStream, framing: Framing) {
         *self.lock() = Some(Held { stream, framing, head: Vec::new() });
-        self.holds.store(true, Ordering::Relaxed);
     }
 
     /// Takes what hyper writes, once there is an event stream that it can go out with.
     fn hold(&self, parts: &[IoSlice<'_>]) -> Option<usize> {
-        if !self.holds.load(Ordering::Relaxed) {
-            return None;
-        }
         let mut held = self.lock();
         let head = &mut held.as_mut()?.head;
         let before = head.len();
@@ -89,7 +84,7 @@ impl TakeBack {
 
     /// HTTP/2: the connection is polled, and may read again.
     pub(super) fn begin_turn(&self) {
-        self.turn_bytes.store(TURN_BYTES, Ordering::Relaxed);
+        self.turn_bytes.store(READ_BYTES, Ordering::Relaxed);
     }
 
     pub(super) fn take(&self) -> Option<Held> {
@@ -118,7 +113,7 @@ enum Kind {
 /// 512: what an HTTP/2 connection reads in one turn. A gateway asks for a hundred event streams in four kilobytes; whatever
 /// h2, its tables and the answers need for each request that is read and not answered stays allocated at the height of the
 /// largest burst, so bursts are taken a dozen requests at a time.
-const TURN_BYTES: usize = 512;
+const READ_BYTES: usize = 512;
 
 /// 2 s: how long a client may take to close its side after ours. Closing with bytes of the client unread, such as an
 /// acknowledgement that it sends for what it gets, would reset the connection and could take the end from the client.
@@ -136,12 +131,15 @@ impl<T> Watched<T> {
     pub(super) fn http2(inner: T, place: Arc<TakeBack>) -> Self {
         Self { inner, place, kind: Kind::Http2Begins, linger: None }
     }
-}
 
-impl<T> Watched<T> {
-    fn begin_write(&mut self) {
-        if self.kind == Kind::Http2Begins {
-            self.kind = Kind::Http2;
+    /// Before each write: how much of it is held instead.
+    fn begin_write(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
+        match self.kind {
+            Kind::Http1 => self.place.hold(parts),
+            Kind::Http2Begins | Kind::Http2 => {
+                self.kind = Kind::Http2;
+                None
+            }
         }
     }
 }
@@ -154,7 +152,7 @@ impl<T: AsyncRead + Unpin> Watched<T> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let mut space = [0; TURN_BYTES];
+        let mut space = [0; READ_BYTES];
         let mut part = ReadBuf::new(&mut space[..left.min(buf.remaining())]);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
         buf.put_slice(part.filled());
@@ -177,10 +175,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(held) = self.place.hold(&[IoSlice::new(buf)]) {
+        if let Some(held) = self.begin_write(&[IoSlice::new(buf)]) {
             return Poll::Ready(Ok(held));
         }
-        self.begin_write();
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.place.set_blocked(written.is_pending());
         written
@@ -191,10 +188,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(held) = self.place.hold(bufs) {
+        if let Some(held) = self.begin_write(bufs) {
             return Poll::Ready(Ok(held));
         }
-        self.begin_write();
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.place.set_blocked(written.is_pending());
         written
@@ -260,27 +256,27 @@ mod tests {
 
     #[tokio::test]
     async fn an_http2_connection_takes_a_burst_of_requests_in_turns() {
-        let (mut client, server) = tokio::io::duplex(4 * TURN_BYTES);
+        let (mut client, server) = tokio::io::duplex(4 * READ_BYTES);
         let place = Arc::new(TakeBack::default());
         let mut io = Watched::http2(server, place.clone());
-        client.write_all(&[0; 2 * TURN_BYTES + 1]).await.unwrap();
-        for expected in [TURN_BYTES, TURN_BYTES, 1] {
+        client.write_all(&[0; 2 * READ_BYTES + 1]).await.unwrap();
+        for expected in [READ_BYTES, READ_BYTES, 1] {
             place.begin_turn();
             assert_eq!(read(&mut io).await, Some(expected));
             assert_eq!(read(&mut io).await, None, "the turn is over, or there is no more");
         }
-        assert_eq!(place.heard_bytes(), 2 * TURN_BYTES + 1);
+        assert_eq!(place.heard_bytes(), 2 * READ_BYTES + 1);
         drop(client);
         assert_eq!(read(&mut io).await, Some(0), "the end of the connection is seen");
     }
 
     #[tokio::test]
     async fn a_turn_that_is_over_wakes_its_task() {
-        let (mut client, server) = tokio::io::duplex(4 * TURN_BYTES);
+        let (mut client, server) = tokio::io::duplex(4 * READ_BYTES);
         let place = Arc::new(TakeBack::default());
         let mut io = Watched::http2(server, place.clone());
-        client.write_all(&[0; 3 * TURN_BYTES]).await.unwrap();
-        let mut space = [0; 3 * TURN_BYTES];
+        client.write_all(&[0; 3 * READ_BYTES]).await.unwrap();
+        let mut space = [0; 3 * READ_BYTES];
         let mut buffer = ReadBuf::new(&mut space);
         let all = poll_fn(|task| {
             place.begin_turn();

@@ -50,13 +50,13 @@ struct Pending {
     /// How much of an event larger than a turn the socket has taken since that was last asked.
     taken: usize,
     /// What will be counted when all of it is on the socket.
-    unsent: Sent,
+    unsent: Written,
     /// The head of the answer, which waits for the first turn.
     is_held: bool,
 }
 
 /// What is counted of a turn that is on the socket, and its bytes.
-pub(super) type Sent = (Tally, usize);
+pub(super) type Written = (Tally, usize);
 
 /// 16 KiB: a client that says more than a stray request during an event stream is closed.
 const DISCARD_MAX: u32 = 16 * 1024;
@@ -95,7 +95,7 @@ impl<T: Transport> Wire<T> {
 
     /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending but
     /// the head. With what is to be counted, if all of it is on the socket already.
-    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<Option<Sent>> {
+    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<Option<Written>> {
         let sent = (out.tally, out.bytes);
         if let Some(pending) = &mut self.pending {
             debug_assert!(pending.is_held, "a turn begins when the one before is written");
@@ -147,7 +147,7 @@ impl<T: Transport> Wire<T> {
     }
 
     /// Ready when everything is on the socket, with what is to be counted for it, if it was not at once.
-    pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<Option<Sent>>> {
+    pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<Option<Written>>> {
         let Some(pending) = self.pending.as_mut().filter(|pending| !pending.is_held) else {
             return Poll::Ready(Ok(None));
         };

@@ -270,7 +270,7 @@ impl Consumer {
         let Ok(body) = serde_json::to_vec(&pull) else { return };
         self.requests_made += 1;
         let reply = format!("{}.{}", self.inbox, self.requests_made);
-        let [subject, _] = self.subjects.clone();
+        let subject = self.subjects[0].clone();
         self.requests.push_back(Request { number: self.requests_made, left: batch });
         if self.link.client().publish_with_reply(subject, reply, Bytes::from(body)).await.is_err() {
             tracing::debug!(consumer = self.spec.name, "a closed connection takes no request");
