@@ -6,6 +6,8 @@
 mod client;
 #[path = "feed_simulation/core.rs"]
 mod core;
+#[path = "feed_simulation/courier.rs"]
+mod courier;
 #[path = "feed_simulation/items.rs"]
 mod items;
 #[path = "feed_simulation/pod.rs"]

@@ -1,9 +1,10 @@
-//! Wakes readers on their own threads: one word to a thread, however many of its readers have something to read.
+//! Tells threads that feeds have something new for readers of theirs: one word to a thread, however many they are.
 //!
 //! A runtime on one thread is told from outside of each task that is to run with a system call of its own. A thousand
 //! readers on other threads would be a thousand of those for every event, one after the other.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +12,19 @@ use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 
+use super::courier::{Courier, Round};
+use super::feed::Feed;
+
 /// A thread that has readers.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
-    /// Its readers that are to be woken, each once at the most.
-    rung: Mutex<Vec<Waker>>,
+    /// Feeds with something new, each once until it is looked at.
+    rung: Mutex<Vec<Arc<Feed>>>,
     task: AtomicWaker,
 }
 
 impl Bell {
-    fn rung(&self) -> MutexGuard<'_, Vec<Waker>> {
+    fn rung(&self) -> MutexGuard<'_, Vec<Arc<Feed>>> {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -29,17 +33,27 @@ thread_local! {
     static HERE: RefCell<Option<Arc<Bell>>> = const { RefCell::new(None) };
 }
 
-/// Makes this thread one whose readers other threads wake together. To be spawned on its runtime, before there are any.
+/// Makes this thread one whose readers are told together, and given what they wait for where they have an outlet. To be
+/// spawned on its runtime, before there are any.
 pub fn answer() -> impl Future<Output = Infallible> + Send + 'static {
     let bell = Arc::new(Bell::default());
     HERE.set(Some(bell.clone()));
-    let mut woken = Vec::new();
-    poll_fn(move |task| {
-        bell.task.register(task.waker());
-        std::mem::swap(&mut *bell.rung(), &mut woken);
-        woken.drain(..).for_each(Waker::wake);
-        Poll::Pending
-    })
+    async move {
+        let (mut rounds, mut courier) = (VecDeque::new(), Courier::default());
+        loop {
+            poll_fn(|task| {
+                bell.task.register(task.waker());
+                rounds.extend(bell.rung().drain(..).map(Round::new));
+                if rounds.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            courier.turn(&bell, &mut rounds);
+            if !rounds.is_empty() {
+                // What has come meanwhile is taken first: whoever is late then has more in one write.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
 }
 
 /// The bell of this thread, if it answers one.
@@ -47,95 +61,91 @@ pub(super) fn here() -> Option<Arc<Bell>> {
     HERE.with_borrow(Clone::clone)
 }
 
-/// Readers that are to be woken when no lock is held, by their threads. Kept and used again: it allocates nothing then.
+/// What is to be told when no lock is held. Kept and used again: it allocates nothing then.
 #[derive(Debug, Default)]
-pub(super) struct Wakers {
-    unheard: Vec<Waker>,
-    heard: Vec<(Arc<Bell>, Vec<Waker>)>,
+pub(super) struct News {
+    /// Readers of threads that answer no bell.
+    pub(super) wake: Vec<Waker>,
+    rings: Vec<(Arc<Bell>, Vec<Arc<Feed>>)>,
 }
 
-impl Wakers {
-    /// Adds a reader of the thread with this bell.
-    pub(super) fn add(&mut self, bell: Option<&Arc<Bell>>, waker: Waker) {
-        let Some(bell) = bell else { return self.unheard.push(waker) };
-        match self.heard.iter_mut().find(|(known, _)| Arc::ptr_eq(known, bell)) {
-            Some((_, wakers)) => wakers.push(waker),
-            None => self.heard.push((bell.clone(), vec![waker])),
+impl News {
+    /// This feed has something new for readers of the thread with this bell.
+    pub(super) fn ring(&mut self, bell: &Arc<Bell>, feed: &Arc<Feed>) {
+        match self.rings.iter_mut().find(|(known, _)| Arc::ptr_eq(known, bell)) {
+            Some((_, feeds)) => feeds.push(feed.clone()),
+            None => self.rings.push((bell.clone(), vec![feed.clone()])),
         }
     }
 
-    /// Wakes all of them.
-    pub(super) fn wake(&mut self) {
-        self.unheard.drain(..).for_each(Waker::wake);
-        let here = here();
-        for (bell, wakers) in self.heard.iter_mut().filter(|(_, wakers)| !wakers.is_empty()) {
-            if here.as_ref().is_some_and(|here| Arc::ptr_eq(here, bell)) {
-                wakers.drain(..).for_each(Waker::wake);
-            } else {
-                bell.rung().append(wakers);
-                bell.task.wake();
-            }
+    /// Tells everyone.
+    pub(super) fn tell(&mut self) {
+        self.wake.drain(..).for_each(Waker::wake);
+        for (bell, feeds) in self.rings.iter_mut().filter(|(_, feeds)| !feeds.is_empty()) {
+            bell.rung().append(feeds);
+            bell.task.wake();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
-    use std::task::Wake;
     use std::thread;
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
-
-    /// Notes on which thread it is woken.
-    struct Reader(mpsc::SyncSender<thread::ThreadId>, Arc<AtomicUsize>);
-
-    impl Wake for Reader {
-        fn wake(self: Arc<Self>) {
-            self.1.fetch_add(1, Ordering::Relaxed);
-            self.0.send(thread::current().id()).unwrap();
-        }
-    }
+    use crate::feed::{Batch, Budget, Limits, Start, log};
+    use crate::sse::{Component, Event, Tag};
+    use crate::subject::{Filter, FilterSet};
 
     #[test]
-    fn readers_are_woken_on_their_own_thread_and_those_of_no_bell_at_once() {
-        let (bells, bell) = mpsc::sync_channel(1);
+    fn readers_of_another_thread_are_told_there_once_for_all_of_them() {
+        let (mut writer, log) = log::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
+        let tag = Tag::of_stream("S", 1);
+        writer.begin(tag, 0);
+        let (ready, shard) = mpsc::sync_channel(1);
+        let (told, seen) = mpsc::sync_channel(10);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let shard = thread::spawn(move || {
+        let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let answering = answer();
-            bells.send(here().unwrap()).unwrap();
+            let bell = here().unwrap();
             runtime.block_on(async {
                 tokio::spawn(answering);
+                for _ in 0..10 {
+                    let (filters, told) = (FilterSet::new([Filter::parse("a").unwrap()]), told.clone());
+                    let opened = log.open(filters, &Arc::default(), Start::Live).now_or_never().unwrap();
+                    let mut cursor = opened.unwrap().cursor;
+                    tokio::spawn(poll_fn::<(), _>(move |task| {
+                        let mut batch = Batch::default();
+                        while cursor.poll_read(task, &mut batch, 1000).is_ready() {
+                            told.send((thread::current().id(), batch.items.len())).unwrap();
+                            batch.items.clear();
+                        }
+                        Poll::Pending
+                    }));
+                }
+                // The readers have had their turn, and wait.
+                tokio::task::yield_now().await;
+                ready.send(bell).unwrap();
                 stopped.await
             })
         });
-        let (bell, there) = (bell.recv().unwrap(), shard.thread().id());
-        let ((told, woken), count) = (mpsc::sync_channel(11), Arc::new(AtomicUsize::new(0)));
-        let reader = || Waker::from(Arc::new(Reader(told.clone(), count.clone())));
-        let mut wakers = Wakers::default();
-        for round in 1..=100 {
-            (0..10).for_each(|_| wakers.add(Some(&bell), reader()));
-            wakers.add(None, reader());
-            wakers.wake();
-            let by: Vec<_> = (0..11).map(|_| woken.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
-            assert_eq!(by.iter().filter(|thread| **thread == there).count(), 10);
-            assert_eq!(by.iter().filter(|thread| **thread == thread::current().id()).count(), 1);
-            assert_eq!(count.load(Ordering::Relaxed), round * 11, "each is woken once");
+        let (bell, there) = (shard.recv().unwrap(), thread.thread().id());
+        for seq in 1..=100 {
+            let position = Component { tag, seq, check: None };
+            let (subject, data, received) = ("a".into(), "x".into(), std::time::Instant::now());
+            let event = Event { position, subject, name: None, tier: None, message_id: None, data, received };
+            writer.append(vec![event]);
+            assert!(bell.rung().len() <= 1, "one word for ten readers");
+            for _ in 0..10 {
+                assert_eq!(seen.recv_timeout(Duration::from_secs(10)), Ok((there, 1)), "each has the event once");
+            }
         }
         drop(stop);
-        assert!(shard.join().unwrap().is_err(), "it has ended because it was told to");
-    }
-
-    #[tokio::test]
-    async fn a_thread_wakes_its_own_readers_without_ringing() {
-        let _answering = answer();
-        let ((told, woken), count) = (mpsc::sync_channel(11), Arc::new(AtomicUsize::new(0)));
-        let mut wakers = Wakers::default();
-        wakers.add(here().as_ref(), Waker::from(Arc::new(Reader(told, count))));
-        wakers.wake();
-        assert_eq!(woken.try_recv(), Ok(thread::current().id()));
+        assert!(thread.join().unwrap().is_err(), "it has ended because it was told to");
     }
 }

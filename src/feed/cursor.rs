@@ -10,6 +10,7 @@ use crate::sse::Component;
 
 use super::feed::Feed;
 use super::logged::LOOKS;
+use super::outlet::Outlet;
 use super::pace::{Pace, Verdict};
 use super::replay::Ticket;
 use super::slow::{Relief, Run};
@@ -90,6 +91,18 @@ impl Cursor {
         }
         state.readers.moved(self.standing.key, self.place, position);
         self.replay.is_some()
+    }
+
+    /// Says where the reader can be given events while it waits: past this cursor, which then has to [`Self::follow`].
+    pub fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+        self.standing.feed.lock().readers.set_outlet(self.standing.key, outlet);
+    }
+
+    /// Goes to where the reader stands since it was given something through its outlet.
+    pub fn follow(&mut self) {
+        if let Some((place, position)) = self.standing.feed.lock().readers.standing(self.standing.key) {
+            (self.place, self.position) = (place, position);
+        }
     }
 
     /// Whether it reads the archive.

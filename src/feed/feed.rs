@@ -8,7 +8,7 @@ use crate::sse::encode::Frame;
 use crate::sse::{Component, Tier};
 use crate::subject::FilterSet;
 
-use super::bell::Wakers;
+use super::bell::News;
 use super::budget::{Budget, Shrink};
 use super::logged::Logged;
 use super::readers::Readers;
@@ -79,34 +79,34 @@ impl Feed {
         self.last_read.store(READS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Appends a batch; who waits is handed out, to be woken when no lock is held.
-    pub(super) fn append(&self, events: impl Iterator<Item = Appended>, wakers: &mut Wakers) {
+    /// Appends a batch; who waits is to be told when no lock is held.
+    pub(super) fn append(self: &Arc<Self>, events: impl Iterator<Item = Appended>, news: &mut News) {
         let mut state = self.lock();
         for event in events {
             state.window.push_event(event.logged, event.named, event.tier);
         }
-        state.readers.take_waiting(wakers);
+        state.readers.tell(self, news);
     }
 
     /// Marks that events are missing after `position`.
-    pub(super) fn append_gap(&self, gap: Gap, position: Component, now: Instant, wakers: &mut Wakers) {
+    pub(super) fn append_gap(self: &Arc<Self>, gap: Gap, position: Component, now: Instant, news: &mut News) {
         let mut state = self.lock();
         state.window.push_gap(gap, position, Missing::Behind, now);
-        state.readers.take_waiting(wakers);
+        state.readers.tell(self, news);
     }
 
     /// Goes on behind `floor`, with a gap that tells of it.
-    pub(super) fn renew(&self, gap: Gap, floor: Component, now: Instant, wakers: &mut Wakers) {
+    pub(super) fn renew(self: &Arc<Self>, gap: Gap, floor: Component, now: Instant, news: &mut News) {
         let mut state = self.lock();
         state.window.renew(gap, floor, now);
-        state.readers.take_waiting(wakers);
+        state.readers.tell(self, news);
     }
 
     /// Says that nothing will ever be appended again.
-    pub(super) fn end(&self, wakers: &mut Wakers) {
+    pub(super) fn end(self: &Arc<Self>, news: &mut News) {
         let mut state = self.lock();
         state.ended = true;
-        state.readers.take_waiting(wakers);
+        state.readers.tell(self, news);
     }
 
     /// Adds a reader.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::sse::Component;
 use crate::subject::FilterSet;
 
-use super::bell::Wakers;
+use super::bell::News;
 use super::feed::Feed;
 use super::{Budget, Demand, OpenError, Profile};
 
@@ -56,7 +56,7 @@ pub(super) struct Lease {
     established: watch::Sender<bool>,
     /// When the linger began: it goes on over calls of [`Lease::unwanted`] that are not waited for to the end.
     unwanted_since: Option<tokio::time::Instant>,
-    wakers: Wakers,
+    news: News,
 }
 
 // === impl Feeds ===
@@ -88,7 +88,7 @@ impl Feeds {
             wanted: wanted_seen,
             established: stands,
             unwanted_since: None,
-            wakers: Wakers::default(),
+            news: News::default(),
         };
         feeds.insert(key, Wanted { feed: feed.clone(), wanted, established: established.clone() });
         Ok(Found { feed, established, lease: Some(lease) })
@@ -164,8 +164,8 @@ impl Lease {
 
     /// Wakes who waits, with no lock held, after something was written.
     pub(super) fn wake(&mut self) {
-        self.feed.lock().readers.take_waiting(&mut self.wakers);
-        self.wakers.wake();
+        self.feed.lock().readers.tell(&self.feed, &mut self.news);
+        self.news.tell();
         self.feeds.budget.enforce();
     }
 
@@ -208,7 +208,7 @@ impl Drop for Lease {
                 feeds.remove(&key);
             }
         }
-        self.feed.end(&mut self.wakers);
-        self.wakers.wake();
+        self.feed.end(&mut self.news);
+        self.news.tell();
     }
 }

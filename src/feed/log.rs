@@ -15,7 +15,7 @@ use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 
 use super::archive::Archive;
-use super::bell::Wakers;
+use super::bell::News;
 use super::budget::{Budget, Shrink};
 use super::feed::{Appended, Feed};
 use super::index::Index;
@@ -240,7 +240,7 @@ impl State {
         self.head.is_some() && !self.catching_up && !self.ended
     }
 
-    fn append(&mut self, logged: &[Arc<Logged>], now: Instant, wakers: &mut Wakers) {
+    fn append(&mut self, logged: &[Arc<Logged>], now: Instant, news: &mut News) {
         let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
         let mut found = Vec::new();
         for (place, one) in logged.iter().enumerate() {
@@ -261,7 +261,7 @@ impl State {
         for group in wanted.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
             let events = group.iter().map(|(_, place)| show(&logged[*place], &feed.profile, *place, &mut named));
-            feed.append(events, wakers);
+            feed.append(events, news);
         }
         self.evict(now);
     }

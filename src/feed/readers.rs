@@ -1,47 +1,94 @@
-//! Who reads a feed: where each one stands, and how it is woken.
+//! Who reads a feed: where each one stands, and how it is told that there is more.
 
 use std::sync::Arc;
 use std::task::Waker;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::sse::Component;
 
-use super::bell::{self, Bell, Wakers};
+use super::bell::{self, Bell, News};
+use super::feed::Feed;
+use super::outlet::Outlet;
 use super::window::Place;
 
 /// The readers of one feed.
 #[derive(Debug, Default)]
-pub(super) struct Readers(Slab<Reader>);
+pub(super) struct Readers {
+    all: Slab<Reader>,
+    /// Threads that have had some; there are as many as shards.
+    threads: SmallVec<[Thread; 1]>,
+    /// How many read where no bell is answered.
+    unheard: usize,
+}
 
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     /// Set while the reader waits for something new.
-    waker: Option<Waker>,
-    /// Of the thread that it reads on, which never changes.
-    bell: Option<Arc<Bell>>,
+    pub(super) waker: Option<Waker>,
+    /// Where it can be given that without being woken.
+    pub(super) outlet: Option<Arc<dyn Outlet>>,
     /// Kept here too, so that the lag of a stalled reader is seen from outside.
-    place: Place,
-    position: Component,
+    pub(super) place: Place,
+    pub(super) position: Component,
+    /// That it reads on, which never changes: a place among `threads`.
+    thread: Option<u16>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    bell: Arc<Bell>,
+    readers: usize,
+    /// Its readers are to be seen: it is told once, however much comes until it looks.
+    is_rung: bool,
 }
 
 impl Readers {
     /// Adds a reader of this thread.
     pub(super) fn add(&mut self, place: Place, position: Component) -> usize {
-        self.0.insert(Reader { waker: None, bell: bell::here(), place, position })
+        let thread = bell::here().and_then(|bell| self.thread(bell));
+        match thread {
+            Some(thread) => self.threads[usize::from(thread)].readers += 1,
+            None => self.unheard += 1,
+        }
+        self.all.insert(Reader { waker: None, outlet: None, place, position, thread })
+    }
+
+    fn thread(&mut self, bell: Arc<Bell>) -> Option<u16> {
+        let place = self.place_of(&bell).unwrap_or_else(|| {
+            self.threads.push(Thread { bell, readers: 0, is_rung: false });
+            self.threads.len() - 1
+        });
+        u16::try_from(place).ok()
+    }
+
+    fn place_of(&self, bell: &Arc<Bell>) -> Option<usize> {
+        self.threads.iter().position(|thread| Arc::ptr_eq(&thread.bell, bell))
     }
 
     pub(super) fn remove(&mut self, key: usize) {
-        drop(self.0.try_remove(key));
+        let Some(reader) = self.all.try_remove(key) else { return };
+        match reader.thread {
+            Some(thread) => self.threads[usize::from(thread)].readers -= 1,
+            None => self.unheard -= 1,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+
+    /// Says where a reader can be given events while it waits.
+    pub(super) fn set_outlet(&mut self, key: usize, outlet: Arc<dyn Outlet>) {
+        if let Some(reader) = self.all.get_mut(key) {
+            reader.outlet = Some(outlet);
+        }
     }
 
     /// Notes where a reader stands after a read.
     pub(super) fn moved(&mut self, key: usize, place: Place, position: Component) {
-        if let Some(reader) = self.0.get_mut(key) {
+        if let Some(reader) = self.all.get_mut(key) {
             reader.place = place;
             reader.position = position;
         }
@@ -49,7 +96,7 @@ impl Readers {
 
     /// Notes that a reader waits.
     pub(super) fn wait(&mut self, key: usize, waker: &Waker) {
-        match self.0.get_mut(key).map(|reader| &mut reader.waker) {
+        match self.all.get_mut(key).map(|reader| &mut reader.waker) {
             Some(Some(known)) => known.clone_from(waker),
             Some(none) => *none = Some(waker.clone()),
             None => {}
@@ -58,15 +105,44 @@ impl Readers {
 
     /// Where a reader stands; nothing once it has left.
     pub(super) fn standing(&self, key: usize) -> Option<(Place, Component)> {
-        self.0.get(key).map(|reader| (reader.place, reader.position))
+        self.all.get(key).map(|reader| (reader.place, reader.position))
     }
 
-    /// Takes everyone who waits; to be woken when no lock is held.
-    pub(super) fn take_waiting(&mut self, wakers: &mut Wakers) {
-        for (_, reader) in &mut self.0 {
-            if let Some(waker) = reader.waker.take() {
-                wakers.add(reader.bell.as_ref(), waker);
-            }
+    /// There is something new: the threads of those who wait are to be told when no lock is held.
+    pub(super) fn tell(&mut self, feed: &Arc<Feed>, news: &mut News) {
+        for thread in self.threads.iter_mut().filter(|thread| thread.readers > 0 && !thread.is_rung) {
+            thread.is_rung = true;
+            news.ring(&thread.bell, feed);
         }
+        if self.unheard > 0 {
+            let unheard = self.all.iter_mut().filter(|(_, reader)| reader.thread.is_none());
+            unheard.for_each(|(_, reader)| news.wake.extend(reader.waker.take()));
+        }
+    }
+
+    /// A thread begins to see its readers: what comes from here on rings again.
+    pub(super) fn answer(&mut self, bell: &Arc<Bell>) {
+        if let Some(place) = self.place_of(bell) {
+            self.threads[place].is_rung = false;
+        }
+    }
+
+    /// The first reader of a thread that waits, from this key on.
+    pub(super) fn waiting(&mut self, bell: &Arc<Bell>, from: usize) -> Option<(usize, &mut Reader)> {
+        let thread = u16::try_from(self.place_of(bell)?).ok()?;
+        let waits = |reader: &Reader| reader.thread == Some(thread) && reader.waker.is_some();
+        let key = (from..self.all.capacity()).find(|key| self.all.get(*key).is_some_and(waits))?;
+        self.all.get_mut(key).map(|reader| (key, reader))
+    }
+
+    /// Looks at the outlets of the next readers, which are about to be used (see [`Outlet::look`]).
+    pub(super) fn look_from(&self, from: usize, most: usize) {
+        let next = (from..self.all.capacity().min(from.saturating_add(most))).filter_map(|key| self.all.get(key));
+        std::hint::black_box(next.filter_map(|reader| reader.outlet.as_ref()).map(Arc::strong_count).sum::<usize>());
+    }
+
+    /// Takes the waker of a reader that is to be woken.
+    pub(super) fn take(&mut self, key: usize) -> Option<Waker> {
+        self.all.get_mut(key)?.waker.take()
     }
 }

@@ -186,7 +186,7 @@ impl Connection {
         // In a box of its own: the task that stays for hours is not as large as the head of its answer was.
         let handed = Box::pin(self.http1_head(io, leaving)).await;
         let Some((io, early, held)) = handed else { return };
-        let wire = Wire::new(io, held.framing, early, held.head);
+        let wire = Wire::new(io.for_task(&held.stream), held.framing, early, held.head);
         tokio::spawn(Driver::new(wire, held.stream, self.counted, self.release));
     }
 

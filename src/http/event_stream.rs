@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::config::End;
 use super::context::Context;
 use super::family::Family;
 use super::member::StreamState;
+use super::outlet::TaskSocket;
 use super::output::Output;
 use super::pace::{Paced, Turn};
 use super::wire::Written;
@@ -143,19 +145,37 @@ impl EventStream {
             && !self.state.is_resuming()
     }
 
+    /// Shares its socket with the rounds of its feed.
+    pub(super) fn share(&self, socket: TcpStream) -> TaskSocket {
+        TaskSocket::new(socket, self.state.clone(), self.context.pressure.clone())
+    }
+
+    /// Lets what comes while it waits be written to a socket past its task, if that is all there is to it: the events of one
+    /// source, for a client that may have all of them.
+    pub(super) fn set_outlet(&self, socket: &TaskSocket) {
+        if let ([cursor], None) = (&self.cursors[..], &self.visit) {
+            cursor.set_outlet(socket.outlet());
+        }
+    }
+
+    /// Goes to where the client stands since something was handed out past the task, the last of it then.
+    pub(super) fn follow(&mut self, handed: std::time::Instant) {
+        for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
+            cursor.follow();
+            *position = cursor.position();
+        }
+        self.spoke = Instant::from_std(handed);
+        self.marked = self.spoke;
+    }
+
+    /// Whether all that can come next is events: it waits for them, and is given every one.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
+    }
+
     /// Counts what has reached the socket.
-    pub(super) fn sent(&self, (tally, bytes): Written) {
-        self.state.sent(tally.events, bytes as u64);
-        let metrics = &self.state.route.metrics;
-        metrics.bytes.inc_by(bytes as u64);
-        if tally.events > 0 {
-            metrics.events.inc_by(tally.events);
-        }
-        if let Some(oldest) = tally.oldest {
-            // What the socket took at once it has from the turn that handed it out: one look at the clock for both.
-            let taken = tally.handed.unwrap_or_else(std::time::Instant::now);
-            metrics.delivery.observe(taken.saturating_duration_since(oldest).as_secs_f64());
-        }
+    pub(super) fn sent(&self, written: Written) {
+        self.state.count(&self.state.route, written);
         self.note_active();
     }
 

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 use super::context::Counted;
 use super::event_stream::{EventStream, Step};
 use super::member::StreamState;
+use super::outlet::TaskSocket;
 use super::output::Output;
 use super::patience::Patience;
 use super::take_back::LINGER;
@@ -41,8 +42,32 @@ enum Phase {
 
 impl<T: Transport> Driver<T> {
     pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Watch) -> Self {
+        if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
+            stream.set_outlet(socket);
+        }
         let (phase, patience) = (Phase::Open(stream), Patience::default());
         Self { wire, phase, patience, is_noted: false, _counted: counted, _release: release }
+    }
+
+    /// The task runs: nobody else writes to the socket until it waits again.
+    fn take_over(&mut self) {
+        let Some((handed, rest)) = self.wire.shared().and_then(TaskSocket::close) else { return };
+        if let Phase::Open(stream) = &mut self.phase {
+            stream.follow(handed);
+        }
+        if let Some(rest) = rest {
+            self.wire.keep(*rest);
+        }
+    }
+
+    /// The task waits: what it waits for may be written past it, if nothing else is under way to the client.
+    fn give_over(&self) {
+        if let (Some(socket), Phase::Open(stream)) = (self.wire.shared(), &self.phase)
+            && self.wire.is_clear()
+            && stream.is_at_rest()
+        {
+            socket.open();
+        }
     }
 
     /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
@@ -171,7 +196,11 @@ impl<T: Transport> Future for Driver<T> {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let close = ready!(this.poll_drive(task));
+        this.take_over();
+        let Poll::Ready(close) = this.poll_drive(task) else {
+            this.give_over();
+            return Poll::Pending;
+        };
         if let Phase::Open(stream) = &mut this.phase {
             stream.end(close);
         }

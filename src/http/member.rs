@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
 use super::route::Route;
+use super::wire::Written;
 use crate::feed::Standing;
 use crate::registry::{Close, Description, Lag, Member, Protocol, Registry, Sent, State};
 use crate::sse::EventId;
@@ -129,12 +130,34 @@ impl StreamState {
         }
     }
 
-    /// Counts what has reached the socket; for the task alone.
-    pub(super) fn sent(&self, events: u64, bytes: u64) {
+    /// Counts what has reached the socket; for the thread of its task alone.
+    ///
+    /// `route` is its own, for whoever has that at hand.
+    pub(super) fn count(&self, route: &Route, (tally, bytes): Written) {
         // Nobody else writes here: no need for an operation that locks the line.
         let add = |count: &AtomicU64, more| count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
-        add(&self.turn.events, events);
-        add(&self.turn.bytes, bytes);
+        add(&self.turn.events, tally.events);
+        add(&self.turn.bytes, bytes as u64);
+        let metrics = &route.metrics;
+        metrics.bytes.inc_by(bytes as u64);
+        if tally.events > 0 {
+            metrics.events.inc_by(tally.events);
+        }
+        if let Some(oldest) = tally.oldest {
+            // What the socket took at once it has from the turn that handed it out: one look at the clock for both.
+            let taken = tally.handed.unwrap_or_else(Instant::now);
+            metrics.delivery.observe(taken.saturating_duration_since(oldest).as_secs_f64());
+        }
+    }
+
+    /// Whether it has been live: its first bytes are on the socket, and it has caught up.
+    pub(super) fn is_active(&self) -> bool {
+        self.turn.active.load(Ordering::Relaxed)
+    }
+
+    /// Whether its socket had refused bytes for too long until what is read next.
+    pub(super) fn is_to_be_relieved(&self) -> bool {
+        self.turn.slow.load(Ordering::Relaxed)
     }
 
     /// Whether it resumes, and has not caught up yet.

@@ -16,6 +16,7 @@ mod h1;
 mod h2;
 mod idle;
 mod member;
+mod outlet;
 mod output;
 mod pace;
 mod patience;

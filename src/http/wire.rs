@@ -10,6 +10,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
 use super::event_stream::TURN_BYTES;
+use super::outlet::{Rest, TaskSocket};
 use super::output::{Output, Tally};
 use super::transport::Transport;
 
@@ -72,6 +73,28 @@ impl<T: Transport> Wire<T> {
         let pending = Pending { parts: VecDeque::from([head.into()]), is_held: true, ..Pending::default() };
         let discarded = u32::try_from(early).unwrap_or(u32::MAX);
         Self { io, framing, discarded, pending: Some(Box::new(pending)) }
+    }
+
+    /// The socket itself, where events can be written to it past the task.
+    pub(super) fn shared(&self) -> Option<&TaskSocket> {
+        self.io.shared()
+    }
+
+    /// Whether events stand on the wire as they stand in a chunk.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.framing == Framing::Chunked
+    }
+
+    /// Whether everything that was handed out is on the socket.
+    pub(super) fn is_clear(&self) -> bool {
+        self.pending.is_none()
+    }
+
+    /// Keeps what is still to be written of what was handed out past the task.
+    pub(super) fn keep(&mut self, rest: Rest) {
+        debug_assert!(self.is_clear(), "nothing is handed out past a task with something under way");
+        let parts = VecDeque::from([rest.bytes]);
+        self.pending = Some(Box::new(Pending { parts, unsent: rest.unsent, ..Pending::default() }));
     }
 
     /// Resets the connection: what is pending is thrown away.

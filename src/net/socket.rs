@@ -1,6 +1,7 @@
 //! The options of client sockets.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -41,6 +42,14 @@ pub fn prepare(listener: &impl AsFd) -> io::Result<()> {
 /// When the system refuses it; the close is then an ordinary one.
 pub fn abort(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
+}
+
+/// Ends our side of a connection; the other may go on.
+///
+/// # Errors
+/// When the system refuses it: the connection has ended already.
+pub fn shut_down(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
 #[cfg(test)]

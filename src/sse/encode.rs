@@ -61,6 +61,12 @@ impl Chunk {
         Self { bytes: out.freeze(), head_len: (CHUNK_HEAD_MAX - place) as u8 }
     }
 
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// The events.
     #[must_use]
     pub fn content(&self) -> &[u8] {

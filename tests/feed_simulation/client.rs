@@ -9,6 +9,7 @@ use sidestream::feed::{Cursor, Gap, GapReason, Outcome, Policy, Profile, Read, R
 use sidestream::sse::{Component, Tier};
 use sidestream::subject::FilterSet;
 
+use super::courier::Outlets;
 use super::items::{self, Seen};
 use super::pod::{Entry, Kind, Pod};
 use super::source::{Fate, Source, check, lock, payload};
@@ -37,6 +38,7 @@ pub(crate) struct Client {
     /// The id that it would come back with.
     pub(crate) position: Component,
     pub(crate) wakes: Arc<Wakes>,
+    outlet: Arc<Outlets>,
     /// Set by a read that found nothing: the wakes until then.
     waits_since: Option<u64>,
     /// It has, or was told of, everything up to this number of this epoch.
@@ -76,6 +78,7 @@ impl Client {
             position,
             cursor,
             wakes: Arc::default(),
+            outlet: Arc::default(),
             waits_since: None,
             epoch: pod.epoch,
             seq: position.seq,
@@ -87,6 +90,7 @@ impl Client {
             is_ahead: position.seq > pod.head,
         };
         assert_eq!(position.tag, pod.tag, "a position is of the present numbers");
+        client.cursor.set_outlet(client.outlet.clone());
         let is_live = match outcome {
             Outcome::Live => true,
             Outcome::Gap(gap) => gap.reason != GapReason::Expired,
@@ -112,8 +116,24 @@ impl Client {
         })
     }
 
+    /// Takes what it was given past its reading; its cursor does not know of that before it follows.
+    pub(crate) fn receive(&mut self, pod: &Pod) {
+        for (text, position) in self.outlet.take(self.position.tag) {
+            assert!(self.waits_since.is_some(), "{self}: was handed {position} while it did not wait");
+            self.take_event(pod, &text, position, None);
+        }
+        assert_eq!(self.cursor.standing().position(), Some(self.position), "{self}: where it was handed to");
+    }
+
+    fn follow(&mut self) {
+        self.outlet.close();
+        self.cursor.follow();
+        assert_eq!(self.cursor.position(), self.position, "{self}: follows");
+    }
+
     /// Reads once, as one that was slow until now if it was, and checks everything that the read says.
     pub(crate) fn read(&mut self, pod: &Pod, budget: usize, slow: Option<&Slow>, now: Instant) -> Poll<Read> {
+        self.follow();
         let mut batch = items::batch();
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
@@ -163,6 +183,9 @@ impl Client {
             Poll::Pending => {
                 assert!(batch.items.is_empty(), "{self}: a read that waits brings nothing");
                 self.waits_since = Some(self.wakes.count());
+                if self.cursor.waits() {
+                    self.outlet.open();
+                }
                 if !is_replaying {
                     self.assert_has_all(pod);
                     assert!(self.cursor.is_caught_up(), "{self}: waits only when caught up");
@@ -427,6 +450,7 @@ impl Client {
     }
 
     pub(crate) fn checkpoint(&mut self, pod: &Pod) {
+        self.cursor.follow();
         let is_replaying = self.cursor.is_replaying();
         if !is_replaying && self.cursor.is_caught_up() {
             self.assert_has_all(pod);

@@ -9,6 +9,7 @@ use sidestream::sse::{Component, Tag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 
 use super::client::Client;
+use super::courier::Courier;
 use super::pod::{Kind, Pod, ROOM};
 use super::source::{self, Fate, Shared, Source, lock};
 
@@ -17,6 +18,7 @@ const TOKENS: [&str; 3] = ["a", "b", "c"];
 const FILTERS: [&str; 10] = ["a", "b.>", "*", "*.a", "a.*", "a.b", ">", "b.*.c", "*.>", "a.b.*"];
 
 pub(crate) struct World {
+    courier: Courier,
     rng: Rng,
     source: Shared,
     pods: Vec<Pod>,
@@ -74,7 +76,8 @@ impl World {
         });
         let pods = pods.collect();
         let profiles = profiles(&mut rng);
-        Self { rng, source, pods, clients: Vec::new(), left: Vec::new(), profiles, has_archive, opened: 0 }
+        let courier = Courier::new();
+        Self { rng, courier, source, pods, clients: Vec::new(), left: Vec::new(), profiles, has_archive, opened: 0 }
     }
 
     /// One step of whatever may happen, then everything that must hold.
@@ -104,7 +107,8 @@ impl World {
             }
             _ => self.change(),
         }
-        self.check();
+        let is_told = self.courier.turn(&mut self.rng);
+        self.check(is_told);
     }
 
     fn source(&self) -> std::sync::MutexGuard<'_, Source> {
@@ -246,10 +250,13 @@ impl World {
         }
     }
 
-    fn check(&self) {
-        for client in &self.clients {
+    fn check(&mut self, is_told: bool) {
+        for client in &mut self.clients {
             let pod = &self.pods[client.pod];
-            client.assert_woken(pod);
+            client.receive(pod);
+            if is_told {
+                client.assert_woken(pod);
+            }
             client.assert_lag(pod, now());
         }
         for (at, pod) in self.pods.iter().enumerate() {
@@ -278,6 +285,8 @@ impl World {
             }
         }
         for _ in 0..400 {
+            self.courier.finish();
+            self.clients.iter_mut().for_each(|client| client.receive(&self.pods[client.pod]));
             for client in self.clients.iter_mut().filter(|client| client.is_woken()) {
                 while client.read(&self.pods[client.pod], 1000, None, now()).is_ready() {}
             }
@@ -286,13 +295,16 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        for client in &self.clients {
+        self.courier.finish();
+        self.check(true);
+        for client in &mut self.clients {
+            client.cursor.follow();
             assert!(!client.cursor.is_replaying(), "{client}: its replay never ended");
             assert!(client.cursor.is_caught_up(), "{client}: was never woken");
         }
-        self.check();
         self.clients.clear();
-        self.check();
+        self.courier.finish();
+        self.check(true);
         let budgets: Vec<_> = self.pods.iter().map(|pod| pod.budget.clone()).collect();
         self.pods.clear();
         tokio::time::sleep(Duration::from_secs(60)).await;

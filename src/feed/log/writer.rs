@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Log;
-use crate::feed::bell::Wakers;
+use crate::feed::bell::News;
 use crate::feed::logged::Logged;
 use crate::feed::{Gap, GapReason};
 use crate::sse::{Component, Event, Tag};
@@ -14,12 +14,12 @@ use crate::sse::{Component, Event, Tag};
 #[derive(Debug)]
 pub struct LogWriter {
     log: Arc<Log>,
-    wakers: Wakers,
+    news: News,
 }
 
 impl LogWriter {
     pub(super) fn new(log: &Arc<Log>) -> Self {
-        Self { log: log.clone(), wakers: Wakers::default() }
+        Self { log: log.clone(), news: News::default() }
     }
 
     /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
@@ -61,7 +61,7 @@ impl LogWriter {
             replayer.renumber();
         }
         for (_, feed) in &state.feeds {
-            feed.renew(gap, position, Instant::now(), &mut self.wakers);
+            feed.renew(gap, position, Instant::now(), &mut self.news);
         }
         drop(state);
         self.wake();
@@ -79,7 +79,7 @@ impl LogWriter {
         let Some(now) = events.last().map(|event| event.received) else { return };
         // Encode before taking the lock: every reader that opens waits on it.
         let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, &self.log.budget)).collect();
-        self.log.lock().append(&logged, now, &mut self.wakers);
+        self.log.lock().append(&logged, now, &mut self.news);
         // What a window gives back counts only when nobody else holds it.
         drop(logged);
         self.wake();
@@ -107,7 +107,7 @@ impl LogWriter {
         let Some(head) = state.head else { return };
         let (gap, now) = (Gap { reason, missed }, Instant::now());
         for (_, feed) in &state.feeds {
-            feed.append_gap(gap, head, now, &mut self.wakers);
+            feed.append_gap(gap, head, now, &mut self.news);
         }
         state.push_hole(gap, head, now);
         drop(state);
@@ -117,7 +117,7 @@ impl LogWriter {
 
     /// Wakes with no lock held; what was woken reads the feed at once.
     fn wake(&mut self) {
-        self.wakers.wake();
+        self.news.tell();
     }
 }
 
@@ -127,7 +127,7 @@ impl Drop for LogWriter {
             let mut state = self.log.lock();
             state.ended = true;
             for (_, feed) in &state.feeds {
-                feed.end(&mut self.wakers);
+                feed.end(&mut self.news);
             }
         }
         self.wake();

@@ -1,0 +1,91 @@
+//! Where a reader that waits can be given what it waits for without a turn of its task.
+
+use std::fmt::Debug;
+use std::time::Instant;
+
+use crate::sse::Component;
+use crate::sse::encode::{Chunk, ChunkWriter};
+
+use super::window::{Entry, Place, Window};
+
+/// Takes the events of one reader, on the thread that it reads on.
+///
+/// Only whoever reads knows whether they may be given past it: whether something else is still under way to its client,
+/// whether it is to end, or is given less than everything.
+pub trait Outlet: Debug + Send + Sync {
+    /// Looks at what it needs to take a piece: the memory of several outlets is fetched at once, while each that is used
+    /// waits for its own. Whether it would take one; it may change its mind.
+    fn look(&self) -> bool;
+
+    /// Takes all of a piece or nothing of it.
+    fn hand(&self, piece: &Piece) -> Handed;
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// It has reached the client's socket: the reader goes on waiting.
+    Sent,
+    /// It is taken, and not all of it has reached the socket: the reader is woken for the rest.
+    Kept,
+    /// The reader is woken, and reads it.
+    Refused,
+}
+
+/// Events side by side, all that came since a reader began to wait: the same bytes for everyone that waits there.
+#[derive(Debug)]
+pub struct Piece {
+    /// Their encodings.
+    pub chunk: Chunk,
+    /// How many.
+    pub events: u64,
+    /// When this process received the oldest of them.
+    pub received: Instant,
+    /// Where the first of them stands.
+    pub(super) first: Component,
+    /// Where the last of them stands.
+    pub(super) last: Component,
+    /// The index of the first.
+    pub(super) index: u64,
+    /// Behind the last.
+    pub(super) end: Place,
+}
+
+/// 32 KiB: as much as a turn of an event stream.
+const PIECE_MAX: usize = 32 * 1024;
+
+impl Piece {
+    /// What stands in a window from an index to its end; none where a reader must look at it itself.
+    pub(super) fn cut(window: &Window, index: u64, copy: &mut ChunkWriter) -> Option<Self> {
+        let end = window.end_place();
+        let (mut events, mut bytes, mut received) = (0, 0, None);
+        for index in index..end.index {
+            let Some(Entry::Event { logged, named, .. }) = window.get(index) else { return None };
+            let frame = named.as_deref().unwrap_or(&logged.frame);
+            (events, bytes) = (events + 1, bytes + frame.len());
+            if events > 1 && bytes > PIECE_MAX {
+                return None;
+            }
+            let oldest = received.get_or_insert(logged.event.received);
+            *oldest = (*oldest).min(logged.event.received);
+        }
+        let frame = |index| match window.get(index) {
+            Some(Entry::Event { logged, named, .. }) => Some(named.as_deref().unwrap_or(&logged.frame)),
+            Some(Entry::Gap(_)) | None => None,
+        };
+        let chunk = if events == 1 {
+            frame(index)?.clone().into_chunk()
+        } else {
+            copy.begin(bytes);
+            (index..end.index).filter_map(frame).for_each(|frame| copy.push(frame));
+            copy.finish()
+        };
+        let (first, last) = (window.get(index)?.position(), window.get(end.index.checked_sub(1)?)?.position());
+        Some(Self { chunk, events, received: received?, first, last, index, end })
+    }
+
+    /// Whether it is what a reader waits for that stands there, in the numbers that it has.
+    pub(super) fn follows(&self, place: Place, position: Component) -> bool {
+        self.index == place.index && position.tag == self.first.tag && position.seq < self.first.seq
+    }
+}

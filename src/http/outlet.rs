@@ -1,0 +1,188 @@
+//! A client's socket that its task shares with the rounds of its feed: what comes while the task waits goes to it directly.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::event_stream::EventStream;
+use super::member::StreamState;
+use super::output::Tally;
+use super::route::Route;
+use super::transport::Transport;
+use super::wire::Written;
+use crate::feed::{Handed, Outlet, Piece};
+use crate::limit::Level;
+use crate::limit::pressure::Gauge;
+use crate::net::socket;
+
+/// A socket in clear text. Its task has it to itself while it runs; when it waits, with nothing under way to the client, it
+/// opens it to the rounds of its feed. Both run on one thread.
+#[derive(Debug)]
+pub(super) struct SharedSocket {
+    socket: TcpStream,
+    is_open: AtomicBool,
+    /// Nanoseconds since the event stream began at which something was handed out past the task; 0 if nothing was.
+    handed: AtomicU64,
+    began: Instant,
+    state: Arc<StreamState>,
+    /// Of the state; here it is beside what else is needed.
+    route: Arc<Route>,
+    pressure: Gauge,
+    rest: Mutex<Option<Box<Rest>>>,
+}
+
+/// The task's hold on it.
+#[derive(Debug)]
+pub(super) struct TaskSocket(Arc<SharedSocket>);
+
+/// What the socket has not taken of a piece.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) bytes: Bytes,
+    /// What will be counted when all of it is on the socket.
+    pub(super) unsent: Written,
+}
+
+impl SharedSocket {
+    fn rest(&self) -> MutexGuard<'_, Option<Box<Rest>>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll_write(
+        &self,
+        task: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_write_ready(task))?;
+            match write(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl Outlet for SharedSocket {
+    fn look(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed) && self.state.asked().is_none()
+    }
+
+    fn hand(&self, piece: &Piece) -> Handed {
+        let is_plain = self.pressure.level() == Level::None && self.state.asked().is_none();
+        if !is_plain || !self.is_open.load(Ordering::Relaxed) {
+            return Handed::Refused;
+        }
+        let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
+        let written = match self.socket.try_write(chunk) {
+            Ok(written) if written > 0 => written,
+            // The task finds out what is the matter.
+            Ok(_) | Err(_) => return Handed::Refused,
+        };
+        let now = Instant::now();
+        let nanos = u64::try_from(now.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX);
+        self.handed.store(nanos.max(1), Ordering::Relaxed);
+        let tally = Tally { events: piece.events, oldest: Some(piece.received), handed: Some(now) };
+        if written == chunk.len() {
+            self.state.count(&self.route, (tally, content));
+            return Handed::Sent;
+        }
+        // The rest comes first.
+        self.is_open.store(false, Ordering::Relaxed);
+        let unsent = (Tally { handed: None, ..tally }, content);
+        *self.rest() = Some(Box::new(Rest { bytes: chunk.slice(written..), unsent }));
+        Handed::Kept
+    }
+}
+
+impl TaskSocket {
+    pub(super) fn new(socket: TcpStream, state: Arc<StreamState>, pressure: Gauge) -> Self {
+        let (is_open, handed, rest) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(None));
+        let (began, route) = (Instant::now(), state.route.clone());
+        Self(Arc::new(SharedSocket { socket, is_open, handed, began, state, route, pressure, rest }))
+    }
+
+    pub(super) fn outlet(&self) -> Arc<dyn Outlet> {
+        self.0.clone()
+    }
+
+    /// The task waits, and nothing is under way: what comes next may be written past it.
+    pub(super) fn open(&self) {
+        self.0.is_open.store(true, Ordering::Relaxed);
+    }
+
+    /// The task runs. With when something was handed out past it last, and what of that is still to be written.
+    pub(super) fn close(&self) -> Option<(Instant, Option<Box<Rest>>)> {
+        self.0.is_open.store(false, Ordering::Relaxed);
+        let handed = self.0.handed.load(Ordering::Relaxed);
+        if handed == 0 {
+            return None;
+        }
+        self.0.handed.store(0, Ordering::Relaxed);
+        Some((self.0.began + Duration::from_nanos(handed), self.0.rest().take()))
+    }
+}
+
+impl Transport for TaskSocket {
+    type Task = Self;
+
+    fn for_task(self, _stream: &EventStream) -> Self {
+        self
+    }
+
+    fn shared(&self) -> Option<&TaskSocket> {
+        Some(self)
+    }
+
+    fn abort(&self) {
+        self.0.socket.abort();
+    }
+}
+
+impl AsyncRead for TaskSocket {
+    fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.socket.poll_read_ready(task))?;
+            match self.0.socket.try_read(buffer.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    buffer.advance(read?);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for TaskSocket {
+    fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(task, |socket| socket.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write(task, |socket| socket.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket::shut_down(&self.0.socket))
+    }
+}
