@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 use std::time::Instant;
 
-use crate::sse::Component;
 use crate::sse::encode::{Chunk, ChunkWriter};
+use crate::sse::{Component, Tier};
 
 use super::window::{Entry, Place, Window};
 
@@ -41,6 +41,8 @@ pub struct Piece {
     pub events: u64,
     /// When this process received the oldest of them.
     pub received: Instant,
+    /// Some of them are telemetry, which pressure thins.
+    pub has_telemetry: bool,
     /// Where the first of them stands.
     pub(super) first: Component,
     /// Where the last of them stands.
@@ -58,14 +60,15 @@ impl Piece {
     /// What stands in a window from an index to its end; none where a reader must look at it itself.
     pub(super) fn cut(window: &Window, index: u64, copy: &mut ChunkWriter) -> Option<Self> {
         let end = window.end_place();
-        let (mut events, mut bytes, mut received) = (0, 0, None);
+        let (mut events, mut bytes, mut received, mut has_telemetry) = (0, 0, None, false);
         for index in index..end.index {
-            let Some(Entry::Event { logged, named, .. }) = window.get(index) else { return None };
+            let Some(Entry::Event { logged, named, tier }) = window.get(index) else { return None };
             let frame = named.as_deref().unwrap_or(&logged.frame);
             (events, bytes) = (events + 1, bytes + frame.len());
             if events > 1 && bytes > PIECE_MAX {
                 return None;
             }
+            has_telemetry |= *tier == Tier::Telemetry;
             let oldest = received.get_or_insert(logged.event.received);
             *oldest = (*oldest).min(logged.event.received);
         }
@@ -81,7 +84,7 @@ impl Piece {
             copy.finish()
         };
         let (first, last) = (window.get(index)?.position(), window.get(end.index.checked_sub(1)?)?.position());
-        Some(Self { chunk, events, received: received?, first, last, index, end })
+        Some(Self { chunk, events, received: received?, has_telemetry, first, last, index, end })
     }
 
     /// Whether it is what a reader waits for that stands there, in the numbers that it has.

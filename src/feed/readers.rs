@@ -52,6 +52,10 @@ impl Readers {
             Some(thread) => self.threads[usize::from(thread)].readers += 1,
             None => self.unheard += 1,
         }
+        if self.all.len() == self.all.capacity() {
+            // By a quarter, as the allocator's sizes grow: doubled, most of it would be room for nobody.
+            self.all.reserve_exact(self.all.len() / 4 + 1);
+        }
         self.all.insert(Reader { waker: None, outlet: None, place, position, thread })
     }
 

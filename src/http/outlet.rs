@@ -76,8 +76,9 @@ impl Outlet for SharedSocket {
     }
 
     fn hand(&self, piece: &Piece) -> Handed {
-        let is_plain = self.pressure.level() == Level::None && self.state.asked().is_none();
-        if !is_plain || !self.is_open.load(Ordering::Relaxed) {
+        // Under pressure telemetry is passed by; without limits of its own a client is given all else.
+        let is_thinned = piece.has_telemetry && self.pressure.level() != Level::None;
+        if is_thinned || self.state.asked().is_some() || !self.is_open.load(Ordering::Relaxed) {
             return Handed::Refused;
         }
         let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
