@@ -20,7 +20,7 @@ use super::{Batch, Gap, GapReason, Item};
 
 pub use standing::{Lag, Standing};
 
-/// One reader of one feed. It moves only when a read returns.
+/// One reader of one feed. It moves only when a read returns, or when it follows what was given past it.
 #[derive(Debug)]
 pub struct Cursor {
     standing: Standing,
