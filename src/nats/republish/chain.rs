@@ -171,10 +171,17 @@ mod tests {
                     verdict => {
                         if verdict == Verdict::LateHole { gaps += 1; }
                         if verdict == Verdict::Hole {
-                            // Repaired: all that stands between the head and this one; what is before it is told.
-                            if chain.last_of(&name) < chain.head() { gaps += 1; }
-                            let between = stored.iter().filter(|(_, number, _)| (chain.head() + 1..sequence).contains(number));
-                            for (subject, number, _) in between.copied().collect::<Vec<_>>() {
+                            // Repaired: all that stands between the head and this one; what is missing before the head of
+                            // any of these subjects is told.
+                            let head = chain.head();
+                            let is_late = |chain: &Chain, of: u8| {
+                                let unsure = chain.last_of(&of.to_string()) + 1..=head;
+                                stored.iter().any(|(subject, number, _)| *subject == of && unsure.contains(number))
+                            };
+                            gaps += usize::from(is_late(&chain, subject));
+                            let between = stored.iter().filter(|(_, number, _)| (head + 1..sequence).contains(number));
+                            for (subject, number, _) in between.copied() {
+                                gaps += usize::from(is_late(&chain, subject));
                                 given.push(number);
                                 chain.take(&subject.to_string(), number);
                             }

@@ -3,7 +3,7 @@
 mod compare;
 mod open;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant as Moment;
@@ -16,7 +16,7 @@ use super::chain::{Chain, Verdict};
 use super::gather::{gather, ready};
 use super::mapping::Republish;
 use super::stamp::Stamp;
-use crate::feed::archive::{Pages as _, Unavailable};
+use crate::feed::archive::{Page, Pages as _, Unavailable};
 use crate::feed::{Gap, GapReason, PositionedWriter};
 use crate::lifecycle::drain::Watch;
 use crate::nats::api::Trouble;
@@ -30,6 +30,9 @@ use open::Begun;
 
 /// So many attempts to read what is missing, each of them with retries of its own, before it is told as a gap.
 const ATTEMPTS_MAX: u32 = 3;
+/// Subjects of one reading of which the stream is asked whether something was missing before: a thousand questions take it
+/// less than a second.
+const ASKED_MAX: usize = 1000;
 
 /// One feed that is wanted.
 pub(super) struct Follower {
@@ -295,20 +298,38 @@ impl Follower {
 
     /// Reads what is missing before this message of this subject, and the message.
     async fn repair(&mut self, subject: &str, sequence: u64) -> Result<(), Fault> {
-        let last = self.chain.last_of(subject);
-        if last < self.chain.head()
-            && let Ok(filter) = Filter::parse(subject)
-        {
-            // Some of it may stand before what was handed on.
-            let api = &self.place.nats.0.api;
-            let next = api.next_stored(&self.place.config.name, last + 1, &[filter]).await?;
-            if next.is_some_and(|next| next.sequence <= self.chain.head()) {
-                self.tell_late(None);
-                // Not told again when the repair needs another attempt.
-                self.chain.take(subject, self.chain.head());
-            }
+        if self.is_late(subject, self.chain.head()).await? {
+            self.tell_late(None);
+            // Not told again when the repair needs another attempt.
+            self.chain.take(subject, self.chain.head());
         }
         self.read_through(sequence).await
+    }
+
+    /// Whether something of a subject is missing where later messages were handed on, up to this number.
+    async fn is_late(&self, subject: &str, head: u64) -> Result<bool, Fault> {
+        let last = self.chain.last_of(subject);
+        let Some(filter) = Filter::parse(subject).ok().filter(|_| last < head) else { return Ok(false) };
+        let next = self.place.nats.0.api.next_stored(&self.place.config.name, last + 1, &[filter]).await?;
+        Ok(next.is_some_and(|next| next.sequence <= head))
+    }
+
+    /// Tells if something is missing before messages that were read behind `head`: they do not say what was before them.
+    /// `left`: of how many subjects the stream may still be asked; of more it is told without asking.
+    async fn tell_what_is_late(&mut self, page: &Page, head: u64, left: &mut usize) -> Result<(), Fault> {
+        let mut asked = HashSet::new();
+        for event in &page.events {
+            if *left == 0 || self.chain.last_of(&event.subject) >= head || !asked.insert(&event.subject) {
+                continue;
+            }
+            *left -= 1;
+            if *left == 0 || self.is_late(&event.subject, head).await? {
+                // Once is enough: it does not say how many.
+                self.tell_late(None);
+                *left = 0;
+            }
+        }
+        Ok(())
     }
 
     /// Reads everything up to here from JetStream.
@@ -320,7 +341,8 @@ impl Follower {
         let mut replay = place.nats.0.links.replay.clone();
         replay.up().await;
         tracing::info!(stream = place.config.name, filters = %self.filters, after = self.chain.head(), through, "republished messages were lost, reading them from the stream");
-        let mut pages = place.archive.read_as(&self.filters, self.chain.head(), self.tag);
+        let (head, mut left) = (self.chain.head(), ASKED_MAX);
+        let mut pages = place.archive.read_as(&self.filters, head, self.tag);
         while self.chain.head() < through {
             let page = match pages.next().await {
                 Ok(page) => page,
@@ -334,6 +356,7 @@ impl Follower {
                 self.writer.renew(self.tag, page.after, Gap { reason: GapReason::Expired, missed: None });
                 self.chain.advance(page.after);
             }
+            self.tell_what_is_late(&page, head, &mut left).await?;
             for event in &page.events {
                 self.chain.take(&event.subject, event.position.seq);
                 self.last = Some(event.position);
