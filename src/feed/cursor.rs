@@ -23,6 +23,7 @@ pub use standing::{Lag, Standing};
 /// One reader of one feed. It moves only when a read returns, or when it follows what was given past it.
 #[derive(Debug)]
 pub struct Cursor {
+    origin: Origin,
     standing: Standing,
     place: Place,
     position: Component,
@@ -45,7 +46,7 @@ pub enum Read {
 
 impl Cursor {
     pub(super) fn new(origin: Origin, feed: Arc<Feed>, key: usize, place: Place, position: Component) -> Self {
-        Self { standing: Standing { origin, feed, key }, place, position, skip: position, replay: None, waits: false }
+        Self { origin, standing: Standing { feed, key }, place, position, skip: position, replay: None, waits: false }
     }
 
     /// A reader that joins a feed at its end, which may not have begun yet.
@@ -83,7 +84,7 @@ impl Cursor {
 
     /// Begins to read the archive behind a position, or else what is left in the window; false if it can only do that.
     pub(super) fn replay(&mut self, position: Component) -> bool {
-        self.replay = self.standing.origin.enter(&self.standing.feed, position.seq);
+        self.replay = self.origin.enter(&self.standing.feed, position.seq);
         (self.position, self.skip) = (position, position);
         let mut state = self.standing.feed.lock();
         if self.replay.is_none() {
@@ -194,7 +195,7 @@ impl Cursor {
                 let told = Totals { lost: oldest.before.lost, unknown: oldest.before.unknown, ..self.place.before };
                 let end = state.window.end_place();
                 drop(state);
-                if let Some(ticket) = self.standing.origin.enter(&feed, self.position.seq) {
+                if let Some(ticket) = self.origin.enter(&feed, self.position.seq) {
                     batch.items.extend(told.missed_since(self.place.before).map(|gap| self.gap(gap)));
                     self.replay = Some(ticket);
                     self.place = end;
@@ -347,7 +348,7 @@ impl Cursor {
         if self.replay.is_some() {
             return false;
         }
-        let Some(head) = self.standing.origin.head_at_end(&self.standing.feed, self.place.index) else { return false };
+        let Some(head) = self.origin.head_at_end(&self.standing.feed, self.place.index) else { return false };
         let moved = head.tag == self.position.tag && head.seq > self.position.seq;
         if moved {
             self.position = head;
@@ -379,7 +380,7 @@ impl Drop for Cursor {
             state.readers.is_empty()
         };
         if last {
-            self.standing.origin.left(&self.standing.feed);
+            self.origin.left(&self.standing.feed);
         }
     }
 }

@@ -76,7 +76,7 @@ async fn respond(
         path,
         query: request.uri().query().unwrap_or_default(),
         headers: request.headers(),
-        remote: remote_ip(peer.remote.ip(), request.headers(), &routes.config.trusted_proxies),
+        remote: remote_ip(peer.remote().ip(), request.headers(), &routes.config.trusted_proxies),
     };
     match *request.method() {
         Method::GET | Method::HEAD => {}

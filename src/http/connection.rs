@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use super::answer::{Answer, answer};
 use super::body::Body;
 use super::context::{Context, Counted};
-use super::family::Family;
+use super::family::{Clock, Family};
 use super::h1::Driver;
-use super::h2::{self, H2Body, Tasks};
+use super::h2::{H2Body, Tasks};
 use super::idle::Idle;
 use super::member::Peer;
 use super::outlet::TaskSocket;
@@ -181,7 +181,7 @@ impl Connection {
                     Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::Close),
                     _ => (Protocol::Http11, Framing::Chunked),
                 };
-                let answer = answer(&context, Peer { remote, protocol, tls }, surplus, request).await;
+                let answer = answer(&context, Peer::new(remote, protocol, tls), surplus, request).await;
                 Ok(answer.into_response(|stream| {
                     place.put(stream, framing);
                     Body::TakeBack(place)
@@ -199,39 +199,44 @@ impl Connection {
         leaving: Watch,
     ) -> impl Future<Output = ()> + Send {
         self.counted.speaks(&self.context, Protocol::H2, self.tls);
-        let place = Arc::new(TakeBack::default());
+        let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
+        let mut clock = Clock::new(family.clone());
         let io = Watched::http2(io, before, place.clone());
         // In a box of its own: the tasks of all other connections would be as large.
-        let mut served = Box::pin(self.http2_in_turns(io, leaving, place.clone()));
+        let mut served = Box::pin(self.http2_in_turns(io, leaving, place.clone(), family));
         poll_fn(move |task| {
+            clock.poll(task);
             place.begin_turn();
             served.as_mut().poll(task)
         })
     }
 
-    async fn http2_in_turns<T: Transport>(self, io: Watched<T>, leaving: Watch, place: Arc<TakeBack>) {
-        let (tasks, family) = (Tasks::default(), Arc::new(Family::default()));
+    async fn http2_in_turns<T: Transport>(
+        self,
+        io: Watched<T>,
+        leaving: Watch,
+        place: Arc<TakeBack>,
+        family: Arc<Family>,
+    ) {
         let idle = Arc::new(Idle::default());
         let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
-        let (links, siblings, uses) = (tasks.clone(), family.clone(), idle.clone());
+        let (siblings, uses) = (family.clone(), idle.clone());
         let service = service_fn(move |request: Request<Incoming>| -> Answering {
-            let link = links.link();
             let (context, siblings, uses) = (context.clone(), siblings.clone(), uses.clone());
             let in_use = uses.begin();
             Box::pin(async move {
-                let peer = Peer { remote, protocol: Protocol::H2, tls };
+                let peer = Peer::new(remote, Protocol::H2, tls);
                 let answer = answer(&context, peer, surplus, request).await;
                 if matches!(answer, Answer::Last(_)) {
                     uses.dismiss();
                 }
                 Ok::<_, Infallible>(answer.into_response(|mut stream| {
-                    h2::bind(&link, stream.state());
                     stream.join(siblings);
                     Body::H2(Box::new(H2Body::new(stream, in_use)))
                 }))
             })
         });
-        let connection = http2::Builder::new(tasks)
+        let connection = http2::Builder::new(Tasks)
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
             .max_send_buf_size(SEND_BYTES_MAX)

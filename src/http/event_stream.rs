@@ -1,18 +1,18 @@
 //! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
 
+mod clock;
 mod end;
 mod opening;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::config::End;
 use super::context::Context;
@@ -21,6 +21,7 @@ use super::member::StreamState;
 use super::outlet::TaskSocket;
 use super::output::Output;
 use super::pace::{Paced, Turn};
+use super::ticks::Ticks;
 use super::wire::Written;
 use crate::feed::{Cursor, Gap, Item, Read, Relief};
 use crate::limit::Visit;
@@ -39,27 +40,32 @@ pub(super) struct EventStream {
     state: Arc<StreamState>,
     context: Arc<Context>,
     /// Counted among those of its client, where these are limited.
-    visit: Option<Visit>,
+    visit: Option<Box<Visit>>,
     paced: Option<Box<Paced>>,
     cursors: SmallVec<[Cursor; 1]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: SmallVec<[Component; 1]>,
     /// Which source was read first in the last turn.
     first: u16,
-    opening: Option<Box<[u8]>>,
-    timer: Pin<Box<Sleep>>,
-    /// When the timer wakes the task; none as long as it would not.
-    timed: Option<Instant>,
+    opening: Option<Box<Bytes>>,
+    /// HTTP/1: wakes the task at the deadline; made when there is nothing to write for the first time.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// HTTP/2: with whom it is handed over, and who wakes the task at the deadline.
+    family: Option<Arc<Family>>,
+    /// When it is to be looked whether there is something to say.
+    deadline: Ticks,
+    /// The task is woken at the deadline.
+    is_timed: bool,
     /// Its own part of the route's heartbeat: how long this client hears nothing before a comment.
     part: f32,
     /// When something was handed out last.
-    spoke: Instant,
+    spoke: Ticks,
     /// When an id was handed out last.
-    marked: Instant,
+    marked: Ticks,
     /// When the client is handed over.
-    age: Instant,
-    /// HTTP/2: with whom it is handed over.
-    family: Option<Arc<Family>>,
+    age: Ticks,
+    /// HTTP/2: its family knows that it has come of age.
+    is_aged: bool,
     ending: Option<Ending>,
     /// Everything that was handed out has been taken by the socket, its end included.
     is_delivered: bool,
@@ -69,7 +75,7 @@ pub(super) struct EventStream {
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     close: Close,
-    owed: u64,
+    owed: u32,
 }
 
 /// What a turn brought.
@@ -87,9 +93,6 @@ pub(super) enum Step {
 /// little that is handed out but not yet on the socket.
 pub(super) const TURN_BYTES: usize = 32 * 1024;
 
-/// 10 s: twice what a connection takes to hand its event streams over.
-const ALONE_AFTER: Duration = Duration::from_secs(10);
-
 impl EventStream {
     pub(super) fn state(&self) -> &Arc<StreamState> {
         &self.state
@@ -97,7 +100,7 @@ impl EventStream {
 
     /// It is one of several on its connection, which are handed over together.
     pub(super) fn join(&mut self, family: Arc<Family>) {
-        family.add(&self.state);
+        family.add(&self.state, self.state.began.ticks_at(self.deadline));
         self.family = Some(family);
     }
 
@@ -110,7 +113,7 @@ impl EventStream {
     /// has asked in this poll whether it is to end ([`StreamState::poll_asked`]), so that its task is woken for that.
     pub(super) fn poll_next(&mut self, task: &mut TaskContext<'_>, out: &mut Output) -> Poll<Step> {
         if let Some(opening) = self.opening.take() {
-            out.push(opening.into());
+            out.push(*opening);
         }
         if let (None, Some(close)) = (self.ending, self.state.asked()) {
             self.end(close);
@@ -140,7 +143,8 @@ impl EventStream {
     fn is_awaited(&self) -> bool {
         // A deadline that has passed has woken the task already, perhaps for this very turn.
         self.ending.is_none()
-            && self.timed.is_some_and(|deadline| self.spoke < deadline)
+            && self.is_timed
+            && self.spoke < self.deadline
             && self.cursors.iter().all(Cursor::waits)
             && !self.state.is_resuming()
     }
@@ -159,12 +163,12 @@ impl EventStream {
     }
 
     /// Goes to where the client stands since something was handed out past the task, the last of it then.
-    pub(super) fn follow(&mut self, handed: std::time::Instant) {
+    pub(super) fn follow(&mut self, handed: Instant) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
             cursor.follow();
             *position = cursor.position();
         }
-        self.spoke = Instant::from_std(handed);
+        self.spoke = self.state.began.at(handed);
         self.marked = self.spoke;
     }
 
@@ -191,7 +195,7 @@ impl EventStream {
             let state = &self.state;
             tracing::info!(
                 client = &*state.client,
-                client.addr = %state.peer.remote,
+                client.addr = %state.peer.remote(),
                 route = &*state.route.label,
                 protocol = state.peer.protocol.as_str(),
                 state = State::Active.as_str(),
@@ -208,7 +212,9 @@ impl EventStream {
         self.state.close(close);
         // What waits at this moment is owed; what is published meanwhile is the next connection's.
         let owed = match close {
-            Close::Drain | Close::Age | Close::Unauthorized => self.state.lag().events,
+            Close::Drain | Close::Age | Close::Unauthorized => {
+                u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
+            }
             _ => 0,
         };
         self.ending = Some(Ending { close, owed });
@@ -236,7 +242,9 @@ impl EventStream {
         let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         // What is owed at the end is given at once.
         let mut pace = match self.ending {
-            None => Turn::new(visit.as_ref().and_then(Visit::events), self.context.pressure.level(), &mut paced),
+            None => {
+                Turn::new(visit.as_ref().and_then(|visit| visit.events()), self.context.pressure.level(), &mut paced)
+            }
             Some(_) => None,
         };
         // Another source first each time: one that fills every turn must not keep the others waiting.
@@ -260,7 +268,7 @@ impl EventStream {
             let before = out.tally.events;
             self.hand_out(place, out);
             if let Some(ending) = &mut self.ending {
-                ending.owed = ending.owed.saturating_sub(out.tally.events - before);
+                ending.owed = ending.owed.saturating_sub((out.tally.events - before) as u32);
             }
         }
         pace.iter().for_each(|pace| self.count_skipped(pace.skipped()));
@@ -286,9 +294,7 @@ impl EventStream {
             self.context.metrics.throttled_total.with_label_values(&[Limit::Events.as_str()]).inc();
         }
         if waits || waited {
-            let next = self.next_deadline();
-            self.timer.as_mut().reset(next);
-            self.timed = None;
+            self.set_deadline();
         }
     }
 
@@ -322,68 +328,11 @@ impl EventStream {
         }
         out.batch.items = items;
         if !out.is_empty() {
-            self.spoke = Instant::now();
-            self.marked = self.spoke;
-            out.tally.handed = Some(self.spoke.into_std());
-        }
-    }
-
-    fn poll_timer(&mut self, task: &mut TaskContext<'_>, out: &mut Output) {
-        while self.timer.as_mut().poll(task).is_ready() {
             let now = Instant::now();
-            if now >= self.age {
-                let Some(family) = self.family.take() else {
-                    self.end(Close::Age);
-                    return;
-                };
-                // The connection ends it, with the others; should it not come to that, it ends alone.
-                family.come_of_age();
-                self.age = now + ALONE_AFTER;
-            }
-            let until = self.paced.as_mut().map(|paced| &mut paced.until);
-            if until.and_then(|until| until.take_if(|until| now >= Instant::from_std(*until))).is_some() {
-                // There are tokens: what waits for them is read.
-                task.waker().wake_by_ref();
-            }
-            let state = self.state.clone();
-            let config = &state.route.config;
-            let silent = config.checkpoint.is_some_and(|silence| now >= self.marked + silence);
-            if silent && self.checkpoint() {
-                out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
-                self.spoke = now;
-            } else if now >= self.spoke + self.silence() {
-                out.push(Bytes::from_static(encode::HEARTBEAT));
-                self.spoke = now;
-            }
-            if silent {
-                self.marked = now;
-            }
-            let next = self.next_deadline();
-            self.timer.as_mut().reset(next);
+            self.spoke = self.state.began.at(now);
+            self.marked = self.spoke;
+            out.tally.handed = Some(now);
         }
-        self.timed = Some(self.timer.deadline());
-    }
-
-    fn silence(&self) -> Duration {
-        self.state.route.config.heartbeat.mul_f32(self.part)
-    }
-
-    fn next_deadline(&self) -> Instant {
-        let config = &self.state.route.config;
-        let beat = self.spoke + self.silence();
-        let mark = config.checkpoint.map_or(self.age, |silence| self.marked + silence);
-        let tokens = self.paced.as_ref().and_then(|paced| paced.until).map_or(self.age, Instant::from_std);
-        beat.min(mark).min(self.age).min(tokens)
-    }
-
-    /// Moves the position to where the sources are known to be, if nothing waits. True if it moved.
-    fn checkpoint(&mut self) -> bool {
-        let mut moved = false;
-        for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
-            moved |= cursor.checkpoint();
-            *position = cursor.position();
-        }
-        moved
     }
 
     fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
@@ -398,7 +347,7 @@ impl EventStream {
         if let Some(missed) = gap.missed {
             metrics.missed_events_total.with_label_values(&[gap.reason.as_str()]).inc_by(missed);
         }
-        self.state.gaps.fetch_add(1, Ordering::Relaxed);
+        self.state.count_gap();
     }
 }
 

@@ -1,8 +1,8 @@
 //! An event stream as the body of an HTTP/2 response, and the tasks of a connection's streams, each of which can be ended.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -24,7 +24,7 @@ pub(super) struct H2Body {
     state: State,
     _in_use: InUse,
     /// What of an event that is larger than a frame is still to be handed out.
-    rest: Bytes,
+    rest: Option<Box<Bytes>>,
     /// The turn of its task in which everything was handed out that there was, with all that wakes the task noted: hyper
     /// asks once more, and for that the event stream need not be looked through again.
     idle_in: u64,
@@ -58,8 +58,10 @@ impl std::fmt::Display for Reset {
 impl std::error::Error for Reset {}
 
 impl H2Body {
+    /// To be called in the task that polls it.
     pub(super) fn new(stream: EventStream, in_use: InUse) -> Self {
-        Self { state: State::Open(stream), rest: Bytes::new(), idle_in: 0, _in_use: in_use }
+        OPENED.set(Some(stream.state().clone()));
+        Self { state: State::Open(stream), rest: None, idle_in: 0, _in_use: in_use }
     }
 
     pub(super) fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Reset>>> {
@@ -70,13 +72,18 @@ impl H2Body {
         };
         // Asked for only when the stream's window is open.
         stream.state().is_taken();
-        if self.rest.is_empty() {
+        let mut data = if let Some(rest) = self.rest.take() {
+            stream.state().takes_a_turn();
+            *rest
+        } else {
             if self.idle_in == TURN.get() {
                 return Poll::Pending;
             }
-            let turn = Output::with(|out| {
-                // An end that is asked for is taken up by the turn; here its task is noted.
+            if self.idle_in == 0 {
+                // As long as nobody knows whose task it is.
                 stream.state().poll_asked(task.waker());
+            }
+            let turn = Output::with(|out| {
                 let step = std::task::ready!(stream.poll_next(task, out));
                 // Handed to HTTP/2 is the nearest to the socket that can be seen here.
                 stream.sent((out.tally, out.bytes));
@@ -91,12 +98,13 @@ impl H2Body {
             if step == Step::Wait {
                 self.idle_in = TURN.get();
             }
-            self.rest = data;
-        } else {
-            stream.state().takes_a_turn();
-        }
+            data
+        };
         stream.state().offers();
-        let data = self.rest.split_to(self.rest.len().min(FRAME_BYTES_MAX));
+        if data.len() > FRAME_BYTES_MAX {
+            let first = data.split_to(FRAME_BYTES_MAX);
+            self.rest = Some(Box::new(std::mem::replace(&mut data, first)));
+        }
         Poll::Ready(Some(Ok(Frame::data(data.into()))))
     }
 
@@ -147,58 +155,16 @@ fn join(out: &mut Output) -> Bytes {
     joined.freeze()
 }
 
-/// Where the event stream of a request and the task that hyper spawns for it find each other.
-///
-/// hyper never polls the body of a stream whose peer takes nothing, and offers no way to reset it; aborting its task
-/// does (RST_STREAM, and nothing else of the connection is touched).
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tasks(Arc<Mutex<Option<Link>>>);
-
-/// One request's place for both.
-pub(super) type Link = Arc<Mutex<Linked>>;
-
-#[derive(Debug, Default)]
-pub(super) struct Linked {
-    task: Option<tokio::task::AbortHandle>,
-    state: Option<Arc<StreamState>>,
-}
-
-impl Tasks {
-    /// To be called when hyper hands over a request: its task is the next that is spawned.
-    pub(super) fn link(&self) -> Link {
-        let link = Link::default();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
-        link
-    }
-}
-
-/// The event stream of this request is this one.
-pub(super) fn bind(link: &Link, state: &Arc<StreamState>) {
-    let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
-    linked.state = Some(state.clone());
-    linked.connect();
-}
-
-impl Linked {
-    fn connect(&mut self) {
-        if let (Some(task), Some(state)) = (&self.task, &self.state) {
-            state.set_abort(task.clone());
-        }
-    }
-}
+/// Runs the tasks that hyper spawns for the streams of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tasks;
 
 impl<F> Executor<F> for Tasks
 where
     F: Future + Send + 'static,
-    F::Output: Send,
 {
     fn execute(&self, future: F) {
-        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let carried = Carried { future, whose: Whose::Unknown(link.clone()) };
-        let task = tokio::spawn(carried).abort_handle();
-        let mut linked = link.lock().unwrap_or_else(PoisonError::into_inner);
-        linked.task = Some(task);
-        linked.connect();
+        tokio::spawn(Carried { future, whose: Whose::Unknown });
     }
 }
 
@@ -217,12 +183,14 @@ pin_project! {
 thread_local! {
     /// Which poll of a stream's task this thread is in.
     static TURN: Cell<u64> = const { Cell::new(0) };
+    /// The event stream that was opened in it.
+    static OPENED: RefCell<Option<Arc<StreamState>>> = const { RefCell::new(None) };
 }
 
 /// Whose task it is.
 enum Whose {
     /// It is being answered, perhaps with an event stream.
-    Unknown(Link),
+    Unknown,
     Known(Arc<StreamState>),
     /// Its peer refuses bytes. In a box of its own: of a thousand peers few ever do.
     Refused(Box<(Arc<StreamState>, Patience)>),
@@ -233,23 +201,34 @@ impl<F: Future> Future for Carried<F> {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        TURN.set(TURN.get() + 1);
-        if this.future.poll(task).is_ready() {
+        if this.whose.poll_reset(task).is_ready() {
             return Poll::Ready(());
         }
-        this.whose.poll(task)
+        TURN.set(TURN.get() + 1);
+        let polled = this.future.poll(task);
+        if let Whose::Unknown = this.whose
+            && let Some(state) = OPENED.take()
+        {
+            *this.whose = Whose::Known(state);
+        }
+        if polled.is_ready() { polled.map(drop) } else { this.whose.poll(task) }
     }
 }
 
 impl Whose {
+    /// Ready when the task is to end at once. Whoever asks for that, or for any other end, wakes it.
+    fn poll_reset(&self, task: &Context<'_>) -> Poll<()> {
+        let state = match self {
+            Self::Unknown => return Poll::Pending,
+            Self::Known(state) => state,
+            Self::Refused(refused) => &refused.0,
+        };
+        state.poll_asked(task.waker());
+        if state.is_reset() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Ready when the patience with its peer is over.
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        if let Self::Unknown(link) = self {
-            let Some(state) = link.lock().unwrap_or_else(PoisonError::into_inner).state.clone() else {
-                return Poll::Pending;
-            };
-            *self = Self::Known(state);
-        }
         match self {
             Self::Known(state) if state.is_offered() => {
                 *self = Self::Refused(Box::new((state.clone(), Patience::default())));
@@ -265,5 +244,15 @@ impl Whose {
             Self::Refused(refused) => refused.1.poll(task, &refused.0),
             _ => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_fits_a_size_of_the_allocator() {
+        assert!(size_of::<H2Body>() <= 320, "{}: the next size is 384", size_of::<H2Body>());
     }
 }

@@ -1,28 +1,40 @@
 //! An event stream as others see it: its entry in the registry, and how it is asked to end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::task::AtomicWaker;
 use smallvec::SmallVec;
-use tokio::task::AbortHandle;
 
 use super::route::Route;
+use super::ticks::{Began, Ticks};
 use super::wire::Written;
 use crate::feed::Standing;
+use crate::registry::changes::millis;
 use crate::registry::{Close, Description, Lag, Member, Protocol, Registry, Sent, State};
 use crate::sse::EventId;
 use crate::telemetry::Metrics;
 
-/// Who is at the other end, and by what way.
+/// Who is at the other end, and by what way. Without what an IPv6 address has beside itself and its port.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
-    pub(super) remote: SocketAddr,
+    ip: IpAddr,
+    port: u16,
     pub(super) protocol: Protocol,
     pub(super) tls: bool,
+}
+
+impl Peer {
+    pub(super) fn new(remote: SocketAddr, protocol: Protocol, tls: bool) -> Self {
+        Self { ip: remote.ip(), port: remote.port(), protocol, tls }
+    }
+
+    pub(super) fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
 }
 
 /// What an event stream shares with the registry.
@@ -33,11 +45,9 @@ pub(super) struct StreamState {
     pub(super) client: Box<str>,
     pub(super) peer: Peer,
     standings: SmallVec<[Standing; 1]>,
-    opened: SystemTime,
-    began: Instant,
-    pub(super) gaps: AtomicU32,
-    /// How the task of an HTTP/2 stream is ended when its peer takes nothing: hyper does not poll its body then.
-    abort: OnceLock<AbortHandle>,
+    /// Milliseconds of Unix time.
+    opened: u64,
+    pub(super) began: Began,
 }
 
 /// What is looked at in every turn, side by side.
@@ -47,8 +57,9 @@ struct Turned {
     /// Written by the task alone.
     events: AtomicU64,
     bytes: AtomicU64,
-    /// Milliseconds since `began` at which the socket began to refuse bytes, plus one; 0 while it takes them.
-    refused: AtomicU64,
+    /// Ticks since it began at which the socket began to refuse bytes, plus one; 0 while it takes them.
+    refused: AtomicU32,
+    gaps: AtomicU32,
     /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
     asked: AtomicU8,
     /// Resumes, and has not caught up yet.
@@ -59,21 +70,23 @@ struct Turned {
     offered: AtomicBool,
     /// The socket has refused bytes for longer than the route's patience, and nothing was read since.
     slow: AtomicBool,
+    /// HTTP/2: its task is to end at once, whatever its peer has taken.
+    reset: AtomicBool,
 }
 
 /// What an event stream holds that has an HTTP/1 connection for itself: task, cursor, registration.
 ///
 /// These four were measured with thousands of clients, and `tests/memory.rs` holds them.
-const HTTP1_BYTES: u64 = 1600;
+const HTTP1_BYTES: u64 = 1472;
 
 /// What one of those that share an HTTP/2 connection holds, hyper's and h2's part of a stream included.
-const H2_STREAM_BYTES: u64 = 1664;
+const H2_STREAM_BYTES: u64 = 1472;
 
 /// What an HTTP/2 connection holds beside its event streams: hyper's and h2's buffers and tables.
 const H2_BYTES: u64 = 27 * 1024 + 512;
 
 /// What TLS holds for a connection.
-const TLS_BYTES: u64 = 7168;
+const TLS_BYTES: u64 = 7680;
 
 impl StreamState {
     pub(super) fn new(
@@ -87,24 +100,16 @@ impl StreamState {
             task: AtomicWaker::new(),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            refused: AtomicU32::new(0),
+            gaps: AtomicU32::new(0),
             asked: AtomicU8::new(0),
             resuming: AtomicBool::new(resuming),
             active: AtomicBool::new(false),
             offered: AtomicBool::new(false),
             slow: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
         };
-        Self {
-            turn,
-            route,
-            client,
-            peer,
-            standings,
-            opened: SystemTime::now(),
-            began: Instant::now(),
-            gaps: AtomicU32::new(0),
-            abort: OnceLock::new(),
-        }
+        Self { turn, route, client, peer, standings, opened: millis(SystemTime::now()), began: Began::now() }
     }
 
     /// Why it is asked to end, if it is; otherwise the task is woken when it will be.
@@ -118,16 +123,25 @@ impl StreamState {
         Close::ALL.get(place).copied()
     }
 
-    pub(super) fn set_abort(&self, handle: AbortHandle) {
-        // Set once, by the executor of its connection.
-        drop(self.abort.set(handle));
+    /// Its time has come, or it is asked to do something: its task looks.
+    pub(super) fn wake(&self) {
+        self.turn.task.wake();
     }
 
-    /// Ends the task of an HTTP/2 stream, and with it the stream: RST_STREAM, nothing else of the connection.
+    /// Ends the task of an HTTP/2 stream, and with it the stream: RST_STREAM, nothing else of the connection. hyper does not
+    /// poll the body of a stream whose peer takes nothing.
     pub(super) fn reset(&self) {
-        if let Some(task) = self.abort.get() {
-            task.abort();
-        }
+        self.turn.reset.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.turn.reset.load(Ordering::Acquire)
+    }
+
+    /// It was told of a gap.
+    pub(super) fn count_gap(&self) {
+        self.turn.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what has reached the socket; for the thread of its task alone.
@@ -190,8 +204,7 @@ impl StreamState {
     /// The socket refuses bytes, since now unless it did before.
     pub(super) fn refuses(&self) {
         if self.turn.refused.load(Ordering::Relaxed) == 0 {
-            let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-            self.turn.refused.store(now + 1, Ordering::Relaxed);
+            self.turn.refused.store(self.began.at(Instant::now()).count().saturating_add(1), Ordering::Relaxed);
         }
     }
 
@@ -244,7 +257,7 @@ impl StreamState {
     pub(super) fn refused_for(&self) -> Duration {
         match self.turn.refused.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => self.began.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+            since => self.began.at(Instant::now()).since(Ticks::new(since - 1)),
         }
     }
 
@@ -303,15 +316,15 @@ impl Member for StreamState {
             subjects: filters.map(ToString::to_string).collect(),
             protocol: self.peer.protocol,
             tls: self.peer.tls,
-            remote: self.peer.remote,
+            remote: self.peer.remote(),
             state,
-            opened: self.opened.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            opened: self.opened,
             last_event_id: self.last_event_id(),
             lag: self.lag(),
             sent: self.totals(),
             memory_bytes: self.memory_bytes(),
             slow: self.is_slow(),
-            gaps: u64::from(self.gaps.load(Ordering::Relaxed)),
+            gaps: u64::from(self.turn.gaps.load(Ordering::Relaxed)),
         }
     }
 
@@ -321,11 +334,10 @@ impl Member for StreamState {
         let asked = self.turn.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
             (before == 0 || Self::is_forced(close)).then_some(place)
         });
-        if asked.is_ok() {
-            self.turn.task.wake();
-        }
         if Self::is_forced(close) {
             self.reset();
+        } else if asked.is_ok() {
+            self.wake();
         }
     }
 }
@@ -341,4 +353,15 @@ pub fn memory_bytes(registry: &Registry, metrics: &Metrics) -> u64 {
         u64::try_from(connections).unwrap_or_default()
     };
     bytes + h2("false") * H2_BYTES + h2("true") * (H2_BYTES + TLS_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shared_fits_a_size_of_the_allocator() {
+        let counts = 2 * size_of::<usize>();
+        assert!(counts + size_of::<StreamState>() <= 160, "{}: the next size is 192", size_of::<StreamState>());
+    }
 }

@@ -27,6 +27,7 @@ mod route;
 mod server;
 mod take_back;
 mod takeover;
+mod ticks;
 mod transport;
 mod wire;
 

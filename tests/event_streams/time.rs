@@ -74,6 +74,22 @@ async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
 }
 
 #[tokio::test]
+async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
+    let stage = Stage::with(Setting { route: "heartbeat: 200ms", ..Setting::default() }).await;
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let (mut gone, mut stays) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        gone.push(connection.get("/orders").await);
+        stays.push(connection.get("/orders").await);
+    }
+    gone.into_iter().for_each(|stream| stream.reset());
+    for stream in &mut stays {
+        let heard = stream.comments();
+        stream.until_seen("three more heartbeats", |parser| parser.comments().len() >= heard + 3).await;
+    }
+}
+
+#[tokio::test]
 async fn a_silent_client_is_told_how_far_its_source_has_come() {
     let stage = Stage::with(Setting { route: "checkpoint: 300ms", ..Setting::default() }).await;
     for via in [Via::Http11, Via::H2] {

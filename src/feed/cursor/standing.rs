@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::feed::feed::Feed;
-use crate::feed::source::Origin;
 use crate::sse::Component;
 use crate::subject::FilterSet;
 
@@ -22,7 +21,6 @@ pub struct Lag {
 /// A view of where a cursor stands, for others than its reader.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    pub(super) origin: Origin,
     pub(super) feed: Arc<Feed>,
     pub(super) key: usize,
 }

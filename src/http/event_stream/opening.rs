@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
 use super::{EventStream, put_gap};
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
@@ -14,6 +13,7 @@ use crate::http::member::{Peer, StreamState};
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
 use crate::http::takeover;
+use crate::http::ticks::Ticks;
 use crate::limit::Visit;
 use crate::registry::State;
 use crate::sse::id::Joined;
@@ -88,42 +88,42 @@ impl EventStream {
         let standings = cursors.iter().map(Cursor::standing).collect();
         let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
         let positions = cursors.iter().map(Cursor::position).collect();
-        let now = Instant::now();
         let config = &state.route.config;
-        let age = now + config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let age = Ticks::lasting(config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
         // Each client its own silence, never longer than the route's: those that came together, or heard the same event
         // at the same moment, do not beat together.
         let part = 0.5 + 0.5 * fastrand::f32();
         let mut stream = Self {
             registration: context.registry.insert(state.clone()),
             context: context.clone(),
-            visit,
+            visit: visit.map(Box::new),
             paced: None,
             cursors,
             positions,
             first: 0,
             opening: None,
-            timer: Box::pin(tokio::time::sleep_until(age)),
-            timed: None,
-            part,
-            spoke: now,
-            marked: now,
-            age,
+            timer: None,
             family: None,
+            deadline: age,
+            is_timed: false,
+            part,
+            spoke: Ticks::ZERO,
+            marked: Ticks::ZERO,
+            age,
+            is_aged: false,
             ending: None,
             is_delivered: false,
             state,
         };
-        let first = stream.next_deadline();
-        stream.timer.as_mut().reset(first);
-        stream.opening = Some(stream.first_bytes(&gaps));
+        stream.deadline = stream.next_deadline();
+        stream.opening = Some(Box::new(stream.first_bytes(&gaps)));
         stream.state.route.metrics.opened(peer.protocol);
         stream.log_open(id.is_some(), is_taken_over, &gaps);
         Ok(stream)
     }
 
     /// `retry:`, then the gaps or the id-only block.
-    fn first_bytes(&self, gaps: &[Gap]) -> Box<[u8]> {
+    fn first_bytes(&self, gaps: &[Gap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
         encode::put_retry(&mut out, config.retry);
@@ -136,14 +136,14 @@ impl EventStream {
         if gaps.is_empty() && config.checkpoint.is_some() {
             encode::put_id(&mut out, Joined(&self.positions));
         }
-        out.as_ref().into()
+        out.freeze()
     }
 
     fn log_open(&self, resumed: bool, is_taken_over: bool, gaps: &[Gap]) {
         let state = &self.state;
         tracing::info!(
             client = &*state.client,
-            client.addr = %state.peer.remote,
+            client.addr = %state.peer.remote(),
             route = &*state.route.label,
             protocol = state.peer.protocol.as_str(),
             state = if resumed { State::Reconnecting } else { State::Connecting }.as_str(),
