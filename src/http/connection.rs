@@ -1,4 +1,4 @@
-//! One connection: TLS or not, HTTP/1 or HTTP/2, its deadlines, and its end.
+//! One connection that speaks: HTTP/1 or HTTP/2, its deadlines, and its end.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -15,8 +15,7 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::timeout;
 
 use super::answer::{Answer, answer};
 use super::body::Body;
@@ -26,23 +25,17 @@ use super::h1::Driver;
 use super::h2::{H2Body, Tasks};
 use super::idle::Idle;
 use super::member::Peer;
-use super::server::Drain;
-use super::take_back::{Held, TakeBack, Watched};
+use super::outlet::TaskSocket;
+use super::take_back::{Held, Hello, TakeBack, Watched};
 use super::transport::Transport;
 use super::wire::{Framing, Wire};
-use crate::lifecycle::drain::Watch;
-use crate::limit::Entered;
-use crate::net::tls;
+use crate::lifecycle::drain::{Release, Watch};
 use crate::registry::Protocol;
 
-/// 5 s: a client that connects speaks at once.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(5);
-/// 5 s: a handshake takes two round trips.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// 10 s: a head of a few hundred bytes, over the slowest network.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// 1 s: what a connection without a request gets for one when the pod drains.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
+pub(super) const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// 16 KiB: the largest head of a request, in bytes; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
@@ -57,98 +50,6 @@ const LAST_TAKEN_MAX: Duration = Duration::from_secs(30);
 /// Streams of one connection: browsers use about a hundred, gateways many.
 const STREAMS_MAX: u32 = 256;
 
-/// Serves a connection from its first byte to its last, or until the time of a drain is over.
-pub(super) async fn serve(
-    context: Arc<Context>,
-    socket: TcpStream,
-    remote: SocketAddr,
-    entered: Entered,
-    acceptor: Option<TlsAcceptor>,
-    drain: Drain,
-) {
-    let mut release = drain.release.clone();
-    tokio::select! {
-        biased;
-        () = release.cut() => tracing::debug!(client.addr = %remote, "a connection was cut"),
-        () = converse(context, socket, remote, entered, acceptor, drain) => {}
-    }
-}
-
-async fn converse(
-    context: Arc<Context>,
-    socket: TcpStream,
-    remote: SocketAddr,
-    entered: Entered,
-    acceptor: Option<TlsAcceptor>,
-    drain: Drain,
-) {
-    let counted = Counted::new(&context, entered);
-    let refused = |code: &str| context.metrics.refusals_total.with_label_values(&[code]).inc();
-    let Drain { leaving, release } = drain;
-    let connection = Connection { context: context.clone(), remote, tls: acceptor.is_some(), counted, release };
-    let mut unheard = Box::pin(last_request(leaving.clone()));
-    let Some(acceptor) = acceptor else {
-        let hello = tokio::select! {
-            hello = first_bytes(&socket) => hello,
-            () = &mut unheard => None,
-        };
-        drop(unheard);
-        match hello {
-            Some(Hello::Http2) => connection.http2(socket, leaving).await,
-            Some(Hello::Http1) => connection.http1(socket, leaving).await,
-            Some(Hello::Tls) => refused("tls_on_clear_port"),
-            None => refused("no_request"),
-        }
-        return;
-    };
-    let handshake = tokio::select! {
-        handshake = timeout(HANDSHAKE_MAX, acceptor.accept(socket)) => handshake,
-        () = &mut unheard => return refused("tls_handshake_timeout"),
-    };
-    drop(unheard);
-    match handshake {
-        Err(_) => refused("tls_handshake_timeout"),
-        Ok(Err(error)) => {
-            tracing::debug!(client.addr = %remote, %error, "no TLS handshake");
-            refused("tls_handshake");
-        }
-        Ok(Ok(mut stream)) => {
-            tls::bound_buffers(&mut stream);
-            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                connection.http2(stream, leaving).await;
-            } else {
-                connection.http1(stream, leaving).await;
-            }
-        }
-    }
-}
-
-/// What a connection in clear text begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hello {
-    Http1,
-    Http2,
-    Tls,
-}
-
-/// Looks at the first bytes without taking them: HTTP/2 by prior knowledge begins with `PRI` (RFC 9113, 3.4).
-async fn first_bytes(socket: &TcpStream) -> Option<Hello> {
-    let deadline = Instant::now() + FIRST_BYTE_MAX;
-    let mut bytes = [0; 3];
-    loop {
-        let seen = timeout(deadline - Instant::now(), socket.peek(&mut bytes)).await.ok()?.ok()?;
-        match &bytes[..seen] {
-            [] => return None,
-            b"PRI" => return Some(Hello::Http2),
-            // 0x16: a TLS record of the type handshake.
-            [0x16, ..] => return Some(Hello::Tls),
-            // The rest is on its way: a peek returns at once as long as anything is there.
-            b"P" | b"PR" if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
-            _ => return Some(Hello::Http1),
-        }
-    }
-}
-
 /// Why an HTTP/2 connection is told to go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaving {
@@ -160,53 +61,93 @@ enum Leaving {
     Idle,
 }
 
-struct Connection {
-    context: Arc<Context>,
-    remote: SocketAddr,
-    tls: bool,
-    counted: Counted,
-    release: Watch,
-}
-
-/// Over when the pod has been draining for as long as a connection without a request may stay.
-async fn last_request(leaving: Watch) {
-    told(leaving).await;
-    tokio::time::sleep(LAST_REQUEST).await;
-}
-
-/// Over when the pod drains; the connection is counted as told from then on.
-async fn told(mut leaving: Watch) {
-    leaving.signaled().await;
+/// A connection, whatever it speaks.
+pub(super) struct Connection {
+    pub(super) context: Arc<Context>,
+    pub(super) remote: SocketAddr,
+    pub(super) tls: bool,
+    pub(super) counted: Counted,
+    pub(super) release: Release,
 }
 
 impl Connection {
-    /// hyper parses, checks and answers; an event stream then goes on without it, in a small task of its own.
-    async fn http1<T: Transport>(mut self, io: T, leaving: Watch) {
-        self.counted.speaks(Protocol::Http11, self.tls);
-        // In a box of its own: the task that stays for hours is not as large as the head of its answer was.
-        let handed = Box::pin(self.http1_head(io, leaving)).await;
-        let Some((io, early, held)) = handed else { return };
-        let wire = Wire::new(io.for_task(&held.stream), held.framing, early, held.head);
-        tokio::spawn(Driver::new(wire, held.stream, self.counted, self.release));
+    /// Counts it as refused; nothing is left of it.
+    pub(super) fn refused<T>(&self, code: &str) -> Option<T> {
+        self.context.metrics.refusals_total.with_label_values(&[code]).inc();
+        None
     }
 
-    async fn http1_head<T: Transport>(&mut self, io: T, leaving: Watch) -> Option<Handed<T>> {
+    /// In clear text: what it speaks, its first bytes tell. Given back as long as there are none.
+    pub(super) async fn any(
+        mut self,
+        socket: TcpStream,
+        mut leaving: Watch,
+    ) -> Result<Option<Driver<TaskSocket>>, (Self, TcpStream, Watch)> {
         let place = Arc::new(TakeBack::default());
-        let io = TokioIo::new(Watched::http1(io, place.clone()));
+        let io = Watched::any(socket, place.clone());
+        let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
+        match place.hello() {
+            Hello::Silence => Err((self, io, leaving)),
+            Hello::Http1 => Ok(self.driver(io, before.len(), handed).await),
+            Hello::Http2 => {
+                self.http2(io, before, leaving).await;
+                Ok(None)
+            }
+            Hello::Tls => Ok(self.refused("tls_on_clear_port")),
+            Hello::Unknown => Ok(self.refused("no_request")),
+        }
+    }
+
+    /// hyper parses, checks and answers; an event stream then goes on without it.
+    pub(super) async fn http1<T: Transport>(mut self, io: T, mut leaving: Watch) -> Option<Driver<T::Task>> {
+        let place = Arc::new(TakeBack::default());
+        let io = Watched::http1(io, place.clone());
+        let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
+        self.driver(io, before.len(), handed).await
+    }
+
+    /// What carries the event stream from here on, if there is one.
+    async fn driver<T: Transport>(self, mut io: T, before: usize, handed: Option<Handed>) -> Option<Driver<T::Task>> {
+        let Some(Handed { held, early }) = handed else {
+            // A last flush, and the close of TLS; nobody waits for it longer than a moment.
+            drop(timeout(LAST_REQUEST, io.shutdown()).await);
+            return None;
+        };
+        let wire = Wire::new(io.for_task(&held.stream), held.framing, before + early, held.head);
+        Some(Driver::new(wire, held.stream, self.counted, self.release))
+    }
+
+    /// Until the connection has ended, or is not hyper's any more: its socket, what was read and given to nobody, and the
+    /// event stream that goes on.
+    async fn http1_head<T: Transport>(
+        &mut self,
+        io: Watched<T>,
+        place: &Arc<TakeBack>,
+        leaving: &mut Watch,
+    ) -> (T, Vec<u8>, Option<Handed>) {
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(64)
-            .serve_connection(io, self.http1_service(&place));
-        let mut leaving = pin!(told(leaving));
+            .serve_connection(TokioIo::new(io), self.http1_service(place));
+        let mut told = pin!(leaving.signaled());
         let mut last_request = None;
+        let mut is_counted = false;
         let ended = poll_fn(|task| {
             let polled = connection.poll_without_shutdown(task);
+            match place.hello() {
+                Hello::Http1 if !is_counted => {
+                    is_counted = true;
+                    self.counted.speaks(&self.context, Protocol::Http11, self.tls);
+                }
+                Hello::Http1 | Hello::Unknown => {}
+                Hello::Silence | Hello::Http2 | Hello::Tls => return Poll::Ready(Ok(())),
+            }
             if place.is_reached() && !place.is_blocked() {
                 return Poll::Ready(Ok(()));
             }
-            if last_request.is_none() && leaving.as_mut().poll(task).is_ready() {
+            if last_request.is_none() && told.as_mut().poll(task).is_ready() {
                 // hyper would close a connection that has not spoken yet, unanswered.
                 let wait = if place.is_heard() { Duration::ZERO } else { LAST_REQUEST };
                 last_request = Some(Box::pin(tokio::time::sleep(wait)));
@@ -217,20 +158,13 @@ impl Connection {
             }
             polled
         });
-        let ended = ended.await;
-        if let Err(error) = ended {
+        if let Err(error) = ended.await {
             self.count_failure(&error);
         }
         let parts = connection.into_parts();
-        let mut io = parts.io.into_inner().inner;
-        match place.take().filter(|_| place.is_reached() && !place.is_blocked()) {
-            Some(held) => Some((io, parts.read_buf.len(), held)),
-            None => {
-                // A last flush, and the close of TLS; nobody waits for it longer than a moment.
-                drop(timeout(LAST_REQUEST, io.shutdown()).await);
-                None
-            }
-        }
+        let (io, before) = parts.io.into_inner().into_inner();
+        let held = place.take().filter(|_| place.is_reached() && !place.is_blocked());
+        (io, before, held.map(|held| Handed { held, early: parts.read_buf.len() }))
     }
 
     fn http1_service(
@@ -257,10 +191,17 @@ impl Connection {
     }
 
     /// hyper serves every stream of the connection; each has a task that can be ended alone.
-    fn http2<T: Transport>(mut self, io: T, leaving: Watch) -> impl Future<Output = ()> + Send {
-        self.counted.speaks(Protocol::H2, self.tls);
+    /// `before`: what was read already.
+    pub(super) fn http2<T: Transport>(
+        mut self,
+        io: T,
+        before: Vec<u8>,
+        leaving: Watch,
+    ) -> impl Future<Output = ()> + Send {
+        self.counted.speaks(&self.context, Protocol::H2, self.tls);
         let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
         let mut clock = Clock::new(family.clone());
+        let io = Watched::http2(io, before, place.clone());
         // In a box of its own: the tasks of all other connections would be as large.
         let mut served = Box::pin(self.http2_in_turns(io, leaving, place.clone(), family));
         poll_fn(move |task| {
@@ -270,7 +211,13 @@ impl Connection {
         })
     }
 
-    async fn http2_in_turns<T: Transport>(self, io: T, leaving: Watch, place: Arc<TakeBack>, family: Arc<Family>) {
+    async fn http2_in_turns<T: Transport>(
+        self,
+        io: Watched<T>,
+        leaving: Watch,
+        place: Arc<TakeBack>,
+        family: Arc<Family>,
+    ) {
         let idle = Arc::new(Idle::default());
         let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
         let (siblings, uses) = (family.clone(), idle.clone());
@@ -296,7 +243,7 @@ impl Connection {
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
-            .serve_connection(TokioIo::new(Watched::http2(io, place.clone())), service);
+            .serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
         let mut leaving = leaving;
         let why = tokio::select! {
@@ -364,8 +311,12 @@ async fn no_preface(place: &TakeBack) {
     }
 }
 
-/// A socket taken back: with how many bytes that came too early, and what it carries now.
-type Handed<T> = (T, usize, Held);
+/// What a socket that was taken back carries now.
+struct Handed {
+    held: Held,
+    /// How many bytes came too early.
+    early: usize,
+}
 
 /// The future of an answer; in a box, since hyper's connection is polled without being pinned, and since the task of an
 /// HTTP/2 stream, where hyper puts the body in its place, would stay as large as it was.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus::{IntCounter, IntGauge};
 
 use super::route::Routes;
 use crate::limit::pressure::Gauge;
@@ -25,6 +26,8 @@ pub struct Context {
     pub pressure: Gauge,
     /// What each client may take.
     pub clients: Arc<Clients>,
+    /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
+    connections: [[ConnectionMetrics; 2]; 2],
     routes: ArcSwap<Routes>,
     refusing: AtomicBool,
     drain_retry: OnceLock<(Duration, Duration)>,
@@ -34,7 +37,10 @@ impl Context {
     /// A context without routes.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, registry: Registry, door: Arc<Door>, pressure: Gauge) -> Arc<Self> {
+        let connections = [Protocol::Http11, Protocol::H2]
+            .map(|protocol| ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls)));
         Arc::new(Self {
+            connections,
             metrics,
             registry,
             door,
@@ -77,18 +83,32 @@ impl Context {
     }
 }
 
+/// The metrics of one kind of connection, their labels resolved.
+#[derive(Debug)]
+struct ConnectionMetrics {
+    open: IntGauge,
+    total: IntCounter,
+}
+
+impl ConnectionMetrics {
+    fn new(metrics: &Metrics, protocol: Protocol, tls: &str) -> Self {
+        let labels = [protocol.as_str(), tls];
+        let (open, total) = (&metrics.connections, &metrics.connections_total);
+        Self { open: open.with_label_values(&labels), total: total.with_label_values(&labels) }
+    }
+}
+
 /// A connection that is counted; dropping it counts it out.
 #[derive(Debug)]
 pub(super) struct Counted {
-    context: Arc<Context>,
-    /// What it speaks, and whether over TLS.
-    speaks: Option<(Protocol, bool)>,
+    /// Among those that speak its protocol, once that is known.
+    among: Option<IntGauge>,
     entered: Entered,
 }
 
 impl Counted {
-    pub(super) fn new(context: &Arc<Context>, entered: Entered) -> Self {
-        Self { context: context.clone(), speaks: None, entered }
+    pub(super) fn new(entered: Entered) -> Self {
+        Self { among: None, entered }
     }
 
     /// It is one more than are served: it is answered, but gets no event stream.
@@ -97,22 +117,16 @@ impl Counted {
     }
 
     /// Its protocol is known now.
-    pub(super) fn speaks(&mut self, protocol: Protocol, tls: bool) {
-        let labels = labels(protocol, tls);
-        self.context.metrics.connections.with_label_values(&labels).inc();
-        self.context.metrics.connections_total.with_label_values(&labels).inc();
-        self.speaks = Some((protocol, tls));
+    pub(super) fn speaks(&mut self, context: &Context, protocol: Protocol, tls: bool) {
+        let metrics = &context.connections[usize::from(protocol == Protocol::H2)][usize::from(tls)];
+        metrics.open.inc();
+        metrics.total.inc();
+        self.among = Some(metrics.open.clone());
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some((protocol, tls)) = self.speaks {
-            self.context.metrics.connections.with_label_values(&labels(protocol, tls)).dec();
-        }
+        self.among.iter().for_each(IntGauge::dec);
     }
-}
-
-fn labels(protocol: Protocol, tls: bool) -> [&'static str; 2] {
-    [protocol.as_str(), if tls { "true" } else { "false" }]
 }

@@ -17,7 +17,7 @@ use super::patience::Patience;
 use super::take_back::LINGER;
 use super::transport::Transport;
 use super::wire::Wire;
-use crate::lifecycle::drain::Watch;
+use crate::lifecycle::drain::Release;
 use crate::registry::Close;
 
 /// Writes one event stream to its socket until either ends.
@@ -28,7 +28,7 @@ pub(super) struct Driver<T> {
     /// Whoever asks for the end wakes this task.
     is_noted: bool,
     _counted: Counted,
-    _release: Watch,
+    _release: Release,
 }
 
 enum Phase {
@@ -41,7 +41,7 @@ enum Phase {
 }
 
 impl<T: Transport> Driver<T> {
-    pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Watch) -> Self {
+    pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Release) -> Self {
         if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
             stream.set_outlet(socket);
         }

@@ -1,10 +1,11 @@
 //! The downstream side: connections of clients, and one SSE response on each.
 //!
 //! ```text
-//! server -> connection -> answer (request, route, cors, refusal) -> event_stream -> h1 | h2
+//! server -> arrival -> connection -> answer (request, route, cors, refusal) -> event_stream -> h1 | h2
 //! ```
 
 mod answer;
+mod arrival;
 mod body;
 pub mod config;
 mod connection;

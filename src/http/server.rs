@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::connection;
+use super::arrival;
 use super::context::Context;
 use crate::lifecycle::drain::Watch;
 use crate::net::listener::Listener;
@@ -32,7 +32,7 @@ pub async fn serve(
     let begin = |socket: TcpStream, remote: SocketAddr| {
         let Some(entered) = context.door.enter() else { return turn_away(&context, &socket) };
         let acceptor = tls.as_ref().map(Tls::acceptor);
-        tokio::spawn(connection::serve(context.clone(), socket, remote, entered, acceptor, drain.clone()));
+        arrival::serve(&context, socket, remote, entered, acceptor, drain.clone());
     };
     loop {
         tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,10 +18,27 @@ use super::wire::Framing;
 pub(super) struct TakeBack {
     reached: AtomicBool,
     blocked: AtomicBool,
+    /// A [`Hello`], as a number.
+    hello: AtomicU8,
     heard_bytes: AtomicUsize,
     /// HTTP/2: what may still be read in this turn.
     turn_bytes: AtomicUsize,
     held: Mutex<Option<Held>>,
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Hello {
+    /// An end, or an error.
+    #[default]
+    Unknown,
+    /// Nothing yet.
+    Silence,
+    Http1,
+    /// By prior knowledge.
+    Http2,
+    /// On a port in clear text.
+    Tls,
 }
 
 /// An event stream that waits for its socket.
@@ -68,6 +85,21 @@ impl TakeBack {
         self.blocked.store(blocked, Ordering::Relaxed);
     }
 
+    /// What the connection has begun with.
+    pub(super) fn hello(&self) -> Hello {
+        match self.hello.load(Ordering::Relaxed) {
+            1 => Hello::Silence,
+            2 => Hello::Http1,
+            3 => Hello::Http2,
+            4 => Hello::Tls,
+            _ => Hello::Unknown,
+        }
+    }
+
+    fn set_hello(&self, hello: Hello) {
+        self.hello.store(hello as u8, Ordering::Relaxed);
+    }
+
     /// Whether the client has sent anything.
     pub(super) fn is_heard(&self) -> bool {
         self.heard_bytes() > 0
@@ -97,6 +129,8 @@ pub(super) struct Watched<T> {
     pub(super) inner: T,
     place: Arc<TakeBack>,
     kind: Kind,
+    /// Read, and not given to hyper yet.
+    before: Vec<u8>,
     /// Set when our side has ended, which hyper asks for on HTTP/2 alone.
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -104,6 +138,8 @@ pub(super) struct Watched<T> {
 /// For which protocol it is lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    /// In clear text: HTTP/1, unless the first bytes are something else.
+    Any,
     Http1,
     /// Nothing was written yet.
     Http2Begins,
@@ -123,19 +159,31 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 const LAST_WORDS_MAX: usize = 64 * 1024;
 
 impl<T> Watched<T> {
-    pub(super) fn http1(inner: T, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, kind: Kind::Http1, linger: None }
+    /// What it begins with is HTTP/1, or hyper is given nothing of it ([`TakeBack::hello`]).
+    pub(super) fn any(inner: T, place: Arc<TakeBack>) -> Self {
+        Self { inner, place, kind: Kind::Any, before: Vec::new(), linger: None }
     }
 
-    /// It reads in turns: whoever polls the connection begins each ([`TakeBack::begin_turn`]).
-    pub(super) fn http2(inner: T, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, kind: Kind::Http2Begins, linger: None }
+    pub(super) fn http1(inner: T, place: Arc<TakeBack>) -> Self {
+        place.set_hello(Hello::Http1);
+        Self { kind: Kind::Http1, ..Self::any(inner, place) }
+    }
+
+    /// It reads in turns: whoever polls the connection begins each ([`TakeBack::begin_turn`]). `before`: what was read
+    /// already.
+    pub(super) fn http2(inner: T, before: Vec<u8>, place: Arc<TakeBack>) -> Self {
+        Self { inner, place, kind: Kind::Http2Begins, before, linger: None }
+    }
+
+    /// What it was lent, and what was read and not given to hyper.
+    pub(super) fn into_inner(self) -> (T, Vec<u8>) {
+        (self.inner, self.before)
     }
 
     /// Before each write: how much of it is held instead.
     fn begin_write(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
         match self.kind {
-            Kind::Http1 => self.place.hold(parts),
+            Kind::Any | Kind::Http1 => self.place.hold(parts),
             Kind::Http2Begins | Kind::Http2 => {
                 self.kind = Kind::Http2;
                 None
@@ -145,6 +193,58 @@ impl<T> Watched<T> {
 }
 
 impl<T: AsyncRead + Unpin> Watched<T> {
+    /// Reads what was read before, then from the socket.
+    fn poll_read_on(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.before.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        let given = self.before.len().min(buf.remaining());
+        buf.put_slice(&self.before[..given]);
+        self.before.drain(..given);
+        if self.before.is_empty() {
+            self.before = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until it is known what the connection begins with. HTTP/2 by prior knowledge begins with `PRI` (RFC 9113,
+    /// 3.4), which is no method of HTTP/1; a record of TLS that is a handshake with 0x16 (RFC 8446, 5.1).
+    fn poll_read_first(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let begin = buf.filled().len();
+        loop {
+            let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+            if read.is_pending() && self.before.is_empty() {
+                self.place.set_hello(Hello::Silence);
+            }
+            ready!(read)?;
+            let heard = &buf.filled()[begin..];
+            if self.before.is_empty() && !matches!(heard, [b'P' | 0x16, ..]) {
+                // What nearly all are: where it is read to is where it stays. An end tells nothing.
+                if !heard.is_empty() {
+                    self.kind = Kind::Http1;
+                    self.place.set_hello(Hello::Http1);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let is_over = heard.is_empty();
+            self.before.extend_from_slice(heard);
+            buf.set_filled(begin);
+            let hello = match &self.before[..] {
+                [0x16, ..] => Hello::Tls,
+                [b'P', b'R', b'I', ..] => Hello::Http2,
+                b"P" | b"PR" if !is_over => continue,
+                _ => {
+                    self.kind = Kind::Http1;
+                    self.place.set_hello(Hello::Http1);
+                    return self.poll_read_on(cx, buf);
+                }
+            };
+            self.place.set_hello(hello);
+            // Nobody is to be woken: whoever polls the connection looks at what it begins with.
+            return Poll::Pending;
+        }
+    }
+
     /// Reads what the turn leaves; then it is the other tasks' turn first.
     fn poll_read_in_turns(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let left = self.place.turn_bytes.load(Ordering::Relaxed);
@@ -154,7 +254,7 @@ impl<T: AsyncRead + Unpin> Watched<T> {
         }
         let mut space = [0; READ_BYTES];
         let mut part = ReadBuf::new(&mut space[..left.min(buf.remaining())]);
-        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
+        ready!(self.poll_read_on(cx, &mut part))?;
         buf.put_slice(part.filled());
         self.place.turn_bytes.store(left - part.filled().len(), Ordering::Relaxed);
         Poll::Ready(Ok(()))
@@ -165,7 +265,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = match self.kind {
-            Kind::Http1 => Pin::new(&mut self.inner).poll_read(cx, buf),
+            Kind::Any => self.poll_read_first(cx, buf),
+            Kind::Http1 => self.poll_read_on(cx, buf),
             Kind::Http2Begins | Kind::Http2 => self.poll_read_in_turns(cx, buf),
         };
         self.place.add_heard(buf.filled().len() - before);
@@ -258,7 +359,7 @@ mod tests {
     async fn an_http2_connection_takes_a_burst_of_requests_in_turns() {
         let (mut client, server) = tokio::io::duplex(4 * READ_BYTES);
         let place = Arc::new(TakeBack::default());
-        let mut io = Watched::http2(server, place.clone());
+        let mut io = Watched::http2(server, Vec::new(), place.clone());
         client.write_all(&[0; 2 * READ_BYTES + 1]).await.unwrap();
         for expected in [READ_BYTES, READ_BYTES, 1] {
             place.begin_turn();
@@ -274,7 +375,7 @@ mod tests {
     async fn a_turn_that_is_over_wakes_its_task() {
         let (mut client, server) = tokio::io::duplex(4 * READ_BYTES);
         let place = Arc::new(TakeBack::default());
-        let mut io = Watched::http2(server, place.clone());
+        let mut io = Watched::http2(server, Vec::new(), place.clone());
         client.write_all(&[0; 3 * READ_BYTES]).await.unwrap();
         let mut space = [0; 3 * READ_BYTES];
         let mut buffer = ReadBuf::new(&mut space);
@@ -291,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn h2_is_told_to_gather_frames_and_then_how_to_write_them() {
         let (_client, server) = tokio::io::duplex(64);
-        let mut io = Watched::http2(server, Arc::default());
+        let mut io = Watched::http2(server, Vec::new(), Arc::default());
         assert!(!io.is_write_vectored());
         io.write_all(b"settings").await.unwrap();
         assert!(io.is_write_vectored());

@@ -38,7 +38,7 @@ impl Default for Config {
 pub fn channel() -> (Signal, Watch) {
     let (told, hears) = watch::channel(Told::Nothing);
     let (release, released) = mpsc::channel(1);
-    (Signal { told, released }, Watch { told: hears, _release: release })
+    (Signal { told, released }, Watch { told: hears, release: Release { _release: release } })
 }
 
 /// What the watches were told last.
@@ -62,6 +62,12 @@ pub struct Signal {
 #[derive(Clone, Debug)]
 pub struct Watch {
     told: watch::Receiver<Told>,
+    release: Release,
+}
+
+/// A release alone: what only has to be waited for. A third of a watch's size.
+#[derive(Clone, Debug)]
+pub struct Release {
     // Never sent on; its end is the message.
     _release: mpsc::Sender<std::convert::Infallible>,
 }
@@ -104,6 +110,12 @@ impl Watch {
     /// Returns when the time of the drain is over, at once if it is already.
     pub async fn cut(&mut self) {
         self.at_least(Told::Cut).await;
+    }
+
+    /// Hears no more; the drain still waits for it.
+    #[must_use]
+    pub fn into_release(self) -> Release {
+        self.release
     }
 
     /// Whether the drain has begun.

@@ -9,11 +9,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use rustls::{CipherSuite, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::TlsConfig;
 use crate::lifecycle::health::{Check, Status};
@@ -30,10 +32,66 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What connections of one TLS listener are accepted with. Clones share it.
 #[derive(Clone)]
 pub struct Tls {
-    current: Arc<ArcSwap<ServerConfig>>,
+    current: Arc<ArcSwap<Choices>>,
     files: Arc<TlsConfig>,
     /// The files that `current` was made of.
     loaded: Contents,
+}
+
+/// What one connection is accepted with.
+#[derive(Clone)]
+pub struct Acceptor(Arc<Choices>);
+
+/// The same certificate, with two ways to choose a cipher. Both know the same sessions.
+struct Choices {
+    /// The server's order: AES-128 first. OpenSSL and rustls ask for AES-256 first, whose handshake hashes with SHA-384,
+    /// which no processor has in hardware; SHA-256 many have.
+    ours: Arc<ServerConfig>,
+    /// The client's order, where that begins with ChaCha20: it has no AES in hardware.
+    theirs: Arc<ServerConfig>,
+}
+
+impl Choices {
+    fn new(config: ServerConfig) -> Arc<Self> {
+        let mut ours = config.clone();
+        ours.ignore_client_order = true;
+        Arc::new(Self { ours: Arc::new(ours), theirs: Arc::new(config) })
+    }
+}
+
+impl Acceptor {
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// When the client breaks off, or there is nothing that both sides speak.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, socket: S) -> io::Result<TlsStream<S>> {
+        let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+        let hello = begun.client_hello();
+        let known = |asked: &CipherSuite| ring::ALL_CIPHER_SUITES.iter().any(|suite| suite.suite() == *asked);
+        let first = hello.cipher_suites().iter().copied().find(known);
+        let config = if first.is_some_and(is_chacha20) { &self.0.theirs } else { &self.0.ours };
+        begun.into_stream(Arc::clone(config)).await
+    }
+}
+
+fn is_chacha20(suite: CipherSuite) -> bool {
+    use CipherSuite as Suite;
+    matches!(
+        suite,
+        Suite::TLS13_CHACHA20_POLY1305_SHA256
+            | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_aes_256(suite: CipherSuite) -> bool {
+    use CipherSuite as Suite;
+    matches!(
+        suite,
+        Suite::TLS13_AES_256_GCM_SHA384
+            | Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | Suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+    )
 }
 
 /// Why files do not make a configuration.
@@ -54,13 +112,13 @@ impl Tls {
         let read = Files::read(&files)?;
         let loaded = read.contents();
         let config = read.server_config(&files)?;
-        Ok(Self { current: Arc::new(ArcSwap::from_pointee(config)), files: Arc::new(files), loaded })
+        Ok(Self { current: Arc::new(ArcSwap::new(Choices::new(config))), files: Arc::new(files), loaded })
     }
 
     /// What the next connection is accepted with.
     #[must_use]
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+    pub fn acceptor(&self) -> Acceptor {
+        Acceptor(self.current.load_full())
     }
 
     /// Follows the files for ever. A bad pair changes nothing; it is told once and stays a warning until it is mended.
@@ -97,10 +155,10 @@ impl Tls {
                 let before = self.current.load();
                 // What proves who a client is must not outlive the authority that vouched for it.
                 if now.client_ca == self.loaded.client_ca {
-                    config.session_storage = Arc::clone(&before.session_storage);
+                    config.session_storage = Arc::clone(&before.ours.session_storage);
                 }
                 drop(before);
-                self.current.store(Arc::new(config));
+                self.current.store(Choices::new(config));
                 self.loaded = now;
                 tracing::info!(certificate = %self.files.certificate.display(), "certificate replaced");
                 Status::Ok
@@ -111,7 +169,7 @@ impl Tls {
 }
 
 /// Bounds what is kept for a connection that takes nothing; to be called on each accepted one.
-pub fn bound_buffers<S>(connection: &mut tokio_rustls::server::TlsStream<S>) {
+pub fn bound_buffers<S>(connection: &mut TlsStream<S>) {
     connection.get_mut().1.set_buffer_limit(Some(BUFFER_BYTES_MAX));
 }
 
@@ -180,7 +238,7 @@ impl Files {
     }
 
     fn server_config(&self, files: &TlsConfig) -> Result<ServerConfig, TlsError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::new(&files.certificate, error.to_string()))?;
@@ -204,6 +262,14 @@ impl Files {
         config.send_tls13_tickets = 1;
         Ok(config)
     }
+}
+
+/// ring, with AES-256 last.
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    // Stable: the others stay in their order.
+    provider.cipher_suites.sort_by_key(|suite| is_aes_256(suite.suite()));
+    provider
 }
 
 fn with_client_ca(

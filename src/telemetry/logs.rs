@@ -8,6 +8,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use super::lines::Lines;
+
 /// How the log is written (`log:` in the configuration).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -50,7 +52,7 @@ pub fn init(config: &Config) {
     let (filter, handle) = reload::Layer::new(first);
     let lines = fmt::layer().with_writer(io::stderr);
     let lines: Box<dyn Layer<_> + Send + Sync> = match config.format {
-        Format::Json => Box::new(lines.json().flatten_event(true).with_current_span(false).with_span_list(false)),
+        Format::Json => Box::new(lines.json().event_format(Lines::new())),
         Format::Text => Box::new(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))),
     };
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {

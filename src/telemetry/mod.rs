@@ -1,6 +1,7 @@
 //! What the process tells about itself: metrics and logs.
 
 pub mod injector;
+mod lines;
 pub mod logs;
 pub mod metrics;
 

@@ -206,14 +206,48 @@ fn sessions_survive_a_renewed_certificate_but_not_a_changed_authority_for_client
     let files = TlsConfig { client_ca: Some(ca.clone()), ..place.files() };
     let mut tls = Tls::load(files.clone()).unwrap();
     let mut sessions_kept = || {
-        let before = Arc::clone(&tls.current.load().session_storage);
+        let before = Arc::clone(&tls.current.load().ours.session_storage);
         let read = Files::read(&files).unwrap();
         let now = read.contents();
         assert_eq!(tls.replace(Ok(read), now), Status::Ok);
-        Arc::ptr_eq(&before, &tls.current.load().session_storage)
+        Arc::ptr_eq(&before, &tls.current.load().ours.session_storage)
     };
     place.renew();
     assert!(sessions_kept());
     fs::write(&ca, Place::new().authority.pem()).unwrap();
     assert!(!sessions_kept());
+}
+
+#[tokio::test]
+async fn aes_128_is_taken_from_those_who_offer_it_and_chacha20_from_those_who_ask_for_it_first() {
+    use CipherSuite as Suite;
+    let place = Place::new();
+    place.renew();
+    let tls = Tls::load(place.files()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (aes_128, aes_256) = (Suite::TLS13_AES_128_GCM_SHA256, Suite::TLS13_AES_256_GCM_SHA384);
+    let chacha = Suite::TLS13_CHACHA20_POLY1305_SHA256;
+    for (offered, taken) in [
+        (&[aes_256, aes_128, chacha][..], aes_128),
+        (&[aes_256, chacha, aes_128], aes_128),
+        (&[aes_128, aes_256, chacha], aes_128),
+        (&[chacha, aes_128, aes_256], chacha),
+        (&[aes_256], aes_256),
+    ] {
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.retain(|suite| offered.contains(&suite.suite()));
+        provider.cipher_suites.sort_by_key(|suite| offered.iter().position(|wanted| *wanted == suite.suite()));
+        let mut roots = RootCertStore::empty();
+        roots.add(place.authority.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions();
+        let client = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(client));
+        let serve = async { tls.acceptor().accept(listener.accept().await.unwrap().0).await.unwrap() };
+        let visit = connector.connect(ServerName::try_from("localhost").unwrap(), socket);
+        let (served, visited) = tokio::join!(serve, visit);
+        visited.unwrap();
+        let suite = served.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(suite, taken, "{offered:?}");
+    }
 }
