@@ -67,7 +67,7 @@ pub struct Copied {
 const COPIED_EVENT_MAX: usize = 1024;
 
 /// 32 KiB: what a turn of an event stream takes, and the first cache of a core holds.
-const COPIED_MAX: usize = 32 * 1024;
+pub(super) const COPIED_MAX: usize = 32 * 1024;
 
 impl Batch {
     /// Adds what is no event.

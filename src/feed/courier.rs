@@ -93,12 +93,13 @@ impl Courier {
     /// Gathers who waits for the same piece, so many at most, and wakes who must look itself. True when all were seen.
     fn gather(&mut self, bell: &Arc<Bell>, next: &mut Option<usize>, state: &mut State, most: usize) -> bool {
         let State { window, readers, ended, .. } = state;
+        let Some(thread) = readers.thread_of(bell) else { return true };
         readers.look_from(next.unwrap_or_default(), most);
         let mut from = next.unwrap_or_else(|| {
-            readers.answer(bell);
+            readers.answer(thread);
             0
         });
-        while let Some((key, reader)) = readers.waiting(bell, from) {
+        while let Some((key, reader)) = readers.waiting(thread, from) {
             if reader.place.index == window.end() && !*ended {
                 from = key + 1;
                 continue;

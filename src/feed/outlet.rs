@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::sse::encode::{Chunk, ChunkWriter};
 use crate::sse::{Component, Tier};
 
+use super::batch::COPIED_MAX;
 use super::window::{Entry, Place, Window};
 
 /// Takes the events of one reader, on the thread that it reads on.
@@ -53,29 +54,22 @@ pub struct Piece {
     pub(super) end: Place,
 }
 
-/// 32 KiB: as much as a turn of an event stream.
-const PIECE_MAX: usize = 32 * 1024;
-
 impl Piece {
     /// What stands in a window from an index to its end; none where a reader must look at it itself.
     pub(super) fn cut(window: &Window, index: u64, copy: &mut ChunkWriter) -> Option<Self> {
         let end = window.end_place();
-        let (mut events, mut bytes, mut received, mut has_telemetry) = (0, 0, None, false);
+        let (events, mut bytes, mut received, mut has_telemetry) = (end.index.checked_sub(index)?, 0, None, false);
         for index in index..end.index {
-            let Some(Entry::Event { logged, named, tier }) = window.get(index) else { return None };
-            let frame = named.as_deref().unwrap_or(&logged.frame);
-            (events, bytes) = (events + 1, bytes + frame.len());
-            if events > 1 && bytes > PIECE_MAX {
+            let Some(entry @ Entry::Event { logged, tier, .. }) = window.get(index) else { return None };
+            bytes += entry.frame()?.len();
+            if events > 1 && bytes > COPIED_MAX {
                 return None;
             }
             has_telemetry |= *tier == Tier::Telemetry;
             let oldest = received.get_or_insert(logged.event.received);
             *oldest = (*oldest).min(logged.event.received);
         }
-        let frame = |index| match window.get(index) {
-            Some(Entry::Event { logged, named, .. }) => Some(named.as_deref().unwrap_or(&logged.frame)),
-            Some(Entry::Gap(_)) | None => None,
-        };
+        let frame = |index| window.get(index).and_then(Entry::frame);
         let chunk = if events == 1 {
             frame(index)?.clone().into_chunk()
         } else {

@@ -47,7 +47,7 @@ struct Thread {
 impl Readers {
     /// Adds a reader of this thread.
     pub(super) fn add(&mut self, place: Place, position: Component) -> usize {
-        let thread = bell::here().and_then(|bell| self.thread(bell));
+        let thread = bell::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
         match thread {
             Some(thread) => self.threads[usize::from(thread)].readers += 1,
             None => self.unheard += 1,
@@ -59,16 +59,16 @@ impl Readers {
         self.all.insert(Reader { waker: None, outlet: None, place, position, thread })
     }
 
-    fn thread(&mut self, bell: Arc<Bell>) -> Option<u16> {
-        let place = self.place_of(&bell).unwrap_or_else(|| {
-            self.threads.push(Thread { bell, readers: 0, is_rung: false });
-            self.threads.len() - 1
-        });
-        u16::try_from(place).ok()
+    fn join(&mut self, bell: Arc<Bell>) -> Option<u16> {
+        let place = u16::try_from(self.threads.len()).ok()?;
+        self.threads.push(Thread { bell, readers: 0, is_rung: false });
+        Some(place)
     }
 
-    fn place_of(&self, bell: &Arc<Bell>) -> Option<usize> {
-        self.threads.iter().position(|thread| Arc::ptr_eq(&thread.bell, bell))
+    /// The thread with this bell, if it has had readers here.
+    pub(super) fn thread_of(&self, bell: &Arc<Bell>) -> Option<u16> {
+        let place = self.threads.iter().position(|thread| Arc::ptr_eq(&thread.bell, bell))?;
+        u16::try_from(place).ok()
     }
 
     pub(super) fn remove(&mut self, key: usize) {
@@ -125,15 +125,12 @@ impl Readers {
     }
 
     /// A thread begins to see its readers: what comes from here on rings again.
-    pub(super) fn answer(&mut self, bell: &Arc<Bell>) {
-        if let Some(place) = self.place_of(bell) {
-            self.threads[place].is_rung = false;
-        }
+    pub(super) fn answer(&mut self, thread: u16) {
+        self.threads[usize::from(thread)].is_rung = false;
     }
 
     /// The first reader of a thread that waits, from this key on.
-    pub(super) fn waiting(&mut self, bell: &Arc<Bell>, from: usize) -> Option<(usize, &mut Reader)> {
-        let thread = u16::try_from(self.place_of(bell)?).ok()?;
+    pub(super) fn waiting(&mut self, thread: u16, from: usize) -> Option<(usize, &mut Reader)> {
         let waits = |reader: &Reader| reader.thread == Some(thread) && reader.waker.is_some();
         let key = (from..self.all.capacity()).find(|key| self.all.get(*key).is_some_and(waits))?;
         self.all.get_mut(key).map(|reader| (key, reader))

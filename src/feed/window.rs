@@ -63,6 +63,14 @@ impl Entry {
         }
     }
 
+    /// The event as it is shown here.
+    pub(super) fn frame(&self) -> Option<&Frame> {
+        match self {
+            Self::Event { logged, named, .. } => Some(named.as_deref().unwrap_or(&logged.frame)),
+            Self::Gap(_) => None,
+        }
+    }
+
     fn logged(&self) -> Option<&Arc<Logged>> {
         match self {
             Self::Event { logged, .. } => Some(logged),

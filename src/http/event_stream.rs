@@ -163,13 +163,12 @@ impl EventStream {
     }
 
     /// Goes to where the client stands since something was handed out past the task, the last of it then.
-    pub(super) fn follow(&mut self, handed: Instant) {
+    pub(super) fn follow(&mut self, handed: Ticks) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
             cursor.follow();
             *position = cursor.position();
         }
-        self.spoke = self.state.began.at(handed);
-        self.marked = self.spoke;
+        (self.spoke, self.marked) = (handed, handed);
     }
 
     /// Whether all that can come next is events: it waits for them, and is given every one.

@@ -2,10 +2,10 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +15,7 @@ use super::event_stream::EventStream;
 use super::member::StreamState;
 use super::output::Tally;
 use super::route::Route;
+use super::ticks::{Began, Ticks};
 use super::transport::Transport;
 use super::wire::Written;
 use crate::feed::{Handed, Outlet, Piece};
@@ -28,11 +29,11 @@ use crate::net::socket;
 pub(super) struct SharedSocket {
     socket: TcpStream,
     is_open: AtomicBool,
-    /// Nanoseconds since the event stream began at which something was handed out past the task; 0 if nothing was.
-    handed: AtomicU64,
-    began: Instant,
+    /// Ticks since the event stream began at which something was handed out past the task, plus one; 0 if nothing was.
+    handed: AtomicU32,
+    /// Of the state, as the route: here they are beside what else is needed.
+    began: Began,
     state: Arc<StreamState>,
-    /// Of the state; here it is beside what else is needed.
     route: Arc<Route>,
     pressure: Gauge,
     rest: Mutex<Option<Box<Rest>>>,
@@ -78,7 +79,7 @@ impl Outlet for SharedSocket {
     fn hand(&self, piece: &Piece) -> Handed {
         // Under pressure telemetry is passed by; without limits of its own a client is given all else.
         let is_thinned = piece.has_telemetry && self.pressure.level() != Level::None;
-        if is_thinned || self.state.asked().is_some() || !self.is_open.load(Ordering::Relaxed) {
+        if is_thinned || !self.look() {
             return Handed::Refused;
         }
         let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
@@ -88,8 +89,7 @@ impl Outlet for SharedSocket {
             Ok(_) | Err(_) => return Handed::Refused,
         };
         let now = Instant::now();
-        let nanos = u64::try_from(now.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX);
-        self.handed.store(nanos.max(1), Ordering::Relaxed);
+        self.handed.store(self.began.at(now).count().saturating_add(1), Ordering::Relaxed);
         let tally = Tally { events: piece.events, oldest: Some(piece.received), handed: Some(now) };
         if written == chunk.len() {
             self.state.count(&self.route, (tally, content));
@@ -105,8 +105,8 @@ impl Outlet for SharedSocket {
 
 impl TaskSocket {
     pub(super) fn new(socket: TcpStream, state: Arc<StreamState>, pressure: Gauge) -> Self {
-        let (is_open, handed, rest) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(None));
-        let (began, route) = (Instant::now(), state.route.clone());
+        let (is_open, handed, rest) = (AtomicBool::new(false), AtomicU32::new(0), Mutex::new(None));
+        let (began, route) = (state.began, state.route.clone());
         Self(Arc::new(SharedSocket { socket, is_open, handed, began, state, route, pressure, rest }))
     }
 
@@ -120,14 +120,11 @@ impl TaskSocket {
     }
 
     /// The task runs. With when something was handed out past it last, and what of that is still to be written.
-    pub(super) fn close(&self) -> Option<(Instant, Option<Box<Rest>>)> {
+    pub(super) fn close(&self) -> Option<(Ticks, Option<Box<Rest>>)> {
         self.0.is_open.store(false, Ordering::Relaxed);
-        let handed = self.0.handed.load(Ordering::Relaxed);
-        if handed == 0 {
-            return None;
-        }
+        let handed = Ticks::new(self.0.handed.load(Ordering::Relaxed).checked_sub(1)?);
         self.0.handed.store(0, Ordering::Relaxed);
-        Some((self.0.began + Duration::from_nanos(handed), self.0.rest().take()))
+        Some((handed, self.0.rest().take()))
     }
 }
 

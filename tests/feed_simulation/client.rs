@@ -9,7 +9,7 @@ use sidestream::feed::{Cursor, Gap, GapReason, Outcome, Policy, Profile, Read, R
 use sidestream::sse::{Component, Tier};
 use sidestream::subject::FilterSet;
 
-use super::courier::Outlets;
+use super::courier::ChanceOutlet;
 use super::items::{self, Seen};
 use super::pod::{Entry, Kind, Pod};
 use super::source::{Fate, Source, check, lock, payload};
@@ -38,7 +38,7 @@ pub(crate) struct Client {
     /// The id that it would come back with.
     pub(crate) position: Component,
     pub(crate) wakes: Arc<Wakes>,
-    outlet: Arc<Outlets>,
+    outlet: Arc<ChanceOutlet>,
     /// Set by a read that found nothing: the wakes until then.
     waits_since: Option<u64>,
     /// It has, or was told of, everything up to this number of this epoch.

@@ -12,7 +12,7 @@ use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::FilterSet;
 
 use super::client::Wakes;
-use super::courier::{Courier, Outlets};
+use super::courier::{ChanceOutlet, Courier};
 use super::items::{self, Seen};
 use super::source::payload;
 use super::world;
@@ -46,7 +46,7 @@ struct Client {
     /// Told of before what of it is passed by.
     conflated: u64,
     wakes: Arc<Wakes>,
-    outlet: Arc<Outlets>,
+    outlet: Arc<ChanceOutlet>,
     waits_since: Option<u64>,
     known: Known,
 }
@@ -228,7 +228,7 @@ impl World {
         };
         let known = Known { position, published: appended };
         let (wakes, missed, waits_since) = (Arc::default(), 0, None);
-        let (cursor, outlet) = (opened.cursor, Arc::new(Outlets::default()));
+        let (cursor, outlet) = (opened.cursor, Arc::new(ChanceOutlet::default()));
         cursor.set_outlet(outlet.clone());
         let client = Client { key, cursor, next, missed, conflated: 0, wakes, outlet, waits_since, known };
         self.clients.push(client);

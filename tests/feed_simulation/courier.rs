@@ -14,7 +14,7 @@ pub(crate) struct Courier(Pin<Box<dyn Future<Output = std::convert::Infallible>>
 
 /// The outlet of one reader.
 #[derive(Debug, Default)]
-pub(crate) struct Outlets {
+pub(crate) struct ChanceOutlet {
     is_open: AtomicBool,
     /// Events as they were handed, not looked at yet.
     handed: Mutex<Vec<String>>,
@@ -48,7 +48,7 @@ impl Courier {
     }
 }
 
-impl Outlets {
+impl ChanceOutlet {
     /// The reader waits, and by chance can be given something past its reading.
     pub(crate) fn open(self: &Arc<Self>) {
         self.is_open.store(fastrand::bool(), Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Outlets {
     }
 }
 
-impl Outlet for Outlets {
+impl Outlet for ChanceOutlet {
     fn look(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
