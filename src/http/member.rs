@@ -13,6 +13,7 @@ use super::route::Route;
 use super::ticks::{Began, Ticks};
 use super::wire::Written;
 use crate::feed::Standing;
+use crate::net::AddressText;
 use crate::registry::changes::millis;
 use crate::registry::{Close, Description, Lag, Member, Protocol, Registry, Sent, State};
 use crate::sse::EventId;
@@ -34,6 +35,11 @@ impl Peer {
 
     pub(super) fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port)
+    }
+
+    /// The same for a line of the log.
+    pub(super) fn text(&self) -> AddressText {
+        self.remote().into()
     }
 }
 
