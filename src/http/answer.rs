@@ -45,11 +45,12 @@ pub(super) async fn answer(
 ) -> Answer {
     let routes = context.routes();
     let found = routes.find(request.uri().path());
+    let route = found.as_ref().map(|(route, _)| *route);
     let mut answer = match respond(context, &routes, found, peer, surplus, &request).await {
         Ok(answer) => answer,
         Err(refusal) => refuse(context, &refusal, &request),
     };
-    if let Some((route, _)) = routes.find(request.uri().path()) {
+    if let Some(route) = route {
         let headers = match &mut answer {
             Answer::Text(response) | Answer::Last(response) => response.headers_mut(),
             Answer::Events(response, _) => response.headers_mut(),

@@ -67,6 +67,7 @@ impl<T: Transport> Future for Serving<T> {
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
         if let Self::Begins(begins) = &mut *self {
             let Some(driver) = ready!(begins.as_mut().poll(task)) else { return Poll::Ready(()) };
+            driver.begin(task);
             *self = Self::Carries(driver);
             // The first bytes in a turn of their own: in a storm the sends of many follow on each other then, and whoever
             // is behind them on this machine, a proxy for one, is woken once and not for each.

@@ -194,7 +194,7 @@ impl EventStream {
             let state = &self.state;
             tracing::info!(
                 client = &*state.client,
-                client.addr = %state.peer.remote(),
+                client.addr = %state.peer.text(),
                 route = &*state.route.label,
                 protocol = state.peer.protocol.as_str(),
                 state = State::Active.as_str(),

@@ -21,21 +21,28 @@ use crate::lifecycle::drain::Release;
 use crate::registry::Close;
 
 /// Writes one event stream to its socket until either ends.
+///
+/// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
 pub(super) struct Driver<T> {
-    wire: Wire<T>,
     phase: Phase,
-    patience: Patience,
-    /// Whoever asks for the end wakes this task.
-    is_noted: bool,
+    line: Box<Line<T>>,
+}
+
+/// What an event stream is written to, and what is given back at its end.
+struct Line<T> {
+    wire: Wire<T>,
+    /// A socket that takes everything needs none.
+    patience: Option<Box<Patience>>,
     _counted: Counted,
     _release: Release,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the large one is what is there for hours")]
 enum Phase {
     /// Events are written as they come.
     Open(EventStream),
     /// The last bytes are handed out; the socket takes them, or does not in time. A drain has a time of its own.
-    Last(EventStream, Option<Pin<Box<Sleep>>>),
+    Last(Box<EventStream>, Option<Pin<Box<Sleep>>>),
     /// Our side of the connection has ended, and the client's is waited for.
     Linger(Pin<Box<Sleep>>),
 }
@@ -45,25 +52,32 @@ impl<T: Transport> Driver<T> {
         if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
             stream.set_outlet(socket);
         }
-        let (phase, patience) = (Phase::Open(stream), Patience::default());
-        Self { wire, phase, patience, is_noted: false, _counted: counted, _release: release }
+        let line = Line { wire, patience: None, _counted: counted, _release: release };
+        Self { phase: Phase::Open(stream), line: Box::new(line) }
+    }
+
+    /// To be called once by the task that polls it: whoever asks for the end wakes it.
+    pub(super) fn begin(&self, task: &Context<'_>) {
+        if let Some(stream) = self.stream() {
+            stream.state().poll_asked(task.waker());
+        }
     }
 
     /// The task runs: nobody else writes to the socket until it waits again.
     fn take_over(&mut self) {
-        let Some((handed, rest)) = self.wire.shared().and_then(TaskSocket::close) else { return };
+        let Some((handed, rest)) = self.line.wire.shared().and_then(TaskSocket::close) else { return };
         if let Phase::Open(stream) = &mut self.phase {
             stream.follow(handed);
         }
         if let Some(rest) = rest {
-            self.wire.keep(*rest);
+            self.line.wire.keep(*rest);
         }
     }
 
     /// The task waits: what it waits for may be written past it, if nothing else is under way to the client.
     fn give_over(&self) {
-        if let (Some(socket), Phase::Open(stream)) = (self.wire.shared(), &self.phase)
-            && self.wire.is_clear()
+        if let (Some(socket), Phase::Open(stream)) = (self.line.wire.shared(), &self.phase)
+            && self.line.wire.is_clear()
             && stream.is_at_rest()
         {
             socket.open();
@@ -74,10 +88,10 @@ impl<T: Transport> Driver<T> {
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<Close> {
         loop {
             if let Some(forced) = self.forced(task) {
-                self.wire.abort();
+                self.line.wire.abort();
                 return Poll::Ready(forced);
             }
-            if self.wire.poll_gone(task).is_ready() {
+            if self.line.wire.poll_gone(task).is_ready() {
                 return Poll::Ready(Close::Client);
             }
             match self.poll_sent(task) {
@@ -89,10 +103,10 @@ impl<T: Transport> Driver<T> {
                 Phase::Open(stream) => {
                     let turn = Output::with(|out| {
                         let step = ready!(stream.poll_next(task, out));
-                        let written = self.wire.write(task, out);
+                        let written = self.line.wire.write(task, out);
                         if let Ok(Some(sent)) = written {
                             stream.sent(sent);
-                            self.patience.rest();
+                            self.line.rest();
                         }
                         Poll::Ready(written.map(|sent| (step, sent.is_some())))
                     });
@@ -106,7 +120,7 @@ impl<T: Transport> Driver<T> {
                     }
                 }
                 Phase::Last(stream, _) => {
-                    if ready!(self.wire.poll_shutdown(task)).is_err() {
+                    if ready!(self.line.wire.poll_shutdown(task)).is_err() {
                         return Poll::Ready(Close::Client);
                     }
                     stream.set_delivered();
@@ -119,13 +133,13 @@ impl<T: Transport> Driver<T> {
 
     /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
     fn poll_sent(&mut self, task: &mut Context<'_>) -> Poll<bool> {
-        let Ok(sent) = ready!(self.wire.poll_written(task)) else { return Poll::Ready(false) };
+        let Ok(sent) = ready!(self.line.wire.poll_written(task)) else { return Poll::Ready(false) };
         if let Some(sent) = sent {
             if let Some(stream) = self.stream() {
                 stream.sent(sent);
                 stream.state().takes();
             }
-            self.patience.rest();
+            self.line.rest();
         }
         Poll::Ready(true)
     }
@@ -136,14 +150,15 @@ impl<T: Transport> Driver<T> {
         let before = std::mem::replace(&mut self.phase, Phase::Linger(Box::pin(tokio::time::sleep(LINGER))));
         let Phase::Open(stream) = before else { return };
         if !stream.breaks(close) {
-            self.wire.finish();
+            self.line.wire.finish();
         }
-        self.phase = Phase::Last(stream, deadline);
+        self.phase = Phase::Last(Box::new(stream), deadline);
     }
 
     fn stream(&self) -> Option<&EventStream> {
         match &self.phase {
-            Phase::Open(stream) | Phase::Last(stream, _) => Some(stream),
+            Phase::Open(stream) => Some(stream),
+            Phase::Last(stream, _) => Some(stream),
             Phase::Linger(_) => None,
         }
     }
@@ -151,25 +166,21 @@ impl<T: Transport> Driver<T> {
     /// An end that waits for nobody.
     fn forced(&mut self, task: &Context<'_>) -> Option<Close> {
         let state = self.stream()?.state();
-        // The task stays the same: it is noted again only when a word to end has taken the note with it.
-        let asked = match state.asked() {
-            None if self.is_noted => None,
-            _ => state.poll_asked(task.waker()),
-        };
-        self.is_noted = true;
-        asked.filter(|close| StreamState::is_forced(*close))
+        state.asked()?;
+        // The word to end has taken the note with it, and a forced end may follow.
+        state.poll_asked(task.waker()).filter(|close| StreamState::is_forced(*close))
     }
 
     /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
     fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
-        let has_taken_a_turn = self.wire.has_taken_a_turn();
-        if let Phase::Open(stream) | Phase::Last(stream, _) = &self.phase {
+        let has_taken_a_turn = self.line.wire.has_taken_a_turn();
+        if let Some(state) = self.stream().map(|stream| stream.state().clone()) {
             if has_taken_a_turn {
-                stream.state().takes_a_turn();
-                self.patience.rest();
+                state.takes_a_turn();
+                self.line.rest();
             }
-            if self.patience.poll(task, stream.state()).is_ready() {
-                self.wire.abort();
+            if self.line.patience.get_or_insert_default().poll(task, &state).is_ready() {
+                self.line.wire.abort();
                 return Poll::Ready(Close::Slow);
             }
         }
@@ -182,11 +193,20 @@ impl<T: Transport> Driver<T> {
             Phase::Open(_) | Phase::Last(_, None) => Poll::Pending,
             Phase::Last(_, Some(deadline)) => {
                 ready!(deadline.as_mut().poll(task));
-                self.wire.abort();
+                self.line.wire.abort();
                 Poll::Ready(Close::Client)
             }
             // Not reset: what the kernel still holds is the client's, and it bounds how long that may take.
             Phase::Linger(deadline) => deadline.as_mut().poll(task).map(|()| Close::Client),
+        }
+    }
+}
+
+impl<T> Line<T> {
+    /// The socket takes bytes again.
+    fn rest(&mut self) {
+        if let Some(patience) = &mut self.patience {
+            patience.rest();
         }
     }
 }
@@ -205,5 +225,24 @@ impl<T: Transport> Future for Driver<T> {
             stream.end(close);
         }
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+    use tokio_rustls::server::TlsStream;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_events_fits_sizes_of_the_allocator() {
+        // tokio's part of a task is 104 bytes, and its alignment 128.
+        let task = 104 + size_of::<Driver<TaskSocket>>();
+        assert!(task <= 384, "{task}: the next size is 512");
+        assert_eq!(size_of::<Driver<TaskSocket>>(), size_of::<Driver<TlsStream<TcpStream>>>());
+        let (clear, tls) = (size_of::<Line<TaskSocket>>(), size_of::<Line<TlsStream<TcpStream>>>());
+        assert!(clear <= 64, "{clear}: the next size is 80");
+        assert!(tls <= 1280, "{tls}: the next size is 1536");
     }
 }

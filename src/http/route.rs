@@ -9,6 +9,7 @@ use super::config::{Config, RouteConfig, SourceConfig};
 use super::refusal::Refusal;
 use super::request::Request;
 use crate::feed::{Profile, Source};
+use crate::net::AddressText;
 use crate::registry::{Close, Protocol};
 use crate::subject::template::Unfilled;
 use crate::subject::{Filter, FilterSet, SubjectTemplate};
@@ -108,7 +109,7 @@ impl Route {
         let named = self.config.client.as_ref().and_then(|template| template.fill(request));
         // One that is cut is not told from others that begin like it.
         let is_named = named.as_ref().is_some_and(|name| name.len() <= 256);
-        let mut name = named.unwrap_or_else(|| request.remote.to_string());
+        let Some(mut name) = named else { return (Box::from(&*AddressText::from(request.remote)), false) };
         // 256: what is told in logs and the registry stays small whatever the client says.
         if name.len() > 256 {
             let cut = (0..=256).rev().find(|cut| name.is_char_boundary(*cut)).unwrap_or(0);

@@ -59,6 +59,8 @@ impl TakeBack {
         let mut held = self.lock();
         let head = &mut held.as_mut()?.head;
         let before = head.len();
+        // Room for what it goes out with.
+        head.reserve(FIRST_BYTES);
         parts.iter().for_each(|part| head.extend_from_slice(part));
         Some(head.len() - before)
     }
@@ -154,6 +156,9 @@ const READ_BYTES: usize = 512;
 /// 2 s: how long a client may take to close its side after ours. Closing with bytes of the client unread, such as an
 /// acknowledgement that it sends for what it gets, would reset the connection and could take the end from the client.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// 512: the head of an answer, and the first bytes of an event stream that continues nothing.
+const FIRST_BYTES: usize = 512;
 
 /// 64 KiB: what a client may still say in that time, far more than it has reason to.
 const LAST_WORDS_MAX: usize = 64 * 1024;

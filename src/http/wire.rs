@@ -52,8 +52,8 @@ struct Pending {
     taken: usize,
     /// What will be counted when all of it is on the socket.
     unsent: Written,
-    /// The head of the answer, which waits for the first turn.
-    is_held: bool,
+    /// The head of the answer, as long as it waits for the first turn: there are no parts then.
+    head: Option<Vec<u8>>,
 }
 
 /// What is counted of a turn that is on the socket, and its bytes.
@@ -65,12 +65,15 @@ const DISCARD_MAX: u32 = 16 * 1024;
 /// Slices of one vectored write: more than a turn of small events has, few enough to stand on the stack.
 const SLICES: usize = 256;
 
+/// 1 KiB: what a client begins with that continues nothing is a tenth of it.
+const FIRST_TURN_COPIED_BYTES_MAX: usize = 1024;
+
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl<T: Transport> Wire<T> {
     /// `early`: how many bytes the client has sent behind its request already. `head`: of the answer, not written yet.
     pub(super) fn new(io: T, framing: Framing, early: usize, head: Vec<u8>) -> Self {
-        let pending = Pending { parts: VecDeque::from([head.into()]), is_held: true, ..Pending::default() };
+        let pending = Pending { head: Some(head), ..Pending::default() };
         let discarded = u32::try_from(early).unwrap_or(u32::MAX);
         Self { io, framing, discarded, pending: Some(Box::new(pending)) }
     }
@@ -121,9 +124,9 @@ impl<T: Transport> Wire<T> {
     pub(super) fn write(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<Option<Written>> {
         let sent = (out.tally, out.bytes);
         if let Some(pending) = &mut self.pending {
-            debug_assert!(pending.is_held, "a turn begins when the one before is written");
-            (pending.is_held, pending.unsent) = (false, sent);
-            pending.keep_turn(self.framing, out, 0);
+            debug_assert!(pending.head.is_some(), "a turn begins when the one before is written");
+            pending.unsent = sent;
+            pending.keep_head(self.framing, out);
             return Ok(None);
         }
         if out.is_empty() {
@@ -171,16 +174,23 @@ impl<T: Transport> Wire<T> {
 
     /// Ready when everything is on the socket, with what is to be counted for it, if it was not at once.
     pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<Option<Written>>> {
-        let Some(pending) = self.pending.as_mut().filter(|pending| !pending.is_held) else {
+        let Some(pending) = self.pending.as_mut().filter(|pending| pending.head.is_none()) else {
             return Poll::Ready(Ok(None));
         };
         while !pending.parts.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = pending.parts.len().min(SLICES);
-            for (slice, part) in slices.iter_mut().zip(&pending.parts) {
-                *slice = IoSlice::new(part);
-            }
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(task, &slices[..count]))?;
+            let io = Pin::new(&mut self.io);
+            let written = match pending.parts.as_slices() {
+                // What a client begins with, and what is left of an event alone.
+                ([part], []) => ready!(io.poll_write(task, part))?,
+                _ => {
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    let count = pending.parts.len().min(SLICES);
+                    for (slice, part) in slices.iter_mut().zip(&pending.parts) {
+                        *slice = IoSlice::new(part);
+                    }
+                    ready!(io.poll_write_vectored(task, &slices[..count]))?
+                }
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -206,6 +216,21 @@ impl<T: Transport> Wire<T> {
 }
 
 impl Pending {
+    /// Keeps the first turn behind the head that has waited for it: both in one piece, unless the turn is a large one.
+    fn keep_head(&mut self, framing: Framing, out: &Output) {
+        let Some(mut head) = self.head.take() else { return };
+        if out.bytes > FIRST_TURN_COPIED_BYTES_MAX {
+            self.parts.push_back(head.into());
+            return self.keep_turn(framing, out, 0);
+        }
+        if !out.is_empty() {
+            head.extend_from_slice(ChunkHead::new(framing, out.bytes).bytes());
+            out.parts.iter().for_each(|part| head.extend_from_slice(part.as_slice()));
+            head.extend_from_slice(framing.tail());
+        }
+        self.parts.push_back(head.into());
+    }
+
     /// Keeps what of a turn is not among the bytes that are written, its chunk around it.
     fn keep_turn(&mut self, framing: Framing, out: &Output, mut written: usize) {
         if let Some((part, chunk)) = out.chunk(framing) {

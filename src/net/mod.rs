@@ -6,8 +6,10 @@ pub mod queue;
 pub mod socket;
 pub mod sockets;
 mod table;
+mod text;
 pub mod tls;
 
 pub use config::{ListenConfig, TlsConfig};
 pub use listener::{Listener, Sharing};
+pub use text::AddressText;
 pub use tls::{Tls, TlsError};

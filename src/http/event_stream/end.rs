@@ -51,7 +51,7 @@ impl Drop for EventStream {
             ($level:ident) => {
                 tracing::$level!(
                     client = &*state.client,
-                    client.addr = %state.peer.remote(),
+                    client.addr = %state.peer.text(),
                     route = &*state.route.label,
                     protocol = state.peer.protocol.as_str(),
                     state = end.as_str(),

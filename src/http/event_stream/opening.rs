@@ -143,7 +143,7 @@ impl EventStream {
         let state = &self.state;
         tracing::info!(
             client = &*state.client,
-            client.addr = %state.peer.remote(),
+            client.addr = %state.peer.text(),
             route = &*state.route.label,
             protocol = state.peer.protocol.as_str(),
             state = if resumed { State::Reconnecting } else { State::Connecting }.as_str(),
