@@ -64,7 +64,7 @@ pub struct Copied {
 }
 
 /// 1 KiB: to copy more costs more than to count references.
-const COPIED_EVENT_MAX: usize = 1024;
+pub(super) const COPIED_EVENT_MAX: usize = 1024;
 
 /// 32 KiB: what a turn of an event stream takes, and the first cache of a core holds.
 pub(super) const COPIED_MAX: usize = 32 * 1024;

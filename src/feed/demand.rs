@@ -161,8 +161,7 @@ impl FeedWriter {
                 self.repeats.note(id, seq);
             }
             let logged = Logged::new(event, self.lease.budget());
-            let (named, tier) = (feed.profile.named(&logged).map(Arc::new), feed.profile.tier(&logged.event));
-            state.window.push_event(logged, named, tier);
+            state.window.append([feed.profile.show(logged)]);
         }
         drop(state);
         if repeated < all {

@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::sse::encode::Frame;
-use crate::sse::{Component, Tier};
+use crate::sse::Component;
 use crate::subject::FilterSet;
 
 use super::bell::News;
 use super::budget::{Budget, Shrink};
-use super::logged::Logged;
+use super::profile::Appended;
 use super::readers::Readers;
 use super::window::{Missing, Place, Window};
 use super::{Gap, Profile};
@@ -33,13 +32,6 @@ pub(super) struct State {
     pub(super) head: Option<Component>,
     /// The writer is gone: readers end when they have read what is left.
     pub(super) ended: bool,
-}
-
-/// One event on its way into a feed.
-pub(super) struct Appended {
-    pub(super) logged: Arc<Logged>,
-    pub(super) named: Option<Arc<Frame>>,
-    pub(super) tier: Tier,
 }
 
 /// Counts reads of all feeds, so that the least recently read one can be found.
@@ -82,9 +74,7 @@ impl Feed {
     /// Appends a batch; who waits is to be told when no lock is held.
     pub(super) fn append(self: &Arc<Self>, events: impl Iterator<Item = Appended>, news: &mut News) {
         let mut state = self.lock();
-        for event in events {
-            state.window.push_event(event.logged, event.named, event.tier);
-        }
+        state.window.append(events);
         state.readers.tell(self, news);
     }
 

@@ -17,10 +17,11 @@ use crate::subject::FilterSet;
 use super::archive::Archive;
 use super::bell::News;
 use super::budget::{Budget, Shrink};
-use super::feed::{Appended, Feed};
+use super::feed::Feed;
 use super::index::Index;
 use super::interest::Interest;
 use super::logged::{LOOKS, Logged};
+use super::profile::Appended;
 use super::replay::{Replayer, Replays, Ticket};
 use super::window::Missing;
 use super::{Gap, Limits, OpenError, Profile};
@@ -294,13 +295,16 @@ impl State {
         window.reserve(found.len());
         for some in found.chunks(LOOKS) {
             Logged::look_at(some.iter().filter_map(|index| self.get(*index)));
-            for index in some {
-                let Some(logged) = self.get(*index) else { continue };
-                while let Some(hole) = holes.next_if(|hole| hole.index <= *index) {
+            let mut rest = some;
+            while let Some(first) = rest.first() {
+                while let Some(hole) = holes.next_if(|hole| hole.index <= *first) {
                     window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
                 }
-                let (named, tier) = (feed.profile.named(logged).map(Arc::new), feed.profile.tier(&logged.event));
-                window.push_event(logged.clone(), named, tier);
+                let until = holes.peek().map_or(u64::MAX, |hole| hole.index);
+                let (before, behind) = rest.split_at(rest.partition_point(|index| *index < until));
+                let events = before.iter().filter_map(|index| self.get(*index));
+                window.append(events.map(|logged| feed.profile.show(logged.clone())));
+                rest = behind;
             }
         }
         for hole in holes {

@@ -1,5 +1,6 @@
 //! One event as a log holds it: encoded once, counted in the budget, and laid out for those who read a million of them.
 
+use std::hint::black_box;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use crate::sse::Event;
 use crate::sse::encode::Frame;
 
+use super::batch::COPIED_EVENT_MAX;
 use super::budget::{Budget, Charge};
 
 /// An event as the log holds it: the payload and its encoding without a route's name, shared by all who want it.
@@ -52,21 +54,27 @@ impl Logged {
 
     /// Looks at events whose references are about to be counted, a few at a time: a look does not wait for the look
     /// before, so that the memory of all of them is fetched at once, while each count waits for its own.
-    pub(super) fn look_at<'l>(events: impl Iterator<Item = &'l Arc<Self>>) {
-        let look = |logged: &Arc<Self>| Arc::strong_count(logged) + usize::from(logged.event.tier.is_some());
-        std::hint::black_box(events.map(look).sum::<usize>());
-    }
-
-    /// The same of events that are about to be copied: at their first, middle and last byte.
-    pub(super) fn look_into<'l>(events: impl Iterator<Item = &'l Arc<Self>>) {
-        let look = |logged: &Arc<Self>| {
-            let bytes = logged.frame.bytes();
-            let at = |place: usize| usize::from(bytes.get(place).copied().unwrap_or_default());
-            at(0) + at(bytes.len() / 2) + at(bytes.len().saturating_sub(1)) + usize::from(logged.event.tier.is_some())
-        };
-        std::hint::black_box(events.map(look).sum::<usize>());
+    pub(super) fn look_at<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
+        // Where they are first: those places, too, lie apart from each other, and none is to wait for what lies behind it.
+        black_box(events.clone().map(|logged| Arc::as_ptr(logged).addr()).fold(0, usize::wrapping_add));
+        black_box(
+            events.map(|logged| Arc::strong_count(logged) + usize::from(logged.event.tier.is_some())).sum::<usize>(),
+        );
     }
 }
+
+/// The same of encodings that are about to be copied: at each line of memory that they take.
+pub(super) fn look_into<'f>(frames: impl Iterator<Item = &'f Frame>) {
+    let look = |frame: &Frame| {
+        let bytes = frame.bytes();
+        bytes.iter().step_by(LINE_BYTES).chain(bytes.last()).map(|byte| usize::from(*byte)).sum::<usize>()
+    };
+    // What is larger is shared.
+    black_box(frames.filter(|frame| frame.len() <= COPIED_EVENT_MAX).map(look).sum::<usize>());
+}
+
+/// What a core fetches at once.
+const LINE_BYTES: usize = 64;
 
 /// How many events are looked at ahead: more than a core fetches at once, few enough for its first cache.
 pub(super) const LOOKS: usize = 32;

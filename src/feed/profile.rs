@@ -1,6 +1,7 @@
 //! How a route shows events: their names, their tiers, its window.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::sse::encode::Frame;
 use crate::sse::{Event, EventName, Tier};
@@ -19,6 +20,15 @@ pub struct Profile {
     pub priority: Vec<(Filter, Tier)>,
     /// What of a feed is kept in memory.
     pub window: Limits,
+}
+
+/// One event on its way into a window.
+#[derive(Debug)]
+pub(super) struct Appended {
+    pub(super) logged: Arc<Logged>,
+    /// Its encoding under the name that the route gives it, if it gives it one.
+    pub(super) named: Option<Arc<Frame>>,
+    pub(super) tier: Tier,
 }
 
 impl Profile {
@@ -46,6 +56,12 @@ impl Profile {
     /// Whether the route gives this event a name that it does not bear itself.
     pub(super) fn renames(&self, event: &Event) -> bool {
         self.event.is_some() && event.name.is_none()
+    }
+
+    /// An event as it is shown here.
+    pub(super) fn show(&self, logged: Arc<Logged>) -> Appended {
+        let (named, tier) = (self.named(&logged).map(Arc::new), self.tier(&logged.event));
+        Appended { logged, named, tier }
     }
 
     /// The tier of an event on this route: its own, else from the rules, else normal.

@@ -10,7 +10,7 @@ use crate::subject::FilterSet;
 
 use super::archive::State;
 use super::demand::DEMANDS_MAX;
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use super::lease::{Feeds, Lease};
 use super::log::Past;
 use super::logged::Logged;
@@ -180,12 +180,12 @@ impl PositionedWriter {
         {
             let feed = self.lease.feed();
             let mut state = feed.lock();
-            for one in &logged {
-                debug_assert!(state.head.is_none_or(|head| head.seq < one.event.position.seq), "a feed ascends");
-                let (named, tier) = (feed.profile.named(one).map(Arc::new), feed.profile.tier(&one.event));
-                state.window.push_event(one.clone(), named, tier);
-                state.head = Some(one.event.position);
-            }
+            let feed::State { window, head, .. } = &mut *state;
+            window.append(logged.iter().map(|one| {
+                debug_assert!(head.is_none_or(|head| head.seq < one.event.position.seq), "a feed ascends");
+                *head = Some(one.event.position);
+                feed.profile.show(one.clone())
+            }));
             debug_assert_eq!(state.head, Some(last), "the last event is the head");
         }
         // What a window gives back counts only when nobody else holds it.

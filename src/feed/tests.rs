@@ -209,6 +209,42 @@ fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
 }
 
 #[test]
+fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together() {
+    let events: Vec<Event> = (1..=150).map(|seq| event(seq, "a")).collect();
+    let held = |sizes: &[usize]| {
+        let budget = Budget::new(1 << 20, 10);
+        let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
+        writer.begin(tag(), 0);
+        let open = |events, start| {
+            let profile = profile(Limits { events, ..Limits::default() });
+            now(log.open(filters(&["a"]), &profile, start)).unwrap().cursor
+        };
+        let mut readers = vec![open(40, Start::Live), open(500, Start::Live)];
+        let mut rest = &events[..];
+        for size in sizes {
+            let (some, behind) = rest.split_at(*size);
+            rest = behind;
+            writer.append(some.to_vec());
+            if [20, 64, 110].contains(&(events.len() - rest.len())) {
+                writer.gap(GapReason::Upstream, None);
+            }
+        }
+        // Made of the log, where gaps stand between its events.
+        readers.push(open(501, at(0)));
+        let used = budget.used();
+        let seen: Vec<_> = readers.iter_mut().map(drain).collect();
+        drop((readers, log, writer));
+        assert_eq!(budget.used(), 0);
+        (used, seen)
+    };
+    let one_by_one = held(&[1; 150]);
+    assert_eq!(one_by_one.1[1], one_by_one.1[2], "a feed that is made of the log has what one has that was there");
+    assert_eq!(one_by_one.1[1].len(), 153);
+    assert_eq!(one_by_one.1[0].last(), Some(&Ok(150)));
+    assert_eq!(held(&[20, 44, 1, 45, 40]), one_by_one);
+}
+
+#[test]
 fn all_windows_together_stay_within_the_budget() {
     let budget = Budget::new(20_000, 10);
     let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);

@@ -8,7 +8,8 @@ use crate::sse::encode::Frame;
 use crate::sse::{Component, Tag, Tier};
 
 use super::budget::Budget;
-use super::logged::{LOOKS, Logged};
+use super::logged::{LOOKS, Logged, look_into};
+use super::profile::Appended;
 use super::{Gap, GapReason, Limits};
 
 /// One entry of a window.
@@ -78,13 +79,6 @@ impl Entry {
         }
     }
 
-    fn cost(&self) -> usize {
-        match self {
-            Self::Event { .. } => ENTRY_BYTES,
-            Self::Gap(_) => ENTRY_BYTES + GAP_BYTES,
-        }
-    }
-
     pub(super) fn received(&self) -> Instant {
         match self {
             Self::Event { logged, .. } => logged.event.received,
@@ -122,6 +116,8 @@ pub(super) struct Window {
     floor: u64,
     limits: Limits,
     budget: Arc<Budget>,
+    /// What of the budget it has: all that it holds, once a mutator is done.
+    counted: usize,
     /// The index of the newest event that is critical.
     critical: Option<u64>,
 }
@@ -171,7 +167,7 @@ impl Window {
     pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
         let Component { tag, seq: floor, .. } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
-        Self { slots, gaps: 0, base: 0, end, epoch: None, tag, floor, limits, budget, critical: None }
+        Self { slots, gaps: 0, base: 0, end, epoch: None, tag, floor, limits, budget, counted: 0, critical: None }
     }
 
     /// Says where an empty window begins.
@@ -187,19 +183,26 @@ impl Window {
 
     /// Makes room for so many events more, as far as the limits let them stay.
     pub(super) fn reserve(&mut self, events: usize) {
-        self.slots.reserve(events.min(self.limits.events.saturating_add(1)));
+        self.slots.reserve(events.min(self.limits.events.saturating_add(LOOKS)));
     }
 
-    /// Appends an event; older ones make place.
-    pub(super) fn push_event(&mut self, logged: Arc<Logged>, named: Option<Arc<Frame>>, tier: Tier) {
-        let (received, bytes) = (logged.event.received, named.as_deref().unwrap_or(&logged.frame).len() as u64);
-        if tier == Tier::Critical {
-            self.critical = Some(self.end());
+    /// Appends events; older ones make place, once for some of them.
+    pub(super) fn append(&mut self, events: impl IntoIterator<Item = Appended>) {
+        let mut newest = None;
+        for (nth, Appended { logged, named, tier }) in events.into_iter().enumerate() {
+            if nth % LOOKS == 0 {
+                newest.into_iter().for_each(|now| self.evict(now));
+            }
+            newest = newest.max(Some(logged.event.received));
+            let bytes = named.as_deref().unwrap_or(&logged.frame).len() as u64;
+            if tier == Tier::Critical {
+                self.critical = Some(self.end());
+            }
+            self.push(Entry::Event { logged, named, tier });
+            self.end.events += 1;
+            self.end.bytes += bytes;
         }
-        self.push(Entry::Event { logged, named, tier });
-        self.end.events += 1;
-        self.end.bytes += bytes;
-        self.evict(received);
+        newest.into_iter().for_each(|now| self.evict(now));
     }
 
     /// Marks that events are missing beside `position`.
@@ -209,6 +212,7 @@ impl Window {
             Some(missed) => self.end.lost += missed,
             None => self.end.unknown += 1,
         }
+        self.count();
     }
 
     fn push(&mut self, entry: Entry) {
@@ -219,8 +223,18 @@ impl Window {
             "a window ascends"
         );
         self.gaps += usize::from(matches!(entry, Entry::Gap(_)));
-        self.budget.add(entry.cost());
         self.slots.push_back(Slot { entry, before: self.end });
+    }
+
+    /// Counts what came and went in the budget, in one step: mostly as much has gone as has come.
+    fn count(&mut self) {
+        let held = self.overhead();
+        match held.checked_sub(self.counted) {
+            Some(0) => {}
+            Some(more) => self.budget.add(more),
+            None => self.budget.sub(self.counted - held),
+        }
+        self.counted = held;
     }
 
     /// Goes on behind `floor` with a gap that tells of it: what stood here can be read, but no id is found in it.
@@ -258,10 +272,11 @@ impl Window {
             // One event larger than the whole window still passes through it.
             let full = events > self.limits.events as u64 || (bytes > self.limits.bytes as u64 && events > 1);
             if !old && !full {
-                return;
+                break;
             }
             self.pop();
         }
+        self.count();
     }
 
     /// Drops the oldest half; false when nothing was there.
@@ -270,6 +285,7 @@ impl Window {
         for _ in 0..count {
             self.pop();
         }
+        self.count();
         count > 0
     }
 
@@ -282,7 +298,6 @@ impl Window {
         }
         self.base += 1;
         self.gaps -= usize::from(matches!(slot.entry, Entry::Gap(_)));
-        self.budget.sub(slot.entry.cost());
     }
 
     /// The place after the last entry.
@@ -320,11 +335,13 @@ impl Window {
         self.slot(index).map(|slot| &slot.entry)
     }
 
-    /// Looks at the next events that are about to be copied, so many at most (see [`Logged::look_into`]).
+    /// Looks at the next events that are about to be copied, so many at most (see [`look_into`]).
     pub(super) fn look_ahead(&self, index: u64) {
         let from = usize::try_from(index.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
         let to = from.saturating_add(LOOKS).min(self.slots.len());
-        Logged::look_into(self.slots.range(from..to).filter_map(|slot| slot.entry.logged()));
+        let some = self.slots.range(from..to);
+        Logged::look_at(some.clone().filter_map(|slot| slot.entry.logged()));
+        look_into(some.filter_map(|slot| slot.entry.frame()));
     }
 
     /// The indexes, latest first, of the newest event of each subject from an index on.
@@ -400,7 +417,7 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.budget.sub(self.overhead());
+        self.budget.sub(self.counted);
         while !self.slots.is_empty() {
             let some = self.slots.len().min(LOOKS);
             Logged::look_at(self.slots.range(..some).filter_map(|slot| slot.entry.logged()));

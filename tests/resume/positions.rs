@@ -73,6 +73,9 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
     for sequence in [150, 151, 152] {
         stage.stream.delete_message(sequence).await.unwrap();
     }
+    // Whoever asked whether the sidecar knows of the purge may have been told of it on the way.
+    stage.at_rest().await;
+    let told = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
     let past = |first: u64| -> Vec<String> {
         texts(first, 300).into_iter().filter(|text| !["150", "151", "152"].contains(&text.as_str())).collect()
     };
@@ -101,7 +104,7 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
         ])
         .await;
     stage.at_rest().await;
-    assert_eq!(stage.sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
+    assert_eq!(stage.sidestream.metric("sidestream_gaps_total", &[]).await, told);
 }
 
 #[tokio::test]
