@@ -27,11 +27,14 @@ pub(super) struct Round {
 #[derive(Debug, Default)]
 pub(super) struct Courier {
     /// Readers that are handed the same piece, and what became of it.
-    group: Vec<(usize, Arc<dyn Outlet>, Handed)>,
+    group: Vec<Given>,
     cut: Option<Cut>,
     woken: Vec<Waker>,
     copy: ChunkWriter,
 }
+
+/// The key of a reader, its outlet until it is handed something, and what became of that.
+type Given = (usize, Option<Arc<dyn Outlet>>, Handed);
 
 /// What stands in a window from here to there.
 #[derive(Debug)]
@@ -45,6 +48,10 @@ struct Cut {
 /// How many readers are handed something in one turn: then the runtime looks for news, as it does after as many tasks.
 const HANDED_MAX: usize = 64;
 
+/// What is queued for a connection costs a fraction of a write, which follows when the turn is over: the more of them go
+/// into it the better.
+const QUEUED_PER_HANDED: usize = 16;
+
 /// So many at once, between two locks of their feed.
 const GROUP_MAX: usize = 32;
 
@@ -57,7 +64,7 @@ impl Round {
 impl Courier {
     /// Goes on with these rounds as far as one turn allows, and removes those that are over.
     pub(super) fn turn(&mut self, bell: &Arc<Bell>, rounds: &mut VecDeque<Round>) {
-        let mut left = HANDED_MAX;
+        let mut left = HANDED_MAX * QUEUED_PER_HANDED;
         while let Some(round) = rounds.front_mut() {
             if !self.go(bell, round, &mut left) {
                 return;
@@ -72,15 +79,16 @@ impl Courier {
         let is_over = loop {
             let mut state = round.feed.lock();
             self.settle(&mut state.readers);
-            let is_over = self.gather(bell, &mut round.next, &mut state, GROUP_MAX.min(*left));
+            let is_over =
+                self.gather(bell, &mut round.next, &mut state, GROUP_MAX.min(left.div_ceil(QUEUED_PER_HANDED)));
             drop(state);
             // With no lock held: who is woken reads the feed at once.
             self.woken.drain(..).for_each(Waker::wake);
             if self.group.is_empty() {
                 break is_over;
             }
-            *left -= self.group.len();
             self.hand();
+            *left = left.saturating_sub(self.group.iter().map(|(_, _, handed)| handed.cost()).sum());
         };
         // An event must not live on because this thread fell silent.
         self.cut = None;
@@ -116,7 +124,7 @@ impl Courier {
             let piece = self.cut.as_ref().and_then(|cut| cut.piece.as_ref());
             let fits = piece.is_some_and(|piece| piece.follows(reader.place, reader.position));
             match outlet.filter(|_| fits) {
-                Some(outlet) => self.group.push((key, outlet.clone(), Handed::Refused)),
+                Some(outlet) => self.group.push((key, Some(outlet.clone()), Handed::Refused)),
                 None => self.woken.extend(reader.waker.take()),
             }
             from = key + 1;
@@ -133,9 +141,9 @@ impl Courier {
     /// Hands the piece to those who were gathered, with no lock held.
     fn hand(&mut self) {
         let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else { return };
-        std::hint::black_box(self.group.iter().filter(|(_, outlet, _)| outlet.look()).count());
+        std::hint::black_box(self.group.iter().filter_map(|(_, outlet, _)| Some(outlet.as_ref()?.look())).count());
         for (_, outlet, handed) in &mut self.group {
-            *handed = outlet.hand(piece);
+            *handed = outlet.take().map_or(Handed::Refused, |outlet| outlet.hand(piece));
         }
     }
 
@@ -146,10 +154,17 @@ impl Courier {
             if handed != Handed::Refused {
                 readers.moved(key, piece.end, piece.last);
             }
-            if handed != Handed::Sent {
+            if matches!(handed, Handed::Kept | Handed::Refused) {
                 self.woken.extend(readers.take(key));
             }
         }
+    }
+}
+
+impl Handed {
+    /// What it takes of a turn.
+    fn cost(self) -> usize {
+        if self == Self::Queued { 1 } else { QUEUED_PER_HANDED }
     }
 }
 
@@ -177,7 +192,7 @@ mod tests {
             true
         }
 
-        fn hand(&self, piece: &Piece) -> Handed {
+        fn hand(self: Arc<Self>, piece: &Piece) -> Handed {
             let text = String::from_utf8(piece.chunk.content().to_vec()).unwrap();
             self.1.lock().unwrap().push((piece.events, text));
             self.0
@@ -338,6 +353,16 @@ mod tests {
         drop(scene.writer);
         scene.answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending().then_some(()).unwrap();
         assert_eq!(reader.wakes(), 2, "the end");
+    }
+
+    #[tokio::test]
+    async fn more_readers_are_given_what_their_connections_write_together() {
+        let mut scene = Scene::new();
+        let readers: Vec<_> = (0..10 * HANDED_MAX).map(|_| scene.reader(Handed::Queued)).collect();
+        scene.append(&["1"]);
+        scene.turn();
+        let given = readers.iter().filter(|reader| (texts(&reader.handed()), reader.wakes()) == (vec!["1".into()], 0));
+        assert_eq!(given.count(), readers.len());
     }
 
     #[tokio::test]

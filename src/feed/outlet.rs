@@ -1,6 +1,7 @@
 //! Where a reader that waits can be given what it waits for without a turn of its task.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sse::encode::{Chunk, ChunkWriter};
@@ -19,7 +20,7 @@ pub trait Outlet: Debug + Send + Sync {
     fn look(&self) -> bool;
 
     /// Takes all of a piece or nothing of it.
-    fn hand(&self, piece: &Piece) -> Handed;
+    fn hand(self: Arc<Self>, piece: &Piece) -> Handed;
 }
 
 /// What became of a piece.
@@ -27,6 +28,8 @@ pub trait Outlet: Debug + Send + Sync {
 pub enum Handed {
     /// It has reached the client's socket: the reader goes on waiting.
     Sent,
+    /// It goes out with what others on the same connection are handed in this turn: the reader goes on waiting.
+    Queued,
     /// It is taken, and not all of it has reached the socket: the reader is woken for the rest.
     Kept,
     /// The reader is woken, and reads it.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Response, StatusCode};
 
@@ -37,18 +36,19 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Answers one request. `surplus`: its connection is one more than are served.
-pub(super) async fn answer(
+pub(super) async fn answer<B: Sync>(
     context: &Arc<Context>,
     peer: Peer,
     surplus: bool,
-    request: hyper::Request<Incoming>,
+    request: &hyper::Request<B>,
+    has_body: bool,
 ) -> Answer {
     let routes = context.routes();
     let found = routes.find(request.uri().path());
     let route = found.as_ref().map(|(route, _)| *route);
-    let mut answer = match respond(context, &routes, found, peer, surplus, &request).await {
+    let mut answer = match respond(context, &routes, found, peer, surplus, request, has_body).await {
         Ok(answer) => answer,
-        Err(refusal) => refuse(context, &refusal, &request),
+        Err(refusal) => refuse(context, &refusal, request),
     };
     if let Some(route) = route {
         let headers = match &mut answer {
@@ -64,13 +64,14 @@ pub(super) async fn answer(
     answer
 }
 
-async fn respond(
+async fn respond<B: Sync>(
     context: &Arc<Context>,
     routes: &Routes,
     found: Option<Found<'_>>,
     peer: Peer,
     surplus: bool,
-    request: &hyper::Request<Incoming>,
+    request: &hyper::Request<B>,
+    has_body: bool,
 ) -> Result<Answer, Refusal> {
     let (route, path) = found.ok_or(Refusal::NotFound)?;
     let asked = Request {
@@ -92,7 +93,7 @@ async fn respond(
     if !asked.accepts() {
         return Err(Refusal::NotAcceptable);
     }
-    if !request.body().is_end_stream() {
+    if has_body {
         return Err(Refusal::Body);
     }
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
@@ -143,7 +144,7 @@ fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
     }
 }
 
-fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incoming>) -> Answer {
+fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::Request<B>) -> Answer {
     let (status, code) = refusal.row();
     context.metrics.refusals_total.with_label_values(&[code]).inc();
     tracing::debug!(code, path = request.uri().path(), "refused");
@@ -172,10 +173,10 @@ fn refuse(context: &Context, refusal: &Refusal, request: &hyper::Request<Incomin
 }
 
 impl Answer {
-    /// The answer with a body for hyper; `carry` takes the event stream to where its protocol wants it.
+    /// The answer with a body for hyper; `carry` takes the event stream to where it waits for its socket.
     pub(super) fn into_response(self, carry: impl FnOnce(EventStream) -> Body) -> Response<Body> {
         match self {
-            Self::Text(response) | Self::Last(response) => response.map(|text| Body::Text(Box::new(text))),
+            Self::Text(response) | Self::Last(response) => response.map(Body::Text),
             Self::Events(head, stream) => head.map(|()| carry(*stream)),
         }
     }

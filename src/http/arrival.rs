@@ -151,7 +151,7 @@ fn cut<T>(remote: SocketAddr) -> Option<T> {
 }
 
 /// What comes of it in this time; once the pod drains it has no more than a moment.
-async fn within<F: Future>(time: Duration, leaving: &mut Watch, future: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(time: Duration, leaving: &mut Watch, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut timer = pin!(tokio::time::sleep(time));
     let mut told = pin!(leaving.signaled());

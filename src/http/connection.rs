@@ -1,4 +1,4 @@
-//! One connection that speaks: HTTP/1 or HTTP/2, its deadlines, and its end.
+//! One connection that speaks: what it speaks, and HTTP/1 until its event stream begins.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,13 +17,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::answer::{Answer, answer};
+use super::answer::answer;
 use super::body::Body;
 use super::context::{Context, Counted};
-use super::family::{Clock, Family};
 use super::h1::Driver;
-use super::h2::{H2Body, Tasks};
-use super::idle::Idle;
 use super::member::Peer;
 use super::outlet::TaskSocket;
 use super::take_back::{Held, Hello, TakeBack, Watched};
@@ -33,33 +30,11 @@ use crate::lifecycle::drain::{Release, Watch};
 use crate::registry::Protocol;
 
 /// 10 s: a head of a few hundred bytes, over the slowest network.
-const HEAD_MAX: Duration = Duration::from_secs(10);
+pub(super) const HEAD_MAX: Duration = Duration::from_secs(10);
 /// 1 s: what a connection without a request gets for one when the pod drains.
 pub(super) const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// 16 KiB: the largest head of a request, in bytes; more is answered with 431.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
-const PREFACE_BYTES: usize = 24;
-/// What an HTTP/2 connection may hold that its stream's window does not let out, per stream.
-const SEND_BYTES_MAX: usize = 32 * 1024;
-/// What HTTP/2 pings after, and how long it waits for the answer: dead peers are gone within 30 s.
-const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
-/// 30 s: what a client that was told to go has for its last bytes, when no event stream is left that it could wait for.
-/// A window that stays shut over a refusal would keep the connection for ever, and with it a descriptor.
-const LAST_TAKEN_MAX: Duration = Duration::from_secs(30);
-/// Streams of one connection: browsers use about a hundred, gateways many.
-const STREAMS_MAX: u32 = 256;
-
-/// Why an HTTP/2 connection is told to go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leaving {
-    /// The pod drains, and bounds it.
-    Drain,
-    /// Its event streams have come of age.
-    Age,
-    /// It has carried nothing for a while.
-    Idle,
-}
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// A connection, whatever it speaks.
 pub(super) struct Connection {
@@ -181,113 +156,14 @@ impl Connection {
                     Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::Close),
                     _ => (Protocol::Http11, Framing::Chunked),
                 };
-                let answer = answer(&context, Peer::new(remote, protocol, tls), surplus, request).await;
+                let has_body = !request.body().is_end_stream();
+                let answer = answer(&context, Peer::new(remote, protocol, tls), surplus, &request, has_body).await;
                 Ok(answer.into_response(|stream| {
                     place.put(stream, framing);
                     Body::TakeBack(place)
                 }))
             })
         })
-    }
-
-    /// hyper serves every stream of the connection; each has a task that can be ended alone.
-    /// `before`: what was read already.
-    pub(super) fn http2<T: Transport>(
-        mut self,
-        io: T,
-        before: Vec<u8>,
-        leaving: Watch,
-    ) -> impl Future<Output = ()> + Send {
-        self.counted.speaks(&self.context, Protocol::H2, self.tls);
-        let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
-        let mut clock = Clock::new(family.clone());
-        let io = Watched::http2(io, before, place.clone());
-        // In a box of its own: the tasks of all other connections would be as large.
-        let mut served = Box::pin(self.http2_in_turns(io, leaving, place.clone(), family));
-        poll_fn(move |task| {
-            clock.poll(task);
-            place.begin_turn();
-            served.as_mut().poll(task)
-        })
-    }
-
-    async fn http2_in_turns<T: Transport>(
-        self,
-        io: Watched<T>,
-        leaving: Watch,
-        place: Arc<TakeBack>,
-        family: Arc<Family>,
-    ) {
-        let idle = Arc::new(Idle::default());
-        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
-        let (siblings, uses) = (family.clone(), idle.clone());
-        let service = service_fn(move |request: Request<Incoming>| -> Answering {
-            let (context, siblings, uses) = (context.clone(), siblings.clone(), uses.clone());
-            let in_use = uses.begin();
-            Box::pin(async move {
-                let peer = Peer::new(remote, Protocol::H2, tls);
-                let answer = answer(&context, peer, surplus, request).await;
-                if matches!(answer, Answer::Last(_)) {
-                    uses.dismiss();
-                }
-                Ok::<_, Infallible>(answer.into_response(|mut stream| {
-                    stream.join(siblings);
-                    Body::H2(Box::new(H2Body::new(stream, in_use)))
-                }))
-            })
-        });
-        let connection = http2::Builder::new(Tasks)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_send_buf_size(SEND_BYTES_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1)
-            .serve_connection(TokioIo::new(io), service);
-        let mut connection = pin!(connection);
-        let mut leaving = leaving;
-        let why = tokio::select! {
-            biased; // or what a drain ends could be written before it is said that the connection ends
-            () = leaving.signaled() => Leaving::Drain,
-            () = family.aged() => Leaving::Age,
-            ended = connection.as_mut() => return self.count_end(ended),
-            () = no_preface(&place) => {
-                self.context.metrics.refusals_total.with_label_values(&["request_timeout"]).inc();
-                return;
-            }
-            // What is being answered is answered, and the client knows.
-            () = idle.over() => Leaving::Idle,
-        };
-        // hyper would close a connection that has not spoken yet, unanswered: it has a moment to.
-        let spoken = poll_fn(|task| match connection.as_mut().poll(task) {
-            Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending if place.heard_bytes() >= PREFACE_BYTES => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        if let Ok(Some(ended)) = timeout(LAST_REQUEST, spoken).await {
-            return self.count_end(ended);
-        }
-        connection.as_mut().graceful_shutdown();
-        // This writes the GOAWAY; only then the connection counts as told, and only then its event streams end.
-        if let Poll::Ready(ended) = poll_fn(|task| Poll::Ready(connection.as_mut().poll(task))).await {
-            return self.count_end(ended);
-        }
-        drop(leaving);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => Ok(ended),
-            () = family.hand_over(), if why == Leaving::Age => timeout(LAST_TAKEN_MAX, connection).await,
-            () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::Idle => return,
-        };
-        match ended {
-            Ok(ended) => self.count_end(ended),
-            Err(_) => tracing::debug!(client.addr = %self.remote, "a connection that does not take its end was closed"),
-        }
-    }
-
-    fn count_end(&self, ended: hyper::Result<()>) {
-        if let Err(error) = ended {
-            self.count_failure(&error);
-        }
     }
 
     /// What hyper refused by itself.
@@ -302,15 +178,6 @@ impl Connection {
     }
 }
 
-/// Over when the client has not said the preface of HTTP/2 in time, which hyper would wait for without end.
-async fn no_preface(place: &TakeBack) {
-    tokio::time::sleep(HEAD_MAX).await;
-    if place.heard_bytes() >= PREFACE_BYTES {
-        // From here on pings find out.
-        std::future::pending().await
-    }
-}
-
 /// What a socket that was taken back carries now.
 struct Handed {
     held: Held,
@@ -318,6 +185,5 @@ struct Handed {
     early: usize,
 }
 
-/// The future of an answer; in a box, since hyper's connection is polled without being pinned, and since the task of an
-/// HTTP/2 stream, where hyper puts the body in its place, would stay as large as it was.
+/// The future of an answer; in a box, since hyper's connection is polled without being pinned.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

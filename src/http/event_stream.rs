@@ -11,19 +11,18 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::config::End;
 use super::context::Context;
 use super::family::Family;
+use super::gate::Gate;
 use super::member::StreamState;
-use super::outlet::TaskSocket;
 use super::output::Output;
 use super::pace::{Paced, Turn};
 use super::ticks::Ticks;
 use super::wire::Written;
-use crate::feed::{Cursor, Gap, Item, Read, Relief};
+use crate::feed::{Cursor, Gap, Item, Outlet, Read, Relief};
 use crate::limit::Visit;
 use crate::limit::clients::Limit;
 use crate::registry::{Close, Member as _, Registration, State};
@@ -149,16 +148,16 @@ impl EventStream {
             && !self.state.is_resuming()
     }
 
-    /// Shares its socket with the rounds of its feed.
-    pub(super) fn share(&self, socket: TcpStream) -> TaskSocket {
-        TaskSocket::new(socket, self.state.clone(), self.context.pressure.clone())
+    /// A gate for whoever hands out what comes past the task.
+    pub(super) fn gate(&self) -> Gate {
+        Gate::new(self.state.clone(), self.context.pressure.clone())
     }
 
-    /// Lets what comes while it waits be written to a socket past its task, if that is all there is to it: the events of one
+    /// Lets what comes while it waits be handed out past its task, if that is all there is to it: the events of one
     /// source, for a client that may have all of them.
-    pub(super) fn set_outlet(&self, socket: &TaskSocket) {
+    pub(super) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
         if let ([cursor], None) = (&self.cursors[..], &self.visit) {
-            cursor.set_outlet(socket.outlet());
+            cursor.set_outlet(outlet);
         }
     }
 

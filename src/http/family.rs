@@ -1,7 +1,7 @@
 //! The event streams of one HTTP/2 connection: one timer wakes them, and they come of age together.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub(super) struct Family {
     task: AtomicWaker,
     aged: Notify,
     leaving: AtomicBool,
+    /// Pieces that were handed to HTTP/2 and are not out.
+    under_way: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,26 @@ impl Family {
         if is_first {
             self.task.wake();
         }
+    }
+
+    /// Bytes of one of them are handed to HTTP/2.
+    pub(super) fn begins_way(&self) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// They are out.
+    pub(super) fn ends_way(&self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Wakes those of whom something is not out: for when the connection has had its turn. The window of such a client is
+    /// shut, or the socket full, and it is to be seen for how long.
+    pub(super) fn tell_refused(&self) {
+        if self.under_way.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let members: Vec<_> = self.lock().all.iter().filter_map(|sibling| sibling.state.upgrade()).collect();
+        members.iter().filter(|state| state.under_way() > 0 && !state.is_refused()).for_each(|state| state.wake());
     }
 
     /// The first of them has reached its age.

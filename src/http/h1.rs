@@ -50,7 +50,7 @@ enum Phase {
 impl<T: Transport> Driver<T> {
     pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Release) -> Self {
         if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
-            stream.set_outlet(socket);
+            stream.set_outlet(socket.outlet());
         }
         let line = Line { wire, patience: None, _counted: counted, _release: release };
         Self { phase: Phase::Open(stream), line: Box::new(line) }

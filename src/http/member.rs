@@ -66,32 +66,33 @@ struct Turned {
     /// Ticks since it began at which the socket began to refuse bytes, plus one; 0 while it takes them.
     refused: AtomicU32,
     gaps: AtomicU32,
+    /// HTTP/2: bytes that were handed over and are not out.
+    under_way: AtomicU32,
     /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
     asked: AtomicU8,
     /// Resumes, and has not caught up yet.
     resuming: AtomicBool,
     /// It has been live.
     active: AtomicBool,
-    /// HTTP/2: bytes were handed out and not asked for again yet.
-    offered: AtomicBool,
     /// The socket has refused bytes for longer than the route's patience, and nothing was read since.
     slow: AtomicBool,
-    /// HTTP/2: its task is to end at once, whatever its peer has taken.
-    reset: AtomicBool,
 }
 
 /// What an event stream holds that has an HTTP/1 connection for itself: task, cursor, registration.
 ///
-/// These four were measured with thousands of clients, and `tests/memory.rs` holds them.
+/// These five were measured with thousands of clients, and `tests/memory.rs` holds them.
 const HTTP1_BYTES: u64 = 1392;
 
-/// What one of those that share an HTTP/2 connection holds, hyper's and h2's part of a stream included.
-const H2_STREAM_BYTES: u64 = 1472;
+/// What one of those that share an HTTP/2 connection holds, h2's part of a stream included.
+const H2_STREAM_BYTES: u64 = 1408;
 
-/// What an HTTP/2 connection holds beside its event streams: hyper's and h2's buffers and tables.
-const H2_BYTES: u64 = 27 * 1024 + 512;
+/// What an HTTP/2 connection holds beside its event streams: h2's buffers and tables.
+const H2_BYTES: u64 = 25 * 1024 + 512;
 
-/// What TLS holds for a connection.
+/// What TLS holds for an HTTP/2 connection: its records are larger.
+const H2_TLS_BYTES: u64 = 14 * 1024 + 512;
+
+/// What TLS holds for an HTTP/1 connection.
 const TLS_BYTES: u64 = 7552;
 
 impl StreamState {
@@ -111,9 +112,8 @@ impl StreamState {
             asked: AtomicU8::new(0),
             resuming: AtomicBool::new(resuming),
             active: AtomicBool::new(false),
-            offered: AtomicBool::new(false),
             slow: AtomicBool::new(false),
-            reset: AtomicBool::new(false),
+            under_way: AtomicU32::new(0),
         };
         Self { turn, route, client, peer, standings, opened: millis(SystemTime::now()), began: Began::now() }
     }
@@ -134,15 +134,22 @@ impl StreamState {
         self.turn.task.wake();
     }
 
-    /// Ends the task of an HTTP/2 stream, and with it the stream: RST_STREAM, nothing else of the connection. hyper does not
-    /// poll the body of a stream whose peer takes nothing.
-    pub(super) fn reset(&self) {
-        self.turn.reset.store(true, Ordering::Release);
-        self.wake();
+    /// HTTP/2: so many bytes are handed over.
+    pub(super) fn begins_way(&self, bytes: usize) {
+        self.turn.under_way.fetch_add(bytes as u32, Ordering::Relaxed);
     }
 
-    pub(super) fn is_reset(&self) -> bool {
-        self.turn.reset.load(Ordering::Acquire)
+    /// HTTP/2: so many bytes are out. The task that waits for them is woken behind the last.
+    pub(super) fn ends_way(&self, bytes: usize) {
+        let before = self.turn.under_way.fetch_sub(bytes as u32, Ordering::Relaxed);
+        if before == bytes as u32 && self.is_refused() {
+            self.wake();
+        }
+    }
+
+    /// HTTP/2: bytes that were handed over and are not out.
+    pub(super) fn under_way(&self) -> usize {
+        self.turn.under_way.load(Ordering::Relaxed) as usize
     }
 
     /// It was told of a gap.
@@ -209,32 +216,21 @@ impl StreamState {
 
     /// The socket refuses bytes, since now unless it did before.
     pub(super) fn refuses(&self) {
-        if self.turn.refused.load(Ordering::Relaxed) == 0 {
+        if !self.is_refused() {
             self.turn.refused.store(self.began.at(Instant::now()).count().saturating_add(1), Ordering::Relaxed);
         }
     }
 
+    /// Whether the socket refuses bytes.
+    pub(super) fn is_refused(&self) -> bool {
+        self.turn.refused.load(Ordering::Relaxed) != 0
+    }
+
     /// The socket takes what it refused.
     pub(super) fn takes(&self) {
-        if self.turn.refused.load(Ordering::Relaxed) != 0 {
+        if self.is_refused() {
             self.turn.refused.store(0, Ordering::Relaxed);
         }
-    }
-
-    /// HTTP/2: bytes are handed out; whoever asks for more has taken them.
-    pub(super) fn offers(&self) {
-        self.turn.offered.store(true, Ordering::Relaxed);
-    }
-
-    /// HTTP/2: more is asked for.
-    pub(super) fn is_taken(&self) {
-        self.turn.offered.store(false, Ordering::Relaxed);
-        self.takes();
-    }
-
-    /// Whether what was handed out is still under way: the window of the stream is shut.
-    pub(super) fn is_offered(&self) -> bool {
-        self.turn.offered.load(Ordering::Relaxed)
     }
 
     /// The socket has taken as much as a turn of something larger: whatever it refused before that, it is not slow.
@@ -340,9 +336,7 @@ impl Member for StreamState {
         let asked = self.turn.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
             (before == 0 || Self::is_forced(close)).then_some(place)
         });
-        if Self::is_forced(close) {
-            self.reset();
-        } else if asked.is_ok() {
+        if asked.is_ok() {
             self.wake();
         }
     }
@@ -358,7 +352,7 @@ pub fn memory_bytes(registry: &Registry, metrics: &Metrics) -> u64 {
         let connections = metrics.connections.with_label_values(&[Protocol::H2.as_str(), tls]).get();
         u64::try_from(connections).unwrap_or_default()
     };
-    bytes + h2("false") * H2_BYTES + h2("true") * (H2_BYTES + TLS_BYTES)
+    bytes + h2("false") * H2_BYTES + h2("true") * (H2_BYTES + H2_TLS_BYTES)
 }
 
 #[cfg(test)]

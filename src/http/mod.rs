@@ -13,6 +13,7 @@ mod context;
 mod cors;
 mod event_stream;
 mod family;
+mod gate;
 mod h1;
 mod h2;
 mod idle;

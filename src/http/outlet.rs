@@ -2,40 +2,28 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::event_stream::EventStream;
-use super::member::StreamState;
+use super::gate::Gate;
 use super::output::Tally;
-use super::route::Route;
-use super::ticks::{Began, Ticks};
+use super::ticks::Ticks;
 use super::transport::Transport;
 use super::wire::Written;
 use crate::feed::{Handed, Outlet, Piece};
-use crate::limit::Level;
-use crate::limit::pressure::Gauge;
 use crate::net::socket;
 
 /// A socket in clear text. Its task has it to itself while it runs; when it waits, with nothing under way to the client, it
-/// opens it to the rounds of its feed. Both run on one thread.
+/// opens it to the rounds of its feed.
 #[derive(Debug)]
 pub(super) struct SharedSocket {
     socket: TcpStream,
-    is_open: AtomicBool,
-    /// Ticks since the event stream began at which something was handed out past the task, plus one; 0 if nothing was.
-    handed: AtomicU32,
-    /// Of the state, as the route: here they are beside what else is needed.
-    began: Began,
-    state: Arc<StreamState>,
-    route: Arc<Route>,
-    pressure: Gauge,
+    gate: Gate,
     rest: Mutex<Option<Box<Rest>>>,
 }
 
@@ -73,13 +61,11 @@ impl SharedSocket {
 
 impl Outlet for SharedSocket {
     fn look(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed) && self.state.asked().is_none()
+        self.gate.look()
     }
 
-    fn hand(&self, piece: &Piece) -> Handed {
-        // Under pressure telemetry is passed by; without limits of its own a client is given all else.
-        let is_thinned = piece.has_telemetry && self.pressure.level() != Level::None;
-        if is_thinned || !self.look() {
+    fn hand(self: Arc<Self>, piece: &Piece) -> Handed {
+        if !self.gate.lets(piece) {
             return Handed::Refused;
         }
         let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
@@ -88,15 +74,13 @@ impl Outlet for SharedSocket {
             // The task finds out what is the matter.
             Ok(_) | Err(_) => return Handed::Refused,
         };
-        let now = Instant::now();
-        self.handed.store(self.began.at(now).count().saturating_add(1), Ordering::Relaxed);
-        let tally = Tally { events: piece.events, oldest: Some(piece.received), handed: Some(now) };
+        let tally = self.gate.passed(piece);
         if written == chunk.len() {
-            self.state.count(&self.route, (tally, content));
+            self.gate.count((tally, content));
             return Handed::Sent;
         }
         // The rest comes first.
-        self.is_open.store(false, Ordering::Relaxed);
+        self.gate.shut();
         let unsent = (Tally { handed: None, ..tally }, content);
         *self.rest() = Some(Box::new(Rest { bytes: chunk.slice(written..), unsent }));
         Handed::Kept
@@ -104,10 +88,8 @@ impl Outlet for SharedSocket {
 }
 
 impl TaskSocket {
-    pub(super) fn new(socket: TcpStream, state: Arc<StreamState>, pressure: Gauge) -> Self {
-        let (is_open, handed, rest) = (AtomicBool::new(false), AtomicU32::new(0), Mutex::new(None));
-        let (began, route) = (state.began, state.route.clone());
-        Self(Arc::new(SharedSocket { socket, is_open, handed, began, state, route, pressure, rest }))
+    pub(super) fn new(socket: TcpStream, gate: Gate) -> Self {
+        Self(Arc::new(SharedSocket { socket, gate, rest: Mutex::default() }))
     }
 
     pub(super) fn outlet(&self) -> Arc<dyn Outlet> {
@@ -116,15 +98,12 @@ impl TaskSocket {
 
     /// The task waits, and nothing is under way: what comes next may be written past it.
     pub(super) fn open(&self) {
-        self.0.is_open.store(true, Ordering::Relaxed);
+        self.0.gate.open();
     }
 
     /// The task runs. With when something was handed out past it last, and what of that is still to be written.
     pub(super) fn close(&self) -> Option<(Ticks, Option<Box<Rest>>)> {
-        self.0.is_open.store(false, Ordering::Relaxed);
-        let handed = Ticks::new(self.0.handed.load(Ordering::Relaxed).checked_sub(1)?);
-        self.0.handed.store(0, Ordering::Relaxed);
-        Some((handed, self.0.rest().take()))
+        Some((self.0.gate.close()?, self.0.rest().take()))
     }
 }
 

@@ -126,14 +126,14 @@ impl TakeBack {
     }
 }
 
-/// A transport lent to hyper; what happens on it is noted where it will be taken back.
+/// A transport lent to hyper, or to h2 for good; what happens on it is noted where hyper's will be taken back.
 pub(super) struct Watched<T> {
     pub(super) inner: T,
     place: Arc<TakeBack>,
     kind: Kind,
-    /// Read, and not given to hyper yet.
+    /// Read, and given to nobody yet.
     before: Vec<u8>,
-    /// Set when our side has ended, which hyper asks for on HTTP/2 alone.
+    /// Set when our side has ended, which h2 asks for.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -148,10 +148,10 @@ enum Kind {
     Http2,
 }
 
-/// 512: what an HTTP/2 connection reads in one turn. A gateway asks for a hundred event streams in four kilobytes; whatever
+/// 256: what an HTTP/2 connection reads in one turn. A gateway asks for a hundred event streams in four kilobytes; whatever
 /// h2, its tables and the answers need for each request that is read and not answered stays allocated at the height of the
-/// largest burst, so bursts are taken a dozen requests at a time.
-const READ_BYTES: usize = 512;
+/// largest burst, so bursts are taken half a dozen requests at a time.
+const READ_BYTES: usize = 256;
 
 /// 2 s: how long a client may take to close its side after ours. Closing with bytes of the client unread, such as an
 /// acknowledgement that it sends for what it gets, would reset the connection and could take the end from the client.

@@ -29,7 +29,7 @@ impl Transport for TcpStream {
     type Task = TaskSocket;
 
     fn for_task(self, stream: &EventStream) -> TaskSocket {
-        stream.share(self)
+        TaskSocket::new(self, stream.gate())
     }
 
     fn abort(&self) {

@@ -73,6 +73,12 @@ impl Chunk {
         &self.bytes[self.place()]
     }
 
+    /// The events, shared.
+    #[must_use]
+    pub fn to_content(&self) -> Bytes {
+        self.bytes.slice(self.place())
+    }
+
     /// All of it, and where in it the events stand.
     #[must_use]
     pub fn into_parts(self) -> (Bytes, Range<usize>) {

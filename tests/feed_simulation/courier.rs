@@ -74,11 +74,12 @@ impl Outlet for ChanceOutlet {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    fn hand(&self, piece: &Piece) -> Handed {
-        let handed = match fastrand::u8(..4) {
+    fn hand(self: Arc<Self>, piece: &Piece) -> Handed {
+        let handed = match fastrand::u8(..5) {
             _ if !self.look() => Handed::Refused,
             0 => Handed::Refused,
             1 => Handed::Kept,
+            2 => Handed::Queued,
             _ => Handed::Sent,
         };
         if handed != Handed::Refused {
@@ -87,7 +88,7 @@ impl Outlet for ChanceOutlet {
             assert_eq!(events.len() as u64, piece.events);
             self.handed.lock().unwrap().extend(events);
         }
-        if handed != Handed::Sent {
+        if matches!(handed, Handed::Refused | Handed::Kept) {
             self.close();
         }
         handed
