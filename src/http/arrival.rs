@@ -15,7 +15,6 @@ use super::connection::{Connection, LAST_REQUEST};
 use super::context::{Context, Counted};
 use super::h1::Driver;
 use super::outlet::TaskSocket;
-use super::server::Drain;
 use super::transport::Transport;
 use crate::lifecycle::drain::Watch;
 use crate::limit::Entered;
@@ -25,6 +24,15 @@ use crate::net::tls;
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(5);
 /// 5 s: a handshake takes two round trips.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// What a connection hears of the drain.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Signaled: not to be used again. Released by a connection that has told its client so.
+    pub leaving: Watch,
+    /// Held to the connection's end; cut when the time is over.
+    pub release: Watch,
+}
 
 /// Serves a connection in a task of its own, from its first byte to its last, or until the time of a drain is over.
 pub(super) fn serve(

@@ -23,9 +23,10 @@ use super::context::{Context, Counted};
 use super::h1::Driver;
 use super::member::Peer;
 use super::outlet::TaskSocket;
+use super::output::Framing;
 use super::take_back::{Held, Hello, TakeBack, Watched};
 use super::transport::Transport;
-use super::wire::{Framing, Wire};
+use super::wire::Wire;
 use crate::lifecycle::drain::{Release, Watch};
 use crate::registry::Protocol;
 

@@ -18,10 +18,9 @@ use super::context::Context;
 use super::family::Family;
 use super::gate::Gate;
 use super::member::StreamState;
-use super::output::Output;
+use super::output::{Output, TURN_BYTES, Written};
 use super::pace::{Paced, Turn};
 use super::ticks::Ticks;
-use super::wire::Written;
 use crate::feed::{Cursor, Gap, Item, Outlet, Read, Relief};
 use crate::limit::Visit;
 use crate::limit::clients::Limit;
@@ -87,10 +86,6 @@ pub(super) enum Step {
     /// Nothing will follow.
     End(Close),
 }
-
-/// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
-/// little that is handed out but not yet on the socket.
-pub(super) const TURN_BYTES: usize = 32 * 1024;
 
 impl EventStream {
     pub(super) fn state(&self) -> &Arc<StreamState> {

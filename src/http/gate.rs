@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::member::StreamState;
-use super::output::Tally;
+use super::output::{Tally, Written};
 use super::route::Route;
 use super::ticks::{Began, Ticks};
-use super::wire::Written;
 use crate::feed::Piece;
 use crate::limit::Level;
 use crate::limit::pressure::Gauge;

@@ -3,7 +3,6 @@
 mod driver;
 mod exchange;
 mod outlet;
-mod piece;
 mod pulse;
 
 use std::future::poll_fn;
@@ -17,7 +16,7 @@ use h2::server::{Builder, Handshake};
 use tokio::time::timeout;
 
 use self::exchange::{Exchange, Terms};
-use self::piece::Piece;
+use self::outlet::Piece;
 use self::pulse::Pulse;
 use super::arrival::within;
 use super::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
@@ -65,12 +64,12 @@ impl Connection {
         let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
         let (mut clock, siblings) = (Clock::new(family.clone()), family.clone());
         let io = Watched::http2(io, before, place.clone());
-        // In a box of its own: the tasks of all other connections would be as large.
-        // In one of its own too until the preface has come: what follows is not to be larger for it.
+        // In a box of its own until the preface has come: what follows would be larger for it.
         let begins = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .handshake(io);
+        // And that in another: the tasks of all other connections would be as large.
         let mut served = Box::pin(self.serve(Box::pin(begins), leaving, family));
         poll_fn(move |task| {
             clock.poll(task);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::task::AtomicWaker;
 use smallvec::SmallVec;
 
+use super::output::Written;
 use super::route::Route;
 use super::ticks::{Began, Ticks};
-use super::wire::Written;
 use crate::feed::Standing;
 use crate::net::AddressText;
 use crate::registry::changes::millis;

@@ -32,8 +32,9 @@ mod ticks;
 mod transport;
 mod wire;
 
+pub use arrival::Drain;
 pub use config::{Config, RouteConfig};
 pub use context::Context;
 pub use member::memory_bytes;
 pub use route::{FindSource, Routes};
-pub use server::{Drain, serve};
+pub use server::serve;

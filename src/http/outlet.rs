@@ -11,10 +11,9 @@ use tokio::net::TcpStream;
 
 use super::event_stream::EventStream;
 use super::gate::Gate;
-use super::output::Tally;
+use super::output::{Tally, Written};
 use super::ticks::Ticks;
 use super::transport::Transport;
-use super::wire::Written;
 use crate::feed::{Handed, Outlet, Piece};
 use crate::net::socket;
 

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::wire::Framing;
 use crate::feed::Batch;
 use crate::sse::encode::Chunk;
 
@@ -42,6 +41,32 @@ pub(super) struct Tally {
     pub(super) oldest: Option<Instant>,
     /// When they were handed out; none once the socket has kept them waiting.
     pub(super) handed: Option<Instant>,
+}
+
+/// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
+/// little that is handed out but not yet on the socket.
+pub(super) const TURN_BYTES: usize = 32 * 1024;
+
+/// What is counted of a turn that is on the socket, and its bytes.
+pub(super) type Written = (Tally, usize);
+
+/// How the body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// HTTP/1.1: chunks, one per write.
+    Chunked,
+    /// HTTP/1.0: the close.
+    Close,
+}
+
+impl Framing {
+    /// What stands behind a chunk.
+    pub(super) fn tail(self) -> &'static [u8] {
+        match self {
+            Self::Chunked => b"\r\n",
+            Self::Close => b"",
+        }
+    }
 }
 
 impl Output {

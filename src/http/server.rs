@@ -5,20 +5,11 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::arrival;
+use super::arrival::{self, Drain};
 use super::context::Context;
 use crate::lifecycle::drain::Watch;
 use crate::net::listener::Listener;
 use crate::net::tls::Tls;
-
-/// What a connection hears of the drain.
-#[derive(Clone, Debug)]
-pub struct Drain {
-    /// Signaled: not to be used again. Released by a connection that has told its client so.
-    pub leaving: Watch,
-    /// Held to the connection's end; cut when the time is over.
-    pub release: Watch,
-}
 
 /// Serves one listener. When `listening` is signaled, what waits in the kernel's queue is still accepted, then the
 /// listener closes; its connections hold `drain` until they have ended.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::event_stream::EventStream;
-use super::wire::Framing;
+use super::output::Framing;
 
 /// Where the event stream of an HTTP/1 connection waits until hyper has written the head of its answer.
 #[derive(Default)]

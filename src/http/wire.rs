@@ -9,29 +9,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
-use super::event_stream::TURN_BYTES;
 use super::outlet::{Rest, TaskSocket};
-use super::output::{Output, Tally};
+use super::output::{Framing, Output, TURN_BYTES, Tally, Written};
 use super::transport::Transport;
-
-/// How the body is delimited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// HTTP/1.1: chunks, one per write.
-    Chunked,
-    /// HTTP/1.0: the close.
-    Close,
-}
-
-impl Framing {
-    /// What stands behind a chunk.
-    fn tail(self) -> &'static [u8] {
-        match self {
-            Self::Chunked => b"\r\n",
-            Self::Close => b"",
-        }
-    }
-}
 
 /// A socket that was taken back from hyper.
 pub(super) struct Wire<T> {
@@ -55,9 +35,6 @@ struct Pending {
     /// The head of the answer, as long as it waits for the first turn: there are no parts then.
     head: Option<Vec<u8>>,
 }
-
-/// What is counted of a turn that is on the socket, and its bytes.
-pub(super) type Written = (Tally, usize);
 
 /// 16 KiB: a client that says more than a stray request during an event stream is closed.
 const DISCARD_MAX: u32 = 16 * 1024;

@@ -10,9 +10,8 @@ use super::outlet::SharedStream;
 use crate::http::event_stream::{EventStream, Step};
 use crate::http::idle::InUse;
 use crate::http::member::StreamState;
-use crate::http::output::Output;
+use crate::http::output::{Output, Written};
 use crate::http::patience::Patience;
-use crate::http::wire::Written;
 use crate::registry::Close;
 
 /// 64 KiB: of a larger event a part at a time is handed over, so that a peer that takes it slowly is seen to take it.

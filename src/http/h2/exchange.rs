@@ -13,8 +13,7 @@ use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use hyper::{Request, Response};
 
 use super::driver::Driver;
-use super::outlet::SharedStream;
-use super::piece::Piece;
+use super::outlet::{Piece, SharedStream};
 use crate::http::answer::{Answer, answer};
 use crate::http::context::Context;
 use crate::http::family::Family;

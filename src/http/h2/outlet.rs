@@ -3,14 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use h2::{Reason, SendStream};
 
-use super::piece::Piece;
 use crate::feed::{self, Handed, Outlet};
-use crate::http::event_stream::TURN_BYTES;
 use crate::http::family::Family;
 use crate::http::gate::Gate;
+use crate::http::output::TURN_BYTES;
 
 /// The stream, on one thread with its connection. Its task has it to itself while it runs.
 ///
@@ -79,5 +78,52 @@ impl Outlet for SharedStream {
 impl std::fmt::Debug for SharedStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SharedStream").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+/// Bytes on their way out of an HTTP/2 connection: of one DATA frame, or of several. Those of an event stream are under way
+/// until they are among the connection's own.
+pub(super) struct Piece {
+    bytes: Bytes,
+    /// Whose they are.
+    of: Option<Arc<SharedStream>>,
+    /// How many they were.
+    whole: usize,
+}
+
+impl Piece {
+    /// Bytes of an event stream, counted as under way.
+    pub(super) fn of(shared: Arc<SharedStream>, bytes: Bytes) -> Self {
+        Self { of: Some(shared), whole: bytes.len(), bytes }
+    }
+}
+
+impl From<Bytes> for Piece {
+    /// Bytes that nobody waits for.
+    fn from(bytes: Bytes) -> Self {
+        Self { of: None, whole: bytes.len(), bytes }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // h2 lets go of what it has copied among the connection's own bytes, and of what a stream that has ended leaves.
+        if let Some(shared) = &self.of {
+            shared.is_out(self.whole);
+        }
     }
 }
