@@ -147,21 +147,13 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
-fn put_escaped(line: &mut String, text: &str) {
-    // Nearly nothing has any: what has none goes over in one piece.
-    if text.bytes().any(is_special) {
-        put_specials(line, text);
-    } else {
-        line.push_str(text);
-    }
-}
-
 /// What cannot stand in a string of JSON as it is (RFC 8259, 7).
 fn is_special(byte: u8) -> bool {
     byte < b' ' || byte == b'"' || byte == b'\\'
 }
 
-fn put_specials(line: &mut String, text: &str) {
+/// Nearly nothing has what cannot stand there: it goes over in one piece.
+fn put_escaped(line: &mut String, text: &str) {
     let mut rest = text;
     while let Some(place) = rest.bytes().position(is_special) {
         let (plain, special) = rest.split_at(place);
