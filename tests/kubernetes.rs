@@ -4,6 +4,9 @@
 
 mod support;
 
+#[path = "kubernetes/nats_conf.rs"]
+mod nats_conf;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -209,9 +212,7 @@ fn the_default_values_of_the_chart_fit_its_schema() {
 
 #[test]
 fn kubectl_builds_every_base() {
-    let Some(kubectl) = kubernetes::kubectl() else {
-        return eprintln!("there is no kubectl 1.32 here: not asked");
-    };
+    let kubectl = kubernetes::kubectl();
     let mut built = Vec::new();
     for base in BASES {
         let output = Command::new(&kubectl).arg("kustomize").arg(root().join("k8s").join(base)).output().unwrap();
@@ -225,9 +226,7 @@ fn kubectl_builds_every_base() {
 
 #[test]
 fn helm_renders_the_chart() {
-    let Some(helm) = kubernetes::helm() else {
-        return eprintln!("there is no helm here: not asked");
-    };
+    let helm = kubernetes::helm();
     let render = |more: &[&str]| {
         let mut command = Command::new(&helm);
         command.args(["template", "events", ".", "--namespace", "events", "--kube-version", "1.33.0"]).args(more);

@@ -60,18 +60,19 @@ pub fn with_input(command: &mut Command, input: &str) -> Output {
     output
 }
 
-/// kubectl, if there is one that is new enough (1.32): the tests run without it, and ask it where it is.
-pub fn kubectl() -> Option<PathBuf> {
-    let output = Command::new("kubectl").args(["version", "--client", "-o", "json"]).output().ok()?;
-    let version: Value = serde_json::from_slice(&output.stdout).ok()?;
-    let minor = version["clientVersion"]["minor"].as_str()?;
-    let minor: u32 = minor.trim_end_matches('+').parse().ok()?;
-    (minor >= 32).then(|| "kubectl".into())
+/// kubectl of the checkout's tool folder.
+pub fn kubectl() -> PathBuf {
+    let kubectl = root().join(".tools/kubectl-1.37.1/bin/kubectl");
+    assert!(kubectl.exists(), "kubectl is not installed: run `make tools`");
+    kubectl
 }
 
-/// helm, if there is one: in `PATH`, or where `HELM` says.
-pub fn helm() -> Option<PathBuf> {
-    let helm = std::env::var_os("HELM").map_or_else(|| PathBuf::from("helm"), PathBuf::from);
+/// helm: where `HELM` says, of the checkout's tool folder, or in `PATH` (on processors without a wheel of it).
+pub fn helm() -> PathBuf {
+    let own = root().join(".tools/helm-4.3.1/bin/helm");
+    let helm = std::env::var_os("HELM").map(PathBuf::from);
+    let helm = helm.unwrap_or_else(|| if own.exists() { own } else { "helm".into() });
     let works = Command::new(&helm).arg("version").output().is_ok_and(|output| output.status.success());
-    works.then_some(helm)
+    assert!(works, "{} is no helm: run `make tools`, or name one in HELM", helm.display());
+    helm
 }
