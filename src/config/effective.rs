@@ -60,6 +60,7 @@ pub fn effective(config: &Config) -> Value {
             "replays": { "running": replays.running, "queued": replays.queued },
         },
         "trusted_proxies": http.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "forwarded_header": http.forwarded_header.as_str(),
         "drain": {
             "accept_for": format_duration(drain.accept_for),
             "spread": format_duration(drain.spread),

@@ -7,13 +7,14 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, H
 use hyper::{Method, Response, StatusCode};
 
 use super::body::Body;
+use super::client_address::client_address;
 use super::config::End;
 use super::context::Context;
 use super::cors;
 use super::event_stream::{EventStream, Opening};
 use super::member::Peer;
 use super::refusal::Refusal;
-use super::request::{Request, is_browser, remote_ip};
+use super::request::{Request, is_browser};
 use super::route::{Found, Routes};
 use crate::limit::{Level, Supply};
 use crate::registry::Protocol;
@@ -78,7 +79,12 @@ async fn respond<B: Sync>(
         path,
         query: request.uri().query().unwrap_or_default(),
         headers: request.headers(),
-        remote: remote_ip(peer.remote().ip(), request.headers(), &routes.config.trusted_proxies),
+        remote: client_address(
+            peer.remote().ip(),
+            request.headers(),
+            &routes.config.trusted_proxies,
+            routes.config.forwarded_header,
+        ),
     };
     match *request.method() {
         Method::GET | Method::HEAD => {}

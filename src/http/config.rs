@@ -1,4 +1,4 @@
-//! What clients may ask for (`routes:`, `limits:` and `trusted_proxies:` in the configuration).
+//! What clients may ask for (`routes:`, `limits:`, `trusted_proxies:` and `forwarded_header:` in the configuration).
 
 use std::time::Duration;
 
@@ -18,8 +18,35 @@ pub struct Config {
     pub per_client: PerClient,
     /// The most subjects that one request may name.
     pub subjects_per_request_max: usize,
-    /// Networks whose `X-Forwarded-For` and `Forwarded` are believed.
+    /// Networks of proxies that say the address of a client.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// The header in which they say it; the other one is ignored.
+    pub forwarded_header: ForwardedHeader,
+}
+
+/// The header in which trusted proxies say the address of a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, the default: nginx, HAProxy, Envoy, Traefik and the load balancers of clouds write it.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+impl ForwardedHeader {
+    /// Every one, as the configuration writes it.
+    pub const ALL: [(&'static str, Self); 2] =
+        [("x-forwarded-for", Self::XForwardedFor), ("forwarded", Self::Forwarded)];
+
+    /// As the configuration writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
+    }
 }
 
 impl Default for Config {
@@ -31,6 +58,7 @@ impl Default for Config {
             per_client: PerClient::default(),
             subjects_per_request_max: 16,
             trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod answer;
 mod arrival;
 mod body;
+mod client_address;
 pub mod config;
 mod connection;
 mod context;

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{ACCEPT, COOKIE, FORWARDED, USER_AGENT};
-use ipnet::IpNet;
+use hyper::header::{ACCEPT, COOKIE, USER_AGENT};
 use percent_encoding::percent_decode_str;
 
 use crate::subject::{Variable, Variables};
@@ -101,45 +100,6 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
 }
 
-/// Who is at the other end: the peer, or, as far as the peers are trusted, whom they name.
-///
-/// `X-Forwarded-For` and `Forwarded` are read from the right, where each proxy adds whom it saw; the first address that
-/// is no trusted proxy is the client. What stands further left is the client's own word and never believed.
-pub(super) fn remote_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-    let peer = peer.to_canonical();
-    if trusted.is_empty() || !is_trusted(peer) {
-        return peer;
-    }
-    let text = |value: &'_ hyper::header::HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    let mut hops: Vec<String> = headers.get_all("x-forwarded-for").iter().map(text).collect();
-    let mut named: Vec<IpAddr> = Vec::new();
-    if hops.is_empty() {
-        hops = headers.get_all(FORWARDED).iter().map(text).collect();
-        let elements = hops.iter().flat_map(|line| line.split(','));
-        for element in elements {
-            let pair = element.split(';').map(str::trim).find_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                name.eq_ignore_ascii_case("for").then_some(value)
-            });
-            named.extend(pair.and_then(address));
-        }
-    } else {
-        named.extend(hops.iter().flat_map(|line| line.split(',')).filter_map(address));
-    }
-    let client = named.iter().rev().find(|address| !is_trusted(**address));
-    client.or(named.first()).copied().unwrap_or(peer)
-}
-
-/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `"[2001:db8::1]:80"`.
-fn address(text: &str) -> Option<IpAddr> {
-    let text = text.trim().trim_matches('"');
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
-    let plain = bracketed.unwrap_or(text);
-    let parsed = plain.parse().ok().or_else(|| plain.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()));
-    parsed.map(|address: IpAddr| address.to_canonical())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,21 +155,5 @@ mod tests {
             assert_eq!(request(&headers, "").accepts(), accepted, "{accept:?}");
         }
         assert!(request(&HeaderMap::new(), "").accepts());
-    }
-
-    #[test]
-    fn only_trusted_proxies_name_the_client() {
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-        let remote = |peer: &str, pairs: &[(&'static str, &str)]| {
-            remote_ip(peer.parse().unwrap(), &headers(pairs), &trusted).to_string()
-        };
-        let forwarded = [("x-forwarded-for", "1.1.1.1, 192.0.2.7, 10.0.0.9")];
-        assert_eq!(remote("10.0.0.1", &forwarded), "192.0.2.7");
-        assert_eq!(remote("192.0.2.1", &forwarded), "192.0.2.1");
-        assert_eq!(remote("10.0.0.1", &[]), "10.0.0.1");
-        assert_eq!(remote("10.0.0.1", &[("x-forwarded-for", "10.0.0.2")]), "10.0.0.2");
-        assert_eq!(remote("10.0.0.1", &[("forwarded", "for=\"[2001:db8::1]:99\";proto=https")]), "2001:db8::1");
-        assert_eq!(remote("::ffff:10.0.0.1", &[("x-forwarded-for", "192.0.2.7:1234")]), "192.0.2.7");
-        assert_eq!(remote("10.0.0.1", &[("x-forwarded-for", "nonsense")]), "10.0.0.1");
     }
 }

@@ -119,3 +119,41 @@ async fn head_gives_the_head_and_opens_nothing() {
         .collect();
     assert!(!subscriptions.iter().any(|subject| *subject == "news.>"), "{subscriptions:?}");
 }
+
+/// The addresses of all clients, as the operator sees them.
+async fn clients(stage: &Stage) -> Vec<String> {
+    let listed = stage.sidestream.admin_json("/connections").await;
+    let client = |connection: &Value| connection["client"].as_str().unwrap().to_owned();
+    listed["connections"].as_array().unwrap().iter().map(client).collect()
+}
+
+#[tokio::test]
+async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_its_form() {
+    for (header, ignored, prefix) in [("x-forwarded-for", "forwarded", ""), ("forwarded", "x-forwarded-for", "for=")] {
+        let rest = format!("trusted_proxies: [\"127.0.0.0/8\"]\nforwarded_header: {header}");
+        let stage = Stage::with(Setting { rest: &rest, ..Setting::default() }).await;
+        for spoofed in
+            ["6.6.6.6", "unknown", "_hidden", "", "\"", "6.6.6.6:80", "\"[2001:db8::6]:80\"", "6.6.6.6, unknown"]
+        {
+            // Appended by the proxy, to the client's own line and as a line of its own.
+            let appended = format!("{prefix}{spoofed}, {prefix}192.0.2.7");
+            let (alone, seen) = (format!("{prefix}{spoofed}"), format!("{prefix}192.0.2.7"));
+            for lines in [&[appended.as_str()][..], &[alone.as_str(), seen.as_str()]] {
+                let mut request = SseClient::get(stage.sidestream.url("/orders")).header(ignored, "for=6.6.6.6");
+                for line in lines {
+                    request = request.header(header, line);
+                }
+                let mut client = request.connect().await;
+                client.until_seen("its position", |parser| parser.positions() > 0).await;
+                assert!(clients(&stage).await.contains(&"192.0.2.7".to_owned()), "{header} {lines:?}");
+                client.reset();
+                stage.sidestream.until_metric("sidestream_streams", &[], |streams| streams == 0.0).await;
+            }
+        }
+        // Where the proxy itself names nobody, its own address is what is known.
+        let request = SseClient::get(stage.sidestream.url("/orders")).header(header, "6.6.6.6, unknown");
+        let mut client = request.connect().await;
+        client.until_seen("its position", |parser| parser.positions() > 0).await;
+        assert_eq!(clients(&stage).await, ["127.0.0.1"], "{header}");
+    }
+}

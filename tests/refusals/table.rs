@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::scene::Scene;
 use crate::support::h2::H2Client;
+use crate::support::h2_tap::DATA;
 use crate::support::http1::{self, Answer, End};
 use crate::support::nats::{Nats, free_port};
 use crate::support::sidestream::{Sidestream, config_for};
@@ -82,6 +83,44 @@ async fn a_refusal_for_good_is_a_status_to_a_browser_too_and_head_has_its_head()
     assert_eq!((options.status, options.header("allow").as_deref()), (204, Some("GET, HEAD, OPTIONS")));
     drop((browser, head));
     scene.finish().await;
+}
+
+/// What no HEAD may have over HTTP/2: a frame of content. Some clients take it for an error of the protocol.
+async fn assert_only_a_head(connection: &mut H2Client, target: &str, headers: &[(&str, &str)], status: u16) {
+    let mut answer = connection.request("HEAD", target, headers).await;
+    assert_eq!(answer.status(), status, "HEAD {target} {headers:?}");
+    assert_eq!(answer.body().await, "", "HEAD {target} {headers:?}");
+    let content = connection.frames().into_iter().filter(|frame| frame.kind == DATA && frame.id == answer.id()).count();
+    assert_eq!(content, 0, "HEAD {target} {headers:?}");
+}
+
+#[tokio::test]
+async fn head_over_http_2_has_no_content_whatever_its_status() {
+    let scene = Scene::start("limits: { subjects_per_request: 4 }").await;
+    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    assert_only_a_head(&mut h2, "/orders/1", &[], 200).await;
+    for (method, target, headers, status, _) in ROWS {
+        if method == "GET" {
+            assert_only_a_head(&mut h2, target, headers, status).await;
+        }
+    }
+    // The connection goes on.
+    assert_eq!(h2.get("/nowhere").await.status(), 404);
+    drop(h2);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn head_over_http_2_has_no_content_while_nats_is_away() {
+    let nobody = format!("nats://127.0.0.1:{}", free_port());
+    let routes = "routes:\n  - path: /e\n    sources: [{ stream: E, subjects: [\"e.{query.x}\"] }]";
+    let sidestream = Sidestream::builder(config_for(&[nobody], routes)).without_waiting().start().await;
+    for headers in [&[][..], &[("user-agent", "Mozilla/5.0 (X11)"), ("accept", "text/event-stream")]] {
+        let mut h2 = H2Client::connect(sidestream.url("/")).await;
+        // HEAD opens nothing, so NATS being away does not matter to it.
+        assert_only_a_head(&mut h2, "/e?x=1", headers, 200).await;
+        assert_only_a_head(&mut h2, "/e", headers, 400).await;
+    }
 }
 
 /// What a program and a browser are told when it passes by itself.

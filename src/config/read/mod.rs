@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::Config;
 use super::problem::Mark;
 use super::walk::{Keys, Place};
+use crate::http::config::ForwardedHeader;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
 use crate::registry::{self, Bucket};
@@ -43,6 +44,8 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
                 per_client: limits.per_client,
                 subjects_per_request_max: limits.subjects_per_request_max,
                 trusted_proxies: keys.or("trusted_proxies", Vec::new(), |place| place.list(network)),
+                forwarded_header: keys
+                    .or("forwarded_header", default.http.forwarded_header, |place| place.one_of(&ForwardedHeader::ALL)),
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,

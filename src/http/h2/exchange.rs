@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 
 use super::driver::Driver;
 use super::outlet::{Piece, SharedStream};
@@ -42,6 +42,8 @@ pub(super) struct Answered {
     answer: Answer,
     family: Arc<Family>,
     in_use: InUse,
+    /// The request was HEAD: whatever its status, the answer has no content (RFC 9110, 9.3.2).
+    is_head: bool,
 }
 
 impl Exchange {
@@ -54,7 +56,7 @@ impl Exchange {
             if matches!(answer, Answer::Last(_)) {
                 idle.dismiss();
             }
-            Answered { answer, family, in_use }
+            Answered { answer, family, in_use, is_head: request.method() == Method::HEAD }
         };
         Self::Answers(Box::pin(answers), respond)
     }
@@ -95,8 +97,9 @@ impl Answered {
                 if !text.is_empty() {
                     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
                 }
-                let mut send = send_head(respond, Response::from_parts(head, ()), text.is_empty())?;
-                if !text.is_empty() {
+                let is_all = self.is_head || text.is_empty();
+                let mut send = send_head(respond, Response::from_parts(head, ()), is_all)?;
+                if !is_all {
                     // What its window does not let out waits with the connection, which counts it among its streams.
                     send.send_data(Piece::from(text), true)?;
                 }
