@@ -43,3 +43,47 @@ fn a_file_that_is_not_there_is_a_problem_too() {
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).starts_with("error: there is no such file\n  --> nowhere.yaml\n"));
 }
+
+/// Runs the program in a shell, so that its standard output can be a full disk or a pipe without a reader.
+fn shell(script: &str) -> Output {
+    let mut command = Command::new("bash");
+    command.arg("-c").arg(script).arg("bash").arg(env!("CARGO_BIN_EXE_sidestream"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("bash starts")
+}
+
+#[test]
+fn output_that_cannot_be_written_is_one_message_and_a_failure() {
+    for command in ["check", "--help", "inject -f tests/fixtures/inject/pod-plain.yaml -q"] {
+        let output = shell(&format!("\"$1\" {command} > /dev/full"));
+        let message = "sidestream: cannot write to standard output: No space left on device (os error 28)\n";
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(70), message), "{command}");
+    }
+}
+
+#[test]
+fn standard_error_that_cannot_be_written_changes_no_exit_code() {
+    for (command, code) in [
+        ("check --config nowhere.yaml", 64),
+        ("run --config nowhere.yaml", 64),
+        ("inject -f nowhere.yaml", 64),
+        ("drain --config nowhere.yaml", 64),
+        ("nonsense", 64),
+    ] {
+        let closed = format!("set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} 2>&1 >/dev/null | true");
+        assert_eq!(shell(&closed).status.code(), Some(code), "{command} 2>| true");
+        let full = shell(&format!("\"$1\" {command} 2> /dev/full"));
+        assert_eq!(full.status.code(), Some(code), "{command} 2> /dev/full");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_command_without_a_panic() {
+    for command in ["check", "--help"] {
+        let output = shell(&format!("set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} | true"));
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{command}");
+    }
+    let output =
+        shell("set -o pipefail; { sleep 0.1; \"$1\" inject -q -f tests/fixtures/inject/pod-plain.yaml; } | true");
+    assert_eq!(output.status.code(), Some(70), "half of the manifests is not all of them");
+    assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+}

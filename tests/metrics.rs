@@ -52,6 +52,7 @@ const NAMES: &[(&str, &str)] = &[
     ("drain_cut_total", ""),
     ("config_reloads_total", "result"),
     ("registry_errors_total", ""),
+    ("log_lines_dropped_total", ""),
     ("injector_reviews_total", "outcome"),
     ("injector_problems_total", ""),
     ("injector_review_seconds", ""),

@@ -12,6 +12,8 @@ mod descriptors;
 mod floods;
 #[path = "refusals/limits.rs"]
 mod limits;
+#[path = "refusals/log.rs"]
+mod log;
 #[path = "refusals/malformed.rs"]
 mod malformed;
 #[path = "refusals/pressure.rs"]

@@ -225,6 +225,19 @@ async fn a_reader_that_has_seen_enough_ends_it_cleanly() {
 }
 
 #[tokio::test]
+async fn events_that_cannot_be_written_end_it_with_an_error() {
+    let server = Responder::start(vec![(stream("data: x\n\n"), Then::Silence)]).await;
+    let mut command = tail(&[&format!("http://{}/", server.address)]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let child = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = timeout(DEADLINE, child.wait_with_output()).await.expect("it ends in time").unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(70), "{told}");
+    let message = "sidestream: cannot write to standard output: No space left on device (os error 28)\n";
+    assert!(told.ends_with(message), "{told}");
+}
+
+#[tokio::test]
 async fn bad_usage_exits_with_64() {
     for arguments in [
         &[][..],

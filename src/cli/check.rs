@@ -1,9 +1,10 @@
 //! `sidestream check`: every problem of a configuration, or what it says in short.
 
-use std::io::{self, Write};
+use std::fmt::{self, Write};
 use std::path::Path;
 
 use super::Exit;
+use super::output::{complain, exit_of, print};
 use crate::config::{self, Config};
 use crate::http::RouteConfig;
 
@@ -11,18 +12,19 @@ use crate::http::RouteConfig;
 pub(super) fn run(file: &Path) -> Exit {
     match config::load(file) {
         Ok(loaded) => {
-            // A summary that nobody reads (`check | head -0`) is no failure.
-            summarise(&loaded.config, file, &mut io::stdout().lock()).ok();
-            Exit::Clean
+            let mut summary = String::new();
+            // Writing to a string does not fail.
+            summarise(&loaded.config, file, &mut summary).ok();
+            exit_of(print(&summary))
         }
         Err(problems) => {
-            writeln!(io::stderr().lock(), "{problems}").ok();
+            complain(problems);
             Exit::Usage
         }
     }
 }
 
-fn summarise(config: &Config, file: &Path, out: &mut impl Write) -> io::Result<()> {
+fn summarise(config: &Config, file: &Path, out: &mut impl Write) -> fmt::Result {
     writeln!(out, "{}: no problems", file.display())?;
     for listener in &config.listen {
         let tls = if listener.tls.is_some() { " (TLS)" } else { "" };

@@ -9,7 +9,7 @@ mod scenario;
 mod sidecar;
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use self::nats_server::NatsServer;
 use self::publisher::Publisher;
 use self::sidecar::Plan;
 use super::Exit;
+use super::output;
 
 /// What `sidestream demo` takes.
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,7 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(()) => Exit::Clean,
         Err(failure) => {
             // Whoever closed standard error does not want to hear it.
-            writeln!(io::stderr(), "sidestream demo: {}", failure.message).ok();
+            output::complain(format_args!("sidestream demo: {}", failure.message));
             failure.exit
         }
     }
@@ -134,7 +135,7 @@ async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Re
 
 /// A closed standard output is no reason to end, and none to panic.
 fn say(text: &str) {
-    writeln!(io::stdout(), "{text}").ok();
+    output::print(&format!("{text}\n")).ok();
 }
 
 async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {

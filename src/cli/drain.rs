@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Exit;
+use super::output::{complain, exit_of, print};
 use crate::{admin, config};
 
 /// What is read when no file is named: the folder's, as `run` does, then the one of the container image.
@@ -33,14 +34,14 @@ pub(super) fn run(arguments: &Args) -> Exit {
         Ok(places) => (places, Exit::Unavailable),
         // A sidecar that runs goes on with what the file said before; a preStop hook must reach it all the same.
         Err(problems) => {
-            eprintln!("{problems}");
+            complain(problems);
             (admin::places(None, 0).into_iter().take(1).collect(), Exit::Usage)
         }
     };
     let socket = match connect(&places) {
         Ok(socket) => socket,
         Err(why) => {
-            eprintln!("sidestream: no sidecar can be asked to drain:{why}");
+            complain(format_args!("sidestream: no sidecar can be asked to drain:{why}"));
             return missing;
         }
     };
@@ -48,11 +49,11 @@ pub(super) fn run(arguments: &Args) -> Exit {
         Ok(answer) => explain(&answer, arguments.wait),
         // It may have been told to end at once: what became of its clients is not known.
         Err(error) if arguments.wait => {
-            eprintln!("sidestream: the sidecar ended before it said that it was drained: {error}");
+            complain(format_args!("sidestream: the sidecar ended before it said that it was drained: {error}"));
             Exit::Incomplete
         }
         Err(error) => {
-            eprintln!("sidestream: the sidecar did not answer: {error}");
+            complain(format_args!("sidestream: the sidecar did not answer: {error}"));
             Exit::Unavailable
         }
     }
@@ -91,22 +92,24 @@ fn ask(mut socket: &UnixStream, wait: bool) -> io::Result<Value> {
 fn explain(answer: &Value, wait: bool) -> Exit {
     if answer["ok"] != true {
         let why = answer["error"].as_str().unwrap_or("without saying why");
-        eprintln!("sidestream: the sidecar refuses: {why}");
+        complain(format_args!("sidestream: the sidecar refuses: {why}"));
         return Exit::Unavailable;
     }
     let drain = &answer["drain"];
     let (phase, left) = (drain["phase"].as_str().unwrap_or_default(), &drain["streams_left"]);
     match answer["complete"].as_bool() {
-        Some(true) => println!("drained"),
+        Some(true) => exit_of(print("drained\n")),
         Some(false) => {
-            eprintln!("sidestream: drained, but not completely: {} event streams were cut", drain["cut"]);
-            return if wait { Exit::Incomplete } else { Exit::Clean };
+            let cut = &drain["cut"];
+            complain(format_args!("sidestream: drained, but not completely: {cut} event streams were cut"));
+            if wait { Exit::Incomplete } else { Exit::Clean }
         }
         None if wait => {
-            eprintln!("sidestream: the drain was broken off in its phase {phase:?}, {left} event streams were left");
-            return Exit::Incomplete;
+            complain(format_args!(
+                "sidestream: the drain was broken off in its phase {phase:?}, {left} event streams were left"
+            ));
+            Exit::Incomplete
         }
-        None => println!("draining: phase {phase:?}"),
+        None => exit_of(print(&format!("draining: phase {phase:?}\n"))),
     }
-    Exit::Clean
 }

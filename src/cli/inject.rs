@@ -1,9 +1,10 @@
 //! `sidestream inject` and `uninject`: manifests in, manifests with or without the sidecar out.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::Exit;
+use super::output::{complain, print};
 use crate::injector::Defaults;
 use crate::injector::manifest::{self, Act};
 
@@ -63,25 +64,27 @@ fn change(files: &Files, act: Act<'_>) -> Exit {
         let text = match read(file) {
             Ok(text) => text,
             Err(error) => {
-                eprintln!("{name}: {error}");
+                complain(format_args!("{name}: {error}"));
                 return Exit::Usage;
             }
         };
         let changed = manifest::change(&text, act);
         for line in changed.report.iter().filter(|line| line.is_problem || !files.quiet) {
-            eprintln!("{name}:{line}");
+            complain(format_args!("{name}:{line}"));
         }
         problems += changed.report.iter().filter(|line| line.is_problem).count();
         append(&mut out, &changed.text);
     }
     if problems > 0 {
-        eprintln!("{problems} {}; nothing was written", if problems == 1 { "problem" } else { "problems" });
+        let noun = if problems == 1 { "problem" } else { "problems" };
+        complain(format_args!("{problems} {noun}; nothing was written"));
         return Exit::Usage;
     }
-    match io::stdout().lock().write_all(out.as_bytes()) {
+    // A reader that has left is a failure here: what it has is half of a roll-out.
+    match print(&out) {
         Ok(()) => Exit::Clean,
         Err(error) => {
-            eprintln!("standard output: {error}");
+            complain(format_args!("sidestream: cannot write to standard output: {error}"));
             Exit::Internal
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Exit;
 use super::inject::DefaultArgs;
+use super::output::complain;
 use crate::injector::authority::Pair;
 use crate::injector::cluster::{self, Access, ClusterError, Objects};
 use crate::injector::server::{self, ServerError};
@@ -90,7 +91,7 @@ fn serve(arguments: Serve) -> Exit {
     let signals = match signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("sidestream: signals cannot be handled: {error}");
+            complain(format_args!("sidestream: signals cannot be handled: {error}"));
             return Exit::Internal;
         }
     };

@@ -5,6 +5,7 @@ mod demo;
 mod drain;
 mod inject;
 mod injector;
+mod output;
 mod run;
 mod tail;
 
@@ -14,8 +15,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::telemetry::logs::FlushAtEnd;
+
 /// Parses the arguments (the first one is the program's name), does what they say and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let _flushed = FlushAtEnd;
     let exit = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command.run(),
         Err(error) => explain(&error),
@@ -92,9 +96,8 @@ struct Config {
 
 /// Prints clap's answer. Its own exit code for bad usage is 2, which supervisors take for many things; ours is 64.
 fn explain(answer: &clap::Error) -> Exit {
-    // An answer that cannot be printed has no one to read it.
-    answer.print().ok();
-    if answer.use_stderr() { Exit::Usage } else { Exit::Clean }
+    let printed = answer.print();
+    if answer.use_stderr() { Exit::Usage } else { output::exit_of(printed) }
 }
 
 const EXIT_CODES: &str = "\

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Exit;
+use super::output::complain;
 use crate::app::{self, StartError};
 use crate::lifecycle::signals;
 use crate::{config, telemetry};
@@ -13,21 +14,21 @@ pub(super) fn run(path: &Path) -> Exit {
     let signals = match signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("sidestream: signals cannot be handled: {error}");
+            complain(format_args!("sidestream: signals cannot be handled: {error}"));
             return Exit::Internal;
         }
     };
     let loaded = match config::load(path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprintln!("{problems}");
+            complain(problems);
             return Exit::Usage;
         }
     };
     let grace = match grace() {
         Ok(grace) => grace,
         Err(why) => {
-            eprintln!("sidestream: {GRACE}: {why}");
+            complain(format_args!("sidestream: {GRACE}: {why}"));
             return Exit::Usage;
         }
     };

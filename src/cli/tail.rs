@@ -6,7 +6,7 @@ mod print;
 mod request;
 mod target;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,7 @@ use self::print::{Style, harmless};
 use self::request::{No, Opened};
 use self::target::Target;
 use super::Exit;
+use super::output::{self, exit_of};
 use crate::sse::decode::{Decoded, Decoder, ReceivedEvent};
 
 /// What `sidestream tail` takes.
@@ -174,7 +175,10 @@ impl Tail {
             }
         }
         // A reader that has seen enough closes the pipe (`| head`): that is a way to end, and no error.
-        if print(out).await.is_err() { Some(Exit::Clean) } else { exit }
+        match print(out).await {
+            Ok(()) => exit,
+            printed => Some(exit_of(printed)),
+        }
     }
 
     fn meet(&mut self, decoded: Decoded, out: &mut String) -> Option<Exit> {
@@ -240,18 +244,12 @@ async fn print(text: String) -> io::Result<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let write = move || {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()
-    };
-    tokio::task::spawn_blocking(write).await?
+    tokio::task::spawn_blocking(move || output::print(&text)).await?
 }
 
 /// Says what happens to the connection, beside the events. Some of it is the server's text.
 fn tell(what: &str) {
-    // Whoever closed standard error does not want to hear it.
-    writeln!(io::stderr(), "sidestream tail: {}", harmless(what)).ok();
+    output::complain(format_args!("sidestream tail: {}", harmless(what)));
 }
 
 fn stopped(why: &str, exit: Exit) -> Exit {

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use prometheus::{Encoder as _, Histogram, IntCounter, IntCounterVec, Registry, TextEncoder};
 
-use super::metrics::{Described, Registrar};
+use super::logs;
+use super::metrics::{Described, LOG_LINES_DROPPED, Registrar};
 
 /// Seconds of a review: from a small pod to the API server's own patience.
 const REVIEW_BUCKETS: [f64; 7] = [0.0005, 0.001, 0.005, 0.025, 0.1, 1.0, 5.0];
@@ -19,6 +20,8 @@ pub struct InjectorMetrics {
     pub problems_total: IntCounter,
     /// `sidestream_injector_review_seconds`
     pub review_seconds: Histogram,
+    /// `sidestream_log_lines_dropped_total`
+    pub log_lines_dropped_total: IntCounter,
 }
 
 impl InjectorMetrics {
@@ -37,6 +40,7 @@ impl InjectorMetrics {
             )?,
             problems_total: r.counter("injector_problems_total", "Problems with annotations, told as warnings.")?,
             review_seconds: r.histogram("injector_review_seconds", "How long reviews took.", &REVIEW_BUCKETS)?,
+            log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             described: r.described.into_inner(),
             registry,
         })
@@ -51,6 +55,7 @@ impl InjectorMetrics {
     /// Everything in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
+        self.log_lines_dropped_total.inc_by(logs::take_dropped_lines());
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             tracing::error!(%error, "metrics could not be written");

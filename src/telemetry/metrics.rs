@@ -9,6 +9,8 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
+use super::logs;
+
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// All metrics. Handles with labels are resolved when their owner starts, not per event.
@@ -102,6 +104,8 @@ pub struct Metrics {
     pub config_reloads_total: IntCounterVec,
     /// `sidestream_registry_errors_total`
     pub registry_errors_total: IntCounter,
+    /// `sidestream_log_lines_dropped_total`
+    pub log_lines_dropped_total: IntCounter,
 }
 
 /// What the documentation says of one metric.
@@ -123,6 +127,9 @@ const DELIVERY_BUCKETS: [f64; 14] =
 
 /// Seconds of a replay: from one page to a long past.
 const REPLAY_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+
+/// The help of a metric that the sidecar and the injector have alike.
+pub(super) const LOG_LINES_DROPPED: &str = "Log lines dropped because standard error did not accept them: a log collector that hangs, a full disk, a closed pipe.";
 
 impl Metrics {
     /// Registers every metric in a registry of its own.
@@ -178,6 +185,7 @@ impl Metrics {
             drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at the deadline of a drain.")?,
             config_reloads_total: r.counters("config_reloads_total", "Readings of a changed configuration, by result.", &["result"])?,
             registry_errors_total: r.counter("registry_errors_total", "Readings and writes of the registry over all pods that failed.")?,
+            log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             samplers: Mutex::new(Vec::new()),
             described: r.described.into_inner(),
             registry,
@@ -198,6 +206,7 @@ impl Metrics {
     /// Everything in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
+        self.log_lines_dropped_total.inc_by(logs::take_dropped_lines());
         for sampler in self.samplers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             sampler(self);
         }

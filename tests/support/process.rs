@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,12 +15,27 @@ const LINES_MAX: usize = 200_000;
 /// What is shown of the output when a test fails.
 const LINES_SHOWN: usize = 150;
 
+/// What happens to the output of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// It is read, line by line.
+    Read,
+    /// It is left in the pipe, which fills.
+    Left,
+    /// The pipe is closed, for good.
+    Closed,
+}
+
+/// Set by the test, followed by the threads that read the output.
+type Reading = Arc<(Mutex<Output>, Condvar)>;
+
 /// A running child. Dropped: killed, reaped, and its last output printed if the test is failing.
 pub struct Process {
     name: String,
     child: Child,
     exit: Option<ExitStatus>,
     lines: Arc<Mutex<Vec<String>>>,
+    reading: Reading,
 }
 
 impl Process {
@@ -33,9 +48,16 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
-        keep_lines(child.stdout.take(), &lines);
-        keep_lines(child.stderr.take(), &lines);
-        Self { name: name.to_owned(), child, exit: None, lines }
+        let reading: Reading = Arc::new((Mutex::new(Output::Read), Condvar::new()));
+        keep_lines(child.stdout.take(), &lines, &reading);
+        keep_lines(child.stderr.take(), &lines, &reading);
+        Self { name: name.to_owned(), child, exit: None, lines, reading }
+    }
+
+    /// Changes what happens to the output, from the line after the next on.
+    pub fn set_output(&self, output: Output) {
+        *self.reading.0.lock().unwrap() = output;
+        self.reading.1.notify_all();
     }
 
     /// The process id, for reading `/proc`.
@@ -106,9 +128,9 @@ impl Drop for Process {
     }
 }
 
-fn keep_lines(output: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<String>>>) {
+fn keep_lines(output: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<String>>>, reading: &Reading) {
     let Some(output) = output else { return };
-    let lines = Arc::clone(lines);
+    let (lines, reading) = (Arc::clone(lines), Arc::clone(reading));
     std::thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -120,6 +142,11 @@ fn keep_lines(output: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<
                 lines.push(text);
             }
             line.clear();
+            let (now, changed) = &*reading;
+            let now = changed.wait_while(now.lock().unwrap(), |now| *now == Output::Left).unwrap();
+            if *now == Output::Closed {
+                return;
+            }
         }
     });
 }

@@ -282,6 +282,11 @@ impl Sidestream {
         self.folder.path()
     }
 
+    /// Changes what happens to the log: read, left in its pipe, or its pipe closed.
+    pub fn set_output(&self, output: super::process::Output) {
+        self.process.set_output(output);
+    }
+
     /// The process id, for reading `/proc`.
     pub fn pid(&self) -> u32 {
         self.process.pid()

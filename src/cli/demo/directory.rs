@@ -1,9 +1,11 @@
 //! The demo's temporary directory: nobody else may read it, and it goes with the demo.
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use crate::cli::output;
 
 /// A private directory that is removed, with all that is in it, when this is dropped.
 pub(super) struct Directory(PathBuf);
@@ -27,7 +29,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            writeln!(io::stderr(), "sidestream demo: {} is left behind: {error}", self.0.display()).ok();
+            output::complain(format_args!("sidestream demo: {} is left in place: {error}", self.0.display()));
         }
     }
 }
