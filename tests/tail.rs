@@ -87,17 +87,27 @@ async fn a_broken_stream_is_resumed_after_the_last_whole_event() {
 
 #[tokio::test]
 async fn a_position_without_an_event_is_resumed_from() {
-    let close = "retry: 10\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":10}\n\nid: a-9-ff\n\n";
-    let mut server = Responder::start(vec![
-        (stream(&format!("id: a-1-ff\n\n{close}")), Then::Close),
-        (stream("data: x\nid: a-10-ff\n\n"), Then::Silence),
-    ])
-    .await;
-    let (code, out, err) = follow(&server, &["--events", "1"]).await;
-    assert_eq!((code, out.as_str()), (0, "a-10-ff  message  x\n"), "a close is not printed as an event");
-    assert!(err.contains("the server closes this stream: drain"), "{err}");
-    server.request().await;
-    assert!(server.request().await.contains("last-event-id: a-9-ff\r\n"));
+    let position = "event: sidestream.position\ndata: {}\nid: a-1-ff\n\n";
+    let close = "retry: 10\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":10}\nid: a-9-ff\n\n";
+    // A server of another kind may send a block that has nothing but an id.
+    let bare = "retry: 10\nid: a-11-ff\n\n";
+    for style in [&[][..], &["--json"]] {
+        let mut server = Responder::start(vec![
+            (stream(&format!("retry: 10\n{position}")), Then::Close),
+            (stream(&format!("{position}{close}")), Then::Close),
+            (stream(bare), Then::Close),
+            (stream("data: x\nid: a-12-ff\n\n"), Then::Silence),
+        ])
+        .await;
+        let (code, out, err) = follow(&server, &[style, &["--events", "1"]].concat()).await;
+        assert_eq!((code, out.lines().count()), (0, 1), "neither a position nor a close is printed as an event: {out}");
+        assert!(out.contains("a-12-ff"), "{out}");
+        assert!(err.contains("the server closes this stream: drain"), "{err}");
+        server.request().await;
+        for id in ["a-1-ff", "a-9-ff", "a-11-ff"] {
+            assert!(server.request().await.contains(&format!("last-event-id: {id}\r\n")), "{id}: {err}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -328,6 +328,7 @@ class Page {
     source.onerror = () => this.broken(source);
     // An EventSource hears only names that are asked for.
     for (const name of ["message", ...this.config.events]) source.addEventListener(name, (event) => this.event(event));
+    source.addEventListener("sidestream.position", (event) => this.remember(event.lastEventId));
     source.addEventListener("sidestream.gap", (event) => this.gap(event));
     source.addEventListener("sidestream.close", (event) => this.closing(event));
   }
@@ -452,6 +453,7 @@ class Page {
   }
 
   closing(event) {
+    this.remember(event.lastEventId);
     const { reason = "unknown", retry } = parse(event.data) ?? {};
     this.tell(`the server closes (${reason})${Number.isFinite(retry) ? `, come back in ${(retry / 1000).toFixed(1)} s` : ""}`, "warn");
   }

@@ -17,8 +17,8 @@
  *     });
  *
  * What it does, and why:
- * - It resumes. The id of the last event that `onEvent` has finished goes out as `Last-Event-ID`; blocks with nothing but
- *   an id move the position too.
+ * - It resumes. The id of the last event that `onEvent` has finished goes out as `Last-Event-ID`; a position without an
+ *   event (`sidestream.position`, or a block with nothing but an id) moves the position too.
  * - A stream that ends is normal (a drain, an age limit), and so is one that breaks. Both reconnect after a random part of
  *   `base * 2^failures`, at most `capMs` ("full jitter": ten thousand clients of one pod do not come back in step). `base`
  *   is the server's `retry:`.
@@ -75,7 +75,7 @@ export async function follow(url, options) {
           await handled(() => onClose?.(close));
         } else if (block.event === "sidestream.gap") {
           await handled(() => onGap?.(parsed(block.data)));
-        } else if (block.event !== undefined) {
+        } else if (block.event !== undefined && block.event !== "sidestream.position") {
           await handled(() => onEvent(block.toEvent()));
         }
         if (block.id !== undefined) lastEventId = block.id;

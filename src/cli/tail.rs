@@ -199,6 +199,10 @@ impl Tail {
     fn event(&mut self, event: &ReceivedEvent, out: &mut String) -> Option<Exit> {
         let now = SystemTime::now();
         match event.event.as_str() {
+            POSITION => {
+                self.backoff.succeeded();
+                return None;
+            }
             CLOSE => {
                 // Not a success: an overloaded server sends nothing else.
                 self.closing(event);
@@ -271,6 +275,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+const POSITION: &str = "sidestream.position";
 const GAP: &str = "sidestream.gap";
 const CLOSE: &str = "sidestream.close";
 

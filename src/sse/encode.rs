@@ -206,8 +206,7 @@ impl Frame {
     }
 }
 
-/// The end of a frame for a client of several sources: its `id:` line and the blank line. Alone it is an id-only
-/// block, which moves the client's position without showing it an event.
+/// The end of a frame for a client of several sources: its `id:` line and the blank line.
 pub fn put_id(out: &mut BytesMut, id: impl std::fmt::Display) {
     let written = write!(out, "id: {id}\n\n");
     debug_assert!(written.is_ok(), "a growing buffer takes every id");
@@ -221,7 +220,15 @@ pub fn put_retry(out: &mut BytesMut, wait: std::time::Duration) {
     debug_assert!(written.is_ok(), "a growing buffer takes every number");
 }
 
-/// A control event: `sidestream.gap` or `sidestream.close` with a JSON body, and the id if it moves the client.
+/// A position without an event of a publisher: at the beginning of an event stream and at checkpoints.
+///
+/// A named event with data, because many client libraries keep an id only from an event that they dispatch, and show a
+/// block that has nothing but an id as an empty message.
+pub fn put_position(out: &mut BytesMut, id: impl std::fmt::Display) {
+    put_control(out, "sidestream.position", "{}", Some(id));
+}
+
+/// A control event: its name, a JSON body, and the id if it moves the client.
 pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl std::fmt::Display>) {
     debug_assert!(name.starts_with("sidestream."), "only control events bear the reserved prefix");
     put_field(out, "event", name.as_bytes());
@@ -326,6 +333,13 @@ mod tests {
         put_close(&mut out, "drain", std::time::Duration::from_millis(5), Some("3fa9c1-7"));
         let expected = "retry: 5\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":5}\nid: 3fa9c1-7\n\n";
         assert_eq!(out, expected.as_bytes());
+    }
+
+    #[test]
+    fn a_position_without_an_event_is_a_named_event_with_data() {
+        let mut out = BytesMut::new();
+        put_position(&mut out, "3fa9c1-7");
+        assert_eq!(out, "event: sidestream.position\ndata: {}\nid: 3fa9c1-7\n\n".as_bytes());
     }
 
     #[test]

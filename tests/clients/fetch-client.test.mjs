@@ -76,12 +76,13 @@ test("a stream that ends or breaks is resumed after the last event", async (t) =
   const { url, requests } = await serve(t, [
     stream(["data: one\nid: a-1\n\n"]),
     stream(["data: two\nid: a-2\n\ndata: half\nid: a-3\n"], { broken: true }),
+    stream(["event: sidestream.position\ndata: {}\nid: a-4\n\n"]),
     stream(["id: a-5\n\n"]),
     no(204),
   ]);
   const { events } = await followed(url);
   assert.deepEqual(events.map(({ id }) => id), ["a-1", "a-2"]);
-  assert.deepEqual(requests.map(({ headers }) => headers["last-event-id"]), [undefined, "a-1", "a-2", "a-5"]);
+  assert.deepEqual(requests.map(({ headers }) => headers["last-event-id"]), [undefined, "a-1", "a-2", "a-4", "a-5"]);
   assert.equal(requests[0].headers.accept, "text/event-stream");
 });
 
@@ -96,7 +97,7 @@ test("gaps and closes are told apart from events", async (t) => {
   const { url, requests } = await serve(t, [
     stream([
       'event: sidestream.gap\ndata: {"reason":"expired","missed":3,"resume":"oldest"}\nid: a-4\n\n',
-      'event: sidestream.close\ndata: {"reason":"drain","retry":7}\n\n',
+      'event: sidestream.close\ndata: {"reason":"drain","retry":7}\nid: a-6\n\n',
     ]),
     no(204),
   ]);
@@ -104,7 +105,7 @@ test("gaps and closes are told apart from events", async (t) => {
   assert.deepEqual(events, []);
   assert.deepEqual(gaps, [{ reason: "expired", missed: 3, resume: "oldest" }]);
   assert.deepEqual(closes, [{ reason: "drain", retry: 7 }]);
-  assert.equal(requests[1].headers["last-event-id"], "a-4");
+  assert.equal(requests[1].headers["last-event-id"], "a-6");
 });
 
 test("the delay doubles up to its cap, with full jitter, and begins anew after an event", async (t) => {

@@ -15,7 +15,7 @@ await fetchEventSource(url, {
     if (!response.ok) throw new Error(`status ${response.status}`);
   },
   onmessage(event) {
-    if (twoLines && event.data === "") return;
+    if (twoLines && event.event.startsWith("sidestream.")) return;
     say({ kind: "event", name: event.event || "message", data: event.data, id: event.id });
   },
   onclose() {

@@ -12,7 +12,7 @@ use crate::support::browser::Page;
 use crate::support::nats::free_port;
 use crate::support::node::NodeClient;
 use crate::support::process::Process;
-use crate::support::sidestream::{BINARY, Sidestream};
+use crate::support::sidestream::{BINARY, Sidestream, config_for};
 use crate::support::wait::{DEADLINE, eventually};
 use crate::{Setting, Stage, config};
 
@@ -128,6 +128,51 @@ async fn the_npm_package_eventsource_is_handed_over_and_misses_nothing() {
     };
     assert_nothing_missed(&client.until(fact, done).await);
     publishing.abort();
+}
+
+#[tokio::test]
+async fn a_rejection_is_a_status_to_the_fetch_of_node_and_a_close_event_to_a_browser() {
+    let page = Page::serve().await;
+    let cors = format!("cors: {{ origins: [\"{}\"] }}", page.origin());
+    let routes = format!("routes:\n  - path: /e\n    sources: [{{ stream: E, subjects: [\"e.>\"] }}]\n    {cors}");
+    // No NATS server listens there: every request is rejected for now.
+    let nowhere = format!("nats://127.0.0.1:{}", free_port());
+    let sidestream = Sidestream::builder(config_for(&[nowhere], &routes)).without_waiting().start().await;
+    let url = sidestream.url("/e");
+    let is_closed =
+        |report: &Value| report["name"] == "sidestream.close" && report["data"].to_string().contains("overload");
+
+    let node = NodeClient::eventsource(&url, &["sidestream.close"]);
+    let reports =
+        node.until("eventsource has ended", |reports| reports.iter().any(|report| report["state"] == 2)).await;
+    assert_eq!(reports.iter().find(|report| report["state"] == 2).unwrap()["code"], 503, "{reports:?}");
+    let node = NodeClient::fetch_event_source(&url);
+    let fact = "fetch-event-source has its status";
+    let reports = node.until(fact, |reports| reports.iter().any(|report| report["kind"] == "open")).await;
+    assert_eq!(reports[0]["status"], 503, "{reports:?}");
+
+    let like_a_browser = NodeClient::eventsource(&url, &["sidestream.close", "--browser"]);
+    like_a_browser.until("it has a close event", |reports| reports.iter().any(is_closed)).await;
+    let browser = page.open(&[&url], &["sidestream.close"]);
+    let reports = browser.until("Chromium has a close event", |reports| reports.iter().any(is_closed)).await;
+    assert!(!reports.iter().any(|report| report["state"] == 2), "it comes back: {reports:?}");
+}
+
+#[tokio::test]
+async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_loses_nothing_over_a_kill() {
+    let setting = Setting { route: "retry: 100ms", port: free_port(), ..Setting::default() };
+    let mut stage = Stage::with(setting).await;
+    let names = ["sidestream.position", "sidestream.gap"];
+    let client = NodeClient::eventsource(&stage.sidestream.url("/orders"), &names);
+    let at = |reports: &[Value], name: &str| reports.iter().filter(|report| report["name"] == name).count();
+    client.until("it has a position", |reports| at(reports, "sidestream.position") == 1).await;
+    stage.sidestream.kill9();
+    stage.publish("orders.1.x", "published while the sidecar was away").await;
+    stage.sidestream = Sidestream::start(config(&stage.nats, &stage.authority, setting)).await;
+    let reports = client.until("it has an event", |reports| at(reports, "message") == 1).await;
+    let event = reports.iter().find(|report| report["name"] == "message").unwrap();
+    assert_eq!(event["data"], "published while the sidecar was away");
+    assert_eq!(at(&reports, "sidestream.gap"), 0);
 }
 
 #[tokio::test]

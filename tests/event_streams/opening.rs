@@ -44,13 +44,14 @@ async fn an_event_stream_has_the_same_head_and_first_bytes_on_every_protocol() {
 }
 
 #[tokio::test]
-async fn the_first_bytes_are_a_retry_and_a_position_alone() {
+async fn the_first_bytes_are_a_retry_and_a_position_event() {
     let stage = Stage::with(Setting { route: "retry: 1500ms", ..Setting::default() }).await;
     for http10 in [false, true] {
         let request = SseClient::get(stage.sidestream.url("/orders"));
         let mut client = if http10 { request.http10() } else { request }.connect().await;
         client.until_seen("the client has a position", |parser| parser.positions() == 1).await;
-        let expected = format!("retry: 1500\nid: {}\n\n", client.last_event_id());
+        let expected =
+            format!("retry: 1500\nevent: sidestream.position\ndata: {{}}\nid: {}\n\n", client.last_event_id());
         assert_eq!(String::from_utf8_lossy(client.wire()), expected);
     }
 }

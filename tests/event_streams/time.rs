@@ -14,7 +14,8 @@ async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
     let stage = Stage::with(Setting { route: "heartbeat: 100ms", ..Setting::default() }).await;
     let mut client = SseClient::get(stage.sidestream.url("/orders")).connect().await;
     client.until_seen("the client has heard two heartbeats", |parser| parser.comments().len() == 2).await;
-    let expected = format!("retry: 3000\nid: {}\n\n: hb\n: hb\n", client.last_event_id());
+    let expected =
+        format!("retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {}\n\n: hb\n: hb\n", client.last_event_id());
     assert_eq!(String::from_utf8_lossy(client.wire()), expected);
     for via in Via::ALL {
         let mut reader = stage.open(via, "/news").await;
@@ -99,6 +100,25 @@ async fn a_silent_client_is_told_how_far_its_source_has_come() {
         assert!(passed > sequence(&begun, 0));
         let fact = "the client has the position of an event that was not for it";
         reader.until_seen(fact, |parser| sequence(parser.last_event_id(), 0) == passed).await;
+    }
+}
+
+#[tokio::test]
+async fn the_close_event_has_the_position_and_is_the_last_block_also_without_checkpoints() {
+    for checkpoint in ["30s", "null"] {
+        let route = format!("max_age: 300ms, checkpoint: {checkpoint}");
+        let stage = Stage::with(Setting { route: &route, ..Setting::default() }).await;
+        let mut client = SseClient::get(stage.sidestream.url("/orders/mine")).connect().await;
+        client.until_seen("the opening", |parser| parser.retry().is_some()).await;
+        let passed = stage.publish("orders.other.x", "not for this client").await;
+        client.closed().await;
+        let (id, retry) = (client.last_event_id(), client.retry().unwrap());
+        assert_eq!(sequence(id, 0), passed, "checkpoint: {checkpoint}: the close moves the client to the head");
+        let close = format!(
+            "retry: {retry}\nevent: sidestream.close\ndata: {{\"reason\":\"age\",\"retry\":{retry}}}\nid: {id}\n\n"
+        );
+        let wire = String::from_utf8_lossy(client.wire()).into_owned();
+        assert!(wire.ends_with(&close), "checkpoint: {checkpoint}: {wire}");
     }
 }
 

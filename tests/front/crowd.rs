@@ -88,8 +88,7 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until every client has had an event. The npm package `eventsource` has no position before: it takes no
-    /// id from a block without data.
+    /// Waits until every client has had an event.
     pub(crate) async fn until_all_have_begun(&mut self) {
         self.until_all("have had an event", Ledger::has_begun).await;
     }

@@ -44,7 +44,9 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
 
     for (name, id) in [("42", client.last_event_id()), ("43", other.last_event_id())] {
         let mut back = stage.connect(1, &format!("/named?client={name}")).await;
-        let begun = back.wire().starts_with(format!("retry: 3000\nid: {id}\n\n").as_bytes());
+        let begun = back
+            .wire()
+            .starts_with(format!("retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {id}\n\n").as_bytes());
         assert!(begun, "{}", String::from_utf8_lossy(back.wire()));
         // A second one of that name is new: it begins live.
         let mut second = stage.connect(1, &format!("/named?client={name}")).await;

@@ -85,6 +85,10 @@ async fn follow(mut socket: TcpStream, seen: Arc<Seen>, began: Instant) {
         let (mut rest, mut oldest, mut events) = (&buffer[..held + read], None, 0);
         while let Some(end) = memchr::memchr(b'\n', rest) {
             if let Some(data) = rest[..end].strip_prefix(b"data: ".as_slice()) {
+                if data == b"{}" {
+                    rest = &rest[end + 1..];
+                    continue; // a position without an event
+                }
                 let mut words = std::str::from_utf8(data).unwrap().split(' ');
                 let Some(number) = words.next().and_then(|word| word.parse::<u64>().ok()) else {
                     seen.faults.fetch_add(1, Ordering::Relaxed); // a control event

@@ -69,7 +69,8 @@ impl Parser {
         &self.comments
     }
 
-    /// Blocks so far that set an id and dispatched nothing.
+    /// Positions without an event so far: `sidestream.position`, which [`Parser::feed`] does not return, and blocks that
+    /// have nothing but an id.
     pub fn positions(&self) -> u64 {
         self.positions
     }
@@ -127,6 +128,11 @@ impl Parser {
         }
         data.pop(); // the LF after the last data line
         let name = if event_type.is_empty() { "message".to_owned() } else { event_type };
+        if name == "sidestream.position" {
+            assert_eq!(data, "{}", "what a position has for data");
+            self.positions += 1;
+            return None;
+        }
         Some(Event { name, data, id: self.last_event_id.clone() })
     }
 }

@@ -39,7 +39,7 @@ impl EventStream {
             let config = &state.route.config;
             let silent = config.checkpoint.is_some_and(|silence| now >= self.marked.after(Ticks::lasting(silence)));
             if silent && self.checkpoint() {
-                out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
+                out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
                 self.spoke = now;
             } else if now >= self.spoke.after(self.silence()) {
                 out.push(Bytes::from_static(encode::HEARTBEAT));

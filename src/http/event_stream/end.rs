@@ -18,17 +18,10 @@ impl EventStream {
         };
         // With chance in it: those who end together shall not return together.
         let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
-        let told = config.checkpoint.is_some();
-        if close != Close::Slow && told {
+        if close != Close::Slow {
             self.checkpoint();
         }
-        out.write(|bytes| {
-            // The id twice: some clients pass over a block that bears nothing else (npm `eventsource` 4).
-            encode::put_close(bytes, reason, retry, told.then_some(Joined(&self.positions)));
-            if told {
-                encode::put_id(bytes, Joined(&self.positions));
-            }
-        });
+        out.write(|bytes| encode::put_close(bytes, reason, retry, Some(Joined(&self.positions))));
     }
 }
 

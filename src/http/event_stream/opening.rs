@@ -122,7 +122,7 @@ impl EventStream {
         Ok(stream)
     }
 
-    /// `retry:`, then the gaps or the id-only block.
+    /// `retry:`, then the gaps or the position.
     fn first_bytes(&self, gaps: &[Gap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
@@ -134,7 +134,7 @@ impl EventStream {
             put_gap(&mut out, *gap, id);
         }
         if gaps.is_empty() && config.checkpoint.is_some() {
-            encode::put_id(&mut out, Joined(&self.positions));
+            encode::put_position(&mut out, Joined(&self.positions));
         }
         out.freeze()
     }
