@@ -214,6 +214,10 @@ fn a_route_is_told_what_it_can_never_serve() {
         route(&format!("{good}, cors: {{ origins: ['*', 'https://a'] }}")),
         ["1: `*` stands alone: it is every origin"]
     );
+    for name in ["''", "a b", "a=b", "a&b"] {
+        assert_eq!(route(&format!("{good}, last_event_id_query: {name}")).len(), 1, "{name}");
+    }
+    assert!(parsed(&format!("routes: [{{ path: /a, last_event_id_query: after, {good} }}]")).is_ok());
     for origin in ["https://a/", "https://A", "a.example", "null ", "ftp://a"] {
         assert_eq!(route(&format!("{good}, cors: {{ origins: ['{origin}'] }}")).len(), 1, "{origin}");
     }

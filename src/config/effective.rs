@@ -127,6 +127,7 @@ fn route(route: &RouteConfig) -> Value {
             "age": format_duration(route.window.age),
         },
         "checkpoint": route.checkpoint.map(format_duration),
+        "last_event_id_query": route.last_event_id_query,
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
         "slow": {
             "lag": route.slow.lag,

@@ -1,5 +1,6 @@
 //! From a request to its answer: the one place that decides between an event stream and a refusal.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -57,7 +58,7 @@ pub(super) async fn answer<B: Sync>(
             Answer::Events(response, _) => response.headers_mut(),
         };
         if request.method() == Method::OPTIONS {
-            cors::preflight(&route.config.cors, request.headers(), headers);
+            cors::preflight(&route.config.cors, &route.cors_headers, request.headers(), headers);
         } else {
             cors::answer(&route.config.cors, request.headers(), headers);
         }
@@ -128,7 +129,7 @@ async fn respond<B: Sync>(
     let opening = Opening {
         route: route.clone(),
         filters,
-        last_event_id: asked.last_event_id().map(std::borrow::Cow::into_owned),
+        last_event_id: asked.last_event_id(route.config.last_event_id_query.as_deref()).map(Cow::into_owned),
         client,
         is_named,
         visit,

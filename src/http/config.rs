@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClient;
 use crate::sse::Tier;
-use crate::subject::{Filter, SubjectTemplate, TextTemplate};
+use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable};
 
 /// Everything the downstream side is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct RouteConfig {
     pub priority: Vec<(Filter, Tier)>,
     /// After how much silence a client is told its position; none: never, not even at the beginning.
     pub checkpoint: Option<Duration>,
+    /// A name, besides the usual ones, under which the query has a client's last event id.
+    pub last_event_id_query: Option<Box<str>>,
     /// How a client is answered of whose past nothing is retained any more.
     pub expired: Expired,
     /// How the end of an event stream looks to a client that is to come back.
@@ -113,10 +115,17 @@ impl RouteConfig {
             slow: Slow::default(),
             priority: Vec::new(),
             checkpoint: Some(Duration::from_secs(30)),
+            last_event_id_query: None,
             expired: Expired::default(),
             close: End::default(),
             cors: CorsConfig::default(),
         }
+    }
+
+    /// The variables that a request for this route fills in.
+    pub fn variables(&self) -> impl Iterator<Item = &Variable> {
+        let subjects = self.sources.iter().flat_map(|source| &source.subjects).flat_map(SubjectTemplate::variables);
+        subjects.chain(self.client.iter().flat_map(TextTemplate::variables))
     }
 }
 

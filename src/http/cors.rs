@@ -7,9 +7,24 @@ use hyper::header::{
 };
 
 use super::config::CorsConfig;
+use crate::subject::Variable;
 
 /// Headers that fetch-based clients send beside the simple ones.
 const REQUEST_HEADERS: &str = "last-event-id, authorization, cache-control, content-type, accept";
+
+/// The request headers that a route allows: those of every client, and those that its templates read.
+pub(super) fn request_headers<'v>(variables: impl Iterator<Item = &'v Variable>) -> HeaderValue {
+    let mut names: Vec<&str> = REQUEST_HEADERS.split(", ").collect();
+    for variable in variables {
+        if let Variable::Header(name) = variable
+            && !names.contains(&&**name)
+        {
+            names.push(name);
+        }
+    }
+    // The name in a template has letters, digits, `-` and `_` alone.
+    HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(REQUEST_HEADERS))
+}
 
 /// A day, in seconds; browsers shorten it to what they hold right.
 const MAX_AGE: &str = "86400";
@@ -35,11 +50,11 @@ pub(super) fn answer(config: &CorsConfig, request: &HeaderMap, response: &mut He
 }
 
 /// Adds what a preflight asks for, if the origin may read at all.
-pub(super) fn preflight(config: &CorsConfig, request: &HeaderMap, response: &mut HeaderMap) {
+pub(super) fn preflight(config: &CorsConfig, allowed: &HeaderValue, request: &HeaderMap, response: &mut HeaderMap) {
     answer(config, request, response);
     if response.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         response.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
-        response.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(REQUEST_HEADERS));
+        response.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone());
         response.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
     }
 }
@@ -52,7 +67,7 @@ mod tests {
         let config = CorsConfig { origins: origins.iter().map(ToString::to_string).collect(), credentials };
         let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
         let mut response = HeaderMap::new();
-        preflight(&config, &request, &mut response);
+        preflight(&config, &request_headers(std::iter::empty()), &request, &mut response);
         let origin = response.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap().to_owned());
         (origin, response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS), response.contains_key(VARY))
     }

@@ -56,10 +56,19 @@ impl<'r> Request<'r> {
     }
 
     /// The id that the client has: the header wins, since a browser repeats its first address for ever.
-    pub(super) fn last_event_id(&self) -> Option<Cow<'_, [u8]>> {
+    ///
+    /// In the query it has one of [`LAST_EVENT_ID_NAMES`], or the name that the route adds. The last of several counts:
+    /// libraries append the position that they have now to the address that they were given.
+    pub(super) fn last_event_id(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
         let header = self.headers.get("last-event-id").map(|value| Cow::Borrowed(value.as_bytes()));
-        let query = || self.query("last_event_id").next().map(|value| Cow::Owned(value.into_owned().into_bytes()));
-        header.filter(|id| !id.is_empty()).or_else(query).filter(|id| !id.is_empty())
+        let is_position = |name: &str| LAST_EVENT_ID_NAMES.contains(&name) || added == Some(name);
+        let query = || {
+            form_urlencoded::parse(self.query.as_bytes())
+                .filter(|(name, id)| is_position(name) && !id.is_empty())
+                .last()
+                .map(|(_, id)| Cow::Owned(id.into_owned().into_bytes()))
+        };
+        header.filter(|id| !id.is_empty()).or_else(query)
     }
 
     /// Whether the client takes `text/event-stream`: the most specific range of its `Accept` decides (RFC 9110, 12.5.1).
@@ -92,12 +101,21 @@ impl<'r> Request<'r> {
     }
 }
 
+/// The names under which client libraries send a position in the query: ours, that of event-source-polyfill and
+/// reconnecting-eventsource, and the old and the new one of Mercure.
+const LAST_EVENT_ID_NAMES: [&str; 4] = ["last_event_id", "lastEventId", "Last-Event-ID", "lastEventID"];
+
 /// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
+///
+/// It names `text/event-stream` in `Accept`, and its `User-Agent` begins with `Mozilla/`. `Sec-Fetch-*` says nothing: the
+/// `fetch` of Node sends it, and browsers leave it out over plain HTTP, old ones always.
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
-    if headers.contains_key("sec-fetch-mode") {
-        return true;
-    }
+    let is_event_stream = |range: &[u8]| {
+        let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    };
     headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
+        && headers.get_all(ACCEPT).iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(is_event_stream))
 }
 
 #[cfg(test)]
@@ -130,8 +148,13 @@ mod tests {
     fn the_header_wins_over_the_query_and_an_empty_id_is_none() {
         let id = |pairs: &[(&'static str, &str)], query: &str| {
             let headers = headers(pairs);
-            request(&headers, query).last_event_id().map(|id| String::from_utf8(id.into_owned()).unwrap())
+            request(&headers, query).last_event_id(Some("from")).map(|id| String::from_utf8(id.into_owned()).unwrap())
         };
+        for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "last%5fevent%5fid", "from"] {
+            assert_eq!(id(&[], &format!("a=b&{name}=c%2Dd")), Some("c-d".into()), "{name}");
+        }
+        assert_eq!(id(&[], "LASTEVENTID=a&since=b"), None);
+        assert_eq!(id(&[], "last_event_id=first&x=y&lastEventId=last&lastEventID="), Some("last".into()));
         assert_eq!(id(&[("last-event-id", "a")], "last_event_id=b"), Some("a".into()));
         assert_eq!(id(&[("last-event-id", "")], "last_event_id=b"), Some("b".into()));
         assert_eq!(id(&[], "last_event_id="), None);
@@ -155,5 +178,23 @@ mod tests {
             assert_eq!(request(&headers, "").accepts(), accepted, "{accept:?}");
         }
         assert!(request(&HeaderMap::new(), "").accepts());
+    }
+
+    #[test]
+    fn a_browser_names_the_event_stream_and_has_the_user_agent_of_one() {
+        let (browser, node) = ("Mozilla/5.0 (X11; Linux x86_64)", "node");
+        for (accept, agent, expected) in [
+            ("text/event-stream", browser, true),
+            ("Text/Event-Stream;q=0.9, */*", browser, true),
+            ("*/*", browser, false),
+            ("text/html", browser, false),
+            ("text/event-stream", node, false),
+            ("text/event-stream", "curl/8 Mozilla/5.0", false),
+        ] {
+            let all = headers(&[("accept", accept), ("user-agent", agent), ("sec-fetch-mode", "cors")]);
+            assert_eq!(is_browser(&all), expected, "{accept} {agent}");
+        }
+        assert!(!is_browser(&headers(&[("user-agent", browser)])));
+        assert!(!is_browser(&headers(&[("accept", "text/event-stream"), ("sec-fetch-mode", "cors")])));
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::config::{Config, RouteConfig, SourceConfig};
+use super::cors;
 use super::refusal::Refusal;
 use super::request::Request;
 use crate::feed::{Profile, Source};
@@ -30,6 +32,8 @@ pub(super) struct Route {
     pub(super) profile: Arc<Profile>,
     pub(super) sources: Vec<RouteSource>,
     pub(super) metrics: RouteMetrics,
+    /// The request headers that a preflight allows.
+    pub(super) cors_headers: HeaderValue,
 }
 
 /// One source of a route, and what a request may ask of it. The configuration names each source once.
@@ -83,7 +87,8 @@ impl Route {
         let (event, priority) = (config.event.clone(), config.priority.clone());
         let profile = Profile { event, priority, window: config.window };
         let metrics = RouteMetrics::new(&label, metrics);
-        Self { profile: profile.into(), sources, metrics, label, config }
+        let cors_headers = cors::request_headers(config.variables());
+        Self { profile: profile.into(), sources, metrics, label, cors_headers, config }
     }
 
     /// What a request asks of each source.

@@ -12,6 +12,10 @@ const ROUTES: &str = "
     cors: { origins: [\"*\"] }
   - path: /listed/{id}
     sources: [{ subjects: [\"a.{id}\"] }]
+    cors: { origins: [\"https://app.example\"] }
+  - path: /tenants/{id}
+    sources: [{ subjects: [\"{header.X-Tenant}.{id}\", \"{header.x-region}.{query.a}\"] }]
+    client: \"{header.x-tenant}/{header.Authorization}/{header.x-user_id}\"
     cors: { origins: [\"https://app.example\"] }";
 
 /// Allowed origin, credentials, and whether caches are told that it depends on the origin.
@@ -79,6 +83,11 @@ async fn a_preflight_allows_what_fetch_clients_send() {
     let answer = preflight("/listed", "https://evil.example").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
     assert_eq!(answer.header("access-control-allow-methods"), None);
+    let usual = "last-event-id, authorization, cache-control, content-type, accept";
+    for (target, read) in [("/listed", ""), ("/tenants/1", ", x-tenant, x-region, x-user_id")] {
+        let allowed = preflight(target, "https://app.example").await.header("access-control-allow-headers");
+        assert_eq!(allowed, Some(format!("{usual}{read}")), "{target}: those that the route's templates read, once");
+    }
     // A preflight carries no variable of the request that follows, so it asks for none.
     assert_eq!(preflight("/listed/a.b", "https://app.example").await.status, 204);
     scene.finish().await;

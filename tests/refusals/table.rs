@@ -133,8 +133,17 @@ pub(crate) async fn assert_passing(sidestream: &Sidestream, target: &str, code: 
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=10).contains(&wait), "{wait}");
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
-    for (name, value) in [("Sec-Fetch-Mode", "cors"), ("User-Agent", "Mozilla/5.0 (X11)")] {
-        let mut browser = SseClient::get(&url).header(name, value).connect().await;
+    // The `fetch` of Node, that of a page, and a program: none of them is an EventSource of a browser.
+    let node = SseClient::get(&url).header("Sec-Fetch-Mode", "cors").header("User-Agent", "node");
+    let page = SseClient::bare(&url).header("Accept", "*/*").header("User-Agent", "Mozilla/5.0 (X11)");
+    for request in [node, page] {
+        assert_eq!(request.connect().await.status(), 503, "{code}: Accept and User-Agent make a browser");
+    }
+    // Over plain HTTP a browser sends no `Sec-Fetch-*`; over TLS it does.
+    let plain = SseClient::get(&url).header("User-Agent", "Mozilla/5.0 (X11)");
+    let secure = SseClient::get(&url).browser();
+    for request in [plain, secure] {
+        let mut browser = request.connect().await;
         assert_eq!(browser.status(), 200, "{code}: any other status ends an EventSource for good");
         assert_eq!(browser.header("content-type").as_deref(), Some("text/event-stream"));
         assert_eq!(browser.header("connection").as_deref(), Some("close"));
@@ -147,7 +156,7 @@ pub(crate) async fn assert_passing(sidestream: &Sidestream, target: &str, code: 
         assert!(browser.fin().await, "it ends at once");
     }
     let after = sidestream.metric("sidestream_refusals_total", &[("code", code)]).await;
-    assert_eq!(after, before + 3.0, "{code}: counted");
+    assert_eq!(after, before + 5.0, "{code}: counted");
 }
 
 #[tokio::test]

@@ -67,7 +67,8 @@ impl Stage {
 
 #[tokio::test]
 async fn what_is_retained_follows_every_position_once_and_in_order() {
-    let stage = Stage::with(300).await;
+    let named = "  - { path: /named, sources: [{ stream: A, subjects: [\"a.>\"] }], window: { events: 20 }, last_event_id_query: after }";
+    let stage = Stage::with_routes(300, named).await;
     let ids = stage.ids().await;
     stage.purge_before(101).await;
     for sequence in [150, 151, 152] {
@@ -82,6 +83,16 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
     let id = |number: usize| ids[number - 1].clone();
     let bare = |number: usize| ids[number - 1].rsplit_once('-').unwrap().0.to_owned();
     let both = Case { headers: vec![("last-event-id", id(298))], ..query("both ways", &id(120), past(299)) };
+    let named = |name: &str| Case {
+        what: "under another name in the query",
+        target: format!("/named?{name}={}", id(250)),
+        headers: Vec::new(),
+        expected: past(251),
+    };
+    let appended = Case {
+        target: format!("/all?last_event_id={}&lastEventId={}&lastEventID=", id(120), id(298)),
+        ..query("the last of several in the query", "", past(299))
+    };
     let empty =
         Case { headers: vec![("last-event-id", String::new())], ..query("an empty header", &id(298), past(299)) };
     stage
@@ -99,6 +110,12 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
             header("before deleted messages", id(149), past(153)),
             header("at a deleted message", id(151), past(153)),
             query("in the archive, by the query", &id(250), past(251)),
+            named("last_event_id"),
+            named("lastEventId"),
+            named("lastEventID"),
+            named("Last-Event-ID"),
+            named("after"),
+            appended,
             both,
             empty,
         ])

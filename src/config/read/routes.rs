@@ -88,6 +88,7 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
         max_age: keys.or("max_age", default.max_age, Place::positive_duration),
         window: keys.or("window", default.window, window),
         checkpoint: keys.nullable("checkpoint", default.checkpoint, Place::positive_duration),
+        last_event_id_query: keys.nullable("last_event_id_query", default.last_event_id_query.clone(), query_name),
         expired: keys.or("expired", default.expired, |place| place.one_of(&EXPIRED)),
         slow: keys.or("slow", default.slow, slow),
         priority: keys.or("priority", default.priority, priority),
@@ -260,6 +261,17 @@ impl Variables for Sample {
     fn values(&self, _: &Variable) -> Vec<Cow<'_, str>> {
         vec!["x".into()]
     }
+}
+
+fn query_name(place: &Place<'_>) -> Option<Box<str>> {
+    place.parsed("the name of a query parameter", |text| {
+        let sound = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        if sound {
+            Ok(text.into())
+        } else {
+            Err("the name of a query parameter is made of letters, digits, `_`, `-` and `.`")
+        }
+    })
 }
 
 fn window(place: &Place<'_>) -> Option<feed::Limits> {
