@@ -127,6 +127,21 @@ fn every_value_stays_what_kubectl_takes_it_for() {
 }
 
 #[test]
+fn values_that_continue_at_the_column_of_their_key_are_read_as_others_read_them() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    a: '[\n    1\n    ]'\n    \
+                b: \"x\ny\"\n  labels: {c: d,\n  e: 'f\n  g'\n  }\nspec:\n  containers:\n  - name: a\n    image: i\n";
+    let injected = change("inject", text);
+    let read = kubernetes::read(&[text.to_owned(), injected.clone(), change("uninject", &injected)]);
+    assert_eq!(read[2], read[0]);
+    assert_eq!(read[1][0]["metadata"]["annotations"]["a"], "[ 1 ]");
+    let arguments = ["annotate", "--local", "-f", "-", "q=r", "-o", "json"];
+    let output = with_input(Command::new(kubernetes::kubectl()).args(arguments), text);
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(theirs["metadata"]["annotations"]["a"], "[ 1 ]");
+    assert_eq!(theirs["metadata"]["labels"], read[0][0]["metadata"]["labels"]);
+}
+
+#[test]
 fn kubectl_applies_the_patch_to_what_inject_writes() {
     let kubectl = kubernetes::kubectl();
     for name in &PODS[..3] {

@@ -1,5 +1,6 @@
 //! Manifests as people keep them: texts of many documents, of which only workloads change.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::Notice;
@@ -69,6 +70,8 @@ pub fn change(text: &str, act: Act<'_>) -> Changed {
 
 fn treat(document: &str, act: Act<'_>) -> Result<(String, Vec<Treated>), Broken> {
     let unchanged = |treated| Ok((document.to_owned(), treated));
+    let marked = document;
+    let document = &*without_marks(marked);
     let has_values = document.lines().any(|line| !is_comment(line) && !line.starts_with(['%', '-']));
     // A document of one line `--- {...}`, or of directives: what stands on such lines is looked at only if it is YAML.
     let read = match yaml::read(document) {
@@ -86,10 +89,10 @@ fn treat(document: &str, act: Act<'_>) -> Result<(String, Vec<Treated>), Broken>
     if let Some(fixed) = read.fixed {
         return Err(fixed);
     }
-    let mut text = head(document).to_owned();
+    let mut text = head(marked).to_owned();
     text.push_str(&yaml::emit(&read.root.become_json(&after)));
     // What goes to a cluster is looked at once more, with the eyes of a reader.
-    match yaml::read(&text) {
+    match yaml::read(&without_marks(&text)) {
         Ok(Some(written)) if written.root.to_json() == after => Ok((text, treated)),
         _ => Err(Broken { line: 1, message: "this document cannot be written so that it means the same".into() }),
     }
@@ -101,8 +104,7 @@ fn documents(text: &str) -> Vec<&str> {
     let mut documents = Vec::new();
     let (mut begin, mut at) = (0, 0);
     for line in text.split_inclusive('\n') {
-        let is_separator = line.strip_prefix("---").is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n']));
-        if (is_separator || line == "---") && at > 0 {
+        if is_separator(line.trim_start_matches(MARK)) && at > 0 {
             documents.push(&text[begin..at]);
             begin = at;
         }
@@ -112,17 +114,36 @@ fn documents(text: &str) -> Vec<&str> {
     documents
 }
 
-/// The line `---` and the comments that a document begins with.
+/// A byte order mark.
+const MARK: char = '\u{feff}';
+
+/// A document without byte order marks: files that were joined have theirs at its beginning, or after its line `---`.
+fn without_marks(document: &str) -> Cow<'_, str> {
+    let document = document.trim_start_matches(MARK);
+    match document.split_once('\n') {
+        Some((first, rest)) if rest.starts_with(MARK) && is_separator(first) => {
+            Cow::Owned(format!("{first}\n{}", rest.trim_start_matches(MARK)))
+        }
+        _ => Cow::Borrowed(document),
+    }
+}
+
+fn is_separator(line: &str) -> bool {
+    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+/// The line `---` and the comments that a document begins with, and its byte order marks.
 fn head(document: &str) -> &str {
     let mut end = 0;
     for line in document.split_inclusive('\n') {
-        let separator = end == 0 && line.trim_end() == "---";
+        let separator = end == 0 && line.trim_start_matches(MARK).trim_end() == "---";
         if !separator && !is_comment(line) {
             break;
         }
         end += line.len();
     }
-    match &document[..end] {
+    let marks = document[end..].len() - document[end..].trim_start_matches(MARK).len();
+    match &document[..end + marks] {
         // The dashes are gone with what followed them on their line.
         "" if document.starts_with("---") => "---\n",
         head => head,

@@ -72,6 +72,7 @@ pub(super) fn inject(template: &mut Value, ends: bool, defaults: &Defaults) -> (
         notices.push(Notice::Remark(text.into()));
     }
     notices.extend(taken_ports(&pod, &options));
+    notices.extend(host_network(&pod, &options));
     match add(&mut pod, &options) {
         Ok(()) => {
             if !is_current(template, &pod) {
@@ -240,6 +241,16 @@ fn taken_ports(pod: &Value, options: &Options) -> Vec<Notice> {
         }
     }
     notices
+}
+
+/// A pod in the network of its node: its ports are ports of the node.
+fn host_network(pod: &Value, options: &Options) -> Option<Notice> {
+    let (port, admin_port) = (options.port, options.admin_port);
+    let text = format!(
+        "`hostNetwork`: ports {port} and {admin_port} of the sidecar are ports of the node, one such pod a node, and \
+         the admin port is open to the node's network: set `sidestream.dev/port` and `sidestream.dev/admin-port`"
+    );
+    (pod["spec"]["hostNetwork"] == true).then_some(Notice::Remark(text))
 }
 
 fn annotations(template: &Value) -> Option<&Map<String, Value>> {

@@ -58,10 +58,12 @@ pub(super) fn treat(object: &mut Value, act: Act<'_>) -> Vec<Treated> {
 }
 
 fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Option<Treated> {
-    let (way, ends) = template_of(version, kind)?;
     let named = |key: &str| object["metadata"][key].as_str();
     let name = named("name").or_else(|| named("generateName")).unwrap_or("without a name");
     let name = format!("{kind}/{name}");
+    let Some((way, ends)) = template_of(version, kind) else {
+        return matches!(act, Act::Inject(_)).then(|| unknown(object, version, name)).flatten();
+    };
     let template = way.iter().try_fold(object, |value, key| value.get_mut(*key));
     let (done, notices) = match (template, act) {
         (Some(template), Act::Inject(defaults)) => pod::inject(template, ends, defaults),
@@ -72,4 +74,38 @@ fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Opt
         }
     };
     Some(Treated { name, done, notices })
+}
+
+/// A remark about an object of another kind that makes pods, too: silence would be taken for success.
+fn unknown(object: &Value, version: &str, name: String) -> Option<Treated> {
+    let place = pod_template(object, TEMPLATE_DEPTH_MAX)?;
+    let version: String = version.chars().take(63).collect();
+    let text = format!(
+        "it has a pod template at `{place}`, but kinds of `{version}` are not injected here: label the template \
+         `sidestream.dev/inject: \"true\"` and let the webhook inject its pods"
+    );
+    Some(Treated { name, done: Done::Left("its kind is unknown"), notices: vec![Notice::Remark(text)] })
+}
+
+/// 12: twice what the deepest custom resource with a pod template needs.
+const TEMPLATE_DEPTH_MAX: usize = 12;
+
+/// The way to the first pod template in a value: what is called a template and has containers.
+fn pod_template(value: &Value, depth_max: usize) -> Option<String> {
+    let depth_max = depth_max.checked_sub(1)?;
+    let (key, inner) = match value {
+        Value::Object(map) => map.iter().find_map(|(key, value)| {
+            let is_called_so = key == "template" || key.ends_with("Template");
+            if is_called_so && value["spec"]["containers"].is_array() {
+                return Some((key.clone(), None));
+            }
+            Some((key.clone(), Some(pod_template(value, depth_max)?)))
+        })?,
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, value)| Some((index.to_string(), Some(pod_template(value, depth_max)?))))?,
+        _ => return None,
+    };
+    Some(inner.map_or_else(|| key.clone(), |inner| format!("{key}.{inner}")))
 }

@@ -56,6 +56,51 @@ fn every_kind_of_workload_and_every_item_of_a_list_is_treated() {
 }
 
 #[test]
+fn the_time_for_a_workload_grows_with_its_size_and_not_with_its_square() {
+    let annotations: String = (0..50_000).map(|key| format!("    key-{key}: v\n")).collect();
+    let pod = format!("apiVersion: v1\nkind: Pod\nmetadata:\n  annotations:\n{annotations}spec: {{containers: []}}\n");
+    let begun = std::time::Instant::now();
+    let (text, told) = inject(&pod);
+    assert_eq!(told, ["1: Pod/without a name: injected"]);
+    assert!(text.contains("key-49999: v\n"));
+    // By squares it takes minutes.
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_byte_order_mark_before_any_document_is_no_part_of_it() {
+    for joined in ["\u{feff}{}---\n\u{feff}{}", "{}\u{feff}---\n{}", "{}--- # two\r\n\u{feff}{}"] {
+        let (text, told) = inject(&joined.replace("{}", POD));
+        assert_eq!(told, ["1: Pod/a: injected", "5: Pod/a: injected"], "{joined:?}");
+        assert_eq!(text.matches("kind: Pod\n").count(), 2, "{text}");
+        assert_eq!(inject(&text).0, text, "{joined:?}");
+    }
+    let others = format!("kind: Service\n---\n\u{feff}kind: Service\n---\n{POD}");
+    assert!(inject(&others).0.starts_with("kind: Service\n---\n\u{feff}kind: Service\n---\n"));
+}
+
+#[test]
+fn a_kind_that_is_unknown_and_has_a_pod_template_is_remarked_on() {
+    let template = "{spec: {containers: [{name: app, image: app}]}}";
+    for (version, kind, spec, place) in [
+        ("argoproj.io/v1alpha1", "Rollout", format!("{{template: {template}}}"), "spec.template"),
+        ("extensions/v1beta1", "Deployment", format!("{{template: {template}}}"), "spec.template"),
+        ("jobset.x-k8s.io/v1", "JobSet", format!("{{jobs: [{{podTemplate: {template}}}]}}"), "spec.jobs.0.podTemplate"),
+    ] {
+        let object = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n");
+        let (text, told) = inject(&object);
+        assert_eq!(text, object);
+        assert!(told[0].contains(&format!("`{place}`")) && told[0].contains(version), "{told:?}");
+        assert_eq!(told[1], format!("1: {kind}/a: left as it is: its kind is unknown"));
+        assert!(change(&object, Act::Uninject).report.is_empty());
+    }
+    // No pods are made of these.
+    for other in ["spec: {template: {spec: {containers: {type: array}}}}", "spec: {selector: {app: a}}"] {
+        assert!(inject(&format!("apiVersion: v1\nkind: Other\n{other}\n")).1.is_empty());
+    }
+}
+
+#[test]
 fn problems_have_the_line_of_their_document() {
     let (_, told) = inject(&format!("{POD}---\na: [\n---\nkind: Pod\napiVersion: v1\n"));
     assert_eq!(told[0], "1: Pod/a: injected");

@@ -34,6 +34,15 @@ fn the_sidecar_is_the_last_of_the_init_containers_or_of_the_containers() {
 }
 
 #[test]
+fn a_pod_in_the_network_of_its_node_is_remarked_on() {
+    let (_, done, notices) = injected(&pod(json!({ "hostNetwork": true })));
+    assert_eq!((done, notices.len()), (Done::Injected, 1));
+    let text = notices[0].to_string();
+    assert!(!notices[0].is_problem() && text.contains("`hostNetwork`") && text.len() <= 240, "{text}");
+    assert!(injected(&pod(json!({ "hostNetwork": false }))).2.is_empty());
+}
+
+#[test]
 fn a_pod_with_an_older_sidecar_or_one_that_is_not_last_any_more_is_adapted() {
     let (mut moved, ..) = injected(&pod(json!({})));
     moved["spec"]["initContainers"].as_array_mut().unwrap().push(json!({ "name": "mesh" }));

@@ -1,5 +1,6 @@
 //! YAML as kubectl reads it (1.1), with every value that is not changed written back as it was.
 
+mod deepen;
 mod emit;
 mod scalar;
 mod tree;

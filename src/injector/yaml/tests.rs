@@ -85,6 +85,42 @@ fn what_cannot_be_kept_is_named_with_its_line() {
     assert!(read("# nothing\n").unwrap().is_none());
 }
 
+/// As kubectl 1.32 reads them.
+#[test]
+fn quoted_and_flow_values_may_end_at_the_column_of_their_key() {
+    for (text, expected) in [
+        ("m:\n  x: '[\n    1\n  ]'\n", json!({ "m": { "x": "[ 1 ]" } })),
+        ("m:\n  x: \"[\n1\n]\"\n  z: 2\n", json!({ "m": { "x": "[ 1 ]", "z": 2 } })),
+        (
+            "m:\n  x: {a: b,\n  c: [d,\ne]\n  }\n  z: 2\n",
+            json!({ "m": { "x": { "a": "b", "c": ["d", "e"] }, "z": 2 } }),
+        ),
+        ("m:\n- 'a\n'\n- b\n", json!({ "m": ["a ", "b"] })),
+    ] {
+        assert_eq!(value(text), expected, "{text}");
+    }
+    // What is still wrong is told, not what kubectl accepts.
+    let broken = read("a:\n  x: 'b\n  c\n").unwrap_err();
+    assert!(broken.message.ends_with("unexpected end of stream"), "{}", broken.message);
+}
+
+#[test]
+fn the_time_to_read_a_map_grows_with_its_size_and_not_with_its_square() {
+    let keys: String = (0..200_000).map(|key| format!("key-{key}: v\n")).collect();
+    let begun = std::time::Instant::now();
+    assert!(matches!(read(&keys).unwrap().unwrap().root, Node::Map(entries) if entries.len() == 200_000));
+    // By squares it takes minutes, even optimised.
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn values_with_anchors_are_bounded() {
+    let items = "aaaaaaaa, ".repeat(20_000);
+    let anchors: String = (0..30).map(|level| format!("&a{level} [")).collect();
+    let broken = read(&format!("{anchors}{items}{}", "]".repeat(30))).unwrap_err();
+    assert!(broken.message.contains("too large"), "{}", broken.message);
+}
+
 #[test]
 fn a_value_that_is_not_changed_stays_as_it_was_written() {
     let text = "a: on\nb: 0644\nc:\n- y\n- gone\n- 1:30\nd: {e: 1e3}\n";
@@ -130,6 +166,31 @@ proptest! {
         let document = json!({ "root": wanted });
         let written = emit(&Node::Map(Vec::new()).become_json(&document));
         prop_assert_eq!(value(&written), document, "{}", written);
+    }
+
+    /// Indentation of continued lines is no part of a value: less of it reads as the same.
+    #[test]
+    fn the_indentation_of_continued_lines_means_nothing(
+        words in prop::collection::vec("[a-c:#'\"\\\\,-]{1,4}( [a-c'\"#]{1,3})?", 1..6),
+        indents in prop::collection::vec(0usize..8, 6),
+        style in 0..3,
+    ) {
+        let quoted = |word: &str| match style {
+            0 => word.replace('\'', "''"),
+            1 => word.replace('\\', "\\\\").replace('"', "\\\""),
+            _ => format!("'{}',", word.replace('\'', "''")),
+        };
+        let (open, close) = [("'", "'"), ("\"", "\""), ("[", "]")][style as usize];
+        let text = |indent: &dyn Fn(usize) -> usize| {
+            let lines = words.iter().enumerate().map(|(line, word)| {
+                format!("\n{}{}", " ".repeat(indent(line)), quoted(word))
+            });
+            format!("m:\n  - k: {open}{}{close}\n    z: 1\n", lines.collect::<String>())
+        };
+        // Without a line that would be a document's end.
+        let shallow = text(&|line| indents[line]);
+        prop_assume!(!shallow.contains("\n---") && !shallow.contains("\n- "));
+        prop_assert_eq!(value(&shallow), value(&text(&|_| 7)), "{}", shallow);
     }
 
     #[test]

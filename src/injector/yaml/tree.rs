@@ -1,5 +1,6 @@
 //! One YAML document as a tree that remembers how its values were written; anchors, aliases and merges are resolved.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use base64::Engine as _;
@@ -7,12 +8,15 @@ use base64::engine::general_purpose::STANDARD;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 
+use super::deepen::deepened;
 use super::scalar;
 
 /// 64: three times what a workload needs. Bounds every recursion over the tree.
 const DEPTH_MAX: usize = 64;
 /// 8 MiB of values that aliases repeat; the file's own are bounded by the file.
 const BYTES_MAX: usize = 8 << 20;
+/// 32 MiB of values that have an anchor, each kept once more for its aliases: anchors in anchors multiply them.
+const ANCHORED_BYTES_MAX: usize = 32 << 20;
 
 /// One value.
 #[derive(Clone, Debug)]
@@ -47,7 +51,16 @@ pub(in crate::injector) struct Broken {
 /// # Errors
 /// When it is no YAML, or too deep, or too large by its aliases.
 pub(in crate::injector) fn read(text: &str) -> Result<Option<Document>, Broken> {
-    let mut builder = Builder { open: Vec::new(), anchors: HashMap::new(), bytes: 0, root: None, fixed: None };
+    parse(text).or_else(|broken| match deepened(text) {
+        // Its lines are the same ones, and what is wrong with it is not what kubectl accepts.
+        Some(deeper) => parse(&deeper),
+        None => Err(broken),
+    })
+}
+
+fn parse(text: &str) -> Result<Option<Document>, Broken> {
+    let mut builder =
+        Builder { open: Vec::new(), anchors: HashMap::new(), bytes: 0, anchored_bytes: 0, root: None, fixed: None };
     // Event by event and not `Parser::load`, whose recursion is bounded by nothing.
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
@@ -155,14 +168,24 @@ struct Open {
     node: Node,
     /// In a map, the key whose value comes next, and its line.
     key: Option<(Node, usize)>,
-    /// Names that the map itself has, not by a merge.
-    names: BTreeSet<String>,
+    /// The entries of a map by name: to search them for every key would take the square of their number.
+    places: Places,
+}
+
+type Places = HashMap<String, Place>;
+
+/// One entry of a map.
+struct Place {
+    index: usize,
+    /// The map itself has it, not only one that is merged into it.
+    is_own: bool,
 }
 
 struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, usize)>,
     bytes: usize,
+    anchored_bytes: usize,
     root: Option<Node>,
     fixed: Option<Broken>,
 }
@@ -257,13 +280,18 @@ impl Builder {
         if self.open.len() == DEPTH_MAX {
             return broken(line, "the values are nested too deeply");
         }
-        self.open.push(Open { anchor, node, key: None, names: BTreeSet::new() });
+        self.open.push(Open { anchor, node, key: None, places: Places::new() });
         Ok(())
     }
 
     fn insert(&mut self, line: usize, node: Node, anchor: usize) -> Result<(), Broken> {
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), node.size()));
+            let size = node.size();
+            self.anchored_bytes += size;
+            if self.anchored_bytes > ANCHORED_BYTES_MAX {
+                return broken(line, "the values with anchors make the document too large");
+            }
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         let Some(parent) = self.open.last_mut() else {
             self.root = Some(node);
@@ -278,16 +306,15 @@ impl Builder {
                 parent.key = Some((node, line));
             }
             (Node::Map(entries), Some((Node::Plain(key), line))) if key == "<<" => {
-                if !merge(entries, node) {
+                if !merge(entries, &mut parent.places, node) {
                     return broken(line, "`<<` takes a map, or a list of maps");
                 }
             }
             (Node::Map(entries), Some((key, line))) => {
-                let name = key.name();
-                if !parent.names.insert(name.clone()) {
-                    self.fix(line, format!("`{name}` stands twice in one map"));
+                if let Some(Place { is_own: true, .. }) = parent.places.get(&key.name()) {
+                    self.fix(line, format!("`{}` stands twice in one map", key.name()));
                 } else {
-                    set(entries, key, node);
+                    set(entries, &mut parent.places, key, node, true);
                 }
             }
             (Node::Plain(_) | Node::Text(_), _) => {}
@@ -301,21 +328,29 @@ fn broken(line: usize, message: &str) -> Result<(), Broken> {
 }
 
 /// As go-yaml 2 does: where it stands, over what was there before it; of several maps the first wins.
-fn merge(entries: &mut Vec<(Node, Node)>, node: Node) -> bool {
+fn merge(entries: &mut Vec<(Node, Node)>, places: &mut Places, node: Node) -> bool {
     match node {
         Node::Map(merged) => {
-            merged.into_iter().for_each(|(key, node)| set(entries, key, node));
+            merged.into_iter().for_each(|(key, node)| set(entries, places, key, node, false));
             true
         }
-        Node::List(maps) => maps.into_iter().rev().all(|map| matches!(map, Node::Map(_)) && merge(entries, map)),
+        Node::List(maps) => {
+            maps.into_iter().rev().all(|map| matches!(map, Node::Map(_)) && merge(entries, places, map))
+        }
         Node::Plain(_) | Node::Text(_) => false,
     }
 }
 
-fn set(entries: &mut Vec<(Node, Node)>, key: Node, node: Node) {
-    let name = key.name();
-    match entries.iter_mut().find(|(other, _)| other.name() == name) {
-        Some(entry) => *entry = (key, node),
-        None => entries.push((key, node)),
+fn set(entries: &mut Vec<(Node, Node)>, places: &mut Places, key: Node, node: Node, is_own: bool) {
+    match places.entry(key.name()) {
+        Entry::Occupied(mut place) => {
+            let place = place.get_mut();
+            place.is_own |= is_own;
+            entries[place.index] = (key, node);
+        }
+        Entry::Vacant(place) => {
+            place.insert(Place { index: entries.len(), is_own });
+            entries.push((key, node));
+        }
     }
 }
