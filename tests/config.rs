@@ -176,6 +176,19 @@ nats: { user: me, password: \"$$${SECRET}\" }
 }
 
 #[test]
+fn several_nats_servers_may_be_in_one_text() {
+    let text = "
+routes: [{ path: /a, sources: [{ subjects: [a] }] }]
+nats: { servers: [\"${NATS_URL}\", c], tls: { required: true, handshake_first: true } }
+";
+    let environment = |_: &str| Some("nats://a:4222, tls://b".to_owned());
+    let config = parse(text, "f", &environment).unwrap();
+    assert_eq!(config.nats.servers, ["nats://a:4222", "tls://b", "c"]);
+    let tls = &effective(&config)["nats"]["tls"];
+    assert_eq!((&tls["required"], &tls["handshake_first"]), (&true.into(), &true.into()));
+}
+
+#[test]
 fn a_configuration_is_told_when_two_parts_of_it_contradict() {
     let with = |more: &str| problems(&format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\n{more}"));
     assert_eq!(
@@ -187,6 +200,11 @@ fn a_configuration_is_told_when_two_parts_of_it_contradict() {
     assert_eq!(with("nats: { password: x }"), ["2: `password` has no `user`"]);
     assert_eq!(with("nats: { tls: { key: k } }"), ["2: `key` has no `certificate`"]);
     assert_eq!(with("nats: { servers: ['http://a', 'nats://', 'nats://a/b'] }").len(), 3);
+    assert_eq!(with("nats: { servers: ['nats://a,,nats://b', 'nats://a,http://b'] }").len(), 2);
+    assert_eq!(
+        with("nats: { tls: { required: false, handshake_first: true } }"),
+        ["2: `required: false` contradicts the other keys of `tls`"]
+    );
     assert_eq!(with("admin: { control: '' }"), ["2: a path that is empty says nothing"]);
     assert_eq!(with("limits: { connections: auto, window_bytes: 0 }"), ["2: `window_bytes` is more than 0"]);
     assert_eq!(with("drain: { accept_for: 0, spread: 0, timeout: 0 }"), ["2: `timeout` is more than 0"]);

@@ -5,6 +5,7 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,10 +13,12 @@ use nkeys::KeyPair;
 use serde_json::json;
 use sidestream::feed::GapReason;
 use sidestream::nats::config::{Credentials, Secret, Tls};
-use support::certs::Authority;
+use support::certs::{Authority, Identity};
 use support::nats::{Cluster, Nats};
 use support::upstream::{RECOVERY, Reader, Seen, Upstream, create_stream, publish};
 use support::wait::eventually;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 fn password(user: &str, password: &str) -> Credentials {
     Credentials::Password { user: user.into(), password: Secret(password.into()) }
@@ -122,6 +125,108 @@ async fn tls_is_spoken_where_it_is_asked_for_and_an_unknown_authority_is_told() 
 }
 
 #[tokio::test]
+async fn a_self_signed_certificate_is_accepted_as_its_own_authority_or_explained() {
+    let authority = Authority::new();
+    for (name, is_authority) in [("plain", false), ("authority", true)] {
+        let identity = authority.self_signed(name, is_authority);
+        let nats = server(&tls_of(&identity)).await;
+        let tls = Tls { ca: Some(identity.certificate.clone()), ..Tls::default() };
+        let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
+        if is_authority {
+            upstream.until_told("nats", &["CaUsedAsEndEntity", "basicConstraints=critical,CA:FALSE"]).await;
+        } else {
+            upstream.until_ok("nats").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
+    let authority = Authority::new();
+    let nats = server(&tls_of(&authority.server("nats"))).await;
+    let missing = authority.folder().join("missing.crt");
+    let tls = Tls { ca: Some(missing.clone()), ..Tls::default() };
+    let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
+    upstream.until_told("nats", &["`nats.tls.ca`", missing.to_str().unwrap(), "No such file"]).await;
+
+    let key = authority.server("nats").key;
+    let tls =
+        Tls { ca: Some(authority.file()), certificate: Some(key.clone()), key: Some(key.clone()), ..Tls::default() };
+    let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
+    upstream.until_told("nats", &["`nats.tls.certificate`", key.to_str().unwrap(), "no certificate in it"]).await;
+}
+
+#[tokio::test]
+async fn a_handshake_comes_first_where_the_server_wants_it() {
+    let authority = Authority::new();
+    let config = tls_of(&authority.server("nats")).replace('}', ", handshake_first: true }");
+    let nats = server(&config).await;
+    let tls = Tls { ca: Some(authority.file()), handshake_first: true, ..Tls::default() };
+    let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
+    upstream.until_ok("nats").await;
+}
+
+#[tokio::test]
+async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_sends_none() {
+    let nats = server("authorization { user: a, password: \"p@ss:w/rd\" }").await;
+    // Reaches loopback, but does not say so.
+    let remote = format!("nats://0.0.0.0:{}", nats.port());
+    let upstream = Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), None).await;
+    let why = upstream.until_told("nats", &["password", "clear text", "0.0.0.0", "nats.tls.required: true"]).await;
+    assert!(!why.contains("p@ss"), "{why}");
+    assert!(upstream.health.is_ready());
+
+    // In the address: decoded.
+    let escaped = nats.url().replace("nats://", "nats://a:p%40ss%3Aw%2Frd@");
+    Upstream::connect(&escaped).await.until_ok("nats").await;
+
+    let accepted = Tls { required: Some(false), ..Tls::default() };
+    Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), Some(accepted)).await.until_ok("nats").await;
+
+    let (between, sent) = listen_between(nats.port()).await;
+    let required = Tls { required: Some(true), ..Tls::default() };
+    let upstream = Upstream::connect_with(&between, password("a", "p@ss:w/rd"), Some(required)).await;
+    upstream.until_told("nats", &["down"]).await;
+    eventually(RECOVERY, "something is sent", || async { !sent.lock().unwrap().is_empty() }).await;
+    let sent = String::from_utf8_lossy(&sent.lock().unwrap()).into_owned();
+    assert!(!sent.contains("CONNECT") && !sent.contains("p@ss"), "{sent}");
+    assert!(!upstream.health.is_ready());
+}
+
+/// Someone between client and server who reads what the client sends: their address, and what they have read.
+async fn listen_between(port: u16) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("nats://{}", listener.local_addr().unwrap());
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&read);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let heard = Arc::clone(&heard);
+            tokio::spawn(async move {
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                    heard.lock().unwrap().extend_from_slice(&bytes[..count]);
+                    if to_server.write_all(&bytes[..count]).await.is_err() {
+                        break;
+                    }
+                }
+                answers.abort();
+            });
+        }
+    });
+    (address, read)
+}
+
+/// The part of a server's configuration that makes it speak TLS.
+fn tls_of(identity: &Identity) -> String {
+    format!("tls {{ cert_file: {:?}, key_file: {:?} }}", identity.certificate, identity.key)
+}
+
+#[tokio::test]
 async fn a_server_that_wants_a_certificate_gets_ours() {
     let authority = Authority::new();
     let identity = authority.server("nats");
@@ -133,7 +238,12 @@ async fn a_server_that_wants_a_certificate_gets_ours() {
     );
     let nats = server(&config).await;
     let client = authority.client("sidestream");
-    let tls = Tls { ca: Some(authority.file()), certificate: Some(client.certificate), key: Some(client.key) };
+    let tls = Tls {
+        ca: Some(authority.file()),
+        certificate: Some(client.certificate),
+        key: Some(client.key),
+        ..Tls::default()
+    };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     upstream.until_ok("nats").await;
     let tls = Tls { ca: Some(authority.file()), ..Tls::default() };

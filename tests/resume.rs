@@ -16,6 +16,8 @@ mod positions;
 mod reader;
 #[path = "resume/recreated.rs"]
 mod recreated;
+#[path = "resume/rejected.rs"]
+mod rejected;
 #[path = "resume/replays.rs"]
 mod replays;
 #[path = "resume/restored.rs"]

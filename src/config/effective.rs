@@ -89,7 +89,7 @@ fn nats_value(nats: &crate::nats::Config) -> Value {
     let credentials = &nats.credentials;
     let file: Option<&PathBuf> = if let Credentials::File(file) = credentials { Some(file) } else { None };
     let user = if let Credentials::Password { user, .. } = credentials { Some(user) } else { None };
-    let Tls { ca, certificate, key } = nats.tls.clone().unwrap_or_default();
+    let Tls { required, handshake_first, ca, certificate, key } = nats.tls.clone().unwrap_or_default();
     json!({
         "servers": nats.servers.iter().map(|server| without_userinfo(server)).collect::<Vec<_>>(),
         "credentials": file,
@@ -97,7 +97,13 @@ fn nats_value(nats: &crate::nats::Config) -> Value {
         "password": masked(user.is_some()),
         "token": masked(matches!(credentials, Credentials::Token(_))),
         "nkey": masked(matches!(credentials, Credentials::Nkey(_))),
-        "tls": { "ca": ca, "certificate": certificate, "key": key },
+        "tls": {
+            "required": required,
+            "handshake_first": handshake_first,
+            "ca": ca,
+            "certificate": certificate,
+            "key": key,
+        },
     })
 }
 

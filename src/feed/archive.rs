@@ -15,6 +15,12 @@ pub trait Archive: fmt::Debug + Send + Sync {
     /// The check of the message at this sequence number; none when no message stands there.
     fn check(&self, seq: u64) -> Answer<'_, Option<u16>>;
 
+    /// Whether the source is known to reject readings until an operator changes something: readers that need one are
+    /// turned away instead of waiting for ever.
+    fn is_rejecting(&self) -> bool {
+        false
+    }
+
     /// Begins to read what these filters select, after a sequence number.
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages>;
 }
@@ -55,6 +61,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unavailable>> + S
 pub enum Unavailable {
     /// Not now: asked again later it may.
     Now(String),
+    /// Not until an operator changes something: limits, permissions, the stream itself.
+    Rejected(String),
     /// It is another one than was asked: recreated, or restored from an older snapshot.
     Changed,
 }
@@ -62,7 +70,7 @@ pub enum Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Now(why) => f.write_str(why),
+            Self::Now(why) | Self::Rejected(why) => f.write_str(why),
             Self::Changed => f.write_str("the stream is another one now"),
         }
     }

@@ -40,7 +40,7 @@ pub struct Cursor {
 pub enum Read {
     /// Items were added to the batch.
     Some,
-    /// The reader has everything there will ever be.
+    /// The reader has everything there will ever be, or its source rejects it until an operator changes something.
     Ended,
 }
 

@@ -67,6 +67,8 @@ struct State {
     keys: HashMap<Key, usize>,
     /// The writer is still on its way to where readers begin.
     catching_up: bool,
+    /// NATS rejects the writer until an operator changes something.
+    rejected: bool,
     ended: bool,
 }
 
@@ -104,6 +106,7 @@ pub fn channel(
         feeds: Slab::new(),
         keys: HashMap::new(),
         catching_up: false,
+        rejected: false,
         ended: false,
     };
     let replayer = past.map(|past| Replayer::new(&past.replays, past.archive, past.reach, budget));
@@ -138,6 +141,12 @@ impl Log {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.lock().is_ready()
+    }
+
+    /// Whether NATS rejects reading the stream until an operator changes something.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        self.lock().rejected
     }
 
     /// Messages that the source has ready and the writer has not taken: 0 while it is on its way to where readers begin.

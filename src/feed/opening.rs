@@ -20,7 +20,7 @@ pub(super) async fn place(
         match resume::decide(at, &view) {
             Decision::Outcome(outcome) => {
                 let first = view.source.map_or(view.floor, |source| source.first_seq.saturating_sub(1));
-                begin(cursor, outcome, at, first, archive.is_some())?;
+                begin(cursor, outcome, at, first, archive)?;
                 return Ok(outcome);
             }
             Decision::AskState => source = Some(ask_state(archive, at.seq, &view).await?),
@@ -30,17 +30,25 @@ pub(super) async fn place(
 }
 
 /// `first`: before the oldest that the source retains.
-fn begin(cursor: &mut Cursor, outcome: Outcome, at: Component, first: u64, has_archive: bool) -> Result<(), OpenError> {
+fn begin(
+    cursor: &mut Cursor,
+    outcome: Outcome,
+    at: Component,
+    first: u64,
+    archive: Option<&dyn Archive>,
+) -> Result<(), OpenError> {
     let position = match outcome {
         Outcome::Window | Outcome::Archive => at,
         Outcome::Gap(gap) if gap.reason == GapReason::Expired => Component { seq: first, check: None, ..at },
         Outcome::Live | Outcome::Gap(_) => return Ok(()),
     };
-    if cursor.seek(position) || cursor.replay(position) || !has_archive {
-        Ok(())
-    } else {
-        Err(OpenError::TooManyReplays)
+    if cursor.seek(position) {
+        return Ok(());
     }
+    if archive.is_some_and(Archive::is_rejecting) {
+        return Err(OpenError::Rejected);
+    }
+    if cursor.replay(position) || archive.is_none() { Ok(()) } else { Err(OpenError::TooManyReplays) }
 }
 
 async fn ask_state(archive: Option<&dyn Archive>, seq: u64, view: &View) -> Result<State, OpenError> {
@@ -50,6 +58,7 @@ async fn ask_state(archive: Option<&dyn Archive>, seq: u64, view: &View) -> Resu
         // Any other tag says it.
         Err(Unavailable::Changed) => Ok(State { tag: Tag::of_identity(""), first_seq: 0, last_seq: view.head }),
         Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
+        Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
     }
 }
 
@@ -59,5 +68,6 @@ async fn ask_check(archive: Option<&dyn Archive>, seq: u64) -> Result<Check, Ope
         Ok(found) => Ok(found.map_or(Check::Nothing, Check::Is)),
         Err(Unavailable::Changed) => Ok(Check::Nothing),
         Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
+        Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
     }
 }

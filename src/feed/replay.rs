@@ -4,19 +4,19 @@
 //! take from it what they want, and the next page is read when all have, or when the slowest has had its time. Who did
 //! not keep up waits for another replay, from its own position. There is no buffer per reader.
 
+mod places;
 mod ticket;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::subject::FilterSet;
-use crate::telemetry::Metrics;
 
 use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
@@ -24,33 +24,8 @@ use super::feed::Feed;
 use super::interest::Interest;
 use super::logged::Logged;
 
+pub use places::{Config, Replays};
 pub(super) use ticket::{Ticket, Turn};
-
-/// How many replays there may be (`limits.replays`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// At once, of all sources.
-    pub running: usize,
-    /// Readers that wait for one or are in one.
-    pub queued: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        // 4: what one pod may ask of JetStream at once. 10,000: the clients of a pod that was drained.
-        Self { running: 4, queued: 10_000 }
-    }
-}
-
-/// The places of all replays of the process.
-#[derive(Debug)]
-pub struct Replays {
-    places: Arc<Semaphore>,
-    readers: AtomicUsize,
-    readers_max: usize,
-    queued: AtomicUsize,
-    metrics: Arc<Metrics>,
-}
 
 /// The replays of one source.
 #[derive(Debug)]
@@ -93,6 +68,19 @@ enum Phase {
     Reached,
     /// The source is another one now.
     Changed,
+    /// The source rejects readings until an operator changes something.
+    Rejected,
+}
+
+/// Why a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Its members have what they need, or wait for another.
+    Over,
+    /// The source is another one now.
+    Changed,
+    /// The source rejects readings until an operator changes something.
+    Rejected,
 }
 
 /// One replay.
@@ -127,32 +115,6 @@ const FILTERS_MAX: usize = 32;
 
 /// The waits after a failed reading: doubled from the first to the last, with chance in it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-impl Replays {
-    /// Places for replays.
-    #[must_use]
-    pub fn new(config: Config, metrics: &Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self {
-            places: Arc::new(Semaphore::new(config.running)),
-            readers: AtomicUsize::new(0),
-            readers_max: config.queued,
-            queued: AtomicUsize::new(0),
-            metrics: metrics.clone(),
-        })
-    }
-}
-
-impl Replays {
-    fn queue(&self) {
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        self.metrics.replays_queued.inc();
-    }
-
-    fn unqueue(&self) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.replays_queued.dec();
-    }
-}
 
 impl Replayer {
     pub(super) fn new(
@@ -278,7 +240,7 @@ impl Replayer {
         loop {
             let page = tokio::select! {
                 biased;
-                () = self.deserted(run, &taken) => return self.end(run, false),
+                () = self.deserted(run, &taken) => return self.end(run, End::Over),
                 page = pages.next() => page,
             };
             match page {
@@ -286,13 +248,17 @@ impl Replayer {
                     failures = 0;
                     self.publish(run, page);
                 }
-                Err(Unavailable::Changed) => return self.end(run, true),
+                Err(Unavailable::Changed) => return self.end(run, End::Changed),
+                Err(Unavailable::Rejected(why)) => {
+                    tracing::warn!(why, "replay rejected by NATS");
+                    return self.end(run, End::Rejected);
+                }
                 Err(Unavailable::Now(why)) => {
                     tracing::warn!(why, failures, "replay interrupted");
                     let wait = BACKOFF.0.saturating_mul(1 << failures.min(6)).min(BACKOFF.1);
                     failures += 1;
                     sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    let Some(through) = self.standing(run) else { return self.end(run, true) };
+                    let Some(through) = self.standing(run) else { return self.end(run, End::Changed) };
                     pages = self.archive.read(&filters, through);
                     continue;
                 }
@@ -305,7 +271,7 @@ impl Replayer {
             // Those who have not taken their part in time wait for another run.
             drop(timeout(PAGE_MAX, all).await);
             if !self.go_on(run, began) {
-                return self.end(run, false);
+                return self.end(run, End::Over);
             }
         }
     }
@@ -386,22 +352,31 @@ impl Replayer {
         state.runs[run].members > 0 && !(others && began.elapsed() > SLICE)
     }
 
-    /// Ends a run; its members wait again, or are told that their source has changed.
-    fn end(&self, run: usize, changed: bool) {
+    /// Ends a run; its members wait again, or learn that their source has changed or rejects them. A source that rejects
+    /// one run rejects the next: those that wait for it learn that too.
+    fn end(&self, run: usize, end: End) {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
             let State { readers, runs, .. } = &mut *state;
             for (_, reader) in readers.iter_mut() {
-                if matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run) {
-                    if changed {
-                        reader.phase = Phase::Changed;
-                        wakers.extend(reader.waker.take());
-                    } else {
-                        reader.phase = Phase::Queued;
+                let is_member = matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run);
+                let is_queued = matches!(reader.phase, Phase::Queued);
+                reader.phase = match end {
+                    End::Over if is_member => {
                         self.replays.queue();
+                        reader.phase = Phase::Queued;
+                        continue;
                     }
-                }
+                    End::Changed if is_member => Phase::Changed,
+                    End::Rejected if is_member => Phase::Rejected,
+                    End::Rejected if is_queued => {
+                        self.replays.unqueue();
+                        Phase::Rejected
+                    }
+                    _ => continue,
+                };
+                wakers.extend(reader.waker.take());
             }
             runs.remove(run);
         }

@@ -18,6 +18,8 @@ pub enum GapReason {
     Restarted,
     /// The client's id is none.
     Invalid,
+    /// NATS rejects the replay until an operator changes something.
+    Rejected,
     /// NATS lost core messages, or a hole in a source cannot be repaired.
     Upstream,
     /// The client was too slow.
@@ -36,6 +38,7 @@ impl GapReason {
             Self::Recreated => "recreated",
             Self::Restarted => "restarted",
             Self::Invalid => "invalid",
+            Self::Rejected => "rejected",
             Self::Upstream => "upstream",
             Self::Slow => "slow",
             Self::Conflated => "conflated",

@@ -34,6 +34,8 @@ pub struct Opened {
 pub enum OpenError {
     /// Nothing has been heard from NATS yet.
     NotReady,
+    /// NATS rejects reading what the reader needs until an operator changes something.
+    Rejected,
     /// As many feeds as `limits.feeds` allows.
     TooManyFeeds,
     /// As many readers wait for a replay as `limits.replays.queued` allows.

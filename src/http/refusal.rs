@@ -32,6 +32,8 @@ pub(super) enum Refusal {
     Expired,
     /// NATS has not been heard from yet.
     NotReady,
+    /// NATS rejects what the event stream needs until an operator changes something.
+    Rejected,
     /// As many connections as `limits.connections`.
     Connections,
     /// File descriptors in use beyond `limits.file_descriptors.reject`.
@@ -65,6 +67,7 @@ impl Refusal {
             Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
             Self::Expired => (StatusCode::RANGE_NOT_SATISFIABLE, "last_event_id_expired"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
+            Self::Rejected => (StatusCode::SERVICE_UNAVAILABLE, "nats_rejected"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Descriptors => (StatusCode::SERVICE_UNAVAILABLE, "no_file_descriptors"),
             Self::Pressure => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
@@ -130,6 +133,10 @@ impl Refusal {
                 "connect without Last-Event-ID, or with `expired: gap` on the route",
             ),
             Self::NotReady => ("NATS is not connected yet".into(), "try again"),
+            Self::Rejected => (
+                "NATS rejects reading what this event stream needs".into(),
+                "`/health` on the admin port names the error code and the remedy",
+            ),
             Self::Connections => ("this pod serves as many connections as it may".into(), "try again"),
             Self::Descriptors => ("this pod has as many files and connections open as it may".into(), "try again"),
             Self::Pressure => ("this pod is overloaded".into(), "try again"),

@@ -38,11 +38,22 @@ impl Health {
     /// already is replaced: its handle sets nothing any more.
     #[must_use]
     pub fn check(&self, name: impl Into<String>, why: impl Into<String>) -> Check {
-        let name = name.into();
+        self.add(name.into(), Status::Failing(why.into()))
+    }
+
+    /// Adds a check of a part that works until now, with a status that is no failure: readiness is not touched.
+    #[must_use]
+    pub fn degraded(&self, name: impl Into<String>, status: Status) -> Check {
+        let check = self.add(name.into(), Status::Ok);
+        check.set(status);
+        check
+    }
+
+    fn add(&self, name: String, status: Status) -> Check {
         let mut checks = self.lock();
         checks.made += 1;
         let number = checks.made;
-        checks.by_name.insert(name.clone(), (number, Status::Failing(why.into())));
+        checks.by_name.insert(name.clone(), (number, status));
         Check { health: self.clone(), name, number }
     }
 

@@ -1,6 +1,5 @@
 //! Requests to JetStream, and what their failures mean for a human.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +20,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::client::Link;
 use super::republish::Republish;
-use crate::sse::{Component, Tag};
+pub(crate) use super::trouble::Trouble;
+use crate::sse::Component;
 use crate::subject::Filter;
 
 /// How long JetStream may take to answer: 5 s, as its own clients wait.
@@ -75,44 +75,6 @@ pub(crate) struct Stored {
     pub(crate) published: i128,
 }
 
-/// Why JetStream did not do what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// There is no such stream.
-    Missing,
-    /// The stream lets go of messages once they are consumed.
-    Retention {
-        /// What it calls that.
-        kind: &'static str,
-    },
-    /// The server refuses this subject to us.
-    Denied(String),
-    /// Nobody answers requests to JetStream.
-    NoJetStream,
-    /// No answer in time.
-    Timeout,
-    /// Another stream has the same tag in ids.
-    Collision {
-        /// That stream.
-        other: String,
-        /// The tag of both.
-        tag: Tag,
-    },
-    /// The stream is to be read on demand, and does not republish.
-    NotRepublished,
-    /// The stream republishes without payloads.
-    HeadersOnly,
-    /// The stream does not republish everything that is to be read on demand.
-    Uncovered {
-        /// What is to be read.
-        filter: String,
-        /// What it republishes.
-        source: String,
-    },
-    /// An answer that says no.
-    Refused(String),
-}
-
 impl StreamState {
     /// The state of a stream that many can read.
     ///
@@ -126,47 +88,6 @@ impl StreamState {
         }
     }
 }
-
-impl Trouble {
-    /// The problem as a sentence that names the stream.
-    #[must_use]
-    pub fn explain(&self, stream: &str) -> String {
-        match self {
-            Self::Missing => format!("JetStream has no stream {stream}: waiting until it is created"),
-            Self::Retention { kind } => format!(
-                "stream {stream} has {kind} retention: it deletes what was consumed, so it cannot be shared by all clients; use a mirror of it with limits retention"
-            ),
-            Self::Denied(subject) => {
-                format!("stream {stream}: NATS refuses {subject} to this user: permission missing")
-            }
-            Self::NoJetStream => {
-                format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
-            }
-            Self::Timeout => format!("stream {stream}: JetStream does not answer"),
-            Self::Collision { other, tag } => format!(
-                "stream {stream} and stream {other} have the same tag {tag} in event ids, by chance: give one of them an `identity` in the configuration"
-            ),
-            Self::NotRepublished => format!(
-                "stream {stream} does not republish, so it cannot be read with `delivery: on_demand`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
-            ),
-            Self::HeadersOnly => format!(
-                "stream {stream} republishes headers only, so there is nothing to read with `delivery: on_demand`: republish without `headers_only`, or leave `delivery` at `shared`"
-            ),
-            Self::Uncovered { filter, source } => format!(
-                "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: on_demand`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
-            ),
-            Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.explain("-"))
-    }
-}
-
-impl std::error::Error for Trouble {}
 
 impl Api {
     pub(crate) fn new(link: Link) -> Self {
@@ -313,8 +234,8 @@ fn refusal(error: &jetstream::Error) -> Trouble {
     match error.error_code() {
         ErrorCode::STREAM_NOT_FOUND => Trouble::Missing,
         ErrorCode::NO_MESSAGE_FOUND => Trouble::Refused(NO_MESSAGE.to_owned()),
-        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => Trouble::NoJetStream,
-        _ => Trouble::Refused(error.to_string()),
+        ErrorCode::JETSTREAM_NOT_ENABLED => Trouble::NoJetStream,
+        code => Trouble::Rejected { code: code.0, status: error.code(), text: error.to_string() },
     }
 }
 
@@ -442,13 +363,5 @@ mod tests {
         assert_eq!(state.created, 1_795_355_434_925_287_721);
         assert_eq!((state.first_seq, state.last_seq), (1, 0));
         assert_eq!(state.retention, Retention::Limits);
-    }
-
-    #[test]
-    fn a_problem_names_the_stream_and_the_way_out() {
-        let text = Trouble::Retention { kind: "work-queue" }.explain("JOBS");
-        assert!(text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"), "{text}");
-        assert!(Trouble::Missing.explain("A").contains("no stream A"));
-        assert!(Trouble::Denied("$JS.API.STREAM.INFO.A".into()).explain("A").contains("$JS.API.STREAM.INFO.A"));
     }
 }

@@ -1,5 +1,6 @@
 //! What JetStream still has of one stream, for those whose position is no longer in memory.
 
+mod outlook;
 mod reading;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,7 @@ use super::{Nats, Trouble};
 use crate::feed::archive::{Answer, Archive, Pages, State, Unavailable};
 use crate::sse::Tag;
 use crate::subject::FilterSet;
+use outlook::Outlook;
 use reading::Reading;
 
 /// One JetStream stream as an archive.
@@ -26,13 +28,15 @@ struct Place {
     intake: Intake,
     /// The tag that was told last: what a reading is asked to read.
     told: Mutex<Option<Tag>>,
+    outlook: Outlook,
 }
 
 impl JetStreamArchive {
     pub(super) fn new(nats: Nats, stream: &str, identity: Option<&str>, all: &FilterSet) -> Self {
         let intake = Intake::new(&nats.0.metrics, stream);
         let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
-        Self(Arc::new(Place { nats, stream, identity, all: all.clone(), intake, told: Mutex::default() }))
+        let (told, outlook) = (Mutex::default(), Outlook::default());
+        Self(Arc::new(Place { nats, stream, identity, all: all.clone(), intake, told, outlook }))
     }
 
     /// Begins to read what these filters select of the stream that has this tag.
@@ -44,7 +48,7 @@ impl JetStreamArchive {
 impl Archive for JetStreamArchive {
     fn state(&self, seq: u64) -> Answer<'_, State> {
         Box::pin(async move {
-            let place = &*self.0;
+            let place = &self.0;
             let state = place.nats.stream_state(&place.stream, seq).await.and_then(super::StreamState::shareable);
             let state = state.map_err(|trouble| place.unavailable(&trouble))?;
             let tag = state.tag(&place.stream, place.identity.as_deref());
@@ -58,10 +62,14 @@ impl Archive for JetStreamArchive {
             if seq == 0 {
                 return Ok(None); // Before the first message; the server takes it for no number at all.
             }
-            let place = &*self.0;
+            let place = &self.0;
             let check = place.nats.message_check(&place.stream, seq).await;
             check.map_err(|trouble| place.unavailable(&trouble))
         })
+    }
+
+    fn is_rejecting(&self) -> bool {
+        self.0.outlook.is_rejecting()
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
@@ -71,7 +79,12 @@ impl Archive for JetStreamArchive {
 }
 
 impl Place {
-    fn unavailable(&self, trouble: &Trouble) -> Unavailable {
-        Unavailable::Now(trouble.explain(&self.stream))
+    /// What a question that could not be answered means to those who ask. A permanent error is reported.
+    fn unavailable(self: &Arc<Self>, trouble: &Trouble) -> Unavailable {
+        if !trouble.is_permanent() {
+            return Unavailable::Now(trouble.explain(&self.stream));
+        }
+        outlook::report(self, trouble);
+        Unavailable::Rejected(trouble.explain(&self.stream))
     }
 }

@@ -3,6 +3,7 @@
 mod credentials;
 mod link;
 mod monitor;
+mod transport;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use async_nats::{ConnectOptions, ServerAddr};
 
 pub(crate) use link::{Ended, Link, LinkState};
 pub(crate) use monitor::Monitor;
+use transport::Transport;
 
 use super::config::Config;
 use crate::lifecycle::health::Health;
@@ -86,7 +88,7 @@ pub(crate) async fn connect(
     metrics: &Arc<Metrics>,
 ) -> Result<(Links, Monitor), InvalidServer> {
     let servers = servers(config)?;
-    let mut monitor = monitor::Builder::new(health, metrics);
+    let mut monitor = monitor::Builder::new(health, metrics, Transport::new(config, &servers));
     let mut open = async |role: &'static str| {
         let options = options(config, &servers, identity, role);
         monitor
@@ -126,7 +128,7 @@ fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &
     // Pull requests bring 1024 at the most. Core messages come unasked, and the client hands out all that its socket
     // holds in one go before any task may take them: 8192 overflowed after a stall of milliseconds.
     let capacity = if role == "core" { 65_536 } else { 8192 };
-    let mut options = credentials::options(&config.credentials, servers)
+    let options = credentials::options(&config.credentials, servers)
         .name(format!("sidestream-{}-{role}", identity.pod))
         .custom_inbox_prefix(format!("{INBOX}{}", identity.boot))
         // 10 s, twice unanswered: a dead server is noticed in half a minute; the default takes two minutes and more.
@@ -137,16 +139,7 @@ fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
         .subscription_capacity(capacity);
-    if let Some(tls) = &config.tls {
-        options = options.require_tls(true);
-        if let Some(ca) = &tls.ca {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-            options = options.add_client_certificate(certificate.clone(), key.clone());
-        }
-    }
-    options
+    transport::apply(options, config, servers)
 }
 
 /// How long to wait before the attempt of this number: full jitter, so that a fleet does not come back in step.

@@ -54,6 +54,11 @@ impl fmt::Debug for Secret {
 /// TLS towards NATS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
+    /// Whether TLS is spoken with every server, whatever its address and the server say; none: as these ask. `false` also
+    /// says that a password in clear text is no fault.
+    pub required: Option<bool>,
+    /// Whether the handshake comes before anything of NATS; the server is configured so as well.
+    pub handshake_first: bool,
     /// Authorities, PEM; none: those of the system.
     pub ca: Option<PathBuf>,
     /// Our certificate, PEM, for mutual TLS.

@@ -29,6 +29,10 @@ const INACTIVE: Duration = Duration::from_secs(30);
 const RESENDS_MAX: u32 = 5;
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
+/// So many permanent errors in a row, about 5 s of waiting, are believed: a limit of consumers that other replays have
+/// reached for a moment passes sooner.
+pub(crate) const REJECTIONS_MAX: u32 = 6;
+
 /// So many disconnects without progress mean that the next message is what costs the connection.
 pub(crate) const STALLS_MAX: u32 = 3;
 
@@ -107,8 +111,8 @@ pub(crate) enum Lost {
     Deleted,
     /// This subject is not permitted to us.
     Denied(String),
-    /// The server refuses a request.
-    Refused(String),
+    /// The server answers a pull request with this status and text.
+    Rejected(usize, String),
 }
 
 impl Received {
@@ -224,7 +228,7 @@ impl Consumer {
                 self.requests.clear();
             }
             Notice::NobodyThere | Notice::Deleted => received.lost = Some(Lost::Deleted),
-            Notice::Refused(why) => received.lost = Some(Lost::Refused(why)),
+            Notice::Rejected(status, text) => received.lost = Some(Lost::Rejected(status, text)),
             Notice::Other => {}
         }
     }
@@ -378,7 +382,7 @@ enum Notice {
     },
     NobodyThere,
     Deleted,
-    Refused(String),
+    Rejected(usize, String),
     Other,
 }
 
@@ -408,7 +412,7 @@ impl Notice {
             {
                 Self::Deleted
             }
-            Some(status) => Self::Refused(format!("{status} {text}")),
+            Some(status) => Self::Rejected(status.as_u16().into(), format!("{status} {text}")),
             None => Self::Other,
         }
     }

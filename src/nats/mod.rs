@@ -21,6 +21,7 @@ mod republish;
 mod subscription;
 mod tags;
 mod tailer;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,11 +45,12 @@ use subscription::Core;
 use tags::Tags;
 use tailer::Tailer;
 
-pub use api::{StreamState, Trouble};
+pub use api::StreamState;
 pub use client::{Identity, InvalidServer};
 pub use config::Config;
 pub use republish::Republish;
 pub use tailer::StreamConfig;
+pub use trouble::Trouble;
 
 /// How long the state of a JetStream stream is believed: a thousand clients that come back at once ask once.
 const BELIEVED: Duration = Duration::from_secs(1);

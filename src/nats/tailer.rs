@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::api::{Api, StreamState, Trouble};
 use super::client::{Identity, Link};
-use super::consumer::{self, Consumer, Lost, Received, STALLS_MAX, Spec, sequence};
+use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, STALLS_MAX, Spec, sequence};
 use super::intake::{Batch, Intake};
 use super::message::Parts;
 use super::poison::Passage;
@@ -66,6 +66,8 @@ pub(crate) struct Tailer {
     attempts: u32,
     /// Disconnects since the last progress.
     stalls: u32,
+    /// Permanent errors since the last progress.
+    rejections: u32,
 }
 
 /// Which stream it follows under which tag, and the last message that it saw of it.
@@ -101,6 +103,7 @@ impl Tailer {
             target: 0,
             attempts: 0,
             stalls: 0,
+            rejections: 0,
         }
     }
 
@@ -182,7 +185,8 @@ impl Tailer {
             pending = consumer.pending,
             "stream followed"
         );
-        if consumer.pending == 0 {
+        // A consumer that was rejected before has to show that it delivers.
+        if consumer.pending == 0 && self.rejections == 0 {
             self.settle();
         }
         self.consumer = Some(consumer);
@@ -273,6 +277,9 @@ impl Tailer {
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
             self.stalls = 0;
+            if std::mem::take(&mut self.rejections) >= REJECTIONS_MAX {
+                self.writer.accept();
+            }
         }
         if let Some((place, _)) = received.messages.last() {
             self.writer.pending(place.pending);
@@ -299,7 +306,7 @@ impl Tailer {
         }
         match lost {
             Lost::Disconnected => self.stalls += 1,
-            Lost::Refused(why) => self.report(&Trouble::Refused(why)),
+            Lost::Rejected(status, text) => self.report(&Trouble::Rejected { code: 0, status, text }),
             Lost::Denied(subject) => self.report(&Trouble::Denied(subject)),
             Lost::Silent | Lost::Hole | Lost::Deleted => {}
         }
@@ -337,6 +344,13 @@ impl Tailer {
 
     fn report(&mut self, trouble: &Trouble) {
         self.caught_up = false;
+        if trouble.is_permanent() {
+            self.rejections += 1;
+            if self.rejections == REJECTIONS_MAX {
+                tracing::error!(stream = self.config.name, why = %trouble.explain(&self.config.name), "NATS rejects reading the stream; closing its event streams");
+                self.writer.reject();
+            }
+        }
         self.check.set(Status::Failing(trouble.explain(&self.config.name)));
     }
 

@@ -19,7 +19,7 @@ pub enum Close {
     Unauthorized,
     /// An operator ended it.
     Killed,
-    /// NATS: what it reads from is gone for good.
+    /// NATS: what it reads from is gone for good, or NATS rejects reading it until an operator changes something.
     Upstream,
     /// A defect of the sidecar.
     Error,
@@ -52,7 +52,7 @@ impl Close {
             Self::Overload => ("overload", Some("overload"), Level::WARN),
             Self::Unauthorized => ("unauthorized", Some("unauthorized"), Level::INFO),
             Self::Killed => ("killed", None, Level::WARN),
-            Self::Upstream => ("upstream", None, Level::WARN),
+            Self::Upstream => ("upstream", Some("upstream"), Level::WARN),
             Self::Error => ("error", None, Level::ERROR),
             Self::Cut => ("cut", None, Level::WARN),
         }
@@ -90,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_label_of_its_own_and_clients_are_told_five_of_them() {
+    fn every_reason_has_a_label_of_its_own_and_clients_receive_six_of_them() {
         let reasons: BTreeSet<_> = Close::ALL.iter().map(|close| close.reason()).collect();
         assert_eq!(reasons.len(), Close::ALL.len());
         let told: Vec<_> = Close::ALL.iter().filter_map(|close| close.told()).collect();
-        assert_eq!(told, ["drain", "age", "slow", "overload", "unauthorized"]);
+        assert_eq!(told, ["drain", "age", "slow", "overload", "unauthorized", "upstream"]);
     }
 }

@@ -190,6 +190,7 @@ impl World {
             Err(OpenError::NotReady) => return assert!(pod.generation.is_none() || self.has_archive),
             Err(OpenError::TooManyFeeds) => return assert!(pod.budget.feeds() >= 2),
             Err(OpenError::TooManyReplays) => return assert!(self.has_archive),
+            Err(OpenError::Rejected) => panic!("the simulated source rejects nothing"),
         };
         match (start, opened.outcome) {
             (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -66,6 +67,15 @@ impl Authority {
         self.issue(name, vec![name.to_owned()], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// A certificate for servers on loopback that signs itself; `is_authority` says that it may sign others as well.
+    pub fn self_signed(&self, name: &str, is_authority: bool) -> Identity {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = if is_authority { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        let pair = KeyPair::generate().unwrap();
+        self.write(name, &params.self_signed(&pair).unwrap(), &pair)
+    }
+
     /// A TLS client that trusts this authority alone and offers `protocols` by ALPN.
     pub fn trusting(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         self.configure(protocols, None)
@@ -81,7 +91,10 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
         let pair = KeyPair::generate().unwrap();
-        let signed = params.signed_by(&pair, &self.issuer).unwrap();
+        self.write(name, &params.signed_by(&pair, &self.issuer).unwrap(), &pair)
+    }
+
+    fn write(&self, name: &str, signed: &Certificate, pair: &KeyPair) -> Identity {
         let certificate = self.folder.path().join(format!("{name}.crt"));
         let key = self.folder.path().join(format!("{name}.key"));
         std::fs::write(&certificate, signed.pem()).unwrap();

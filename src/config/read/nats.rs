@@ -9,22 +9,27 @@ pub(super) fn nats(place: &Place<'_>) -> Option<Config> {
     place.map(|keys| {
         let default = Config::default();
         Some(Config {
-            servers: keys.or("servers", default.servers, |place| place.some(server)),
+            servers: keys.or("servers", default.servers, |place| Some(place.some(servers)?.concat())),
             credentials: credentials(keys),
             tls: keys.nullable("tls", Some(default.tls), tls).flatten(),
         })
     })
 }
 
-fn server(place: &Place<'_>) -> Option<String> {
+/// One address, or several in one text with commas between them, as all NATS clients take them.
+fn servers(place: &Place<'_>) -> Option<Vec<String>> {
     place.parsed("an address", |text| {
-        let address = text.parse::<ServerAddr>().ok().filter(|address| {
-            let url = address.clone().into_inner();
-            matches!(url.scheme(), "nats" | "tls") && url.has_host() && matches!(url.path(), "" | "/")
-        });
-        match address {
-            Some(_) => Ok(text.to_owned()),
-            None => Err("the address of a NATS server is written as `nats://host:4222` or `tls://host:4222`"),
+        let is_address = |text: &str| {
+            text.parse::<ServerAddr>().is_ok_and(|address| {
+                let url = address.into_inner();
+                matches!(url.scheme(), "nats" | "tls") && url.has_host() && matches!(url.path(), "" | "/")
+            })
+        };
+        let addresses: Vec<String> = text.split(',').map(|address| address.trim().to_owned()).collect();
+        if addresses.iter().all(|address| is_address(address)) {
+            Ok(addresses)
+        } else {
+            Err("the address of a NATS server is written as `nats://host:4222` or `tls://host:4222`, several with commas between them")
         }
     })
 }
@@ -81,6 +86,8 @@ fn seed(place: &Place<'_>) -> Option<String> {
 
 fn tls(place: &Place<'_>) -> Option<Option<Tls>> {
     place.map(|keys| {
+        let required = keys.nullable("required", None, Place::boolean);
+        let handshake_first = keys.or("handshake_first", false, Place::boolean);
         let ca = keys.nullable("ca", None, Place::file);
         let certificate = keys.nullable("certificate", None, Place::file);
         let key = keys.nullable("key", None, Place::file);
@@ -89,7 +96,12 @@ fn tls(place: &Place<'_>) -> Option<Option<Tls>> {
                 keys.problem(one, format!("`{one}` has no `{other}`"), Some("mutual TLS needs both"));
             }
         }
-        // Three nulls ask for nothing: as if the key were not there.
-        Some(Some(Tls { ca, certificate, key }).filter(|tls| *tls != Tls::default()))
+        if required == Some(false) && (handshake_first || ca.is_some() || certificate.is_some()) {
+            let hint = "leave `required` out: files and `handshake_first` ask for TLS";
+            keys.problem("required", "`required: false` contradicts the other keys of `tls`", Some(hint));
+        }
+        let tls = Tls { required, handshake_first, ca, certificate, key };
+        // Defaults ask for nothing: as if the key were not there.
+        Some(Some(tls).filter(|tls| *tls != Tls::default()))
     })
 }

@@ -69,6 +69,8 @@ impl Cursor {
                     batch.items.push(Item::Gap { gap, position: self.position });
                     return Poll::Ready(Read::Some);
                 }
+                // It keeps its position: what follows may be read once the source is repaired.
+                Turn::Rejected => return Poll::Ready(Read::Ended),
                 Turn::Changed => {
                     self.replay = None;
                     let state = feed.lock();

@@ -40,6 +40,9 @@ impl Log {
     /// A reader at the head.
     fn join(self: &Arc<Self>, filters: FilterSet, profile: &Arc<Profile>) -> Result<Cursor, OpenError> {
         let mut state = self.lock();
+        if state.rejected {
+            return Err(OpenError::Rejected);
+        }
         let head = state.head.filter(|_| state.is_ready()).ok_or(OpenError::NotReady)?;
         let feed = state.feed(filters, profile, self, head.tag)?;
         let end = feed.lock().window.end_place();

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Log;
 use crate::feed::bell::News;
+use crate::feed::interest::Interest;
 use crate::feed::logged::Logged;
 use crate::feed::{Gap, GapReason};
 use crate::sse::{Component, Event, Tag};
@@ -48,6 +49,28 @@ impl LogWriter {
     /// What is appended from now on is news: readers may begin.
     pub fn caught_up(&mut self) {
         self.log.lock().catching_up = false;
+    }
+
+    /// Ends every event stream that reads the log, and admits none until [`Self::accept`]: NATS rejects the writer until
+    /// an operator changes something, and a client that waits here would wait without knowing. What is in the log stays,
+    /// so that a client that returns then finds what follows its position.
+    pub fn reject(&mut self) {
+        let feeds = {
+            let mut state = self.log.lock();
+            state.rejected = true;
+            state.keys.clear();
+            state.interest = Interest::default();
+            std::mem::take(&mut state.feeds)
+        };
+        for (_, feed) in &feeds {
+            feed.end(&mut self.news);
+        }
+        self.wake();
+    }
+
+    /// Admits readers again.
+    pub fn accept(&mut self) {
+        self.log.lock().rejected = false;
     }
 
     /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under

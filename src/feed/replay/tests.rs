@@ -11,6 +11,7 @@ use crate::feed::{
 };
 use crate::sse::{Component, Event, Tag};
 use crate::subject::{Filter, FilterSet};
+use crate::telemetry::Metrics;
 
 #[derive(Debug)]
 struct Source {

@@ -27,6 +27,8 @@ pub(in crate::feed) enum Turn {
     Expired(u64),
     /// The source is another one now.
     Changed,
+    /// The source rejects readings until an operator changes something.
+    Rejected,
 }
 
 impl Ticket {
@@ -41,6 +43,7 @@ impl Ticket {
         let Some(reader) = readers.get_mut(self.key) else { return Turn::Changed };
         match &mut reader.phase {
             Phase::Changed => return Turn::Changed,
+            Phase::Rejected => return Turn::Rejected,
             Phase::Joined { run, events, next } => {
                 let run = &mut runs[*run];
                 if run.after > reader.through {
@@ -112,7 +115,7 @@ impl Drop for Ticket {
                 // A run without members ends; one that waited for this reader goes on.
                 run.taken.notify_one();
             }
-            Phase::Reached | Phase::Changed => {}
+            Phase::Reached | Phase::Changed | Phase::Rejected => {}
         }
         drop(state);
         replayer.replays.readers.fetch_sub(1, Ordering::Relaxed);

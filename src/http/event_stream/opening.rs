@@ -65,8 +65,15 @@ impl EventStream {
         let mut outcomes = Vec::with_capacity(route.sources.len());
         for (source, filters) in route.sources.iter().zip(filters) {
             let start = start(id.as_ref(), &source.source)?;
-            let opened = source.source.open(filters, &route.profile, start).await.map_err(|error| match error {
+            let mut opened = source.source.open(filters.clone(), &route.profile, start).await;
+            if matches!(opened, Err(OpenError::Rejected)) && !tells_status {
+                // The past cannot be read; what comes next perhaps can.
+                let start = Start::Lost(GapReason::Rejected);
+                opened = source.source.open(filters, &route.profile, start).await;
+            }
+            let opened = opened.map_err(|error| match error {
                 OpenError::NotReady => Refusal::NotReady,
+                OpenError::Rejected => Refusal::Rejected,
                 OpenError::TooManyFeeds => Refusal::Feeds,
                 OpenError::TooManyReplays => Refusal::Replays,
             })?;
@@ -164,6 +171,7 @@ fn is_expired(outcomes: &[Outcome]) -> bool {
 /// Where a client wants to begin in a source, by its last event id.
 fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -> Result<Start, Refusal> {
     let (tag, lost) = match source {
+        Source::Shared(log) if log.is_rejected() => return Err(Refusal::Rejected),
         Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
         Source::Republished(stream) => (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
         Source::OnDemand(core) => (core.tag(), GapReason::Restarted),

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Place;
+use super::{Place, outlook};
 use crate::feed::archive::{Answer, Page, Pages, Unavailable};
 use crate::nats::api::{Api, StreamState, Trouble};
-use crate::nats::consumer::{self, Consumer, Lost, Received, STALLS_MAX, Spec, sequence};
+use crate::nats::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, STALLS_MAX, Spec, sequence};
 use crate::nats::intake::{Batch, Step};
 use crate::nats::message::Parts;
 use crate::nats::poison::Passage;
@@ -236,21 +236,23 @@ impl Reading {
         if !matches!((&fault, &self.consumer), (Fault::Trouble(_), Some(_))) {
             self.forget();
         }
-        let why = match fault {
+        let trouble = match fault {
             Fault::Changed => return Err(Unavailable::Changed),
             Fault::Unconnected => return Err(Unavailable::Now("not connected to NATS".to_owned())),
-            Fault::Trouble(trouble) => self.place.unavailable(&trouble),
-            Fault::Lost(Lost::Denied(subject)) => self.place.unavailable(&Trouble::Denied(subject)),
+            Fault::Trouble(trouble) => trouble,
+            Fault::Lost(Lost::Denied(subject)) => Trouble::Denied(subject),
+            Fault::Lost(Lost::Rejected(status, text)) => Trouble::Rejected { code: 0, status, text },
             Fault::Lost(lost) => {
                 self.stalls += u32::from(lost == Lost::Disconnected);
-                Unavailable::Now(format!("stream {}: its past cannot be read: {lost:?}", self.place.stream))
+                Trouble::Refused(format!("its past cannot be read: {lost:?}"))
             }
         };
-        tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %why, "reading interrupted");
+        tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %trouble, "reading interrupted");
         self.attempts += 1;
-        if self.attempts > ATTEMPTS_MAX {
+        if self.attempts > if trouble.is_permanent() { REJECTIONS_MAX } else { ATTEMPTS_MAX } {
             self.attempts = 0;
-            return Err(why);
+            outlook::report(&self.place, &trouble);
+            return Err(self.place.unavailable(&trouble));
         }
         if self.stalls >= STALLS_MAX && self.stretch.is_none() {
             self.pass_poison().await;

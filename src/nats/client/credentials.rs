@@ -26,11 +26,16 @@ pub(super) fn options(credentials: &Credentials, servers: &[ServerAddr]) -> Conn
 
 /// `nats://name:password@host` or, as NATS reads it, `nats://token@host`.
 fn in_address(server: &ServerAddr) -> ConnectOptions {
-    let user = server.username().unwrap_or_default().to_owned();
+    let user = decoded(server.username().unwrap_or_default());
     match server.password() {
-        Some(password) => ConnectOptions::with_user_and_password(user, password.to_owned()),
+        Some(password) => ConnectOptions::with_user_and_password(user, decoded(password)),
         None => ConnectOptions::with_token(user),
     }
+}
+
+/// A part of an address as it was meant: what cannot stand in an address is escaped there (`p%40ss` for `p@ss`).
+fn decoded(part: &str) -> String {
+    percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
 }
 
 /// A credentials file that is read at every connect, so that a renewed one is used without a restart.
@@ -73,6 +78,19 @@ mod tests {
     const FILE: &str = "-----BEGIN NATS USER JWT-----\r\neyJ0.x-_y.z=\r\n------END NATS USER JWT------\r\n\r\n\
         ************************* IMPORTANT *************************\r\nNKEY Seed printed below\r\n\r\n\
         -----BEGIN USER NKEY SEED-----\nSUAI\n------END USER NKEY SEED------\n";
+
+    #[test]
+    fn credentials_in_an_address_are_decoded() {
+        for (address, user, password) in [
+            ("nats://me:p%40ss%3aw%2Frd@h", "me", "p@ss:w/rd"),
+            ("nats://m%C3%A9:%25@h", "m\u{e9}", "%"),
+            ("nats://a:b+c@h", "a", "b+c"),
+        ] {
+            let address: ServerAddr = address.parse().unwrap();
+            assert_eq!(decoded(address.username().unwrap()), user);
+            assert_eq!(decoded(address.password().unwrap()), password);
+        }
+    }
 
     #[test]
     fn a_credentials_file_holds_a_token_and_a_seed() {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::INBOX;
 use super::link::{Clients, Link, LinkState};
+use super::transport::Transport;
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::telemetry::Metrics;
 
@@ -41,13 +42,15 @@ pub(super) struct Builder {
     heard: mpsc::Receiver<(usize, Event)>,
     check: Check,
     metrics: Arc<Metrics>,
+    transport: Arc<Transport>,
 }
 
 impl Builder {
-    pub(super) fn new(health: &Health, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(health: &Health, metrics: &Arc<Metrics>, transport: Transport) -> Self {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
         let check = health.check("nats", "not connected to NATS yet");
-        Self { links: Vec::new(), events, heard, check, metrics: Arc::clone(metrics) }
+        let (metrics, transport) = (Arc::clone(metrics), Arc::new(transport));
+        Self { links: Vec::new(), events, heard, check, metrics, transport }
     }
 
     /// Opens one connection.
@@ -58,7 +61,13 @@ impl Builder {
         servers: &[ServerAddr],
     ) -> Result<Link, String> {
         let place = self.links.len();
-        let opener = Opener { place, options, servers: servers.to_vec(), events: self.events.clone() };
+        let opener = Opener {
+            place,
+            options,
+            servers: servers.to_vec(),
+            events: self.events.clone(),
+            transport: Arc::clone(&self.transport),
+        };
         let failure = Arc::new(Mutex::new(None));
         let (client, over) = opener.open(&failure).await?;
         let clients = Arc::new(Clients::new(client));
@@ -108,9 +117,13 @@ impl Builder {
         let down: Vec<&Watched> = self.links.iter().filter(|link| !link.state.borrow().up).collect();
         self.metrics.nats_connected.set(i64::from(down.is_empty()));
         let denied: Vec<String> = self.links.iter().flat_map(Watched::denied).take(5).collect();
+        let is_clear = |link: &Watched| !link.clients.current().server_info().tls_required;
+        let exposed = self.transport.warning(!self.links.iter().any(is_clear));
+        let denied = (!denied.is_empty()).then(|| format!("NATS refuses {}", denied.join(", ")));
+        let warnings: Vec<String> = denied.into_iter().chain(exposed).collect();
         self.check.set(match down.as_slice() {
-            [] if denied.is_empty() => Status::Ok,
-            [] => Status::Warning(format!("NATS refuses {}", denied.join(", "))),
+            [] if warnings.is_empty() => Status::Ok,
+            [] => Status::Warning(warnings.join("; ")),
             [first, ..] => {
                 let roles: Vec<&str> = down.iter().map(|link| link.role).collect();
                 let why = down.iter().find_map(|link| link.failure()).unwrap_or_else(|| "connecting".to_owned());
@@ -126,6 +139,7 @@ struct Opener {
     place: usize,
     options: ConnectOptions,
     servers: Vec<ServerAddr>,
+    transport: Arc<Transport>,
     events: mpsc::Sender<(usize, Event)>,
 }
 
@@ -165,8 +179,9 @@ impl Opener {
             }
         });
         // Chooses no server. It is the only place where the library tells why the last attempt failed.
+        let transport = Arc::clone(&self.transport);
         let options = options.reconnect_to_server_callback(move |servers, _| {
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers, &transport);
             async { None }
         });
         let client = options.connect(self.servers.as_slice()).await.map_err(|error| error.to_string())?;
@@ -175,12 +190,13 @@ impl Opener {
 }
 
 /// Why the last attempts failed, server by server; no secret stands in it.
-fn reason(servers: &[async_nats::Server]) -> Option<String> {
+fn reason(servers: &[async_nats::Server], transport: &Transport) -> Option<String> {
     let failed: Vec<String> = servers
         .iter()
         .filter_map(|server| {
             let error = server.last_error.as_ref()?;
-            Some(format!("{}:{}: {error}", server.addr.host(), server.addr.port()))
+            let why = transport.explain(&error.to_string());
+            Some(format!("{}:{}: {why}", server.addr.host(), server.addr.port()))
         })
         .collect();
     (!failed.is_empty()).then(|| failed.join("; "))

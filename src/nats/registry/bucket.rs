@@ -146,6 +146,7 @@ pub(super) fn explain(trouble: &Trouble) -> String {
         Trouble::NoJetStream => "nobody answers for JetStream: is it enabled for this account?".to_owned(),
         Trouble::Timeout => "JetStream does not answer".to_owned(),
         Trouble::Refused(why) => format!("JetStream refuses: {why}"),
+        Trouble::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
         // What only a stream of events can have.
         _ => trouble.explain("-"),
     }
@@ -177,7 +178,7 @@ async fn create(api: &Api, name: &Name) -> Result<Info, Trouble> {
     };
     match make(REPLICAS).await {
         // A single server, or too few of them.
-        Err(Trouble::Refused(_)) => make(1).await,
+        Err(Trouble::Refused(_) | Trouble::Rejected { .. }) => make(1).await,
         made => made,
     }
 }

@@ -70,6 +70,8 @@ enum Fault {
     Trouble(Trouble),
     /// What is missing cannot be read now.
     Unread(String),
+    /// What is missing cannot be read until an operator changes something.
+    Rejected(String),
 }
 
 impl From<Trouble> for Fault {
@@ -193,12 +195,13 @@ impl Follower {
     async fn endure(&mut self, fault: &Fault) {
         let why = match fault {
             Fault::Trouble(trouble) => trouble.explain(&self.place.config.name),
-            Fault::Unread(why) => why.clone(),
+            Fault::Unread(why) | Fault::Rejected(why) => why.clone(),
         };
         tracing::warn!(filters = %self.filters, why, "feed cannot be compared with its stream now");
         let is_hopeless = match fault {
-            Fault::Trouble(trouble) => matches!(trouble, Trouble::Denied(_)),
+            Fault::Trouble(trouble) => trouble.is_permanent(),
             Fault::Unread(_) => self.attempts >= ATTEMPTS_MAX,
+            Fault::Rejected(_) => true,
         };
         if is_hopeless {
             self.give_up();
@@ -351,6 +354,7 @@ impl Follower {
                     return Ok(());
                 }
                 Err(Unavailable::Now(why)) => return Err(Fault::Unread(why)),
+                Err(Unavailable::Rejected(why)) => return Err(Fault::Rejected(why)),
             };
             if page.after > self.chain.head() {
                 self.writer.renew(self.tag, page.after, Gap { reason: GapReason::Expired, missed: None });

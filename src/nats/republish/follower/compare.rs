@@ -62,7 +62,7 @@ impl Follower {
             Err(Fault::Trouble(trouble)) => {
                 tracing::debug!(why = trouble.explain(&self.place.config.name), "feed not compared this time");
             }
-            Err(Fault::Unread(why)) => {
+            Err(Fault::Unread(why) | Fault::Rejected(why)) => {
                 tracing::warn!(why, "what a feed lost cannot be read yet");
                 self.is_doubtful = true;
             }

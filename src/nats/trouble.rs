@@ -1,0 +1,277 @@
+//! Failures of requests to JetStream: what each one means, whether waiting helps, and what an operator can do.
+
+use std::fmt;
+
+use crate::sse::Tag;
+
+/// The highest sequence number that NATS delivers to a consumer: it compares them as signed numbers.
+pub(crate) const SEQUENCE_MAX: u64 = i64::MAX as u64;
+
+/// Why JetStream did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// There is no such stream.
+    Missing,
+    /// The stream lets go of messages once they are consumed.
+    Retention {
+        /// What it calls that.
+        kind: &'static str,
+    },
+    /// The server refuses this subject to us.
+    Denied(String),
+    /// Nobody answers requests to JetStream.
+    NoJetStream,
+    /// No answer in time.
+    Timeout,
+    /// Another stream has the same tag in ids.
+    Collision {
+        /// That stream.
+        other: String,
+        /// The tag of both.
+        tag: Tag,
+    },
+    /// The stream is to be read on demand, and does not republish.
+    NotRepublished,
+    /// The stream republishes without payloads.
+    HeadersOnly,
+    /// The stream does not republish everything that is to be read on demand.
+    Uncovered {
+        /// What is to be read.
+        filter: String,
+        /// What it republishes.
+        source: String,
+    },
+    /// An answer that cannot be read, or a request that could not be sent.
+    Refused(String),
+    /// An error of JetStream.
+    Rejected {
+        /// Its number (`err_code`); 0 for the status of a pull request, which has none.
+        code: u64,
+        /// The status, as in HTTP.
+        status: usize,
+        /// The description, with the numbers.
+        text: String,
+    },
+    /// Nothing that the stream stores can match what the routes ask for.
+    Unservable {
+        /// What the stream stores.
+        stored: String,
+    },
+    /// The stream numbers its messages so high that no consumer delivers them.
+    Numbers(u64),
+}
+
+impl Trouble {
+    /// The problem as a sentence that names the stream.
+    #[must_use]
+    pub fn explain(&self, stream: &str) -> String {
+        match self {
+            Self::Missing => format!("JetStream has no stream {stream}: waiting until it is created"),
+            Self::Retention { kind } => format!(
+                "stream {stream} has {kind} retention: it deletes what was consumed, so it cannot be shared by all clients; use a mirror of it with limits retention"
+            ),
+            Self::Denied(subject) => {
+                format!("stream {stream}: NATS refuses {subject} to this user: permission missing")
+            }
+            Self::NoJetStream => {
+                format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
+            }
+            Self::Timeout => format!("stream {stream}: JetStream does not answer"),
+            Self::Collision { other, tag } => format!(
+                "stream {stream} and stream {other} have the same tag {tag} in event ids, by chance: give one of them an `identity` in the configuration"
+            ),
+            Self::NotRepublished => format!(
+                "stream {stream} does not republish, so it cannot be read with `delivery: on_demand`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
+            ),
+            Self::HeadersOnly => format!(
+                "stream {stream} republishes headers only, so there is nothing to read with `delivery: on_demand`: republish without `headers_only`, or leave `delivery` at `shared`"
+            ),
+            Self::Uncovered { filter, source } => format!(
+                "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: on_demand`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
+            ),
+            Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
+            Self::Rejected { code, text, .. } => match remedy(*code) {
+                Some(remedy) => format!("stream {stream}: JetStream rejects the request: {text}: {remedy}"),
+                None => format!("stream {stream}: JetStream rejects the request: {text}"),
+            },
+            Self::Unservable { stored } => format!(
+                "stream {stream} stores only {stored}, and subjects that begin with `$` or `_INBOX` are never served: no route can receive anything from it; use a stream that sources it with a subject transform (`$KV.config.>` to `config.>`)"
+            ),
+            Self::Numbers(first) => format!(
+                "stream {stream} begins at sequence {first}, and NATS delivers no message above {SEQUENCE_MAX} to a consumer: create the stream with a smaller `first_seq`"
+            ),
+        }
+    }
+
+    /// Whether waiting does not help: the answer stays the same until an operator changes the stream, the account, the
+    /// permissions or the configuration. Everything else is an outage.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Missing | Self::NoJetStream | Self::Timeout | Self::Refused(_) => false,
+            Self::Retention { .. }
+            | Self::Denied(_)
+            | Self::Collision { .. }
+            | Self::NotRepublished
+            | Self::HeadersOnly
+            | Self::Uncovered { .. }
+            | Self::Unservable { .. }
+            | Self::Numbers(_) => true,
+            Self::Rejected { code: 0, status, text } => is_permanent_status(*status, text),
+            Self::Rejected { code, status, .. } => is_permanent_code(*code, *status),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.explain("-"))
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+/// Errors that only an operator can end, with the remedy. Numbers and meanings: `server/errors.json` of nats-server.
+const PERMANENT: [(u64, &str); 15] = [
+    (10002, "raise the limits of the account, or delete streams and consumers"),
+    (10023, "give JetStream more memory or storage on the server, or delete streams and consumers"),
+    (10025, "nats-server does not understand the request: use one of the versions that sidestream supports"),
+    (
+        10026,
+        "raise `max_consumers` of the stream or of the account: each pod needs one consumer for a stream, and up to `limits.replays.running` for replays",
+    ),
+    (10028, "give JetStream more memory on the server (`max_mem`), or delete consumers and streams that use it"),
+    (10035, "the account does not exist on this server: check `nats.credentials`"),
+    (10039, "enable JetStream for this account"),
+    (10047, "give JetStream more storage on the server (`max_file`), or delete streams"),
+    (10093, "the routes ask for subjects that the stream does not have: compare `subjects` of both"),
+    (10121, "raise `max_ack_pending` of the stream's `consumer_limits`, of the account or of the server"),
+    (10125, "raise `max_request_batch` in `jetstream { limits }` of the server"),
+    (10153, "raise `inactive_threshold` of the stream's `consumer_limits`"),
+    (10185, "upgrade nats-server: it does not support what the stream needs"),
+    (10194, "upgrade nats-server: it does not support what the stream needs"),
+    (10195, "upgrade nats-server: it does not support what the consumer needs"),
+];
+
+/// Errors that end without an operator: elections, servers that start or are away, names that are drawn again.
+const TEMPORARY: [u64; 27] = [
+    10004, 10005, 10006, 10007, 10008, 10009, 10012, 10013, 10014, 10037, 10040, 10041, 10043, 10044, 10048, 10051,
+    10056, 10060, 10072, 10075, 10077, 10104, 10105, 10118, 10119, 10148, 10149,
+];
+
+/// Whether an error of this number lasts until an operator ends it. One of neither table: by its status, 4xx but for
+/// those that ask for another attempt.
+fn is_permanent_code(code: u64, status: usize) -> bool {
+    if TEMPORARY.contains(&code) {
+        return false;
+    }
+    remedy(code).is_some() || is_fault_of_the_request(status)
+}
+
+/// The same for the status of a pull request: its limits stay as they are, whatever else it says passes.
+fn is_permanent_status(status: usize, text: &str) -> bool {
+    let is_limit = text.contains("Exceeded Max") && !text.contains("Exceeded MaxWaiting");
+    status == 400 || is_limit
+}
+
+fn is_fault_of_the_request(status: usize) -> bool {
+    (400..500).contains(&status) && !matches!(status, 404 | 408 | 409 | 429)
+}
+
+fn remedy(code: u64) -> Option<&'static str> {
+    PERMANENT.iter().find(|(known, _)| *known == code).map(|(_, remedy)| *remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected(code: u64, status: usize) -> Trouble {
+        Trouble::Rejected { code, status, text: format!("x (code {status}, error code {code})") }
+    }
+
+    #[test]
+    fn every_error_code_is_either_permanent_or_temporary() {
+        // What requests for streams, consumers and messages are answered, with the status that nats-server gives it.
+        for (code, status, is_permanent) in [
+            (10002, 400, true),  // account resources exceeded
+            (10003, 400, true),  // bad request
+            (10004, 503, false), // incomplete results
+            (10005, 400, false), // no suitable peers
+            (10007, 500, false), // not assigned to this server
+            (10008, 503, false), // temporarily unavailable
+            (10009, 500, false), // not the leader
+            (10012, 500, false), // consumer creation failed
+            (10013, 400, false), // consumer name in use
+            (10014, 404, false), // consumer not found
+            (10023, 503, true),  // insufficient resources
+            (10025, 400, true),  // invalid JSON
+            (10026, 400, true),  // maximum consumers limit reached
+            (10028, 500, true),  // memory resources exceeded
+            (10035, 503, true),  // no account
+            (10037, 404, false), // no message found
+            (10039, 503, true),  // not enabled for the account
+            (10041, 500, false), // raft
+            (10047, 500, true),  // storage resources exceeded
+            (10051, 500, false), // stream failed
+            (10072, 500, false), // temporary storage failed
+            (10082, 400, true),  // ack policy required
+            (10093, 400, true),  // filter not a subset
+            (10104, 500, false), // consumer store failed
+            (10105, 400, false), // consumer exists
+            (10118, 500, false), // stream offline
+            (10119, 500, false), // consumer offline
+            (10121, 400, true),  // max ack pending
+            (10125, 400, true),  // max request batch
+            (10126, 400, true),  // consumer replicas
+            (10138, 400, true),  // overlapping filters
+            (10148, 400, false), // consumer exists
+            (10153, 400, true),  // inactive threshold
+            (10157, 400, true),  // pedantic
+            (10167, 429, false), // too many requests
+            (10185, 412, true),  // API level
+            (10194, 500, true),  // stream offline, unsupported
+            (10195, 500, true),  // consumer offline, unsupported
+            (19999, 400, true),  // a later one
+            (19999, 500, false),
+            (19999, 503, false),
+        ] {
+            assert_eq!(rejected(code, status).is_permanent(), is_permanent, "{code} {status}");
+        }
+        let both: Vec<_> = PERMANENT.iter().filter(|(code, _)| TEMPORARY.contains(code)).collect();
+        assert!(both.is_empty(), "{both:?}");
+    }
+
+    #[test]
+    fn limits_of_a_pull_request_are_permanent_and_its_other_statuses_are_not() {
+        let status = |status, text: &str| Trouble::Rejected { code: 0, status, text: text.to_owned() }.is_permanent();
+        assert!(status(409, "409 Exceeded MaxRequestBatch of 1"));
+        assert!(status(409, "409 Exceeded MaxRequestMaxBytes of 1"));
+        assert!(status(400, "400 Bad Request"));
+        for text in ["409 Exceeded MaxWaiting", "409 Consumer is push based", "409 Server Shutdown"] {
+            assert!(!status(409, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_outage_is_temporary() {
+        for trouble in [Trouble::Missing, Trouble::NoJetStream, Trouble::Timeout, Trouble::Refused("x".to_owned())] {
+            assert!(!trouble.is_permanent(), "{trouble:?}");
+        }
+        assert!(Trouble::Denied("a".to_owned()).is_permanent());
+    }
+
+    #[test]
+    fn a_permanent_error_is_explained_with_its_code_and_a_remedy() {
+        let text = rejected(10026, 400).explain("ORDERS");
+        assert!(text.contains("ORDERS") && text.contains("10026") && text.contains("raise `max_consumers`"), "{text}");
+    }
+
+    #[test]
+    fn a_problem_names_the_stream_and_the_way_out() {
+        let text = Trouble::Retention { kind: "work-queue" }.explain("JOBS");
+        assert!(text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"), "{text}");
+        assert!(Trouble::Missing.explain("A").contains("no stream A"));
+        assert!(Trouble::Denied("$JS.API.STREAM.INFO.A".into()).explain("A").contains("$JS.API.STREAM.INFO.A"));
+    }
+}
