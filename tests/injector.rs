@@ -6,6 +6,8 @@ mod support;
 
 #[path = "injector/cluster.rs"]
 mod cluster;
+#[path = "injector/exhaustion.rs"]
+mod exhaustion;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -170,6 +172,20 @@ async fn what_is_wrong_with_a_pod_becomes_a_warning_and_never_a_refusal() {
     assert!(answer.body["response"]["warnings"].to_string().contains("is not injected"), "{answer:?}");
     let (_, metrics) = injector.get("/metrics").await;
     assert!(metrics.contains("sidestream_injector_problems_total 5\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn thousands_of_wrong_annotations_make_an_answer_of_bounded_size() {
+    let (injector, _authority) = injector().await;
+    let mut wrong = recorded("create");
+    let annotations = (0..7_000).map(|n| (format!("sidestream.dev/x{n}"), json!("y")));
+    wrong["request"]["object"]["metadata"]["annotations"] = Value::Object(annotations.collect());
+    let answer = injector.review(&wrong).await;
+    assert!(patch(&answer).is_some());
+    let warnings = answer.body["response"]["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 21);
+    assert_eq!(warnings[20], "sidestream: and 6980 more");
+    assert!(answer.body.to_string().len() < 50_000);
 }
 
 #[tokio::test]

@@ -52,10 +52,12 @@ const NAMES: &[(&str, &str)] = &[
     ("drain_cut_total", ""),
     ("config_reloads_total", "result"),
     ("registry_errors_total", ""),
+    ("admin_refusals_total", "port, code"),
     ("log_lines_dropped_total", ""),
     ("injector_reviews_total", "outcome"),
     ("injector_problems_total", ""),
     ("injector_review_seconds", ""),
+    ("injector_refusals_total", "port, code"),
 ];
 
 const INTRODUCTION: &str = "\

@@ -1,31 +1,62 @@
 //! What the admin answers to a request: one match over the paths.
 
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::connections::{self, NoList};
+use super::list::List;
 use super::{Parts, health};
+use crate::net::slots::{Busy, Slot};
 
 /// Prometheus's text format (exposition formats, version 0.0.4).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 
-/// What is answered at once.
-type Page = fn(&Parts) -> Response<Full<Bytes>>;
+/// 1 s: scrapes and lists are over soon.
+const BUSY_RETRY_SECONDS: u64 = 1;
 
-/// Answers a request. Waits only for what other pods are asked, for seconds at most.
-pub(super) async fn answer<B>(parts: &Parts, request: &Request<B>) -> Response<Full<Bytes>> {
-    let page: Option<Page> = match request.uri().path() {
-        "/health" => Some(|parts| probe(health::is_ready(parts), &health::report(parts))),
-        "/health/live" => Some(|_| json(StatusCode::OK, &json!({ "live": true }))),
-        "/health/ready" => Some(|parts| probe(health::is_ready(parts), &health::readiness(parts))),
-        "/metrics" => Some(|parts| response(StatusCode::OK, METRICS_TYPE, parts.metrics.render())),
-        "/config" => Some(|parts| json(StatusCode::OK, &(parts.config)())),
+/// 2: a person and a program. A list describes up to 10,000 event streams.
+pub(super) const LISTS_MAX: usize = 2;
+
+/// The label of the admin port, and the code of a list that is one too many.
+pub(super) const TOO_MANY_LISTS: [&str; 2] = ["admin", "too_many_lists"];
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// A page that needs no waiting.
+type Page = fn(&Parts) -> Answer;
+
+/// One connection, which is one request.
+pub(super) struct Asker {
+    pub(super) parts: Arc<Parts>,
+    /// Permits for lists.
+    pub(super) lists: Arc<Semaphore>,
+    pub(super) slot: Slot,
+    /// Held until the answer is written.
+    pub(super) busy: OnceLock<Busy>,
+}
+
+/// Answers a request. Waits for other pods at most, for some seconds.
+///
+/// Health checks take nothing that could be used up: whatever else is open, a probe is answered.
+pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
+    let parts = &asker.parts;
+    let (page, is_probe): (Option<Page>, bool) = match request.uri().path() {
+        "/health" => (Some(|parts| probe(health::is_ready(parts), &health::report(parts))), true),
+        "/health/live" => (Some(|_| json(StatusCode::OK, &json!({ "live": true }))), true),
+        "/health/ready" => (Some(|parts| probe(health::is_ready(parts), &health::readiness(parts))), true),
+        "/metrics" => (Some(|parts| text(StatusCode::OK, METRICS_TYPE, parts.metrics.render())), false),
+        "/config" => (Some(|parts| json(StatusCode::OK, &(parts.config)())), false),
         // The only one that may wait.
-        "/connections" => None,
+        "/connections" => (None, false),
         _ => {
             let hint = "/health, /health/live, /health/ready, /metrics, /connections, /config";
             return error(StatusCode::NOT_FOUND, "not_found", "the admin has no such page", hint);
@@ -37,19 +68,30 @@ pub(super) async fn answer<B>(parts: &Parts, request: &Request<B>) -> Response<F
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
+    if !is_probe {
+        let Some(busy) = asker.slot.begin() else {
+            return later("busy", "this port answers as many requests as it, or one peer address, may have");
+        };
+        // Set once: a connection is one request.
+        asker.busy.set(busy).ok();
+    }
     match page {
         Some(page) => page(parts),
-        None => connections(parts, request.uri().query()).await,
+        None => connections(asker, request.uri().query()).await,
     }
 }
 
-async fn connections(parts: &Parts, query: Option<&str>) -> Response<Full<Bytes>> {
+async fn connections(asker: &Asker, query: Option<&str>) -> Answer {
     let query = match connections::Query::parse(query.unwrap_or_default()) {
         Ok(query) => query,
         Err(message) => return error(StatusCode::BAD_REQUEST, "bad_query", &message, connections::HINT),
     };
-    match connections::list(&parts.registry, &query).await {
-        Ok(list) => json(StatusCode::OK, &list),
+    let Ok(permit) = asker.lists.clone().try_acquire_owned() else {
+        asker.parts.metrics.admin_refusals_total.with_label_values(&TOO_MANY_LISTS).inc();
+        return later(TOO_MANY_LISTS[1], "two lists of connections are being read already");
+    };
+    match connections::entries(&asker.parts.registry, query).await {
+        Ok(entries) => response(StatusCode::OK, JSON_TYPE, List::new(entries, permit).boxed_unsync()),
         Err(NoList::NotConfigured) => {
             let hint = "name a bucket as `registry.bucket`, or ask each pod without `scope`";
             error(StatusCode::NOT_FOUND, "no_registry", "this pod keeps no registry over all pods", hint)
@@ -61,20 +103,30 @@ async fn connections(parts: &Parts, query: Option<&str>) -> Response<Full<Bytes>
     }
 }
 
-fn probe(ready: bool, body: &Value) -> Response<Full<Bytes>> {
+fn later(code: &str, message: &str) -> Answer {
+    let mut rejected = error(StatusCode::SERVICE_UNAVAILABLE, code, message, "try again");
+    rejected.headers_mut().insert(RETRY_AFTER, HeaderValue::from(BUSY_RETRY_SECONDS));
+    rejected
+}
+
+fn probe(ready: bool, body: &Value) -> Answer {
     json(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
-fn error(status: StatusCode, code: &str, message: &str, hint: &str) -> Response<Full<Bytes>> {
+fn error(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
     json(status, &json!({ "error": { "code": code, "message": message, "hint": hint } }))
 }
 
-fn json(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
-    response(status, JSON_TYPE, format!("{body}\n"))
+fn json(status: StatusCode, body: &Value) -> Answer {
+    text(status, JSON_TYPE, format!("{body}\n"))
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn text(status: StatusCode, content_type: &'static str, text: String) -> Answer {
+    response(status, content_type, Full::from(text).boxed_unsync())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: UnsyncBoxBody<Bytes, Infallible>) -> Answer {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

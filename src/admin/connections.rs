@@ -1,9 +1,8 @@
 //! What `/connections` lists: the open event streams of this pod, of one client or route, or one client's on all pods.
 
-use std::borrow::Cow;
-
 use serde_json::{Value, json};
 
+use super::list::{Entries, Members};
 use crate::registry::{Entry, Key, Member, Registry};
 
 /// How many are listed unless the request says otherwise.
@@ -16,14 +15,20 @@ const LIMIT_MAX: usize = 10_000;
 pub(super) const HINT: &str =
     "?client=, ?route=, ?scope= (pod, or cluster with a client) and ?limit= (1 to 10000, by default 1000)";
 
-/// Which event streams are asked for.
+/// Event streams that are asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Query<'q> {
-    client: Option<Cow<'q, str>>,
-    route: Option<Cow<'q, str>>,
+pub(super) struct Query {
+    filter: Filter,
     limit: usize,
     /// On all pods, not only on this one.
     is_of_cluster: bool,
+}
+
+/// Conditions for an event stream to be listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    client: Option<String>,
+    route: Option<String>,
 }
 
 /// Why there is no list.
@@ -35,13 +40,13 @@ pub(super) enum NoList {
     Unavailable(String),
 }
 
-impl<'q> Query<'q> {
-    pub(super) fn parse(query: &'q str) -> Result<Self, String> {
-        let mut parsed = Self { client: None, route: None, limit: LIMIT, is_of_cluster: false };
+impl Query {
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self { filter: Filter::default(), limit: LIMIT, is_of_cluster: false };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                "client" => parsed.client = Some(value),
-                "route" => parsed.route = Some(value),
+                "client" => parsed.filter.client = Some(value.into_owned()),
+                "route" => parsed.filter.route = Some(value.into_owned()),
                 "limit" => match value.parse() {
                     Ok(limit @ 1..=LIMIT_MAX) => parsed.limit = limit,
                     _ => return Err(format!("{value:?} is no limit")),
@@ -54,36 +59,42 @@ impl<'q> Query<'q> {
                 _ => return Err(format!("{name:?} is no parameter")),
             }
         }
-        if parsed.is_of_cluster && parsed.client.is_none() {
+        if parsed.is_of_cluster && parsed.filter.client.is_none() {
             return Err("the scope cluster needs a client".to_owned());
         }
         Ok(parsed)
     }
+}
 
-    fn wants(&self, member: &dyn Member) -> bool {
-        self.route.as_ref().is_none_or(|route| **route == **member.route())
-            && self.client.as_ref().is_none_or(|client| client == member.client())
+impl Filter {
+    pub(super) fn passes(&self, member: &dyn Member) -> bool {
+        self.passes_route(member.route()) && self.client.as_ref().is_none_or(|client| client == member.client())
+    }
+
+    fn passes_route(&self, route: &str) -> bool {
+        self.route.as_ref().is_none_or(|wanted| wanted == route)
     }
 }
 
-/// Those that fit, up to the limit.
-pub(super) async fn list(registry: &Registry, query: &Query<'_>) -> Result<Value, NoList> {
-    match &query.client {
-        Some(client) if query.is_of_cluster => of_cluster(registry, client, query).await,
-        _ => Ok(of_pod(registry, query)),
+/// Entries that fit, up to the limit.
+pub(super) async fn entries(registry: &Registry, query: Query) -> Result<Entries, NoList> {
+    let Query { filter, limit, is_of_cluster } = query;
+    match &filter.client {
+        Some(client) if is_of_cluster => of_cluster(registry, client, &filter, limit).await,
+        _ => Ok(Entries::Pod(Members::new(registry.clone(), filter, limit))),
     }
 }
 
-/// What is known of one client on all pods; `complete` is false when it has more than the limit.
-async fn of_cluster(registry: &Registry, client: &str, query: &Query<'_>) -> Result<Value, NoList> {
+/// Everything known of one client on all pods; `complete` is false when it has more than the limit.
+async fn of_cluster(registry: &Registry, client: &str, filter: &Filter, limit: usize) -> Result<Entries, NoList> {
     let cluster = registry.cluster().ok_or(NoList::NotConfigured)?;
-    let found = cluster.find(client, query.limit).await.map_err(|why| NoList::Unavailable(why.to_string()))?;
-    let fits = |entry: &Entry| query.route.as_ref().is_none_or(|route| **route == *entry.route);
-    let listed: Vec<Value> = found.entries.iter().filter(|(_, entry)| fits(entry)).map(listed).collect();
-    Ok(json!({ "scope": "cluster", "total": listed.len(), "complete": found.is_complete, "connections": listed }))
+    let mut found = cluster.find(client, limit).await.map_err(|why| NoList::Unavailable(why.to_string()))?;
+    found.entries.retain(|(_, entry)| filter.passes_route(&entry.route));
+    let (total, is_complete) = (found.entries.len(), found.is_complete);
+    Ok(Entries::Cluster { total, is_complete, found: found.entries.into_iter() })
 }
 
-fn listed((key, entry): &(Key, Entry)) -> Value {
+pub(super) fn listed((key, entry): &(Key, Entry)) -> Value {
     let Entry { pod, route, subjects, state, since, last_event_id, reason, expires } = entry;
     json!({
         "client": key.client,
@@ -99,21 +110,6 @@ fn listed((key, entry): &(Key, Entry)) -> Value {
     })
 }
 
-/// And how many fit in all.
-fn of_pod(registry: &Registry, query: &Query<'_>) -> Value {
-    let (mut total, mut listed) = (0_u64, Vec::new());
-    registry.for_each(|member| {
-        if query.wants(member) {
-            total += 1;
-            // Only these are described: with a hundred thousand clients the others cost a comparison each.
-            if listed.len() < query.limit {
-                listed.push(json!(member.describe()));
-            }
-        }
-    });
-    json!({ "total": total, "connections": listed })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,9 +117,11 @@ mod tests {
     #[test]
     fn a_query_is_decoded_and_what_it_cannot_be_is_refused() {
         let parsed = Query::parse("client=a%2Fb+c&route=/events/{id}&limit=7").unwrap();
-        assert_eq!((parsed.client.as_deref(), parsed.route.as_deref()), (Some("a/b c"), Some("/events/{id}")));
+        let Filter { client, route } = &parsed.filter;
+        assert_eq!((client.as_deref(), route.as_deref()), (Some("a/b c"), Some("/events/{id}")));
         assert_eq!(parsed.limit, 7);
-        assert_eq!(Query::parse("").unwrap(), Query { client: None, route: None, limit: LIMIT, is_of_cluster: false });
+        let all = Query { filter: Filter::default(), limit: LIMIT, is_of_cluster: false };
+        assert_eq!(Query::parse("").unwrap(), all);
         assert!(Query::parse("client=a&scope=cluster").unwrap().is_of_cluster);
         assert!(!Query::parse("client=a&scope=pod").unwrap().is_of_cluster);
         for bad in [

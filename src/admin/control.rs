@@ -6,14 +6,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::socket::Socket;
 use super::{Parts, health};
 use crate::lifecycle::phase::{Phase, Progress};
+use crate::net::slots::{Bounds, Slot, Slots};
+use crate::telemetry::Metrics;
 
-/// 16: people and scripts, one at a time.
-const CONNECTIONS_MAX: u32 = 16;
+/// 16: people and scripts, one at a time. A connection between two commands is closed when a new one needs its slot.
+const BOUNDS: Bounds = Bounds { silent_max: 16, connected_max: 16, busy_max: 16, first_byte_max: IDLE_MAX };
 
 /// 256: the longest command is one word.
 const LINE_BYTES_MAX: u64 = 256;
@@ -45,18 +47,13 @@ pub enum Command {
 /// How a command went; the error is a sentence for people.
 pub type Outcome = Result<(), String>;
 
-/// Places for so many connections.
-pub(super) fn places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(CONNECTIONS_MAX as usize))
-}
-
-/// Returns when nobody holds a place.
-pub(super) async fn empty(places: &Semaphore) {
-    drop(places.acquire_many(CONNECTIONS_MAX).await);
+/// Slots of the control socket.
+pub(super) fn slots(metrics: &Metrics) -> Slots {
+    Slots::new("control", BOUNDS, &metrics.admin_refusals_total)
 }
 
 /// Serves for ever, without a socket as well.
-pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, places: &Arc<Semaphore>) {
+pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, slots: &Slots) {
     let listener = match socket.map(Socket::listener) {
         None => return std::future::pending().await,
         Some(Ok(listener)) => listener,
@@ -66,15 +63,19 @@ pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, places: &
         }
     };
     loop {
-        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((connection, _)) => {
-                let parts = Arc::clone(parts);
+                let (parts, slot) = (Arc::clone(parts), slots.enter(None));
                 tokio::spawn(async move {
-                    if let Err(error) = converse(connection, &parts).await {
-                        tracing::debug!(%error, "a connection to the control socket ended early");
+                    if !slot.first_byte(connection.readable()).await {
+                        return;
                     }
-                    drop(place);
+                    tokio::select! {
+                        () = slot.evicted() => {}
+                        ended = converse(connection, &parts, &slot) => if let Err(error) = ended {
+                            tracing::debug!(%error, "a connection to the control socket ended early");
+                        },
+                    }
                 });
             }
             Err(error) => {
@@ -85,7 +86,7 @@ pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, places: &
     }
 }
 
-async fn converse(connection: UnixStream, parts: &Parts) -> std::io::Result<()> {
+async fn converse(connection: UnixStream, parts: &Parts, slot: &Slot) -> std::io::Result<()> {
     let (from, mut to) = connection.into_split();
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
@@ -98,7 +99,12 @@ async fn converse(connection: UnixStream, parts: &Parts) -> std::io::Result<()> 
             return Ok(());
         }
         let complete = line.ends_with(b"\n");
-        let answer = if complete { obey(&line, parts).await } else { refused("a command is one word and a newline") };
+        let busy = slot.begin();
+        let answer = match &busy {
+            _ if !complete => refused("a command is one word and a newline"),
+            Some(_) => obey(&line, parts).await,
+            None => refused("too many commands at one time"),
+        };
         let answer = format!("{answer}\n");
         let Ok(written) = tokio::time::timeout(IDLE_MAX, to.write_all(answer.as_bytes())).await else { return Ok(()) };
         written?;

@@ -7,6 +7,7 @@ pub mod config;
 mod connections;
 mod control;
 mod health;
+mod list;
 mod sample;
 mod server;
 mod socket;

@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::answer::TOO_MANY_LISTS;
 use crate::lifecycle::phase::Progress;
 use crate::registry::{Registry, RouteLag};
 use crate::telemetry::Metrics;
 
 /// Adds the admin's samplers.
 pub(super) fn install(metrics: &Metrics, registry: Registry, drain: watch::Receiver<Progress>) {
+    // Known before the first: an alert on its rate needs a zero to begin from.
+    metrics.admin_refusals_total.with_label_values(&TOO_MANY_LISTS).reset();
     let routes = Mutex::<BTreeMap<Arc<str>, RouteLag>>::default();
     metrics.sample_with(move |metrics| {
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,19 +16,23 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::answer::Asker;
 use super::control::{self, Command};
 use super::socket::Socket;
 use super::{Config, answer, sample};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
+use crate::net::slots::{self, Bounds, Slots};
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
 
-/// 64: some probes, some scrapers, some people; those beyond wait in the kernel's queue.
-const CONNECTIONS_MAX: u32 = 64;
+/// 64 silent and 64 connected: probes, scrapers and people are a dozen, and 128 descriptors are half of the least limit
+/// that is usual (256). 16 of them busy: a list or the metrics, held in memory until they are read.
+const BOUNDS: Bounds =
+    Bounds { silent_max: 64, connected_max: 64, busy_max: 16, first_byte_max: Duration::from_secs(2) };
 
-/// 3 s: the head of a request of a probe is one packet. Who holds a place without asking gives it back soon.
+/// 3 s: the head of a request of a probe is one packet.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// 15 s: for the whole connection, which is one request; long enough to carry every list there is.
@@ -37,8 +41,15 @@ const CONNECTION_DEADLINE: Duration = Duration::from_secs(15);
 /// 500 ms: what is being answered when the admin stops is answered.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
+/// 4 turns of tasks, and sockets are asked again. With the default of 61, a storm of new connections evicts a probe before
+/// its request, which came with it, is seen.
+const EVENT_INTERVAL: u32 = 4;
+
 /// 8 KiB: the least that hyper reads into.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// 16 KiB: pieces of a list are made when those before are written.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// What the admin shows, and where it sends what it is told.
 pub struct Parts {
@@ -85,7 +96,7 @@ pub fn start(config: &Config, parts: Parts, beside: impl Future<Output = ()> + S
     let (address, bound) = bound;
     let (socket, check) = open_control(config, address.port(), &parts.health)?;
     let control: Option<Box<Path>> = socket.as_ref().map(|socket| socket.path().into());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         let beside = runtime.spawn(beside);
@@ -147,16 +158,17 @@ fn serve(
     _check: Option<Check>,
 ) {
     sample::install(&parts.metrics, parts.registry.clone(), parts.drain.clone());
-    let (parts, places) = (Arc::new(parts), Arc::new(Semaphore::new(CONNECTIONS_MAX as usize)));
-    let controls = control::places();
+    let parts = Arc::new(parts);
+    let slots = Slots::new("admin", BOUNDS, &parts.metrics.admin_refusals_total);
+    let controls = control::slots(&parts.metrics);
     runtime.block_on(async {
         tokio::select! {
             _ = stopped => {}
-            () = accept(bound, &parts, &places) => {}
+            () = accept(bound, &parts, &slots) => {}
             () = control::serve(socket.as_ref(), &parts, &controls) => {}
         }
-        // All places free: nobody is being answered. Late ones are cut by the end of the runtime.
-        let answered = async { tokio::join!(places.acquire_many(CONNECTIONS_MAX), control::empty(&controls)) };
+        // Late answers are cut by the end of the runtime.
+        let answered = async { tokio::join!(slots.unused(), controls.unused()) };
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
             tracing::debug!("the admin's last connections were cut");
         }
@@ -165,36 +177,38 @@ fn serve(
     drop(socket);
 }
 
-async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, places: &Arc<Semaphore>) {
-    let mut listener = match Listener::new(bound) {
+async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, slots: &Slots) {
+    let listener = match Listener::new(bound) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin cannot listen"),
     };
-    loop {
-        // A place first, or the bound would count only those who already have one.
-        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-        let (connection, _) = listener.accept().await;
-        let parts = Arc::clone(parts);
-        tokio::spawn(async move {
-            if tokio::time::timeout(CONNECTION_DEADLINE, converse(connection, &parts)).await.is_err() {
+    let lists = Arc::new(Semaphore::new(answer::LISTS_MAX));
+    let parts = parts.clone();
+    let converse = move |connection, slot| {
+        let asker = Asker { parts: parts.clone(), lists: lists.clone(), slot, busy: OnceLock::new() };
+        async move {
+            if tokio::time::timeout(CONNECTION_DEADLINE, converse(connection, &asker)).await.is_err() {
                 tracing::debug!("a connection to the admin was cut at its deadline");
             }
-            drop(place);
-        });
-    }
+        }
+    };
+    slots::serve(listener, slots, converse).await;
 }
 
-/// One connection, one request: a place is never held by somebody who may ask again later.
-async fn converse(connection: TcpStream, parts: &Arc<Parts>) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(parts, &request).await) });
+/// One connection, one request: a slot is never held for a request that may come later.
+async fn converse(connection: TcpStream, asker: &Asker) {
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(asker, &request).await) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(ANSWER_BYTES_MAX)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(connection), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the admin ended early");
+        .serve_connection(TokioIo::new(connection), service);
+    tokio::select! {
+        () = asker.slot.evicted() => {}
+        served = served => if let Err(error) = served {
+            tracing::debug!(%error, "a connection to the admin ended early");
+        },
     }
 }

@@ -165,7 +165,8 @@ fn write(folder: &Path, pair: &Pair) -> io::Result<()> {
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    // 4 turns of tasks, and sockets are asked again: a storm of new connections does not hide the request of an old one.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).event_interval(4).enable_all().build()
 }
 
 fn filter(directives: &str) -> Result<String, String> {

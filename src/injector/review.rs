@@ -11,6 +11,9 @@ use super::pod::{self, Done};
 /// 256 characters: what the API server passes on of one warning.
 const WARNING_CHARS_MAX: usize = 256;
 
+/// 20 warnings of an answer: the annotations of a careless pod, not the thousands that a hostile one can have.
+const WARNINGS_MAX: usize = 20;
+
 /// The answer to one review.
 #[derive(Debug)]
 pub struct Answer {
@@ -66,7 +69,7 @@ pub fn answer(review: &[u8], defaults: &Defaults) -> Result<Answer, String> {
         response["patch"] = json!(STANDARD.encode(patch));
     }
     if !notices.is_empty() {
-        response["warnings"] = notices.iter().map(warning).collect();
+        response["warnings"] = warnings(&notices);
     }
     Ok(Answer {
         body: json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }),
@@ -103,6 +106,16 @@ fn decide(request: &Value, defaults: &Defaults) -> Result<Decision, String> {
     }
     let patch = serde_json::to_string(&json_patch::diff(pod, &injected)).map_err(|error| error.to_string())?;
     Ok((Outcome::Injected, Some(patch), notices))
+}
+
+/// The first ones, and how many more there are: an API server passes on 4 KiB of them.
+fn warnings(notices: &[Notice]) -> Value {
+    let mut listed: Vec<Value> = notices.iter().take(WARNINGS_MAX).map(warning).collect();
+    let more = notices.len() - listed.len();
+    if more > 0 {
+        listed.push(format!("sidestream: and {more} more").into());
+    }
+    listed.into()
 }
 
 fn warning(notice: &Notice) -> Value {

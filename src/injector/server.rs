@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -20,19 +20,38 @@ use crate::lifecycle::drain::{self, Watch};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::signals::Request;
 use crate::net::listener::{self, Listener, Sharing};
-use crate::net::{Tls, TlsConfig, socket, tls};
+use crate::net::slots::{self, Bounds, Slot, Slots};
+use crate::net::{Tls, TlsConfig, tls};
 use crate::telemetry::InjectorMetrics;
 
 mod answer;
+mod reviews;
 
-/// 256: API servers keep a few connections each; those beyond wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
+use reviews::Reviews;
+
+/// 256 silent and 256 connected: API servers keep a few connections each, and any pod can connect. 128 of them busy, so
+/// that one peer address has 64, more than an API server opens.
+const WEBHOOK: Bounds =
+    Bounds { silent_max: 256, connected_max: 256, busy_max: 128, first_byte_max: Duration::from_secs(2) };
+
+/// Probes, scrapers and people, as on the sidecar's admin port.
+const ADMIN: Bounds =
+    Bounds { silent_max: 64, connected_max: 64, busy_max: 16, first_byte_max: Duration::from_secs(2) };
+
+/// 16 connections that are evicted end in good order; beyond, they are closed at once.
+const FAREWELLS_MAX: usize = 16;
+
+/// 250 ms: for the end in good order of an evicted connection.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// 100: what an API server asks for at the same time on one connection, in a storm of new pods.
 const H2_STREAMS_MAX: u32 = 100;
 
 /// 5 s: for the handshake, and for the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// 15 s: for a whole connection to the admin port, which is one request.
+const ADMIN_DEADLINE: Duration = Duration::from_secs(15);
 
 /// 30 s without an answer to a ping and 10 s more: a peer that is gone does not keep its place.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -81,8 +100,10 @@ struct Shared {
     metrics: InjectorMetrics,
     health: Health,
     leaving: AtomicBool,
-    /// Places for reviews whose bodies are in memory.
-    reviews: Semaphore,
+    /// Permits for reviews whose bodies are in memory.
+    reviews: Reviews,
+    /// Permits for evicted connections to end in good order.
+    farewells: Semaphore,
 }
 
 /// Answers reviews until a signal ends it.
@@ -97,7 +118,8 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
         metrics: InjectorMetrics::new().map_err(|error| system(&error))?,
         health: Health::default(),
         leaving: AtomicBool::new(false),
-        reviews: Semaphore::new(answer::REVIEWS_MAX),
+        reviews: Reviews::default(),
+        farewells: Semaphore::new(FAREWELLS_MAX),
     });
     let bind = |name: &str, address: SocketAddr| -> Result<Listener, ServerError> {
         let listener = listener::bind(address, Sharing::Alone).and_then(Listener::new);
@@ -108,9 +130,11 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
 
     let (signal, watch) = drain::channel();
     let following = tokio::spawn(tls.clone().follow(shared.health.check("certificate", "not read yet")));
+    let slots = |port, bounds| Slots::new(port, bounds, &shared.metrics.refusals_total);
+    let (admin_slots, webhook_slots) = (slots("admin", ADMIN), slots("webhook", WEBHOOK));
     let accepting = [
-        tokio::spawn(accept(admin, shared.clone(), watch.clone(), None)),
-        tokio::spawn(accept(webhook, shared.clone(), watch, Some(tls))),
+        tokio::spawn(accept(admin, admin_slots, shared.clone(), watch.clone(), None)),
+        tokio::spawn(accept(webhook, webhook_slots, shared.clone(), watch, Some(tls))),
     ];
     until_end(&mut signals).await;
     shared.leaving.store(true, Ordering::Relaxed);
@@ -140,49 +164,68 @@ async fn until_end(signals: &mut mpsc::Receiver<Request>) {
     }
 }
 
-async fn accept(mut listener: Listener, shared: Arc<Shared>, watch: Watch, tls: Option<Tls>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        // A place first, or the bound would count only those who already have one.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (connection, _) = listener.accept().await;
+async fn accept(listener: Listener, slots: Slots, shared: Arc<Shared>, watch: Watch, tls: Option<Tls>) {
+    let converse = move |connection: TcpStream, slot| {
         let (shared, watch, tls) = (shared.clone(), watch.clone(), tls.clone());
-        tokio::spawn(async move {
-            if let Err(error) = converse(connection, &shared, watch, tls).await {
+        async move {
+            let slot = Arc::new(slot);
+            let served = async {
+                match tls {
+                    None => converse_clear(connection, &shared, &slot).await,
+                    Some(tls) => converse(connection, &shared, &slot, watch, tls).await,
+                }
+            };
+            if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(place);
-        });
-    }
+        }
+    };
+    slots::serve(listener, &slots, converse).await;
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn converse(connection: TcpStream, shared: &Arc<Shared>, watch: Watch, tls: Option<Tls>) -> Result<(), Failure> {
-    socket::prepare(&connection)?;
-    let Some(tls) = tls else {
-        let service = service_fn(|request| {
-            let answer = answer::probe(shared, &request);
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        // One request a connection: whoever asks again comes again.
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(connection), service);
-        return Ok(served.await?);
+/// Probes and metrics. One request a connection.
+async fn converse_clear(connection: TcpStream, shared: &Arc<Shared>, slot: &Slot) -> Result<(), Failure> {
+    let busy = OnceLock::new();
+    let service = service_fn(|request| {
+        let answer = answer::probe(shared, slot, &busy, &request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(connection), service);
+    tokio::select! {
+        () = slot.evicted() => Ok(()),
+        served = tokio::time::timeout(ADMIN_DEADLINE, served) => Ok(served??),
+    }
+}
+
+/// Reviews.
+async fn converse(
+    connection: TcpStream,
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    watch: Watch,
+    tls: Tls,
+) -> Result<(), Failure> {
+    let peer = connection.peer_addr()?.ip().to_canonical();
+    let acceptor = tls.acceptor();
+    let handshake = tokio::time::timeout(HEAD_DEADLINE, acceptor.accept(connection));
+    let mut connection = tokio::select! {
+        () = slot.evicted() => return Ok(()),
+        connection = handshake => connection??,
     };
-    let mut connection = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(connection)).await??;
     tls::bound_buffers(&mut connection);
     let is_h2 = connection.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(connection);
-    let for_all = shared.clone();
+    let (for_all, of_connection) = (shared.clone(), slot.clone());
     let service = service_fn(move |request| {
-        let shared = for_all.clone();
-        async move { Ok::<_, Infallible>(answer::review(&shared, request).await) }
+        let (shared, slot) = (for_all.clone(), of_connection.clone());
+        async move { Ok::<_, Infallible>(answer::review(&shared, &slot, peer, request).await) }
     });
-    let mut watch = watch;
     if is_h2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -190,19 +233,34 @@ async fn converse(connection: TcpStream, shared: &Arc<Shared>, watch: Watch, tls
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
             .serve_connection(io, service);
-        let mut connection = pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = watch.signaled() => connection.as_mut().graceful_shutdown(),
-        }
-        return Ok(connection.await?);
+        return until_asked(connection, |connection| connection.graceful_shutdown(), shared, slot, watch).await;
     }
     let connection =
         http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).serve_connection(io, service);
+    until_asked(connection, |connection| connection.graceful_shutdown(), shared, slot, watch).await
+}
+
+/// Serves a connection until its end. When the process leaves, or the slot is needed, it ends in good order.
+async fn until_asked<C>(
+    connection: C,
+    end: fn(Pin<&mut C>),
+    shared: &Shared,
+    slot: &Slot,
+    mut watch: Watch,
+) -> Result<(), Failure>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
     let mut connection = pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
-        () = watch.signaled() => connection.as_mut().graceful_shutdown(),
+        () = watch.signaled() => end(connection.as_mut()),
+        () = slot.evicted() => {
+            // An API server is not one of a crowd: its requests meanwhile are rejected, and it repeats them elsewhere.
+            let Ok(_permit) = shared.farewells.try_acquire() else { return Ok(()) };
+            end(connection.as_mut());
+            return Ok(tokio::time::timeout(FAREWELL, connection).await??);
+        }
     }
     Ok(connection.await?)
 }

@@ -79,6 +79,13 @@ impl Registry {
         }
     }
 
+    /// Those of one of the [`SHARDS`], as they are now: for a list that is written bit by bit.
+    #[must_use]
+    pub fn shard(&self, shard: u32) -> Vec<Arc<dyn Member>> {
+        let Some(shard) = self.0.shards.get(shard as usize) else { return Vec::new() };
+        shard.lock().unwrap_or_else(PoisonError::into_inner).members().cloned().collect()
+    }
+
     /// All of them, as they are now.
     #[must_use]
     pub fn members(&self) -> Vec<Arc<dyn Member>> {
@@ -153,7 +160,7 @@ impl std::fmt::Debug for Registration {
 // === impl Table ===
 
 /// 16: more than the cores of a sidecar, so that a visit and two openings rarely meet.
-const SHARDS: u32 = 16;
+pub const SHARDS: u32 = 16;
 
 #[derive(Default)]
 struct Table {

@@ -13,5 +13,5 @@ pub use close::Close;
 pub use cluster::{Cluster, Found, Handover, Later, Unavailable};
 pub use config::{Bucket, Config};
 pub use entry::{Entry, Key, Wanted};
-pub use local::{Registration, Registry, RouteLag};
+pub use local::{Registration, Registry, RouteLag, SHARDS};
 pub use member::{Description, Lag, Member, Protocol, Sent, State};

@@ -20,6 +20,8 @@ pub struct InjectorMetrics {
     pub problems_total: IntCounter,
     /// `sidestream_injector_review_seconds`
     pub review_seconds: Histogram,
+    /// `sidestream_injector_refusals_total{port,code}`
+    pub refusals_total: IntCounterVec,
     /// `sidestream_log_lines_dropped_total`
     pub log_lines_dropped_total: IntCounter,
 }
@@ -40,6 +42,11 @@ impl InjectorMetrics {
             )?,
             problems_total: r.counter("injector_problems_total", "Problems with annotations, told as warnings.")?,
             review_seconds: r.histogram("injector_review_seconds", "How long reviews took.", &REVIEW_BUCKETS)?,
+            refusals_total: r.counters(
+                "injector_refusals_total",
+                "Connections closed and requests rejected on the injector's ports (`webhook`, `admin`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have).",
+                &["port", "code"],
+            )?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             described: r.described.into_inner(),
             registry,

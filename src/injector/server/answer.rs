@@ -1,33 +1,32 @@
 //! What the webhook and its admin port answer to a request.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::Shared;
 use crate::injector::review;
 use crate::lifecycle::health::Status;
+use crate::net::slots::{Busy, Slot};
 
 /// 8 MiB: an API server takes objects of 3 MiB, and a review has one, or two.
 const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// 5 s: for the whole body, and for a place. The API server asks to be answered within 5 s as well.
+/// 5 s: for the whole body, and for a permit. The API server asks to be answered within 5 s as well.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
-
-/// 8 at a time: max memory = 8 x (8 MiB + its tree, some five times that), reached only by bodies of that size.
-pub(super) const REVIEWS_MAX: usize = 8;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Answers on the admin port.
-pub(super) fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
+/// Answers on the admin port. Probes need no slot.
+pub(super) fn probe<B>(shared: &Shared, slot: &Slot, busy: &OnceLock<Busy>, request: &Request<B>) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD");
     }
@@ -49,6 +48,9 @@ pub(super) fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
             answer(status, &json!({ "ready": ready, "leaving": leaving, "checks": checks }))
         }
         "/metrics" => {
+            let Some(begun) = slot.begin() else { return too_busy() };
+            // Set once: a connection is one request.
+            busy.set(begun).ok();
             let mut metrics = Response::new(Full::new(Bytes::from(shared.metrics.render())));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             metrics.headers_mut().insert(CONTENT_TYPE, kind);
@@ -59,22 +61,23 @@ pub(super) fn probe<B>(shared: &Shared, request: &Request<B>) -> Answer {
 }
 
 /// Answers the API server.
-pub(super) async fn review(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
+pub(super) async fn review(shared: &Arc<Shared>, slot: &Slot, peer: IpAddr, request: Request<Incoming>) -> Answer {
     if request.uri().path() != "/inject" {
         return refuse(StatusCode::NOT_FOUND, "not_found", "the webhook is at /inject");
     }
     if request.method() != Method::POST {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "a review is sent by POST");
     }
+    let Some(_busy) = slot.begin() else { return too_busy() };
     let begun = Instant::now();
     let outcome = |label: &str| shared.metrics.reviews_total.with_label_values(&[label]).inc();
     let read = async {
-        // A place before the body: what is in memory is bounded.
-        let place = shared.reviews.acquire().await;
+        // A permit before the body: what is in memory is bounded.
+        let permit = shared.reviews.acquire(peer).await;
         let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-        (place, body.map(http_body_util::Collected::to_bytes))
+        (permit, body.map(http_body_util::Collected::to_bytes))
     };
-    let Ok((_place, body)) = tokio::time::timeout(BODY_DEADLINE, read).await else {
+    let Ok((_permit, body)) = tokio::time::timeout(BODY_DEADLINE, read).await else {
         outcome("too_slow");
         return refuse(StatusCode::REQUEST_TIMEOUT, "too_slow", "the review did not come within 5 s");
     };
@@ -103,6 +106,13 @@ pub(super) async fn review(shared: &Arc<Shared>, request: Request<Incoming>) -> 
             refuse(StatusCode::BAD_REQUEST, "malformed", &why)
         }
     }
+}
+
+/// As many requests are being answered as this port, or one peer address, may have.
+fn too_busy() -> Answer {
+    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", "this port, or this peer address, is busy");
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> Answer {
