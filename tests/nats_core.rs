@@ -155,3 +155,52 @@ async fn messages_that_came_faster_than_they_were_taken_are_told_as_missing() {
     reader.until("the gap is told", is_told).await;
     assert!(upstream.metrics.nats_slow_consumer_total.get() > 0);
 }
+
+#[tokio::test]
+async fn filter_sets_that_share_a_filter_receive_one_copy_of_each_message_from_nats() {
+    let nats = Nats::builder().without_jetstream().start().await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let core = upstream.core();
+    let sets: Vec<[String; 2]> = (0..50).map(|number| ["a.>".to_owned(), format!("z.{number}")]).collect();
+    let mut readers = join_all(sets.iter().map(|set| Reader::of_core(&core, set))).await;
+    // A set whose own filters overlap, and overlap the shared one: NATS sends two copies for it.
+    readers.push(Reader::of_core(&core, &["a.*", "*.x"]).await);
+    let client = nats.client().await;
+    for number in 0..20 {
+        client.publish("a.x", number.to_string().into()).await.unwrap();
+    }
+    let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    for reader in &mut readers {
+        reader.until_seen(20).await;
+        assert_eq!(reader.data(), expected, "each message once, in order");
+    }
+    client.publish("z.49", "of one set".into()).await.unwrap();
+    readers[49].until_seen(21).await;
+    assert_eq!(readers[49].data()[20..], ["of one set"]);
+    let received = upstream.metrics.events_received_total.with_label_values(&["core"]).get();
+    assert_eq!(received, 3 * 20 + 1, "a copy for each filter that matches, not for each set");
+    // The last set that holds a filter ends its subscription; the shared one stays.
+    let kept = readers.swap_remove(0);
+    drop(readers);
+    eventually(RECOVERY, "the other sets are given up", || async { core.size().2 == 1 }).await;
+    eventually(RECOVERY, "their subscriptions end", || async { !is_subscribed(&client, "z.49").await }).await;
+    assert!(is_subscribed(&client, "a.x").await && is_subscribed(&client, "z.0").await);
+    drop(kept);
+}
+
+#[tokio::test]
+async fn a_message_id_on_another_subject_is_that_of_another_message() {
+    let nats = Nats::builder().without_jetstream().start().await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let core = upstream.core();
+    let (mut all, mut one) = (Reader::of_core(&core, &["a.>"]).await, Reader::of_core(&core, &["a.paid"]).await);
+    let headers = b"NATS/1.0\r\nNats-Msg-Id: 7\r\n\r\n";
+    for subject in ["a.created", "a.created", "a.paid", "a.paid"] {
+        publish_raw(nats.port(), subject.as_bytes(), headers, subject.as_bytes()).await;
+    }
+    publish_raw(nats.port(), b"a.paid", b"", b"end").await;
+    all.until_seen(3).await;
+    one.until_seen(2).await;
+    assert_eq!(all.data(), ["a.created", "a.paid", "end"]);
+    assert_eq!(one.data(), ["a.paid", "end"]);
+}

@@ -69,9 +69,9 @@ impl Sources {
         replays: Arc<Replays>,
         metrics: &Metrics,
     ) -> Arc<Self> {
-        let (core, demands) = feed::demand::channel(tag, budget);
+        let (core, writer) = feed::demand::channel(tag, budget);
         let (signal, watch) = drain::channel();
-        nats.serve(demands, watch);
+        nats.serve(writer, watch);
         metrics.feeds.with_label_values(&[CORE]).set(0);
         let state = State { followed: HashMap::new(), retired: Vec::new(), core: Some(signal) };
         let sources = Arc::new(Self { nats, budget: budget.clone(), replays, core, state: Mutex::new(state) });

@@ -54,6 +54,7 @@ pub fn effective(config: &Config) -> Value {
             "subjects_per_request": http.subjects_per_request_max,
             "per_client": {
                 "connections": http.per_client.connections,
+                "filter_sets": http.per_client.filter_sets,
                 "connects": http.per_client.connects.map(rate),
                 "events": http.per_client.events.map(rate),
             },

@@ -35,7 +35,7 @@ pub struct Config {
     pub nats: nats::Config,
     /// The downstream side: routes and limits.
     pub http: http::Config,
-    /// All windows together, in bytes.
+    /// All windows and feeds together, in bytes.
     pub window_bytes_max: usize,
     /// The most feeds at one time.
     pub feeds_max: usize,
@@ -54,14 +54,17 @@ pub struct Config {
 /// Everything but the routes, which a file must name.
 impl Default for Config {
     fn default() -> Self {
+        // 256 MiB: sixteen windows of the default size.
+        let window_bytes_max = 256 << 20;
+        let feeds_max = feed::budget::feeds_of(window_bytes_max);
+        let per_client = limit::PerClient::among(feeds_max);
         Self {
             listen: vec![net::ListenConfig::default()],
             admin: admin::Config::default(),
             nats: nats::Config::default(),
-            http: http::Config::default(),
-            // 256 MiB: sixteen windows of the default size.
-            window_bytes_max: 256 << 20,
-            feeds_max: 50_000,
+            http: http::Config { per_client, ..http::Config::default() },
+            window_bytes_max,
+            feeds_max,
             file_descriptors: limit::Thresholds::default(),
             replays: feed::replay::Config::default(),
             drain: lifecycle::drain::Config::default(),

@@ -1,15 +1,44 @@
-//! What all windows take together: bytes, counted exactly, and feeds, each within one bound.
+//! What all windows and feeds take together: bytes, counted exactly, and feeds, each within one bound.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// How many bytes all windows may hold, the least recently read of which shrink first; and how many feeds there may be.
+use crate::subject::FilterSet;
+
+/// What a feed costs beside what is in its window: its own state, its readers' table, its entry in the tables of its
+/// source. Measured ([`feed_bytes`]); the test `the_charge_for_a_feed_covers_what_it_takes` holds it.
+pub const FEED_BYTES: usize = 1024;
+
+/// What each filter of a feed costs: its subscription with its queue, its entries in the tables of its source.
+pub const FILTER_BYTES: usize = 8 * 1024;
+
+/// Feeds take at most this part of [`Budget::max`]: the rest is left for events.
+const FEEDS_SHARE: usize = 2;
+
+/// Bytes of the budget that a feed of these filters takes.
+#[must_use]
+pub fn feed_bytes(filters: &FilterSet) -> usize {
+    let filters = filters.filters().iter();
+    FEED_BYTES + filters.map(|filter| FILTER_BYTES + 3 * filter.as_str().len()).sum::<usize>()
+}
+
+/// The most feeds of one filter that fit into a budget of so many bytes: the default of `limits.feeds`.
+#[must_use]
+pub const fn feeds_of(bytes_max: usize) -> usize {
+    let feeds = bytes_max / FEEDS_SHARE / (FEED_BYTES + FILTER_BYTES);
+    if feeds == 0 { 1 } else { feeds }
+}
+
+/// How many bytes all windows and feeds may hold, the least recently read of which shrink first; and how many feeds there
+/// may be.
 #[derive(Default)]
 pub struct Budget {
     used: AtomicUsize,
     max: AtomicUsize,
     feeds: AtomicUsize,
     feeds_max: AtomicUsize,
+    /// What of `used` is taken by feeds.
+    feed_bytes: AtomicUsize,
     windows: Mutex<Vec<Weak<dyn Shrink>>>,
 }
 
@@ -24,6 +53,13 @@ pub(super) trait Shrink: Send + Sync {
 /// Bytes taken from the budget, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+/// The place of one feed, given back when dropped.
+#[derive(Debug)]
+pub(super) struct FeedPlace {
     budget: Arc<Budget>,
     bytes: usize,
 }
@@ -49,16 +85,17 @@ impl Budget {
         self.feeds.load(Ordering::Relaxed)
     }
 
-    /// Counts a new feed in, if there may be one more.
-    pub(super) fn add_feed(&self) -> bool {
-        let most = self.feeds_max.load(Ordering::Relaxed);
-        let counted =
-            self.feeds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |feeds| (feeds < most).then_some(feeds + 1));
-        counted.is_ok()
-    }
-
-    pub(super) fn sub_feed(&self) {
-        self.feeds.fetch_sub(1, Ordering::Relaxed);
+    /// A place for a new feed of these filters, if there may be one more. The first one always may.
+    pub(super) fn add_feed(self: &Arc<Self>, filters: &FilterSet) -> Option<FeedPlace> {
+        let (feeds_max, bytes_max) = (self.feeds_max.load(Ordering::Relaxed), self.max() / FEEDS_SHARE);
+        let one_more = |feeds| (feeds < feeds_max).then_some(feeds + 1);
+        let before = self.feeds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let bytes = feed_bytes(filters);
+        // Counted before it is compared: two that come at once are not both the last.
+        let held = self.feed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.add(bytes);
+        let place = FeedPlace { budget: self.clone(), bytes };
+        (held <= bytes_max || before == 0).then_some(place)
     }
 
     /// Bytes held now.
@@ -132,5 +169,49 @@ impl std::fmt::Debug for Budget {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.sub(self.bytes);
+    }
+}
+
+impl Drop for FeedPlace {
+    fn drop(&mut self) {
+        self.budget.feeds.fetch_sub(1, Ordering::Relaxed);
+        self.budget.feed_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.sub(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::Filter;
+
+    fn filters(texts: &[&str]) -> FilterSet {
+        FilterSet::new(texts.iter().map(|text| Filter::parse(text).unwrap()))
+    }
+
+    #[test]
+    fn feeds_take_half_of_the_budget_and_give_it_back() {
+        let (one, wide) = (filters(&["a"]), filters(&["a", "b", "c", "d"]));
+        let budget = Budget::new(20 * feed_bytes(&one), 1000);
+        let held: Vec<FeedPlace> = std::iter::from_fn(|| budget.add_feed(&one)).collect();
+        assert_eq!((held.len(), budget.feeds(), budget.used()), (10, 10, 10 * feed_bytes(&one)));
+        drop(held);
+        assert_eq!((budget.feeds(), budget.used()), (0, 0));
+        let held: Vec<FeedPlace> = std::iter::from_fn(|| budget.add_feed(&wide)).collect();
+        assert!(held.len() < 10, "a feed of more filters takes more");
+        drop(held);
+        let small = Budget::new(1, 1000);
+        let first = small.add_feed(&one);
+        assert!(first.is_some() && small.add_feed(&one).is_none(), "the first feed always has a place");
+        assert_eq!(small.feeds(), 1, "a feed that has none is not counted");
+    }
+
+    #[test]
+    fn the_default_number_of_feeds_fits_into_the_budget() {
+        let one = filters(&["orders.42"]);
+        let budget = Budget::new(256 << 20, usize::MAX);
+        let bytes = feeds_of(256 << 20) * feed_bytes(&one);
+        assert!(bytes.abs_diff(budget.max() / 2) < budget.max() / 50, "{bytes}");
+        assert_eq!(feeds_of(0), 1);
     }
 }

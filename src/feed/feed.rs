@@ -8,7 +8,7 @@ use crate::sse::Component;
 use crate::subject::FilterSet;
 
 use super::bell::News;
-use super::budget::{Budget, Shrink};
+use super::budget::{Budget, FeedPlace, Shrink};
 use super::profile::Appended;
 use super::readers::Readers;
 use super::window::{Missing, Place, Window};
@@ -19,9 +19,9 @@ pub(super) struct Feed {
     pub(super) filters: FilterSet,
     pub(super) profile: Arc<Profile>,
     state: Mutex<State>,
-    budget: Arc<Budget>,
     /// The last reading, in ticks of the budget's order; only compared.
     last_read: AtomicU64,
+    _place: FeedPlace,
 }
 
 /// Locked for a few lines at a time, never while a task is woken.
@@ -45,20 +45,18 @@ impl Feed {
         floor: Component,
         budget: &Arc<Budget>,
     ) -> Option<Arc<Self>> {
-        if !budget.add_feed() {
-            return None;
-        }
+        let place = budget.add_feed(&filters)?;
         let state = State {
             window: Window::new(profile.window, floor, budget.clone()),
             readers: Readers::default(),
             head: None,
             ended: false,
         };
-        let (state, budget, last_read) = (Mutex::new(state), budget.clone(), AtomicU64::new(0));
-        let feed = Arc::new(Self { filters, profile, state, budget, last_read });
+        let (state, last_read) = (Mutex::new(state), AtomicU64::new(0));
+        let feed = Arc::new(Self { filters, profile, state, last_read, _place: place });
         feed.touch();
         let shrink: Arc<dyn Shrink> = feed.clone();
-        feed.budget.join(Arc::downgrade(&shrink));
+        budget.join(Arc::downgrade(&shrink));
         Some(feed)
     }
 
@@ -114,12 +112,6 @@ impl Feed {
     pub(super) fn size(&self) -> (usize, usize) {
         let state = self.lock();
         (state.window.len(), state.window.bytes())
-    }
-}
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.budget.sub_feed();
     }
 }
 

@@ -13,7 +13,8 @@ use super::bell::News;
 use super::feed::Feed;
 use super::{Budget, Demand, OpenError, Profile};
 
-/// How long a feed outlives its last reader.
+/// How long a feed outlives its last reader at most. It lingers for as long as it has existed, so that feeds that are
+/// opened and left at once do not add up.
 ///
 /// 30 s: a client that comes back after the longest usual wait (its `retry:`, a proxy's own) still finds its window.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -50,13 +51,21 @@ pub(super) struct Found {
 /// The writer's hold on one feed. Dropping it ends the feed.
 #[derive(Debug)]
 pub(super) struct Lease {
+    established: watch::Sender<bool>,
+    watch: Watching,
+    news: News,
+}
+
+/// Notices that a feed has had no reader for long enough, and takes it out.
+#[derive(Clone, Debug)]
+pub(super) struct Watching {
     feeds: Arc<Feeds>,
     feed: Arc<Feed>,
     wanted: watch::Receiver<bool>,
-    established: watch::Sender<bool>,
-    /// When the linger began: it goes on over calls of [`Lease::unwanted`] that are not waited for to the end.
+    /// When the feed was made.
+    made: tokio::time::Instant,
+    /// When the linger began: it goes on over calls of [`Watching::unwanted`] that are not waited for to the end.
     unwanted_since: Option<tokio::time::Instant>,
-    news: News,
 }
 
 // === impl Feeds ===
@@ -82,14 +91,14 @@ impl Feeds {
         let feed = Feed::new(key.0.clone(), key.1.clone(), floor(), &self.budget).ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (stands, established) = watch::channel(false);
-        let lease = Lease {
+        let watch = Watching {
             feeds: self.clone(),
             feed: feed.clone(),
             wanted: wanted_seen,
-            established: stands,
+            made: tokio::time::Instant::now(),
             unwanted_since: None,
-            news: News::default(),
         };
+        let lease = Lease { established: stands, watch, news: News::default() };
         feeds.insert(key, Wanted { feed: feed.clone(), wanted, established: established.clone() });
         Ok(Found { feed, established, lease: Some(lease) })
     }
@@ -150,11 +159,11 @@ impl Found {
 
 impl Lease {
     pub(super) fn feed(&self) -> &Arc<Feed> {
-        &self.feed
+        &self.watch.feed
     }
 
     pub(super) fn budget(&self) -> &Arc<Budget> {
-        &self.feeds.budget
+        &self.watch.feeds.budget
     }
 
     /// Says that the subscription stands at the server: readers that wait to begin may begin.
@@ -164,12 +173,36 @@ impl Lease {
 
     /// Wakes who waits, with no lock held, after something was written.
     pub(super) fn wake(&mut self) {
-        self.feed.lock().readers.tell(&self.feed, &mut self.news);
+        self.watch.feed.lock().readers.tell(&self.watch.feed, &mut self.news);
         self.news.tell();
-        self.feeds.budget.enforce();
+        self.watch.feeds.budget.enforce();
     }
 
-    /// Returns when nobody has read the feed for [`LINGER`]: the subscription may end. Can be dropped and called again.
+    /// Returns when nobody has read the feed for a while ([`LINGER`]): the subscription may end. Can be dropped and
+    /// called again.
+    pub(super) async fn unwanted(&mut self) {
+        self.watch.unwanted().await;
+    }
+
+    /// The same for a task that does not hold the lease.
+    pub(super) fn watch(&self) -> Watching {
+        self.watch.clone()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.watch.take_out();
+        self.watch.feed.end(&mut self.news);
+        self.news.tell();
+    }
+}
+
+// === impl Watching ===
+
+impl Watching {
+    /// Returns when the feed had no reader for as long as it existed before, at most [`LINGER`]. Can be dropped and
+    /// called again.
     pub(super) async fn unwanted(&mut self) {
         loop {
             // An error means that the feed was taken out already.
@@ -177,7 +210,8 @@ impl Lease {
                 return;
             }
             let since = *self.unwanted_since.get_or_insert_with(tokio::time::Instant::now);
-            let back = tokio::time::timeout_at(since + LINGER, self.wanted.wait_for(|wanted| *wanted)).await.is_ok();
+            let linger = LINGER.min(since - self.made);
+            let back = tokio::time::timeout_at(since + linger, self.wanted.wait_for(|wanted| *wanted)).await.is_ok();
             self.unwanted_since = None;
             if !back && self.give_up() {
                 return;
@@ -197,18 +231,12 @@ impl Lease {
         }
         unread && unwanted
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        {
-            let mut feeds = self.feeds.lock();
-            let key = (self.feed.filters.clone(), self.feed.profile.clone());
-            if feeds.get(&key).is_some_and(|known| Arc::ptr_eq(&known.feed, &self.feed)) {
-                feeds.remove(&key);
-            }
+    fn take_out(&self) {
+        let mut feeds = self.feeds.lock();
+        let key = (self.feed.filters.clone(), self.feed.profile.clone());
+        if feeds.get(&key).is_some_and(|known| Arc::ptr_eq(&known.feed, &self.feed)) {
+            feeds.remove(&key);
         }
-        self.feed.end(&mut self.news);
-        self.news.tell();
     }
 }

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::sse::encode::Frame;
 use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 
@@ -21,7 +20,7 @@ use super::feed::Feed;
 use super::index::Index;
 use super::interest::Interest;
 use super::logged::{LOOKS, Logged};
-use super::profile::Appended;
+use super::profile::Named;
 use super::replay::{Replayer, Replays, Ticket};
 use super::window::Missing;
 use super::{Gap, Limits, OpenError, Profile};
@@ -267,10 +266,10 @@ impl State {
         }
         // One lock and one wake per feed: its events side by side, still in order.
         wanted.sort_unstable();
-        let mut named: HashMap<(*const Profile, usize), Arc<Frame>> = HashMap::new();
+        let mut named = Named::default();
         for group in wanted.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
-            let events = group.iter().map(|(_, place)| show(&logged[*place], &feed.profile, *place, &mut named));
+            let events = group.iter().map(|(_, place)| named.show(&logged[*place], &feed.profile, *place));
             feed.append(events, news);
         }
         self.evict(now);
@@ -380,17 +379,4 @@ impl State {
         self.holes.clear();
         self.floor = floor;
     }
-}
-
-/// An event as a profile shows it. Those that a route names are encoded once per batch and profile.
-fn show(
-    logged: &Arc<Logged>,
-    profile: &Arc<Profile>,
-    place: usize,
-    named: &mut HashMap<(*const Profile, usize), Arc<Frame>>,
-) -> Appended {
-    let named = profile
-        .renames(&logged.event)
-        .then(|| named.entry((Arc::as_ptr(profile), place)).or_insert_with(|| Arc::new(profile.frame(logged))).clone());
-    Appended { logged: logged.clone(), named, tier: profile.tier(&logged.event) }
 }

@@ -1,6 +1,7 @@
 //! How a route shows events: their names, their tiers, its window.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::sse::encode::Frame;
@@ -29,6 +30,21 @@ pub(super) struct Appended {
     /// Its encoding under the name that the route gives it, if it gives it one.
     pub(super) named: Option<Arc<Frame>>,
     pub(super) tier: Tier,
+}
+
+/// Encodings of one batch under the names that routes give: once for each event and profile.
+#[derive(Debug, Default)]
+pub(super) struct Named(HashMap<(*const Profile, usize), Arc<Frame>>);
+
+impl Named {
+    /// An event as a profile shows it; `place`: which one of the batch it is.
+    pub(super) fn show(&mut self, logged: &Arc<Logged>, profile: &Arc<Profile>, place: usize) -> Appended {
+        let named = profile.renames(&logged.event).then(|| {
+            let key = (Arc::as_ptr(profile), place);
+            self.0.entry(key).or_insert_with(|| Arc::new(profile.frame(logged))).clone()
+        });
+        Appended { logged: logged.clone(), named, tier: profile.tier(&logged.event) }
+    }
 }
 
 impl Profile {

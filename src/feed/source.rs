@@ -43,6 +43,16 @@ pub enum OpenError {
 }
 
 impl Source {
+    /// Where it is in memory: a number that no other source has at the time.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        match self {
+            Self::Shared(log) => Arc::as_ptr(log).addr(),
+            Self::Republished(stream) => Arc::as_ptr(stream).addr(),
+            Self::OnDemand(core) => Arc::as_ptr(core).addr(),
+        }
+    }
+
     /// Opens a reader of everything that matches, beginning where it wants to.
     ///
     /// # Errors

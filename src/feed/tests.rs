@@ -1,7 +1,7 @@
 //! The waist by hand: what a reader sees of appends, gaps, evictions and beginnings.
 
+use std::sync::Arc;
 use std::task::Context;
-use std::time::Duration;
 
 use futures_util::task::noop_waker;
 
@@ -10,7 +10,7 @@ use super::*;
 use crate::sse::{Component, Event, Tag, Tier};
 use crate::subject::{Filter, FilterSet};
 
-fn filters(texts: &[&str]) -> FilterSet {
+pub(super) fn filters(texts: &[&str]) -> FilterSet {
     FilterSet::new(texts.iter().map(|text| Filter::parse(text).unwrap()))
 }
 
@@ -18,7 +18,7 @@ fn tag() -> Tag {
     Tag::of_stream("S", 1)
 }
 
-fn event(seq: u64, subject: &str) -> Event {
+pub(super) fn event(seq: u64, subject: &str) -> Event {
     Event {
         position: Component { tag: tag(), seq, check: Some(seq as u16) },
         subject: subject.into(),
@@ -30,18 +30,18 @@ fn event(seq: u64, subject: &str) -> Event {
     }
 }
 
-fn log(limits: Limits) -> (LogWriter, std::sync::Arc<Log>) {
+fn log(limits: Limits) -> (LogWriter, Arc<Log>) {
     let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
     (writer, log)
 }
 
-fn profile(window: Limits) -> std::sync::Arc<Profile> {
+pub(super) fn profile(window: Limits) -> Arc<Profile> {
     Profile { window, ..Profile::default() }.into()
 }
 
 /// Reads everything that is there: sequence numbers, and gaps as their count.
-fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
+pub(super) fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
     let waker = noop_waker();
     let mut seen = Vec::new();
     loop {
@@ -276,7 +276,7 @@ fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
 #[test]
 fn a_route_names_events_that_have_no_name_and_ranks_them() {
     let (mut writer, log) = log(Limits::default());
-    let profile = std::sync::Arc::new(Profile {
+    let profile = Arc::new(Profile {
         event: Some(crate::subject::TextTemplate::parse("{subject.2}").unwrap()),
         priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
         ..Profile::default()
@@ -325,46 +325,4 @@ fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_
     assert_eq!(read(&[10, 10, 5000, 10], 32 << 10), [2, 0, 0]);
     assert_eq!(read(&[900; 40], 64 << 10), [35, 5], "a copy has a bound");
     assert_eq!(read(&[900; 40], 1000), [2], "and the reader's budget holds");
-}
-
-#[tokio::test(start_paused = true)]
-async fn core_subjects_are_demanded_once_and_given_up_a_while_after_the_last_reader() {
-    let (core, mut demands) = demand::channel(Tag::of_process("p"), &Budget::new(1 << 20, 10));
-    let profile = profile(Limits::default());
-    let opening = tokio::spawn({
-        let (core, profile) = (core.clone(), profile.clone());
-        async move { core.open(filters(&["a"]), &profile, Start::Live).await.unwrap() }
-    });
-    let mut writer = demands.recv().await.unwrap().writer;
-    assert!(!opening.is_finished(), "a reader begins when its subscription stands");
-    writer.established();
-    let mut one = opening.await.unwrap();
-    let two = core.open(filters(&["a"]), &profile, Start::Live).await.unwrap();
-    assert!(demands.try_recv().is_err(), "the second reader shares the first one's subscription");
-    writer.append(vec![event(0, "a"), event(0, "a")]);
-    assert_eq!(drain(&mut one.cursor), [Ok(2), Ok(3)]);
-    let named = |name: &str| Event { message_id: Some(name.into()), ..event(0, "a") };
-    assert_eq!(writer.append(vec![named("x"), named("y"), named("x")]), 1, "a repeated message is delivered once");
-    assert_eq!(writer.append(vec![named("y")]), 1);
-    assert_eq!(drain(&mut one.cursor), [Ok(4), Ok(5)]);
-    let position = one.cursor.position();
-    drop((one, two));
-    assert!(tokio::time::timeout(Duration::from_secs(20), writer.unwanted()).await.is_err());
-    writer.append(vec![event(0, "a")]);
-    let mut back = core.open(filters(&["a"]), &profile, Start::After(position)).await.unwrap();
-    assert_eq!((back.outcome, drain(&mut back.cursor)), (Outcome::Window, vec![Ok(6)]));
-    let position = back.cursor.position();
-    drop(back);
-    writer.unwanted().await;
-    drop(writer);
-    assert_eq!(core.size().2, 0);
-    // A feed that is made again never reuses a number, and takes one: what came meanwhile was heard by nobody.
-    let again =
-        tokio::spawn(async move { core.open(filters(&["a"]), &profile, Start::After(position)).await.unwrap() });
-    let mut writer = demands.recv().await.unwrap().writer;
-    writer.established();
-    let mut again = again.await.unwrap();
-    assert!(matches!(again.outcome, Outcome::Gap(Gap { reason: GapReason::Expired, .. })));
-    writer.append(vec![event(0, "a")]);
-    assert_eq!(drain(&mut again.cursor), [Ok(8)]);
 }

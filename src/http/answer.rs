@@ -122,7 +122,11 @@ async fn respond<B: Sync>(
         return Err(Refusal::Pressure);
     }
     let (client, is_named) = route.client(&asked);
-    let visit = context.clients.enter(&client).map_err(|throttled| {
+    let visit = context.clients.enter(&client).and_then(|mut visit| {
+        visit.as_mut().map_or(Ok(()), |visit| visit.read(route.feeds(&filters)))?;
+        Ok(visit)
+    });
+    let visit = visit.map_err(|throttled| {
         context.metrics.throttled_total.with_label_values(&[throttled.limit.as_str()]).inc();
         Refusal::Throttled(throttled)
     })?;

@@ -74,6 +74,9 @@ impl Refusal {
             Self::Throttled(Throttled { limit: Limit::Connections, .. }) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections_of_client")
             }
+            Self::Throttled(Throttled { limit: Limit::FilterSets, .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_filter_sets_of_client")
+            }
             Self::Throttled(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connects"),
             Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
             Self::Replays => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
@@ -143,6 +146,10 @@ impl Refusal {
             Self::Throttled(Throttled { limit: Limit::Connections, .. }) => (
                 "this client has as many event streams open as it may".into(),
                 "end one, or share one among its readers",
+            ),
+            Self::Throttled(Throttled { limit: Limit::FilterSets, .. }) => (
+                "this client reads as many different sets of subjects as it may".into(),
+                "end an event stream, or read several subjects with a wildcard",
             ),
             Self::Throttled(_) => (
                 "this client opens event streams too often".into(),

@@ -1,6 +1,7 @@
 //! Routes: a path, the sources behind it, and everything that is the same for all its event streams.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use hyper::header::HeaderValue;
 use prometheus::core::{AtomicU64, GenericCounter};
@@ -61,6 +62,9 @@ pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Source;
 /// A route, and the raw values of its path's variables by name.
 pub(super) type Found<'p> = (&'p Arc<Route>, Vec<(&'p str, &'p str)>);
 
+/// The key of this process for hashes of sets of filters: nothing that clients send makes two of them equal.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 impl Routes {
     /// Builds the routes of a configuration.
     #[must_use]
@@ -107,6 +111,13 @@ impl Route {
             return Err(Refusal::TooManySubjects);
         }
         Ok(sets)
+    }
+
+    /// A hash for each feed that these filters, one set for each source, are read from.
+    pub(super) fn feeds(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
+        self.sources.iter().zip(filters).map(|(source, filters)| {
+            KEY.hash_one((source.source.address(), Arc::as_ptr(&self.profile).addr(), filters))
+        })
     }
 
     /// Who the client of a request is: for limits, the registry and the log; and whether the route's `client` says so.

@@ -1,18 +1,20 @@
-//! What one client may take: event streams at one time, and tokens for opening them and for events.
+//! What one client may take: event streams and sets of filters at one time, and tokens for opening them and for events.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use smallvec::SmallVec;
 
 use super::bucket::Bucket;
 use super::config::{PerClient, Rate};
 
 /// Every client that opened an event stream lately, by its id.
 ///
-/// Memory: some 300 bytes a client; those without an open event stream are at most 100,000, and the least
+/// Memory: some 500 bytes a client; those without an open event stream are at most 100,000, and the least
 /// recently seen are forgotten first. Nothing is kept while no limit is configured.
 #[derive(Debug)]
 pub struct Clients {
@@ -31,6 +33,8 @@ struct Client {
     id: Box<str>,
     /// Event streams that are open.
     open: AtomicUsize,
+    /// Sets of filters that they read, by a hash of each, and how many read it.
+    filter_sets: Mutex<HashMap<u64, usize>>,
     buckets: ArcSwap<Buckets>,
     /// Seconds since the table began at which it opened an event stream last.
     seen: AtomicU64,
@@ -49,6 +53,8 @@ struct Buckets {
 pub struct Visit {
     client: Arc<Client>,
     clients: Arc<Clients>,
+    /// Sets of filters that it reads.
+    filter_sets: SmallVec<[u64; 1]>,
 }
 
 /// Which limit a client has reached.
@@ -56,6 +62,8 @@ pub struct Visit {
 pub enum Limit {
     /// `limits.per_client.connections`.
     Connections,
+    /// `limits.per_client.filter_sets`.
+    FilterSets,
     /// `limits.per_client.connects`.
     Connects,
     /// `limits.per_client.events`.
@@ -71,7 +79,7 @@ pub struct Throttled {
     pub wait: Option<Duration>,
 }
 
-/// 100,000 clients without an open event stream are remembered, at 300 bytes 30 MB: an attacker with more addresses
+/// 100,000 clients without an open event stream are remembered, at 500 bytes 50 MB: an attacker with more addresses
 /// than that is not held by limits per address anyway.
 const CLIENTS_MAX: usize = 100_000;
 
@@ -90,6 +98,7 @@ impl Limit {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::FilterSets => "filter_sets",
             Self::Connects => "connects",
             Self::Events => "events",
         }
@@ -134,7 +143,7 @@ impl Clients {
         let most = config.connections.unwrap_or(usize::MAX);
         // Counted before it is compared: two that come at once are not both the last.
         let before = client.open.fetch_add(1, Ordering::Relaxed);
-        let visit = Visit { client, clients: Arc::clone(self) };
+        let visit = Visit { client, clients: Arc::clone(self), filter_sets: SmallVec::new() };
         // The token first: who knocks too often with all its event streams open is told of the rate.
         if let Some(Err(wait)) = visit.client.buckets.load().connects.as_ref().map(|bucket| bucket.take(1)) {
             return Err(visit.refuse(Limit::Connects, Some(wait)));
@@ -158,6 +167,7 @@ impl Clients {
         let client = Arc::new(Client {
             id: id.into(),
             open: AtomicUsize::new(0),
+            filter_sets: Mutex::default(),
             buckets: ArcSwap::from_pointee(Buckets::new(config)),
             seen: AtomicU64::new(now),
             told: AtomicU64::new(0),
@@ -213,6 +223,26 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 // === impl Visit ===
 
 impl Visit {
+    /// Counts the sets of filters that the event stream reads, each by a hash. Called once, before they are opened.
+    ///
+    /// # Errors
+    /// [`Throttled`] when its client reads too many different ones.
+    pub fn read(&mut self, filter_sets: impl IntoIterator<Item = u64>) -> Result<(), Throttled> {
+        let most = self.clients.config.load().filter_sets.unwrap_or(usize::MAX);
+        let is_full = {
+            let mut held = self.client.filter_sets.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = held.len();
+            for filter_set in filter_sets {
+                *held.entry(filter_set).or_default() += 1;
+                self.filter_sets.push(filter_set);
+            }
+            // A set that the client reads already costs nothing more. A route of more sources than allowed sets is
+            // served to one event stream.
+            held.len() > most && held.len() > before && before > 0
+        };
+        if is_full { Err(self.refuse(Limit::FilterSets, None)) } else { Ok(()) }
+    }
+
     /// What its events cost, if they do.
     #[must_use]
     pub fn events(&self) -> Option<EventTokens<'_>> {
@@ -241,6 +271,21 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        if !self.filter_sets.is_empty() {
+            let mut held = self.client.filter_sets.lock().unwrap_or_else(PoisonError::into_inner);
+            for filter_set in &self.filter_sets {
+                if let Entry::Occupied(mut readers) = held.entry(*filter_set) {
+                    *readers.get_mut() -= 1;
+                    if *readers.get() == 0 {
+                        readers.remove();
+                    }
+                }
+            }
+            // The memory of thousands of them is not kept for a client that has a few.
+            if held.capacity() > 4 * held.len() + 64 {
+                held.shrink_to_fit();
+            }
+        }
         self.client.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -306,6 +351,25 @@ mod tests {
         assert!(clients.enter("b").is_ok());
         drop(one);
         assert!(clients.enter("a").is_ok(), "who was refused is not counted");
+    }
+
+    #[test]
+    fn a_client_reads_a_number_of_different_filter_sets_at_one_time() {
+        let clients = clients(PerClient { filter_sets: Some(2), ..PerClient::default() });
+        let read = |id: &str, filter_sets: &[u64]| {
+            let mut visit = clients.enter(id).unwrap().unwrap();
+            visit.read(filter_sets.iter().copied()).map(|()| visit)
+        };
+        let (one, _two) = (read("a", &[1]).unwrap(), read("a", &[2]).unwrap());
+        let throttled = read("a", &[3]).unwrap_err();
+        assert_eq!(throttled, Throttled { limit: Limit::FilterSets, wait: None });
+        let again: Vec<Visit> = (0..100).map(|_| read("a", &[1]).unwrap()).collect();
+        assert!(read("b", &[3]).is_ok(), "another client has its own");
+        drop(one);
+        assert!(read("a", &[3]).is_err(), "the set is still read");
+        drop(again);
+        assert!(read("a", &[3]).is_ok(), "a set that is not read any longer does not count");
+        assert!(read("c", &[4, 5, 6]).is_ok(), "one event stream is served however many sources its route has");
     }
 
     #[test]

@@ -18,16 +18,30 @@ impl Default for Thresholds {
     }
 }
 
-/// What one client may take; nothing of it is limited by default, since behind a proxy without `trusted_proxies` or
-/// `client` all clients are one address.
+/// What one client may take. Only `filter_sets` is limited by default, and widely: behind a proxy without
+/// `trusted_proxies` or `client` all clients are one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerClient {
     /// Event streams at one time.
     pub connections: Option<usize>,
+    /// Different sets of filters that its event streams read at one time.
+    pub filter_sets: Option<usize>,
     /// Event streams that it opens.
     pub connects: Option<Rate>,
     /// Events that it is given, in all its event streams together.
     pub events: Option<Rate>,
+}
+
+/// One client reads at most a quarter of all feeds by default: it takes four addresses to take all of them, and behind a
+/// proxy that is not trusted thousands of clients still fit.
+const FILTER_SETS_SHARE: usize = 4;
+
+impl PerClient {
+    /// The default in a process of so many feeds.
+    #[must_use]
+    pub fn among(feeds_max: usize) -> Self {
+        Self { filter_sets: Some(feeds_max.div_ceil(FILTER_SETS_SHARE)), ..Self::default() }
+    }
 }
 
 /// Tokens of a bucket.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use prometheus::IntCounter;
 
 use super::message::{Parts, to_event};
-use crate::feed::{FeedWriter, GapReason, LogWriter, PositionedWriter};
+use crate::feed::{GapReason, LogWriter, PositionedWriter, Received};
 use crate::sse::{Component, Event};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
@@ -67,6 +67,14 @@ impl Intake {
         if !filters.matches(parts.subject) {
             return;
         }
+        match self.convert(parts, position, received) {
+            Received::Event(event) => batch.push(event),
+            Received::Lost(_) => batch.lost(position.seq),
+        }
+    }
+
+    /// Makes an event of a message of core subjects.
+    pub(crate) fn convert(&self, parts: Parts<'_>, position: Component, received: Instant) -> Received {
         let converted = to_event(parts, position, received);
         if converted.name_refused {
             self.name.inc();
@@ -74,9 +82,8 @@ impl Intake {
         if converted.tier_refused {
             self.tier.inc();
         }
-        match converted.event {
-            Some(event) => batch.push(event),
-            None => {
+        converted.event.map_or_else(
+            || {
                 self.oversize.inc();
                 tracing::warn!(
                     subject = parts.subject,
@@ -84,9 +91,15 @@ impl Intake {
                     bytes = parts.payload.len(),
                     "message too large for an event"
                 );
-                batch.lost(position.seq);
-            }
-        }
+                Received::Lost(parts.subject.into())
+            },
+            Received::Event,
+        )
+    }
+
+    /// Counts messages that a window had already.
+    pub(crate) fn repeated(&self, count: usize) {
+        self.repeated.inc_by(count as u64);
     }
 }
 
@@ -146,16 +159,6 @@ impl Batch {
                     feed.gap(GapReason::Upstream, Some(1));
                     feed.advance(sequence);
                 }
-            }
-        }
-    }
-
-    /// Writes everything to a feed.
-    pub(crate) fn write_to_feed(self, feed: &mut FeedWriter, intake: &Intake) {
-        for step in self.0 {
-            match step {
-                Step::Events(events) => intake.repeated.inc_by(feed.append(events) as u64),
-                Step::Lost(_) => feed.gap(GapReason::Upstream, Some(1)),
             }
         }
     }

@@ -4,7 +4,7 @@
 //! tailer (JetStream: one consumer per stream and pod)  -> message -> intake -> LogWriter
 //! archive (JetStream: one consumer per reading)        -> message -> intake -> Page
 //! republish (JetStream: one subscription per set of filters, to what the stream republishes) -> PositionedWriter
-//! subscription (core subjects: one per set of filters) -> message -> intake -> FeedWriter
+//! subscription (core subjects: one per filter) -> message -> intake -> CoreWriter
 //! ```
 
 mod api;
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::feed::{Archive, Demands, LogWriter, PositionedWriter, Republished};
+use crate::feed::{Archive, CoreWriter, Demands, LogWriter, PositionedWriter, Republished};
 use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::Health;
 use crate::registry::{Bucket, Cluster};
@@ -123,11 +123,12 @@ impl Nats {
         tokio::spawn(tailer.run(drain));
     }
 
-    /// Serves demands for core subjects until the drain begins; the watch is released when all subscriptions are gone.
-    pub fn serve(&self, demands: Demands, drain: Watch) {
+    /// Subscribes to core subjects that feeds want until the drain begins; the watch is released when all subscriptions
+    /// are gone.
+    pub fn serve(&self, writer: CoreWriter, drain: Watch) {
         let Inner { identity, links, barrier, metrics, .. } = &*self.0;
-        let core = Core::new(links.core.clone(), barrier.clone(), identity.tag(), metrics);
-        tokio::spawn(core.serve(demands, drain));
+        let core = Core::new(links.core.clone(), barrier.clone(), identity.tag(), writer, metrics);
+        tokio::spawn(core.serve(drain));
     }
 
     /// Serves demands for a JetStream stream that republishes until the drain begins; the watch is released when all

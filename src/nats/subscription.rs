@@ -1,182 +1,268 @@
-//! Core subjects on demand: one task per set of filters, from the first reader to the last.
+//! Core subjects on demand: one subscription for each filter, shared by all feeds that hold it, and one task for them.
+//!
+//! ```text
+//! CoreWriter::change -> waiting -> round: subscribe, then a round trip -> CoreWriter::established
+//! inlet (all subscriptions) -> take -> message becomes an event once -> CoreWriter::append (every feed that wants it)
+//! ```
+//!
+//! NATS sends one copy of a message for each matching subscription, so the number of copies is that of the distinct
+//! filters that match, however many feeds hold them. Rounds follow each other: a feed whose filters are all subscribed to
+//! already waits for the round after the one that made them.
 
+mod inlet;
+
+use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::{Message, SubscribeError, Subscriber};
-use futures_util::stream::SelectAll;
-use futures_util::{FutureExt as _, StreamExt as _};
+use async_nats::Message;
 use prometheus::IntCounter;
 
 use super::barrier::Barrier;
 use super::client::{Link, LinkState};
-use super::intake::{BATCH_MAX, Batch, Intake};
+use super::intake::{BATCH_MAX, Intake};
 use super::message::Parts;
-use crate::feed::{Demand, Demands, FeedWriter, GapReason};
+use crate::feed::demand::FAN_OUT_MAX;
+use crate::feed::{Change, CoreWriter, FeedKey, GapReason, SubscriptionKey};
 use crate::lifecycle::drain::Watch;
 use crate::sse::{Component, Tag};
-use crate::subject::FilterSet;
+use crate::subject::Filter;
 use crate::telemetry::Metrics;
+use inlet::{Inlet, Made};
 
 /// The label of core subjects in metrics.
 const SOURCE: &str = "core";
 
-/// What every subscription needs.
-#[derive(Clone, Debug)]
+/// Subscribes to the core subjects that feeds want, and writes what comes to them.
 pub(crate) struct Core {
     link: Link,
     barrier: Barrier,
     intake: Intake,
     denied: IntCounter,
     tag: Tag,
+    writer: CoreWriter,
+    inlet: Inlet,
+    /// What the next round is for.
+    waiting: Waiting,
+    round: Option<Round>,
+    /// The connection as it was when it was compared last.
+    seen: LinkState,
+    /// Subscriptions whose refusal was reported on this connection.
+    refused: HashSet<SubscriptionKey>,
 }
 
-impl Core {
-    pub(crate) fn new(link: Link, barrier: Barrier, tag: Tag, metrics: &Arc<Metrics>) -> Self {
-        let denied = metrics.events_rejected_total.with_label_values(&[SOURCE, "denied"]);
-        Self { link, barrier, intake: Intake::new(metrics, SOURCE), denied, tag }
-    }
-
-    /// Serves demands until the drain begins or nobody can demand any more.
-    pub(crate) async fn serve(self, mut demands: Demands, mut drain: Watch) {
-        loop {
-            let demand = tokio::select! {
-                biased;
-                () = drain.signaled() => return,
-                demand = demands.recv() => demand,
-            };
-            let Some(Demand { filters, writer }) = demand else { return };
-            let subscription = Subscription { core: self.clone(), filters, writer, seen: LinkState::default() };
-            tokio::spawn(subscription.run(drain.clone()));
-        }
-    }
+/// Subscriptions to make, and feeds to establish after that.
+#[derive(Default)]
+struct Waiting {
+    subscribe: Vec<(SubscriptionKey, Filter)>,
+    feeds: Vec<FeedKey>,
 }
 
-/// One set of filters that is wanted.
-struct Subscription {
-    core: Core,
-    filters: FilterSet,
-    writer: FeedWriter,
-    /// The connection as it was when the readers were told last.
+/// A round on its way.
+struct Round {
+    feeds: Vec<FeedKey>,
+    done: Pin<Box<dyn Future<Output = Done> + Send>>,
+}
+
+/// Subscriptions that the server has confirmed.
+struct Done {
+    made: Vec<(SubscriptionKey, Made)>,
+    /// The connection that confirmed them.
     seen: LinkState,
 }
 
-impl Subscription {
-    async fn run(mut self, mut drain: Watch) {
-        // Whatever was begun and not opened ends with its subscribers.
-        let Some((mut subscribers, seen)) = self.open(&mut drain).await else { return };
-        self.seen = LinkState { denied: Arc::default(), ..seen };
-        self.compare(&self.core.link.now());
-        self.writer.established();
+impl Core {
+    pub(crate) fn new(link: Link, barrier: Barrier, tag: Tag, writer: CoreWriter, metrics: &Arc<Metrics>) -> Self {
+        let denied = metrics.events_rejected_total.with_label_values(&[SOURCE, "denied"]);
+        let seen = LinkState { denied: Arc::default(), ..link.now() };
+        Self {
+            link,
+            barrier,
+            intake: Intake::new(metrics, SOURCE),
+            denied,
+            tag,
+            writer,
+            inlet: Inlet::default(),
+            waiting: Waiting::default(),
+            round: None,
+            seen,
+            refused: HashSet::new(),
+        }
+    }
+
+    /// Serves feeds until the drain begins or no reader can come any more.
+    pub(crate) async fn serve(mut self, mut drain: Watch) {
         loop {
+            self.begin_round();
             tokio::select! {
-                biased; // The connection before its messages: a gap stands before what follows it.
+                biased; // The connection before its messages: a gap comes before the messages after it.
                 () = drain.signaled() => break,
-                () = self.writer.unwanted() => break,
-                () = self.core.link.changed() => self.compare(&self.core.link.now()),
-                message = subscribers.next() => match message {
-                    Some(message) => self.take(message, &mut subscribers),
-                    // The client is over, and all that was subscribed with it. The next one is another generation.
-                    None => match self.open(&mut drain).await {
-                        Some((again, _)) => {
-                            subscribers = again;
-                            self.compare(&self.core.link.now());
-                        }
-                        None => break,
-                    },
+                () = self.link.changed() => self.compare(&self.link.now()),
+                done = next(&mut self.round) => self.finish_round(done),
+                change = self.writer.change() => match change {
+                    Some(change) => self.apply(change),
+                    None => break,
+                },
+                message = self.inlet.next() => match message {
+                    Some((key, message)) => self.take(key, message),
+                    // The client of the library has ended, and all its subscriptions with it.
+                    None => self.subscribe_again(),
                 },
             }
         }
-        for subscriber in subscribers.iter_mut() {
-            if subscriber.unsubscribe().await.is_err() {
-                break; // The connection is closed, and every subscription with it.
+        self.inlet.end().await;
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Wanted { feed, subscribe } => {
+                self.waiting.feeds.push(feed);
+                self.waiting.subscribe.extend(subscribe);
+            }
+            Change::Unwanted { unsubscribe } => {
+                for key in unsubscribe {
+                    self.inlet.remove(key);
+                    self.refused.remove(&key);
+                }
             }
         }
     }
 
-    /// Subscribes; nothing if that is not wanted any more.
-    async fn open(&mut self, drain: &mut Watch) -> Option<(SelectAll<Subscriber>, LinkState)> {
-        tokio::select! {
-            biased;
-            () = drain.signaled() => None,
-            () = self.writer.unwanted() => None,
-            opened = open(&mut self.core, &self.filters) => Some(opened),
+    /// Makes every subscription again, with the client that replaces the one that has ended.
+    fn subscribe_again(&mut self) {
+        self.inlet = Inlet::default();
+        let all = self.writer.subscriptions().map(|(key, filter)| (key, filter.clone()));
+        self.waiting.subscribe = all.collect();
+        // Subscriptions of a round on its way may be of either client.
+        self.waiting.feeds.extend(self.round.take().into_iter().flat_map(|round| round.feeds));
+    }
+
+    fn begin_round(&mut self) {
+        if self.round.is_some() || (self.waiting.feeds.is_empty() && self.waiting.subscribe.is_empty()) {
+            return;
+        }
+        let Waiting { mut subscribe, feeds } = std::mem::take(&mut self.waiting);
+        subscribe.retain(|(key, _)| self.writer.filter(*key).is_some());
+        let done = Box::pin(round(self.link.clone(), self.barrier.clone(), subscribe));
+        self.round = Some(Round { feeds, done });
+    }
+
+    fn finish_round(&mut self, Done { made, seen }: Done) {
+        let feeds = self.round.take().map(|round| round.feeds).unwrap_or_default();
+        for (key, made) in made {
+            // Feeds that ended meanwhile need no subscription any more: dropping it ends it.
+            if self.writer.filter(key).is_some() {
+                self.inlet.add(key, made);
+            }
+        }
+        self.compare(&self.link.now());
+        let is_stale = seen.generation != self.seen.generation || seen.overflows != self.seen.overflows;
+        for feed in feeds {
+            let is_refused = || {
+                let filters = self.writer.filters(feed)?.filters();
+                Some(filters.iter().any(|filter| self.seen.denials(filter.as_str()) > 0))
+            };
+            if is_stale || is_refused().unwrap_or(false) {
+                self.writer.gap_of_feed(feed, GapReason::Upstream, None);
+            }
+            self.writer.established(feed);
         }
     }
 
-    /// Takes this message and all that are ready.
-    fn take(&mut self, first: Message, subscribers: &mut SelectAll<Subscriber>) {
-        let mut messages = vec![first];
-        while messages.len() < BATCH_MAX {
-            let Some(Some(message)) = subscribers.next().now_or_never() else { break };
-            messages.push(message);
-        }
+    /// Takes this message and all that are ready, as far as one batch goes.
+    fn take(&mut self, key: SubscriptionKey, first: Message) {
         let received = Instant::now();
-        // Behind the receipt: what came on another connection is never told before the gap.
-        let state = LinkState { generation: self.core.link.generation(), up: true, ..self.core.link.now() };
+        let mut work = self.writer.fan_out(key);
+        let mut messages = vec![(key, first)];
+        while messages.len() < BATCH_MAX && work < FAN_OUT_MAX {
+            let Some((key, message)) = self.inlet.ready() else { break };
+            work += self.writer.fan_out(key);
+            messages.push((key, message));
+        }
+        // After the receipt: a message of another connection is never appended before the gap.
+        let state = LinkState { generation: self.link.generation(), up: true, ..self.link.now() };
         self.compare(&state);
-        self.core.intake.received(messages.len());
-        let mut batch = Batch::default();
-        for message in &messages {
+        self.intake.received(messages.len());
+        let mut batch = Vec::with_capacity(messages.len());
+        for (key, message) in &messages {
             if message.status.is_some() {
-                self.core.intake.status();
+                self.intake.status();
                 continue;
             }
-            // The feed gives the number.
-            let position = Component { tag: self.core.tag, seq: 0, check: None };
-            self.core.intake.take(Parts::of_core(message), position, received, &self.filters, &mut batch);
+            // A wildcard in the first place selects none of NATS's own subjects.
+            if !self.writer.filter(*key).is_some_and(|filter| filter.matches(message.subject.as_str())) {
+                continue;
+            }
+            // The writer sets the number.
+            let position = Component { tag: self.tag, seq: 0, check: None };
+            batch.push((*key, self.intake.convert(Parts::of_core(message), position, received)));
         }
-        batch.write_to_feed(&mut self.writer, &self.core.intake);
+        drop(messages);
+        let repeated = self.writer.append(batch);
+        self.intake.repeated(repeated);
     }
 
-    /// Tells the readers when messages may be missing: another connection, messages dropped, or a refused subject.
+    /// Marks a gap when messages may be missing: another connection, messages dropped, or a refused subject.
     fn compare(&mut self, now: &LinkState) {
         if !now.up {
-            return; // Told once, when it is back.
+            return; // Once, when it is up again.
         }
-        let is_refused =
-            |state: &LinkState| self.filters.disjoint().iter().any(|filter| state.denials(filter.as_str()) > 0);
-        let is_newly_refused =
-            !Arc::ptr_eq(&now.denied, &self.seen.denied) && is_refused(now) && !is_refused(&self.seen);
-        if is_newly_refused {
-            self.core.denied.inc();
-            tracing::error!(filters = %self.filters, "nats refuses core subjects that clients are waiting for");
+        let is_other = now.generation != self.seen.generation;
+        if is_other {
+            self.refused.clear();
         }
-        if is_newly_refused || now.generation != self.seen.generation || now.overflows != self.seen.overflows {
+        if is_other || now.overflows != self.seen.overflows {
             self.writer.gap(GapReason::Upstream, None);
         }
+        if !Arc::ptr_eq(&now.denied, &self.seen.denied) {
+            self.report_refused(now);
+        }
         self.seen = now.clone();
+    }
+
+    fn report_refused(&mut self, now: &LinkState) {
+        let refused = now.denied.keys().filter_map(|subject| self.writer.find(&Filter::parse(subject).ok()?));
+        let new: Vec<SubscriptionKey> = refused.filter(|key| !self.refused.contains(key)).collect();
+        for key in new {
+            self.refused.insert(key);
+            self.denied.inc();
+            let filter = self.writer.filter(key).map(tracing::field::display);
+            tracing::error!(filter, "NATS denies a core subject that clients subscribe to");
+            self.writer.gap_of_subscription(key, GapReason::Upstream, None);
+        }
+    }
+}
+
+/// The end of a round; never without one.
+async fn next(round: &mut Option<Round>) -> Done {
+    match round {
+        Some(round) => (&mut round.done).await,
+        None => std::future::pending().await,
     }
 }
 
 /// Subscribes and waits until the server has done so.
-async fn open(core: &mut Core, filters: &FilterSet) -> (SelectAll<Subscriber>, LinkState) {
-    let subscribers = loop {
-        let generation = core.link.up().await;
-        match subscribe(core, filters).await {
-            Ok(subscribers) => break subscribers,
+async fn round(mut link: Link, barrier: Barrier, mut subscribe: Vec<(SubscriptionKey, Filter)>) -> Done {
+    let mut made = Vec::with_capacity(subscribe.len());
+    while let Some((key, filter)) = subscribe.pop() {
+        let generation = link.up().await;
+        match Inlet::subscribe(&link.client(), &filter).await {
+            Ok(one) => made.push((key, one)),
             Err(error) => {
-                tracing::warn!(%filters, %error, "core subjects not subscribed to yet");
-                core.link.gone(generation).await;
+                tracing::warn!(%filter, %error, "subscription to a core subject failed; retrying");
+                subscribe.push((key, filter));
+                link.gone(generation).await;
             }
         }
-    };
+    }
     loop {
-        core.link.up().await;
-        let before = core.link.now();
-        core.barrier.pass().await;
+        link.up().await;
+        let seen = link.now();
+        barrier.pass().await;
         // With another connection the client subscribes again by itself, but the round trip was of the old one.
-        if core.link.generation() == before.generation {
-            return (subscribers, before);
+        if link.generation() == seen.generation {
+            return Done { made, seen };
         }
     }
-}
-
-async fn subscribe(core: &Core, filters: &FilterSet) -> Result<SelectAll<Subscriber>, SubscribeError> {
-    let client = core.link.client();
-    let mut subscribers = SelectAll::new();
-    for filter in filters.disjoint() {
-        subscribers.push(client.subscribe(filter.to_string()).await?);
-    }
-    Ok(subscribers)
 }

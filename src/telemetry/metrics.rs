@@ -163,7 +163,7 @@ impl Metrics {
             gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
             shed_events_total: r.counters("shed_events_total", "Events that slow clients were spared and told of, shed or conflated, by tier.", &["tier"])?,
-            throttled_total: r.counters("throttled_total", "Times that a client reached a limit of `limits.per_client` (connections, connects), or that its events waited for one (events).", &["limit"])?,
+            throttled_total: r.counters("throttled_total", "Times that a client reached a limit of `limits.per_client` (connections, filter_sets, connects), or that its events waited for one (events).", &["limit"])?,
             pressure_level: r.gauge("pressure_level", "0 nothing is cut, 1 telemetry is thinned, 2 no telemetry and normal events at half their rate, 3 a quarter of it and no new event streams.")?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Replays that read from JetStream now.")?,

@@ -1,15 +1,20 @@
-//! The on-demand side: core subjects that are only heard while somebody reads them, counted by one process.
+//! The on-demand side: core subjects with one subscription for each filter, and feeds that share them.
+//!
+//! Each subscription keeps its own order; what several of them deliver is interleaved by chance.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::FutureExt;
-use sidestream::feed::{Budget, Cursor, Demands, FeedWriter, Gap, GapReason, Item, OnDemand, OpenError, Relief};
-use sidestream::feed::{Outcome, Profile, Read, Start, demand};
+use sidestream::feed::{
+    Budget, Change, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OnDemand, OpenError, Relief,
+};
+use sidestream::feed::{Outcome, Profile, Read, Received, Start, SubscriptionKey, demand};
 use sidestream::sse::{Component, Event, Tag};
-use sidestream::subject::FilterSet;
+use sidestream::subject::{Filter, FilterSet};
 
 use super::client::Wakes;
 use super::courier::{ChanceOutlet, Courier};
@@ -19,16 +24,22 @@ use super::world;
 
 type Key = (FilterSet, Arc<Profile>);
 
-/// One subscription, from its first reader to a while after its last.
+/// One feed, from its first reader to a while after its last.
 struct Feed {
     key: Key,
-    writer: FeedWriter,
-    /// Received, not yet appended.
-    pending: Vec<(String, u64)>,
+    feed: FeedKey,
     /// By the numbers that they are given.
     history: Vec<(u64, Kind)>,
     /// Messages published before are not in it.
     since: u64,
+}
+
+/// One subscription of the connection.
+struct Subscription {
+    key: SubscriptionKey,
+    filter: Filter,
+    /// Received, not yet appended.
+    pending: VecDeque<(String, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,9 +73,10 @@ pub(crate) struct World {
     courier: Courier,
     rng: Rng,
     core: Arc<OnDemand>,
-    demands: Demands,
+    writer: CoreWriter,
     budget: Arc<Budget>,
     feeds: Vec<Feed>,
+    subscriptions: Vec<Subscription>,
     clients: Vec<Client>,
     left: Vec<(Known, Key)>,
     profiles: Vec<Arc<Profile>>,
@@ -81,13 +93,13 @@ fn now() -> Instant {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let budget = Budget::new(if rng.bool() { rng.usize(2_000..9_000) } else { 1 << 20 }, rng.usize(2..12));
-        let (core, demands) = demand::channel(Tag::of_process("p"), &budget);
+        let budget = Budget::new(world::bytes_max(&mut rng), rng.usize(2..12));
+        let (core, writer) = demand::channel(Tag::of_process("p"), &budget);
         let profiles = world::profiles(&mut rng);
         let (feeds, clients, left) = (Vec::new(), Vec::new(), Vec::new());
-        let (published, counter) = (Vec::new(), 0);
+        let (published, counter, subscriptions) = (Vec::new(), 0, Vec::new());
         let courier = Courier::new();
-        Self { courier, rng, core, demands, budget, feeds, clients, left, profiles, published, counter }
+        Self { courier, rng, core, writer, budget, feeds, subscriptions, clients, left, profiles, published, counter }
     }
 
     pub(crate) async fn step(&mut self) {
@@ -110,68 +122,108 @@ impl World {
         self.check(is_told);
     }
 
-    /// Whoever is subscribed receives it; nobody else ever will.
+    /// Every subscription that matches receives a copy; no other ever will.
     fn publish(&mut self) {
         for _ in 0..self.rng.usize(1..5) {
             let subject = world::subject(&mut self.rng);
             let content = self.published.len() as u64;
-            for feed in self.feeds.iter_mut().filter(|feed| feed.key.0.matches(&subject)) {
-                feed.pending.push((subject.clone(), content));
+            for subscription in self.subscriptions.iter_mut().filter(|one| one.filter.matches(&subject)) {
+                subscription.pending.push_back((subject.clone(), content));
             }
             self.published.push(subject);
         }
     }
 
+    /// Some messages of some subscriptions, interleaved.
     fn append(&mut self) {
-        for feed in &mut self.feeds {
-            if self.rng.bool() {
-                let most = self.rng.usize(..=feed.pending.len());
-                Self::append_to(feed, most, self.core.tag(), &mut self.counter);
-                assert!(self.budget.used() <= self.budget.max(), "{:?}", self.budget);
+        let mut batch = Vec::new();
+        for _ in 0..self.rng.usize(..20) {
+            if self.subscriptions.is_empty() {
+                break;
             }
+            let at = self.rng.usize(..self.subscriptions.len());
+            let Subscription { key, filter, pending } = &mut self.subscriptions[at];
+            let Some((subject, content)) = pending.pop_front() else { continue };
+            let is_lost = self.rng.u8(..20) == 0;
+            // A feed takes a message from the first of its filters that matches.
+            let first = |feed: &Feed| feed.key.0.filters().iter().find(|own| own.matches(&subject)) == Some(filter);
+            let takers = self.feeds.iter_mut().filter(|feed| first(feed)).collect::<Vec<_>>();
+            self.counter += u64::from(!takers.is_empty());
+            let gap = Gap { reason: GapReason::Upstream, missed: Some(1) };
+            for feed in takers {
+                feed.history.push((self.counter, if is_lost { Kind::Gap(gap) } else { Kind::Event(content) }));
+            }
+            let event = || Event {
+                position: Component { tag: self.core.tag(), seq: 0, check: None },
+                subject: subject.as_str().into(),
+                name: None,
+                tier: None,
+                message_id: None,
+                data: payload(content).into(),
+                received: now(),
+            };
+            let received = if is_lost { Received::Lost(subject.as_str().into()) } else { Received::Event(event()) };
+            batch.push((*key, received));
         }
+        assert_eq!(self.writer.append(batch), 0);
+        assert!(self.budget.used() <= self.budget.max(), "{:?}", self.budget);
     }
 
-    fn append_to(feed: &mut Feed, most: usize, tag: Tag, counter: &mut u64) {
-        let taken: Vec<_> = feed.pending.drain(..most).collect();
-        let event = |(subject, content): &(String, u64)| Event {
-            position: Component { tag, seq: 0, check: None },
-            subject: subject.as_str().into(),
-            name: None,
-            tier: None,
-            message_id: None,
-            data: payload(*content).into(),
-            received: now(),
-        };
-        feed.writer.append(taken.iter().map(event).collect());
-        for (_, content) in taken {
-            *counter += 1;
-            feed.history.push((*counter, Kind::Event(content)));
-        }
-    }
-
-    /// The connection is lost with what was under way.
+    /// The connection is lost with what was under way, or one subscription or feed is refused.
     fn lose(&mut self) {
-        for feed in &mut self.feeds {
-            let missed = self.rng.bool().then_some(feed.pending.len() as u64).filter(|missed| *missed > 0);
-            feed.pending.clear();
-            feed.writer.gap(GapReason::Upstream, missed);
-            let gap = Gap { reason: GapReason::Upstream, missed };
-            self.counter += 1;
-            feed.history.push((self.counter, Kind::Gap(gap)));
+        let missed = self.rng.bool().then(|| self.rng.u64(1..5));
+        let gap = Gap { reason: GapReason::Upstream, missed };
+        self.counter += u64::from(!self.feeds.is_empty());
+        let tell = |feed: &mut Feed| feed.history.push((self.counter, Kind::Gap(gap)));
+        match self.rng.u8(..3) {
+            0 if !self.feeds.is_empty() => {
+                let at = self.rng.usize(..self.feeds.len());
+                self.writer.gap_of_feed(self.feeds[at].feed, GapReason::Upstream, missed);
+                tell(&mut self.feeds[at]);
+            }
+            1 if !self.subscriptions.is_empty() => {
+                let Subscription { key, filter, .. } = &self.subscriptions[self.rng.usize(..self.subscriptions.len())];
+                self.writer.gap_of_subscription(*key, GapReason::Upstream, missed);
+                self.feeds.iter_mut().filter(|feed| feed.key.0.filters().contains(filter)).for_each(tell);
+            }
+            _ => {
+                self.subscriptions.iter_mut().for_each(|one| one.pending.clear());
+                self.writer.gap(GapReason::Upstream, missed);
+                self.feeds.iter_mut().for_each(tell);
+            }
         }
     }
 
     async fn wait(&mut self) {
         tokio::time::sleep(Duration::from_millis(self.rng.u64(..20_000))).await;
         self.core.sweep(now());
-        let feeds = std::mem::take(&mut self.feeds);
-        for mut feed in feeds {
-            let is_read = self.clients.iter().any(|client| client.key == feed.key);
-            let is_over = feed.writer.unwanted().now_or_never().is_some();
-            assert!(!(is_over && is_read), "a feed with a reader was given up");
-            if !is_over {
-                self.feeds.push(feed);
+        while let Some(change) = self.writer.change().now_or_never() {
+            assert!(self.change(change.expect("readers may come")).is_none(), "without a reader that opens");
+        }
+    }
+
+    /// Applies a change; the feed that is to be established, if it is that.
+    fn change(&mut self, change: Change) -> Option<FeedKey> {
+        match change {
+            Change::Wanted { feed, subscribe } => {
+                for (key, filter) in subscribe {
+                    assert!(self.subscriptions.iter().all(|one| one.filter != filter), "one subscription of {filter}");
+                    self.subscriptions.push(Subscription { key, filter, pending: VecDeque::new() });
+                }
+                Some(feed)
+            }
+            Change::Unwanted { unsubscribe } => {
+                self.subscriptions.retain(|one| !unsubscribe.contains(&one.key));
+                let (writer, clients) = (&self.writer, &self.clients);
+                self.feeds.retain(|feed| {
+                    let is_over = writer.filters(feed.feed).is_none();
+                    let is_read = clients.iter().any(|client| client.key == feed.key);
+                    assert!(!(is_over && is_read), "a feed with a reader was given up");
+                    !is_over
+                });
+                let filters: HashSet<&Filter> = self.feeds.iter().flat_map(|feed| feed.key.0.filters()).collect();
+                assert_eq!(self.subscriptions.len(), filters.len(), "one subscription for each filter that is wanted");
+                None
             }
         }
     }
@@ -190,12 +242,17 @@ impl World {
             Some(opened) => opened,
             None => {
                 self.counter += 1;
-                let mut demand = self.demands.try_recv().expect("whoever waits has demanded");
-                assert_eq!(demand.filters, key.0);
-                demand.writer.established();
+                let feed = loop {
+                    let change =
+                        self.writer.change().now_or_never().flatten().expect("a reader that waits wants a feed");
+                    if let Some(feed) = self.change(change) {
+                        break feed;
+                    }
+                };
+                assert_eq!(self.writer.filters(feed), Some(&key.0));
                 let since = self.published.len() as u64;
-                let (pending, history) = (Vec::new(), Vec::new());
-                self.feeds.push(Feed { key: key.clone(), writer: demand.writer, pending, history, since });
+                self.feeds.push(Feed { key: key.clone(), feed, history: Vec::new(), since });
+                self.writer.established(feed);
                 opening.await
             }
         };
@@ -209,7 +266,6 @@ impl World {
         };
         let feed = self.feeds.iter().find(|feed| feed.key == key).expect("a reader has a feed");
         let position = opened.cursor.position();
-        let appended = feed.pending.first().map_or(self.published.len() as u64, |(_, content)| *content);
         let next = match (known, opened.outcome) {
             (None, outcome) => {
                 assert_eq!(outcome, Outcome::Live);
@@ -226,7 +282,12 @@ impl World {
             }
             (Some(_), outcome) => panic!("{outcome:?}"),
         };
-        let known = Known { position, published: appended };
+        // A reader that begins, or is told a gap, lacks nothing that was published before; another has what it had.
+        let published = match (known, opened.outcome) {
+            (Some(known), Outcome::Window) => known.published,
+            _ => self.published.len() as u64,
+        };
+        let known = Known { position, published };
         let (wakes, missed, waits_since) = (Arc::default(), 0, None);
         let (cursor, outlet) = (opened.cursor, Arc::new(ChanceOutlet::default()));
         cursor.set_outlet(outlet.clone());
@@ -302,8 +363,9 @@ impl World {
     pub(crate) async fn end(mut self) {
         self.clients.clear();
         self.courier.finish();
-        for mut feed in self.feeds.drain(..) {
-            feed.writer.unwanted().await;
+        while !self.subscriptions.is_empty() {
+            let change = self.writer.change().await.expect("readers may come");
+            assert!(self.change(change).is_none());
         }
         assert_eq!(self.core.size(), (0, 0, 0));
         assert_eq!((self.budget.used(), self.budget.feeds()), (0, 0), "what is dropped is given back");
@@ -318,7 +380,7 @@ impl Client {
                 let content = digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
                 assert!(position.seq > self.known.position.seq, "order");
                 self.find(feed, position.seq, Kind::Event(content));
-                self.known = Known { position: *position, published: content + 1 };
+                self.known = Known { position: *position, published: self.known.published.max(content + 1) };
             }
             Seen::Gap { gap, .. } if gap.reason == GapReason::Conflated => {
                 self.conflated += gap.missed.expect("a count");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{Budget, Gap, GapReason, Limits, OpenError, Outcome, Policy, Profile, Slow, Start};
 use sidestream::sse::{Component, Tag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
@@ -64,13 +65,19 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Room for everything, or little more than two feeds take and as much for events.
+pub(crate) fn bytes_max(rng: &mut Rng) -> usize {
+    let feed = FEED_BYTES + 3 * (FILTER_BYTES + 64);
+    if rng.bool() { rng.usize(4 * feed..5 * feed) } else { ROOM }
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let source = Source::new("S", rng.u64(..));
         let has_archive = rng.bool();
         let pods = (0..rng.usize(1..3)).map(|_| {
-            let bytes = if rng.bool() { rng.usize(2_000..20_000) } else { ROOM };
+            let bytes = bytes_max(&mut rng);
             let budget = Budget::new(bytes, rng.usize(2..20));
             Pod::new(&source, has_archive, &budget, &mut rng)
         });

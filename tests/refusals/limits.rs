@@ -45,7 +45,7 @@ async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_
 #[tokio::test]
 async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
     // One is the witness's.
-    let scene = Scene::start("limits: { feeds: 3 }").await;
+    let scene = Scene::start("limits: { feeds: 3, per_client: { filter_sets: null } }").await;
     let get = |target: &str| SseClient::get(scene.sidestream.url(target)).connect();
     let (one, two) = (get("/orders/1").await, get("/orders/2").await);
     assert_eq!((one.status(), two.status()), (200, 200));
@@ -92,6 +92,67 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
     drop((one, mine));
     eventually(DEADLINE, "who ends one has a place again", || async { get("a").await.status() == 200 }).await;
     drop((two, other, h2));
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_own() {
+    let scene = Scene::start(&format!("{NAMED}limits: {{ per_client: {{ filter_sets: 2 }} }}")).await;
+    let url = |client: &str, id: u32| scene.sidestream.url(&format!("/named/{id}?client={client}"));
+    let get = async |client: &str, id| SseClient::get(url(client, id)).connect().await;
+    let (one, two, again) = (get("a", 1).await, get("a", 2).await, get("a", 2).await);
+    assert_eq!((one.status(), two.status(), again.status()), (200, 200, 200), "the same set costs nothing more");
+    let mut refused = get("a", 3).await;
+    assert_eq!((refused.status(), refused.header("connection").as_deref()), (429, Some("close")));
+    assert!(refused.header("retry-after").is_some());
+    assert!(refused.body().await.contains("too_many_filter_sets_of_client"));
+    let mut browser = SseClient::get(url("a", 3)).browser().connect().await;
+    assert_eq!(browser.status(), 200);
+    assert_eq!(browser.next().await.name, "sidestream.close");
+    let other = get("b", 3).await;
+    assert_eq!(other.status(), 200);
+    assert_eq!(scene.sidestream.metric("sidestream_throttled_total", &[("limit", "filter_sets")]).await, 2.0);
+    drop(one);
+    eventually(DEADLINE, "a set that is not read any longer does not count", || async {
+        get("a", 3).await.status() == 200
+    })
+    .await;
+    drop((two, again, other));
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn one_client_leaves_feeds_for_others_by_default() {
+    // A quarter of the feeds for each client, one for the witness.
+    let scene = Scene::start(&format!("{NAMED}limits: {{ feeds: 8 }}")).await;
+    let get = async |client: &str, id: u32| {
+        SseClient::get(scene.sidestream.url(&format!("/named/{id}?client={client}"))).connect().await
+    };
+    let greedy = [get("a", 1).await, get("a", 2).await, get("a", 3).await];
+    assert_eq!(greedy.each_ref().map(SseClient::status), [200, 200, 429]);
+    let others = [get("b", 4).await, get("c", 5).await];
+    assert_eq!(others.each_ref().map(SseClient::status), [200, 200]);
+    drop((greedy, others));
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn feeds_that_were_opened_and_left_at_once_are_gone_at_once() {
+    let scene = Scene::start("").await;
+    let core = [("source", "core")];
+    for round in 0..3 {
+        let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+        let mut streams = Vec::new();
+        for number in 0..100 {
+            streams.push(h2.get(&format!("/orders/{round}-{number}")).await);
+        }
+        drop((streams, h2));
+    }
+    // Well before the 30 s that a feed lingers at most.
+    eventually(DEADLINE, "no feed lingers", || async {
+        scene.sidestream.metric("sidestream_feeds", &core).await == 0.0
+    })
+    .await;
     scene.finish().await;
 }
 
@@ -234,28 +295,29 @@ async fn a_hundred_thousand_subjects_of_one_client_leave_nothing() {
 }
 
 #[tokio::test]
-async fn core_subjects_of_one_client_are_bounded_by_the_limit_of_feeds() {
-    let scene = Scene::start("limits: { feeds: 500 }").await;
+async fn core_subjects_are_bounded_by_the_limit_of_feeds_and_their_memory_is_given_back() {
+    let scene = Scene::start("limits: { feeds: 500, per_client: { filter_sets: null } }").await;
     let resident = scene.sidestream.resident_bytes();
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
-    let mut refused = 0;
-    for number in 0..1_000 {
-        let client = h2.get(&format!("/orders/{number}")).await;
-        match client.status() {
-            200 => client.reset(),
-            status => {
-                assert_eq!(status, 503);
-                refused += 1;
-                // Its connection was told to go.
-                h2 = H2Client::connect(scene.sidestream.url("/")).await;
-            }
+    let (mut clients, mut connections) = (Vec::new(), Vec::new());
+    for number in 0..499 {
+        if number % 100 == 0 {
+            connections.push(H2Client::connect(scene.sidestream.url("/")).await);
         }
+        let client = connections.last_mut().unwrap().get(&format!("/orders/{number}")).await;
+        assert_eq!(client.status(), 200, "one is the witness's, number {number} is not too many");
+        clients.push(client);
     }
-    // One is the witness's; a subject is kept for those who come back at once.
-    assert_eq!(refused, 501);
-    assert_eq!(scene.refused("too_many_feeds").await, 501.0);
+    for number in 499..510 {
+        let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+        assert_eq!(h2.get(&format!("/orders/{number}")).await.status(), 503);
+    }
+    assert_eq!(scene.refused("too_many_feeds").await, 11.0);
     let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
     assert!(grown < 32 << 20, "{grown} bytes for 499 feeds");
-    drop(h2);
+    drop((clients, connections));
+    eventually(DEADLINE * 4, "feeds end", || async {
+        scene.sidestream.metric("sidestream_feeds", &[("source", "core")]).await == 0.0
+    })
+    .await;
     scene.finish().await;
 }

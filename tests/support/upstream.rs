@@ -85,8 +85,8 @@ impl Upstream {
 
     /// Serves core subjects.
     pub fn core(&self) -> Arc<OnDemand> {
-        let (core, demands) = feed::demand::channel(self.identity.tag(), &self.budget);
-        self.nats.serve(demands, self.watch.clone());
+        let (core, writer) = feed::demand::channel(self.identity.tag(), &self.budget);
+        self.nats.serve(writer, self.watch.clone());
         core
     }
 

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use crate::config::Config;
 use crate::config::walk::Place;
+use crate::feed::budget::feeds_of;
 use crate::feed::replay;
 use crate::http;
 use crate::limit::{PerClient, Rate, Thresholds};
@@ -38,12 +39,15 @@ impl Default for Limits {
 pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
     place.map(|keys| {
         let default = Limits::default();
+        let window_bytes_max = keys.or("window_bytes", default.window_bytes_max, Place::positive_size);
+        let feeds_max = keys.or("feeds", None, |place| place.auto_or(Place::count));
+        let feeds_max = feeds_max.unwrap_or_else(|| feeds_of(window_bytes_max));
         Some(Limits {
             connections_max: keys.or("connections", default.connections_max, |place| place.auto_or(Place::count)),
             file_descriptors: keys.or("file_descriptors", default.file_descriptors, file_descriptors),
-            window_bytes_max: keys.or("window_bytes", default.window_bytes_max, Place::positive_size),
-            feeds_max: keys.or("feeds", default.feeds_max, Place::count),
-            per_client: keys.or("per_client", default.per_client, per_client),
+            window_bytes_max,
+            feeds_max,
+            per_client: keys.or("per_client", PerClient::among(feeds_max), |place| per_client(place, feeds_max)),
             subjects_per_request_max: keys.or("subjects_per_request", default.subjects_per_request_max, Place::count),
             replays: keys.or("replays", default.replays, replays),
         })
@@ -60,11 +64,13 @@ fn replays(place: &Place<'_>) -> Option<replay::Config> {
     })
 }
 
-fn per_client(place: &Place<'_>) -> Option<PerClient> {
+fn per_client(place: &Place<'_>, feeds_max: usize) -> Option<PerClient> {
     place.map(|keys| {
-        let PerClient { connections, connects, events } = PerClient::default();
+        let PerClient { connections, filter_sets: auto, connects, events } = PerClient::among(feeds_max);
+        let filter_sets = keys.nullable("filter_sets", Some(None), |place| place.auto_or(Place::count));
         Some(PerClient {
             connections: keys.nullable("connections", connections, Place::count),
+            filter_sets: filter_sets.and_then(|count| count.or(auto)),
             connects: keys.nullable("connects", connects, rate),
             events: keys.nullable("events", events, rate),
         })
