@@ -191,3 +191,99 @@ fn several_files_become_documents_of_one_text() {
     assert_eq!(written.matches("image: \"registry.example/sidestream:2\"").count(), 6);
     assert_eq!(documents[6]["spec"]["volumes"][0]["configMap"]["name"], "mine");
 }
+
+/// Three Deployments: one with the label, one of NATS that must not get a sidecar, one without labels.
+fn shop() -> String {
+    let deployment = |name: &str, labels: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  template:\n    \
+             metadata: {{labels: {labels}}}\n    spec: {{containers: [{{name: app, image: app}}]}}\n---\n"
+        )
+    };
+    deployment("orders", "{app: orders, sidestream.dev/inject: \"true\"}")
+        + &deployment("nats", "{app: nats, tier: broker}")
+        + &deployment("plain", "{}")
+}
+
+#[test]
+fn a_selector_leaves_out_the_workloads_that_it_does_not_match() {
+    for (selector, injected) in [
+        ("sidestream.dev/inject=true", &["orders"][..]),
+        ("app in (orders, nats),tier!=broker", &["orders"]),
+        ("!app", &["plain"]),
+        ("tier!=broker", &["orders", "plain"]),
+    ] {
+        let output = run(&["inject", "--selector", selector], &shop());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let documents = kubernetes::read(&[text(&output.stdout)]).remove(0);
+        let has = |document: &&Value| document["spec"]["template"]["spec"]["initContainers"].is_array();
+        let names: Vec<_> = documents.iter().filter(has).map(|document| document["metadata"]["name"].clone()).collect();
+        assert_eq!(names, injected, "{selector}");
+        let told = text(&output.stderr);
+        assert!(told.contains("left as it is: the selector does not match the labels of its pods"), "{told}");
+    }
+    let output = run(&["inject", "--quiet", "-l", "sidestream.dev/injct=true"], &shop());
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), shop()));
+    assert_eq!(text(&output.stderr), "the selector matches no workload; nothing was injected\n");
+    let output = run(&["inject", "--selector", "app="], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for wrong in ["", "app in (", "a b"] {
+        let output = run(&["inject", "--selector", wrong], &shop());
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()), "{wrong}");
+        assert!(text(&output.stderr).contains("the selector"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn defaults_for_annotations_are_checked_and_apply() {
+    let output = run(&["inject", "--default", "cpu-limit=1", "--default", "sidestream.dev/port=8081"], &pod("plain"));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let pod_read = &kubernetes::read(&[text(&output.stdout)])[0][0];
+    let sidecar = &pod_read["spec"]["initContainers"][0];
+    assert_eq!(
+        (&sidecar["resources"]["limits"]["cpu"], &sidecar["ports"][0]["containerPort"]),
+        (&json!("1"), &json!(8081))
+    );
+    for wrong in ["cpu-limit", "cpu-limit=much", "cpu-limt=1"] {
+        let output = run(&["inject", "--default", wrong], &pod("plain"));
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()), "{wrong}");
+        assert!(text(&output.stderr).contains("default"), "{}", text(&output.stderr));
+    }
+}
+
+/// What `kubectl get pods -A -o json` prints.
+#[test]
+fn pods_that_ask_for_the_sidecar_and_have_none_are_found() {
+    let pod = |name: &str, label: &str, more: Value| {
+        let mut pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": "shop", "labels": { "sidestream.dev/inject": label } },
+            "spec": { "containers": [{ "name": "app", "image": "app" }] },
+        });
+        json_patch::merge(&mut pod, &more);
+        pod
+    };
+    let sidecar = json!({ "spec": { "initContainers": [{ "name": "sidestream", "image": "sidestream" }] } });
+    let plain = json!({ "spec": { "containers": [{ "name": "app" }, { "name": "sidestream" }] } });
+    let list = |items: Vec<Value>| json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string();
+    let well = vec![
+        pod("native", "true", sidecar),
+        pod("plain", "true", plain),
+        pod("other", "false", json!({})),
+        pod("ended", "true", json!({ "status": { "phase": "Succeeded" } })),
+        pod("going", "true", json!({ "metadata": { "deletionTimestamp": "2026-11-29T17:00:00Z" } })),
+    ];
+    let output = run(&["inject", "--check"], &list(well.clone()));
+    assert_eq!(text(&output.stderr), "2 ask for the sidecar; 0 have none\n");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()));
+
+    let mut late = well;
+    late.push(pod("orders-1", "true", json!({ "status": { "phase": "Running" } })));
+    let output = run(&["inject", "--check", "--quiet"], &list(late.clone()));
+    let told = text(&output.stderr);
+    assert_eq!(told, "Pod/shop/orders-1: asks for the sidecar and has none\n3 ask for the sidecar; 1 have none\n");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()));
+    let output = run(&["inject", "--check", "-l", "app=orders"], &list(late));
+    assert_eq!(text(&output.stderr), "0 ask for the sidecar; 0 have none\n");
+}

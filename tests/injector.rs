@@ -168,10 +168,127 @@ async fn what_is_wrong_with_a_pod_becomes_a_warning_and_never_a_refusal() {
     let pod = &mut wrong["request"]["object"];
     pod["spec"]["volumes"] = json!([{ "name": "sidestream-config", "emptyDir": {} }]);
     let answer = injector.review(&wrong).await;
-    assert_eq!(patch(&answer), None);
     assert!(answer.body["response"]["warnings"].to_string().contains("is not injected"), "{answer:?}");
+    let left = ask(&[json!({ "patch": patch(&answer).unwrap(), "of": wrong["request"]["object"] })]).remove(0);
+    assert_eq!(left["spec"], wrong["request"]["object"]["spec"], "the pod itself is as it was");
+    let told = left["metadata"]["annotations"]["sidestream.dev/warnings"].as_str().unwrap();
+    assert!(told.contains("is not injected"), "{told}");
     let (_, metrics) = injector.get("/metrics").await;
     assert!(metrics.contains("sidestream_injector_problems_total 5\n"), "{metrics}");
+}
+
+fn lines(injector: &Injector) -> Vec<Value> {
+    let lines = injector.process.lines();
+    let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["message"] == "wrong sidestream.dev annotations").collect()
+}
+
+/// A controller creates the pods of a Deployment, and shows their warnings to no user.
+#[tokio::test]
+async fn problems_of_a_pod_are_in_the_log_and_in_an_annotation_of_the_pod() {
+    let (injector, _authority) = injector().await;
+    let mut wrong = recorded("create");
+    wrong["request"]["object"]["metadata"]["annotations"]["sidestream.dev/port"] = json!("eighty");
+    let answer = injector.review(&wrong).await;
+    let pod = ask(&[json!({ "patch": patch(&answer).unwrap(), "of": wrong["request"]["object"] })]).remove(0);
+    let problem = "annotation `sidestream.dev/port`: \"eighty\" is no port: 1 to 65535";
+    assert_eq!(pod["metadata"]["annotations"]["sidestream.dev/warnings"], problem);
+    let line = eventually(DEADLINE, "it is logged", || async { lines(&injector).pop() }).await;
+    assert_eq!((&line["level"], &line["problems"]), (&json!("WARN"), &json!(problem)));
+    let object = ["kind", "namespace", "name", "owner"].map(|key| line[key].as_str().unwrap());
+    assert_eq!(object, ["Pod", "shop", "orders-7d4b9c6f5d-", "ReplicaSet/orders-7d4b9c6f5d"]);
+
+    // Asked again about its own work it has nothing to add; a copy whose annotations are right loses the old warning.
+    let mut again = wrong.clone();
+    again["request"]["object"] = pod.clone();
+    assert_eq!(patch(&injector.review(&again).await), None);
+    again["request"]["object"]["metadata"]["annotations"]["sidestream.dev/port"] = json!("8081");
+    let patch = patch(&injector.review(&again).await).unwrap();
+    let pod = ask(&[json!({ "patch": patch, "of": again["request"]["object"] })]).remove(0);
+    assert!(pod["metadata"]["annotations"].get("sidestream.dev/warnings").is_none(), "{pod}");
+}
+
+#[tokio::test]
+async fn a_crowd_of_pods_with_one_mistake_does_not_fill_the_log() {
+    let (injector, _authority) = injector().await;
+    let mut wrong = recorded("create");
+    wrong["request"]["object"]["metadata"]["annotations"]["sidestream.dev/port"] = json!("eighty");
+    let reviews = (0..40).map(|_| injector.review(&wrong));
+    futures_util::future::join_all(reviews).await;
+    let (_, metrics) = injector.get("/metrics").await;
+    assert!(metrics.contains("sidestream_injector_problems_total 40\n"), "each is counted: {metrics}");
+    // 20 at once, and one a second.
+    let logged = lines(&injector).len();
+    assert!((20..40).contains(&logged), "{logged}");
+    let later = eventually(DEADLINE, "a line says how many were left out", || async {
+        injector.review(&wrong).await;
+        lines(&injector).into_iter().find(|line| line["left_out"].as_u64() > Some(0))
+    })
+    .await;
+    assert!(later["left_out"].as_u64().unwrap() >= 1, "{later}");
+}
+
+/// A review of a workload, as an API server sends it for the rule of `warn.sidestream.dev`.
+fn workload_review(kind: &str, resource: &str, operation: &str, template: &Value) -> Value {
+    let group = if kind.ends_with("Job") { "batch" } else { "apps" };
+    let spec = match kind {
+        "CronJob" => json!({ "jobTemplate": { "spec": { "template": template } } }),
+        _ => json!({ "template": template }),
+    };
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "1",
+            "kind": { "group": group, "version": "v1", "kind": kind },
+            "resource": { "group": group, "version": "v1", "resource": resource },
+            "namespace": "shop",
+            "name": "orders",
+            "operation": operation,
+            "object": { "apiVersion": format!("{group}/v1"), "kind": kind, "metadata": { "name": "orders" }, "spec": spec },
+        },
+    })
+}
+
+#[tokio::test]
+async fn workloads_get_warnings_and_never_a_patch_or_a_rejection() {
+    let (injector, _authority) = injector().await;
+    let template = |label: &str| {
+        json!({
+            "metadata": {
+                "labels": { "sidestream.dev/inject": label },
+                "annotations": { "sidestream.dev/memory-limt": "1Gi" },
+            },
+            "spec": { "containers": [{ "name": "app", "image": "app" }] },
+        })
+    };
+    let kinds = [
+        ("Deployment", "deployments"),
+        ("StatefulSet", "statefulsets"),
+        ("DaemonSet", "daemonsets"),
+        ("Job", "jobs"),
+        ("CronJob", "cronjobs"),
+    ];
+    for (kind, resource) in kinds {
+        for operation in ["CREATE", "UPDATE"] {
+            let answer = injector.review(&workload_review(kind, resource, operation, &template("true"))).await;
+            assert_eq!(patch(&answer), None, "{kind}");
+            let warnings = &answer.body["response"]["warnings"];
+            assert!(warnings[0].as_str().unwrap().contains("`sidestream.dev/memory-limt`"), "{kind}: {answer:?}");
+        }
+        // Before Kubernetes 1.28 every workload comes.
+        let answer = injector.review(&workload_review(kind, resource, "CREATE", &template("false"))).await;
+        assert_eq!((patch(&answer), answer.body["response"].get("warnings")), (None, None), "{kind}");
+    }
+    // One without a template, or of another group, is answered as well.
+    let mut odd = workload_review("Deployment", "deployments", "CREATE", &template("true"));
+    odd["request"]["object"] = Value::Null;
+    assert_eq!(patch(&injector.review(&odd).await), None);
+    let mut other = workload_review("Deployment", "deployments", "CREATE", &template("true"));
+    other["request"]["resource"]["group"] = json!("example.dev");
+    assert!(injector.review(&other).await.body["response"].get("warnings").is_none());
+    let (_, metrics) = injector.get("/metrics").await;
+    assert!(metrics.contains("sidestream_injector_reviews_total{outcome=\"checked\"} 10\n"), "{metrics}");
 }
 
 #[tokio::test]

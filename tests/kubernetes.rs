@@ -224,6 +224,26 @@ fn kubectl_builds_every_base() {
     assert_valid(&built);
 }
 
+/// Each webhook that only warns lets everything pass when it does not answer; the chart has the same as the base.
+#[test]
+fn the_rule_for_workloads_only_warns_in_the_base_and_in_the_chart() {
+    let chart = Command::new(kubernetes::helm())
+        .args(["template", "sidestream", "k8s/chart", "-n", "sidestream"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(chart.status.success(), "{}", String::from_utf8_lossy(&chart.stderr));
+    let texts = [file("k8s/injector/webhook.yaml"), String::from_utf8(chart.stdout).unwrap()];
+    let mut webhooks = kubernetes::read(&texts).into_iter().map(|documents| {
+        let mut found = documents.into_iter().filter(|document| document["kind"] == "MutatingWebhookConfiguration");
+        found.next().unwrap()["webhooks"].clone()
+    });
+    let (base, chart) = (webhooks.next().unwrap(), webhooks.next().unwrap());
+    assert_eq!(base, chart);
+    assert_eq!((&base[1]["name"], &base[1]["failurePolicy"]), (&json!("warn.sidestream.dev"), &json!("Ignore")));
+    assert!(base[1]["matchConditions"].is_array(), "workloads without the label are not reviewed");
+}
+
 #[test]
 fn helm_renders_the_chart() {
     let helm = kubernetes::helm();
@@ -233,7 +253,8 @@ fn helm_renders_the_chart() {
         command.current_dir(root().join("k8s/chart")).output().unwrap()
     };
     let everything = "monitoring.podMonitor=true,monitoring.rules=true,monitoring.dashboard=true,example.enabled=true";
-    let ways: [&[&str]; 3] = [
+    let digest = format!("image.repository=registry.example/sidestream,image.digest=sha256:{}", "0a".repeat(32));
+    let ways: [&[&str]; 4] = [
         &[],
         &[
             "--set",
@@ -244,6 +265,16 @@ fn helm_renders_the_chart() {
             "sidecar.config=../sidecar/sidecar.yaml",
         ],
         &["--set", "injector.certificateSecret=own,injector.replicas=1,networkPolicy.enabled=false"],
+        &[
+            "--set",
+            &digest,
+            "--set",
+            "image.pullPolicy=Always,image.pullSecrets={one,two},injector.nodeSelector.pool=system",
+            "--set",
+            "injector.tolerations[0].operator=Exists,injector.priorityClassName=system-cluster-critical",
+            "--set-string",
+            "sidecar.annotations.cpu-limit=1",
+        ],
     ];
     let mut rendered = Vec::new();
     for way in ways {
@@ -252,8 +283,28 @@ fn helm_renders_the_chart() {
         rendered.push((format!("{way:?}"), String::from_utf8(output.stdout).unwrap()));
     }
     assert_valid(&rendered);
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let images = rendered[3].1.matches(&format!("registry.example/sidestream@{digest}")).count();
+    assert_eq!(images, 3, "two images, and the one for pods: {}", rendered[3].1);
+    for option in [
+        "imagePullSecrets:\n        - name: one\n        - name: two\n",
+        "imagePullPolicy: Always\n",
+        "\"--default=image-pull-policy=Always\"",
+        "\"--default=cpu-limit=1\"",
+        "nodeSelector:\n        pool: system\n",
+        "tolerations:\n        - operator: Exists\n",
+        "priorityClassName: system-cluster-critical\n",
+    ] {
+        assert!(rendered[3].1.contains(option), "{option}: {}", rendered[3].1);
+    }
     assert!(rendered[1].1.contains("kind: PrometheusRule") && rendered[1].1.contains("{{ $labels.pod }}"));
-    for refused in ["injector.replicas=0", "injektor.enabled=true", "sidecar.namespaces={a}"] {
+    for refused in [
+        "injector.replicas=0",
+        "injektor.enabled=true",
+        "sidecar.namespaces={a}",
+        "image.digest=latest",
+        "image.pullPolicy=always",
+    ] {
         assert!(!render(&["--set", refused]).status.success(), "{refused}");
     }
 }

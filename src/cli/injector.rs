@@ -4,10 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Exit;
 use super::inject::DefaultArgs;
 use super::output::complain;
+use crate::config;
 use crate::injector::authority::Pair;
 use crate::injector::cluster::{self, Access, ClusterError, Objects};
 use crate::injector::server::{self, ServerError};
@@ -77,6 +79,9 @@ struct Init {
     /// The folder with `token` and `ca.crt` of the service account
     #[arg(long, value_name = "FOLDER", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
     account: PathBuf,
+    /// How long API servers have to load a changed caBundle before its certificate is served
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = config::duration)]
+    settle: Duration,
 }
 
 pub(super) fn run(arguments: Args) -> Exit {
@@ -96,11 +101,18 @@ fn serve(arguments: Serve) -> Exit {
         }
     };
     logs::init(&logs::Config { filter: arguments.log, ..logs::Config::default() });
+    let defaults = match arguments.defaults.defaults() {
+        Ok(defaults) => defaults,
+        Err(why) => {
+            tracing::error!(%why, "could not start");
+            return Exit::Usage;
+        }
+    };
     let config = server::Config {
         listen: arguments.listen,
         admin: arguments.admin,
         certificate: TlsConfig { certificate: arguments.certificate, key: arguments.key, client_ca: None },
-        defaults: arguments.defaults.defaults(),
+        defaults,
     };
     let ended = runtime().map_err(|error| ServerError::System(error.to_string())).and_then(|runtime| {
         let ended = runtime.block_on(server::run(config, signals));
@@ -136,7 +148,7 @@ fn prepare(arguments: Init) -> Exit {
             return Exit::Unavailable;
         }
     };
-    let pair = match runtime.block_on(cluster::prepare(&access, &objects)) {
+    let pair = match runtime.block_on(cluster::prepare(&access, &objects, arguments.settle)) {
         Ok(pair) => pair,
         Err(error) => {
             tracing::error!(%error, "the certificate could not be prepared");

@@ -24,6 +24,9 @@ use tokio_rustls::TlsConnector;
 
 use super::authority::{self, Pair};
 
+/// Name under which the API server keeps what we write (`metadata.managedFields`).
+const FIELD_MANAGER: &str = "sidestream-injector";
+
 /// 10 s for one request: the API server's own patience with a webhook.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -78,15 +81,36 @@ impl fmt::Display for ClusterError {
 impl std::error::Error for ClusterError {}
 
 /// Gets the certificate from the Secret, or makes both, and lets the webhook trust it. Replicas that do so at the same
-/// time end with the same certificate: the Secret is made once.
+/// time end with the same certificate: the Secret is written once.
+///
+/// A certificate that API servers do not trust yet makes pods start without a sidecar. So its authority is added to the
+/// one that is trusted, and this returns `settle` later: API servers have loaded both by then, and replicas that still
+/// serve the certificate before it are trusted as well.
 ///
 /// # Errors
 /// When the API server is away or refuses, or the Secret is something else.
-pub async fn prepare(access: &Access, objects: &Objects) -> Result<Pair, ClusterError> {
+pub async fn prepare(access: &Access, objects: &Objects, settle: Duration) -> Result<Pair, ClusterError> {
     let client = Client::new(access)?;
     let pair = client.pair(objects).await?;
-    client.trust(objects, &pair).await?;
+    let trust = client.trust(objects, &pair).await?;
+    // With two authorities another replica may have added ours a moment ago.
+    if trust.written || trust.others > 0 {
+        tracing::info!(
+            seconds = settle.as_secs(),
+            authorities = trust.others + 1,
+            "waiting for API servers to load caBundle"
+        );
+        tokio::time::sleep(settle).await;
+    }
     Ok(pair)
+}
+
+/// State of the webhook configuration after our authority is in it.
+struct Trust {
+    /// Whether it was changed.
+    written: bool,
+    /// The most authorities that one of its webhooks trusts besides ours.
+    others: usize,
 }
 
 struct Client {
@@ -115,48 +139,70 @@ impl Client {
         Ok(Self { access: access.clone(), tls: TlsConnector::from(Arc::new(config)), token: token.trim().to_owned() })
     }
 
-    /// The pair in the Secret; if there is none, a new one, unless another replica was faster.
+    /// The pair in the Secret; if it holds none, a new one, unless another replica was faster.
     async fn pair(&self, objects: &Objects) -> Result<Pair, ClusterError> {
         let Objects { namespace, service, secret, .. } = objects;
         let all = format!("/api/v1/namespaces/{namespace}/secrets");
         let own = format!("{all}/{secret}");
-        match self.call(Method::GET, &own, None).await {
-            Err(ClusterError::Refused(404, _)) => {}
-            found => return of_secret(&found?, secret),
+        let found = match self.call(Method::GET, &own, None).await {
+            Err(ClusterError::Refused(404, _)) => None,
+            found => Some(found?),
+        };
+        if let Some(found) = &found
+            && !is_empty(found)
+        {
+            return of_secret(found, secret);
         }
         let pair = authority::sign_for(service, namespace).map_err(|why| ClusterError::Unusable(why.to_string()))?;
-        let made = json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": { "name": secret, "namespace": namespace },
-            "type": "kubernetes.io/tls",
-            "stringData": { "ca.crt": pair.authority, "tls.crt": pair.certificate, "tls.key": pair.key },
+        let data = json!({
+            "ca.crt": STANDARD.encode(&pair.authority),
+            "tls.crt": STANDARD.encode(&pair.certificate),
+            "tls.key": STANDARD.encode(&pair.key),
         });
-        match self.call(Method::POST, &all, Some(("application/json", made))).await {
+        let written = if let Some(mut found) = found {
+            // As it was read, `resourceVersion` included: if another replica has written it since, the answer is 409.
+            found["data"] = data;
+            self.call(Method::PUT, &own, Some(("application/json", found))).await
+        } else {
+            let metadata = json!({ "name": secret, "namespace": namespace });
+            let made = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
+            self.call(Method::POST, &all, Some(("application/json", made))).await
+        };
+        match written {
             Err(ClusterError::Refused(409, _)) => of_secret(&self.call(Method::GET, &own, None).await?, secret),
-            made => made.map(|_| pair),
+            Err(ClusterError::Refused(403, why)) => Err(ClusterError::Refused(
+                403,
+                format!("{why} (the Secret {secret} belongs to the injector's manifests: apply them again)"),
+            )),
+            written => written.map(|_| pair),
         }
     }
 
-    /// Writes the authority to every webhook of the configuration that has another one.
-    async fn trust(&self, objects: &Objects, pair: &Pair) -> Result<(), ClusterError> {
+    /// Adds the authority to every webhook of the configuration that does not trust it.
+    async fn trust(&self, objects: &Objects, pair: &Pair) -> Result<Trust, ClusterError> {
         let path = format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{}", objects.webhook);
         let configuration = self.call(Method::GET, &path, None).await?;
-        let bundle = Value::from(STANDARD.encode(&pair.authority));
         let webhooks = configuration["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
         if webhooks.is_empty() {
             return Err(ClusterError::Unusable(format!("{} has no webhooks", objects.webhook)));
         }
-        let others = webhooks.iter().enumerate().filter(|(_, webhook)| webhook["clientConfig"]["caBundle"] != bundle);
-        let patch: Vec<_> = others
-            .map(|(index, _)| {
-                json!({ "op": "add", "path": format!("/webhooks/{index}/clientConfig/caBundle"), "value": bundle })
-            })
-            .collect();
-        if patch.is_empty() {
-            return Ok(());
+        let mut patch = Vec::new();
+        let mut others = 0;
+        for (index, webhook) in webhooks.iter().enumerate() {
+            let trusted = webhook["clientConfig"]["caBundle"].as_str().unwrap_or_default();
+            let trusted = STANDARD.decode(trusted).unwrap_or_default();
+            let bundle = authority::add_to_bundle(&pair.authority, &String::from_utf8_lossy(&trusted));
+            others = others.max(bundle.others);
+            if bundle.added {
+                let place = format!("/webhooks/{index}/clientConfig/caBundle");
+                patch.push(json!({ "op": "add", "path": place, "value": STANDARD.encode(bundle.text) }));
+            }
         }
-        self.call(Method::PATCH, &path, Some(("application/json-patch+json", patch.into()))).await.map(drop)
+        let written = !patch.is_empty();
+        if written {
+            self.call(Method::PATCH, &path, Some(("application/json-patch+json", patch.into()))).await?;
+        }
+        Ok(Trust { written, others })
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<(&str, Value)>) -> Result<Value, ClusterError> {
@@ -182,7 +228,11 @@ impl Client {
             Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
             _ => format!("{host}:{port}"),
         };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        let uri = match body {
+            Some(_) => format!("{path}?fieldManager={FIELD_MANAGER}"),
+            None => path.to_owned(),
+        };
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, host);
         request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
         let mut bytes = Bytes::new();
         if let Some((kind, body)) = body {
@@ -200,6 +250,11 @@ impl Client {
         let why: String = answer["message"].as_str().unwrap_or("nothing more").chars().take(500).collect();
         Err(ClusterError::Refused(status.as_u16(), why))
     }
+}
+
+/// Whether a Secret holds nothing: as the manifests make it.
+fn is_empty(secret: &Value) -> bool {
+    secret["data"].as_object().is_none_or(serde_json::Map::is_empty)
 }
 
 fn of_secret(found: &Value, name: &str) -> Result<Pair, ClusterError> {

@@ -30,6 +30,8 @@ pub struct Line {
     pub text: String,
     /// Whether the result is not what was asked for.
     pub is_problem: bool,
+    /// Whether a selector leaves the workload out.
+    pub is_left_out: bool,
 }
 
 impl fmt::Display for Line {
@@ -60,7 +62,13 @@ pub fn change(text: &str, act: Act<'_>) -> Changed {
             }
             Err(Broken { line: inside, message }) => {
                 let line = line + inside.saturating_sub(1);
-                changed.report.push(Line { line, subject: String::new(), text: message, is_problem: true });
+                changed.report.push(Line {
+                    line,
+                    subject: String::new(),
+                    text: message,
+                    is_problem: true,
+                    is_left_out: false,
+                });
             }
         }
         line += document.matches('\n').count();
@@ -157,13 +165,16 @@ fn is_comment(line: &str) -> bool {
 
 fn tell(line: usize, treated: Treated) -> Vec<Line> {
     let Treated { name, done, notices } = treated;
-    let tell = |text: String, is_problem| Line { line, subject: name.clone(), text, is_problem };
+    let is_left_out = done == Done::Left(workload::NOT_SELECTED);
+    let tell = |text: String, is_problem| Line { line, subject: name.clone(), text, is_problem, is_left_out };
     let mut lines: Vec<_> =
         notices.iter().map(|notice: &Notice| tell(notice.to_string(), notice.is_problem())).collect();
     match done {
         Done::Injected => lines.push(tell("injected".into(), false)),
         Done::Removed => lines.push(tell("removed".into(), false)),
         Done::Nothing => lines.push(tell("nothing of ours was there".into(), false)),
+        Done::Present => lines.push(tell("has the sidecar".into(), false)),
+        Done::Missing => lines.push(tell("asks for the sidecar and has none".into(), true)),
         // The problem says it.
         Done::Left(_) if lines.iter().any(|line| line.is_problem) => {}
         Done::Left(why) => lines.push(tell(format!("left as it is: {why}"), false)),

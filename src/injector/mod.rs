@@ -11,6 +11,7 @@ mod notice;
 pub mod options;
 mod pod;
 pub mod review;
+pub mod selector;
 pub mod server;
 mod sidecar;
 mod workload;

@@ -1,5 +1,6 @@
 //! Annotations `sidestream.dev/...` as typed options: every problem is named, and what is wrong counts as left out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -10,7 +11,7 @@ use crate::telemetry::logs;
 
 mod parse;
 
-pub(super) use parse::Quantity;
+pub(super) use parse::{Quantity, is_object_name};
 
 /// What every annotation and label of ours begins with.
 pub(super) const PREFIX: &str = "sidestream.dev/";
@@ -22,6 +23,8 @@ pub(super) const SIDECAR: &str = "sidestream.dev/sidecar";
 pub(super) const STATUS: &str = "sidestream.dev/status";
 /// The annotation that says that the time for the end of the pod was raised, and from what.
 pub(super) const RAISED: &str = "sidestream.dev/grace-period-raised";
+/// The annotation that has what is wrong with the others, for readers of the pod.
+pub(super) const WARNINGS: &str = "sidestream.dev/warnings";
 
 /// What applies where no annotation says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +33,25 @@ pub struct Defaults {
     pub image: String,
     /// The ConfigMap with the file `sidecar.yaml`.
     pub config_map: String,
+    /// Values for annotations that a pod does not have, by their names without `sidestream.dev/`.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Defaults {
+    /// Problems of the values for annotations, as those of a pod would have them.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Notice> {
+        let annotations =
+            self.annotations.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value.clone().into()));
+        let own = Self { annotations: BTreeMap::new(), ..self.clone() };
+        Options::read(Some(&annotations.collect()), &own).1
+    }
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { image: format!("sidestream:{}", env!("CARGO_PKG_VERSION")), config_map: "sidestream".into() }
+        let image = format!("sidestream:{}", env!("CARGO_PKG_VERSION"));
+        Self { image, config_map: "sidestream".into(), annotations: BTreeMap::new() }
     }
 }
 
@@ -53,6 +70,8 @@ pub(super) struct Options {
     pub(super) memory_request: Quantity,
     pub(super) cpu_limit: Option<Quantity>,
     pub(super) memory_limit: Quantity,
+    pub(super) storage_request: Option<Quantity>,
+    pub(super) storage_limit: Option<Quantity>,
     /// What was said about the drain; `None`: what the configuration says.
     pub(super) drain_accept_for: Option<Duration>,
     pub(super) drain_spread: Option<Duration>,
@@ -73,7 +92,7 @@ pub(super) enum Container {
 impl Options {
     /// Reads the annotations of a pod.
     pub(super) fn read(annotations: Option<&Map<String, Value>>, defaults: &Defaults) -> (Self, Vec<Notice>) {
-        let mut said = Said { annotations, known: Vec::new(), problems: Vec::new() };
+        let mut said = Said { annotations, defaults: &defaults.annotations, known: Vec::new(), problems: Vec::new() };
         let mut options = Self::ask(&mut said, defaults);
         said.tell_unknown();
         let mut problems = said.problems;
@@ -96,6 +115,9 @@ impl Options {
             cpu_limit: said.get("cpu-limit", Quantity::parse),
             // 64 MiB + limits.window_bytes (256 MiB) + 10 000 connections of 24 KiB, rounded up.
             memory_limit: said.get("memory-limit", Quantity::parse).unwrap_or_else(|| Quantity::own("640Mi")),
+            // None: it writes to memory and to its log alone. Namespaces with a quota ask for one.
+            storage_request: said.get("ephemeral-storage-request", Quantity::parse),
+            storage_limit: said.get("ephemeral-storage-limit", Quantity::parse),
             drain_accept_for: said.get("drain-accept-for", parse::duration),
             drain_spread: said.get("drain-spread", parse::duration),
             drain_timeout: said.get("drain-timeout", parse::duration),
@@ -128,6 +150,15 @@ impl Options {
             tell(format!("the memory limit of {limit} is below the request of {request}: the limit is raised to it"));
             self.memory_limit = self.memory_request.clone();
         }
+        if let (Some(limit), Some(request)) = (&self.storage_limit, &self.storage_request)
+            && limit < request
+        {
+            tell(format!(
+                "`{PREFIX}ephemeral-storage-limit` is below the request of {}: no limit is set",
+                request.text()
+            ));
+            self.storage_limit = None;
+        }
         let usual = drain::Config::default();
         let accept_for = self.drain_accept_for.unwrap_or(usual.accept_for);
         if accept_for + self.drain_spread.unwrap_or(usual.spread) > self.drain_timeout() {
@@ -143,21 +174,27 @@ impl Options {
 /// The annotations while they are being read.
 struct Said<'a> {
     annotations: Option<&'a Map<String, Value>>,
+    /// Values for those that are missing, or wrong.
+    defaults: &'a BTreeMap<String, String>,
     known: Vec<&'static str>,
     problems: Vec<Notice>,
 }
 
 impl Said<'_> {
-    fn get<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, &'static str>) -> Option<T> {
+    fn get<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, &'static str>) -> Option<T> {
         self.known.push(name);
-        let value = self.annotations?.get(&format!("{PREFIX}{name}"))?;
+        let default = || self.defaults.get(name).and_then(|text| parse(text.trim()).ok());
+        let Some(value) = self.annotations.and_then(|annotations| annotations.get(&format!("{PREFIX}{name}"))) else {
+            return default();
+        };
         let parsed = value.as_str().ok_or("is no text: it needs quotes").and_then(|text| parse(text.trim()));
         match parsed {
             Ok(value) => Some(value),
             Err(why) => {
                 let shown: String = value.to_string().chars().take(60).collect();
+                let default = default();
                 self.problems.push(Notice::Problem(format!("annotation `{PREFIX}{name}`: {shown} {why}")));
-                None
+                default
             }
         }
     }
@@ -179,7 +216,7 @@ impl Said<'_> {
 }
 
 /// Annotations that we write.
-const OURS: [&str; 2] = ["status", "grace-period-raised"];
+const OURS: [&str; 3] = ["status", "grace-period-raised", "warnings"];
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::notice::Notice;
-use super::options::{Container, Defaults, INJECT, Options, RAISED, SIDECAR, STATUS};
+use super::options::{Container, Defaults, INJECT, Options, RAISED, SIDECAR, STATUS, WARNINGS};
 use super::sidecar;
 
 /// 20 s on top of the drain: what the kubelet needs to begin it, the sidecar to leave NATS, and the application to end
@@ -30,6 +30,10 @@ pub(super) enum Done {
     Removed,
     /// It is left as it is, for this reason.
     Left(&'static str),
+    /// It has the sidecar; nothing was changed.
+    Present,
+    /// It asks for the sidecar and has none; nothing was changed.
+    Missing,
 }
 
 /// What stood there before, in the status annotation.
@@ -87,6 +91,21 @@ pub(super) fn inject(template: &mut Value, ends: bool, defaults: &Defaults) -> (
     }
 }
 
+/// Whether a template has the sidecar, injected or by hand.
+pub(super) fn check(template: &Value) -> Done {
+    if let Some(why) = reason_to_leave(template) {
+        return Done::Left(why);
+    }
+    let containers = ["initContainers", "containers"].into_iter().flat_map(|list| template["spec"][list].as_array());
+    let has = containers.flatten().any(|container| container["name"] == sidecar::NAME);
+    if has { Done::Present } else { Done::Missing }
+}
+
+/// Labels of a template, or of a pod.
+pub(super) fn labels(template: &Value) -> Option<&Map<String, Value>> {
+    template.get("metadata")?.get("labels")?.as_object()
+}
+
 /// Takes the sidecar out of a template, which is then as it was before.
 pub(super) fn uninject(template: &mut Value) -> Done {
     let Some(status) = Status::of(template) else { return Done::Nothing };
@@ -103,6 +122,7 @@ pub(super) fn uninject(template: &mut Value) -> Done {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(STATUS);
             annotations.remove(RAISED);
+            annotations.remove(WARNINGS);
         }
         status.restore(metadata, "annotations");
         if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {

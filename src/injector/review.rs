@@ -5,14 +5,30 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::notice::Notice;
-use super::options::{Defaults, INJECT};
+use super::options::{Defaults, INJECT, WARNINGS};
 use super::pod::{self, Done};
+use super::workload::{self, Act};
 
 /// 256 characters: what the API server passes on of one warning.
 const WARNING_CHARS_MAX: usize = 256;
 
 /// 20 warnings of an answer: the annotations of a careless pod, not the thousands that a hostile one can have.
 const WARNINGS_MAX: usize = 20;
+
+/// 4,096 characters: all annotations of an object together have 256 KiB, and more than ten warnings are read by no one.
+const ANNOTATION_CHARS_MAX: usize = 4096;
+
+/// Characters of a namespace or name that are logged: the longest name of an object.
+const NAME_CHARS_MAX: usize = 253;
+
+/// Workloads whose pods are made by controllers, by API group and resource.
+const WORKLOADS: [(&str, &str); 5] = [
+    ("apps", "deployments"),
+    ("apps", "statefulsets"),
+    ("apps", "daemonsets"),
+    ("batch", "jobs"),
+    ("batch", "cronjobs"),
+];
 
 /// The answer to one review.
 #[derive(Debug)]
@@ -21,8 +37,23 @@ pub struct Answer {
     pub body: Value,
     /// What became of the pod.
     pub outcome: Outcome,
-    /// How many problems its annotations have.
-    pub problems: usize,
+    /// Object that was reviewed, for the log.
+    pub object: Object,
+    /// Problems with its annotations, each a sentence.
+    pub problems: Vec<String>,
+}
+
+/// Names of a reviewed object, cut to the length that names have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// Such as `Pod`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name, or what its name will begin with.
+    pub name: String,
+    /// Controller that made it, such as `ReplicaSet/orders-7d4b9c6f5d`; empty if it has none.
+    pub owner: String,
 }
 
 /// What became of a reviewed object.
@@ -36,6 +67,8 @@ pub enum Outcome {
     Skipped,
     /// It asks for one and cannot have it; a warning says why.
     Left,
+    /// A workload whose pods ask for one: it gets warnings only.
+    Checked,
 }
 
 impl Outcome {
@@ -47,6 +80,7 @@ impl Outcome {
             Self::Unchanged => "unchanged",
             Self::Skipped => "skipped",
             Self::Left => "left",
+            Self::Checked => "checked",
         }
     }
 }
@@ -74,7 +108,8 @@ pub fn answer(review: &[u8], defaults: &Defaults) -> Result<Answer, String> {
     Ok(Answer {
         body: json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }),
         outcome,
-        problems: notices.iter().filter(|notice| notice.is_problem()).count(),
+        object: object(request),
+        problems: notices.iter().filter(|notice| notice.is_problem()).map(ToString::to_string).collect(),
     })
 }
 
@@ -82,11 +117,18 @@ type Decision = (Outcome, Option<String>, Vec<Notice>);
 
 fn decide(request: &Value, defaults: &Defaults) -> Result<Decision, String> {
     let skipped = Ok((Outcome::Skipped, None, Vec::new()));
-    let resource = &request["resource"];
-    let is_pod = resource["group"] == "" && resource["resource"] == "pods" && request["subResource"].is_null();
-    // The containers of a pod that is there already cannot change.
-    if !is_pod || request["operation"] != "CREATE" {
+    if !request["subResource"].is_null() {
         return skipped;
+    }
+    let resource = &request["resource"];
+    let (group, name) = (resource["group"].as_str().unwrap_or_default(), resource["resource"].as_str());
+    match (group, name.unwrap_or_default(), request["operation"].as_str()) {
+        // The containers of a pod that is there already cannot change.
+        ("", "pods", Some("CREATE")) => {}
+        (group, resource, Some("CREATE" | "UPDATE")) if WORKLOADS.contains(&(group, resource)) => {
+            return Ok(check(request, group, defaults));
+        }
+        _ => return skipped,
     }
     let pod = &request["object"];
     if !pod.is_object() {
@@ -98,14 +140,66 @@ fn decide(request: &Value, defaults: &Defaults) -> Result<Decision, String> {
     }
     let mut injected = pod.clone();
     let (done, notices) = pod::inject(&mut injected, false, defaults);
-    if done != Done::Injected {
-        return Ok((Outcome::Left, None, notices));
-    }
+    annotate(&mut injected, &notices);
+    let outcome = match done {
+        Done::Injected if injected == *pod => Outcome::Unchanged,
+        Done::Injected => Outcome::Injected,
+        _ => Outcome::Left,
+    };
     if injected == *pod {
-        return Ok((Outcome::Unchanged, None, notices));
+        return Ok((outcome, None, notices));
     }
     let patch = serde_json::to_string(&json_patch::diff(pod, &injected)).map_err(|error| error.to_string())?;
-    Ok((Outcome::Injected, Some(patch), notices))
+    Ok((outcome, Some(patch), notices))
+}
+
+/// Finds what will be wrong with the pods of a workload: it is created by a person or a pipeline, its pods by a controller,
+/// which shows warnings to no user. The object itself is never changed.
+fn check(request: &Value, group: &str, defaults: &Defaults) -> Decision {
+    let object = &request["object"];
+    let kind = request["kind"]["kind"].as_str().unwrap_or_default();
+    let asks = |template: &Value| template["metadata"]["labels"][INJECT] == "true";
+    if !workload::template(object, group, kind).is_some_and(asks) {
+        return (Outcome::Skipped, None, Vec::new());
+    }
+    let treated = workload::treat(&mut object.clone(), Act::Inject(defaults));
+    (Outcome::Checked, None, treated.into_iter().flat_map(|treated| treated.notices).collect())
+}
+
+/// Writes the notices into an annotation, where whoever looks at the pod later finds them; removes one that is out of date.
+fn annotate(pod: &mut Value, notices: &[Notice]) {
+    if notices.is_empty() {
+        if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(WARNINGS);
+        }
+        return;
+    }
+    let text = notices.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let text: String = text.chars().take(ANNOTATION_CHARS_MAX).collect();
+    let annotations = &mut pod["metadata"]["annotations"];
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(WARNINGS.into(), json!(text));
+    }
+}
+
+fn object(request: &Value) -> Object {
+    let text = |value: &Value| -> String { value.as_str().unwrap_or_default().chars().take(NAME_CHARS_MAX).collect() };
+    let metadata = &request["object"]["metadata"];
+    let name = [&request["name"], &metadata["name"], &metadata["generateName"]];
+    let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
+    let owner = owners.filter(|owner| owner["controller"] == true).map(|owner| {
+        let (kind, name) = (text(&owner["kind"]), text(&owner["name"]));
+        format!("{kind}/{name}")
+    });
+    Object {
+        kind: text(&request["kind"]["kind"]),
+        namespace: text(&request["namespace"]),
+        name: name.into_iter().map(text).find(|name| !name.is_empty()).unwrap_or_default(),
+        owner: owner.take(1).collect(),
+    }
 }
 
 /// The first ones, and how many more there are: an API server passes on 4 KiB of them.

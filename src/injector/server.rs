@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use super::options::Defaults;
 use crate::lifecycle::drain::{self, Watch};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::signals::Request;
+use crate::limit::Rate;
+use crate::limit::bucket::Bucket;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::slots::{self, Bounds, Slot, Slots};
 use crate::net::{Tls, TlsConfig, tls};
@@ -62,6 +64,9 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// 5 s: for the reviews that are being answered then.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// 1 line a second about objects with problems, and 20 at once: a roll-out with a mistake shows each of its workloads.
+const PROBLEM_LINES: (u32, u32) = (1, 20);
+
 /// How the webhook is to run.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -104,6 +109,10 @@ struct Shared {
     reviews: Reviews,
     /// Permits for evicted connections to end in good order.
     farewells: Semaphore,
+    /// Lines of the log about objects with problems.
+    problem_lines: Bucket,
+    /// Such lines that were left out since the last one.
+    lines_left_out: AtomicU64,
 }
 
 /// Answers reviews until a signal ends it.
@@ -120,6 +129,8 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
         leaving: AtomicBool::new(false),
         reviews: Reviews::default(),
         farewells: Semaphore::new(FAREWELLS_MAX),
+        problem_lines: Bucket::new(Rate::new(PROBLEM_LINES.0, PROBLEM_LINES.1)),
+        lines_left_out: AtomicU64::new(0),
     });
     let bind = |name: &str, address: SocketAddr| -> Result<Listener, ServerError> {
         let listener = listener::bind(address, Sharing::Alone).and_then(Listener::new);

@@ -19,9 +19,13 @@ const SECRET_FOLDER: &str = "/var/run/secrets/sidestream.dev";
 const CONFIG_VOLUME: &str = "sidestream-config";
 const CONTROL_VOLUME: &str = "sidestream-control";
 const SECRET_VOLUME: &str = "sidestream-secret";
+const NO_TOKEN_VOLUME: &str = "sidestream-no-token";
+
+/// Where an API server mounts the pod's service account into every container that has nothing there.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Every volume of ours.
-pub(super) const VOLUMES: [&str; 3] = [CONFIG_VOLUME, CONTROL_VOLUME, SECRET_VOLUME];
+pub(super) const VOLUMES: [&str; 4] = [CONFIG_VOLUME, CONTROL_VOLUME, SECRET_VOLUME, NO_TOKEN_VOLUME];
 
 /// The container for a pod that has `grace` to end.
 pub(super) fn container(options: &Options, grace: Duration) -> Value {
@@ -70,6 +74,8 @@ pub(super) fn volumes(options: &Options) -> Vec<Value> {
         json!({ "name": CONFIG_VOLUME, "configMap": { "name": options.config_map } }),
         // In memory: the root file system is read-only. A socket takes no space; the bound is against accidents.
         json!({ "name": CONTROL_VOLUME, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }),
+        // The sidecar never calls the API server: an empty folder in place of the pod's token.
+        json!({ "name": NO_TOKEN_VOLUME, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }),
     ];
     if let Some(secret) = &options.secret {
         volumes.push(json!({ "name": SECRET_VOLUME, "secret": { "secretName": secret } }));
@@ -81,6 +87,7 @@ fn mounts(options: &Options) -> Vec<Value> {
     let mut mounts = vec![
         json!({ "name": CONFIG_VOLUME, "mountPath": CONFIG_FOLDER, "readOnly": true }),
         json!({ "name": CONTROL_VOLUME, "mountPath": CONTROL_FOLDER }),
+        json!({ "name": NO_TOKEN_VOLUME, "mountPath": TOKEN_FOLDER, "readOnly": true }),
     ];
     if options.secret.is_some() {
         mounts.push(json!({ "name": SECRET_VOLUME, "mountPath": SECRET_FOLDER, "readOnly": true }));
@@ -129,7 +136,12 @@ fn resources(options: &Options) -> Value {
     if let Some(cpu) = &options.cpu_limit {
         limits["cpu"] = json!(cpu.text());
     }
-    let requests = json!({ "cpu": options.cpu_request.text(), "memory": options.memory_request.text() });
+    let mut requests = json!({ "cpu": options.cpu_request.text(), "memory": options.memory_request.text() });
+    for (amounts, storage) in [(&mut limits, &options.storage_limit), (&mut requests, &options.storage_request)] {
+        if let Some(storage) = storage {
+            amounts["ephemeral-storage"] = json!(storage.text());
+        }
+    }
     json!({ "requests": requests, "limits": limits })
 }
 

@@ -5,12 +5,17 @@ use serde_json::Value;
 use super::notice::Notice;
 use super::options::Defaults;
 use super::pod::{self, Done};
+use super::selector::Selector;
 
 /// What is to be done with each template.
 #[derive(Clone, Copy, Debug)]
 pub enum Act<'d> {
     /// Add the sidecar.
     Inject(&'d Defaults),
+    /// Add the sidecar to those whose pods have labels that match.
+    InjectSelected(&'d Defaults, &'d Selector),
+    /// Change nothing, and find those among the matching ones that have no sidecar.
+    Check(&'d Selector),
     /// Take it away.
     Uninject,
 }
@@ -37,6 +42,13 @@ fn template_of(version: &str, kind: &str) -> Option<(&'static [&'static str], bo
     }
 }
 
+/// The pod template of a workload of this API group and kind.
+pub(super) fn template<'o>(object: &'o Value, group: &str, kind: &str) -> Option<&'o Value> {
+    let version = if group.is_empty() { "v1" } else { group };
+    let (way, _) = template_of(version, kind)?;
+    way.iter().try_fold(object, |value, key| value.get(*key))
+}
+
 /// Treats every workload of an object: itself, or the items of a list.
 pub(super) fn treat(object: &mut Value, act: Act<'_>) -> Vec<Treated> {
     let mut treated = Vec::new();
@@ -57,16 +69,42 @@ pub(super) fn treat(object: &mut Value, act: Act<'_>) -> Vec<Treated> {
     treated
 }
 
+/// What is reported of a workload that a selector leaves out.
+pub(super) const NOT_SELECTED: &str = "the selector does not match the labels of its pods";
+
+/// Whether a pod has ended or is being deleted: it gets no sidecar any more, and needs none.
+fn is_over(pod: &Value) -> bool {
+    let is_deleted = pod["metadata"].get("deletionTimestamp").is_some_and(|time| !time.is_null());
+    is_deleted || matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
 fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Option<Treated> {
     let named = |key: &str| object["metadata"][key].as_str();
     let name = named("name").or_else(|| named("generateName")).unwrap_or("without a name");
-    let name = format!("{kind}/{name}");
-    let Some((way, ends)) = template_of(version, kind) else {
-        return matches!(act, Act::Inject(_)).then(|| unknown(object, version, name)).flatten();
+    let name = match (act, named("namespace")) {
+        // Pods of the whole cluster.
+        (Act::Check(_), Some(namespace)) => format!("{kind}/{namespace}/{name}"),
+        _ => format!("{kind}/{name}"),
     };
+    let Some((way, ends)) = template_of(version, kind) else {
+        return matches!(act, Act::Inject(_) | Act::InjectSelected(..))
+            .then(|| unknown(object, version, name))
+            .flatten();
+    };
+    let is_over = is_over(object);
     let template = way.iter().try_fold(object, |value, key| value.get_mut(*key));
     let (done, notices) = match (template, act) {
         (Some(template), Act::Inject(defaults)) => pod::inject(template, ends, defaults),
+        (Some(template), Act::InjectSelected(defaults, selector)) if selector.matches(pod::labels(template)) => {
+            pod::inject(template, ends, defaults)
+        }
+        (Some(_), Act::InjectSelected(..)) => (Done::Left(NOT_SELECTED), Vec::new()),
+        (Some(template), Act::Check(selector)) => {
+            if is_over || !selector.matches(pod::labels(template)) {
+                return None;
+            }
+            (pod::check(template), Vec::new())
+        }
         (Some(template), Act::Uninject) => (pod::uninject(template), Vec::new()),
         (None, _) => {
             let notice = Notice::Problem(format!("there is no `{}`", way.join(".")));

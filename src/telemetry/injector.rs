@@ -40,7 +40,7 @@ impl InjectorMetrics {
                 "Requests of the API server (or somebody else), by what became of the pod.",
                 &["outcome"],
             )?,
-            problems_total: r.counter("injector_problems_total", "Problems with annotations, told as warnings.")?,
+            problems_total: r.counter("injector_problems_total", "Problems with annotations: in warnings, in the log, and in the annotation `sidestream.dev/warnings` of pods.")?,
             review_seconds: r.histogram("injector_review_seconds", "How long reviews took.", &REVIEW_BUCKETS)?,
             refusals_total: r.counters(
                 "injector_refusals_total",

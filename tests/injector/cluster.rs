@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::support::certs::{Authority, Identity, server_config};
 use super::support::process::Process;
 use super::support::sidestream::BINARY;
-use super::support::wait::DEADLINE;
+use super::support::wait::{DEADLINE, eventually};
 use super::{Injector, patch, recorded};
 
 const SECRETS: &str = "/api/v1/namespaces/sidestream/secrets";
@@ -29,11 +31,11 @@ const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconf
 
 type Objects = Arc<Mutex<BTreeMap<String, Value>>>;
 
-/// Keeps objects by path; knows POST, GET and JSON patches, as the real one does.
+/// Keeps objects by path; knows POST, GET, PUT and JSON patches, as the real one does.
 struct ApiServer {
     port: u16,
     objects: Objects,
-    /// `METHOD path` of each request.
+    /// `METHOD path` of each request, with its query.
     asked: Arc<Mutex<Vec<String>>>,
     account: tempfile::TempDir,
     _authority: Authority,
@@ -74,12 +76,23 @@ impl ApiServer {
     /// Runs `injector init`; the folder of the certificate, the exit code, what it said.
     async fn init(&self) -> (tempfile::TempDir, Option<i32>, String) {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = std::process::Command::new(BINARY);
-        command.args(["injector", "init", "--api-server", "127.0.0.1", "--api-port", &self.port.to_string()]);
-        command.arg("--account").arg(self.account.path()).arg("--folder").arg(folder.path());
-        let mut process = Process::spawn("init", &mut command);
+        let mut process = self.begin_init(folder.path(), "50ms");
         let status = process.wait_exit(DEADLINE).await;
         (folder, status.code(), process.lines().join("\n"))
+    }
+
+    fn begin_init(&self, folder: &Path, settle: &str) -> Process {
+        let mut command = std::process::Command::new(BINARY);
+        command.args(["injector", "init", "--api-server", "127.0.0.1", "--api-port", &self.port.to_string()]);
+        command.arg("--account").arg(self.account.path()).arg("--folder").arg(folder).args(["--settle", settle]);
+        Process::spawn("init", &mut command)
+    }
+
+    /// The authorities that a webhook trusts, as a file for curl.
+    fn bundle(&self, index: usize) -> String {
+        let webhook = self.object(WEBHOOK);
+        let bundle = webhook["webhooks"][index]["clientConfig"]["caBundle"].as_str().unwrap_or_default();
+        String::from_utf8(STANDARD.decode(bundle).unwrap()).unwrap()
     }
 }
 
@@ -91,7 +104,7 @@ async fn answer(
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let path = head.uri.path().to_owned();
-    asked.lock().unwrap().push(format!("{} {path}", head.method));
+    asked.lock().unwrap().push(format!("{} {}", head.method, head.uri));
     let mut objects = objects.lock().unwrap();
     let authorized = head.headers.get("authorization").is_some_and(|value| value == "Bearer who-i-am");
     let (status, answer) = match (authorized, &head.method) {
@@ -99,14 +112,23 @@ async fn answer(
         (_, &Method::POST) => {
             let mut made: Value = serde_json::from_slice(&body).unwrap();
             let path = format!("{path}/{}", made["metadata"]["name"].as_str().unwrap());
-            // As the real one: texts become base64.
-            let texts = made["stringData"].take();
-            for (key, text) in texts.as_object().unwrap() {
-                made["data"][key] = json!(STANDARD.encode(text.as_str().unwrap()));
-            }
+            made["metadata"]["resourceVersion"] = json!("1");
             match objects.entry(path) {
                 Entry::Vacant(place) => (201, place.insert(made).clone()),
                 Entry::Occupied(_) => (409, json!({ "message": "already exists" })),
+            }
+        }
+        // As the real one: only as it was read, and the next version.
+        (_, &Method::PUT) => {
+            let mut made: Value = serde_json::from_slice(&body).unwrap();
+            let object = objects.get_mut(&path).unwrap();
+            let version = object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+            if made["metadata"]["resourceVersion"] == version {
+                made["metadata"]["resourceVersion"] = json!(format!("{version}1"));
+                *object = made;
+                (200, object.clone())
+            } else {
+                (409, json!({ "message": "the object has been modified" }))
             }
         }
         (_, &Method::PATCH) if head.headers["content-type"] == "application/json-patch+json" => {
@@ -129,7 +151,9 @@ async fn the_first_step_makes_a_certificate_once_and_the_webhook_is_trusted_with
     let (first, code, told) = cluster.init().await;
     assert_eq!(code, Some(0), "{told}");
     let secret = cluster.object(SECRET);
-    assert_eq!(secret["type"], "kubernetes.io/tls");
+    let manager = "?fieldManager=sidestream-injector";
+    let wrote = [format!("POST {SECRETS}{manager}"), format!("PATCH {WEBHOOK}{manager}")];
+    assert!(wrote.iter().all(|line| cluster.asked.lock().unwrap().contains(line)), "{wrote:?}");
     let bundle = &secret["data"]["ca.crt"];
     let webhook = cluster.object(WEBHOOK);
     for index in 0..2 {
@@ -170,7 +194,8 @@ async fn two_replicas_that_begin_at_once_end_with_one_certificate() {
     assert_eq!((one.1, two.1), (Some(0), Some(0)), "{}\n{}", one.2, two.2);
     let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("tls.crt")).unwrap();
     assert_eq!(read(&one.0), read(&two.0));
-    let posts = cluster.asked.lock().unwrap().iter().filter(|line| **line == format!("POST {SECRETS}")).count();
+    let posts =
+        cluster.asked.lock().unwrap().iter().filter(|line| line.starts_with(&format!("POST {SECRETS}"))).count();
     assert!(posts >= 1);
 }
 
@@ -187,4 +212,76 @@ async fn what_the_api_server_refuses_or_has_otherwise_is_told() {
     let (_, code, told) = cluster.init().await;
     assert_eq!(code, Some(64), "{told}");
     assert!(told.contains("the Secret sidestream-injector-tls has no `ca.crt`"), "{told}");
+}
+
+/// A renewal: until every replica serves the new certificate, API servers trust both.
+#[tokio::test]
+async fn a_renewed_certificate_is_served_only_after_api_servers_could_load_it_beside_the_one_before() {
+    let cluster = ApiServer::start().await;
+    let (old, code, told) = cluster.init().await;
+    assert_eq!(code, Some(0), "{told}");
+    let first = cluster.bundle(0);
+    cluster.objects.lock().unwrap().remove(SECRET);
+
+    let settle = Duration::from_millis(1500);
+    let new = tempfile::tempdir().unwrap();
+    let mut renewing = cluster.begin_init(new.path(), "1500ms");
+    eventually(DEADLINE, "the new authority is trusted", || async { cluster.bundle(0) != first }).await;
+    let trusted = Instant::now();
+    for index in 0..2 {
+        let bundle = cluster.bundle(index);
+        assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2, "{bundle}");
+        assert!(bundle.ends_with(&first), "{bundle}");
+    }
+    assert!(!new.path().join("tls.crt").exists(), "nothing to serve before API servers could load the bundle");
+    assert_eq!(renewing.wait_exit(DEADLINE).await.code(), Some(0), "{:?}", renewing.lines());
+    // The bundle was seen a moment after it was written.
+    assert!(trusted.elapsed() + Duration::from_millis(300) >= settle, "{:?}", trusted.elapsed());
+
+    // What an API server with that bundle says to a replica of each kind.
+    let authority = new.path().join("bundle.crt");
+    std::fs::write(&authority, cluster.bundle(0)).unwrap();
+    let name = "sidestream-injector.sidestream.svc";
+    for folder in [old.path(), new.path()] {
+        let file = |name: &str| folder.join(name);
+        let identity = Identity { certificate: file("tls.crt"), key: file("tls.key") };
+        let mut injector = Injector::start(&authority, &identity).await;
+        let port = injector.webhook.rsplit_once(':').unwrap().1.to_owned();
+        injector.webhook = format!("{name}:{port}");
+        let review = recorded("create").to_string();
+        let resolve = format!("{name}:{port}:127.0.0.1");
+        assert!(patch(&injector.post("/inject", review.as_bytes(), &["--resolve", &resolve]).await).is_some());
+    }
+
+    // A replica that starts while there are two authorities cannot know since when: it waits as well.
+    let begun = Instant::now();
+    let another = tempfile::tempdir().unwrap();
+    let mut process = cluster.begin_init(another.path(), "1500ms");
+    assert_eq!(process.wait_exit(DEADLINE).await.code(), Some(0), "{:?}", process.lines());
+    assert!(begun.elapsed() >= settle, "{:?}", begun.elapsed());
+
+    // The next renewal drops the oldest.
+    cluster.objects.lock().unwrap().remove(SECRET);
+    let (_, code, told) = cluster.init().await;
+    assert_eq!(code, Some(0), "{told}");
+    let bundle = cluster.bundle(1);
+    assert!(bundle.matches("BEGIN CERTIFICATE").count() == 2 && !bundle.contains(first.trim()), "{bundle}");
+}
+
+/// The Secret is part of the manifests, without data, so that it goes with them.
+#[tokio::test]
+async fn the_empty_secret_of_the_manifests_is_filled_once() {
+    let cluster = ApiServer::start().await;
+    let labels = json!({ "app.kubernetes.io/managed-by": "Helm" });
+    let empty = json!({ "metadata": { "name": "s", "resourceVersion": "7", "labels": labels }, "type": "Opaque" });
+    cluster.objects.lock().unwrap().insert(SECRET.into(), empty);
+    let (one, two) = tokio::join!(cluster.init(), cluster.init());
+    assert_eq!((one.1, two.1), (Some(0), Some(0)), "{}\n{}", one.2, two.2);
+    let secret = cluster.object(SECRET);
+    assert_eq!(secret["metadata"]["resourceVersion"], "71", "written once");
+    assert_eq!((&secret["type"], &secret["metadata"]["labels"]), (&json!("Opaque"), &labels), "the rest as it was");
+    let certificate = STANDARD.decode(secret["data"]["tls.crt"].as_str().unwrap()).unwrap();
+    for folder in [one.0, two.0] {
+        assert_eq!(std::fs::read(folder.path().join("tls.crt")).unwrap(), certificate);
+    }
 }

@@ -55,11 +55,16 @@ pub(super) fn image(text: &str) -> Result<String, &'static str> {
 
 /// A DNS subdomain (RFC 1123), as the names of ConfigMaps and Secrets are.
 pub(super) fn object_name(text: &str) -> Result<String, &'static str> {
+    if is_object_name(text) { Ok(text.to_owned()) } else { Err("is no name of an object") }
+}
+
+/// Whether a text is a DNS subdomain (RFC 1123).
+pub(in crate::injector) fn is_object_name(text: &str) -> bool {
     let part = |part: &str| {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
     };
-    if text.len() <= 253 && text.split('.').all(part) { Ok(text.to_owned()) } else { Err("is no name of an object") }
+    text.len() <= 253 && text.split('.').all(part)
 }
 
 pub(super) fn nats_url(text: &str) -> Result<String, &'static str> {

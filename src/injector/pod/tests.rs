@@ -60,7 +60,7 @@ fn what_an_api_server_fills_in_is_no_reason_to_inject_again() {
     filled["spec"]["volumes"][0]["configMap"]["defaultMode"] = json!(420);
     assert_eq!(injected(&filled).0, filled);
     filled["spec"]["volumes"].as_array_mut().unwrap().remove(0);
-    assert_eq!(injected(&filled).0["spec"]["volumes"].as_array().unwrap().len(), 2, "a volume was missing");
+    assert_eq!(injected(&filled).0["spec"]["volumes"].as_array().unwrap().len(), 3, "a volume was missing");
 }
 
 #[test]

@@ -23,6 +23,9 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 /// 5 s: for the whole body, and for a permit. The API server asks to be answered within 5 s as well.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
+/// 2,000 characters of problems in a line of the log; the pod's annotation has more.
+const PROBLEMS_CHARS_MAX: usize = 2000;
+
 type Answer = Response<Full<Bytes>>;
 
 /// Answers on the admin port. Probes need no slot.
@@ -97,8 +100,8 @@ pub(super) async fn review(shared: &Arc<Shared>, slot: &Slot, peer: IpAddr, requ
     match reviewed {
         Ok(reviewed) => {
             outcome(reviewed.outcome.label());
-            shared.metrics.problems_total.inc_by(reviewed.problems as u64);
-            tracing::debug!(outcome = reviewed.outcome.label(), problems = reviewed.problems, "reviewed");
+            shared.metrics.problems_total.inc_by(reviewed.problems.len() as u64);
+            log(shared, &reviewed);
             answer(StatusCode::OK, &reviewed.body)
         }
         Err(why) => {
@@ -113,6 +116,24 @@ fn too_busy() -> Answer {
     let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", "this port, or this peer address, is busy");
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer
+}
+
+/// One line for an object with problems, at a bounded rate: a crowd of pods with the same mistake would fill the log.
+fn log(shared: &Shared, reviewed: &review::Answer) {
+    let review::Object { kind, namespace, name, owner } = &reviewed.object;
+    let outcome = reviewed.outcome.label();
+    if reviewed.problems.is_empty() {
+        tracing::debug!(outcome, kind, namespace, name, owner, "reviewed");
+        return;
+    }
+    if shared.problem_lines.take(1).is_err() {
+        shared.lines_left_out.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let left_out = shared.lines_left_out.swap(0, Ordering::Relaxed);
+    let problems = reviewed.problems.join("; ");
+    let problems: String = problems.chars().take(PROBLEMS_CHARS_MAX).collect();
+    tracing::warn!(kind, namespace, name, owner, outcome, problems, left_out, "wrong sidestream.dev annotations");
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> Answer {
