@@ -71,7 +71,7 @@ impl Past {
 
 impl Reader {
     async fn next(&mut self) -> Result<(), Unavailable> {
-        let Page { after, events, through } = within(RECOVERY, "a page comes", self.pages.next()).await?;
+        let Page { after, events, through, .. } = within(RECOVERY, "a page comes", self.pages.next()).await?;
         assert!(after >= self.through && through >= after, "{after} to {through} behind {}", self.through);
         assert!(events.len() <= 256);
         if after > self.through {

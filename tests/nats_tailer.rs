@@ -7,13 +7,15 @@ mod support;
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
+use futures_util::TryStreamExt as _;
 use sidestream::feed::{GapReason, Limits};
 use sidestream::lifecycle::health::Status;
 use sidestream::nats::StreamConfig;
-use support::nats::{Cluster, Nats, free_port};
+use support::nats::{Cluster, Nats, free_port, version};
 use support::proxy::Proxy;
 use support::upstream::{RECOVERY, Reader, Seen, Upstream, create_stream, filter_set, publish, publish_raw};
 use support::wait::eventually;
+use time::OffsetDateTime;
 
 fn numbered(range: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = String> {
     range.map(|number| number.to_string())
@@ -350,4 +352,98 @@ async fn a_cluster_that_loses_the_leader_of_the_stream_costs_no_event() {
     let expected: Vec<String> = numbered(1..=400).collect();
     assert_eq!(reader.data(), expected);
     assert_eq!(reader.gaps(), []);
+}
+
+#[tokio::test]
+async fn limits_of_the_server_and_of_the_stream_are_kept() {
+    let store = tempfile::tempdir().unwrap();
+    let config = format!("jetstream {{ store_dir: {:?}, limits {{ max_request_batch: 3 }} }}", store.path());
+    let nats = Nats::builder().without_jetstream().config(&config).start().await;
+    let jetstream = nats.jetstream().await;
+    let limits = stream::ConsumerLimits { inactive_threshold: Duration::from_secs(5), max_ack_pending: 1 };
+    let config = stream::Config {
+        name: "A".into(),
+        subjects: vec!["a.>".into()],
+        consumer_limits: Some(limits),
+        ..stream::Config::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    publish(&jetstream, "a.x", numbered(1..=200)).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log_after(&log, &["a.>"], 0).await;
+    publish(&jetstream, "a.x", numbered(201..=300)).await;
+    reader.until_seen(300).await;
+    assert_eq!(reader.sequences(), (1..=300).collect::<Vec<_>>());
+    assert_eq!(upstream.metrics.consumers_created_total.get(), 1);
+
+    let mut pages = upstream.nats.archive("A", None, &filter_set(&["a.>"])).read(&filter_set(&["a.>"]), 0);
+    let mut read = Vec::new();
+    while read.len() < 300 {
+        read.extend(pages.next().await.unwrap().events.iter().map(|event| event.position.seq));
+    }
+    assert_eq!(read, (1..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stream_that_can_deliver_nothing_fails_its_check_with_the_remedy() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let config = |name: &str, subject: &str| stream::Config {
+        name: name.into(),
+        subjects: vec![subject.into()],
+        ..stream::Config::default()
+    };
+    jetstream.create_stream(config("KV_config", "$KV.config.>")).await.unwrap();
+    let high = stream::Config { first_sequence: Some((1 << 63) + 5), ..config("HIGH", "high.>") };
+    jetstream.create_stream(high).await.unwrap();
+    let upstream = Upstream::connect(&nats.url()).await;
+    let _logs = [upstream.tail("KV_config", &[">"]), upstream.tail("HIGH", &["high.>"])];
+    upstream.until_told("stream:KV_config", &["$KV.config.>", "never served", "subject transform"]).await;
+    upstream.until_told("stream:HIGH", &["9223372036854775813", "first_seq"]).await;
+    assert!(!upstream.health.is_ready());
+}
+
+#[tokio::test]
+async fn a_consumer_that_an_operator_has_paused_degrades_the_check_until_it_goes_on() {
+    if version().starts_with("2.10.") {
+        return; // It cannot be paused there.
+    }
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let stream = create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
+    stream.pause_consumer(&names[0], OffsetDateTime::now_utc() + Duration::from_secs(600)).await.unwrap();
+    publish(&jetstream, "a.x", ["1".into()]).await;
+    upstream.until_told("stream:A", &["paused", "nats consumer resume A", &names[0]]).await;
+    assert!(upstream.health.is_ready());
+    stream.resume_consumer(&names[0]).await.unwrap();
+    reader.until_seen(1).await;
+    upstream.until_ok("stream:A").await;
+}
+
+#[tokio::test]
+async fn what_is_removed_is_an_event_of_its_own() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    for headers in ["KV-Operation: DEL", "Nats-Marker-Reason: MaxAge", "X: y"] {
+        let headers = format!("NATS/1.0\r\n{headers}\r\n\r\n");
+        publish_raw(nats.port(), b"a.key", headers.as_bytes(), b"").await;
+    }
+    let removed = |seq, reason: &str| {
+        let data = format!(r#"{{"reason":"{reason}","subject":"a.key"}}"#);
+        Seen::Event(seq, "sidestream.removed".into(), data)
+    };
+    let seen = reader.until_seen(3).await;
+    assert_eq!(seen, [removed(1, "DEL"), removed(2, "MaxAge"), Seen::Event(3, "message".into(), String::new())]);
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 
+use super::{Gap, GapReason};
 use crate::sse::{Event, Tag};
 use crate::subject::FilterSet;
 
@@ -36,10 +37,24 @@ pub trait Pages: Send {
 pub struct Page {
     /// The stretch begins behind this sequence number: later than what was asked for when that is retained no more.
     pub after: u64,
+    /// What is left out before it is the one message at `after`, which is there and cannot become an event.
+    pub is_unreadable: bool,
     /// In ascending order of sequence.
     pub events: Vec<Event>,
     /// The stretch ends with this one: what is selected up to here is in `events`.
     pub through: u64,
+}
+
+impl Page {
+    /// What readers that expected what is left out before the page receive.
+    #[must_use]
+    pub fn gap(&self) -> Gap {
+        if self.is_unreadable {
+            // As a live reader of the same message.
+            return Gap { reason: GapReason::Upstream, missed: Some(1) };
+        }
+        Gap { reason: GapReason::Expired, missed: None }
+    }
 }
 
 /// Where a source is.

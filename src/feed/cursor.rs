@@ -15,7 +15,7 @@ use super::pace::{Pace, Verdict};
 use super::replay::Ticket;
 use super::slow::{Relief, Run};
 use super::source::Origin;
-use super::window::{Entry, Epoch, Missing, Place, Totals, Window};
+use super::window::{Entry, Epoch, Missing, Place, Window};
 use super::{Batch, Gap, GapReason, Item};
 
 pub use standing::{Lag, Standing};
@@ -191,12 +191,10 @@ impl Cursor {
             }
             let is_overtaken = oldest.before.events > self.place.before.events;
             if is_overtaken && state.window.is_present(self.place.index) {
-                // What fell out of the window is still in the archive; what a gap said is missing is not.
-                let told = Totals { lost: oldest.before.lost, unknown: oldest.before.unknown, ..self.place.before };
+                // What fell out of the window is still in the archive, which also says what is missing there.
                 let end = state.window.end_place();
                 drop(state);
                 if let Some(ticket) = self.origin.enter(&feed, self.position.seq) {
-                    batch.items.extend(told.missed_since(self.place.before).map(|gap| self.gap(gap)));
                     self.replay = Some(ticket);
                     self.place = end;
                     let read = self.poll_replay(context, batch, budget, pace);

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::subject::FilterSet;
 
+use super::Gap;
 use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
 use super::feed::Feed;
@@ -54,6 +55,8 @@ struct Reader {
     feed: Arc<Feed>,
     /// What it has, or has no use for, ends here.
     through: u64,
+    /// What is missing before the page that it reads, and where that ends.
+    missing: Option<(u64, Gap)>,
     phase: Phase,
     waker: Option<Waker>,
 }
@@ -139,7 +142,7 @@ impl Replayer {
         });
         entered.ok()?;
         replays.queue();
-        let reader = Reader { feed: feed.clone(), through: after, phase: Phase::Queued, waker: None };
+        let reader = Reader { feed: feed.clone(), through: after, missing: None, phase: Phase::Queued, waker: None };
         let key = self.lock().readers.insert(reader);
         self.wanted.notify_one();
         Some(Box::new(Ticket::new(self.clone(), key)))
@@ -286,6 +289,7 @@ impl Replayer {
     /// Hands a page to the members that want something of it.
     fn publish(&self, run: usize, page: Page) {
         self.replays.metrics.replayed_events_total.inc_by(page.events.len() as u64);
+        let gap = page.gap();
         let events: Vec<Arc<Logged>> = page.events.into_iter().map(|event| Logged::new(event, &self.budget)).collect();
         let mut wakers = Vec::new();
         {
@@ -316,8 +320,13 @@ impl Replayer {
                 if *joined != run {
                     continue;
                 }
-                let expired = page.after > reader.through;
-                if events.is_empty() && !expired {
+                if page.after > reader.through {
+                    // It may not have looked since an earlier page.
+                    let gap = reader.missing.map_or(gap, |(_, before)| before.and(gap));
+                    reader.missing = Some((page.after, gap));
+                    reader.through = page.after;
+                }
+                if events.is_empty() && reader.missing.is_none() {
                     reader.through = reader.through.max(page.through);
                     // Who has nothing to take is woken only if it can go on in the window.
                     if !reader.reaches() {

@@ -70,6 +70,17 @@ pub struct Gap {
     pub missed: Option<u64>,
 }
 
+impl Gap {
+    /// One gap for two that follow each other with no event between.
+    pub(super) fn and(self, next: Self) -> Self {
+        if self.reason != next.reason {
+            return Self { reason: GapReason::Expired, missed: None };
+        }
+        let missed = self.missed.zip(next.missed).map(|(one, other)| one + other);
+        Self { reason: self.reason, missed }
+    }
+}
+
 /// Where a reader wants to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {

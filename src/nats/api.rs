@@ -20,9 +20,10 @@ use time::format_description::well_known::Rfc3339;
 
 use super::client::Link;
 use super::republish::Republish;
+use super::trouble::SEQUENCE_MAX;
 pub(crate) use super::trouble::Trouble;
 use crate::sse::Component;
-use crate::subject::Filter;
+use crate::subject::{Filter, is_reserved};
 
 /// How long JetStream may take to answer: 5 s, as its own clients wait.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,6 +54,8 @@ pub struct StreamState {
     pub(crate) retention: Retention,
     /// What it sends on core NATS of all that it stores.
     pub republish: Option<Republish>,
+    /// What it stores, if all of that is NATS's own: subjects that are never served.
+    pub(crate) unservable: Option<String>,
 }
 
 /// When a JetStream stream lets go of a message.
@@ -79,8 +82,15 @@ impl StreamState {
     /// The state of a stream that many can read.
     ///
     /// # Errors
-    /// [`Trouble::Retention`] for one that deletes what was consumed.
+    /// [`Trouble::Retention`] for one that deletes what was consumed, [`Trouble::Unservable`] and [`Trouble::Numbers`]
+    /// for one that can deliver nothing.
     pub(crate) fn shareable(self) -> Result<Self, Trouble> {
+        if let Some(stored) = self.unservable {
+            return Err(Trouble::Unservable { stored });
+        }
+        if self.first_seq.max(self.last_seq) > SEQUENCE_MAX {
+            return Err(Trouble::Numbers(self.first_seq));
+        }
         match self.retention {
             Retention::Limits => Ok(self),
             Retention::Interest => Err(Trouble::Retention { kind: "interest" }),
@@ -255,6 +265,44 @@ struct StreamSettings {
     subjects: Option<Vec<String>>,
     #[serde(default)]
     republish: Option<RepublishSettings>,
+    #[serde(default)]
+    subject_transform: Option<Transform>,
+    #[serde(default)]
+    mirror: Option<Origin>,
+    #[serde(default)]
+    sources: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct Transform {
+    #[serde(default)]
+    dest: String,
+}
+
+/// What a stream is a mirror of.
+#[derive(Deserialize)]
+struct Origin {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    subject_transforms: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+impl StreamSettings {
+    /// What the stream stores, if all of that is NATS's own. Nothing is known of a stream with sources.
+    fn unservable(&self) -> Option<String> {
+        let is_transformed = self.subject_transform.as_ref().is_some_and(|transform| !is_reserved(&transform.dest));
+        if is_transformed || self.sources.is_some() {
+            return None;
+        }
+        if let Some(origin) = &self.mirror {
+            let is_bucket = origin.name.starts_with("KV_") || origin.name.starts_with("OBJ_");
+            return (is_bucket && origin.subject_transforms.is_none()).then(|| format!("what {} does", origin.name));
+        }
+        let subjects = self.subjects.as_deref().unwrap_or_default();
+        let is_own = !subjects.is_empty() && subjects.iter().all(|subject| is_reserved(subject));
+        is_own.then(|| subjects.join(", "))
+    }
 }
 
 #[derive(Deserialize)]
@@ -288,6 +336,7 @@ impl StreamInfo {
     fn state(self) -> Option<StreamState> {
         let time = |text: Option<String>| text.and_then(|text| nanos(&text)).unwrap_or(0);
         Some(StreamState {
+            unservable: self.config.unservable(),
             created: nanos(&self.created)?,
             // A stream that never had a message says 0 and 0.
             first_seq: self.state.first_seq.max(1),
@@ -363,5 +412,27 @@ mod tests {
         assert_eq!(state.created, 1_795_355_434_925_287_721);
         assert_eq!((state.first_seq, state.last_seq), (1, 0));
         assert_eq!(state.retention, Retention::Limits);
+    }
+
+    #[test]
+    fn a_stream_of_subjects_that_are_never_served_is_known() {
+        let stored = |settings: &str| {
+            let settings: StreamSettings =
+                serde_json::from_str(&format!(r#"{{"retention":"limits",{settings}}}"#)).unwrap();
+            settings.unservable()
+        };
+        assert_eq!(stored(r#""subjects":["$KV.a.>"]"#).as_deref(), Some("$KV.a.>"));
+        assert_eq!(stored(r#""subjects":["$O.a.C.>","$O.a.M.>"]"#).as_deref(), Some("$O.a.C.>, $O.a.M.>"));
+        assert_eq!(stored(r#""mirror":{"name":"KV_a"}"#).as_deref(), Some("what KV_a does"));
+        for settings in [
+            r#""subjects":["$KV.a.>","a.>"]"#,
+            r#""subjects":["$KV.a.>"],"subject_transform":{"src":"$KV.a.>","dest":"a.>"}"#,
+            r#""subjects":["$KV.a.>"],"sources":[{"name":"A"}]"#,
+            r#""mirror":{"name":"KV_a","subject_transforms":[{"src":"$KV.a.>","dest":"a.>"}]}"#,
+            r#""mirror":{"name":"A"}"#,
+            r#""subjects":["a.>"]"#,
+        ] {
+            assert_eq!(stored(settings), None, "{settings}");
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! One named ephemeral pull consumer: requests, heartbeats, and every way of noticing that something was lost.
 
+mod notice;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
@@ -16,6 +18,7 @@ use super::client::{Ended, Identity, Link, token};
 use super::intake::BATCH_MAX;
 use super::message::Place;
 use crate::subject::{Filter, FilterSet};
+use notice::Notice;
 
 /// What NATS says while it has nothing for us: every 5 s, so that a lost consumer is noticed in ten.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -25,9 +28,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const EXPIRES: Duration = Duration::from_secs(30);
 /// When the server removes a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_secs(30);
+/// The error code of a stream that admits no such inactivity threshold.
+const INACTIVE_THRESHOLD_EXCESS: u64 = 10153;
 /// How often a pull request that nobody received is sent again: in a cluster a new consumer is not known everywhere at once.
 const RESENDS_MAX: u32 = 5;
 const RESEND_AFTER: Duration = Duration::from_millis(100);
+
+/// 64: so many pull requests stand at a time where the server or the stream admits only small ones (`max_request_batch`).
+/// A request for one message at a time would bring one message a round trip.
+const REQUESTS_MAX: usize = 64;
 
 /// So many permanent errors in a row, about 5 s of waiting, are believed: a limit of consumers that other replays have
 /// reached for a moment passes sooner.
@@ -61,6 +70,8 @@ pub(crate) struct Consumer {
     pub(crate) head: u64,
     /// How many messages waited for it when it was created.
     pub(crate) pending: u64,
+    /// The most messages that the server admits in one pull request.
+    batch_max: usize,
     link: Link,
     /// The connection that the messages come on: with another one, the requests are gone.
     generation: u64,
@@ -124,7 +135,13 @@ impl Received {
 impl Consumer {
     /// Creates it at the server, on the control connection; its messages come on `link`.
     pub(crate) async fn create(api: &Api, mut link: Link, spec: Spec) -> Result<Self, Trouble> {
-        let info = api.create(&spec.stream, spec.config()).await?;
+        let info = match api.create(&spec.stream, spec.config(INACTIVE)).await {
+            // The stream admits only less: without one of ours it gives the longest that it does.
+            Err(Trouble::Rejected { code: INACTIVE_THRESHOLD_EXCESS, .. }) => {
+                api.create(&spec.stream, spec.config(Duration::ZERO)).await?
+            }
+            created => created?,
+        };
         spec.compare(&info.config.filter_subject, &info.config.filter_subjects);
         let generation = link.up().await;
         let client = link.client();
@@ -136,6 +153,7 @@ impl Consumer {
         let mut consumer = Self {
             head: info.delivered.stream_sequence,
             pending: info.num_pending,
+            batch_max: usize::try_from(info.config.max_batch).ok().filter(|most| *most > 0).unwrap_or(usize::MAX),
             spec,
             subjects: [next, inbox_subject],
             link,
@@ -220,7 +238,7 @@ impl Consumer {
             Notice::Heartbeat { .. } => received.lost = Some(Lost::Hole),
             Notice::RequestOver => self.end_request(&message),
             Notice::TooLarge { unused } => {
-                self.large = unused == Some(self.request_size().0);
+                self.large = unused == Some(self.request_size().0.min(self.batch_max));
                 self.end_request(&message);
             }
             Notice::NobodyThere if self.resends < RESENDS_MAX => {
@@ -262,14 +280,20 @@ impl Consumer {
 
     /// Keeps requests open for half a batch at least.
     async fn request(&mut self) {
-        let (batch, bytes) = self.request_size();
-        let open: usize = self.requests.iter().map(|request| request.left).sum();
-        if open > batch / 2 {
-            return;
-        }
+        let (wanted, bytes) = self.request_size();
+        let mut open: usize = self.requests.iter().map(|request| request.left).sum();
         if self.resends > 0 && self.requests.is_empty() {
             tokio::time::sleep(RESEND_AFTER).await;
         }
+        // Once, unless the server admits only small requests.
+        while open <= wanted / 2 && self.requests.len() < REQUESTS_MAX {
+            let batch = wanted.min(self.batch_max);
+            self.ask(batch, bytes).await;
+            open += batch;
+        }
+    }
+
+    async fn ask(&mut self, batch: usize, bytes: usize) {
         let pull = Pull { batch, max_bytes: bytes, expires: nanos(EXPIRES), idle_heartbeat: nanos(HEARTBEAT) };
         let Ok(body) = serde_json::to_vec(&pull) else { return };
         self.requests_made += 1;
@@ -310,14 +334,14 @@ pub(crate) fn sequence(first: u64) -> DeliverPolicy {
 }
 
 impl Spec {
-    fn config(&self) -> pull::Config {
+    fn config(&self, inactive_threshold: Duration) -> pull::Config {
         let mut config = pull::Config {
             name: Some(self.name.clone()),
             description: Some("sidestream".to_owned()),
             deliver_policy: self.from,
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
-            inactive_threshold: INACTIVE,
+            inactive_threshold,
             num_replicas: 1,
             memory_storage: true,
             ..pull::Config::default()
@@ -364,56 +388,4 @@ fn is_zero(number: &usize) -> bool {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What the server says beside messages.
-#[derive(Debug, PartialEq, Eq)]
-enum Notice {
-    /// It is there; this delivery was its last, and it has passed this sequence.
-    Heartbeat {
-        delivery: u64,
-        passed: u64,
-    },
-    /// A request has expired or is served.
-    RequestOver,
-    /// The next message is larger than what is left of the request, of which so many messages are unused.
-    TooLarge {
-        unused: Option<usize>,
-    },
-    NobodyThere,
-    Deleted,
-    Rejected(usize, String),
-    Other,
-}
-
-impl Notice {
-    fn of(message: &Message) -> Self {
-        let text = message.description.as_deref().unwrap_or_default();
-        let number = |name| {
-            let header = message.headers.as_ref().and_then(|headers| headers.get(name));
-            header.and_then(|value| value.as_str().parse::<u64>().ok())
-        };
-        match message.status {
-            Some(StatusCode::IDLE_HEARTBEAT) => match (number("Nats-Last-Consumer"), number("Nats-Last-Stream")) {
-                (Some(delivery), Some(passed)) => Self::Heartbeat { delivery, passed },
-                _ => Self::Other,
-            },
-            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Self::RequestOver,
-            Some(StatusCode::NO_RESPONDERS) => Self::NobodyThere,
-            Some(_) if text.starts_with("Batch Completed") => Self::RequestOver,
-            Some(_) if text.starts_with("Message Size Exceeds MaxBytes") => {
-                let unused = number("Nats-Pending-Messages").and_then(|number| usize::try_from(number).ok());
-                Self::TooLarge { unused }
-            }
-            Some(_)
-                if ["Consumer Deleted", "Leadership Change", "Server Shutdown"]
-                    .iter()
-                    .any(|known| text.starts_with(known)) =>
-            {
-                Self::Deleted
-            }
-            Some(status) => Self::Rejected(status.as_u16().into(), format!("{status} {text}")),
-            None => Self::Other,
-        }
-    }
 }

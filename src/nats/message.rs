@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use async_nats::{HeaderMap, HeaderName, Message, StatusCode};
 use bytes::Bytes;
+use serde_json::json;
 
 use crate::sse::{Component, Event, EventName, Tier};
 
@@ -21,6 +22,13 @@ const TIER: &str = "Sidestream-Priority";
 /// The header by which a repeated message is known.
 const ID: &str = "Nats-Msg-Id";
 
+/// The header of a message that a client of a KV bucket stores in place of a value that it deletes or purges.
+const OPERATION: &str = "KV-Operation";
+/// The header of a message that nats-server stores in place of what a limit or a request removed (NATS ADR-43).
+const MARKER: &str = "Nats-Marker-Reason";
+/// The values of both that say that something was removed.
+const REMOVALS: [&str; 5] = ["DEL", "PURGE", "MaxAge", "Purge", "Remove"];
+
 /// What an event is made of, borrowed from wherever it came.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Parts<'a> {
@@ -31,6 +39,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) tier: Option<&'a str>,
     /// The header [`ID`], of a message that was stored nowhere: JetStream has looked at the others.
     pub(crate) id: Option<&'a str>,
+    /// Why what the subject held before is removed: the header [`OPERATION`] or [`MARKER`] of a message without payload.
+    pub(crate) removed: Option<&'a str>,
     pub(crate) payload: &'a [u8],
 }
 
@@ -41,7 +51,9 @@ impl<'a> Parts<'a> {
             message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(name)).map(|value| value.as_str())
         };
         let (subject, payload) = (message.subject.as_str(), &message.payload);
-        Self { subject, name: header(NAME), tier: header(TIER), id: None, payload }
+        // A marker has no payload: other messages are not searched for it.
+        let removed = if payload.is_empty() { header(OPERATION).or_else(|| header(MARKER)) } else { None };
+        Self { subject, name: header(NAME), tier: header(TIER), id: None, removed: removed.filter(is_removal), payload }
     }
 
     /// The parts of a message of a core subject.
@@ -62,11 +74,18 @@ impl<'a> Parts<'a> {
             match name {
                 NAME => parts.name = parts.name.or(Some(value.trim())),
                 TIER => parts.tier = parts.tier.or(Some(value.trim())),
+                OPERATION | MARKER if payload.is_empty() => {
+                    parts.removed = parts.removed.or(Some(value.trim()).filter(is_removal));
+                }
                 _ => {}
             }
         }
         parts
     }
+}
+
+fn is_removal(reason: &&str) -> bool {
+    REMOVALS.contains(reason)
 }
 
 /// What a message became.
@@ -82,7 +101,10 @@ pub(crate) struct Converted {
 
 /// Makes an event of a message.
 pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant) -> Converted {
-    let name = parts.name.and_then(EventName::parse);
+    let name = match parts.removed {
+        None => parts.name.and_then(EventName::parse),
+        Some(_) => Some(EventName::removed()),
+    };
     let tier = parts.tier.and_then(Tier::parse);
     let name_refused = parts.name.is_some() && name.is_none();
     let tier_refused = parts.tier.is_some() && tier.is_none();
@@ -92,8 +114,11 @@ pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant)
         name,
         tier,
         message_id: parts.id.map(Box::from),
-        // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
-        data: Bytes::copy_from_slice(parts.payload),
+        data: match parts.removed {
+            // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
+            None => Bytes::copy_from_slice(parts.payload),
+            Some(reason) => Bytes::from(json!({ "subject": parts.subject, "reason": reason }).to_string()),
+        },
         received,
     });
     Converted { event, name_refused, tier_refused }
@@ -213,6 +238,27 @@ mod tests {
         assert_eq!(event.name.unwrap().as_str(), "created");
         assert_eq!(event.tier, Some(Tier::Critical));
         assert!(!converted.name_refused && !converted.tier_refused);
+    }
+
+    #[test]
+    fn a_message_that_marks_a_removal_becomes_an_event_of_its_own() {
+        let removed = |headers: &[u8], payload: &[u8]| {
+            let event = convert(Parts::of_stored("a.\"b", headers, payload)).event.unwrap();
+            (event.name.map(|name| name.as_str().to_owned()), String::from_utf8(event.data.to_vec()).unwrap())
+        };
+        for (headers, reason) in [
+            (&b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"[..], "DEL"),
+            (b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n", "PURGE"),
+            (b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5s\r\n\r\n", "MaxAge"),
+            (b"NATS/1.0\r\nSidestream-Event: x\r\nNats-Marker-Reason: Remove\r\n\r\n", "Remove"),
+        ] {
+            let data = format!(r#"{{"reason":"{reason}","subject":"a.\"b"}}"#);
+            assert_eq!(removed(headers, b""), (Some("sidestream.removed".to_owned()), data));
+            // With a payload it is what its publisher says.
+            assert_eq!(removed(headers, b"x").1, "x");
+        }
+        assert_eq!(removed(b"NATS/1.0\r\nKV-Operation: PUT\r\n\r\n", b""), (None, String::new()));
+        assert_eq!(removed(b"", b""), (None, String::new()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The loop that follows one JetStream stream for the whole pod.
 
+mod delivery;
 pub(super) mod start;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::lifecycle::health::{Check, Health, Status};
 use crate::sse::{Component, Tag};
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
+use delivery::Delivery;
 use start::{Known, Start};
 
 /// One JetStream stream to follow.
@@ -68,6 +70,7 @@ pub(crate) struct Tailer {
     stalls: u32,
     /// Permanent errors since the last progress.
     rejections: u32,
+    delivery: Delivery,
 }
 
 /// Which stream it follows under which tag, and the last message that it saw of it.
@@ -104,6 +107,7 @@ impl Tailer {
             attempts: 0,
             stalls: 0,
             rejections: 0,
+            delivery: Delivery::default(),
         }
     }
 
@@ -133,8 +137,11 @@ impl Tailer {
         }
         while let Some(consumer) = &mut self.consumer {
             let received = consumer.receive().await;
+            let is_idle = received.messages.is_empty();
             if let Some(lost) = self.take(received) {
                 self.lose(lost).await;
+            } else if is_idle {
+                self.look_at_delivery().await;
             }
         }
     }
@@ -274,6 +281,9 @@ impl Tailer {
         // Only the consumer's own word counts here: the state of the stream may come from a replica that is ahead of it.
         last = last.max(received.passed.unwrap_or(0));
         self.writer.advance(last);
+        if last > head && self.delivery.end() {
+            self.check.set(if self.caught_up { Status::Ok } else { Status::Failing(NOT_CAUGHT_UP.to_owned()) });
+        }
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
             self.stalls = 0;

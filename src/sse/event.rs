@@ -83,6 +83,12 @@ impl EventName {
         sound.then(|| Self(Arc::from(text)))
     }
 
+    /// The name of an event that says that a key or the messages of a subject were removed. No publisher can give it.
+    #[must_use]
+    pub fn removed() -> Self {
+        Self(Arc::from("sidestream.removed"))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

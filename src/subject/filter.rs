@@ -161,7 +161,8 @@ impl Filter {
 }
 
 /// NATS's own subjects: never served, whatever is allowed.
-fn is_reserved(subject: &str) -> bool {
+#[must_use]
+pub fn is_reserved(subject: &str) -> bool {
     subject.starts_with('$') || subject.starts_with("_INBOX")
 }
 

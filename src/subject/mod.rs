@@ -4,6 +4,6 @@ pub mod filter;
 pub mod set;
 pub mod template;
 
-pub use filter::{Filter, InvalidFilter};
+pub use filter::{Filter, InvalidFilter, is_reserved};
 pub use set::FilterSet;
 pub use template::{SubjectTemplate, TextTemplate, Variable, Variables};

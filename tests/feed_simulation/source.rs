@@ -241,6 +241,6 @@ impl Reading {
             Some(last) if more => last.position.seq,
             _ => source.last_seq,
         };
-        Ok((through > self.through).then_some(Page { after, events, through }))
+        Ok((through > self.through).then_some(Page { after, events, through, ..Page::default() }))
     }
 }

@@ -1,5 +1,7 @@
 //! A NATS that rejects reading for good: clients learn it at once, keep their positions, and have everything once it ends.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream;
 
@@ -28,7 +30,8 @@ async fn stage() -> Stage {
 impl Stage {
     /// Takes a place for a consumer. False if none is free.
     async fn occupy(&self, name: &str) -> bool {
-        let config = pull::Config { name: Some(name.to_owned()), ..pull::Config::default() };
+        let inactive_threshold = Duration::from_secs(600);
+        let config = pull::Config { name: Some(name.to_owned()), inactive_threshold, ..pull::Config::default() };
         self.stream.create_consumer(config).await.is_ok()
     }
 
@@ -37,12 +40,15 @@ impl Stage {
         use futures_util::TryStreamExt as _;
         let client = self.nats.client().await;
         eventually(RECOVERY, "the place of the tailer's consumer is taken", || async {
-            let names: Vec<String> = self.stream.consumer_names().try_collect().await.unwrap();
-            for name in names.iter().filter(|name| name.starts_with("sse-")) {
+            let names = || async {
+                let names: Vec<String> = self.stream.consumer_names().try_collect().await.unwrap();
+                names.into_iter().filter(|name| name.starts_with("sse-")).collect::<Vec<_>>()
+            };
+            for name in names().await {
                 client.publish(format!("$JS.API.CONSUMER.DELETE.A.{name}"), "".into()).await.unwrap();
             }
             client.flush().await.unwrap();
-            self.occupy("second").await
+            self.occupy("second").await && names().await.is_empty()
         })
         .await;
     }

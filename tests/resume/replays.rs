@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::reader::{Reader, Via, told};
+use crate::support::nats::Nats;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::sidestream::Sidestream;
 use crate::support::sse::SseClient;
-use crate::support::upstream::publish_raw;
+use crate::support::upstream::{create_stream, publish_raw};
 use crate::support::wait::{DEADLINE, eventually, within};
 use crate::{RECOVERY, SUBJECTS, Stage, configuration, last, texts};
 
@@ -175,4 +176,31 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
         end.await.unwrap();
     }
     stage.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_the_same_gap_in_a_replay_as_live() {
+    let nats = Nats::builder().config("max_payload: 16777216\nmax_pending: 67108864").start().await;
+    let jetstream = nats.jetstream().await;
+    let stream = create_stream(&jetstream, "A", &["a.>"]).await;
+    let sidestream = Sidestream::start(configuration(&nats, "")).await;
+    let stage = Stage { nats, jetstream, stream, sidestream };
+    let mut live = SseClient::get(stage.sidestream.url("/all")).connect().await;
+    live.until_seen("its position", |parser| parser.positions() > 0).await;
+    let start = live.last_event_id().to_owned();
+    stage.fill(2).await;
+    stage.jetstream.publish("a.1", vec![b'x'; 9 << 20].into()).await.unwrap().await.unwrap();
+    let gap = r#"{"reason":"upstream","missed":1,"resume":"live"}"#.to_owned();
+    let expected: Vec<String> = texts(1, 2).into_iter().chain([gap]).chain(texts(4, 33)).collect();
+    let mut seen = Vec::new();
+    // More than the window holds, but not at a time.
+    for _ in 0..3 {
+        stage.fill(10).await;
+        let count = if seen.is_empty() { 13 } else { 10 };
+        seen.extend(live.take(count).await.into_iter().map(|event| event.data));
+    }
+    assert_eq!(seen, expected);
+    let mut resumed = SseClient::get(stage.sidestream.url("/gap")).last_event_id(&start).connect().await;
+    let seen: Vec<String> = resumed.take(expected.len()).await.into_iter().map(|event| event.data).collect();
+    assert_eq!(seen, expected);
 }

@@ -62,10 +62,9 @@ impl Cursor {
                         self.replay = None;
                     }
                 }
-                Turn::Expired(after) => {
+                Turn::Missing(after, gap) => {
                     self.position = Component { tag: self.position.tag, seq: after, check: None };
                     feed.lock().readers.moved(self.standing.key, self.place, self.position);
-                    let gap = Gap { reason: GapReason::Expired, missed: None };
                     batch.items.push(Item::Gap { gap, position: self.position });
                     return Poll::Ready(Read::Some);
                 }

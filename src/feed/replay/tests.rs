@@ -79,7 +79,7 @@ impl Pages for Reading {
             self.through = last.min(after + 100);
             let events = (after + 1..=self.through).map(|seq| event(source.tag, seq));
             let events = events.filter(|event| self.filters.matches(&event.subject)).collect();
-            Ok(Page { after, events, through: self.through })
+            Ok(Page { after, events, through: self.through, ..Page::default() })
         })
     }
 }

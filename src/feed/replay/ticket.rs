@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Phase, Replayer, State, leave};
+use crate::feed::Gap;
 use crate::feed::logged::Logged;
 
 /// Dropping it gives the place back.
@@ -23,8 +24,8 @@ pub(in crate::feed) enum Turn {
     Wait,
     /// Everything up to this sequence number is handed out, and the window begins there.
     Reached(u64),
-    /// What follows begins only behind this sequence number: the rest is retained no more.
-    Expired(u64),
+    /// What follows begins only behind this sequence number: the rest is retained no more, or cannot be read.
+    Missing(u64, Gap),
     /// The source is another one now.
     Changed,
     /// The source rejects readings until an operator changes something.
@@ -46,17 +47,18 @@ impl Ticket {
             Phase::Rejected => return Turn::Rejected,
             Phase::Joined { run, events, next } => {
                 let run = &mut runs[*run];
-                if run.after > reader.through {
+                if let Some((after, gap)) = reader.missing.take() {
                     // Without events in this page the reader has all of it.
-                    let (after, has_all) = (run.after, events.is_empty());
-                    reader.through = if has_all { run.through } else { after };
-                    if has_all && floor <= reader.through {
-                        // No other page may come for long.
-                        leave(run, &reader.feed, self.key);
-                        run.taken.notify_one();
-                        reader.phase = Phase::Reached;
+                    if events.is_empty() {
+                        reader.through = run.through;
+                        if floor <= reader.through {
+                            // No other page may come for long.
+                            leave(run, &reader.feed, self.key);
+                            run.taken.notify_one();
+                            reader.phase = Phase::Reached;
+                        }
                     }
-                    return Turn::Expired(after);
+                    return Turn::Missing(after, gap);
                 }
                 let mut some = false;
                 while let Some(logged) = events.get(*next).and_then(|number| run.events.get(*number as usize)) {
@@ -91,7 +93,12 @@ impl Ticket {
                 self.replayer.replays.queue();
                 self.replayer.wanted.notify_one();
             }
-            Phase::Queued => {}
+            // It was left behind before it looked.
+            Phase::Queued => {
+                if let Some((after, gap)) = reader.missing.take() {
+                    return Turn::Missing(after, gap);
+                }
+            }
         }
         reader.waker = Some(waker.clone());
         Turn::Wait

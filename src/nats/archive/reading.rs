@@ -347,7 +347,10 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
             }
             Step::Lost(sequence) => {
                 page.through = sequence - 1;
-                pages.push(std::mem::replace(&mut page, Page { after: sequence, ..Page::default() }));
+                pages.push(std::mem::replace(
+                    &mut page,
+                    Page { after: sequence, is_unreadable: true, ..Page::default() },
+                ));
                 bytes = 0;
             }
         }

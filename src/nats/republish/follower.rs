@@ -17,7 +17,7 @@ use super::gather::{gather, ready};
 use super::mapping::Republish;
 use super::stamp::Stamp;
 use crate::feed::archive::{Page, Pages as _, Unavailable};
-use crate::feed::{Gap, GapReason, PositionedWriter};
+use crate::feed::{GapReason, PositionedWriter};
 use crate::lifecycle::drain::Watch;
 use crate::nats::api::Trouble;
 use crate::nats::client::LinkState;
@@ -357,7 +357,15 @@ impl Follower {
                 Err(Unavailable::Rejected(why)) => return Err(Fault::Rejected(why)),
             };
             if page.after > self.chain.head() {
-                self.writer.renew(self.tag, page.after, Gap { reason: GapReason::Expired, missed: None });
+                let gap = page.gap();
+                if page.is_unreadable {
+                    // As behind a live message that is too large.
+                    self.writer.advance(page.after - 1);
+                    self.writer.gap(gap.reason, gap.missed);
+                    self.writer.advance(page.after);
+                } else {
+                    self.writer.renew(self.tag, page.after, gap);
+                }
                 self.chain.advance(page.after);
             }
             self.tell_what_is_late(&page, head, &mut left).await?;

@@ -82,6 +82,7 @@ mod tests {
             subjects: Vec::new(),
             retention: Retention::Limits,
             republish: None,
+            unservable: None,
         }
     }
 
