@@ -153,7 +153,7 @@ impl App {
 
         let (registering, registered) = crate::lifecycle::drain::channel();
         if let Some(bucket) = &config.registry.bucket {
-            registry.set_cluster(nats.registry(bucket, registered));
+            registry.set_cluster(nats.registry(bucket, config.registry.max_bytes, registered));
         }
 
         // Clients last: from the first connection on everything that answers it is there.

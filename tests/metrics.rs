@@ -53,6 +53,7 @@ const NAMES: &[(&str, &str)] = &[
     ("config_reloads_total", "result"),
     ("registry_errors_total", ""),
     ("admin_refusals_total", "port, code"),
+    ("registry_full_total", ""),
     ("log_lines_dropped_total", ""),
     ("injector_reviews_total", "outcome"),
     ("injector_problems_total", ""),

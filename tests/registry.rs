@@ -42,12 +42,16 @@ impl Stage {
 
     /// As [`Stage::on`], with further keys of the configuration.
     async fn on_with(nats: Nats, pods: usize, rest: &str) -> Self {
+        Self::edited(nats, pods, |text| format!("{text}{rest}\n")).await
+    }
+
+    /// As [`Stage::on`], with an edited configuration.
+    async fn edited(nats: Nats, pods: usize, edit: impl Fn(String) -> String) -> Self {
         let jetstream = nats.jetstream().await;
         create_stream(&jetstream, "A", &["a.>"]).await;
         let mut stage = Self { nats, jetstream, pods: Vec::new() };
         for number in 0..pods {
-            let pod = Sidestream::builder(format!("{}{rest}\n", configuration(&stage.nats)))
-                .env("POD_NAME", &format!("pod-{number}"));
+            let pod = Sidestream::builder(edit(configuration(&stage.nats))).env("POD_NAME", &format!("pod-{number}"));
             stage.pods.push(pod.start().await);
         }
         stage
@@ -110,6 +114,7 @@ fn configuration(nats: &Nats) -> String {
   - {{ path: /named, {all}, client: \"{{query.client}}\" }}
   - {{ path: /other, {all}, client: \"{{query.client}}\" }}
   - {{ path: \"/one/{{id}}\", {one}, client: \"{{query.client}}\" }}
+  - {{ path: /chosen, sources: [{{ stream: A, subjects: [\"{{query.subject}}\"], allow: [\"a.>\"] }}], client: \"{{query.client}}\" }}
   - {{ path: /plain, {all} }}
 drain: {{ accept_for: 0s, spread: 0s, timeout: 1500ms, retry: {{ min: 10ms, max: 20ms }} }}
 registry: {{ bucket: clients }}"

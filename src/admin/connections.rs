@@ -95,15 +95,17 @@ async fn of_cluster(registry: &Registry, client: &str, filter: &Filter, limit: u
 }
 
 pub(super) fn listed((key, entry): &(Key, Entry)) -> Value {
-    let Entry { pod, route, subjects, state, since, last_event_id, reason, expires } = entry;
+    let Entry { pod, route, subjects, unlisted, state, since, last_event_id, reason, claimed, expires } = entry;
     json!({
         "client": key.client,
         "connection": key.connection,
         "pod": pod,
         "route": route,
         "subjects": subjects,
+        "subjects_total": unlisted.as_ref().map_or(subjects.len(), |unlisted| unlisted.total),
         "state": state,
         "reason": reason,
+        "claimed": claimed,
         "since": since,
         "expires": expires,
         "last_event_id": last_event_id,

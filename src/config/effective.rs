@@ -68,7 +68,10 @@ pub fn effective(config: &Config) -> Value {
             "timeout": format_duration(drain.timeout),
             "retry": { "min": format_duration(drain.retry_min), "max": format_duration(drain.retry_max) },
         },
-        "registry": { "bucket": registry.bucket.as_ref().map(Bucket::as_str) },
+        "registry": {
+            "bucket": registry.bucket.as_ref().map(Bucket::as_str),
+            "max_bytes": format_size(usize::try_from(registry.max_bytes).unwrap_or(usize::MAX)),
+        },
         "log": {
             "format": match log.format { Format::Json => "json", Format::Text => "text" },
             "filter": log.filter,

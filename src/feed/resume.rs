@@ -26,6 +26,9 @@ pub enum GapReason {
     Slow,
     /// The client was too slow and got the newest of each subject.
     Conflated,
+    /// A drain recorded the client's position, and it cannot resume from there: another connection of its name has, or
+    /// NATS did not confirm that this one may.
+    Claimed,
 }
 
 impl GapReason {
@@ -42,6 +45,7 @@ impl GapReason {
             Self::Upstream => "upstream",
             Self::Slow => "slow",
             Self::Conflated => "conflated",
+            Self::Claimed => "claimed",
         }
     }
 

@@ -43,12 +43,22 @@ impl Peer {
     }
 }
 
+/// The client of an event stream.
+pub(super) struct Client {
+    /// Its name by the route's `client`, or its address.
+    pub(super) name: Box<str>,
+    /// It can be recognised on another pod without a position: it has a name, and that pod knows what a position means.
+    pub(super) can_come_back: bool,
+}
+
 /// What an event stream shares with the registry.
 #[derive(Debug)]
 pub(super) struct StreamState {
     turn: Turned,
     pub(super) route: Arc<Route>,
     pub(super) client: Box<str>,
+    /// See [`Client::can_come_back`].
+    pub(super) can_come_back: bool,
     pub(super) peer: Peer,
     standings: SmallVec<[Standing; 1]>,
     /// Milliseconds of Unix time.
@@ -98,7 +108,7 @@ const TLS_BYTES: u64 = 7552;
 impl StreamState {
     pub(super) fn new(
         route: Arc<Route>,
-        client: Box<str>,
+        Client { name: client, can_come_back }: Client,
         peer: Peer,
         standings: SmallVec<[Standing; 1]>,
         resuming: bool,
@@ -115,7 +125,16 @@ impl StreamState {
             slow: AtomicBool::new(false),
             under_way: AtomicU32::new(0),
         };
-        Self { turn, route, client, peer, standings, opened: millis(SystemTime::now()), began: Began::now() }
+        Self {
+            turn,
+            route,
+            client,
+            can_come_back,
+            peer,
+            standings,
+            opened: millis(SystemTime::now()),
+            began: Began::now(),
+        }
     }
 
     /// Why it is asked to end, if it is; otherwise the task is woken when it will be.

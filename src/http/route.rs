@@ -95,6 +95,11 @@ impl Route {
         Self { profile: profile.into(), sources, metrics, label, cors_headers, config }
     }
 
+    /// Whether another pod knows the positions of one of its sources.
+    pub(super) fn is_resumable_elsewhere(&self) -> bool {
+        self.sources.iter().any(|source| !matches!(source.source, Source::OnDemand(_)))
+    }
+
     /// What a request asks of each source.
     pub(super) fn filters(&self, request: &Request<'_>, most: usize) -> Result<Vec<FilterSet>, Refusal> {
         let mut sets = Vec::with_capacity(self.sources.len());

@@ -1,25 +1,27 @@
-//! A client that a drain has sent away and that comes back without its position: where it goes on.
+//! A client that comes back without its position after a drain: where it resumes, and what is recorded of it.
 
 use std::sync::Arc;
 
 use super::context::Context;
 use super::event_stream::Opening;
-use crate::feed::Source;
-use crate::registry::{Handover, Wanted};
+use crate::feed::{Outcome, Source, Start};
+use crate::registry::{Claim, Handover, Wanted};
+use crate::sse::EventId;
 use crate::subject::FilterSet;
 
-/// What was left for it, if anything was. A client that has its position itself does not wait; what was left for it is
-/// taken out of the way of whoever comes next under its name.
-pub(super) async fn find(context: &Context, asked: &Opening) -> Option<Handover> {
-    let cluster = context.registry.cluster()?;
-    let wanted = wanted(asked)?;
-    if wanted.last_event_id.is_none() {
-        return cluster.take_over(wanted).await;
+/// The position that is recorded for a client without one.
+pub(super) async fn find(context: &Context, wanted: Option<&Wanted>) -> Claim {
+    match (context.registry.cluster(), wanted) {
+        (Some(cluster), Some(wanted)) => cluster.take_over(wanted.clone()).await,
+        _ => Claim::Nothing,
     }
-    let cluster = Arc::clone(cluster);
+}
+
+/// Removes what is recorded for a client that has resumed from a position of its own: no other connection is to resume there.
+pub(super) fn remove(context: &Context, wanted: Wanted, has: EventId) {
+    let Some(cluster) = context.registry.cluster().map(Arc::clone) else { return };
     // The registry bounds how many of these look at a time, and how long.
-    tokio::spawn(async move { drop(cluster.take_over(wanted).await) });
-    None
+    tokio::spawn(async move { cluster.remove(wanted, has).await });
 }
 
 /// Leaves it to the next try: nothing was opened.
@@ -29,14 +31,36 @@ pub(super) async fn give_back(context: &Context, handover: Handover) {
     }
 }
 
-/// What to look for; nothing where nobody can come back: the route does not say who a client is, this client has no name
-/// by it, or no source of the route has positions that another pod knows.
-fn wanted(asked: &Opening) -> Option<Wanted> {
-    let resumable = asked.route.sources.iter().any(|source| !matches!(source.source, Source::OnDemand(_)));
-    (resumable && asked.is_named).then(|| Wanted {
-        client: asked.client.to_string(),
-        route: asked.route.label.to_string(),
-        subjects: asked.filters.iter().flat_map(FilterSet::filters).map(ToString::to_string).collect(),
-        last_event_id: asked.last_event_id.as_ref().map(|id| String::from_utf8_lossy(id).into_owned()),
+/// The position to look for. None if the client cannot come back: there is no registry, the client has no name by the route's
+/// `client`, or no source of the route has positions that another pod knows.
+pub(super) fn wanted(context: &Context, asked: &Opening) -> Option<Wanted> {
+    context.registry.cluster()?;
+    let can_come_back = asked.is_named && asked.route.is_resumable_elsewhere();
+    can_come_back.then(|| {
+        let subjects = asked.filters.iter().flat_map(FilterSet::filters).map(ToString::to_string).collect();
+        Wanted::new(asked.client.to_string(), asked.route.label.to_string(), subjects)
     })
+}
+
+/// Part of a client's id that was confirmed: its positions in the sources that other pods know as well, if all of them are
+/// positions of those streams and nothing after them is missing. An invented id has none.
+#[derive(Default)]
+pub(super) struct Confirmed {
+    components: Vec<crate::sse::Component>,
+    is_refuted: bool,
+}
+
+impl Confirmed {
+    /// Notes what became of the position in one source.
+    pub(super) fn note(&mut self, source: &Source, start: Start, outcome: Outcome) {
+        match (source, start, outcome) {
+            (Source::OnDemand(_), ..) => {}
+            (_, Start::After(at), Outcome::Window | Outcome::Archive) => self.components.push(at),
+            _ => self.is_refuted = true,
+        }
+    }
+
+    pub(super) fn id(self) -> Option<EventId> {
+        (!self.is_refuted && !self.components.is_empty()).then(|| EventId::new(self.components))
+    }
 }

@@ -109,10 +109,10 @@ impl Nats {
     }
 
     /// Keeps the registry over all pods in a bucket until the drain begins; the watch is released when the last of it is
-    /// written.
+    /// written. `max_bytes`: size of the bucket, if it is made here.
     #[must_use]
-    pub fn registry(&self, bucket: &Bucket, drain: Watch) -> Arc<dyn Cluster> {
-        KvRegistry::start(self, bucket, drain)
+    pub fn registry(&self, bucket: &Bucket, max_bytes: u64, drain: Watch) -> Arc<dyn Cluster> {
+        KvRegistry::start(self, bucket, max_bytes, drain)
     }
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.

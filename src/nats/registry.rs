@@ -16,7 +16,10 @@ use super::api::Trouble;
 use crate::lifecycle::drain::Watch;
 use crate::registry::changes::millis;
 use crate::registry::entry::ENDED_FOR;
-use crate::registry::{Bucket as Name, Changes, Cluster, Entry, Found, Handover, Key, Later, Unavailable, Wanted};
+use crate::registry::{
+    Bucket as Name, Changes, Claim, Cluster, Entry, Found, Handover, Key, Later, Unavailable, Wanted,
+};
+use crate::sse::EventId;
 use crate::telemetry::Metrics;
 use bucket::{Bucket, Unwritten};
 use writer::Writer;
@@ -39,8 +42,12 @@ const TIDIED_MAX: usize = 16;
 /// 4 lists at one time.
 const LISTS_MAX: usize = 4;
 
-/// 64: a `client` with more event streams than that is no client but a group of them, and takes nothing over.
-const STREAMS_OF_CLIENT_MAX: usize = 64;
+/// 64 recorded positions: a `client` with more than that is no client but a group of them, and takes nothing over.
+const POSITIONS_OF_CLIENT_MAX: usize = 64;
+
+/// Reason for the operator that something was not written for want of room.
+const FULL: &str = "the bucket is full, and new entries are left out: raise `max_bytes` of the bucket, or bound what a client \
+    may open (limits.per_client)";
 
 /// Values that are read at the same time for one answer.
 const READ_AHEAD: usize = 16;
@@ -67,7 +74,7 @@ struct State {
 
 impl KvRegistry {
     /// Begins to write; the watch is released when the last of it is written.
-    pub(super) fn start(nats: &Nats, name: &Name, drain: Watch) -> Arc<Self> {
+    pub(super) fn start(nats: &Nats, name: &Name, max_bytes: u64, drain: Watch) -> Arc<Self> {
         let inner = &*nats.0;
         let this = Arc::new(Self {
             changes: Changes::new(&inner.identity.pod, &inner.identity.boot),
@@ -77,7 +84,8 @@ impl KvRegistry {
             tidying: Semaphore::new(TIDIED_MAX),
             listing: Semaphore::new(LISTS_MAX),
         });
-        let writer = Writer::new(&this, inner.links.control.clone(), inner.api.clone(), name, &inner.health);
+        let check = inner.health.check("registry", "not opened yet");
+        let writer = Writer::new(&this, (inner.links.control.clone(), inner.api.clone()), (name, max_bytes), check);
         tokio::spawn(writer.run(drain));
         this
     }
@@ -100,30 +108,55 @@ impl KvRegistry {
         self.lock().pause = Some(Instant::now() + PAUSE);
     }
 
-    async fn look(bucket: &Bucket, wanted: &Wanted) -> Result<Option<Handover>, Trouble> {
-        let keys = bucket.keys(&wanted.client).await?;
-        if keys.len() > STREAMS_OF_CLIENT_MAX {
-            return Ok(None);
+    /// Claims a position that is recorded for this client. `is_recorded` becomes true when there is one: if the claim fails
+    /// after that, the client receives a gap.
+    async fn claim(bucket: &Bucket, wanted: &Wanted, is_recorded: &mut bool) -> Result<Claim, Trouble> {
+        let keys = bucket.positions(&wanted.client).await?;
+        if keys.len() > POSITIONS_OF_CLIENT_MAX {
+            return Ok(Claim::Lost);
         }
         let now = millis(SystemTime::now());
-        let mut left = values(bucket, keys).await?;
-        left.retain(|(_, entry, _)| entry.is_left_for(wanted, now));
-        // First who left first: two windows of one user come back in the order in which they were sent away. One that
-        // has its own position takes what says the same.
-        left.sort_by_key(|(_, entry, revision)| {
-            (wanted.last_event_id.as_ref().is_some_and(|id| *id != entry.last_event_id), *revision)
-        });
-        for (key, entry, revision) in left {
-            // Only one gets it: whoever writes at this revision first.
-            match bucket.put(&key, &entry.taken_over(now), ENDED_FOR, Some(revision)).await {
-                Ok(revision) => return Ok(Some(Handover { key, entry, revision })),
-                Err(Unwritten::Other) => {}
-                Err(Unwritten::Refused(why) | Unwritten::Closed(why) | Unwritten::Unknown(why)) => {
-                    return Err(Trouble::Refused(why));
-                }
+        let mut recorded = values(bucket, keys).await?;
+        recorded.retain(|(_, entry, _)| entry.is_left_for(wanted, now) || entry.is_claimed_from(wanted, now));
+        *is_recorded = !recorded.is_empty();
+        // First who left first: two windows of one user come back in the order in which they were sent away.
+        recorded.sort_by_key(|(_, _, revision)| *revision);
+        for (key, entry, revision) in recorded {
+            if !entry.is_left_for(wanted, now) {
+                continue;
+            }
+            // Only one gets it: the one that writes at this revision first.
+            if let Some(revision) = replace(bucket, &key, &entry.claim(now), revision).await? {
+                return Ok(Claim::Granted(Box::new(Handover { key, entry, revision })));
             }
         }
-        Ok(None)
+        Ok(if *is_recorded { Claim::Lost } else { Claim::Nothing })
+    }
+
+    /// Removes one position that is at or before `has`: the same one if it is there, or else the oldest.
+    async fn remove_passed(bucket: &Bucket, wanted: &Wanted, has: &EventId) -> Result<(), Trouble> {
+        let mut keys = bucket.positions(&wanted.client).await?;
+        keys.truncate(POSITIONS_OF_CLIENT_MAX);
+        let now = millis(SystemTime::now());
+        let mut left = values(bucket, keys).await?;
+        left.retain(|(_, entry, _)| entry.is_left_for(wanted, now) && entry.is_passed_by(has));
+        left.sort_by_key(|(_, entry, revision)| (!has.is_same(&entry.last_event_id), *revision));
+        for (key, entry, revision) in left {
+            if replace(bucket, &key, &entry.remove(now), revision).await?.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a value in the place of this revision; its own revision, or none if another one was there already.
+async fn replace(bucket: &Bucket, key: &Key, entry: &Entry, revision: u64) -> Result<Option<u64>, Trouble> {
+    match bucket.put(key, entry, ENDED_FOR, Some(revision)).await {
+        Ok(revision) => Ok(Some(revision)),
+        Err(Unwritten::Other) => Ok(None),
+        Err(Unwritten::Full) => Err(Trouble::Refused(FULL.to_owned())),
+        Err(Unwritten::Refused(why) | Unwritten::Closed(why) | Unwritten::Unknown(why)) => Err(Trouble::Refused(why)),
     }
 }
 
@@ -178,25 +211,30 @@ impl Cluster for KvRegistry {
         })
     }
 
-    fn take_over(&self, wanted: Wanted) -> Later<'_, Option<Handover>> {
+    fn take_over(&self, wanted: Wanted) -> Later<'_, Claim> {
         Box::pin(async move {
-            let bucket = self.bucket()?;
+            let Some(bucket) = self.bucket() else { return Claim::Nothing };
             let deadline = Instant::now() + TAKE_OVER_MAX;
             // Too many at one time is no failure of the registry: those who do not get a place begin live.
-            let _place = match wanted.last_event_id {
-                None => timeout_at(deadline, self.looking.acquire()).await.ok()?.ok()?,
-                Some(_) => self.tidying.try_acquire().ok()?,
-            };
-            match timeout_at(deadline, Self::look(&bucket, &wanted)).await {
-                Ok(Ok(found)) => found,
-                Ok(Err(trouble)) => {
-                    self.failed(&bucket::explain(&trouble));
-                    None
-                }
-                Err(_) => {
-                    self.failed("no answer in time");
-                    None
-                }
+            let Ok(Ok(_place)) = timeout_at(deadline, self.looking.acquire()).await else { return Claim::Nothing };
+            let mut is_recorded = false;
+            match timeout_at(deadline, Self::claim(&bucket, &wanted, &mut is_recorded)).await {
+                Ok(Ok(claim)) => return claim,
+                Ok(Err(trouble)) => self.failed(&bucket::explain(&trouble)),
+                Err(_) => self.failed("no answer in time"),
+            }
+            if is_recorded { Claim::Lost } else { Claim::Nothing }
+        })
+    }
+
+    fn remove(&self, wanted: Wanted, has: EventId) -> Later<'_, ()> {
+        Box::pin(async move {
+            let (Some(bucket), Ok(_place)) = (self.bucket(), self.tidying.try_acquire()) else { return };
+            let deadline = Instant::now() + TAKE_OVER_MAX;
+            match timeout_at(deadline, Self::remove_passed(&bucket, &wanted, &has)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(trouble)) => self.failed(&bucket::explain(&trouble)),
+                Err(_) => self.failed("no answer in time"),
             }
         })
     }

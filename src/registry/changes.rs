@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use super::entry::{ENDED_FOR, Entry, Key};
+use super::entry::{ENDED_FOR, Entry, Key, Unlisted};
 use super::{Close, Member, State};
 
 /// 10,000 ends wait to be told, about 10 MB of them; what does not fit expires by itself.
@@ -35,6 +35,7 @@ struct Waiting {
 }
 
 /// One that is open. Memory: about 100 bytes, beside the member itself.
+#[derive(Clone)]
 struct Open {
     member: Weak<dyn Member>,
     since: SystemTime,
@@ -53,6 +54,18 @@ pub struct Told {
     pub entry: Entry,
     /// Nothing follows.
     pub is_end: bool,
+    /// Nothing was written under this key before.
+    pub is_new: bool,
+}
+
+/// Position up to which a client had everything when a drain ended its event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The last id that was sent.
+    pub last_event_id: String,
+    /// The client may resume from it elsewhere without sending it: the route names its clients, this one has a name, and
+    /// another pod knows the position.
+    pub can_be_claimed: bool,
 }
 
 impl Changes {
@@ -86,25 +99,40 @@ impl Changes {
         self.wake.notify_one();
     }
 
-    /// It has ended. `sent`: by a drain, with everything up to this position sent.
-    pub(super) fn ended(&self, number: u64, member: &dyn Member, close: Close, sent: Option<String>) {
+    /// It has ended. `delivered`: by a drain, with everything up to this position sent.
+    pub(super) fn ended(&self, number: u64, member: &dyn Member, close: Close, delivered: Option<Delivered>) {
         let was_told = self.lock().open.get(&number).is_some_and(|open| open.told.is_some());
-        if !was_told && sent.is_none() {
+        if !was_told && delivered.is_none() {
             // It came and went within a moment, and nobody needs to know.
             return self.gone(number);
         }
         let since = millis(SystemTime::now());
         let mut entry = self.describe(member, since, ENDED_FOR);
         entry.reason = Some(close.reason().to_owned());
-        entry.state = if sent.is_some() { State::Reconnecting } else { State::Closed };
-        entry.last_event_id = sent.unwrap_or(entry.last_event_id);
-        let told = Told { number, key: self.key(member.client(), number), entry, is_end: true };
+        entry.state = if delivered.is_some() { State::Reconnecting } else { State::Closed };
+        let can_be_claimed = delivered.as_ref().is_some_and(|delivered| delivered.can_be_claimed);
+        if let Some(delivered) = delivered {
+            entry.last_event_id = delivered.last_event_id;
+        }
+        let key = self.key(member.client(), number);
+        let position = can_be_claimed.then(|| Told {
+            number,
+            key: Key { is_position: true, ..key.clone() },
+            entry: entry.clone(),
+            is_end: true,
+            is_new: true,
+        });
+        // The position alone suffices for an event stream whose entry was never written.
+        let end =
+            (was_told || position.is_none()).then_some(Told { number, key, entry, is_end: true, is_new: !was_told });
         let mut waiting = self.lock();
         waiting.open.remove(&number);
-        if waiting.ended.len() < ENDED_MAX {
-            waiting.ended.push_back(told);
-        } else {
-            waiting.lost += 1;
+        for told in position.into_iter().chain(end) {
+            if waiting.ended.len() < ENDED_MAX {
+                waiting.ended.push_back(told);
+            } else {
+                waiting.lost += 1;
+            }
         }
         drop(waiting);
         self.wake.notify_one();
@@ -119,7 +147,7 @@ impl Changes {
     /// It says nothing any more after twice that time.
     pub fn take(&self, most: usize, every: Duration, now: Instant) -> Vec<Told> {
         let mut taken = Vec::with_capacity(most.min(128));
-        let mut open: Vec<(u64, Weak<dyn Member>, SystemTime)> = Vec::new();
+        let mut open: Vec<(u64, Open)> = Vec::new();
         let mut waiting = self.lock();
         let wall = millis(SystemTime::now());
         while taken.len() < most
@@ -133,17 +161,18 @@ impl Changes {
             && let Some(number) = waiting.next(every, now)
         {
             if let Some(known) = waiting.open.get_mut(&number) {
+                open.push((number, known.clone()));
                 (known.is_changed, known.told) = (false, Some(now));
-                open.push((number, known.member.clone(), known.since));
                 waiting.told.push_back((now, number));
             }
         }
         drop(waiting);
         // Described without the lock: each looks into the feeds that it reads.
-        for (number, member, since) in open {
-            let Some(member) = member.upgrade() else { continue };
-            let entry = self.describe(&*member, millis(since), every * 2);
-            taken.push(Told { number, key: self.key(member.client(), number), entry, is_end: false });
+        for (number, known) in open {
+            let Some(member) = known.member.upgrade() else { continue };
+            let entry = self.describe(&*member, millis(known.since), every * 2);
+            let (key, is_new) = (self.key(member.client(), number), known.told.is_none());
+            taken.push(Told { number, key, entry, is_end: false, is_new });
         }
         taken
     }
@@ -158,6 +187,25 @@ impl Changes {
             waiting.ended.push_front(told);
         } else {
             waiting.lost += 1;
+        }
+    }
+
+    /// Notes that its entry was not written for want of room; it waits for [`Changes::continue_postponed`].
+    pub fn postpone(&self, number: u64) {
+        let mut waiting = self.lock();
+        if let Some(open) = waiting.open.get_mut(&number) {
+            open.told = None;
+        }
+    }
+
+    /// Marks those that wait for room.
+    pub fn continue_postponed(&self) {
+        let mut waiting = self.lock();
+        let postponed = |open: &Open| open.told.is_none() && !open.is_changed;
+        let numbers: Vec<u64> =
+            waiting.open.iter().filter(|(_, open)| postponed(open)).map(|(number, _)| *number).collect();
+        for number in numbers {
+            waiting.mark(number);
         }
     }
 
@@ -200,21 +248,24 @@ impl Changes {
     }
 
     fn describe(&self, member: &dyn Member, since: u64, lasts: Duration) -> Entry {
-        let description = member.describe();
+        let mut description = member.describe();
+        let unlisted = Unlisted::cut(&mut description.subjects);
         Entry {
             pod: self.pod.clone(),
             route: description.route.to_string(),
             subjects: description.subjects,
+            unlisted,
             state: description.state,
             since,
             last_event_id: description.last_event_id,
             reason: None,
+            claimed: None,
             expires: millis(SystemTime::now() + lasts),
         }
     }
 
     fn key(&self, client: &str, number: u64) -> Key {
-        Key { client: client.to_owned(), connection: format!("{}-{number}", self.boot) }
+        Key { client: client.to_owned(), connection: format!("{}-{number}", self.boot), is_position: false }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use super::changes::Changes;
 use super::entry::{Entry, Key, Wanted};
+use crate::sse::EventId;
 
 /// An answer that comes later. It is bounded in time by who gives it.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -18,7 +19,10 @@ pub trait Cluster: Send + Sync {
     fn find<'a>(&'a self, client: &'a str, limit: usize) -> Later<'a, Result<Found, Unavailable>>;
 
     /// Takes what a drain has left for this client, if it left anything: nobody else gets it. Within 500 ms.
-    fn take_over(&self, wanted: Wanted) -> Later<'_, Option<Handover>>;
+    fn take_over(&self, wanted: Wanted) -> Later<'_, Claim>;
+
+    /// Removes what a drain has left for this client, which was served from `has` on and needs it no more. Within 500 ms.
+    fn remove(&self, wanted: Wanted, has: EventId) -> Later<'_, ()>;
 
     /// Leaves again what was taken over in vain.
     fn give_back(&self, handover: Handover) -> Later<'_, ()>;
@@ -31,6 +35,17 @@ pub struct Found {
     pub entries: Vec<(Key, Entry)>,
     /// Whether these are all.
     pub is_complete: bool,
+}
+
+/// Answer to a client that comes back without a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// No position is recorded for it, or the registry does not answer: it begins live.
+    Nothing,
+    /// It resumes from this one.
+    Granted(Box<Handover>),
+    /// A position was recorded, and it cannot resume from there: it begins live, after a gap.
+    Lost,
 }
 
 /// What was taken over.

@@ -1,10 +1,24 @@
 //! Where the registry of all pods is kept (`registry:` in the configuration).
 
 /// The registry over all pods.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// A NATS KV bucket; none: each pod knows its own clients only.
     pub bucket: Option<Bucket>,
+    /// Size of a bucket that is made here, in bytes.
+    pub max_bytes: u64,
+}
+
+impl Config {
+    /// 64 KiB: fewer than a hundred entries are of no use to a pod.
+    pub const MAX_BYTES_MIN: u64 = 64 * 1024;
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // 64 MiB: a hundred thousand event streams of about 0.5 KiB. JetStream reserves it, so not more.
+        Self { bucket: None, max_bytes: 64 * 1024 * 1024 }
+    }
 }
 
 /// The name of a bucket: letters, digits, `_` and `-`, as NATS has it.

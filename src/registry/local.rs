@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{Close, Cluster, Lag, Member};
+use super::{Close, Cluster, Delivered, Lag, Member};
 
 /// Every event stream that is open on this pod. Clones share the table.
 ///
@@ -120,10 +120,10 @@ impl Registration {
         true
     }
 
-    /// It has ended; to be called once, with its own member. `sent`: by a drain, with all up to this position sent.
-    pub fn ended(&self, member: &dyn Member, close: Close, sent: Option<String>) {
+    /// It has ended; to be called once, with its own member. `delivered`: by a drain, with all up to this position sent.
+    pub fn ended(&self, member: &dyn Member, close: Close, delivered: Option<Delivered>) {
         if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
-            cluster.changes().ended(number.get(), member, close, sent);
+            cluster.changes().ended(number.get(), member, close, delivered);
         }
     }
 }

@@ -8,9 +8,9 @@ pub mod entry;
 mod local;
 mod member;
 
-pub use changes::Changes;
+pub use changes::{Changes, Delivered};
 pub use close::Close;
-pub use cluster::{Cluster, Found, Handover, Later, Unavailable};
+pub use cluster::{Claim, Cluster, Found, Handover, Later, Unavailable};
 pub use config::{Bucket, Config};
 pub use entry::{Entry, Key, Wanted};
 pub use local::{Registration, Registry, RouteLag, SHARDS};

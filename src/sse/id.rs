@@ -189,6 +189,15 @@ impl EventId {
         &self.components
     }
 
+    /// Whether a text is this id, with its components in any order.
+    #[must_use]
+    pub fn is_same(&self, text: &str) -> bool {
+        Self::parse(text.as_bytes()).is_ok_and(|other| {
+            other.components.len() == self.components.len()
+                && self.components.iter().all(|at| other.find(at.tag) == Some(*at))
+        })
+    }
+
     /// The component with this tag.
     #[must_use]
     pub fn find(&self, tag: Tag) -> Option<Component> {

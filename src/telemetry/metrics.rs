@@ -108,6 +108,8 @@ pub struct Metrics {
     pub admin_refusals_total: IntCounterVec,
     /// `sidestream_log_lines_dropped_total`
     pub log_lines_dropped_total: IntCounter,
+    /// `sidestream_registry_full_total`
+    pub registry_full_total: IntCounter,
 }
 
 /// What the documentation says of one metric.
@@ -189,6 +191,7 @@ impl Metrics {
             registry_errors_total: r.counter("registry_errors_total", "Readings and writes of the registry over all pods that failed.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Connections closed and requests rejected on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have), `too_many_lists`.", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
+            registry_full_total: r.counter("registry_full_total", "Entries of event streams that were not written because the bucket of the registry is full.")?,
             samplers: Mutex::new(Vec::new()),
             described: r.described.into_inner(),
             registry,

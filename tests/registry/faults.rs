@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
 
+use crate::support::h2::H2Client;
 use crate::support::nats::Nats;
 use crate::support::sidestream::{Sidestream, config, config_for};
 use crate::support::sse::SseClient;
@@ -127,4 +128,67 @@ registry: { bucket: clients }";
     for client in &mut clients {
         assert_eq!(client.next().await.data, "x");
     }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_any_change() {
+    let stage = Stage::with(1).await;
+    let _client = stage.connect(0, "/named?client=42").await;
+    stage.until_found(0, "42", 1, |entry| entry["state"] == "active").await;
+    // Deleted; and emptied, as a bucket in memory is by the restart of a server that this pod is not connected to.
+    for is_deleted in [true, false] {
+        if is_deleted {
+            stage.jetstream.delete_key_value("clients").await.unwrap();
+        } else {
+            stage.jetstream.get_stream("KV_clients").await.unwrap().purge().await.unwrap();
+        }
+        let begun = Instant::now();
+        eventually(Duration::from_secs(15), "the client is found again", || async {
+            let (status, body) = stage.pods[0].admin(&target_of("42")).await;
+            status == 200 && body.contains("\"active\"")
+        })
+        .await;
+        eprintln!("deleted: {is_deleted}, found again after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_were() {
+    const FULL: &str = "sidestream_registry_full_total";
+    let small = |text: String| text.replace("bucket: clients", "bucket: clients, max_bytes: 64KiB");
+    let mut stage = Stage::edited(Nats::start().await, 2, small).await;
+    let mut client = stage.connect(0, "/named?client=42").await;
+    stage.until_found(1, "42", 1, |entry| entry["state"] == "active").await;
+    // Names as long as they can be, on the other pod, until three quarters are in use; they go on coming.
+    let mut crowd = H2Client::connect(stage.pods[1].url("/")).await;
+    let mut held = Vec::new();
+    for number in 0..200 {
+        let target =
+            format!("/chosen?client={number:x<256}&subject=a.1&subject=a.2&subject=a.3&subject=a.4&subject=a.5");
+        held.push(crowd.request("GET", &target, &[("accept", "text/event-stream")]).await);
+    }
+    stage.pods[1].until_metric(FULL, &[], |full| full >= 100.0).await;
+    let health = stage.pods[1].admin_json("/health").await;
+    assert_eq!(health["checks"]["registry"]["status"], "warning", "{health}");
+    let told = health["checks"]["registry"]["message"].as_str().unwrap();
+    assert!(told.contains("full") && told.contains("max_bytes"), "{told}");
+    assert_eq!(stage.pods[1].admin("/health/ready").await.0, 200);
+    let mut stream = stage.jetstream.get_stream("KV_clients").await.unwrap();
+    let info = stream.info().await.unwrap();
+    assert_eq!(info.config.max_bytes, 64 * 1024);
+    assert!(info.state.bytes <= 64 * 1024, "{}", info.state.bytes);
+    let lines = stage.pods[1].log().into_iter().filter(|line| line["check"] == "registry" && line["why"] != "").count();
+    assert!(lines <= 3, "{lines}");
+    // The position has its place still.
+    stage.drain(0).await;
+    client.closed_within(DEADLINE).await;
+    stage.publish("a.x", "missed").await;
+    assert_eq!(stage.connect(1, "/named?client=42").await.next().await.data, "missed");
+    // Room again: the others are written.
+    drop(held.split_off(10));
+    eventually(Duration::from_secs(90), "one that had no room is found", || async {
+        stage.find(1, &format!("{:x<256}", 9)).await.len() == 1
+    })
+    .await;
 }

@@ -163,8 +163,14 @@ fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Dur
 
 fn registry(place: &Place<'_>) -> Option<registry::Config> {
     place.map(|keys| {
+        let default = registry::Config::default();
         let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", Bucket::parse);
-        Some(registry::Config { bucket: keys.nullable("bucket", None, bucket) })
+        let bucket = keys.nullable("bucket", None, bucket);
+        let max_bytes = keys.or("max_bytes", default.max_bytes, |place| Some(place.positive_size()? as u64));
+        if max_bytes < registry::Config::MAX_BYTES_MIN {
+            keys.problem("max_bytes", "the bucket would have room for a few clients only", Some("at least 64KiB"));
+        }
+        Some(registry::Config { bucket, max_bytes })
     })
 }
 

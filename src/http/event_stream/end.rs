@@ -3,7 +3,7 @@
 use super::EventStream;
 use crate::http::member::StreamState;
 use crate::http::output::Output;
-use crate::registry::{Close, Member as _, State};
+use crate::registry::{Close, Delivered, Member as _, State};
 use crate::sse::encode;
 use crate::sse::id::Joined;
 
@@ -37,7 +37,10 @@ impl Drop for EventStream {
         let sent = state.totals();
         let lag = state.lag();
         // Only what the socket has taken is known to be sent: another pod goes on behind it.
-        let handed_over = (close == Close::Drain && self.is_delivered).then(|| Joined(&self.positions).to_string());
+        let handed_over = (close == Close::Drain && self.is_delivered).then(|| Delivered {
+            last_event_id: Joined(&self.positions).to_string(),
+            can_be_claimed: state.can_come_back,
+        });
         let end = if handed_over.is_some() { State::Reconnecting } else { State::Closed };
         self.registration.ended(&**state, close, handed_over);
         macro_rules! log {

@@ -9,13 +9,13 @@ use super::{EventStream, put_gap};
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
-use crate::http::member::{Peer, StreamState};
+use crate::http::member::{Client, Peer, StreamState};
 use crate::http::refusal::Refusal;
 use crate::http::route::Route;
-use crate::http::takeover;
+use crate::http::takeover::{self, Confirmed};
 use crate::http::ticks::Ticks;
 use crate::limit::Visit;
-use crate::registry::State;
+use crate::registry::{Claim, State};
 use crate::sse::id::Joined;
 use crate::sse::{EventId, encode};
 use crate::subject::FilterSet;
@@ -38,20 +38,35 @@ pub(in crate::http) struct Opening {
 impl EventStream {
     /// Opens an event stream, at the position that a drain has left for this client if it has none itself.
     pub(in crate::http) async fn open(context: &Arc<Context>, mut asked: Opening) -> Result<Self, Refusal> {
-        let handover = takeover::find(context, &asked).await;
-        if let Some(handover) = &handover {
+        let wanted = takeover::wanted(context, &asked);
+        if asked.last_event_id.is_some() {
+            let mut confirmed = Confirmed::default();
+            let opened = Self::open_at(context, asked, &Claim::Nothing, &mut confirmed).await?;
+            if let (Some(wanted), Some(has)) = (wanted, confirmed.id()) {
+                takeover::remove(context, wanted, has);
+            }
+            return Ok(opened);
+        }
+        let claim = takeover::find(context, wanted.as_ref()).await;
+        if let Claim::Granted(handover) = &claim {
             asked.last_event_id = Some(handover.entry.last_event_id.clone().into_bytes());
         }
-        let opened = Self::open_at(context, asked, handover.is_some()).await;
-        if let (Err(_), Some(handover)) = (&opened, handover) {
-            takeover::give_back(context, handover).await;
+        let opened = Self::open_at(context, asked, &claim, &mut Confirmed::default()).await;
+        if let (Err(_), Claim::Granted(handover)) = (&opened, claim) {
+            takeover::give_back(context, *handover).await;
         }
         opened
     }
 
     /// Opens a cursor in every source of the route.
-    async fn open_at(context: &Arc<Context>, asked: Opening, is_taken_over: bool) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, is_named: _, visit, peer, browser } = asked;
+    async fn open_at(
+        context: &Arc<Context>,
+        asked: Opening,
+        claim: &Claim,
+        confirmed: &mut Confirmed,
+    ) -> Result<Self, Refusal> {
+        let Opening { route, filters, last_event_id, client, is_named, visit, peer, browser } = asked;
+        let is_taken_over = matches!(claim, Claim::Granted(_));
         let tells_status = match route.config.expired {
             // It did not say that it had a position, so it is not told off for it.
             _ if is_taken_over => false,
@@ -62,6 +77,9 @@ impl EventStream {
         let id = last_event_id.as_deref().map(EventId::parse);
         let mut cursors = SmallVec::with_capacity(route.sources.len());
         let mut gaps: Vec<Gap> = Vec::new();
+        if *claim == Claim::Lost {
+            gaps.push(Gap { reason: GapReason::Claimed, missed: None });
+        }
         let mut outcomes = Vec::with_capacity(route.sources.len());
         for (source, filters) in route.sources.iter().zip(filters) {
             let start = start(id.as_ref(), &source.source)?;
@@ -80,6 +98,7 @@ impl EventStream {
             if id.is_some() {
                 context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
             }
+            confirmed.note(&source.source, start, opened.outcome);
             outcomes.push(opened.outcome);
             match opened.outcome {
                 // An id that is none is one gap, however many sources there are.
@@ -93,6 +112,7 @@ impl EventStream {
             return Err(Refusal::Expired);
         }
         let standings = cursors.iter().map(Cursor::standing).collect();
+        let client = Client { can_come_back: is_named && route.is_resumable_elsewhere(), name: client };
         let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
         let positions = cursors.iter().map(Cursor::position).collect();
         let config = &state.route.config;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nats::api::{Api, NO_MESSAGE, Trouble};
 use crate::nats::client::Link;
-use crate::registry::entry::token;
+use crate::registry::entry::{POSITION, token};
 use crate::registry::{Bucket as Name, Entry, Key};
 
 /// 10 min: on a server without expiry of single messages (before 2.11) what a dead pod has left goes after that; until
@@ -27,6 +27,11 @@ const CONFIRMED: Duration = Duration::from_secs(5);
 /// What the server says when another has written the key meanwhile.
 const WRONG_REVISION: u64 = 10071;
 
+/// What the server says when a message cannot be stored. With the description below, for want of room; a bucket replaces
+/// the value of a key, and makes no room by removing others.
+const STORE_FAILED: u64 = 10077;
+const NO_ROOM: &str = "maximum bytes exceeded";
+
 /// A bucket that is there.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
@@ -37,8 +42,21 @@ pub(super) struct Bucket {
     expires_single: bool,
     /// After how long everything goes; none: never.
     pub(super) max_age: Option<Duration>,
+}
+
+/// State of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Look {
     /// When it was made: another one knows nothing.
     pub(super) created: String,
+    /// Revision of the oldest value that is there.
+    pub(super) first: u64,
+    /// Revision of the newest value that was written.
+    pub(super) last: u64,
+    /// Bytes in use.
+    pub(super) bytes: u64,
+    /// Bytes that it takes; none: as many as the server has.
+    pub(super) max_bytes: Option<u64>,
 }
 
 /// Why a value was not written.
@@ -48,6 +66,8 @@ pub(super) enum Unwritten {
     Other,
     /// The bucket does not take this one.
     Refused(String),
+    /// It has no room for another key.
+    Full,
     /// It takes none: it is gone, or not ours to write.
     Closed(String),
     /// Nobody knows.
@@ -56,15 +76,21 @@ pub(super) enum Unwritten {
 
 impl Bucket {
     /// Looks at the bucket, and makes it if it is missing.
-    pub(super) async fn open(link: &Link, api: &Api, name: &Name) -> Result<Self, Trouble> {
-        let stream = format!("KV_{}", name.as_str());
-        let Info { config, created } = match api.ask(format!("STREAM.INFO.{stream}"), &Empty {}).await {
-            Err(Trouble::Missing) => create(api, name).await?,
+    pub(super) async fn open(link: &Link, api: &Api, name: &Name, max_bytes: u64) -> Result<(Self, Look), Trouble> {
+        let info: Info = match api.ask(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {}).await {
+            Err(Trouble::Missing) => create(api, name, max_bytes).await?,
             looked => looked?,
         };
-        let max_age = Some(Duration::from_nanos(config.max_age)).filter(|age| !age.is_zero());
+        let max_age = Some(Duration::from_nanos(info.config.max_age)).filter(|age| !age.is_zero());
         let (link, api, name) = (link.clone(), api.clone(), name.clone());
-        Ok(Self { link, api, name, expires_single: config.allow_msg_ttl, max_age, created })
+        let bucket = Self { link, api, name, expires_single: info.config.allow_msg_ttl, max_age };
+        Ok((bucket, info.into()))
+    }
+
+    /// The state of the bucket now.
+    pub(super) async fn look(&self) -> Result<Look, Trouble> {
+        let info: Info = self.api.ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &Empty {}).await?;
+        Ok(info.into())
     }
 
     /// Writes a value that goes by itself after `lasts`; at a revision only if that one stands there. The new revision.
@@ -104,21 +130,39 @@ impl Bucket {
             serde_json::from_slice(&message.payload).map_err(|error| Unwritten::Unknown(error.to_string()))?;
         match confirmed {
             Confirmed { error: Some(error), .. } if error.err_code == WRONG_REVISION => Err(Unwritten::Other),
+            Confirmed { error: Some(error), .. } if error.err_code == STORE_FAILED && error.description == NO_ROOM => {
+                Err(Unwritten::Full)
+            }
             Confirmed { error: Some(error), .. } => Err(Unwritten::Refused(error.description)),
             Confirmed { error: None, seq } => Ok(seq),
         }
     }
 
-    /// The keys of a client. One request, whose cost does not grow with the bucket.
+    /// The keys of a client: of each event stream, its position if one is recorded, or else its entry.
     pub(super) async fn keys(&self, client: &str) -> Result<Vec<Key>, Trouble> {
+        let mut keys = self.keys_under(&format!("{}.>", token(client))).await?;
+        // The position comes after the entry of its event stream, and replaces it.
+        keys.reverse();
+        keys.dedup_by(|entry, position| entry.connection == position.connection);
+        keys.reverse();
+        Ok(keys)
+    }
+
+    /// The keys of the positions that are recorded of a client.
+    pub(super) async fn positions(&self, client: &str) -> Result<Vec<Key>, Trouble> {
+        self.keys_under(&format!("{}.*.{POSITION}", token(client))).await
+    }
+
+    /// The keys that a filter selects. One request, whose cost does not grow with the bucket.
+    async fn keys_under(&self, filter: &str) -> Result<Vec<Key>, Trouble> {
         let prefix = format!("$KV.{}.", self.name.as_str());
-        let filter = Subjects { subjects_filter: format!("{prefix}{}.*", token(client)) };
+        let filter = Subjects { subjects_filter: format!("{prefix}{filter}") };
         let info: SubjectsInfo = self.api.ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &filter).await?;
         let subjects = info.state.subjects.unwrap_or_default();
         let key = |subject: &String| Key::decode(subject.strip_prefix(&prefix)?);
         // By connection: a list is the same each time.
         let mut keys: Vec<Key> = subjects.keys().filter_map(key).collect();
-        keys.sort_by(|one, other| one.connection.cmp(&other.connection));
+        keys.sort_by(|one, other| (&one.connection, one.is_position).cmp(&(&other.connection, other.is_position)));
         Ok(keys)
     }
 
@@ -145,6 +189,9 @@ pub(super) fn explain(trouble: &Trouble) -> String {
         Trouble::Denied(subject) => format!("NATS refuses {subject} to this user: permission missing"),
         Trouble::NoJetStream => "nobody answers for JetStream: is it enabled for this account?".to_owned(),
         Trouble::Timeout => "JetStream does not answer".to_owned(),
+        Trouble::Refused(why) if why.contains("insufficient") => {
+            format!("JetStream refuses: {why}: lower registry.max_bytes, or give JetStream more memory")
+        }
         Trouble::Refused(why) => format!("JetStream refuses: {why}"),
         Trouble::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
         // What only a stream of events can have.
@@ -153,7 +200,7 @@ pub(super) fn explain(trouble: &Trouble) -> String {
 }
 
 /// Makes the bucket with one replica where there cannot be three.
-async fn create(api: &Api, name: &Name) -> Result<Info, Trouble> {
+async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, Trouble> {
     let make = async |num_replicas| {
         let wanted = NewBucket {
             name: format!("KV_{}", name.as_str()),
@@ -161,6 +208,7 @@ async fn create(api: &Api, name: &Name) -> Result<Info, Trouble> {
             subjects: [format!("$KV.{}.>", name.as_str())],
             max_msgs_per_subject: 1,
             max_age: MAX_AGE.as_nanos() as u64,
+            max_bytes,
             // Losing it costs nothing: within a minute all of it is written again.
             storage: "memory",
             num_replicas,
@@ -190,6 +238,7 @@ struct NewBucket {
     subjects: [String; 1],
     max_msgs_per_subject: u8,
     max_age: u64,
+    max_bytes: u64,
     storage: &'static str,
     num_replicas: u8,
     discard: &'static str,
@@ -207,6 +256,26 @@ struct Empty {}
 struct Info {
     config: Settings,
     created: String,
+    #[serde(default)]
+    state: Numbers,
+}
+
+impl From<Info> for Look {
+    fn from(info: Info) -> Self {
+        let Numbers { first_seq, last_seq, bytes } = info.state;
+        let max_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
+        Self { created: info.created, first: first_seq, last: last_seq, bytes, max_bytes }
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Numbers {
+    #[serde(default)]
+    first_seq: u64,
+    #[serde(default)]
+    last_seq: u64,
+    #[serde(default)]
+    bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +283,9 @@ struct Settings {
     /// Nanoseconds; 0: never.
     #[serde(default)]
     max_age: u64,
+    /// -1: no bound.
+    #[serde(default)]
+    max_bytes: i64,
     #[serde(default)]
     allow_msg_ttl: bool,
 }

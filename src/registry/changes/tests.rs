@@ -59,6 +59,11 @@ fn open(changes: &Changes) -> (Arc<Stub>, u64) {
     (stub, number)
 }
 
+/// Sent up to here by a drain, to a client that has no name.
+fn delivered(id: &str) -> Option<Delivered> {
+    Some(Delivered { last_event_id: id.into(), can_be_claimed: false })
+}
+
 fn numbers(told: &[Told]) -> Vec<u64> {
     told.iter().map(|told| told.number).collect()
 }
@@ -106,7 +111,7 @@ fn ends_come_first_and_no_more_is_taken_than_is_asked_for() {
     changes.take(10, EVERY, now);
     let (_fourth, fourth) = open(&changes);
     changes.ended(closed, &*other, Close::Client, None);
-    changes.ended(drained, &*stub, Close::Drain, Some("3fa9c1-9".into()));
+    changes.ended(drained, &*stub, Close::Drain, delivered("3fa9c1-9"));
     let told = changes.take(2, EVERY, now);
     assert_eq!(numbers(&told), [closed, drained]);
     let tell = |told: &Told| (told.entry.state, told.entry.reason.clone().unwrap(), told.entry.last_event_id.clone());
@@ -122,7 +127,7 @@ fn one_that_came_and_went_within_a_moment_is_not_told_unless_a_drain_ended_it() 
     changes.ended(number, &*stub, Close::Client, None);
     assert_eq!(changes.take(10, EVERY, now), []);
     let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, Close::Drain, Some("3fa9c1-7".into()));
+    changes.ended(number, &*stub, Close::Drain, delivered("3fa9c1-7"));
     assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
 }
 
@@ -133,7 +138,7 @@ fn what_could_not_be_told_is_told_later_but_an_end_only_if_it_surely_was_not() {
     let told = changes.take(10, EVERY, now).remove(0);
     changes.failed(told, false);
     assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
-    changes.ended(number, &*stub, Close::Drain, Some("3fa9c1-7".into()));
+    changes.ended(number, &*stub, Close::Drain, delivered("3fa9c1-7"));
     let told = changes.take(10, EVERY, now).remove(0);
     changes.failed(told, true);
     let told = changes.take(10, EVERY, now).remove(0);
@@ -155,11 +160,49 @@ fn a_bucket_that_was_made_anew_is_told_all_that_is_open() {
 }
 
 #[test]
+fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let claimable = || Some(Delivered { last_event_id: "3fa9c1-9".into(), can_be_claimed: true });
+    let (stub, number) = open(&changes);
+    changes.take(10, EVERY, now);
+    changes.ended(number, &*stub, Close::Drain, claimable());
+    let told = changes.take(10, EVERY, now);
+    let keys: Vec<_> = told.iter().map(|told| told.key.encode()).collect();
+    assert_eq!(keys, ["me.boot-1.position", "me.boot-1"]);
+    assert_eq!(told[0].entry, told[1].entry);
+    assert_eq!((told[0].entry.state, &*told[0].entry.last_event_id), (State::Reconnecting, "3fa9c1-9"));
+    // One that was never told has nothing to end.
+    let (stub, number) = open(&changes);
+    changes.ended(number, &*stub, Close::Drain, claimable());
+    let told = changes.take(10, EVERY, now);
+    assert_eq!(told.iter().map(|told| told.key.encode()).collect::<Vec<_>>(), ["me.boot-2.position"]);
+}
+
+#[test]
+fn what_is_postponed_for_want_of_room_waits_for_it_and_has_no_end_to_write() {
+    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (_stub, number) = open(&changes);
+    let told = changes.take(10, EVERY, now).remove(0);
+    assert!(told.is_new);
+    changes.postpone(number);
+    assert_eq!(changes.take(10, EVERY, now + EVERY * 2), []);
+    changes.continue_postponed();
+    let told = changes.take(10, EVERY, now + EVERY * 2).remove(0);
+    assert!(told.is_new);
+    assert!(!changes.take(10, EVERY, now + EVERY * 3).remove(0).is_new);
+    let (stub, number) = open(&changes);
+    changes.take(10, EVERY, now);
+    changes.postpone(number);
+    changes.ended(number, &*stub, Close::Client, None);
+    assert_eq!(changes.take(10, EVERY, now), []);
+}
+
+#[test]
 fn ends_that_nobody_takes_do_not_pile_up() {
     let changes = Changes::new("pod", "boot");
     for _ in 0..ENDED_MAX + 5 {
         let (stub, number) = open(&changes);
-        changes.ended(number, &*stub, Close::Drain, Some("3fa9c1-7".into()));
+        changes.ended(number, &*stub, Close::Drain, delivered("3fa9c1-7"));
     }
     assert_eq!(changes.len(), ENDED_MAX);
     assert_eq!(changes.take_lost(), 5);
