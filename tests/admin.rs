@@ -4,6 +4,8 @@
 
 #[path = "admin/exhaustion.rs"]
 mod exhaustion;
+#[path = "admin/hosts.rs"]
+mod hosts;
 #[path = "admin/lists.rs"]
 mod lists;
 
@@ -45,7 +47,8 @@ impl Operator {
     }
 
     fn start_with(control: Option<PathBuf>, folder: TempDir) -> Self {
-        let config = admin::Config { address: SocketAddr::from(([127, 0, 0, 1], 0)), control };
+        let hosts = vec!["sidecar.example".to_owned()];
+        let config = admin::Config { address: SocketAddr::from(([127, 0, 0, 1], 0)), hosts, control };
         let (health, registry) = (Health::default(), Registry::default());
         let (drain, progress) = watch::channel(Progress::default());
         let (commands, received) = mpsc::channel(1);
@@ -67,7 +70,7 @@ impl Operator {
     }
 
     fn get(&self, target: &str) -> Answer {
-        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: admin\r\n\r\n"))
+        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"))
     }
 
     /// None: the connection was closed without an answer.
@@ -341,11 +344,12 @@ fn what_is_not_a_page_or_not_a_reading_is_refused() {
     }
     assert_eq!(operator.get("/nothing").json()["error"]["code"], "not_found");
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
-        let answer = operator.ask(&format!("{method} /config HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n"));
+        let answer =
+            operator.ask(&format!("{method} /config HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!((answer.status(), answer.header("allow")), (405, Some("GET, HEAD")), "{method}");
         assert_eq!(answer.json()["error"]["code"], "method_not_allowed");
     }
-    let head = operator.ask("HEAD /health HTTP/1.1\r\nHost: admin\r\n\r\n");
+    let head = operator.ask("HEAD /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     assert_eq!((head.status(), head.body.as_str()), (200, ""));
     let length: usize = head.header("content-length").unwrap().parse().unwrap();
     assert_eq!(length, operator.get("/health").body.len());
@@ -354,7 +358,7 @@ fn what_is_not_a_page_or_not_a_reading_is_refused() {
 #[test]
 fn what_is_not_http_is_closed_and_hurts_nobody() {
     let operator = Operator::start();
-    let long = format!("GET /health HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let long = format!("GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     for garbage in [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), b"\0\0\0\0\r\n\r\n", long.as_bytes()] {
         let mut socket = TcpStream::connect(operator.address()).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -493,9 +497,9 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_is_told_so() {
         admin::start(&config, parts, std::future::pending()).unwrap_err().to_string()
     };
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    let error = start(admin::Config { address: free, control: Some(operator.control.clone()) });
+    let error = start(admin::Config { address: free, control: Some(operator.control.clone()), hosts: Vec::new() });
     assert!(error.starts_with("admin.control: ") && error.contains("another sidecar listens here"), "{error}");
-    let error = start(admin::Config { address: operator.address(), control: None });
+    let error = start(admin::Config { address: operator.address(), control: None, hosts: Vec::new() });
     assert!(error.starts_with(&format!("admin.address {}: ", operator.address())), "{error}");
 }
 

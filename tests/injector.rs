@@ -35,6 +35,7 @@ struct Injector {
 struct Answer {
     status: u16,
     protocol: String,
+    headers: String,
     body: Value,
 }
 
@@ -42,6 +43,7 @@ impl Injector {
     async fn start(authority: &Path, identity: &Identity) -> Self {
         let mut command = Command::new(BINARY);
         command.args(["injector", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "debug"]);
+        command.args(["--admin-host", "injector.example"]);
         command.arg("--certificate").arg(&identity.certificate).arg("--key").arg(&identity.key);
         let process = Process::spawn("injector", &mut command);
         let told = eventually(DEADLINE, "it listens", || async {
@@ -68,11 +70,12 @@ impl Injector {
         command.arg(format!("https://{}{path}", self.webhook));
         let output = within(DEADLINE, "curl ends", command.output()).await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let headers = String::from_utf8_lossy(&output.stderr).to_ascii_lowercase();
         let text = String::from_utf8(output.stdout).unwrap();
         let (body, end) = text.trim_end().rsplit_once('\n').unwrap();
         let (status, protocol) = end.split_once(' ').unwrap();
         let body = serde_json::from_str(body).unwrap_or_default();
-        Answer { status: status.parse().unwrap(), protocol: protocol.to_owned(), body }
+        Answer { status: status.parse().unwrap(), protocol: protocol.to_owned(), headers, body }
     }
 
     async fn review(&self, review: &Value) -> Answer {
@@ -289,6 +292,39 @@ async fn workloads_get_warnings_and_never_a_patch_or_a_rejection() {
     assert!(injector.review(&other).await.body["response"].get("warnings").is_none());
     let (_, metrics) = injector.get("/metrics").await;
     assert!(metrics.contains("sidestream_injector_reviews_total{outcome=\"checked\"} 10\n"), "{metrics}");
+}
+
+/// What the admin port answers to this head.
+fn raw(injector: &Injector, head: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(&injector.admin).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_admin_port_answers_known_hosts_and_no_answer_is_sniffed() {
+    let (injector, _authority) = injector().await;
+    for (head, status) in [
+        ("GET /metrics HTTP/1.1\r\nHost: 10.0.0.1:9090", 200),
+        ("GET /health/live HTTP/1.1\r\nHost: injector.example", 200),
+        ("GET /metrics HTTP/1.1\r\nHost: evil.example", 421),
+        ("GET /metrics HTTP/1.1", 400),
+        ("GET /metrics HTTP/1.1\r\nHost: a\r\nHost: a", 400),
+        ("GET /metrics HTTP/1.1\nHost: 10.0.0.1", 400),
+    ] {
+        let answer = raw(&injector, head);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:?}: {answer}");
+        assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{head:?}: {answer}");
+    }
+    for (path, body) in [("/inject", recorded("create").to_string()), ("/nowhere", "{}".into())] {
+        let answer = injector.post(path, body.as_bytes(), &["--dump-header", "/dev/stderr"]).await;
+        assert!(matches!(answer.status, 200 | 404), "{answer:?}");
+        assert!(answer.headers.contains("x-content-type-options: nosniff"), "{answer:?}");
+    }
 }
 
 #[tokio::test]

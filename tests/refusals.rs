@@ -10,6 +10,8 @@ mod cors;
 mod descriptors;
 #[path = "refusals/floods.rs"]
 mod floods;
+#[path = "refusals/head.rs"]
+mod head;
 #[path = "refusals/limits.rs"]
 mod limits;
 #[path = "refusals/log.rs"]

@@ -1,12 +1,13 @@
 //! What the admin answers to a request: one match over the paths.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::connections::{self, NoList};
 use super::list::List;
 use super::{Parts, health};
+use crate::net::request_head;
 use crate::net::slots::{Busy, Slot};
 
 /// Prometheus's text format (exposition formats, version 0.0.4).
@@ -29,6 +31,9 @@ pub(super) const LISTS_MAX: usize = 2;
 /// The label of the admin port, and the code of a list that is one too many.
 pub(super) const TOO_MANY_LISTS: [&str; 2] = ["admin", "too_many_lists"];
 
+/// The same for a request with another host.
+pub(super) const HOST_NOT_ALLOWED: [&str; 2] = ["admin", "host_not_allowed"];
+
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// A page that needs no waiting.
@@ -37,6 +42,10 @@ type Page = fn(&Parts) -> Answer;
 /// One connection, which is one request.
 pub(super) struct Asker {
     pub(super) parts: Arc<Parts>,
+    /// Names under which it may be asked.
+    pub(super) hosts: Arc<[String]>,
+    /// Whether a line of the head ends without a carriage return.
+    pub(super) has_bare_line_feed: Arc<AtomicBool>,
     /// Permits for lists.
     pub(super) lists: Arc<Semaphore>,
     pub(super) slot: Slot,
@@ -49,6 +58,9 @@ pub(super) struct Asker {
 /// Health checks take nothing that could be used up: whatever else is open, a probe is answered.
 pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
     let parts = &asker.parts;
+    if let Some(rejection) = reject(asker, request) {
+        return rejection;
+    }
     let (page, is_probe): (Option<Page>, bool) = match request.uri().path() {
         "/health" => (Some(|parts| probe(health::is_ready(parts), &health::report(parts))), true),
         "/health/live" => (Some(|_| json(StatusCode::OK, &json!({ "live": true }))), true),
@@ -78,6 +90,31 @@ pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
     match page {
         Some(page) => page(parts),
         None => connections(asker, request.uri().query()).await,
+    }
+}
+
+/// Requests that are malformed, or that a page in a browser may have made for another host.
+fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
+    if asker.has_bare_line_feed.load(Ordering::Relaxed) {
+        let message = "a line of the request ends without a carriage return";
+        return Some(error(StatusCode::BAD_REQUEST, "bare_line_feed", message, "end lines with CRLF"));
+    }
+    match request_head::host(request.version(), request.headers()) {
+        Err(why) => {
+            let hint = "send one Host header, with the host of the URL";
+            Some(error(StatusCode::BAD_REQUEST, "bad_host", why, hint))
+        }
+        Ok(Some(host)) if !request_head::is_known(host, &asker.hosts) => {
+            asker.parts.metrics.admin_refusals_total.with_label_values(&HOST_NOT_ALLOWED).inc();
+            let hint = "ask by address or as localhost, or add the name to `admin.hosts`";
+            Some(error(
+                StatusCode::MISDIRECTED_REQUEST,
+                HOST_NOT_ALLOWED[1],
+                "this port is not asked by that name",
+                hint,
+            ))
+        }
+        Ok(_) => None,
     }
 }
 
@@ -130,5 +167,6 @@ fn response(status: StatusCode, content_type: &'static str, body: UnsyncBoxBody<
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::answer::TOO_MANY_LISTS;
+use super::answer::{HOST_NOT_ALLOWED, TOO_MANY_LISTS};
 use crate::lifecycle::phase::Progress;
 use crate::registry::{Registry, RouteLag};
 use crate::telemetry::Metrics;
@@ -13,7 +13,9 @@ use crate::telemetry::Metrics;
 /// Adds the admin's samplers.
 pub(super) fn install(metrics: &Metrics, registry: Registry, drain: watch::Receiver<Progress>) {
     // Known before the first: an alert on its rate needs a zero to begin from.
-    metrics.admin_refusals_total.with_label_values(&TOO_MANY_LISTS).reset();
+    for labels in [TOO_MANY_LISTS, HOST_NOT_ALLOWED] {
+        metrics.admin_refusals_total.with_label_values(&labels).reset();
+    }
     let routes = Mutex::<BTreeMap<Arc<str>, RouteLag>>::default();
     metrics.sample_with(move |metrics| {
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);

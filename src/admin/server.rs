@@ -23,6 +23,7 @@ use super::{Config, answer, sample};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
+use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slots};
 use crate::registry::Registry;
 use crate::telemetry::Metrics;
@@ -98,9 +99,10 @@ pub fn start(config: &Config, parts: Parts, beside: impl Future<Output = ()> + S
     let control: Option<Box<Path>> = socket.as_ref().map(|socket| socket.path().into());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
     let (stop, stopped) = oneshot::channel();
+    let hosts = config.hosts.clone().into();
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         let beside = runtime.spawn(beside);
-        serve(&runtime, bound, socket, parts, stopped, check);
+        serve(&runtime, Sockets { bound, socket, hosts }, parts, stopped, check);
         beside.abort();
     })?;
     let shown = control.as_ref().map(|path| path.display().to_string());
@@ -148,11 +150,18 @@ fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
+/// Everything that is listened at.
+struct Sockets {
+    bound: std::net::TcpListener,
+    socket: Option<Socket>,
+    /// Names under which the port may be asked.
+    hosts: Arc<[String]>,
+}
+
 /// The thread.
 fn serve(
     runtime: &Runtime,
-    bound: std::net::TcpListener,
-    socket: Option<Socket>,
+    Sockets { bound, socket, hosts }: Sockets,
     parts: Parts,
     stopped: oneshot::Receiver<Infallible>,
     _check: Option<Check>,
@@ -164,7 +173,7 @@ fn serve(
     runtime.block_on(async {
         tokio::select! {
             _ = stopped => {}
-            () = accept(bound, &parts, &slots) => {}
+            () = accept(bound, &parts, &hosts, &slots) => {}
             () = control::serve(socket.as_ref(), &parts, &controls) => {}
         }
         // Late answers are cut by the end of the runtime.
@@ -177,15 +186,22 @@ fn serve(
     drop(socket);
 }
 
-async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, slots: &Slots) {
+async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, hosts: &Arc<[String]>, slots: &Slots) {
     let listener = match Listener::new(bound) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin cannot listen"),
     };
     let lists = Arc::new(Semaphore::new(answer::LISTS_MAX));
-    let parts = parts.clone();
+    let (parts, hosts) = (parts.clone(), hosts.clone());
     let converse = move |connection, slot| {
-        let asker = Asker { parts: parts.clone(), lists: lists.clone(), slot, busy: OnceLock::new() };
+        let asker = Asker {
+            parts: parts.clone(),
+            hosts: hosts.clone(),
+            has_bare_line_feed: Arc::default(),
+            lists: lists.clone(),
+            slot,
+            busy: OnceLock::new(),
+        };
         async move {
             if tokio::time::timeout(CONNECTION_DEADLINE, converse(connection, &asker)).await.is_err() {
                 tracing::debug!("a connection to the admin was cut at its deadline");
@@ -197,6 +213,7 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, slots: &Slots)
 
 /// One connection, one request: a slot is never held for a request that may come later.
 async fn converse(connection: TcpStream, asker: &Asker) {
+    let connection = Scanned::new(connection, asker.has_bare_line_feed.clone());
     let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(asker, &request).await) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -40,6 +40,9 @@ struct Serve {
     /// Where probes and metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
+    /// A name under which the admin port is asked, besides addresses and localhost; may be given several times
+    #[arg(long = "admin-host", value_name = "NAME")]
+    admin_hosts: Vec<String>,
     /// The certificate, PEM; read again when it changes
     #[arg(long, value_name = "FILE", default_value = "/tls/tls.crt")]
     certificate: PathBuf,
@@ -111,6 +114,7 @@ fn serve(arguments: Serve) -> Exit {
     let config = server::Config {
         listen: arguments.listen,
         admin: arguments.admin,
+        admin_hosts: arguments.admin_hosts,
         certificate: TlsConfig { certificate: arguments.certificate, key: arguments.key, client_ca: None },
         defaults,
     };

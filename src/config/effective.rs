@@ -39,6 +39,7 @@ pub fn effective(config: &Config) -> Value {
         "listen": listen.iter().map(listener).collect::<Vec<_>>(),
         "admin": {
             "address": admin.address,
+            "hosts": admin.hosts,
             "control": admin.control.as_ref().map_or(json!("auto"), |path| json!(path)),
         },
         "nats": nats_value(nats),

@@ -143,6 +143,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
     let keys = [
         ("listen", *listen != now.listen),
         ("admin.address", admin.address != now.admin.address),
+        ("admin.hosts", admin.hosts != now.admin.hosts),
         ("admin.control", admin.control != now.admin.control),
         ("nats.servers", nats.servers != now.nats.servers),
         ("nats.credentials", nats.credentials != now.nats.credentials),

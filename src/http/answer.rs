@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Response, StatusCode};
 
 use super::body::Body;
@@ -18,6 +21,7 @@ use super::refusal::Refusal;
 use super::request::{Request, is_browser};
 use super::route::{Found, Routes};
 use crate::limit::{Level, Supply};
+use crate::net::request_head;
 use crate::registry::Protocol;
 
 /// An answer before its body is bound to a protocol.
@@ -31,6 +35,8 @@ pub(super) enum Answer {
 }
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+/// What a publisher writes is never taken for a script or a page, whatever it looks like.
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// What is allowed, on every route.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
@@ -52,11 +58,12 @@ pub(super) async fn answer<B: Sync>(
         Ok(answer) => answer,
         Err(refusal) => refuse(context, &refusal, request),
     };
+    let headers = answer.headers_mut();
+    if has_body && peer.protocol != Protocol::H2 {
+        // What follows a head is the next head, always: content would be read as one.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(route) = route {
-        let headers = match &mut answer {
-            Answer::Text(response) | Answer::Last(response) => response.headers_mut(),
-            Answer::Events(response, _) => response.headers_mut(),
-        };
         if request.method() == Method::OPTIONS {
             cors::preflight(&route.config.cors, &route.cors_headers, request.headers(), headers);
         } else {
@@ -75,6 +82,7 @@ async fn respond<B: Sync>(
     request: &hyper::Request<B>,
     has_body: bool,
 ) -> Result<Answer, Refusal> {
+    request_head::host(request.version(), request.headers()).map_err(Refusal::Host)?;
     let (route, path) = found.ok_or(Refusal::NotFound)?;
     let asked = Request {
         path,
@@ -93,6 +101,7 @@ async fn respond<B: Sync>(
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::NO_CONTENT;
             response.headers_mut().insert(ALLOW, METHODS);
+            response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
             return Ok(Answer::Text(response));
         }
         _ => return Err(Refusal::Method),
@@ -147,6 +156,7 @@ async fn respond<B: Sync>(
 fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     // The connection never serves again after an event stream; a proxy must not send a request into its end. One that
     // is to end as if it broke does not announce it: undici, the fetch of Node, would take that end for a clean one.
@@ -155,7 +165,8 @@ fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
     }
 }
 
-fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::Request<B>) -> Answer {
+/// Answers a request that is refused; counts it.
+pub(super) fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::Request<B>) -> Answer {
     let (status, code) = refusal.row();
     context.metrics.refusals_total.with_label_values(&[code]).inc();
     tracing::debug!(code, path = request.uri().path(), "refused");
@@ -169,6 +180,7 @@ fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::Request<B>) 
     let mut response = Response::new(refusal.body());
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if *refusal == Refusal::Method {
@@ -177,13 +189,20 @@ fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::Request<B>) 
     if refusal.passes() {
         headers.insert(RETRY_AFTER, HeaderValue::from(refusal.wait().as_secs() + 1));
     }
-    if !http2 && (refusal.passes() || *refusal == Refusal::Body) {
+    if !http2 && refusal.ends_connection() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if refusal.passes() { Answer::Last(response) } else { Answer::Text(response) }
 }
 
 impl Answer {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Text(response) | Self::Last(response) => response.headers_mut(),
+            Self::Events(response, _) => response.headers_mut(),
+        }
+    }
+
     /// The answer with a body for hyper; `carry` takes the event stream to where it waits for its socket.
     pub(super) fn into_response(self, carry: impl FnOnce(EventStream) -> Body) -> Response<Body> {
         match self {

@@ -17,13 +17,14 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::answer::answer;
+use super::answer::{answer, refuse};
 use super::body::Body;
 use super::context::{Context, Counted};
 use super::h1::Driver;
 use super::member::Peer;
 use super::outlet::TaskSocket;
 use super::output::Framing;
+use super::refusal::Refusal;
 use super::take_back::{Held, Hello, TakeBack, Watched};
 use super::transport::Transport;
 use super::wire::Wire;
@@ -158,7 +159,11 @@ impl Connection {
                     _ => (Protocol::Http11, Framing::Chunked),
                 };
                 let has_body = !request.body().is_end_stream();
-                let answer = answer(&context, Peer::new(remote, protocol, tls), surplus, &request, has_body).await;
+                let answer = if place.begin_head() {
+                    answer(&context, Peer::new(remote, protocol, tls), surplus, &request, has_body).await
+                } else {
+                    refuse(&context, &Refusal::BareLineFeed, &request)
+                };
                 Ok(answer.into_response(|stream| {
                     place.put(stream, framing);
                     Body::TakeBack(place)

@@ -26,6 +26,10 @@ pub(super) enum Refusal {
     TooManySubjects,
     /// A subject outside of what the route allows.
     NotAllowed(String),
+    /// No `Host` header on HTTP/1.1, several, or one that is no host.
+    Host(&'static str),
+    /// A line feed without a carriage return in the head.
+    BareLineFeed,
     /// A GET with a body: its event stream could not have the connection for itself.
     Body,
     /// What follows the client's last event is retained no more.
@@ -64,6 +68,8 @@ impl Refusal {
             Self::Subject(_) => (StatusCode::BAD_REQUEST, "bad_subject"),
             Self::TooManySubjects => (StatusCode::BAD_REQUEST, "too_many_subjects"),
             Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "subject_not_allowed"),
+            Self::Host(_) => (StatusCode::BAD_REQUEST, "bad_host"),
+            Self::BareLineFeed => (StatusCode::BAD_REQUEST, "bare_line_feed"),
             Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
             Self::Expired => (StatusCode::RANGE_NOT_SATISFIABLE, "last_event_id_expired"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
@@ -87,6 +93,12 @@ impl Refusal {
     /// Whether it passes by itself: a browser is then told to come back, and its connection is not kept.
     pub(super) fn passes(&self) -> bool {
         matches!(self.row().0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+    }
+
+    /// Whether the connection ends with the answer: it may pass by itself, or the next head may begin elsewhere than the
+    /// client and the proxies before it believe.
+    pub(super) fn ends_connection(&self) -> bool {
+        self.passes() || matches!(self, Self::Body | Self::Host(_) | Self::BareLineFeed)
     }
 
     /// How long the client shall wait, with chance in it: those who are refused together shall not return together.
@@ -129,6 +141,10 @@ impl Refusal {
             Self::TooManySubjects => ("too many subjects".into(), "open a second event stream, or ask for a wildcard"),
             Self::NotAllowed(subject) => {
                 (format!("{subject} is not within what this route allows"), "ask for a subset of the route's subjects")
+            }
+            Self::Host(why) => ((*why).into(), "send one Host header, with the host of the URL"),
+            Self::BareLineFeed => {
+                ("a line of the request ends without a carriage return".into(), "end lines with CRLF")
             }
             Self::Body => ("a GET for an event stream has no body".into(), "leave the body out"),
             Self::Expired => (

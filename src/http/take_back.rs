@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 
 use super::event_stream::EventStream;
 use super::output::Framing;
+use crate::net::request_head::LineScan;
 
 /// Where the event stream of an HTTP/1 connection waits until hyper has written the head of its answer.
 #[derive(Default)]
@@ -21,6 +22,9 @@ pub(super) struct TakeBack {
     /// A [`Hello`], as a number.
     hello: AtomicU8,
     heard_bytes: AtomicUsize,
+    /// Heads that were parsed, and the one with a bare line feed, counted from 1; 0: none.
+    heads: AtomicU32,
+    bare_head: AtomicU32,
     /// HTTP/2: what may still be read in this turn.
     turn_bytes: AtomicUsize,
     held: Mutex<Option<Held>>,
@@ -116,6 +120,12 @@ impl TakeBack {
         self.heard_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Notes that another head was parsed; false if it has a bare line feed, or one before it had.
+    pub(super) fn begin_head(&self) -> bool {
+        let head = self.heads.fetch_add(1, Ordering::Relaxed) + 1;
+        !(1..=head).contains(&self.bare_head.load(Ordering::Relaxed))
+    }
+
     /// HTTP/2: the connection is polled, and may read again.
     pub(super) fn begin_turn(&self) {
         self.turn_bytes.store(READ_BYTES, Ordering::Relaxed);
@@ -131,6 +141,8 @@ pub(super) struct Watched<T> {
     pub(super) inner: T,
     place: Arc<TakeBack>,
     kind: Kind,
+    /// HTTP/1: over everything that hyper is given.
+    scan: LineScan,
     /// Read, and given to nobody yet.
     before: Vec<u8>,
     /// Set when our side has ended, which h2 asks for.
@@ -166,7 +178,7 @@ const LAST_WORDS_MAX: usize = 64 * 1024;
 impl<T> Watched<T> {
     /// What it begins with is HTTP/1, or hyper is given nothing of it ([`TakeBack::hello`]).
     pub(super) fn any(inner: T, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, kind: Kind::Any, before: Vec::new(), linger: None }
+        Self { inner, place, kind: Kind::Any, scan: LineScan::default(), before: Vec::new(), linger: None }
     }
 
     pub(super) fn http1(inner: T, place: Arc<TakeBack>) -> Self {
@@ -177,7 +189,7 @@ impl<T> Watched<T> {
     /// It reads in turns: whoever polls the connection begins each ([`TakeBack::begin_turn`]). `before`: what was read
     /// already.
     pub(super) fn http2(inner: T, before: Vec<u8>, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, kind: Kind::Http2Begins, before, linger: None }
+        Self { inner, place, kind: Kind::Http2Begins, scan: LineScan::default(), before, linger: None }
     }
 
     /// What it was lent, and what was read and not given to hyper.
@@ -275,6 +287,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
             Kind::Http2Begins | Kind::Http2 => self.poll_read_in_turns(cx, buf),
         };
         self.place.add_heard(buf.filled().len() - before);
+        if self.kind == Kind::Http1
+            && let Some(head) = self.scan.read(&buf.filled()[before..])
+        {
+            self.place.bare_head.store(head + 1, Ordering::Relaxed);
+        }
         read
     }
 }

@@ -22,6 +22,7 @@ use crate::lifecycle::signals::Request;
 use crate::limit::Rate;
 use crate::limit::bucket::Bucket;
 use crate::net::listener::{self, Listener, Sharing};
+use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slot, Slots};
 use crate::net::{Tls, TlsConfig, tls};
 use crate::telemetry::InjectorMetrics;
@@ -29,6 +30,7 @@ use crate::telemetry::InjectorMetrics;
 mod answer;
 mod reviews;
 
+use answer::Asker;
 use reviews::Reviews;
 
 /// 256 silent and 256 connected: API servers keep a few connections each, and any pod can connect. 128 of them busy, so
@@ -74,6 +76,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where probes and metrics are, in clear text.
     pub admin: SocketAddr,
+    /// Names under which the admin port is asked, besides addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// The certificate's files.
     pub certificate: TlsConfig,
     /// What applies where no annotation says otherwise.
@@ -102,6 +106,7 @@ impl std::error::Error for ServerError {}
 /// What all connections share.
 struct Shared {
     defaults: Defaults,
+    admin_hosts: Vec<String>,
     metrics: InjectorMetrics,
     health: Health,
     leaving: AtomicBool,
@@ -124,6 +129,7 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
     let tls = Tls::load(config.certificate).map_err(|error| ServerError::Certificate(error.to_string()))?;
     let shared = Arc::new(Shared {
         defaults: config.defaults,
+        admin_hosts: config.admin_hosts,
         metrics: InjectorMetrics::new().map_err(|error| system(&error))?,
         health: Health::default(),
         leaving: AtomicBool::new(false),
@@ -197,10 +203,11 @@ async fn accept(listener: Listener, slots: Slots, shared: Arc<Shared>, watch: Wa
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Probes and metrics. One request a connection.
-async fn converse_clear(connection: TcpStream, shared: &Arc<Shared>, slot: &Slot) -> Result<(), Failure> {
-    let busy = OnceLock::new();
+async fn converse_clear(connection: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) -> Result<(), Failure> {
+    let asker = Asker { slot: slot.clone(), busy: OnceLock::new(), has_bare_line_feed: Arc::default() };
+    let connection = Scanned::new(connection, asker.has_bare_line_feed.clone());
     let service = service_fn(|request| {
-        let answer = answer::probe(shared, slot, &busy, &request);
+        let answer = answer::probe(shared, &asker, &request);
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod listener;
 pub mod queue;
+pub mod request_head;
 pub mod slots;
 pub mod socket;
 pub mod sockets;

@@ -44,7 +44,7 @@ impl InjectorMetrics {
             review_seconds: r.histogram("injector_review_seconds", "How long reviews took.", &REVIEW_BUCKETS)?,
             refusals_total: r.counters(
                 "injector_refusals_total",
-                "Connections closed and requests rejected on the injector's ports (`webhook`, `admin`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have).",
+                "Connections closed and requests rejected on the injector's ports (`webhook`, `admin`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have), `host_not_allowed` (a `Host` that is no address and not configured).",
                 &["port", "code"],
             )?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,

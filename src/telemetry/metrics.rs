@@ -189,7 +189,7 @@ impl Metrics {
             drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at the deadline of a drain.")?,
             config_reloads_total: r.counters("config_reloads_total", "Readings of a changed configuration, by result.", &["result"])?,
             registry_errors_total: r.counter("registry_errors_total", "Readings and writes of the registry over all pods that failed.")?,
-            admin_refusals_total: r.counters("admin_refusals_total", "Connections closed and requests rejected on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have), `too_many_lists`.", &["port", "code"])?,
+            admin_refusals_total: r.counters("admin_refusals_total", "Connections closed and requests rejected on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have), `too_many_lists`, `host_not_allowed` (a `Host` that is no address and not in `admin.hosts`).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             registry_full_total: r.counter("registry_full_total", "Entries of event streams that were not written because the bucket of the registry is full.")?,
             samplers: Mutex::new(Vec::new()),

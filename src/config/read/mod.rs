@@ -106,8 +106,20 @@ fn admin(place: &Place<'_>) -> Option<admin::Config> {
         let default = admin::Config::default();
         Some(admin::Config {
             address: keys.or("address", default.address, address),
+            hosts: keys.or("hosts", default.hosts, |place| place.list(host_name)),
             control: keys.or("control", default.control, |place| place.auto_or(control)),
         })
+    })
+}
+
+fn host_name(place: &Place<'_>) -> Option<String> {
+    place.parsed("a host name", |text| {
+        let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        match text.strip_suffix('.').unwrap_or(text) {
+            "" => Err("a host name that is empty says nothing"),
+            name if name.bytes().all(is_of_a_name) => Ok(name.to_owned()),
+            _ => Err("a host name has letters, digits, `-`, `_` and dots, and no port"),
+        }
     })
 }
 

@@ -1,20 +1,21 @@
 //! What the webhook and its admin port answer to a request.
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::Shared;
 use crate::injector::review;
 use crate::lifecycle::health::Status;
+use crate::net::request_head;
 use crate::net::slots::{Busy, Slot};
 
 /// 8 MiB: an API server takes objects of 3 MiB, and a review has one, or two.
@@ -26,10 +27,40 @@ const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// 2,000 characters of problems in a line of the log; the pod's annotation has more.
 const PROBLEMS_CHARS_MAX: usize = 2000;
 
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// Labels of a request to the admin port with another host.
+pub(super) const HOST_NOT_ALLOWED: [&str; 2] = ["admin", "host_not_allowed"];
+
+/// One connection to the admin port, which is one request.
+pub(super) struct Asker {
+    pub(super) slot: Arc<Slot>,
+    /// Held until the answer is written.
+    pub(super) busy: OnceLock<Busy>,
+    /// Whether a line of the head ends without a carriage return.
+    pub(super) has_bare_line_feed: Arc<AtomicBool>,
+}
+
 type Answer = Response<Full<Bytes>>;
 
 /// Answers on the admin port. Probes need no slot.
-pub(super) fn probe<B>(shared: &Shared, slot: &Slot, busy: &OnceLock<Busy>, request: &Request<B>) -> Answer {
+pub(super) fn probe<B>(shared: &Shared, asker: &Asker, request: &Request<B>) -> Answer {
+    if asker.has_bare_line_feed.load(Ordering::Relaxed) {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "bare_line_feed",
+            "a line of the request ends without a carriage return",
+        );
+    }
+    match request_head::host(request.version(), request.headers()) {
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, "bad_host", why),
+        Ok(Some(host)) if !request_head::is_known(host, &shared.admin_hosts) => {
+            shared.metrics.refusals_total.with_label_values(&HOST_NOT_ALLOWED).inc();
+            let message = "ask by address or as localhost, or name the host with --admin-host";
+            return refuse(StatusCode::MISDIRECTED_REQUEST, HOST_NOT_ALLOWED[1], message);
+        }
+        Ok(_) => {}
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD");
     }
@@ -51,12 +82,13 @@ pub(super) fn probe<B>(shared: &Shared, slot: &Slot, busy: &OnceLock<Busy>, requ
             answer(status, &json!({ "ready": ready, "leaving": leaving, "checks": checks }))
         }
         "/metrics" => {
-            let Some(begun) = slot.begin() else { return too_busy() };
+            let Some(busy) = asker.slot.begin() else { return too_busy() };
             // Set once: a connection is one request.
-            busy.set(begun).ok();
+            asker.busy.set(busy).ok();
             let mut metrics = Response::new(Full::new(Bytes::from(shared.metrics.render())));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             metrics.headers_mut().insert(CONTENT_TYPE, kind);
+            metrics.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
             metrics
         }
         _ => refuse(StatusCode::NOT_FOUND, "not_found", "there are /health, /health/live, /health/ready, /metrics"),
@@ -144,5 +176,6 @@ fn answer(status: StatusCode, body: &Value) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     answer
 }
