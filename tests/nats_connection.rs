@@ -164,6 +164,9 @@ async fn a_handshake_comes_first_where_the_server_wants_it() {
     let tls = Tls { ca: Some(authority.file()), handshake_first: true, ..Tls::default() };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     upstream.until_ok("nats").await;
+    let tls = Tls { ca: Some(authority.file()), ..Tls::default() };
+    let late = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
+    late.until_told("nats", &["set `nats.tls.handshake_first: true`"]).await;
 }
 
 #[tokio::test]

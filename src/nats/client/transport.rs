@@ -90,6 +90,8 @@ impl Transport {
             "the server wants a certificate of its client: set `nats.tls.certificate` and `nats.tls.key`".to_owned()
         } else if error.contains("InvalidContentType") {
             "the server does not speak TLS where it is expected: with `nats.tls.handshake_first` it needs `handshake_first` in its own `tls` block".to_owned()
+        } else if error.contains("expected INFO, got nothing") && !self.tls.handshake_first {
+            "if the server has `handshake_first` in its `tls` block, it waits for the handshake: set `nats.tls.handshake_first: true`".to_owned()
         } else {
             return None;
         };
