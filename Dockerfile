@@ -1,10 +1,13 @@
-# syntax=docker/dockerfile:1
-
 # The image holds one stripped binary, the C library, and the certificates of public authorities: 13 MB, no shell, no
 # package manager. It runs as nobody in particular on a read-only root file system. There is no HEALTHCHECK: Kubernetes
 # asks the admin port. `tests/image.rs` runs what scripts/rootfs.sh puts together.
 
-FROM rust:1.95-bookworm AS build
+# The base image, with its digest: rust:1.95-bookworm@sha256:... There is no default: a tag is another image tomorrow. How to
+# find the digest is in docs/kubernetes.md.
+ARG BUILD_IMAGE
+FROM ${BUILD_IMAGE} AS build
+ARG BUILD_IMAGE
+RUN case "$BUILD_IMAGE" in *@sha256:*) ;; *) echo "BUILD_IMAGE has no digest: $BUILD_IMAGE" >&2; exit 1 ;; esac
 WORKDIR /build
 COPY . .
 # The caches outlive the layer; what is wanted leaves them in the same step.
@@ -15,10 +18,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && scripts/rootfs.sh target/release/sidestream-stripped /rootfs
 
 FROM scratch
+ARG BUILD_IMAGE
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="sidestream" \
       org.opencontainers.image.description="Delivers events from NATS over Server-Sent Events, from a sidecar in every pod" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="$BUILD_IMAGE" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /rootfs /

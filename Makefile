@@ -90,8 +90,7 @@ deny: ## Licences, banned crates and sources of every dependency
 
 .PHONY: advisories
 advisories: ## Known vulnerabilities in dependencies; needs the network
-	@scripts/tools.sh deny
-	@$(CARGO_DENY) check advisories
+	@scripts/advisories.sh
 
 .PHONY: tools
 tools: ## Everything that the targets above need, into .tools/

@@ -118,6 +118,13 @@ fn the_dockerfile_builds_from_the_repository_alone() {
     for folder in ["web", "src", "benches"] {
         assert!(!ignored.lines().any(|line| line == folder), "{folder} is sent");
     }
+    // Nothing is pulled by a tag alone, the frontend included: `# syntax=` would name another image.
+    let pulled: Vec<_> = dockerfile.lines().filter(|line| line.starts_with("FROM ")).collect();
+    assert_eq!(pulled, ["FROM ${BUILD_IMAGE} AS build", "FROM scratch"]);
+    assert!(dockerfile.contains("\nARG BUILD_IMAGE\nFROM ") && dockerfile.contains("in *@sha256:*)"), "no default");
+    assert!(!dockerfile.contains("# syntax="));
+    let build = ["docs/kubernetes.md"].map(file).concat();
+    assert!(build.contains("--build-arg BUILD_IMAGE=\"$base@$digest\""), "the documented command");
     assert!(dockerfile.contains("scripts/rootfs.sh target/release/sidestream-stripped /rootfs"));
     assert!(dockerfile.contains("FROM scratch\n") && dockerfile.contains("USER 65532:65532\n"));
     let version = format!("org.opencontainers.image.version=\"{}\"", env!("CARGO_PKG_VERSION"));

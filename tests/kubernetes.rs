@@ -82,6 +82,48 @@ spec:
     assert_eq!(by_hand, injected);
 }
 
+/// The documented command, and what it leaves alone: a sidecar in the pod of NATS would wait for the NATS server that it
+/// keeps from being ready.
+#[test]
+fn the_documented_command_gives_the_example_one_sidecar_and_nats_none() {
+    let kustomized =
+        Command::new(kubernetes::kubectl()).args(["kustomize", "k8s/example"]).current_dir(root()).output();
+    let kustomized = String::from_utf8(kustomized.unwrap().stdout).unwrap();
+    let command =
+        "kubectl kustomize k8s/example | sidestream inject --selector sidestream.dev/inject=true | kubectl apply -f -";
+    for page in ["k8s/example/kustomization.yaml", "docs/kubernetes.md"] {
+        assert!(file(page).contains(command), "{page}");
+    }
+    let with_sidecar = |arguments: &[&str]| -> Vec<String> {
+        let output = with_input(Command::new(BINARY).arg("inject").args(arguments), &kustomized);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let documents = kubernetes::read(&[String::from_utf8(output.stdout).unwrap()]).remove(0);
+        let injected = documents.iter().filter(|document| {
+            let containers = document["spec"]["template"]["spec"]["initContainers"].as_array();
+            containers.is_some_and(|containers| containers.iter().any(|container| container["name"] == "sidestream"))
+        });
+        injected.map(|document| document["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(with_sidecar(&["--selector", "sidestream.dev/inject=true"]), ["orders"]);
+    assert_eq!(with_sidecar(&[]), ["orders"], "labels keep the others out without a selector, too");
+}
+
+/// A Service that leads to the sidecar's port, which a NetworkPolicy of the same pods lets through.
+#[test]
+fn the_port_of_the_sidecar_has_a_service() {
+    for (path, name) in
+        [("k8s/example/application.yaml", "orders-events"), ("k8s/sidecar/service.yaml", "application-events")]
+    {
+        let documents = kubernetes::read(&[file(path)]).remove(0);
+        let service =
+            documents.iter().find(|document| document["kind"] == "Service" && document["metadata"]["name"] == name);
+        assert_eq!(service.unwrap()["spec"]["ports"][0]["targetPort"], 8080, "{path}");
+        if let Some(policy) = documents.iter().find(|document| document["kind"] == "NetworkPolicy") {
+            assert!(policy["spec"]["ingress"][0]["ports"].to_string().contains("8080"), "{path}");
+        }
+    }
+}
+
 /// With what an injected pod has in its environment, and without.
 #[test]
 fn the_configurations_that_ship_have_no_problems() {
@@ -182,9 +224,9 @@ fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
 /// A chart cannot reach outside of its folder, so it has copies.
 #[test]
 fn the_files_of_the_chart_are_those_of_the_bases() {
-    let copies = [
+    let copies: [(_, _, &[&str]); 2] = [
         ("monitoring", "", &["podmonitor.yaml", "prometheusrule.yaml", "dashboard.json"]),
-        ("example", "example/", &["nats.yaml", "publisher.yaml", "application.yaml"]),
+        ("example", "example/", &["nats.yaml", "publisher.yaml"]),
     ];
     for (base, folder, names) in copies {
         for name in names {
@@ -192,6 +234,15 @@ fn the_files_of_the_chart_are_those_of_the_bases() {
             assert!(file(&own) == file(&copy), "cp {own} {copy}");
         }
     }
+    // Its application has the sidecar already: pods are created before an injector of the same release answers.
+    let example = file("k8s/example/application.yaml");
+    let injected = inject(&example);
+    let (written, path) =
+        (file("k8s/chart/files/example/application.yaml"), "k8s/chart/files/example/application.yaml");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(root().join(path), &injected).unwrap();
+    }
+    assert!(written == injected, "{path} is another: UPDATE_GOLDEN=1 cargo test --test kubernetes");
     let chart = file("k8s/chart/Chart.yaml");
     let version = env!("CARGO_PKG_VERSION");
     assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
@@ -285,6 +336,9 @@ fn helm_renders_the_chart() {
     assert_valid(&rendered);
     let digest = format!("sha256:{}", "0a".repeat(32));
     let images = rendered[3].1.matches(&format!("registry.example/sidestream@{digest}")).count();
+    let example = &rendered[1].1;
+    assert_eq!(example.matches("image: \"sidestream:0.1.0\"").count(), 3, "the injector's two, and the example's");
+    assert!(!example.contains("image: \"sidestream\"") && example.contains("sidestream.dev/status"), "{example}");
     assert_eq!(images, 3, "two images, and the one for pods: {}", rendered[3].1);
     for option in [
         "imagePullSecrets:\n        - name: one\n        - name: two\n",

@@ -1,7 +1,7 @@
 //! Who may come in: each connection is counted as it is accepted, against its own limit and that of file descriptors.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::Thresholds;
 
@@ -18,6 +18,8 @@ use super::Thresholds;
 #[derive(Debug)]
 pub struct Door {
     connections: AtomicUsize,
+    /// Whether a connection has ever come.
+    is_used: AtomicBool,
     connections_max: AtomicUsize,
     /// Descriptors that were open at the last look and are no connection.
     others: AtomicU64,
@@ -55,6 +57,7 @@ impl Door {
         let Thresholds { warn, reject } = Thresholds::default();
         Arc::new(Self {
             connections: AtomicUsize::new(0),
+            is_used: AtomicBool::new(false),
             connections_max: AtomicUsize::new(usize::MAX),
             others: AtomicU64::new(0),
             limit,
@@ -85,9 +88,16 @@ impl Door {
     /// Counts a connection in; none when it is to be closed at once.
     pub fn enter(self: &Arc<Self>) -> Option<Entered> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        self.is_used.store(true, Ordering::Relaxed);
         let is_surplus = before >= self.connections_max.load(Ordering::Relaxed);
         let entered = Entered { door: Arc::clone(self), is_surplus };
         (self.supply() < Supply::Spent).then_some(entered)
+    }
+
+    /// Whether a connection has ever come: of a client, or of a load balancer that looks whether the port is open.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
     }
 
     /// Asks how many descriptors are open now, connections among them.

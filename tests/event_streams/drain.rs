@@ -201,6 +201,9 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
 async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() {
     let rest = "drain: { accept_for: 500ms, spread: 20s, timeout: 30s }";
     let mut stage = Stage::with(Setting { rest, ..Setting::default() }).await;
+    // A load balancer has looked whether the port is open.
+    let port = stage.sidestream.url("").rsplit_once(':').unwrap().1.parse().unwrap();
+    drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
     stage.sidestream.terminate();
     let begun = Instant::now();
     assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
@@ -288,4 +291,18 @@ async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_se
     assert!(seconds.iter().all(|count| *count <= 1000), "{seconds:?}");
     stage.sidestream.terminate();
     assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}
+
+/// The sidecar of a Job ends right after its application.
+#[tokio::test]
+async fn a_pod_that_never_had_a_connection_does_not_wait_for_load_balancers() {
+    let mut stage = Stage::with(Setting { rest: LONG, ..Setting::default() }).await;
+    // Probes and scrapes are connections of the admin port.
+    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 200);
+    let begun = Instant::now();
+    let output = drain(&stage.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    stage.sidestream.terminate();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
