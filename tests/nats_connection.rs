@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::{FutureExt as _, StreamExt as _};
 use nkeys::KeyPair;
 use serde_json::json;
 use sidestream::feed::GapReason;
@@ -289,6 +290,48 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
     let mute = Upstream::connect_with(&nats.url(), password("mute", "p"), None).await;
     mute.tail("A", &["a.x", "a.y"]);
     mute.until_told("stream:A", &["stream A", "$JS.API.CONSUMER.MSG.NEXT.A", "permission"]).await;
+}
+
+#[tokio::test]
+async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_its_inboxes() {
+    let page = include_str!("../docs/operations.md");
+    let mut blocks = page.split("```text\npermissions: {").skip(1).filter_map(|rest| rest.split("```").next());
+    let (sidecar, others) = (blocks.next().unwrap(), blocks.next().unwrap());
+    let config = format!(
+        "accounts {{ A {{ jetstream: enabled, users: [
+            {{ user: admin, password: p }}
+            {{ user: sidecar, password: p, permissions: {{ {sidecar} }}
+            {{ user: other, password: p, permissions: {{ {others} }}
+        ] }} }}"
+    );
+    let nats = Nats::builder().config(&config).start().await;
+    let user = |name: &str| async_nats::ConnectOptions::with_user_and_password(name.into(), "p".into());
+    let jetstream = async_nats::jetstream::new(nats.client_with(user("admin")).await);
+    create_stream(&jetstream, "ORDERS", &["orders.>"]).await;
+    let upstream = Upstream::connect_with(&nats.url(), password("sidecar", "p"), None).await;
+    let log = upstream.tail("ORDERS", &["orders.>"]);
+    upstream.until_ok("stream:ORDERS").await;
+    let mut stored = Reader::of_log(&log, &["orders.>"]).await;
+    let mut live = Reader::of_core(&upstream.core(), &["announcements.>"]).await;
+
+    let other = nats.client_with(user("other")).await;
+    let mut spy = nats.client_with(user("admin")).await.subscribe("_INBOX_sse.>").await.unwrap();
+    other.publish("_INBOX_sse.x.y", "forged".into()).await.unwrap();
+    other.publish("announcements.x", "news".into()).await.unwrap();
+    other.publish("orders.x", "1".into()).await.unwrap();
+    other.flush().await.unwrap();
+    live.until_seen(1).await;
+    stored.until_seen(1).await;
+    eventually(RECOVERY, "the server has refused the message to an inbox", || {
+        std::future::ready(
+            nats.log().iter().any(|line| line.contains("Publish Violation") && line.contains("_INBOX_sse.x.y")),
+        )
+    })
+    .await;
+    while let Some(Some(message)) = spy.next().now_or_never() {
+        assert_ne!(message.payload, "forged");
+    }
+    upstream.until_ok("nats").await;
 }
 
 #[tokio::test]

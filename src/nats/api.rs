@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::context::RequestErrorKind;
+use async_nats::Request;
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::consumer::{self, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::ConsumerErrorKind;
-use async_nats::jetstream::{self, consumer};
+use async_nats::jetstream::{self, ErrorCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -28,11 +27,11 @@ use crate::subject::{Filter, is_reserved};
 /// How long JetStream may take to answer: 5 s, as its own clients wait.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// JetStream as we ask it, on the control connection.
+/// JetStream as we ask it, on the control connection: always by its current client, not by a `jetstream::Context`, which
+/// keeps the client that it was built with.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     link: Link,
-    context: jetstream::Context,
     consumers: Arc<AtomicU64>,
 }
 
@@ -101,8 +100,7 @@ impl StreamState {
 
 impl Api {
     pub(crate) fn new(link: Link) -> Self {
-        let context = jetstream::ContextBuilder::new().timeout(PATIENCE).build(link.client());
-        Self { link, context, consumers: Arc::default() }
+        Self { link, consumers: Arc::default() }
     }
 
     /// Whether the server is of this version at least.
@@ -180,22 +178,11 @@ impl Api {
     /// Creates a consumer.
     pub(crate) async fn create(&self, stream: &str, config: pull::Config) -> Result<consumer::Info, Trouble> {
         let name = config.name.clone().unwrap_or_default();
-        let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
         if !config.filter_subject.is_empty() {
             subject = format!("{subject}.{}", config.filter_subject);
         }
-        let known = self.link.now().denials(&subject);
-        tokio::select! {
-            created = self.context.create_consumer_on_stream(config, stream) => match created {
-                Ok(consumer) => Ok(consumer.cached_info().clone()),
-                Err(error) => Err(match error.kind() {
-                    ConsumerErrorKind::TimedOut => Trouble::Timeout,
-                    ConsumerErrorKind::JetStream(error) => refusal(&error),
-                    _ => Trouble::Refused(error.to_string()),
-                }),
-            },
-            () = self.link.denied(&subject, known) => Err(Trouble::Denied(subject.clone())),
-        }
+        self.ask(subject, &NewConsumer { stream_name: stream, config: config.into_consumer_config() }).await
     }
 
     /// Deletes a consumer and waits for it, for a second at the most. What cannot be deleted ends by itself.
@@ -221,18 +208,23 @@ impl Api {
         request: &T,
     ) -> Result<A, Trouble> {
         let full = format!("$JS.API.{subject}");
+        let body = serde_json::to_vec(request).map_err(|error| Trouble::Refused(error.to_string()))?;
+        let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
         let known = self.link.now().denials(&full);
-        tokio::select! {
-            answer = self.context.request(subject, request) => match answer {
-                Ok(Response::Ok(answer)) => Ok(answer),
-                Ok(Response::Err { error }) => Err(refusal(&error)),
-                Err(error) => Err(match error.kind() {
-                    RequestErrorKind::NoResponders => Trouble::NoJetStream,
-                    RequestErrorKind::TimedOut => Trouble::Timeout,
-                    _ => Trouble::Refused(error.to_string()),
-                }),
-            },
-            () = self.link.denied(&full, known) => Err(Trouble::Denied(full.clone())),
+        let client = self.link.client();
+        let answered = tokio::select! {
+            answered = client.send_request(full.clone(), request) => answered,
+            () = self.link.denied(&full, known) => return Err(Trouble::Denied(full)),
+        };
+        let answer = answered.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Trouble::NoJetStream,
+            RequestErrorKind::TimedOut => Trouble::Timeout,
+            _ => Trouble::Refused(error.to_string()),
+        })?;
+        match serde_json::from_slice(&answer.payload) {
+            Ok(Response::Ok(answer)) => Ok(answer),
+            Ok(Response::Err { error }) => Err(refusal(&error)),
+            Err(error) => Err(Trouble::Refused(format!("its answer cannot be read: {error}"))),
         }
     }
 }
@@ -353,6 +345,13 @@ impl StreamInfo {
 /// A request that asks for nothing more than its subject says: not `null`, which the server does not take.
 #[derive(Serialize)]
 struct Empty {}
+
+/// Body of a request that creates a consumer.
+#[derive(Serialize)]
+struct NewConsumer<'a> {
+    stream_name: &'a str,
+    config: consumer::Config,
+}
 
 #[derive(Serialize)]
 struct MessageRequest<'a> {

@@ -67,7 +67,9 @@ pub fn init(config: &Config) {
         tracing::debug!("logging had begun already");
     }
     // A second beginning keeps the first one's handle.
-    drop(FILTER.set(handle));
+    if FILTER.set(handle).is_ok() {
+        super::panics::log();
+    }
 }
 
 /// Writes by another filter from now on.

@@ -4,6 +4,7 @@ pub mod injector;
 mod lines;
 pub mod logs;
 pub mod metrics;
+mod panics;
 mod writer;
 
 pub use injector::InjectorMetrics;

@@ -1,22 +1,32 @@
 //! Messages that are poison, too large, or more than anybody can take.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::support::nats::Nats;
 use crate::support::sidestream::{Sidestream, config};
-use crate::support::wait::{DEADLINE, within};
-use crate::{ROUTES, gap_reason, open, publish, publish_core, told, until_ready, with_stream};
+use crate::support::sse::SseClient;
+use crate::support::wait::{DEADLINE, eventually, within};
+use crate::{RECOVERY, ROUTES, gap_reason, open, publish, publish_core, told, until_ready, with_stream};
 
 /// Publishes with headers that no client library would send; returns when the server has it.
 async fn publish_raw(nats: &Nats, subject: &str, headers: &[u8], payload: &[u8]) {
+    publish_raw_to(nats, &[subject.to_owned()], headers, payload).await;
+}
+
+/// The same to several subjects on one connection.
+async fn publish_raw_to(nats: &Nats, subjects: &[String], headers: &[u8], payload: &[u8]) {
     let mut socket = BufReader::new(TcpStream::connect(("127.0.0.1", nats.port())).await.unwrap());
-    let total = headers.len() + payload.len();
-    let head =
-        format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {subject} {} {total}\r\n", headers.len());
-    let bytes = [head.as_bytes(), headers, payload, b"\r\nPING\r\n"].concat();
+    let mut bytes = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    for subject in subjects {
+        let head = format!("HPUB {subject} {} {}\r\n", headers.len(), headers.len() + payload.len());
+        bytes.extend([head.as_bytes(), headers, payload, b"\r\n"].concat());
+    }
+    bytes.extend(b"PING\r\n");
     socket.write_all(&bytes).await.unwrap();
     within(DEADLINE, "the server has the message", async {
         let mut line = String::new();
@@ -47,6 +57,53 @@ async fn a_poison_message_delays_nobody_for_long_and_loses_nothing_else() {
     assert_eq!(sidestream.metric("sidestream_poison_messages_total", &[]).await, 1.0);
     assert_eq!(sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
     until_ready(&sidestream).await;
+}
+
+#[tokio::test]
+async fn a_message_to_the_sidecars_own_inboxes_leaves_resumes_and_reconnects_working() {
+    let mut nats = Nats::start().await;
+    let context = with_stream(&nats).await;
+    for number in 1..=60 {
+        publish(&context, "a.x", &number.to_string()).await;
+    }
+    let routes = "routes:
+  - path: /stream
+    window: { events: 10 }
+    sources: [{ stream: A, subjects: [\"a.>\"] }]
+";
+    let sidestream = Sidestream::start(config(&nats, routes)).await;
+    let mut live = open(&sidestream, "/stream").await;
+    let tag = live.last_event_id().split('-').next().unwrap().to_owned();
+    let resume = async |sidestream: &Sidestream| {
+        let mut client = SseClient::get(sidestream.url("/stream")).last_event_id(&format!("{tag}-5")).connect().await;
+        assert_eq!(client.status(), 200, "{}", client.body().await);
+        told(&client.until(|event| event.data == "60").await)
+    };
+    let expected: Vec<String> = (6..=60).map(|number| number.to_string()).collect();
+    // Any user of the account that may subscribe to them learns the inboxes.
+    let mut spy = nats.client().await.subscribe("_INBOX_sse.>").await.unwrap();
+    assert_eq!(resume(&sidestream).await, expected);
+    let mut inboxes = BTreeSet::new();
+    while let Some(Some(message)) = spy.next().now_or_never() {
+        // What JetStream delivers keeps the subject of its publisher.
+        if message.subject.starts_with("_INBOX_sse.") {
+            inboxes.insert(message.subject.to_string());
+        }
+    }
+    assert!(!inboxes.is_empty());
+    let inboxes: Vec<String> = inboxes.into_iter().collect();
+    publish_raw_to(&nats, &inboxes, b"NATS/1.0\r\nA: b\rc\r\n\r\n", b"x").await;
+    until_ready(&sidestream).await;
+    eventually(RECOVERY, "a position outside the window is resumed", || async {
+        SseClient::get(sidestream.url("/stream")).last_event_id(&format!("{tag}-5")).connect().await.status() == 200
+    })
+    .await;
+    assert_eq!(resume(&sidestream).await, expected);
+    nats.restart().await;
+    sidestream.until_metric("sidestream_nats_reconnects_total", &[], |count| count >= 4.0).await;
+    until_ready(&sidestream).await;
+    publish(&nats.jetstream().await, "a.x", "after").await;
+    assert_eq!(live.next().await.data, "after");
 }
 
 #[tokio::test]
