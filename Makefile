@@ -32,6 +32,8 @@ demo: ## Everything on this machine: nats-server, a publisher, the sidecar
 test: ## The whole suite, then what talks to NATS once more with the oldest nats-server
 	@scripts/tools.sh test
 	@$(CARGO) test --quiet --locked --no-fail-fast
+	@echo "--- the patch of the NATS client library"
+	@$(CARGO) test --quiet --locked -p async-nats --lib -- connection
 	@echo "--- the load tool, briefly: is anything missing or doubled?"
 	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
 	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --behind 200 --spawn

@@ -229,7 +229,7 @@ async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() 
 }
 
 #[tokio::test]
-async fn a_message_that_the_client_cannot_parse_is_read_all_the_same() {
+async fn a_message_with_damaged_headers_is_read_with_the_sound_ones() {
     let past = Past::start().await;
     past.fill("a.x", 1, 20).await;
     let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: odd\r\n\r\n";
@@ -239,7 +239,7 @@ async fn a_message_that_the_client_cannot_parse_is_read_all_the_same() {
     reader.until(41).await;
     assert_eq!(reader.sequences(), range(1, 41));
     assert_eq!(reader.events[20].1, "poison");
-    assert!(past.upstream.metrics.poison_messages_total.get() >= 1);
+    assert_eq!(past.upstream.metrics.nats_reconnects_total.get(), 0);
 }
 
 #[tokio::test]

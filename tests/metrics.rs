@@ -45,7 +45,7 @@ const NAMES: &[(&str, &str)] = &[
     ("nats_reconnects_total", ""),
     ("nats_slow_consumer_total", ""),
     ("holes_total", "source, result"),
-    ("poison_messages_total", ""),
+    ("nats_pending_bytes", ""),
     ("consumers_created_total", ""),
     ("drain_phase", ""),
     ("drain_streams_left", ""),

@@ -295,7 +295,7 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
 #[tokio::test]
 async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_its_inboxes() {
     let page = include_str!("../docs/operations.md");
-    let mut blocks = page.split("```text\npermissions: {").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut blocks = page.split("```nats\npermissions: {").skip(1).filter_map(|rest| rest.split("```").next());
     let (sidecar, others) = (blocks.next().unwrap(), blocks.next().unwrap());
     let config = format!(
         "accounts {{ A {{ jetstream: enabled, users: [

@@ -4,15 +4,17 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
 use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _};
 use sidestream::feed::GapReason;
 use sidestream::nats::config::{Credentials, Secret};
 use support::nats::Nats;
 use support::upstream::{RECOVERY, Reader, Seen, Upstream, publish_raw};
-use support::wait::eventually;
+use support::wait::{eventually, within};
 
 /// Whether anybody is subscribed to this subject.
 async fn is_subscribed(client: &async_nats::Client, subject: &str) -> bool {
@@ -134,12 +136,12 @@ async fn names_tiers_and_bytes_of_core_messages_are_kept() {
 }
 
 #[tokio::test]
-async fn messages_that_came_faster_than_they_were_taken_are_told_as_missing() {
+async fn a_burst_that_waits_at_the_socket_is_delivered() {
     let nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
     let mut reader = Reader::of_core(&upstream.core(), &["a.>"]).await;
     let url = nats.url();
-    // This thread, and everything of ours with it, stands still until all is published.
+    // This thread, with all tasks under test, does not run until everything is published.
     let publisher = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -151,9 +153,45 @@ async fn messages_that_came_faster_than_they_were_taken_are_told_as_missing() {
         });
     });
     publisher.join().unwrap();
-    let is_told = |seen: &[Seen]| seen.contains(&Seen::Gap(GapReason::Upstream, None));
-    reader.until("the gap is told", is_told).await;
-    assert!(upstream.metrics.nats_slow_consumer_total.get() > 0);
+    reader.until_seen(100_000).await;
+    assert_eq!((reader.gaps(), upstream.metrics.nats_slow_consumer_total.get()), (vec![], 0));
+}
+
+#[tokio::test]
+async fn the_patched_client_drops_and_counts_what_exceeds_its_bound_in_bytes() {
+    const BOUND: u64 = 1 << 20;
+    let nats = Nats::builder().without_jetstream().start().await;
+    let client = nats.client_with(async_nats::ConnectOptions::new().max_pending_bytes(BOUND)).await;
+    let (mut read, unread) = (client.subscribe("a.>").await.unwrap(), client.subscribe("a.x").await.unwrap());
+    client.flush().await.unwrap();
+    let statistics = client.statistics();
+    let pending = || statistics.pending_bytes.load(Ordering::Relaxed);
+    let dropped = || statistics.dropped_messages.load(Ordering::Relaxed);
+    let publisher = nats.client().await;
+    for _ in 0..100 {
+        publisher.publish("a.x", vec![b'x'; 64 << 10].into()).await.unwrap();
+    }
+    publisher.flush().await.unwrap();
+    eventually(RECOVERY, "all messages have arrived", || {
+        std::future::ready(statistics.in_messages.load(Ordering::Relaxed) == 200)
+    })
+    .await;
+    assert!(pending() <= BOUND && pending() > BOUND / 2, "{} bytes of {BOUND}", pending());
+    let held = 200 - dropped();
+    assert!((8..=16).contains(&held), "{held} messages of 64 KiB within 1 MiB");
+    let mut count = 0;
+    while let Some(Some(message)) = read.next().now_or_never() {
+        assert_eq!(message.payload.len(), 64 << 10);
+        count += 1;
+    }
+    assert!(count > 0 && count < held && pending() > 0, "{count} of {held}, {} bytes", pending());
+    // Both subscriptions share the bound; what is not read ends with its subscription.
+    drop(unread);
+    assert_eq!(pending(), 0);
+    // A message above the bound is delivered where nothing else waits.
+    publisher.publish("a.x", vec![b'x'; 1 << 20].into()).await.unwrap();
+    publisher.flush().await.unwrap();
+    assert_eq!(within(RECOVERY, "the large message arrives", read.next()).await.unwrap().payload.len(), 1 << 20);
 }
 
 #[tokio::test]

@@ -216,7 +216,7 @@ async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown
 }
 
 #[tokio::test]
-async fn a_poisonous_message_delays_the_others_for_seconds_and_loses_none() {
+async fn messages_with_damaged_headers_or_subjects_delay_no_others() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -230,19 +230,16 @@ async fn a_poisonous_message_delays_the_others_for_seconds_and_loses_none() {
     reader.until_seen(6).await;
     assert_eq!(reader.data(), ["1", "2", "3", "4", "5", "6"]);
     assert_eq!(reader.seen[3], Seen::Event(4, "bad".into(), "4".into()));
-    assert_eq!(upstream.metrics.poison_messages_total.get(), 1);
     upstream.until_ok("stream:A").await;
 
-    // And live, three in a row, one of them with a subject that is no text.
-    let start = std::time::Instant::now();
+    // And live, one of them with a subject that is not UTF-8.
     publish_raw(nats.port(), b"a.x", poison, b"7").await;
     publish_raw(nats.port(), b"a.\xff", b"", b"8").await;
     publish_raw(nats.port(), b"a.x", b"NATS/1.0\r\nno colon\r\n\r\n", b"9").await;
     publish(&jetstream, "a.x", numbered(10..=10)).await;
     reader.until_seen(10).await;
     assert_eq!(reader.sequences(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
-    assert_eq!(upstream.metrics.poison_messages_total.get(), 4);
+    assert_eq!(upstream.metrics.nats_reconnects_total.get(), 0);
     assert_eq!(reader.gaps(), []);
 }
 

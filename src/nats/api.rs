@@ -9,8 +9,6 @@ use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::consumer::{self, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -66,13 +64,11 @@ pub(crate) enum Retention {
     Workqueue,
 }
 
-/// A message as JetStream stores it: readable even if the client could not parse it.
+/// A message as JetStream stores it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
-    pub(crate) headers: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
     /// In unix nanoseconds.
     pub(crate) published: i128,
 }
@@ -372,23 +368,12 @@ struct MessageAnswer {
 struct RawMessage {
     subject: String,
     seq: u64,
-    /// Base64, as the payload: nothing that was published can break the answer.
-    #[serde(default)]
-    hdrs: String,
-    #[serde(default)]
-    data: String,
     time: String,
 }
 
 impl RawMessage {
     fn stored(self) -> Option<Stored> {
-        Some(Stored {
-            headers: STANDARD.decode(&self.hdrs).ok()?,
-            payload: STANDARD.decode(&self.data).ok()?,
-            published: nanos(&self.time)?,
-            subject: self.subject,
-            sequence: self.seq,
-        })
+        Some(Stored { published: nanos(&self.time)?, subject: self.subject, sequence: self.seq })
     }
 }
 

@@ -3,6 +3,7 @@
 mod credentials;
 mod link;
 mod monitor;
+mod probe;
 mod transport;
 
 use std::fmt;
@@ -16,11 +17,17 @@ pub(crate) use monitor::Monitor;
 use transport::Transport;
 
 use super::config::Config;
+use super::message::PAYLOAD_BYTES_MAX;
 use crate::lifecycle::health::Health;
 use crate::telemetry::Metrics;
 
 /// What our inboxes begin with: one permission, `_INBOX_sse.>`, covers every pod and nobody else's inboxes.
 const INBOX: &str = "_INBOX_sse.";
+
+/// Role of the connection of core subjects.
+const CORE: &str = "core";
+/// Role of the connection of requests.
+const CONTROL: &str = "control";
 
 /// The name under which one process is known to NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +69,8 @@ impl fmt::Display for InvalidServer {
 
 impl std::error::Error for InvalidServer {}
 
-/// The connections. They are four because a message that the client cannot parse costs the whole connection, and
-/// such a message must reach neither the requests that get around it nor the core subjects, nor must one in the past
-/// hold up the present each time that somebody reads over it.
+/// The connections. They are four so that none waits for what another carries: a burst of core messages, a replay of the
+/// past, what is new in a stream, the answers to requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Links {
     /// What JetStream delivers.
@@ -99,10 +105,11 @@ pub(crate) async fn connect(
     let links = Links {
         data: open("data").await?,
         replay: open("replay").await?,
-        core: open("core").await?,
-        control: open("control").await?,
+        core: open(CORE).await?,
+        control: open(CONTROL).await?,
     };
-    Ok((links, monitor.start()))
+    let probe = tokio::spawn(probe::run(links.control.clone(), monitor.unanswered.clone()));
+    Ok((links, monitor.start(probe)))
 }
 
 fn servers(config: &Config) -> Result<Vec<ServerAddr>, InvalidServer> {
@@ -124,11 +131,25 @@ fn without_secrets(server: &str) -> String {
     }
 }
 
+/// 8192: a pull request asks for 512 messages at most, and two are open at a time.
+const PENDING_MESSAGES_MAX: usize = 8192;
+
+/// 65,536 for each core subscription, as other NATS clients: a burst arrives unasked, and the connection hands over all
+/// that its socket holds before a subscription runs.
+const CORE_PENDING_MESSAGES_MAX: usize = 65_536;
+
+/// 32 MiB for all core subscriptions together: four messages of the largest size, and half a second of a saturated link
+/// of 1 Gbit/s. What exceeds it is dropped, counted, and a gap for the clients.
+const CORE_PENDING_BYTES_MAX: u64 = 32 << 20;
+
+/// The largest payload that becomes an event, with 1 MiB for headers. Of a larger message only the subject is kept.
+const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 20);
+
+/// 96 MiB: a stored message of 64 MiB, the largest that nats-server accepts, as JetStream returns it in base64.
+const ANSWER_BYTES_MAX: usize = 96 << 20;
+
 fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &str) -> ConnectOptions {
-    // Pull requests bring 1024 at the most. Core messages come unasked, and the client hands out all that its socket
-    // holds in one go before any task may take them: 8192 overflowed after a stall of milliseconds.
-    let capacity = if role == "core" { 65_536 } else { 8192 };
-    let options = credentials::options(&config.credentials, servers)
+    let mut options = credentials::options(&config.credentials, servers)
         .name(format!("sidestream-{}-{role}", identity.pod))
         .custom_inbox_prefix(format!("{INBOX}{}", identity.boot))
         // 10 s, twice unanswered: a dead server is noticed in half a minute; the default takes two minutes and more.
@@ -138,7 +159,11 @@ fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &
         .retry_on_initial_connect()
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
-        .subscription_capacity(capacity);
+        .subscription_capacity(PENDING_MESSAGES_MAX)
+        .max_message_bytes(if role == CONTROL { ANSWER_BYTES_MAX } else { MESSAGE_BYTES_MAX });
+    if role == CORE {
+        options = options.subscription_capacity(CORE_PENDING_MESSAGES_MAX).max_pending_bytes(CORE_PENDING_BYTES_MAX);
+    }
     transport::apply(options, config, servers)
 }
 

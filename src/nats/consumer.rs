@@ -42,9 +42,6 @@ const REQUESTS_MAX: usize = 64;
 /// reached for a moment passes sooner.
 pub(crate) const REJECTIONS_MAX: u32 = 6;
 
-/// So many disconnects without progress mean that the next message is what costs the connection.
-pub(crate) const STALLS_MAX: u32 = 3;
-
 /// What a consumer delivers.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
@@ -58,8 +55,6 @@ pub(crate) struct Spec {
     pub(crate) batch: usize,
     /// The most bytes of one pull request; two stand at a time.
     pub(crate) bytes: usize,
-    /// One message at a time until one has come: the next may cost the connection, and the good ones before it get through.
-    pub(crate) is_careful: bool,
 }
 
 /// A consumer at the server and the messages that come from it. Dropping it leaves it to its inactivity threshold.
@@ -83,8 +78,6 @@ pub(crate) struct Consumer {
     requests_made: u64,
     /// The delivery that came last.
     delivery: u64,
-    /// The delivery before the first.
-    delivery_before: u64,
     silent_since: Instant,
     /// Wakes when silence may have lasted too long.
     silence: Pin<Box<Sleep>>,
@@ -163,7 +156,6 @@ impl Consumer {
             requests: VecDeque::new(),
             requests_made: 0,
             delivery: info.delivered.consumer_sequence,
-            delivery_before: info.delivered.consumer_sequence,
             silent_since: Instant::now(),
             silence: Box::pin(tokio::time::sleep(SILENCE_MAX)),
             resends: 0,
@@ -270,12 +262,7 @@ impl Consumer {
 
     /// Messages and bytes of the next request; no limit of bytes for a message that is larger than it.
     fn request_size(&self) -> (usize, usize) {
-        let is_first = self.delivery == self.delivery_before;
-        match self.spec.is_careful && is_first {
-            _ if self.large => (1, 0),
-            true => (1, self.spec.bytes),
-            false => (self.spec.batch, self.spec.bytes),
-        }
+        if self.large { (1, 0) } else { (self.spec.batch, self.spec.bytes) }
     }
 
     /// Keeps requests open for half a batch at least.

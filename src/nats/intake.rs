@@ -88,7 +88,7 @@ impl Intake {
                 tracing::warn!(
                     subject = parts.subject,
                     sequence = position.seq,
-                    bytes = parts.payload.len(),
+                    bytes = parts.payload.len().max(parts.dropped_bytes),
                     "message too large for an event"
                 );
                 Received::Lost(parts.subject.into())

@@ -1,10 +1,9 @@
 //! A message becomes an event: pure, total, and never a panic, whatever was published.
 
-use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::{HeaderMap, HeaderName, Message, StatusCode};
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -42,6 +41,8 @@ pub(crate) struct Parts<'a> {
     /// Why what the subject held before is removed: the header [`OPERATION`] or [`MARKER`] of a message without payload.
     pub(crate) removed: Option<&'a str>,
     pub(crate) payload: &'a [u8],
+    /// Size of a message of which the client kept no content, because it is too large; 0 of all others.
+    pub(crate) dropped_bytes: usize,
 }
 
 impl<'a> Parts<'a> {
@@ -53,35 +54,39 @@ impl<'a> Parts<'a> {
         let (subject, payload) = (message.subject.as_str(), &message.payload);
         // A marker has no payload: other messages are not searched for it.
         let removed = if payload.is_empty() { header(OPERATION).or_else(|| header(MARKER)) } else { None };
-        Self { subject, name: header(NAME), tier: header(TIER), id: None, removed: removed.filter(is_removal), payload }
+        Self {
+            subject,
+            name: header(NAME),
+            tier: header(TIER),
+            id: None,
+            removed: removed.filter(is_removal),
+            payload,
+            dropped_bytes: dropped_bytes(message),
+        }
     }
 
     /// The parts of a message of a core subject.
     pub(crate) fn of_core(message: &'a Message) -> Self {
         let id = message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(ID)).map(|value| value.as_str());
         // 255: what JetStream takes too is shorter; a longer one is nobody's name for a message.
-        Self { id: id.filter(|id| !id.is_empty() && id.len() <= 255), ..Self::of(message) }
+        let is_usable = |id: &&str| !id.is_empty() && id.len() <= 255 && !is_damaged(id);
+        Self { id: id.filter(is_usable), ..Self::of(message) }
     }
+}
 
-    /// The parts of a stored message, its headers as the bytes that were published: what is no text is left out.
-    pub(crate) fn of_stored(subject: &'a str, headers: &'a [u8], payload: &'a [u8]) -> Self {
-        let mut parts = Self { subject, payload, ..Self::default() };
-        for line in headers.split(|byte| *byte == b'\n') {
-            let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(':')) else {
-                continue;
-            };
-            // The client, too, takes the first of several values.
-            match name {
-                NAME => parts.name = parts.name.or(Some(value.trim())),
-                TIER => parts.tier = parts.tier.or(Some(value.trim())),
-                OPERATION | MARKER if payload.is_empty() => {
-                    parts.removed = parts.removed.or(Some(value.trim()).filter(is_removal));
-                }
-                _ => {}
-            }
-        }
-        parts
+/// The size of a message that was larger than the client keeps: it announces a length and has no content.
+fn dropped_bytes(message: &Message) -> usize {
+    if !message.payload.is_empty() || message.headers.is_some() {
+        return 0;
     }
+    let around = message.subject.len() + message.reply.as_ref().map_or(0, |reply| reply.len());
+    message.length.saturating_sub(around)
+}
+
+/// Whether a header value held what is no text: bytes that are not UTF-8, or a CR. The client puts U+FFFD in their place,
+/// so two different values may have become the same one.
+fn is_damaged(value: &str) -> bool {
+    value.contains(char::REPLACEMENT_CHARACTER)
 }
 
 fn is_removal(reason: &&str) -> bool {
@@ -102,13 +107,13 @@ pub(crate) struct Converted {
 /// Makes an event of a message.
 pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant) -> Converted {
     let name = match parts.removed {
-        None => parts.name.and_then(EventName::parse),
+        None => parts.name.filter(|name| !is_damaged(name)).and_then(EventName::parse),
         Some(_) => Some(EventName::removed()),
     };
     let tier = parts.tier.and_then(Tier::parse);
     let name_refused = parts.name.is_some() && name.is_none();
     let tier_refused = parts.tier.is_some() && tier.is_none();
-    let event = (parts.payload.len() <= PAYLOAD_BYTES_MAX).then(|| Event {
+    let event = (parts.payload.len() <= PAYLOAD_BYTES_MAX && parts.dropped_bytes == 0).then(|| Event {
         position,
         subject: Arc::from(parts.subject),
         name,
@@ -122,34 +127,6 @@ pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant)
         received,
     });
     Converted { event, name_refused, tier_refused }
-}
-
-/// Whether the client can parse this message at all; if not, it drops its connection instead.
-///
-/// The rules of async-nats 0.51 (`connection.rs`): subject and headers are UTF-8, the version line holds at most a
-/// status, every other header line a name and a colon, no value holds a CR (on which the client panics), and with
-/// headers the subject holds no white space of any script.
-pub(crate) fn is_parsable(subject: &str, headers: &[u8]) -> bool {
-    // What was no text became a replacement character on its way through JSON.
-    if subject.contains('\u{fffd}') {
-        return false;
-    }
-    if headers.is_empty() {
-        return true;
-    }
-    let Ok(text) = std::str::from_utf8(headers) else { return false };
-    let mut lines = text.lines();
-    let status = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")).map(str::trim);
-    let status_sound = status.is_some_and(|status| {
-        let code = status.split(' ').next().unwrap_or_default();
-        code.is_empty() || code.parse::<StatusCode>().is_ok()
-    });
-    let sound = |line: &str| {
-        // A line that begins with white space continues the one before it.
-        let named = || line.split_once(':').is_some_and(|(name, _)| HeaderName::from_str(name).is_ok());
-        !line.contains('\r') && (line.is_empty() || line.starts_with(char::is_whitespace) || named())
-    };
-    status_sound && lines.all(sound) && !subject.contains(char::is_whitespace)
 }
 
 /// Where a message stands that JetStream delivered: its reply subject.
@@ -218,15 +195,26 @@ mod tests {
         to_event(parts, position, Instant::now())
     }
 
+    fn message(subject: &str, headers: Option<HeaderMap>, payload: &[u8], length: usize) -> Message {
+        let payload = Bytes::copy_from_slice(payload);
+        Message { subject: subject.into(), reply: None, payload, headers, status: None, description: None, length }
+    }
+
     proptest! {
         #[test]
         fn no_message_makes_the_conversion_panic(
-            subject in "\\PC*", headers in prop::collection::vec(any::<u8>(), 0..200), payload in prop::collection::vec(any::<u8>(), 0..200),
-            reply in "(\\$JS\\.ACK\\.)?[0-9a-z.-]{0,60}",
+            subject in "\\PC*", value in prop::option::of("\\PC*"), payload in prop::collection::vec(any::<u8>(), 0..200),
+            reply in "(\\$JS\\.ACK\\.)?[0-9a-z.-]{0,60}", length in any::<usize>(),
         ) {
-            let converted = convert(Parts::of_stored(&subject, &headers, &payload));
-            prop_assert_eq!(&converted.event.unwrap().data[..], &payload[..]);
-            let _ = is_parsable(&subject, &headers);
+            let headers = value.map(|value| HeaderMap::from_iter([NAME, TIER, ID].map(|name| (name.parse().unwrap(), value.parse().unwrap()))));
+            let message = message(&subject, headers, &payload, length);
+            let parts = Parts::of_core(&message);
+            let is_kept = parts.dropped_bytes == 0;
+            let event = convert(parts).event;
+            prop_assert_eq!(event.is_some(), is_kept);
+            if let Some(event) = event {
+                prop_assert_eq!(&event.data[..], &payload[..]);
+            }
             let _ = Place::parse(&reply);
         }
     }
@@ -242,23 +230,25 @@ mod tests {
 
     #[test]
     fn a_message_that_marks_a_removal_becomes_an_event_of_its_own() {
-        let removed = |headers: &[u8], payload: &[u8]| {
-            let event = convert(Parts::of_stored("a.\"b", headers, payload)).event.unwrap();
+        let removed = |headers: &[(&str, &str)], payload: &[u8]| {
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let message = message("a.\"b", Some(HeaderMap::from_iter(headers)), payload, 0);
+            let event = convert(Parts::of(&message)).event.unwrap();
             (event.name.map(|name| name.as_str().to_owned()), String::from_utf8(event.data.to_vec()).unwrap())
         };
         for (headers, reason) in [
-            (&b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"[..], "DEL"),
-            (b"NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n", "PURGE"),
-            (b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5s\r\n\r\n", "MaxAge"),
-            (b"NATS/1.0\r\nSidestream-Event: x\r\nNats-Marker-Reason: Remove\r\n\r\n", "Remove"),
+            (&[("KV-Operation", "DEL")][..], "DEL"),
+            (&[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], "PURGE"),
+            (&[("Nats-Marker-Reason", "MaxAge"), ("Nats-TTL", "5s")], "MaxAge"),
+            (&[("Sidestream-Event", "x"), ("Nats-Marker-Reason", "Remove")], "Remove"),
         ] {
             let data = format!(r#"{{"reason":"{reason}","subject":"a.\"b"}}"#);
             assert_eq!(removed(headers, b""), (Some("sidestream.removed".to_owned()), data));
             // With a payload it is what its publisher says.
             assert_eq!(removed(headers, b"x").1, "x");
         }
-        assert_eq!(removed(b"NATS/1.0\r\nKV-Operation: PUT\r\n\r\n", b""), (None, String::new()));
-        assert_eq!(removed(b"", b""), (None, String::new()));
+        assert_eq!(removed(&[("KV-Operation", "PUT")], b""), (None, String::new()));
+        assert_eq!(removed(&[], b""), (None, String::new()));
     }
 
     #[test]
@@ -277,29 +267,23 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_a_stored_message_are_read_as_far_as_they_are_text() {
-        let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: created\r\nSidestream-Event: second\r\nno colon\r\nSidestream-Priority:critical\r\n\r\n";
-        let parts = Parts::of_stored("a", headers, b"x");
-        assert_eq!((parts.name, parts.tier), (Some("created"), Some("critical")));
+    fn a_damaged_name_or_id_is_not_used() {
+        let damaged =
+            HeaderMap::from_iter([NAME, ID].map(|name| (name.parse().unwrap(), "a\u{fffd}".parse().unwrap())));
+        let message = message("a", Some(damaged), b"x", 0);
+        let converted = convert(Parts::of_core(&message));
+        assert!(converted.name_refused);
+        let event = converted.event.unwrap();
+        assert_eq!((event.name, event.message_id), (None, None));
     }
 
     #[test]
-    fn what_the_client_cannot_parse_is_known_beforehand() {
-        assert!(is_parsable("a.b", b""));
-        assert!(is_parsable("a.b", b"NATS/1.0\r\nA: b\r\n c\r\n\r\n"));
-        assert!(is_parsable("a.b", b"NATS/1.0 200 Fine\r\n\r\n"));
-        for headers in [
-            &b"NATS/1.0\r\nA: \xff\r\n\r\n"[..],
-            b"NATS/1.0\r\nno colon\r\n\r\n",
-            b"NATS/1.0\r\nA: b\rc\r\n\r\n",
-            b"NATS/1.0\r\nA: b\r\r\n c\r\n\r\n",
-            b"NATS/1.0 x\r\n\r\n",
-            b"HTTP/1.1\r\n",
-        ] {
-            assert!(!is_parsable("a.b", headers), "{headers:?}");
-        }
-        assert!(!is_parsable("a.\u{fffd}", b""));
-        assert!(!is_parsable("a.\u{2003}", b"NATS/1.0\r\n\r\n"));
+    fn a_message_without_its_content_is_no_event_and_an_empty_one_is() {
+        let dropped = message("a.b", None, b"", 20_000_003);
+        assert_eq!(Parts::of(&dropped).dropped_bytes, 20_000_000);
+        assert!(convert(Parts::of(&dropped)).event.is_none());
+        let empty = message("a.b", None, b"", 3);
+        assert_eq!(convert(Parts::of(&empty)).event.unwrap().data, "");
     }
 
     #[test]

@@ -15,7 +15,6 @@ pub mod config;
 mod consumer;
 mod intake;
 mod message;
-mod poison;
 mod registry;
 mod republish;
 mod subscription;

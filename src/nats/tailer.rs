@@ -11,10 +11,9 @@ use time::OffsetDateTime;
 
 use super::api::{Api, StreamState, Trouble};
 use super::client::{Identity, Link};
-use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, STALLS_MAX, Spec, sequence};
+use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
 use super::intake::{Batch, Intake};
 use super::message::Parts;
-use super::poison::Passage;
 use super::tags::Tags;
 use crate::feed::{Gap, GapReason, Limits, LogWriter};
 use crate::lifecycle::drain::Watch;
@@ -66,8 +65,6 @@ pub(crate) struct Tailer {
     target: u64,
     /// Attempts since the last progress.
     attempts: u32,
-    /// Disconnects since the last progress.
-    stalls: u32,
     /// Permanent errors since the last progress.
     rejections: u32,
     delivery: Delivery,
@@ -105,7 +102,6 @@ impl Tailer {
             caught_up: false,
             target: 0,
             attempts: 0,
-            stalls: 0,
             rejections: 0,
             delivery: Delivery::default(),
         }
@@ -252,7 +248,6 @@ impl Tailer {
             from,
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
-            is_careful: self.stalls > 0,
         };
         let consumer = Consumer::create(&self.api, self.data.clone(), spec).await?;
         self.metrics.consumers_created_total.inc();
@@ -286,7 +281,6 @@ impl Tailer {
         }
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
-            self.stalls = 0;
             if std::mem::take(&mut self.rejections) >= REJECTIONS_MAX {
                 self.writer.accept();
             }
@@ -315,41 +309,11 @@ impl Tailer {
             self.api.forget(&self.config.name, consumer.name()).await;
         }
         match lost {
-            Lost::Disconnected => self.stalls += 1,
             Lost::Rejected(status, text) => self.report(&Trouble::Rejected { code: 0, status, text }),
             Lost::Denied(subject) => self.report(&Trouble::Denied(subject)),
-            Lost::Silent | Lost::Hole | Lost::Deleted => {}
-        }
-        if self.stalls >= STALLS_MAX {
-            self.pass_poison().await;
+            Lost::Disconnected | Lost::Silent | Lost::Hole | Lost::Deleted => {}
         }
         self.back_off().await;
-    }
-
-    /// Takes what costs the connection another way.
-    async fn pass_poison(&mut self) {
-        let (Some(mut followed), Some((_, head))) = (self.followed, self.writer.head()) else { return };
-        let passage = Passage {
-            api: &self.api,
-            stream: &self.config.name,
-            filters: &self.config.filters,
-            tag: followed.tag,
-            intake: &self.intake,
-            metrics: &self.metrics,
-        };
-        let passed = match passage.pass(head).await {
-            Ok(passed) => passed,
-            Err(trouble) => return self.report(&trouble),
-        };
-        self.intake.received(passed.messages);
-        passed.batch.write_to_log(&mut self.writer);
-        if let Some(last) = passed.last {
-            self.writer.advance(last.seq);
-            followed.last = Some(last);
-            self.followed = Some(followed);
-        }
-        self.stalls = 0;
-        self.attempts = 0;
     }
 
     fn report(&mut self, trouble: &Trouble) {

@@ -90,8 +90,8 @@ pub struct Metrics {
     pub nats_slow_consumer_total: IntCounter,
     /// `sidestream_holes_total{source,result}`
     pub holes_total: IntCounterVec,
-    /// `sidestream_poison_messages_total`
-    pub poison_messages_total: IntCounter,
+    /// `sidestream_nats_pending_bytes`
+    pub nats_pending_bytes: IntGauge,
     /// `sidestream_consumers_created_total`
     pub consumers_created_total: IntCounter,
     /// `sidestream_drain_phase`
@@ -180,9 +180,9 @@ impl Metrics {
             sockets: r.gauges("sockets", "TCP sockets of the network namespace, which is the pod's, by state (established, time_wait, close_wait); listed at most every 5 s.", &["state"])?,
             nats_connected: r.gauge("nats_connected", "1 when every connection to NATS is up.")?,
             nats_reconnects_total: r.counter("nats_reconnects_total", "Connections to NATS that were made again.")?,
-            nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Times that messages were dropped because this process did not take them in time.")?,
+            nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Messages that were dropped because the queue of their connection was full (slow consumer).")?,
             holes_total: r.counters("holes_total", "Losses found in the subscriptions of a republished stream: repaired from the stream, or told as a gap.", &["source", "result"])?,
-            poison_messages_total: r.counter("poison_messages_total", "Messages that the NATS client could not parse and that were passed by hand.")?,
+            nats_pending_bytes: r.gauge("nats_pending_bytes", "Bytes of core messages that were received and are not events yet; at 32 MiB messages are dropped.")?,
             consumers_created_total: r.counter("consumers_created_total", "JetStream consumers created.")?,
             drain_phase: r.gauge("drain_phase", "0 not draining, then one number per phase in their order.")?,
             drain_streams_left: r.gauge("drain_streams_left", "Event streams that a drain has still to end.")?,

@@ -1,7 +1,7 @@
-//! Messages that are poison, too large, or more than anybody can take.
+//! Messages with damaged headers or subjects, too large ones, and floods.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -39,23 +39,33 @@ async fn publish_raw_to(nats: &Nats, subjects: &[String], headers: &[u8], payloa
 }
 
 #[tokio::test]
-async fn a_poison_message_delays_nobody_for_long_and_loses_nothing_else() {
+async fn messages_with_damaged_headers_arrive_in_order_and_cost_no_connection() {
     let nats = Nats::start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
     let mut client = open(&sidestream, "/stream").await;
     let mut core = open(&sidestream, "/core").await;
-    publish(&context, "a.x", "1").await;
-    let began = Instant::now();
-    publish_raw(&nats, "a.x", b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n", b"poison").await;
-    publish(&context, "a.x", "3").await;
-    publish_core(&nats, "c.x", "core").await;
-    assert_eq!(core.next().await.data, "core", "the core connection is another one");
-    let events = told(&client.until(|event| event.data == "3").await);
-    assert_eq!(events, ["1", "poison", "3"]);
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
-    assert_eq!(sidestream.metric("sidestream_poison_messages_total", &[]).await, 1.0);
+    let damaged: [&[u8]; 6] = [
+        b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n",
+        b"NATS/1.0\r\nX-Bad: b\rc\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\n\r\n",
+        b"NATS/1.0\r\nodd key: x\r\n\r\n",
+        b"NATS/1.0 xyz\r\n\r\n",
+        b"nothing that a client would send",
+    ];
+    let mut expected = Vec::new();
+    for (number, headers) in damaged.into_iter().enumerate() {
+        publish_raw(&nats, "a.x", headers, format!("damaged {number}").as_bytes()).await;
+        publish(&context, "a.x", &format!("sound {number}")).await;
+        publish_raw(&nats, "c.x", headers, format!("damaged {number}").as_bytes()).await;
+        publish_raw(&nats, "c.x", b"NATS/1.0\r\n\r\n", format!("sound {number}").as_bytes()).await;
+        expected.extend([format!("damaged {number}"), format!("sound {number}")]);
+    }
+    for reader in [&mut client, &mut core] {
+        assert_eq!(told(&reader.take(expected.len()).await), expected);
+    }
     assert_eq!(sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
+    assert_eq!(sidestream.metric("sidestream_nats_reconnects_total", &[]).await, 0.0);
     until_ready(&sidestream).await;
 }
 
@@ -122,6 +132,67 @@ async fn a_payload_of_the_servers_largest_size_and_one_that_is_no_text_pass() {
     assert_eq!((binary.name.as_str(), binary.data.as_str()), ("message;base64", "/wD+"));
     let last = told(&client.until(|event| event.data == "after").await);
     assert!(last.len() <= 2, "{last:?}");
+}
+
+#[tokio::test]
+async fn a_message_above_the_bound_is_a_gap_and_is_not_buffered() {
+    let nats = Nats::builder().config("max_payload: 60MB\nmax_pending: 200MB").start().await;
+    let context = with_stream(&nats).await;
+    let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
+    let mut client = open(&sidestream, "/stream").await;
+    let mut core = open(&sidestream, "/core").await;
+    let before = sidestream.resident_bytes();
+    publish_raw(&nats, "c.x", b"NATS/1.0\r\n\r\n", &vec![b'x'; 50 << 20]).await;
+    publish_core(&nats, "c.x", "after").await;
+    assert_eq!(told(&core.until(|event| event.data == "after").await), ["gap:upstream", "after"]);
+    // JetStream stores no message above 32 MiB.
+    context.publish("a.x", vec![b'x'; 30 << 20].into()).await.unwrap().await.unwrap();
+    publish(&context, "a.x", "after").await;
+    assert_eq!(told(&client.until(|event| event.data == "after").await), ["gap:upstream", "after"]);
+    let grown = sidestream.resident_bytes_peak().saturating_sub(before);
+    assert!(grown < 40 << 20, "{grown} bytes for messages of 50 MiB and 30 MiB");
+    assert_eq!(sidestream.metric("sidestream_events_rejected_total", &[("reason", "oversize")]).await, 2.0);
+    assert_eq!(sidestream.metric("sidestream_nats_reconnects_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_flood_of_large_core_messages_takes_bounded_memory_and_is_delivered_or_a_gap() {
+    let nats = Nats::builder().config("max_payload: 8MB\nmax_pending: 256MB").start().await;
+    with_stream(&nats).await;
+    let routes = "limits: { window_bytes: 32MiB }
+routes:
+  - path: /core
+    window: { bytes: 8MiB }
+    sources: [{ subjects: [\"c.>\"] }]
+";
+    let mut sidestream = Sidestream::start(config(&nats, routes)).await;
+    let mut client = open(&sidestream, "/core").await;
+    let before = sidestream.resident_bytes();
+    let publisher = nats.client().await;
+    let payload = bytes::Bytes::from(vec![b'x'; 7 << 20]);
+    // The pod does not run while the messages arrive at its socket.
+    sidestream.signal(rustix::process::Signal::STOP);
+    for _ in 0..30 {
+        publisher.publish("c.x", payload.clone()).await.unwrap();
+    }
+    publisher.flush().await.unwrap();
+    sidestream.signal(rustix::process::Signal::CONT);
+    eventually(RECOVERY, "the flood has passed", || async {
+        publisher.publish("c.x", "end".into()).await.unwrap();
+        publisher.flush().await.unwrap();
+        let waits = sidestream.metric("sidestream_nats_pending_bytes", &[]).await;
+        let received = sidestream.metric("sidestream_events_received_total", &[("source", "core")]).await;
+        let dropped = sidestream.metric("sidestream_nats_slow_consumer_total", &[]).await;
+        waits == 0.0 && received + dropped > 30.0
+    })
+    .await;
+    let reading = client.until(|event| event.data == "end");
+    let events = told(&within(RECOVERY, "the end of the flood arrives", reading).await);
+    let complete = events.iter().filter(|event| event.len() == payload.len()).count();
+    assert!(complete == 30 || events.iter().any(|event| event.starts_with("gap:")), "{complete} of 30, no gap");
+    // The queue, the batch that is made of it, and the windows.
+    let grown = sidestream.resident_bytes_peak().saturating_sub(before);
+    assert!(grown < 200 << 20, "{} MiB for windows of 32 MiB", grown >> 20);
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Servers that are not there, are killed, come back, or announce their end.
 
+use std::time::Duration;
+
 use crate::support::nats::Nats;
-use crate::support::sidestream::{Sidestream, config};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::sidestream::{Sidestream, config, config_for};
 use crate::support::sse::SseClient;
 use crate::support::wait::eventually;
 use crate::{RECOVERY, ROUTES, open, publish, publish_core, told, until_ready, until_told, with_stream};
@@ -103,4 +106,20 @@ async fn a_lame_duck_is_left_without_a_loss() {
     })
     .await;
     assert_eq!(client.next_within(RECOVERY).await.unwrap().data, "2");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_up_and_does_not_answer_requests_fails_a_check() {
+    let nats = Nats::start().await;
+    with_stream(&nats).await;
+    let proxy = Proxy::to_port(nats.port()).await;
+    let config = config_for(&[format!("nats://{}", proxy.address())], ROUTES);
+    let sidestream = Sidestream::start(config).await;
+    // Pings still have their answers before the library gives up; requests wait for 5 s.
+    proxy.set(Fault { delay: Duration::from_secs(4), ..Fault::default() });
+    until_told(&sidestream, "nats", &["connection control", "is up", "no answer within 5 s"]).await;
+    assert_eq!(sidestream.admin("/health/ready").await.0, 503);
+    proxy.set(Fault::default());
+    until_ready(&sidestream).await;
+    assert_eq!(sidestream.metric("sidestream_nats_reconnects_total", &[]).await, 0.0);
 }

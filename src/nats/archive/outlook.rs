@@ -89,7 +89,6 @@ async fn probe(place: &Place) -> Result<(), Trouble> {
         from: sequence(state.last_seq.saturating_add(1)),
         batch: 1,
         bytes: 1 << 20,
-        is_careful: false,
     };
     let name = spec.name.clone();
     let made = Consumer::create(&inner.api, inner.links.replay.clone(), spec).await;

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use super::{Place, outlook};
 use crate::feed::archive::{Answer, Page, Pages, Unavailable};
 use crate::nats::api::{Api, StreamState, Trouble};
-use crate::nats::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, STALLS_MAX, Spec, sequence};
+use crate::nats::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
 use crate::nats::intake::{Batch, Step};
 use crate::nats::message::Parts;
-use crate::nats::poison::Passage;
 use crate::sse::{Component, Tag};
 use crate::subject::{Filter, FilterSet};
 
@@ -55,8 +54,6 @@ pub(super) struct Reading {
     is_at_end: bool,
     /// Failures since the last progress.
     attempts: u32,
-    /// Disconnects since the last progress.
-    stalls: u32,
 }
 
 /// What came in one go.
@@ -96,7 +93,6 @@ impl Reading {
             ready: VecDeque::new(),
             is_at_end: false,
             attempts: 0,
-            stalls: 0,
         }
     }
 
@@ -142,7 +138,6 @@ impl Reading {
             from: sequence(self.head + 1),
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
-            is_careful: self.stalls > 0,
         };
         self.name = Some(spec.name.clone());
         let created = Consumer::create(&self.place.nats.0.api, link, spec);
@@ -191,7 +186,6 @@ impl Reading {
         }
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
-            self.stalls = 0;
         }
         self.is_at_end |= received.messages.last().is_some_and(|(place, _)| place.pending == 0);
         if stretch.through > self.head {
@@ -242,10 +236,7 @@ impl Reading {
             Fault::Trouble(trouble) => trouble,
             Fault::Lost(Lost::Denied(subject)) => Trouble::Denied(subject),
             Fault::Lost(Lost::Rejected(status, text)) => Trouble::Rejected { code: 0, status, text },
-            Fault::Lost(lost) => {
-                self.stalls += u32::from(lost == Lost::Disconnected);
-                Trouble::Refused(format!("its past cannot be read: {lost:?}"))
-            }
+            Fault::Lost(lost) => Trouble::Refused(format!("its past cannot be read: {lost:?}")),
         };
         tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %trouble, "reading interrupted");
         self.attempts += 1;
@@ -254,25 +245,8 @@ impl Reading {
             outlook::report(&self.place, &trouble);
             return Err(self.place.unavailable(&trouble));
         }
-        if self.stalls >= STALLS_MAX && self.stretch.is_none() {
-            self.pass_poison().await;
-        }
         tokio::time::sleep(consumer::pause(self.attempts - 1)).await;
         Ok(())
-    }
-
-    /// Takes what costs the connection another way.
-    async fn pass_poison(&mut self) {
-        let Some(tag) = self.tag else { return };
-        let Place { nats, stream, intake, .. } = &*self.place;
-        let passage =
-            Passage { api: &nats.0.api, stream, filters: &self.filters, tag, intake, metrics: &nats.0.metrics };
-        let Ok(passed) = passage.pass(self.head).await else { return };
-        if let Some(last) = passed.last {
-            self.last = Some(last);
-            self.stretch = Some(Stretch { batch: passed.batch, through: last.seq, is_whole: false });
-        }
-        self.stalls = 0;
     }
 
     fn api(&self) -> &Api {

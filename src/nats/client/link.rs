@@ -17,8 +17,7 @@ pub(crate) struct Link {
 
 /// The library's client of one connection, and how often those before it had connected.
 ///
-/// It reconnects by itself, but it does not live for ever: a message with a header that it takes for impossible (a CR
-/// within a value) makes its task panic, and nothing of that client works any more.
+/// A client reconnects by itself. It ends with its task, should that panic; then nothing of that client works.
 #[derive(Debug)]
 pub(super) struct Clients(ArcSwap<(Client, u64)>);
 

@@ -10,19 +10,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::INBOX;
 use super::link::{Clients, Link, LinkState};
+use super::probe::{self, Unanswered};
 use super::transport::Transport;
+use super::{CORE, INBOX};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::telemetry::Metrics;
 
-/// The task that watches; dropping it ends the watching and lets go of the connections.
+/// The tasks that watch; dropping them ends the watching and lets go of the connections.
 #[derive(Debug)]
-pub(crate) struct Monitor(JoinHandle<()>);
+pub(crate) struct Monitor([JoinHandle<()>; 2]);
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.0.abort();
+        for task in &self.0 {
+            task.abort();
+        }
     }
 }
 
@@ -43,6 +46,8 @@ pub(super) struct Builder {
     check: Check,
     metrics: Arc<Metrics>,
     transport: Arc<Transport>,
+    /// Set while requests on the control connection get no answers.
+    pub(super) unanswered: Unanswered,
 }
 
 impl Builder {
@@ -50,7 +55,7 @@ impl Builder {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
         let check = health.check("nats", "not connected to NATS yet");
         let (metrics, transport) = (Arc::clone(metrics), Arc::new(transport));
-        Self { links: Vec::new(), events, heard, check, metrics, transport }
+        Self { links: Vec::new(), events, heard, check, metrics, transport, unanswered: Unanswered::default() }
     }
 
     /// Opens one connection.
@@ -80,14 +85,15 @@ impl Builder {
             state,
             failure,
             leave_at: None,
-            overflow: false,
+            dropped: 0,
             told: None,
         });
         Ok(Link { clients, state: link_state })
     }
 
-    pub(super) fn start(self) -> Monitor {
-        Monitor(tokio::spawn(self.watch()))
+    /// Watches from now on; `probe` ends with it.
+    pub(super) fn start(self, probe: JoinHandle<()>) -> Monitor {
+        Monitor([tokio::spawn(self.watch()), probe])
     }
 
     async fn watch(mut self) {
@@ -122,6 +128,10 @@ impl Builder {
         let denied = (!denied.is_empty()).then(|| format!("NATS refuses {}", denied.join(", ")));
         let warnings: Vec<String> = denied.into_iter().chain(exposed).collect();
         self.check.set(match down.as_slice() {
+            [] if self.unanswered.is_set() => Status::Failing(format!(
+                "connection control to NATS is up, but requests get no answer within {} s",
+                probe::DEADLINE.as_secs()
+            )),
             [] if warnings.is_empty() => Status::Ok,
             [] => Status::Warning(warnings.join("; ")),
             [first, ..] => {
@@ -213,8 +223,8 @@ struct Watched {
     failure: Failure,
     /// When to leave a server that is about to end.
     leave_at: Option<Instant>,
-    /// Messages were dropped since this was told last.
-    overflow: bool,
+    /// How many messages this client had dropped at the last look.
+    dropped: u64,
     /// The trouble that was logged last.
     told: Option<(String, Instant)>,
 }
@@ -230,10 +240,6 @@ impl Watched {
                 tracing::info!(connection = self.role, ?wait, "nats server is about to end, leaving it");
                 self.leave_at.get_or_insert(Instant::now() + wait);
             }
-            Event::SlowConsumer(_) => {
-                metrics.nats_slow_consumer_total.inc();
-                self.overflow = true;
-            }
             Event::ServerError(ServerError::Other(text)) => match denied_subject(&text) {
                 Some(subject) => self.deny(subject, &text),
                 None => tracing::warn!(connection = self.role, error = text, "nats server reports an error"),
@@ -245,7 +251,8 @@ impl Watched {
                 let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 failure.get_or_insert(text);
             }
-            Event::ClientError(_) | Event::Draining | Event::Closed => {}
+            // The statistics have the number of dropped messages, events may be lost.
+            Event::SlowConsumer(_) | Event::ClientError(_) | Event::Draining | Event::Closed => {}
         }
     }
 
@@ -255,11 +262,7 @@ impl Watched {
             self.begin_again(metrics).await;
         }
         self.set_up(self.clients.current().connection_state() == State::Connected, metrics);
-        if self.overflow {
-            self.overflow = false;
-            tracing::warn!(connection = self.role, "messages were dropped because they were not taken in time");
-            self.state.send_modify(|state| state.overflows += 1);
-        }
+        self.count_dropped(metrics);
         if !self.state.borrow().up {
             self.tell_failure();
         }
@@ -271,6 +274,26 @@ impl Watched {
         }
     }
 
+    /// Counts the messages that were dropped since the last look, in one line of the log.
+    fn count_dropped(&mut self, metrics: &Metrics) {
+        let statistics = self.clients.current().statistics();
+        let dropped = statistics.dropped_messages.load(Ordering::Relaxed);
+        let new = dropped.saturating_sub(std::mem::replace(&mut self.dropped, dropped));
+        if self.role == CORE {
+            let pending = statistics.pending_bytes.load(Ordering::Relaxed);
+            metrics.nats_pending_bytes.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        }
+        if new > 0 {
+            metrics.nats_slow_consumer_total.inc_by(new);
+            tracing::warn!(
+                connection = self.role,
+                messages = new,
+                "slow consumer: messages dropped, the queue was full"
+            );
+            self.state.send_modify(|state| state.overflows += 1);
+        }
+    }
+
     /// Puts a new client in the place of one that is over.
     async fn begin_again(&mut self, metrics: &Metrics) {
         tracing::error!(connection = self.role, "the nats client has failed on what it received, starting another");
@@ -278,6 +301,7 @@ impl Watched {
         match self.opener.open(&self.failure).await {
             Ok((client, over)) => {
                 self.clients.replace(client);
+                self.dropped = 0;
                 self.over = over;
             }
             // Tried again in a second.
