@@ -37,7 +37,7 @@ pub trait Pages: Send {
 pub struct Page {
     /// The stretch begins behind this sequence number: later than what was asked for when that is retained no more.
     pub after: u64,
-    /// What is left out before it is the one message at `after`, which is there and cannot become an event.
+    /// Only the message at `after` is left out before the page: it is stored, and cannot become an event.
     pub is_unreadable: bool,
     /// In ascending order of sequence.
     pub events: Vec<Event>,
@@ -46,7 +46,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// What readers that expected what is left out before the page receive.
+    /// The gap for readers that expected something before the page.
     #[must_use]
     pub fn gap(&self) -> Gap {
         if self.is_unreadable {

@@ -191,7 +191,7 @@ impl Cursor {
             }
             let is_overtaken = oldest.before.events > self.place.before.events;
             if is_overtaken && state.window.is_present(self.place.index) {
-                // What fell out of the window is still in the archive, which also says what is missing there.
+                // Evicted events are still in the archive, which also knows its own gaps.
                 let end = state.window.end_place();
                 drop(state);
                 if let Some(ticket) = self.origin.enter(&feed, self.position.seq) {

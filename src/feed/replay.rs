@@ -55,7 +55,7 @@ struct Reader {
     feed: Arc<Feed>,
     /// What it has, or has no use for, ends here.
     through: u64,
-    /// What is missing before the page that it reads, and where that ends.
+    /// Events that are missing before the page that it reads, and the last of their numbers.
     missing: Option<(u64, Gap)>,
     phase: Phase,
     waker: Option<Waker>,

@@ -1,5 +1,6 @@
 //! Feeds on demand of a JetStream stream that republishes: in its own numbers, with its archive behind each of them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ pub struct Republished {
     name: Arc<str>,
     /// The tag of its ids; none before the stream was found fit to be read so.
     tag: Mutex<Option<Tag>>,
+    /// NATS rejects reading the stream until an operator changes something.
+    rejected: AtomicBool,
     feeds: Arc<Feeds>,
     demands: mpsc::Sender<Demand<PositionedWriter>>,
     replayer: Arc<Replayer>,
@@ -47,8 +50,8 @@ pub fn channel(
 ) -> (Arc<Republished>, Demands<PositionedWriter>) {
     let (demands, received) = mpsc::channel(DEMANDS_MAX);
     let replayer = Replayer::new(&past.replays, past.archive, past.reach, budget);
-    let (name, tag, feeds) = (name.into(), Mutex::default(), Feeds::new(budget));
-    (Arc::new(Republished { name, tag, feeds, demands, replayer }), received)
+    let (name, tag, rejected, feeds) = (name.into(), Mutex::default(), AtomicBool::new(false), Feeds::new(budget));
+    (Arc::new(Republished { name, tag, rejected, feeds, demands, replayer }), received)
 }
 
 // === impl Republished ===
@@ -66,8 +69,20 @@ impl Republished {
         *self.tag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether NATS rejects reading the stream until an operator changes something.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Admits no reader until [`Self::stands`]: an operator has to change something first.
+    pub fn reject(&self) {
+        self.rejected.store(true, Ordering::Relaxed);
+    }
+
     /// Says that the stream is fit to be read, and under which tag: readers may begin.
     pub fn stands(&self, tag: Tag) {
+        self.rejected.store(false, Ordering::Relaxed);
         let before = self.tag.lock().unwrap_or_else(PoisonError::into_inner).replace(tag);
         if before.is_some_and(|before| before != tag) {
             // Replays that run are of the old numbers.
@@ -85,6 +100,9 @@ impl Republished {
         profile: &Arc<Profile>,
         start: Start,
     ) -> Result<Opened, OpenError> {
+        if self.is_rejected() {
+            return Err(OpenError::Rejected);
+        }
         let tag = self.tag().ok_or(OpenError::NotReady)?;
         // Where a feed begins is known when its subscription stands.
         let found = self.feeds.find(filters, profile, || Component { tag, seq: 0, check: None })?;

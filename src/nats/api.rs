@@ -51,7 +51,7 @@ pub struct StreamState {
     pub(crate) retention: Retention,
     /// What it sends on core NATS of all that it stores.
     pub republish: Option<Republish>,
-    /// What it stores, if all of that is NATS's own: subjects that are never served.
+    /// Its subjects, if all of them are NATS's own: these are never served.
     pub(crate) unservable: Option<String>,
 }
 
@@ -267,7 +267,7 @@ struct Transform {
     dest: String,
 }
 
-/// What a stream is a mirror of.
+/// The origin of a mirror.
 #[derive(Deserialize)]
 struct Origin {
     #[serde(default)]
@@ -277,7 +277,7 @@ struct Origin {
 }
 
 impl StreamSettings {
-    /// What the stream stores, if all of that is NATS's own. Nothing is known of a stream with sources.
+    /// The stream's subjects, if all of them are NATS's own. Nothing is known of a stream with sources.
     fn unservable(&self) -> Option<String> {
         let is_transformed = self.subject_transform.as_ref().is_some_and(|transform| !is_reserved(&transform.dest));
         if is_transformed || self.sources.is_some() {

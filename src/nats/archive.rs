@@ -79,7 +79,7 @@ impl Archive for JetStreamArchive {
 }
 
 impl Place {
-    /// What a question that could not be answered means to those who ask. A permanent error is reported.
+    /// The error for readers. A permanent one is reported.
     fn unavailable(self: &Arc<Self>, trouble: &Trouble) -> Unavailable {
         if !trouble.is_permanent() {
             return Unavailable::Now(trouble.explain(&self.stream));

@@ -34,7 +34,7 @@ const INACTIVE_THRESHOLD_EXCESS: u64 = 10153;
 const RESENDS_MAX: u32 = 5;
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
-/// 64: so many pull requests stand at a time where the server or the stream admits only small ones (`max_request_batch`).
+/// 64: the most open pull requests where the server or the stream admits only small ones (`max_request_batch`).
 /// A request for one message at a time would bring one message a round trip.
 const REQUESTS_MAX: usize = 64;
 

@@ -108,6 +108,9 @@ impl Place {
                     COMPARE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())
                 }
                 Err(trouble) => {
+                    if trouble.is_permanent() {
+                        source.reject();
+                    }
                     check.set(Status::Failing(trouble.explain(&self.config.name)));
                     attempts += 1;
                     consumer::pause(attempts)

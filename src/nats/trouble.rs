@@ -54,7 +54,7 @@ pub enum Trouble {
     },
     /// Nothing that the stream stores can match what the routes ask for.
     Unservable {
-        /// What the stream stores.
+        /// The stream's subjects.
         stored: String,
     },
     /// The stream numbers its messages so high that no consumer delivers them.
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn every_error_code_is_either_permanent_or_temporary() {
-        // What requests for streams, consumers and messages are answered, with the status that nats-server gives it.
+        // The errors of requests for streams, consumers and messages, each with its status in nats-server.
         for (code, status, is_permanent) in [
             (10002, 400, true),  // account resources exceeded
             (10003, 400, true),  // bad request

@@ -11,7 +11,9 @@ async fn is_unfit(pod: &Sidestream, words: &[&str]) {
     .await;
     assert!(why.contains("stream:A"), "{why}");
     assert_eq!(pod.admin("/health/ready").await.0, 503);
-    assert_eq!(SseClient::get(pod.url("/all")).connect().await.status(), 503);
+    let mut client = SseClient::get(pod.url("/all")).connect().await;
+    assert_eq!(client.status(), 503);
+    assert!(client.body().await.contains("nats_rejected"));
 }
 
 #[tokio::test]

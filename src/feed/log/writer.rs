@@ -52,7 +52,7 @@ impl LogWriter {
     }
 
     /// Ends every event stream that reads the log, and admits none until [`Self::accept`]: NATS rejects the writer until
-    /// an operator changes something, and a client that waits here would wait without knowing. What is in the log stays,
+    /// an operator changes something, and a client that waits here would wait without knowing. The log keeps its events,
     /// so that a client that returns then finds what follows its position.
     pub fn reject(&mut self) {
         let feeds = {

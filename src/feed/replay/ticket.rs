@@ -24,7 +24,7 @@ pub(in crate::feed) enum Turn {
     Wait,
     /// Everything up to this sequence number is handed out, and the window begins there.
     Reached(u64),
-    /// What follows begins only behind this sequence number: the rest is retained no more, or cannot be read.
+    /// The next events begin only behind this sequence number: the ones before are no longer retained, or cannot be read.
     Missing(u64, Gap),
     /// The source is another one now.
     Changed,

@@ -193,6 +193,7 @@ fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -
     let (tag, lost) = match source {
         Source::Shared(log) if log.is_rejected() => return Err(Refusal::Rejected),
         Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
+        Source::Republished(stream) if stream.is_rejected() => return Err(Refusal::Rejected),
         Source::Republished(stream) => (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
         Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
     };

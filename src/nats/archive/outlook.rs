@@ -16,7 +16,7 @@ use crate::nats::consumer::{self, Consumer, Spec, sequence};
 /// 5 s: how long clients are turned away at most after the operator has acted. A probe is three requests.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
-/// What is known of readings of one stream: nothing while they work.
+/// State of the readings of one stream: empty while they work.
 #[derive(Debug, Default)]
 pub(super) struct Outlook(Mutex<Option<Failed>>);
 

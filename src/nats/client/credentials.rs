@@ -33,7 +33,7 @@ fn in_address(server: &ServerAddr) -> ConnectOptions {
     }
 }
 
-/// A part of an address as it was meant: what cannot stand in an address is escaped there (`p%40ss` for `p@ss`).
+/// Percent-decodes a part of an address (`p%40ss` is `p@ss`).
 fn decoded(part: &str) -> String {
     percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
 }

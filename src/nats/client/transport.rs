@@ -9,11 +9,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::nats::config::{Config, Credentials, Tls};
 
-/// What the monitor has to know of it.
+/// TLS settings that the monitor reports about.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     tls: Tls,
-    /// What can be read on the way where TLS is not spoken, and the first server that it is sent to.
+    /// The secret that is readable on the network without TLS, and the first server that receives it.
     exposed: Option<Exposed>,
 }
 
@@ -44,15 +44,15 @@ impl Transport {
         Self { tls, exposed }
     }
 
-    /// What to say of a connection that is up; `is_tls`: the server asks for TLS, so it is spoken.
+    /// The finding about a connection that is up; `is_tls`: the server asks for TLS, so it is spoken.
     pub(super) fn warning(&self, is_tls: bool) -> Option<String> {
         let Exposed { secret, host } = self.exposed.as_ref().filter(|_| !is_tls)?;
         Some(format!(
-            "the {secret} is sent in clear text to {host}, and whoever is between can read it: set `nats.tls.required: true` (or `false` if the network is protected otherwise), or use `nats.nkey` or `nats.credentials`, which send no secret"
+            "the {secret} is sent in clear text to {host}, and anyone on the path can read it: set `nats.tls.required: true` (or `false` if the network is protected otherwise), or use `nats.nkey` or `nats.credentials`, which send no secret"
         ))
     }
 
-    /// Why an attempt to connect failed, with what a person can do about it.
+    /// The error of an attempt to connect, with its meaning and remedy.
     pub(super) fn explain(&self, error: &str) -> String {
         match self.faults_of_files().or_else(|| self.meaning(error)) {
             Some(fault) => format!("{error} ({fault})"),
@@ -60,7 +60,7 @@ impl Transport {
         }
     }
 
-    /// What is wrong with the files that the configuration names, each with its path.
+    /// Faults of the files that the configuration names, each with its path.
     fn faults_of_files(&self) -> Option<String> {
         let files = [("ca", &self.tls.ca), ("certificate", &self.tls.certificate), ("key", &self.tls.key)];
         let faults: Vec<String> = files
@@ -73,7 +73,7 @@ impl Transport {
         (!faults.is_empty()).then(|| faults.join("; "))
     }
 
-    /// What an error of a handshake means.
+    /// The meaning of an error of a handshake.
     fn meaning(&self, error: &str) -> Option<String> {
         let authorities = match &self.tls.ca {
             Some(path) => format!("those in {} (`nats.tls.ca`)", path.display()),

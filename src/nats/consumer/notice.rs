@@ -1,8 +1,8 @@
-//! What nats-server says to a consumer beside messages.
+//! Status messages of nats-server to a consumer: heartbeats, ends of requests, errors.
 
 use async_nats::{Message, StatusCode};
 
-/// What the server says beside messages.
+/// One status message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     /// It is there; this delivery was its last, and it has passed this sequence.

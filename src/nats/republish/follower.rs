@@ -70,7 +70,7 @@ enum Fault {
     Trouble(Trouble),
     /// What is missing cannot be read now.
     Unread(String),
-    /// What is missing cannot be read until an operator changes something.
+    /// The missing messages cannot be read until an operator changes something.
     Rejected(String),
 }
 

@@ -12,7 +12,7 @@ use crate::lifecycle::health::Status;
 /// 10 s: one request for a stream that is silent, and longer than any delivery takes that is only slow.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// What was found at the last look at a silent stream.
+/// The result of the last look at a silent stream.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
     looked: Option<Instant>,
