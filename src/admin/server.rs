@@ -208,7 +208,7 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, hosts: &Arc<[S
             }
         }
     };
-    slots::serve(listener, slots, converse).await;
+    match slots::serve(listener, slots, converse).await {}
 }
 
 /// One connection, one request: a slot is never held for a request that may come later.

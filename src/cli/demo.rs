@@ -10,10 +10,9 @@ mod sidecar;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::child::Child;
@@ -23,6 +22,7 @@ use self::publisher::Publisher;
 use self::sidecar::Plan;
 use super::Exit;
 use super::output;
+use crate::net::listener::{self, Sharing};
 
 /// What `sidestream demo` takes.
 #[derive(Debug, clap::Args)]
@@ -105,10 +105,10 @@ async fn from_start_to_end(args: &Args) -> Result<(), Failure> {
 /// Starts everything in the order in which each needs the other, then watches it.
 async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Result<Infallible, Failure> {
     let plan = |port| SocketAddr::new(args.address, port);
-    let page = bind(plan(args.page_port), "--page-port").await?;
+    let page = bind(plan(args.page_port), "--page-port")?;
     // Bound and let go, only to tell a taken port by the name of its option; the sidecar tells the rest.
-    drop(bind(plan(args.port), "--port").await?);
-    drop(bind(plan(args.admin_port), "--admin-port").await?);
+    drop(bind(plan(args.port), "--port")?);
+    drop(bind(plan(args.admin_port), "--admin-port")?);
 
     let NatsServer { child, url, version } = NatsServer::start(directory.path()).await?;
     let nats = children.nats.insert(child);
@@ -122,7 +122,7 @@ async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Re
         say(&welcome(&plan, page.local_addr()?, version));
         tokio::select! {
             failure = publisher.run() => Err(failure),
-            never = page::serve(page, args.port) => Ok(never),
+            ended = page::serve(page, args.port) => ended.map_err(|error| Failure::internal(error.to_string())),
         }
     };
     tokio::select! {
@@ -138,8 +138,8 @@ fn say(text: &str) {
     output::print(&format!("{text}\n")).ok();
 }
 
-async fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
-    let bound = TcpListener::bind(address).await;
+fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
+    let bound = listener::bind(address, Sharing::Alone);
     bound.map_err(|error| Failure::unavailable(format!("{address}: {error} ({option} takes another port)")))
 }
 

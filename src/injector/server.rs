@@ -197,7 +197,7 @@ async fn accept(listener: Listener, slots: Slots, shared: Arc<Shared>, watch: Wa
             }
         }
     };
-    slots::serve(listener, &slots, converse).await;
+    match slots::serve(listener, &slots, converse).await {}
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

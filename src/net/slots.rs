@@ -15,6 +15,7 @@
 //! answered without [`Slot::begin`], so it needs nothing that could be used up.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -113,7 +114,7 @@ pub struct Busy {
 }
 
 /// Accepts connections for ever and serves each in a task of its own once its first byte has come.
-pub async fn serve<C, F>(mut listener: Listener, slots: &Slots, converse: C)
+pub async fn serve<C, F>(mut listener: Listener, slots: &Slots, converse: C) -> Infallible
 where
     C: Fn(TcpStream, Slot) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,

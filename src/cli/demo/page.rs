@@ -1,6 +1,7 @@
 //! The page of the demo: a few embedded files and where the sidecar is.
 
 use std::convert::Infallible;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,38 +12,34 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{IntCounterVec, Opts};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::net::TcpStream;
 
 use super::scenario::EVENT_NAMES;
+use crate::net::Listener;
+use crate::net::slots::{self, Bounds, Slot, Slots};
 
 /// Serves the page on `listener` for ever; `sidecar` is the port of its client listener.
-pub(super) async fn serve(listener: TcpListener, sidecar: u16) -> Infallible {
-    // Dropping the set ends the connections: they live no longer than the demo.
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((socket, _)) if connections.len() < CONNECTIONS_MAX => {
-                    connections.spawn(converse(socket, sidecar));
-                }
-                // One too many: closed at once.
-                Ok(_) => {}
-                // No file descriptor is free: accepting again at once would spin.
-                Err(_) => sleep(Duration::from_millis(100)).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
+///
+/// # Errors
+/// When the runtime cannot take the listener.
+pub(super) async fn serve(listener: std::net::TcpListener, sidecar: u16) -> io::Result<Infallible> {
+    let listener = Listener::new(listener)?;
+    // Counted for nothing: the demo has no metrics of its own.
+    let rejections = IntCounterVec::new(Opts::new("rejections", "of the demo"), &["port", "code"]);
+    let slots = Slots::new("page", BOUNDS, &rejections.map_err(io::Error::other)?);
+    Ok(slots::serve(listener, &slots, move |socket, slot| converse(socket, slot, sidecar)).await)
 }
 
-async fn converse(socket: TcpStream, sidecar: u16) {
+async fn converse(socket: TcpStream, slot: Slot, sidecar: u16) {
     let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, sidecar)) });
     let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service);
-    // A browser that goes away is no news.
-    connection.await.ok();
+    tokio::select! {
+        () = slot.evicted() => {}
+        // A browser that goes away is no news.
+        _ = connection => {}
+    }
 }
 
 fn answer(request: &Request<Incoming>, sidecar: u16) -> Response<Full<Bytes>> {
@@ -94,8 +91,9 @@ fn respond(status: StatusCode, media_type: &'static str, text: impl Into<Bytes>)
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                                        connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A page for a person, not a service.
-const CONNECTIONS_MAX: usize = 64;
+/// 64: a page for a person, not a service. An idle connection is closed for a newer one.
+const BOUNDS: Bounds =
+    Bounds { silent_max: 64, connected_max: 64, busy_max: 64, first_byte_max: Duration::from_secs(5) };
 
 /// Path, media type, text.
 const FILES: [(&str, &str, &str); 4] = [
@@ -113,6 +111,7 @@ mod tests {
     use hyper::client::conn::http1 as client;
 
     use super::*;
+    use crate::net::listener::{self, Sharing};
 
     async fn get(address: SocketAddr, path: &str, host: &str) -> (StatusCode, String) {
         let socket = TcpStream::connect(address).await.unwrap();
@@ -126,8 +125,8 @@ mod tests {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    async fn served() -> (SocketAddr, tokio::task::JoinHandle<Infallible>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn served() -> (SocketAddr, tokio::task::JoinHandle<io::Result<Infallible>>) {
+        let listener = listener::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone).unwrap();
         (listener.local_addr().unwrap(), tokio::spawn(serve(listener, 8080)))
     }
 
@@ -141,6 +140,16 @@ mod tests {
             assert_eq!(get(address, &format!("/{name}"), "localhost").await.0, StatusCode::OK);
         }
         assert_eq!(get(address, "/elsewhere", "localhost").await.0, StatusCode::NOT_FOUND);
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn the_page_is_served_while_every_slot_is_held_by_idle_connections() {
+        let (address, server) = served().await;
+        let idle: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let page = tokio::time::timeout(Duration::from_secs(10), get(address, "/", "localhost"));
+        assert_eq!(page.await.expect("it is answered").0, StatusCode::OK);
+        drop(idle);
         server.abort();
     }
 
