@@ -278,3 +278,33 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
     stage.publish("a.1", 2).await;
     assert_eq!((moved.next().await.data, client.next().await.data), ("2".to_owned(), "2".to_owned()));
 }
+
+#[tokio::test]
+async fn clients_that_share_a_subject_receive_one_copy_of_each_message_from_nats() {
+    let stage = Stage::start().await;
+    let pod = stage.pod("on_demand").await;
+    let mut clients = Vec::new();
+    for number in 0..30 {
+        clients.push(live(&pod, &format!("/named?subject=a.busy&subject=a.own.{number}")).await);
+    }
+    // A subscription of its own that matches as well: a second copy of each message.
+    clients.push(live(&pod, "/named?subject=a.*&subject=a.busy.%3E").await);
+    for number in 0..20 {
+        stage.publish("a.busy", number).await;
+    }
+    stage.publish("a.own.7", "of one client").await;
+    let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    let mut ids = std::collections::HashSet::new();
+    for client in &mut clients {
+        let events = client.take(20).await;
+        assert_eq!(told(&events), expected, "each message once, in order");
+        ids.insert(events[19].id.clone());
+    }
+    assert_eq!(clients[7].next().await.data, "of one client");
+    assert_eq!(ids.len(), 1, "every client has the position of the stream: {ids:?}");
+    let received = pod.metric("sidestream_events_received_total", &[("source", "A")]).await;
+    assert!(received <= 2.0 * 20.0 + 2.0, "a copy for each subject that matches, not for each client: {received}");
+    for result in ["repaired", "told"] {
+        assert_eq!(pod.metric("sidestream_holes_total", &[("source", "A"), ("result", result)]).await, 0.0);
+    }
+}

@@ -39,6 +39,8 @@ pub struct Republished {
 pub struct PositionedWriter {
     source: Arc<Republished>,
     lease: Lease,
+    /// Bytes of [`PositionedWriter::charge`].
+    charged: usize,
 }
 
 /// A stream and the demands that will come of its readers.
@@ -107,7 +109,7 @@ impl Republished {
         // Where a feed begins is known when its subscription stands.
         let found = self.feeds.find(filters, profile, || Component { tag, seq: 0, check: None })?;
         let mut cursor = Cursor::at_end(Origin::Republished(self.clone()), found.feed.clone());
-        let writer = |lease| PositionedWriter { source: self.clone(), lease };
+        let writer = |lease| PositionedWriter { source: self.clone(), lease, charged: 0 };
         found.stands(&self.demands, writer).await?;
         if !cursor.go_to_end() {
             return Err(OpenError::NotReady);
@@ -189,17 +191,27 @@ impl PositionedWriter {
         self.lease.feed().lock().head.map_or(0, |head| head.seq)
     }
 
-    /// Appends events in ascending order of sequence, all behind the head: one lock and one wake for all of them.
+    /// Encodes an event for all feeds of the stream that want it.
+    #[must_use]
+    pub fn encode(&self, event: Event) -> Arc<Logged> {
+        Logged::new(event, self.lease.budget())
+    }
+
+    /// Appends events in ascending order of sequence, all after the head: one lock and one wake for all of them.
     pub fn append(&mut self, events: Vec<Event>) {
-        let Some(last) = events.last().map(|event| event.position) else { return };
         // Encode before taking the lock: every reader of the feed waits on it.
-        let budget = self.lease.budget();
-        let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, budget)).collect();
+        let encoded = events.into_iter().map(|event| self.encode(event)).collect();
+        self.append_encoded(encoded);
+    }
+
+    /// As [`Self::append`], of events that other feeds may share.
+    pub fn append_encoded(&mut self, events: Vec<Arc<Logged>>) {
+        let Some(last) = events.last().map(|logged| logged.event.position) else { return };
         {
             let feed = self.lease.feed();
             let mut state = feed.lock();
             let feed::State { window, head, .. } = &mut *state;
-            window.append(logged.iter().map(|one| {
+            window.append(events.iter().map(|one| {
                 debug_assert!(head.is_none_or(|head| head.seq < one.event.position.seq), "a feed ascends");
                 *head = Some(one.event.position);
                 feed.profile.show(one.clone())
@@ -207,8 +219,17 @@ impl PositionedWriter {
             debug_assert_eq!(state.head, Some(last), "the last event is the head");
         }
         // What a window gives back counts only when nobody else holds it.
-        drop(logged);
+        drop(events);
         self.lease.wake();
+    }
+
+    /// Charges the budget with what is remembered of the feed elsewhere, in place of the charge before.
+    pub fn charge(&mut self, bytes: usize) {
+        if bytes != self.charged {
+            let budget = self.lease.budget();
+            budget.add(bytes);
+            budget.sub(std::mem::replace(&mut self.charged, bytes));
+        }
     }
 
     /// Says that nothing up to this sequence number is missing: what was not appended does not match.
@@ -266,5 +287,11 @@ impl PositionedWriter {
     /// dropped and called again.
     pub async fn unwanted(&mut self) {
         self.lease.unwanted().await;
+    }
+}
+
+impl Drop for PositionedWriter {
+    fn drop(&mut self) {
+        self.charge(0);
     }
 }

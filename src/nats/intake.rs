@@ -5,7 +5,7 @@ use std::time::Instant;
 use prometheus::IntCounter;
 
 use super::message::{Parts, to_event};
-use crate::feed::{GapReason, LogWriter, PositionedWriter, Received};
+use crate::feed::{GapReason, LogWriter, Received};
 use crate::sse::{Component, Event};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
@@ -143,21 +143,6 @@ impl Batch {
                     log.advance(sequence.saturating_sub(1));
                     log.gap(GapReason::Upstream, Some(1));
                     log.advance(sequence);
-                }
-            }
-        }
-    }
-
-    /// Writes everything to a feed of a stream's own numbers.
-    pub(crate) fn write_to_positioned(self, feed: &mut PositionedWriter) {
-        for step in self.0 {
-            match step {
-                Step::Events(events) => feed.append(events),
-                Step::Lost(sequence) => {
-                    // As in a log: the gap stands directly before what is missing.
-                    feed.advance(sequence.saturating_sub(1));
-                    feed.gap(GapReason::Upstream, Some(1));
-                    feed.advance(sequence);
                 }
             }
         }

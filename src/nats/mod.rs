@@ -13,6 +13,7 @@ mod barrier;
 mod client;
 pub mod config;
 mod consumer;
+mod inlet;
 mod intake;
 mod message;
 mod registry;

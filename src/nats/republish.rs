@@ -1,11 +1,11 @@
 //! A JetStream stream that republishes, read with subscriptions on demand: whether it is fit for it, and who serves it.
 //!
-//! What is live comes by a plain subscription per feed: the server has no consumer for it. What is missing there comes
-//! from JetStream.
+//! Live messages come by plain subscriptions, which feeds of the same subjects share: the server has no consumer for them.
+//! What is missing there comes from JetStream.
 
 mod chain;
+mod distribution;
 mod follower;
-mod gather;
 mod mapping;
 mod stamp;
 
@@ -25,6 +25,8 @@ use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::{Check, Status};
 use crate::sse::Tag;
 use crate::subject::FilterSet;
+use chain::SUBJECTS_MAX;
+use distribution::{Distribution, Distributor};
 use follower::Follower;
 pub use mapping::Republish;
 
@@ -38,9 +40,15 @@ const LOOKS_MAX: usize = 16;
 /// So many feeds of one stream read what they missed at a time: each with a consumer, for as long as that takes.
 const READINGS_MAX: usize = 4;
 
+/// Subjects that all feeds of one stream remember together, 48 MiB at most. Charged to `limits.window_bytes`.
+const SUBJECTS_OF_ALL_MAX: usize = 1 << 20;
+/// A feed remembers as many subjects however many feeds there are.
+const SUBJECTS_MIN: usize = 64;
+
 /// What every feed of one stream needs.
 #[derive(Debug)]
 struct Place {
+    distribution: Distribution,
     nats: Nats,
     config: StreamConfig,
     archive: JetStreamArchive,
@@ -63,7 +71,11 @@ pub(super) async fn serve(
 ) {
     let metrics = &nats.0.metrics;
     let holes = |result| metrics.holes_total.with_label_values(&[config.name.as_str(), result]);
+    let (core, overflows) = (nats.0.links.core.clone(), metrics.nats_slow_consumer_total.clone());
+    let (mut distributor, distribution) =
+        Distributor::new(&config.name, core, Intake::new(metrics, &config.name), overflows);
     let place = Arc::new(Place {
+        distribution,
         archive: JetStreamArchive::new(nats.clone(), &config.name, config.identity.as_deref(), &config.filters),
         intake: Intake::new(metrics, &config.name),
         looks: Semaphore::new(LOOKS_MAX),
@@ -90,7 +102,9 @@ pub(super) async fn serve(
         () = ended.signaled() => {}
         () = keeper => {}
         () = receiver => {}
+        () = distributor.serve() => {}
     }
+    distributor.end().await;
 }
 
 impl Place {
@@ -167,6 +181,12 @@ impl Place {
             last = last.max(self.nats.0.api.last_stored(&self.config.name, filter).await?.unwrap_or(0));
         }
         Ok(last)
+    }
+
+    /// Subjects that one feed remembers at most.
+    fn subjects_max(&self) -> usize {
+        let feeds = usize::try_from(self.followers.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        (SUBJECTS_OF_ALL_MAX / feeds.max(1)).clamp(SUBJECTS_MIN, SUBJECTS_MAX)
     }
 
     /// How long until a feed is compared again: each at its own time.

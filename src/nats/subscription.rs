@@ -9,8 +9,6 @@
 //! filters that match, however many feeds hold them. Rounds follow each other: a feed whose filters are all subscribed to
 //! already waits for the round after the one that made them.
 
-mod inlet;
-
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +19,7 @@ use prometheus::IntCounter;
 
 use super::barrier::Barrier;
 use super::client::{Link, LinkState};
+use super::inlet::{self, Inlet, Made};
 use super::intake::{BATCH_MAX, Intake};
 use super::message::Parts;
 use crate::feed::demand::FAN_OUT_MAX;
@@ -29,7 +28,6 @@ use crate::lifecycle::drain::Watch;
 use crate::sse::{Component, Tag};
 use crate::subject::Filter;
 use crate::telemetry::Metrics;
-use inlet::{Inlet, Made};
 
 /// The label of core subjects in metrics.
 const SOURCE: &str = "core";
@@ -42,7 +40,7 @@ pub(crate) struct Core {
     denied: IntCounter,
     tag: Tag,
     writer: CoreWriter,
-    inlet: Inlet,
+    inlet: Inlet<SubscriptionKey>,
     /// What the next round is for.
     waiting: Waiting,
     round: Option<Round>,
@@ -105,7 +103,10 @@ impl Core {
                     None => break,
                 },
                 message = self.inlet.next() => match message {
-                    Some((key, message)) => self.take(key, message),
+                    Some((key, message)) => if self.take(key, message) {
+                        // Readers run before more is appended, or their windows move past them.
+                        tokio::task::yield_now().await;
+                    },
                     // The client of the library has ended, and all its subscriptions with it.
                     None => self.subscribe_again(),
                 },
@@ -170,12 +171,13 @@ impl Core {
         }
     }
 
-    /// Takes this message and all that are ready, as far as one batch goes.
-    fn take(&mut self, key: SubscriptionKey, first: Message) {
+    /// Takes this message and all that are ready, as far as one batch goes; whether there may be more.
+    fn take(&mut self, key: SubscriptionKey, first: Message) -> bool {
         let received = Instant::now();
         let mut work = self.writer.fan_out(key);
         let mut messages = vec![(key, first)];
-        while messages.len() < BATCH_MAX && work < FAN_OUT_MAX {
+        let is_full = |messages: &[_], work| messages.len() >= BATCH_MAX || work >= FAN_OUT_MAX;
+        while !is_full(&messages, work) {
             let Some((key, message)) = self.inlet.ready() else { break };
             work += self.writer.fan_out(key);
             messages.push((key, message));
@@ -198,9 +200,11 @@ impl Core {
             let position = Component { tag: self.tag, seq: 0, check: None };
             batch.push((*key, self.intake.convert(Parts::of_core(message), position, received)));
         }
+        let may_be_more = is_full(&messages, work);
         drop(messages);
         let repeated = self.writer.append(batch);
         self.intake.repeated(repeated);
+        may_be_more
     }
 
     /// Marks a gap when messages may be missing: another connection, messages dropped, or a refused subject.
@@ -247,7 +251,7 @@ async fn round(mut link: Link, barrier: Barrier, mut subscribe: Vec<(Subscriptio
     let mut made = Vec::with_capacity(subscribe.len());
     while let Some((key, filter)) = subscribe.pop() {
         let generation = link.up().await;
-        match Inlet::subscribe(&link.client(), &filter).await {
+        match inlet::subscribe(&link.client(), filter.as_str()).await {
             Ok(one) => made.push((key, one)),
             Err(error) => {
                 tracing::warn!(%filter, %error, "subscription to a core subject failed; retrying");

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-/// So many subjects of one feed are remembered: 65,536 are less than 3 MiB.
-const SUBJECTS_MAX: usize = 65_536;
+/// Subjects of one feed that are remembered at most: 65,536 are less than 3 MiB.
+pub(super) const SUBJECTS_MAX: usize = 65_536;
 
 /// How far a feed has come, as a whole and in each subject.
 #[derive(Debug)]
@@ -42,6 +42,17 @@ impl Chain {
 
     pub(super) fn head(&self) -> u64 {
         self.head
+    }
+
+    /// Bytes of the numbers that are remembered.
+    pub(super) fn bytes(&self) -> usize {
+        // A table is at most seven eighths full, with one byte more for each place.
+        self.last.capacity() * (size_of::<(u64, u64)>() + 1) * 8 / 7
+    }
+
+    /// Changes how many subjects are remembered; takes effect with the next one.
+    pub(super) fn set_subjects_max(&mut self, most: usize) {
+        self.subjects_max = most;
     }
 
     /// The last number of a subject that is known of.
@@ -93,9 +104,12 @@ impl Chain {
             return;
         }
         let mut numbers: Vec<u64> = self.last.values().copied().collect();
-        let (_, middle, _) = numbers.select_nth_unstable(self.subjects_max / 2);
+        // Half of what may stay, also after the bound has shrunk.
+        let forgotten = numbers.len() - self.subjects_max / 2;
+        let (_, middle, _) = numbers.select_nth_unstable(forgotten - 1);
         self.complete = self.complete.max(*middle);
         self.last.retain(|_, last| *last > self.complete);
+        self.last.shrink_to(self.subjects_max);
     }
 }
 

@@ -6,24 +6,20 @@ mod open;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant as Moment;
 
-use async_nats::{Message, Subscriber};
 use tokio::time::Instant;
 
 use super::Place;
 use super::chain::{Chain, Verdict};
-use super::gather::{gather, ready};
+use super::distribution::{Stamped, Tap};
 use super::mapping::Republish;
-use super::stamp::Stamp;
 use crate::feed::archive::{Page, Pages as _, Unavailable};
 use crate::feed::{GapReason, PositionedWriter};
 use crate::lifecycle::drain::Watch;
 use crate::nats::api::Trouble;
 use crate::nats::client::LinkState;
 use crate::nats::consumer;
-use crate::nats::intake::{BATCH_MAX, Batch};
-use crate::nats::message::Parts;
+use crate::nats::intake::BATCH_MAX;
 use crate::sse::{Component, Tag};
 use crate::subject::{Filter, FilterSet};
 use open::Begun;
@@ -40,12 +36,13 @@ pub(super) struct Follower {
     filters: FilterSet,
     writer: PositionedWriter,
     chain: Chain,
-    subscribers: Vec<Subscriber>,
+    /// Its messages; none while it is to subscribe again.
+    tap: Option<Tap>,
     /// What is subscribed to, by the republishing that it was made from.
     republish: Republish,
     subjects: Vec<String>,
     /// Received, and not handed on yet.
-    pending: VecDeque<Message>,
+    pending: VecDeque<Arc<Stamped>>,
     /// The stream as it was when it was looked at last.
     created: i128,
     tag: Tag,
@@ -89,7 +86,7 @@ impl Follower {
             () = writer.unwanted() => return,
             begun = open::begin(&place, &filters) => begun,
         };
-        let Begun { subscribers, republish, subjects, created, tag, head, seen } = begun;
+        let Begun { tap, republish, subjects, created, tag, head, seen } = begun;
         writer.begin(tag, head);
         place.followers.fetch_add(1, Ordering::Relaxed);
         let due = Instant::now() + place.pause();
@@ -104,7 +101,7 @@ impl Follower {
             place,
             filters,
             writer,
-            subscribers,
+            tap: Some(tap),
             republish,
             subjects,
             created,
@@ -114,7 +111,6 @@ impl Follower {
         };
         follower.compare_link(&follower.place.nats.0.links.core.now());
         follower.follow(&mut drain).await;
-        follower.unsubscribe().await;
     }
 
     async fn follow(&mut self, drain: &mut Watch) {
@@ -133,16 +129,16 @@ impl Follower {
                 () = drain.signaled() => return,
                 () = self.writer.unwanted() => return,
                 () = link.changed() => self.compare_link(&link.now()),
-                messages = gather(&mut self.subscribers) => match messages {
+                messages = next(&mut self.tap) => match messages {
                     Some(messages) => {
                         // Behind the receipt: what came on another connection is never handed on before the repair.
                         let now = LinkState { generation: link.generation(), up: true, ..link.now() };
                         self.compare_link(&now);
                         self.receive(messages);
                     }
-                    // The client is over, and all that was subscribed with it.
+                    // The client of the library has ended, or more came than was taken in time.
                     None => {
-                        self.subscribers.clear();
+                        self.tap = None;
                         self.is_doubtful = true;
                     }
                 },
@@ -152,20 +148,11 @@ impl Follower {
     }
 
     /// Sorts what has come: each subscription brought its own part.
-    fn receive(&mut self, messages: Vec<Message>) {
-        self.place.intake.received(messages.len());
-        let mut stamped: Vec<(u64, Message)> = Vec::with_capacity(messages.len());
-        for message in messages {
-            match Stamp::of(&message, &self.place.config.name).map(|stamp| stamp.sequence) {
-                Some(sequence) => stamped.push((sequence, message)),
-                // Somebody else publishes there.
-                None => self.place.intake.foreign(),
-            }
+    fn receive(&mut self, mut messages: Vec<Arc<Stamped>>) {
+        if self.subjects.len() > 1 {
+            messages.sort_by_key(|message| message.sequence);
         }
-        if self.subscribers.len() > 1 {
-            stamped.sort_by_key(|(sequence, _)| *sequence);
-        }
-        self.pending.extend(stamped.into_iter().map(|(_, message)| message));
+        self.pending.extend(messages);
     }
 
     /// Compares the feed if it is in doubt or due, and hands on what has come.
@@ -218,36 +205,36 @@ impl Follower {
         self.attempts = 0;
         // Whatever is missing up to here, and before the next message, has been told.
         self.chain.advance(std::mem::take(&mut self.unread));
-        if let Some(stamp) = self.pending.front().and_then(|message| Stamp::of(message, &self.place.config.name)) {
-            self.chain.take(stamp.subject, stamp.previous.max(self.chain.last_of(stamp.subject)));
+        if let Some(message) = self.pending.front() {
+            self.chain.take(message.subject(), message.previous.max(self.chain.last_of(message.subject())));
         }
         self.writer.advance(self.chain.head());
     }
 
-    /// Hands on what has come, in order, each message behind all that it says was before it.
+    /// Hands on what has come, in order, each message after all that it says was before it.
     async fn hand_on(&mut self) -> Result<(), Fault> {
-        let mut batch = Batch::default();
-        let (mut count, received) = (0, Moment::now());
+        self.chain.set_subjects_max(self.place.subjects_max());
+        let mut batch = Vec::new();
+        let mut count = 0;
         while let Some(message) = self.pending.pop_front() {
-            let Some(stamp) = Stamp::of(&message, &self.place.config.name) else { continue };
-            if !self.filters.matches(stamp.subject) {
+            if !self.filters.matches(message.subject()) {
                 continue; // The subscription is wider than the filter.
             }
-            let verdict = self.chain.judge(stamp.subject, stamp.sequence, stamp.previous);
+            let verdict = self.chain.judge(message.subject(), message.sequence, message.previous);
             match verdict {
-                Verdict::Known if self.is_of_other_numbers(&stamp) => {
+                Verdict::Known if self.is_of_other_numbers(&message) => {
                     self.is_doubtful = true;
                     break;
                 }
                 Verdict::Known => continue,
                 Verdict::Late | Verdict::LateHole => {
-                    std::mem::take(&mut batch).write_to_positioned(&mut self.writer);
+                    self.writer.append_encoded(std::mem::take(&mut batch));
                     let missed = (verdict == Verdict::Late).then_some(1);
                     self.tell_late(missed);
                 }
                 Verdict::Hole => {
-                    std::mem::take(&mut batch).write_to_positioned(&mut self.writer);
-                    let (subject, sequence) = (stamp.subject.to_owned(), stamp.sequence);
+                    self.writer.append_encoded(std::mem::take(&mut batch));
+                    let (subject, sequence) = (message.subject().to_owned(), message.sequence);
                     self.pending.push_front(message);
                     // With what was missing comes the message itself.
                     self.repair(&subject, sequence).await?;
@@ -259,27 +246,40 @@ impl Follower {
                 Verdict::Next => {}
             }
             if verdict != Verdict::Late {
-                let check = stamp.published.map(Component::check_of);
-                let position = Component { tag: self.tag, seq: stamp.sequence, check };
-                let parts = Parts { subject: stamp.subject, ..Parts::of(&message) };
-                self.place.intake.take(parts, position, received, &self.filters, &mut batch);
-                self.last = Some(position);
+                match message.show(self.tag, &self.place.intake, &self.writer) {
+                    Some(event) => batch.push(event),
+                    None => {
+                        self.writer.append_encoded(std::mem::take(&mut batch));
+                        self.mark_lost(message.sequence);
+                    }
+                }
+                self.last = Some(message.position(self.tag));
             }
-            self.chain.take(stamp.subject, stamp.sequence);
-            self.newest = self.newest.max(stamp.published.map(|published| (stamp.sequence, published)));
+            self.chain.take(message.subject(), message.sequence);
+            self.newest = self.newest.max(message.published.map(|published| (message.sequence, published)));
             count += 1;
             if count % BATCH_MAX == 0 {
-                std::mem::take(&mut batch).write_to_positioned(&mut self.writer);
+                self.writer.append_encoded(std::mem::take(&mut batch));
+                // Readers run before more is appended, or their window moves past them.
+                tokio::task::yield_now().await;
             }
         }
-        batch.write_to_positioned(&mut self.writer);
+        self.writer.append_encoded(batch);
+        self.writer.charge(self.chain.bytes());
         Ok(())
     }
 
+    /// Marks the gap of a message that cannot become an event directly before it, as in a log.
+    fn mark_lost(&mut self, sequence: u64) {
+        self.writer.advance(sequence.saturating_sub(1));
+        self.writer.gap(GapReason::Upstream, Some(1));
+        self.writer.advance(sequence);
+    }
+
     /// Whether an old number stands on a message that is newer: the numbers have begun again.
-    fn is_of_other_numbers(&mut self, stamp: &Stamp<'_>) -> bool {
-        let Some(published) = stamp.published else { return false };
-        let this = (stamp.sequence, published);
+    fn is_of_other_numbers(&mut self, message: &Stamped) -> bool {
+        let Some(published) = message.published else { return false };
+        let this = (message.sequence, published);
         let Some(newest) = self.newest else {
             self.newest = Some(this);
             return false;
@@ -338,8 +338,7 @@ impl Follower {
     /// Reads everything up to here from JetStream.
     async fn read_through(&mut self, through: u64) -> Result<(), Fault> {
         let place = Arc::clone(&self.place);
-        let next = self.pending.front().and_then(|message| Stamp::of(message, &place.config.name));
-        self.unread = next.map_or(through, |next| through.min(next.sequence.saturating_sub(1)));
+        self.unread = self.pending.front().map_or(through, |next| through.min(next.sequence.saturating_sub(1)));
         let Ok(_turn) = place.readings.acquire().await else { return Ok(()) };
         let mut replay = place.nats.0.links.replay.clone();
         replay.up().await;
@@ -385,5 +384,13 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         self.place.followers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The messages of a tap; never without one.
+async fn next(tap: &mut Option<Tap>) -> Option<Vec<Arc<Stamped>>> {
+    match tap {
+        Some(tap) => tap.next().await,
+        None => std::future::pending().await,
     }
 }

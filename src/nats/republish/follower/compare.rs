@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Chain, Fault, Follower, open, ready};
+use super::{Chain, Fault, Follower, open};
 use crate::feed::{Gap, GapReason};
 use crate::nats::api::{StreamState, Trouble};
 use crate::nats::client::LinkState;
@@ -28,7 +28,7 @@ impl Follower {
 
     /// Compares a feed that may lack something; when it is over nothing is missing up to what the stream has.
     pub(super) async fn settle(&mut self) -> Result<(), Fault> {
-        if self.subscribers.is_empty() {
+        if self.tap.is_none() {
             let (republish, subjects) = (self.republish.clone(), self.subjects.clone());
             self.place.nats.0.links.core.clone().up().await;
             if !self.subscribe_to(republish, subjects).await {
@@ -138,8 +138,10 @@ impl Follower {
         if !is_doubtful {
             // It may be on its way: whatever was sent is here after a round trip.
             open::stand(&place).await;
-            let messages = ready(&mut self.subscribers);
-            self.receive(messages);
+            if let Some(tap) = &mut self.tap {
+                let messages = tap.ready().await;
+                self.receive(messages);
+            }
             self.hand_on().await?;
             if self.is_doubtful || last <= self.chain.head() {
                 return Ok(());

@@ -1,18 +1,17 @@
-//! How a feed's subscription is made, so that nothing is missing behind where the feed begins.
-
-use async_nats::{SubscribeError, Subscriber};
+//! The way a feed subscribes, so that nothing is missing after the position at which it begins.
 
 use super::{Follower, Place};
 use crate::nats::api::Trouble;
 use crate::nats::client::LinkState;
 use crate::nats::consumer;
 use crate::nats::republish::Republish;
+use crate::nats::republish::distribution::Tap;
 use crate::sse::Tag;
 use crate::subject::FilterSet;
 
 /// A subscription that stands, and the stream as it was then.
 pub(super) struct Begun {
-    pub(super) subscribers: Vec<Subscriber>,
+    pub(super) tap: Tap,
     pub(super) republish: Republish,
     pub(super) subjects: Vec<String>,
     pub(super) created: i128,
@@ -44,7 +43,7 @@ async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Tr
     place.nats.0.links.core.clone().up().await;
     let before = place.state(0).await?;
     let subjects = place.subjects(&before, filters)?;
-    let Ok(subscribers) = subscribe(place, &subjects).await else { return Ok(None) };
+    let Some(tap) = place.distribution.subscribe(&subjects).await else { return Ok(None) };
     let seen = stand(place).await;
     // Newer than the subscription: what is stored behind it is sent to us.
     let state = place.state(u64::MAX).await?;
@@ -54,16 +53,7 @@ async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Tr
     };
     let tag = place.claim(&state)?;
     let (created, head) = (state.created, state.last_seq);
-    Ok(Some(Begun { subscribers, republish, subjects, created, tag, head, seen }))
-}
-
-async fn subscribe(place: &Place, subjects: &[String]) -> Result<Vec<Subscriber>, SubscribeError> {
-    let client = place.nats.0.links.core.client();
-    let mut subscribers = Vec::with_capacity(subjects.len());
-    for subject in subjects {
-        subscribers.push(client.subscribe(subject.clone()).await?);
-    }
-    Ok(subscribers)
+    Ok(Some(Begun { tap, republish, subjects, created, tag, head, seen }))
 }
 
 /// Returns when the server knows what was subscribed to; with the connection on which it does.
@@ -81,19 +71,11 @@ pub(super) async fn stand(place: &Place) -> LinkState {
 }
 
 impl Follower {
-    /// Subscribes anew, to these subjects. True if that was done.
+    /// Subscribes to these subjects in place of those before. True if that was done.
     pub(super) async fn subscribe_to(&mut self, republish: Republish, subjects: Vec<String>) -> bool {
-        self.unsubscribe().await;
-        let Ok(subscribers) = subscribe(&self.place, &subjects).await else { return false };
-        (self.subscribers, self.republish, self.subjects) = (subscribers, republish, subjects);
+        self.tap = None;
+        let Some(tap) = self.place.distribution.subscribe(&subjects).await else { return false };
+        (self.tap, self.republish, self.subjects) = (Some(tap), republish, subjects);
         true
-    }
-
-    pub(super) async fn unsubscribe(&mut self) {
-        for mut subscriber in self.subscribers.drain(..) {
-            if subscriber.unsubscribe().await.is_err() {
-                break; // The connection is closed, and every subscription with it.
-            }
-        }
     }
 }

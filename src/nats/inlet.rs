@@ -1,6 +1,7 @@
 //! The messages of many subscriptions in one stream, each with the key of its subscription.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -9,46 +10,48 @@ use futures_util::stream::SelectAll;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::oneshot;
 
-use crate::feed::SubscriptionKey;
-use crate::subject::Filter;
-
 /// A subscription that was made. Dropping it ends it.
-pub(super) struct Made(Subscriber);
+pub(crate) struct Made(Subscriber);
 
 /// Subscriptions and what they bring.
-#[derive(Default)]
-pub(super) struct Inlet {
-    all: SelectAll<Keyed>,
+pub(crate) struct Inlet<K> {
+    all: SelectAll<Keyed<K>>,
     /// Dropping one ends its subscription.
-    holds: HashMap<SubscriptionKey, oneshot::Sender<()>>,
+    holds: HashMap<K, oneshot::Sender<()>>,
 }
 
 /// One subscription; its last item is none.
-struct Keyed {
-    key: SubscriptionKey,
+struct Keyed<K> {
+    key: K,
     subscriber: Option<Subscriber>,
     hold: oneshot::Receiver<()>,
 }
 
-impl Inlet {
-    /// Subscribes to a filter.
-    pub(super) async fn subscribe(client: &Client, filter: &Filter) -> Result<Made, SubscribeError> {
-        client.subscribe(filter.to_string()).await.map(Made)
-    }
+/// Subscribes to a subject.
+pub(crate) async fn subscribe(client: &Client, subject: &str) -> Result<Made, SubscribeError> {
+    client.subscribe(subject.to_owned()).await.map(Made)
+}
 
-    pub(super) fn add(&mut self, key: SubscriptionKey, made: Made) {
+impl<K: Copy + Unpin> Default for Inlet<K> {
+    fn default() -> Self {
+        Self { all: SelectAll::new(), holds: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Unpin> Inlet<K> {
+    pub(crate) fn add(&mut self, key: K, made: Made) {
         let (sender, hold) = oneshot::channel();
         self.all.push(Keyed { key, subscriber: Some(made.0), hold });
         self.holds.insert(key, sender);
     }
 
     /// Ends a subscription.
-    pub(super) fn remove(&mut self, key: SubscriptionKey) {
+    pub(crate) fn remove(&mut self, key: K) {
         self.holds.remove(&key);
     }
 
     /// The next message; none when the client has ended. Cancellation safe.
-    pub(super) async fn next(&mut self) -> Option<(SubscriptionKey, Message)> {
+    pub(crate) async fn next(&mut self) -> Option<(K, Message)> {
         loop {
             match self.all.next().await {
                 Some((key, Some(message))) => return Some((key, message)),
@@ -60,14 +63,15 @@ impl Inlet {
     }
 
     /// The next message if it is there already.
-    pub(super) fn ready(&mut self) -> Option<(SubscriptionKey, Message)> {
-        let (key, message) = self.all.next().now_or_never()??;
+    pub(crate) fn ready(&mut self) -> Option<(K, Message)> {
+        // Not as far as the runtime's budget only: all that the connection has handed over is taken together.
+        let (key, message) = tokio::task::unconstrained(self.all.next()).now_or_never()??;
         // The end of the client shows again at the next call of `next`: all its subscriptions end.
         Some((key, message?))
     }
 
     /// Ends every subscription.
-    pub(super) async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         for keyed in self.all.iter_mut() {
             let Some(subscriber) = &mut keyed.subscriber else { continue };
             if subscriber.unsubscribe().await.is_err() {
@@ -77,8 +81,8 @@ impl Inlet {
     }
 }
 
-impl Stream for Keyed {
-    type Item = (SubscriptionKey, Option<Message>);
+impl<K: Copy + Unpin> Stream for Keyed<K> {
+    type Item = (K, Option<Message>);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let key = self.key;
