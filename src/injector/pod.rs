@@ -76,6 +76,7 @@ pub(super) fn inject(template: &mut Value, ends: bool, defaults: &Defaults) -> (
         notices.push(Notice::Remark(text.into()));
     }
     notices.extend(taken_ports(&pod, &options));
+    notices.extend(pod_resources(&pod, &options));
     notices.extend(host_network(&pod, &options));
     match add(&mut pod, &options) {
         Ok(()) => {
@@ -271,6 +272,22 @@ fn host_network(pod: &Value, options: &Options) -> Option<Notice> {
          the admin port is open to the node's network: set `sidestream.dev/port` and `sidestream.dev/admin-port`"
     );
     (pod["spec"]["hostNetwork"] == true).then_some(Notice::Remark(text))
+}
+
+/// Resources of the pod as a whole (`spec.resources`): the API server rejects a pod whose containers do not fit into them.
+fn pod_resources(pod: &Value, options: &Options) -> Option<Notice> {
+    let resources = &pod["spec"]["resources"];
+    let has = |kind: &str| resources[kind].as_object().is_some_and(|amounts| !amounts.is_empty());
+    if !has("requests") && !has("limits") {
+        return None;
+    }
+    let (cpu, memory, limit) = (&options.cpu_request, &options.memory_request, &options.memory_limit);
+    let (cpu, memory, limit) = (cpu.text(), memory.text(), limit.text());
+    let text = format!(
+        "`spec.resources` must have room for the sidecar as well (requests {cpu} and {memory}, memory limit {limit}), or the \
+         API server rejects the pod"
+    );
+    Some(Notice::Remark(text))
 }
 
 fn annotations(template: &Value) -> Option<&Map<String, Value>> {

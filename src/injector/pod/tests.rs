@@ -175,3 +175,13 @@ proptest! {
         prop_assert_eq!(patched, once, "the patch says the same");
     }
 }
+
+#[test]
+fn resources_of_the_whole_pod_are_remarked() {
+    let resources = json!({ "resources": { "limits": { "memory": "256Mi" } } });
+    let (_, done, notices) = injected(&pod(resources));
+    assert_eq!((done, notices.len()), (Done::Injected, 1));
+    let told = notices[0].to_string();
+    assert!(!notices[0].is_problem() && told.contains("memory limit 640Mi") && told.len() <= 240, "{told}");
+    assert!(injected(&pod(json!({ "resources": {} }))).2.is_empty());
+}
