@@ -30,6 +30,7 @@ use crate::telemetry::Metrics;
 use crate::{admin, nats};
 
 use end::Cause;
+use reload::{Pending, Step};
 use shards::Shards;
 use sources::Sources;
 
@@ -62,7 +63,10 @@ pub fn run(
     grace: Option<Duration>,
 ) -> Result<(), StartError> {
     let runtime = shards::runtime().map_err(|error| StartError::System(error.to_string()))?;
-    runtime.block_on(App::start(path, loaded, signals, grace)).map(|app| runtime.block_on(app.run()))
+    let ended = runtime.block_on(App::start(path, loaded, signals, grace)).map(|app| runtime.block_on(app.run()));
+    // A file that is being read, perhaps from a pipe without a writer, is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The running parts.
@@ -189,8 +193,11 @@ impl App {
         let asked = Arc::new(Notify::new());
         let mut reloads = config::reload::Reloads::new(self.path.clone(), &self.loaded, asked.clone());
         let check = self.health.check("config", "not read yet");
-        check.set(crate::lifecycle::health::Status::Ok);
-        let mut outcome: Option<oneshot::Sender<Result<(), String>>> = None;
+        self.log_warnings();
+        check.set(self.status());
+        let mut pending: Option<(Pending, Outcomes)> = None;
+        // Asked for, and not read yet.
+        let mut outcomes: Outcomes = Vec::new();
         let cause = loop {
             tokio::select! {
                 biased;
@@ -199,8 +206,8 @@ impl App {
                     Some(Request::End) | None => break Cause::Signal,
                 },
                 command = self.commands.recv() => match command {
-                    Some(admin::Command::Reload { outcome: told }) => {
-                        outcome = Some(told);
+                    Some(admin::Command::Reload { outcome }) => {
+                        outcomes.push(outcome);
                         asked.notify_one();
                     }
                     Some(admin::Command::Drain { outcome }) => {
@@ -210,17 +217,38 @@ impl App {
                     }
                     None => {}
                 },
-                reload = reloads.next() => {
-                    let result = self.reload(reload, &check).await;
-                    if let Some(told) = outcome.take() {
-                        // Whoever asked may be gone.
-                        drop(told.send(result));
+                Some((next, outcomes)) = caught_up(&mut pending, &self.live.sources) => {
+                    self.apply(next, &check);
+                    answer(outcomes, &Ok(()));
+                }
+                reload = reloads.next(), if pending.is_none() => {
+                    let outcomes = std::mem::take(&mut outcomes);
+                    match self.reload(reload, &check) {
+                        Step::Answered(result) => answer(outcomes, &result),
+                        Step::CatchUp(next) => pending = Some((next, outcomes)),
                     }
                 }
             }
         };
         self.end(cause).await;
     }
+}
+
+/// Those that asked for the file to be read again.
+type Outcomes = Vec<oneshot::Sender<Result<(), String>>>;
+
+fn answer(outcomes: Outcomes, result: &Result<(), String>) {
+    for outcome in outcomes {
+        // The one that asked may be gone.
+        drop(outcome.send(result.clone()));
+    }
+}
+
+/// The configuration that waits for its streams, when they are caught up with; nothing if none waits.
+async fn caught_up(pending: &mut Option<(Pending, Outcomes)>, sources: &Sources) -> Option<(Pending, Outcomes)> {
+    let (waiting, _) = pending.as_ref()?;
+    waiting.caught_up(sources).await;
+    pending.take()
 }
 
 impl Live {

@@ -26,6 +26,15 @@ fn problems(text: &str) -> Vec<String> {
     problems.as_slice().iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
 }
 
+/// The warnings about a text without problems.
+fn warnings(text: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.yaml");
+    std::fs::write(&file, text).unwrap();
+    let loaded = config::load(&file).unwrap_or_else(|problems| panic!("{text}: {problems}"));
+    loaded.warnings.iter().map(ToString::to_string).collect()
+}
+
 /// The defaults in the shape of the file, for as many routes as it has; what has no default is left out.
 fn defaults_for(config: &Config) -> Value {
     let mut default = Config::default();
@@ -224,7 +233,7 @@ fn a_route_is_told_what_it_can_never_serve() {
         ["1: core NATS is a source of this route already, in line 1"]
     );
     let five = ["A", "B", "C", "D", "E"].map(|name| format!("{{ stream: {name}, subjects: [a] }}")).join(", ");
-    assert_eq!(route(&format!("sources: [{five}]")), ["1: a route has at most 4 sources, not 5"]);
+    assert_eq!(route(&format!("sources: [{five}]")), ["1: `sources` has 5 items, at most 4 are read"]);
     let good = "sources: [{ subjects: ['{query.x}'] }]";
     assert_eq!(route(&format!("{good}, heartbeat: 0")), ["1: `heartbeat` is more than 0"]);
     assert_eq!(route(&format!("{good}, event: sidestream.x")), ["1: this can be no name of an event"]);
@@ -240,6 +249,135 @@ fn a_route_is_told_what_it_can_never_serve() {
         assert_eq!(route(&format!("{good}, cors: {{ origins: ['{origin}'] }}")).len(), 1, "{origin}");
     }
     assert!(parsed(&format!("routes: [{{ path: '/a/{{id}}', {good} }}]")).is_ok());
+}
+
+#[test]
+fn wildcards_of_other_systems_are_refused_or_warned_of() {
+    let path = |path: &str| format!("routes: [{{ path: '{path}', sources: [{{ subjects: [a] }}] }}]");
+    let subject = |subject: &str| format!("routes: [{{ path: /a, sources: [{{ subjects: ['{subject}'] }}] }}]");
+    for wrong in
+        [path("/a/*"), path("/**"), path("/a/+/b"), path("/a/:id"), subject("a/#"), subject("a.#"), subject("+/a")]
+    {
+        assert_eq!(problems(&wrong).len(), 1, "{wrong}");
+    }
+    let told = parsed(&path("/a/:id")).unwrap_err().to_string();
+    assert!(told.contains("write `{id}`"), "{told}");
+    for odd in [path("/a/*.json"), subject("a/b")] {
+        let warnings = warnings(&odd);
+        assert!(warnings.len() == 1 && warnings[0].contains("is a letter like any other"), "{warnings:?}");
+    }
+    for sound in [path("/a/b:c"), path("/c++"), subject("a.b/c"), subject("a.b#")] {
+        assert_eq!(warnings(&sound), [""; 0], "{sound}");
+    }
+}
+
+#[test]
+fn subjects_that_come_from_a_stream_and_from_core_nats_are_warned_of() {
+    let sources = |stream: &str, core: &str| {
+        warnings(&format!("routes: [{{ path: '/{{id}}', sources: [{{ stream: A, {stream} }}, {{ {core} }}] }}]"))
+    };
+    for (stream, core) in [
+        ("subjects: [a.>]", "subjects: [a.b]"),
+        ("subjects: ['a.{id}']", "subjects: ['*.b']"),
+        ("subjects: ['{query.x}'], allow: [c, a.>]", "subjects: [b, a.b]"),
+    ] {
+        let told = sources(stream, core);
+        assert!(told.len() == 1 && told[0].contains("`A` have subjects in common"), "{stream} {core}: {told:?}");
+    }
+    assert_eq!(sources("subjects: [a.>]", "subjects: [b.>]"), [""; 0]);
+    assert_eq!(sources("subjects: ['{query.x}'], allow: [c]", "subjects: [a]"), [""; 0]);
+}
+
+#[test]
+fn a_filter_of_the_log_that_would_silence_it_is_refused_with_a_hint() {
+    let log = |filter: &str, value: &str| {
+        let text = format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\nlog: {{ filter: '{filter}' }}");
+        parse(&text, "f", &|_| Some(value.to_owned())).map_err(|problems| problems.to_string())
+    };
+    for (word, hint) in [("warning", "`warn`"), ("infoo", "`info`"), ("verbose", "`debug`"), ("all", "`trace`")] {
+        let told = log(word, "").unwrap_err();
+        assert!(told.contains(&format!("did you mean {hint}?")) && told.contains("1 problem"), "{told}");
+    }
+    for sound in ["INFO", " debug ", "off", "info,sidestream::feed=trace"] {
+        assert!(log(sound, "").is_ok(), "{sound}");
+    }
+    let told = log("${LEVEL}", "hunter2").unwrap_err();
+    assert!(told.contains("came from the environment") && !told.contains("hunter2"), "{told}");
+}
+
+/// `hunter2` is in every place where a secret may be put by mistake.
+#[test]
+fn no_excerpt_shows_what_could_be_a_secret() {
+    let seed = format!("SU{}", "A".repeat(56));
+    let texts = [
+        "nats: { user: me, pasword: hunter2 }",
+        "nats:\n  user: me\n  passwort: hunter2",
+        "nats:\n  PASSWORD: hunter2",
+        "nats:\n  pw: hunter2",
+        "nats:\n  foo: { bar: hunter2, baz: [hunter2] }",
+        "nats:\n  tls: { ca: x, pass: hunter2, foo: hunter2 }",
+        "nats: { user: me, password: a, token: hunter2, hunter2 }",
+        "nats: { user: me, password: b,hunter2,hunter2 }",
+        "nats: { token: [hunter2] }",
+        "nats: { token: { hunter2: , x: 1 } }",
+        "nats: { nkey: hunter2 }",
+        "nats: { user: hunter2 }",
+        "nats: hunter2",
+        "nats: [hunter2]",
+        "natz: { password2: hunter2, x: hunter2 }",
+        "nats: { servers: ['nats://me:hunter2@a:x'] }",
+        "nats: { servers: ['nats://me:a,hunter2 ]hunter2@a:x'] }",
+        "nats: { servers: ['nats://me:hunter2@b@a:x'] }",
+        "nats: { servers: ['me:hunter2@a', ''] }",
+        "nats: { servers: nats://me:hunter2@a }",
+        "nats: { servers: [{ url: hunter2 }] }",
+        "upstream: http://me:hunter2@a",
+        "password: hunter2",
+        "pass_word: hunter2",
+        "x: &p hunter2\nnats: { user: me, password: *p, y: 1 }",
+        "nats: { user: me, password: &p hunter2, nkey: *p, y: *p }",
+        "log: { filter: &p hunter2, x: 1 }\nnats: { token: *p, user: *p, password: x }",
+        "nats: { user: me, password: 'x' }  # hunter2\nx: y # token: hunter2",
+        "nats:\n  password: a #hunter2\n  foo: x #hunter2",
+        "nats:\n  password: |\n    hunter2\n  foo: 1",
+        "nats:\n  password: \"a\n    hunter2\"\n  foo: 1",
+        "nats:\n  password: >-\n    a\n    hunter2\n  user: [1]",
+        "token: ${X:-hunter2}",
+        "nats: { token: 'hunter2', user: ${NONE} }",
+        // What can not be read.
+        "nats:\n\tpassword: hunter2",
+        "nats:\n\tx: hunter2",
+        "nats:\n  password: \"hunter2",
+        "nats:\n  password: hunter2: x",
+        "nats:\n  pw: hunter2: x",
+        "nats:\n  password: \"a\nhunter2: x\" y",
+        "nats:\n  password: @hunter2",
+        "nats: { password: hunter2 }}",
+        "{ nats: { pw: hunter2 ]",
+        "{ \"nats\": { \"pw\": \"hunter2\" ]",
+        "nats:\n  servers: [nats://me:hunter2@a: ]x",
+        "nats: &a { pw: hunter2, x: *a }",
+        "nats: { pw: hunter2 }\n---\nnats: { pw: hunter2 }",
+    ];
+    for text in texts {
+        let text = format!("{text}\nroutes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\n");
+        let told = parsed(&text).expect_err(&text);
+        assert!(!told.to_string().contains("hunter2"), "{text}\n{told}");
+        assert!(!told.to_json().to_string().contains("hunter2"), "{text}");
+    }
+    for file in ["credentials: '{}'", "tls: { ca: '{}' }", "tls: { certificate: \"-----BEGIN X-----\\n{}\", key: k }"] {
+        let text = format!("nats: {{ {} }}\nroutes: []", file.replace("{}", &seed));
+        let told = parsed(&text).unwrap_err().to_string();
+        assert!(told.contains("the content of a file") && !told.contains(&seed), "{told}");
+    }
+}
+
+#[test]
+fn an_excerpt_shows_what_is_no_secret() {
+    let text = "routes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    hartbeat: 15s # why\nnats: { servers: ['nats://me:x@host:1/x'] }\n";
+    let told = parsed(text).unwrap_err().to_string();
+    assert!(told.contains("4 |     hartbeat: 15s # why"), "{told}");
+    assert!(told.contains("5 | nats: { servers: ['nats://****@host:1/x'] }"), "{told}");
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod support;
 mod certificates;
 #[path = "reload/routes.rs"]
 mod routes;
+#[path = "reload/signals.rs"]
+mod signals;
 
 use std::path::PathBuf;
 
@@ -203,6 +205,22 @@ async fn keys_that_only_a_restart_applies_are_named_and_the_others_are_applied()
 }
 
 #[tokio::test]
+async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_gone() {
+    let nats = Nats::start().await;
+    let text = |path: &str| config(&nats, &format!("routes:\n{}", route(path, "one.>")));
+    let sidestream = Sidestream::start(text("/one/*.json")).await;
+    let told = sidestream.until_message("warning about the configuration").await;
+    assert!(told["level"] == "WARN" && told.to_string().contains("letter like any other"), "{told}");
+    let check = sidestream.admin_json("/health").await["checks"]["config"].clone();
+    assert!(check["status"] == "warning" && check["message"].to_string().contains("sidecar.yaml:"), "{check}");
+    assert_eq!(sidestream.admin_json("/config").await["warnings"][0]["line"], 8);
+    sidestream.rewrite_config(&text("/one"));
+    assert_eq!(ask_reload(&sidestream).await["ok"], true);
+    assert_eq!(sidestream.admin_json("/health").await["checks"]["config"]["status"], "ok");
+    assert_eq!(sidestream.admin_json("/config").await["warnings"], serde_json::json!([]));
+}
+
+#[tokio::test]
 async fn the_filter_of_the_log_and_the_limits_change_at_once() {
     let nats = Nats::start().await;
     let text = |rest: &str| config(&nats, &format!("routes:\n{}{rest}", route("/one", "one.>")));
@@ -217,7 +235,9 @@ async fn the_filter_of_the_log_and_the_limits_change_at_once() {
     assert_eq!((client.status(), refused.status()), (200, 503), "who is there stays, who comes is one too many");
     sidestream.until_log("debug lines", |line| line["level"] == "DEBUG" && line["message"] == "refused").await;
 
-    sidestream.rewrite_config(&text("log: { filter: info }\nlimits: { connections: 100, feeds: 1 }"));
+    sidestream.rewrite_config(&text(
+        "log: { filter: info }\nlimits: { connections: 100, feeds: 1, per_client: { filter_sets: null } }",
+    ));
     assert_eq!(ask_reload(&sidestream).await["ok"], true);
     drop(refused);
     assert_eq!(SseClient::get(sidestream.url("/one")).connect().await.status(), 200);
@@ -239,9 +259,14 @@ async fn secrets_stand_neither_in_the_configuration_shown_nor_in_the_log() {
     ask_reload(&sidestream).await;
     sidestream.rewrite_config(&text.replace("\"${SECRET}\"", "[\"s3cret-four\"]"));
     ask_reload(&sidestream).await;
-    for path in ["/config", "/health", "/connections", "/metrics"] {
-        let (_, body) = sidestream.admin(path).await;
-        assert!(!body.contains("s3cret"), "{path}: {body}");
+    // At a key with a typing error, at an anchor, in a text that cannot be read.
+    for wrong in ["pasword: s3cret-five", "password: &p s3cret-six\n  x: *p", "pw: \"s3cret-seven"] {
+        sidestream.rewrite_config(&text.replace("password: \"${SECRET}\"", wrong));
+        assert_eq!(ask_reload(&sidestream).await["ok"], false);
+        for path in ["/config", "/health", "/connections", "/metrics"] {
+            let (_, body) = sidestream.admin(path).await;
+            assert!(!body.contains("s3cret"), "{path}: {body}");
+        }
     }
     let told: Vec<_> = sidestream.output().into_iter().filter(|line| line.contains("s3cret")).collect();
     assert!(told.is_empty(), "{told:?}");

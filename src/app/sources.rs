@@ -1,6 +1,6 @@
 //! The sources that the routes name: which streams are followed with which filters, and the core subjects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::nats::{Nats, StreamConfig};
 use crate::sse::Tag;
-use crate::subject::FilterSet;
+use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 
 /// Everything that events come from.
@@ -271,27 +271,32 @@ impl Wanted {
 
 /// Every stream that a route names, with all that any route can ask of it and the largest of their windows.
 fn wanted(config: &Config) -> HashMap<String, Wanted> {
+    // All filters of a stream first, and each once: to add them to a set route by route takes the square of their number.
+    let mut reach: HashMap<&str, HashSet<Filter>> = HashMap::new();
     let mut wanted: HashMap<String, Wanted> = HashMap::new();
     for route in &config.http.routes {
         for source in &route.sources {
             let Some(stream) = &source.stream else { continue };
-            let reach = source.subjects.iter().flat_map(|subject| subject.reach(&source.allow));
-            let filters = FilterSet::new(reach);
+            reach.entry(stream).or_default().extend(source.reach());
             wanted
                 .entry(stream.clone())
-                .and_modify(|Wanted { filters: known, limits, .. }| {
-                    *known = known.union(&filters);
+                .and_modify(|Wanted { limits, .. }| {
                     limits.events = limits.events.max(route.window.events);
                     limits.bytes = limits.bytes.max(route.window.bytes);
                     limits.age = limits.age.max(route.window.age);
                 })
                 // Identity and delivery are the same in every route: the configuration was checked.
-                .or_insert(Wanted {
+                .or_insert_with(|| Wanted {
                     identity: source.identity.clone(),
                     delivery: source.delivery,
-                    filters,
+                    filters: FilterSet::new([]),
                     limits: route.window,
                 });
+        }
+    }
+    for (stream, filters) in reach {
+        if let Some(wanted) = wanted.get_mut(stream) {
+            wanted.filters = FilterSet::new(filters);
         }
     }
     wanted

@@ -1,20 +1,23 @@
-//! `sidestream check`: every problem of a configuration, or what it says in short.
+//! `sidestream check`: every problem of a configuration, or its warnings and what it says in short.
 
 use std::fmt::{self, Write};
 use std::path::Path;
 
 use super::Exit;
 use super::output::{complain, exit_of, print};
-use crate::config::{self, Config};
+use crate::config::{self, Loaded};
 use crate::http::RouteConfig;
 
-/// Checks the file without connecting to anything: problems go to standard error, the summary to standard output.
+/// Checks the file without connecting to anything: problems and warnings go to standard error, the summary to standard output.
 pub(super) fn run(file: &Path) -> Exit {
     match config::load(file) {
         Ok(loaded) => {
+            for warning in &loaded.warnings {
+                complain(format_args!("{warning}\n"));
+            }
             let mut summary = String::new();
             // Writing to a string does not fail.
-            summarise(&loaded.config, file, &mut summary).ok();
+            summarise(&loaded, file, &mut summary).ok();
             exit_of(print(&summary))
         }
         Err(problems) => {
@@ -24,8 +27,13 @@ pub(super) fn run(file: &Path) -> Exit {
     }
 }
 
-fn summarise(config: &Config, file: &Path, out: &mut impl Write) -> fmt::Result {
-    writeln!(out, "{}: no problems", file.display())?;
+fn summarise(loaded: &Loaded, file: &Path, out: &mut impl Write) -> fmt::Result {
+    let Loaded { config, warnings, .. } = loaded;
+    match warnings.len() {
+        0 => writeln!(out, "{}: no problems", file.display())?,
+        1 => writeln!(out, "{}: no problems, 1 warning", file.display())?,
+        count => writeln!(out, "{}: no problems, {count} warnings", file.display())?,
+    }
     for listener in &config.listen {
         let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
         writeln!(out, "  listens on {}{tls}", listener.address)?;

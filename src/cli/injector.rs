@@ -186,5 +186,11 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 fn filter(directives: &str) -> Result<String, String> {
-    logs::filter(directives).map(|_| directives.to_owned()).map_err(|error| error.to_string())
+    match crate::telemetry::filter::filter(directives) {
+        Ok(_) => Ok(directives.to_owned()),
+        Err(invalid) => {
+            let hint = invalid.meant().map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
+            Err(format!("{invalid}{hint}"))
+        }
+    }
 }

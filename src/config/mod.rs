@@ -5,13 +5,14 @@ mod environment;
 mod problem;
 mod read;
 pub mod reload;
+mod secrets;
 mod spelling;
 mod tree;
 mod units;
 mod walk;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -84,6 +85,8 @@ pub struct Loaded {
     pub content_hash: String,
     /// SHA-256 of the file's bytes, in hexadecimal digits.
     pub text_hash: String,
+    /// What may not do what was meant.
+    pub warnings: Vec<Problem>,
 }
 
 /// The largest file that is read. 1 MiB: what fits into a ConfigMap.
@@ -112,7 +115,7 @@ pub fn duration(text: &str) -> Result<std::time::Duration, &'static str> {
 /// # Errors
 /// Every problem of the text, in the order of its lines.
 pub fn parse(text: &str, file: &str, environment: Lookup<'_>) -> Result<Config, Problems> {
-    walk_over(text, file, environment).map(|(config, _)| config)
+    walk_over(text, file, environment).map(|read| read.config)
 }
 
 /// The names that a text uses and all there are. For the tests of the reference file and of the documentation.
@@ -120,10 +123,17 @@ pub fn parse(text: &str, file: &str, environment: Lookup<'_>) -> Result<Config, 
 /// # Errors
 /// As [`parse`].
 pub fn outline(text: &str, file: &str, environment: Lookup<'_>) -> Result<Outline, Problems> {
-    walk_over(text, file, environment).map(|(_, outline)| outline)
+    walk_over(text, file, environment).map(|read| read.outline)
 }
 
-fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<(Config, Outline), Problems> {
+/// What there is in a text without faults.
+struct Read {
+    config: Config,
+    outline: Outline,
+    warnings: Vec<Problem>,
+}
+
+fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<Read, Problems> {
     // A byte order mark is no character of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > FILE_BYTES_MAX {
@@ -132,14 +142,16 @@ fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<(Config,
     let report = Report::new(file, text);
     let mut read = None;
     if let Some(mut root) = tree::read(&report) {
+        secrets::hide(&root, &report);
         environment::fill(&mut root, environment, &report);
         let walk = walk::Walk::new(&report);
         let config = read::config(&walk.root(&root));
         read = config.map(|config| (config, walk.finish()));
     }
-    report.finish()?;
+    let warnings = report.finish()?;
     // Nothing was reported, so there is something; the other arm keeps the types honest without a panic.
-    read.ok_or_else(|| Problem::of_file(file, "the file cannot be understood", None).into())
+    let (config, outline) = read.ok_or_else(|| Problem::of_file(file, "the file cannot be understood", None))?;
+    Ok(Read { config, outline, warnings })
 }
 
 /// Reads at most one byte more than is allowed: enough to see that a file is too large.
@@ -176,9 +188,9 @@ fn parse_bytes(bytes: &[u8], file: &str, environment: Lookup<'_>) -> Result<Load
             return Err(Problem::of_file(file, message, Some("save it as UTF-8")).into());
         }
     };
-    let config = parse(text, file, environment)?;
+    let Read { config, warnings, .. } = walk_over(text, file, environment)?;
     let content_hash = hash(effective(&config).to_string().as_bytes());
-    Ok(Loaded { config, content_hash, text_hash: hash(bytes) })
+    Ok(Loaded { config, content_hash, text_hash: hash(bytes), warnings })
 }
 
 fn hash(bytes: &[u8]) -> String {

@@ -1,9 +1,11 @@
 //! One fault in a configuration, told as a compiler tells it: where, what, and what to do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::Serialize;
+
+use super::secrets::{Hidden, Masks};
 
 /// A place in the text; lines and columns count from 1, in characters. Line 0: the file as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,16 +15,44 @@ pub(super) struct Mark {
     pub(super) width: usize,
 }
 
+/// A stretch of the text: line (from 1) and column (from 0, in characters) of its first character, and of the one after
+/// its last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) from: (usize, usize),
+    pub(super) until: (usize, usize),
+}
+
+impl Mark {
+    /// The characters that it is about.
+    pub(super) fn span(self) -> Span {
+        let column = self.column.saturating_sub(1);
+        Span { from: (self.line, column), until: (self.line, column + self.width) }
+    }
+}
+
+/// How bad a fault is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The file is not used.
+    Error,
+    /// The file is used, but may not do what was meant.
+    Warning,
+}
+
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    /// Whether the file is used nevertheless.
+    #[serde(skip)]
+    pub severity: Severity,
     /// The file's name as it was given.
     pub file: String,
     /// Counts from 1; 0: the fault is the file's as a whole.
     pub line: usize,
     /// Counts from 1, in characters; 0: the fault is the file's as a whole.
     pub column: usize,
-    /// The line as it stands in the file: never the value of an environment variable, secrets as `*`.
+    /// The line as it stands in the file: never the value of an environment variable, whatever could be a secret as `*`.
     pub excerpt: String,
     /// What is wrong.
     pub message: String,
@@ -37,6 +67,7 @@ impl Problem {
     /// A fault of the file as a whole.
     pub(super) fn of_file(file: &str, message: impl Into<String>, hint: Option<&str>) -> Self {
         Self {
+            severity: Severity::Error,
             file: file.to_owned(),
             line: 0,
             column: 0,
@@ -50,7 +81,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        writeln!(f, "{severity}: {}", self.message)?;
         if self.line == 0 {
             write!(f, "  --> {}", self.file)?;
         } else {
@@ -117,144 +152,101 @@ impl std::error::Error for Problems {}
 pub(super) struct Report<'t> {
     file: &'t str,
     text: &'t str,
-    problems: RefCell<Vec<Problem>>,
+    findings: RefCell<Vec<Finding>>,
+    hidden: RefCell<Vec<(Span, Hidden)>>,
+    is_broken: Cell<bool>,
+}
+
+/// A fault without its excerpt: what must not be shown of its line is known only at the end.
+#[derive(PartialEq, Eq)]
+struct Finding {
+    severity: Severity,
+    at: Mark,
+    message: String,
+    hint: Option<String>,
 }
 
 impl<'t> Report<'t> {
     pub(super) fn new(file: &'t str, text: &'t str) -> Self {
-        Self { file, text, problems: RefCell::default() }
+        let (findings, hidden) = (RefCell::default(), RefCell::default());
+        Self { file, text, findings, hidden, is_broken: Cell::new(false) }
     }
 
     /// Adds a fault. Through an alias the same one may be found twice; it is told once.
     pub(super) fn add(&self, at: Mark, message: impl Into<String>, hint: Option<String>) {
-        let mut problems = self.problems.borrow_mut();
-        if problems.len() == Problems::COUNT_MAX {
-            return;
+        self.find(Severity::Error, at, message.into(), hint);
+    }
+
+    /// Adds a warning.
+    pub(super) fn warn(&self, at: Mark, message: impl Into<String>, hint: &str) {
+        self.find(Severity::Warning, at, message.into(), Some(hint.to_owned()));
+    }
+
+    fn find(&self, severity: Severity, at: Mark, message: String, hint: Option<String>) {
+        let mut findings = self.findings.borrow_mut();
+        let known = findings.iter().filter(|finding| finding.severity == severity).count();
+        let finding = Finding { severity, at, message, hint };
+        if known < Problems::COUNT_MAX && !findings.contains(&finding) {
+            findings.push(finding);
         }
-        let line = at.line.checked_sub(1).and_then(|before| self.text.lines().nth(before)).unwrap_or_default();
-        let (excerpt, caret) = excerpt(line, at);
-        let (file, message) = (self.file.to_owned(), message.into());
-        let problem = Problem { file, line: at.line, column: at.column, excerpt, message, hint, caret };
-        if !problems.contains(&problem) {
-            problems.push(problem);
-        }
+    }
+
+    /// Keeps a stretch of the text out of every excerpt.
+    pub(super) fn hide(&self, span: Span, what: Hidden) {
+        self.hidden.borrow_mut().push((span, what));
+    }
+
+    /// The structure of the text is not known: what may be a secret is judged by its letters.
+    pub(super) fn break_off(&self) {
+        self.is_broken.set(true);
     }
 
     pub(super) fn text(&self) -> &'t str {
         self.text
     }
 
-    /// The faults; none is `Ok`.
-    pub(super) fn finish(self) -> Result<(), Problems> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|problem| (problem.line, problem.column));
-        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+    /// The warnings, if the text has no fault.
+    pub(super) fn finish(self) -> Result<Vec<Problem>, Problems> {
+        let mut findings = self.findings.into_inner();
+        findings.sort_by_key(|finding| (finding.at.line, finding.at.column));
+        let lines = findings.iter().map(|finding| finding.at.line).collect();
+        let masks = Masks::new(self.text, &lines, &self.hidden.into_inner(), self.is_broken.get());
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        for Finding { severity, at, message, hint } in findings {
+            let (excerpt, caret) = excerpt(masks.line(at.line), at);
+            let file = self.file.to_owned();
+            let problem = Problem { severity, file, line: at.line, column: at.column, excerpt, message, hint, caret };
+            match severity {
+                Severity::Error => errors.push(problem),
+                Severity::Warning => warnings.push(problem),
+            }
+        }
+        if errors.is_empty() { Ok(warnings) } else { Err(Problems(errors)) }
     }
 }
 
 /// 160 characters: two terminal lines at most.
 const EXCERPT_WIDTH_MAX: usize = 160;
 
-/// The part of a line around a mark that can be shown, and where the caret stands under it.
-fn excerpt(line: &str, at: Mark) -> (String, (usize, usize)) {
-    // One character for one, or the caret would stand elsewhere.
-    let shown: Vec<char> = masked(line).into_iter().map(|char| if char.is_control() { ' ' } else { char }).collect();
-    let column = at.column.saturating_sub(1).min(shown.len());
-    let from = if shown.len() <= EXCERPT_WIDTH_MAX { 0 } else { column.saturating_sub(EXCERPT_WIDTH_MAX / 2) };
-    let until = shown.len().min(from + EXCERPT_WIDTH_MAX);
+/// The part of a masked line around a mark that can be shown, and where the caret stands under it.
+fn excerpt(line: &[char], at: Mark) -> (String, (usize, usize)) {
+    let column = at.column.saturating_sub(1).min(line.len());
+    let from = if line.len() <= EXCERPT_WIDTH_MAX { 0 } else { column.saturating_sub(EXCERPT_WIDTH_MAX / 2) };
+    let until = line.len().min(from + EXCERPT_WIDTH_MAX);
     let width = at.width.clamp(1, (until - column).max(1));
-    let text: String = shown[from..until].iter().collect();
+    // One character for one, or the caret would stand elsewhere.
+    let text: String = line[from..until].iter().map(|char| if char.is_control() { ' ' } else { *char }).collect();
     (text.trim_end().to_owned(), (column - from, width))
-}
-
-/// The line with what follows a secret's key, or stands before an `@` in an address, as `*`: also where the text is
-/// no YAML, so by its letters and not by its structure.
-fn masked(line: &str) -> Vec<char> {
-    let mut chars: Vec<char> = line.chars().collect();
-    let lower: Vec<char> = chars.iter().map(char::to_ascii_lowercase).collect();
-    for key in ["password", "token", "nkey"] {
-        let key: Vec<char> = key.chars().collect();
-        for start in 0..lower.len().saturating_sub(key.len()) {
-            if lower[start..].starts_with(&key) {
-                mask_value(&mut chars, start + key.len());
-            }
-        }
-    }
-    let mut from = 0;
-    while let Some(scheme) = position(&lower, "://", from) {
-        from = scheme + 3;
-        let end =
-            (from..lower.len()).find(|at| matches!(lower[*at], ' ' | '"' | '\'' | ',' | ']')).unwrap_or(lower.len());
-        if let Some(until) = (from..end).rev().find(|at| lower[*at] == '@') {
-            chars[from..until].fill('*');
-        }
-    }
-    chars
-}
-
-fn position(chars: &[char], word: &str, from: usize) -> Option<usize> {
-    let word: Vec<char> = word.chars().collect();
-    (from..chars.len()).find(|at| chars[*at..].starts_with(&word))
-}
-
-/// Masks the value of a key that ends at `end`; nothing where no colon follows, and not a reference to the environment.
-fn mask_value(chars: &mut [char], end: usize) {
-    let blank = |chars: &[char], at: usize| chars.get(at).is_some_and(|char| matches!(char, ' ' | '\t' | '"' | '\''));
-    let mut at = end;
-    while blank(chars, at) {
-        at += 1;
-    }
-    if chars.get(at) != Some(&':') {
-        return;
-    }
-    at += 1;
-    while blank(chars, at) {
-        at += 1;
-    }
-    let quote = chars.get(at.wrapping_sub(1)).copied().filter(|char| matches!(char, '"' | '\''));
-    let flow = chars[..end].contains(&'{');
-    let ends = |at: &usize| match (quote, chars[*at]) {
-        (Some(quote), char) => char == quote,
-        (None, ',' | '}') => flow,
-        (None, char) => char == '#' && chars[at - 1] == ' ',
-    };
-    let until = (at..chars.len()).find(ends).unwrap_or(chars.len());
-    let value: String = chars[at..until].iter().collect();
-    let reference = value.starts_with("${") && !value.contains(":-");
-    if !reference && value.trim() != "null" {
-        chars[at..until].fill('*');
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shown(line: &str) -> String {
-        masked(line).into_iter().collect()
-    }
-
-    #[test]
-    fn secrets_in_an_excerpt_are_masked() {
-        assert_eq!(shown("  password: hunter2  # why"), "  password: *********# why");
-        assert_eq!(shown("  password: a, b: c"), "  password: *******");
-        assert_eq!(
-            shown("nats: { user: me, password: \"a, b\", token: x }"),
-            "nats: { user: me, password: \"****\", token: **}"
-        );
-        assert_eq!(shown("  nkey: ${NKEY}"), "  nkey: ${NKEY}");
-        assert_eq!(shown("  nkey: ${NKEY:-SU}"), "  nkey: ***********");
-        assert_eq!(shown("  token: null # none"), "  token: null # none");
-        assert_eq!(shown("  # the token is"), "  # the token is");
-        assert_eq!(
-            shown("servers: [\"nats://me:pw@host:4222\", nats://b]"),
-            "servers: [\"nats://*****@host:4222\", nats://b]"
-        );
-    }
-
     #[test]
     fn the_caret_stands_under_the_fault_also_in_a_very_long_line() {
         let line = format!("{}bad", "x".repeat(1000));
+        let line: Vec<char> = line.chars().collect();
         let (text, (before, width)) = excerpt(&line, Mark { line: 1, column: 1001, width: 3 });
         assert_eq!(&text[before..before + width], "bad");
         assert!(text.len() <= EXCERPT_WIDTH_MAX);

@@ -1,11 +1,12 @@
 //! The file read again: when its bytes change, and when somebody asks.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::problem::Problems;
@@ -43,6 +44,8 @@ pub struct Reloads {
     absent_polls: u32,
     ticks: Interval,
     requests: Arc<Notify>,
+    /// Kept here, not in a local, so that `next` may be dropped at any await.
+    reading: Option<JoinHandle<Reading>>,
     /// Somebody asked, and has no answer yet. Kept here, not in a local, so that `next` may be dropped at any await.
     requested: bool,
 }
@@ -64,50 +67,58 @@ impl Reloads {
             absent_polls: 0,
             ticks,
             requests,
+            reading: None,
             requested: false,
         }
     }
 
     /// Waits until the file has changed, or somebody asked. May be dropped at any await.
+    ///
+    /// The file is read and parsed by a thread for blocking work: a large file, a slow disk or a pipe delays nothing here.
     pub async fn next(&mut self) -> Reload {
         loop {
-            tokio::select! {
-                biased; // an answer that is owed comes before another poll
-                () = self.requests.notified(), if !self.requested => self.requested = true,
-                () = std::future::ready(()), if self.requested => {}
-                _ = self.ticks.tick() => {}
+            if self.reading.is_none() {
+                tokio::select! {
+                    biased; // an answer that is owed comes before another poll
+                    () = self.requests.notified(), if !self.requested => self.requested = true,
+                    () = std::future::ready(()), if self.requested => {}
+                    _ = self.ticks.tick() => {}
+                }
             }
-            // The path is opened anew each time: a ConfigMap changes by swapping a symlink above the file.
-            let path = self.path.clone();
-            let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-            let answer = self.judge(read.unwrap_or_else(|error| Err(io::Error::other(error))));
-            if let Some(reload) = answer {
+            let reading = self.reading.get_or_insert_with(|| {
+                let path = self.path.clone();
+                // A request is answered whether the content is the same or not.
+                let seen = self.seen.clone().filter(|_| !self.requested);
+                spawn_blocking(move || Reading::new(&path, seen.as_ref()))
+            });
+            let reading = reading.await.unwrap_or_else(|error| Reading::Failed(io::Error::other(error)));
+            self.reading = None;
+            if let Some(reload) = self.judge(reading) {
                 self.requested = false;
                 return reload;
             }
         }
     }
 
-    /// What the content means; nothing when it was answered before and nobody asked.
-    fn judge(&mut self, read: io::Result<Vec<u8>>) -> Option<Reload> {
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            Err(error) => return self.absent(&error),
+    /// What a reading means; nothing when it was answered before and nobody asked.
+    fn judge(&mut self, reading: Reading) -> Option<Reload> {
+        let (text_hash, parsed) = match reading {
+            Reading::Failed(error) => return self.absent(&error),
+            Reading::Same => {
+                self.absent_polls = 0;
+                return None;
+            }
+            Reading::Content { text_hash, parsed } => (text_hash, parsed),
         };
         self.absent_polls = 0;
-        let text_hash = hash(&bytes);
-        if self.seen.as_ref() == Some(&text_hash) && !self.requested {
-            return None;
-        }
         self.seen = Some(text_hash);
-        let name = self.path.display().to_string();
-        Some(match parse_bytes(&bytes, &name, &|name| std::env::var(name).ok()) {
+        Some(match parsed {
             Err(problems) => Reload::Refused(problems),
             Ok(loaded) if loaded.config == self.applied => Reload::Unchanged,
             Ok(loaded) => {
                 self.applied = loaded.config.clone();
                 let restart = needs_restart(&self.started, &loaded.config);
-                Reload::Changed { loaded: Box::new(loaded), restart }
+                Reload::Changed { loaded, restart }
             }
         })
     }
@@ -120,6 +131,35 @@ impl Reloads {
         }
         self.seen = None;
         Some(Reload::Refused(unreadable(&self.path.display().to_string(), error)))
+    }
+}
+
+/// One reading of the file.
+enum Reading {
+    Failed(io::Error),
+    /// The content that was answered last.
+    Same,
+    Content {
+        text_hash: String,
+        parsed: Result<Box<Loaded>, Problems>,
+    },
+}
+
+impl Reading {
+    /// Reads and parses the file, unless its content is the one that was seen. Blocks.
+    fn new(path: &Path, seen: Option<&String>) -> Self {
+        // The path is opened anew each time: a ConfigMap changes by swapping a symlink above the file.
+        let bytes = match read_file(path) {
+            Ok(bytes) => bytes,
+            Err(error) => return Self::Failed(error),
+        };
+        let text_hash = hash(&bytes);
+        if seen == Some(&text_hash) {
+            return Self::Same;
+        }
+        let name = path.display().to_string();
+        let parsed = parse_bytes(&bytes, &name, &|name| std::env::var(name).ok()).map(Box::new);
+        Self::Content { text_hash, parsed }
     }
 }
 
@@ -159,7 +199,6 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::Path;
 
     use super::*;
     use crate::config::load;

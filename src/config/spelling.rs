@@ -14,6 +14,15 @@ pub(super) fn nearest<'k>(word: &str, words: &[&'k str]) -> Option<&'k str> {
     (near.0 <= near.1.len().max(word.len()).div_ceil(3)).then_some(near.1)
 }
 
+/// Whether one of these words was probably meant: at most a quarter of its letters differ, and at least one may.
+pub(super) fn is_near(word: &str, words: &[&str]) -> bool {
+    let word = word.to_ascii_lowercase();
+    words.iter().any(|other| {
+        let most = (other.len() / 4).max(1);
+        word.len().abs_diff(other.len()) <= most && distance(&word, other) <= most
+    })
+}
+
 /// Letters to insert, remove, replace or swap (optimal string alignment). Words too long to be a key are far from all.
 fn distance(one: &str, two: &str) -> usize {
     let (one, two): (Vec<char>, Vec<char>) = (one.chars().collect(), two.chars().collect());

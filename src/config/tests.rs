@@ -128,11 +128,61 @@ fn the_form_of_a_file_is_bounded() {
     assert_eq!(message(&keys), "a map has too many keys");
     let route = |key| format!("  - {{ path: /{key}, sources: [{{ subjects: [a] }}] }}\n");
     let routes: String = (0..10_000).map(route).collect();
-    assert_eq!(message(&format!("routes:\n{routes}")), "there are 10000 routes, at most 1000 are served");
+    assert_eq!(message(&format!("routes:\n{routes}")), "`routes` has 10000 items, at most 1000 are read");
     let many: String = (0..200).map(|key| format!("k{key}: 1\n")).collect();
     let told = parse(&many, "f", &environment).unwrap_err();
     assert_eq!(told.as_slice().len(), Problems::COUNT_MAX);
     assert!(told.to_string().ends_with("100 problems or more"));
+}
+
+/// Large files, and files at the bounds of what is read. By squares some of them take minutes.
+#[test]
+fn the_time_to_judge_a_file_grows_with_its_size() {
+    let many = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<String>();
+    let list =
+        |count: usize, item: &dyn Fn(usize) -> String| format!("[{}]", many(count, &|n| format!("{}, ", item(n))));
+    let route = |rest: String| format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}], {rest} }}]\n");
+    let of_source = |rest: String| format!("routes: [{{ path: /a, sources: [{{ {rest} }}] }}]\n");
+    let rule = |n| format!("{{subjects: ['h.*.{n}'], tier: critical}}");
+    let at_the_bounds = |n| {
+        let subjects = list(4, &|m| format!("s{n}.{m}.*"));
+        format!("  - {{ path: '/a/{{x}}/{n}', sources: [{{ stream: S, subjects: {subjects} }}] }}\n")
+    };
+    let files = [
+        format!("routes:\n{}", many(1000, &at_the_bounds)),
+        format!("routes:\n{}", many(6_000, &|n| format!("  - {{path: /p{n}, sources: [{{subjects: [p{n}]}}]}}\n"))),
+        route(format!("priority: {}", list(5_000, &rule))),
+        route(format!("priority: {}", list(1000, &rule))),
+        route(format!("cors: {{ origins: {} }}", list(10_000, &|n| format!("https://a{n}.example")))),
+        of_source(format!("subjects: {}", list(26_666, &|n| format!("s{n}.*.>")))),
+        of_source(format!(
+            "subjects: {}, allow: {}",
+            list(999, &|n| format!("a{n}.x")),
+            list(999, &|n| format!("a{}.*", 999 - n))
+        )),
+        of_source(format!("subjects: ['{}']", "{query.a}.".repeat(10_000))),
+        format!("routes: {}", list(36_666, &|_| "{a: 1}".into())),
+        format!("routes: {}", list(1000, &|_| format!("{{ {} }}", many(150, &|n| format!("k{n}, "))))),
+        format!("routes: [{{ path: '/{}', sources: [] }}]", many(10_000, &|n| format!("{{a{n}}}/"))),
+        format!("{GOOD}\nlisten: {}", list(10_000, &|n| format!("{{address: '127.0.0.1:{n}'}}"))),
+        format!("{GOOD}\nlog: {{filter: '{}'}}", many(23_333, &|n| format!("a{n}=debug,"))),
+        format!("{GOOD}\nx: '{}'", "://".repeat(33_333)),
+        format!("{GOOD}\nx: '{}'", "password: a, ".repeat(23_333)),
+        format!("{GOOD}\nx: {}", list(33_333, &|_| "&a b".into())),
+        format!("{GOOD}\nx: {}{}{}", many(30, &|n| format!("&a{n} [")), "a, ".repeat(66_666), "]".repeat(30)),
+        format!("{GOOD}\nx: {}", "- ".repeat(133_333)),
+        format!("{GOOD}\nx: {}", "{a: ".repeat(66_666)),
+        format!("{GOOD}\nx: \"{}", "${A:-".repeat(50_000)),
+    ];
+    for text in files {
+        assert!(text.len() <= FILE_BYTES_MAX, "{}", &text[..100]);
+        let begun = std::time::Instant::now();
+        let answer = parse(&text, "f", &environment);
+        let told = answer.map_or_else(|problems| problems.to_string().len(), |config| config.http.routes.len());
+        // A debug build on a busy machine takes a second.
+        assert!(begun.elapsed().as_secs() < 20, "{:?}: {}", begun.elapsed(), &text[..100]);
+        assert!(told < 200_000, "{told} bytes are told: {}", &text[..100]);
+    }
 }
 
 #[test]

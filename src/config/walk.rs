@@ -1,14 +1,26 @@
 //! The walk over the tree: every key is asked for once, by name and type; what was not asked for is unknown.
 
+mod keys;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::problem::{Mark, Report};
+use super::problem::{Mark, Problems, Report};
+use super::secrets::{self, is_secret_name};
 use super::spelling::{elsewhere, nearest};
 use super::tree::{Entry, Node, Scalar, Value};
 use super::units;
+pub(super) use keys::Keys;
+
+/// 16 KiB: the longest token of a NATS account has a quarter of it. Templates and paths are read in time that grows faster
+/// than their length.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// 1000 items in a list that has no bound of its own: many times what one pod can use of anything. Lists are compared with
+/// each other, and looked through for each request or event.
+const ITEMS_MAX: usize = 1000;
 
 /// What is shared by all places of one file.
 pub(super) struct Walk<'r> {
@@ -25,6 +37,10 @@ struct Stray {
     key: String,
     at: Mark,
     siblings: Vec<&'static str>,
+    /// The sibling that was probably meant.
+    near: Option<&'static str>,
+    /// It may be a part of a secret, and is not quoted.
+    is_hidden: bool,
 }
 
 /// The names that a file uses, and all there are.
@@ -48,13 +64,15 @@ impl<'r> Walk<'r> {
     /// Tells the unknown keys.
     pub(super) fn finish(self) -> Outline {
         let known = self.known.into_inner();
-        for Stray { key, at, siblings } in self.strays.into_inner() {
-            let hint = match (nearest(&key, &siblings), elsewhere(&key, &known)) {
+        for Stray { key, at, siblings, near, is_hidden } in self.strays.into_inner() {
+            let hint = match (near, elsewhere(&key, &known)) {
+                _ if is_hidden => "a text with a comma needs quotes inside of `{...}`".to_owned(),
                 (Some(near), _) => format!("did you mean `{near}`?"),
                 (None, Some(path)) => format!("`{key}` belongs to `{path}`: check the indentation"),
                 (None, None) => format!("known here: {}", siblings.join(", ")),
             };
-            self.report.add(at, format!("unknown key `{key}`"), Some(hint));
+            let key = if is_hidden { "key without a value".to_owned() } else { format!("key `{key}`") };
+            self.report.add(at, format!("unknown {key}"), Some(hint));
         }
         Outline { known: known.into_iter().collect(), named: self.named.into_inner() }
     }
@@ -75,6 +93,16 @@ impl<'w> Place<'w> {
     /// Tells a problem at a place that was kept.
     pub(super) fn problem_at(&self, at: Mark, message: impl Into<String>, hint: Option<&str>) {
         self.walk.report.add(at, message, hint.map(str::to_owned));
+    }
+
+    /// Warns of this value.
+    pub(super) fn warn(&self, message: impl Into<String>, hint: &str) {
+        self.walk.report.warn(self.node.at, message, hint);
+    }
+
+    /// Warns at a place that was kept.
+    pub(super) fn warn_at(&self, at: Mark, message: impl Into<String>, hint: &str) {
+        self.walk.report.warn(at, message, hint);
     }
 
     /// Tells a problem of this value.
@@ -107,6 +135,10 @@ impl<'w> Place<'w> {
         match &self.node.value {
             Value::Scalar(scalar) if scalar.is_null() => {
                 self.wrong(expected, Some("leave the key out to take its default"))
+            }
+            Value::Scalar(scalar) if scalar.text.len() > TEXT_BYTES_MAX => {
+                self.problem(format!("{} is longer than {TEXT_BYTES_MAX} bytes", self.name()), None);
+                None
             }
             Value::Scalar(scalar) => Some(scalar),
             // `{query.client}` without quotes is a map in YAML.
@@ -190,11 +222,19 @@ impl<'w> Place<'w> {
 
     /// A whole number above 0.
     pub(super) fn count(&self) -> Option<usize> {
+        self.number("this is a whole number, at most 1000000000, without a unit")
+    }
+
+    /// `auto` as nothing, or a whole number above 0.
+    pub(super) fn auto_or_count(&self) -> Option<Option<usize>> {
+        self.auto_or(|place| place.number("this is `auto`, or a whole number, at most 1000000000, without a unit"))
+    }
+
+    fn number(&self, fault: &'static str) -> Option<usize> {
         let number = self.parsed("a whole number", |text| {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             // 1 000 000 000: no count of this program reaches it, and sums of such cannot overflow.
-            let number = text.parse().ok().filter(|number| digits && *number <= 1_000_000_000);
-            number.ok_or("this is a whole number, at most 1000000000, without a unit")
+            text.parse().ok().filter(|number| digits && *number <= 1_000_000_000).ok_or(fault)
         })?;
         self.positive(number, 0)
     }
@@ -230,23 +270,44 @@ impl<'w> Place<'w> {
 
     /// The name of a file.
     pub(super) fn file(&self) -> Option<PathBuf> {
-        self.text().map(PathBuf::from)
+        self.parsed("the name of a file", |text| {
+            if text.is_empty() {
+                return Err("a text that is empty says nothing");
+            }
+            if secrets::is_key(text) || text.contains(['\n', '\0']) {
+                return Err("this is the content of a file; the name of one is needed");
+            }
+            Ok(PathBuf::from(text))
+        })
     }
 
     /// As [`Self::list`], of at least one item.
     pub(super) fn some<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
+        self.some_of(ITEMS_MAX, read)
+    }
+
+    /// As [`Self::list`], of at least one item and at most so many.
+    pub(super) fn some_of<T>(&self, most: usize, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         if matches!(&self.node.value, Value::List(items) if items.is_empty()) {
             self.problem(format!("{} is empty", self.name()), Some("at least one is needed"));
             return None;
         }
-        self.list(read)
+        self.list_of(most, read)
     }
 
-    /// Every item that can be read; nothing when it is no list.
+    /// Every item that can be read; nothing when it is no list, or one with too many items.
     pub(super) fn list<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
+        self.list_of(ITEMS_MAX, read)
+    }
+
+    fn list_of<T>(&self, most: usize, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         let Value::List(items) = &self.node.value else {
             return self.wrong("a list", Some("write `[...]`, or one item a line after `- `"));
         };
+        if items.len() > most {
+            self.problem(format!("{} has {} items, at most {most} are read", self.name(), items.len()), None);
+            return None;
+        }
         let mut read_items = Vec::with_capacity(items.len());
         for (index, node) in items.iter().enumerate() {
             let place = Self { walk: self.walk, node, path: format!("{}[{index}]", self.path) };
@@ -266,10 +327,26 @@ impl<'w> Place<'w> {
         let Keys { asked, later, .. } = keys;
         let known = |key: &str| asked.contains(&key) || later.contains(&key);
         for entry in entries.iter().filter(|entry| !known(&entry.key)) {
-            let stray = Stray { key: entry.key.clone(), at: entry.at, siblings: asked.clone() };
-            self.walk.strays.borrow_mut().push(stray);
+            self.stray(entry, &asked);
         }
         value
+    }
+
+    /// Keeps an unknown key, and hides its value: it could be a secret at a key with a typing error.
+    fn stray(&self, entry: &Entry, siblings: &[&'static str]) {
+        let mut strays = self.walk.strays.borrow_mut();
+        let is_told = strays.len() < Problems::COUNT_MAX;
+        let near = is_told.then(|| nearest(&entry.key, siblings)).flatten();
+        let in_secrets = self.path.split(['.', '[']).next().is_some_and(secrets::is_section);
+        let is_harmless = matches!(entry.node.value, Value::Scalar(_))
+            && near.is_some_and(|near| !is_secret_name(near) && !is_secret_name(&entry.key));
+        if in_secrets || !is_harmless {
+            secrets::hide_value(&entry.node, self.walk.report);
+        }
+        if is_told {
+            let is_hidden = in_secrets && entry.node.is_null() && near.is_none();
+            strays.push(Stray { key: entry.key.clone(), at: entry.at, siblings: siblings.to_vec(), near, is_hidden });
+        }
     }
 
     fn note(&self) {
@@ -287,97 +364,6 @@ impl<'w> Place<'w> {
 fn unit_hint(scalar: &Scalar, unit: &str, hint: &str) -> String {
     let number = !scalar.text.is_empty() && scalar.text.bytes().all(|byte| byte.is_ascii_digit());
     if number && !scalar.filled { format!("a number needs a unit: `{}{unit}`?", scalar.text) } else { hint.to_owned() }
-}
-
-/// The keys of one map.
-pub(super) struct Keys<'p> {
-    place: &'p Place<'p>,
-    entries: &'p [Entry],
-    asked: Vec<&'static str>,
-    later: &'static [&'static str],
-}
-
-impl<'p> Keys<'p> {
-    fn path(&self, key: &str) -> String {
-        if self.place.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place.path) }
-    }
-
-    fn entry(&self, key: &str) -> Option<&'p Entry> {
-        self.entries.iter().find(|entry| entry.key == key)
-    }
-
-    fn find(&mut self, key: &'static str) -> Option<Place<'p>> {
-        let path = self.path(key);
-        self.asked.push(key);
-        self.place.walk.known.borrow_mut().insert(pattern(&path));
-        let entry = self.entry(key)?;
-        let place = Place { walk: self.place.walk, node: &entry.node, path };
-        place.note();
-        Some(place)
-    }
-
-    /// The key's value, if it stands there and can be read.
-    pub(super) fn get<T>(&mut self, key: &'static str, read: impl FnOnce(&Place<'p>) -> Option<T>) -> Option<T> {
-        self.find(key).and_then(|place| read(&place))
-    }
-
-    /// The key's value; a key that is missing is a problem.
-    pub(super) fn require<T>(&mut self, key: &'static str, read: impl FnOnce(&Place<'p>) -> Option<T>) -> Option<T> {
-        let place = self.find(key);
-        if place.is_none() {
-            self.place.problem(format!("`{key}` is missing in {}", self.place.name_of_map()), None);
-        }
-        place.and_then(|place| read(&place))
-    }
-
-    /// The key's value, or its default.
-    pub(super) fn or<T>(&mut self, key: &'static str, default: T, read: impl FnOnce(&Place<'p>) -> Option<T>) -> T {
-        self.get(key, read).unwrap_or(default)
-    }
-
-    /// The key's value, which may be null, or its default.
-    pub(super) fn nullable<T>(
-        &mut self,
-        key: &'static str,
-        default: Option<T>,
-        read: impl FnOnce(&Place<'p>) -> Option<T>,
-    ) -> Option<T> {
-        match self.find(key) {
-            None => default,
-            Some(place) if place.node.is_null() => None,
-            Some(place) => read(&place),
-        }
-    }
-
-    /// Keys that a later version takes: refused, but not as unknown.
-    pub(super) fn later(&mut self, keys: &'static [&'static str]) {
-        self.later = keys;
-        for key in keys {
-            if let Some(entry) = self.entry(key) {
-                self.place.walk.report.add(entry.at, format!("`{key}` is not available in this version"), None);
-            }
-        }
-    }
-
-    /// Where the key stands, or the map if it does not.
-    pub(super) fn at(&self, key: &str) -> Mark {
-        self.entry(key).map_or(self.place.node.at, |entry| entry.at)
-    }
-
-    /// Whether the key stands there with a value.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.entry(key).is_some_and(|entry| !entry.node.is_null())
-    }
-
-    /// Tells a problem of a key.
-    pub(super) fn problem(&self, key: &str, message: impl Into<String>, hint: Option<&str>) {
-        self.problem_at(self.at(key), message, hint);
-    }
-
-    /// Tells a problem at a place that was kept.
-    pub(super) fn problem_at(&self, at: Mark, message: impl Into<String>, hint: Option<&str>) {
-        self.place.walk.report.add(at, message, hint.map(str::to_owned));
-    }
 }
 
 impl Place<'_> {

@@ -1,5 +1,6 @@
 //! What clients may ask for (`routes:`, `limits:`, `trusted_proxies:` and `forwarded_header:` in the configuration).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::feed::{Limits, Slow};
@@ -215,6 +216,17 @@ pub struct SourceConfig {
     pub subjects: Vec<SubjectTemplate>,
     /// What a template that is one whole variable may ask for.
     pub allow: Vec<Filter>,
+}
+
+impl SourceConfig {
+    /// Every subject that a client of the route can ever ask for, each filter once.
+    #[must_use]
+    pub fn reach(&self) -> HashSet<Filter> {
+        let (whole, others): (Vec<_>, Vec<_>) = self.subjects.iter().partition(|subject| subject.is_whole_variable());
+        // Whole variables all reach what is allowed.
+        let whole = whole.first().into_iter().flat_map(|subject| subject.reach(&self.allow));
+        whole.chain(others.iter().flat_map(|subject| subject.reach(&self.allow))).collect()
+    }
 }
 
 /// How the events of a JetStream stream come to the pod.

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::notice::Notice;
 use crate::lifecycle::drain;
-use crate::telemetry::logs;
 
 mod parse;
 
@@ -121,10 +120,7 @@ impl Options {
             drain_accept_for: said.get("drain-accept-for", parse::duration),
             drain_spread: said.get("drain-spread", parse::duration),
             drain_timeout: said.get("drain-timeout", parse::duration),
-            log_level: said.get("log-level", |text| match logs::filter(text) {
-                Ok(_) => Ok(text.to_owned()),
-                Err(_) => Err("is neither a level nor directives such as `info,sidestream::http=debug`"),
-            }),
+            log_level: said.get("log-level", parse::log_level),
             nats_url: said.get("nats-url", parse::nats_url),
         }
     }

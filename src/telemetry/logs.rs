@@ -5,12 +5,12 @@ use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use super::filter::{InvalidFilter, filter};
 use super::lines::Lines;
 use super::writer::Queue;
 
@@ -41,18 +41,6 @@ impl Default for Config {
     }
 }
 
-/// Reads the directives of a filter.
-///
-/// The client library of NATS tells every dropped message at `info`; ours counts them, so its own lines begin at
-/// `warn` unless the filter names it.
-///
-/// # Errors
-/// When the filter is not one.
-pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    let quiet = if directives.contains("async_nats") { String::new() } else { ",async_nats=warn".to_owned() };
-    EnvFilter::try_new(format!("{directives}{quiet}"))
-}
-
 /// Begins to log, through a bounded queue that a thread of its own writes: logging never blocks. A second call changes
 /// nothing.
 pub fn init(config: &Config) {
@@ -76,7 +64,7 @@ pub fn init(config: &Config) {
 ///
 /// # Errors
 /// When the filter is none; the one before stays.
-pub fn set_filter(directives: &str) -> Result<(), ParseError> {
+pub fn set_filter(directives: &str) -> Result<(), InvalidFilter> {
     let new = filter(directives)?;
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(new)

@@ -1,5 +1,6 @@
 //! What the process tells about itself: metrics and logs.
 
+pub mod filter;
 pub mod injector;
 mod lines;
 pub mod logs;

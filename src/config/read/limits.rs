@@ -43,7 +43,7 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
         let feeds_max = keys.or("feeds", None, |place| place.auto_or(Place::count));
         let feeds_max = feeds_max.unwrap_or_else(|| feeds_of(window_bytes_max));
         Some(Limits {
-            connections_max: keys.or("connections", default.connections_max, |place| place.auto_or(Place::count)),
+            connections_max: keys.or("connections", default.connections_max, Place::auto_or_count),
             file_descriptors: keys.or("file_descriptors", default.file_descriptors, file_descriptors),
             window_bytes_max,
             feeds_max,

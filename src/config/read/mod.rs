@@ -1,5 +1,6 @@
 //! From the tree to the configuration: every key, its type, its default, and what must hold between keys.
 
+mod cors;
 mod limits;
 mod nats;
 mod routes;
@@ -16,16 +17,19 @@ use crate::http::config::ForwardedHeader;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
 use crate::registry::{self, Bucket};
-use crate::telemetry::logs;
+use crate::telemetry::{self, logs};
 use crate::{admin, http};
 use limits::Limits;
+
+/// 64 listeners: each is bound once for every core, and has a file descriptor for each.
+const LISTENERS_MAX: usize = 64;
 
 /// Reads the whole file. What comes back is only good when nothing was reported.
 pub(super) fn config(root: &Place<'_>) -> Option<Config> {
     root.map(|keys| {
         keys.later(&["upstream"]);
         let default = Config::default();
-        let listen = keys.get("listen", |place| place.some(listener));
+        let listen = keys.get("listen", |place| place.some_of(LISTENERS_MAX, listener));
         let admin = keys.or("admin", default.admin, admin);
         let listen = match listen {
             Some(listen) => apart(keys, listen, admin.address),
@@ -198,10 +202,11 @@ fn log(place: &Place<'_>) -> Option<logs::Config> {
 }
 
 fn filter(place: &Place<'_>) -> Option<String> {
-    place.parsed("a filter", |text| match logs::filter(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => {
-            Err("this is no filter: write a level such as `info`, or directives such as `info,sidestream::http=debug`")
-        }
-    })
+    let text = place.text()?;
+    let Err(invalid) = telemetry::filter::filter(&text) else { return Some(text) };
+    let meant = invalid.meant().map(|level| format!("did you mean `{level}`?"));
+    let hint = meant.as_deref().filter(|_| !place.is_filled());
+    let filled = place.is_filled().then_some("its value came from the environment and is not shown");
+    place.problem(invalid.explain(), hint.or(filled));
+    None
 }

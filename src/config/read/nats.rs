@@ -9,11 +9,23 @@ pub(super) fn nats(place: &Place<'_>) -> Option<Config> {
     place.map(|keys| {
         let default = Config::default();
         Some(Config {
-            servers: keys.or("servers", default.servers, |place| Some(place.some(servers)?.concat())),
+            servers: keys.or("servers", default.servers, all_servers),
             credentials: credentials(keys),
             tls: keys.nullable("tls", Some(default.tls), tls).flatten(),
         })
     })
+}
+
+/// 1000 addresses, however they are written: many times the largest cluster. Each attempt to connect goes through them.
+const SERVERS_MAX: usize = 1000;
+
+fn all_servers(place: &Place<'_>) -> Option<Vec<String>> {
+    let servers = place.some(servers)?.concat();
+    if servers.len() > SERVERS_MAX {
+        place.problem(format!("`servers` has {} addresses, at most {SERVERS_MAX} are read", servers.len()), None);
+        return None;
+    }
+    Some(servers)
 }
 
 /// One address, or several in one text with commas between them, as all NATS clients take them.

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
+use super::cors::cors;
 use crate::feed::{self, Policy, Slow};
-use crate::http::config::{CorsConfig, Delivery, End, Expired, PathTemplate, RouteConfig, SourceConfig};
+use crate::http::config::{Delivery, End, Expired, PathTemplate, RouteConfig, SourceConfig};
 use crate::sse::{EventName, Tier};
 use crate::subject::template::InvalidTemplate;
-use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable, Variables};
+use crate::subject::{Covers, Filter, SubjectTemplate, TextTemplate, Variable, Variables};
 
 /// 4 sources: the id of an event has a component for each, and at most 128 bytes.
 const SOURCES_MAX: usize = 4;
@@ -17,10 +18,27 @@ const SOURCES_MAX: usize = 4;
 /// 1000 routes: each has metrics of its own, and each request is compared with them in turn.
 const ROUTES_MAX: usize = 1000;
 
+/// 5000 subjects in all routes together, those of `allow` included: five for each of the most routes. The filters of a
+/// stream are one set, of which NATS is asked for as many filters as do not overlap: to find them takes the square of their
+/// number.
+const SUBJECTS_MAX: usize = 5000;
+
+/// 1000 filters in the rules of a route: they are compared with the subject of every event, one after the other.
+const PRIORITY_FILTERS_MAX: usize = 1000;
+
+/// 1024 bytes and 32 segments: what a request's path is compared with, for every route.
+const PATH_BYTES_MAX: usize = 1024;
+const PATH_SEGMENTS_MAX: usize = 32;
+
 pub(super) fn routes(place: &Place<'_>) -> Option<Vec<RouteConfig>> {
-    let routes = place.some(route)?;
-    if routes.len() > ROUTES_MAX {
-        place.problem(format!("there are {} routes, at most {ROUTES_MAX} are served", routes.len()), None);
+    let routes = place.some_of(ROUTES_MAX, route)?;
+    let sources = routes.iter().flat_map(|(_, _, route)| &route.sources);
+    let subjects: usize = sources.map(|source| source.subjects.len() + source.allow.len()).sum();
+    if subjects > SUBJECTS_MAX {
+        place.problem(
+            format!("the routes have {subjects} subjects together, at most {SUBJECTS_MAX} are served"),
+            Some("use wildcards and variables"),
+        );
         return None;
     }
     for (index, (at, _, route)) in routes.iter().enumerate() {
@@ -104,20 +122,34 @@ const EXPIRED: [(&str, Expired); 3] = [("auto", Expired::Auto), ("status", Expir
 const CLOSE: [(&str, End); 2] = [("clean", End::Clean), ("abort", End::Abort)];
 
 fn path(place: &Place<'_>) -> Option<PathTemplate> {
-    place.parsed("a path", |text| {
+    let text = place.text()?;
+    let express = text.split('/').find_map(|segment| segment.strip_prefix(':')).filter(|_| !place.is_filled());
+    if let Some(name) = express {
+        place.problem(format!("`:{name}` is no variable in a path"), Some(&format!("write `{{{name}}}`")));
+        return None;
+    }
+    let path = place.parsed("a path", |text| {
+        if text.len() > PATH_BYTES_MAX || text.split('/').count() > PATH_SEGMENTS_MAX + 1 {
+            return Err("a path has at most 1024 bytes and 32 segments");
+        }
+        // Of Express, Envoy and others: taken by the letter, they match nothing that a client asks for.
+        if text.split('/').any(|segment| matches!(segment, "*" | "**" | "+") || segment.starts_with(':')) {
+            return Err("a path has no wildcards such as `*` or `:name`: `{name}` stands for any one segment");
+        }
         // RFC 3986, 3.3: anything else reaches us percent-encoded, and would never match.
         if text.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#')) {
             return Err("a path holds no `?`, no `#` and nothing that a browser would encode");
         }
         PathTemplate::parse(text)
-    })
+    })?;
+    if path.as_str().contains('*') {
+        place.warn("`*` is a letter like any other in a path", "`{name}` stands for any one segment, and a whole one");
+    }
+    Some(path)
 }
 
 fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<(Mark, SourceConfig)>> {
-    let sources = place.some(|place| source(place, path).map(|source| (place.at(), source)))?;
-    if sources.len() > SOURCES_MAX {
-        place.problem(format!("a route has at most {SOURCES_MAX} sources, not {}", sources.len()), None);
-    }
+    let sources = place.some_of(SOURCES_MAX, |place| source(place, path).map(|source| (place.at(), source)))?;
     for (index, (at, source)) in sources.iter().enumerate() {
         if let Some((first, _)) = sources[..index].iter().find(|(_, other)| other.stream == source.stream) {
             let what = source.stream.as_ref().map_or("core NATS", |_| "this JetStream stream");
@@ -136,7 +168,26 @@ fn sources(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<Vec<(Mark, 
             place.problem_at(*at, message, Some("an id could not tell the two apart: put them into two routes"));
         }
     }
+    twice(place, &sources);
     Some(sources)
+}
+
+/// Warns of subjects that come from a stream and from core NATS: what is published to a stream is published to core NATS,
+/// too, and two sources do not know each other's events.
+fn twice(place: &Place<'_>, sources: &[(Mark, SourceConfig)]) {
+    let Some((at, core)) = sources.iter().find(|(_, source)| source.stream.is_none()) else { return };
+    let live = core.reach();
+    for (_, source) in sources {
+        let Some(stream) = &source.stream else { continue };
+        if source.reach().iter().any(|one| live.iter().any(|other| one.overlaps(other))) {
+            let stream = if place.is_filled() { "a JetStream stream" } else { stream };
+            place.warn_at(
+                *at,
+                format!("core NATS and the JetStream stream `{stream}` have subjects in common: clients get each of their events twice"),
+                "name these subjects at the stream only: it has what core NATS has",
+            );
+        }
+    }
 }
 
 fn source(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
@@ -151,7 +202,10 @@ fn source(place: &Place<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig
             keys.problem("delivery", "core NATS has no `delivery`", Some("it is always subscribed to on demand"));
         }
         let allow = keys.or("allow", Vec::new(), |place| place.list(filter));
-        let subjects = keys.require("subjects", |place| place.some(|place| subject(place, path, &allow)));
+        let mut within = Covers::default();
+        allow.iter().for_each(|filter| within.add(filter));
+        let within = if allow.is_empty() { None } else { Some(&within) };
+        let subjects = keys.require("subjects", |place| place.some(|place| subject(place, path, within)));
         Some(SourceConfig { stream, identity, delivery, subjects: subjects?, allow })
     })
 }
@@ -182,16 +236,32 @@ fn filter(place: &Place<'_>) -> Option<Filter> {
         if text.contains(['{', '}']) {
             return Err("there are no variables here");
         }
+        of_nats(text)?;
         Filter::parse(text).map_err(crate::subject::InvalidFilter::explain)
     })
 }
 
-fn subject(place: &Place<'_>, path: Option<&PathTemplate>, allow: &[Filter]) -> Option<SubjectTemplate> {
+/// Refuses wildcards of MQTT: taken by the letter, they match nothing that is published.
+fn of_nats(text: &str) -> Result<(), &'static str> {
+    if text.split(['.', '/']).any(|part| matches!(part, "#" | "+")) {
+        return Err("`#` and `+` are no wildcards of NATS: `>` stands for all the last tokens, `*` for one");
+    }
+    Ok(())
+}
+
+fn subject(place: &Place<'_>, path: Option<&PathTemplate>, within: Option<&Covers>) -> Option<SubjectTemplate> {
+    place.parsed("a subject", of_nats)?;
     let template = place.parsed_or("a subject", SubjectTemplate::parse, |fault| explain(place, &fault))?;
+    if template.as_str().contains('/') && !template.as_str().contains('.') {
+        place.warn(
+            "a subject without a dot is one token: `/` is a letter like any other",
+            "NATS separates tokens by dots",
+        );
+    }
     of_a_request(place, template.variables(), path);
     let fixed = template.variables().next().is_none();
-    let reached = |filter: &Filter| allow.iter().any(|wide| wide.covers(filter));
-    if fixed && !allow.is_empty() && !template.reach(&[]).iter().all(reached) {
+    let reached = |filter: &Filter| within.is_none_or(|within| within.first(filter).is_some());
+    if fixed && !template.reach(&[]).iter().all(reached) {
         place.problem("this subject is outside of `allow`", Some("every request would be refused: widen `allow`"));
     }
     Some(template)
@@ -317,46 +387,25 @@ fn priority(place: &Place<'_>) -> Option<Vec<(Filter, Tier)>> {
             Some((subjects?, tier?))
         })
     })?;
-    let mut known: Vec<(Mark, Filter, Tier)> = Vec::new();
-    for (at, filter, tier) in
-        rules.into_iter().flat_map(|(subjects, tier)| subjects.into_iter().map(move |(at, one)| (at, one, tier)))
-    {
-        if let Some((first, ..)) = known.iter().find(|(_, wide, _)| wide.covers(&filter)) {
-            let message = format!("this rule never decides: that of line {} covers it", first.line);
-            place.problem_at(at, message, Some("the first that fits decides: put the special ones first"));
-        }
-        known.push((at, filter, tier));
+    let rules: Vec<(Mark, Filter, Tier)> = rules
+        .into_iter()
+        .flat_map(|(subjects, tier)| subjects.into_iter().map(move |(at, filter)| (at, filter, tier)))
+        .collect();
+    if rules.len() > PRIORITY_FILTERS_MAX {
+        let count = rules.len();
+        place.problem(
+            format!("the rules have {count} subjects together, at most {PRIORITY_FILTERS_MAX} are read"),
+            None,
+        );
+        return None;
     }
-    Some(known.into_iter().map(|(_, filter, tier)| (filter, tier)).collect())
-}
-
-fn cors(place: &Place<'_>) -> Option<CorsConfig> {
-    place.map(|keys| {
-        let default = CorsConfig::default();
-        let origins = keys.or("origins", default.origins, |place| place.list(origin));
-        let credentials = keys.or("credentials", default.credentials, Place::boolean);
-        let any = origins.iter().any(|origin| origin == "*");
-        if any && origins.len() > 1 {
-            keys.problem("origins", "`*` stands alone: it is every origin", None);
+    let mut known = Covers::default();
+    for (at, filter, _) in &rules {
+        if let Some((first, ..)) = known.first(filter).and_then(|first| rules.get(first)) {
+            let message = format!("this rule never decides: that of line {} covers it", first.line);
+            place.problem_at(*at, message, Some("the first that fits decides: put the special ones first"));
         }
-        if any && credentials {
-            // Fetch, CORS protocol: a browser refuses the answer.
-            keys.problem("credentials", "`credentials` does not go with the origin `*`", Some("name the origins"));
-        }
-        Some(CorsConfig { origins, credentials })
-    })
-}
-
-fn origin(place: &Place<'_>) -> Option<String> {
-    place.parsed("an origin", |text| {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let sound = host.is_some_and(|host| {
-            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && !b"/?#@*".contains(&byte))
-        });
-        if sound || text == "*" {
-            Ok(text.to_owned())
-        } else {
-            Err("an origin is written as a browser sends it: `https://app.example.com`, in lower case, without a slash at its end; or `*`")
-        }
-    })
+        known.add(filter);
+    }
+    Some(rules.into_iter().map(|(_, filter, tier)| (filter, tier)).collect())
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::Container;
+use crate::telemetry::filter::filter;
 
 /// A day: what the time for the end of a pod is made of stays far below every bound there is.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -51,6 +52,15 @@ pub(super) fn pull_policy(text: &str) -> Result<String, &'static str> {
 pub(super) fn image(text: &str) -> Result<String, &'static str> {
     let fits = !text.is_empty() && text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic());
     if fits { Ok(text.to_owned()) } else { Err("is no image") }
+}
+
+/// A filter of the log; a word that is no level would silence it.
+pub(super) fn log_level(text: &str) -> Result<String, &'static str> {
+    match filter(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor directives such as \
+                       `info,sidestream::http=debug`"),
+    }
 }
 
 /// A DNS subdomain (RFC 1123), as the names of ConfigMaps and Secrets are.

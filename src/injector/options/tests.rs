@@ -84,7 +84,7 @@ fn every_problem_is_named_and_what_is_wrong_counts_as_left_out() {
         "sidestream.dev/memory-request": "0",
         "sidestream.dev/drain-timeout": "40",
         "sidestream.dev/drain-spread": "25h",
-        "sidestream.dev/log-level": "=====",
+        "sidestream.dev/log-level": "verbose",
         "sidestream.dev/nats-url": "http://x",
         "sidestream.dev/cpu-limit": 2,
         "sidestream.dev/timeout": "40s",

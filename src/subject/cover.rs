@@ -1,0 +1,158 @@
+//! Many filters, asked which of them covers or overlaps another: a trie over their tokens, in the place of comparing each.
+
+use std::collections::BTreeMap;
+
+use super::Filter;
+
+/// Filters in the order in which they were added.
+#[derive(Debug)]
+pub struct Covers {
+    /// The first is the root.
+    nodes: Vec<Node>,
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// By their tokens; `*` is one of them. Sorted: what is found does not depend on chance.
+    children: BTreeMap<Box<str>, usize>,
+    /// The number of filters that end here or below.
+    count: usize,
+    /// The number of the filter that ends here.
+    end: Option<usize>,
+    /// The number of the filter that ends here with a `>`.
+    tail: Option<usize>,
+}
+
+impl Default for Covers {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()], count: 0 }
+    }
+}
+
+impl Covers {
+    /// Adds a filter, whose number is the count of those before it. Of equal ones the first counts.
+    pub fn add(&mut self, filter: &Filter) {
+        let number = self.count;
+        self.count += 1;
+        let at = self.walk(filter, |node| node.count += 1);
+        let node = &mut self.nodes[at];
+        let place = if filter.tokens().last() == Some(">") { &mut node.tail } else { &mut node.end };
+        place.get_or_insert(number);
+    }
+
+    /// Takes a filter away that was added once.
+    pub(super) fn remove(&mut self, filter: &Filter) {
+        let at = self.walk(filter, |node| node.count -= 1);
+        let node = &mut self.nodes[at];
+        *(if filter.tokens().last() == Some(">") { &mut node.tail } else { &mut node.end }) = None;
+    }
+
+    /// Goes the way of a filter, and makes it where it is missing; returns the node where the filter ends.
+    fn walk(&mut self, filter: &Filter, visit: impl Fn(&mut Node)) -> usize {
+        let mut at = 0;
+        visit(&mut self.nodes[at]);
+        for token in filter.tokens().filter(|token| *token != ">") {
+            at = match self.nodes[at].children.get(token) {
+                Some(child) => *child,
+                None => {
+                    let child = self.nodes.len();
+                    self.nodes.push(Node::default());
+                    self.nodes[at].children.insert(token.into(), child);
+                    child
+                }
+            };
+            visit(&mut self.nodes[at]);
+        }
+        at
+    }
+
+    /// The number of a filter that overlaps this one: [`Filter::overlaps`].
+    pub(super) fn overlapping(&self, filter: &Filter) -> Option<usize> {
+        let tokens: Vec<&str> = filter.tokens().collect();
+        self.find_overlapping(0, &tokens)
+    }
+
+    fn find_overlapping(&self, at: usize, tokens: &[&str]) -> Option<usize> {
+        let node = &self.nodes[at];
+        if node.count == 0 {
+            return None;
+        }
+        let Some((token, rest)) = tokens.split_first() else { return node.end };
+        let child = |token: &str| self.find_overlapping(*node.children.get(token)?, rest);
+        let mut children = node.children.values();
+        node.tail.or_else(|| match *token {
+            // Any filter that goes on from here.
+            ">" => children.find_map(|child| self.any(*child)),
+            "*" => children.find_map(|child| self.find_overlapping(*child, rest)),
+            token => child(token).or_else(|| child("*")),
+        })
+    }
+
+    fn any(&self, at: usize) -> Option<usize> {
+        let node = &self.nodes[at];
+        if node.count == 0 {
+            return None;
+        }
+        node.end.or(node.tail).or_else(|| node.children.values().find_map(|child| self.any(*child)))
+    }
+
+    /// The number of the first filter that covers this one: [`Filter::covers`].
+    #[must_use]
+    pub fn first(&self, filter: &Filter) -> Option<usize> {
+        self.first_but(filter, None)
+    }
+
+    /// As [`Self::first`], without the filter of this number.
+    pub(super) fn first_but(&self, filter: &Filter, but: Option<usize>) -> Option<usize> {
+        let tokens: Vec<&str> = filter.tokens().collect();
+        self.find(0, &tokens, but)
+    }
+
+    /// A filter has at most 16 tokens, and each splits the search in two at most.
+    fn find(&self, at: usize, tokens: &[&str], but: Option<usize>) -> Option<usize> {
+        let node = &self.nodes[at];
+        let wanted = |number: &usize| Some(*number) != but;
+        let Some((token, rest)) = tokens.split_first() else { return node.end.filter(wanted) };
+        let child = |token: &str| self.find(*node.children.get(token)?, rest, but);
+        let (same, any) = match *token {
+            ">" => (None, None),
+            "*" => (None, child("*")),
+            token => (child(token), child("*")),
+        };
+        [node.tail.filter(wanted), same, any].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::subject::filter::tests::filter;
+
+    proptest! {
+        #[test]
+        fn the_first_that_covers_is_found(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
+            let mut covers = Covers::default();
+            filters.iter().for_each(|filter| covers.add(filter));
+            prop_assert_eq!(covers.first(&asked), filters.iter().position(|filter| filter.covers(&asked)));
+        }
+
+        #[test]
+        fn one_that_overlaps_is_found_if_there_is_one(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
+            let mut filters = filters;
+            filters.sort();
+            filters.dedup();
+            let mut covers = Covers::default();
+            filters.iter().for_each(|filter| covers.add(filter));
+            let mut left: Vec<_> = filters.into_iter().map(Some).collect();
+            while let Some(found) = covers.overlapping(&asked) {
+                let found = left[found].take().unwrap();
+                prop_assert!(found.overlaps(&asked), "{found} {asked}");
+                covers.remove(&found);
+            }
+            prop_assert!(!left.iter().flatten().any(|filter| filter.overlaps(&asked)), "{left:?} {asked}");
+        }
+    }
+}
