@@ -12,8 +12,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{Answer, DEADLINE, Operator, exchange};
 
-/// 1 s: the shortest timeout that probes have in practice.
-const PROBE_MAX: Duration = Duration::from_secs(1);
+/// 3 s: before there were slots, hundreds of connections held each slot for that long.
+const PROBE_MAX: Duration = Duration::from_secs(3);
 
 fn probe(operator: &Operator) -> Answer {
     let asked = Instant::now();
