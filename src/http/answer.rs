@@ -195,6 +195,19 @@ pub(super) fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::R
     if refusal.passes() { Answer::Last(response) } else { Answer::Text(response) }
 }
 
+/// The whole answer to a head that hyper could not read: nothing follows it on its connection.
+pub(super) fn last_words(context: &Context, refusal: &Refusal) -> Vec<u8> {
+    let (status, code) = refusal.row();
+    context.metrics.refusals_total.with_label_values(&[code]).inc();
+    let body = refusal.body();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
+         x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body[..]].concat()
+}
+
 impl Answer {
     fn headers_mut(&mut self) -> &mut HeaderMap {
         match self {

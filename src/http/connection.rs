@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::answer::{answer, refuse};
+use super::answer::{answer, last_words, refuse};
 use super::body::Body;
 use super::context::{Context, Counted};
 use super::h1::Driver;
@@ -135,11 +135,22 @@ impl Connection {
             }
             polled
         });
-        if let Err(error) = ended.await {
+        let failed = ended.await.err();
+        let parts = connection.into_parts();
+        let (mut io, before) = parts.io.into_inner().into_inner();
+        let refusal = match place.refused() {
+            Some(431) => Some(Refusal::HeadTooLarge),
+            Some(414) => Some(Refusal::TargetTooLong),
+            Some(_) => Some(Refusal::Malformed),
+            None => None,
+        };
+        if let Some(refusal) = refusal {
+            tracing::debug!(client.addr = %self.remote, code = refusal.row().1, "no head that can be read");
+            let words = last_words(&self.context, &refusal);
+            drop(timeout(LAST_REQUEST, io.write_all(&words)).await);
+        } else if let Some(error) = failed {
             self.count_failure(&error);
         }
-        let parts = connection.into_parts();
-        let (io, before) = parts.io.into_inner().into_inner();
         let held = place.take().filter(|_| place.is_reached() && !place.is_blocked());
         (io, before, held.map(|held| Handed { held, early: parts.read_buf.len() }))
     }

@@ -93,8 +93,8 @@ impl EventStream {
     }
 
     /// It is one of several on its connection, which are handed over together.
-    pub(super) fn join(&mut self, family: Arc<Family>) {
-        family.add(&self.state, self.state.began.ticks_at(self.deadline));
+    pub(super) fn join(&mut self, family: Arc<Family>, stream: u32) {
+        family.add(&self.state, stream, self.state.began.ticks_at(self.deadline));
         self.family = Some(family);
     }
 

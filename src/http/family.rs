@@ -1,7 +1,7 @@
 //! The event streams of one HTTP/2 connection: one timer wakes them, and they come of age together.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -27,10 +27,21 @@ pub(super) struct Family {
     leaving: AtomicBool,
     /// Pieces that were handed to HTTP/2 and are not out.
     under_way: AtomicUsize,
+    /// Bytes that have used the window of the connection.
+    out: AtomicU64,
+    /// Bytes of it that the client has returned.
+    returned: AtomicU64,
+    /// When the client was heard last while something was under way, in ticks of the process.
+    heard: AtomicU64,
+    /// The client is to be asked whether it lives.
+    probe: AtomicBool,
+    /// The client has set a window that no window may have.
+    window_too_large: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Members {
+    /// In the order of their HTTP/2 streams.
     all: Vec<Sibling>,
     /// When the first of them is to be woken, in ticks of the process; a member that has ended may count.
     next: Option<u64>,
@@ -41,7 +52,20 @@ struct Sibling {
     state: Weak<StreamState>,
     /// When it is to be woken; [`NEVER`] until it says so again.
     due: u64,
+    /// Its HTTP/2 stream.
+    stream: u32,
+    /// Bytes of its window that the client has returned, modulo 2^32.
+    returned: u32,
 }
+
+/// 65,535: the window of every connection when it begins (RFC 9113, 6.9.2). SETTINGS do not change it.
+const FIRST_WINDOW: u64 = 65_535;
+
+/// 1 KiB: with less of its window left the connection is as good as shut: h2 may leave a rest that no frame is made for.
+const WINDOW_REST: u64 = 1024;
+
+/// 3 s: a client that lives and is asked ([`Family::probe`]) is heard within that time.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
 const NEVER: u64 = u64::MAX;
 
@@ -57,13 +81,14 @@ pub(super) struct Clock {
 impl Family {
     /// Takes an event stream in, to be woken then (in ticks of the process); one that comes while the others are handed
     /// over goes with them.
-    pub(super) fn add(&self, state: &Arc<StreamState>, due: u64) {
+    pub(super) fn add(&self, state: &Arc<StreamState>, stream: u32, due: u64) {
         let mut members = self.lock();
         if members.all.len() == members.all.capacity() {
             // Before it grows: those that ended leave their places.
             members.all.retain(|sibling| sibling.state.strong_count() > 0);
         }
-        members.all.push(Sibling { state: Arc::downgrade(state), due: NEVER });
+        let place = members.all.partition_point(|sibling| sibling.stream < stream);
+        members.all.insert(place, Sibling { state: Arc::downgrade(state), due: NEVER, stream, returned: 0 });
         drop(members);
         self.wake_at(state, due);
         if self.leaving.load(Ordering::Acquire) {
@@ -74,7 +99,7 @@ impl Family {
     /// One of them is to be woken then, and no more at the time that it said before.
     pub(super) fn wake_at(&self, state: &Arc<StreamState>, due: u64) {
         let mut members = self.lock();
-        // The newest stands last, and there are 256 at the most.
+        // The newest comes last or nearly so, and there are 256 at the most.
         let known = members.all.iter_mut().rev().find(|sibling| sibling.state.as_ptr() == Arc::as_ptr(state));
         known.into_iter().for_each(|sibling| sibling.due = due);
         let is_first = members.next.is_none_or(|next| due < next);
@@ -92,9 +117,79 @@ impl Family {
         self.under_way.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// They are out.
+    /// They are out, or thrown away.
     pub(super) fn ends_way(&self) {
         self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// So many bytes have used the window of the connection. On its thread alone: no need for an operation that locks.
+    pub(super) fn uses_window(&self, sent: usize) {
+        self.out.store(self.out.load(Ordering::Relaxed) + sent as u64, Ordering::Relaxed);
+    }
+
+    /// The client takes so many bytes more on this HTTP/2 stream, or with 0 on the connection.
+    pub(super) fn returns(&self, stream: u32, bytes: u32) {
+        if stream == 0 {
+            self.returned.fetch_add(u64::from(bytes), Ordering::Relaxed);
+            return;
+        }
+        let mut members = self.lock();
+        if let Ok(place) = members.all.binary_search_by_key(&stream, |sibling| sibling.stream) {
+            let returned = &mut members.all[place].returned;
+            *returned = returned.wrapping_add(bytes);
+        }
+    }
+
+    /// The client has sent something.
+    pub(super) fn hears(&self) {
+        if self.under_way.load(Ordering::Relaxed) > 0 {
+            self.heard.store(ticks_at(Instant::now()), Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the client whether it lives.
+    pub(super) fn probe(&self) {
+        self.probe.store(true, Ordering::Relaxed);
+        self.task.wake();
+    }
+
+    /// Whether the client is to be asked; true once.
+    pub(super) fn takes_probe(&self) -> bool {
+        self.probe.load(Ordering::Relaxed) && self.probe.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn set_window_too_large(&self) {
+        self.window_too_large.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_window_too_large(&self) -> bool {
+        self.window_too_large.load(Ordering::Relaxed)
+    }
+
+    /// Whether others wait because this one, whose client does not read it, holds the window of the connection: the window
+    /// is used up, the client lives, and of all event streams this one has most of it out.
+    pub(super) fn is_held_by(&self, state: &StreamState) -> bool {
+        let window = FIRST_WINDOW + self.returned.load(Ordering::Relaxed);
+        if window.saturating_sub(self.out.load(Ordering::Relaxed)) >= WINDOW_REST {
+            return false;
+        }
+        let heard = instant_of(self.heard.load(Ordering::Relaxed));
+        if heard.elapsed() > HEARD_WITHIN {
+            return false;
+        }
+        let (mut own, mut largest, mut do_others_wait) = (0, 0, false);
+        for sibling in &self.lock().all {
+            let Some(other) = sibling.state.upgrade() else { continue };
+            // Windows are at most 2^31-1, so the difference is right modulo 2^32. A client may return more than it was sent.
+            let held = other.out().wrapping_sub(sibling.returned).cast_signed().max(0);
+            if std::ptr::eq(&*other, state) {
+                own = held;
+            } else {
+                largest = largest.max(held);
+                do_others_wait |= other.is_refused();
+            }
+        }
+        do_others_wait && own > 0 && own >= largest
     }
 
     /// Wakes those of whom something is not out: for when the connection has had its turn. The window of such a client is

@@ -179,7 +179,7 @@ impl<T: Transport> Driver<T> {
                 state.takes_a_turn();
                 self.line.rest();
             }
-            if self.line.patience.get_or_insert_default().poll(task, &state).is_ready() {
+            if self.line.patience.get_or_insert_default().poll(task, &state, || false).is_ready() {
                 self.line.wire.abort();
                 return Poll::Ready(Close::Slow);
             }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod exchange;
+mod frames;
 mod outlet;
 mod pulse;
 
@@ -16,6 +17,7 @@ use h2::server::{Builder, Handshake};
 use tokio::time::timeout;
 
 use self::exchange::{Exchange, Terms};
+use self::frames::Observed;
 use self::outlet::Piece;
 use self::pulse::Pulse;
 use super::arrival::within;
@@ -31,6 +33,9 @@ use crate::registry::Protocol;
 /// 30 s: what a client that was told to go has for its last bytes, when no event stream is left that it could wait for.
 /// A window that stays shut over a refusal would keep the connection for ever, and with it a descriptor.
 const LAST_TAKEN_MAX: Duration = Duration::from_secs(30);
+/// 24 KiB: the largest head that is heard on HTTP/2. One above [`HEAD_BYTES_MAX`] is answered with the reason; above this
+/// h2 answers by itself, with 431 alone, and keeps nothing.
+const HEAD_BYTES_HEARD: usize = HEAD_BYTES_MAX + 8 * 1024;
 /// Streams of one connection: browsers use about a hundred, gateways many.
 const STREAMS_MAX: u32 = 256;
 
@@ -47,7 +52,7 @@ enum Leaving {
 
 /// The streams of a connection.
 struct Streams<T> {
-    h2: h2::server::Connection<Watched<T>, Piece>,
+    h2: h2::server::Connection<Observed<Watched<T>>, Piece>,
     pulse: Pulse,
     terms: Terms,
 }
@@ -63,11 +68,11 @@ impl Connection {
         self.counted.speaks(&self.context, Protocol::H2, self.tls);
         let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
         let (mut clock, siblings) = (Clock::new(family.clone()), family.clone());
-        let io = Watched::http2(io, before, place.clone());
+        let io = Observed::new(Watched::http2(io, before, place.clone()), family.clone());
         // In a box of its own until the preface has come: what follows would be larger for it.
         let begins = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .max_header_list_size(HEAD_BYTES_HEARD as u32)
             .handshake(io);
         // And that in another: the tasks of all other connections would be as large.
         let mut served = Box::pin(self.serve(Box::pin(begins), leaving, family));
@@ -82,7 +87,7 @@ impl Connection {
 
     async fn serve<T: Transport>(
         self,
-        begins: Pin<Box<Handshake<Watched<T>, Piece>>>,
+        begins: Pin<Box<Handshake<Observed<Watched<T>>, Piece>>>,
         mut leaving: Watch,
         family: Arc<Family>,
     ) {
@@ -139,12 +144,20 @@ impl Connection {
 }
 
 impl<T: Transport> Streams<T> {
-    fn new(mut h2: h2::server::Connection<Watched<T>, Piece>, terms: Terms) -> Self {
+    fn new(mut h2: h2::server::Connection<Observed<Watched<T>>, Piece>, terms: Terms) -> Self {
         Self { pulse: Pulse::new(h2.ping_pong()), h2, terms }
     }
 
     /// Begins each stream that the client opens; ready at the end of the connection.
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), h2::Error>> {
+        if self.terms.family.is_window_too_large() {
+            // h2 would name another error. Its GOAWAY is all that is left to do.
+            self.h2.abrupt_shutdown(Reason::FLOW_CONTROL_ERROR);
+            return self.h2.poll_closed(task);
+        }
+        if self.terms.family.takes_probe() {
+            self.pulse.ask();
+        }
         if self.pulse.poll(task).is_ready() {
             // Whoever does not answer will hardly hear why.
             self.h2.abrupt_shutdown(Reason::NO_ERROR);

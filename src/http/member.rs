@@ -158,7 +158,7 @@ impl StreamState {
         self.turn.under_way.fetch_add(bytes as u32, Ordering::Relaxed);
     }
 
-    /// HTTP/2: so many bytes are out. The task that waits for them is woken behind the last.
+    /// HTTP/2: so many bytes are out, or thrown away. The task that waits for them is woken after the last.
     pub(super) fn ends_way(&self, bytes: usize) {
         let before = self.turn.under_way.fetch_sub(bytes as u32, Ordering::Relaxed);
         if before == bytes as u32 && self.is_refused() {
@@ -169,6 +169,11 @@ impl StreamState {
     /// HTTP/2: bytes that were handed over and are not out.
     pub(super) fn under_way(&self) -> usize {
         self.turn.under_way.load(Ordering::Relaxed) as usize
+    }
+
+    /// HTTP/2: bytes that are out, modulo 2^32.
+    pub(super) fn out(&self) -> u32 {
+        (self.turn.bytes.load(Ordering::Relaxed) as u32).wrapping_sub(self.turn.under_way.load(Ordering::Relaxed))
     }
 
     /// It was told of a gap.

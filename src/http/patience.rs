@@ -21,6 +21,14 @@ pub(super) struct Patience {
 /// because they acknowledge something, such as one stalled stream of a living HTTP/2 connection.
 const STUCK: Duration = Duration::from_secs(25);
 
+/// 5 s: after that an event stream of HTTP/2 is ended that is not read and holds the window of its connection, so that the
+/// others on it wait. A client that reads on takes a window's worth sooner; most give their connections much more than an
+/// event stream can hold.
+const HOLDS_MAX: Duration = Duration::from_secs(5);
+
+/// 2 s: after that it is looked whether others wait.
+const HOLDS_LOOK: Duration = Duration::from_secs(2);
+
 /// 1 s: how often it is looked how much waits for a slow client.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,23 +42,29 @@ enum Look {
 }
 
 impl Patience {
-    /// To be polled as long as bytes are refused. Ready when the peer is to be cut.
-    pub(super) fn poll(&mut self, task: &mut Context<'_>, state: &StreamState) -> Poll<()> {
+    /// To be polled as long as bytes are refused. Ready when the peer is to be cut. `holds_others_back`: whether other event
+    /// streams of its connection wait because of this one.
+    pub(super) fn poll(
+        &mut self,
+        task: &mut Context<'_>,
+        state: &StreamState,
+        holds_others_back: impl Fn() -> bool,
+    ) -> Poll<()> {
         state.refuses();
         loop {
             if state.asked() == Some(Close::Slow) && !self.is_last {
                 self.is_last = true;
                 self.timer = Some(Box::pin(tokio::time::sleep(FAREWELL)));
             }
-            let patience = state.route.config.slow.patience.min(STUCK);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            let first = state.route.config.slow.patience.min(HOLDS_LOOK);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
             ready!(timer.as_mut().poll(task));
             if self.is_last {
                 return Poll::Ready(());
             }
             // The timer and the socket are looked at in one turn of the runtime: it refuses bytes still, however late
             // this turn came.
-            match look(state) {
+            match look(state, holds_others_back()) {
                 Look::Again(wait) => timer.as_mut().reset(Instant::now() + wait),
                 Look::Stuck => return Poll::Ready(()),
             }
@@ -66,14 +80,14 @@ impl Patience {
 }
 
 /// Looks at how long its bytes were refused and how much waits; ends the event stream if that is too much.
-fn look(state: &StreamState) -> Look {
+fn look(state: &StreamState, holds_others_back: bool) -> Look {
     let (slow, refused) = (&state.route.config.slow, state.refused_for());
-    if refused >= STUCK {
+    if refused >= STUCK || (refused >= HOLDS_MAX && holds_others_back) {
         state.close(Close::Slow);
         return Look::Stuck;
     }
     if refused < slow.patience {
-        return Look::Again(slow.patience - refused);
+        return Look::Again((slow.patience - refused).min(LOOK_EVERY));
     }
     state.set_slow();
     if state.is_ended_by(state.lag().events) {

@@ -28,6 +28,12 @@ pub(super) enum Refusal {
     NotAllowed(String),
     /// No `Host` header on HTTP/1.1, several, or one that is no host.
     Host(&'static str),
+    /// A head that cannot be read.
+    Malformed,
+    /// A head of more than 16 KiB, or of more than 64 fields.
+    HeadTooLarge,
+    /// A target of more than 64 KiB.
+    TargetTooLong,
     /// A line feed without a carriage return in the head.
     BareLineFeed,
     /// A GET with a body: its event stream could not have the connection for itself.
@@ -69,6 +75,9 @@ impl Refusal {
             Self::TooManySubjects => (StatusCode::BAD_REQUEST, "too_many_subjects"),
             Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "subject_not_allowed"),
             Self::Host(_) => (StatusCode::BAD_REQUEST, "bad_host"),
+            Self::Malformed => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
+            Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "target_too_long"),
             Self::BareLineFeed => (StatusCode::BAD_REQUEST, "bare_line_feed"),
             Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
             Self::Expired => (StatusCode::RANGE_NOT_SATISFIABLE, "last_event_id_expired"),
@@ -143,6 +152,12 @@ impl Refusal {
                 (format!("{subject} is not within what this route allows"), "ask for a subset of the route's subjects")
             }
             Self::Host(why) => ((*why).into(), "send one Host header, with the host of the URL"),
+            Self::Malformed => ("the request is not HTTP/1.1".into(), "see RFC 9112"),
+            Self::HeadTooLarge => (
+                "the head of the request is too large".into(),
+                "at most 16 KiB and 64 fields: send fewer or smaller cookies",
+            ),
+            Self::TargetTooLong => ("the target of the request is too long".into(), "at most 16 KiB with all headers"),
             Self::BareLineFeed => {
                 ("a line of the request ends without a carriage return".into(), "end lines with CRLF")
             }

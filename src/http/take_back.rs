@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(super) struct TakeBack {
     /// Heads that were parsed, and the one with a bare line feed, counted from 1; 0: none.
     heads: AtomicU32,
     bare_head: AtomicU32,
+    /// The status with which hyper answered a head by itself; 0: none.
+    refused: AtomicU16,
     /// HTTP/2: what may still be read in this turn.
     turn_bytes: AtomicUsize,
     held: Mutex<Option<Held>>,
@@ -67,6 +69,26 @@ impl TakeBack {
         head.reserve(FIRST_BYTES);
         parts.iter().for_each(|part| head.extend_from_slice(part));
         Some(head.len() - before)
+    }
+
+    /// Drops the answer that hyper gives by itself to a head that it cannot read: it says nothing but a status. Ours comes
+    /// in its place, when hyper has let go of the socket.
+    fn drop_refusal(&self, parts: &[IoSlice<'_>]) -> Option<usize> {
+        let head = parts.first()?.strip_prefix(b"HTTP/1.1 ")?;
+        let status = match head.first_chunk()? {
+            b"414" => 414,
+            b"431" => 431,
+            // Ours has content.
+            b"400" if head.windows(EMPTY.len()).any(|window| window == EMPTY) => 400,
+            _ => return None,
+        };
+        self.refused.store(status, Ordering::Relaxed);
+        Some(parts.iter().map(|part| part.len()).sum())
+    }
+
+    /// The status with which hyper answered a head by itself.
+    pub(super) fn refused(&self) -> Option<u16> {
+        Some(self.refused.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
@@ -169,6 +191,9 @@ const READ_BYTES: usize = 256;
 /// acknowledgement that it sends for what it gets, would reset the connection and could take the end from the client.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// In the head of an answer without content.
+const EMPTY: &[u8] = b"content-length: 0\r\n";
+
 /// 512: the head of an answer, and the first bytes of an event stream that continues nothing.
 const FIRST_BYTES: usize = 512;
 
@@ -200,7 +225,7 @@ impl<T> Watched<T> {
     /// Before each write: how much of it is held instead.
     fn begin_write(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
         match self.kind {
-            Kind::Any | Kind::Http1 => self.place.hold(parts),
+            Kind::Any | Kind::Http1 => self.place.hold(parts).or_else(|| self.place.drop_refusal(parts)),
             Kind::Http2Begins | Kind::Http2 => {
                 self.kind = Kind::Http2;
                 None

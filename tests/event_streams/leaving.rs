@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Stage;
 use crate::reader::{Reader, Via};
@@ -131,4 +131,27 @@ async fn rst_stream_releases_that_stream_and_nothing_else() {
     assert_eq!(again.next().await.data, "and the connection takes new ones");
     drop((also_kept, connection));
     gone(&stage, "the close of the whole connection", 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answers_reach_it() {
+    let stage = Stage::start().await;
+    for (target, is_event_stream) in [("/orders", true), ("/nowhere", false)] {
+        let url = stage.sidestream.url(target).parse().unwrap();
+        let mut transport = Connector::default().connect(&url).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        transport.write_all(request.as_bytes()).await.unwrap();
+        transport.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // To its end, which comes at once; an event stream may be cut.
+        let read = tokio::time::timeout(AT_ONCE * 3, transport.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "{target} ends");
+        let answer = String::from_utf8_lossy(&answer);
+        if is_event_stream {
+            assert!(!answer.contains("sidestream.close"), "{answer}");
+            gone(&stage, "a FIN after the request", 0).await;
+        } else {
+            assert!(answer.contains("404") && answer.contains("not_found"), "{answer}");
+        }
+    }
 }

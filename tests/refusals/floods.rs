@@ -281,3 +281,67 @@ async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
     drop((first, client));
     scene.finish().await;
 }
+
+#[tokio::test]
+async fn settings_that_are_forbidden_end_the_connection_with_the_error_of_their_kind() {
+    let scene = Scene::start("").await;
+    let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat();
+    // RFC 9113, 6.5.2: FLOW_CONTROL_ERROR for a window above 2^31-1, PROTOCOL_ERROR for the others.
+    for (payload, code) in [
+        (setting(4, 1 << 31), 3),
+        (setting(4, u32::MAX), 3),
+        ([setting(3, 100), setting(4, 1 << 31)].concat(), 3),
+        (setting(5, 100), 1),
+        (setting(2, 7), 1),
+    ] {
+        let request = frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/orders/1"));
+        let bytes = [request, frame(SETTINGS, 0, 0, &payload)].concat();
+        let taken = flood_until(scene.socket().await, &bytes, |_| false).await;
+        assert_eq!(taken.goaway, Some(code), "{payload:?}: {taken:?}");
+    }
+    // The largest one that is allowed.
+    let taken = flood(scene.socket().await, &frame(SETTINGS, 0, 0, &setting(4, (1 << 31) - 1))).await;
+    assert!(taken.ponged && taken.goaway.is_none(), "{taken:?}");
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_within_seconds() {
+    const ACK: u8 = 1;
+    let scene = Scene::start("").await;
+    let mut socket = scene.socket().await;
+    let open = |stream: u32, path: &str| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get(path));
+    // Both windows as they are by default, and nothing is returned.
+    let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &open(1, "/orders/1"), &open(3, "/orders/2")].concat();
+    socket.write_all(&begin).await.unwrap();
+    scene.sidestream.until_metric("sidestream_streams", &[("protocol", "h2")], |streams| streams == 2.0).await;
+    let publisher = scene.nats.client().await;
+    for (subject, bytes, count) in [("orders.1.x", 1024, 100), ("orders.2.x", 100, 50)] {
+        for _ in 0..count {
+            publisher.publish(subject, "x".repeat(bytes).into()).await.unwrap();
+        }
+        publisher.flush().await.unwrap();
+    }
+    let begun = Instant::now();
+    let (mut from, mut to) = socket.split();
+    let reset = within(DEADLINE * 2, "the stream that holds the window is reset", async {
+        loop {
+            let mut header = [0; 9];
+            from.read_exact(&mut header).await.unwrap();
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            let mut payload = vec![0; length];
+            from.read_exact(&mut payload).await.unwrap();
+            match (header[3], header[4]) {
+                // The client lives.
+                (PING, 0) => to.write_all(&frame(PING, ACK, 0, &payload)).await.unwrap(),
+                (RST_STREAM, _) => return u32::from_be_bytes([header[5], header[6], header[7], header[8]]),
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert_eq!(reset, 1, "the other one only waits");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    drop(socket);
+    scene.finish().await;
+}

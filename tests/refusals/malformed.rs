@@ -3,8 +3,10 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::scene::{Scene, say};
+use crate::support::h2::H2Client;
 use crate::support::sse::SseClient;
 use crate::support::wait::{DEADLINE, within};
+use crate::table::assert_explained;
 
 fn status(answer: &str) -> &str {
     answer.get(9..12).unwrap_or_default()
@@ -63,6 +65,16 @@ async fn what_is_too_large_is_refused_without_being_kept() {
     }
     let answer = scene.raw(format!("GET /witness HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n").as_bytes()).await;
     assert_eq!(status(&answer), "431", "a head that is a little too large hears why: {answer}");
+    assert_explained(answer.split_once("\r\n\r\n").unwrap().1, "head_too_large", &answer);
+    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    let mut connection = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut refused = connection.request("GET", "/witness", &[("x", &long)]).await;
+    assert_eq!((refused.status(), refused.header("content-type")), (431, Some("application/json")));
+    assert_explained(&refused.body().await, "head_too_large", "over HTTP/2");
+    assert_eq!(connection.get("/nowhere").await.status(), 404, "the connection goes on");
+    drop(connection);
+    let malformed = scene.raw(b"GET /witness HTTP/1.1\r\nHost: x\r\nX Y: z\r\n\r\n").await;
+    assert_explained(malformed.split_once("\r\n\r\n").unwrap().1, "malformed", &malformed);
     assert!(scene.sidestream.resident_bytes() < resident + (8 << 20), "nothing of 30 MB is kept");
     // As large as it may be.
     let fits = "x".repeat(12 * 1024);

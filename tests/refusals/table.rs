@@ -33,7 +33,7 @@ const ROWS: [Row; 17] = [
     ("GET", "/any?subject=a&subject=b&subject=c&subject=d&subject=e", &[], 400, "too_many_subjects"),
 ];
 
-fn assert_explained(body: &str, code: &str, case: &str) {
+pub(crate) fn assert_explained(body: &str, code: &str, case: &str) {
     let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{case}: {error} in {body:?}"));
     let error = &body["error"];
     assert_eq!(error["code"], code, "{case}");

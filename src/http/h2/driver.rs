@@ -10,7 +10,7 @@ use super::outlet::SharedStream;
 use crate::http::event_stream::{EventStream, Step};
 use crate::http::idle::InUse;
 use crate::http::member::StreamState;
-use crate::http::output::{Output, Written};
+use crate::http::output::{Output, Tally, Written};
 use crate::http::patience::Patience;
 use crate::registry::Close;
 
@@ -109,6 +109,7 @@ impl Driver {
     /// Hands over a part, and goes on behind a turn of the connection.
     fn send(&mut self, task: &Context<'_>, mut rest: Rest) -> Poll<Close> {
         let part = rest.bytes.split_to(rest.bytes.len().min(PART_BYTES_MAX));
+        let part_bytes = part.len();
         let is_all = rest.bytes.is_empty();
         let is_last = is_all && self.line.last.is_some_and(|last| !last.breaks);
         // An empty frame would count as a flood at a careful receiver, unless it is the end.
@@ -119,7 +120,10 @@ impl Driver {
             // Handed to HTTP/2 is the nearest to the socket that can be seen here.
             self.stream.sent(rest.unsent);
         } else {
+            // The bytes are counted as they go; the event, when it is complete.
             rest.unsent.0.handed = None;
+            rest.unsent.1 -= part_bytes;
+            self.stream.sent((Tally::default(), part_bytes));
             self.line.rest = Some(Box::new(rest));
         }
         task.waker().wake_by_ref();
@@ -141,7 +145,9 @@ impl Driver {
 
     /// What was handed over is not out: its client has the patience of its route.
     fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
-        ready!(self.line.patience.get_or_insert_default().poll(task, self.stream.state()));
+        let Line { shared, patience, .. } = &mut *self.line;
+        let holds_others_back = || shared.holds_others_back();
+        ready!(patience.get_or_insert_default().poll(task, self.stream.state(), holds_others_back));
         self.line.shared.reset();
         Poll::Ready(Close::Slow)
     }

@@ -14,11 +14,13 @@ use hyper::{Method, Request, Response};
 
 use super::driver::Driver;
 use super::outlet::{Piece, SharedStream};
-use crate::http::answer::{Answer, answer};
+use crate::http::answer::{Answer, answer, refuse};
+use crate::http::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
 use crate::http::family::Family;
 use crate::http::idle::{Idle, InUse};
 use crate::http::member::Peer;
+use crate::http::refusal::Refusal;
 
 /// What is the same for all streams of a connection.
 pub(super) struct Terms {
@@ -52,7 +54,11 @@ impl Exchange {
         let (peer, is_surplus, in_use) = (terms.peer, terms.is_surplus, terms.idle.begin());
         let answers = async move {
             let has_body = !request.body().is_end_stream();
-            let answer = answer(&context, peer, is_surplus, &request, has_body).await;
+            let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
+                refuse(&context, &Refusal::HeadTooLarge, &request)
+            } else {
+                answer(&context, peer, is_surplus, &request, has_body).await
+            };
             if matches!(answer, Answer::Last(_)) {
                 idle.dismiss();
             }
@@ -101,13 +107,14 @@ impl Answered {
                 let mut send = send_head(respond, Response::from_parts(head, ()), is_all)?;
                 if !is_all {
                     // What its window does not let out waits with the connection, which counts it among its streams.
+                    self.family.uses_window(text.len());
                     send.send_data(Piece::from(text), true)?;
                 }
                 Ok(None)
             }
             Answer::Events(head, mut stream) => {
                 let send = send_head(respond, head, false)?;
-                stream.join(self.family.clone());
+                stream.join(self.family.clone(), send.stream_id().as_u32());
                 let shared = SharedStream::new(send, self.family, stream.gate());
                 Ok(Some(Driver::new(*stream, shared, self.in_use)))
             }
@@ -122,6 +129,13 @@ fn send_head(
 ) -> Result<SendStream<Piece>, h2::Error> {
     head.headers_mut().insert(DATE, date());
     respond.send_response(head, is_all)
+}
+
+/// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2): 32 bytes for each field beside its name and value.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    target + fields.sum::<usize>()
 }
 
 /// The time in the format of HTTP, made once a second.

@@ -45,10 +45,24 @@ impl SharedStream {
         self.lock().send_data(Piece::of(self.clone(), bytes), is_last).map_err(|_| Ended)
     }
 
-    /// So many bytes are with the connection's own, in their order; or the stream has ended.
-    pub(super) fn is_out(&self, bytes: usize) {
-        self.family.ends_way();
+    /// So many bytes are with the connection's own, in their order.
+    fn is_out(&self, bytes: usize) {
+        self.family.uses_window(bytes);
         self.gate.state.ends_way(bytes);
+    }
+
+    /// h2 has let go of a piece; so many bytes of it were thrown away with a stream that has ended.
+    fn lets_go(&self, unsent: usize) {
+        self.family.ends_way();
+        if unsent > 0 {
+            self.gate.state.ends_way(unsent);
+        }
+    }
+
+    /// Whether other event streams of the connection wait because this one is not read.
+    pub(super) fn holds_others_back(&self) -> bool {
+        self.family.probe();
+        self.family.is_held_by(&self.gate.state)
     }
 
     /// Ends the stream, and nothing else of its connection: what it has not sent is thrown away.
@@ -87,21 +101,19 @@ pub(super) struct Piece {
     bytes: Bytes,
     /// Whose they are.
     of: Option<Arc<SharedStream>>,
-    /// How many they were.
-    whole: usize,
 }
 
 impl Piece {
     /// Bytes of an event stream, counted as under way.
     pub(super) fn of(shared: Arc<SharedStream>, bytes: Bytes) -> Self {
-        Self { of: Some(shared), whole: bytes.len(), bytes }
+        Self { of: Some(shared), bytes }
     }
 }
 
 impl From<Bytes> for Piece {
     /// Bytes that nobody waits for.
     fn from(bytes: Bytes) -> Self {
-        Self { of: None, whole: bytes.len(), bytes }
+        Self { of: None, bytes }
     }
 }
 
@@ -116,14 +128,17 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        // h2 has written or copied them, and the windows are smaller by them: of a large piece a part at a time.
+        if let Some(shared) = self.of.as_ref().filter(|_| count > 0) {
+            shared.is_out(count);
+        }
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        // h2 lets go of what it has copied among the connection's own bytes, and of what a stream that has ended leaves.
         if let Some(shared) = &self.of {
-            shared.is_out(self.whole);
+            shared.lets_go(self.bytes.len());
         }
     }
 }

@@ -24,6 +24,13 @@ impl Pulse {
         Self { pings, timer: Box::pin(tokio::time::sleep(PING.0)), is_asked: false }
     }
 
+    /// Pings the peer with the next poll, unless its answer is waited for already.
+    pub(super) fn ask(&mut self) {
+        if !self.is_asked {
+            self.timer.as_mut().reset(Instant::now());
+        }
+    }
+
     /// Ready when the peer has not answered in time. To be polled before its connection, which writes the ping.
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let Some(pings) = &mut self.pings else { return Poll::Pending };
