@@ -63,14 +63,17 @@ impl Tier {
 
 /// The name of an event: the `event:` field.
 ///
-/// It holds no control character (one would end the field), is 1 to 128 bytes long, and does not begin with
-/// `sidestream.`, which is kept for control events.
+/// It holds no control character (one would end the field), is 1 to 128 bytes long, does not begin with `sidestream.`, which
+/// is kept for control events, and does not end in `;base64`, which says that the payload is encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EventName(Arc<str>);
 
 impl EventName {
     /// The longest name, in bytes.
     pub const LENGTH_MAX: usize = 128;
+
+    /// The end of the name of an event whose payload is base64.
+    pub const ENCODED: &str = ";base64";
 
     /// Takes a name that can stand in an `event:` field, or nothing.
     #[must_use]
@@ -79,7 +82,8 @@ impl EventName {
             && text.len() <= Self::LENGTH_MAX
             && !text.chars().any(char::is_control)
             && !text.starts_with(' ') // A decoder removes one leading space.
-            && !text.starts_with("sidestream.");
+            && !text.starts_with("sidestream.")
+            && !text.ends_with(Self::ENCODED);
         sound.then(|| Self(Arc::from(text)))
     }
 

@@ -317,8 +317,7 @@ fn event(place: &Place<'_>) -> Option<TextTemplate> {
     }
     let sound = template.fill(&Sample).and_then(|name| EventName::parse(&name)).is_some();
     if !sound {
-        let hint =
-            "a name has 1 to 128 bytes, no control characters, no space first, and does not begin with `sidestream.`";
+        let hint = "a name has 1 to 128 bytes, no control characters, no space first, does not begin with `sidestream.` and does not end in `;base64`";
         place.problem("this can be no name of an event", Some(hint));
     }
     Some(template)
