@@ -7,6 +7,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CARGO_DENY := .tools/cargo-deny-0.20.2/bin/cargo-deny
 NATS_OLDEST := 2.10.26
+NATS_NEWEST := 2.15.1
 
 # What `make bench-load` measures unless told otherwise.
 LOAD ?= --spawn --target bare,sidestream
@@ -50,6 +51,13 @@ test-long: ## The tests that take minutes, marked #[ignore]
 .PHONY: simulate
 simulate: ## 100,000 seeds of the simulation of the feed core
 	@$(CARGO) test --quiet --locked --release --test feed_simulation -- --ignored
+
+.PHONY: clients
+clients: ## Some thirty client libraries over drains and kills, and the table of docs/clients.md; CLIENTS=--only=tail for some
+	@scripts/tools.sh clients
+	@$(CARGO) build --quiet --locked
+	@target="$${CARGO_TARGET_DIR:-target}"; .tools/clients/python/bin/python tests/clients/matrix/matrix.py --write \
+		--sidestream "$$target/debug/sidestream" --nats-server .tools/nats-$(NATS_NEWEST)/bin/nats-server $(CLIENTS)
 
 .PHONY: bench
 bench: ## Everything that docs/benchmarks.md says, and write it there: an hour on a quiet machine

