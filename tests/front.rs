@@ -1,4 +1,4 @@
-//! Behind a real nginx and a real HAProxy, pods are drained, restarted and killed, and every client has every event once.
+//! Behind real proxies, pods are drained, restarted and killed, and every client has every event once.
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 

@@ -32,6 +32,16 @@ async fn a_drain_behind_haproxy_costs_nobody_an_event_or_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_behind_envoy_costs_nobody_an_event_or_an_error() {
+    drains_cost_nothing(Kind::Envoy, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_behind_caddy_costs_nobody_an_event_or_an_error() {
+    drains_cost_nothing(Kind::Caddy, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_pod_behind_nginx_that_speaks_http_1_0_costs_nobody_an_event_or_an_error() {
     kills_cost_nothing(Kind::NginxHttp10, 1, EVERYTHING).await;
 }
@@ -49,8 +59,8 @@ async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
     let _alone = ALONE.lock().await;
     let page = Page::serve().await;
     let mut stage = Stage::set(kind, &page.origin()).await;
-    // A browser takes seconds to start; it sees HTTP/2 from both proxies alike.
-    let page = (kind != Kind::Haproxy).then_some(page);
+    // A browser takes seconds to start; it sees HTTP/2 from all proxies alike.
+    let page = (kind == Kind::Nginx).then_some(page);
     let mut crowd = Crowd::gather(&stage, everything, page).await;
     let publisher = Publisher::start(&stage.nats).await;
     crowd.until_all_have_begun().await;

@@ -1,4 +1,4 @@
-//! A real nginx or HAProxy in front of two pods, started with the configuration that the documentation shows.
+//! A real proxy in front of two pods, started with the configuration that the documentation shows.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,10 @@ pub enum Kind {
     NginxHttp10,
     /// HAProxy as documented.
     Haproxy,
+    /// Envoy as documented: HTTP/2 to the pods.
+    Envoy,
+    /// Caddy as documented.
+    Caddy,
 }
 
 /// Where a pod listens.
@@ -39,6 +43,9 @@ pub struct Front {
     folder: TempDir,
     plain: u16,
     secure: u16,
+    /// Envoy's own.
+    admin: u16,
+    pods: [Ports; 2],
 }
 
 /// What a proxy has logged of the requests for event streams: all but those for `/`.
@@ -62,19 +69,42 @@ struct Text {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Nginx, Self::NginxHttp10, Self::Haproxy];
+    pub const ALL: [Self; 5] = [Self::Nginx, Self::NginxHttp10, Self::Haproxy, Self::Envoy, Self::Caddy];
+
+    /// Whether a line of the log is of a request for an event stream.
+    fn is_for_events(self, line: &str) -> bool {
+        match self {
+            Self::Caddy => {
+                line.contains("\"handled request\"")
+                    && line.contains("\"method\":\"GET\"")
+                    && !line.contains("\"uri\":\"/\"")
+            }
+            _ => line.contains("\"GET /") && !line.contains("\"GET / "),
+        }
+    }
 
     /// Of a line of the log: whether a pod has answered with 200; whether more than one was asked.
     fn answer(self, line: &str) -> (bool, bool) {
-        if self == Self::Haproxy {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            // client [date] frontend backend/server timers status bytes - - flags counts queues "request"
-            let retries = fields[10].rsplit('/').next().unwrap();
-            return (fields[5] == "200", retries != "0");
+        match self {
+            Self::Nginx | Self::NginxHttp10 => {
+                // The statuses of all pods that were asked, as `NGINX_HTTP` has it.
+                let statuses: Vec<&str> = line.split('|').next().unwrap().split(", ").collect();
+                (statuses.last() == Some(&"200"), statuses.len() > 1)
+            }
+            Self::Haproxy => {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                // client [date] frontend backend/server timers status bytes - - flags counts queues "request"
+                let retries = fields[10].rsplit('/').next().unwrap();
+                (fields[5] == "200", retries != "0")
+            }
+            Self::Envoy => {
+                // status|attempts|X-Accel-Buffering|request, as `ENVOY_LOG` has it: what a pod answers has that header.
+                let fields: Vec<&str> = line.split('|').collect();
+                (fields[0] == "200" && fields[2] == "no", fields[1] != "1")
+            }
+            // It logs no attempts.
+            Self::Caddy => (line.contains("\"status\":200") && line.contains("\"X-Accel-Buffering\":[\"no\"]"), false),
         }
-        // The statuses of all pods that were asked, as `NGINX_HTTP` has it.
-        let statuses: Vec<&str> = line.split('|').next().unwrap().split(", ").collect();
-        (statuses.last() == Some(&"200"), statuses.len() > 1)
     }
 }
 
@@ -84,7 +114,7 @@ impl Front {
     /// Starts a proxy in front of these pods, which need not be there yet; returns when it answers.
     pub async fn start(kind: Kind, pods: [Ports; 2], authority: &Authority) -> Self {
         let folder = tempfile::Builder::new().prefix("front-").tempdir().unwrap();
-        let (plain, secure) = (free_port(), free_port());
+        let (plain, secure, own) = (free_port(), free_port(), free_port());
         let identity = authority.server("front");
         let mut command = match kind {
             Kind::Nginx | Kind::NginxHttp10 => {
@@ -125,9 +155,57 @@ impl Front {
                 command.arg("-db").arg("-f").arg(text.write(folder.path()));
                 command
             }
+            Kind::Envoy => {
+                let mut text = Text::of("envoy.yaml");
+                text.replace("0.0.0.0, port_value: 80 ", &format!("127.0.0.1, port_value: {plain} "));
+                text.replace("0.0.0.0, port_value: 443 ", &format!("127.0.0.1, port_value: {secure} "));
+                text.replace("/etc/envoy/tls.crt", &identity.certificate.display().to_string());
+                text.replace("/etc/envoy/tls.key", &identity.key.display().to_string());
+                for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
+                    let Ports { clients, admin } = ports;
+                    let endpoint = |address: &str, clients: u16, admin: u16| {
+                        format!(
+                            "address: {{ socket_address: {{ address: {address}, port_value: {clients} }} }}
+                  health_check_config: {{ port_value: {admin} }}"
+                        )
+                    };
+                    text.replace(&endpoint(address, 8080, 9090), &endpoint("127.0.0.1", clients, admin));
+                }
+                text.replace("interval: 1s", "interval: 0.1s");
+                text.replace("stat_prefix: clients\n", &format!("stat_prefix: clients\n{ENVOY_LOG}"));
+                let address = format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {own} }} }}");
+                text.replace("static_resources:\n", &format!("admin: {{ address: {address} }}\nstatic_resources:\n"));
+                let mut command = Command::new(installed("envoy-", "envoy"));
+                command.arg("-c").arg(text.write(folder.path())).args([
+                    "--use-dynamic-base-id",
+                    "--log-level",
+                    "warning",
+                ]);
+                command.args(["--concurrency", "1"]);
+                command
+            }
+            Kind::Caddy => {
+                let mut text = Text::of("Caddyfile");
+                let options = format!(
+                    "{{\n\tadmin off\n\tstorage file_system {}\n\thttp_port {plain}\n\thttps_port {secure}\n\tskip_install_trust\n\tservers {{\n\t\ttrusted_proxies static 127.0.0.0/8\n\t}}",
+                    folder.path().display()
+                );
+                text.replace("{\n\t# The names", &format!("{options}\n\t# The names"));
+                text.replace(":80 {\n", &format!("http://:{plain} {{\n\tbind 127.0.0.1\n\tlog\n"));
+                text.replace("https://:443 {\n", &format!("https://:{secure} {{\n\tbind 127.0.0.1\n\tlog\n"));
+                text.replace("/etc/caddy/tls.crt", &identity.certificate.display().to_string());
+                text.replace("/etc/caddy/tls.key", &identity.key.display().to_string());
+                for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
+                    text.replace(&format!(" {address}:8080"), &format!(" 127.0.0.1:{}", ports.clients));
+                }
+                let mut command = Command::new(installed("caddy-", "caddy"));
+                command.env("HOME", folder.path()).arg("run").arg("--config").arg(text.write(folder.path()));
+                command.args(["--adapter", "caddyfile"]);
+                command
+            }
         };
         let process = Process::spawn(&format!("{kind:?}"), &mut command);
-        let front = Self { kind, process, folder, plain, secure };
+        let front = Self { kind, process, folder, plain, secure, admin: own, pods };
         eventually(DEADLINE, "the proxy answers", || async { http1::get(&front.url("/")).await.is_ok() }).await;
         front
     }
@@ -152,14 +230,14 @@ impl Front {
         self.process.signal(Signal::TERM);
         self.process.wait_exit(DEADLINE).await;
         let lines = match self.kind {
-            Kind::Haproxy => self.process.lines(),
+            Kind::Haproxy | Kind::Envoy | Kind::Caddy => self.process.lines(),
             Kind::Nginx | Kind::NginxHttp10 => {
                 let file = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
                 file.lines().map(str::to_owned).collect()
             }
         };
         let mut logged = Logged::default();
-        for line in lines.iter().filter(|line| line.contains("\"GET /") && !line.contains("\"GET / ")) {
+        for line in lines.iter().filter(|line| self.kind.is_for_events(line)) {
             let (ok, another) = self.kind.answer(line);
             logged.answered += usize::from(ok);
             logged.passed_on += usize::from(another);
@@ -175,12 +253,25 @@ impl Front {
         self.process.scan(0, <[String]>::len)
     }
 
-    /// Waits until a health check of HAProxy has found this pod (0 or 1) up or down, after `heard`. nginx has no checks.
+    /// Waits until a health check has found this pod (0 or 1) up or down, after `heard`. nginx and Caddy have no checks.
     pub async fn until_known(&self, pod: usize, up: bool, heard: usize) {
-        if self.kind == Kind::Haproxy {
-            let wanted = format!("Server pods/{} is {}", ["a", "b"][pod], if up { "UP" } else { "DOWN" });
-            let said = || self.process.scan(heard, |lines| lines.iter().any(|line| line.contains(&wanted)));
-            eventually(DEADLINE, &wanted, || std::future::ready(said())).await;
+        match self.kind {
+            Kind::Haproxy => {
+                let wanted = format!("Server pods/{} is {}", ["a", "b"][pod], if up { "UP" } else { "DOWN" });
+                let said = || self.process.scan(heard, |lines| lines.iter().any(|line| line.contains(&wanted)));
+                eventually(DEADLINE, &wanted, || std::future::ready(said())).await;
+            }
+            Kind::Envoy => {
+                let clusters = format!("http://127.0.0.1:{}/clusters", self.admin);
+                let flags = format!("pods::127.0.0.1:{}::health_flags::", self.pods[pod].clients);
+                eventually(DEADLINE, &format!("Envoy knows that pod {pod} is up: {up}"), || async {
+                    let Ok(answer) = http1::get(&clusters).await else { return false };
+                    let line = answer.body.lines().find(|line| line.starts_with(&flags));
+                    line.is_some_and(|line| line.ends_with("::healthy") == up)
+                })
+                .await;
+            }
+            Kind::Nginx | Kind::NginxHttp10 | Kind::Caddy => {}
         }
     }
 }
@@ -215,6 +306,29 @@ const NGINX_HTTP: &str = r#"
     scgi_temp_path scgi;
     uwsgi_temp_path uwsgi;
 "#;
+
+/// A log that says of each request how many pods were asked, and whether the answer is a pod's.
+const ENVOY_LOG: &str = r#"                access_log:
+                  - name: envoy.access_loggers.stdout
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
+                      log_format:
+                        text_format_source:
+                          inline_string: "%RESPONSE_CODE%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%|%RESP(X-ACCEL-BUFFERING)%|\"%REQ(:METHOD)% %REQ(:PATH)% \"|%RESPONSE_CODE_DETAILS%\n"
+"#;
+
+/// A program that scripts/tools.sh has put into a folder with its version.
+fn installed(folder: &str, program: &str) -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools");
+    let entries = std::fs::read_dir(&tools).into_iter().flatten().filter_map(Result::ok);
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(folder))
+        .map(|entry| entry.path().join(program))
+        .filter(|program| program.exists())
+        .collect();
+    found.sort();
+    found.pop().unwrap_or_else(|| panic!("{program} is not installed: run `make tools`"))
+}
 
 fn documented(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/proxies").join(name)

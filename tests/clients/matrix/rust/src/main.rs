@@ -1,4 +1,4 @@
-//! One Rust client library, used as its README says: clients LIBRARY URL. Prints what `../clients.mjs` prints.
+//! One Rust client library, used as its README says, prints what `../clients.mjs` prints: clients LIBRARY URL.
 
 use std::time::Duration;
 
