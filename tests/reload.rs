@@ -235,9 +235,7 @@ async fn the_filter_of_the_log_and_the_limits_change_at_once() {
     assert_eq!((client.status(), refused.status()), (200, 503), "who is there stays, who comes is one too many");
     sidestream.until_log("debug lines", |line| line["level"] == "DEBUG" && line["message"] == "refused").await;
 
-    sidestream.rewrite_config(&text(
-        "log: { filter: info }\nlimits: { connections: 100, feeds: 1, per_client: { filter_sets: null } }",
-    ));
+    sidestream.rewrite_config(&text("log: { filter: info }\nlimits: { connections: 100, feeds: 1 }"));
     assert_eq!(ask_reload(&sidestream).await["ok"], true);
     drop(refused);
     assert_eq!(SseClient::get(sidestream.url("/one")).connect().await.status(), 200);

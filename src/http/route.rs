@@ -31,6 +31,8 @@ pub(super) struct Route {
     pub(super) config: RouteConfig,
     pub(super) label: Arc<str>,
     pub(super) profile: Arc<Profile>,
+    /// A hash of the profile, equal again after a reload that leaves it as it was.
+    profile_hash: u64,
     pub(super) sources: Vec<RouteSource>,
     pub(super) metrics: RouteMetrics,
     /// The request headers that a preflight allows.
@@ -92,7 +94,8 @@ impl Route {
         let profile = Profile { event, priority, window: config.window };
         let metrics = RouteMetrics::new(&label, metrics);
         let cors_headers = cors::request_headers(config.variables());
-        Self { profile: profile.into(), sources, metrics, label, cors_headers, config }
+        let profile_hash = KEY.hash_one(&profile);
+        Self { profile: profile.into(), profile_hash, sources, metrics, label, cors_headers, config }
     }
 
     /// Whether another pod knows the positions of one of its sources.
@@ -120,9 +123,10 @@ impl Route {
 
     /// A hash for each feed that these filters, one set for each source, are read from.
     pub(super) fn feeds(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
-        self.sources.iter().zip(filters).map(|(source, filters)| {
-            KEY.hash_one((source.source.address(), Arc::as_ptr(&self.profile).addr(), filters))
-        })
+        self.sources
+            .iter()
+            .zip(filters)
+            .map(|(source, filters)| KEY.hash_one((source.source.address(), self.profile_hash, filters)))
     }
 
     /// Who the client of a request is: for limits, the registry and the log; and whether the route's `client` says so.

@@ -189,7 +189,7 @@ impl Said<'_> {
             Err(why) => {
                 let shown: String = value.to_string().chars().take(60).collect();
                 let default = default();
-                self.problems.push(Notice::Problem(format!("annotation `{PREFIX}{name}`: {shown} {why}")));
+                self.problems.push(Notice::Annotation { name: format!("{PREFIX}{name}"), shown, why });
                 default
             }
         }

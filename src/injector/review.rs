@@ -174,7 +174,7 @@ fn annotate(pod: &mut Value, notices: &[Notice]) {
         }
         return;
     }
-    let text = notices.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let text = notices.iter().map(Notice::without_value).collect::<Vec<_>>().join("\n");
     let text: String = text.chars().take(ANNOTATION_CHARS_MAX).collect();
     let annotations = &mut pod["metadata"]["annotations"];
     if annotations.is_null() {

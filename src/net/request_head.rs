@@ -132,11 +132,11 @@ pub fn host(version: Version, headers: &HeaderMap) -> Result<Option<&str>, &'sta
     }
 }
 
-/// Whether a request for this host can only come from a peer that knows the address or is configured: an IP literal,
-/// `localhost`, or one of the names.
+/// Whether a request for this host is certain not to come from a page of another site: an IP literal, `localhost`, a name
+/// without a dot, such as that of a Service, or one of the names.
 ///
 /// A page in a browser can make its own name resolve to any address (DNS rebinding), and then reads what that address
-/// answers. It cannot make the browser send another `Host` than its name.
+/// answers. It cannot make the browser send another `Host` than its name, and a name of the public DNS has a dot.
 #[must_use]
 pub fn is_known(host: &str, names: &[String]) -> bool {
     let name = match host.rsplit_once(':') {
@@ -147,7 +147,7 @@ pub fn is_known(host: &str, names: &[String]) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.is_empty()
         || literal.parse::<IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
+        || !name.contains('.')
         || names.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
@@ -219,15 +219,31 @@ mod tests {
     }
 
     #[test]
-    fn addresses_localhost_and_configured_names_are_known() {
+    fn addresses_names_without_a_dot_and_configured_names_are_known() {
         let names = ["sidecar.example".to_owned()];
-        for known in ["10.0.0.7", "10.0.0.7:9090", "[::1]:9090", "[fd00::7]", "localhost", "LOCALHOST:1", "", ":9090"] {
+        for known in [
+            "10.0.0.7",
+            "10.0.0.7:9090",
+            "[::1]:9090",
+            "[fd00::7]",
+            "localhost",
+            "LOCALHOST:1",
+            "sidecar",
+            "sidecar:9090",
+            "",
+            ":9090",
+        ] {
             assert!(is_known(known, &names), "{known}");
         }
         assert!(is_known("Sidecar.Example.:9090", &names));
-        for other in
-            ["evil.example", "evil.example:9090", "10.0.0.7.evil.example", "localhost.evil.example", "sidecar", "[x]"]
-        {
+        for other in [
+            "evil.example",
+            "evil.example.",
+            "evil.example:9090",
+            "10.0.0.7.evil.example",
+            "localhost.evil.example",
+            "sidecar.evil",
+        ] {
             assert!(!is_known(other, &names), "{other}");
         }
     }

@@ -7,15 +7,21 @@ fn ask(operator: &Operator, path: &str, head: &str) -> Answer {
 }
 
 #[test]
-fn addresses_localhost_and_configured_names_are_answered_and_other_hosts_are_misdirected() {
+fn addresses_names_without_a_dot_and_configured_names_are_answered_and_other_hosts_are_misdirected() {
     let operator = Operator::start();
     for path in ["/health", "/health/live", "/metrics", "/connections", "/config"] {
-        for host in
-            ["127.0.0.1", "10.9.8.7:9090", "[fd00::7]:9090", "localhost", "sidecar.example", "Sidecar.Example:9090"]
-        {
+        for host in [
+            "127.0.0.1",
+            "10.9.8.7:9090",
+            "[fd00::7]:9090",
+            "localhost",
+            "sidecar",
+            "sidecar.example",
+            "Sidecar.Example:9090",
+        ] {
             assert_eq!(ask(&operator, path, &format!("HTTP/1.1\r\nHost: {host}")).status(), 200, "{path} {host}");
         }
-        for host in ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "sidecar"] {
+        for host in ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "sidecar.evil"] {
             let answer = ask(&operator, path, &format!("HTTP/1.1\r\nHost: {host}"));
             assert_eq!(
                 (answer.status(), &answer.json()["error"]["code"]),
