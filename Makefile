@@ -46,6 +46,7 @@ test: ## The whole suite, then what talks to NATS once more with the oldest nats
 .PHONY: test-long
 test-long: ## The tests that take minutes, marked #[ignore]
 	@scripts/tools.sh test
+	@scripts/tools.sh traefik
 	@$(CARGO) test --quiet --locked --no-fail-fast --release -- --ignored
 
 .PHONY: simulate

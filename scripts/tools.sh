@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|bench|deny|clients|all
+# Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|traefik|bench|deny|clients|all
 #
 # Everything is pinned, fetched by its ordinary client, and left alone when it is there already.
 set -euo pipefail
@@ -9,6 +9,7 @@ NATS_VERSIONS=(2.15.1 2.10.26) # the newest, and the oldest that the sidecar sup
 CARGO_DENY=0.20.2
 ENVOY=1.40.0
 CADDY=2.11.7
+TRAEFIK=3.6.12
 # The schemas of Kubernetes 1.28 to 1.37, and a JSON-Patch engine that is not ours.
 KUBERNETES=(kubernetes-validate==1.37.0 jsonpatch==1.47 PyYAML==6.0.3)
 KUBECTL=1.37.1
@@ -214,6 +215,27 @@ proxies() {
     fi
 }
 
+# Traefik is in no package registry but that of Go modules: it is built from its source.
+traefik() {
+    local folder=.tools/traefik-$TRAEFIK module=github.com/traefik/traefik/v3 source
+    [[ -x $folder/traefik && -e $folder/complete ]] && return 0
+    if ! command -v go >/dev/null; then
+        say "no Go: Traefik is not built, and its tests will fail"
+        return 0
+    fi
+    say "building Traefik $TRAEFIK, once: ten minutes of processor time"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    source=$(go mod download -json "$module@v$TRAEFIK" | sed -nE 's/^\t"Dir": "(.*)",$/\1/p')
+    # Its go.mod replaces modules, which Go obeys in the main module only: so `go install` rejects it.
+    cp -r "$source" "$folder/source"
+    chmod -R u+w "$folder/source"
+    (cd "$folder/source" && GOWORK=off quietly go build -buildvcs=false \
+        -ldflags="-s -w -X $module/pkg/version.Version=$TRAEFIK" -o ../traefik ./cmd/traefik)
+    rm -rf "$folder/source"
+    touch "$folder/complete"
+}
+
 # nginx finds its modules by file, not by command.
 nchan() {
     [[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ]] || debian nchan-is-no-command libnginx-mod-nchan
@@ -238,6 +260,9 @@ test)
     kubectl
     helm
     ;;
+traefik) # for `make test-long`
+    traefik
+    ;;
 bench) # the servers that are measured beside the sidecar
     nats "${NATS_VERSIONS[0]}"
     debian nginx nginx-light
@@ -257,6 +282,7 @@ all)
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
     proxies
+    traefik
     kubernetes
     kubectl
     helm
@@ -265,7 +291,7 @@ all)
     cargo_deny
     ;;
 *)
-    say "demo, test, bench, deny, clients or all?"
+    say "demo, test, traefik, bench, deny, clients or all?"
     exit 64
     ;;
 esac

@@ -42,6 +42,12 @@ async fn a_drain_behind_caddy_costs_nobody_an_event_or_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "building Traefik takes minutes: `make test-long`"]
+async fn drain_with_traefik_in_front_loses_no_event_and_causes_no_error() {
+    drains_cost_nothing(Kind::Traefik, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_pod_behind_nginx_that_speaks_http_1_0_costs_nobody_an_event_or_an_error() {
     kills_cost_nothing(Kind::NginxHttp10, 1, EVERYTHING).await;
 }

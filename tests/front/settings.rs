@@ -35,6 +35,12 @@ async fn an_event_passes_caddy_at_once_and_the_pod_knows_the_client() {
     serves(Kind::Caddy, End::Truncated).await;
 }
 
+#[tokio::test]
+#[ignore = "building Traefik takes minutes: `make test-long`"]
+async fn event_passes_traefik_at_once_and_the_pod_knows_the_client() {
+    serves(Kind::Traefik, End::Truncated).await;
+}
+
 /// 5 s: a heartbeat comes after half of its 15 s at the earliest, and would tell a proxy that its client is gone.
 const BEFORE_A_HEARTBEAT: Duration = Duration::from_secs(5);
 

@@ -5,8 +5,11 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::certs::{Authority, Identity};
+use super::h2::H2Client;
 use super::http1;
 use super::nats::free_port;
 use super::process::Process;
@@ -25,6 +28,8 @@ pub enum Kind {
     Envoy,
     /// Caddy as documented.
     Caddy,
+    /// Traefik as documented: HTTP/1.1 to the pods.
+    Traefik,
 }
 
 /// Where a pod listens.
@@ -43,7 +48,7 @@ pub struct Front {
     folder: TempDir,
     plain: u16,
     secure: u16,
-    /// Envoy's own.
+    /// Envoy's own; with Traefik, the port of the web server that answers "later".
     admin: u16,
     pods: [Ports; 2],
 }
@@ -69,7 +74,7 @@ struct Text {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Nginx, Self::NginxHttp10, Self::Haproxy, Self::Envoy, Self::Caddy];
+    pub const ALL: [Self; 6] = [Self::Nginx, Self::NginxHttp10, Self::Haproxy, Self::Envoy, Self::Caddy, Self::Traefik];
 
     /// Whether a line of the log is of a request for an event stream.
     fn is_for_events(self, line: &str) -> bool {
@@ -79,6 +84,7 @@ impl Kind {
                     && line.contains("\"method\":\"GET\"")
                     && !line.contains("\"uri\":\"/\"")
             }
+            Self::Traefik => line.contains("\"RequestMethod\":\"GET\"") && !line.contains("\"RequestPath\":\"/\""),
             _ => line.contains("\"GET /") && !line.contains("\"GET / "),
         }
     }
@@ -104,6 +110,10 @@ impl Kind {
             }
             // It logs no attempts.
             Self::Caddy => (line.contains("\"status\":200") && line.contains("\"X-Accel-Buffering\":[\"no\"]"), false),
+            Self::Traefik => {
+                let answered = line.contains("\"DownstreamStatus\":200") && line.contains("X-Accel-Buffering\":\"no\"");
+                (answered, line.contains("\"RetryAttempts\":") && !line.contains("\"RetryAttempts\":0"))
+            }
         }
     }
 }
@@ -203,11 +213,47 @@ impl Front {
                 command.args(["--adapter", "caddyfile"]);
                 command
             }
+            Kind::Traefik => {
+                serve_later(own).await;
+                let mut text = Text::of("traefik-dynamic.yaml");
+                text.replace("/etc/traefik/tls.crt", &identity.certificate.display().to_string());
+                text.replace("/etc/traefik/tls.key", &identity.key.display().to_string());
+                for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
+                    text.replace(&format!("//{address}:8080"), &format!("//127.0.0.1:{}", ports.clients));
+                }
+                text.replace("//10.0.0.3:8080", &format!("//127.0.0.1:{own}"));
+                let dynamic = text.write(folder.path());
+                let mut text = Text::of("traefik.yaml");
+                for (address, port) in [("\":80\"", plain), ("\":443\"", secure)] {
+                    let here = format!("\"127.0.0.1:{port}\"\n    forwardedHeaders: {{ trustedIPs: [127.0.0.0/8] }}");
+                    text.replace(address, &here);
+                }
+                text.replace("/etc/traefik/traefik-dynamic.yaml", &dynamic.display().to_string());
+                text.replace("accessLog: {}", TRAEFIK_LOG);
+                let mut command = Command::new(installed("traefik-", "traefik"));
+                command.arg(format!("--configFile={}", text.write(folder.path()).display()));
+                command
+            }
         };
         let process = Process::spawn(&format!("{kind:?}"), &mut command);
         let front = Self { kind, process, folder, plain, secure, admin: own, pods };
         eventually(DEADLINE, "the proxy answers", || async { http1::get(&front.url("/")).await.is_ok() }).await;
+        if kind == Kind::Traefik {
+            front.until_configured(authority).await;
+        }
         front
+    }
+
+    /// Waits until Traefik has read its dynamic configuration: it listens before, without routes and certificates.
+    async fn until_configured(&self, authority: &Authority) {
+        eventually(DEADLINE, "Traefik has its routes", || async {
+            http1::get(&self.url("/")).await.is_ok_and(|answer| answer.body != "404 page not found\n")
+        })
+        .await;
+        eventually(DEADLINE, "Traefik has its certificate", || async {
+            H2Client::builder().tls(authority.trusting(&["h2"])).try_connect(&self.url_tls("/")).await.is_ok()
+        })
+        .await;
     }
 
     /// Which proxy it is.
@@ -230,7 +276,7 @@ impl Front {
         self.process.signal(Signal::TERM);
         self.process.wait_exit(DEADLINE).await;
         let lines = match self.kind {
-            Kind::Haproxy | Kind::Envoy | Kind::Caddy => self.process.lines(),
+            Kind::Haproxy | Kind::Envoy | Kind::Caddy | Kind::Traefik => self.process.lines(),
             Kind::Nginx | Kind::NginxHttp10 => {
                 let file = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
                 file.lines().map(str::to_owned).collect()
@@ -253,7 +299,7 @@ impl Front {
         self.process.scan(0, <[String]>::len)
     }
 
-    /// Waits until a health check has found this pod (0 or 1) up or down, after `heard`. nginx and Caddy have no checks.
+    /// Waits until a health check has found this pod (0 or 1) up or down, after `heard`. nginx, Caddy and Traefik have no checks.
     pub async fn until_known(&self, pod: usize, up: bool, heard: usize) {
         match self.kind {
             Kind::Haproxy => {
@@ -271,7 +317,7 @@ impl Front {
                 })
                 .await;
             }
-            Kind::Nginx | Kind::NginxHttp10 | Kind::Caddy => {}
+            Kind::Nginx | Kind::NginxHttp10 | Kind::Caddy | Kind::Traefik => {}
         }
     }
 }
@@ -316,6 +362,29 @@ const ENVOY_LOG: &str = r#"                access_log:
                         text_format_source:
                           inline_string: "%RESPONSE_CODE%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%|%RESP(X-ACCEL-BUFFERING)%|\"%REQ(:METHOD)% %REQ(:PATH)% \"|%RESPONSE_CODE_DETAILS%\n"
 "#;
+
+/// A log that includes the header that only pods send.
+const TRAEFIK_LOG: &str = "accessLog:
+  format: json
+  fields: { headers: { names: { X-Accel-Buffering: keep } } }";
+
+/// Serves `later.http` on this port until the test ends. Traefik has no answer of its own that a file could set.
+async fn serve_later(port: u16) {
+    let answer = std::fs::read(documented("later.http")).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let Ok(1..) = connection.read_buf(&mut request).await else { return };
+                }
+                let _sent = connection.write_all(&answer).await;
+            });
+        }
+    });
+}
 
 /// A program that scripts/tools.sh has put into a folder with its version.
 fn installed(folder: &str, program: &str) -> PathBuf {
