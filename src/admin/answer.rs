@@ -61,14 +61,15 @@ pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
     if let Some(rejection) = reject(asker, request) {
         return rejection;
     }
-    let (page, is_probe): (Option<Page>, bool) = match request.uri().path() {
-        "/health" => (Some(|parts| probe(health::is_ready(parts), &health::report(parts))), true),
-        "/health/live" => (Some(|_| json(StatusCode::OK, &json!({ "live": true }))), true),
-        "/health/ready" => (Some(|parts| probe(health::is_ready(parts), &health::readiness(parts))), true),
-        "/metrics" => (Some(|parts| text(StatusCode::OK, METRICS_TYPE, parts.metrics.render())), false),
-        "/config" => (Some(|parts| json(StatusCode::OK, &(parts.config)())), false),
+    let path = request.uri().path();
+    let page: Option<Page> = match path {
+        "/health" => Some(|parts| probe(health::is_ready(parts), &health::report(parts))),
+        "/health/live" => Some(|_| json(StatusCode::OK, &json!({ "live": true }))),
+        "/health/ready" => Some(|parts| probe(health::is_ready(parts), &health::readiness(parts))),
+        "/metrics" => Some(|parts| text(StatusCode::OK, METRICS_TYPE, parts.metrics.render())),
+        "/config" => Some(|parts| json(StatusCode::OK, &(parts.config)())),
         // The only one that may wait.
-        "/connections" => (None, false),
+        "/connections" => None,
         _ => {
             let hint = "/health, /health/live, /health/ready, /metrics, /connections, /config";
             return error(StatusCode::NOT_FOUND, "not_found", "the admin has no such page", hint);
@@ -80,7 +81,7 @@ pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
-    if !is_probe {
+    if !is_probe(path) {
         let Some(busy) = asker.slot.begin() else {
             return later("busy", "this port answers as many requests as it, or one peer address, may have");
         };
@@ -91,6 +92,10 @@ pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
         Some(page) => page(parts),
         None => connections(asker, request.uri().query()).await,
     }
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/health" | "/health/live" | "/health/ready")
 }
 
 /// Requests that are malformed, or that a page in a browser may have made for another host.
@@ -104,7 +109,8 @@ fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
             let hint = "send one Host header, with the host of the URL";
             Some(error(StatusCode::BAD_REQUEST, "bad_host", why, hint))
         }
-        Ok(Some(host)) if !request_head::is_known(host, &asker.hosts) => {
+        // Load balancers send probes under any name, and a probe returns no list of clients and no configuration.
+        Ok(Some(host)) if !is_probe(request.uri().path()) && !request_head::is_known(host, &asker.hosts) => {
             asker.parts.metrics.admin_refusals_total.with_label_values(&HOST_NOT_ALLOWED).inc();
             let hint = "ask by address or as localhost, or add the name to `admin.hosts`";
             Some(error(

@@ -23,6 +23,10 @@ fn addresses_names_without_a_dot_and_configured_names_are_answered_and_other_hos
         }
         for host in ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "sidecar.evil"] {
             let answer = ask(&operator, path, &format!("HTTP/1.1\r\nHost: {host}"));
+            if path.starts_with("/health") {
+                assert_eq!(answer.status(), 200, "a load balancer may send any name: {path} {host}");
+                continue;
+            }
             assert_eq!(
                 (answer.status(), &answer.json()["error"]["code"]),
                 (421, &"host_not_allowed".into()),
@@ -31,7 +35,7 @@ fn addresses_names_without_a_dot_and_configured_names_are_answered_and_other_hos
         }
     }
     let metrics = operator.get("/metrics").body;
-    let sample = "sidestream_admin_refusals_total{code=\"host_not_allowed\",port=\"admin\"} 20";
+    let sample = "sidestream_admin_refusals_total{code=\"host_not_allowed\",port=\"admin\"} 12";
     assert!(metrics.lines().any(|line| line == sample), "{metrics}");
 }
 
