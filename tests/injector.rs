@@ -322,7 +322,8 @@ async fn the_admin_port_answers_known_hosts_and_no_answer_is_sniffed() {
         assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{head:?}: {answer}");
     }
     for (path, body) in [("/inject", recorded("create").to_string()), ("/nowhere", "{}".into())] {
-        let answer = injector.post(path, body.as_bytes(), &["--dump-header", "/dev/stderr"]).await;
+        // HTTP/1.1: curl 7.88 takes an answer that comes before it has sent all, as HTTP/2 allows, for an error.
+        let answer = injector.post(path, body.as_bytes(), &["--http1.1", "--dump-header", "/dev/stderr"]).await;
         assert!(matches!(answer.status, 200 | 404), "{answer:?}");
         assert!(answer.headers.contains("x-content-type-options: nosniff"), "{answer:?}");
     }
