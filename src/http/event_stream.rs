@@ -148,10 +148,10 @@ impl EventStream {
         Gate::new(self.state.clone(), self.context.pressure.clone())
     }
 
-    /// Lets what comes while it waits be handed out past its task, if that is all there is to it: the events of one
-    /// source, for a client that may have all of them.
+    /// Lets events that come while it waits be written without its task, if it has one source. While its client has a rate
+    /// of events, it is not at rest.
     pub(super) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
-        if let ([cursor], None) = (&self.cursors[..], &self.visit) {
+        if let [cursor] = &self.cursors[..] {
             cursor.set_outlet(outlet);
         }
     }
@@ -167,7 +167,8 @@ impl EventStream {
 
     /// Whether all that can come next is events: it waits for them, and is given every one.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
+        let has_rate = self.visit.as_ref().is_some_and(|visit| visit.events().is_some());
+        !has_rate && self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
     }
 
     /// Counts what has reached the socket.
