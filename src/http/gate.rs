@@ -56,7 +56,7 @@ impl Gate {
         self.is_open.load(Ordering::Relaxed) && self.state.asked().is_none()
     }
 
-    /// Whether this may. Under pressure telemetry is passed by; without limits of its own a client is given all else.
+    /// Whether this may. Under pressure telemetry is passed by; a client without a rate of events gets all else.
     pub(super) fn lets(&self, piece: &Piece) -> bool {
         let is_thinned = piece.has_telemetry && self.pressure.level() != Level::None;
         !is_thinned && self.look()
