@@ -93,13 +93,7 @@ fn check(files: &Files, selector: &Selector) -> Exit {
     let (mut checked, mut problems) = (0, 0);
     for file in &files.files {
         let name = name(file);
-        let text = match read(file) {
-            Ok(text) => text,
-            Err(error) => {
-                complain(format_args!("{name}: {error}"));
-                return Exit::Usage;
-            }
-        };
+        let Some(text) = read_or_report(&name, file) else { return Exit::Usage };
         let report = manifest::change(&text, Act::Check(selector)).report;
         checked += report.len();
         for line in report.iter().filter(|line| line.is_problem) {
@@ -125,13 +119,7 @@ fn change(files: &Files, act: Act<'_>) -> Exit {
     let (mut problems, mut left_out, mut treated) = (0, 0, 0);
     for file in &files.files {
         let name = name(file);
-        let text = match read(file) {
-            Ok(text) => text,
-            Err(error) => {
-                complain(format_args!("{name}: {error}"));
-                return Exit::Usage;
-            }
-        };
+        let Some(text) = read_or_report(&name, file) else { return Exit::Usage };
         let changed = manifest::change(&text, act);
         for line in changed.report.iter().filter(|line| line.is_problem || !files.quiet) {
             complain(format_args!("{name}:{line}"));
@@ -171,6 +159,11 @@ fn append(out: &mut String, text: &str) {
         }
     }
     out.push_str(text);
+}
+
+/// The text of a file, or a line on standard error that says why there is none.
+fn read_or_report(name: &str, file: &Path) -> Option<String> {
+    read(file).map_err(|error| complain(format_args!("{name}: {error}"))).ok()
 }
 
 fn read(file: &Path) -> io::Result<String> {
