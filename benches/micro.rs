@@ -30,7 +30,11 @@ fn filters(text: &str) -> FilterSet {
 
 fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
     Event {
-        position: Component { tag: tag(), seq, check: Some(seq as u16) },
+        position: Component {
+            tag: tag(),
+            seq,
+            check: Some(seq as u16),
+        },
         subject: subject.clone(),
         name: None,
         tier: None,
@@ -48,34 +52,60 @@ fn log_of(feeds: usize, window: Limits) -> (LogWriter, Arc<Log>) {
 }
 
 fn open(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, start: Start) -> Cursor {
-    log.open(filters(filter), profile, start).now_or_never().unwrap().unwrap().cursor
+    log.open(filters(filter), profile, start)
+        .now_or_never()
+        .unwrap()
+        .unwrap()
+        .cursor
 }
 
 fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
     let name = EventName::parse("created").unwrap();
-    let position = Component { tag: tag(), seq: 18_422, check: Some(0x7d3e) };
+    let position = Component {
+        tag: tag(),
+        seq: 18_422,
+        check: Some(0x7d3e),
+    };
     let text = |bytes| "x".repeat(bytes).into_bytes();
     let lines = vec!["x".repeat(63); 16].join("\n").into_bytes();
-    for (case, data) in [("64 B", text(64)), ("1 KiB", text(1024)), ("16 lines", lines), ("base64", vec![0xff; 1024])] {
+    for (case, data) in [
+        ("64 B", text(64)),
+        ("1 KiB", text(1024)),
+        ("16 lines", lines),
+        ("base64", vec![0xff; 1024]),
+    ] {
         group.throughput(Throughput::Bytes(data.len() as u64));
-        group.bench_function(case, |bencher| bencher.iter(|| Frame::event(Some(&name), black_box(&data), position)));
+        group.bench_function(case, |bencher| {
+            bencher.iter(|| Frame::event(Some(&name), black_box(&data), position))
+        });
     }
 }
 
 /// One batch into a log whose feeds have these filters.
 fn append_to(bencher: &mut criterion::Bencher<'_>, filters: &[String], subjects: &[Arc<str>]) {
     // Small, so that windows are full after a few batches: every event then evicts one.
-    let window = Limits { events: 1000, ..Limits::default() };
+    let window = Limits {
+        events: 1000,
+        ..Limits::default()
+    };
     let (mut writer, log) = log_of(filters.len(), window);
-    let profile = Arc::new(Profile { window, ..Profile::default() });
-    let cursors: Vec<Cursor> = filters.iter().map(|filter| open(&log, filter, &profile, Start::Live)).collect();
+    let profile = Arc::new(Profile {
+        window,
+        ..Profile::default()
+    });
+    let cursors: Vec<Cursor> = filters
+        .iter()
+        .map(|filter| open(&log, filter, &profile, Start::Live))
+        .collect();
     let mut seq = 0;
     bencher.iter_custom(|rounds| {
         let mut spent = Duration::ZERO;
         for _ in 0..rounds {
             let subject = |seq: u64| &subjects[seq as usize % subjects.len()];
-            let batch = (seq + 1..=seq + BATCH).map(|seq| event(seq, subject(seq), &[b'x'; 64])).collect();
+            let batch = (seq + 1..=seq + BATCH)
+                .map(|seq| event(seq, subject(seq), &[b'x'; 64]))
+                .collect();
             seq += BATCH;
             let began = Instant::now();
             writer.append(batch);
@@ -89,12 +119,20 @@ fn append_to(bencher: &mut criterion::Bencher<'_>, filters: &[String], subjects:
 fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append 64");
     group.throughput(Throughput::Elements(BATCH));
-    let users = |count| (0..count).map(|user| format!("users.{user}.created")).collect::<Vec<_>>();
+    let users = |count| {
+        (0..count)
+            .map(|user| format!("users.{user}.created"))
+            .collect::<Vec<_>>()
+    };
     let subjects = |texts: Vec<String>| texts.into_iter().map(Arc::from).collect::<Vec<Arc<str>>>();
-    group.bench_function("1 feed wants all", |bencher| append_to(bencher, &["users.>".into()], &subjects(users(100))));
+    group.bench_function("1 feed wants all", |bencher| {
+        append_to(bencher, &["users.>".into()], &subjects(users(100)))
+    });
     group.bench_function("1000 feeds want all", |bencher| {
         // Each is a feed of its own by what never comes.
-        let filters: Vec<_> = (0..1000).map(|number| format!("users.> others.{number}")).collect();
+        let filters: Vec<_> = (0..1000)
+            .map(|number| format!("users.> others.{number}"))
+            .collect();
         append_to(bencher, &filters, &subjects(users(100)));
     });
     group.bench_function("10000 feeds, one wants each", |bencher| {
@@ -113,10 +151,18 @@ fn read(criterion: &mut Criterion) {
         bencher.iter_custom(|rounds| {
             let mut spent = Duration::ZERO;
             for _ in 0..rounds {
-                writer.append((seq + 1..=seq + BATCH).map(|seq| event(seq, &subject, &[b'x'; 64])).collect());
+                writer.append(
+                    (seq + 1..=seq + BATCH)
+                        .map(|seq| event(seq, &subject, &[b'x'; 64]))
+                        .collect(),
+                );
                 seq += BATCH;
                 let began = Instant::now();
-                let read = cursor.poll_read(&mut Context::from_waker(Waker::noop()), &mut batch, 16 << 10);
+                let read = cursor.poll_read(
+                    &mut Context::from_waker(Waker::noop()),
+                    &mut batch,
+                    16 << 10,
+                );
                 spent += began.elapsed();
                 assert!(read.is_ready() && batch.items.len() == BATCH as usize);
                 batch.items.clear();
@@ -139,7 +185,9 @@ fn interest(criterion: &mut Criterion) {
             };
             interest.insert(&filters(&filter), number);
         }
-        let subjects: Vec<String> = (0..1000).map(|number| format!("users.{}.created", number * 97 % count)).collect();
+        let subjects: Vec<String> = (0..1000)
+            .map(|number| format!("users.{}.created", number * 97 % count))
+            .collect();
         group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
             let (mut found, mut turn) = (Vec::new(), 0);
             bencher.iter(|| {
@@ -159,15 +207,31 @@ fn seed(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(count));
     group.bench_function("10000 feeds from 10000 events", |bencher| {
         let (mut writer, log) = log_of(count as usize, Limits::default());
-        let subjects: Vec<Arc<str>> = (0..count).map(|user| format!("users.{user}.created").into()).collect();
-        writer.append((1..=count).zip(&subjects).map(|(seq, subject)| event(seq, subject, &[b'x'; 64])).collect());
-        let (profile, start) = (Arc::new(Profile::default()), Component { tag: tag(), seq: 1, check: None });
+        let subjects: Vec<Arc<str>> = (0..count)
+            .map(|user| format!("users.{user}.created").into())
+            .collect();
+        writer.append(
+            (1..=count)
+                .zip(&subjects)
+                .map(|(seq, subject)| event(seq, subject, &[b'x'; 64]))
+                .collect(),
+        );
+        let (profile, start) = (
+            Arc::new(Profile::default()),
+            Component {
+                tag: tag(),
+                seq: 1,
+                check: None,
+            },
+        );
         bencher.iter_custom(|rounds| {
             let mut spent = Duration::ZERO;
             for _ in 0..rounds {
                 let began = Instant::now();
-                let cursors: Vec<Cursor> =
-                    subjects.iter().map(|subject| open(&log, subject, &profile, Start::After(start))).collect();
+                let cursors: Vec<Cursor> = subjects
+                    .iter()
+                    .map(|subject| open(&log, subject, &profile, Start::After(start)))
+                    .collect();
                 spent += began.elapsed();
                 drop(cursors);
             }
@@ -178,8 +242,13 @@ fn seed(criterion: &mut Criterion) {
 
 fn id(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("id");
-    for (case, text) in [("1 source", "3fa9c1-18422-7d3e"), ("3 sources", "3fa9c1-18422-7d3e.000001-7.ed9319-9-abcd")] {
-        group.bench_function(case, |bencher| bencher.iter(|| EventId::parse(black_box(text.as_bytes())).unwrap()));
+    for (case, text) in [
+        ("1 source", "3fa9c1-18422-7d3e"),
+        ("3 sources", "3fa9c1-18422-7d3e.000001-7.ed9319-9-abcd"),
+    ] {
+        group.bench_function(case, |bencher| {
+            bencher.iter(|| EventId::parse(black_box(text.as_bytes())).unwrap())
+        });
     }
 }
 

@@ -63,7 +63,9 @@ pub fn run(
     grace: Option<Duration>,
 ) -> Result<(), StartError> {
     let runtime = shards::runtime().map_err(|error| StartError::System(error.to_string()))?;
-    let ended = runtime.block_on(App::start(path, loaded, signals, grace)).map(|app| runtime.block_on(app.run()));
+    let ended = runtime
+        .block_on(App::start(path, loaded, signals, grace))
+        .map(|app| runtime.block_on(app.run()));
     // A file that is being read, perhaps from a pipe without a writer, is not waited for.
     runtime.shutdown_background();
     ended
@@ -141,7 +143,8 @@ impl App {
             gauge: pressure.clone(),
         };
         let followed = load.sources.clone();
-        let admin = admin::start(&config.admin, parts, load.watch()).map_err(|error| system(&error))?;
+        let admin =
+            admin::start(&config.admin, parts, load.watch()).map_err(|error| system(&error))?;
 
         // Then NATS, which is waited for in the background.
         let identity = nats::Identity::new(&pod());
@@ -162,7 +165,12 @@ impl App {
 
         // Clients last: from the first connection on everything that answers it is there.
         let context = http::Context::new(metrics.clone(), registry, door, pressure);
-        let live = Live { context, sources, budget, metrics };
+        let live = Live {
+            context,
+            sources,
+            budget,
+            metrics,
+        };
         live.apply(config);
         live.sample();
         let shards = Shards::start(&config.listen, &live.context, &health, &pulses).await?;
@@ -191,7 +199,8 @@ impl App {
     /// Serves until a signal or the command to drain.
     async fn run(mut self) {
         let asked = Arc::new(Notify::new());
-        let mut reloads = config::reload::Reloads::new(self.path.clone(), &self.loaded, asked.clone());
+        let mut reloads =
+            config::reload::Reloads::new(self.path.clone(), &self.loaded, asked.clone());
         let check = self.health.check("config", "not read yet");
         self.log_warnings();
         check.set(self.status());
@@ -245,7 +254,10 @@ fn answer(outcomes: Outcomes, result: &Result<(), String>) {
 }
 
 /// The configuration that waits for its streams, when they are caught up with; nothing if none waits.
-async fn caught_up(pending: &mut Option<(Pending, Outcomes)>, sources: &Sources) -> Option<(Pending, Outcomes)> {
+async fn caught_up(
+    pending: &mut Option<(Pending, Outcomes)>,
+    sources: &Sources,
+) -> Option<(Pending, Outcomes)> {
     let (waiting, _) = pending.as_ref()?;
     waiting.caught_up(sources).await;
     pending.take()
@@ -253,31 +265,40 @@ async fn caught_up(pending: &mut Option<(Pending, Outcomes)>, sources: &Sources)
 
 impl Live {
     fn apply(&self, config: &config::Config) {
-        self.budget.set_max(config.window_bytes_max, config.feeds_max);
+        self.budget
+            .set_max(config.window_bytes_max, config.feeds_max);
         let door = &self.context.door;
         let auto = || descriptors::connections_max(door.limit());
         self.context.clients.set(config.http.per_client);
-        door.set(config.http.connections_max.unwrap_or_else(auto), config.file_descriptors);
+        door.set(
+            config.http.connections_max.unwrap_or_else(auto),
+            config.file_descriptors,
+        );
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
-        self.context.set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
+        self.context
+            .set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
     }
 
     /// What is counted only when metrics are read.
     fn sample(&self) {
         let sources = self.sources.clone();
-        self.metrics.sample_with(move |metrics| sources.sample(metrics));
+        self.metrics
+            .sample_with(move |metrics| sources.sample(metrics));
         let registry = self.context.registry.clone();
         self.metrics.sample_with(move |metrics| {
             let bytes = http::memory_bytes(&registry, metrics);
-            metrics.connections_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            metrics
+                .connections_memory_bytes
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
     }
 }
 
 /// The name under which NATS and logs know this process: the pod's, else the machine's.
 fn pod() -> String {
-    let named =
-        ["POD_NAME", "HOSTNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    let named = ["POD_NAME", "HOSTNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
     named
         .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
         .map_or_else(|| "sidestream".into(), |name| name.trim().into())

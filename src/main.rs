@@ -11,6 +11,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // Before anything speaks TLS: rustls panics at the first handshake when it has to guess its provider.
-    ring::default_provider().install_default().expect("nobody installs a provider before main");
+    ring::default_provider()
+        .install_default()
+        .expect("nobody installs a provider before main");
     sidestream::cli::main(std::env::args_os())
 }

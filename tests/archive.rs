@@ -41,7 +41,13 @@ impl Past {
         let upstream = Upstream::connect(&server.url()).await;
         let archive = upstream.nats.archive("A", None, &filter_set(&["a.>"]));
         upstream.until_ok("nats").await;
-        Self { server, jetstream, stream, upstream, archive }
+        Self {
+            server,
+            jetstream,
+            stream,
+            upstream,
+            archive,
+        }
     }
 
     /// Publishes `count` messages to `subject`, numbered from `first` on, and waits until all are stored.
@@ -49,10 +55,16 @@ impl Past {
         let before = self.last().await;
         let client = self.server.client().await;
         for number in first..first + count {
-            client.publish(subject.to_owned(), number.to_string().into()).await.unwrap();
+            client
+                .publish(subject.to_owned(), number.to_string().into())
+                .await
+                .unwrap();
         }
         client.flush().await.unwrap();
-        eventually(RECOVERY, "all messages are stored", || async { self.last().await == before + count }).await;
+        eventually(RECOVERY, "all messages are stored", || async {
+            self.last().await == before + count
+        })
+        .await;
     }
 
     async fn last(&self) -> u64 {
@@ -65,14 +77,28 @@ impl Past {
 
     fn read(&self, filters: &[impl AsRef<str>], after: u64) -> Reader {
         let pages = self.archive.read(&filter_set(filters), after);
-        Reader { pages, through: after, jumps: Vec::new(), events: Vec::new() }
+        Reader {
+            pages,
+            through: after,
+            jumps: Vec::new(),
+            events: Vec::new(),
+        }
     }
 }
 
 impl Reader {
     async fn next(&mut self) -> Result<(), Unavailable> {
-        let Page { after, events, through, .. } = within(RECOVERY, "a page comes", self.pages.next()).await?;
-        assert!(after >= self.through && through >= after, "{after} to {through} behind {}", self.through);
+        let Page {
+            after,
+            events,
+            through,
+            ..
+        } = within(RECOVERY, "a page comes", self.pages.next()).await?;
+        assert!(
+            after >= self.through && through >= after,
+            "{after} to {through} behind {}",
+            self.through
+        );
         assert!(events.len() <= 256);
         if after > self.through {
             self.jumps.push((self.through, after));
@@ -81,7 +107,8 @@ impl Reader {
         for event in events {
             assert!(event.position.seq > last && event.position.check.is_some());
             last = event.position.seq;
-            self.events.push((last, String::from_utf8_lossy(&event.data).into_owned()));
+            self.events
+                .push((last, String::from_utf8_lossy(&event.data).into_owned()));
         }
         assert!(last <= through);
         self.through = through;
@@ -113,7 +140,11 @@ async fn ten_thousand_messages_are_read_without_a_hole_and_what_comes_later_too(
     assert_eq!(reader.sequences(), range(1, 10_000));
     assert_eq!(reader.events[41].1, "42");
     // At the end it waits.
-    assert!(tokio::time::timeout(Duration::from_millis(200), reader.pages.next()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), reader.pages.next())
+            .await
+            .is_err()
+    );
     past.fill("a.y", 10_001, 3).await;
     reader.until(10_003).await;
     assert_eq!(reader.events.len(), 10_003);
@@ -139,7 +170,10 @@ async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
     none.until(60).await;
     assert!(none.events.is_empty());
     // More filters than one consumer is asked for, and one beside the stream's subjects.
-    let many: Vec<String> = (0..40).map(|number| format!("a.y.{number}")).chain(["b".to_owned()]).collect();
+    let many: Vec<String> = (0..40)
+        .map(|number| format!("a.y.{number}"))
+        .chain(["b".to_owned()])
+        .collect();
     let mut many = past.read(&many, 50);
     many.until(60).await;
     assert_eq!(many.sequences(), [53, 56, 59]);
@@ -157,7 +191,10 @@ async fn deleted_messages_are_passed_and_purged_ones_are_told() {
     }
     let mut reader = past.read(&["a.>"], 5);
     reader.until(100).await;
-    let expected: Vec<u64> = range(6, 99).into_iter().filter(|seq| ![10, 11, 12, 50].contains(seq)).collect();
+    let expected: Vec<u64> = range(6, 99)
+        .into_iter()
+        .filter(|seq| ![10, 11, 12, 50].contains(seq))
+        .collect();
     assert_eq!(reader.sequences(), expected);
     assert!(reader.jumps.is_empty());
 
@@ -173,7 +210,10 @@ async fn deleted_messages_are_passed_and_purged_ones_are_told() {
     past.stream.purge().await.unwrap();
     let mut empty = past.read(&["a.>"], 50);
     empty.until(100).await;
-    assert_eq!((empty.jumps.as_slice(), empty.events.len()), (&[(50, 100)][..], 0));
+    assert_eq!(
+        (empty.jumps.as_slice(), empty.events.len()),
+        (&[(50, 100)][..], 0)
+    );
 }
 
 #[tokio::test]
@@ -184,9 +224,14 @@ async fn what_expires_in_front_of_a_reading_is_told() {
     reader.next().await.unwrap();
     past.stream.purge().sequence(4901).await.unwrap();
     reader.until(5000).await;
-    let [(before, after)] = reader.jumps[..] else { panic!("one gap: {:?}", reader.jumps) };
+    let [(before, after)] = reader.jumps[..] else {
+        panic!("one gap: {:?}", reader.jumps)
+    };
     assert_eq!(after, 4900);
-    assert_eq!(reader.sequences(), [range(1, before), range(4901, 5000)].concat());
+    assert_eq!(
+        reader.sequences(),
+        [range(1, before), range(4901, 5000)].concat()
+    );
 }
 
 #[tokio::test]
@@ -217,7 +262,10 @@ async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() 
         };
         assert_eq!(names.len(), 1);
         let identity = &past.upstream.identity;
-        assert!(names[0].starts_with(&format!("sse-{}-A-{}-r", identity.pod, identity.boot)), "{names:?}");
+        assert!(
+            names[0].starts_with(&format!("sse-{}-A-{}-r", identity.pod, identity.boot)),
+            "{names:?}"
+        );
         past.stream.delete_consumer(&names[0]).await.unwrap();
         past.fill("a.x", round * 10 + 1, 10).await;
     }
@@ -225,7 +273,10 @@ async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() 
     assert_eq!(reader.sequences(), range(1, 30));
     assert_eq!(past.consumers().await, 1);
     drop(reader);
-    eventually(RECOVERY, "no consumer is left", || async { past.consumers().await == 0 }).await;
+    eventually(RECOVERY, "no consumer is left", || async {
+        past.consumers().await == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -252,18 +303,32 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
     assert_eq!(past.archive.check(21).await.unwrap(), None);
     assert_eq!(past.archive.check(0).await.unwrap(), None);
     // Ahead of its end: restored from an older snapshot.
-    assert_eq!(past.read(&["a.>"], 21).next().await, Err(Unavailable::Changed));
+    assert_eq!(
+        past.read(&["a.>"], 21).next().await,
+        Err(Unavailable::Changed)
+    );
 
     let mut reader = past.read(&["a.>"], 0);
     reader.until(20).await;
     past.jetstream.delete_stream("A").await.unwrap();
     create_stream(&past.jetstream, "A", &["a.>"]).await;
-    publish(&past.jetstream, "a.x", (1..=30).map(|number| number.to_string())).await;
+    publish(
+        &past.jetstream,
+        "a.x",
+        (1..=30).map(|number| number.to_string()),
+    )
+    .await;
     assert_eq!(reader.next().await, Err(Unavailable::Changed));
     // Asked for before it was known that there is another one.
-    assert_eq!(past.read(&["a.>"], 3).next().await, Err(Unavailable::Changed));
+    assert_eq!(
+        past.read(&["a.>"], 3).next().await,
+        Err(Unavailable::Changed)
+    );
     eventually(RECOVERY, "the other tag is told", || async {
-        past.archive.state(0).await.is_ok_and(|now| now.tag != state.tag)
+        past.archive
+            .state(0)
+            .await
+            .is_ok_and(|now| now.tag != state.tag)
     })
     .await;
     past.read(&["a.>"], 0).until(30).await;
@@ -273,8 +338,15 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
 async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
     let past = Past::start().await;
     past.fill("a.x", 1, 5).await;
-    let origin = stream::Source { name: "A".to_owned(), ..stream::Source::default() };
-    let config = stream::Config { name: "M".to_owned(), mirror: Some(origin), ..stream::Config::default() };
+    let origin = stream::Source {
+        name: "A".to_owned(),
+        ..stream::Source::default()
+    };
+    let config = stream::Config {
+        name: "M".to_owned(),
+        mirror: Some(origin),
+        ..stream::Config::default()
+    };
     let mut mirror = past.jetstream.create_stream(config).await.unwrap();
     eventually(RECOVERY, "the mirror has everything", || {
         let info = mirror.get_info();
@@ -288,14 +360,25 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
     assert_eq!(one.state(0).await.unwrap(), other.state(0).await.unwrap());
     assert_eq!(one.check(5).await.unwrap(), other.check(5).await.unwrap());
     let page = other.read(&all, 2).next().await.unwrap();
-    assert_eq!(page.events.iter().map(|event| event.position.seq).collect::<Vec<_>>(), [3, 4, 5]);
+    assert_eq!(
+        page.events
+            .iter()
+            .map(|event| event.position.seq)
+            .collect::<Vec<_>>(),
+        [3, 4, 5]
+    );
 }
 
 #[tokio::test]
 async fn a_stream_that_is_not_there_is_told_within_seconds() {
     let past = Past::start().await;
-    let archive = past.upstream.nats.archive("NOBODY", None, &filter_set(&["n.>"]));
-    let Err(Unavailable::Now(why)) = archive.state(0).await else { panic!("a state of nothing") };
+    let archive = past
+        .upstream
+        .nats
+        .archive("NOBODY", None, &filter_set(&["n.>"]));
+    let Err(Unavailable::Now(why)) = archive.state(0).await else {
+        panic!("a state of nothing")
+    };
     assert!(why.contains("NOBODY"), "{why}");
     let mut pages = archive.read(&filter_set(&["n.>"]), 0);
     let told = within(RECOVERY, "the reading gives up", pages.next()).await;

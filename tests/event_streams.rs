@@ -81,7 +81,12 @@ impl Stage {
         jetstream.create_stream(orders).await.unwrap();
         let authority = Authority::new();
         let sidestream = Sidestream::start(config(&nats, &authority, setting)).await;
-        Self { sidestream, nats, jetstream, authority }
+        Self {
+            sidestream,
+            nats,
+            jetstream,
+            authority,
+        }
     }
 
     /// Opens `path` by way of `via`; returns when the head of the answer is there.
@@ -96,28 +101,46 @@ impl Stage {
 
     /// Publishes to JetStream; returns the sequence number when the server has the message.
     async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) -> u64 {
-        let sent = self.jetstream.publish(subject.to_owned(), payload.into()).await.unwrap();
+        let sent = self
+            .jetstream
+            .publish(subject.to_owned(), payload.into())
+            .await
+            .unwrap();
         sent.await.unwrap().sequence
     }
 
     /// As [`Stage::publish`], under this name.
-    async fn publish_named(&self, subject: &str, name: &str, payload: impl Into<bytes::Bytes>) -> u64 {
+    async fn publish_named(
+        &self,
+        subject: &str,
+        name: &str,
+        payload: impl Into<bytes::Bytes>,
+    ) -> u64 {
         let mut headers = HeaderMap::new();
         headers.insert("Sidestream-Event", name);
-        let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await.unwrap();
+        let sent = self
+            .jetstream
+            .publish_with_headers(subject.to_owned(), headers, payload.into())
+            .await
+            .unwrap();
         sent.await.unwrap().sequence
     }
 
     /// Publishes to core NATS.
     async fn say(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
         let client = self.jetstream.client();
-        client.publish(subject.to_owned(), payload.into()).await.unwrap();
+        client
+            .publish(subject.to_owned(), payload.into())
+            .await
+            .unwrap();
         client.flush().await.unwrap();
     }
 
     /// How many event streams `/connections` tells of.
     async fn connections(&self) -> u64 {
-        self.sidestream.admin_json("/connections").await["total"].as_u64().unwrap()
+        self.sidestream.admin_json("/connections").await["total"]
+            .as_u64()
+            .unwrap()
     }
 
     /// A TLS client that offers `protocol`.
@@ -128,8 +151,14 @@ impl Stage {
 
 fn config(nats: &Nats, authority: &Authority, setting: Setting<'_>) -> String {
     let identity = authority.server("server");
-    let Setting { route, rest, port, .. } = setting;
-    let (url, certificate, key) = (nats.url(), identity.certificate.display(), identity.key.display());
+    let Setting {
+        route, rest, port, ..
+    } = setting;
+    let (url, certificate, key) = (
+        nats.url(),
+        identity.certificate.display(),
+        identity.key.display(),
+    );
     let orders = "stream: ORDERS, subjects";
     format!(
         r#"
@@ -152,7 +181,10 @@ routes:
 
 /// The sequence number in the component of an id at this place.
 fn sequence(id: &str, place: usize) -> u64 {
-    let component = id.split('.').nth(place).unwrap_or_else(|| panic!("{id:?} has a component {place}"));
+    let component = id
+        .split('.')
+        .nth(place)
+        .unwrap_or_else(|| panic!("{id:?} has a component {place}"));
     component.split('-').nth(1).unwrap().parse().unwrap()
 }
 

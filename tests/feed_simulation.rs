@@ -32,7 +32,11 @@ const SEEDS_MANY: u64 = 100_000;
 /// Runs a world in paused time; everything in it follows from the seed.
 fn run(seed: u64, world: impl Future<Output = ()>) {
     fastrand::seed(seed);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(world);
 }
 
@@ -67,7 +71,9 @@ fn simulate(name: &str, seeds: std::ops::Range<u64>, run: fn(u64)) {
     }
     for seed in seeds {
         if catch_unwind(AssertUnwindSafe(|| run(seed))).is_err() {
-            panic!("seed {seed} fails; again: SEED={seed} cargo test --test feed_simulation {name}");
+            panic!(
+                "seed {seed} fails; again: SEED={seed} cargo test --test feed_simulation {name}"
+            );
         }
     }
 }

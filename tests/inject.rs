@@ -15,7 +15,12 @@ use support::sidestream::BINARY;
 const PODS: [&str; 4] = ["plain", "mesh", "old-cluster", "wrong"];
 
 fn run(arguments: &[&str], input: &str) -> Output {
-    with_input(Command::new(BINARY).args(arguments).current_dir(kubernetes::root()), input)
+    with_input(
+        Command::new(BINARY)
+            .args(arguments)
+            .current_dir(kubernetes::root()),
+        input,
+    )
 }
 
 /// Runs it, with all being well.
@@ -50,7 +55,12 @@ fn patch(pod: &Value) -> Value {
     let answer = review::answer(review.to_string().as_bytes(), &Defaults::default()).unwrap();
     use base64::Engine as _;
     let patch = answer.body["response"]["patch"].as_str().unwrap();
-    serde_json::from_slice(&base64::engine::general_purpose::STANDARD.decode(patch).unwrap()).unwrap()
+    serde_json::from_slice(
+        &base64::engine::general_purpose::STANDARD
+            .decode(patch)
+            .unwrap(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -66,14 +76,26 @@ fn each_pod_gets_the_patch_that_is_recorded_and_the_patch_makes_what_inject_writ
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&path, format!("{patch:#}\n")).unwrap();
         }
-        let recorded: Value = serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
-        assert!(recorded == patch, "pod-{name}.patch.json is another: UPDATE_GOLDEN=1 cargo test --test inject");
+        let recorded: Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap_or_default()).unwrap_or_default();
+        assert!(
+            recorded == patch,
+            "pod-{name}.patch.json is another: UPDATE_GOLDEN=1 cargo test --test inject"
+        );
         tasks.push(json!({ "patch": patch, "of": pod }));
     }
     // A pod with problems is written by the webhook only.
     for ((name, text), patched) in PODS.iter().zip(&texts).zip(ask(&tasks)).take(3) {
-        let labelled = text.replacen("metadata:\n", "metadata:\n  labels: {sidestream.dev/inject: \"true\"}\n", 1);
-        let text = if text.contains("sidestream.dev/inject") { text } else { &labelled };
+        let labelled = text.replacen(
+            "metadata:\n",
+            "metadata:\n  labels: {sidestream.dev/inject: \"true\"}\n",
+            1,
+        );
+        let text = if text.contains("sidestream.dev/inject") {
+            text
+        } else {
+            &labelled
+        };
         let written = kubernetes::read(&[change("inject", text)]);
         assert_eq!(written[0][0], patched, "pod-{name}");
     }
@@ -81,18 +103,32 @@ fn each_pod_gets_the_patch_that_is_recorded_and_the_patch_makes_what_inject_writ
 
 #[test]
 fn whatever_is_injected_is_valid_in_every_version() {
-    let mut manifests = vec![("workloads".to_owned(), change("inject", &file("tests/fixtures/inject/workloads.yaml")))];
-    manifests.extend(PODS[..3].iter().map(|name| ((*name).to_owned(), change("inject", &pod(name)))));
+    let mut manifests = vec![(
+        "workloads".to_owned(),
+        change("inject", &file("tests/fixtures/inject/workloads.yaml")),
+    )];
+    manifests.extend(
+        PODS[..3]
+            .iter()
+            .map(|name| ((*name).to_owned(), change("inject", &pod(name)))),
+    );
     assert_valid(&manifests);
     let broken = pod("plain").replace("image:", "imag:");
     let problems = ask(&[json!({ "valid": broken, "versions": ["1.29"] })]);
-    assert_eq!(problems[0].as_array().unwrap().len(), 1, "what is wrong is seen: {problems:?}");
+    assert_eq!(
+        problems[0].as_array().unwrap().len(),
+        1,
+        "what is wrong is seen: {problems:?}"
+    );
 }
 
 #[test]
 fn twice_is_once_and_out_is_as_before() {
     let names = ["workloads", "pod-plain", "pod-mesh", "pod-old-cluster"];
-    let texts: Vec<String> = names.iter().map(|name| file(&format!("tests/fixtures/inject/{name}.yaml"))).collect();
+    let texts: Vec<String> = names
+        .iter()
+        .map(|name| file(&format!("tests/fixtures/inject/{name}.yaml")))
+        .collect();
     let once: Vec<String> = texts.iter().map(|text| change("inject", text)).collect();
     let out: Vec<String> = once.iter().map(|text| change("uninject", text)).collect();
     for (text, once) in texts.iter().zip(&once) {
@@ -101,26 +137,47 @@ fn twice_is_once_and_out_is_as_before() {
     }
     let before = kubernetes::read(&texts);
     assert_eq!(kubernetes::read(&out), before, "out is as before");
-    assert!(once[0].starts_with("# Everything at once") && once[0].contains("name: settings   # this comment stays"));
+    assert!(
+        once[0].starts_with("# Everything at once")
+            && once[0].contains("name: settings   # this comment stays")
+    );
 }
 
 #[test]
 fn every_value_stays_what_kubectl_takes_it_for() {
     let traps = file("tests/fixtures/inject/yaml11.yaml");
     let injected = change("inject", &traps);
-    for kept in ["hostNetwork: on\n", "activeDeadlineSeconds: 0644\n", "image: y\n", "- key: 1:30\n"] {
+    for kept in [
+        "hostNetwork: on\n",
+        "activeDeadlineSeconds: 0644\n",
+        "image: y\n",
+        "- key: 1:30\n",
+    ] {
         assert!(injected.contains(kept), "{kept}: {injected}");
     }
     // src/injector/yaml/tests.rs compares with the recorded answer of kubectl; here kubectl itself answers.
     let kubectl = kubernetes::kubectl();
     let read = |text: &str| -> Value {
-        let arguments = ["patch", "--local", "--type=json", "-p", "[]", "-f", "-", "-o", "json"];
+        let arguments = [
+            "patch",
+            "--local",
+            "--type=json",
+            "-p",
+            "[]",
+            "-f",
+            "-",
+            "-o",
+            "json",
+        ];
         let output = with_input(Command::new(&kubectl).args(arguments), text);
         assert!(output.status.success(), "{}", self::text(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let before = read(&traps);
-    assert_eq!(before, serde_json::from_str::<Value>(&file("tests/fixtures/inject/yaml11.json")).unwrap());
+    assert_eq!(
+        before,
+        serde_json::from_str::<Value>(&file("tests/fixtures/inject/yaml11.json")).unwrap()
+    );
     assert_eq!(read(&change("uninject", &injected)), before);
     let (mut with, without) = (read(&injected), &before["spec"]["containers"]);
     assert_eq!(&with["spec"]["containers"].take(), without);
@@ -131,14 +188,21 @@ fn values_that_continue_at_the_column_of_their_key_are_read_as_others_read_them(
     let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    a: '[\n    1\n    ]'\n    \
                 b: \"x\ny\"\n  labels: {c: d,\n  e: 'f\n  g'\n  }\nspec:\n  containers:\n  - name: a\n    image: i\n";
     let injected = change("inject", text);
-    let read = kubernetes::read(&[text.to_owned(), injected.clone(), change("uninject", &injected)]);
+    let read = kubernetes::read(&[
+        text.to_owned(),
+        injected.clone(),
+        change("uninject", &injected),
+    ]);
     assert_eq!(read[2], read[0]);
     assert_eq!(read[1][0]["metadata"]["annotations"]["a"], "[ 1 ]");
     let arguments = ["annotate", "--local", "-f", "-", "q=r", "-o", "json"];
     let output = with_input(Command::new(kubernetes::kubectl()).args(arguments), text);
     let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(theirs["metadata"]["annotations"]["a"], "[ 1 ]");
-    assert_eq!(theirs["metadata"]["labels"], read[0][0]["metadata"]["labels"]);
+    assert_eq!(
+        theirs["metadata"]["labels"],
+        read[0][0]["metadata"]["labels"]
+    );
 }
 
 #[test]
@@ -147,21 +211,56 @@ fn kubectl_applies_the_patch_to_what_inject_writes() {
     for name in &PODS[..3] {
         let patch = kubernetes::root().join(format!("tests/fixtures/inject/pod-{name}.patch.json"));
         let text = pod(name);
-        let labelled = text.replacen("metadata:\n", "metadata:\n  labels: {sidestream.dev/inject: \"true\"}\n", 1);
-        let text = if text.contains("sidestream.dev/inject") { text } else { labelled };
+        let labelled = text.replacen(
+            "metadata:\n",
+            "metadata:\n  labels: {sidestream.dev/inject: \"true\"}\n",
+            1,
+        );
+        let text = if text.contains("sidestream.dev/inject") {
+            text
+        } else {
+            labelled
+        };
         let mut command = Command::new(&kubectl);
-        command.args(["patch", "--local", "--type=json", "-f", "-", "-o", "json", "--patch-file"]).arg(patch);
+        command
+            .args([
+                "patch",
+                "--local",
+                "--type=json",
+                "-f",
+                "-",
+                "-o",
+                "json",
+                "--patch-file",
+            ])
+            .arg(patch);
         let output = with_input(&mut command, &text);
         assert!(output.status.success(), "{}", self::text(&output.stderr));
         let patched: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(kubernetes::read(&[change("inject", &text)])[0][0], patched, "pod-{name}");
+        assert_eq!(
+            kubernetes::read(&[change("inject", &text)])[0][0],
+            patched,
+            "pod-{name}"
+        );
     }
 }
 
 #[test]
 fn problems_are_told_with_their_place_and_nothing_is_written() {
-    let output = run(&["inject", "-f", "tests/fixtures/inject/pod-wrong.yaml", "--file", "-"], &pod("plain"));
-    assert_eq!((output.status.code(), &*output.stdout), (Some(64), &b""[..]));
+    let output = run(
+        &[
+            "inject",
+            "-f",
+            "tests/fixtures/inject/pod-wrong.yaml",
+            "--file",
+            "-",
+        ],
+        &pod("plain"),
+    );
+    assert_eq!(
+        (output.status.code(), &*output.stdout),
+        (Some(64), &b""[..])
+    );
     let told = text(&output.stderr);
     let place = "tests/fixtures/inject/pod-wrong.yaml:1: Pod/orders: ";
     for problem in [
@@ -171,25 +270,56 @@ fn problems_are_told_with_their_place_and_nothing_is_written() {
     ] {
         assert!(told.contains(&format!("{place}{problem}")), "{told}");
     }
-    assert!(told.contains("standard input:1: Pod/orders: injected\n"), "{told}");
-    assert!(told.ends_with("3 problems; nothing was written\n"), "{told}");
-    assert_eq!(run(&["inject", "-f", "nowhere.yaml"], "").status.code(), Some(64));
+    assert!(
+        told.contains("standard input:1: Pod/orders: injected\n"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("3 problems; nothing was written\n"),
+        "{told}"
+    );
+    assert_eq!(
+        run(&["inject", "-f", "nowhere.yaml"], "").status.code(),
+        Some(64)
+    );
     assert_eq!(run(&["uninject", "-q"], "a: [").status.code(), Some(64));
 }
 
 #[test]
 fn several_files_become_documents_of_one_text() {
     let fixture = |name: &str| format!("tests/fixtures/inject/{name}.yaml");
-    let files = [fixture("pod-plain"), fixture("workloads"), fixture("pod-old-cluster")];
-    let mut arguments = vec!["inject", "--quiet", "--image", "registry.example/sidestream:2", "--config-map", "mine"];
+    let files = [
+        fixture("pod-plain"),
+        fixture("workloads"),
+        fixture("pod-old-cluster"),
+    ];
+    let mut arguments = vec![
+        "inject",
+        "--quiet",
+        "--image",
+        "registry.example/sidestream:2",
+        "--config-map",
+        "mine",
+    ];
     files.iter().for_each(|file| arguments.extend(["-f", file]));
     let output = run(&arguments, "");
-    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).as_str()),
+        (Some(0), "")
+    );
     let written = text(&output.stdout);
     let documents = &kubernetes::read(std::slice::from_ref(&written))[0];
     assert_eq!(documents.len(), 7);
-    assert_eq!(written.matches("image: \"registry.example/sidestream:2\"").count(), 6);
-    assert_eq!(documents[6]["spec"]["volumes"][0]["configMap"]["name"], "mine");
+    assert_eq!(
+        written
+            .matches("image: \"registry.example/sidestream:2\"")
+            .count(),
+        6
+    );
+    assert_eq!(
+        documents[6]["spec"]["volumes"][0]["configMap"]["name"],
+        "mine"
+    );
 }
 
 /// Three Deployments: one with the label, one of NATS that must not get a sidecar, one without labels.
@@ -216,38 +346,83 @@ fn a_selector_leaves_out_the_workloads_that_it_does_not_match() {
         let output = run(&["inject", "--selector", selector], &shop());
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let documents = kubernetes::read(&[text(&output.stdout)]).remove(0);
-        let has = |document: &&Value| document["spec"]["template"]["spec"]["initContainers"].is_array();
-        let names: Vec<_> = documents.iter().filter(has).map(|document| document["metadata"]["name"].clone()).collect();
+        let has =
+            |document: &&Value| document["spec"]["template"]["spec"]["initContainers"].is_array();
+        let names: Vec<_> = documents
+            .iter()
+            .filter(has)
+            .map(|document| document["metadata"]["name"].clone())
+            .collect();
         assert_eq!(names, injected, "{selector}");
         let told = text(&output.stderr);
-        assert!(told.contains("left as it is: the selector does not match the labels of its pods"), "{told}");
+        assert!(
+            told.contains("left as it is: the selector does not match the labels of its pods"),
+            "{told}"
+        );
     }
-    let output = run(&["inject", "--quiet", "-l", "sidestream.dev/injct=true"], &shop());
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), shop()));
-    assert_eq!(text(&output.stderr), "the selector matches no workload; nothing was injected\n");
+    let output = run(
+        &["inject", "--quiet", "-l", "sidestream.dev/injct=true"],
+        &shop(),
+    );
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(0), shop())
+    );
+    assert_eq!(
+        text(&output.stderr),
+        "the selector matches no workload; nothing was injected\n"
+    );
     let output = run(&["inject", "--selector", "app="], "");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     for wrong in ["", "app in (", "a b"] {
         let output = run(&["inject", "--selector", wrong], &shop());
-        assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()), "{wrong}");
-        assert!(text(&output.stderr).contains("the selector"), "{}", text(&output.stderr));
+        assert_eq!(
+            (output.status.code(), text(&output.stdout)),
+            (Some(64), String::new()),
+            "{wrong}"
+        );
+        assert!(
+            text(&output.stderr).contains("the selector"),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
 #[test]
 fn defaults_for_annotations_are_checked_and_apply() {
-    let output = run(&["inject", "--default", "cpu-limit=1", "--default", "sidestream.dev/port=8081"], &pod("plain"));
+    let output = run(
+        &[
+            "inject",
+            "--default",
+            "cpu-limit=1",
+            "--default",
+            "sidestream.dev/port=8081",
+        ],
+        &pod("plain"),
+    );
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let pod_read = &kubernetes::read(&[text(&output.stdout)])[0][0];
     let sidecar = &pod_read["spec"]["initContainers"][0];
     assert_eq!(
-        (&sidecar["resources"]["limits"]["cpu"], &sidecar["ports"][0]["containerPort"]),
+        (
+            &sidecar["resources"]["limits"]["cpu"],
+            &sidecar["ports"][0]["containerPort"]
+        ),
         (&json!("1"), &json!(8081))
     );
     for wrong in ["cpu-limit", "cpu-limit=much", "cpu-limt=1"] {
         let output = run(&["inject", "--default", wrong], &pod("plain"));
-        assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()), "{wrong}");
-        assert!(text(&output.stderr).contains("default"), "{}", text(&output.stderr));
+        assert_eq!(
+            (output.status.code(), text(&output.stdout)),
+            (Some(64), String::new()),
+            "{wrong}"
+        );
+        assert!(
+            text(&output.stderr).contains("default"),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
@@ -264,26 +439,50 @@ fn pods_that_ask_for_the_sidecar_and_have_none_are_found() {
         json_patch::merge(&mut pod, &more);
         pod
     };
-    let sidecar = json!({ "spec": { "initContainers": [{ "name": "sidestream", "image": "sidestream" }] } });
+    let sidecar =
+        json!({ "spec": { "initContainers": [{ "name": "sidestream", "image": "sidestream" }] } });
     let plain = json!({ "spec": { "containers": [{ "name": "app" }, { "name": "sidestream" }] } });
-    let list = |items: Vec<Value>| json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string();
+    let list = |items: Vec<Value>| {
+        json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
+    };
     let well = vec![
         pod("native", "true", sidecar),
         pod("plain", "true", plain),
         pod("other", "false", json!({})),
-        pod("ended", "true", json!({ "status": { "phase": "Succeeded" } })),
-        pod("going", "true", json!({ "metadata": { "deletionTimestamp": "2026-11-29T17:00:00Z" } })),
+        pod(
+            "ended",
+            "true",
+            json!({ "status": { "phase": "Succeeded" } }),
+        ),
+        pod(
+            "going",
+            "true",
+            json!({ "metadata": { "deletionTimestamp": "2026-11-29T17:00:00Z" } }),
+        ),
     ];
     let output = run(&["inject", "--check"], &list(well.clone()));
     assert_eq!(text(&output.stderr), "2 ask for the sidecar; 0 have none\n");
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()));
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(0), String::new())
+    );
 
     let mut late = well;
-    late.push(pod("orders-1", "true", json!({ "status": { "phase": "Running" } })));
+    late.push(pod(
+        "orders-1",
+        "true",
+        json!({ "status": { "phase": "Running" } }),
+    ));
     let output = run(&["inject", "--check", "--quiet"], &list(late.clone()));
     let told = text(&output.stderr);
-    assert_eq!(told, "Pod/shop/orders-1: asks for the sidecar and has none\n3 ask for the sidecar; 1 have none\n");
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()));
+    assert_eq!(
+        told,
+        "Pod/shop/orders-1: asks for the sidecar and has none\n3 ask for the sidecar; 1 have none\n"
+    );
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(64), String::new())
+    );
     let output = run(&["inject", "--check", "-l", "app=orders"], &list(late));
     assert_eq!(text(&output.stderr), "0 ask for the sidecar; 0 have none\n");
 }

@@ -42,20 +42,44 @@ struct Answer {
 impl Injector {
     async fn start(authority: &Path, identity: &Identity) -> Self {
         let mut command = Command::new(BINARY);
-        command.args(["injector", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "debug"]);
+        command.args([
+            "injector",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--log",
+            "debug",
+        ]);
         command.args(["--admin-host", "injector.example"]);
-        command.arg("--certificate").arg(&identity.certificate).arg("--key").arg(&identity.key);
+        command
+            .arg("--certificate")
+            .arg(&identity.certificate)
+            .arg("--key")
+            .arg(&identity.key);
         let process = Process::spawn("injector", &mut command);
         let told = eventually(DEADLINE, "it listens", || async {
             let lines = process.lines();
-            let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            lines.into_iter().find(|line| line["message"] == "injector listening")
+            let lines = lines
+                .iter()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines
+                .into_iter()
+                .find(|line| line["message"] == "injector listening")
         })
         .await;
         let address = |name: &str| told[name].as_str().unwrap().to_owned();
         let (webhook, admin) = (address("webhook"), address("admin"));
-        let injector = Self { process, webhook, admin, authority: authority.to_owned() };
-        eventually(DEADLINE, "it is ready", || async { injector.get("/health/ready").await.0 == 200 }).await;
+        let injector = Self {
+            process,
+            webhook,
+            admin,
+            authority: authority.to_owned(),
+        };
+        eventually(DEADLINE, "it is ready", || async {
+            injector.get("/health/ready").await.0 == 200
+        })
+        .await;
         injector
     }
 
@@ -64,29 +88,61 @@ impl Injector {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), body).unwrap();
         let mut command = tokio::process::Command::new("curl");
-        command.args(["--silent", "--show-error", "--max-time", "9", "--write-out", "\n%{http_code} %{http_version}"]);
-        command.arg("--cacert").arg(&self.authority).args(["--header", "Content-Type: application/json"]).args(more);
-        command.arg("--data-binary").arg(format!("@{}", file.path().display()));
+        command.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "9",
+            "--write-out",
+            "\n%{http_code} %{http_version}",
+        ]);
+        command
+            .arg("--cacert")
+            .arg(&self.authority)
+            .args(["--header", "Content-Type: application/json"])
+            .args(more);
+        command
+            .arg("--data-binary")
+            .arg(format!("@{}", file.path().display()));
         command.arg(format!("https://{}{path}", self.webhook));
-        let output = within(DEADLINE, "curl ends", command.output()).await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = within(DEADLINE, "curl ends", command.output())
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let headers = String::from_utf8_lossy(&output.stderr).to_ascii_lowercase();
         let text = String::from_utf8(output.stdout).unwrap();
         let (body, end) = text.trim_end().rsplit_once('\n').unwrap();
         let (status, protocol) = end.split_once(' ').unwrap();
         let body = serde_json::from_str(body).unwrap_or_default();
-        Answer { status: status.parse().unwrap(), protocol: protocol.to_owned(), headers, body }
+        Answer {
+            status: status.parse().unwrap(),
+            protocol: protocol.to_owned(),
+            headers,
+            body,
+        }
     }
 
     async fn review(&self, review: &Value) -> Answer {
-        self.post("/inject", review.to_string().as_bytes(), &[]).await
+        self.post("/inject", review.to_string().as_bytes(), &[])
+            .await
     }
 
     /// Reads the admin port.
     async fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.admin);
         let mut command = tokio::process::Command::new("curl");
-        command.args(["--silent", "--max-time", "9", "--write-out", "\n%{http_code}", &url]);
+        command.args([
+            "--silent",
+            "--max-time",
+            "9",
+            "--write-out",
+            "\n%{http_code}",
+            &url,
+        ]);
         let text = String::from_utf8(command.output().await.unwrap().stdout).unwrap();
         let (body, status) = text.rsplit_once('\n').unwrap();
         (status.parse().unwrap(), body.to_owned())
@@ -94,12 +150,19 @@ impl Injector {
 }
 
 fn recorded(name: &str) -> Value {
-    serde_json::from_str(&kubernetes::file(&format!("tests/fixtures/reviews/{name}.json"))).unwrap()
+    serde_json::from_str(&kubernetes::file(&format!(
+        "tests/fixtures/reviews/{name}.json"
+    )))
+    .unwrap()
 }
 
 fn patch(answer: &Answer) -> Option<Value> {
     let response = &answer.body["response"];
-    assert_eq!((answer.status, &response["allowed"]), (200, &json!(true)), "{answer:?}");
+    assert_eq!(
+        (answer.status, &response["allowed"]),
+        (200, &json!(true)),
+        "{answer:?}"
+    );
     let patch = STANDARD.decode(response["patch"].as_str()?).unwrap();
     assert_eq!(response["patchType"], "JSONPatch");
     Some(serde_json::from_slice(&patch).unwrap())
@@ -117,10 +180,16 @@ async fn recorded_reviews_are_answered_with_the_right_patch_or_none() {
     let (injector, _authority) = injector().await;
     let create = recorded("create");
     let answer = injector.review(&create).await;
-    assert_eq!(answer.protocol, "2", "an API server speaks HTTP/2 where it can");
+    assert_eq!(
+        answer.protocol, "2",
+        "an API server speaks HTTP/2 where it can"
+    );
     assert_eq!(answer.body["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer.body["response"]["uid"], create["request"]["uid"]);
-    assert!(answer.body["response"].get("warnings").is_none(), "{answer:?}");
+    assert!(
+        answer.body["response"].get("warnings").is_none(),
+        "{answer:?}"
+    );
     let made = patch(&answer).unwrap();
     let pod = &create["request"]["object"];
     let injected = ask(&[json!({ "patch": made, "of": pod })]).remove(0);
@@ -131,7 +200,10 @@ async fn recorded_reviews_are_answered_with_the_right_patch_or_none() {
 
     // A dry run gets the same: nothing but the answer is made.
     let answer = injector.review(&recorded("dry-run")).await;
-    assert_eq!(answer.body["response"]["uid"], "c0ffee00-6393-11e8-b7cc-42010a800003");
+    assert_eq!(
+        answer.body["response"]["uid"],
+        "c0ffee00-6393-11e8-b7cc-42010a800003"
+    );
     assert_eq!(patch(&answer).unwrap(), made);
     // Asked again about its own work, it has nothing to add.
     let mut again = create.clone();
@@ -151,7 +223,10 @@ async fn recorded_reviews_are_answered_with_the_right_patch_or_none() {
         let line = format!("sidestream_injector_reviews_total{{outcome=\"{outcome}\"}} {times}\n");
         assert!(metrics.contains(&line), "{metrics}");
     }
-    assert!(metrics.contains("sidestream_injector_review_seconds_count 6\n"), "{metrics}");
+    assert!(
+        metrics.contains("sidestream_injector_review_seconds_count 6\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -164,26 +239,53 @@ async fn what_is_wrong_with_a_pod_becomes_a_warning_and_never_a_refusal() {
     let answer = injector.review(&wrong).await;
     let warnings = answer.body["response"]["warnings"].as_array().unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings.iter().all(|text| text.as_str().unwrap().starts_with("sidestream: annotation `")));
-    assert!(warnings.iter().all(|text| text.as_str().unwrap().chars().count() <= 256));
+    assert!(warnings.iter().all(|text| {
+        text.as_str()
+            .unwrap()
+            .starts_with("sidestream: annotation `")
+    }));
+    assert!(
+        warnings
+            .iter()
+            .all(|text| text.as_str().unwrap().chars().count() <= 256)
+    );
     assert!(patch(&answer).is_some(), "it is injected all the same");
 
     let pod = &mut wrong["request"]["object"];
     pod["spec"]["volumes"] = json!([{ "name": "sidestream-config", "emptyDir": {} }]);
     let answer = injector.review(&wrong).await;
-    assert!(answer.body["response"]["warnings"].to_string().contains("is not injected"), "{answer:?}");
-    let left = ask(&[json!({ "patch": patch(&answer).unwrap(), "of": wrong["request"]["object"] })]).remove(0);
-    assert_eq!(left["spec"], wrong["request"]["object"]["spec"], "the pod itself is as it was");
-    let told = left["metadata"]["annotations"]["sidestream.dev/warnings"].as_str().unwrap();
+    assert!(
+        answer.body["response"]["warnings"]
+            .to_string()
+            .contains("is not injected"),
+        "{answer:?}"
+    );
+    let left =
+        ask(&[json!({ "patch": patch(&answer).unwrap(), "of": wrong["request"]["object"] })])
+            .remove(0);
+    assert_eq!(
+        left["spec"], wrong["request"]["object"]["spec"],
+        "the pod itself is as it was"
+    );
+    let told = left["metadata"]["annotations"]["sidestream.dev/warnings"]
+        .as_str()
+        .unwrap();
     assert!(told.contains("is not injected"), "{told}");
     let (_, metrics) = injector.get("/metrics").await;
-    assert!(metrics.contains("sidestream_injector_problems_total 5\n"), "{metrics}");
+    assert!(
+        metrics.contains("sidestream_injector_problems_total 5\n"),
+        "{metrics}"
+    );
 }
 
 fn lines(injector: &Injector) -> Vec<Value> {
     let lines = injector.process.lines();
-    let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["message"] == "wrong sidestream.dev annotations").collect()
+    let lines = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter(|line| line["message"] == "wrong sidestream.dev annotations")
+        .collect()
 }
 
 /// A controller creates the pods of a Deployment, and shows their warnings to no user.
@@ -193,14 +295,32 @@ async fn problems_of_a_pod_are_in_the_log_and_in_an_annotation_of_the_pod() {
     let mut wrong = recorded("create");
     wrong["request"]["object"]["metadata"]["annotations"]["sidestream.dev/port"] = json!("eighty");
     let answer = injector.review(&wrong).await;
-    let pod = ask(&[json!({ "patch": patch(&answer).unwrap(), "of": wrong["request"]["object"] })]).remove(0);
+    let pod = ask(&[json!({ "patch": patch(&answer).unwrap(), "of": wrong["request"]["object"] })])
+        .remove(0);
     let problem = "annotation `sidestream.dev/port`: \"eighty\" is no port: 1 to 65535";
     let warning = "annotation `sidestream.dev/port` is no port: 1 to 65535";
-    assert_eq!(pod["metadata"]["annotations"]["sidestream.dev/warnings"], warning, "without the value");
-    let line = eventually(DEADLINE, "it is logged", || async { lines(&injector).pop() }).await;
-    assert_eq!((&line["level"], &line["problems"]), (&json!("WARN"), &json!(problem)));
+    assert_eq!(
+        pod["metadata"]["annotations"]["sidestream.dev/warnings"], warning,
+        "without the value"
+    );
+    let line = eventually(DEADLINE, "it is logged", || async {
+        lines(&injector).pop()
+    })
+    .await;
+    assert_eq!(
+        (&line["level"], &line["problems"]),
+        (&json!("WARN"), &json!(problem))
+    );
     let object = ["kind", "namespace", "name", "owner"].map(|key| line[key].as_str().unwrap());
-    assert_eq!(object, ["Pod", "shop", "orders-7d4b9c6f5d-", "ReplicaSet/orders-7d4b9c6f5d"]);
+    assert_eq!(
+        object,
+        [
+            "Pod",
+            "shop",
+            "orders-7d4b9c6f5d-",
+            "ReplicaSet/orders-7d4b9c6f5d"
+        ]
+    );
 
     // Asked again about its own work it has nothing to add; a copy whose annotations are right loses the old warning.
     let mut again = wrong.clone();
@@ -209,7 +329,12 @@ async fn problems_of_a_pod_are_in_the_log_and_in_an_annotation_of_the_pod() {
     again["request"]["object"]["metadata"]["annotations"]["sidestream.dev/port"] = json!("8081");
     let patch = patch(&injector.review(&again).await).unwrap();
     let pod = ask(&[json!({ "patch": patch, "of": again["request"]["object"] })]).remove(0);
-    assert!(pod["metadata"]["annotations"].get("sidestream.dev/warnings").is_none(), "{pod}");
+    assert!(
+        pod["metadata"]["annotations"]
+            .get("sidestream.dev/warnings")
+            .is_none(),
+        "{pod}"
+    );
 }
 
 #[tokio::test]
@@ -220,13 +345,18 @@ async fn a_crowd_of_pods_with_one_mistake_does_not_fill_the_log() {
     let reviews = (0..40).map(|_| injector.review(&wrong));
     futures_util::future::join_all(reviews).await;
     let (_, metrics) = injector.get("/metrics").await;
-    assert!(metrics.contains("sidestream_injector_problems_total 40\n"), "each is counted: {metrics}");
+    assert!(
+        metrics.contains("sidestream_injector_problems_total 40\n"),
+        "each is counted: {metrics}"
+    );
     // 20 at once, and one a second.
     let logged = lines(&injector).len();
     assert!((20..40).contains(&logged), "{logged}");
     let later = eventually(DEADLINE, "a line says how many were left out", || async {
         injector.review(&wrong).await;
-        lines(&injector).into_iter().find(|line| line["left_out"].as_u64() > Some(0))
+        lines(&injector)
+            .into_iter()
+            .find(|line| line["left_out"].as_u64() > Some(0))
     })
     .await;
     assert!(later["left_out"].as_u64().unwrap() >= 1, "{later}");
@@ -234,7 +364,11 @@ async fn a_crowd_of_pods_with_one_mistake_does_not_fill_the_log() {
 
 /// A review of a workload, as an API server sends it for the rule of `warn.sidestream.dev`.
 fn workload_review(kind: &str, resource: &str, operation: &str, template: &Value) -> Value {
-    let group = if kind.ends_with("Job") { "batch" } else { "apps" };
+    let group = if kind.ends_with("Job") {
+        "batch"
+    } else {
+        "apps"
+    };
     let spec = match kind {
         "CronJob" => json!({ "jobTemplate": { "spec": { "template": template } } }),
         _ => json!({ "template": template }),
@@ -275,14 +409,38 @@ async fn workloads_get_warnings_and_never_a_patch_or_a_rejection() {
     ];
     for (kind, resource) in kinds {
         for operation in ["CREATE", "UPDATE"] {
-            let answer = injector.review(&workload_review(kind, resource, operation, &template("true"))).await;
+            let answer = injector
+                .review(&workload_review(
+                    kind,
+                    resource,
+                    operation,
+                    &template("true"),
+                ))
+                .await;
             assert_eq!(patch(&answer), None, "{kind}");
             let warnings = &answer.body["response"]["warnings"];
-            assert!(warnings[0].as_str().unwrap().contains("`sidestream.dev/memory-limt`"), "{kind}: {answer:?}");
+            assert!(
+                warnings[0]
+                    .as_str()
+                    .unwrap()
+                    .contains("`sidestream.dev/memory-limt`"),
+                "{kind}: {answer:?}"
+            );
         }
         // Before Kubernetes 1.28 every workload comes.
-        let answer = injector.review(&workload_review(kind, resource, "CREATE", &template("false"))).await;
-        assert_eq!((patch(&answer), answer.body["response"].get("warnings")), (None, None), "{kind}");
+        let answer = injector
+            .review(&workload_review(
+                kind,
+                resource,
+                "CREATE",
+                &template("false"),
+            ))
+            .await;
+        assert_eq!(
+            (patch(&answer), answer.body["response"].get("warnings")),
+            (None, None),
+            "{kind}"
+        );
     }
     // One without a template, or of another group, is answered as well.
     let mut odd = workload_review("Deployment", "deployments", "CREATE", &template("true"));
@@ -290,9 +448,16 @@ async fn workloads_get_warnings_and_never_a_patch_or_a_rejection() {
     assert_eq!(patch(&injector.review(&odd).await), None);
     let mut other = workload_review("Deployment", "deployments", "CREATE", &template("true"));
     other["request"]["resource"]["group"] = json!("example.dev");
-    assert!(injector.review(&other).await.body["response"].get("warnings").is_none());
+    assert!(
+        injector.review(&other).await.body["response"]
+            .get("warnings")
+            .is_none()
+    );
     let (_, metrics) = injector.get("/metrics").await;
-    assert!(metrics.contains("sidestream_injector_reviews_total{outcome=\"checked\"} 10\n"), "{metrics}");
+    assert!(
+        metrics.contains("sidestream_injector_reviews_total{outcome=\"checked\"} 10\n"),
+        "{metrics}"
+    );
 }
 
 /// What the admin port answers to this head.
@@ -300,7 +465,9 @@ fn raw(injector: &Injector, head: &str) -> String {
     use std::io::{Read as _, Write as _};
     let mut socket = std::net::TcpStream::connect(&injector.admin).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    socket.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+    socket
+        .write_all(format!("{head}\r\n\r\n").as_bytes())
+        .unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     answer
@@ -318,14 +485,32 @@ async fn the_admin_port_answers_known_hosts_and_no_answer_is_sniffed() {
         ("GET /metrics HTTP/1.1\nHost: 10.0.0.1", 400),
     ] {
         let answer = raw(&injector, head);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:?}: {answer}");
-        assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{head:?}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{head:?}: {answer}"
+        );
+        assert!(
+            answer.contains("x-content-type-options: nosniff\r\n"),
+            "{head:?}: {answer}"
+        );
     }
-    for (path, body) in [("/inject", recorded("create").to_string()), ("/nowhere", "{}".into())] {
+    for (path, body) in [
+        ("/inject", recorded("create").to_string()),
+        ("/nowhere", "{}".into()),
+    ] {
         // HTTP/1.1: curl 7.88 takes an answer that comes before it has sent all, as HTTP/2 allows, for an error.
-        let answer = injector.post(path, body.as_bytes(), &["--http1.1", "--dump-header", "/dev/stderr"]).await;
+        let answer = injector
+            .post(
+                path,
+                body.as_bytes(),
+                &["--http1.1", "--dump-header", "/dev/stderr"],
+            )
+            .await;
         assert!(matches!(answer.status, 200 | 404), "{answer:?}");
-        assert!(answer.headers.contains("x-content-type-options: nosniff"), "{answer:?}");
+        assert!(
+            answer.headers.contains("x-content-type-options: nosniff"),
+            "{answer:?}"
+        );
     }
 }
 
@@ -363,36 +548,85 @@ async fn what_is_no_review_gets_a_clear_answer() {
     ];
     for (body, why) in cases {
         let answer = injector.post("/inject", body.as_bytes(), &[]).await;
-        assert_eq!((answer.status, &answer.body["error"]["code"]), (400, &json!("malformed")), "{answer:?}");
-        assert!(answer.body["error"]["message"].as_str().unwrap().contains(why), "{answer:?}");
+        assert_eq!(
+            (answer.status, &answer.body["error"]["code"]),
+            (400, &json!("malformed")),
+            "{answer:?}"
+        );
+        assert!(
+            answer.body["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains(why),
+            "{answer:?}"
+        );
     }
     // Over HTTP/1.1: curl 7.88 takes an answer that comes before its body is sent for an error in HTTP/2.
-    assert_eq!(injector.post("/elsewhere", b"{}", &["--http1.1"]).await.status, 404);
-    assert_eq!(injector.post("/inject", b"{}", &["--http1.1", "--request", "PUT"]).await.status, 405);
+    assert_eq!(
+        injector
+            .post("/elsewhere", b"{}", &["--http1.1"])
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        injector
+            .post("/inject", b"{}", &["--http1.1", "--request", "PUT"])
+            .await
+            .status,
+        405
+    );
     assert_eq!(injector.get("/nowhere").await.0, 404);
     // A review over HTTP/1.1 is as good.
     let review = recorded("create").to_string();
-    assert_eq!(injector.post("/inject", review.as_bytes(), &["--http1.1"]).await.protocol, "1.1");
+    assert_eq!(
+        injector
+            .post("/inject", review.as_bytes(), &["--http1.1"])
+            .await
+            .protocol,
+        "1.1"
+    );
 }
 
 #[tokio::test]
 async fn a_review_of_5_mb_is_answered_and_one_above_the_bound_is_refused() {
     let (injector, _authority) = injector().await;
     let mut large = recorded("create");
-    large["request"]["object"]["metadata"]["annotations"]["example.dev/large"] = json!("x".repeat(5_000_000));
+    large["request"]["object"]["metadata"]["annotations"]["example.dev/large"] =
+        json!("x".repeat(5_000_000));
     let made = patch(&injector.review(&large).await).unwrap();
-    assert!(made.to_string().len() < 10_000, "the patch has what changes only");
-    large["request"]["object"]["metadata"]["annotations"]["example.dev/large"] = json!("x".repeat(9_000_000));
-    let answer = injector.post("/inject", large.to_string().as_bytes(), &["--http1.1"]).await;
-    assert_eq!((answer.status, &answer.body["error"]["code"]), (413, &json!("too_large")), "{answer:?}");
+    assert!(
+        made.to_string().len() < 10_000,
+        "the patch has what changes only"
+    );
+    large["request"]["object"]["metadata"]["annotations"]["example.dev/large"] =
+        json!("x".repeat(9_000_000));
+    let answer = injector
+        .post("/inject", large.to_string().as_bytes(), &["--http1.1"])
+        .await;
+    assert_eq!(
+        (answer.status, &answer.body["error"]["code"]),
+        (413, &json!("too_large")),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_review_that_comes_slower_than_an_api_server_waits_is_given_up() {
     let (injector, _authority) = injector().await;
     let review = recorded("create").to_string();
-    let answer = injector.post("/inject", review.as_bytes(), &["--http1.1", "--limit-rate", "300"]).await;
-    assert_eq!((answer.status, &answer.body["error"]["code"]), (408, &json!("too_slow")), "{answer:?}");
+    let answer = injector
+        .post(
+            "/inject",
+            review.as_bytes(),
+            &["--http1.1", "--limit-rate", "300"],
+        )
+        .await;
+    assert_eq!(
+        (answer.status, &answer.body["error"]["code"]),
+        (408, &json!("too_slow")),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -408,26 +642,42 @@ async fn a_renewed_certificate_serves_without_a_restart() {
     injector.authority = another.file();
     eventually(DEADLINE, "the new certificate serves", || async {
         let mut curl = tokio::process::Command::new("curl");
-        curl.args(["--silent", "--cacert"]).arg(&injector.authority).arg(format!("https://{}/", injector.webhook));
+        curl.args(["--silent", "--cacert"])
+            .arg(&injector.authority)
+            .arg(format!("https://{}/", injector.webhook));
         curl.output().await.unwrap().status.success()
     })
     .await;
     assert_eq!(injector.review(&recorded("create")).await.status, 200);
     std::fs::write(authority.folder().join("webhook.crt"), "nothing").unwrap();
     eventually(DEADLINE, "a bad one is a warning", || async {
-        injector.get("/health").await.1.contains("the certificate in use is kept")
+        injector
+            .get("/health")
+            .await
+            .1
+            .contains("the certificate in use is kept")
     })
     .await;
-    assert_eq!(injector.get("/health/ready").await.0, 200, "and no reason to lose the pod");
+    assert_eq!(
+        injector.get("/health/ready").await.0,
+        200,
+        "and no reason to lose the pod"
+    );
 }
 
 #[tokio::test]
 async fn it_answers_while_it_leaves_and_ends_at_once_when_told_twice() {
     let (mut injector, _authority) = injector().await;
     injector.process.signal(Signal::TERM);
-    eventually(DEADLINE, "it is not ready", || async { injector.get("/health/ready").await.0 == 503 }).await;
+    eventually(DEADLINE, "it is not ready", || async {
+        injector.get("/health/ready").await.0 == 503
+    })
+    .await;
     assert_eq!(injector.get("/health/live").await.0, 200);
-    assert!(patch(&injector.review(&recorded("create")).await).is_some(), "reviews are answered as ever");
+    assert!(
+        patch(&injector.review(&recorded("create")).await).is_some(),
+        "reviews are answered as ever"
+    );
     injector.process.signal(Signal::TERM);
     assert_eq!(injector.process.wait_exit(DEADLINE).await.code(), Some(0));
 }
@@ -437,9 +687,26 @@ async fn files_that_make_no_certificate_are_told_at_start() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tls.crt"), "nothing").unwrap();
     let mut command = Command::new(BINARY);
-    command.args(["injector", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--certificate", "tls.crt"]);
-    command.args(["--key", "tls.crt"]).current_dir(folder.path());
+    command.args([
+        "injector",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--certificate",
+        "tls.crt",
+    ]);
+    command
+        .args(["--key", "tls.crt"])
+        .current_dir(folder.path());
     let mut process = Process::spawn("injector", &mut command);
     assert_eq!(process.wait_exit(DEADLINE).await.code(), Some(64));
-    assert!(process.lines().iter().any(|line| line.contains("tls.crt holds no certificate")), "{:?}", process.lines());
+    assert!(
+        process
+            .lines()
+            .iter()
+            .any(|line| line.contains("tls.crt holds no certificate")),
+        "{:?}",
+        process.lines()
+    );
 }

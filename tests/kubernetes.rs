@@ -23,7 +23,8 @@ fn manifests() -> Vec<(String, String)> {
     for base in BASES {
         for entry in std::fs::read_dir(root().join("k8s").join(base)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let is_manifest = name.ends_with(".yaml") && !matches!(&*name, "sidecar.yaml" | "kustomization.yaml");
+            let is_manifest =
+                name.ends_with(".yaml") && !matches!(&*name, "sidecar.yaml" | "kustomization.yaml");
             if is_manifest {
                 let path = format!("k8s/{base}/{name}");
                 found.push((path.clone(), file(&path)));
@@ -36,8 +37,15 @@ fn manifests() -> Vec<(String, String)> {
 }
 
 fn inject(manifests: &str) -> String {
-    let output = with_input(Command::new(BINARY).args(["inject", "--quiet", "--image", "sidestream"]), manifests);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = with_input(
+        Command::new(BINARY).args(["inject", "--quiet", "--image", "sidestream"]),
+        manifests,
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -55,7 +63,11 @@ fn a_base_names_all_its_files() {
         let path = Path::new(&path);
         let list = file(path.with_file_name("kustomization.yaml").to_str().unwrap());
         let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(list.contains(&format!("  - {name}\n")), "{} is in no kustomization", path.display());
+        assert!(
+            list.contains(&format!("  - {name}\n")),
+            "{} is in no kustomization",
+            path.display()
+        );
     }
 }
 
@@ -78,7 +90,10 @@ spec:
     let template = |documents: &[Value]| documents[0]["spec"]["template"].clone();
     let (by_hand, mut injected) = (template(&read[0]), template(&read[1]));
     assert!(injected["metadata"]["annotations"].take().is_object());
-    injected["metadata"].as_object_mut().unwrap().remove("annotations");
+    injected["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("annotations");
     assert_eq!(by_hand, injected);
 }
 
@@ -86,40 +101,75 @@ spec:
 /// keeps from being ready.
 #[test]
 fn the_documented_command_gives_the_example_one_sidecar_and_nats_none() {
-    let kustomized =
-        Command::new(kubernetes::kubectl()).args(["kustomize", "k8s/example"]).current_dir(root()).output();
+    let kustomized = Command::new(kubernetes::kubectl())
+        .args(["kustomize", "k8s/example"])
+        .current_dir(root())
+        .output();
     let kustomized = String::from_utf8(kustomized.unwrap().stdout).unwrap();
-    let command =
-        "kubectl kustomize k8s/example | sidestream inject --selector sidestream.dev/inject=true | kubectl apply -f -";
+    let command = "kubectl kustomize k8s/example | sidestream inject --selector sidestream.dev/inject=true | kubectl apply -f -";
     for page in ["k8s/example/kustomization.yaml", "docs/kubernetes.md"] {
         assert!(file(page).contains(command), "{page}");
     }
     let with_sidecar = |arguments: &[&str]| -> Vec<String> {
-        let output = with_input(Command::new(BINARY).arg("inject").args(arguments), &kustomized);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = with_input(
+            Command::new(BINARY).arg("inject").args(arguments),
+            &kustomized,
+        );
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let documents = kubernetes::read(&[String::from_utf8(output.stdout).unwrap()]).remove(0);
         let injected = documents.iter().filter(|document| {
             let containers = document["spec"]["template"]["spec"]["initContainers"].as_array();
-            containers.is_some_and(|containers| containers.iter().any(|container| container["name"] == "sidestream"))
+            containers.is_some_and(|containers| {
+                containers
+                    .iter()
+                    .any(|container| container["name"] == "sidestream")
+            })
         });
-        injected.map(|document| document["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        injected
+            .map(|document| document["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
     };
-    assert_eq!(with_sidecar(&["--selector", "sidestream.dev/inject=true"]), ["orders"]);
-    assert_eq!(with_sidecar(&[]), ["orders"], "labels keep the others out without a selector, too");
+    assert_eq!(
+        with_sidecar(&["--selector", "sidestream.dev/inject=true"]),
+        ["orders"]
+    );
+    assert_eq!(
+        with_sidecar(&[]),
+        ["orders"],
+        "labels keep the others out without a selector, too"
+    );
 }
 
 /// A Service that leads to the sidecar's port, which a NetworkPolicy of the same pods lets through.
 #[test]
 fn the_port_of_the_sidecar_has_a_service() {
-    for (path, name) in
-        [("k8s/example/application.yaml", "orders-events"), ("k8s/sidecar/service.yaml", "application-events")]
-    {
+    for (path, name) in [
+        ("k8s/example/application.yaml", "orders-events"),
+        ("k8s/sidecar/service.yaml", "application-events"),
+    ] {
         let documents = kubernetes::read(&[file(path)]).remove(0);
-        let service =
-            documents.iter().find(|document| document["kind"] == "Service" && document["metadata"]["name"] == name);
-        assert_eq!(service.unwrap()["spec"]["ports"][0]["targetPort"], 8080, "{path}");
-        if let Some(policy) = documents.iter().find(|document| document["kind"] == "NetworkPolicy") {
-            assert!(policy["spec"]["ingress"][0]["ports"].to_string().contains("8080"), "{path}");
+        let service = documents
+            .iter()
+            .find(|document| document["kind"] == "Service" && document["metadata"]["name"] == name);
+        assert_eq!(
+            service.unwrap()["spec"]["ports"][0]["targetPort"],
+            8080,
+            "{path}"
+        );
+        if let Some(policy) = documents
+            .iter()
+            .find(|document| document["kind"] == "NetworkPolicy")
+        {
+            assert!(
+                policy["spec"]["ingress"][0]["ports"]
+                    .to_string()
+                    .contains("8080"),
+                "{path}"
+            );
         }
     }
 }
@@ -129,15 +179,30 @@ fn the_port_of_the_sidecar_has_a_service() {
 fn the_configurations_that_ship_have_no_problems() {
     let folder = tempfile::tempdir().unwrap();
     let example = kubernetes::read(&[file("k8s/example/application.yaml")]).remove(0);
-    let in_example = example[0]["data"]["sidecar.yaml"].as_str().unwrap().to_owned();
-    for (name, text) in [("sidecar", file("k8s/sidecar/sidecar.yaml")), ("example", in_example)] {
+    let in_example = example[0]["data"]["sidecar.yaml"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for (name, text) in [
+        ("sidecar", file("k8s/sidecar/sidecar.yaml")),
+        ("example", in_example),
+    ] {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         let check = |environment: &[(&str, &str)]| {
             let mut command = Command::new(BINARY);
-            command.env_clear().envs(environment.iter().copied()).arg("check").arg("--config").arg(&path);
+            command
+                .env_clear()
+                .envs(environment.iter().copied())
+                .arg("check")
+                .arg("--config")
+                .arg(&path);
             let output = command.output().unwrap();
-            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{name}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             String::from_utf8(output.stdout).unwrap()
         };
         assert!(check(&[]).contains("listens on 0.0.0.0:8080\n"));
@@ -150,20 +215,29 @@ fn the_configurations_that_ship_have_no_problems() {
             ("SIDESTREAM_DRAIN_TIMEOUT", "90s"),
             ("SIDESTREAM_LOG", "debug"),
         ]);
-        assert!(said.contains("listens on 0.0.0.0:8081\n"), "the annotation acts: {said}");
+        assert!(
+            said.contains("listens on 0.0.0.0:8081\n"),
+            "the annotation acts: {said}"
+        );
     }
 }
 
 /// The names of metrics in an expression.
 fn named(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
-    words.filter(|word| word.starts_with("sidestream_")).map(str::to_owned).collect()
+    words
+        .filter(|word| word.starts_with("sidestream_"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The names that a scrape may have.
 fn known() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    for line in file("docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `")) {
+    for line in file("docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+    {
         let (name, rest) = line.split_once("` | ").unwrap();
         if rest.starts_with("histogram") {
             known.extend(["bucket", "sum", "count"].map(|end| format!("{name}_{end}")));
@@ -171,7 +245,10 @@ fn known() -> BTreeSet<String> {
             known.insert(name.to_owned());
         }
     }
-    assert!(known.contains("sidestream_streams") && known.contains("sidestream_delivery_seconds_bucket"));
+    assert!(
+        known.contains("sidestream_streams")
+            && known.contains("sidestream_delivery_seconds_bucket")
+    );
     known
 }
 
@@ -187,15 +264,26 @@ fn strings(value: &Value, found: &mut Vec<String>) {
 #[test]
 fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
     let known = known();
-    let rules = kubernetes::read(&[file("k8s/monitoring/prometheusrule.yaml")]).remove(0).remove(0);
-    let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
+    let rules = kubernetes::read(&[file("k8s/monitoring/prometheusrule.yaml")])
+        .remove(0)
+        .remove(0);
+    let rules = rules["spec"]["groups"][0]["rules"]
+        .as_array()
+        .unwrap()
+        .clone();
     let (mut used, documentation) = (BTreeSet::new(), file("docs/kubernetes.md"));
     for rule in &rules {
         let alert = rule["alert"].as_str().unwrap();
-        assert!(documentation.contains(&format!("| `{alert}` | ")), "{alert} is not in docs/kubernetes.md");
+        assert!(
+            documentation.contains(&format!("| `{alert}` | ")),
+            "{alert} is not in docs/kubernetes.md"
+        );
         let names = named(rule["expr"].as_str().unwrap());
         assert!(!names.is_empty(), "{rule}");
-        assert!(rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(), "{rule}");
+        assert!(
+            rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(),
+            "{rule}"
+        );
         used.extend(names);
     }
     // What somebody must hear of.
@@ -214,43 +302,71 @@ fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
     strings(&dashboard, &mut texts);
     let shown: BTreeSet<_> = texts.iter().flat_map(|text| named(text)).collect();
     assert!(shown.len() > 15, "{shown:?}");
-    let unknown: Vec<_> = used.union(&shown).filter(|name| !known.contains(*name)).collect();
+    let unknown: Vec<_> = used
+        .union(&shown)
+        .filter(|name| !known.contains(*name))
+        .collect();
     assert!(unknown.is_empty(), "not in docs/metrics.md: {unknown:?}");
-    let ids: BTreeSet<_> =
-        dashboard["panels"].as_array().unwrap().iter().map(|panel| panel["id"].to_string()).collect();
-    assert_eq!(ids.len(), dashboard["panels"].as_array().unwrap().len(), "each panel has an id of its own");
+    let ids: BTreeSet<_> = dashboard["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|panel| panel["id"].to_string())
+        .collect();
+    assert_eq!(
+        ids.len(),
+        dashboard["panels"].as_array().unwrap().len(),
+        "each panel has an id of its own"
+    );
 }
 
 /// A chart cannot reach outside of its folder, so it has copies.
 #[test]
 fn the_files_of_the_chart_are_those_of_the_bases() {
     let copies: [(_, _, &[&str]); 2] = [
-        ("monitoring", "", &["podmonitor.yaml", "prometheusrule.yaml", "dashboard.json"]),
+        (
+            "monitoring",
+            "",
+            &["podmonitor.yaml", "prometheusrule.yaml", "dashboard.json"],
+        ),
         ("example", "example/", &["nats.yaml", "publisher.yaml"]),
     ];
     for (base, folder, names) in copies {
         for name in names {
-            let (own, copy) = (format!("k8s/{base}/{name}"), format!("k8s/chart/files/{folder}{name}"));
+            let (own, copy) = (
+                format!("k8s/{base}/{name}"),
+                format!("k8s/chart/files/{folder}{name}"),
+            );
             assert!(file(&own) == file(&copy), "cp {own} {copy}");
         }
     }
     // Its application has the sidecar already: pods are created before an injector of the same release answers.
     let example = file("k8s/example/application.yaml");
     let injected = inject(&example);
-    let (written, path) =
-        (file("k8s/chart/files/example/application.yaml"), "k8s/chart/files/example/application.yaml");
+    let (written, path) = (
+        file("k8s/chart/files/example/application.yaml"),
+        "k8s/chart/files/example/application.yaml",
+    );
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(root().join(path), &injected).unwrap();
     }
-    assert!(written == injected, "{path} is another: UPDATE_GOLDEN=1 cargo test --test kubernetes");
+    assert!(
+        written == injected,
+        "{path} is another: UPDATE_GOLDEN=1 cargo test --test kubernetes"
+    );
     let chart = file("k8s/chart/Chart.yaml");
     let version = env!("CARGO_PKG_VERSION");
-    assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")), "{chart}");
+    assert!(
+        chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")),
+        "{chart}"
+    );
 }
 
 #[test]
 fn the_default_values_of_the_chart_fit_its_schema() {
-    let values = kubernetes::read(&[file("k8s/chart/values.yaml")]).remove(0).remove(0);
+    let values = kubernetes::read(&[file("k8s/chart/values.yaml")])
+        .remove(0)
+        .remove(0);
     let schema: Value = serde_json::from_str(&file("k8s/chart/values.schema.json")).unwrap();
     let problems = kubernetes::ask(&[json!({ "fits": values, "schema": schema })]);
     assert_eq!(problems[0], json!([]));
@@ -258,7 +374,11 @@ fn the_default_values_of_the_chart_fit_its_schema() {
     wrong["injector"]["replicas"] = json!(0);
     wrong["injektor"] = json!({});
     let problems = kubernetes::ask(&[json!({ "fits": wrong, "schema": schema })]);
-    assert_eq!(problems[0].as_array().unwrap().len(), 2, "what is wrong is seen: {problems:?}");
+    assert_eq!(
+        problems[0].as_array().unwrap().len(),
+        2,
+        "what is wrong is seen: {problems:?}"
+    );
 }
 
 #[test]
@@ -266,12 +386,24 @@ fn kubectl_builds_every_base() {
     let kubectl = kubernetes::kubectl();
     let mut built = Vec::new();
     for base in BASES {
-        let output = Command::new(&kubectl).arg("kustomize").arg(root().join("k8s").join(base)).output().unwrap();
-        assert!(output.status.success(), "{base}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(&kubectl)
+            .arg("kustomize")
+            .arg(root().join("k8s").join(base))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{base}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         built.push((base.to_owned(), String::from_utf8(output.stdout).unwrap()));
     }
     let injector = &built[1].1;
-    assert_eq!(injector.matches("sidestream:0.1.0").count(), 3, "two images, and the one for pods: {injector}");
+    assert_eq!(
+        injector.matches("sidestream:0.1.0").count(),
+        3,
+        "two images, and the one for pods: {injector}"
+    );
     assert_valid(&built);
 }
 
@@ -283,16 +415,31 @@ fn the_rule_for_workloads_only_warns_in_the_base_and_in_the_chart() {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(chart.status.success(), "{}", String::from_utf8_lossy(&chart.stderr));
-    let texts = [file("k8s/injector/webhook.yaml"), String::from_utf8(chart.stdout).unwrap()];
+    assert!(
+        chart.status.success(),
+        "{}",
+        String::from_utf8_lossy(&chart.stderr)
+    );
+    let texts = [
+        file("k8s/injector/webhook.yaml"),
+        String::from_utf8(chart.stdout).unwrap(),
+    ];
     let mut webhooks = kubernetes::read(&texts).into_iter().map(|documents| {
-        let mut found = documents.into_iter().filter(|document| document["kind"] == "MutatingWebhookConfiguration");
+        let mut found = documents
+            .into_iter()
+            .filter(|document| document["kind"] == "MutatingWebhookConfiguration");
         found.next().unwrap()["webhooks"].clone()
     });
     let (base, chart) = (webhooks.next().unwrap(), webhooks.next().unwrap());
     assert_eq!(base, chart);
-    assert_eq!((&base[1]["name"], &base[1]["failurePolicy"]), (&json!("warn.sidestream.dev"), &json!("Ignore")));
-    assert!(base[1]["matchConditions"].is_array(), "workloads without the label are not reviewed");
+    assert_eq!(
+        (&base[1]["name"], &base[1]["failurePolicy"]),
+        (&json!("warn.sidestream.dev"), &json!("Ignore"))
+    );
+    assert!(
+        base[1]["matchConditions"].is_array(),
+        "workloads without the label are not reviewed"
+    );
 }
 
 #[test]
@@ -300,11 +447,27 @@ fn helm_renders_the_chart() {
     let helm = kubernetes::helm();
     let render = |more: &[&str]| {
         let mut command = Command::new(&helm);
-        command.args(["template", "events", ".", "--namespace", "events", "--kube-version", "1.33.0"]).args(more);
-        command.current_dir(root().join("k8s/chart")).output().unwrap()
+        command
+            .args([
+                "template",
+                "events",
+                ".",
+                "--namespace",
+                "events",
+                "--kube-version",
+                "1.33.0",
+            ])
+            .args(more);
+        command
+            .current_dir(root().join("k8s/chart"))
+            .output()
+            .unwrap()
     };
     let everything = "monitoring.podMonitor=true,monitoring.rules=true,monitoring.dashboard=true,example.enabled=true";
-    let digest = format!("image.repository=registry.example/sidestream,image.digest=sha256:{}", "0a".repeat(32));
+    let digest = format!(
+        "image.repository=registry.example/sidestream,image.digest=sha256:{}",
+        "0a".repeat(32)
+    );
     let ways: [&[&str]; 4] = [
         &[],
         &[
@@ -315,7 +478,10 @@ fn helm_renders_the_chart() {
             "--set-file",
             "sidecar.config=../sidecar/sidecar.yaml",
         ],
-        &["--set", "injector.certificateSecret=own,injector.replicas=1,networkPolicy.enabled=false"],
+        &[
+            "--set",
+            "injector.certificateSecret=own,injector.replicas=1,networkPolicy.enabled=false",
+        ],
         &[
             "--set",
             &digest,
@@ -330,16 +496,37 @@ fn helm_renders_the_chart() {
     let mut rendered = Vec::new();
     for way in ways {
         let output = render(way);
-        assert!(output.status.success(), "{way:?}: {}", String::from_utf8_lossy(&output.stderr));
-        rendered.push((format!("{way:?}"), String::from_utf8(output.stdout).unwrap()));
+        assert!(
+            output.status.success(),
+            "{way:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        rendered.push((
+            format!("{way:?}"),
+            String::from_utf8(output.stdout).unwrap(),
+        ));
     }
     assert_valid(&rendered);
     let digest = format!("sha256:{}", "0a".repeat(32));
-    let images = rendered[3].1.matches(&format!("registry.example/sidestream@{digest}")).count();
+    let images = rendered[3]
+        .1
+        .matches(&format!("registry.example/sidestream@{digest}"))
+        .count();
     let example = &rendered[1].1;
-    assert_eq!(example.matches("image: \"sidestream:0.1.0\"").count(), 3, "the injector's two, and the example's");
-    assert!(!example.contains("image: \"sidestream\"") && example.contains("sidestream.dev/status"), "{example}");
-    assert_eq!(images, 3, "two images, and the one for pods: {}", rendered[3].1);
+    assert_eq!(
+        example.matches("image: \"sidestream:0.1.0\"").count(),
+        3,
+        "the injector's two, and the example's"
+    );
+    assert!(
+        !example.contains("image: \"sidestream\"") && example.contains("sidestream.dev/status"),
+        "{example}"
+    );
+    assert_eq!(
+        images, 3,
+        "two images, and the one for pods: {}",
+        rendered[3].1
+    );
     for option in [
         "imagePullSecrets:\n        - name: one\n        - name: two\n",
         "imagePullPolicy: Always\n",
@@ -349,9 +536,16 @@ fn helm_renders_the_chart() {
         "tolerations:\n        - operator: Exists\n",
         "priorityClassName: system-cluster-critical\n",
     ] {
-        assert!(rendered[3].1.contains(option), "{option}: {}", rendered[3].1);
+        assert!(
+            rendered[3].1.contains(option),
+            "{option}: {}",
+            rendered[3].1
+        );
     }
-    assert!(rendered[1].1.contains("kind: PrometheusRule") && rendered[1].1.contains("{{ $labels.pod }}"));
+    assert!(
+        rendered[1].1.contains("kind: PrometheusRule")
+            && rendered[1].1.contains("{{ $labels.pod }}")
+    );
     for refused in [
         "injector.replicas=0",
         "injektor.enabled=true",

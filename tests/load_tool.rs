@@ -15,23 +15,45 @@ use wire::stamp::{Stamp, now};
 
 fn orders(numbers: &[u64]) -> Vec<Order> {
     let mut sequence = Sequence::default();
-    numbers.iter().map(|&number| sequence.observe(number)).collect()
+    numbers
+        .iter()
+        .map(|&number| sequence.observe(number))
+        .collect()
 }
 
 #[test]
 fn numbers_in_a_row_are_in_order_wherever_they_begin() {
-    assert!(orders(&[7, 8, 9, 10]).iter().all(|order| *order == Order::Next));
+    assert!(
+        orders(&[7, 8, 9, 10])
+            .iter()
+            .all(|order| *order == Order::Next)
+    );
 }
 
 #[test]
 fn a_jump_is_a_hole_of_as_many_as_are_missing() {
-    assert_eq!(orders(&[1, 5, 6]), [Order::Next, Order::Hole(3), Order::Next]);
-    assert_eq!(orders(&[1, 1_000_000, 1_000_001]), [Order::Next, Order::Hole(999_998), Order::Next]);
+    assert_eq!(
+        orders(&[1, 5, 6]),
+        [Order::Next, Order::Hole(3), Order::Next]
+    );
+    assert_eq!(
+        orders(&[1, 1_000_000, 1_000_001]),
+        [Order::Next, Order::Hole(999_998), Order::Next]
+    );
 }
 
 #[test]
 fn one_that_fills_a_hole_is_late_and_a_duplicate_the_second_time() {
-    assert_eq!(orders(&[1, 4, 2, 2, 3]), [Order::Next, Order::Hole(2), Order::Late, Order::Duplicate, Order::Late]);
+    assert_eq!(
+        orders(&[1, 4, 2, 2, 3]),
+        [
+            Order::Next,
+            Order::Hole(2),
+            Order::Late,
+            Order::Duplicate,
+            Order::Late
+        ]
+    );
 }
 
 #[test]
@@ -45,13 +67,19 @@ fn a_repeated_number_is_a_duplicate_however_long_ago_it_was() {
 #[test]
 fn who_comes_back_misses_what_is_not_the_next_number_and_notices_what_it_had() {
     let mut sequence = Sequence::after(7);
-    assert_eq!([7, 9, 8].map(|number| sequence.observe(number)), [Order::Duplicate, Order::Hole(1), Order::Late]);
+    assert_eq!(
+        [7, 9, 8].map(|number| sequence.observe(number)),
+        [Order::Duplicate, Order::Hole(1), Order::Late]
+    );
     assert_eq!(Sequence::after(7).observe(8), Order::Next);
 }
 
 #[test]
 fn a_stamp_is_read_back_from_a_payload_of_the_asked_size() {
-    let stamp = Stamp { sent: now(), sequence: 42 };
+    let stamp = Stamp {
+        sent: now(),
+        sequence: 42,
+    };
     let payload = stamp.payload(128);
     assert_eq!(payload.len(), 128);
     assert_eq!(Stamp::parse(&payload), Some(stamp));
@@ -62,7 +90,11 @@ fn a_stamp_is_read_back_from_a_payload_of_the_asked_size() {
 
 #[test]
 fn a_stamp_that_is_cut_is_no_stamp() {
-    let payload = Stamp { sent: u64::MAX, sequence: u64::MAX }.payload(0);
+    let payload = Stamp {
+        sent: u64::MAX,
+        sequence: u64::MAX,
+    }
+    .payload(0);
     // Up to the comma behind the sequence, which `"p":""}` follows.
     let end = payload.len() - 8;
     assert!(Stamp::parse(&payload[..=end]).is_some());
@@ -75,9 +107,18 @@ const STREAM: &str = "retry: 3000\nid: aaaaaa-1\n\ndata: {\"t\":10,\"s\":1,\"p\"
 event: sidestream.gap\ndata: {\"reason\":\"slow\"}\n\ndata: {\"t\":20,\"s\":3,\"p\":\"\"}\n\ndata: {\"t\":30,\"s\":4,\"p\":\"\"}\nid: a\n";
 
 fn expected() -> Vec<Seen> {
-    let event = |sent, sequence, order, id| Seen::Event { stamp: Stamp { sent, sequence }, order, id };
+    let event = |sent, sequence, order, id| Seen::Event {
+        stamp: Stamp { sent, sequence },
+        order,
+        id,
+    };
     // The last event has no blank line yet.
-    vec![event(10, 1, Order::Next, true), Seen::Heartbeat, Seen::Gap, event(20, 3, Order::Hole(1), false)]
+    vec![
+        event(10, 1, Order::Next, true),
+        Seen::Heartbeat,
+        Seen::Gap,
+        event(20, 3, Order::Hole(1), false),
+    ]
 }
 
 #[test]
@@ -101,9 +142,16 @@ fn who_remembers_has_the_last_id_wherever_the_bytes_are_cut() {
     }
     let mut reader = EventReader::after(1);
     let mut orders = Vec::new();
-    reader.push(b"data: {\"t\":1,\"s\":1,\n\ndata: {\"t\":1,\"s\":3,\n\n", &mut |seen| {
-        orders.extend(if let Seen::Event { order, .. } = seen { Some(order) } else { None });
-    });
+    reader.push(
+        b"data: {\"t\":1,\"s\":1,\n\ndata: {\"t\":1,\"s\":3,\n\n",
+        &mut |seen| {
+            orders.extend(if let Seen::Event { order, .. } = seen {
+                Some(order)
+            } else {
+                None
+            });
+        },
+    );
     assert_eq!(orders, [Order::Duplicate, Order::Hole(1)]);
     assert_eq!(reader.last_id(), None);
 }
@@ -113,7 +161,10 @@ fn body(pieces: &[&[u8]]) -> Result<(String, bool), Fault> {
     for piece in pieces {
         response.push(piece, &mut |bytes| body.extend_from_slice(bytes))?;
     }
-    Ok((String::from_utf8_lossy(&body).into_owned(), response.is_over()))
+    Ok((
+        String::from_utf8_lossy(&body).into_owned(),
+        response.is_over(),
+    ))
 }
 
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: x\r\n\r\n5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n";
@@ -122,20 +173,36 @@ const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: 
 fn chunk_framing_is_taken_off_wherever_the_bytes_are_cut() {
     for cut in 0..CHUNKED.len() {
         let expected = ("helloabcdefghijklmnopqrstuvwxyz".to_owned(), true);
-        assert_eq!(body(&[&CHUNKED[..cut], &CHUNKED[cut..]]), Ok(expected), "cut at {cut}");
+        assert_eq!(
+            body(&[&CHUNKED[..cut], &CHUNKED[cut..]]),
+            Ok(expected),
+            "cut at {cut}"
+        );
     }
 }
 
 #[test]
 fn a_body_without_chunks_goes_on_to_the_end_of_the_connection() {
-    assert_eq!(body(&[b"HTTP/1.0 200 OK\r\n\r\nab", b"5\r\n"]), Ok(("ab5\r\n".to_owned(), false)));
+    assert_eq!(
+        body(&[b"HTTP/1.0 200 OK\r\n\r\nab", b"5\r\n"]),
+        Ok(("ab5\r\n".to_owned(), false))
+    );
 }
 
 #[test]
 fn a_refusal_and_a_broken_response_are_faults() {
-    assert_eq!(body(&[b"HTTP/1.1 503 Service Unavailable\r\n\r\n"]), Err(Fault::Status(503)));
-    assert_eq!(body(&[b"SSH-2.0-OpenSSH_9.2\r\n\r\n"]), Err(Fault::Malformed));
-    assert_eq!(body(&[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno"]), Err(Fault::Malformed));
+    assert_eq!(
+        body(&[b"HTTP/1.1 503 Service Unavailable\r\n\r\n"]),
+        Err(Fault::Status(503))
+    );
+    assert_eq!(
+        body(&[b"SSH-2.0-OpenSSH_9.2\r\n\r\n"]),
+        Err(Fault::Malformed)
+    );
+    assert_eq!(
+        body(&[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno"]),
+        Err(Fault::Malformed)
+    );
 }
 
 #[test]
@@ -145,5 +212,8 @@ fn the_median_is_taken_of_every_number_by_itself() {
         json!({"a": {"b": 9}, "c": 0.5, "d": "y"}),
         json!({"a": {"b": 5}, "c": 2.5, "d": "z"}),
     ];
-    assert_eq!(report::median(&runs), json!({"a": {"b": 5}, "c": 1.5, "d": "x"}));
+    assert_eq!(
+        report::median(&runs),
+        json!({"a": {"b": 5}, "c": 1.5, "d": "x"})
+    );
 }

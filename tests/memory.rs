@@ -41,17 +41,25 @@ impl Crowd {
         match kind {
             Kind::Http1 => {
                 let mut client = SseClient::get(format!("{url}/orders/1"));
-                client = tls.into_iter().fold(client, |client, config| client.tls(config));
+                client = tls
+                    .into_iter()
+                    .fold(client, |client, config| client.tls(config));
                 let mut client = client.connect().await;
-                client.until_seen("its position", |parser| parser.positions() > 0).await;
+                client
+                    .until_seen("its position", |parser| parser.positions() > 0)
+                    .await;
                 self.http1.push(client);
             }
             Kind::Http2(each) => {
-                let connection = tls.into_iter().fold(Builder::default(), |builder, config| builder.tls(config));
+                let connection = tls
+                    .into_iter()
+                    .fold(Builder::default(), |builder, config| builder.tls(config));
                 let mut connection = connection.connect(url).await;
                 for _ in 0..each {
                     let mut stream = connection.get("/orders/1").await;
-                    stream.until_seen("its position", |parser| parser.positions() > 0).await;
+                    stream
+                        .until_seen("its position", |parser| parser.positions() > 0)
+                        .await;
                     self.streams.push(stream);
                 }
                 self.connections.push(connection);
@@ -69,34 +77,59 @@ async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
     let (nats, authority) = (Nats::start().await, Authority::new());
     let identity = authority.server("server");
     let (certificate, key) = (identity.certificate.display(), identity.key.display());
-    let tls = format!("  - address: 127.0.0.1:0\n    tls: {{ certificate: {certificate}, key: {key} }}\n");
-    let routes = "routes:\n  - path: /orders/{id}\n    sources: [{ subjects: [\"orders.{id}.>\"] }]";
+    let tls = format!(
+        "  - address: 127.0.0.1:0\n    tls: {{ certificate: {certificate}, key: {key} }}\n"
+    );
+    let routes =
+        "routes:\n  - path: /orders/{id}\n    sources: [{ subjects: [\"orders.{id}.>\"] }]";
     let text = config(&nats, routes).replacen("listen:\n", &format!("listen:\n{tls}"), 1);
     let sidestream = Sidestream::start(text).await;
-    let protocols: &[&str] = if matches!(kind, Kind::Http1) { &["http/1.1"] } else { &["h2"] };
-    let url = if over_tls { sidestream.url_tls("") } else { sidestream.url("") };
+    let protocols: &[&str] = if matches!(kind, Kind::Http1) {
+        &["http/1.1"]
+    } else {
+        &["h2"]
+    };
+    let url = if over_tls {
+        sidestream.url_tls("")
+    } else {
+        sidestream.url("")
+    };
     let config = over_tls.then(|| authority.trusting(protocols));
     let mut crowd = Crowd::default();
     // What the first ones bring with them is not theirs.
     while crowd.len() < CLIENTS / 10 {
         crowd.join(&url, config.clone(), kind).await;
     }
-    let told = async || sidestream.metric("sidestream_connections_memory_bytes", &[]).await;
+    let told = async || {
+        sidestream
+            .metric("sidestream_connections_memory_bytes", &[])
+            .await
+    };
     let (before, told_before) = (crowd.len(), told().await);
     let resident = sidestream.resident_bytes_at_rest().await;
     while crowd.len() < before + CLIENTS {
         crowd.join(&url, config.clone(), kind).await;
     }
     let clients = (crowd.len() - before) as f64;
-    let resident = sidestream.resident_bytes_at_rest().await.saturating_sub(resident) as f64 / clients;
+    let resident = sidestream
+        .resident_bytes_at_rest()
+        .await
+        .saturating_sub(resident) as f64
+        / clients;
     (resident, (told().await - told_before) / clients)
 }
 
 async fn assert_told(kind: Kind, over_tls: bool) {
     let (resident, told) = measure(kind, over_tls).await;
     let wrong = (resident - told).abs() / told;
-    println!("{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told, wrong by {:.0} %", wrong * 100.0);
-    assert!(wrong <= WRONG_MAX, "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told");
+    println!(
+        "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told, wrong by {:.0} %",
+        wrong * 100.0
+    );
+    assert!(
+        wrong <= WRONG_MAX,
+        "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told"
+    );
 }
 
 #[tokio::test]

@@ -88,11 +88,25 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
     assert!(!metrics.described().is_empty() && !injector.described().is_empty());
     for metric in metrics.described().iter().chain(injector.described()) {
         let name = metric.name.strip_prefix("sidestream_").expect(&metric.name);
-        let labels = names.get(name).unwrap_or_else(|| panic!("{name} is not in the list"));
+        let labels = names
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in the list"));
         assert_eq!(metric.labels.join(", "), **labels, "{name}");
-        assert_eq!(name.ends_with("_total"), metric.kind == "counter", "{name} is a {}", metric.kind);
-        assert!(metric.help.ends_with('.') && !metric.help.contains('|'), "{name}: {}", metric.help);
-        assert!(!metric.labels.iter().any(|label| label.contains("client")), "{name}");
+        assert_eq!(
+            name.ends_with("_total"),
+            metric.kind == "counter",
+            "{name} is a {}",
+            metric.kind
+        );
+        assert!(
+            metric.help.ends_with('.') && !metric.help.contains('|'),
+            "{name}: {}",
+            metric.help
+        );
+        assert!(
+            !metric.labels.iter().any(|label| label.contains("client")),
+            "{name}"
+        );
     }
 }
 
@@ -107,10 +121,23 @@ fn the_documentation_of_metrics_is_what_the_metrics_say() {
         std::fs::write(&page, &written).unwrap();
     }
     let stands = std::fs::read_to_string(&page).unwrap_or_default();
-    assert!(stands == written, "docs/metrics.md is out of date: UPDATE_DOCS=1 cargo test --test metrics");
+    assert!(
+        stands == written,
+        "docs/metrics.md is out of date: UPDATE_DOCS=1 cargo test --test metrics"
+    );
 }
 
 fn row(metric: &Described) -> String {
-    let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-    format!("| `{}` | {} | {} | {} |\n", metric.name, metric.kind, labels.join(", "), metric.help)
+    let labels: Vec<_> = metric
+        .labels
+        .iter()
+        .map(|label| format!("`{label}`"))
+        .collect();
+    format!(
+        "| `{}` | {} | {} | {} |\n",
+        metric.name,
+        metric.kind,
+        labels.join(", "),
+        metric.help
+    )
 }

@@ -22,7 +22,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 fn password(user: &str, password: &str) -> Credentials {
-    Credentials::Password { user: user.into(), password: Secret(password.into()) }
+    Credentials::Password {
+        user: user.into(),
+        password: Secret(password.into()),
+    }
 }
 
 /// Connects with these credentials, and with others that are told to be wrong without naming the secret.
@@ -30,13 +33,19 @@ async fn assert_authenticates(nats: &Nats, right: Credentials, wrong: Credential
     let upstream = Upstream::connect_with(&nats.url(), right, None).await;
     upstream.until_ok("nats").await;
     let refused = Upstream::connect_with(&nats.url(), wrong, None).await;
-    let why = refused.until_told("nats", &["authorization violation"]).await;
+    let why = refused
+        .until_told("nats", &["authorization violation"])
+        .await;
     assert!(!why.contains("wrong"), "{why}");
     assert!(!refused.health.is_ready());
 }
 
 async fn server(config: &str) -> Nats {
-    Nats::builder().without_jetstream().config(config).start().await
+    Nats::builder()
+        .without_jetstream()
+        .config(config)
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -51,21 +60,33 @@ async fn a_user_and_a_password_are_accepted_and_their_refusal_is_told() {
 #[tokio::test]
 async fn a_token_is_accepted_and_its_refusal_is_told() {
     let nats = server("authorization { token: right }").await;
-    assert_authenticates(&nats, Credentials::Token(Secret("right".into())), Credentials::Token(Secret("wrong".into())))
-        .await;
+    assert_authenticates(
+        &nats,
+        Credentials::Token(Secret("right".into())),
+        Credentials::Token(Secret("wrong".into())),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn an_nkey_is_accepted_and_its_refusal_is_told() {
     let (right, other) = (KeyPair::new_user(), KeyPair::new_user());
-    let nats = server(&format!("authorization {{ users = [ {{ nkey: {} }} ] }}", right.public_key())).await;
+    let nats = server(&format!(
+        "authorization {{ users = [ {{ nkey: {} }} ] }}",
+        right.public_key()
+    ))
+    .await;
     let nkey = |pair: &KeyPair| Credentials::Nkey(Secret(pair.seed().unwrap()));
     assert_authenticates(&nats, nkey(&right), nkey(&other)).await;
 }
 
 #[tokio::test]
 async fn a_credentials_file_is_read_again_at_every_connect() {
-    let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
+    let (operator, account, user) = (
+        KeyPair::new_operator(),
+        KeyPair::new_account(),
+        KeyPair::new_user(),
+    );
     let operator_token = token(&operator, &operator.public_key(), "operator", json!({}));
     let account_token = token(
         &operator,
@@ -73,7 +94,12 @@ async fn a_credentials_file_is_read_again_at_every_connect() {
         "account",
         json!({ "limits": { "subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1, "wildcards": true } }),
     );
-    let user_token = token(&account, &user.public_key(), "user", json!({ "subs": -1, "data": -1, "payload": -1 }));
+    let user_token = token(
+        &account,
+        &user.public_key(),
+        "user",
+        json!({ "subs": -1, "data": -1, "payload": -1 }),
+    );
     let config = format!(
         "operator: {operator_token}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_token} }}",
         account.public_key()
@@ -86,7 +112,9 @@ async fn a_credentials_file_is_read_again_at_every_connect() {
     let upstream = Upstream::connect_with(&nats.url(), credentials, None).await;
     upstream.until_told("nats", &["user.creds"]).await;
     write_credentials(&file, &user_token, &KeyPair::new_user());
-    upstream.until_told("nats", &["authorization violation"]).await;
+    upstream
+        .until_told("nats", &["authorization violation"])
+        .await;
     write_credentials(&file, &user_token, &user);
     upstream.until_ok("nats").await;
 }
@@ -107,18 +135,34 @@ fn token(issuer: &KeyPair, subject: &str, kind: &str, claims: serde_json::Value)
     nats["version"] = json!(2);
     let body = json!({ "jti": subject, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": kind, "sub": subject, "nats": nats });
     let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&body));
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(issuer.sign(signed.as_bytes()).unwrap()))
+    let signed = format!(
+        "{}.{}",
+        encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })),
+        encode(&body)
+    );
+    format!(
+        "{signed}.{}",
+        URL_SAFE_NO_PAD.encode(issuer.sign(signed.as_bytes()).unwrap())
+    )
 }
 
 #[tokio::test]
 async fn tls_is_spoken_where_it_is_asked_for_and_an_unknown_authority_is_told() {
     let authority = Authority::new();
     let identity = authority.server("nats");
-    let config = format!("tls {{ cert_file: {:?}, key_file: {:?} }}", identity.certificate, identity.key);
+    let config = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}",
+        identity.certificate, identity.key
+    );
     let nats = server(&config).await;
-    let trusting = |authority: &Authority| Some(Tls { ca: Some(authority.file()), ..Tls::default() });
-    let upstream = Upstream::connect_with(&nats.url(), Credentials::None, trusting(&authority)).await;
+    let trusting = |authority: &Authority| {
+        Some(Tls {
+            ca: Some(authority.file()),
+            ..Tls::default()
+        })
+    };
+    let upstream =
+        Upstream::connect_with(&nats.url(), Credentials::None, trusting(&authority)).await;
     upstream.until_ok("nats").await;
     let other = Authority::new();
     let refused = Upstream::connect_with(&nats.url(), Credentials::None, trusting(&other)).await;
@@ -131,10 +175,18 @@ async fn a_self_signed_certificate_is_accepted_as_its_own_authority_or_explained
     for (name, is_authority) in [("plain", false), ("authority", true)] {
         let identity = authority.self_signed(name, is_authority);
         let nats = server(&tls_of(&identity)).await;
-        let tls = Tls { ca: Some(identity.certificate.clone()), ..Tls::default() };
+        let tls = Tls {
+            ca: Some(identity.certificate.clone()),
+            ..Tls::default()
+        };
         let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
         if is_authority {
-            upstream.until_told("nats", &["CaUsedAsEndEntity", "basicConstraints=critical,CA:FALSE"]).await;
+            upstream
+                .until_told(
+                    "nats",
+                    &["CaUsedAsEndEntity", "basicConstraints=critical,CA:FALSE"],
+                )
+                .await;
         } else {
             upstream.until_ok("nats").await;
         }
@@ -146,15 +198,36 @@ async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
     let authority = Authority::new();
     let nats = server(&tls_of(&authority.server("nats"))).await;
     let missing = authority.folder().join("missing.crt");
-    let tls = Tls { ca: Some(missing.clone()), ..Tls::default() };
+    let tls = Tls {
+        ca: Some(missing.clone()),
+        ..Tls::default()
+    };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
-    upstream.until_told("nats", &["`nats.tls.ca`", missing.to_str().unwrap(), "No such file"]).await;
+    upstream
+        .until_told(
+            "nats",
+            &["`nats.tls.ca`", missing.to_str().unwrap(), "No such file"],
+        )
+        .await;
 
     let key = authority.server("nats").key;
-    let tls =
-        Tls { ca: Some(authority.file()), certificate: Some(key.clone()), key: Some(key.clone()), ..Tls::default() };
+    let tls = Tls {
+        ca: Some(authority.file()),
+        certificate: Some(key.clone()),
+        key: Some(key.clone()),
+        ..Tls::default()
+    };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
-    upstream.until_told("nats", &["`nats.tls.certificate`", key.to_str().unwrap(), "no certificate in it"]).await;
+    upstream
+        .until_told(
+            "nats",
+            &[
+                "`nats.tls.certificate`",
+                key.to_str().unwrap(),
+                "no certificate in it",
+            ],
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -162,12 +235,20 @@ async fn a_handshake_comes_first_where_the_server_wants_it() {
     let authority = Authority::new();
     let config = tls_of(&authority.server("nats")).replace('}', ", handshake_first: true }");
     let nats = server(&config).await;
-    let tls = Tls { ca: Some(authority.file()), handshake_first: true, ..Tls::default() };
+    let tls = Tls {
+        ca: Some(authority.file()),
+        handshake_first: true,
+        ..Tls::default()
+    };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     upstream.until_ok("nats").await;
-    let tls = Tls { ca: Some(authority.file()), ..Tls::default() };
+    let tls = Tls {
+        ca: Some(authority.file()),
+        ..Tls::default()
+    };
     let late = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
-    late.until_told("nats", &["set `nats.tls.handshake_first: true`"]).await;
+    late.until_told("nats", &["set `nats.tls.handshake_first: true`"])
+        .await;
 }
 
 #[tokio::test]
@@ -176,7 +257,17 @@ async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_
     // Reaches loopback, but does not say so.
     let remote = format!("nats://0.0.0.0:{}", nats.port());
     let upstream = Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), None).await;
-    let why = upstream.until_told("nats", &["password", "clear text", "0.0.0.0", "nats.tls.required: true"]).await;
+    let why = upstream
+        .until_told(
+            "nats",
+            &[
+                "password",
+                "clear text",
+                "0.0.0.0",
+                "nats.tls.required: true",
+            ],
+        )
+        .await;
     assert!(!why.contains("p@ss"), "{why}");
     assert!(upstream.health.is_ready());
 
@@ -184,16 +275,32 @@ async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_
     let escaped = nats.url().replace("nats://", "nats://a:p%40ss%3Aw%2Frd@");
     Upstream::connect(&escaped).await.until_ok("nats").await;
 
-    let accepted = Tls { required: Some(false), ..Tls::default() };
-    Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), Some(accepted)).await.until_ok("nats").await;
+    let accepted = Tls {
+        required: Some(false),
+        ..Tls::default()
+    };
+    Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), Some(accepted))
+        .await
+        .until_ok("nats")
+        .await;
 
     let (between, sent) = listen_between(nats.port()).await;
-    let required = Tls { required: Some(true), ..Tls::default() };
-    let upstream = Upstream::connect_with(&between, password("a", "p@ss:w/rd"), Some(required)).await;
+    let required = Tls {
+        required: Some(true),
+        ..Tls::default()
+    };
+    let upstream =
+        Upstream::connect_with(&between, password("a", "p@ss:w/rd"), Some(required)).await;
     upstream.until_told("nats", &["down"]).await;
-    eventually(RECOVERY, "something is sent", || async { !sent.lock().unwrap().is_empty() }).await;
+    eventually(RECOVERY, "something is sent", || async {
+        !sent.lock().unwrap().is_empty()
+    })
+    .await;
     let sent = String::from_utf8_lossy(&sent.lock().unwrap()).into_owned();
-    assert!(!sent.contains("CONNECT") && !sent.contains("p@ss"), "{sent}");
+    assert!(
+        !sent.contains("CONNECT") && !sent.contains("p@ss"),
+        "{sent}"
+    );
     assert!(!upstream.health.is_ready());
 }
 
@@ -210,7 +317,10 @@ async fn listen_between(port: u16) -> (String, Arc<Mutex<Vec<u8>>>) {
                 let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
-                let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+                let answers =
+                    tokio::spawn(
+                        async move { tokio::io::copy(&mut from_server, &mut to_client).await },
+                    );
                 let mut bytes = [0; 4096];
                 while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
                     heard.lock().unwrap().extend_from_slice(&bytes[..count]);
@@ -227,7 +337,10 @@ async fn listen_between(port: u16) -> (String, Arc<Mutex<Vec<u8>>>) {
 
 /// The part of a server's configuration that makes it speak TLS.
 fn tls_of(identity: &Identity) -> String {
-    format!("tls {{ cert_file: {:?}, key_file: {:?} }}", identity.certificate, identity.key)
+    format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}",
+        identity.certificate, identity.key
+    )
 }
 
 #[tokio::test]
@@ -250,7 +363,10 @@ async fn a_server_that_wants_a_certificate_gets_ours() {
     };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     upstream.until_ok("nats").await;
-    let tls = Tls { ca: Some(authority.file()), ..Tls::default() };
+    let tls = Tls {
+        ca: Some(authority.file()),
+        ..Tls::default()
+    };
     let refused = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     refused.until_told("nats", &["down"]).await;
 }
@@ -258,9 +374,20 @@ async fn a_server_that_wants_a_certificate_gets_ours() {
 #[tokio::test]
 async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
     let allowed = |stream: &str| {
-        ["STREAM.INFO.S", "STREAM.MSG.GET.S", "CONSUMER.CREATE.S.>", "CONSUMER.DELETE.S.*", "CONSUMER.MSG.NEXT.S.*"]
-            .map(|subject| format!("\"$JS.API.{}\"", subject.replace(".S", &format!(".{stream}"))))
-            .join(", ")
+        [
+            "STREAM.INFO.S",
+            "STREAM.MSG.GET.S",
+            "CONSUMER.CREATE.S.>",
+            "CONSUMER.DELETE.S.*",
+            "CONSUMER.MSG.NEXT.S.*",
+        ]
+        .map(|subject| {
+            format!(
+                "\"$JS.API.{}\"",
+                subject.replace(".S", &format!(".{stream}"))
+            )
+        })
+        .join(", ")
     };
     let user = |name: &str, publish: &str| {
         format!(
@@ -271,7 +398,10 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
         "accounts {{ A {{ jetstream: enabled, users: [ {{ user: admin, password: p }}, {}, {}, {} ] }} }}",
         user("least", &allowed("A")),
         user("less", "\"$JS.API.STREAM.INFO.A\""),
-        user("mute", "\"$JS.API.STREAM.INFO.A\", \"$JS.API.CONSUMER.CREATE.A.>\""),
+        user(
+            "mute",
+            "\"$JS.API.STREAM.INFO.A\", \"$JS.API.CONSUMER.CREATE.A.>\""
+        ),
     );
     let nats = Nats::builder().config(&config).start().await;
     let admin = async_nats::ConnectOptions::with_user_and_password("admin".into(), "p".into());
@@ -286,16 +416,27 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
 
     let less = Upstream::connect_with(&nats.url(), password("less", "p"), None).await;
     less.tail("A", &["a.x", "a.y"]);
-    less.until_told("stream:A", &["stream A", "$JS.API.CONSUMER.CREATE.A", "permission"]).await;
+    less.until_told(
+        "stream:A",
+        &["stream A", "$JS.API.CONSUMER.CREATE.A", "permission"],
+    )
+    .await;
     let mute = Upstream::connect_with(&nats.url(), password("mute", "p"), None).await;
     mute.tail("A", &["a.x", "a.y"]);
-    mute.until_told("stream:A", &["stream A", "$JS.API.CONSUMER.MSG.NEXT.A", "permission"]).await;
+    mute.until_told(
+        "stream:A",
+        &["stream A", "$JS.API.CONSUMER.MSG.NEXT.A", "permission"],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_its_inboxes() {
     let page = include_str!("../docs/operations.md");
-    let mut blocks = page.split("```nats\npermissions: {").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut blocks = page
+        .split("```nats\npermissions: {")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next());
     let (sidecar, others) = (blocks.next().unwrap(), blocks.next().unwrap());
     let config = format!(
         "accounts {{ A {{ jetstream: enabled, users: [
@@ -305,7 +446,8 @@ async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_it
         ] }} }}"
     );
     let nats = Nats::builder().config(&config).start().await;
-    let user = |name: &str| async_nats::ConnectOptions::with_user_and_password(name.into(), "p".into());
+    let user =
+        |name: &str| async_nats::ConnectOptions::with_user_and_password(name.into(), "p".into());
     let jetstream = async_nats::jetstream::new(nats.client_with(user("admin")).await);
     create_stream(&jetstream, "ORDERS", &["orders.>"]).await;
     let upstream = Upstream::connect_with(&nats.url(), password("sidecar", "p"), None).await;
@@ -315,18 +457,35 @@ async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_it
     let mut live = Reader::of_core(&upstream.core(), &["announcements.>"]).await;
 
     let other = nats.client_with(user("other")).await;
-    let mut spy = nats.client_with(user("admin")).await.subscribe("_INBOX_sse.>").await.unwrap();
-    other.publish("_INBOX_sse.x.y", "forged".into()).await.unwrap();
-    other.publish("announcements.x", "news".into()).await.unwrap();
+    let mut spy = nats
+        .client_with(user("admin"))
+        .await
+        .subscribe("_INBOX_sse.>")
+        .await
+        .unwrap();
+    other
+        .publish("_INBOX_sse.x.y", "forged".into())
+        .await
+        .unwrap();
+    other
+        .publish("announcements.x", "news".into())
+        .await
+        .unwrap();
     other.publish("orders.x", "1".into()).await.unwrap();
     other.flush().await.unwrap();
     live.until_seen(1).await;
     stored.until_seen(1).await;
-    eventually(RECOVERY, "the server has refused the message to an inbox", || {
-        std::future::ready(
-            nats.log().iter().any(|line| line.contains("Publish Violation") && line.contains("_INBOX_sse.x.y")),
-        )
-    })
+    eventually(
+        RECOVERY,
+        "the server has refused the message to an inbox",
+        || {
+            std::future::ready(
+                nats.log().iter().any(|line| {
+                    line.contains("Publish Violation") && line.contains("_INBOX_sse.x.y")
+                }),
+            )
+        },
+    )
     .await;
     while let Some(Some(message)) = spy.next().now_or_never() {
         assert_ne!(message.payload, "forged");
@@ -345,8 +504,10 @@ async fn a_server_that_announces_its_end_is_left_and_only_core_subjects_have_a_g
         num_replicas: 3,
         ..Default::default()
     };
-    eventually(RECOVERY, "the stream is created", || async { jetstream.create_stream(config.clone()).await.is_ok() })
-        .await;
+    eventually(RECOVERY, "the stream is created", || async {
+        jetstream.create_stream(config.clone()).await.is_ok()
+    })
+    .await;
     let first = cluster.node(0).url();
     let upstream = Upstream::connect(&first).await;
     let log = upstream.tail("A", &["a.>"]);

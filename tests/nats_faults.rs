@@ -38,14 +38,21 @@ const ROUTES: &str = "routes:
 
 async fn create_stream(context: &jetstream::Context, name: &str, subjects: &[&str]) {
     let subjects = subjects.iter().map(ToString::to_string).collect();
-    let config = stream::Config { name: name.into(), subjects, ..Default::default() };
+    let config = stream::Config {
+        name: name.into(),
+        subjects,
+        ..Default::default()
+    };
     context.create_stream(config).await.unwrap();
 }
 
 /// Publishes and waits until JetStream has it; tries again as long as the server is away.
 async fn publish(context: &jetstream::Context, subject: &str, data: &str) {
     eventually(RECOVERY, "JetStream takes a message", || async {
-        match context.publish(subject.to_owned(), data.to_owned().into()).await {
+        match context
+            .publish(subject.to_owned(), data.to_owned().into())
+            .await
+        {
             Ok(acknowledged) => acknowledged.await.is_ok(),
             Err(_) => false,
         }
@@ -64,22 +71,34 @@ async fn publish_core(nats: &Nats, subject: &'static str, data: &'static str) {
 async fn open(sidestream: &Sidestream, target: &str) -> SseClient {
     let mut client = SseClient::get(sidestream.url(target)).connect().await;
     assert_eq!(client.status(), 200, "{target}");
-    client.until_seen("its position", |parser| parser.positions() > 0).await;
+    client
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
     client
 }
 
 /// Waits until a check says something that holds all of these words; returns it.
 async fn until_told(sidestream: &Sidestream, check: &str, words: &[&str]) -> String {
-    eventually(RECOVERY, &format!("check {check} says {words:?}"), || async {
-        let health = sidestream.admin_json("/health").await;
-        let why = health["checks"][check]["message"].as_str().unwrap_or_default().to_owned();
-        words.iter().all(|word| why.contains(word)).then_some(why)
-    })
+    eventually(
+        RECOVERY,
+        &format!("check {check} says {words:?}"),
+        || async {
+            let health = sidestream.admin_json("/health").await;
+            let why = health["checks"][check]["message"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            words.iter().all(|word| why.contains(word)).then_some(why)
+        },
+    )
     .await
 }
 
 async fn until_ready(sidestream: &Sidestream) {
-    eventually(RECOVERY, "the sidecar is ready", || async { sidestream.admin("/health/ready").await.0 == 200 }).await;
+    eventually(RECOVERY, "the sidecar is ready", || async {
+        sidestream.admin("/health/ready").await.0 == 200
+    })
+    .await;
 }
 
 /// The reason of a gap event.
@@ -90,7 +109,10 @@ fn gap_reason(event: &Event) -> Option<String> {
 
 /// What a client has, gaps as `gap:reason`.
 fn told(events: &[Event]) -> Vec<String> {
-    events.iter().map(|event| gap_reason(event).map_or(event.data.clone(), |reason| format!("gap:{reason}"))).collect()
+    events
+        .iter()
+        .map(|event| gap_reason(event).map_or(event.data.clone(), |reason| format!("gap:{reason}")))
+        .collect()
 }
 
 /// A JetStream context, and the stream A with everything under `a`.

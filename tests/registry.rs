@@ -49,9 +49,14 @@ impl Stage {
     async fn edited(nats: Nats, pods: usize, edit: impl Fn(String) -> String) -> Self {
         let jetstream = nats.jetstream().await;
         create_stream(&jetstream, "A", &["a.>"]).await;
-        let mut stage = Self { nats, jetstream, pods: Vec::new() };
+        let mut stage = Self {
+            nats,
+            jetstream,
+            pods: Vec::new(),
+        };
         for number in 0..pods {
-            let pod = Sidestream::builder(edit(configuration(&stage.nats))).env("POD_NAME", &format!("pod-{number}"));
+            let pod = Sidestream::builder(edit(configuration(&stage.nats)))
+                .env("POD_NAME", &format!("pod-{number}"));
             stage.pods.push(pod.start().await);
         }
         stage
@@ -59,7 +64,11 @@ impl Stage {
 
     /// Publishes to the stream, and waits until it is stored.
     async fn publish(&self, subject: &str, text: &str) {
-        let stored = self.jetstream.publish(subject.to_owned(), text.to_owned().into()).await.unwrap();
+        let stored = self
+            .jetstream
+            .publish(subject.to_owned(), text.to_owned().into())
+            .await
+            .unwrap();
         stored.await.unwrap();
     }
 
@@ -67,7 +76,9 @@ impl Stage {
     async fn connect(&self, pod: usize, target: &str) -> SseClient {
         let mut client = SseClient::get(self.pods[pod].url(target)).connect().await;
         assert_eq!(client.status(), 200);
-        client.until_seen("its position", |parser| parser.positions() > 0).await;
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
         client
     }
 
@@ -83,17 +94,29 @@ impl Stage {
     }
 
     /// Waits until a pod tells this many entries of a client, all of which are so.
-    async fn until_found(&self, pod: usize, client: &str, count: usize, is_so: impl Fn(&Value) -> bool) -> Vec<Value> {
-        eventually(DEADLINE, &format!("pod {pod} finds {count} of {client:?} as wanted"), || async {
-            let found = self.find(pod, client).await;
-            (found.len() == count && found.iter().all(&is_so)).then_some(found)
-        })
+    async fn until_found(
+        &self,
+        pod: usize,
+        client: &str,
+        count: usize,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
+        eventually(
+            DEADLINE,
+            &format!("pod {pod} finds {count} of {client:?} as wanted"),
+            || async {
+                let found = self.find(pod, client).await;
+                (found.len() == count && found.iter().all(&is_so)).then_some(found)
+            },
+        )
         .await
     }
 
     async fn bucket(&self) -> kv::Store {
-        eventually(DEADLINE, "the bucket is there", || async { self.jetstream.get_key_value("clients").await.ok() })
-            .await
+        eventually(DEADLINE, "the bucket is there", || async {
+            self.jetstream.get_key_value("clients").await.ok()
+        })
+        .await
     }
 
     /// Ends a pod in order, and everything that it serves.
@@ -134,5 +157,8 @@ async fn keys(bucket: &kv::Store) -> Vec<String> {
 
 /// Whether nothing comes for a moment that is long beside a delivery.
 async fn is_silent(client: &mut SseClient) -> bool {
-    client.next_within(Duration::from_millis(300)).await.is_none()
+    client
+        .next_within(Duration::from_millis(300))
+        .await
+        .is_none()
 }

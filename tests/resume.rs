@@ -63,7 +63,12 @@ impl Stage {
         let stream = create_stream(&jetstream, "A", &["a.>"]).await;
         fill(&nats, &stream, 1, count).await;
         let sidestream = Sidestream::start(configuration(&nats, routes)).await;
-        Self { nats, jetstream, stream, sidestream }
+        Self {
+            nats,
+            jetstream,
+            stream,
+            sidestream,
+        }
     }
 
     /// Waits until the sidecar says that it is ready.
@@ -81,7 +86,11 @@ impl Stage {
 
     /// Publishes a text behind everything else.
     async fn publish(&self, subject: &str, text: &str) {
-        let stored = self.jetstream.publish(subject.to_owned(), text.to_owned().into()).await.unwrap();
+        let stored = self
+            .jetstream
+            .publish(subject.to_owned(), text.to_owned().into())
+            .await
+            .unwrap();
         stored.await.unwrap();
     }
 
@@ -92,7 +101,9 @@ impl Stage {
     /// The position that a live client is given.
     async fn position(&self) -> String {
         let mut client = SseClient::get(self.sidestream.url("/all")).connect().await;
-        client.until_seen("its position", |parser| parser.positions() > 0).await;
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
         client.last_event_id().to_owned()
     }
 
@@ -105,9 +116,18 @@ impl Stage {
     async fn ids(&self) -> Vec<String> {
         let start = format!("{}-0", self.tag().await);
         let last = self.last().await;
-        let mut client = SseClient::get(self.sidestream.url("/all")).last_event_id(&start).connect().await;
+        let mut client = SseClient::get(self.sidestream.url("/all"))
+            .last_event_id(&start)
+            .connect()
+            .await;
         let events = client.until(|event| event.data == last.to_string()).await;
-        assert_eq!(texts(1, last), events.iter().map(|event| event.data.clone()).collect::<Vec<_>>());
+        assert_eq!(
+            texts(1, last),
+            events
+                .iter()
+                .map(|event| event.data.clone())
+                .collect::<Vec<_>>()
+        );
         events.into_iter().map(|event| event.id).collect()
     }
 
@@ -118,9 +138,14 @@ impl Stage {
     /// No replay runs or waits any more, and none has left a consumer.
     async fn at_rest(&self) {
         for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
-            self.sidestream.until_metric(metric, &[], |value| value == 0.0).await;
+            self.sidestream
+                .until_metric(metric, &[], |value| value == 0.0)
+                .await;
         }
-        eventually(RECOVERY, "no replay has left a consumer", || async { replaying(&self.stream).await == 0 }).await;
+        eventually(RECOVERY, "no replay has left a consumer", || async {
+            replaying(&self.stream).await == 0
+        })
+        .await;
     }
 }
 
@@ -143,10 +168,16 @@ fn configuration(nats: &Nats, routes: &str) -> String {
 async fn fill(nats: &Nats, stream: &stream::Stream, first: u64, count: u64) {
     let client = nats.client().await;
     for number in first..first + count {
-        client.publish(subject(number), number.to_string().into()).await.unwrap();
+        client
+            .publish(subject(number), number.to_string().into())
+            .await
+            .unwrap();
     }
     client.flush().await.unwrap();
-    eventually(RECOVERY, "all messages are stored", || async { last(stream).await >= first + count - 1 }).await;
+    eventually(RECOVERY, "all messages are stored", || async {
+        last(stream).await >= first + count - 1
+    })
+    .await;
 }
 
 async fn last(stream: &stream::Stream) -> u64 {
@@ -162,7 +193,9 @@ async fn replaying(stream: &stream::Stream) -> usize {
 
 /// `sse-POD-STREAM-BOOT-rNUMBER`
 fn is_of_replay(name: &str) -> bool {
-    name.rsplit('-').next().is_some_and(|role| role.starts_with('r'))
+    name.rsplit('-')
+        .next()
+        .is_some_and(|role| role.starts_with('r'))
 }
 
 fn subject(number: u64) -> String {

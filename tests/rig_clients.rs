@@ -25,7 +25,11 @@ fn parse(bytes: &[u8]) -> (Vec<Event>, Parser) {
 }
 
 fn event(name: &str, data: &str, id: &str) -> Event {
-    Event { name: name.into(), data: data.into(), id: id.into() }
+    Event {
+        name: name.into(),
+        data: data.into(),
+        id: id.into(),
+    }
 }
 
 // === the parser: HTML standard, section 9.2.6 ===
@@ -48,11 +52,20 @@ fn the_examples_of_the_standard_are_read_as_it_says() {
     assert_eq!(parser.comments(), [" test stream"]);
 
     let (events, parser) = parse(b"data\n\ndata\ndata\n\ndata:");
-    assert_eq!(events, [event("message", "", ""), event("message", "\n", "")]);
-    assert!(parser.mid_block(), "the last block has no end and is never dispatched");
+    assert_eq!(
+        events,
+        [event("message", "", ""), event("message", "\n", "")]
+    );
+    assert!(
+        parser.mid_block(),
+        "the last block has no end and is never dispatched"
+    );
 
     let (events, _) = parse(b"data:test\n\ndata: test\n\n");
-    assert_eq!(events, [event("message", "test", ""), event("message", "test", "")]);
+    assert_eq!(
+        events,
+        [event("message", "test", ""), event("message", "test", "")]
+    );
 }
 
 #[test]
@@ -70,7 +83,10 @@ fn lf_crlf_and_cr_end_lines_wherever_the_bytes_are_cut() {
 
 #[test]
 fn a_byte_order_mark_is_dropped_once_and_only_at_the_beginning() {
-    assert_eq!(parse(b"\xEF\xBB\xBFdata: 1\n\n").0, [event("message", "1", "")]);
+    assert_eq!(
+        parse(b"\xEF\xBB\xBFdata: 1\n\n").0,
+        [event("message", "1", "")]
+    );
     assert_eq!(parse(b"\xEF\xBB\xBF\xEF\xBB\xBFdata: 1\n\n").0, []);
     assert_eq!(parse(b"\n\xEF\xBB\xBFdata: 1\n\n").0, []);
 }
@@ -78,7 +94,14 @@ fn a_byte_order_mark_is_dropped_once_and_only_at_the_beginning() {
 #[test]
 fn an_id_with_nul_is_ignored_and_an_empty_one_resets() {
     let (events, parser) = parse(b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\nid\ndata: c\n\n");
-    assert_eq!(events, [event("message", "a", "1"), event("message", "b", "1"), event("message", "c", "")]);
+    assert_eq!(
+        events,
+        [
+            event("message", "a", "1"),
+            event("message", "b", "1"),
+            event("message", "c", "")
+        ]
+    );
     assert_eq!(parser.last_event_id(), "");
 }
 
@@ -86,20 +109,35 @@ fn an_id_with_nul_is_ignored_and_an_empty_one_resets() {
 fn an_id_without_data_moves_the_position_and_dispatches_nothing() {
     let (events, parser) = parse(b"id: 1\n\nevent: lost\n\ndata: a\n\nid: 2");
     assert_eq!(events, [event("message", "a", "1")]);
-    assert_eq!(parser.last_event_id(), "1", "an unfinished block moves nothing");
+    assert_eq!(
+        parser.last_event_id(),
+        "1",
+        "an unfinished block moves nothing"
+    );
     assert_eq!(parser.positions(), 1);
 }
 
 #[test]
 fn a_retry_counts_only_if_it_is_digits() {
-    assert_eq!(parse(b"retry: 3000\nretry: 5s\nretry: -1\nretry\nretry:  7\n").1.retry(), Some(3000));
+    assert_eq!(
+        parse(b"retry: 3000\nretry: 5s\nretry: -1\nretry\nretry:  7\n")
+            .1
+            .retry(),
+        Some(3000)
+    );
     assert_eq!(parse(b"retry: 1\nretry: 2\n").1.retry(), Some(2));
 }
 
 #[test]
 fn bytes_that_are_not_utf_8_become_the_replacement_character() {
-    assert_eq!(parse(b"data: a\xFFb\n\n").0, [event("message", "a\u{FFFD}b", "")]);
-    assert_eq!(parse(b"data: \xE2\x82\n\n").0, [event("message", "\u{FFFD}", "")]);
+    assert_eq!(
+        parse(b"data: a\xFFb\n\n").0,
+        [event("message", "a\u{FFFD}b", "")]
+    );
+    assert_eq!(
+        parse(b"data: \xE2\x82\n\n").0,
+        [event("message", "\u{FFFD}", "")]
+    );
 }
 
 #[test]
@@ -126,7 +164,9 @@ async fn answering(answer: &'static [u8], reset: bool) -> String {
         }
         if reset {
             tokio::time::sleep(Duration::from_millis(100)).await; // what was sent arrives before the reset discards it
-            socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+            socket2::SockRef::from(&socket)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
         } else {
             socket.shutdown().await.unwrap();
             let _peer_closed = socket.read(&mut [0; 1]).await;
@@ -143,13 +183,20 @@ async fn read_head(socket: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+const HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 #[tokio::test]
 async fn a_chunked_answer_with_its_last_chunk_ends_terminated() {
-    let answer = format!("{HEAD}5\r\ndata:\r\nb;x=y\r\n 1\nid: 7\n\n:\r\n4\r\n hb\n\r\n0\r\n\r\n").leak();
-    let mut client = SseClient::get(answering(answer.as_bytes(), false).await).connect().await;
-    assert_eq!((client.status(), client.header("content-type").as_deref()), (200, Some("text/event-stream")));
+    let answer =
+        format!("{HEAD}5\r\ndata:\r\nb;x=y\r\n 1\nid: 7\n\n:\r\n4\r\n hb\n\r\n0\r\n\r\n").leak();
+    let mut client = SseClient::get(answering(answer.as_bytes(), false).await)
+        .connect()
+        .await;
+    assert_eq!(
+        (client.status(), client.header("content-type").as_deref()),
+        (200, Some("text/event-stream"))
+    );
     assert_eq!(client.next().await, event("message", "1", "7"));
     assert_eq!(client.closed().await, End::Terminated);
     assert!(client.fin().await);
@@ -160,7 +207,9 @@ async fn a_chunked_answer_with_its_last_chunk_ends_terminated() {
 #[tokio::test]
 async fn a_chunked_answer_without_its_last_chunk_ends_truncated() {
     let answer = format!("{HEAD}9\r\ndata: 1\n\n\r\n").leak();
-    let mut client = SseClient::get(answering(answer.as_bytes(), false).await).connect().await;
+    let mut client = SseClient::get(answering(answer.as_bytes(), false).await)
+        .connect()
+        .await;
     assert_eq!(client.closed().await, End::Truncated);
     assert_eq!(client.rest(), [event("message", "1", "")]);
 }
@@ -168,7 +217,9 @@ async fn a_chunked_answer_without_its_last_chunk_ends_truncated() {
 #[tokio::test]
 async fn a_reset_is_told_from_an_end() {
     let answer = format!("{HEAD}9\r\ndata: 1\n\n\r\n").leak();
-    let mut client = SseClient::get(answering(answer.as_bytes(), true).await).connect().await;
+    let mut client = SseClient::get(answering(answer.as_bytes(), true).await)
+        .connect()
+        .await;
     client.next().await;
     assert_eq!(client.closed().await, End::Reset);
 }
@@ -176,16 +227,25 @@ async fn a_reset_is_told_from_an_end() {
 #[tokio::test]
 async fn an_answer_of_http_1_0_ends_with_the_connection() {
     let answer = b"HTTP/1.0 200 OK\r\n\r\ndata: 1\n\n";
-    let mut client = SseClient::get(answering(answer, false).await).http10().connect().await;
+    let mut client = SseClient::get(answering(answer, false).await)
+        .http10()
+        .connect()
+        .await;
     assert_eq!(client.closed().await, End::Closed);
     assert_eq!(client.rest(), [event("message", "1", "")]);
 }
 
 #[tokio::test]
 async fn a_refusal_is_read_by_its_length() {
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\nRetry-After: 1\r\n\r\n{}";
-    let mut client = SseClient::get(answering(answer, false).await).connect().await;
-    assert_eq!((client.status(), client.header("retry-after").as_deref()), (503, Some("1")));
+    let answer =
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\nRetry-After: 1\r\n\r\n{}";
+    let mut client = SseClient::get(answering(answer, false).await)
+        .connect()
+        .await;
+    assert_eq!(
+        (client.status(), client.header("retry-after").as_deref()),
+        (503, Some("1"))
+    );
     assert_eq!(client.body().await, "{}");
 }
 
@@ -203,7 +263,10 @@ where
             connection.graceful_shutdown();
         }
         tokio::spawn(async move {
-            let head = Response::builder().header("content-type", "text/event-stream").body(()).unwrap();
+            let head = Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(())
+                .unwrap();
             let mut body = respond.send_response(head, false).unwrap();
             let first = Bytes::from(format!("data: {target}\nid: 1\n\n"));
             body.send_data(first, target == "/end").unwrap();
@@ -214,7 +277,8 @@ where
                     body.send_reset(Reason::INTERNAL_ERROR);
                 }
                 "/flood" => {
-                    body.send_data(Bytes::from(vec![b'x'; 1 << 20]), false).unwrap();
+                    body.send_data(Bytes::from(vec![b'x'; 1 << 20]), false)
+                        .unwrap();
                     std::future::pending::<()>().await;
                 }
                 _ => {
@@ -242,7 +306,10 @@ async fn streams_of_one_connection_end_each_in_its_own_way() {
     let mut open = client.get("/open").await;
     let mut reset = client.get("/reset").await;
     let mut end = client.get("/end").await;
-    assert_eq!((open.status(), open.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(
+        (open.status(), open.header("content-type")),
+        (200, Some("text/event-stream"))
+    );
     assert_eq!(open.next().await, event("message", "/open", "1"));
     assert_eq!(end.closed().await, End::Terminated);
     assert_eq!(end.rest(), [event("message", "/end", "1")]);
@@ -259,10 +326,18 @@ async fn a_stream_that_is_not_read_holds_back_itself_alone() {
     assert_eq!(other.next().await.data, "/other");
     let bytes = || -> usize {
         let frames = client.frames();
-        frames.iter().filter(|frame| frame.kind == DATA && frame.id == stalled.id()).map(|frame| frame.length).sum()
+        frames
+            .iter()
+            .filter(|frame| frame.kind == DATA && frame.id == stalled.id())
+            .map(|frame| frame.length)
+            .sum()
     };
-    support::wait::eventually(DEADLINE, "the window of the stalled stream is full", || async { bytes() == 65_535 })
-        .await;
+    support::wait::eventually(
+        DEADLINE,
+        "the window of the stalled stream is full",
+        || async { bytes() == 65_535 },
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -272,7 +347,10 @@ async fn goaway_is_seen_while_streams_go_on() {
     client.goaway().await;
     assert_eq!(stream.next().await.data, "/goaway");
     let refused = client.try_request("GET", "/late", &[]).await;
-    assert!(refused.is_err(), "a connection that goes away takes no more streams");
+    assert!(
+        refused.is_err(),
+        "a connection that goes away takes no more streams"
+    );
 }
 
 // === TLS ===
@@ -288,22 +366,38 @@ async fn tls_clients_choose_by_alpn_and_trust_their_authority_alone() {
         while let Ok((socket, _)) = listener.accept().await {
             let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
             tokio::spawn(async move {
-                let Ok(mut tls) = acceptor.accept(socket).await else { return };
+                let Ok(mut tls) = acceptor.accept(socket).await else {
+                    return;
+                };
                 if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
                     serve_h2(tls).await;
                 } else {
-                    tls.write_all(b"HTTP/1.0 200 OK\r\n\r\ndata: one\n\n").await.unwrap();
+                    tls.write_all(b"HTTP/1.0 200 OK\r\n\r\ndata: one\n\n")
+                        .await
+                        .unwrap();
                     tls.shutdown().await.unwrap();
                 }
             });
         }
     });
 
-    let mut two = H2Client::builder().tls(authority.trusting(&["h2"])).connect(&url).await;
+    let mut two = H2Client::builder()
+        .tls(authority.trusting(&["h2"]))
+        .connect(&url)
+        .await;
     assert_eq!(two.get("/two").await.next().await.data, "/two");
-    let mut one = SseClient::get(&url).tls(authority.trusting(&["http/1.1"])).connect().await;
+    let mut one = SseClient::get(&url)
+        .tls(authority.trusting(&["http/1.1"]))
+        .connect()
+        .await;
     assert_eq!(one.next().await.data, "one");
     let stranger = Authority::new();
-    let refused = SseClient::get(&url).tls(stranger.trusting(&[])).try_connect();
-    assert!(within(DEADLINE, "the stranger has decided", refused).await.is_err());
+    let refused = SseClient::get(&url)
+        .tls(stranger.trusting(&[]))
+        .try_connect();
+    assert!(
+        within(DEADLINE, "the stranger has decided", refused)
+            .await
+            .is_err()
+    );
 }

@@ -24,12 +24,21 @@ async fn a_listener_waits_out_a_shortage_without_spinning_and_then_accepts() {
     // The limit is above the highest number in use: nothing below the lowest free one is free.
     let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
     let current = Some(u64::try_from(lowest_free).unwrap());
-    setrlimit(Resource::Nofile, Rlimit { current, maximum: before.maximum }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current,
+            maximum: before.maximum,
+        },
+    )
+    .unwrap();
     let early = tokio::time::timeout(Duration::from_millis(700), listener.accept()).await;
     setrlimit(Resource::Nofile, before).unwrap();
     let used = cpu() - used;
 
     early.expect_err("nothing could be accepted");
     assert!(used < Duration::from_millis(200), "{used:?} of 700 ms");
-    tokio::time::timeout(Duration::from_secs(20), listener.accept()).await.expect("accepts again");
+    tokio::time::timeout(Duration::from_secs(20), listener.accept())
+        .await
+        .expect("accepts again");
 }

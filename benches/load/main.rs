@@ -46,7 +46,10 @@ fn main() -> ExitCode {
         Some(Command::Suite(suite)) => on_core(Some(suite.load_cpu()), suite.run()),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // Also what `cargo bench` and `cargo test --all-targets` come to.
-            Arguments::command().print_help().map(|()| true).map_err(Into::into)
+            Arguments::command()
+                .print_help()
+                .map(|()| true)
+                .map_err(Into::into)
         }
         None => on_core(arguments.options.load_cpu, load(&arguments.options)),
     };
@@ -67,7 +70,9 @@ fn on_core(core: Option<usize>, work: impl Future<Output = Fallible<bool>>) -> F
     if let Some(core) = core {
         machine::pin(core)?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
@@ -89,7 +94,11 @@ async fn load(options: &Options) -> Fallible<bool> {
 /// Every target in turn, as often as asked, after so many runs that this process has made before.
 async fn measure_all(options: &Options, before: usize) -> Fallible<Measured> {
     let plan = Plan::new(options)?;
-    let targets = if options.url.is_some() { vec![Target::Url] } else { options.targets.clone() };
+    let targets = if options.url.is_some() {
+        vec![Target::Url]
+    } else {
+        options.targets.clone()
+    };
     let nats = match &options.nats {
         Some(url) => Nats::existing(url).await?,
         None => Nats::start(&nats::program(options.nats_server.clone())).await?,
@@ -101,16 +110,28 @@ async fn measure_all(options: &Options, before: usize) -> Fallible<Measured> {
             let number = before + run * targets.len() + index;
             match measure_one(options, &plan, &nats, target, number).await {
                 Ok(result) => runs[index].push(result),
-                Err(error) if options.forgiving && target.is_peer() => eprintln!("{}: {error}", target.name()),
+                Err(error) if options.forgiving && target.is_peer() => {
+                    eprintln!("{}: {error}", target.name())
+                }
                 Err(error) => return Err(error),
             }
         }
     }
     nats.stop().await?;
-    Ok(Measured { plan, targets, runs })
+    Ok(Measured {
+        plan,
+        targets,
+        runs,
+    })
 }
 
-async fn measure_one(options: &Options, plan: &Plan, nats: &Nats, target: Target, run: usize) -> Fallible<Value> {
+async fn measure_one(
+    options: &Options,
+    plan: &Plan,
+    nats: &Nats,
+    target: Target,
+    run: usize,
+) -> Fallible<Value> {
     let plan = plan.for_target(target);
     nats.purge().await?;
     let recipe = Recipe {
@@ -132,24 +153,49 @@ async fn measure_one(options: &Options, plan: &Plan, nats: &Nats, target: Target
     };
     let (path, subject) = options.source.route(plan.subjects);
     let path = if target == Target::Url { "" } else { path };
-    let endpoint = Endpoint::resolve(&format!("{}{path}", server.origin()), server.ca()).await?.with_own_source(run);
+    let endpoint = Endpoint::resolve(&format!("{}{path}", server.origin()), server.ca())
+        .await?
+        .with_own_source(run);
     let subject = options.subject.as_deref().unwrap_or(subject);
     let outlet = match server.posts() {
-        Some(address) => Outlet::Posts { address, path: format!("/pub{path}") },
-        None => Outlet::Nats { url: nats.url().to_owned(), subject: subject.to_owned() },
+        Some(address) => Outlet::Posts {
+            address,
+            path: format!("/pub{path}"),
+        },
+        None => Outlet::Nats {
+            url: nats.url().to_owned(),
+            subject: subject.to_owned(),
+        },
     };
-    let setting = Setting { endpoint, pid: server.pid(), nats, outlet };
+    let setting = Setting {
+        endpoint,
+        pid: server.pid(),
+        nats,
+        outlet,
+    };
     let result = measure::run(&plan, setting).await?;
     server.stop().await?;
     Ok(result)
 }
 
-fn tell(options: &Options, Measured { plan, targets, runs }: &Measured) -> Fallible<()> {
-    let columns: Vec<(String, Value)> =
-        targets.iter().zip(runs).map(|(target, runs)| (target.name(), report::median(runs))).collect();
+fn tell(
+    options: &Options,
+    Measured {
+        plan,
+        targets,
+        runs,
+    }: &Measured,
+) -> Fallible<()> {
+    let columns: Vec<(String, Value)> = targets
+        .iter()
+        .zip(runs)
+        .map(|(target, runs)| (target.name(), report::median(runs)))
+        .collect();
     let title = format!(
         "{}: {} clients, {} subjects, {} events of {} bytes, {}; median of {}",
-        serde_json::to_value(plan.scenario)?.as_str().unwrap_or_default(),
+        serde_json::to_value(plan.scenario)?
+            .as_str()
+            .unwrap_or_default(),
         plan.client_count(),
         plan.subjects,
         plan.events,

@@ -59,7 +59,9 @@ async fn live(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     }
     fleet.close().await;
     let per_client = |bytes: Option<u64>| {
-        before.zip(bytes).map(|(before, now)| now.saturating_sub(before) as f64 / plan.client_count() as f64)
+        before
+            .zip(bytes)
+            .map(|(before, now)| now.saturating_sub(before) as f64 / plan.client_count() as f64)
     };
     Ok(json!({
         "connect": connect,
@@ -84,19 +86,35 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     async fn new(plan: &'a Plan, setting: &Setting<'_>) -> Fallible<Self> {
-        let work = Work { outlet: setting.outlet.clone(), groups: plan.subjects, size: plan.size };
+        let work = Work {
+            outlet: setting.outlet.clone(),
+            groups: plan.subjects,
+            size: plan.size,
+        };
         let publisher = Publisher::start(work).await?;
-        Ok(Self { plan, pid: setting.pid, meter: Arc::new(Meter::new()), publisher })
+        Ok(Self {
+            plan,
+            pid: setting.pid,
+            meter: Arc::new(Meter::new()),
+            publisher,
+        })
     }
 
     async fn connect(&self, endpoint: &Endpoint, visit: Visit) -> Fallible<(Fleet, Value)> {
         let clients = self.plan.client_count();
         let (begin, cpu) = (Instant::now(), self.cpu()?);
-        let fleet = Fleet::open(&self.plan.clients, crowd(self.plan, endpoint, visit, &self.meter));
-        self.meter.until(Goal::Settled(clients as u64), CONNECT_PATIENCE).await;
+        let fleet = Fleet::open(
+            &self.plan.clients,
+            crowd(self.plan, endpoint, visit, &self.meter),
+        );
+        self.meter
+            .until(Goal::Settled(clients as u64), CONNECT_PATIENCE)
+            .await;
         let seconds = begin.elapsed().as_secs_f64();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
-        let (opened, first_byte) = self.meter.read(|tally| (tally.opened, milliseconds(&tally.first_byte)));
+        let (opened, first_byte) = self
+            .meter
+            .read(|tally| (tally.opened, milliseconds(&tally.first_byte)));
         if opened == 0 {
             let problem = self.meter.read(|tally| tally.problem.clone());
             return Err(format!("no client got an answer: {}", problem.unwrap_or_default()).into());
@@ -140,7 +158,11 @@ impl<'a> Run<'a> {
         for _ in 0..steps {
             late = late.max(self.publisher.publish(events / steps, rate).await?.late_max);
             let expected = self.plan.deliveries(0, self.publisher.published());
-            if !self.meter.until(Goal::Events(expected), DELIVERY_PATIENCE).await {
+            if !self
+                .meter
+                .until(Goal::Events(expected), DELIVERY_PATIENCE)
+                .await
+            {
                 break;
             }
             if steps > 1 {
@@ -154,7 +176,11 @@ impl<'a> Run<'a> {
     async fn deliver(&mut self, events: u64, pace: Pace) -> Fallible<Value> {
         let (plan, published) = (self.plan, self.publisher.published());
         let alone = plan.subjects == 1;
-        self.meter.begin(published + 1, events, alone.then_some(plan.client_count() as u64));
+        self.meter.begin(
+            published + 1,
+            events,
+            alone.then_some(plan.client_count() as u64),
+        );
         let (before, reads) = self.meter.read(|tally| (tally.events, tally.reads));
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
         let late = self.publish(events, pace).await?;
@@ -218,8 +244,12 @@ impl<'a> Run<'a> {
     }
 
     fn look<T>(&self, at: impl FnOnce(u32) -> Fallible<T>) -> Fallible<Option<T>> {
-        let gone = |pid, error| format!("the server (pid {pid}) cannot be looked at, has it ended? {error}");
-        self.pid.map(|pid| at(pid).map_err(|error| gone(pid, error).into())).transpose()
+        let gone = |pid, error| {
+            format!("the server (pid {pid}) cannot be looked at, has it ended? {error}")
+        };
+        self.pid
+            .map(|pid| at(pid).map_err(|error| gone(pid, error).into()))
+            .transpose()
     }
 }
 
@@ -237,12 +267,20 @@ pub(crate) fn is_faulty(run: &Value) -> bool {
         "ended",
         "not_stored",
     ];
-    FAULTS.iter().any(|fault| run["faults"][fault].as_u64().unwrap_or(0) > 0)
+    FAULTS
+        .iter()
+        .any(|fault| run["faults"][fault].as_u64().unwrap_or(0) > 0)
 }
 
 fn crowd(plan: &Plan, endpoint: &Endpoint, visit: Visit, meter: &Arc<Meter>) -> Crowd {
     let (endpoint, meter) = (endpoint.clone(), Arc::clone(meter));
-    Crowd { endpoint, groups: plan.subjects, connecting: plan.connecting, visit, meter }
+    Crowd {
+        endpoint,
+        groups: plan.subjects,
+        connecting: plan.connecting,
+        visit,
+        meter,
+    }
 }
 
 fn milliseconds(histogram: &Histogram<u64>) -> Value {

@@ -93,7 +93,12 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) spawn: bool,
     /// The servers to measure, in turn (with --spawn): bare,sidestream,nchan,node
-    #[arg(long = "target", value_enum, value_delimiter = ',', default_value = "sidestream")]
+    #[arg(
+        long = "target",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "sidestream"
+    )]
     pub(crate) targets: Vec<Target>,
     /// How often; the report tells medians
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]

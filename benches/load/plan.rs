@@ -56,14 +56,31 @@ impl Plan {
     pub(crate) fn new(options: &Options) -> Fallible<Self> {
         let scenario = options.scenario;
         let preset = Preset::of(scenario);
-        let http1 = Shape::Http1 { clients: options.clients.map_or(preset.clients, |clients| clients as usize) };
-        let http2 = Shape::Http2 { connections: options.connections as usize, streams: options.streams as usize };
-        let protocol = options.protocol.or((scenario == Scenario::H2).then_some(Protocol::H2));
+        let http1 = Shape::Http1 {
+            clients: options
+                .clients
+                .map_or(preset.clients, |clients| clients as usize),
+        };
+        let http2 = Shape::Http2 {
+            connections: options.connections as usize,
+            streams: options.streams as usize,
+        };
+        let protocol = options
+            .protocol
+            .or((scenario == Scenario::H2).then_some(Protocol::H2));
         let clients = match (scenario, protocol) {
             (Scenario::Smoke, None) if options.tls => vec![http1],
-            (Scenario::Smoke, None) => vec![http1, Shape::Http2 { connections: 2, streams: 10 }],
+            (Scenario::Smoke, None) => vec![
+                http1,
+                Shape::Http2 {
+                    connections: 2,
+                    streams: 10,
+                },
+            ],
             (_, None | Some(Protocol::H1)) => vec![http1],
-            (_, Some(Protocol::H2)) if options.tls => return Err("HTTP/2 is measured in clear text only".into()),
+            (_, Some(Protocol::H2)) if options.tls => {
+                return Err("HTTP/2 is measured in clear text only".into());
+            }
             (_, Some(Protocol::H2)) => vec![http2],
         };
         let total: usize = clients.iter().map(|shape| shape.clients()).sum();
@@ -81,24 +98,38 @@ impl Plan {
             // One second, and at least one event for each subject.
             Some(rate) => {
                 let seconds = options.seconds.map_or(preset.seconds, f64::from);
-                ((rate * seconds).ceil() as u64, (rate.ceil() as u64).max(subjects as u64))
+                (
+                    (rate * seconds).ceil() as u64,
+                    (rate.ceil() as u64).max(subjects as u64),
+                )
             }
             None => (preset.events, preset.warm_up),
         };
         let replay = (scenario == Scenario::Replay).then(|| {
             let behind = u64::from(options.behind);
-            Replay { from: options.from, behind, events: behind * subjects as u64, size: options.size as usize }
+            Replay {
+                from: options.from,
+                behind,
+                events: behind * subjects as u64,
+                size: options.size as usize,
+            }
         });
-        let (events, warm_up) = replay.map_or((events, warm_up), |replay| (replay.events, subjects as u64));
+        let (events, warm_up) =
+            replay.map_or((events, warm_up), |replay| (replay.events, subjects as u64));
         Ok(Self {
             scenario,
             clients,
             subjects,
             pace,
-            events: options.events.filter(|_| replay.is_none()).unwrap_or(events),
+            events: options
+                .events
+                .filter(|_| replay.is_none())
+                .unwrap_or(events),
             warm_up,
             size: options.size as usize,
-            connecting: options.connecting.map_or(preset.connecting, |connecting| connecting as usize),
+            connecting: options
+                .connecting
+                .map_or(preset.connecting, |connecting| connecting as usize),
             replay,
         })
     }
@@ -120,7 +151,8 @@ impl Plan {
     /// How many deliveries the events `from..from + events` come to; client `k` reads subject `k % subjects`.
     pub(crate) fn deliveries(&self, from: u64, events: u64) -> u64 {
         let (clients, subjects) = (self.client_count() as u64, self.subjects as u64);
-        let audience = |event: u64| clients / subjects + u64::from(event % subjects < clients % subjects);
+        let audience =
+            |event: u64| clients / subjects + u64::from(event % subjects < clients % subjects);
         (from..from + events).map(audience).sum()
     }
 }
@@ -137,20 +169,66 @@ struct Preset {
 
 impl Preset {
     fn of(scenario: Scenario) -> Self {
-        let base = Self { clients: 1_000, rate: None, seconds: 10.0, events: 1, warm_up: 0, connecting: 256 };
+        let base = Self {
+            clients: 1_000,
+            rate: None,
+            seconds: 10.0,
+            events: 1,
+            warm_up: 0,
+            connecting: 256,
+        };
         match scenario {
-            Scenario::Broadcast => Self { rate: Some(40.0), ..base },
-            Scenario::Idle => Self { clients: 10_000, events: 10, ..base },
-            Scenario::ManySubjects => Self { clients: 2_000, rate: Some(20_000.0), seconds: 5.0, ..base },
+            Scenario::Broadcast => Self {
+                rate: Some(40.0),
+                ..base
+            },
+            Scenario::Idle => Self {
+                clients: 10_000,
+                events: 10,
+                ..base
+            },
+            Scenario::ManySubjects => Self {
+                clients: 2_000,
+                rate: Some(20_000.0),
+                seconds: 5.0,
+                ..base
+            },
             // More at once than any accept loop takes in one turn, less than the backlog of 4,096.
-            Scenario::Storm => Self { clients: 5_000, connecting: 2_000, ..base },
-            Scenario::Single => Self { events: 200, warm_up: 5, ..base },
-            Scenario::TenThousand => Self { clients: 10_000, rate: Some(1.0), ..base },
-            Scenario::Saturate => Self { rate: Some(100.0), seconds: 2.0, ..base },
+            Scenario::Storm => Self {
+                clients: 5_000,
+                connecting: 2_000,
+                ..base
+            },
+            Scenario::Single => Self {
+                events: 200,
+                warm_up: 5,
+                ..base
+            },
+            Scenario::TenThousand => Self {
+                clients: 10_000,
+                rate: Some(1.0),
+                ..base
+            },
+            Scenario::Saturate => Self {
+                rate: Some(100.0),
+                seconds: 2.0,
+                ..base
+            },
             // At once.
-            Scenario::Replay => Self { connecting: 100_000, ..base },
-            Scenario::H2 => Self { rate: Some(100.0), ..base },
-            Scenario::Smoke => Self { clients: 50, rate: Some(50.0), seconds: 1.0, ..base },
+            Scenario::Replay => Self {
+                connecting: 100_000,
+                ..base
+            },
+            Scenario::H2 => Self {
+                rate: Some(100.0),
+                ..base
+            },
+            Scenario::Smoke => Self {
+                clients: 50,
+                rate: Some(50.0),
+                seconds: 1.0,
+                ..base
+            },
         }
     }
 }

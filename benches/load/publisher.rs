@@ -71,15 +71,22 @@ impl Publisher {
         let (orders, inbox) = mpsc::channel(1);
         let (ready, connected) = oneshot::channel();
         // A thread of its own: the clients keep theirs busy for milliseconds, and an event must leave when it is due.
-        std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            match runtime {
-                Ok(runtime) => runtime.block_on(serve(work, inbox, ready)),
-                Err(error) => drop(ready.send(Err(error.into()))),
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("publisher".to_owned())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime {
+                    Ok(runtime) => runtime.block_on(serve(work, inbox, ready)),
+                    Err(error) => drop(ready.send(Err(error.into()))),
+                }
+            })?;
         connected.await??;
-        Ok(Self { orders, published: 0 })
+        Ok(Self {
+            orders,
+            published: 0,
+        })
     }
 
     /// How many events were published since the start.
@@ -90,7 +97,10 @@ impl Publisher {
     /// Publishes `events` at `rate` per second and returns when the last has left.
     pub(crate) async fn publish(&mut self, events: u64, rate: f64) -> Fallible<Published> {
         let (done, result) = oneshot::channel();
-        self.orders.send(Order { events, rate, done }).await.map_err(|_| "the publisher is gone")?;
+        self.orders
+            .send(Order { events, rate, done })
+            .await
+            .map_err(|_| "the publisher is gone")?;
         let published = result.await??;
         self.published += published.events;
         Ok(published)
@@ -123,15 +133,31 @@ enum Way {
 
 impl Source {
     async fn connect(work: &Work) -> Fallible<Self> {
-        let numbered = |text: &str| (0..work.groups).map(|n| text.replace("{n}", &n.to_string())).collect::<Vec<_>>();
+        let numbered = |text: &str| {
+            (0..work.groups)
+                .map(|n| text.replace("{n}", &n.to_string()))
+                .collect::<Vec<_>>()
+        };
         let way = match &work.outlet {
             Outlet::Nats { url, subject } => {
-                let client = async_nats::connect(url).await.map_err(|error| format!("{url}: {error}"))?;
-                Way::Nats(client, numbered(subject).into_iter().map(Subject::from).collect())
+                let client = async_nats::connect(url)
+                    .await
+                    .map_err(|error| format!("{url}: {error}"))?;
+                Way::Nats(
+                    client,
+                    numbered(subject).into_iter().map(Subject::from).collect(),
+                )
             }
-            Outlet::Posts { address, path } => Way::Posts(Posts::connect(*address, numbered(path)).await?),
+            Outlet::Posts { address, path } => {
+                Way::Posts(Posts::connect(*address, numbered(path)).await?)
+            }
         };
-        Ok(Self { way, groups: work.groups as u64, sent: 0, size: work.size })
+        Ok(Self {
+            way,
+            groups: work.groups as u64,
+            sent: 0,
+            size: work.size,
+        })
     }
 
     async fn send(&mut self, events: u64, rate: f64) -> Fallible<Published> {
@@ -160,10 +186,17 @@ impl Source {
 
     async fn send_one(&mut self) -> Fallible<()> {
         let group = usize::try_from(self.sent % self.groups)?;
-        let stamp = Stamp { sent: now(), sequence: self.sent / self.groups + 1 };
+        let stamp = Stamp {
+            sent: now(),
+            sequence: self.sent / self.groups + 1,
+        };
         let payload = stamp.payload(self.size);
         match &mut self.way {
-            Way::Nats(client, subjects) => client.publish(subjects[group].clone(), payload.into()).await?,
+            Way::Nats(client, subjects) => {
+                client
+                    .publish(subjects[group].clone(), payload.into())
+                    .await?
+            }
             Way::Posts(posts) => posts.send(group, &payload).await?,
         }
         self.sent += 1;

@@ -8,12 +8,25 @@ use serde_json::{Map, Value};
 pub(crate) fn median(runs: &[Value]) -> Value {
     match runs.first() {
         Some(Value::Object(first)) => {
-            let field = |name: &String| runs.iter().filter_map(|run| run.get(name).cloned()).collect::<Vec<_>>();
-            Value::Object(first.keys().map(|name| (name.clone(), median(&field(name)))).collect::<Map<_, _>>())
+            let field = |name: &String| {
+                runs.iter()
+                    .filter_map(|run| run.get(name).cloned())
+                    .collect::<Vec<_>>()
+            };
+            Value::Object(
+                first
+                    .keys()
+                    .map(|name| (name.clone(), median(&field(name))))
+                    .collect::<Map<_, _>>(),
+            )
         }
         Some(Value::Number(_)) => {
             let mut numbers: Vec<&Value> = runs.iter().filter(|run| run.is_number()).collect();
-            numbers.sort_by(|a, b| a.as_f64().unwrap_or(0.0).total_cmp(&b.as_f64().unwrap_or(0.0)));
+            numbers.sort_by(|a, b| {
+                a.as_f64()
+                    .unwrap_or(0.0)
+                    .total_cmp(&b.as_f64().unwrap_or(0.0))
+            });
             numbers[numbers.len() / 2].clone()
         }
         Some(other) => other.clone(),
@@ -38,17 +51,33 @@ pub(crate) fn table(title: &str, columns: &[(String, Value)]) -> String {
     }
     text.push('\n');
     for (label, pointer, decimals) in ROWS {
-        let values: Vec<Option<f64>> = columns.iter().map(|(_, value)| value.pointer(pointer)?.as_f64()).collect();
+        let values: Vec<Option<f64>> = columns
+            .iter()
+            .map(|(_, value)| value.pointer(pointer)?.as_f64())
+            .collect();
         if values.iter().all(Option::is_none) {
             continue;
         }
         write!(text, "{label:<36}").ok();
         for value in &values {
-            write!(text, "{:>14}", value.map_or("-".to_owned(), |value| number(value, *decimals))).ok();
+            write!(
+                text,
+                "{:>14}",
+                value.map_or("-".to_owned(), |value| number(value, *decimals))
+            )
+            .ok();
         }
         for value in values.iter().skip(1) {
-            let ratio = values[0].zip(*value).filter(|(first, _)| *first > 0.0).map(|(first, value)| value / first);
-            write!(text, "{:>16}", ratio.map_or("-".to_owned(), |ratio| number(ratio, 2))).ok();
+            let ratio = values[0]
+                .zip(*value)
+                .filter(|(first, _)| *first > 0.0)
+                .map(|(first, value)| value / first);
+            write!(
+                text,
+                "{:>16}",
+                ratio.map_or("-".to_owned(), |ratio| number(ratio, 2))
+            )
+            .ok();
         }
         text.push('\n');
     }
@@ -83,8 +112,16 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("first byte p99 ms", "/connect/first_byte_ms/p99", 1),
     ("first byte max ms", "/connect/first_byte_ms/max", 1),
     ("memory before bytes", "/memory/before_bytes", 0),
-    ("memory per idle client bytes", "/memory/idle_per_client_bytes", 0),
-    ("memory per client afterwards bytes", "/memory/after_per_client_bytes", 0),
+    (
+        "memory per idle client bytes",
+        "/memory/idle_per_client_bytes",
+        0,
+    ),
+    (
+        "memory per client afterwards bytes",
+        "/memory/after_per_client_bytes",
+        0,
+    ),
     ("peak memory bytes", "/memory/peak_bytes", 0),
     ("clients that came back", "/replay/clients", 0),
     ("events replayed", "/replay/events", 0),
@@ -97,15 +134,27 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("bytes per event", "/replay/bytes_per_event", 0),
     ("server busy (share of a core)", "/replay/server_busy", 2),
     ("load busy (share of a core)", "/replay/load_busy", 2),
-    ("JetStream readings at once, max", "/replay/consumers_max", 0),
+    (
+        "JetStream readings at once, max",
+        "/replay/consumers_max",
+        0,
+    ),
     ("JetStream readings in all", "/replay/consumers_created", 0),
     ("most deliveries per second", "/saturation/per_second", 0),
     ("  at events per second", "/saturation/rate", 0),
     ("  latency p50 ms", "/saturation/latency_ms/p50", 1),
     ("  latency p99 ms", "/saturation/latency_ms/p99", 1),
-    ("  CPU us per delivery", "/saturation/cpu_us_per_delivery/total", 3),
+    (
+        "  CPU us per delivery",
+        "/saturation/cpu_us_per_delivery/total",
+        3,
+    ),
     ("  events per read", "/saturation/events_per_read", 1),
-    ("  server busy (share of a core)", "/saturation/server_busy", 2),
+    (
+        "  server busy (share of a core)",
+        "/saturation/server_busy",
+        2,
+    ),
     ("  load busy (share of a core)", "/saturation/load_busy", 2),
     ("published", "/delivery/published", 0),
     ("deliveries", "/delivery/deliveries", 0),
@@ -117,14 +166,26 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("latency max ms", "/delivery/latency_ms/max", 2),
     ("last client p50 ms", "/delivery/last_client_ms/p50", 2),
     ("last client p99 ms", "/delivery/last_client_ms/p99", 2),
-    ("CPU us per delivery", "/delivery/cpu_us_per_delivery/total", 2),
+    (
+        "CPU us per delivery",
+        "/delivery/cpu_us_per_delivery/total",
+        2,
+    ),
     ("  user", "/delivery/cpu_us_per_delivery/user", 2),
     ("  system", "/delivery/cpu_us_per_delivery/system", 2),
-    ("CPU us per read of a client", "/delivery/cpu_us_per_read", 2),
+    (
+        "CPU us per read of a client",
+        "/delivery/cpu_us_per_read",
+        2,
+    ),
     ("server busy (share of a core)", "/delivery/server_busy", 2),
     ("load busy (share of a core)", "/delivery/load_busy", 2),
     ("events per read", "/delivery/events_per_read", 2),
-    ("publisher late max ms", "/delivery/publisher_late_max_ms", 1),
+    (
+        "publisher late max ms",
+        "/delivery/publisher_late_max_ms",
+        1,
+    ),
     ("not stored by NATS", "/faults/not_stored", 0),
     ("missing", "/faults/missing", 0),
     ("duplicates", "/faults/duplicates", 0),

@@ -70,7 +70,10 @@ impl Suite {
 
     /// Measures everything, prints the page, and writes it if that was asked for; true if the sidecar lost nothing.
     pub(crate) async fn run(&self) -> Fallible<bool> {
-        let unknown = self.only.iter().find(|name| MEASUREMENTS.iter().all(|one| one.name != **name));
+        let unknown = self
+            .only
+            .iter()
+            .find(|name| MEASUREMENTS.iter().all(|one| one.name != **name));
         if let Some(name) = unknown {
             let names: Vec<&str> = MEASUREMENTS.iter().map(|one| one.name).collect();
             return Err(format!("{name} is not measured; there are {}", names.join(", ")).into());
@@ -81,7 +84,11 @@ impl Suite {
             if !self.only.is_empty() && !self.only.iter().any(|name| name == measurement.name) {
                 continue;
             }
-            let done: usize = results.iter().flat_map(|result| &result.targets).map(|(_, runs)| runs.len()).sum();
+            let done: usize = results
+                .iter()
+                .flat_map(|result| &result.targets)
+                .map(|(_, runs)| runs.len())
+                .sum();
             results.push(self.measure(measurement, done).await?);
         }
         let micro = goals::micro(&self.criterion);
@@ -91,28 +98,49 @@ impl Suite {
             page::replace(path, &page)?;
         }
         if let Some(path) = &self.results {
-            std::fs::write(path, serde_json::to_string_pretty(&json(&results, &load_before))?)?;
+            std::fs::write(
+                path,
+                serde_json::to_string_pretty(&json(&results, &load_before))?,
+            )?;
         }
-        let sidecar = results.iter().flat_map(|result| &result.targets).filter(|(target, _)| *target == Sidestream);
-        Ok(!sidecar.flat_map(|(_, runs)| runs).any(crate::measure::is_faulty))
+        let sidecar = results
+            .iter()
+            .flat_map(|result| &result.targets)
+            .filter(|(target, _)| *target == Sidestream);
+        Ok(!sidecar
+            .flat_map(|(_, runs)| runs)
+            .any(crate::measure::is_faulty))
     }
 
     async fn measure(&self, measurement: &'static Measurement, done: usize) -> Fallible<Result> {
         let options = self.options(measurement)?;
         eprintln!("--- {}: {}", measurement.name, measurement.options);
         let Measured { targets, runs, .. } = crate::measure_all(&options, done).await?;
-        let result = Result { measurement, targets: targets.into_iter().zip(runs).collect() };
-        let columns: Vec<(String, Value)> =
-            result.targets.iter().map(|(target, runs)| (target.name(), report::median(runs))).collect();
+        let result = Result {
+            measurement,
+            targets: targets.into_iter().zip(runs).collect(),
+        };
+        let columns: Vec<(String, Value)> = result
+            .targets
+            .iter()
+            .map(|(target, runs)| (target.name(), report::median(runs)))
+            .collect();
         eprintln!("{}", report::table(measurement.title, &columns));
         Ok(result)
     }
 
     fn options(&self, measurement: &Measurement) -> Fallible<Options> {
-        let arguments = ["load", "--spawn"].into_iter().chain(measurement.options.split_ascii_whitespace());
+        let arguments = ["load", "--spawn"]
+            .into_iter()
+            .chain(measurement.options.split_ascii_whitespace());
         let mut options = Arguments::try_parse_from(arguments)?.options;
         // What is not installed is left out: a comparison, not a goal.
-        options.targets = measurement.targets.iter().copied().filter(|target| target.is_installed()).collect();
+        options.targets = measurement
+            .targets
+            .iter()
+            .copied()
+            .filter(|target| target.is_installed())
+            .collect();
         options.runs = self.runs;
         options.forgiving = true;
         options.server_cpu = Some(self.server_cpu);
@@ -124,10 +152,16 @@ impl Suite {
 
 fn json(results: &[Result], load_before: &str) -> Value {
     let of = |result: &Result| -> Value {
-        result.targets.iter().map(|(target, runs)| json!({ "target": target.name(), "runs": runs })).collect()
+        result
+            .targets
+            .iter()
+            .map(|(target, runs)| json!({ "target": target.name(), "runs": runs }))
+            .collect()
     };
-    let results: serde_json::Map<String, Value> =
-        results.iter().map(|result| (result.measurement.name.to_owned(), of(result))).collect();
+    let results: serde_json::Map<String, Value> = results
+        .iter()
+        .map(|result| (result.measurement.name.to_owned(), of(result)))
+        .collect();
     json!({ "machine": machine::describe(), "load_before": load_before, "results": results })
 }
 
@@ -136,7 +170,10 @@ fn json(results: &[Result], load_before: &str) -> Value {
 impl Result {
     /// The runs of one target; none if it was not measured.
     fn runs(&self, target: Target) -> &[Value] {
-        self.targets.iter().find(|(other, _)| *other == target).map_or(&[], |(_, runs)| runs)
+        self.targets
+            .iter()
+            .find(|(other, _)| *other == target)
+            .map_or(&[], |(_, runs)| runs)
     }
 }
 
@@ -148,21 +185,30 @@ const MEASUREMENTS: [Measurement; 13] = [
         title: "idle: 10,000 clients wait, then ten events",
         options: "--scenario idle",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/memory/idle_per_client_bytes", "/memory/after_per_client_bytes"],
+        rows: &[
+            "/memory/idle_per_client_bytes",
+            "/memory/after_per_client_bytes",
+        ],
     },
     Measurement {
         name: "idle-tls",
         title: "idle over TLS: 10,000 clients",
         options: "--scenario idle --tls",
         targets: &[Sidestream],
-        rows: &["/memory/idle_per_client_bytes", "/connect/cpu_us_per_client"],
+        rows: &[
+            "/memory/idle_per_client_bytes",
+            "/connect/cpu_us_per_client",
+        ],
     },
     Measurement {
         name: "idle-h2",
         title: "idle over HTTP/2: 100 connections x 100 clients",
         options: "--scenario idle --protocol h2 --connections 100 --streams 100",
         targets: &[Sidestream],
-        rows: &["/memory/idle_per_client_bytes", "/connect/cpu_us_per_client"],
+        rows: &[
+            "/memory/idle_per_client_bytes",
+            "/connect/cpu_us_per_client",
+        ],
     },
     Measurement {
         name: "broadcast",
@@ -181,42 +227,65 @@ const MEASUREMENTS: [Measurement; 13] = [
         title: "single: one event at a time to 1,000 idle clients",
         options: "--scenario single",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/delivery/latency_ms/p50", "/delivery/latency_ms/p99", "/delivery/cpu_us_per_delivery/total"],
+        rows: &[
+            "/delivery/latency_ms/p50",
+            "/delivery/latency_ms/p99",
+            "/delivery/cpu_us_per_delivery/total",
+        ],
     },
     Measurement {
         name: "saturate",
         title: "saturate: 1,000 clients, the rate raised until they lag a second",
         options: "--scenario saturate --rate 40",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/saturation/per_second", "/saturation/cpu_us_per_delivery/total", "/saturation/load_busy"],
+        rows: &[
+            "/saturation/per_second",
+            "/saturation/cpu_us_per_delivery/total",
+            "/saturation/load_busy",
+        ],
     },
     Measurement {
         name: "ten-thousand",
         title: "ten-thousand: 10,000 clients x 1 event/s",
         options: "--scenario ten-thousand",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/delivery/last_client_ms/p50", "/delivery/cpu_us_per_delivery/total"],
+        rows: &[
+            "/delivery/last_client_ms/p50",
+            "/delivery/cpu_us_per_delivery/total",
+        ],
     },
     Measurement {
         name: "many-subjects",
         title: "many-subjects: 2,000 clients, each its own, 20,000 events/s in all",
         options: "--scenario many-subjects",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/delivery/cpu_us_per_delivery/total", "/delivery/latency_ms/p99"],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/latency_ms/p99",
+        ],
     },
     Measurement {
         name: "h2",
         title: "h2: 10 HTTP/2 connections x 100 clients, 100 events/s (the others: 1,000 over HTTP/1.1)",
         options: "--scenario h2",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/delivery/cpu_us_per_delivery/total", "/delivery/latency_ms/p50", "/delivery/latency_ms/p99"],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/latency_ms/p50",
+            "/delivery/latency_ms/p99",
+        ],
     },
     Measurement {
         name: "replay-window",
         title: "replay: 1,000 clients come back, each 1,000 events behind, from memory",
         options: "--scenario replay --from window",
         targets: &[Bare, Sidestream, Nchan],
-        rows: &["/replay/per_second", "/replay/seconds", "/replay/cpu_us_per_event", "/memory/peak_bytes"],
+        rows: &[
+            "/replay/per_second",
+            "/replay/seconds",
+            "/replay/cpu_us_per_event",
+            "/memory/peak_bytes",
+        ],
     },
     Measurement {
         name: "replay-archive",
@@ -236,13 +305,21 @@ const MEASUREMENTS: [Measurement; 13] = [
         title: "storm: 5,000 clients at once, to the first byte",
         options: "--scenario storm",
         targets: &[Bare, Sidestream, Nchan, Node],
-        rows: &["/connect/cpu_us_per_client", "/connect/per_second", "/connect/first_byte_ms/p99"],
+        rows: &[
+            "/connect/cpu_us_per_client",
+            "/connect/per_second",
+            "/connect/first_byte_ms/p99",
+        ],
     },
     Measurement {
         name: "storm-tls",
         title: "storm over TLS",
         options: "--scenario storm --tls",
         targets: &[Sidestream],
-        rows: &["/connect/cpu_us_per_client", "/connect/per_second", "/connect/first_byte_ms/p99"],
+        rows: &[
+            "/connect/cpu_us_per_client",
+            "/connect/per_second",
+            "/connect/first_byte_ms/p99",
+        ],
     },
 ];

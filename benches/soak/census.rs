@@ -31,37 +31,61 @@ impl Census {
             connections: metric("sidestream_connections").await,
             event_streams: metric("sidestream_streams").await,
             feeds: metric("sidestream_feeds").await,
-            replays: metric("sidestream_replays_running").await + metric("sidestream_replays_queued").await,
+            replays: metric("sidestream_replays_running").await
+                + metric("sidestream_replays_queued").await,
             nats_connections,
             subscriptions,
             consumers: consumers.cached_info().state.consumer_count,
             // Last: the questions before have come and gone.
             open_files: sidestream.open_files(),
-            threads: std::fs::read_dir(format!("/proc/{}/task", sidestream.pid())).unwrap().count(),
+            threads: std::fs::read_dir(format!("/proc/{}/task", sidestream.pid()))
+                .unwrap()
+                .count(),
             resident_bytes: sidestream.resident_bytes(),
         }
     }
 
     /// Whether nobody is there.
     pub(crate) fn at_rest(&self) -> Result<(), String> {
-        let left =
-            [("connections", self.connections), ("event streams", self.event_streams), ("replays", self.replays)];
+        let left = [
+            ("connections", self.connections),
+            ("event streams", self.event_streams),
+            ("replays", self.replays),
+        ];
         match left.iter().find(|(_, count)| *count > 0) {
             None => Ok(()),
-            Some((what, count)) => Err(format!("{count} {what} are left though all clients are gone")),
+            Some((what, count)) => Err(format!(
+                "{count} {what} are left though all clients are gone"
+            )),
         }
     }
 
     /// Whether no more is there than before.
     pub(crate) fn counts_as(&self, before: &Self) -> Result<(), String> {
         let counts = [
-            ("file descriptors", self.open_files as u64, before.open_files as u64),
+            (
+                "file descriptors",
+                self.open_files as u64,
+                before.open_files as u64,
+            ),
             ("threads", self.threads as u64, before.threads as u64),
             // Before, they still lingered: for half a minute after their last reader, each with its subscription.
             ("feeds", self.feeds, 0),
-            ("connections to NATS", self.nats_connections as u64, before.nats_connections as u64),
-            ("NATS subscriptions", self.subscriptions, before.subscriptions.saturating_sub(before.feeds)),
-            ("JetStream consumers", self.consumers as u64, before.consumers as u64),
+            (
+                "connections to NATS",
+                self.nats_connections as u64,
+                before.nats_connections as u64,
+            ),
+            (
+                "NATS subscriptions",
+                self.subscriptions,
+                before.subscriptions.saturating_sub(before.feeds),
+            ),
+            (
+                "JetStream consumers",
+                self.consumers as u64,
+                before.consumers as u64,
+            ),
         ];
         match counts.iter().find(|(_, now, then)| now > then) {
             None => Ok(()),
@@ -73,18 +97,38 @@ impl Census {
     pub(crate) fn memory_as(&self, before: &Self, most: f64) -> Result<(), String> {
         match self.resident_bytes as f64 / before.resident_bytes as f64 {
             growth if growth <= most => Ok(()),
-            growth => Err(format!("resident memory has grown by {:.1} %", (growth - 1.0) * 100.0)),
+            growth => Err(format!(
+                "resident memory has grown by {:.1} %",
+                (growth - 1.0) * 100.0
+            )),
         }
     }
 }
 
 /// The sidecar's connections to NATS and their subscriptions: those that are named as the sidecar names them.
 async fn subscriptions(monitor: u16) -> (usize, u64) {
-    let answer = http1::get(&format!("http://127.0.0.1:{monitor}/connz?limit=1000")).await.unwrap().json();
-    let own =
-        |connection: &&serde_json::Value| connection["name"].as_str().is_some_and(|name| name.contains("sidestream"));
-    let connections: Vec<_> = answer["connections"].as_array().unwrap().iter().filter(own).collect();
-    (connections.len(), connections.iter().filter_map(|connection| connection["subscriptions"].as_u64()).sum())
+    let answer = http1::get(&format!("http://127.0.0.1:{monitor}/connz?limit=1000"))
+        .await
+        .unwrap()
+        .json();
+    let own = |connection: &&serde_json::Value| {
+        connection["name"]
+            .as_str()
+            .is_some_and(|name| name.contains("sidestream"))
+    };
+    let connections: Vec<_> = answer["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(own)
+        .collect();
+    (
+        connections.len(),
+        connections
+            .iter()
+            .filter_map(|connection| connection["subscriptions"].as_u64())
+            .sum(),
+    )
 }
 
 impl fmt::Display for Census {

@@ -42,7 +42,13 @@ impl Life {
     /// How many there are.
     pub(crate) const KINDS: usize = 5;
     /// Their names, in order.
-    pub(crate) const NAMES: [&str; Self::KINDS] = ["readers", "returners", "stallers", "multiplexers", "quitters"];
+    pub(crate) const NAMES: [&str; Self::KINDS] = [
+        "readers",
+        "returners",
+        "stallers",
+        "multiplexers",
+        "quitters",
+    ];
 
     /// Any of them; those who come back are the most frequent.
     pub(crate) fn random(random: &mut fastrand::Rng) -> Self {
@@ -80,25 +86,43 @@ impl Life {
 impl Place {
     /// The listener of a sidecar.
     pub(crate) fn new(sidestream: &Sidestream) -> Self {
-        Self { origin: sidestream.url(""), ids: Mutex::default(), served: Default::default() }
+        Self {
+            origin: sidestream.url(""),
+            ids: Mutex::default(),
+            served: Default::default(),
+        }
     }
 
     /// A soak in which a kind of client was never served says nothing about it.
     pub(crate) fn every_kind_was_served(&self) -> Result<(), String> {
-        let unserved = self.served.iter().position(|count| count.load(Ordering::Relaxed) == 0);
-        unserved.map_or(Ok(()), |kind| Err(format!("none of the {} was served", Life::NAMES[kind])))
+        let unserved = self
+            .served
+            .iter()
+            .position(|count| count.load(Ordering::Relaxed) == 0);
+        unserved.map_or(Ok(()), |kind| {
+            Err(format!("none of the {} was served", Life::NAMES[kind]))
+        })
     }
 
     async fn read(&self, random: &mut fastrand::Rng, end: Instant, id: Option<String>) -> bool {
         // An id belongs to the stream: the other route would refuse it.
-        let path = if id.is_some() { stream_path(random) } else { path(random) };
+        let path = if id.is_some() {
+            stream_path(random)
+        } else {
+            path(random)
+        };
         let mut builder = SseClient::get(format!("{}{path}", self.origin)).browser();
         if let Some(id) = &id {
             builder = builder.last_event_id(id);
         }
-        let Ok(mut client) = builder.try_connect().await else { return false };
+        let Ok(mut client) = builder.try_connect().await else {
+            return false;
+        };
         let mut served = false;
-        while let Some(_event) = client.next_within(end.saturating_duration_since(Instant::now())).await {
+        while let Some(_event) = client
+            .next_within(end.saturating_duration_since(Instant::now()))
+            .await
+        {
             served = true;
             if Instant::now() >= end {
                 break;
@@ -115,13 +139,16 @@ impl Place {
     }
 
     async fn stall(&self, random: &mut fastrand::Rng, end: Instant) -> bool {
-        let mut builder = SseClient::get(format!("{}{}", self.origin, path(random))).receive_buffer(4_096);
+        let mut builder =
+            SseClient::get(format!("{}{}", self.origin, path(random))).receive_buffer(4_096);
         if let Some(id) = self.old_id(random).filter(|_| random.bool()) {
             builder = SseClient::get(format!("{}{}", self.origin, stream_path(random)))
                 .receive_buffer(4_096)
                 .last_event_id(&id);
         }
-        let Ok(client) = builder.try_connect().await else { return false };
+        let Ok(client) = builder.try_connect().await else {
+            return false;
+        };
         tokio::time::sleep_until(end).await;
         let served = client.status() == 200;
         if random.bool() {
@@ -132,30 +159,47 @@ impl Place {
 
     async fn multiplex(&self, random: &mut fastrand::Rng, end: Instant) -> bool {
         let builder = H2Client::builder().stream_window(16_384);
-        let Ok(client) = builder.try_connect(&self.origin).await else { return false };
+        let Ok(client) = builder.try_connect(&self.origin).await else {
+            return false;
+        };
         let mut streams = Vec::new();
         for _ in 0..random.usize(2..10) {
             let accept = [("accept", "text/event-stream")];
-            let Ok(stream) = client.try_request("GET", &path(random), &accept).await else { return false };
+            let Ok(stream) = client.try_request("GET", &path(random), &accept).await else {
+                return false;
+            };
             streams.push(stream);
         }
         let mut served = false;
         while Instant::now() < end {
             // The first one is never read.
             for stream in &mut streams[1..] {
-                served |= stream.next_within(Duration::from_millis(20)).await.is_some();
+                served |= stream
+                    .next_within(Duration::from_millis(20))
+                    .await
+                    .is_some();
             }
         }
         if random.bool() {
-            streams.into_iter().for_each(crate::support::h2::H2Stream::reset);
+            streams
+                .into_iter()
+                .for_each(crate::support::h2::H2Stream::reset);
         }
         served
     }
 
     async fn quit(&self, random: &mut fastrand::Rng) -> bool {
-        let address = self.origin.trim_start_matches("http://").trim_end_matches('/');
-        let Ok(mut socket) = TcpStream::connect(address).await else { return false };
-        let request = format!("GET {} HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n\r\n", path(random));
+        let address = self
+            .origin
+            .trim_start_matches("http://")
+            .trim_end_matches('/');
+        let Ok(mut socket) = TcpStream::connect(address).await else {
+            return false;
+        };
+        let request = format!(
+            "GET {} HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n\r\n",
+            path(random)
+        );
         let part = random.usize(0..=request.len());
         socket.write_all(&request.as_bytes()[..part]).await.is_ok()
     }
@@ -181,7 +225,11 @@ impl Place {
 }
 
 fn path(random: &mut fastrand::Rng) -> String {
-    if random.bool() { stream_path(random) } else { format!("/live/{}", random.u64(..SUBJECTS)) }
+    if random.bool() {
+        stream_path(random)
+    } else {
+        format!("/live/{}", random.u64(..SUBJECTS))
+    }
 }
 
 fn stream_path(random: &mut fastrand::Rng) -> String {

@@ -49,8 +49,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("soak of {seconds} s with {} clients, --seed {seed}", options.clients);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    println!(
+        "soak of {seconds} s with {} clients, --seed {seed}",
+        options.clients
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     match runtime.block_on(soak(Duration::from_secs(seconds), options.clients, seed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -62,7 +68,10 @@ fn main() -> ExitCode {
 
 async fn soak(length: Duration, clients: usize, seed: u64) -> Result<(), String> {
     let monitor = free_port();
-    let nats = Nats::builder().config(&format!("http: \"127.0.0.1:{monitor}\"")).start().await;
+    let nats = Nats::builder()
+        .config(&format!("http: \"127.0.0.1:{monitor}\""))
+        .start()
+        .await;
     make_stream(&nats).await;
     fill_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
@@ -73,12 +82,23 @@ async fn soak(length: Duration, clients: usize, seed: u64) -> Result<(), String>
     let warm_up = length.clamp(WARM_UP_MIN, WARM_UP_MAX);
     let lived = live(&place, &mut random, clients, warm_up).await;
     let before = settled(&sidestream, monitor, &nats, |_| Ok(())).await?;
-    println!("after a warm-up of {} s, {lived}: {before}", warm_up.as_secs());
+    println!(
+        "after a warm-up of {} s, {lived}: {before}",
+        warm_up.as_secs()
+    );
 
     let lived = live(&place, &mut random, clients, length).await;
     // In a long soak the warm-up has found out how much memory the process takes at most and keeps.
-    let growth = if length > WARM_UP_MAX { GROWTH_MAX } else { GROWTH_MAX_BRIEFLY };
-    let wanted = |after: &Census| after.counts_as(&before).and_then(|()| after.memory_as(&before, growth));
+    let growth = if length > WARM_UP_MAX {
+        GROWTH_MAX
+    } else {
+        GROWTH_MAX_BRIEFLY
+    };
+    let wanted = |after: &Census| {
+        after
+            .counts_as(&before)
+            .and_then(|()| after.memory_as(&before, growth))
+    };
     let after = settled(&sidestream, monitor, &nats, wanted).await?;
     println!("after {} s more, {lived}: {after}", length.as_secs());
     publisher.abort();
@@ -86,7 +106,12 @@ async fn soak(length: Duration, clients: usize, seed: u64) -> Result<(), String>
 }
 
 /// Lets clients live at random; all of them are gone when this returns.
-async fn live(place: &Arc<Place>, random: &mut fastrand::Rng, clients: usize, length: Duration) -> String {
+async fn live(
+    place: &Arc<Place>,
+    random: &mut fastrand::Rng,
+    clients: usize,
+    length: Duration,
+) -> String {
     let (begin, mut lives, mut counts) = (Instant::now(), JoinSet::new(), [0_u64; Life::KINDS]);
     while begin.elapsed() < length {
         if lives.len() < clients {
@@ -100,7 +125,13 @@ async fn live(place: &Arc<Place>, random: &mut fastrand::Rng, clients: usize, le
     lives.shutdown().await;
     let mut text = String::new();
     for (kind, count) in counts.iter().enumerate() {
-        write!(text, "{}{count} {}", if kind > 0 { ", " } else { "" }, Life::NAMES[kind]).ok();
+        write!(
+            text,
+            "{}{count} {}",
+            if kind > 0 { ", " } else { "" },
+            Life::NAMES[kind]
+        )
+        .ok();
     }
     text
 }
@@ -119,7 +150,9 @@ async fn settled(
         let problem = census.at_rest().and_then(|()| wanted(&census)).err();
         match problem {
             None => return Ok(census),
-            Some(problem) if begin.elapsed() > PATIENCE => return Err(format!("{problem}; {census}")),
+            Some(problem) if begin.elapsed() > PATIENCE => {
+                return Err(format!("{problem}; {census}"));
+            }
             Some(_) => {}
         }
     }
@@ -133,7 +166,10 @@ async fn make_stream(nats: &Nats) {
         storage: stream::StorageType::Memory,
         ..stream::Config::default()
     };
-    jetstream::new(nats.client().await).create_stream(config).await.unwrap();
+    jetstream::new(nats.client().await)
+        .create_stream(config)
+        .await
+        .unwrap();
 }
 
 /// As many events as the stream keeps: replays are as long at the beginning as at the end.
@@ -141,13 +177,21 @@ async fn fill_stream(nats: &Nats) {
     let jetstream = nats.jetstream().await;
     for number in 0..STREAM_EVENTS {
         let subject = format!("soak.{}", number % lives::SUBJECTS);
-        jetstream.publish(subject, payload(number).into()).await.unwrap().await.unwrap();
+        jetstream
+            .publish(subject, payload(number).into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
 }
 
 /// Large enough that clients who do not read are noticed by their full sockets.
 fn payload(number: u64) -> String {
-    format!("{{\"number\":{number},\"padding\":\"{}\"}}", "x".repeat(400))
+    format!(
+        "{{\"number\":{number},\"padding\":\"{}\"}}",
+        "x".repeat(400)
+    )
 }
 
 /// 500 events per second over all subjects, from the stream and from core NATS.
@@ -161,7 +205,10 @@ async fn publish(client: async_nats::Client) {
             0 => format!("soak.{}", number / 2 % lives::SUBJECTS),
             _ => format!("live.{}", number / 2 % lives::SUBJECTS),
         };
-        client.publish(subject, payload(number).into()).await.unwrap();
+        client
+            .publish(subject, payload(number).into())
+            .await
+            .unwrap();
     }
 }
 

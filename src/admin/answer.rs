@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -72,18 +74,33 @@ pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
         "/connections" => None,
         _ => {
             let hint = "/health, /health/live, /health/ready, /metrics, /connections, /config";
-            return error(StatusCode::NOT_FOUND, "not_found", "the admin has no such page", hint);
+            return error(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "the admin has no such page",
+                hint,
+            );
         }
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let hint = "what changes something goes over the control socket";
-        let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD", hint);
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut refused = error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "only GET and HEAD",
+            hint,
+        );
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
     if !is_probe(path) {
         let Some(busy) = asker.slot.begin() else {
-            return later("busy", "this port answers as many requests as it, or one peer address, may have");
+            return later(
+                "busy",
+                "this port answers as many requests as it, or one peer address, may have",
+            );
         };
         // Set once: a connection is one request.
         asker.busy.set(busy).ok();
@@ -102,7 +119,12 @@ fn is_probe(path: &str) -> bool {
 fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
     if asker.has_bare_line_feed.load(Ordering::Relaxed) {
         let message = "a line of the request ends without a carriage return";
-        return Some(error(StatusCode::BAD_REQUEST, "bare_line_feed", message, "end lines with CRLF"));
+        return Some(error(
+            StatusCode::BAD_REQUEST,
+            "bare_line_feed",
+            message,
+            "end lines with CRLF",
+        ));
     }
     match request_head::host(request.version(), request.headers()) {
         Err(why) => {
@@ -110,8 +132,15 @@ fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
             Some(error(StatusCode::BAD_REQUEST, "bad_host", why, hint))
         }
         // Load balancers send probes under any name, and a probe returns no list of clients and no configuration.
-        Ok(Some(host)) if !is_probe(request.uri().path()) && !request_head::is_known(host, &asker.hosts) => {
-            asker.parts.metrics.admin_refusals_total.with_label_values(&HOST_NOT_ALLOWED).inc();
+        Ok(Some(host))
+            if !is_probe(request.uri().path()) && !request_head::is_known(host, &asker.hosts) =>
+        {
+            asker
+                .parts
+                .metrics
+                .admin_refusals_total
+                .with_label_values(&HOST_NOT_ALLOWED)
+                .inc();
             let hint = "ask by address or as localhost, or add the name to `admin.hosts`";
             Some(error(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -127,37 +156,78 @@ fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
 async fn connections(asker: &Asker, query: Option<&str>) -> Answer {
     let query = match connections::Query::parse(query.unwrap_or_default()) {
         Ok(query) => query,
-        Err(message) => return error(StatusCode::BAD_REQUEST, "bad_query", &message, connections::HINT),
+        Err(message) => {
+            return error(
+                StatusCode::BAD_REQUEST,
+                "bad_query",
+                &message,
+                connections::HINT,
+            );
+        }
     };
     let Ok(permit) = asker.lists.clone().try_acquire_owned() else {
-        asker.parts.metrics.admin_refusals_total.with_label_values(&TOO_MANY_LISTS).inc();
-        return later(TOO_MANY_LISTS[1], "two lists of connections are being read already");
+        asker
+            .parts
+            .metrics
+            .admin_refusals_total
+            .with_label_values(&TOO_MANY_LISTS)
+            .inc();
+        return later(
+            TOO_MANY_LISTS[1],
+            "two lists of connections are being read already",
+        );
     };
     match connections::entries(&asker.parts.registry, query).await {
-        Ok(entries) => response(StatusCode::OK, JSON_TYPE, List::new(entries, permit).boxed_unsync()),
+        Ok(entries) => response(
+            StatusCode::OK,
+            JSON_TYPE,
+            List::new(entries, permit).boxed_unsync(),
+        ),
         Err(NoList::NotConfigured) => {
             let hint = "name a bucket as `registry.bucket`, or ask each pod without `scope`";
-            error(StatusCode::NOT_FOUND, "no_registry", "this pod keeps no registry over all pods", hint)
+            error(
+                StatusCode::NOT_FOUND,
+                "no_registry",
+                "this pod keeps no registry over all pods",
+                hint,
+            )
         }
         Err(NoList::Unavailable(why)) => {
             let hint = "the check `registry` on /health says more; without `scope` this pod's own clients are listed";
-            error(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", &why, hint)
+            error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "registry_unavailable",
+                &why,
+                hint,
+            )
         }
     }
 }
 
 fn later(code: &str, message: &str) -> Answer {
     let mut rejected = error(StatusCode::SERVICE_UNAVAILABLE, code, message, "try again");
-    rejected.headers_mut().insert(RETRY_AFTER, HeaderValue::from(BUSY_RETRY_SECONDS));
+    rejected
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(BUSY_RETRY_SECONDS));
     rejected
 }
 
 fn probe(ready: bool, body: &Value) -> Answer {
-    json(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    json(
+        if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        },
+        body,
+    )
 }
 
 fn error(status: StatusCode, code: &str, message: &str, hint: &str) -> Answer {
-    json(status, &json!({ "error": { "code": code, "message": message, "hint": hint } }))
+    json(
+        status,
+        &json!({ "error": { "code": code, "message": message, "hint": hint } }),
+    )
 }
 
 fn json(status: StatusCode, body: &Value) -> Answer {
@@ -168,11 +238,21 @@ fn text(status: StatusCode, content_type: &'static str, text: String) -> Answer 
     response(status, content_type, Full::from(text).boxed_unsync())
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: UnsyncBoxBody<Bytes, Infallible>) -> Answer {
+fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: UnsyncBoxBody<Bytes, Infallible>,
+) -> Answer {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -16,6 +16,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([0, 0, 0, 0], 9090)), hosts: Vec::new(), control: None }
+        Self {
+            address: SocketAddr::from(([0, 0, 0, 0], 9090)),
+            hosts: Vec::new(),
+            control: None,
+        }
     }
 }

@@ -12,8 +12,7 @@ const LIMIT: usize = 1_000;
 const LIMIT_MAX: usize = 10_000;
 
 /// What a bad query is told.
-pub(super) const HINT: &str =
-    "?client=, ?route=, ?scope= (pod, or cluster with a client) and ?limit= (1 to 10000, by default 1000)";
+pub(super) const HINT: &str = "?client=, ?route=, ?scope= (pod, or cluster with a client) and ?limit= (1 to 10000, by default 1000)";
 
 /// Event streams that are asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +41,11 @@ pub(super) enum NoList {
 
 impl Query {
     pub(super) fn parse(query: &str) -> Result<Self, String> {
-        let mut parsed = Self { filter: Filter::default(), limit: LIMIT, is_of_cluster: false };
+        let mut parsed = Self {
+            filter: Filter::default(),
+            limit: LIMIT,
+            is_of_cluster: false,
+        };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "client" => parsed.filter.client = Some(value.into_owned()),
@@ -68,7 +71,11 @@ impl Query {
 
 impl Filter {
     pub(super) fn passes(&self, member: &dyn Member) -> bool {
-        self.passes_route(member.route()) && self.client.as_ref().is_none_or(|client| client == member.client())
+        self.passes_route(member.route())
+            && self
+                .client
+                .as_ref()
+                .is_none_or(|client| client == member.client())
     }
 
     fn passes_route(&self, route: &str) -> bool {
@@ -78,7 +85,11 @@ impl Filter {
 
 /// Entries that fit, up to the limit.
 pub(super) async fn entries(registry: &Registry, query: Query) -> Result<Entries, NoList> {
-    let Query { filter, limit, is_of_cluster } = query;
+    let Query {
+        filter,
+        limit,
+        is_of_cluster,
+    } = query;
     match &filter.client {
         Some(client) if is_of_cluster => of_cluster(registry, client, &filter, limit).await,
         _ => Ok(Entries::Pod(Members::new(registry.clone(), filter, limit))),
@@ -86,16 +97,41 @@ pub(super) async fn entries(registry: &Registry, query: Query) -> Result<Entries
 }
 
 /// Everything known of one client on all pods; `complete` is false when it has more than the limit.
-async fn of_cluster(registry: &Registry, client: &str, filter: &Filter, limit: usize) -> Result<Entries, NoList> {
+async fn of_cluster(
+    registry: &Registry,
+    client: &str,
+    filter: &Filter,
+    limit: usize,
+) -> Result<Entries, NoList> {
     let cluster = registry.cluster().ok_or(NoList::NotConfigured)?;
-    let mut found = cluster.find(client, limit).await.map_err(|why| NoList::Unavailable(why.to_string()))?;
-    found.entries.retain(|(_, entry)| filter.passes_route(&entry.route));
+    let mut found = cluster
+        .find(client, limit)
+        .await
+        .map_err(|why| NoList::Unavailable(why.to_string()))?;
+    found
+        .entries
+        .retain(|(_, entry)| filter.passes_route(&entry.route));
     let (total, is_complete) = (found.entries.len(), found.is_complete);
-    Ok(Entries::Cluster { total, is_complete, found: found.entries.into_iter() })
+    Ok(Entries::Cluster {
+        total,
+        is_complete,
+        found: found.entries.into_iter(),
+    })
 }
 
 pub(super) fn listed((key, entry): &(Key, Entry)) -> Value {
-    let Entry { pod, route, subjects, unlisted, state, since, last_event_id, reason, claimed, expires } = entry;
+    let Entry {
+        pod,
+        route,
+        subjects,
+        unlisted,
+        state,
+        since,
+        last_event_id,
+        reason,
+        claimed,
+        expires,
+    } = entry;
     json!({
         "client": key.client,
         "connection": key.connection,
@@ -120,11 +156,22 @@ mod tests {
     fn a_query_is_decoded_and_what_it_cannot_be_is_refused() {
         let parsed = Query::parse("client=a%2Fb+c&route=/events/{id}&limit=7").unwrap();
         let Filter { client, route } = &parsed.filter;
-        assert_eq!((client.as_deref(), route.as_deref()), (Some("a/b c"), Some("/events/{id}")));
+        assert_eq!(
+            (client.as_deref(), route.as_deref()),
+            (Some("a/b c"), Some("/events/{id}"))
+        );
         assert_eq!(parsed.limit, 7);
-        let all = Query { filter: Filter::default(), limit: LIMIT, is_of_cluster: false };
+        let all = Query {
+            filter: Filter::default(),
+            limit: LIMIT,
+            is_of_cluster: false,
+        };
         assert_eq!(Query::parse("").unwrap(), all);
-        assert!(Query::parse("client=a&scope=cluster").unwrap().is_of_cluster);
+        assert!(
+            Query::parse("client=a&scope=cluster")
+                .unwrap()
+                .is_of_cluster
+        );
         assert!(!Query::parse("client=a&scope=pod").unwrap().is_of_cluster);
         for bad in [
             "scope=cluster",

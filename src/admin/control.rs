@@ -15,7 +15,12 @@ use crate::net::slots::{Bounds, Slot, Slots};
 use crate::telemetry::Metrics;
 
 /// 16: people and scripts, one at a time. A connection between two commands is closed when a new one needs its slot.
-const BOUNDS: Bounds = Bounds { silent_max: 16, connected_max: 16, busy_max: 16, first_byte_max: IDLE_MAX };
+const BOUNDS: Bounds = Bounds {
+    silent_max: 16,
+    connected_max: 16,
+    busy_max: 16,
+    first_byte_max: IDLE_MAX,
+};
 
 /// 256: the longest command is one word.
 const LINE_BYTES_MAX: u64 = 256;
@@ -106,7 +111,10 @@ async fn converse(connection: UnixStream, parts: &Parts, slot: &Slot) -> std::io
             None => refused("too many commands at one time"),
         };
         let answer = format!("{answer}\n");
-        let Ok(written) = tokio::time::timeout(IDLE_MAX, to.write_all(answer.as_bytes())).await else { return Ok(()) };
+        let Ok(written) = tokio::time::timeout(IDLE_MAX, to.write_all(answer.as_bytes())).await
+        else {
+            return Ok(());
+        };
         written?;
         if !complete {
             return Ok(());
@@ -143,7 +151,10 @@ async fn drain(parts: &Parts, wait: bool) -> Value {
     let over = |progress: &Progress| progress.phase == Phase::Done;
     // An error means that it will not change any more.
     let progress = match wait {
-        true => drain.wait_for(over).await.map_or_else(|_| *parts.drain.borrow(), |progress| *progress),
+        true => drain
+            .wait_for(over)
+            .await
+            .map_or_else(|_| *parts.drain.borrow(), |progress| *progress),
         false => *drain.borrow(),
     };
     let complete = over(&progress).then_some(progress.cut == 0);
@@ -151,13 +162,18 @@ async fn drain(parts: &Parts, wait: bool) -> Value {
 }
 
 /// Sends a command to the application and waits for its outcome.
-async fn ask(commands: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sender<Outcome>) -> Command) -> Outcome {
+async fn ask(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Outcome>) -> Command,
+) -> Outcome {
     let (tell, told) = oneshot::channel();
     // One that does not fit is refused at once: the application is not listening, or has enough to do.
-    commands.try_send(command(tell)).map_err(|error| match error {
-        mpsc::error::TrySendError::Full(_) => "too many commands at one time".to_owned(),
-        mpsc::error::TrySendError::Closed(_) => "the sidecar is ending".to_owned(),
-    })?;
+    commands
+        .try_send(command(tell))
+        .map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => "too many commands at one time".to_owned(),
+            mpsc::error::TrySendError::Closed(_) => "the sidecar is ending".to_owned(),
+        })?;
     match tokio::time::timeout(OUTCOME_MAX, told).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err("the sidecar is ending".to_owned()),

@@ -51,9 +51,15 @@ pub(super) fn readiness(parts: &Parts) -> Value {
 fn overall(checks: &BTreeMap<String, Status>, drain: Progress) -> &'static str {
     if drain.is_draining() {
         "draining"
-    } else if checks.values().any(|status| matches!(status, Status::Failing(_))) {
+    } else if checks
+        .values()
+        .any(|status| matches!(status, Status::Failing(_)))
+    {
         "failing"
-    } else if checks.values().any(|status| matches!(status, Status::Warning(_))) {
+    } else if checks
+        .values()
+        .any(|status| matches!(status, Status::Warning(_)))
+    {
         "warning"
     } else {
         "ok"

@@ -58,12 +58,20 @@ impl List {
     pub(super) fn new(entries: Entries, permit: OwnedSemaphorePermit) -> Self {
         let head = match &entries {
             Entries::Pod(_) => "{\"connections\":[",
-            Entries::Cluster { is_complete: true, .. } => "{\"scope\":\"cluster\",\"complete\":true,\"connections\":[",
-            Entries::Cluster { is_complete: false, .. } => {
-                "{\"scope\":\"cluster\",\"complete\":false,\"connections\":["
-            }
+            Entries::Cluster {
+                is_complete: true, ..
+            } => "{\"scope\":\"cluster\",\"complete\":true,\"connections\":[",
+            Entries::Cluster {
+                is_complete: false, ..
+            } => "{\"scope\":\"cluster\",\"complete\":false,\"connections\":[",
         };
-        Self { entries, head: Some(head), is_first: true, is_over: false, _permit: permit }
+        Self {
+            entries,
+            head: Some(head),
+            is_first: true,
+            is_over: false,
+            _permit: permit,
+        }
     }
 
     fn piece(&mut self) -> String {
@@ -88,7 +96,10 @@ impl Body for List {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
@@ -104,9 +115,9 @@ impl Entries {
     /// The next one as JSON.
     fn next(&mut self) -> Option<String> {
         match self {
-            Self::Pod(members) => {
-                members.next().map(|member| serde_json::to_string(&member.describe()).unwrap_or_default())
-            }
+            Self::Pod(members) => members
+                .next()
+                .map(|member| serde_json::to_string(&member.describe()).unwrap_or_default()),
             Self::Cluster { found, .. } => found.next().map(|entry| listed(&entry).to_string()),
         }
     }
@@ -121,7 +132,14 @@ impl Entries {
 
 impl Members {
     pub(super) fn new(registry: Registry, filter: Filter, limit: usize) -> Self {
-        Self { registry, filter, left: limit, total: 0, next_shard: 0, members: Vec::new().into_iter() }
+        Self {
+            registry,
+            filter,
+            left: limit,
+            total: 0,
+            next_shard: 0,
+            members: Vec::new().into_iter(),
+        }
     }
 
     /// The next one within the limit. Those beyond are counted, and cost a comparison each.

@@ -14,7 +14,10 @@ use crate::telemetry::Metrics;
 pub(super) fn install(metrics: &Metrics, registry: Registry, drain: watch::Receiver<Progress>) {
     // Known before the first: an alert on its rate needs a zero to begin from.
     for labels in [TOO_MANY_LISTS, HOST_NOT_ALLOWED] {
-        metrics.admin_refusals_total.with_label_values(&labels).reset();
+        metrics
+            .admin_refusals_total
+            .with_label_values(&labels)
+            .reset();
     }
     let routes = Mutex::<BTreeMap<Arc<str>, RouteLag>>::default();
     metrics.sample_with(move |metrics| {
@@ -36,10 +39,22 @@ pub(super) fn install(metrics: &Metrics, registry: Registry, drain: watch::Recei
 }
 
 fn set(metrics: &Metrics, route: &str, now: &RouteLag) {
-    metrics.lag_events.with_label_values(&[route]).set(gauge(now.lag.events));
-    metrics.lag_bytes.with_label_values(&[route]).set(gauge(now.lag.bytes));
-    metrics.lag_seconds.with_label_values(&[route]).set(now.lag.age.as_secs_f64());
-    metrics.slow_clients.with_label_values(&[route]).set(gauge(now.slow));
+    metrics
+        .lag_events
+        .with_label_values(&[route])
+        .set(gauge(now.lag.events));
+    metrics
+        .lag_bytes
+        .with_label_values(&[route])
+        .set(gauge(now.lag.bytes));
+    metrics
+        .lag_seconds
+        .with_label_values(&[route])
+        .set(now.lag.age.as_secs_f64());
+    metrics
+        .slow_clients
+        .with_label_values(&[route])
+        .set(gauge(now.slow));
 }
 
 fn gauge(count: u64) -> i64 {

@@ -30,8 +30,12 @@ use crate::telemetry::Metrics;
 
 /// 64 silent and 64 connected: probes, scrapers and people are a dozen, and 128 descriptors are half of the least limit
 /// that is usual (256). 16 of them busy: a list or the metrics, held in memory until they are read.
-const BOUNDS: Bounds =
-    Bounds { silent_max: 64, connected_max: 64, busy_max: 16, first_byte_max: Duration::from_secs(2) };
+const BOUNDS: Bounds = Bounds {
+    silent_max: 64,
+    connected_max: 64,
+    busy_max: 16,
+    first_byte_max: Duration::from_secs(2),
+};
 
 /// 3 s: the head of a request of a probe is one packet.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
@@ -90,24 +94,48 @@ pub struct Admin {
 /// When the address cannot be listened at, or the control socket that was asked for cannot be made; the message names
 /// the key of the configuration. With the control socket `auto` and no place for it, the admin runs without one and
 /// warns.
-pub fn start(config: &Config, parts: Parts, beside: impl Future<Output = ()> + Send + 'static) -> io::Result<Admin> {
+pub fn start(
+    config: &Config,
+    parts: Parts,
+    beside: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<Admin> {
     let bound = listener::bind(config.address, Sharing::Alone)
         .and_then(|bound| Ok((bound.local_addr()?, bound)))
         .map_err(|error| named(&format!("admin.address {}", config.address), &error))?;
     let (address, bound) = bound;
     let (socket, check) = open_control(config, address.port(), &parts.health)?;
     let control: Option<Box<Path>> = socket.as_ref().map(|socket| socket.path().into());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build()?;
     let (stop, stopped) = oneshot::channel();
     let hosts = config.hosts.clone().into();
-    let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        let beside = runtime.spawn(beside);
-        serve(&runtime, Sockets { bound, socket, hosts }, parts, stopped, check);
-        beside.abort();
-    })?;
+    let thread = std::thread::Builder::new()
+        .name("admin".into())
+        .spawn(move || {
+            let beside = runtime.spawn(beside);
+            serve(
+                &runtime,
+                Sockets {
+                    bound,
+                    socket,
+                    hosts,
+                },
+                parts,
+                stopped,
+                check,
+            );
+            beside.abort();
+        })?;
     let shown = control.as_ref().map(|path| path.display().to_string());
     tracing::info!(%address, control = shown, "admin listening");
-    Ok(Admin { address, control, stop, thread })
+    Ok(Admin {
+        address,
+        control,
+        stop,
+        thread,
+    })
 }
 
 impl Admin {
@@ -134,12 +162,18 @@ impl Admin {
 }
 
 /// The control socket, or the check that says that there is none; to be kept as long as the admin runs.
-fn open_control(config: &Config, port: u16, health: &Health) -> io::Result<(Option<Socket>, Option<Check>)> {
+fn open_control(
+    config: &Config,
+    port: u16,
+    health: &Health,
+) -> io::Result<(Option<Socket>, Option<Check>)> {
     match Socket::open(config.control.as_deref(), port) {
         Ok(socket) => Ok((Some(socket), None)),
         Err(error) if config.control.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
             let check = health.check("control", "not opened yet");
-            check.set(Status::Warning(format!("no control socket; name a path as admin.control: {error}")));
+            check.set(Status::Warning(format!(
+                "no control socket; name a path as admin.control: {error}"
+            )));
             Ok((None, Some(check)))
         }
         Err(error) => Err(named("admin.control", &error)),
@@ -161,7 +195,11 @@ struct Sockets {
 /// The thread.
 fn serve(
     runtime: &Runtime,
-    Sockets { bound, socket, hosts }: Sockets,
+    Sockets {
+        bound,
+        socket,
+        hosts,
+    }: Sockets,
     parts: Parts,
     stopped: oneshot::Receiver<Infallible>,
     _check: Option<Check>,
@@ -186,7 +224,12 @@ fn serve(
     drop(socket);
 }
 
-async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, hosts: &Arc<[String]>, slots: &Slots) {
+async fn accept(
+    bound: std::net::TcpListener,
+    parts: &Arc<Parts>,
+    hosts: &Arc<[String]>,
+    slots: &Slots,
+) {
     let listener = match Listener::new(bound) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin cannot listen"),
@@ -203,7 +246,10 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, hosts: &Arc<[S
             busy: OnceLock::new(),
         };
         async move {
-            if tokio::time::timeout(CONNECTION_DEADLINE, converse(connection, &asker)).await.is_err() {
+            if tokio::time::timeout(CONNECTION_DEADLINE, converse(connection, &asker))
+                .await
+                .is_err()
+            {
                 tracing::debug!("a connection to the admin was cut at its deadline");
             }
         }
@@ -214,7 +260,10 @@ async fn accept(bound: std::net::TcpListener, parts: &Arc<Parts>, hosts: &Arc<[S
 /// One connection, one request: a slot is never held for a request that may come later.
 async fn converse(connection: TcpStream, asker: &Asker) {
     let connection = Scanned::new(connection, asker.has_bare_line_feed.clone());
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer::answer(asker, &request).await) });
+    let service =
+        service_fn(
+            |request| async move { Ok::<_, Infallible>(answer::answer(asker, &request).await) },
+        );
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)

@@ -32,7 +32,12 @@ pub fn places(configured: Option<&Path>, admin_port: u16) -> Vec<PathBuf> {
     places_among(configured, admin_port, runtime, &std::env::temp_dir())
 }
 
-fn places_among(configured: Option<&Path>, port: u16, runtime: Option<PathBuf>, temporary: &Path) -> Vec<PathBuf> {
+fn places_among(
+    configured: Option<&Path>,
+    port: u16,
+    runtime: Option<PathBuf>,
+    temporary: &Path,
+) -> Vec<PathBuf> {
     if let Some(path) = configured {
         return vec![path.to_owned()];
     }
@@ -57,7 +62,10 @@ impl Socket {
             match Self::bind(&place) {
                 Ok(socket) => return Ok(socket),
                 Err(error) if configured.is_some() || error.kind() == io::ErrorKind::AddrInUse => {
-                    return Err(io::Error::new(error.kind(), format!("{}: {error}", place.display())));
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}", place.display()),
+                    ));
                 }
                 Err(error) => refusals.push(format!("{}: {error}", place.display())),
             }
@@ -74,7 +82,11 @@ impl Socket {
         socket.set_nonblocking(true)?;
         socket.listen(BACKLOG)?;
         let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { listener: socket.into(), path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
+        Ok(Self {
+            listener: socket.into(),
+            path: path.to_owned(),
+            file: (metadata.dev(), metadata.ino()),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -89,7 +101,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file);
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "the control socket stays behind");
         }
@@ -98,9 +111,14 @@ impl Drop for Socket {
 
 /// Removes the socket of a process that is gone. What is no socket, or one that is listened at, is left alone.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "is a file that is no socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "is a file that is no socket",
+        ));
     }
     let visit = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Or a full queue of a living one would hold us up.
@@ -123,14 +141,28 @@ mod tests {
     fn the_places_are_the_configured_one_or_three_in_their_order() {
         let among = |configured: Option<&str>, runtime: Option<&str>| {
             let runtime = runtime.map(PathBuf::from);
-            places_among(configured.map(Path::new), 9090, runtime, Path::new("/temporary"))
+            places_among(
+                configured.map(Path::new),
+                9090,
+                runtime,
+                Path::new("/temporary"),
+            )
         };
         let own = PathBuf::from("/run/sidestream/sidestream.sock");
         let temporary = PathBuf::from("/temporary/sidestream-9090.sock");
-        assert_eq!(among(Some("/a/b"), Some("/run/user/1")), [PathBuf::from("/a/b")]);
+        assert_eq!(
+            among(Some("/a/b"), Some("/run/user/1")),
+            [PathBuf::from("/a/b")]
+        );
         let user = PathBuf::from("/run/user/1/sidestream-9090.sock");
-        assert_eq!(among(None, Some("/run/user/1")), [own.clone(), user, temporary.clone()]);
-        assert_eq!(among(None, Some("relative")), [own.clone(), temporary.clone()]);
+        assert_eq!(
+            among(None, Some("/run/user/1")),
+            [own.clone(), user, temporary.clone()]
+        );
+        assert_eq!(
+            among(None, Some("relative")),
+            [own.clone(), temporary.clone()]
+        );
         assert_eq!(among(None, None), [own, temporary]);
     }
 
@@ -139,7 +171,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let socket = Socket::open(Some(&path), 0).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         drop(socket);
         assert!(!path.exists());
     }
@@ -154,7 +189,10 @@ mod tests {
 
         let refused = Socket::open(Some(&path), 0).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
-        assert!(refused.to_string().contains("another sidecar listens here"), "{refused}");
+        assert!(
+            refused.to_string().contains("another sidecar listens here"),
+            "{refused}"
+        );
         assert!(path.exists());
         drop(living);
     }

@@ -40,8 +40,20 @@ pub(super) fn enter(progress: &watch::Sender<Progress>, phase: Phase) {
 impl Clients<'_> {
     /// Returns when every connection has ended, at the schedule's deadline at the latest.
     pub(super) async fn drain(self, config: &Config) {
-        let Self { context, shards, progress, metrics, mut schedule } = self;
-        let Shards { listeners, goaway, mut connections, others, ports } = shards;
+        let Self {
+            context,
+            shards,
+            progress,
+            metrics,
+            mut schedule,
+        } = self;
+        let Shards {
+            listeners,
+            goaway,
+            mut connections,
+            others,
+            ports,
+        } = shards;
         progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
         enter(progress, Phase::ReadyOff);
         context.set_drain_retry(config.retry_min, config.retry_max);
@@ -104,7 +116,9 @@ async fn end_all(
     enter(progress, Phase::Lingering);
     while !context.registry.is_empty() {
         // Those among them that had been accepted and had not asked yet are told now; the others know.
-        context.registry.for_each(|member| member.close(Close::Drain));
+        context
+            .registry
+            .for_each(|member| member.close(Close::Drain));
         progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
         sleep(Duration::from_millis(20)).await;
     }
@@ -116,7 +130,11 @@ async fn end_all(
 ///
 /// The one with the least pending goes first: most clients are soon elsewhere, and those that are behind have the
 /// longest time to take what they are owed.
-async fn end_streams(context: &Context, progress: &watch::Sender<Progress>, schedule: &mut watch::Receiver<Schedule>) {
+async fn end_streams(
+    context: &Context,
+    progress: &watch::Sender<Progress>,
+    schedule: &mut watch::Receiver<Schedule>,
+) {
     let mut streams = by_lag(context).into_iter();
     loop {
         // An even pace from here on; it is found anew when the schedule changes.
@@ -126,7 +144,9 @@ async fn end_streams(context: &Context, progress: &watch::Sender<Progress>, sche
         for place in 1..=count {
             // One that is gone by itself leaves its place in time to the others.
             let Some(stream) = streams.next() else { return };
-            let Some(stream) = stream.upgrade() else { continue };
+            let Some(stream) = stream.upgrade() else {
+                continue;
+            };
             stream.close(Close::Drain);
             drop(stream);
             progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
@@ -145,7 +165,12 @@ async fn end_streams(context: &Context, progress: &watch::Sender<Progress>, sche
 }
 
 /// The time is over: what is left is dropped as it is, and counted.
-async fn cut(context: &Context, progress: &watch::Sender<Progress>, metrics: &Metrics, mut connections: Signal) {
+async fn cut(
+    context: &Context,
+    progress: &watch::Sender<Progress>,
+    metrics: &Metrics,
+    mut connections: Signal,
+) {
     let cut = context.registry.len() as u64;
     context.registry.for_each(|member| member.close(Close::Cut));
     metrics.drain_cut_total.inc_by(cut);
@@ -153,7 +178,9 @@ async fn cut(context: &Context, progress: &watch::Sender<Progress>, metrics: &Me
     if cut > 0 {
         tracing::warn!(cut, "the time of the drain is over; event streams were cut");
     } else {
-        tracing::info!("the time of the drain is over; connections without an event stream were cut");
+        tracing::info!(
+            "the time of the drain is over; connections without an event stream were cut"
+        );
     }
     // A moment for the event streams to tell the log what became of them; then whatever is left of the connections.
     for _ in 0..2 {

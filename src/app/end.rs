@@ -50,19 +50,56 @@ enum Heard {
 impl App {
     /// Stops everything, clients first and the admin last.
     pub(super) async fn end(self, cause: Cause) {
-        let Self { live: Live { context, sources, metrics, .. }, .. } = self;
-        let Self { shards, nats, registry, admin, progress, loaded, signals, commands, grace, .. } = self;
+        let Self {
+            live:
+                Live {
+                    context,
+                    sources,
+                    metrics,
+                    ..
+                },
+            ..
+        } = self;
+        let Self {
+            shards,
+            nats,
+            registry,
+            admin,
+            progress,
+            loaded,
+            signals,
+            commands,
+            grace,
+            ..
+        } = self;
         let config = loaded.config.drain;
         let began = Instant::now();
         let (schedule, scheduled) = watch::channel(Schedule::new(&config, began, grace));
         let planned = schedule.borrow().deadline.saturating_duration_since(began);
         let seconds = planned.as_secs_f64();
-        tracing::info!(?cause, streams = context.registry.len(), seconds, "the drain begins");
+        tracing::info!(
+            ?cause,
+            streams = context.registry.len(),
+            seconds,
+            "the drain begins"
+        );
         if planned < config.timeout {
             tracing::warn!(?grace, timeout = ?config.timeout, "the drain is compressed into the grace period");
         }
-        let parts = Parts { context, shards, registry, sources, nats, metrics, progress };
-        let mut ears = Ears { signals, commands, told: cause == Cause::Signal };
+        let parts = Parts {
+            context,
+            shards,
+            registry,
+            sources,
+            nats,
+            metrics,
+            progress,
+        };
+        let mut ears = Ears {
+            signals,
+            commands,
+            told: cause == Cause::Signal,
+        };
         let drained = {
             let drain = parts.drain(config, scheduled);
             let mut drain = std::pin::pin!(drain);
@@ -113,9 +150,25 @@ struct Parts {
 
 impl Parts {
     async fn drain(self, config: Config, schedule: watch::Receiver<Schedule>) {
-        let Self { context, shards, registry, sources, nats, metrics, progress } = self;
+        let Self {
+            context,
+            shards,
+            registry,
+            sources,
+            nats,
+            metrics,
+            progress,
+        } = self;
         let began = Instant::now();
-        Clients { context, shards, progress: &progress, metrics: &metrics, schedule }.drain(&config).await;
+        Clients {
+            context,
+            shards,
+            progress: &progress,
+            metrics: &metrics,
+            schedule,
+        }
+        .drain(&config)
+        .await;
         enter(&progress, Phase::Upstream);
         let upstream = async {
             registry.drain().await;
@@ -123,7 +176,9 @@ impl Parts {
             nats.close().await;
         };
         if timeout(UPSTREAM_MAX, upstream).await.is_err() {
-            tracing::warn!("NATS did not answer in time; it removes by itself what this pod has left");
+            tracing::warn!(
+                "NATS did not answer in time; it removes by itself what this pod has left"
+            );
         }
         let cut = progress.borrow().cut;
         tracing::info!(seconds = began.elapsed().as_secs_f64(), cut, "drained");

@@ -58,7 +58,9 @@ impl Watched {
                 let (from, to) = (change.from.number(), change.to.number());
                 self.gauge.set(change.to);
                 self.metrics.pressure_level.set(to.into());
-                let measure = change.asks.map(|(measure, _)| tracing::field::display(measure));
+                let measure = change
+                    .asks
+                    .map(|(measure, _)| tracing::field::display(measure));
                 let (value, does) = (change.asks.map(|(_, value)| value), change.to.explain());
                 tracing::warn!(from, to, measure, value, does, "pressure");
                 pressure_check.set(match change.to {
@@ -76,7 +78,11 @@ impl Watched {
             descriptors: between(&self.door),
             window_bytes: self.budget.used() as f64 / self.budget.max().max(1) as f64,
             loop_lag: self.pulses.lag().as_secs_f64(),
-            pending: if *dropped > before { pending.max(DROPPED) } else { pending },
+            pending: if *dropped > before {
+                pending.max(DROPPED)
+            } else {
+                pending
+            },
         }
     }
 }
@@ -95,8 +101,14 @@ fn tell_supply(check: &Check, door: &Door, told: &mut Option<Supply>) {
     let (limit, thresholds) = (door.limit(), door.thresholds());
     let eased = door.in_use() + limit / 50;
     let supply = match (door.supply(), *told) {
-        (Supply::Ample, Some(Supply::Scarce)) if eased * 100 >= limit * u64::from(thresholds.warn) => Supply::Scarce,
-        (Supply::Scarce, Some(Supply::Reserved)) if eased * 100 >= limit * u64::from(thresholds.reject) => {
+        (Supply::Ample, Some(Supply::Scarce))
+            if eased * 100 >= limit * u64::from(thresholds.warn) =>
+        {
+            Supply::Scarce
+        }
+        (Supply::Scarce, Some(Supply::Reserved))
+            if eased * 100 >= limit * u64::from(thresholds.reject) =>
+        {
             Supply::Reserved
         }
         (Supply::Spent, _) => Supply::Reserved,
@@ -105,7 +117,10 @@ fn tell_supply(check: &Check, door: &Door, told: &mut Option<Supply>) {
     *told = Some(supply);
     check.set(match supply {
         Supply::Ample => Status::Ok,
-        Supply::Scarce => Status::Warning(format!("more than {} % of {limit} are in use", thresholds.warn)),
+        Supply::Scarce => Status::Warning(format!(
+            "more than {} % of {limit} are in use",
+            thresholds.warn
+        )),
         Supply::Reserved | Supply::Spent => Status::Warning(format!(
             "more than {} % of {limit} are in use: new event streams are refused",
             thresholds.reject

@@ -34,7 +34,9 @@ pub(super) struct Pending {
 impl Pending {
     /// Returns when its streams are caught up with, or after five seconds. May be dropped at any await.
     pub(super) async fn caught_up(&self, sources: &Sources) {
-        sources.caught_up(self.until.saturating_duration_since(Instant::now())).await;
+        sources
+            .caught_up(self.until.saturating_duration_since(Instant::now()))
+            .await;
     }
 }
 
@@ -46,7 +48,11 @@ impl App {
             Reload::Unchanged => "unchanged",
             Reload::Refused(_) => "refused",
         };
-        self.live.metrics.config_reloads_total.with_label_values(&[result]).inc();
+        self.live
+            .metrics
+            .config_reloads_total
+            .with_label_values(&[result])
+            .inc();
         match reload {
             Reload::Unchanged => {
                 check.set(self.status());
@@ -64,19 +70,29 @@ impl App {
             }
             Reload::Changed { loaded, restart } => {
                 self.live.sources.apply(&loaded.config);
-                Step::CatchUp(Pending { loaded, restart, until: Instant::now() + CAUGHT_UP_MAX })
+                Step::CatchUp(Pending {
+                    loaded,
+                    restart,
+                    until: Instant::now() + CAUGHT_UP_MAX,
+                })
             }
         }
     }
 
     /// Applies a configuration whose streams are followed.
     pub(super) fn apply(&mut self, pending: Pending, check: &Check) {
-        let Pending { loaded, restart, .. } = pending;
+        let Pending {
+            loaded, restart, ..
+        } = pending;
         self.live.apply(&loaded.config);
         if logs::set_filter(&loaded.config.log.filter).is_err() {
             tracing::warn!("the filter of the log stays as it was");
         }
-        tracing::info!(hash = loaded.content_hash, ?restart, "configuration applied");
+        tracing::info!(
+            hash = loaded.content_hash,
+            ?restart,
+            "configuration applied"
+        );
         self.loaded = *loaded;
         self.restart = restart;
         self.log_warnings();
@@ -97,9 +113,20 @@ impl App {
             [] => None,
             [first, others @ ..] => Some(format!("{}{}", placed(first), more(others.len()))),
         };
-        let restart = Some(format!("only a restart applies: {}", self.restart.join(", ")));
-        let said: Vec<String> = restart.filter(|_| !self.restart.is_empty()).into_iter().chain(warning).collect();
-        if said.is_empty() { Status::Ok } else { Status::Warning(said.join("; ")) }
+        let restart = Some(format!(
+            "only a restart applies: {}",
+            self.restart.join(", ")
+        ));
+        let said: Vec<String> = restart
+            .filter(|_| !self.restart.is_empty())
+            .into_iter()
+            .chain(warning)
+            .collect();
+        if said.is_empty() {
+            Status::Ok
+        } else {
+            Status::Warning(said.join("; "))
+        }
     }
 
     fn show(&self, problems: Option<&Problems>) {
@@ -110,19 +137,32 @@ impl App {
 
 /// One line for the probes: the first problem with its place, and how many more there are.
 fn refused(problems: &Problems) -> String {
-    let first = problems.as_slice().first().map_or_else(String::new, |first| format!(": {}", placed(first)));
-    format!("the last reload was refused{first}{}", more(problems.as_slice().len().saturating_sub(1)))
+    let first = problems
+        .as_slice()
+        .first()
+        .map_or_else(String::new, |first| format!(": {}", placed(first)));
+    format!(
+        "the last reload was refused{first}{}",
+        more(problems.as_slice().len().saturating_sub(1))
+    )
 }
 
 fn placed(problem: &Problem) -> String {
     match problem.line {
         0 => format!("{}: {}", problem.file, problem.message),
-        line => format!("{}:{line}:{}: {}", problem.file, problem.column, problem.message),
+        line => format!(
+            "{}:{line}:{}: {}",
+            problem.file, problem.column, problem.message
+        ),
     }
 }
 
 fn more(count: usize) -> String {
-    if count == 0 { String::new() } else { format!(" (and {count} more)") }
+    if count == 0 {
+        String::new()
+    } else {
+        format!(" (and {count} more)")
+    }
 }
 
 /// What `/config` answers.

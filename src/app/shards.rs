@@ -52,11 +52,18 @@ impl Shards {
     ) -> Result<Self, StartError> {
         // The CPU quota of the cgroup counts too, not only the cores of the machine.
         let count = std::thread::available_parallelism().map_or(1, usize::from);
-        let sharing = if count > 1 { Sharing::Shared } else { Sharing::Alone };
+        let sharing = if count > 1 {
+            Sharing::Shared
+        } else {
+            Sharing::Alone
+        };
         let (listeners, listening) = drain::channel();
         let (goaway, leaving) = drain::channel();
         let (connections, release) = drain::channel();
-        let watches = Watches { listening, drain: http::Drain { leaving, release } };
+        let watches = Watches {
+            listening,
+            drain: http::Drain { leaving, release },
+        };
         let mut ports = Vec::new();
         let mut shards: Vec<Bound> = (0..count).map(|_| Vec::new()).collect();
         for config in listen {
@@ -93,11 +100,20 @@ impl Shards {
                     drop(stopped.await);
                 });
             };
-            let thread = std::thread::Builder::new().name(format!("shard-{place}")).spawn(shard).map_err(system)?;
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{place}"))
+                .spawn(shard)
+                .map_err(system)?;
             others.push((stop, thread));
         }
         tracing::info!(shards = count, "serving");
-        Ok(Self { listeners, goaway, connections, others, ports })
+        Ok(Self {
+            listeners,
+            goaway,
+            connections,
+            others,
+            ports,
+        })
     }
 }
 
@@ -140,7 +156,13 @@ fn serve(bound: Bound, context: &Arc<Context>, watches: &Watches) {
         let Watches { listening, drain } = watches.clone();
         match Listener::new(bound) {
             Ok(listener) => {
-                tokio::spawn(http::serve(context.clone(), listener, tls, listening, drain));
+                tokio::spawn(http::serve(
+                    context.clone(),
+                    listener,
+                    tls,
+                    listening,
+                    drain,
+                ));
             }
             Err(error) => tracing::error!(%error, "a listener cannot be served"),
         }

@@ -73,8 +73,18 @@ impl Sources {
         let (signal, watch) = drain::channel();
         nats.serve(writer, watch);
         metrics.feeds.with_label_values(&[CORE]).set(0);
-        let state = State { followed: HashMap::new(), retired: Vec::new(), core: Some(signal) };
-        let sources = Arc::new(Self { nats, budget: budget.clone(), replays, core, state: Mutex::new(state) });
+        let state = State {
+            followed: HashMap::new(),
+            retired: Vec::new(),
+            core: Some(signal),
+        };
+        let sources = Arc::new(Self {
+            nats,
+            budget: budget.clone(),
+            replays,
+            core,
+            state: Mutex::new(state),
+        });
         tokio::spawn(sweep(Arc::downgrade(&sources)));
         sources
     }
@@ -84,9 +94,14 @@ impl Sources {
     pub(super) fn apply(&self, config: &Config) {
         let wanted = wanted(config);
         let mut state = self.lock();
-        let State { followed, retired, .. } = &mut *state;
+        let State {
+            followed, retired, ..
+        } = &mut *state;
         for (stream, wanted) in &wanted {
-            if let Some(known) = followed.get_mut(stream).filter(|known| known.wanted.is_followed_as(wanted)) {
+            if let Some(known) = followed
+                .get_mut(stream)
+                .filter(|known| known.wanted.is_followed_as(wanted))
+            {
                 if known.wanted.limits != wanted.limits {
                     known.wanted.limits = wanted.limits;
                     known.reader.set_limits(wanted.limits);
@@ -96,15 +111,33 @@ impl Sources {
             let new = self.follow(stream, wanted.clone());
             retired.extend(followed.insert(stream.clone(), new));
         }
-        let gone: Vec<String> = followed.keys().filter(|stream| !wanted.contains_key(*stream)).cloned().collect();
+        let gone: Vec<String> = followed
+            .keys()
+            .filter(|stream| !wanted.contains_key(*stream))
+            .cloned()
+            .collect();
         retired.extend(gone.iter().filter_map(|stream| followed.remove(stream)));
     }
 
     fn follow(&self, stream: &str, wanted: Wanted) -> Followed {
-        let Wanted { identity, filters, limits, delivery } = wanted.clone();
+        let Wanted {
+            identity,
+            filters,
+            limits,
+            delivery,
+        } = wanted.clone();
         let archive = self.nats.archive(stream, identity.as_deref(), &filters);
-        let past = Past { archive, reach: filters.clone(), replays: self.replays.clone() };
-        let followed = StreamConfig { name: stream.to_owned(), filters, identity, window: limits };
+        let past = Past {
+            archive,
+            reach: filters.clone(),
+            replays: self.replays.clone(),
+        };
+        let followed = StreamConfig {
+            name: stream.to_owned(),
+            filters,
+            identity,
+            window: limits,
+        };
         let (stop, stopped) = drain::channel();
         let reader = match delivery {
             Delivery::Shared => {
@@ -116,24 +149,40 @@ impl Sources {
             Delivery::OnDemand => {
                 let (source, demands) = feed::republished::channel(stream, &self.budget, past);
                 spawn_until(source.replays(), stopped.clone());
-                self.nats.serve_republished(followed, source.clone(), demands, stopped);
+                self.nats
+                    .serve_republished(followed, source.clone(), demands, stopped);
                 Reader::Republished(source)
             }
         };
-        Followed { wanted, reader, stop }
+        Followed {
+            wanted,
+            reader,
+            stop,
+        }
     }
 
     /// The source of a route.
     pub(super) fn find(&self, source: &SourceConfig) -> Source {
         let state = self.lock();
-        let followed = source.stream.as_ref().and_then(|stream| state.followed.get(stream));
-        followed.map_or_else(|| Source::OnDemand(self.core.clone()), |followed| followed.reader.source())
+        let followed = source
+            .stream
+            .as_ref()
+            .and_then(|stream| state.followed.get(stream));
+        followed.map_or_else(
+            || Source::OnDemand(self.core.clone()),
+            |followed| followed.reader.source(),
+        )
     }
 
     /// Returns when every stream that is followed has been caught up with, or after `most`.
     pub(super) async fn caught_up(&self, most: Duration) {
         let ready = async {
-            while self.lock().followed.values().any(|followed| !followed.reader.is_ready()) {
+            while self
+                .lock()
+                .followed
+                .values()
+                .any(|followed| !followed.reader.is_ready())
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -143,16 +192,30 @@ impl Sources {
 
     /// Messages that JetStream has ready and this pod has not taken.
     pub(super) fn pending(&self) -> u64 {
-        self.lock().followed.values().map(|followed| followed.reader.pending()).sum()
+        self.lock()
+            .followed
+            .values()
+            .map(|followed| followed.reader.pending())
+            .sum()
     }
 
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
     pub(super) async fn stop(&self) {
         let stops: Vec<Signal> = {
             let mut state = self.lock();
-            let State { followed, retired, core } = &mut *state;
-            let followed = followed.drain().map(|(_, followed)| followed).chain(retired.drain(..));
-            followed.map(|followed| followed.stop).chain(core.take()).collect()
+            let State {
+                followed,
+                retired,
+                core,
+            } = &mut *state;
+            let followed = followed
+                .drain()
+                .map(|(_, followed)| followed)
+                .chain(retired.drain(..));
+            followed
+                .map(|followed| followed.stop)
+                .chain(core.take())
+                .collect()
         };
         futures_util::future::join_all(stops.into_iter().map(Signal::drain)).await;
     }
@@ -161,12 +224,23 @@ impl Sources {
     pub(super) fn sample(&self, metrics: &Metrics) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let set = |source: &str, (events, bytes, feeds): (usize, usize, usize)| {
-            metrics.window_events.with_label_values(&[source]).set(gauge(events));
-            metrics.window_bytes.with_label_values(&[source]).set(gauge(bytes));
+            metrics
+                .window_events
+                .with_label_values(&[source])
+                .set(gauge(events));
+            metrics
+                .window_bytes
+                .with_label_values(&[source])
+                .set(gauge(bytes));
             metrics.feeds.with_label_values(&[source]).set(gauge(feeds));
         };
         set(CORE, self.core.size());
-        let readers: Vec<Reader> = self.lock().followed.values().map(|followed| followed.reader.clone()).collect();
+        let readers: Vec<Reader> = self
+            .lock()
+            .followed
+            .values()
+            .map(|followed| followed.reader.clone())
+            .collect();
         for reader in readers {
             set(reader.name(), reader.size());
         }
@@ -175,7 +249,9 @@ impl Sources {
     fn sweep(&self, now: Instant) {
         self.core.sweep(now);
         let mut state = self.lock();
-        let State { followed, retired, .. } = &mut *state;
+        let State {
+            followed, retired, ..
+        } = &mut *state;
         for followed in followed.values().chain(&*retired) {
             followed.reader.sweep(now);
         }
@@ -193,7 +269,9 @@ async fn sweep(sources: Weak<Sources>) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
-        let Some(sources) = sources.upgrade() else { return };
+        let Some(sources) = sources.upgrade() else {
+            return;
+        };
         sources.sweep(Instant::now());
     }
 }
@@ -265,7 +343,9 @@ impl Reader {
 impl Wanted {
     /// Whether one tailer serves both: their limits may differ.
     fn is_followed_as(&self, other: &Self) -> bool {
-        self.identity == other.identity && self.delivery == other.delivery && self.filters == other.filters
+        self.identity == other.identity
+            && self.delivery == other.delivery
+            && self.filters == other.filters
     }
 }
 
@@ -276,7 +356,9 @@ fn wanted(config: &Config) -> HashMap<String, Wanted> {
     let mut wanted: HashMap<String, Wanted> = HashMap::new();
     for route in &config.http.routes {
         for source in &route.sources {
-            let Some(stream) = &source.stream else { continue };
+            let Some(stream) = &source.stream else {
+                continue;
+            };
             reach.entry(stream).or_default().extend(source.reach());
             wanted
                 .entry(stream.clone())

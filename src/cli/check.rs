@@ -28,7 +28,9 @@ pub(super) fn run(file: &Path) -> Exit {
 }
 
 fn summarise(loaded: &Loaded, file: &Path, out: &mut impl Write) -> fmt::Result {
-    let Loaded { config, warnings, .. } = loaded;
+    let Loaded {
+        config, warnings, ..
+    } = loaded;
     match warnings.len() {
         0 => writeln!(out, "{}: no problems", file.display())?,
         1 => writeln!(out, "{}: no problems, 1 warning", file.display())?,
@@ -39,12 +41,20 @@ fn summarise(loaded: &Loaded, file: &Path, out: &mut impl Write) -> fmt::Result 
         writeln!(out, "  listens on {}{tls}", listener.address)?;
     }
     for route in &config.http.routes {
-        writeln!(out, "  serves {} from {}", route.path.as_str(), sources(route))?;
+        writeln!(
+            out,
+            "  serves {} from {}",
+            route.path.as_str(),
+            sources(route)
+        )?;
     }
     Ok(())
 }
 
 fn sources(route: &RouteConfig) -> String {
-    let names = route.sources.iter().map(|source| source.stream.as_deref().unwrap_or("core NATS"));
+    let names = route
+        .sources
+        .iter()
+        .map(|source| source.stream.as_deref().unwrap_or("core NATS"));
     names.collect::<Vec<_>>().join(", ")
 }

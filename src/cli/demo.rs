@@ -43,7 +43,9 @@ pub(super) struct Args {
 
 /// Runs the demo until Ctrl-C, SIGTERM or the end of one of its parts.
 pub(super) fn run(args: &Args) -> Exit {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let told = match runtime {
         Ok(runtime) => runtime.block_on(from_start_to_end(args)),
         Err(error) => Err(Failure::internal(error.to_string())),
@@ -67,11 +69,17 @@ struct Failure {
 
 impl Failure {
     fn unavailable(message: String) -> Self {
-        Self { exit: Exit::Unavailable, message }
+        Self {
+            exit: Exit::Unavailable,
+            message,
+        }
     }
 
     fn internal(message: String) -> Self {
-        Self { exit: Exit::Internal, message }
+        Self {
+            exit: Exit::Internal,
+            message,
+        }
     }
 }
 
@@ -103,18 +111,31 @@ async fn from_start_to_end(args: &Args) -> Result<(), Failure> {
 }
 
 /// Starts everything in the order in which each needs the other, then watches it.
-async fn play(args: &Args, directory: &Directory, children: &mut Children) -> Result<Infallible, Failure> {
+async fn play(
+    args: &Args,
+    directory: &Directory,
+    children: &mut Children,
+) -> Result<Infallible, Failure> {
     let plan = |port| SocketAddr::new(args.address, port);
     let page = bind(plan(args.page_port), "--page-port")?;
     // Bound and let go, only to tell a taken port by the name of its option; the sidecar tells the rest.
     drop(bind(plan(args.port), "--port")?);
     drop(bind(plan(args.admin_port), "--admin-port")?);
 
-    let NatsServer { child, url, version } = NatsServer::start(directory.path()).await?;
+    let NatsServer {
+        child,
+        url,
+        version,
+    } = NatsServer::start(directory.path()).await?;
     let nats = children.nats.insert(child);
     // The publisher creates the stream that the sidecar's configuration names: first the one, then the other.
     let publisher = Publisher::connect(&url).await?;
-    let plan = Plan { clients: plan(args.port), admin: plan(args.admin_port), nats: &url, directory: directory.path() };
+    let plan = Plan {
+        clients: plan(args.port),
+        admin: plan(args.admin_port),
+        nats: &url,
+        directory: directory.path(),
+    };
     let sidecar = children.sidecar.insert(sidecar::start(&plan)?);
 
     let watched = async {
@@ -140,7 +161,9 @@ fn say(text: &str) {
 
 fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
     let bound = listener::bind(address, Sharing::Alone);
-    bound.map_err(|error| Failure::unavailable(format!("{address}: {error} ({option} takes another port)")))
+    bound.map_err(|error| {
+        Failure::unavailable(format!("{address}: {error} ({option} takes another port)"))
+    })
 }
 
 fn welcome(plan: &Plan<'_>, page: SocketAddr, version: nats_server::Version) -> String {
@@ -189,7 +212,10 @@ struct Stop {
 
 impl Stop {
     fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn requested(&mut self) {

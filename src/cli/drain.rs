@@ -35,13 +35,18 @@ pub(super) fn run(arguments: &Args) -> Exit {
         // A sidecar that runs goes on with what the file said before; a preStop hook must reach it all the same.
         Err(problems) => {
             complain(problems);
-            (admin::places(None, 0).into_iter().take(1).collect(), Exit::Usage)
+            (
+                admin::places(None, 0).into_iter().take(1).collect(),
+                Exit::Usage,
+            )
         }
     };
     let socket = match connect(&places) {
         Ok(socket) => socket,
         Err(why) => {
-            complain(format_args!("sidestream: no sidecar can be asked to drain:{why}"));
+            complain(format_args!(
+                "sidestream: no sidecar can be asked to drain:{why}"
+            ));
             return missing;
         }
     };
@@ -49,11 +54,15 @@ pub(super) fn run(arguments: &Args) -> Exit {
         Ok(answer) => explain(&answer, arguments.wait),
         // It may have been told to end at once: what became of its clients is not known.
         Err(error) if arguments.wait => {
-            complain(format_args!("sidestream: the sidecar ended before it said that it was drained: {error}"));
+            complain(format_args!(
+                "sidestream: the sidecar ended before it said that it was drained: {error}"
+            ));
             Exit::Incomplete
         }
         Err(error) => {
-            complain(format_args!("sidestream: the sidecar did not answer: {error}"));
+            complain(format_args!(
+                "sidestream: the sidecar did not answer: {error}"
+            ));
             Exit::Unavailable
         }
     }
@@ -62,8 +71,14 @@ pub(super) fn run(arguments: &Args) -> Exit {
 /// Where the control socket may be, by the configuration; without any, where a sidecar with the defaults has it.
 fn places(file: Option<&Path>) -> Result<Vec<PathBuf>, config::Problems> {
     let file = file.or_else(|| FILES.map(Path::new).into_iter().find(|file| file.exists()));
-    let admin = file.map(config::load).transpose()?.map_or_else(admin::Config::default, |loaded| loaded.config.admin);
-    Ok(admin::places(admin.control.as_deref(), admin.address.port()))
+    let admin = file
+        .map(config::load)
+        .transpose()?
+        .map_or_else(admin::Config::default, |loaded| loaded.config.admin);
+    Ok(admin::places(
+        admin.control.as_deref(),
+        admin.address.port(),
+    ))
 }
 
 /// The first place where somebody listens; the error tells of each.
@@ -96,12 +111,17 @@ fn explain(answer: &Value, wait: bool) -> Exit {
         return Exit::Unavailable;
     }
     let drain = &answer["drain"];
-    let (phase, left) = (drain["phase"].as_str().unwrap_or_default(), &drain["streams_left"]);
+    let (phase, left) = (
+        drain["phase"].as_str().unwrap_or_default(),
+        &drain["streams_left"],
+    );
     match answer["complete"].as_bool() {
         Some(true) => exit_of(print("drained\n")),
         Some(false) => {
             let cut = &drain["cut"];
-            complain(format_args!("sidestream: drained, but not completely: {cut} event streams were cut"));
+            complain(format_args!(
+                "sidestream: drained, but not completely: {cut} event streams were cut"
+            ));
             if wait { Exit::Incomplete } else { Exit::Clean }
         }
         None if wait => {

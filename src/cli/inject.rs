@@ -55,7 +55,11 @@ impl DefaultArgs {
     /// The defaults, or what is wrong with them.
     pub(super) fn defaults(&self) -> Result<Defaults, String> {
         let annotations = self.annotations.iter().cloned().collect();
-        let defaults = Defaults { image: self.image.clone(), config_map: self.config_map.clone(), annotations };
+        let defaults = Defaults {
+            image: self.image.clone(),
+            config_map: self.config_map.clone(),
+            annotations,
+        };
         match defaults.problems().first() {
             None => Ok(defaults),
             Some(problem) => Err(format!("--default: {problem}")),
@@ -64,8 +68,15 @@ impl DefaultArgs {
 }
 
 fn annotation(text: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = text.split_once('=').ok_or("expected ANNOTATION=VALUE, such as cpu-limit=1")?;
-    Ok((name.strip_prefix("sidestream.dev/").unwrap_or(name).to_owned(), value.to_owned()))
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("expected ANNOTATION=VALUE, such as cpu-limit=1")?;
+    Ok((
+        name.strip_prefix("sidestream.dev/")
+            .unwrap_or(name)
+            .to_owned(),
+        value.to_owned(),
+    ))
 }
 
 pub(super) fn inject(arguments: &Args) -> Exit {
@@ -77,7 +88,10 @@ pub(super) fn inject(arguments: &Args) -> Exit {
         }
     };
     if arguments.check {
-        return check(&arguments.files, arguments.selector.as_ref().unwrap_or(&Selector::injected()));
+        return check(
+            &arguments.files,
+            arguments.selector.as_ref().unwrap_or(&Selector::injected()),
+        );
     }
     change(
         &arguments.files,
@@ -93,20 +107,32 @@ fn check(files: &Files, selector: &Selector) -> Exit {
     let (mut checked, mut problems) = (0, 0);
     for file in &files.files {
         let name = name(file);
-        let Some(text) = read_or_report(&name, file) else { return Exit::Usage };
+        let Some(text) = read_or_report(&name, file) else {
+            return Exit::Usage;
+        };
         let report = manifest::change(&text, Act::Check(selector)).report;
         checked += report.len();
         for line in report.iter().filter(|line| line.is_problem) {
             // The line of a list is that of its beginning.
-            let subject = if line.subject.is_empty() { format!("{name}:{}", line.line) } else { line.subject.clone() };
+            let subject = if line.subject.is_empty() {
+                format!("{name}:{}", line.line)
+            } else {
+                line.subject.clone()
+            };
             complain(format_args!("{subject}: {}", line.text));
             problems += 1;
         }
     }
     if !files.quiet || problems > 0 {
-        complain(format_args!("{checked} ask for the sidecar; {problems} have none"));
+        complain(format_args!(
+            "{checked} ask for the sidecar; {problems} have none"
+        ));
     }
-    if problems == 0 { Exit::Clean } else { Exit::Usage }
+    if problems == 0 {
+        Exit::Clean
+    } else {
+        Exit::Usage
+    }
 }
 
 pub(super) fn uninject(files: &Files) -> Exit {
@@ -119,13 +145,23 @@ fn change(files: &Files, act: Act<'_>) -> Exit {
     let (mut problems, mut left_out, mut treated) = (0, 0, 0);
     for file in &files.files {
         let name = name(file);
-        let Some(text) = read_or_report(&name, file) else { return Exit::Usage };
+        let Some(text) = read_or_report(&name, file) else {
+            return Exit::Usage;
+        };
         let changed = manifest::change(&text, act);
-        for line in changed.report.iter().filter(|line| line.is_problem || !files.quiet) {
+        for line in changed
+            .report
+            .iter()
+            .filter(|line| line.is_problem || !files.quiet)
+        {
             complain(format_args!("{name}:{line}"));
         }
         problems += changed.report.iter().filter(|line| line.is_problem).count();
-        left_out += changed.report.iter().filter(|line| line.is_left_out).count();
+        left_out += changed
+            .report
+            .iter()
+            .filter(|line| line.is_left_out)
+            .count();
         treated += changed.report.len();
         append(&mut out, &changed.text);
     }
@@ -142,7 +178,9 @@ fn change(files: &Files, act: Act<'_>) -> Exit {
     match print(&out) {
         Ok(()) => Exit::Clean,
         Err(error) => {
-            complain(format_args!("sidestream: cannot write to standard output: {error}"));
+            complain(format_args!(
+                "sidestream: cannot write to standard output: {error}"
+            ));
             Exit::Internal
         }
     }
@@ -163,12 +201,18 @@ fn append(out: &mut String, text: &str) {
 
 /// The text of a file, or a line on standard error that says why there is none.
 fn read_or_report(name: &str, file: &Path) -> Option<String> {
-    read(file).map_err(|error| complain(format_args!("{name}: {error}"))).ok()
+    read(file)
+        .map_err(|error| complain(format_args!("{name}: {error}")))
+        .ok()
 }
 
 fn read(file: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let source: &mut dyn io::Read = if is_stdin(file) { &mut io::stdin() } else { &mut std::fs::File::open(file)? };
+    let source: &mut dyn io::Read = if is_stdin(file) {
+        &mut io::stdin()
+    } else {
+        &mut std::fs::File::open(file)?
+    };
     source.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other("is larger than 64 MiB"));
@@ -177,7 +221,11 @@ fn read(file: &Path) -> io::Result<String> {
 }
 
 fn name(file: &Path) -> String {
-    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
+    if is_stdin(file) {
+        "standard input".into()
+    } else {
+        file.display().to_string()
+    }
 }
 
 fn is_stdin(file: &Path) -> bool {

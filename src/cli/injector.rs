@@ -74,13 +74,27 @@ struct Init {
     #[arg(long, default_value = "sidestream-injector")]
     webhook: String,
     /// The API server; by default what the kubelet says
-    #[arg(long, value_name = "HOST", env = "KUBERNETES_SERVICE_HOST", default_value = "kubernetes.default.svc")]
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "KUBERNETES_SERVICE_HOST",
+        default_value = "kubernetes.default.svc"
+    )]
     api_server: String,
     /// Its port
-    #[arg(long, value_name = "PORT", env = "KUBERNETES_SERVICE_PORT_HTTPS", default_value_t = 443)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "KUBERNETES_SERVICE_PORT_HTTPS",
+        default_value_t = 443
+    )]
     api_port: u16,
     /// The folder with `token` and `ca.crt` of the service account
-    #[arg(long, value_name = "FOLDER", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
     account: PathBuf,
     /// How long API servers have to load a changed caBundle before its certificate is served
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = config::duration)]
@@ -99,11 +113,16 @@ fn serve(arguments: Serve) -> Exit {
     let signals = match signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
-            complain(format_args!("sidestream: signals cannot be handled: {error}"));
+            complain(format_args!(
+                "sidestream: signals cannot be handled: {error}"
+            ));
             return Exit::Internal;
         }
     };
-    logs::init(&logs::Config { filter: arguments.log, ..logs::Config::default() });
+    logs::init(&logs::Config {
+        filter: arguments.log,
+        ..logs::Config::default()
+    });
     let defaults = match arguments.defaults.defaults() {
         Ok(defaults) => defaults,
         Err(why) => {
@@ -115,15 +134,21 @@ fn serve(arguments: Serve) -> Exit {
         listen: arguments.listen,
         admin: arguments.admin,
         admin_hosts: arguments.admin_hosts,
-        certificate: TlsConfig { certificate: arguments.certificate, key: arguments.key, client_ca: None },
+        certificate: TlsConfig {
+            certificate: arguments.certificate,
+            key: arguments.key,
+            client_ca: None,
+        },
         defaults,
     };
-    let ended = runtime().map_err(|error| ServerError::System(error.to_string())).and_then(|runtime| {
-        let ended = runtime.block_on(server::run(config, signals));
-        // Connections that have not ended by now are cut.
-        runtime.shutdown_background();
-        ended
-    });
+    let ended = runtime()
+        .map_err(|error| ServerError::System(error.to_string()))
+        .and_then(|runtime| {
+            let ended = runtime.block_on(server::run(config, signals));
+            // Connections that have not ended by now are cut.
+            runtime.shutdown_background();
+            ended
+        });
     match ended {
         Ok(()) => Exit::Clean,
         Err(error) => {
@@ -138,7 +163,11 @@ fn serve(arguments: Serve) -> Exit {
 
 fn prepare(arguments: Init) -> Exit {
     logs::init(&logs::Config::default());
-    let access = Access { host: arguments.api_server, port: arguments.api_port, account: arguments.account };
+    let access = Access {
+        host: arguments.api_server,
+        port: arguments.api_port,
+        account: arguments.account,
+    };
     let objects = Objects {
         namespace: arguments.namespace,
         service: arguments.service,
@@ -174,7 +203,12 @@ fn write(folder: &Path, pair: &Pair) -> io::Result<()> {
     for (name, text) in [("tls.crt", &pair.certificate), ("tls.key", &pair.key)] {
         let mut options = std::fs::OpenOptions::new();
         // Nobody else's: a private key.
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(folder.join(name))?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(folder.join(name))?;
         io::Write::write_all(&mut file, text.as_bytes())?;
     }
     Ok(())
@@ -182,14 +216,20 @@ fn write(folder: &Path, pair: &Pair) -> io::Result<()> {
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     // 4 turns of tasks, and sockets are asked again: a storm of new connections does not hide the request of an old one.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).event_interval(4).enable_all().build()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .event_interval(4)
+        .enable_all()
+        .build()
 }
 
 fn filter(directives: &str) -> Result<String, String> {
     match crate::telemetry::filter::filter(directives) {
         Ok(_) => Ok(directives.to_owned()),
         Err(invalid) => {
-            let hint = invalid.meant().map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
+            let hint = invalid
+                .meant()
+                .map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
             Err(format!("{invalid}{hint}"))
         }
     }

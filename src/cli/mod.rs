@@ -97,7 +97,11 @@ struct Config {
 /// Prints clap's answer. Its own exit code for bad usage is 2, which supervisors take for many things; ours is 64.
 fn explain(answer: &clap::Error) -> Exit {
     let printed = answer.print();
-    if answer.use_stderr() { Exit::Usage } else { output::exit_of(printed) }
+    if answer.use_stderr() {
+        Exit::Usage
+    } else {
+        output::exit_of(printed)
+    }
 }
 
 const EXIT_CODES: &str = "\

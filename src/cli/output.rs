@@ -11,7 +11,10 @@ use super::Exit;
 /// Writes a line to standard error. An error is ignored: there is no place left to report it.
 pub(super) fn complain(line: impl Display) {
     // In one write: a line is not torn by those of other processes.
-    io::stderr().lock().write_all(format!("{line}\n").as_bytes()).ok();
+    io::stderr()
+        .lock()
+        .write_all(format!("{line}\n").as_bytes())
+        .ok();
 }
 
 /// Writes to standard output, to the last byte.
@@ -26,7 +29,9 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 pub(super) fn exit_of(printed: io::Result<()>) -> Exit {
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(format_args!("sidestream: cannot write to standard output: {error}"));
+            complain(format_args!(
+                "sidestream: cannot write to standard output: {error}"
+            ));
             Exit::Internal
         }
         Ok(()) | Err(_) => Exit::Clean,

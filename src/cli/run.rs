@@ -18,7 +18,9 @@ pub(super) fn run(path: &Path) -> Exit {
     let mut signals = match signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
-            complain(format_args!("sidestream: signals cannot be handled: {error}"));
+            complain(format_args!(
+                "sidestream: signals cannot be handled: {error}"
+            ));
             return Exit::Internal;
         }
     };
@@ -30,7 +32,9 @@ pub(super) fn run(path: &Path) -> Exit {
         }
         Ok(None) => return Exit::Clean,
         Err(error) => {
-            complain(format_args!("sidestream: the configuration cannot be read: {error}"));
+            complain(format_args!(
+                "sidestream: the configuration cannot be read: {error}"
+            ));
             return Exit::Internal;
         }
     };
@@ -57,14 +61,19 @@ pub(super) fn run(path: &Path) -> Exit {
 
 /// Loads the file on a thread of its own; nothing if a signal ends the process first. A large file takes a second, and a
 /// pipe without a writer never ends.
-fn load(path: &Path, signals: &mut mpsc::Receiver<Request>) -> io::Result<Option<Result<Loaded, Problems>>> {
+fn load(
+    path: &Path,
+    signals: &mut mpsc::Receiver<Request>,
+) -> io::Result<Option<Result<Loaded, Problems>>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (done, loaded) = oneshot::channel();
     let path = path.to_owned();
-    std::thread::Builder::new().name("config".into()).spawn(move || {
-        // The other end is gone when the process ends.
-        drop(done.send(config::load(&path)));
-    })?;
+    std::thread::Builder::new()
+        .name("config".into())
+        .spawn(move || {
+            // The other end is gone when the process ends.
+            drop(done.send(config::load(&path)));
+        })?;
     runtime.block_on(async {
         let mut loaded = std::pin::pin!(loaded);
         loop {
@@ -86,7 +95,9 @@ fn load(path: &Path, signals: &mut mpsc::Receiver<Request>) -> io::Result<Option
 const GRACE: &str = "SIDESTREAM_TERMINATION_GRACE_PERIOD";
 
 fn grace() -> Result<Option<Duration>, &'static str> {
-    let Some(text) = std::env::var_os(GRACE).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = std::env::var_os(GRACE).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     let text = text.to_str().ok_or("this is no text")?;
     // Seconds without a unit: so the manifest has them.
     match text.parse() {

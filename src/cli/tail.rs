@@ -56,7 +56,10 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(tail) => tail,
         Err(why) => return stopped(&why, Exit::Usage),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return stopped(&error.to_string(), Exit::Internal),
     };
@@ -73,8 +76,10 @@ pub(super) fn run(args: &Args) -> Exit {
 }
 
 async fn interrupted() -> Exit {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
         return stopped("signals cannot be listened for", Exit::Internal);
     };
     tokio::select! {
@@ -125,36 +130,58 @@ impl Tail {
 
     async fn follow(&mut self) -> Exit {
         loop {
-            let (why, after) = match request::open(&self.connector, &self.target, &self.headers, &self.position).await {
-                Ok(opened) => match self.read(opened).await {
-                    End::Done(exit) => return exit,
-                    End::Broken(why) => (why, None),
-                },
-                Err(No::Finished) => return stopped("the server has nothing more for us (204)", Exit::Clean),
-                Err(No::ForGood(why)) => return stopped(&why, Exit::Unavailable),
-                Err(No::ForNow { why, after }) => (why, after),
-            };
+            let (why, after) =
+                match request::open(&self.connector, &self.target, &self.headers, &self.position)
+                    .await
+                {
+                    Ok(opened) => match self.read(opened).await {
+                        End::Done(exit) => return exit,
+                        End::Broken(why) => (why, None),
+                    },
+                    Err(No::Finished) => {
+                        return stopped("the server has nothing more for us (204)", Exit::Clean);
+                    }
+                    Err(No::ForGood(why)) => return stopped(&why, Exit::Unavailable),
+                    Err(No::ForNow { why, after }) => (why, after),
+                };
             let delay = self.backoff.next_delay(after);
-            tell(&format!("{why}; reconnecting in {:.1} s{}", delay.as_secs_f64(), self.resuming()));
+            tell(&format!(
+                "{why}; reconnecting in {:.1} s{}",
+                delay.as_secs_f64(),
+                self.resuming()
+            ));
             tokio::time::sleep(delay).await;
         }
     }
 
     fn resuming(&self) -> String {
-        if self.position.is_empty() { String::new() } else { format!(", resuming after {}", self.position) }
+        if self.position.is_empty() {
+            String::new()
+        } else {
+            format!(", resuming after {}", self.position)
+        }
     }
 
     /// Reads one connection to its end.
     async fn read(&mut self, opened: Opened) -> End {
-        let Opened { mut body, connection } = opened;
-        tell(&format!("connected over {}{}", connection.version(), self.resuming()));
+        let Opened {
+            mut body,
+            connection,
+        } = opened;
+        tell(&format!(
+            "connected over {}{}",
+            connection.version(),
+            self.resuming()
+        ));
         let mut decoder = Decoder::new(EVENT_BYTES_MAX, &self.position);
         while let Some(frame) = body.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
                 Err(error) => return End::Broken(format!("the connection broke ({error})")),
             };
-            let Ok(bytes) = frame.into_data() else { continue };
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
             if let Some(exit) = self.take(&mut decoder, &bytes).await {
                 return End::Done(exit);
             }
@@ -231,16 +258,29 @@ impl Tail {
         if let Some(retry) = close["retry"].as_u64() {
             self.backoff.set_base(Duration::from_millis(retry));
         }
-        tell(&format!("the server closes this stream: {}", close["reason"].as_str().unwrap_or("it does not say why")));
+        tell(&format!(
+            "the server closes this stream: {}",
+            close["reason"].as_str().unwrap_or("it does not say why")
+        ));
     }
 }
 
 /// What a gap says: how many events are gone, why, and where the stream goes on.
 fn gap(event: &ReceivedEvent) -> String {
     let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap_or_default();
-    let missed = gap["missed"].as_u64().map_or_else(|| "an unknown number of".to_owned(), |missed| missed.to_string());
-    let on = if gap["resume"] == "oldest" { "the oldest event that is kept" } else { "live events" };
-    format!("gap ({}): missed {missed} events, going on with {on}", gap["reason"].as_str().unwrap_or("unknown"))
+    let missed = gap["missed"].as_u64().map_or_else(
+        || "an unknown number of".to_owned(),
+        |missed| missed.to_string(),
+    );
+    let on = if gap["resume"] == "oldest" {
+        "the oldest event that is kept"
+    } else {
+        "live events"
+    };
+    format!(
+        "gap ({}): missed {missed} events, going on with {on}",
+        gap["reason"].as_str().unwrap_or("unknown")
+    )
 }
 
 /// In a thread of its own: a reader that stops reading must not keep Ctrl-C from working.
@@ -263,13 +303,20 @@ fn stopped(why: &str, exit: Exit) -> Exit {
 
 /// `Name: value`.
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("a header is written as 'Name: value'")?;
-    let name: HeaderName = name.trim().parse().map_err(|_| format!("{name:?} is no header name"))?;
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("a header is written as 'Name: value'")?;
+    let name: HeaderName = name
+        .trim()
+        .parse()
+        .map_err(|_| format!("{name:?} is no header name"))?;
     if name == "last-event-id" {
         return Err("the position is given with --last-event-id".into());
     }
-    let mut value: HeaderValue =
-        value.trim().parse().map_err(|_| "a header value has no control characters".to_owned())?;
+    let mut value: HeaderValue = value
+        .trim()
+        .parse()
+        .map_err(|_| "a header value has no control characters".to_owned())?;
     // It may be a token.
     value.set_sensitive(true);
     Ok((name, value))

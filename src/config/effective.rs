@@ -85,16 +85,34 @@ fn rate(Rate { rate, burst }: Rate) -> Value {
 }
 
 fn listener(listener: &ListenConfig) -> Value {
-    let tls = |TlsConfig { certificate, key, client_ca }: &TlsConfig| json!({ "certificate": certificate, "key": key, "client_ca": client_ca });
+    let tls = |TlsConfig {
+                   certificate,
+                   key,
+                   client_ca,
+               }: &TlsConfig| json!({ "certificate": certificate, "key": key, "client_ca": client_ca });
     json!({ "address": listener.address, "tls": listener.tls.as_ref().map(tls) })
 }
 
 fn nats_value(nats: &crate::nats::Config) -> Value {
     let masked = |there: bool| there.then_some(MASKED);
     let credentials = &nats.credentials;
-    let file: Option<&PathBuf> = if let Credentials::File(file) = credentials { Some(file) } else { None };
-    let user = if let Credentials::Password { user, .. } = credentials { Some(user) } else { None };
-    let Tls { required, handshake_first, ca, certificate, key } = nats.tls.clone().unwrap_or_default();
+    let file: Option<&PathBuf> = if let Credentials::File(file) = credentials {
+        Some(file)
+    } else {
+        None
+    };
+    let user = if let Credentials::Password { user, .. } = credentials {
+        Some(user)
+    } else {
+        None
+    };
+    let Tls {
+        required,
+        handshake_first,
+        ca,
+        certificate,
+        key,
+    } = nats.tls.clone().unwrap_or_default();
     json!({
         "servers": nats.servers.iter().map(|server| without_userinfo(server)).collect::<Vec<_>>(),
         "credentials": file,
@@ -116,7 +134,10 @@ fn nats_value(nats: &crate::nats::Config) -> Value {
 fn without_userinfo(server: &str) -> String {
     match server.rsplit_once('@') {
         Some((before, host)) => {
-            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
+            let scheme = before
+                .split_once("://")
+                .map(|(scheme, _)| format!("{scheme}://"))
+                .unwrap_or_default();
             format!("{scheme}{MASKED}@{host}")
         }
         None => server.to_owned(),

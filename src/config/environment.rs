@@ -12,21 +12,30 @@ const FILLED_BYTES_MAX: usize = 1 << 20;
 /// Fills every text of the tree; keys stay as they are.
 pub(super) fn fill(root: &mut Node, environment: Lookup<'_>, report: &Report<'_>) {
     let mut left = FILLED_BYTES_MAX;
-    fill_node(root, &mut |node, scalar| match filled(&scalar.text, environment, left) {
-        Ok(Some(text)) => {
-            left -= text.len().min(left);
-            *scalar = Scalar { text, plain: scalar.plain, filled: true };
-        }
-        Ok(None) => {}
-        Err((message, hint)) => report.add(node, message, hint),
-    });
+    fill_node(
+        root,
+        &mut |node, scalar| match filled(&scalar.text, environment, left) {
+            Ok(Some(text)) => {
+                left -= text.len().min(left);
+                *scalar = Scalar {
+                    text,
+                    plain: scalar.plain,
+                    filled: true,
+                };
+            }
+            Ok(None) => {}
+            Err((message, hint)) => report.add(node, message, hint),
+        },
+    );
 }
 
 fn fill_node(node: &mut Node, each: &mut dyn FnMut(super::problem::Mark, &mut Scalar)) {
     match &mut node.value {
         Value::Scalar(scalar) => each(node.at, scalar),
         Value::List(items) => items.iter_mut().for_each(|item| fill_node(item, each)),
-        Value::Map(entries) => entries.iter_mut().for_each(|entry| fill_node(&mut entry.node, each)),
+        Value::Map(entries) => entries
+            .iter_mut()
+            .for_each(|entry| fill_node(&mut entry.node, each)),
     }
 }
 
@@ -46,8 +55,9 @@ fn filled(text: &str, environment: Lookup<'_>, bytes_max: usize) -> Result<Optio
             out.push('$');
             rest = more;
         } else if let Some(inner) = after.strip_prefix('{') {
-            let end =
-                closing(inner).ok_or_else(|| fault("`${` is not closed", "write `$$` for a dollar sign itself"))?;
+            let end = closing(inner).ok_or_else(|| {
+                fault("`${` is not closed", "write `$$` for a dollar sign itself")
+            })?;
             out.push_str(&value(&inner[..end], environment)?);
             rest = &inner[end + 1..];
         } else {
@@ -55,7 +65,10 @@ fn filled(text: &str, environment: Lookup<'_>, bytes_max: usize) -> Result<Optio
             rest = after;
         }
         if out.len() > bytes_max {
-            return Err(fault("the environment fills in more than 1 MiB", "a variable is far too long"));
+            return Err(fault(
+                "the environment fills in more than 1 MiB",
+                "a variable is far too long",
+            ));
         }
     }
     out.push_str(rest);
@@ -88,12 +101,20 @@ fn value(inner: &str, environment: Lookup<'_>) -> Result<String, Fault> {
     };
     let first = name.bytes().next();
     let sound = first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !sound {
-        return Err(fault("this is no reference to the environment", "write `${NAME}` or `${NAME:-default}`"));
+        return Err(fault(
+            "this is no reference to the environment",
+            "write `${NAME}` or `${NAME:-default}`",
+        ));
     }
     if default.is_some_and(|default| default.contains("${")) {
-        return Err(fault("a default holds no variable of its own", "name one variable and a fixed default"));
+        return Err(fault(
+            "a default holds no variable of its own",
+            "name one variable and a fixed default",
+        ));
     }
     let set = environment(name);
     match (set, default) {
@@ -102,7 +123,10 @@ fn value(inner: &str, environment: Lookup<'_>) -> Result<String, Fault> {
         (_, Some(default)) => Ok(default.to_owned()),
         (None, None) => {
             let hint = format!("set it, or give a default: `${{{name}:-...}}`");
-            Err((format!("the environment variable `{name}` is not set"), Some(hint)))
+            Err((
+                format!("the environment variable `{name}` is not set"),
+                Some(hint),
+            ))
         }
     }
 }
@@ -145,10 +169,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_filled_says_why() {
-        assert_eq!(fill("${NONE}").unwrap_err(), "the environment variable `NONE` is not set");
+        assert_eq!(
+            fill("${NONE}").unwrap_err(),
+            "the environment variable `NONE` is not set"
+        );
         assert_eq!(fill("${HOST").unwrap_err(), "`${` is not closed");
         for text in ["${}", "${1A}", "${A B}", "${HOST:x}", "${:-x}"] {
-            assert_eq!(fill(text).unwrap_err(), "this is no reference to the environment", "{text}");
+            assert_eq!(
+                fill(text).unwrap_err(),
+                "this is no reference to the environment",
+                "{text}"
+            );
         }
         assert!(fill("${NONE:-${HOST}}").is_err());
         assert!(fill(&"${HOST}".repeat(40)).unwrap_err().contains("1 MiB"));

@@ -63,7 +63,10 @@ impl Default for Config {
             listen: vec![net::ListenConfig::default()],
             admin: admin::Config::default(),
             nats: nats::Config::default(),
-            http: http::Config { per_client, ..http::Config::default() },
+            http: http::Config {
+                per_client,
+                ..http::Config::default()
+            },
             window_bytes_max,
             feeds_max,
             file_descriptors: limit::Thresholds::default(),
@@ -150,14 +153,21 @@ fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<Read, Pr
     }
     let warnings = report.finish()?;
     // Nothing was reported, so there is something; the other arm keeps the types honest without a panic.
-    let (config, outline) = read.ok_or_else(|| Problem::of_file(file, "the file cannot be understood", None))?;
-    Ok(Read { config, outline, warnings })
+    let (config, outline) =
+        read.ok_or_else(|| Problem::of_file(file, "the file cannot be understood", None))?;
+    Ok(Read {
+        config,
+        outline,
+        warnings,
+    })
 }
 
 /// Reads at most one byte more than is allowed: enough to see that a file is too large.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -183,18 +193,32 @@ fn parse_bytes(bytes: &[u8], file: &str, environment: Lookup<'_>) -> Result<Load
             return Err(Problem::of_file(file, "the file is larger than 1 MiB", None).into());
         }
         Err(error) => {
-            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = bytes[..error.valid_up_to()]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count()
+                + 1;
             let message = format!("the file is not UTF-8, first in line {line}");
             return Err(Problem::of_file(file, message, Some("save it as UTF-8")).into());
         }
     };
-    let Read { config, warnings, .. } = walk_over(text, file, environment)?;
+    let Read {
+        config, warnings, ..
+    } = walk_over(text, file, environment)?;
     let content_hash = hash(effective(&config).to_string().as_bytes());
-    Ok(Loaded { config, content_hash, text_hash: hash(bytes), warnings })
+    Ok(Loaded {
+        config,
+        content_hash,
+        text_hash: hash(bytes),
+        warnings,
+    })
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

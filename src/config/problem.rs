@@ -27,7 +27,10 @@ impl Mark {
     /// The characters that it is about.
     pub(super) fn span(self) -> Span {
         let column = self.column.saturating_sub(1);
-        Span { from: (self.line, column), until: (self.line, column + self.width) }
+        Span {
+            from: (self.line, column),
+            until: (self.line, column + self.width),
+        }
     }
 }
 
@@ -91,13 +94,21 @@ impl fmt::Display for Problem {
         } else {
             let margin = self.line.to_string().len();
             let (before, width) = self.caret;
-            writeln!(f, "{:margin$}--> {}:{}:{}", "", self.file, self.line, self.column)?;
+            writeln!(
+                f,
+                "{:margin$}--> {}:{}:{}",
+                "", self.file, self.line, self.column
+            )?;
             writeln!(f, "{:margin$} |", "")?;
             writeln!(f, "{} | {}", self.line, self.excerpt)?;
             write!(f, "{:margin$} | {:before$}{}", "", "", "^".repeat(width))?;
         }
         if let Some(hint) = &self.hint {
-            let margin = if self.line == 0 { 1 } else { self.line.to_string().len() };
+            let margin = if self.line == 0 {
+                1
+            } else {
+                self.line.to_string().len()
+            };
             write!(f, "\n{:margin$} = hint: {hint}", "")?;
         }
         Ok(())
@@ -169,7 +180,13 @@ struct Finding {
 impl<'t> Report<'t> {
     pub(super) fn new(file: &'t str, text: &'t str) -> Self {
         let (findings, hidden) = (RefCell::default(), RefCell::default());
-        Self { file, text, findings, hidden, is_broken: Cell::new(false) }
+        Self {
+            file,
+            text,
+            findings,
+            hidden,
+            is_broken: Cell::new(false),
+        }
     }
 
     /// Adds a fault. Through an alias the same one may be found twice; it is told once.
@@ -184,8 +201,16 @@ impl<'t> Report<'t> {
 
     fn find(&self, severity: Severity, at: Mark, message: String, hint: Option<String>) {
         let mut findings = self.findings.borrow_mut();
-        let known = findings.iter().filter(|finding| finding.severity == severity).count();
-        let finding = Finding { severity, at, message, hint };
+        let known = findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count();
+        let finding = Finding {
+            severity,
+            at,
+            message,
+            hint,
+        };
         if known < Problems::COUNT_MAX && !findings.contains(&finding) {
             findings.push(finding);
         }
@@ -210,18 +235,42 @@ impl<'t> Report<'t> {
         let mut findings = self.findings.into_inner();
         findings.sort_by_key(|finding| (finding.at.line, finding.at.column));
         let lines = findings.iter().map(|finding| finding.at.line).collect();
-        let masks = Masks::new(self.text, &lines, &self.hidden.into_inner(), self.is_broken.get());
+        let masks = Masks::new(
+            self.text,
+            &lines,
+            &self.hidden.into_inner(),
+            self.is_broken.get(),
+        );
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-        for Finding { severity, at, message, hint } in findings {
+        for Finding {
+            severity,
+            at,
+            message,
+            hint,
+        } in findings
+        {
             let (excerpt, caret) = excerpt(masks.line(at.line), at);
             let file = self.file.to_owned();
-            let problem = Problem { severity, file, line: at.line, column: at.column, excerpt, message, hint, caret };
+            let problem = Problem {
+                severity,
+                file,
+                line: at.line,
+                column: at.column,
+                excerpt,
+                message,
+                hint,
+                caret,
+            };
             match severity {
                 Severity::Error => errors.push(problem),
                 Severity::Warning => warnings.push(problem),
             }
         }
-        if errors.is_empty() { Ok(warnings) } else { Err(Problems(errors)) }
+        if errors.is_empty() {
+            Ok(warnings)
+        } else {
+            Err(Problems(errors))
+        }
     }
 }
 
@@ -231,11 +280,18 @@ const EXCERPT_WIDTH_MAX: usize = 160;
 /// The part of a masked line around a mark that can be shown, and where the caret stands under it.
 fn excerpt(line: &[char], at: Mark) -> (String, (usize, usize)) {
     let column = at.column.saturating_sub(1).min(line.len());
-    let from = if line.len() <= EXCERPT_WIDTH_MAX { 0 } else { column.saturating_sub(EXCERPT_WIDTH_MAX / 2) };
+    let from = if line.len() <= EXCERPT_WIDTH_MAX {
+        0
+    } else {
+        column.saturating_sub(EXCERPT_WIDTH_MAX / 2)
+    };
     let until = line.len().min(from + EXCERPT_WIDTH_MAX);
     let width = at.width.clamp(1, (until - column).max(1));
     // One character for one, or the caret would stand elsewhere.
-    let text: String = line[from..until].iter().map(|char| if char.is_control() { ' ' } else { *char }).collect();
+    let text: String = line[from..until]
+        .iter()
+        .map(|char| if char.is_control() { ' ' } else { *char })
+        .collect();
     (text.trim_end().to_owned(), (column - from, width))
 }
 
@@ -247,7 +303,14 @@ mod tests {
     fn the_caret_stands_under_the_fault_also_in_a_very_long_line() {
         let line = format!("{}bad", "x".repeat(1000));
         let line: Vec<char> = line.chars().collect();
-        let (text, (before, width)) = excerpt(&line, Mark { line: 1, column: 1001, width: 3 });
+        let (text, (before, width)) = excerpt(
+            &line,
+            Mark {
+                line: 1,
+                column: 1001,
+                width: 3,
+            },
+        );
         assert_eq!(&text[before..before + width], "bad");
         assert!(text.len() <= EXCERPT_WIDTH_MAX);
     }
@@ -255,8 +318,19 @@ mod tests {
     #[test]
     fn a_fault_outside_its_line_is_still_told() {
         let report = Report::new("f", "a\n");
-        report.add(Mark { line: 7, column: 90, width: 40 }, "wrong", None);
+        report.add(
+            Mark {
+                line: 7,
+                column: 90,
+                width: 40,
+            },
+            "wrong",
+            None,
+        );
         let problems = report.finish().unwrap_err();
-        assert_eq!(problems.to_string(), "error: wrong\n --> f:7:90\n  |\n7 | \n  | ^\n\nf: 1 problem");
+        assert_eq!(
+            problems.to_string(),
+            "error: wrong\n --> f:7:90\n  |\n7 | \n  | ^\n\nf: 1 problem"
+        );
     }
 }

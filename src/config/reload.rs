@@ -91,7 +91,9 @@ impl Reloads {
                 let seen = self.seen.clone().filter(|_| !self.requested);
                 spawn_blocking(move || Reading::new(&path, seen.as_ref()))
             });
-            let reading = reading.await.unwrap_or_else(|error| Reading::Failed(io::Error::other(error)));
+            let reading = reading
+                .await
+                .unwrap_or_else(|error| Reading::Failed(io::Error::other(error)));
             self.reading = None;
             if let Some(reload) = self.judge(reading) {
                 self.requested = false;
@@ -130,7 +132,10 @@ impl Reloads {
             return None;
         }
         self.seen = None;
-        Some(Reload::Refused(unreadable(&self.path.display().to_string(), error)))
+        Some(Reload::Refused(unreadable(
+            &self.path.display().to_string(),
+            error,
+        )))
     }
 }
 
@@ -192,7 +197,10 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         ("registry.bucket", *registry != now.registry),
         ("log.format", log.format != now.log.format),
     ];
-    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    keys.into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| key)
+        .collect()
 }
 
 #[cfg(test)]
@@ -211,7 +219,8 @@ mod tests {
 
     impl Mount {
         fn new(test: &str, text: &str) -> Self {
-            let root = std::env::temp_dir().join(format!("sidestream-reload-{test}-{}", std::process::id()));
+            let root = std::env::temp_dir()
+                .join(format!("sidestream-reload-{test}-{}", std::process::id()));
             fs::create_dir_all(&root).unwrap();
             let mut mount = Self { root, swaps: 0 };
             mount.swap(text);
@@ -241,12 +250,17 @@ mod tests {
     }
 
     fn with_heartbeat(heartbeat: &str) -> String {
-        format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}], heartbeat: {heartbeat} }}]\n")
+        format!(
+            "routes: [{{ path: /a, sources: [{{ subjects: [a] }}], heartbeat: {heartbeat} }}]\n"
+        )
     }
 
     fn follow(path: &Path) -> (Reloads, Arc<Notify>) {
         let requests = Arc::new(Notify::new());
-        (Reloads::new(path.to_owned(), &load(path).unwrap(), Arc::clone(&requests)), requests)
+        (
+            Reloads::new(path.to_owned(), &load(path).unwrap(), Arc::clone(&requests)),
+            requests,
+        )
     }
 
     async fn silent(reloads: &mut Reloads, polls: u32) {
@@ -288,9 +302,15 @@ mod tests {
         let (mut reloads, _requests) = follow(&mount.file());
         let admin = "admin: { address: '127.0.0.1:1' }\nlog: { format: text, filter: debug }\n";
         mount.swap(&format!("{}{admin}", with_heartbeat("15s")));
-        assert_eq!(changed(reloads.next().await).1, ["admin.address", "log.format"]);
+        assert_eq!(
+            changed(reloads.next().await).1,
+            ["admin.address", "log.format"]
+        );
         mount.swap(&format!("{}{admin}", with_heartbeat("1s")));
-        assert_eq!(changed(reloads.next().await).1, ["admin.address", "log.format"]);
+        assert_eq!(
+            changed(reloads.next().await).1,
+            ["admin.address", "log.format"]
+        );
         mount.swap(&with_heartbeat("1s"));
         assert!(changed(reloads.next().await).1.is_empty());
     }
@@ -305,7 +325,9 @@ mod tests {
         silent(&mut reloads, 3).await;
 
         fs::remove_file(mount.root.join("..data")).unwrap();
-        let Reload::Refused(problems) = reloads.next().await else { panic!("an absent file is told") };
+        let Reload::Refused(problems) = reloads.next().await else {
+            panic!("an absent file is told")
+        };
         assert!(problems.to_string().contains("there is no such file"));
         silent(&mut reloads, 5).await;
         mount.swap(&with_heartbeat("15s"));
@@ -323,7 +345,10 @@ mod tests {
         requests.notify_one();
         assert!(matches!(reloads.next().await, Reload::Refused(_)));
         requests.notify_one();
-        assert!(matches!(reloads.next().await, Reload::Refused(_)), "told once, unless somebody asks again");
+        assert!(
+            matches!(reloads.next().await, Reload::Refused(_)),
+            "told once, unless somebody asks again"
+        );
         assert!(before.elapsed() < POLL_EVERY);
     }
 }

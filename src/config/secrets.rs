@@ -22,8 +22,17 @@ pub(super) enum Hidden {
 }
 
 /// The keys at the top of a file.
-const SECTIONS: [&str; 9] =
-    ["listen", "admin", "nats", "routes", "limits", "trusted_proxies", "drain", "registry", "log"];
+const SECTIONS: [&str; 9] = [
+    "listen",
+    "admin",
+    "nats",
+    "routes",
+    "limits",
+    "trusted_proxies",
+    "drain",
+    "registry",
+    "log",
+];
 
 /// The section whose values are hidden.
 const NATS: &str = "nats";
@@ -55,7 +64,8 @@ const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "nkey"];
 /// Whether the value of a key of this name could be a secret.
 pub(super) fn is_secret_name(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    key != "key" && (SECRET_PARTS.iter().any(|part| key.contains(part)) || is_near(&key, &SECRET_WORDS))
+    key != "key"
+        && (SECRET_PARTS.iter().any(|part| key.contains(part)) || is_near(&key, &SECRET_WORDS))
 }
 
 /// Whether the values of this section could be secrets.
@@ -76,7 +86,9 @@ enum Inside {
 
 /// Hides what could be a secret in a text that was read.
 pub(super) fn hide(root: &Node, report: &Report<'_>) {
-    let Value::Map(entries) = &root.value else { return hide_in(root, Inside::Secret, report) };
+    let Value::Map(entries) = &root.value else {
+        return hide_in(root, Inside::Secret, report);
+    };
     for entry in entries {
         if entry.key != NATS && !is_near(&entry.key, &[NATS]) {
             hide_in(&entry.node, inside(&entry.key, Inside::Open), report);
@@ -107,7 +119,11 @@ pub(super) fn hide_value(node: &Node, report: &Report<'_>) {
 }
 
 fn inside(key: &str, parent: Inside) -> Inside {
-    if is_secret_name(key) { Inside::Secret } else { parent }
+    if is_secret_name(key) {
+        Inside::Secret
+    } else {
+        parent
+    }
 }
 
 fn hide_in(node: &Node, place: Inside, report: &Report<'_>) {
@@ -120,7 +136,11 @@ fn hide_in(node: &Node, place: Inside, report: &Report<'_>) {
         Value::List(items) => items.iter().for_each(|item| hide_in(item, place, report)),
         Value::Map(entries) => {
             for entry in entries {
-                let place = if place == Inside::Addresses { Inside::Secret } else { inside(&entry.key, place) };
+                let place = if place == Inside::Addresses {
+                    Inside::Secret
+                } else {
+                    inside(&entry.key, place)
+                };
                 if place == Inside::Secret && entry.node.is_null() {
                     report.hide(entry.at.span(), Hidden::All);
                 }
@@ -145,9 +165,16 @@ fn hidden(scalar: &Scalar, place: Inside) -> Option<Hidden> {
 /// Whether a text is a key itself: PEM, the content of a `.creds` file, the seed of an nkey (base32, 58 characters).
 pub(super) fn is_key(text: &str) -> bool {
     let seed = |word: &str| {
-        word.len() == 58 && word.starts_with('S') && word.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'))
+        word.len() == 58
+            && word.starts_with('S')
+            && word
+                .bytes()
+                .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'))
     };
-    text.contains("-----BEGIN") || text.split(|char: char| !char.is_ascii_alphanumeric()).any(seed)
+    text.contains("-----BEGIN")
+        || text
+            .split(|char: char| !char.is_ascii_alphanumeric())
+            .any(seed)
 }
 
 /// The lines that are shown, masked.
@@ -155,7 +182,12 @@ pub(super) struct Masks(BTreeMap<usize, Vec<char>>);
 
 impl Masks {
     /// Masks these lines of a text, in time that grows with the text and not with the number of lines.
-    pub(super) fn new(text: &str, lines: &BTreeSet<usize>, hidden: &[(Span, Hidden)], is_broken: bool) -> Self {
+    pub(super) fn new(
+        text: &str,
+        lines: &BTreeSet<usize>,
+        hidden: &[(Span, Hidden)],
+        is_broken: bool,
+    ) -> Self {
         let mut spans: BTreeMap<usize, Vec<(Span, Hidden)>> = BTreeMap::new();
         for (span, what) in hidden {
             for line in lines.range(span.from.0..=span.until.0.max(span.from.0)) {
@@ -171,8 +203,11 @@ impl Masks {
                 continue;
             }
             let mut chars: Vec<char> = line.chars().collect();
-            let end =
-                spans.get(&number).into_iter().flatten().map(|(span, what)| mask(&mut chars, number, *span, *what));
+            let end = spans
+                .get(&number)
+                .into_iter()
+                .flatten()
+                .map(|(span, what)| mask(&mut chars, number, *span, *what));
             if let Some(end) = end.max() {
                 mask_comment(&mut chars, end);
             }
@@ -199,7 +234,11 @@ fn section(line: &str) -> Option<bool> {
     if line.starts_with([' ', '\t', '#', '-']) || line.trim().is_empty() {
         return None;
     }
-    let word: String = line.trim_start_matches(['"', '\'']).chars().take_while(|char| is_word(*char)).collect();
+    let word: String = line
+        .trim_start_matches(['"', '\''])
+        .chars()
+        .take_while(|char| is_word(*char))
+        .collect();
     Some(word != NATS && SECTIONS.contains(&&*word))
 }
 
@@ -209,14 +248,26 @@ fn is_word(char: char) -> bool {
 
 /// Masks a value; returns where it ends in this line.
 fn mask(chars: &mut [char], line: usize, span: Span, what: Hidden) -> usize {
-    let from = if span.from.0 == line { span.from.1.min(chars.len()) } else { 0 };
-    let until = if span.until.0 == line { span.until.1.clamp(from, chars.len()) } else { chars.len() };
+    let from = if span.from.0 == line {
+        span.from.1.min(chars.len())
+    } else {
+        0
+    };
+    let until = if span.until.0 == line {
+        span.until.1.clamp(from, chars.len())
+    } else {
+        chars.len()
+    };
     let value = &mut chars[from..until];
     match what {
         Hidden::All => mask_value(value),
         Hidden::UserInfo => {
             let from = position(value, "://", 0).map_or(0, |scheme| scheme + 3);
-            if let Some(at) = value.iter().rposition(|char| *char == '@').filter(|at| *at >= from) {
+            if let Some(at) = value
+                .iter()
+                .rposition(|char| *char == '@')
+                .filter(|at| *at >= from)
+            {
                 value[from..at].fill('*');
             }
         }
@@ -231,8 +282,14 @@ fn mask_value(value: &mut [char]) {
         other => other,
     };
     let text: String = value.iter().collect();
-    let name = text.trim().strip_prefix("${").and_then(|inner| inner.strip_suffix('}'));
-    let is_reference = name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+    let name = text
+        .trim()
+        .strip_prefix("${")
+        .and_then(|inner| inner.strip_suffix('}'));
+    let is_reference = name.is_some_and(|name| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    });
     if !is_reference && text.trim() != "null" {
         value.fill('*');
     }
@@ -247,22 +304,36 @@ fn mask_comment(chars: &mut [char], from: usize) {
 
 /// Masks what follows the name of a secret and a colon, to the end of its value or of the line.
 fn mask_named(chars: &mut [char]) {
-    let flow = chars.iter().position(|char| *char == '{').unwrap_or(chars.len());
+    let flow = chars
+        .iter()
+        .position(|char| *char == '{')
+        .unwrap_or(chars.len());
     let blank = |char: char| matches!(char, ' ' | '\t' | '"' | '\'');
     let mut at = 0;
     while at < chars.len() {
-        let end = (at..chars.len()).find(|at| !is_word(chars[*at])).unwrap_or(chars.len());
+        let end = (at..chars.len())
+            .find(|at| !is_word(chars[*at]))
+            .unwrap_or(chars.len());
         let word = at..end;
         at = end.max(at + 1);
         if word.is_empty() || word.len() > WORD_MAX {
             continue;
         }
-        let colon = (end..chars.len()).find(|at| !blank(chars[*at])).filter(|at| chars[*at] == ':');
-        let Some(colon) = colon.filter(|_| is_secret_name(&chars[word.clone()].iter().collect::<String>())) else {
+        let colon = (end..chars.len())
+            .find(|at| !blank(chars[*at]))
+            .filter(|at| chars[*at] == ':');
+        let Some(colon) =
+            colon.filter(|_| is_secret_name(&chars[word.clone()].iter().collect::<String>()))
+        else {
             continue;
         };
-        let from = (colon + 1..chars.len()).find(|at| !blank(chars[*at])).unwrap_or(chars.len());
-        let quote = chars.get(from.wrapping_sub(1)).copied().filter(|char| matches!(char, '"' | '\''));
+        let from = (colon + 1..chars.len())
+            .find(|at| !blank(chars[*at]))
+            .unwrap_or(chars.len());
+        let quote = chars
+            .get(from.wrapping_sub(1))
+            .copied()
+            .filter(|char| matches!(char, '"' | '\''));
         let in_flow = flow < word.start;
         let ends = |at: &usize| match (quote, chars[*at]) {
             (Some(quote), char) => char == quote,
@@ -282,8 +353,14 @@ const WORD_MAX: usize = 32;
 fn mask_addresses(chars: &mut [char]) {
     let ends = |char: &char| matches!(char, ' ' | '"' | '\'' | ',' | ']');
     for word in chars.split_mut(ends) {
-        let Some(scheme) = position(word, "://", 0) else { continue };
-        if let Some(at) = word.iter().rposition(|char| *char == '@').filter(|at| *at > scheme) {
+        let Some(scheme) = position(word, "://", 0) else {
+            continue;
+        };
+        if let Some(at) = word
+            .iter()
+            .rposition(|char| *char == '@')
+            .filter(|at| *at > scheme)
+        {
             word[scheme + 3..at].fill('*');
         }
     }
@@ -293,13 +370,19 @@ fn mask_addresses(chars: &mut [char]) {
 fn mask_values(chars: &mut [char]) {
     let mut at = 0;
     while at < chars.len() {
-        let end = (at..chars.len()).find(|at| !is_word(chars[*at])).unwrap_or(chars.len());
+        let end = (at..chars.len())
+            .find(|at| !is_word(chars[*at]))
+            .unwrap_or(chars.len());
         let word: String = chars[at..end.min(at + WORD_MAX)].iter().collect();
-        let is_key = chars.get(end) == Some(&':') || chars.get(end..end + 2).is_some_and(|next| next[1] == ':');
+        let is_key = chars.get(end) == Some(&':')
+            || chars.get(end..end + 2).is_some_and(|next| next[1] == ':');
         if end > at && !(is_key && (NATS_WORDS.contains(&&*word) || SECTIONS.contains(&&*word))) {
             chars[at..end].fill('*');
         }
-        if let Some(char) = chars.get_mut(end).filter(|char| !" \t{}[],:\"'#*".contains(**char)) {
+        if let Some(char) = chars
+            .get_mut(end)
+            .filter(|char| !" \t{}[],:\"'#*".contains(**char))
+        {
             *char = '*';
         }
         at = end + 1;
@@ -308,7 +391,11 @@ fn mask_values(chars: &mut [char]) {
 
 fn position(chars: &[char], word: &str, from: usize) -> Option<usize> {
     let word: Vec<char> = word.chars().collect();
-    chars.get(from..)?.windows(word.len()).position(|window| window == word).map(|at| from + at)
+    chars
+        .get(from..)?
+        .windows(word.len())
+        .position(|window| window == word)
+        .map(|at| from + at)
 }
 
 #[cfg(test)]
@@ -323,12 +410,18 @@ mod tests {
     }
 
     fn broken(text: &str, line: usize) -> String {
-        Masks::new(text, &BTreeSet::from([line]), &[], true).line(line).iter().collect()
+        Masks::new(text, &BTreeSet::from([line]), &[], true)
+            .line(line)
+            .iter()
+            .collect()
     }
 
     #[test]
     fn the_values_of_secrets_are_masked_by_the_letters_of_their_names() {
-        assert_eq!(by_letters("  password: hunter2  # why"), "  password: **************");
+        assert_eq!(
+            by_letters("  password: hunter2  # why"),
+            "  password: **************"
+        );
         assert_eq!(by_letters("  password: a, b: c"), "  password: *******");
         assert_eq!(
             by_letters("nats: { user: me, password: \"a, b\", token: x }"),
@@ -338,10 +431,30 @@ mod tests {
         assert_eq!(by_letters("  nkey: ${NKEY:-SU}"), "  nkey: ***********");
         assert_eq!(by_letters("  token: null"), "  token: null");
         assert_eq!(by_letters("  # the token is"), "  # the token is");
-        for name in ["pasword", "Passwort", "PASSWORD", "pass", "tokn", "nkey2", "api_secret", "natsToken"] {
-            assert_eq!(by_letters(&format!("  # {name}: x")), format!("  # {name}: *"));
+        for name in [
+            "pasword",
+            "Passwort",
+            "PASSWORD",
+            "pass",
+            "tokn",
+            "nkey2",
+            "api_secret",
+            "natsToken",
+        ] {
+            assert_eq!(
+                by_letters(&format!("  # {name}: x")),
+                format!("  # {name}: *")
+            );
         }
-        for name in ["key", "path", "client", "listen", "retry", "patience", "connections"] {
+        for name in [
+            "key",
+            "path",
+            "client",
+            "listen",
+            "retry",
+            "patience",
+            "connections",
+        ] {
             assert_eq!(by_letters(&format!("  {name}: x")), format!("  {name}: x"));
         }
         assert_eq!(
@@ -366,7 +479,16 @@ mod tests {
     #[test]
     fn masking_takes_time_that_grows_with_the_length_of_a_line() {
         let begun = std::time::Instant::now();
-        for word in ["://", "password: ", "a: ", "{token: ", "pass ", "@", "a://b@c ", "'token' : '"] {
+        for word in [
+            "://",
+            "password: ",
+            "a: ",
+            "{token: ",
+            "pass ",
+            "@",
+            "a://b@c ",
+            "'token' : '",
+        ] {
             by_letters(&word.repeat((1 << 20) / word.len()));
             broken(&word.repeat((1 << 20) / word.len()), 1);
         }

@@ -4,13 +4,18 @@ use std::collections::BTreeSet;
 
 /// A known key of this name somewhere else; its map.
 pub(super) fn elsewhere<'k>(key: &str, known: &'k BTreeSet<String>) -> Option<&'k str> {
-    known.iter().find_map(|path| path.strip_suffix(key)?.strip_suffix('.'))
+    known
+        .iter()
+        .find_map(|path| path.strip_suffix(key)?.strip_suffix('.'))
 }
 
 /// The word that was probably meant: at most a third of its letters differ.
 pub(super) fn nearest<'k>(word: &str, words: &[&'k str]) -> Option<&'k str> {
     let word = word.to_ascii_lowercase();
-    let near = words.iter().map(|other| (distance(&word, other), *other)).min()?;
+    let near = words
+        .iter()
+        .map(|other| (distance(&word, other), *other))
+        .min()?;
     (near.0 <= near.1.len().max(word.len()).div_ceil(3)).then_some(near.1)
 }
 
@@ -36,9 +41,16 @@ fn distance(one: &str, two: &str) -> usize {
                 i + j
             } else {
                 let same = one[i - 1] == two[j - 1];
-                let step = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + usize::from(!same));
-                let swapped = i > 1 && j > 1 && one[i - 1] == two[j - 2] && one[i - 2] == two[j - 1];
-                if swapped { step.min(rows[i - 2][j - 2] + 1) } else { step }
+                let step = (rows[i - 1][j] + 1)
+                    .min(rows[i][j - 1] + 1)
+                    .min(rows[i - 1][j - 1] + usize::from(!same));
+                let swapped =
+                    i > 1 && j > 1 && one[i - 1] == two[j - 2] && one[i - 2] == two[j - 1];
+                if swapped {
+                    step.min(rows[i - 2][j - 2] + 1)
+                } else {
+                    step
+                }
             };
         }
     }
@@ -51,7 +63,15 @@ mod tests {
 
     #[test]
     fn the_nearest_key_is_the_one_that_was_meant() {
-        let keys = ["path", "sources", "client", "event", "heartbeat", "retry", "max_age"];
+        let keys = [
+            "path",
+            "sources",
+            "client",
+            "event",
+            "heartbeat",
+            "retry",
+            "max_age",
+        ];
         assert_eq!(nearest("hartbeat", &keys), Some("heartbeat"));
         assert_eq!(nearest("heartbaet", &keys), Some("heartbeat"));
         assert_eq!(nearest("maxAge", &keys), Some("max_age"));

@@ -11,7 +11,9 @@ fn environment(name: &str) -> Option<String> {
 }
 
 fn message(text: &str) -> String {
-    parse(text, "f", &environment).unwrap_err().as_slice()[0].message.clone()
+    parse(text, "f", &environment).unwrap_err().as_slice()[0]
+        .message
+        .clone()
 }
 
 /// Pieces of the file format, in any order: nearer to a configuration than any text.
@@ -58,7 +60,8 @@ fn nearly() -> impl Strategy<Value = String> {
         "\0",
         "é",
     ];
-    prop::collection::vec(prop::sample::select(words.to_vec()), 0..60).prop_map(|words| words.concat())
+    prop::collection::vec(prop::sample::select(words.to_vec()), 0..60)
+        .prop_map(|words| words.concat())
 }
 
 proptest! {
@@ -93,42 +96,81 @@ fn what_an_alias_repeats_is_bounded() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..10 {
         let before = format!("*a{}", level - 1);
-        bomb += &format!("a{level}: &a{level} [{}]\n", [before.as_str(); 10].join(", "));
+        bomb += &format!(
+            "a{level}: &a{level} [{}]\n",
+            [before.as_str(); 10].join(", ")
+        );
     }
     assert_eq!(message(&bomb), "the aliases make the file too large");
-    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), ["*a"; 1000].join(", "));
+    let long = format!(
+        "a: &a {}\nb: [{}]\n",
+        "x".repeat(500_000),
+        ["*a"; 1000].join(", ")
+    );
     assert_eq!(message(&long), "the aliases make the file too large");
-    assert_eq!(message("a: &a [*a]"), "an alias stands inside of what it repeats");
+    assert_eq!(
+        message("a: &a [*a]"),
+        "an alias stands inside of what it repeats"
+    );
     assert!(message("a: *b").starts_with("this is no YAML: "));
 }
 
 #[test]
 fn an_alias_repeats_a_value_and_its_problem_is_told_once() {
     let text = |heartbeat| {
-        let route =
-            |path, window| format!("  - {{ path: {path}, sources: [{{ subjects: [a] }}], window: {window} }}\n");
-        format!("routes:\n{}{}", route("/a", format!("&w {{ age: {heartbeat} }}")), route("/b", "*w".into()))
+        let route = |path, window| {
+            format!("  - {{ path: {path}, sources: [{{ subjects: [a] }}], window: {window} }}\n")
+        };
+        format!(
+            "routes:\n{}{}",
+            route("/a", format!("&w {{ age: {heartbeat} }}")),
+            route("/b", "*w".into())
+        )
     };
     let config = parse(&text("9s"), "f", &environment).unwrap();
     assert_eq!(config.http.routes[1].window.age.as_secs(), 9);
-    assert_eq!(parse(&text("9"), "f", &environment).unwrap_err().as_slice().len(), 1);
+    assert_eq!(
+        parse(&text("9"), "f", &environment)
+            .unwrap_err()
+            .as_slice()
+            .len(),
+        1
+    );
 }
 
 #[test]
 fn the_form_of_a_file_is_bounded() {
-    assert_eq!(message(&"[".repeat(100)), "the values are nested too deeply");
-    assert_eq!(message(&"- ".repeat(1000)), "the values are nested too deeply");
-    assert_eq!(message(&" ".repeat(FILE_BYTES_MAX + 1)), "the file is larger than 1 MiB");
-    assert_eq!(message("a: 1\n---\nb: 2\n"), "the file has a second document");
+    assert_eq!(
+        message(&"[".repeat(100)),
+        "the values are nested too deeply"
+    );
+    assert_eq!(
+        message(&"- ".repeat(1000)),
+        "the values are nested too deeply"
+    );
+    assert_eq!(
+        message(&" ".repeat(FILE_BYTES_MAX + 1)),
+        "the file is larger than 1 MiB"
+    );
+    assert_eq!(
+        message("a: 1\n---\nb: 2\n"),
+        "the file has a second document"
+    );
     assert_eq!(message("!!map { a: b }"), "a YAML tag has no meaning here");
     let filled = format!("{GOOD}\ntrusted_proxies: [{}]", ["'${A}'"; 20].join(", "));
     let told = parse(&filled, "f", &environment).unwrap_err().to_string();
-    assert!(told.contains("the environment fills in more than 1 MiB"), "{told}");
+    assert!(
+        told.contains("the environment fills in more than 1 MiB"),
+        "{told}"
+    );
     let keys: String = (0..10_000).map(|key| format!("k{key}: 1\n")).collect();
     assert_eq!(message(&keys), "a map has too many keys");
     let route = |key| format!("  - {{ path: /{key}, sources: [{{ subjects: [a] }}] }}\n");
     let routes: String = (0..10_000).map(route).collect();
-    assert_eq!(message(&format!("routes:\n{routes}")), "`routes` has 10000 items, at most 1000 are read");
+    assert_eq!(
+        message(&format!("routes:\n{routes}")),
+        "`routes` has 10000 items, at most 1000 are read"
+    );
     let many: String = (0..200).map(|key| format!("k{key}: 1\n")).collect();
     let told = parse(&many, "f", &environment).unwrap_err();
     assert_eq!(told.as_slice().len(), Problems::COUNT_MAX);
@@ -138,23 +180,40 @@ fn the_form_of_a_file_is_bounded() {
 /// Large files, and files at the bounds of what is read. By squares some of them take minutes.
 #[test]
 fn the_time_to_judge_a_file_grows_with_its_size() {
-    let many = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<String>();
-    let list =
-        |count: usize, item: &dyn Fn(usize) -> String| format!("[{}]", many(count, &|n| format!("{}, ", item(n))));
-    let route = |rest: String| format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}], {rest} }}]\n");
+    let many =
+        |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<String>();
+    let list = |count: usize, item: &dyn Fn(usize) -> String| {
+        format!("[{}]", many(count, &|n| format!("{}, ", item(n))))
+    };
+    let route = |rest: String| {
+        format!("routes: [{{ path: /a, sources: [{{ subjects: [a] }}], {rest} }}]\n")
+    };
     let of_source = |rest: String| format!("routes: [{{ path: /a, sources: [{{ {rest} }}] }}]\n");
     let rule = |n| format!("{{subjects: ['h.*.{n}'], tier: critical}}");
     let at_the_bounds = |n| {
         let subjects = list(4, &|m| format!("s{n}.{m}.*"));
-        format!("  - {{ path: '/a/{{x}}/{n}', sources: [{{ stream: S, subjects: {subjects} }}] }}\n")
+        format!(
+            "  - {{ path: '/a/{{x}}/{n}', sources: [{{ stream: S, subjects: {subjects} }}] }}\n"
+        )
     };
     let files = [
         format!("routes:\n{}", many(1000, &at_the_bounds)),
-        format!("routes:\n{}", many(6_000, &|n| format!("  - {{path: /p{n}, sources: [{{subjects: [p{n}]}}]}}\n"))),
+        format!(
+            "routes:\n{}",
+            many(6_000, &|n| format!(
+                "  - {{path: /p{n}, sources: [{{subjects: [p{n}]}}]}}\n"
+            ))
+        ),
         route(format!("priority: {}", list(5_000, &rule))),
         route(format!("priority: {}", list(1000, &rule))),
-        route(format!("cors: {{ origins: {} }}", list(10_000, &|n| format!("https://a{n}.example")))),
-        of_source(format!("subjects: {}", list(26_666, &|n| format!("s{n}.*.>")))),
+        route(format!(
+            "cors: {{ origins: {} }}",
+            list(10_000, &|n| format!("https://a{n}.example"))
+        )),
+        of_source(format!(
+            "subjects: {}",
+            list(26_666, &|n| format!("s{n}.*.>"))
+        )),
         of_source(format!(
             "subjects: {}, allow: {}",
             list(999, &|n| format!("a{n}.x")),
@@ -162,14 +221,34 @@ fn the_time_to_judge_a_file_grows_with_its_size() {
         )),
         of_source(format!("subjects: ['{}']", "{query.a}.".repeat(10_000))),
         format!("routes: {}", list(36_666, &|_| "{a: 1}".into())),
-        format!("routes: {}", list(1000, &|_| format!("{{ {} }}", many(150, &|n| format!("k{n}, "))))),
-        format!("routes: [{{ path: '/{}', sources: [] }}]", many(10_000, &|n| format!("{{a{n}}}/"))),
-        format!("{GOOD}\nlisten: {}", list(10_000, &|n| format!("{{address: '127.0.0.1:{n}'}}"))),
-        format!("{GOOD}\nlog: {{filter: '{}'}}", many(23_333, &|n| format!("a{n}=debug,"))),
+        format!(
+            "routes: {}",
+            list(1000, &|_| format!(
+                "{{ {} }}",
+                many(150, &|n| format!("k{n}, "))
+            ))
+        ),
+        format!(
+            "routes: [{{ path: '/{}', sources: [] }}]",
+            many(10_000, &|n| format!("{{a{n}}}/"))
+        ),
+        format!(
+            "{GOOD}\nlisten: {}",
+            list(10_000, &|n| format!("{{address: '127.0.0.1:{n}'}}"))
+        ),
+        format!(
+            "{GOOD}\nlog: {{filter: '{}'}}",
+            many(23_333, &|n| format!("a{n}=debug,"))
+        ),
         format!("{GOOD}\nx: '{}'", "://".repeat(33_333)),
         format!("{GOOD}\nx: '{}'", "password: a, ".repeat(23_333)),
         format!("{GOOD}\nx: {}", list(33_333, &|_| "&a b".into())),
-        format!("{GOOD}\nx: {}{}{}", many(30, &|n| format!("&a{n} [")), "a, ".repeat(66_666), "]".repeat(30)),
+        format!(
+            "{GOOD}\nx: {}{}{}",
+            many(30, &|n| format!("&a{n} [")),
+            "a, ".repeat(66_666),
+            "]".repeat(30)
+        ),
         format!("{GOOD}\nx: {}", "- ".repeat(133_333)),
         format!("{GOOD}\nx: {}", "{a: ".repeat(66_666)),
         format!("{GOOD}\nx: \"{}", "${A:-".repeat(50_000)),
@@ -178,18 +257,38 @@ fn the_time_to_judge_a_file_grows_with_its_size() {
         assert!(text.len() <= FILE_BYTES_MAX, "{}", &text[..100]);
         let begun = std::time::Instant::now();
         let answer = parse(&text, "f", &environment);
-        let told = answer.map_or_else(|problems| problems.to_string().len(), |config| config.http.routes.len());
+        let told = answer.map_or_else(
+            |problems| problems.to_string().len(),
+            |config| config.http.routes.len(),
+        );
         // A debug build on a busy machine takes a second.
-        assert!(begun.elapsed().as_secs() < 20, "{:?}: {}", begun.elapsed(), &text[..100]);
+        assert!(
+            begun.elapsed().as_secs() < 20,
+            "{:?}: {}",
+            begun.elapsed(),
+            &text[..100]
+        );
         assert!(told < 200_000, "{told} bytes are told: {}", &text[..100]);
     }
 }
 
 #[test]
 fn bytes_that_are_no_text_are_told_with_their_line() {
-    let told = |bytes: &[u8]| parse_bytes(bytes, "f", &environment).unwrap_err().as_slice()[0].message.clone();
-    assert_eq!(told(b"a: 1\nb: \xff\n"), "the file is not UTF-8, first in line 2");
-    assert_eq!(told(&[0xff; FILE_BYTES_MAX + 1]), "the file is larger than 1 MiB");
+    let told = |bytes: &[u8]| {
+        parse_bytes(bytes, "f", &environment)
+            .unwrap_err()
+            .as_slice()[0]
+            .message
+            .clone()
+    };
+    assert_eq!(
+        told(b"a: 1\nb: \xff\n"),
+        "the file is not UTF-8, first in line 2"
+    );
+    assert_eq!(
+        told(&[0xff; FILE_BYTES_MAX + 1]),
+        "the file is larger than 1 MiB"
+    );
     assert!(parse_bytes(format!("\u{feff}{GOOD}").as_bytes(), "f", &environment).is_ok());
 }
 
@@ -197,7 +296,9 @@ fn bytes_that_are_no_text_are_told_with_their_line() {
 fn the_content_hash_is_of_what_the_file_says_and_the_text_hash_of_how() {
     let loaded = |text: &str| parse_bytes(text.as_bytes(), "f", &environment).unwrap();
     let one = loaded(GOOD);
-    let two = loaded("# The same.\nroutes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    heartbeat: 15s\n");
+    let two = loaded(
+        "# The same.\nroutes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    heartbeat: 15s\n",
+    );
     let three = loaded("routes: [{ path: /b, sources: [{ subjects: [a] }] }]");
     assert_eq!(one.content_hash, two.content_hash);
     assert_ne!(one.text_hash, two.text_hash);

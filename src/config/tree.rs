@@ -65,7 +65,15 @@ const TOO_DEEP_HINT: &str = "no key of the configuration needs a tenth of this";
 /// The tree of a text, or nothing when it has none that can be read; the report says why.
 pub(super) fn read(report: &Report<'_>) -> Option<Node> {
     let (open, anchors) = (Vec::new(), HashMap::new());
-    let mut builder = Builder { report, open, anchors, bytes: 0, anchored_bytes: 0, values: 0, root: None };
+    let mut builder = Builder {
+        report,
+        open,
+        anchors,
+        bytes: 0,
+        anchored_bytes: 0,
+        values: 0,
+        root: None,
+    };
     // Event by event and not `Parser::load`, whose recursion is bounded by nothing.
     let mut parser = Parser::new_from_str(report.text());
     while let Some(event) = parser.next_event() {
@@ -85,7 +93,8 @@ pub(super) fn read(report: &Report<'_>) -> Option<Node> {
     }
     let root = builder.root.filter(|root| !root.is_null());
     if root.is_none() {
-        let hint = "`routes` is needed at least; begin with a copy of the reference file, sidecar.yaml";
+        let hint =
+            "`routes` is needed at least; begin with a copy of the reference file, sidecar.yaml";
         report.add(Mark::default(), "the file is empty", Some(hint.into()));
     }
     root
@@ -137,14 +146,19 @@ struct Builder<'r, 't> {
 impl Builder<'_, '_> {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Stop> {
         let at = mark(span.start, span.end);
-        if matches!(event, Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..)) {
+        if matches!(
+            event,
+            Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..)
+        ) {
             self.count(at, 1)?;
         }
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
-            Event::DocumentStart(_) if self.root.is_some() => {
-                self.stop(at, "the file has a second document", "a configuration is one document: remove the `---`")
-            }
+            Event::DocumentStart(_) if self.root.is_some() => self.stop(
+                at,
+                "the file has a second document",
+                "a configuration is one document: remove the `---`",
+            ),
             Event::DocumentStart(_) => Ok(()),
             Event::SequenceStart(anchor, tag) => {
                 self.refuse_tag(at, tag.is_some());
@@ -155,9 +169,20 @@ impl Builder<'_, '_> {
                 self.begin(at, span.start, anchor, Value::Map(Vec::new()))
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(Open { at, from, anchor, value, .. }) => {
-                    self.insert(Node { at, span: stretch(from, span.end), value }, anchor)
-                }
+                Some(Open {
+                    at,
+                    from,
+                    anchor,
+                    value,
+                    ..
+                }) => self.insert(
+                    Node {
+                        at,
+                        span: stretch(from, span.end),
+                        value,
+                    },
+                    anchor,
+                ),
                 None => Ok(()),
             },
             Event::Scalar(text, style, anchor, tag) => {
@@ -165,21 +190,47 @@ impl Builder<'_, '_> {
                 let plain = style == ScalarStyle::Plain;
                 // The end of the whole file is not a place to point at.
                 let empty = plain && text.is_empty();
-                let at = if empty { self.key_mark().unwrap_or(at) } else { at };
-                let value = Value::Scalar(Scalar { text: text.into_owned(), plain, filled: false });
-                self.insert(Node { at, span: stretch(span.start, span.end), value }, anchor)
+                let at = if empty {
+                    self.key_mark().unwrap_or(at)
+                } else {
+                    at
+                };
+                let value = Value::Scalar(Scalar {
+                    text: text.into_owned(),
+                    plain,
+                    filled: false,
+                });
+                self.insert(
+                    Node {
+                        at,
+                        span: stretch(span.start, span.end),
+                        value,
+                    },
+                    anchor,
+                )
             }
             Event::Alias(anchor) => {
                 let Some(size) = self.anchors.get(&anchor).map(|anchored| anchored.size) else {
-                    return self.stop(at, "an alias stands inside of what it repeats", "write the values out");
+                    return self.stop(
+                        at,
+                        "an alias stands inside of what it repeats",
+                        "write the values out",
+                    );
                 };
                 // Before the copy is made.
                 self.bytes += size.bytes;
                 if self.bytes > BYTES_MAX {
-                    return self.stop(at, "the aliases make the file too large", "write the values out");
+                    return self.stop(
+                        at,
+                        "the aliases make the file too large",
+                        "write the values out",
+                    );
                 }
                 self.count(at, size.values)?;
-                let node = self.anchors.get(&anchor).map(|anchored| anchored.node.clone());
+                let node = self
+                    .anchors
+                    .get(&anchor)
+                    .map(|anchored| anchored.node.clone());
                 node.map_or(Ok(()), |node| self.insert(node, 0))
             }
         }
@@ -199,12 +250,19 @@ impl Builder<'_, '_> {
     }
 
     fn key_mark(&self) -> Option<Mark> {
-        self.open.last().and_then(|open| open.key.as_ref()).map(|(_, at)| *at)
+        self.open
+            .last()
+            .and_then(|open| open.key.as_ref())
+            .map(|(_, at)| *at)
     }
 
     fn refuse_tag(&self, at: Mark, tagged: bool) {
         if tagged {
-            self.report.add(at, "a YAML tag has no meaning here", Some("remove the `!...`".into()));
+            self.report.add(
+                at,
+                "a YAML tag has no meaning here",
+                Some("remove the `!...`".into()),
+            );
         }
     }
 
@@ -218,15 +276,35 @@ impl Builder<'_, '_> {
         let mut odd_indentation = false;
         for (index, line) in self.report.text().lines().enumerate() {
             let indent = line.len() - line.trim_start_matches(is_blank).len();
-            let before = line[..indent].chars().take_while(|char| *char == ' ').count();
-            let Some(char) = line[before..indent].chars().next().filter(|_| indent < line.len()) else { continue };
+            let before = line[..indent]
+                .chars()
+                .take_while(|char| *char == ' ')
+                .count();
+            let Some(char) = line[before..indent]
+                .chars()
+                .next()
+                .filter(|_| indent < line.len())
+            else {
+                continue;
+            };
             odd_indentation = true;
-            let at = Mark { line: index + 1, column: before + 1, width: 1 };
+            let at = Mark {
+                line: index + 1,
+                column: before + 1,
+                width: 1,
+            };
             let message = match char {
                 '\t' => "a tab stands in the indentation".to_owned(),
-                char => format!("a character that looks like a space stands in the indentation: U+{:04X}", char as u32),
+                char => format!(
+                    "a character that looks like a space stands in the indentation: U+{:04X}",
+                    char as u32
+                ),
             };
-            self.report.add(at, message, Some("YAML is indented with spaces only".into()));
+            self.report.add(
+                at,
+                message,
+                Some("YAML is indented with spaces only".into()),
+            );
         }
         // It makes the parser complain about what comes after it: that is no fault of its own.
         if !odd_indentation {
@@ -234,10 +312,11 @@ impl Builder<'_, '_> {
             if error.info().contains("recursion limit") {
                 return self.report.add(at, TOO_DEEP, Some(TOO_DEEP_HINT.into()));
             }
-            let hint = self
-                .unclosed()
-                .unwrap_or_else(|| "a text that begins with a sign, or holds `: ` or ` #`, needs quotes".into());
-            self.report.add(at, format!("this is no YAML: {}", error.info()), Some(hint));
+            let hint = self.unclosed().unwrap_or_else(|| {
+                "a text that begins with a sign, or holds `: ` or ` #`, needs quotes".into()
+            });
+            self.report
+                .add(at, format!("this is no YAML: {}", error.info()), Some(hint));
         }
     }
 
@@ -245,7 +324,10 @@ impl Builder<'_, '_> {
     fn unclosed(&self) -> Option<String> {
         let Open { at, .. } = self.open.last()?;
         let line = self.report.text().lines().nth(at.line.checked_sub(1)?)?;
-        let bracket = line.chars().nth(at.column - 1).filter(|char| matches!(char, '{' | '['))?;
+        let bracket = line
+            .chars()
+            .nth(at.column - 1)
+            .filter(|char| matches!(char, '{' | '['))?;
         Some(format!(
             "`{bracket}` in line {}, column {} is still open; inside of it a text with braces or commas needs quotes",
             at.line, at.column
@@ -256,7 +338,13 @@ impl Builder<'_, '_> {
         if self.open.len() == DEPTH_MAX {
             return self.stop(at, TOO_DEEP, TOO_DEEP_HINT);
         }
-        self.open.push(Open { at, from, anchor, value, key: None });
+        self.open.push(Open {
+            at,
+            from,
+            anchor,
+            value,
+            key: None,
+        });
         Ok(())
     }
 
@@ -265,12 +353,27 @@ impl Builder<'_, '_> {
             let size = size(&node);
             self.anchored_bytes += size.bytes;
             if self.anchored_bytes > BYTES_MAX {
-                return self.stop(node.at, "the values with anchors make the file too large", "write the values out");
+                return self.stop(
+                    node.at,
+                    "the values with anchors make the file too large",
+                    "write the values out",
+                );
             }
-            self.anchors.insert(anchor, Anchored { node: node.clone(), size });
+            self.anchors.insert(
+                anchor,
+                Anchored {
+                    node: node.clone(),
+                    size,
+                },
+            );
         }
-        let section = self.open.first().filter(|_| self.open.len() > 1).and_then(|root| root.key.as_ref());
-        let in_secrets = section.is_some_and(|(key, _)| key.as_deref().is_some_and(secrets::is_section));
+        let section = self
+            .open
+            .first()
+            .filter(|_| self.open.len() > 1)
+            .and_then(|root| root.key.as_ref());
+        let in_secrets =
+            section.is_some_and(|(key, _)| key.as_deref().is_some_and(secrets::is_section));
         let Some(parent) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
@@ -278,22 +381,36 @@ impl Builder<'_, '_> {
         match (&mut parent.value, parent.key.take()) {
             (Value::List(items), _) => items.push(node),
             (Value::Map(_), None) => parent.key = Some(key(self.report, node)),
-            (Value::Map(entries), Some((Some(key), at))) => match entries.iter().find(|entry| entry.key == key) {
-                Some(first) => {
-                    let hint = format!("it stands in line {} already; remove one of them", first.at.line);
-                    // In braces, the rest of a secret with a comma is a key without a value.
-                    let is_hidden = in_secrets && node.is_null();
-                    if is_hidden {
-                        self.report.hide(at.span(), Hidden::All);
+            (Value::Map(entries), Some((Some(key), at))) => {
+                match entries.iter().find(|entry| entry.key == key) {
+                    Some(first) => {
+                        let hint = format!(
+                            "it stands in line {} already; remove one of them",
+                            first.at.line
+                        );
+                        // In braces, the rest of a secret with a comma is a key without a value.
+                        let is_hidden = in_secrets && node.is_null();
+                        if is_hidden {
+                            self.report.hide(at.span(), Hidden::All);
+                        }
+                        let key = if is_hidden {
+                            "a key".to_owned()
+                        } else {
+                            format!("`{key}`")
+                        };
+                        self.report
+                            .add(at, format!("{key} stands here twice"), Some(hint));
                     }
-                    let key = if is_hidden { "a key".to_owned() } else { format!("`{key}`") };
-                    self.report.add(at, format!("{key} stands here twice"), Some(hint));
+                    None if entries.len() == KEYS_MAX => {
+                        return self.stop(
+                            at,
+                            "a map has too many keys",
+                            "no map of the configuration has a tenth of them",
+                        );
+                    }
+                    None => entries.push(Entry { key, at, node }),
                 }
-                None if entries.len() == KEYS_MAX => {
-                    return self.stop(at, "a map has too many keys", "no map of the configuration has a tenth of them");
-                }
-                None => entries.push(Entry { key, at, node }),
-            },
+            }
             (Value::Map(_), Some((None, _))) | (Value::Scalar(_), _) => {}
         }
         Ok(())
@@ -313,7 +430,10 @@ fn key(report: &Report<'_>, node: Node) -> (Option<String>, Mark) {
 
 /// What a copy of the value costs.
 fn size(node: &Node) -> Size {
-    let mut size = Size { bytes: size_of::<Entry>(), values: 1 };
+    let mut size = Size {
+        bytes: size_of::<Entry>(),
+        values: 1,
+    };
     let mut add = |name: &str, part: &Node| {
         let part = self::size(part);
         size.bytes += name.len() + part.bytes;
@@ -322,7 +442,9 @@ fn size(node: &Node) -> Size {
     match &node.value {
         Value::Scalar(scalar) => size.bytes += scalar.text.len(),
         Value::List(items) => items.iter().for_each(|item| add("", item)),
-        Value::Map(entries) => entries.iter().for_each(|entry| add(&entry.key, &entry.node)),
+        Value::Map(entries) => entries
+            .iter()
+            .for_each(|entry| add(&entry.key, &entry.node)),
     }
     size
 }
@@ -333,10 +455,21 @@ fn is_blank(char: char) -> bool {
 }
 
 fn stretch(start: Marker, end: Marker) -> Stretch {
-    Stretch { from: (start.line(), start.col()), until: (end.line(), end.col()) }
+    Stretch {
+        from: (start.line(), start.col()),
+        until: (end.line(), end.col()),
+    }
 }
 
 fn mark(start: Marker, end: Marker) -> Mark {
-    let width = if end.line() == start.line() { end.col().saturating_sub(start.col()) } else { 1 };
-    Mark { line: start.line(), column: start.col() + 1, width: width.max(1) }
+    let width = if end.line() == start.line() {
+        end.col().saturating_sub(start.col())
+    } else {
+        1
+    };
+    Mark {
+        line: start.line(),
+        column: start.col() + 1,
+        width: width.max(1),
+    }
 }

@@ -54,27 +54,50 @@ pub struct Outline {
 
 impl<'r> Walk<'r> {
     pub(super) fn new(report: &'r Report<'r>) -> Self {
-        Self { report, known: RefCell::default(), named: RefCell::default(), strays: RefCell::default() }
+        Self {
+            report,
+            known: RefCell::default(),
+            named: RefCell::default(),
+            strays: RefCell::default(),
+        }
     }
 
     pub(super) fn root<'w>(&'w self, node: &'w Node) -> Place<'w> {
-        Place { walk: self, node, path: String::new() }
+        Place {
+            walk: self,
+            node,
+            path: String::new(),
+        }
     }
 
     /// Tells the unknown keys.
     pub(super) fn finish(self) -> Outline {
         let known = self.known.into_inner();
-        for Stray { key, at, siblings, near, is_hidden } in self.strays.into_inner() {
+        for Stray {
+            key,
+            at,
+            siblings,
+            near,
+            is_hidden,
+        } in self.strays.into_inner()
+        {
             let hint = match (near, elsewhere(&key, &known)) {
                 _ if is_hidden => "a text with a comma needs quotes inside of `{...}`".to_owned(),
                 (Some(near), _) => format!("did you mean `{near}`?"),
                 (None, Some(path)) => format!("`{key}` belongs to `{path}`: check the indentation"),
                 (None, None) => format!("known here: {}", siblings.join(", ")),
             };
-            let key = if is_hidden { "key without a value".to_owned() } else { format!("key `{key}`") };
+            let key = if is_hidden {
+                "key without a value".to_owned()
+            } else {
+                format!("key `{key}`")
+            };
             self.report.add(at, format!("unknown {key}"), Some(hint));
         }
-        Outline { known: known.into_iter().collect(), named: self.named.into_inner() }
+        Outline {
+            known: known.into_iter().collect(),
+            named: self.named.into_inner(),
+        }
     }
 }
 
@@ -107,7 +130,9 @@ impl<'w> Place<'w> {
 
     /// Tells a problem of this value.
     pub(super) fn problem(&self, message: impl Into<String>, hint: Option<&str>) {
-        self.walk.report.add(self.node.at, message, hint.map(str::to_owned));
+        self.walk
+            .report
+            .add(self.node.at, message, hint.map(str::to_owned));
     }
 
     /// The last part of its name, as a message has it.
@@ -137,7 +162,10 @@ impl<'w> Place<'w> {
                 self.wrong(expected, Some("leave the key out to take its default"))
             }
             Value::Scalar(scalar) if scalar.text.len() > TEXT_BYTES_MAX => {
-                self.problem(format!("{} is longer than {TEXT_BYTES_MAX} bytes", self.name()), None);
+                self.problem(
+                    format!("{} is longer than {TEXT_BYTES_MAX} bytes", self.name()),
+                    None,
+                );
                 None
             }
             Value::Scalar(scalar) => Some(scalar),
@@ -152,13 +180,21 @@ impl<'w> Place<'w> {
     /// A text of at least one character.
     pub(super) fn text(&self) -> Option<String> {
         self.parsed("a text", |text| {
-            if text.is_empty() { Err("a text that is empty says nothing") } else { Ok(text.to_owned()) }
+            if text.is_empty() {
+                Err("a text that is empty says nothing")
+            } else {
+                Ok(text.to_owned())
+            }
         })
     }
 
     /// A text that `read` understands; else its error is the problem. What came from the environment is not shown:
     /// only errors that are fixed sentences are.
-    pub(super) fn parsed<T>(&self, expected: &str, read: impl FnOnce(&str) -> Result<T, &'static str>) -> Option<T> {
+    pub(super) fn parsed<T>(
+        &self,
+        expected: &str,
+        read: impl FnOnce(&str) -> Result<T, &'static str>,
+    ) -> Option<T> {
         self.parsed_or(expected, read, |fault| fault.to_owned())
     }
 
@@ -173,7 +209,9 @@ impl<'w> Place<'w> {
         match read(&scalar.text) {
             Ok(value) => Some(value),
             Err(fault) => {
-                let hint = scalar.filled.then_some("its value came from the environment and is not shown");
+                let hint = scalar
+                    .filled
+                    .then_some("its value came from the environment and is not shown");
                 self.problem(explain(fault), hint);
                 None
             }
@@ -187,7 +225,12 @@ impl<'w> Place<'w> {
 
     /// A duration with its unit, or 0.
     pub(super) fn duration(&self) -> Option<Duration> {
-        self.with_unit("a duration", units::parse_duration, "s", "write it as `250ms`, `15s`, `2m` or `1h`")
+        self.with_unit(
+            "a duration",
+            units::parse_duration,
+            "s",
+            "write it as `250ms`, `15s`, `2m` or `1h`",
+        )
     }
 
     /// A duration above 0.
@@ -197,7 +240,12 @@ impl<'w> Place<'w> {
 
     /// A size with its unit above 0, in bytes.
     pub(super) fn positive_size(&self) -> Option<usize> {
-        let bytes = self.with_unit("a size", units::parse_size, "MiB", "write it as `64KiB` or `16MiB`")?;
+        let bytes = self.with_unit(
+            "a size",
+            units::parse_size,
+            "MiB",
+            "write it as `64KiB` or `16MiB`",
+        )?;
         self.positive(bytes, 0)
     }
 
@@ -217,7 +265,9 @@ impl<'w> Place<'w> {
         hint: &str,
     ) -> Option<T> {
         let scalar = self.scalar(expected)?;
-        parse(&scalar.text).map_err(|fault| self.problem(fault, Some(&unit_hint(scalar, unit, hint)))).ok()
+        parse(&scalar.text)
+            .map_err(|fault| self.problem(fault, Some(&unit_hint(scalar, unit, hint))))
+            .ok()
     }
 
     /// A whole number above 0.
@@ -227,14 +277,19 @@ impl<'w> Place<'w> {
 
     /// `auto` as nothing, or a whole number above 0.
     pub(super) fn auto_or_count(&self) -> Option<Option<usize>> {
-        self.auto_or(|place| place.number("this is `auto`, or a whole number, at most 1000000000, without a unit"))
+        self.auto_or(|place| {
+            place.number("this is `auto`, or a whole number, at most 1000000000, without a unit")
+        })
     }
 
     fn number(&self, fault: &'static str) -> Option<usize> {
         let number = self.parsed("a whole number", |text| {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             // 1 000 000 000: no count of this program reaches it, and sums of such cannot overflow.
-            text.parse().ok().filter(|number| digits && *number <= 1_000_000_000).ok_or(fault)
+            text.parse()
+                .ok()
+                .filter(|number| digits && *number <= 1_000_000_000)
+                .ok_or(fault)
         })?;
         self.positive(number, 0)
     }
@@ -246,7 +301,11 @@ impl<'w> Place<'w> {
 
     /// One of some words.
     pub(super) fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
-        let all = words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(" or ");
+        let all = words
+            .iter()
+            .map(|(word, _)| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(" or ");
         let scalar = self.scalar(&all)?;
         let found = words.iter().find(|(word, _)| *word == scalar.text);
         if found.is_none() {
@@ -254,7 +313,8 @@ impl<'w> Place<'w> {
             let near = nearest(&scalar.text, &names).filter(|_| !scalar.filled);
             self.problem(
                 format!("{} is {all}", self.name()),
-                near.map(|near| format!("did you mean `{near}`?")).as_deref(),
+                near.map(|near| format!("did you mean `{near}`?"))
+                    .as_deref(),
             );
         }
         found.map(|(_, value)| *value)
@@ -287,9 +347,16 @@ impl<'w> Place<'w> {
     }
 
     /// As [`Self::list`], of at least one item and at most so many.
-    pub(super) fn some_of<T>(&self, most: usize, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
+    pub(super) fn some_of<T>(
+        &self,
+        most: usize,
+        read: impl Fn(&Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
         if matches!(&self.node.value, Value::List(items) if items.is_empty()) {
-            self.problem(format!("{} is empty", self.name()), Some("at least one is needed"));
+            self.problem(
+                format!("{} is empty", self.name()),
+                Some("at least one is needed"),
+            );
             return None;
         }
         self.list_of(most, read)
@@ -302,15 +369,29 @@ impl<'w> Place<'w> {
 
     fn list_of<T>(&self, most: usize, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         let Value::List(items) = &self.node.value else {
-            return self.wrong("a list", Some("write `[...]`, or one item a line after `- `"));
+            return self.wrong(
+                "a list",
+                Some("write `[...]`, or one item a line after `- `"),
+            );
         };
         if items.len() > most {
-            self.problem(format!("{} has {} items, at most {most} are read", self.name(), items.len()), None);
+            self.problem(
+                format!(
+                    "{} has {} items, at most {most} are read",
+                    self.name(),
+                    items.len()
+                ),
+                None,
+            );
             return None;
         }
         let mut read_items = Vec::with_capacity(items.len());
         for (index, node) in items.iter().enumerate() {
-            let place = Self { walk: self.walk, node, path: format!("{}[{index}]", self.path) };
+            let place = Self {
+                walk: self.walk,
+                node,
+                path: format!("{}[{index}]", self.path),
+            };
             place.note();
             read_items.extend(read(&place));
         }
@@ -320,9 +401,17 @@ impl<'w> Place<'w> {
     /// What `read` makes of the map's keys; the keys that it asks for are the known ones.
     pub(super) fn map<T>(&self, read: impl FnOnce(&mut Keys<'_>) -> Option<T>) -> Option<T> {
         let Value::Map(entries) = &self.node.value else {
-            return self.wrong("a map", Some("write its keys below it, indented, as `key: value`"));
+            return self.wrong(
+                "a map",
+                Some("write its keys below it, indented, as `key: value`"),
+            );
         };
-        let mut keys = Keys { place: self, entries, asked: Vec::new(), later: &[] };
+        let mut keys = Keys {
+            place: self,
+            entries,
+            asked: Vec::new(),
+            later: &[],
+        };
         let value = read(&mut keys);
         let Keys { asked, later, .. } = keys;
         let known = |key: &str| asked.contains(&key) || later.contains(&key);
@@ -337,7 +426,11 @@ impl<'w> Place<'w> {
         let mut strays = self.walk.strays.borrow_mut();
         let is_told = strays.len() < Problems::COUNT_MAX;
         let near = is_told.then(|| nearest(&entry.key, siblings)).flatten();
-        let in_secrets = self.path.split(['.', '[']).next().is_some_and(secrets::is_section);
+        let in_secrets = self
+            .path
+            .split(['.', '['])
+            .next()
+            .is_some_and(secrets::is_section);
         let is_harmless = matches!(entry.node.value, Value::Scalar(_))
             && near.is_some_and(|near| !is_secret_name(near) && !is_secret_name(&entry.key));
         if in_secrets || !is_harmless {
@@ -345,7 +438,13 @@ impl<'w> Place<'w> {
         }
         if is_told {
             let is_hidden = in_secrets && entry.node.is_null() && near.is_none();
-            strays.push(Stray { key: entry.key.clone(), at: entry.at, siblings: siblings.to_vec(), near, is_hidden });
+            strays.push(Stray {
+                key: entry.key.clone(),
+                at: entry.at,
+                siblings: siblings.to_vec(),
+                near,
+                is_hidden,
+            });
         }
     }
 
@@ -356,19 +455,30 @@ impl<'w> Place<'w> {
             Value::Map(entries) => entries.is_empty(),
         };
         if leaf {
-            self.walk.named.borrow_mut().push((self.path.clone(), self.node.at.line));
+            self.walk
+                .named
+                .borrow_mut()
+                .push((self.path.clone(), self.node.at.line));
         }
     }
 }
 
 fn unit_hint(scalar: &Scalar, unit: &str, hint: &str) -> String {
     let number = !scalar.text.is_empty() && scalar.text.bytes().all(|byte| byte.is_ascii_digit());
-    if number && !scalar.filled { format!("a number needs a unit: `{}{unit}`?", scalar.text) } else { hint.to_owned() }
+    if number && !scalar.filled {
+        format!("a number needs a unit: `{}{unit}`?", scalar.text)
+    } else {
+        hint.to_owned()
+    }
 }
 
 impl Place<'_> {
     fn name_of_map(&self) -> String {
-        if self.path.is_empty() { "the file".to_owned() } else { format!("`{}`", self.path) }
+        if self.path.is_empty() {
+            "the file".to_owned()
+        } else {
+            format!("`{}`", self.path)
+        }
     }
 }
 

@@ -51,9 +51,15 @@ impl Page {
     pub fn gap(&self) -> Gap {
         if self.is_unreadable {
             // As a live reader of the same message.
-            return Gap { reason: GapReason::Upstream, missed: Some(1) };
+            return Gap {
+                reason: GapReason::Upstream,
+                missed: Some(1),
+            };
         }
-        Gap { reason: GapReason::Expired, missed: None }
+        Gap {
+            reason: GapReason::Expired,
+            missed: None,
+        }
     }
 }
 

@@ -84,9 +84,15 @@ impl Batch {
         (position, tier, received): (Component, Tier, Instant),
         is_last: bool,
     ) {
-        let is_copied = self.copies && frame.len() <= COPIED_EVENT_MAX && !(is_last && self.begun.is_none());
+        let is_copied =
+            self.copies && frame.len() <= COPIED_EVENT_MAX && !(is_last && self.begun.is_none());
         if !is_copied {
-            self.push(Item::Event { frame: frame.clone(), position, tier, received });
+            self.push(Item::Event {
+                frame: frame.clone(),
+                position,
+                tier,
+                received,
+            });
             return;
         }
         if self.copy.len() + frame.len() > COPIED_MAX {
@@ -95,11 +101,19 @@ impl Batch {
         match &mut self.begun {
             Some(copied) => {
                 let received = copied.received.min(received);
-                *copied = Copied { events: copied.events + 1, position, received };
+                *copied = Copied {
+                    events: copied.events + 1,
+                    position,
+                    received,
+                };
             }
             None => {
                 self.copy.begin(COPIED_MAX);
-                self.begun = Some(Copied { events: 1, position, received });
+                self.begun = Some(Copied {
+                    events: 1,
+                    position,
+                    received,
+                });
             }
         }
         self.copy.push(frame);
@@ -108,7 +122,10 @@ impl Batch {
     /// Ends the copy that was begun: what follows is another item.
     pub(super) fn seal(&mut self) {
         if let Some(copied) = self.begun.take() {
-            self.items.push(Item::Copied { chunk: self.copy.finish(), copied });
+            self.items.push(Item::Copied {
+                chunk: self.copy.finish(),
+                copied,
+            });
         }
     }
 }

@@ -44,7 +44,11 @@ pub fn answer() -> impl Future<Output = Infallible> + Send + 'static {
             poll_fn(|task| {
                 bell.task.register(task.waker());
                 rounds.extend(bell.rung().drain(..).map(Round::new));
-                if rounds.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+                if rounds.is_empty() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
             })
             .await;
             courier.turn(&bell, &mut rounds);
@@ -72,7 +76,11 @@ pub(super) struct News {
 impl News {
     /// This feed has something new for readers of the thread with this bell.
     pub(super) fn ring(&mut self, bell: &Arc<Bell>, feed: &Arc<Feed>) {
-        match self.rings.iter_mut().find(|(known, _)| Arc::ptr_eq(known, bell)) {
+        match self
+            .rings
+            .iter_mut()
+            .find(|(known, _)| Arc::ptr_eq(known, bell))
+        {
             Some((_, feeds)) => feeds.push(feed.clone()),
             None => self.rings.push((bell.clone(), vec![feed.clone()])),
         }
@@ -103,26 +111,34 @@ mod tests {
 
     #[test]
     fn readers_of_another_thread_are_told_there_once_for_all_of_them() {
-        let (mut writer, log) = log::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
+        let (mut writer, log) =
+            log::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
         let tag = Tag::of_stream("S", 1);
         writer.begin(tag, 0);
         let (ready, shard) = mpsc::sync_channel(1);
         let (told, seen) = mpsc::sync_channel(10);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
             let answering = answer();
             let bell = here().unwrap();
             runtime.block_on(async {
                 tokio::spawn(answering);
                 for _ in 0..10 {
-                    let (filters, told) = (FilterSet::new([Filter::parse("a").unwrap()]), told.clone());
-                    let opened = log.open(filters, &Arc::default(), Start::Live).now_or_never().unwrap();
+                    let (filters, told) =
+                        (FilterSet::new([Filter::parse("a").unwrap()]), told.clone());
+                    let opened = log
+                        .open(filters, &Arc::default(), Start::Live)
+                        .now_or_never()
+                        .unwrap();
                     let mut cursor = opened.unwrap().cursor;
                     tokio::spawn(poll_fn::<(), _>(move |task| {
                         let mut batch = Batch::default();
                         while cursor.poll_read(task, &mut batch, 1000).is_ready() {
-                            told.send((thread::current().id(), batch.items.len())).unwrap();
+                            told.send((thread::current().id(), batch.items.len()))
+                                .unwrap();
                             batch.items.clear();
                         }
                         Poll::Pending
@@ -136,16 +152,35 @@ mod tests {
         });
         let (bell, there) = (shard.recv().unwrap(), thread.thread().id());
         for seq in 1..=100 {
-            let position = Component { tag, seq, check: None };
+            let position = Component {
+                tag,
+                seq,
+                check: None,
+            };
             let (subject, data, received) = ("a".into(), "x".into(), std::time::Instant::now());
-            let event = Event { position, subject, name: None, tier: None, message_id: None, data, received };
+            let event = Event {
+                position,
+                subject,
+                name: None,
+                tier: None,
+                message_id: None,
+                data,
+                received,
+            };
             writer.append(vec![event]);
             assert!(bell.rung().len() <= 1, "one word for ten readers");
             for _ in 0..10 {
-                assert_eq!(seen.recv_timeout(Duration::from_secs(10)), Ok((there, 1)), "each has the event once");
+                assert_eq!(
+                    seen.recv_timeout(Duration::from_secs(10)),
+                    Ok((there, 1)),
+                    "each has the event once"
+                );
             }
         }
         drop(stop);
-        assert!(thread.join().unwrap().is_err(), "it has ended because it was told to");
+        assert!(
+            thread.join().unwrap().is_err(),
+            "it has ended because it was told to"
+        );
     }
 }

@@ -19,7 +19,10 @@ const FEEDS_SHARE: usize = 2;
 #[must_use]
 pub fn feed_bytes(filters: &FilterSet) -> usize {
     let filters = filters.filters().iter();
-    FEED_BYTES + filters.map(|filter| FILTER_BYTES + 3 * filter.as_str().len()).sum::<usize>()
+    FEED_BYTES
+        + filters
+            .map(|filter| FILTER_BYTES + 3 * filter.as_str().len())
+            .sum::<usize>()
 }
 
 /// The most feeds of one filter that fit into a budget of so many bytes: the default of `limits.feeds`.
@@ -87,14 +90,23 @@ impl Budget {
 
     /// A place for a new feed of these filters, if there may be one more. The first one always may.
     pub(super) fn add_feed(self: &Arc<Self>, filters: &FilterSet) -> Option<FeedPlace> {
-        let (feeds_max, bytes_max) = (self.feeds_max.load(Ordering::Relaxed), self.max() / FEEDS_SHARE);
+        let (feeds_max, bytes_max) = (
+            self.feeds_max.load(Ordering::Relaxed),
+            self.max() / FEEDS_SHARE,
+        );
         let one_more = |feeds| (feeds < feeds_max).then_some(feeds + 1);
-        let before = self.feeds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let before = self
+            .feeds
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
         let bytes = feed_bytes(filters);
         // Counted before it is compared: two that come at once are not both the last.
         let held = self.feed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.add(bytes);
-        let place = FeedPlace { budget: self.clone(), bytes };
+        let place = FeedPlace {
+            budget: self.clone(),
+            bytes,
+        };
         (held <= bytes_max || before == 0).then_some(place)
     }
 
@@ -112,7 +124,10 @@ impl Budget {
 
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        Charge { budget: self.clone(), bytes }
+        Charge {
+            budget: self.clone(),
+            bytes,
+        }
     }
 
     pub(super) fn add(&self, bytes: usize) {
@@ -175,7 +190,9 @@ impl Drop for Charge {
 impl Drop for FeedPlace {
     fn drop(&mut self) {
         self.budget.feeds.fetch_sub(1, Ordering::Relaxed);
-        self.budget.feed_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget
+            .feed_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
         self.budget.sub(self.bytes);
     }
 }
@@ -194,7 +211,10 @@ mod tests {
         let (one, wide) = (filters(&["a"]), filters(&["a", "b", "c", "d"]));
         let budget = Budget::new(20 * feed_bytes(&one), 1000);
         let held: Vec<FeedPlace> = std::iter::from_fn(|| budget.add_feed(&one)).collect();
-        assert_eq!((held.len(), budget.feeds(), budget.used()), (10, 10, 10 * feed_bytes(&one)));
+        assert_eq!(
+            (held.len(), budget.feeds(), budget.used()),
+            (10, 10, 10 * feed_bytes(&one))
+        );
         drop(held);
         assert_eq!((budget.feeds(), budget.used()), (0, 0));
         let held: Vec<FeedPlace> = std::iter::from_fn(|| budget.add_feed(&wide)).collect();
@@ -202,7 +222,10 @@ mod tests {
         drop(held);
         let small = Budget::new(1, 1000);
         let first = small.add_feed(&one);
-        assert!(first.is_some() && small.add_feed(&one).is_none(), "the first feed always has a place");
+        assert!(
+            first.is_some() && small.add_feed(&one).is_none(),
+            "the first feed always has a place"
+        );
         assert_eq!(small.feeds(), 1, "a feed that has none is not counted");
     }
 
@@ -211,7 +234,10 @@ mod tests {
         let one = filters(&["orders.42"]);
         let budget = Budget::new(256 << 20, usize::MAX);
         let bytes = feeds_of(256 << 20) * feed_bytes(&one);
-        assert!(bytes.abs_diff(budget.max() / 2) < budget.max() / 50, "{bytes}");
+        assert!(
+            bytes.abs_diff(budget.max() / 2) < budget.max() / 50,
+            "{bytes}"
+        );
         assert_eq!(feeds_of(0), 1);
     }
 }

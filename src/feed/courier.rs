@@ -79,8 +79,12 @@ impl Courier {
         let is_over = loop {
             let mut state = round.feed.lock();
             self.settle(&mut state.readers);
-            let is_over =
-                self.gather(bell, &mut round.next, &mut state, GROUP_MAX.min(left.div_ceil(QUEUED_PER_HANDED)));
+            let is_over = self.gather(
+                bell,
+                &mut round.next,
+                &mut state,
+                GROUP_MAX.min(left.div_ceil(QUEUED_PER_HANDED)),
+            );
             drop(state);
             // With no lock held: who is woken reads the feed at once.
             self.woken.drain(..).for_each(Waker::wake);
@@ -88,7 +92,8 @@ impl Courier {
                 break is_over;
             }
             self.hand();
-            *left = left.saturating_sub(self.group.iter().map(|(_, _, handed)| handed.cost()).sum());
+            *left =
+                left.saturating_sub(self.group.iter().map(|(_, _, handed)| handed.cost()).sum());
         };
         // An event must not live on because this thread fell silent.
         self.cut = None;
@@ -99,9 +104,22 @@ impl Courier {
     }
 
     /// Gathers who waits for the same piece, so many at most, and wakes who must look itself. True when all were seen.
-    fn gather(&mut self, bell: &Arc<Bell>, next: &mut Option<usize>, state: &mut State, most: usize) -> bool {
-        let State { window, readers, ended, .. } = state;
-        let Some(thread) = readers.thread_of(bell) else { return true };
+    fn gather(
+        &mut self,
+        bell: &Arc<Bell>,
+        next: &mut Option<usize>,
+        state: &mut State,
+        most: usize,
+    ) -> bool {
+        let State {
+            window,
+            readers,
+            ended,
+            ..
+        } = state;
+        let Some(thread) = readers.thread_of(bell) else {
+            return true;
+        };
         readers.look_from(next.unwrap_or_default(), most);
         let mut from = next.unwrap_or_else(|| {
             readers.answer(thread);
@@ -113,7 +131,10 @@ impl Courier {
                 continue;
             }
             let outlet = reader.outlet.as_ref().filter(|_| !*ended);
-            let is_cut = self.cut.as_ref().is_some_and(|cut| (cut.from, cut.to) == (reader.place.index, window.end()));
+            let is_cut = self
+                .cut
+                .as_ref()
+                .is_some_and(|cut| (cut.from, cut.to) == (reader.place.index, window.end()));
             if outlet.is_some() && (self.group.len() == most || !is_cut && !self.group.is_empty()) {
                 *next = Some(key);
                 return false;
@@ -124,7 +145,9 @@ impl Courier {
             let piece = self.cut.as_ref().and_then(|cut| cut.piece.as_ref());
             let fits = piece.is_some_and(|piece| piece.follows(reader.place, reader.position));
             match outlet.filter(|_| fits) {
-                Some(outlet) => self.group.push((key, Some(outlet.clone()), Handed::Refused)),
+                Some(outlet) => self
+                    .group
+                    .push((key, Some(outlet.clone()), Handed::Refused)),
                 None => self.woken.extend(reader.waker.take()),
             }
             from = key + 1;
@@ -135,21 +158,36 @@ impl Courier {
 
     fn cut(&mut self, window: &Window, from: u64) {
         let piece = Piece::cut(window, from, &mut self.copy);
-        self.cut = Some(Cut { from, to: window.end(), piece });
+        self.cut = Some(Cut {
+            from,
+            to: window.end(),
+            piece,
+        });
     }
 
     /// Hands the piece to those who were gathered, with no lock held.
     fn hand(&mut self) {
-        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else { return };
-        std::hint::black_box(self.group.iter().filter_map(|(_, outlet, _)| Some(outlet.as_ref()?.look())).count());
+        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else {
+            return;
+        };
+        std::hint::black_box(
+            self.group
+                .iter()
+                .filter_map(|(_, outlet, _)| Some(outlet.as_ref()?.look()))
+                .count(),
+        );
         for (_, outlet, handed) in &mut self.group {
-            *handed = outlet.take().map_or(Handed::Refused, |outlet| outlet.hand(piece));
+            *handed = outlet
+                .take()
+                .map_or(Handed::Refused, |outlet| outlet.hand(piece));
         }
     }
 
     /// Notes where those stand who took it, and takes the wakers of those who did not, or not whole.
     fn settle(&mut self, readers: &mut Readers) {
-        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else { return };
+        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else {
+            return;
+        };
         for (key, _, handed) in self.group.drain(..) {
             if handed != Handed::Refused {
                 readers.moved(key, piece.end, piece.last);
@@ -164,7 +202,11 @@ impl Courier {
 impl Handed {
     /// What it takes of a turn.
     fn cost(self) -> usize {
-        if self == Self::Queued { 1 } else { QUEUED_PER_HANDED }
+        if self == Self::Queued {
+            1
+        } else {
+            QUEUED_PER_HANDED
+        }
     }
 }
 
@@ -179,7 +221,9 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::feed::{Batch, Budget, Cursor, GapReason, Limits, Log, LogWriter, Read, Start, answer, log};
+    use crate::feed::{
+        Batch, Budget, Cursor, GapReason, Limits, Log, LogWriter, Read, Start, answer, log,
+    };
     use crate::sse::{Component, Event, Tag};
     use crate::subject::{Filter, FilterSet};
 
@@ -223,17 +267,32 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let (mut writer, log) = log::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
+            let (mut writer, log) =
+                log::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
             writer.begin(Tag::of_stream("S", 1), 0);
-            Self { writer, log, answering: Box::pin(answer()), seq: 0 }
+            Self {
+                writer,
+                log,
+                answering: Box::pin(answer()),
+                seq: 0,
+            }
         }
 
         fn reader(&self, handed: Handed) -> Reader {
             let filters = FilterSet::new([Filter::parse("a").unwrap()]);
-            let opened = self.log.open(filters, &Arc::default(), Start::Live).now_or_never().unwrap().unwrap();
+            let opened = self
+                .log
+                .open(filters, &Arc::default(), Start::Live)
+                .now_or_never()
+                .unwrap()
+                .unwrap();
             let outlet = Arc::new(Always(handed, Mutex::default()));
             opened.cursor.set_outlet(outlet.clone());
-            let mut reader = Reader { cursor: opened.cursor, outlet, wakes: Arc::default() };
+            let mut reader = Reader {
+                cursor: opened.cursor,
+                outlet,
+                wakes: Arc::default(),
+            };
             assert_eq!(reader.read(), None, "it waits");
             reader
         }
@@ -242,7 +301,11 @@ mod tests {
             let event = |data: &&str| {
                 self.seq += 1;
                 Event {
-                    position: Component { tag: Tag::of_stream("S", 1), seq: self.seq, check: None },
+                    position: Component {
+                        tag: Tag::of_stream("S", 1),
+                        seq: self.seq,
+                        check: None,
+                    },
                     subject: "a".into(),
                     name: None,
                     tier: None,
@@ -256,7 +319,12 @@ mod tests {
         }
 
         fn turn(&mut self) {
-            assert!(self.answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(
+                self.answering
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            );
         }
     }
 
@@ -265,7 +333,10 @@ mod tests {
         fn read(&mut self) -> Option<usize> {
             let mut batch = Batch::default();
             let waker = Waker::from(self.wakes.clone());
-            match self.cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 1000) {
+            match self
+                .cursor
+                .poll_read(&mut Context::from_waker(&waker), &mut batch, 1000)
+            {
                 Poll::Ready(Read::Some) => Some(batch.items.len()),
                 Poll::Ready(Read::Ended) | Poll::Pending => None,
             }
@@ -282,7 +353,10 @@ mod tests {
 
     fn texts(events: &[(u64, String)]) -> Vec<String> {
         let text = |(_, text): &(u64, String)| {
-            text.lines().filter_map(|line| line.strip_prefix("data: ")).collect::<Vec<_>>().join(",")
+            text.lines()
+                .filter_map(|line| line.strip_prefix("data: "))
+                .collect::<Vec<_>>()
+                .join(",")
         };
         events.iter().map(text).collect()
     }
@@ -293,17 +367,34 @@ mod tests {
         let mut readers = [scene.reader(Handed::Sent), scene.reader(Handed::Sent)];
         for data in ["1", "2", "3"] {
             scene.append(&[data]);
-            assert!(readers.iter().all(|reader| reader.handed().is_empty()), "not while the writer writes");
+            assert!(
+                readers.iter().all(|reader| reader.handed().is_empty()),
+                "not while the writer writes"
+            );
             scene.turn();
             for reader in &readers {
-                assert_eq!((texts(&reader.handed()), reader.wakes()), (vec![data.to_owned()], 0));
-                assert_eq!(reader.cursor.standing().position().map(|position| position.seq), Some(scene.seq));
+                assert_eq!(
+                    (texts(&reader.handed()), reader.wakes()),
+                    (vec![data.to_owned()], 0)
+                );
+                assert_eq!(
+                    reader
+                        .cursor
+                        .standing()
+                        .position()
+                        .map(|position| position.seq),
+                    Some(scene.seq)
+                );
                 assert_eq!(reader.cursor.standing().lag(Instant::now()).events, 0);
             }
         }
         for reader in &mut readers {
             reader.cursor.follow();
-            assert_eq!((reader.cursor.position().seq, reader.read()), (3, None), "it goes on behind what it was given");
+            assert_eq!(
+                (reader.cursor.position().seq, reader.read()),
+                (3, None),
+                "it goes on behind what it was given"
+            );
         }
     }
 
@@ -315,11 +406,18 @@ mod tests {
         scene.append(&["3"]);
         scene.turn();
         let handed = reader.handed();
-        assert_eq!((texts(&handed), handed[0].0, reader.wakes()), (vec!["1,2,3".to_owned()], 3, 0));
+        assert_eq!(
+            (texts(&handed), handed[0].0, reader.wakes()),
+            (vec!["1,2,3".to_owned()], 3, 0)
+        );
         let large = "x".repeat(20_000);
         scene.append(&[&large, &large]);
         scene.turn();
-        assert_eq!((reader.handed().len(), reader.wakes()), (0, 1), "more than a turn is read by its task");
+        assert_eq!(
+            (reader.handed().len(), reader.wakes()),
+            (0, 1),
+            "more than a turn is read by its task"
+        );
         reader.cursor.follow();
         assert_eq!(reader.read(), Some(1));
     }
@@ -333,11 +431,21 @@ mod tests {
         assert_eq!((refuses.wakes(), keeps.wakes()), (1, 1));
         scene.append(&["2"]);
         scene.turn();
-        assert_eq!((refuses.handed().len(), keeps.handed().len()), (1, 1), "neither waits any more");
+        assert_eq!(
+            (refuses.handed().len(), keeps.handed().len()),
+            (1, 1),
+            "neither waits any more"
+        );
         refuses.cursor.follow();
         keeps.cursor.follow();
-        assert_eq!((refuses.cursor.position().seq, keeps.cursor.position().seq), (0, 1));
-        assert_eq!((refuses.read(), refuses.cursor.position().seq), (Some(2), 2));
+        assert_eq!(
+            (refuses.cursor.position().seq, keeps.cursor.position().seq),
+            (0, 1)
+        );
+        assert_eq!(
+            (refuses.read(), refuses.cursor.position().seq),
+            (Some(2), 2)
+        );
         assert_eq!((keeps.read(), keeps.cursor.position().seq), (Some(1), 2));
     }
 
@@ -349,36 +457,59 @@ mod tests {
         scene.append(&["1"]);
         scene.turn();
         assert_eq!((reader.handed().len(), reader.wakes()), (0, 1));
-        assert_eq!((reader.read(), reader.read()), (Some(2), None), "the gap, then the event");
+        assert_eq!(
+            (reader.read(), reader.read()),
+            (Some(2), None),
+            "the gap, then the event"
+        );
         drop(scene.writer);
-        scene.answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending().then_some(()).unwrap();
+        scene
+            .answering
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+            .then_some(())
+            .unwrap();
         assert_eq!(reader.wakes(), 2, "the end");
     }
 
     #[tokio::test]
     async fn more_readers_are_given_what_their_connections_write_together() {
         let mut scene = Scene::new();
-        let readers: Vec<_> = (0..10 * HANDED_MAX).map(|_| scene.reader(Handed::Queued)).collect();
+        let readers: Vec<_> = (0..10 * HANDED_MAX)
+            .map(|_| scene.reader(Handed::Queued))
+            .collect();
         scene.append(&["1"]);
         scene.turn();
-        let given = readers.iter().filter(|reader| (texts(&reader.handed()), reader.wakes()) == (vec!["1".into()], 0));
+        let given = readers
+            .iter()
+            .filter(|reader| (texts(&reader.handed()), reader.wakes()) == (vec!["1".into()], 0));
         assert_eq!(given.count(), readers.len());
     }
 
     #[tokio::test]
     async fn a_turn_gives_to_a_bounded_number_of_readers_and_those_who_are_late_get_more_at_once() {
         let mut scene = Scene::new();
-        let readers: Vec<_> = (0..HANDED_MAX + 10).map(|_| scene.reader(Handed::Sent)).collect();
+        let readers: Vec<_> = (0..HANDED_MAX + 10)
+            .map(|_| scene.reader(Handed::Sent))
+            .collect();
         scene.append(&["1"]);
         scene.turn();
-        let given = readers.iter().filter(|reader| !reader.outlet.1.lock().unwrap().is_empty()).count();
+        let given = readers
+            .iter()
+            .filter(|reader| !reader.outlet.1.lock().unwrap().is_empty())
+            .count();
         assert_eq!(given, HANDED_MAX);
         scene.append(&["2"]);
         for _ in 0..8 {
             scene.turn();
         }
         for (nth, reader) in readers.iter().enumerate() {
-            let expected = if nth < HANDED_MAX { vec!["1", "2"] } else { vec!["1,2"] };
+            let expected = if nth < HANDED_MAX {
+                vec!["1", "2"]
+            } else {
+                vec!["1,2"]
+            };
             assert_eq!(
                 (texts(&reader.handed()), reader.wakes()),
                 (expected.iter().map(ToString::to_string).collect(), 0)

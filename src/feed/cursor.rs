@@ -45,15 +45,33 @@ pub enum Read {
 }
 
 impl Cursor {
-    pub(super) fn new(origin: Origin, feed: Arc<Feed>, key: usize, place: Place, position: Component) -> Self {
-        Self { origin, standing: Standing { feed, key }, place, position, skip: position, replay: None, waits: false }
+    pub(super) fn new(
+        origin: Origin,
+        feed: Arc<Feed>,
+        key: usize,
+        place: Place,
+        position: Component,
+    ) -> Self {
+        Self {
+            origin,
+            standing: Standing { feed, key },
+            place,
+            position,
+            skip: position,
+            replay: None,
+            waits: false,
+        }
     }
 
     /// A reader that joins a feed at its end, which may not have begun yet.
     pub(super) fn at_end(origin: Origin, feed: Arc<Feed>) -> Self {
         let (place, position) = {
             let state = feed.lock();
-            let floor = Component { tag: state.window.tag(), seq: state.window.floor(), check: None };
+            let floor = Component {
+                tag: state.window.tag(),
+                seq: state.window.floor(),
+                check: None,
+            };
             (state.window.end_place(), state.head.unwrap_or(floor))
         };
         let key = feed.join(place, position);
@@ -76,7 +94,9 @@ impl Cursor {
     /// Goes to behind a position, if everything after it is in the window.
     pub(super) fn seek(&mut self, position: Component) -> bool {
         let mut state = self.standing.feed.lock();
-        let Some(place) = state.window.place_after(position.seq) else { return false };
+        let Some(place) = state.window.place_after(position.seq) else {
+            return false;
+        };
         (self.place, self.position, self.skip) = (place, position, position);
         state.readers.moved(self.standing.key, place, position);
         true
@@ -96,12 +116,22 @@ impl Cursor {
 
     /// Says where the reader can be given events while it waits: past this cursor, which then has to [`Self::follow`].
     pub fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
-        self.standing.feed.lock().readers.set_outlet(self.standing.key, outlet);
+        self.standing
+            .feed
+            .lock()
+            .readers
+            .set_outlet(self.standing.key, outlet);
     }
 
     /// Goes to where the reader stands since it was given something through its outlet.
     pub fn follow(&mut self) {
-        if let Some((place, position)) = self.standing.feed.lock().readers.standing(self.standing.key) {
+        if let Some((place, position)) = self
+            .standing
+            .feed
+            .lock()
+            .readers
+            .standing(self.standing.key)
+        {
             (self.place, self.position) = (place, position);
         }
     }
@@ -125,7 +155,12 @@ impl Cursor {
     }
 
     /// Adds items to the batch until it holds `budget` bytes, at least one if there is one; otherwise notes whom to wake.
-    pub fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch, budget: usize) -> Poll<Read> {
+    pub fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        budget: usize,
+    ) -> Poll<Read> {
         self.poll(context, batch, budget, None, None)
     }
 
@@ -186,7 +221,9 @@ impl Cursor {
         let oldest = state.window.oldest_place();
         if self.place.index < oldest.index {
             if self.pass_epoch(&state.window, batch) {
-                state.readers.moved(self.standing.key, self.place, self.position);
+                state
+                    .readers
+                    .moved(self.standing.key, self.place, self.position);
                 return Poll::Ready(Read::Some);
             }
             let is_overtaken = oldest.before.events > self.place.before.events;
@@ -198,7 +235,11 @@ impl Cursor {
                     self.replay = Some(ticket);
                     self.place = end;
                     let read = self.poll_replay(context, batch, budget, pace);
-                    return if batch.items.len() > before { Poll::Ready(Read::Some) } else { read };
+                    return if batch.items.len() > before {
+                        Poll::Ready(Read::Some)
+                    } else {
+                        read
+                    };
                 }
                 state = feed.lock();
             }
@@ -217,8 +258,13 @@ impl Cursor {
             self.place = oldest;
         }
         self.take(&state.window, batch, budget, run, (relief, pace));
-        debug_assert!(self.place.index <= state.window.end(), "a cursor never passes the head");
-        state.readers.moved(self.standing.key, self.place, self.position);
+        debug_assert!(
+            self.place.index <= state.window.end(),
+            "a cursor never passes the head"
+        );
+        state
+            .readers
+            .moved(self.standing.key, self.place, self.position);
         let is_some = batch.items.len() > before;
         if state.ended && !is_some {
             return Poll::Ready(Read::Ended);
@@ -250,26 +296,39 @@ impl Cursor {
             _ => Vec::new(),
         };
         let mut bytes = 0;
-        let mut looked_until = if batch.copies { self.place.index + 1 } else { u64::MAX };
+        let mut looked_until = if batch.copies {
+            self.place.index + 1
+        } else {
+            u64::MAX
+        };
         while bytes < budget {
             let index = self.place.index;
-            let Some(entry) = window.get(index) else { break };
+            let Some(entry) = window.get(index) else {
+                break;
+            };
             if index >= looked_until {
                 // Not for the first: mostly it is alone.
                 window.look_ahead(index);
                 looked_until = index + LOOKS as u64;
             }
             let position = entry.position();
-            let renumbers = matches!(entry, Entry::Gap(marked) if marked.place == Missing::Renumbered);
-            let has_it = !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
+            let renumbers =
+                matches!(entry, Entry::Gap(marked) if marked.place == Missing::Renumbered);
+            let has_it =
+                !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
             self.place.index += 1;
             match entry {
-                Entry::Event { logged, named, tier } => {
+                Entry::Event {
+                    logged,
+                    named,
+                    tier,
+                } => {
                     let frame = named.as_deref().unwrap_or(&logged.frame);
                     let mut passes = None;
                     if let Some(relief) = &mut relief {
                         let is_newest = newest.pop_if(|known| *known == index).is_some();
-                        passes = (!has_it && relief.passes_by(*tier, is_newest)).then(|| relief.reason());
+                        passes = (!has_it && relief.passes_by(*tier, is_newest))
+                            .then(|| relief.reason());
                     }
                     if let (Some(pace), false, None) = (&mut pace, has_it, passes) {
                         match pace.ask(*tier, window.is_critical_behind(index)) {
@@ -323,16 +382,32 @@ impl Cursor {
 
     /// Tells a reader how the present numbers began when what would tell it has fallen out of the window.
     fn pass_epoch(&mut self, window: &Window, batch: &mut Batch) -> bool {
-        let is_gone = |epoch: &Epoch| (self.place.index..window.oldest_place().index).contains(&epoch.place.index);
-        let Some(epoch) = window.epoch().filter(is_gone) else { return false };
-        batch.items.extend(epoch.place.before.missed_since(self.place.before).map(|gap| self.gap(gap)));
-        batch.items.push(Item::Gap { gap: epoch.gap, position: epoch.position });
+        let is_gone = |epoch: &Epoch| {
+            (self.place.index..window.oldest_place().index).contains(&epoch.place.index)
+        };
+        let Some(epoch) = window.epoch().filter(is_gone) else {
+            return false;
+        };
+        batch.items.extend(
+            epoch
+                .place
+                .before
+                .missed_since(self.place.before)
+                .map(|gap| self.gap(gap)),
+        );
+        batch.items.push(Item::Gap {
+            gap: epoch.gap,
+            position: epoch.position,
+        });
         (self.place, self.position, self.skip) = (epoch.behind, epoch.position, epoch.position);
         true
     }
 
     fn gap(&self, gap: Gap) -> Item {
-        Item::Gap { gap, position: self.position }
+        Item::Gap {
+            gap,
+            position: self.position,
+        }
     }
 
     /// Whether nothing waits to be read.
@@ -346,11 +421,20 @@ impl Cursor {
         if self.replay.is_some() {
             return false;
         }
-        let Some(head) = self.origin.head_at_end(&self.standing.feed, self.place.index) else { return false };
+        let Some(head) = self
+            .origin
+            .head_at_end(&self.standing.feed, self.place.index)
+        else {
+            return false;
+        };
         let moved = head.tag == self.position.tag && head.seq > self.position.seq;
         if moved {
             self.position = head;
-            self.standing.feed.lock().readers.moved(self.standing.key, self.place, head);
+            self.standing
+                .feed
+                .lock()
+                .readers
+                .moved(self.standing.key, self.place, head);
         }
         moved
     }

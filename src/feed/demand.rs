@@ -69,8 +69,16 @@ struct Numbers {
 #[must_use]
 pub fn channel(tag: Tag, budget: &Arc<Budget>) -> (Arc<OnDemand>, CoreWriter) {
     let (demands, received) = mpsc::channel(DEMANDS_MAX);
-    let numbers = Arc::new(Numbers { tag, last: AtomicU64::new(0), complete: AtomicU64::new(0) });
-    let core = Arc::new(OnDemand { numbers: numbers.clone(), demands, feeds: Feeds::new(budget) });
+    let numbers = Arc::new(Numbers {
+        tag,
+        last: AtomicU64::new(0),
+        complete: AtomicU64::new(0),
+    });
+    let core = Arc::new(OnDemand {
+        numbers: numbers.clone(),
+        demands,
+        feeds: Feeds::new(budget),
+    });
     (core, CoreWriter::new(numbers, received, budget))
 }
 
@@ -125,11 +133,25 @@ impl OnDemand {
         let state = feed.lock();
         // The newest entry and the floor of a new feed may be later than what is complete everywhere.
         let complete = self.numbers.complete();
-        let newest = state.window.end().checked_sub(1).and_then(|index| state.window.get(index));
-        let newest = newest.map_or(0, |entry| entry.position().seq).max(state.window.floor());
-        let head = Component { seq: complete.seq.max(newest), ..complete };
+        let newest = state
+            .window
+            .end()
+            .checked_sub(1)
+            .and_then(|index| state.window.get(index));
+        let newest = newest
+            .map_or(0, |entry| entry.position().seq)
+            .max(state.window.floor());
+        let head = Component {
+            seq: complete.seq.max(newest),
+            ..complete
+        };
         let live = (state.window.end_place(), head);
-        let gap = |reason| Outcome::Gap(Gap { reason, missed: None });
+        let gap = |reason| {
+            Outcome::Gap(Gap {
+                reason,
+                missed: None,
+            })
+        };
         let (outcome, (place, position)) = match start {
             Start::Live => (Outcome::Live, live),
             Start::Lost(reason) => (gap(reason), live),
@@ -138,14 +160,24 @@ impl OnDemand {
             Start::After(at) => match state.window.place_after(at.seq) {
                 Some(place) => (Outcome::Window, (place, at)),
                 None => {
-                    let position = Component { tag: self.tag(), seq: state.window.floor(), check: None };
-                    (gap(GapReason::Expired), (state.window.oldest_place(), position))
+                    let position = Component {
+                        tag: self.tag(),
+                        seq: state.window.floor(),
+                        check: None,
+                    };
+                    (
+                        gap(GapReason::Expired),
+                        (state.window.oldest_place(), position),
+                    )
                 }
             },
         };
         drop(state);
         let key = feed.join(place, position);
-        Opened { cursor: Cursor::new(Origin::OnDemand(self.clone()), feed, key, place, position), outcome }
+        Opened {
+            cursor: Cursor::new(Origin::OnDemand(self.clone()), feed, key, place, position),
+            outcome,
+        }
     }
 }
 
@@ -155,7 +187,11 @@ impl Numbers {
     /// Allocates the next number.
     fn take(&self) -> Component {
         let seq = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        Component { tag: self.tag, seq, check: None }
+        Component {
+            tag: self.tag,
+            seq,
+            check: None,
+        }
     }
 
     /// The number allocated last.
@@ -165,7 +201,11 @@ impl Numbers {
 
     /// Every event up to this one is in the windows of the feeds that want it.
     fn complete(&self) -> Component {
-        Component { tag: self.tag, seq: self.complete.load(Ordering::Acquire), check: None }
+        Component {
+            tag: self.tag,
+            seq: self.complete.load(Ordering::Acquire),
+            check: None,
+        }
     }
 
     /// Marks everything up to this number as appended. Only the one writer calls it, in ascending order.

@@ -53,7 +53,13 @@ impl Feed {
             ended: false,
         };
         let (state, last_read) = (Mutex::new(state), AtomicU64::new(0));
-        let feed = Arc::new(Self { filters, profile, state, last_read, _place: place });
+        let feed = Arc::new(Self {
+            filters,
+            profile,
+            state,
+            last_read,
+            _place: place,
+        });
         feed.touch();
         let shrink: Arc<dyn Shrink> = feed.clone();
         budget.join(Arc::downgrade(&shrink));
@@ -66,25 +72,42 @@ impl Feed {
     }
 
     pub(super) fn touch(&self) {
-        self.last_read.store(READS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.last_read
+            .store(READS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Appends a batch; who waits is to be told when no lock is held.
-    pub(super) fn append(self: &Arc<Self>, events: impl Iterator<Item = Appended>, news: &mut News) {
+    pub(super) fn append(
+        self: &Arc<Self>,
+        events: impl Iterator<Item = Appended>,
+        news: &mut News,
+    ) {
         let mut state = self.lock();
         state.window.append(events);
         state.readers.tell(self, news);
     }
 
     /// Marks that events are missing after `position`.
-    pub(super) fn append_gap(self: &Arc<Self>, gap: Gap, position: Component, now: Instant, news: &mut News) {
+    pub(super) fn append_gap(
+        self: &Arc<Self>,
+        gap: Gap,
+        position: Component,
+        now: Instant,
+        news: &mut News,
+    ) {
         let mut state = self.lock();
         state.window.push_gap(gap, position, Missing::Behind, now);
         state.readers.tell(self, news);
     }
 
     /// Goes on behind `floor`, with a gap that tells of it.
-    pub(super) fn renew(self: &Arc<Self>, gap: Gap, floor: Component, now: Instant, news: &mut News) {
+    pub(super) fn renew(
+        self: &Arc<Self>,
+        gap: Gap,
+        floor: Component,
+        now: Instant,
+        news: &mut News,
+    ) {
         let mut state = self.lock();
         state.window.renew(gap, floor, now);
         state.readers.tell(self, news);

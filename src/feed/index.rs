@@ -45,7 +45,9 @@ impl Index {
 
     /// Forgets the oldest event of a subject, and the subject with its last.
     pub(super) fn pop(&mut self, subject: &str) {
-        let Some(known) = self.subjects.get_mut(subject) else { return };
+        let Some(known) = self.subjects.get_mut(subject) else {
+            return;
+        };
         known.events.pop_front();
         if known.events.is_empty() {
             self.subjects.remove(subject);
@@ -67,7 +69,12 @@ impl Index {
     fn find_one(&self, filter: &Filter, found: &mut Vec<u64>) {
         let tokens: Vec<&str> = filter.tokens().collect();
         self.root.find(&tokens, &mut |subject| {
-            found.extend(self.subjects.get(subject).into_iter().flat_map(|known| &known.events));
+            found.extend(
+                self.subjects
+                    .get(subject)
+                    .into_iter()
+                    .flat_map(|known| &known.events),
+            );
         });
     }
 }

@@ -36,7 +36,11 @@ impl Interest {
                     token => node = node.children.entry(token.into()).or_default(),
                 }
             }
-            if tail { node.tail.push(feed) } else { node.here.push(feed) }
+            if tail {
+                node.tail.push(feed)
+            } else {
+                node.here.push(feed)
+            }
         }
     }
 
@@ -102,7 +106,10 @@ impl Known {
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.star.is_none() && self.here.is_empty() && self.tail.is_empty()
+        self.children.is_empty()
+            && self.star.is_none()
+            && self.here.is_empty()
+            && self.tail.is_empty()
     }
 
     fn remove(&mut self, tokens: &[&str], feed: usize) {

@@ -72,7 +72,10 @@ pub(super) struct Watching {
 
 impl Feeds {
     pub(super) fn new(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget: budget.clone(), wanted: Mutex::default() })
+        Arc::new(Self {
+            budget: budget.clone(),
+            wanted: Mutex::default(),
+        })
     }
 
     /// The feed of these filters as this profile shows it; made, and begun behind `floor`, if there is none.
@@ -86,9 +89,14 @@ impl Feeds {
         let mut feeds = self.lock();
         if let Some(known) = feeds.get(&key) {
             known.wanted.send_replace(true);
-            return Ok(Found { feed: known.feed.clone(), established: known.established.clone(), lease: None });
+            return Ok(Found {
+                feed: known.feed.clone(),
+                established: known.established.clone(),
+                lease: None,
+            });
         }
-        let feed = Feed::new(key.0.clone(), key.1.clone(), floor(), &self.budget).ok_or(OpenError::TooManyFeeds)?;
+        let feed = Feed::new(key.0.clone(), key.1.clone(), floor(), &self.budget)
+            .ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (stands, established) = watch::channel(false);
         let watch = Watching {
@@ -98,16 +106,33 @@ impl Feeds {
             made: tokio::time::Instant::now(),
             unwanted_since: None,
         };
-        let lease = Lease { established: stands, watch, news: News::default() };
-        feeds.insert(key, Wanted { feed: feed.clone(), wanted, established: established.clone() });
-        Ok(Found { feed, established, lease: Some(lease) })
+        let lease = Lease {
+            established: stands,
+            watch,
+            news: News::default(),
+        };
+        feeds.insert(
+            key,
+            Wanted {
+                feed: feed.clone(),
+                wanted,
+                established: established.clone(),
+            },
+        );
+        Ok(Found {
+            feed,
+            established,
+            lease: Some(lease),
+        })
     }
 
     /// Feeds, and the events and bytes in them.
     pub(super) fn size(&self) -> (usize, usize, usize) {
         let feeds = self.lock();
-        let (events, bytes) =
-            feeds.values().map(|wanted| wanted.feed.size()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let (events, bytes) = feeds
+            .values()
+            .map(|wanted| wanted.feed.size())
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         (events, bytes, feeds.len())
     }
 
@@ -146,12 +171,24 @@ impl Found {
     ) -> Result<(), OpenError> {
         let stands = async {
             if let Some(lease) = self.lease.take() {
-                let demand = Demand { filters: self.feed.filters.clone(), writer: writer(lease) };
-                demands.send(demand).await.map_err(|_| OpenError::NotReady)?;
+                let demand = Demand {
+                    filters: self.feed.filters.clone(),
+                    writer: writer(lease),
+                };
+                demands
+                    .send(demand)
+                    .await
+                    .map_err(|_| OpenError::NotReady)?;
             }
-            self.established.wait_for(|stands| *stands).await.map(drop).map_err(|_| OpenError::NotReady)
+            self.established
+                .wait_for(|stands| *stands)
+                .await
+                .map(drop)
+                .map_err(|_| OpenError::NotReady)
         };
-        tokio::time::timeout(ESTABLISH_MAX, stands).await.map_err(|_| OpenError::NotReady)?
+        tokio::time::timeout(ESTABLISH_MAX, stands)
+            .await
+            .map_err(|_| OpenError::NotReady)?
     }
 }
 
@@ -173,7 +210,11 @@ impl Lease {
 
     /// Wakes who waits, with no lock held, after something was written.
     pub(super) fn wake(&mut self) {
-        self.watch.feed.lock().readers.tell(&self.watch.feed, &mut self.news);
+        self.watch
+            .feed
+            .lock()
+            .readers
+            .tell(&self.watch.feed, &mut self.news);
         self.news.tell();
         self.watch.feeds.budget.enforce();
     }
@@ -209,9 +250,14 @@ impl Watching {
             if self.wanted.wait_for(|wanted| !wanted).await.is_err() {
                 return;
             }
-            let since = *self.unwanted_since.get_or_insert_with(tokio::time::Instant::now);
+            let since = *self
+                .unwanted_since
+                .get_or_insert_with(tokio::time::Instant::now);
             let linger = LINGER.min(since - self.made);
-            let back = tokio::time::timeout_at(since + linger, self.wanted.wait_for(|wanted| *wanted)).await.is_ok();
+            let back =
+                tokio::time::timeout_at(since + linger, self.wanted.wait_for(|wanted| *wanted))
+                    .await
+                    .is_ok();
             self.unwanted_since = None;
             if !back && self.give_up() {
                 return;
@@ -235,7 +281,10 @@ impl Watching {
     fn take_out(&self) {
         let mut feeds = self.feeds.lock();
         let key = (self.feed.filters.clone(), self.feed.profile.clone());
-        if feeds.get(&key).is_some_and(|known| Arc::ptr_eq(&known.feed, &self.feed)) {
+        if feeds
+            .get(&key)
+            .is_some_and(|known| Arc::ptr_eq(&known.feed, &self.feed))
+        {
             feeds.remove(&key);
         }
     }

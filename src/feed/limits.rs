@@ -15,6 +15,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events: 10_000, bytes: 16 << 20, age: Duration::from_secs(300) }
+        Self {
+            events: 10_000,
+            bytes: 16 << 20,
+            age: Duration::from_secs(300),
+        }
     }
 }

@@ -151,7 +151,11 @@ impl Log {
     /// Messages that the source has ready and the writer has not taken: 0 while it is on its way to where readers begin.
     #[must_use]
     pub fn pending(&self) -> u64 {
-        if self.is_ready() { self.pending.load(Ordering::Relaxed) } else { 0 }
+        if self.is_ready() {
+            self.pending.load(Ordering::Relaxed)
+        } else {
+            0
+        }
     }
 
     /// Changes how much is kept; takes effect with the next event.
@@ -194,7 +198,9 @@ impl Log {
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
         let state = self.lock();
         // Both locks: an event that is appended is either before the head and in the feed, or neither.
-        (index >= feed.lock().window.end()).then_some(state.head).flatten()
+        (index >= feed.lock().window.end())
+            .then_some(state.head)
+            .flatten()
     }
 
     /// The last reader of a feed has left: the feed goes too, since the log can make it again.
@@ -205,7 +211,9 @@ impl Log {
         if !feed.lock().readers.is_empty() {
             return;
         }
-        let Some(slot) = state.keys.get(&key).copied() else { return };
+        let Some(slot) = state.keys.get(&key).copied() else {
+            return;
+        };
         if Arc::ptr_eq(&state.feeds[slot], feed) {
             state.keys.remove(&key);
             state.interest.remove(&feed.filters, slot);
@@ -254,11 +262,15 @@ impl State {
         let mut found = Vec::new();
         for (place, one) in logged.iter().enumerate() {
             debug_assert!(
-                self.head.is_none_or(|head| head.tag == one.event.position.tag && head.seq < one.event.position.seq),
+                self.head
+                    .is_none_or(|head| head.tag == one.event.position.tag
+                        && head.seq < one.event.position.seq),
                 "a log ascends"
             );
             let (subject, index) = (&one.event.subject, self.base + self.events.len() as u64);
-            self.index.push(subject, index, |feeds| feeds.matches(&self.interest, subject, &mut found));
+            self.index.push(subject, index, |feeds| {
+                feeds.matches(&self.interest, subject, &mut found)
+            });
             self.bytes += one.frame.len();
             self.events.push_back(one.clone());
             self.head = Some(one.event.position);
@@ -269,7 +281,9 @@ impl State {
         let mut named = Named::default();
         for group in wanted.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
-            let events = group.iter().map(|(_, place)| named.show(&logged[*place], &feed.profile, *place));
+            let events = group
+                .iter()
+                .map(|(_, place)| named.show(&logged[*place], &feed.profile, *place));
             feed.append(events, news);
         }
         self.evict(now);
@@ -286,8 +300,13 @@ impl State {
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
-        let floor = Component { tag, seq: self.floor, check: None };
-        let feed = Feed::new(key.0.clone(), profile.clone(), floor, &log.budget).ok_or(OpenError::TooManyFeeds)?;
+        let floor = Component {
+            tag,
+            seq: self.floor,
+            check: None,
+        };
+        let feed = Feed::new(key.0.clone(), profile.clone(), floor, &log.budget)
+            .ok_or(OpenError::TooManyFeeds)?;
         self.seed(&feed);
         let slot = self.feeds.insert(feed.clone());
         self.interest.insert(&key.0, slot);
@@ -322,7 +341,12 @@ impl State {
 
     fn push_hole(&mut self, gap: Gap, position: Component, since: Instant) {
         let index = self.base + self.events.len() as u64;
-        self.holes.push_back(Hole { gap, position, index, since });
+        self.holes.push_back(Hole {
+            gap,
+            position,
+            index,
+            since,
+        });
         if self.holes.len() > self.limits.events {
             self.pop_hole();
         }
@@ -330,44 +354,61 @@ impl State {
 
     /// Forgets the oldest hole: to a reader before it nothing can be promised.
     fn pop_hole(&mut self) {
-        let Some(hole) = self.holes.pop_front() else { return };
+        let Some(hole) = self.holes.pop_front() else {
+            return;
+        };
         self.floor = self.floor.max(hole.position.seq + 1);
     }
 
     fn get(&self, index: u64) -> Option<&Arc<Logged>> {
-        self.events.get(usize::try_from(index.checked_sub(self.base)?).ok()?)
+        self.events
+            .get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 
     /// The check of the message at this sequence number, if it is in memory.
     fn check_at(&self, seq: u64) -> Option<u16> {
-        let place = self.events.partition_point(|logged| logged.event.position.seq < seq);
-        self.events.get(place).filter(|logged| logged.event.position.seq == seq)?.event.position.check
+        let place = self
+            .events
+            .partition_point(|logged| logged.event.position.seq < seq);
+        self.events
+            .get(place)
+            .filter(|logged| logged.event.position.seq == seq)?
+            .event
+            .position
+            .check
     }
 
     fn evict(&mut self, now: Instant) {
         while let Some(first) = self.events.front() {
             let old = now.saturating_duration_since(first.event.received) > self.limits.age;
-            let full =
-                self.events.len() > self.limits.events || (self.bytes > self.limits.bytes && self.events.len() > 1);
+            let full = self.events.len() > self.limits.events
+                || (self.bytes > self.limits.bytes && self.events.len() > 1);
             if !old && !full {
                 break;
             }
             self.pop();
         }
         let (base, age) = (self.base, self.limits.age);
-        let is_old = |hole: &Hole| hole.index <= base && now.saturating_duration_since(hole.since) > age;
+        let is_old =
+            |hole: &Hole| hole.index <= base && now.saturating_duration_since(hole.since) > age;
         while self.holes.front().is_some_and(is_old) {
             self.pop_hole();
         }
     }
 
     fn pop(&mut self) {
-        let Some(first) = self.events.pop_front() else { return };
+        let Some(first) = self.events.pop_front() else {
+            return;
+        };
         self.base += 1;
         self.bytes -= first.frame.len();
         self.floor = self.floor.max(first.event.position.seq);
         self.index.pop(&first.event.subject);
-        while self.holes.front().is_some_and(|hole| hole.index < self.base) {
+        while self
+            .holes
+            .front()
+            .is_some_and(|hole| hole.index < self.base)
+        {
             self.holes.pop_front();
         }
     }

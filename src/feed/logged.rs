@@ -34,13 +34,19 @@ impl Logged {
     #[must_use]
     pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {
         let frame = Frame::event(event.name.as_ref(), &event.data, event.position);
-        let place = |range: Range<usize>| Some(range.start.try_into().ok()?..range.end.try_into().ok()?);
+        let place =
+            |range: Range<usize>| Some(range.start.try_into().ok()?..range.end.try_into().ok()?);
         let payload = frame.find(&event.data).and_then(place);
         if payload.is_some() {
             event.data = Bytes::new();
         }
         let bytes = frame.len() + event.data.len() + event.subject.len() + size_of::<Self>();
-        Arc::new(Self { frame, event, payload, _charge: budget.charge(bytes) })
+        Arc::new(Self {
+            frame,
+            event,
+            payload,
+            _charge: budget.charge(bytes),
+        })
     }
 
     /// The payload as published.
@@ -56,9 +62,16 @@ impl Logged {
     /// before, so that the memory of all of them is fetched at once, while each count waits for its own.
     pub(super) fn look_at<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
         // Where they are first: those places, too, lie apart from each other, and none is to wait for what lies behind it.
-        black_box(events.clone().map(|logged| Arc::as_ptr(logged).addr()).fold(0, usize::wrapping_add));
         black_box(
-            events.map(|logged| Arc::strong_count(logged) + usize::from(logged.event.tier.is_some())).sum::<usize>(),
+            events
+                .clone()
+                .map(|logged| Arc::as_ptr(logged).addr())
+                .fold(0, usize::wrapping_add),
+        );
+        black_box(
+            events
+                .map(|logged| Arc::strong_count(logged) + usize::from(logged.event.tier.is_some()))
+                .sum::<usize>(),
         );
     }
 }
@@ -67,10 +80,20 @@ impl Logged {
 pub(super) fn look_into<'f>(frames: impl Iterator<Item = &'f Frame>) {
     let look = |frame: &Frame| {
         let bytes = frame.bytes();
-        bytes.iter().step_by(LINE_BYTES).chain(bytes.last()).map(|byte| usize::from(*byte)).sum::<usize>()
+        bytes
+            .iter()
+            .step_by(LINE_BYTES)
+            .chain(bytes.last())
+            .map(|byte| usize::from(*byte))
+            .sum::<usize>()
     };
     // What is larger is shared.
-    black_box(frames.filter(|frame| frame.len() <= COPIED_EVENT_MAX).map(look).sum::<usize>());
+    black_box(
+        frames
+            .filter(|frame| frame.len() <= COPIED_EVENT_MAX)
+            .map(look)
+            .sum::<usize>(),
+    );
 }
 
 /// What a core fetches at once.

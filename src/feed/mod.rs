@@ -41,7 +41,9 @@ pub use batch::{Batch, Copied, Item};
 pub use bell::answer;
 pub use budget::Budget;
 pub use cursor::{Cursor, Lag, Read, Standing};
-pub use demand::{Change, CoreWriter, Demand, Demands, FeedKey, OnDemand, Received, SubscriptionKey};
+pub use demand::{
+    Change, CoreWriter, Demand, Demands, FeedKey, OnDemand, Received, SubscriptionKey,
+};
 pub use limits::Limits;
 pub use log::{Log, LogWriter, Past};
 pub use outlet::{Handed, Outlet, Piece};

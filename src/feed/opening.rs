@@ -19,7 +19,9 @@ pub(super) async fn place(
         let view = view(cursor, source, check).ok_or(OpenError::NotReady)?;
         match resume::decide(at, &view) {
             Decision::Outcome(outcome) => {
-                let first = view.source.map_or(view.floor, |source| source.first_seq.saturating_sub(1));
+                let first = view
+                    .source
+                    .map_or(view.floor, |source| source.first_seq.saturating_sub(1));
                 begin(cursor, outcome, at, first, archive)?;
                 return Ok(outcome);
             }
@@ -39,7 +41,11 @@ fn begin(
 ) -> Result<(), OpenError> {
     let position = match outcome {
         Outcome::Window | Outcome::Archive => at,
-        Outcome::Gap(gap) if gap.reason == GapReason::Expired => Component { seq: first, check: None, ..at },
+        Outcome::Gap(gap) if gap.reason == GapReason::Expired => Component {
+            seq: first,
+            check: None,
+            ..at
+        },
         Outcome::Live | Outcome::Gap(_) => return Ok(()),
     };
     if cursor.seek(position) {
@@ -48,22 +54,38 @@ fn begin(
     if archive.is_some_and(Archive::is_rejecting) {
         return Err(OpenError::Rejected);
     }
-    if cursor.replay(position) || archive.is_none() { Ok(()) } else { Err(OpenError::TooManyReplays) }
+    if cursor.replay(position) || archive.is_none() {
+        Ok(())
+    } else {
+        Err(OpenError::TooManyReplays)
+    }
 }
 
-async fn ask_state(archive: Option<&dyn Archive>, seq: u64, view: &View) -> Result<State, OpenError> {
-    let Some(archive) = archive else { return Err(OpenError::NotReady) };
+async fn ask_state(
+    archive: Option<&dyn Archive>,
+    seq: u64,
+    view: &View,
+) -> Result<State, OpenError> {
+    let Some(archive) = archive else {
+        return Err(OpenError::NotReady);
+    };
     match archive.state(seq).await {
         Ok(state) => Ok(state),
         // Any other tag says it.
-        Err(Unavailable::Changed) => Ok(State { tag: Tag::of_identity(""), first_seq: 0, last_seq: view.head }),
+        Err(Unavailable::Changed) => Ok(State {
+            tag: Tag::of_identity(""),
+            first_seq: 0,
+            last_seq: view.head,
+        }),
         Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
         Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
     }
 }
 
 async fn ask_check(archive: Option<&dyn Archive>, seq: u64) -> Result<Check, OpenError> {
-    let Some(archive) = archive else { return Ok(Check::Nothing) };
+    let Some(archive) = archive else {
+        return Ok(Check::Nothing);
+    };
     match archive.check(seq).await {
         Ok(found) => Ok(found.map_or(Check::Nothing, Check::Is)),
         Err(Unavailable::Changed) => Ok(Check::Nothing),

@@ -61,9 +61,12 @@ impl Piece {
     /// What stands in a window from an index to its end; none where a reader must look at it itself.
     pub(super) fn cut(window: &Window, index: u64, copy: &mut ChunkWriter) -> Option<Self> {
         let end = window.end_place();
-        let (events, mut bytes, mut received, mut has_telemetry) = (end.index.checked_sub(index)?, 0, None, false);
+        let (events, mut bytes, mut received, mut has_telemetry) =
+            (end.index.checked_sub(index)?, 0, None, false);
         for index in index..end.index {
-            let Some(entry @ Entry::Event { logged, tier, .. }) = window.get(index) else { return None };
+            let Some(entry @ Entry::Event { logged, tier, .. }) = window.get(index) else {
+                return None;
+            };
             bytes += entry.frame()?.len();
             if events > 1 && bytes > COPIED_MAX {
                 return None;
@@ -77,11 +80,25 @@ impl Piece {
             frame(index)?.clone().into_chunk()
         } else {
             copy.begin(bytes);
-            (index..end.index).filter_map(frame).for_each(|frame| copy.push(frame));
+            (index..end.index)
+                .filter_map(frame)
+                .for_each(|frame| copy.push(frame));
             copy.finish()
         };
-        let (first, last) = (window.get(index)?.position(), window.get(end.index.checked_sub(1)?)?.position());
-        Some(Self { chunk, events, received: received?, has_telemetry, first, last, index, end })
+        let (first, last) = (
+            window.get(index)?.position(),
+            window.get(end.index.checked_sub(1)?)?.position(),
+        );
+        Some(Self {
+            chunk,
+            events,
+            received: received?,
+            has_telemetry,
+            first,
+            last,
+            index,
+            end,
+        })
     }
 
     /// Whether it is what a reader waits for that stands there, in the numbers that it has.

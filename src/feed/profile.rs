@@ -38,12 +38,24 @@ pub(super) struct Named(HashMap<(*const Profile, usize), Arc<Frame>>);
 
 impl Named {
     /// An event as a profile shows it; `place`: which one of the batch it is.
-    pub(super) fn show(&mut self, logged: &Arc<Logged>, profile: &Arc<Profile>, place: usize) -> Appended {
+    pub(super) fn show(
+        &mut self,
+        logged: &Arc<Logged>,
+        profile: &Arc<Profile>,
+        place: usize,
+    ) -> Appended {
         let named = profile.renames(&logged.event).then(|| {
             let key = (Arc::as_ptr(profile), place);
-            self.0.entry(key).or_insert_with(|| Arc::new(profile.frame(logged))).clone()
+            self.0
+                .entry(key)
+                .or_insert_with(|| Arc::new(profile.frame(logged)))
+                .clone()
         });
-        Appended { logged: logged.clone(), named, tier: profile.tier(&logged.event) }
+        Appended {
+            logged: logged.clone(),
+            named,
+            tier: profile.tier(&logged.event),
+        }
     }
 }
 
@@ -66,7 +78,8 @@ impl Profile {
     /// The event under the name that the route gives it, if it gives it one.
     pub(super) fn named(&self, logged: &Logged) -> Option<Frame> {
         let event = &logged.event;
-        self.renames(event).then(|| Frame::event(self.name(event).as_deref(), logged.data(), event.position))
+        self.renames(event)
+            .then(|| Frame::event(self.name(event).as_deref(), logged.data(), event.position))
     }
 
     /// Whether the route gives this event a name that it does not bear itself.
@@ -77,13 +90,22 @@ impl Profile {
     /// An event as it is shown here.
     pub(super) fn show(&self, logged: Arc<Logged>) -> Appended {
         let (named, tier) = (self.named(&logged).map(Arc::new), self.tier(&logged.event));
-        Appended { logged, named, tier }
+        Appended {
+            logged,
+            named,
+            tier,
+        }
     }
 
     /// The tier of an event on this route: its own, else from the rules, else normal.
     #[must_use]
     pub fn tier(&self, event: &Event) -> Tier {
-        let ruled = || self.priority.iter().find(|(filter, _)| filter.matches(&event.subject)).map(|(_, tier)| *tier);
+        let ruled = || {
+            self.priority
+                .iter()
+                .find(|(filter, _)| filter.matches(&event.subject))
+                .map(|(_, tier)| *tier)
+        };
         event.tier.or_else(ruled).unwrap_or_default()
     }
 }

@@ -47,7 +47,8 @@ struct Thread {
 impl Readers {
     /// Adds a reader of this thread.
     pub(super) fn add(&mut self, place: Place, position: Component) -> usize {
-        let thread = bell::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
+        let thread =
+            bell::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
         match thread {
             Some(thread) => self.threads[usize::from(thread)].readers += 1,
             None => self.unheard += 1,
@@ -56,23 +57,38 @@ impl Readers {
             // By a quarter, as the allocator's sizes grow: doubled, most of it would be room for nobody.
             self.all.reserve_exact(self.all.len() / 4 + 1);
         }
-        self.all.insert(Reader { waker: None, outlet: None, place, position, thread })
+        self.all.insert(Reader {
+            waker: None,
+            outlet: None,
+            place,
+            position,
+            thread,
+        })
     }
 
     fn join(&mut self, bell: Arc<Bell>) -> Option<u16> {
         let place = u16::try_from(self.threads.len()).ok()?;
-        self.threads.push(Thread { bell, readers: 0, is_rung: false });
+        self.threads.push(Thread {
+            bell,
+            readers: 0,
+            is_rung: false,
+        });
         Some(place)
     }
 
     /// The thread with this bell, if it has had readers here.
     pub(super) fn thread_of(&self, bell: &Arc<Bell>) -> Option<u16> {
-        let place = self.threads.iter().position(|thread| Arc::ptr_eq(&thread.bell, bell))?;
+        let place = self
+            .threads
+            .iter()
+            .position(|thread| Arc::ptr_eq(&thread.bell, bell))?;
         u16::try_from(place).ok()
     }
 
     pub(super) fn remove(&mut self, key: usize) {
-        let Some(reader) = self.all.try_remove(key) else { return };
+        let Some(reader) = self.all.try_remove(key) else {
+            return;
+        };
         match reader.thread {
             Some(thread) => self.threads[usize::from(thread)].readers -= 1,
             None => self.unheard -= 1,
@@ -109,17 +125,26 @@ impl Readers {
 
     /// Where a reader stands; nothing once it has left.
     pub(super) fn standing(&self, key: usize) -> Option<(Place, Component)> {
-        self.all.get(key).map(|reader| (reader.place, reader.position))
+        self.all
+            .get(key)
+            .map(|reader| (reader.place, reader.position))
     }
 
     /// There is something new: the threads of those who wait are to be told when no lock is held.
     pub(super) fn tell(&mut self, feed: &Arc<Feed>, news: &mut News) {
-        for thread in self.threads.iter_mut().filter(|thread| thread.readers > 0 && !thread.is_rung) {
+        for thread in self
+            .threads
+            .iter_mut()
+            .filter(|thread| thread.readers > 0 && !thread.is_rung)
+        {
             thread.is_rung = true;
             news.ring(&thread.bell, feed);
         }
         if self.unheard > 0 {
-            let unheard = self.all.iter_mut().filter(|(_, reader)| reader.thread.is_none());
+            let unheard = self
+                .all
+                .iter_mut()
+                .filter(|(_, reader)| reader.thread.is_none());
             unheard.for_each(|(_, reader)| news.wake.extend(reader.waker.take()));
         }
     }
@@ -138,8 +163,13 @@ impl Readers {
 
     /// Looks at the outlets of the next readers, which are about to be used (see [`Outlet::look`]).
     pub(super) fn look_from(&self, from: usize, most: usize) {
-        let next = (from..self.all.capacity().min(from.saturating_add(most))).filter_map(|key| self.all.get(key));
-        std::hint::black_box(next.filter_map(|reader| reader.outlet.as_ref()).map(Arc::strong_count).sum::<usize>());
+        let next = (from..self.all.capacity().min(from.saturating_add(most)))
+            .filter_map(|key| self.all.get(key));
+        std::hint::black_box(
+            next.filter_map(|reader| reader.outlet.as_ref())
+                .map(Arc::strong_count)
+                .sum::<usize>(),
+        );
     }
 
     /// Takes the waker of a reader that is to be woken.

@@ -26,7 +26,11 @@ pub(super) struct Hashed(u64);
 
 impl Repeats {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self { known: HashSet::default(), order: VecDeque::new(), budget: budget.clone() }
+        Self {
+            known: HashSet::default(),
+            order: VecDeque::new(),
+            budget: budget.clone(),
+        }
     }
 
     /// Forgets what left the window: everything up to this sequence number.

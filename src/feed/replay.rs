@@ -66,7 +66,11 @@ enum Phase {
     /// Waits for a replay.
     Queued,
     /// Reads with this run: `next..` of these events of its page.
-    Joined { run: usize, events: Vec<u32>, next: usize },
+    Joined {
+        run: usize,
+        events: Vec<u32>,
+        next: usize,
+    },
     /// Has reached the window, and holds no replay up while it does not know.
     Reached,
     /// The source is another one now.
@@ -127,7 +131,14 @@ impl Replayer {
         budget: &Arc<Budget>,
     ) -> Arc<Self> {
         let (state, wanted) = (Mutex::default(), Notify::new());
-        Arc::new(Self { replays: replays.clone(), archive, reach, budget: budget.clone(), state, wanted })
+        Arc::new(Self {
+            replays: replays.clone(),
+            archive,
+            reach,
+            budget: budget.clone(),
+            state,
+            wanted,
+        })
     }
 
     pub(super) fn archive(&self) -> &Arc<dyn Archive> {
@@ -137,12 +148,21 @@ impl Replayer {
     /// A place for a reader that has everything up to `after`; none when too many wait.
     pub(super) fn enter(self: &Arc<Self>, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
         let replays = &self.replays;
-        let entered = replays.readers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
-            (readers < replays.readers_max).then_some(readers + 1)
-        });
+        let entered =
+            replays
+                .readers
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
+                    (readers < replays.readers_max).then_some(readers + 1)
+                });
         entered.ok()?;
         replays.queue();
-        let reader = Reader { feed: feed.clone(), through: after, missing: None, phase: Phase::Queued, waker: None };
+        let reader = Reader {
+            feed: feed.clone(),
+            through: after,
+            missing: None,
+            phase: Phase::Queued,
+            waker: None,
+        };
         let key = self.lock().readers.insert(reader);
         self.wanted.notify_one();
         Some(Box::new(Ticket::new(self.clone(), key)))
@@ -153,8 +173,15 @@ impl Replayer {
         loop {
             self.wanted.notified().await;
             sleep(GATHER).await;
-            while self.lock().readers.iter().any(|(_, reader)| matches!(reader.phase, Phase::Queued)) {
-                let Ok(place) = self.replays.places.clone().acquire_owned().await else { return };
+            while self
+                .lock()
+                .readers
+                .iter()
+                .any(|(_, reader)| matches!(reader.phase, Phase::Queued))
+            {
+                let Ok(place) = self.replays.places.clone().acquire_owned().await else {
+                    return;
+                };
                 let Some(run) = self.begin() else { break };
                 let replayer = self.clone();
                 tokio::spawn(async move {
@@ -162,7 +189,9 @@ impl Replayer {
                     metrics.replays_running.inc();
                     let began = Instant::now();
                     replayer.read(run).await;
-                    metrics.replay_seconds.observe(began.elapsed().as_secs_f64());
+                    metrics
+                        .replay_seconds
+                        .observe(began.elapsed().as_secs_f64());
                     metrics.replays_running.dec();
                     drop(place);
                     // Those who were left behind want another.
@@ -175,11 +204,27 @@ impl Replayer {
     /// Makes a run for all who wait, from the earliest of them on.
     fn begin(&self) -> Option<usize> {
         let mut state = self.lock();
-        let State { readers, runs, numbering } = &mut *state;
-        let queued = || readers.iter().filter(|(_, reader)| matches!(reader.phase, Phase::Queued));
+        let State {
+            readers,
+            runs,
+            numbering,
+        } = &mut *state;
+        let queued = || {
+            readers
+                .iter()
+                .filter(|(_, reader)| matches!(reader.phase, Phase::Queued))
+        };
         let through = queued().map(|(_, reader)| reader.through).min()?;
-        let asked = FilterSet::new(queued().flat_map(|(_, reader)| reader.feed.filters.filters()).cloned());
-        let filters = if asked.filters().len() > FILTERS_MAX { self.reach.clone() } else { asked };
+        let asked = FilterSet::new(
+            queued()
+                .flat_map(|(_, reader)| reader.feed.filters.filters())
+                .cloned(),
+        );
+        let filters = if asked.filters().len() > FILTERS_MAX {
+            self.reach.clone()
+        } else {
+            asked
+        };
         let run = runs.insert(Run {
             numbering: *numbering,
             interest: Interest::default(),
@@ -204,14 +249,19 @@ impl Replayer {
         for (key, reader) in &mut state.readers {
             if matches!(reader.phase, Phase::Queued)
                 && reader.through >= place.through
-                && reader
-                    .feed
-                    .filters
-                    .filters()
-                    .iter()
-                    .all(|wanted| place.filters.filters().iter().any(|wide| wide.covers(wanted)))
+                && reader.feed.filters.filters().iter().all(|wanted| {
+                    place
+                        .filters
+                        .filters()
+                        .iter()
+                        .any(|wide| wide.covers(wanted))
+                })
             {
-                reader.phase = Phase::Joined { run, events: Vec::new(), next: 0 };
+                reader.phase = Phase::Joined {
+                    run,
+                    events: Vec::new(),
+                    next: 0,
+                };
                 place.interest.insert(&reader.feed.filters, key);
                 place.members += 1;
                 self.replays.unqueue();
@@ -258,10 +308,15 @@ impl Replayer {
                 }
                 Err(Unavailable::Now(why)) => {
                     tracing::warn!(why, failures, "replay interrupted");
-                    let wait = BACKOFF.0.saturating_mul(1 << failures.min(6)).min(BACKOFF.1);
+                    let wait = BACKOFF
+                        .0
+                        .saturating_mul(1 << failures.min(6))
+                        .min(BACKOFF.1);
                     failures += 1;
                     sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    let Some(through) = self.standing(run) else { return self.end(run, End::Changed) };
+                    let Some(through) = self.standing(run) else {
+                        return self.end(run, End::Changed);
+                    };
                     pages = self.archive.read(&filters, through);
                     continue;
                 }
@@ -288,9 +343,16 @@ impl Replayer {
 
     /// Hands a page to the members that want something of it.
     fn publish(&self, run: usize, page: Page) {
-        self.replays.metrics.replayed_events_total.inc_by(page.events.len() as u64);
+        self.replays
+            .metrics
+            .replayed_events_total
+            .inc_by(page.events.len() as u64);
         let gap = page.gap();
-        let events: Vec<Arc<Logged>> = page.events.into_iter().map(|event| Logged::new(event, &self.budget)).collect();
+        let events: Vec<Arc<Logged>> = page
+            .events
+            .into_iter()
+            .map(|event| Logged::new(event, &self.budget))
+            .collect();
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
@@ -300,8 +362,11 @@ impl Replayer {
             for (number, logged) in (0u32..).zip(&events) {
                 place.interest.matches(&logged.event.subject, &mut found);
                 for key in found.drain(..) {
-                    if let Some(Reader { phase: Phase::Joined { events, next, .. }, through, .. }) =
-                        readers.get_mut(key)
+                    if let Some(Reader {
+                        phase: Phase::Joined { events, next, .. },
+                        through,
+                        ..
+                    }) = readers.get_mut(key)
                         && logged.event.position.seq > *through
                     {
                         if events.is_empty() {
@@ -316,7 +381,14 @@ impl Replayer {
             place.through = page.through;
             place.events = events;
             for (key, reader) in readers.iter_mut() {
-                let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
+                let Phase::Joined {
+                    run: joined,
+                    events,
+                    ..
+                } = &reader.phase
+                else {
+                    continue;
+                };
                 if *joined != run {
                     continue;
                 }
@@ -346,7 +418,14 @@ impl Replayer {
         let mut state = self.lock();
         let State { readers, runs, .. } = &mut *state;
         for (key, reader) in readers.iter_mut() {
-            let Phase::Joined { run: joined, events, .. } = &reader.phase else { continue };
+            let Phase::Joined {
+                run: joined,
+                events,
+                ..
+            } = &reader.phase
+            else {
+                continue;
+            };
             if *joined == run && !events.is_empty() {
                 leave(&mut runs[run], &reader.feed, key);
                 reader.phase = Phase::Queued;
@@ -369,7 +448,8 @@ impl Replayer {
             let mut state = self.lock();
             let State { readers, runs, .. } = &mut *state;
             for (_, reader) in readers.iter_mut() {
-                let is_member = matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run);
+                let is_member =
+                    matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run);
                 let is_queued = matches!(reader.phase, Phase::Queued);
                 reader.phase = match end {
                     End::Over if is_member => {

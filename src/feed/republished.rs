@@ -20,7 +20,9 @@ use super::replay::{Replayer, Ticket};
 use super::resume::{Check, View};
 use super::source::Origin;
 use super::window::Missing;
-use super::{Budget, Cursor, Demand, Demands, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start};
+use super::{
+    Budget, Cursor, Demand, Demands, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start,
+};
 
 /// The reading side of one stream: each feed of it is written by a subscription of its own.
 pub struct Republished {
@@ -52,8 +54,23 @@ pub fn channel(
 ) -> (Arc<Republished>, Demands<PositionedWriter>) {
     let (demands, received) = mpsc::channel(DEMANDS_MAX);
     let replayer = Replayer::new(&past.replays, past.archive, past.reach, budget);
-    let (name, tag, rejected, feeds) = (name.into(), Mutex::default(), AtomicBool::new(false), Feeds::new(budget));
-    (Arc::new(Republished { name, tag, rejected, feeds, demands, replayer }), received)
+    let (name, tag, rejected, feeds) = (
+        name.into(),
+        Mutex::default(),
+        AtomicBool::new(false),
+        Feeds::new(budget),
+    );
+    (
+        Arc::new(Republished {
+            name,
+            tag,
+            rejected,
+            feeds,
+            demands,
+            replayer,
+        }),
+        received,
+    )
 }
 
 // === impl Republished ===
@@ -85,7 +102,11 @@ impl Republished {
     /// Says that the stream is fit to be read, and under which tag: readers may begin.
     pub fn stands(&self, tag: Tag) {
         self.rejected.store(false, Ordering::Relaxed);
-        let before = self.tag.lock().unwrap_or_else(PoisonError::into_inner).replace(tag);
+        let before = self
+            .tag
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(tag);
         if before.is_some_and(|before| before != tag) {
             // Replays that run are of the old numbers.
             self.replayer.renumber();
@@ -107,20 +128,33 @@ impl Republished {
         }
         let tag = self.tag().ok_or(OpenError::NotReady)?;
         // Where a feed begins is known when its subscription stands.
-        let found = self.feeds.find(filters, profile, || Component { tag, seq: 0, check: None })?;
+        let found = self.feeds.find(filters, profile, || Component {
+            tag,
+            seq: 0,
+            check: None,
+        })?;
         let mut cursor = Cursor::at_end(Origin::Republished(self.clone()), found.feed.clone());
-        let writer = |lease| PositionedWriter { source: self.clone(), lease, charged: 0 };
+        let writer = |lease| PositionedWriter {
+            source: self.clone(),
+            lease,
+            charged: 0,
+        };
         found.stands(&self.demands, writer).await?;
         if !cursor.go_to_end() {
             return Err(OpenError::NotReady);
         }
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Lost(reason) => Outcome::Gap(Gap { reason, missed: None }),
+            Start::Lost(reason) => Outcome::Gap(Gap {
+                reason,
+                missed: None,
+            }),
             Start::After(at) => {
                 let archive = Some(&**self.replayer.archive());
-                opening::place(&mut cursor, at, archive, |cursor, source, check| view(cursor, at, source, check))
-                    .await?
+                opening::place(&mut cursor, at, archive, |cursor, source, check| {
+                    view(cursor, at, source, check)
+                })
+                .await?
             }
         };
         Ok(Opened { cursor, outcome })
@@ -144,7 +178,9 @@ impl Republished {
 
     pub(super) fn head_at_end(feed: &Feed, index: u64) -> Option<Component> {
         let state = feed.lock();
-        (index >= state.window.end()).then_some(state.head).flatten()
+        (index >= state.window.end())
+            .then_some(state.head)
+            .flatten()
     }
 
     pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
@@ -167,7 +203,13 @@ fn view(cursor: &Cursor, at: Component, source: Option<State>, check: Check) -> 
     let state = cursor.feed().lock();
     let head = state.head?;
     let check = state.window.check_at(at.seq).map_or(check, Check::Is);
-    Some(View { tag: head.tag, floor: state.window.floor(), head: head.seq, source, check })
+    Some(View {
+        tag: head.tag,
+        floor: state.window.floor(),
+        head: head.seq,
+        source,
+        check,
+    })
 }
 
 // === impl PositionedWriter ===
@@ -176,7 +218,11 @@ impl PositionedWriter {
     /// Begins behind sequence `head`: the subscription stands, and brings everything that follows. Readers that wait
     /// may begin.
     pub fn begin(&mut self, tag: Tag, head: u64) {
-        let head = Component { tag, seq: head, check: None };
+        let head = Component {
+            tag,
+            seq: head,
+            check: None,
+        };
         {
             let mut state = self.lease.feed().lock();
             state.window.begin(head);
@@ -206,13 +252,18 @@ impl PositionedWriter {
 
     /// As [`Self::append`], of events that other feeds may share.
     pub fn append_encoded(&mut self, events: Vec<Arc<Logged>>) {
-        let Some(last) = events.last().map(|logged| logged.event.position) else { return };
+        let Some(last) = events.last().map(|logged| logged.event.position) else {
+            return;
+        };
         {
             let feed = self.lease.feed();
             let mut state = feed.lock();
             let feed::State { window, head, .. } = &mut *state;
             window.append(events.iter().map(|one| {
-                debug_assert!(head.is_none_or(|head| head.seq < one.event.position.seq), "a feed ascends");
+                debug_assert!(
+                    head.is_none_or(|head| head.seq < one.event.position.seq),
+                    "a feed ascends"
+                );
                 *head = Some(one.event.position);
                 feed.profile.show(one.clone())
             }));
@@ -238,7 +289,11 @@ impl PositionedWriter {
         if let Some(head) = &mut state.head
             && head.seq < seq
         {
-            *head = Component { tag: head.tag, seq, check: None };
+            *head = Component {
+                tag: head.tag,
+                seq,
+                check: None,
+            };
         }
     }
 
@@ -257,7 +312,9 @@ impl PositionedWriter {
         {
             let mut state = self.lease.feed().lock();
             let Some(head) = state.head else { return };
-            state.window.push_gap(gap, head, Missing::Behind, Instant::now());
+            state
+                .window
+                .push_gap(gap, head, Missing::Behind, Instant::now());
             if is_before {
                 state.window.forget(head.seq);
             }
@@ -268,7 +325,11 @@ impl PositionedWriter {
     /// Begins again behind sequence `head`, where nothing that stands in the feed adjoins what will follow; every reader
     /// is told the gap.
     pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
-        let head = Component { tag, seq: head, check: None };
+        let head = Component {
+            tag,
+            seq: head,
+            check: None,
+        };
         let renumbers = gap.reason != GapReason::Expired;
         {
             let mut state = self.lease.feed().lock();

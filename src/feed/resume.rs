@@ -78,10 +78,16 @@ impl Gap {
     /// One gap for two that follow each other with no event between.
     pub(super) fn and(self, next: Self) -> Self {
         if self.reason != next.reason {
-            return Self { reason: GapReason::Expired, missed: None };
+            return Self {
+                reason: GapReason::Expired,
+                missed: None,
+            };
         }
         let missed = self.missed.zip(next.missed).map(|(one, other)| one + other);
-        Self { reason: self.reason, missed }
+        Self {
+            reason: self.reason,
+            missed,
+        }
     }
 }
 
@@ -162,14 +168,21 @@ pub(super) enum Decision {
 /// What becomes of a reader that was at `at`: every rule of resuming is here.
 pub(super) fn decide(at: Component, view: &View) -> Decision {
     use GapReason::{Ahead, Expired, Recreated};
-    let gap = |reason| Decision::Outcome(Outcome::Gap(Gap { reason, missed: None }));
+    let gap = |reason| {
+        Decision::Outcome(Outcome::Gap(Gap {
+            reason,
+            missed: None,
+        }))
+    };
     if at.tag != view.tag || view.source.is_some_and(|source| source.tag != view.tag) {
         return gap(Recreated);
     }
     // Inside of what is known here the source need not be asked; beyond it only the source knows.
     let inside = view.floor <= at.seq && at.seq <= view.head;
     if !inside {
-        let Some(source) = view.source else { return Decision::AskState };
+        let Some(source) = view.source else {
+            return Decision::AskState;
+        };
         if at.seq > source.last_seq.max(view.head) {
             return gap(Ahead);
         }
@@ -182,7 +195,11 @@ pub(super) fn decide(at: Component, view: &View) -> Decision {
         (Some(known), Check::Is(found)) if known != found => return gap(Recreated),
         _ => {}
     }
-    Decision::Outcome(if at.seq < view.floor { Outcome::Archive } else { Outcome::Window })
+    Decision::Outcome(if at.seq < view.floor {
+        Outcome::Archive
+    } else {
+        Outcome::Window
+    })
 }
 
 #[cfg(test)]
@@ -190,13 +207,27 @@ mod tests {
     use super::*;
 
     fn at(seq: u64, check: Option<u16>) -> Component {
-        Component { tag: Tag::of_identity("s"), seq, check }
+        Component {
+            tag: Tag::of_identity("s"),
+            seq,
+            check,
+        }
     }
 
     /// In memory: 51 to 80. At the source: 21 to 90.
     fn view() -> View {
-        let source = State { tag: Tag::of_identity("s"), first_seq: 21, last_seq: 90 };
-        View { tag: Tag::of_identity("s"), floor: 50, head: 80, source: Some(source), check: Check::Nothing }
+        let source = State {
+            tag: Tag::of_identity("s"),
+            first_seq: 21,
+            last_seq: 90,
+        };
+        View {
+            tag: Tag::of_identity("s"),
+            floor: 50,
+            head: 80,
+            source: Some(source),
+            check: Check::Nothing,
+        }
     }
 
     fn outcome(at: Component, view: &View) -> &'static str {
@@ -225,20 +256,47 @@ mod tests {
         ] {
             assert_eq!(outcome(at(seq, None), &view()), expected, "{seq}");
         }
-        assert_eq!(outcome(Component { tag: Tag::of_identity("other"), seq: 60, check: None }, &view()), "recreated");
+        assert_eq!(
+            outcome(
+                Component {
+                    tag: Tag::of_identity("other"),
+                    seq: 60,
+                    check: None
+                },
+                &view()
+            ),
+            "recreated"
+        );
     }
 
     #[test]
     fn the_source_is_asked_only_for_what_memory_does_not_know() {
-        let known = View { source: None, check: Check::Is(7), ..view() };
+        let known = View {
+            source: None,
+            check: Check::Is(7),
+            ..view()
+        };
         assert_eq!(outcome(at(60, Some(7)), &known), "window");
         assert_eq!(outcome(at(60, Some(8)), &known), "recreated");
-        let unknown = View { source: None, check: Check::Unknown, ..view() };
+        let unknown = View {
+            source: None,
+            check: Check::Unknown,
+            ..view()
+        };
         assert_eq!(outcome(at(60, None), &unknown), "window");
         assert_eq!(outcome(at(60, Some(7)), &unknown), "ask check");
         assert_eq!(outcome(at(40, None), &unknown), "ask state");
         assert_eq!(outcome(at(85, None), &unknown), "ask state");
-        assert_eq!(outcome(at(40, Some(7)), &View { check: Check::Unknown, ..view() }), "ask check");
+        assert_eq!(
+            outcome(
+                at(40, Some(7)),
+                &View {
+                    check: Check::Unknown,
+                    ..view()
+                }
+            ),
+            "ask check"
+        );
     }
 
     #[test]
@@ -249,7 +307,20 @@ mod tests {
 
     #[test]
     fn a_stream_that_was_recreated_since_the_tail_saw_it_is_told_at_once() {
-        let source = State { tag: Tag::of_identity("new"), first_seq: 1, last_seq: 90 };
-        assert_eq!(outcome(at(40, None), &View { source: Some(source), ..view() }), "recreated");
+        let source = State {
+            tag: Tag::of_identity("new"),
+            first_seq: 1,
+            last_seq: 90,
+        };
+        assert_eq!(
+            outcome(
+                at(40, None),
+                &View {
+                    source: Some(source),
+                    ..view()
+                }
+            ),
+            "recreated"
+        );
     }
 }

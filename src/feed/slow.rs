@@ -64,12 +64,20 @@ impl Relief {
     /// A turn with so many events waiting, in all cursors of the reader.
     #[must_use]
     pub fn new(slow: &Slow, waiting: u64) -> Self {
-        Self { policy: slow.policy, lag: slow.lag, waiting, skipped: [0; Tier::ALL.len()] }
+        Self {
+            policy: slow.policy,
+            lag: slow.lag,
+            waiting,
+            skipped: [0; Tier::ALL.len()],
+        }
     }
 
     /// What was passed by so far, and told.
     pub fn skipped(&self) -> impl Iterator<Item = (Tier, u64)> {
-        Tier::ALL.into_iter().zip(self.skipped).filter(|(_, count)| *count > 0)
+        Tier::ALL
+            .into_iter()
+            .zip(self.skipped)
+            .filter(|(_, count)| *count > 0)
     }
 
     pub(super) fn conflates(&self) -> bool {
@@ -86,7 +94,9 @@ impl Relief {
         let passes = match (self.policy, tier) {
             (Policy::Disconnect, _) | (_, Tier::Critical) => false,
             (Policy::Conflate, _) => !newest,
-            (Policy::Shed, Tier::Normal) => self.waiting.saturating_mul(4) > self.lag.saturating_mul(3),
+            (Policy::Shed, Tier::Normal) => {
+                self.waiting.saturating_mul(4) > self.lag.saturating_mul(3)
+            }
             (Policy::Shed, Tier::Telemetry) => self.waiting.saturating_mul(4) > self.lag,
         };
         if passes {
@@ -96,7 +106,11 @@ impl Relief {
     }
 
     pub(super) fn reason(&self) -> GapReason {
-        if self.conflates() { GapReason::Conflated } else { GapReason::Slow }
+        if self.conflates() {
+            GapReason::Conflated
+        } else {
+            GapReason::Slow
+        }
     }
 }
 
@@ -113,13 +127,25 @@ impl Run {
     /// One more event is passed by, behind `position`.
     pub(super) fn grow(&mut self, why: GapReason, position: Component, batch: &mut Batch) {
         let known = self.0.and_then(|place| batch.items.get_mut(place));
-        if let Some(Item::Gap { gap: Gap { reason, missed: Some(missed) }, .. }) = known
+        if let Some(Item::Gap {
+            gap: Gap {
+                reason,
+                missed: Some(missed),
+            },
+            ..
+        }) = known
             && *reason == why
         {
             *missed += 1;
             return;
         }
-        batch.push(Item::Gap { gap: Gap { reason: why, missed: Some(1) }, position });
+        batch.push(Item::Gap {
+            gap: Gap {
+                reason: why,
+                missed: Some(1),
+            },
+            position,
+        });
         self.0 = Some(batch.items.len() - 1);
     }
 
@@ -136,16 +162,31 @@ mod tests {
     use super::*;
 
     fn relief(policy: Policy, waiting: u64) -> Relief {
-        Relief::new(&Slow { lag: 1000, policy, ..Slow::default() }, waiting)
+        Relief::new(
+            &Slow {
+                lag: 1000,
+                policy,
+                ..Slow::default()
+            },
+            waiting,
+        )
     }
 
     #[test]
     fn telemetry_is_shed_above_a_quarter_and_normal_events_above_three_quarters() {
-        for (waiting, telemetry, normal) in
-            [(1, false, false), (250, false, false), (251, true, false), (750, true, false), (751, true, true)]
-        {
+        for (waiting, telemetry, normal) in [
+            (1, false, false),
+            (250, false, false),
+            (251, true, false),
+            (750, true, false),
+            (751, true, true),
+        ] {
             let mut relief = relief(Policy::Shed, waiting);
-            assert_eq!(relief.passes_by(Tier::Telemetry, true), telemetry, "{waiting}");
+            assert_eq!(
+                relief.passes_by(Tier::Telemetry, true),
+                telemetry,
+                "{waiting}"
+            );
             assert_eq!(relief.passes_by(Tier::Normal, true), normal, "{waiting}");
             assert!(!relief.passes_by(Tier::Critical, false), "{waiting}");
             let skipped: u64 = relief.skipped().map(|(_, count)| count).sum();
@@ -168,8 +209,14 @@ mod tests {
     fn conflating_passes_by_all_but_the_newest_and_disconnecting_nothing() {
         let mut conflate = relief(Policy::Conflate, 2);
         assert!(conflate.passes_by(Tier::Normal, false));
-        assert!(!conflate.passes_by(Tier::Normal, true) && !conflate.passes_by(Tier::Critical, false));
+        assert!(
+            !conflate.passes_by(Tier::Normal, true) && !conflate.passes_by(Tier::Critical, false)
+        );
         let mut disconnect = relief(Policy::Disconnect, 1_000_000);
-        assert!(Tier::ALL.into_iter().all(|tier| !disconnect.passes_by(tier, false)));
+        assert!(
+            Tier::ALL
+                .into_iter()
+                .all(|tier| !disconnect.passes_by(tier, false))
+        );
     }
 }

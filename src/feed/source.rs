@@ -57,7 +57,12 @@ impl Source {
     ///
     /// # Errors
     /// [`OpenError`] when NATS is not there yet or a limit is reached.
-    pub async fn open(&self, filters: FilterSet, profile: &Arc<Profile>, start: Start) -> Result<Opened, OpenError> {
+    pub async fn open(
+        &self,
+        filters: FilterSet,
+        profile: &Arc<Profile>,
+        start: Start,
+    ) -> Result<Opened, OpenError> {
         match self {
             Self::Shared(log) => log.open(filters, profile, start).await,
             Self::Republished(stream) => stream.open(filters, profile, start).await,

@@ -157,7 +157,10 @@ impl Totals {
     pub(super) fn missed_since(self, earlier: Self) -> Option<Gap> {
         let missed = (self.events - earlier.events) + (self.lost - earlier.lost);
         let is_known = self.unknown == earlier.unknown;
-        let gap = Gap { reason: GapReason::Slow, missed: is_known.then_some(missed) };
+        let gap = Gap {
+            reason: GapReason::Slow,
+            missed: is_known.then_some(missed),
+        };
         (missed > 0 || !is_known).then_some(gap)
     }
 }
@@ -165,14 +168,31 @@ impl Totals {
 impl Window {
     /// An empty window of everything after `floor`.
     pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
-        let Component { tag, seq: floor, .. } = floor;
+        let Component {
+            tag, seq: floor, ..
+        } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
-        Self { slots, gaps: 0, base: 0, end, epoch: None, tag, floor, limits, budget, counted: 0, critical: None }
+        Self {
+            slots,
+            gaps: 0,
+            base: 0,
+            end,
+            epoch: None,
+            tag,
+            floor,
+            limits,
+            budget,
+            counted: 0,
+            critical: None,
+        }
     }
 
     /// Says where an empty window begins.
     pub(super) fn begin(&mut self, floor: Component) {
-        debug_assert!(self.slots.is_empty(), "what stands in a window is behind its floor");
+        debug_assert!(
+            self.slots.is_empty(),
+            "what stands in a window is behind its floor"
+        );
         (self.tag, self.floor) = (floor.tag, floor.seq);
     }
 
@@ -183,13 +203,22 @@ impl Window {
 
     /// Makes room for so many events more, as far as the limits let them stay.
     pub(super) fn reserve(&mut self, events: usize) {
-        self.slots.reserve(events.min(self.limits.events.saturating_add(LOOKS)));
+        self.slots
+            .reserve(events.min(self.limits.events.saturating_add(LOOKS)));
     }
 
     /// Appends events; older ones make place, once for some of them.
     pub(super) fn append(&mut self, events: impl IntoIterator<Item = Appended>) {
         let mut newest = None;
-        for (nth, Appended { logged, named, tier }) in events.into_iter().enumerate() {
+        for (
+            nth,
+            Appended {
+                logged,
+                named,
+                tier,
+            },
+        ) in events.into_iter().enumerate()
+        {
             if nth % LOOKS == 0 {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
@@ -198,7 +227,11 @@ impl Window {
             if tier == Tier::Critical {
                 self.critical = Some(self.end());
             }
-            self.push(Entry::Event { logged, named, tier });
+            self.push(Entry::Event {
+                logged,
+                named,
+                tier,
+            });
             self.end.events += 1;
             self.end.bytes += bytes;
         }
@@ -207,7 +240,12 @@ impl Window {
 
     /// Marks that events are missing beside `position`.
     pub(super) fn push_gap(&mut self, gap: Gap, position: Component, place: Missing, now: Instant) {
-        self.push(Entry::Gap(Box::new(Marked { gap, position, place, since: now })));
+        self.push(Entry::Gap(Box::new(Marked {
+            gap,
+            position,
+            place,
+            since: now,
+        })));
         match gap.missed {
             Some(missed) => self.end.lost += missed,
             None => self.end.unknown += 1,
@@ -218,12 +256,19 @@ impl Window {
     fn push(&mut self, entry: Entry) {
         // Where another epoch begins the numbers may too: a stream was restored from an older snapshot.
         debug_assert!(
-            self.epoch.is_some_and(|epoch| self.end() <= epoch.place.index)
-                || self.slots.back().is_none_or(|last| last.entry.position().seq <= entry.position().seq),
+            self.epoch
+                .is_some_and(|epoch| self.end() <= epoch.place.index)
+                || self
+                    .slots
+                    .back()
+                    .is_none_or(|last| last.entry.position().seq <= entry.position().seq),
             "a window ascends"
         );
         self.gaps += usize::from(matches!(entry, Entry::Gap(_)));
-        self.slots.push_back(Slot { entry, before: self.end });
+        self.slots.push_back(Slot {
+            entry,
+            before: self.end,
+        });
     }
 
     /// Counts what came and went in the budget, in one step: mostly as much has gone as has come.
@@ -243,9 +288,23 @@ impl Window {
         // What expired is missing in the same numbers; anything else begins others, be it under the same tag.
         let renumbers = gap.reason != GapReason::Expired || floor.tag != self.tag;
         if renumbers {
-            self.epoch = Some(Epoch { place, behind: place, gap, position: floor });
+            self.epoch = Some(Epoch {
+                place,
+                behind: place,
+                gap,
+                position: floor,
+            });
         }
-        self.push_gap(gap, floor, if renumbers { Missing::Renumbered } else { Missing::Before }, now);
+        self.push_gap(
+            gap,
+            floor,
+            if renumbers {
+                Missing::Renumbered
+            } else {
+                Missing::Before
+            },
+            now,
+        );
         let behind = self.end_place();
         if let Some(epoch) = self.epoch.as_mut().filter(|_| renumbers) {
             epoch.behind = behind;
@@ -270,7 +329,8 @@ impl Window {
             let bytes = self.end.bytes - first.before.bytes;
             let old = now.saturating_duration_since(first.entry.received()) > self.limits.age;
             // One event larger than the whole window still passes through it.
-            let full = events > self.limits.events as u64 || (bytes > self.limits.bytes as u64 && events > 1);
+            let full = events > self.limits.events as u64
+                || (bytes > self.limits.bytes as u64 && events > 1);
             if !old && !full {
                 break;
             }
@@ -290,10 +350,14 @@ impl Window {
     }
 
     fn pop(&mut self) {
-        let Some(slot) = self.slots.pop_front() else { return };
+        let Some(slot) = self.slots.pop_front() else {
+            return;
+        };
         if self.base >= self.epoch_index() {
             // Behind a gap nothing can be promised to a reader that stands before it.
-            let passed = u64::from(matches!(&slot.entry, Entry::Gap(marked) if marked.place == Missing::Behind));
+            let passed = u64::from(
+                matches!(&slot.entry, Entry::Gap(marked) if marked.place == Missing::Behind),
+            );
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
         self.base += 1;
@@ -302,7 +366,10 @@ impl Window {
 
     /// The place after the last entry.
     pub(super) fn end_place(&self) -> Place {
-        Place { index: self.end(), before: self.end }
+        Place {
+            index: self.end(),
+            before: self.end,
+        }
     }
 
     /// The index after the last entry.
@@ -317,7 +384,10 @@ impl Window {
 
     fn place_of(&self, index: u64) -> Place {
         match self.slot(index) {
-            Some(slot) => Place { index, before: slot.before },
+            Some(slot) => Place {
+                index,
+                before: slot.before,
+            },
             None => self.end_place(),
         }
     }
@@ -327,7 +397,8 @@ impl Window {
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
-        self.slots.get(usize::try_from(index.checked_sub(self.base)?).ok()?)
+        self.slots
+            .get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 
     /// The entry at an index.
@@ -337,7 +408,9 @@ impl Window {
 
     /// Looks at the next events that are about to be copied, so many at most (see [`look_into`]).
     pub(super) fn look_ahead(&self, index: u64) {
-        let from = usize::try_from(index.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
+        let from = usize::try_from(index.saturating_sub(self.base))
+            .unwrap_or(usize::MAX)
+            .min(self.slots.len());
         let to = from.saturating_add(LOOKS).min(self.slots.len());
         let some = self.slots.range(from..to);
         Logged::look_at(some.clone().filter_map(|slot| slot.entry.logged()));
@@ -352,7 +425,9 @@ impl Window {
             Entry::Gap(_) => false,
         };
         let indexes = (from.max(self.base)..self.end()).rev();
-        indexes.filter(|index| self.get(*index).is_some_and(&mut is_newest)).collect()
+        indexes
+            .filter(|index| self.get(*index).is_some_and(&mut is_newest))
+            .collect()
     }
 
     /// Whether a critical event stands behind this index.
@@ -365,8 +440,9 @@ impl Window {
         if seq < self.floor {
             return None;
         }
-        let skipped =
-            usize::try_from(self.epoch_index().saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.slots.len());
+        let skipped = usize::try_from(self.epoch_index().saturating_sub(self.base))
+            .unwrap_or(usize::MAX)
+            .min(self.slots.len());
         let (mut low, mut high) = (skipped, self.slots.len());
         while low < high {
             let middle = low.midpoint(high);
@@ -394,8 +470,12 @@ impl Window {
     pub(super) fn check_at(&self, seq: u64) -> Option<u16> {
         let place = self.place_after(seq.checked_sub(1)?)?;
         let found = (place.index..self.end()).map_while(|index| self.get(index));
-        let event = found.into_iter().find(|entry| matches!(entry, Entry::Event { .. }))?;
-        Some(event.position()).filter(|position| position.seq == seq)?.check
+        let event = found
+            .into_iter()
+            .find(|entry| matches!(entry, Entry::Event { .. }))?;
+        Some(event.position())
+            .filter(|position| position.seq == seq)?
+            .check
     }
 
     /// Bytes of the entries alone: what a feed holds beside the events that it shares.
@@ -410,7 +490,10 @@ impl Window {
 
     /// Bytes held: of the entries, and of the encoded events behind them.
     pub(super) fn bytes(&self) -> usize {
-        let frames = self.slots.front().map_or(0, |first| self.end.bytes - first.before.bytes);
+        let frames = self
+            .slots
+            .front()
+            .map_or(0, |first| self.end.bytes - first.before.bytes);
         self.overhead() + usize::try_from(frames).unwrap_or(usize::MAX)
     }
 }
@@ -420,7 +503,11 @@ impl Drop for Window {
         self.budget.sub(self.counted);
         while !self.slots.is_empty() {
             let some = self.slots.len().min(LOOKS);
-            Logged::look_at(self.slots.range(..some).filter_map(|slot| slot.entry.logged()));
+            Logged::look_at(
+                self.slots
+                    .range(..some)
+                    .filter_map(|slot| slot.entry.logged()),
+            );
             self.slots.drain(..some);
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Response, StatusCode};
 
@@ -54,7 +54,8 @@ pub(super) async fn answer<B: Sync>(
     let routes = context.routes();
     let found = routes.find(request.uri().path());
     let route = found.as_ref().map(|(route, _)| *route);
-    let mut answer = match respond(context, &routes, found, peer, surplus, request, has_body).await {
+    let mut answer = match respond(context, &routes, found, peer, surplus, request, has_body).await
+    {
         Ok(answer) => answer,
         Err(refusal) => refuse(context, &refusal, request),
     };
@@ -65,7 +66,12 @@ pub(super) async fn answer<B: Sync>(
     }
     if let Some(route) = route {
         if request.method() == Method::OPTIONS {
-            cors::preflight(&route.config.cors, &route.cors_headers, request.headers(), headers);
+            cors::preflight(
+                &route.config.cors,
+                &route.cors_headers,
+                request.headers(),
+                headers,
+            );
         } else {
             cors::answer(&route.config.cors, request.headers(), headers);
         }
@@ -101,7 +107,9 @@ async fn respond<B: Sync>(
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::NO_CONTENT;
             response.headers_mut().insert(ALLOW, METHODS);
-            response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+            response
+                .headers_mut()
+                .insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
             return Ok(Answer::Text(response));
         }
         _ => return Err(Refusal::Method),
@@ -132,17 +140,25 @@ async fn respond<B: Sync>(
     }
     let (client, is_named) = route.client(&asked);
     let visit = context.clients.enter(&client).and_then(|mut visit| {
-        visit.as_mut().map_or(Ok(()), |visit| visit.read(route.feeds(&filters)))?;
+        visit
+            .as_mut()
+            .map_or(Ok(()), |visit| visit.read(route.feeds(&filters)))?;
         Ok(visit)
     });
     let visit = visit.map_err(|throttled| {
-        context.metrics.throttled_total.with_label_values(&[throttled.limit.as_str()]).inc();
+        context
+            .metrics
+            .throttled_total
+            .with_label_values(&[throttled.limit.as_str()])
+            .inc();
         Refusal::Throttled(throttled)
     })?;
     let opening = Opening {
         route: route.clone(),
         filters,
-        last_event_id: asked.last_event_id(route.config.last_event_id_query.as_deref()).map(Cow::into_owned),
+        last_event_id: asked
+            .last_event_id(route.config.last_event_id_query.as_deref())
+            .map(Cow::into_owned),
         client,
         is_named,
         visit,
@@ -155,7 +171,10 @@ async fn respond<B: Sync>(
 
 fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-store, no-transform"),
+    );
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     // The connection never serves again after an event stream; a proxy must not send a request into its end. One that
@@ -166,14 +185,26 @@ fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
 }
 
 /// Answers a request that is refused; counts it.
-pub(super) fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::Request<B>) -> Answer {
+pub(super) fn refuse<B>(
+    context: &Context,
+    refusal: &Refusal,
+    request: &hyper::Request<B>,
+) -> Answer {
     let (status, code) = refusal.row();
-    context.metrics.refusals_total.with_label_values(&[code]).inc();
+    context
+        .metrics
+        .refusals_total
+        .with_label_values(&[code])
+        .inc();
     tracing::debug!(code, path = request.uri().path(), "refused");
     let http2 = request.version() == hyper::Version::HTTP_2;
     if refusal.passes() && is_browser(request.headers()) {
         let mut response = Response::new(refusal.browser_body());
-        let protocol = if http2 { Protocol::H2 } else { Protocol::Http11 };
+        let protocol = if http2 {
+            Protocol::H2
+        } else {
+            Protocol::Http11
+        };
         event_stream_head(response.headers_mut(), protocol, End::Clean);
         return Answer::Last(response);
     }
@@ -192,13 +223,21 @@ pub(super) fn refuse<B>(context: &Context, refusal: &Refusal, request: &hyper::R
     if !http2 && refusal.ends_connection() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if refusal.passes() { Answer::Last(response) } else { Answer::Text(response) }
+    if refusal.passes() {
+        Answer::Last(response)
+    } else {
+        Answer::Text(response)
+    }
 }
 
 /// The whole answer to a head that hyper could not read: nothing follows it on its connection.
 pub(super) fn last_words(context: &Context, refusal: &Refusal) -> Vec<u8> {
     let (status, code) = refusal.row();
-    context.metrics.refusals_total.with_label_values(&[code]).inc();
+    context
+        .metrics
+        .refusals_total
+        .with_label_values(&[code])
+        .inc();
     let body = refusal.body();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\

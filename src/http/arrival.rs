@@ -45,19 +45,31 @@ pub(super) fn serve(
 ) {
     let (context, counted) = (context.clone(), Counted::new(entered));
     let Drain { leaving, release } = drain;
-    let connection =
-        Connection { context, remote, tls: acceptor.is_some(), counted, release: release.clone().into_release() };
+    let connection = Connection {
+        context,
+        remote,
+        tls: acceptor.is_some(),
+        counted,
+        release: release.clone().into_release(),
+    };
     match acceptor {
-        None => drop(tokio::spawn(Serving::new(clear(connection, socket, leaving, release)))),
+        None => drop(tokio::spawn(Serving::new(clear(
+            connection, socket, leaving, release,
+        )))),
         Some(acceptor) => {
-            drop(tokio::spawn(Serving::new(encrypted(connection, socket, acceptor, leaving, release))));
+            drop(tokio::spawn(Serving::new(encrypted(
+                connection, socket, acceptor, leaving, release,
+            ))));
         }
     }
 }
 
 /// The task of a connection. No larger for what is only at its beginning: a client that waits for events has the same
 /// memory for all its life, and a storm of them takes little that is given back.
-#[expect(clippy::large_enum_variant, reason = "the large one is what is there for hours")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is what is there for hours"
+)]
 enum Serving<T> {
     Begins(Pin<Box<dyn Future<Output = Option<Driver<T>>> + Send>>),
     Carries(Driver<T>),
@@ -74,7 +86,9 @@ impl<T: Transport> Future for Serving<T> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
         if let Self::Begins(begins) = &mut *self {
-            let Some(driver) = ready!(begins.as_mut().poll(task)) else { return Poll::Ready(()) };
+            let Some(driver) = ready!(begins.as_mut().poll(task)) else {
+                return Poll::Ready(());
+            };
             driver.begin(task);
             *self = Self::Carries(driver);
             // The first bytes in a turn of their own: in a storm the sends of many follow on each other then, and whoever
@@ -159,7 +173,11 @@ fn cut<T>(remote: SocketAddr) -> Option<T> {
 }
 
 /// What comes of it in this time; once the pod drains it has no more than a moment.
-pub(super) async fn within<F: Future>(time: Duration, leaving: &mut Watch, future: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(
+    time: Duration,
+    leaving: &mut Watch,
+    future: F,
+) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut timer = pin!(tokio::time::sleep(time));
     let mut told = pin!(leaving.signaled());

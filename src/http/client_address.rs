@@ -17,7 +17,12 @@ use ipnet::IpNet;
 use super::config::ForwardedHeader;
 
 /// The address of the client of a request that came from `peer`.
-pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], header: ForwardedHeader) -> IpAddr {
+pub(super) fn client_address(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+    header: ForwardedHeader,
+) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut client = peer.to_canonical();
     let name = match header {
@@ -31,7 +36,9 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
             if !is_trusted(client) {
                 return client;
             }
-            let Some(element) = elements.next() else { break };
+            let Some(element) = elements.next() else {
+                break;
+            };
             let parsed = match header {
                 ForwardedHeader::XForwardedFor => element.and_then(x_forwarded_for),
                 ForwardedHeader::Forwarded => element.and_then(forwarded),
@@ -56,11 +63,17 @@ struct Elements<'a> {
 
 impl<'a> Elements<'a> {
     fn of(list: &'a [u8]) -> Self {
-        Self { rest: Some(list), separator: b',' }
+        Self {
+            rest: Some(list),
+            separator: b',',
+        }
     }
 
     fn parameters(element: &'a [u8]) -> Self {
-        Self { rest: Some(element), separator: b';' }
+        Self {
+            rest: Some(element),
+            separator: b';',
+        }
     }
 }
 
@@ -76,7 +89,11 @@ impl<'a> Iterator for Elements<'a> {
             at -= 1;
             match rest[at] {
                 b'"' => {
-                    let escapes = rest[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+                    let escapes = rest[..at]
+                        .iter()
+                        .rev()
+                        .take_while(|byte| **byte == b'\\')
+                        .count();
                     match (is_quoted, escapes % 2 == 1) {
                         // Part of the quoted text.
                         (true, true) => {}
@@ -92,7 +109,12 @@ impl<'a> Iterator for Elements<'a> {
                 _ => {}
             }
         }
-        Some(std::str::from_utf8(rest).ok().map(str::trim).filter(|_| !is_quoted))
+        Some(
+            std::str::from_utf8(rest)
+                .ok()
+                .map(str::trim)
+                .filter(|_| !is_quoted),
+        )
     }
 }
 
@@ -132,13 +154,19 @@ fn node(text: &str) -> Option<IpAddr> {
     let (address, port): (IpAddr, Option<&str>) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']')?;
-            let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
+            let port = if after.is_empty() {
+                None
+            } else {
+                Some(after.strip_prefix(':')?)
+            };
             (address.parse::<Ipv6Addr>().ok()?.into(), port)
         }
         // Not in brackets, an IPv6 address has no port.
         None if text.matches(':').count() > 1 => (text.parse::<Ipv6Addr>().ok()?.into(), None),
         None => {
-            let (address, port) = text.split_once(':').map_or((text, None), |(address, port)| (address, Some(port)));
+            let (address, port) = text
+                .split_once(':')
+                .map_or((text, None), |(address, port)| (address, Some(port)));
             (address.parse::<Ipv4Addr>().ok()?.into(), port)
         }
     };
@@ -148,7 +176,10 @@ fn node(text: &str) -> Option<IpAddr> {
 fn is_port(text: &str) -> bool {
     match text.strip_prefix('_') {
         Some(name) => {
-            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         }
         None => text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok(),
     }
@@ -166,14 +197,20 @@ mod tests {
     fn found(header: ForwardedHeader, lines: &[(&'static str, &str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(*name, hyper::header::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            headers.append(
+                *name,
+                hyper::header::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
         }
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         client_address(PROXY.parse().unwrap(), &headers, &trusted, header).to_string()
     }
 
     fn x_forwarded_for_is(lines: &[&str]) -> String {
-        let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|line| ("x-forwarded-for", *line))
+            .collect();
         found(ForwardedHeader::XForwardedFor, &lines)
     }
 
@@ -249,7 +286,11 @@ mod tests {
             assert_eq!(x_forwarded_for_is(&[&list]), PROXY, "{list:?}");
             let list = format!("6.6.6.6, {element}, 10.0.0.9");
             assert_eq!(x_forwarded_for_is(&[&list]), "10.0.0.9", "{list:?}");
-            assert_eq!(x_forwarded_for_is(&["6.6.6.6", element]), PROXY, "{element:?} in a line of its own");
+            assert_eq!(
+                x_forwarded_for_is(&["6.6.6.6", element]),
+                PROXY,
+                "{element:?} in a line of its own"
+            );
         }
     }
 
@@ -262,16 +303,25 @@ mod tests {
             (&["for=192.0.2.7;"], "192.0.2.7"),
             (&["for=6.6.6.6, for=192.0.2.7"], "192.0.2.7"),
             (&["for=6.6.6.6", "for=192.0.2.7"], "192.0.2.7"),
-            (&["for=6.6.6.6, for=192.0.2.7, for=10.0.0.9;proto=http"], "192.0.2.7"),
+            (
+                &["for=6.6.6.6, for=192.0.2.7, for=10.0.0.9;proto=http"],
+                "192.0.2.7",
+            ),
             (&["for=6.6.6.6, for=\"192.0.2.7:1234\""], "192.0.2.7"),
             (&["for=6.6.6.6, for=\"192.0.2.7:_port\""], "192.0.2.7"),
             (&["for=6.6.6.6, for=\"[2001:db8::7]\""], "2001:db8::7"),
-            (&["for=6.6.6.6, for=\"[2001:db8::7]:99\";proto=https"], "2001:db8::7"),
+            (
+                &["for=6.6.6.6, for=\"[2001:db8::7]:99\";proto=https"],
+                "2001:db8::7",
+            ),
             // A quote that the client leaves open, and a comma in what a proxy quotes of the client's `Host`.
             (&["for=\", for=192.0.2.7"], "192.0.2.7"),
             (&["for=\"6.6.6.6, for=192.0.2.7"], "192.0.2.7"),
             (&["for=192.0.2.7;host=\"a, for=6.6.6.6\""], "192.0.2.7"),
-            (&["for=\", for=192.0.2.7;host=\"a, for=6.6.6.6\""], "192.0.2.7"),
+            (
+                &["for=\", for=192.0.2.7;host=\"a, for=6.6.6.6\""],
+                "192.0.2.7",
+            ),
             (&["for=192.0.2.7;host=\"a\\\", for=6.6.6.6\""], "192.0.2.7"),
             (&["for=192.0.2.7;host=\"a\\\\\", for=10.0.0.9"], "192.0.2.7"),
             (&["for=192.0.2.7;host=\";for=6.6.6.6\""], "192.0.2.7"),
@@ -308,7 +358,10 @@ mod tests {
 
     #[test]
     fn the_header_that_is_not_configured_is_ignored() {
-        let both = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.8")];
+        let both = [
+            ("x-forwarded-for", "192.0.2.7"),
+            ("forwarded", "for=192.0.2.8"),
+        ];
         assert_eq!(found(ForwardedHeader::XForwardedFor, &both), "192.0.2.7");
         assert_eq!(found(ForwardedHeader::Forwarded, &both), "192.0.2.8");
         assert_eq!(found(ForwardedHeader::XForwardedFor, &both[1..]), PROXY);
@@ -330,10 +383,19 @@ mod tests {
             ("2001:db8::1", "2001:db8::1"),
         ] {
             let address = |trusted: &[IpNet]| {
-                client_address(peer.parse().unwrap(), &headers, trusted, ForwardedHeader::XForwardedFor).to_string()
+                client_address(
+                    peer.parse().unwrap(),
+                    &headers,
+                    trusted,
+                    ForwardedHeader::XForwardedFor,
+                )
+                .to_string()
             };
             assert_eq!(address(&trusted), client);
-            assert_eq!(address(&[]), peer.parse::<IpAddr>().unwrap().to_canonical().to_string());
+            assert_eq!(
+                address(&[]),
+                peer.parse::<IpAddr>().unwrap().to_canonical().to_string()
+            );
         }
     }
 

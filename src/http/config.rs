@@ -37,8 +37,10 @@ pub enum ForwardedHeader {
 
 impl ForwardedHeader {
     /// Every one, as the configuration writes it.
-    pub const ALL: [(&'static str, Self); 2] =
-        [("x-forwarded-for", Self::XForwardedFor), ("forwarded", Self::Forwarded)];
+    pub const ALL: [(&'static str, Self); 2] = [
+        ("x-forwarded-for", Self::XForwardedFor),
+        ("forwarded", Self::Forwarded),
+    ];
 
     /// As the configuration writes it.
     #[must_use]
@@ -125,7 +127,11 @@ impl RouteConfig {
 
     /// The variables that a request for this route fills in.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
-        let subjects = self.sources.iter().flat_map(|source| &source.subjects).flat_map(SubjectTemplate::variables);
+        let subjects = self
+            .sources
+            .iter()
+            .flat_map(|source| &source.subjects)
+            .flat_map(SubjectTemplate::variables);
         subjects.chain(self.client.iter().flat_map(TextTemplate::variables))
     }
 }
@@ -154,14 +160,22 @@ impl PathTemplate {
         for part in rest.split('/') {
             let segment = match part.strip_prefix('{').map(|inner| inner.strip_suffix('}')) {
                 Some(Some(name)) => {
-                    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                    if name.is_empty()
+                        || !name
+                            .bytes()
+                            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+                    {
                         return Err("the name of a variable is made of letters, digits and `_`");
                     }
                     Segment::Variable(name.into())
                 }
                 Some(None) => return Err("a variable fills a whole segment"),
-                None if part.contains(['{', '}']) => return Err("a variable fills a whole segment"),
-                None if part.is_empty() => return Err("a path has no empty segment and no slash at its end"),
+                None if part.contains(['{', '}']) => {
+                    return Err("a variable fills a whole segment");
+                }
+                None if part.is_empty() => {
+                    return Err("a path has no empty segment and no slash at its end");
+                }
                 None => Segment::Literal(part.into()),
             };
             if matches!(segment, Segment::Variable(_)) && segments.contains(&segment) {
@@ -169,7 +183,10 @@ impl PathTemplate {
             }
             segments.push(segment);
         }
-        Ok(Self { text: text.into(), segments: segments.into() })
+        Ok(Self {
+            text: text.into(),
+            segments: segments.into(),
+        })
     }
 
     /// As it was written: the `route` label of metrics.
@@ -222,10 +239,18 @@ impl SourceConfig {
     /// Every subject that a client of the route can ever ask for, each filter once.
     #[must_use]
     pub fn reach(&self) -> HashSet<Filter> {
-        let (whole, others): (Vec<_>, Vec<_>) = self.subjects.iter().partition(|subject| subject.is_whole_variable());
+        let (whole, others): (Vec<_>, Vec<_>) = self
+            .subjects
+            .iter()
+            .partition(|subject| subject.is_whole_variable());
         // Whole variables all reach what is allowed.
-        let whole = whole.first().into_iter().flat_map(|subject| subject.reach(&self.allow));
-        whole.chain(others.iter().flat_map(|subject| subject.reach(&self.allow))).collect()
+        let whole = whole
+            .first()
+            .into_iter()
+            .flat_map(|subject| subject.reach(&self.allow));
+        whole
+            .chain(others.iter().flat_map(|subject| subject.reach(&self.allow)))
+            .collect()
     }
 }
 

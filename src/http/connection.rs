@@ -50,7 +50,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Counts it as refused; nothing is left of it.
     pub(super) fn refused<T>(&self, code: &str) -> Option<T> {
-        self.context.metrics.refusals_total.with_label_values(&[code]).inc();
+        self.context
+            .metrics
+            .refusals_total
+            .with_label_values(&[code])
+            .inc();
         None
     }
 
@@ -76,7 +80,11 @@ impl Connection {
     }
 
     /// hyper parses, checks and answers; an event stream then goes on without it.
-    pub(super) async fn http1<T: Transport>(mut self, io: T, mut leaving: Watch) -> Option<Driver<T::Task>> {
+    pub(super) async fn http1<T: Transport>(
+        mut self,
+        io: T,
+        mut leaving: Watch,
+    ) -> Option<Driver<T::Task>> {
         let place = Arc::new(TakeBack::default());
         let io = Watched::http1(io, place.clone());
         let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
@@ -84,13 +92,23 @@ impl Connection {
     }
 
     /// What carries the event stream from here on, if there is one.
-    async fn driver<T: Transport>(self, mut io: T, before: usize, handed: Option<Handed>) -> Option<Driver<T::Task>> {
+    async fn driver<T: Transport>(
+        self,
+        mut io: T,
+        before: usize,
+        handed: Option<Handed>,
+    ) -> Option<Driver<T::Task>> {
         let Some(Handed { held, early }) = handed else {
             // A last flush, and the close of TLS; nobody waits for it longer than a moment.
             drop(timeout(LAST_REQUEST, io.shutdown()).await);
             return None;
         };
-        let wire = Wire::new(io.for_task(&held.stream), held.framing, before + early, held.head);
+        let wire = Wire::new(
+            io.for_task(&held.stream),
+            held.framing,
+            before + early,
+            held.head,
+        );
         Some(Driver::new(wire, held.stream, self.counted, self.release))
     }
 
@@ -116,7 +134,8 @@ impl Connection {
             match place.hello() {
                 Hello::Http1 if !is_counted => {
                     is_counted = true;
-                    self.counted.speaks(&self.context, Protocol::Http11, self.tls);
+                    self.counted
+                        .speaks(&self.context, Protocol::Http11, self.tls);
                 }
                 Hello::Http1 | Hello::Unknown => {}
                 Hello::Silence | Hello::Http2 | Hello::Tls => return Poll::Ready(Ok(())),
@@ -126,10 +145,17 @@ impl Connection {
             }
             if last_request.is_none() && told.as_mut().poll(task).is_ready() {
                 // hyper would close a connection that has not spoken yet, unanswered.
-                let wait = if place.is_heard() { Duration::ZERO } else { LAST_REQUEST };
+                let wait = if place.is_heard() {
+                    Duration::ZERO
+                } else {
+                    LAST_REQUEST
+                };
                 last_request = Some(Box::pin(tokio::time::sleep(wait)));
             }
-            if last_request.as_mut().is_some_and(|wait| !wait.is_elapsed() && wait.as_mut().poll(task).is_ready()) {
+            if last_request
+                .as_mut()
+                .is_some_and(|wait| !wait.is_elapsed() && wait.as_mut().poll(task).is_ready())
+            {
                 Pin::new(&mut connection).graceful_shutdown();
                 return connection.poll_without_shutdown(task);
             }
@@ -151,16 +177,34 @@ impl Connection {
         } else if let Some(error) = failed {
             self.count_failure(&error);
         }
-        let held = place.take().filter(|_| place.is_reached() && !place.is_blocked());
-        (io, before, held.map(|held| Handed { held, early: parts.read_buf.len() }))
+        let held = place
+            .take()
+            .filter(|_| place.is_reached() && !place.is_blocked());
+        (
+            io,
+            before,
+            held.map(|held| Handed {
+                held,
+                early: parts.read_buf.len(),
+            }),
+        )
     }
 
     fn http1_service(
         &self,
         place: &Arc<TakeBack>,
-    ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + use<>
-    {
-        let (context, remote, tls, surplus) = (self.context.clone(), self.remote, self.tls, self.counted.is_surplus());
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future = Answering,
+    > + use<> {
+        let (context, remote, tls, surplus) = (
+            self.context.clone(),
+            self.remote,
+            self.tls,
+            self.counted.is_surplus(),
+        );
         let place = place.clone();
         service_fn(move |request: Request<Incoming>| -> Answering {
             let (context, place) = (context.clone(), place.clone());
@@ -171,7 +215,14 @@ impl Connection {
                 };
                 let has_body = !request.body().is_end_stream();
                 let answer = if place.begin_head() {
-                    answer(&context, Peer::new(remote, protocol, tls), surplus, &request, has_body).await
+                    answer(
+                        &context,
+                        Peer::new(remote, protocol, tls),
+                        surplus,
+                        &request,
+                        has_body,
+                    )
+                    .await
                 } else {
                     refuse(&context, &Refusal::BareLineFeed, &request)
                 };
@@ -191,7 +242,11 @@ impl Connection {
             error if error.is_parse() => "malformed",
             _ => return,
         };
-        self.context.metrics.refusals_total.with_label_values(&[code]).inc();
+        self.context
+            .metrics
+            .refusals_total
+            .with_label_values(&[code])
+            .inc();
     }
 }
 

@@ -36,9 +36,15 @@ pub struct Context {
 impl Context {
     /// A context without routes.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, registry: Registry, door: Arc<Door>, pressure: Gauge) -> Arc<Self> {
-        let connections = [Protocol::Http11, Protocol::H2]
-            .map(|protocol| ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls)));
+    pub fn new(
+        metrics: Arc<Metrics>,
+        registry: Registry,
+        door: Arc<Door>,
+        pressure: Gauge,
+    ) -> Arc<Self> {
+        let connections = [Protocol::Http11, Protocol::H2].map(|protocol| {
+            ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls))
+        });
         Arc::new(Self {
             connections,
             metrics,
@@ -94,7 +100,10 @@ impl ConnectionMetrics {
     fn new(metrics: &Metrics, protocol: Protocol, tls: &str) -> Self {
         let labels = [protocol.as_str(), tls];
         let (open, total) = (&metrics.connections, &metrics.connections_total);
-        Self { open: open.with_label_values(&labels), total: total.with_label_values(&labels) }
+        Self {
+            open: open.with_label_values(&labels),
+            total: total.with_label_values(&labels),
+        }
     }
 }
 
@@ -108,7 +117,10 @@ pub(super) struct Counted {
 
 impl Counted {
     pub(super) fn new(entered: Entered) -> Self {
-        Self { among: None, entered }
+        Self {
+            among: None,
+            entered,
+        }
     }
 
     /// It is one more than are served: it is answered, but gets no event stream.

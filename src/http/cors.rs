@@ -40,20 +40,37 @@ pub(super) fn answer(config: &CorsConfig, request: &HeaderMap, response: &mut He
     }
     // Caches must not show one origin what was answered to another, also when nothing was allowed.
     response.append(VARY, HeaderValue::from_static("origin"));
-    let Some(origin) = request.get(ORIGIN) else { return };
-    if config.origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+    let Some(origin) = request.get(ORIGIN) else {
+        return;
+    };
+    if config
+        .origins
+        .iter()
+        .any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    {
         response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         if config.credentials {
-            response.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            response.insert(
+                ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                HeaderValue::from_static("true"),
+            );
         }
     }
 }
 
 /// Adds what a preflight asks for, if the origin may read at all.
-pub(super) fn preflight(config: &CorsConfig, allowed: &HeaderValue, request: &HeaderMap, response: &mut HeaderMap) {
+pub(super) fn preflight(
+    config: &CorsConfig,
+    allowed: &HeaderValue,
+    request: &HeaderMap,
+    response: &mut HeaderMap,
+) {
     answer(config, request, response);
     if response.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
-        response.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+        response.insert(
+            ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET, HEAD"),
+        );
         response.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone());
         response.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
     }
@@ -63,22 +80,55 @@ pub(super) fn preflight(config: &CorsConfig, allowed: &HeaderValue, request: &He
 mod tests {
     use super::*;
 
-    fn allowed(origins: &[&str], credentials: bool, origin: &'static str) -> (Option<String>, bool, bool) {
-        let config = CorsConfig { origins: origins.iter().map(ToString::to_string).collect(), credentials };
+    fn allowed(
+        origins: &[&str],
+        credentials: bool,
+        origin: &'static str,
+    ) -> (Option<String>, bool, bool) {
+        let config = CorsConfig {
+            origins: origins.iter().map(ToString::to_string).collect(),
+            credentials,
+        };
         let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
         let mut response = HeaderMap::new();
-        preflight(&config, &request_headers(std::iter::empty()), &request, &mut response);
-        let origin = response.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap().to_owned());
-        (origin, response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS), response.contains_key(VARY))
+        preflight(
+            &config,
+            &request_headers(std::iter::empty()),
+            &request,
+            &mut response,
+        );
+        let origin = response
+            .get(ACCESS_CONTROL_ALLOW_ORIGIN)
+            .map(|value| value.to_str().unwrap().to_owned());
+        (
+            origin,
+            response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS),
+            response.contains_key(VARY),
+        )
     }
 
     #[test]
     fn an_origin_is_allowed_by_its_exact_name_or_by_the_star() {
         let app = "https://app.example";
-        assert_eq!(allowed(&[app], true, "https://app.example"), (Some(app.into()), true, true));
-        assert_eq!(allowed(&[app], true, "https://app.example.evil"), (None, false, true));
-        assert_eq!(allowed(&[app], false, "http://app.example"), (None, false, true));
-        assert_eq!(allowed(&["*"], false, "https://any.example"), (Some("*".into()), false, false));
-        assert_eq!(allowed(&[], false, "https://any.example"), (None, false, false));
+        assert_eq!(
+            allowed(&[app], true, "https://app.example"),
+            (Some(app.into()), true, true)
+        );
+        assert_eq!(
+            allowed(&[app], true, "https://app.example.evil"),
+            (None, false, true)
+        );
+        assert_eq!(
+            allowed(&[app], false, "http://app.example"),
+            (None, false, true)
+        );
+        assert_eq!(
+            allowed(&["*"], false, "https://any.example"),
+            (Some("*".into()), false, false)
+        );
+        assert_eq!(
+            allowed(&[], false, "https://any.example"),
+            (None, false, false)
+        );
     }
 }

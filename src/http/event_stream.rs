@@ -94,7 +94,11 @@ impl EventStream {
 
     /// It is one of several on its connection, which are handed over together.
     pub(super) fn join(&mut self, family: Arc<Family>, stream: u32) {
-        family.add(&self.state, stream, self.state.began.ticks_at(self.deadline));
+        family.add(
+            &self.state,
+            stream,
+            self.state.began.ticks_at(self.deadline),
+        );
         self.family = Some(family);
     }
 
@@ -114,11 +118,19 @@ impl EventStream {
         }
         let mut relief = self.state.was_slow().then(|| self.relieve()).flatten();
         // Whoever was too slow takes the word that it was, and comes back for the rest.
-        if !matches!(self.ending, Some(Ending { close: Close::Slow, .. })) {
+        if !matches!(
+            self.ending,
+            Some(Ending {
+                close: Close::Slow,
+                ..
+            })
+        ) {
             if let Some(close) = self.poll_events(task, out, relief.as_mut()) {
                 self.end(close);
             }
-            relief.iter().for_each(|relief| self.count_skipped(relief.skipped()));
+            relief
+                .iter()
+                .for_each(|relief| self.count_skipped(relief.skipped()));
         }
         if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
             self.poll_timer(task, out);
@@ -130,7 +142,11 @@ impl EventStream {
         if out.is_empty() {
             return Poll::Pending;
         }
-        Poll::Ready(if self.is_awaited() { Step::Wait } else { Step::More })
+        Poll::Ready(if self.is_awaited() {
+            Step::Wait
+        } else {
+            Step::More
+        })
     }
 
     /// Whether whatever comes next wakes the task: another turn at once would be idle.
@@ -167,7 +183,10 @@ impl EventStream {
 
     /// Whether all that can come next is events: it waits for them, and is given every one.
     pub(super) fn is_at_rest(&self) -> bool {
-        let has_rate = self.visit.as_ref().is_some_and(|visit| visit.events().is_some());
+        let has_rate = self
+            .visit
+            .as_ref()
+            .is_some_and(|visit| visit.events().is_some());
         !has_rate && self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
     }
 
@@ -236,13 +255,19 @@ impl EventStream {
         let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         // What is owed at the end is given at once.
         let mut pace = match self.ending {
-            None => {
-                Turn::new(visit.as_ref().and_then(|visit| visit.events()), self.context.pressure.level(), &mut paced)
-            }
+            None => Turn::new(
+                visit.as_ref().and_then(|visit| visit.events()),
+                self.context.pressure.level(),
+                &mut paced,
+            ),
             Some(_) => None,
         };
         // Another source first each time: one that fills every turn must not keep the others waiting.
-        self.first = if usize::from(self.first) + 1 < self.cursors.len() { self.first + 1 } else { 0 };
+        self.first = if usize::from(self.first) + 1 < self.cursors.len() {
+            self.first + 1
+        } else {
+            0
+        };
         // Copied events bear the ids of their source alone.
         out.batch.copies = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
@@ -250,7 +275,9 @@ impl EventStream {
             let budget = TURN_BYTES.saturating_sub(out.bytes);
             let cursor = &mut self.cursors[place];
             let read = match (relief.as_deref_mut(), &mut pace) {
-                (relief, Some(pace)) => cursor.poll_read_paced(task, &mut out.batch, budget, relief, pace),
+                (relief, Some(pace)) => {
+                    cursor.poll_read_paced(task, &mut out.batch, budget, relief, pace)
+                }
                 (None, None) => cursor.poll_read(task, &mut out.batch, budget),
                 (Some(relief), None) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
             };
@@ -262,10 +289,13 @@ impl EventStream {
             let before = out.tally.events;
             self.hand_out(place, out);
             if let Some(ending) = &mut self.ending {
-                ending.owed = ending.owed.saturating_sub((out.tally.events - before) as u32);
+                ending.owed = ending
+                    .owed
+                    .saturating_sub((out.tally.events - before) as u32);
             }
         }
-        pace.iter().for_each(|pace| self.count_skipped(pace.skipped()));
+        pace.iter()
+            .for_each(|pace| self.count_skipped(pace.skipped()));
         drop(pace);
         self.visit = visit;
         self.wait_for_tokens(paced, waited);
@@ -285,7 +315,11 @@ impl EventStream {
         let waits = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         self.paced = paced;
         if waits && !waited {
-            self.context.metrics.throttled_total.with_label_values(&[Limit::Events.as_str()]).inc();
+            self.context
+                .metrics
+                .throttled_total
+                .with_label_values(&[Limit::Events.as_str()])
+                .inc();
         }
         if waits || waited {
             self.set_deadline();
@@ -298,7 +332,12 @@ impl EventStream {
         let alone = self.cursors.len() == 1;
         for item in items.drain(..) {
             match item {
-                Item::Event { frame, position, received, .. } => {
+                Item::Event {
+                    frame,
+                    position,
+                    received,
+                    ..
+                } => {
                     self.positions[place] = position;
                     out.count(1, received);
                     if alone {
@@ -331,22 +370,34 @@ impl EventStream {
 
     fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
         for (tier, events) in skipped {
-            self.context.metrics.shed_events_total.with_label_values(&[tier.as_str()]).inc_by(events);
+            self.context
+                .metrics
+                .shed_events_total
+                .with_label_values(&[tier.as_str()])
+                .inc_by(events);
         }
     }
 
     fn count_gap(&self, gap: Gap) {
         let metrics = &self.context.metrics;
-        metrics.gaps_total.with_label_values(&[gap.reason.as_str()]).inc();
+        metrics
+            .gaps_total
+            .with_label_values(&[gap.reason.as_str()])
+            .inc();
         if let Some(missed) = gap.missed {
-            metrics.missed_events_total.with_label_values(&[gap.reason.as_str()]).inc_by(missed);
+            metrics
+                .missed_events_total
+                .with_label_values(&[gap.reason.as_str()])
+                .inc_by(missed);
         }
         self.state.count_gap();
     }
 }
 
 fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Component]>) {
-    let missed = gap.missed.map_or("null".to_owned(), |missed| missed.to_string());
+    let missed = gap
+        .missed
+        .map_or("null".to_owned(), |missed| missed.to_string());
     let (reason, resume) = (gap.reason, gap.reason.resume());
     let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
     encode::put_control(out, "sidestream.gap", &json, id.map(Joined));

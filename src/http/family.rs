@@ -85,10 +85,22 @@ impl Family {
         let mut members = self.lock();
         if members.all.len() == members.all.capacity() {
             // Before it grows: those that ended leave their places.
-            members.all.retain(|sibling| sibling.state.strong_count() > 0);
+            members
+                .all
+                .retain(|sibling| sibling.state.strong_count() > 0);
         }
-        let place = members.all.partition_point(|sibling| sibling.stream < stream);
-        members.all.insert(place, Sibling { state: Arc::downgrade(state), due: NEVER, stream, returned: 0 });
+        let place = members
+            .all
+            .partition_point(|sibling| sibling.stream < stream);
+        members.all.insert(
+            place,
+            Sibling {
+                state: Arc::downgrade(state),
+                due: NEVER,
+                stream,
+                returned: 0,
+            },
+        );
         drop(members);
         self.wake_at(state, due);
         if self.leaving.load(Ordering::Acquire) {
@@ -100,7 +112,11 @@ impl Family {
     pub(super) fn wake_at(&self, state: &Arc<StreamState>, due: u64) {
         let mut members = self.lock();
         // The newest comes last or nearly so, and there are 256 at the most.
-        let known = members.all.iter_mut().rev().find(|sibling| sibling.state.as_ptr() == Arc::as_ptr(state));
+        let known = members
+            .all
+            .iter_mut()
+            .rev()
+            .find(|sibling| sibling.state.as_ptr() == Arc::as_ptr(state));
         known.into_iter().for_each(|sibling| sibling.due = due);
         let is_first = members.next.is_none_or(|next| due < next);
         if is_first {
@@ -124,7 +140,10 @@ impl Family {
 
     /// So many bytes have used the window of the connection. On its thread alone: no need for an operation that locks.
     pub(super) fn uses_window(&self, sent: usize) {
-        self.out.store(self.out.load(Ordering::Relaxed) + sent as u64, Ordering::Relaxed);
+        self.out.store(
+            self.out.load(Ordering::Relaxed) + sent as u64,
+            Ordering::Relaxed,
+        );
     }
 
     /// The client takes so many bytes more on this HTTP/2 stream, or with 0 on the connection.
@@ -134,7 +153,10 @@ impl Family {
             return;
         }
         let mut members = self.lock();
-        if let Ok(place) = members.all.binary_search_by_key(&stream, |sibling| sibling.stream) {
+        if let Ok(place) = members
+            .all
+            .binary_search_by_key(&stream, |sibling| sibling.stream)
+        {
             let returned = &mut members.all[place].returned;
             *returned = returned.wrapping_add(bytes);
         }
@@ -143,7 +165,8 @@ impl Family {
     /// The client has sent something.
     pub(super) fn hears(&self) {
         if self.under_way.load(Ordering::Relaxed) > 0 {
-            self.heard.store(ticks_at(Instant::now()), Ordering::Relaxed);
+            self.heard
+                .store(ticks_at(Instant::now()), Ordering::Relaxed);
         }
     }
 
@@ -179,9 +202,15 @@ impl Family {
         }
         let (mut own, mut largest, mut do_others_wait) = (0, 0, false);
         for sibling in &self.lock().all {
-            let Some(other) = sibling.state.upgrade() else { continue };
+            let Some(other) = sibling.state.upgrade() else {
+                continue;
+            };
             // Windows are at most 2^31-1, so the difference is right modulo 2^32. A client may return more than it was sent.
-            let held = other.out().wrapping_sub(sibling.returned).cast_signed().max(0);
+            let held = other
+                .out()
+                .wrapping_sub(sibling.returned)
+                .cast_signed()
+                .max(0);
             if std::ptr::eq(&*other, state) {
                 own = held;
             } else {
@@ -198,8 +227,16 @@ impl Family {
         if self.under_way.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let members: Vec<_> = self.lock().all.iter().filter_map(|sibling| sibling.state.upgrade()).collect();
-        members.iter().filter(|state| state.under_way() > 0 && !state.is_refused()).for_each(|state| state.wake());
+        let members: Vec<_> = self
+            .lock()
+            .all
+            .iter()
+            .filter_map(|sibling| sibling.state.upgrade())
+            .collect();
+        members
+            .iter()
+            .filter(|state| state.under_way() > 0 && !state.is_refused())
+            .for_each(|state| state.wake());
     }
 
     /// The first of them has reached its age.
@@ -216,9 +253,16 @@ impl Family {
     pub(super) async fn hand_over(&self) {
         self.leaving.store(true, Ordering::Release);
         // They stay: those that have not ended yet are woken as before.
-        let members: Vec<_> = self.lock().all.iter().map(|sibling| sibling.state.clone()).collect();
+        let members: Vec<_> = self
+            .lock()
+            .all
+            .iter()
+            .map(|sibling| sibling.state.clone())
+            .collect();
         for member in members {
-            let Some(state) = member.upgrade() else { continue };
+            let Some(state) = member.upgrade() else {
+                continue;
+            };
             state.close(Close::Age);
             drop(state);
             sleep(PACE).await;
@@ -238,14 +282,23 @@ impl Members {
             sibling.due = NEVER;
             due.extend(sibling.state.upgrade());
         }
-        self.next = self.all.iter().map(|sibling| sibling.due).min().filter(|due| *due != NEVER);
+        self.next = self
+            .all
+            .iter()
+            .map(|sibling| sibling.due)
+            .min()
+            .filter(|due| *due != NEVER);
         due
     }
 }
 
 impl Clock {
     pub(super) fn new(family: Arc<Family>) -> Self {
-        Self { family, timer: None, set: None }
+        Self {
+            family,
+            timer: None,
+            set: None,
+        }
     }
 
     /// Wakes whoever is due. To be polled with the connection, whose task is woken when it is to be polled.
@@ -255,7 +308,9 @@ impl Clock {
             let next = self.family.lock().next;
             let Some(next) = next else { return };
             let deadline = || tokio::time::Instant::from_std(instant_of(next));
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline())));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline())));
             if self.set != Some(next) {
                 self.set = Some(next);
                 timer.as_mut().reset(deadline());
@@ -263,7 +318,10 @@ impl Clock {
             if timer.as_mut().poll(task).is_pending() {
                 return;
             }
-            let due = self.family.lock().take_due(ticks_at(Instant::now()).max(next));
+            let due = self
+                .family
+                .lock()
+                .take_due(ticks_at(Instant::now()).max(next));
             self.set = None;
             due.iter().for_each(|state| state.wake());
         }

@@ -30,7 +30,14 @@ impl Gate {
     pub(super) fn new(state: Arc<StreamState>, pressure: Gauge) -> Self {
         let (is_open, handed) = (AtomicBool::new(false), AtomicU32::new(0));
         let (began, route) = (state.began, state.route.clone());
-        Self { is_open, handed, began, state, route, pressure }
+        Self {
+            is_open,
+            handed,
+            began,
+            state,
+            route,
+            pressure,
+        }
     }
 
     /// The task waits.
@@ -65,8 +72,15 @@ impl Gate {
     /// It has passed, just now: what is to be counted of it.
     pub(super) fn passed(&self, piece: &Piece) -> Tally {
         let now = Instant::now();
-        self.handed.store(self.began.at(now).count().saturating_add(1), Ordering::Relaxed);
-        Tally { events: piece.events, oldest: Some(piece.received), handed: Some(now) }
+        self.handed.store(
+            self.began.at(now).count().saturating_add(1),
+            Ordering::Relaxed,
+        );
+        Tally {
+            events: piece.events,
+            oldest: Some(piece.received),
+            handed: Some(now),
+        }
     }
 
     /// Counts what has reached the client's connection.

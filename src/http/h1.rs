@@ -37,7 +37,10 @@ struct Line<T> {
     _release: Release,
 }
 
-#[expect(clippy::large_enum_variant, reason = "the large one is what is there for hours")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is what is there for hours"
+)]
 enum Phase {
     /// Events are written as they come.
     Open(EventStream),
@@ -48,12 +51,25 @@ enum Phase {
 }
 
 impl<T: Transport> Driver<T> {
-    pub(super) fn new(wire: Wire<T>, stream: EventStream, counted: Counted, release: Release) -> Self {
+    pub(super) fn new(
+        wire: Wire<T>,
+        stream: EventStream,
+        counted: Counted,
+        release: Release,
+    ) -> Self {
         if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
             stream.set_outlet(socket.outlet());
         }
-        let line = Line { wire, patience: None, _counted: counted, _release: release };
-        Self { phase: Phase::Open(stream), line: Box::new(line) }
+        let line = Line {
+            wire,
+            patience: None,
+            _counted: counted,
+            _release: release,
+        };
+        Self {
+            phase: Phase::Open(stream),
+            line: Box::new(line),
+        }
     }
 
     /// To be called once by the task that polls it: whoever asks for the end wakes it.
@@ -65,7 +81,9 @@ impl<T: Transport> Driver<T> {
 
     /// The task runs: nobody else writes to the socket until it waits again.
     fn take_over(&mut self) {
-        let Some((handed, rest)) = self.line.wire.shared().and_then(TaskSocket::close) else { return };
+        let Some((handed, rest)) = self.line.wire.shared().and_then(TaskSocket::close) else {
+            return;
+        };
         if let Phase::Open(stream) = &mut self.phase {
             stream.follow(handed);
         }
@@ -133,7 +151,9 @@ impl<T: Transport> Driver<T> {
 
     /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
     fn poll_sent(&mut self, task: &mut Context<'_>) -> Poll<bool> {
-        let Ok(sent) = ready!(self.line.wire.poll_written(task)) else { return Poll::Ready(false) };
+        let Ok(sent) = ready!(self.line.wire.poll_written(task)) else {
+            return Poll::Ready(false);
+        };
         if let Some(sent) = sent {
             if let Some(stream) = self.stream() {
                 stream.sent(sent);
@@ -147,7 +167,10 @@ impl<T: Transport> Driver<T> {
     /// Ends the body: with everything written that it is owed, the connection follows.
     fn finish(&mut self, close: Close) {
         let deadline = (close != Close::Drain).then(|| Box::pin(tokio::time::sleep(LINGER)));
-        let before = std::mem::replace(&mut self.phase, Phase::Linger(Box::pin(tokio::time::sleep(LINGER))));
+        let before = std::mem::replace(
+            &mut self.phase,
+            Phase::Linger(Box::pin(tokio::time::sleep(LINGER))),
+        );
         let Phase::Open(stream) = before else { return };
         if !stream.breaks(close) {
             self.line.wire.finish();
@@ -168,7 +191,9 @@ impl<T: Transport> Driver<T> {
         let state = self.stream()?.state();
         state.asked()?;
         // The word to end has taken the note with it, and a forced end may follow.
-        state.poll_asked(task.waker()).filter(|close| StreamState::is_forced(*close))
+        state
+            .poll_asked(task.waker())
+            .filter(|close| StreamState::is_forced(*close))
     }
 
     /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
@@ -179,7 +204,13 @@ impl<T: Transport> Driver<T> {
                 state.takes_a_turn();
                 self.line.rest();
             }
-            if self.line.patience.get_or_insert_default().poll(task, &state, || false).is_ready() {
+            if self
+                .line
+                .patience
+                .get_or_insert_default()
+                .poll(task, &state, || false)
+                .is_ready()
+            {
                 self.line.wire.abort();
                 return Poll::Ready(Close::Slow);
             }
@@ -240,8 +271,14 @@ mod tests {
         // tokio's part of a task is 104 bytes, and its alignment 128.
         let task = 104 + size_of::<Driver<TaskSocket>>();
         assert!(task <= 384, "{task}: the next size is 512");
-        assert_eq!(size_of::<Driver<TaskSocket>>(), size_of::<Driver<TlsStream<TcpStream>>>());
-        let (clear, tls) = (size_of::<Line<TaskSocket>>(), size_of::<Line<TlsStream<TcpStream>>>());
+        assert_eq!(
+            size_of::<Driver<TaskSocket>>(),
+            size_of::<Driver<TlsStream<TcpStream>>>()
+        );
+        let (clear, tls) = (
+            size_of::<Line<TaskSocket>>(),
+            size_of::<Line<TlsStream<TcpStream>>>(),
+        );
         assert!(clear <= 64, "{clear}: the next size is 80");
         assert!(tls <= 1280, "{tls}: the next size is 1536");
     }

@@ -132,7 +132,9 @@ impl Connection {
         };
         match ended {
             Ok(ended) => self.note_end(ended),
-            Err(_) => tracing::debug!(client.addr = %self.remote, "a connection that does not take its end was closed"),
+            Err(_) => {
+                tracing::debug!(client.addr = %self.remote, "a connection that does not take its end was closed")
+            }
         }
     }
 
@@ -145,7 +147,11 @@ impl Connection {
 
 impl<T: Transport> Streams<T> {
     fn new(mut h2: h2::server::Connection<Observed<Watched<T>>, Piece>, terms: Terms) -> Self {
-        Self { pulse: Pulse::new(h2.ping_pong()), h2, terms }
+        Self {
+            pulse: Pulse::new(h2.ping_pong()),
+            h2,
+            terms,
+        }
     }
 
     /// Begins each stream that the client opens; ready at the end of the connection.

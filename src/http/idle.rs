@@ -47,7 +47,9 @@ impl Idle {
                 () = self.dismissed.notified() => return,
                 () = tokio::time::sleep(IDLE_MAX) => {}
             }
-            if self.open.load(Ordering::Relaxed) == 0 && self.requests.load(Ordering::Relaxed) == before {
+            if self.open.load(Ordering::Relaxed) == 0
+                && self.requests.load(Ordering::Relaxed) == before
+            {
                 return;
             }
         }
@@ -80,7 +82,10 @@ mod tests {
     async fn a_connection_is_over_when_it_has_carried_nothing_for_a_while() {
         let idle = Arc::new(Idle::default());
         let event_stream = idle.begin();
-        assert!(timeout(IDLE_MAX * 10, idle.over()).await.is_err(), "it carries an event stream");
+        assert!(
+            timeout(IDLE_MAX * 10, idle.over()).await.is_err(),
+            "it carries an event stream"
+        );
         drop(event_stream);
         assert!(timeout(IDLE_MAX * 2, idle.over()).await.is_ok());
     }

@@ -30,7 +30,12 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(remote: SocketAddr, protocol: Protocol, tls: bool) -> Self {
-        Self { ip: remote.ip(), port: remote.port(), protocol, tls }
+        Self {
+            ip: remote.ip(),
+            port: remote.port(),
+            protocol,
+            tls,
+        }
     }
 
     pub(super) fn remote(&self) -> SocketAddr {
@@ -108,7 +113,10 @@ const TLS_BYTES: u64 = 7552;
 impl StreamState {
     pub(super) fn new(
         route: Arc<Route>,
-        Client { name: client, can_come_back }: Client,
+        Client {
+            name: client,
+            can_come_back,
+        }: Client,
         peer: Peer,
         standings: SmallVec<[Standing; 1]>,
         resuming: bool,
@@ -155,12 +163,17 @@ impl StreamState {
 
     /// HTTP/2: so many bytes are handed over.
     pub(super) fn begins_way(&self, bytes: usize) {
-        self.turn.under_way.fetch_add(bytes as u32, Ordering::Relaxed);
+        self.turn
+            .under_way
+            .fetch_add(bytes as u32, Ordering::Relaxed);
     }
 
     /// HTTP/2: so many bytes are out, or thrown away. The task that waits for them is woken after the last.
     pub(super) fn ends_way(&self, bytes: usize) {
-        let before = self.turn.under_way.fetch_sub(bytes as u32, Ordering::Relaxed);
+        let before = self
+            .turn
+            .under_way
+            .fetch_sub(bytes as u32, Ordering::Relaxed);
         if before == bytes as u32 && self.is_refused() {
             self.wake();
         }
@@ -173,7 +186,8 @@ impl StreamState {
 
     /// HTTP/2: bytes that are out, modulo 2^32.
     pub(super) fn out(&self) -> u32 {
-        (self.turn.bytes.load(Ordering::Relaxed) as u32).wrapping_sub(self.turn.under_way.load(Ordering::Relaxed))
+        (self.turn.bytes.load(Ordering::Relaxed) as u32)
+            .wrapping_sub(self.turn.under_way.load(Ordering::Relaxed))
     }
 
     /// It was told of a gap.
@@ -186,7 +200,9 @@ impl StreamState {
     /// `route` is its own, for whoever has that at hand.
     pub(super) fn count(&self, route: &Route, (tally, bytes): Written) {
         // Nobody else writes here: no need for an operation that locks the line.
-        let add = |count: &AtomicU64, more| count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        let add = |count: &AtomicU64, more| {
+            count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed)
+        };
         add(&self.turn.events, tally.events);
         add(&self.turn.bytes, bytes as u64);
         let metrics = &route.metrics;
@@ -197,7 +213,9 @@ impl StreamState {
         if let Some(oldest) = tally.oldest {
             // What the socket took at once it has from the turn that handed it out: one look at the clock for both.
             let taken = tally.handed.unwrap_or_else(Instant::now);
-            metrics.delivery.observe(taken.saturating_duration_since(oldest).as_secs_f64());
+            metrics
+                .delivery
+                .observe(taken.saturating_duration_since(oldest).as_secs_f64());
         }
     }
 
@@ -231,7 +249,10 @@ impl StreamState {
     }
 
     pub(super) fn totals(&self) -> Sent {
-        Sent { events: self.turn.events.load(Ordering::Relaxed), bytes: self.turn.bytes.load(Ordering::Relaxed) }
+        Sent {
+            events: self.turn.events.load(Ordering::Relaxed),
+            bytes: self.turn.bytes.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn lasted(&self) -> Duration {
@@ -241,7 +262,10 @@ impl StreamState {
     /// The socket refuses bytes, since now unless it did before.
     pub(super) fn refuses(&self) {
         if !self.is_refused() {
-            self.turn.refused.store(self.began.at(Instant::now()).count().saturating_add(1), Ordering::Relaxed);
+            self.turn.refused.store(
+                self.began.at(Instant::now()).count().saturating_add(1),
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -288,12 +312,21 @@ impl StreamState {
     }
 
     fn last_event_id(&self) -> String {
-        EventId::new(self.standings.iter().filter_map(Standing::position).collect()).to_string()
+        EventId::new(
+            self.standings
+                .iter()
+                .filter_map(Standing::position)
+                .collect(),
+        )
+        .to_string()
     }
 
     /// Whether this end waits for nobody: what is pending is thrown away.
     pub(super) fn is_forced(close: Close) -> bool {
-        matches!(close, Close::Killed | Close::Cut | Close::Client | Close::Error)
+        matches!(
+            close,
+            Close::Killed | Close::Cut | Close::Client | Close::Error
+        )
     }
 }
 
@@ -308,11 +341,14 @@ impl Member for StreamState {
 
     fn lag(&self) -> Lag {
         let now = Instant::now();
-        self.standings.iter().map(|standing| standing.lag(now)).fold(Lag::default(), |sum, one| Lag {
-            events: sum.events + one.events,
-            bytes: sum.bytes + one.bytes,
-            age: sum.age.max(one.age),
-        })
+        self.standings
+            .iter()
+            .map(|standing| standing.lag(now))
+            .fold(Lag::default(), |sum, one| Lag {
+                events: sum.events + one.events,
+                bytes: sum.bytes + one.bytes,
+                age: sum.age.max(one.age),
+            })
     }
 
     fn is_slow(&self) -> bool {
@@ -329,13 +365,20 @@ impl Member for StreamState {
     }
 
     fn describe(&self) -> Description {
-        let state = match (self.asked(), self.is_resuming(), self.turn.bytes.load(Ordering::Relaxed)) {
+        let state = match (
+            self.asked(),
+            self.is_resuming(),
+            self.turn.bytes.load(Ordering::Relaxed),
+        ) {
             (Some(_), ..) => State::Closed,
             (None, true, _) => State::Reconnecting,
             (None, false, 0) => State::Connecting,
             (None, false, _) => State::Active,
         };
-        let filters = self.standings.iter().flat_map(|standing| standing.filters().filters());
+        let filters = self
+            .standings
+            .iter()
+            .flat_map(|standing| standing.filters().filters());
         Description {
             client: self.client.to_string(),
             route: self.route.label.clone(),
@@ -355,11 +398,18 @@ impl Member for StreamState {
     }
 
     fn close(&self, close: Close) {
-        let place = Close::ALL.iter().position(|known| *known == close).unwrap_or_default() as u8 + 1;
+        let place = Close::ALL
+            .iter()
+            .position(|known| *known == close)
+            .unwrap_or_default() as u8
+            + 1;
         // A forced end overrules one that waits.
-        let asked = self.turn.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
-            (before == 0 || Self::is_forced(close)).then_some(place)
-        });
+        let asked = self
+            .turn
+            .asked
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
+                (before == 0 || Self::is_forced(close)).then_some(place)
+            });
         if asked.is_ok() {
             self.wake();
         }
@@ -373,7 +423,10 @@ pub fn memory_bytes(registry: &Registry, metrics: &Metrics) -> u64 {
     let mut bytes = 0;
     registry.for_each(|member| bytes += member.memory_bytes());
     let h2 = |tls: &str| {
-        let connections = metrics.connections.with_label_values(&[Protocol::H2.as_str(), tls]).get();
+        let connections = metrics
+            .connections
+            .with_label_values(&[Protocol::H2.as_str(), tls])
+            .get();
         u64::try_from(connections).unwrap_or_default()
     };
     bytes + h2("false") * H2_BYTES + h2("true") * (H2_BYTES + H2_TLS_BYTES)
@@ -386,6 +439,10 @@ mod tests {
     #[test]
     fn what_is_shared_fits_a_size_of_the_allocator() {
         let counts = 2 * size_of::<usize>();
-        assert!(counts + size_of::<StreamState>() <= 160, "{}: the next size is 192", size_of::<StreamState>());
+        assert!(
+            counts + size_of::<StreamState>() <= 160,
+            "{}: the next size is 192",
+            size_of::<StreamState>()
+        );
     }
 }

@@ -80,15 +80,28 @@ impl Outlet for SharedSocket {
         }
         // The rest comes first.
         self.gate.shut();
-        let unsent = (Tally { handed: None, ..tally }, content);
-        *self.rest() = Some(Box::new(Rest { bytes: chunk.slice(written..), unsent }));
+        let unsent = (
+            Tally {
+                handed: None,
+                ..tally
+            },
+            content,
+        );
+        *self.rest() = Some(Box::new(Rest {
+            bytes: chunk.slice(written..),
+            unsent,
+        }));
         Handed::Kept
     }
 }
 
 impl TaskSocket {
     pub(super) fn new(socket: TcpStream, gate: Gate) -> Self {
-        Self(Arc::new(SharedSocket { socket, gate, rest: Mutex::default() }))
+        Self(Arc::new(SharedSocket {
+            socket,
+            gate,
+            rest: Mutex::default(),
+        }))
     }
 
     pub(super) fn outlet(&self) -> Arc<dyn Outlet> {
@@ -123,7 +136,11 @@ impl Transport for TaskSocket {
 }
 
 impl AsyncRead for TaskSocket {
-    fn poll_read(self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.socket.poll_read_ready(task))?;
             match self.0.socket.try_read(buffer.initialize_unfilled()) {
@@ -138,7 +155,11 @@ impl AsyncRead for TaskSocket {
 }
 
 impl AsyncWrite for TaskSocket {
-    fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.0.poll_write(task, |socket| socket.try_write(bytes))
     }
 
@@ -147,7 +168,8 @@ impl AsyncWrite for TaskSocket {
         task: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(task, |socket| socket.try_write_vectored(slices))
+        self.0
+            .poll_write(task, |socket| socket.try_write_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -98,14 +98,22 @@ impl Output {
 
     pub(super) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
-        self.parts.push(Part { piece: 0..bytes.len(), bytes, is_lent: false });
+        self.parts.push(Part {
+            piece: 0..bytes.len(),
+            bytes,
+            is_lent: false,
+        });
     }
 
     /// Adds whole events with the ids of a single source. `is_lent`: copied for this turn, rather than shared.
     pub(super) fn push_events(&mut self, chunk: Chunk, is_lent: bool) {
         let (bytes, piece) = chunk.into_parts();
         self.bytes += piece.len();
-        self.parts.push(Part { bytes, piece, is_lent });
+        self.parts.push(Part {
+            bytes,
+            piece,
+            is_lent,
+        });
     }
 
     /// Adds bytes that are written now.
@@ -118,7 +126,11 @@ impl Output {
     /// Counts events of which the oldest was received then.
     pub(super) fn count(&mut self, events: u64, received: Instant) {
         self.tally.events += events;
-        self.tally.oldest = Some(self.tally.oldest.map_or(received, |oldest| oldest.min(received)));
+        self.tally.oldest = Some(
+            self.tally
+                .oldest
+                .map_or(received, |oldest| oldest.min(received)),
+        );
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -155,6 +167,10 @@ impl Part {
     }
 
     fn keep_range(&self, range: Range<usize>) -> Bytes {
-        if self.is_lent { Bytes::copy_from_slice(&self.bytes[range]) } else { self.bytes.slice(range) }
+        if self.is_lent {
+            Bytes::copy_from_slice(&self.bytes[range])
+        } else {
+            self.bytes.slice(range)
+        }
     }
 }

@@ -43,12 +43,21 @@ impl<'t> Turn<'t> {
         }
         let paced = &mut **paced.get_or_insert_default();
         paced.until = None;
-        Some(Self { tokens, level, paced, now: Instant::now(), skipped: [0; Tier::ALL.len()] })
+        Some(Self {
+            tokens,
+            level,
+            paced,
+            now: Instant::now(),
+            skipped: [0; Tier::ALL.len()],
+        })
     }
 
     /// What was passed by.
     pub(super) fn skipped(&self) -> impl Iterator<Item = (Tier, u64)> {
-        Tier::ALL.into_iter().zip(self.skipped).filter(|(_, count)| *count > 0)
+        Tier::ALL
+            .into_iter()
+            .zip(self.skipped)
+            .filter(|(_, count)| *count > 0)
     }
 
     /// Whether the pressure leaves no place for telemetry.
@@ -56,7 +65,9 @@ impl<'t> Turn<'t> {
         let last = self.paced.telemetry;
         match self.level {
             Level::None => false,
-            Level::Telemetry => last.is_some_and(|last| self.now.saturating_duration_since(last) < TELEMETRY_EVERY),
+            Level::Telemetry => {
+                last.is_some_and(|last| self.now.saturating_duration_since(last) < TELEMETRY_EVERY)
+            }
             Level::Normal | Level::Connections => true,
         }
     }
@@ -65,7 +76,9 @@ impl<'t> Turn<'t> {
         if std::mem::take(&mut self.paced.holds) {
             return Ok(());
         }
-        self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.take(cost))
+        self.tokens
+            .as_ref()
+            .map_or(Ok(()), |tokens| tokens.take(cost))
     }
 
     fn owe(&self) {
@@ -138,7 +151,10 @@ mod tests {
 
     fn visit(rate: u32, burst: u32) -> Visit {
         let clients: Arc<Clients> = Clients::new();
-        clients.set(PerClient { events: Some(Rate::new(rate, burst)), ..PerClient::default() });
+        clients.set(PerClient {
+            events: Some(Rate::new(rate, burst)),
+            ..PerClient::default()
+        });
         clients.enter("a").unwrap().unwrap()
     }
 
@@ -156,9 +172,20 @@ mod tests {
         let (visit, mut paced) = (visit(1, 3), None::<Box<Paced>>);
         let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
         assert_eq!(ask(&mut turn, Tier::Normal, false, 3), [Verdict::Give; 3]);
-        assert_eq!(ask(&mut turn, Tier::Telemetry, false, 2), [Verdict::Wait; 2]);
-        let wait = paced.as_ref().unwrap().until.unwrap().saturating_duration_since(Instant::now());
-        assert!(wait > Duration::from_millis(500) && wait <= Duration::from_secs(1), "{wait:?}");
+        assert_eq!(
+            ask(&mut turn, Tier::Telemetry, false, 2),
+            [Verdict::Wait; 2]
+        );
+        let wait = paced
+            .as_ref()
+            .unwrap()
+            .until
+            .unwrap()
+            .saturating_duration_since(Instant::now());
+        assert!(
+            wait > Duration::from_millis(500) && wait <= Duration::from_secs(1),
+            "{wait:?}"
+        );
     }
 
     #[test]
@@ -167,7 +194,10 @@ mod tests {
         let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
         assert_eq!(ask(&mut turn, Tier::Critical, false, 5), [Verdict::Give; 5]);
         assert_eq!(ask(&mut turn, Tier::Normal, true, 2), [Verdict::Give; 2]);
-        assert_eq!(ask(&mut turn, Tier::Telemetry, true, 2), [Verdict::PassBy; 2]);
+        assert_eq!(
+            ask(&mut turn, Tier::Telemetry, true, 2),
+            [Verdict::PassBy; 2]
+        );
         assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
         assert_eq!(turn.ask(Tier::Normal, false), Verdict::Wait);
         assert!(
@@ -180,25 +210,51 @@ mod tests {
     fn pressure_thins_telemetry_then_cuts_it_and_leaves_the_rest_where_no_rate_is_configured() {
         let mut paced = None::<Box<Paced>>;
         let mut turn = Turn::new(None, Level::Telemetry, &mut paced).unwrap();
-        assert_eq!(ask(&mut turn, Tier::Telemetry, false, 2), [Verdict::Give, Verdict::PassBy]);
-        assert_eq!(ask(&mut turn, Tier::Normal, false, 100), [Verdict::Give; 100]);
+        assert_eq!(
+            ask(&mut turn, Tier::Telemetry, false, 2),
+            [Verdict::Give, Verdict::PassBy]
+        );
+        assert_eq!(
+            ask(&mut turn, Tier::Normal, false, 100),
+            [Verdict::Give; 100]
+        );
         turn.now += TELEMETRY_EVERY;
         assert_eq!(turn.ask(Tier::Telemetry, false), Verdict::Give);
         for level in [Level::Normal, Level::Connections] {
             let mut turn = Turn::new(None, level, &mut paced).unwrap();
-            assert_eq!(ask(&mut turn, Tier::Telemetry, false, 2), [Verdict::PassBy; 2]);
-            assert_eq!(ask(&mut turn, Tier::Critical, false, 100), [Verdict::Give; 100]);
-            assert_eq!(ask(&mut turn, Tier::Normal, false, 100), [Verdict::Give; 100]);
+            assert_eq!(
+                ask(&mut turn, Tier::Telemetry, false, 2),
+                [Verdict::PassBy; 2]
+            );
+            assert_eq!(
+                ask(&mut turn, Tier::Critical, false, 100),
+                [Verdict::Give; 100]
+            );
+            assert_eq!(
+                ask(&mut turn, Tier::Normal, false, 100),
+                [Verdict::Give; 100]
+            );
         }
     }
 
     #[test]
     fn pressure_halves_and_quarters_the_rate_of_normal_events() {
-        for (level, given) in [(Level::Telemetry, 8), (Level::Normal, 4), (Level::Connections, 2)] {
+        for (level, given) in [
+            (Level::Telemetry, 8),
+            (Level::Normal, 4),
+            (Level::Connections, 2),
+        ] {
             let (visit, mut paced) = (visit(1, 8), None::<Box<Paced>>);
             let mut turn = Turn::new(visit.events(), level, &mut paced).unwrap();
             let verdicts = ask(&mut turn, Tier::Normal, false, 9);
-            assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Give).count(), given, "{level:?}");
+            assert_eq!(
+                verdicts
+                    .iter()
+                    .filter(|verdict| **verdict == Verdict::Give)
+                    .count(),
+                given,
+                "{level:?}"
+            );
         }
     }
 

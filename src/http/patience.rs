@@ -57,7 +57,9 @@ impl Patience {
                 self.timer = Some(Box::pin(tokio::time::sleep(FAREWELL)));
             }
             let first = state.route.config.slow.patience.min(HOLDS_LOOK);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
             ready!(timer.as_mut().poll(task));
             if self.is_last {
                 return Poll::Ready(());

@@ -76,7 +76,10 @@ impl Refusal {
             Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "subject_not_allowed"),
             Self::Host(_) => (StatusCode::BAD_REQUEST, "bad_host"),
             Self::Malformed => (StatusCode::BAD_REQUEST, "malformed"),
-            Self::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+            ),
             Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "target_too_long"),
             Self::BareLineFeed => (StatusCode::BAD_REQUEST, "bare_line_feed"),
             Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
@@ -86,12 +89,20 @@ impl Refusal {
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Descriptors => (StatusCode::SERVICE_UNAVAILABLE, "no_file_descriptors"),
             Self::Pressure => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-            Self::Throttled(Throttled { limit: Limit::Connections, .. }) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections_of_client")
-            }
-            Self::Throttled(Throttled { limit: Limit::FilterSets, .. }) => {
-                (StatusCode::TOO_MANY_REQUESTS, "too_many_filter_sets_of_client")
-            }
+            Self::Throttled(Throttled {
+                limit: Limit::Connections,
+                ..
+            }) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too_many_connections_of_client",
+            ),
+            Self::Throttled(Throttled {
+                limit: Limit::FilterSets,
+                ..
+            }) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_filter_sets_of_client",
+            ),
             Self::Throttled(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connects"),
             Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
             Self::Replays => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
@@ -101,7 +112,10 @@ impl Refusal {
 
     /// Whether it passes by itself: a browser is then told to come back, and its connection is not kept.
     pub(super) fn passes(&self) -> bool {
-        matches!(self.row().0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        matches!(
+            self.row().0,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        )
     }
 
     /// Whether the connection ends with the answer: it may pass by itself, or the next head may begin elsewhere than the
@@ -114,7 +128,9 @@ impl Refusal {
     pub(super) fn wait(&self) -> Duration {
         let chance = RETRY_AFTER.mul_f64(0.5 + fastrand::f64());
         match self {
-            Self::Throttled(Throttled { wait: Some(wait), .. }) => *wait + chance,
+            Self::Throttled(Throttled {
+                wait: Some(wait), ..
+            }) => *wait + chance,
             _ => chance,
         }
     }
@@ -129,7 +145,11 @@ impl Refusal {
     /// What a browser gets instead of a status: any but 200 would end its EventSource for good.
     pub(super) fn browser_body(&self) -> Bytes {
         let wait = self.wait();
-        let reason = if *self == Self::Draining { "drain" } else { "overload" };
+        let reason = if *self == Self::Draining {
+            "drain"
+        } else {
+            "overload"
+        };
         let mut out = BytesMut::with_capacity(128);
         encode::put_close(&mut out, reason, wait, None::<&str>);
         out.freeze()
@@ -137,31 +157,52 @@ impl Refusal {
 
     fn explain(&self) -> (String, &'static str) {
         match self {
-            Self::NotFound => ("no route has this path".into(), "see `routes` in the configuration"),
-            Self::Method => ("event streams are read with GET".into(), "GET, HEAD and OPTIONS are answered"),
-            Self::NotAcceptable => {
-                ("the answer would be text/event-stream".into(), "leave Accept out, or accept text/event-stream")
-            }
+            Self::NotFound => (
+                "no route has this path".into(),
+                "see `routes` in the configuration",
+            ),
+            Self::Method => (
+                "event streams are read with GET".into(),
+                "GET, HEAD and OPTIONS are answered",
+            ),
+            Self::NotAcceptable => (
+                "the answer would be text/event-stream".into(),
+                "leave Accept out, or accept text/event-stream",
+            ),
             Self::Variable(variable) => (
                 format!("{variable} is missing or cannot stand in a subject"),
                 "a variable fills one token: not empty, no `.`, `*`, `>`, white space or control character",
             ),
             Self::Subject(why) => ((*why).into(), "NATS subjects are tokens joined by dots"),
-            Self::TooManySubjects => ("too many subjects".into(), "open a second event stream, or ask for a wildcard"),
-            Self::NotAllowed(subject) => {
-                (format!("{subject} is not within what this route allows"), "ask for a subset of the route's subjects")
-            }
-            Self::Host(why) => ((*why).into(), "send one Host header, with the host of the URL"),
+            Self::TooManySubjects => (
+                "too many subjects".into(),
+                "open a second event stream, or ask for a wildcard",
+            ),
+            Self::NotAllowed(subject) => (
+                format!("{subject} is not within what this route allows"),
+                "ask for a subset of the route's subjects",
+            ),
+            Self::Host(why) => (
+                (*why).into(),
+                "send one Host header, with the host of the URL",
+            ),
             Self::Malformed => ("the request is not HTTP/1.1".into(), "see RFC 9112"),
             Self::HeadTooLarge => (
                 "the head of the request is too large".into(),
                 "at most 16 KiB and 64 fields: send fewer or smaller cookies",
             ),
-            Self::TargetTooLong => ("the target of the request is too long".into(), "at most 16 KiB with all headers"),
-            Self::BareLineFeed => {
-                ("a line of the request ends without a carriage return".into(), "end lines with CRLF")
-            }
-            Self::Body => ("a GET for an event stream has no body".into(), "leave the body out"),
+            Self::TargetTooLong => (
+                "the target of the request is too long".into(),
+                "at most 16 KiB with all headers",
+            ),
+            Self::BareLineFeed => (
+                "a line of the request ends without a carriage return".into(),
+                "end lines with CRLF",
+            ),
+            Self::Body => (
+                "a GET for an event stream has no body".into(),
+                "leave the body out",
+            ),
             Self::Expired => (
                 "what follows this Last-Event-ID is retained no more".into(),
                 "connect without Last-Event-ID, or with `expired: gap` on the route",
@@ -171,14 +212,26 @@ impl Refusal {
                 "NATS rejects reading what this event stream needs".into(),
                 "`/health` on the admin port names the error code and the remedy",
             ),
-            Self::Connections => ("this pod serves as many connections as it may".into(), "try again"),
-            Self::Descriptors => ("this pod has as many files and connections open as it may".into(), "try again"),
+            Self::Connections => (
+                "this pod serves as many connections as it may".into(),
+                "try again",
+            ),
+            Self::Descriptors => (
+                "this pod has as many files and connections open as it may".into(),
+                "try again",
+            ),
             Self::Pressure => ("this pod is overloaded".into(), "try again"),
-            Self::Throttled(Throttled { limit: Limit::Connections, .. }) => (
+            Self::Throttled(Throttled {
+                limit: Limit::Connections,
+                ..
+            }) => (
                 "this client has as many event streams open as it may".into(),
                 "end one, or share one among its readers",
             ),
-            Self::Throttled(Throttled { limit: Limit::FilterSets, .. }) => (
+            Self::Throttled(Throttled {
+                limit: Limit::FilterSets,
+                ..
+            }) => (
                 "this client reads as many different sets of subjects as it may".into(),
                 "end an event stream, or read several subjects with a wildcard",
             ),
@@ -186,9 +239,18 @@ impl Refusal {
                 "this client opens event streams too often".into(),
                 "wait as long as Retry-After says, and keep what is open",
             ),
-            Self::Feeds => ("this pod serves as many different subjects as it may".into(), "try again"),
-            Self::Replays => ("too many clients wait for what they have missed".into(), "try again"),
-            Self::Draining => ("this pod is about to end".into(), "try again: another one answers"),
+            Self::Feeds => (
+                "this pod serves as many different subjects as it may".into(),
+                "try again",
+            ),
+            Self::Replays => (
+                "too many clients wait for what they have missed".into(),
+                "try again",
+            ),
+            Self::Draining => (
+                "this pod is about to end".into(),
+                "try again: another one answers",
+            ),
         }
     }
 }

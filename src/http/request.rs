@@ -25,7 +25,9 @@ impl Variables for Request<'_> {
             Variable::Path(name) => {
                 let raw = self.path.iter().find(|(known, _)| *known == &**name);
                 // What is no UTF-8 has no value: it could be no token anyway.
-                raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok()).into_iter().collect()
+                raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok())
+                    .into_iter()
+                    .collect()
             }
             Variable::Query(name) => self.query(name).collect(),
             Variable::Header(name) => self
@@ -43,11 +45,17 @@ impl Variables for Request<'_> {
 
 impl<'r> Request<'r> {
     fn query(&self, name: &str) -> impl Iterator<Item = Cow<'r, str>> {
-        form_urlencoded::parse(self.query.as_bytes()).filter(move |(known, _)| known == name).map(|(_, value)| value)
+        form_urlencoded::parse(self.query.as_bytes())
+            .filter(move |(known, _)| known == name)
+            .map(|(_, value)| value)
     }
 
     fn cookie(&self, name: &str) -> Option<&str> {
-        let pairs = self.headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let pairs = self
+            .headers
+            .get_all(COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
         pairs
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
@@ -60,7 +68,10 @@ impl<'r> Request<'r> {
     /// In the query it has one of [`LAST_EVENT_ID_NAMES`], or the name that the route adds. The last of several counts:
     /// libraries append the position that they have now to the address that they were given.
     pub(super) fn last_event_id(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
-        let header = self.headers.get("last-event-id").map(|value| Cow::Borrowed(value.as_bytes()));
+        let header = self
+            .headers
+            .get("last-event-id")
+            .map(|value| Cow::Borrowed(value.as_bytes()));
         let is_position = |name: &str| LAST_EVENT_ID_NAMES.contains(&name) || added == Some(name);
         let query = || {
             form_urlencoded::parse(self.query.as_bytes())
@@ -93,17 +104,24 @@ impl<'r> Request<'r> {
                 _ => return None,
             };
             let refused = parts.any(|part| {
-                part.strip_prefix("q=").is_some_and(|quality| quality.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
+                part.strip_prefix("q=")
+                    .is_some_and(|quality| quality.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
             });
             Some((specific, !refused))
         });
-        best.max_by_key(|(specific, _)| *specific).is_some_and(|(_, accepted)| accepted)
+        best.max_by_key(|(specific, _)| *specific)
+            .is_some_and(|(_, accepted)| accepted)
     }
 }
 
 /// The names under which client libraries send a position in the query: ours, that of event-source-polyfill and
 /// reconnecting-eventsource, and the old and the new one of Mercure.
-const LAST_EVENT_ID_NAMES: [&str; 4] = ["last_event_id", "lastEventId", "Last-Event-ID", "lastEventID"];
+const LAST_EVENT_ID_NAMES: [&str; 4] = [
+    "last_event_id",
+    "lastEventId",
+    "Last-Event-ID",
+    "lastEventID",
+];
 
 /// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
 ///
@@ -112,10 +130,19 @@ const LAST_EVENT_ID_NAMES: [&str; 4] = ["last_event_id", "lastEventId", "Last-Ev
 pub(super) fn is_browser(headers: &HeaderMap) -> bool {
     let is_event_stream = |range: &[u8]| {
         let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
-        media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        media_type
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"text/event-stream")
     };
-    headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
-        && headers.get_all(ACCEPT).iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(is_event_stream))
+    headers
+        .get(USER_AGENT)
+        .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
+        && headers.get_all(ACCEPT).iter().any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(is_event_stream)
+        })
 }
 
 #[cfg(test)]
@@ -123,11 +150,19 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect::<HeaderMap>()
     }
 
     fn request<'r>(headers: &'r HeaderMap, query: &'r str) -> Request<'r> {
-        Request { path: vec![("id", "a%20b")], query, headers, remote: [192, 0, 2, 1].into() }
+        Request {
+            path: vec![("id", "a%20b")],
+            query,
+            headers,
+            remote: [192, 0, 2, 1].into(),
+        }
     }
 
     #[test]
@@ -148,15 +183,37 @@ mod tests {
     fn the_header_wins_over_the_query_and_an_empty_id_is_none() {
         let id = |pairs: &[(&'static str, &str)], query: &str| {
             let headers = headers(pairs);
-            request(&headers, query).last_event_id(Some("from")).map(|id| String::from_utf8(id.into_owned()).unwrap())
+            request(&headers, query)
+                .last_event_id(Some("from"))
+                .map(|id| String::from_utf8(id.into_owned()).unwrap())
         };
-        for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "last%5fevent%5fid", "from"] {
-            assert_eq!(id(&[], &format!("a=b&{name}=c%2Dd")), Some("c-d".into()), "{name}");
+        for name in [
+            "last_event_id",
+            "lastEventId",
+            "lastEventID",
+            "Last-Event-ID",
+            "last%5fevent%5fid",
+            "from",
+        ] {
+            assert_eq!(
+                id(&[], &format!("a=b&{name}=c%2Dd")),
+                Some("c-d".into()),
+                "{name}"
+            );
         }
         assert_eq!(id(&[], "LASTEVENTID=a&since=b"), None);
-        assert_eq!(id(&[], "last_event_id=first&x=y&lastEventId=last&lastEventID="), Some("last".into()));
-        assert_eq!(id(&[("last-event-id", "a")], "last_event_id=b"), Some("a".into()));
-        assert_eq!(id(&[("last-event-id", "")], "last_event_id=b"), Some("b".into()));
+        assert_eq!(
+            id(&[], "last_event_id=first&x=y&lastEventId=last&lastEventID="),
+            Some("last".into())
+        );
+        assert_eq!(
+            id(&[("last-event-id", "a")], "last_event_id=b"),
+            Some("a".into())
+        );
+        assert_eq!(
+            id(&[("last-event-id", "")], "last_event_id=b"),
+            Some("b".into())
+        );
         assert_eq!(id(&[], "last_event_id="), None);
         assert_eq!(id(&[], ""), None);
     }
@@ -191,10 +248,17 @@ mod tests {
             ("text/event-stream", node, false),
             ("text/event-stream", "curl/8 Mozilla/5.0", false),
         ] {
-            let all = headers(&[("accept", accept), ("user-agent", agent), ("sec-fetch-mode", "cors")]);
+            let all = headers(&[
+                ("accept", accept),
+                ("user-agent", agent),
+                ("sec-fetch-mode", "cors"),
+            ]);
             assert_eq!(is_browser(&all), expected, "{accept} {agent}");
         }
         assert!(!is_browser(&headers(&[("user-agent", browser)])));
-        assert!(!is_browser(&headers(&[("accept", "text/event-stream"), ("sec-fetch-mode", "cors")])));
+        assert!(!is_browser(&headers(&[
+            ("accept", "text/event-stream"),
+            ("sec-fetch-mode", "cors")
+        ])));
     }
 }

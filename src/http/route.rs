@@ -71,13 +71,19 @@ impl Routes {
     /// Builds the routes of a configuration.
     #[must_use]
     pub fn new(config: Config, find: FindSource<'_>, metrics: &Metrics) -> Self {
-        let routes = config.routes.iter().map(|route| Arc::new(Route::new(route.clone(), find, metrics))).collect();
+        let routes = config
+            .routes
+            .iter()
+            .map(|route| Arc::new(Route::new(route.clone(), find, metrics)))
+            .collect();
         Self { config, routes }
     }
 
     /// The first route whose path fits, and the values in the path.
     pub(super) fn find<'p>(&'p self, path: &'p str) -> Option<Found<'p>> {
-        self.routes.iter().find_map(|route| Some((route, route.config.path.matches(path)?)))
+        self.routes
+            .iter()
+            .find_map(|route| Some((route, route.config.path.matches(path)?)))
     }
 }
 
@@ -91,20 +97,38 @@ impl Route {
         });
         let sources = sources.collect();
         let (event, priority) = (config.event.clone(), config.priority.clone());
-        let profile = Profile { event, priority, window: config.window };
+        let profile = Profile {
+            event,
+            priority,
+            window: config.window,
+        };
         let metrics = RouteMetrics::new(&label, metrics);
         let cors_headers = cors::request_headers(config.variables());
         let profile_hash = KEY.hash_one(&profile);
-        Self { profile: profile.into(), profile_hash, sources, metrics, label, cors_headers, config }
+        Self {
+            profile: profile.into(),
+            profile_hash,
+            sources,
+            metrics,
+            label,
+            cors_headers,
+            config,
+        }
     }
 
     /// Whether another pod knows the positions of one of its sources.
     pub(super) fn is_resumable_elsewhere(&self) -> bool {
-        self.sources.iter().any(|source| !matches!(source.source, Source::OnDemand(_)))
+        self.sources
+            .iter()
+            .any(|source| !matches!(source.source, Source::OnDemand(_)))
     }
 
     /// What a request asks of each source.
-    pub(super) fn filters(&self, request: &Request<'_>, most: usize) -> Result<Vec<FilterSet>, Refusal> {
+    pub(super) fn filters(
+        &self,
+        request: &Request<'_>,
+        most: usize,
+    ) -> Result<Vec<FilterSet>, Refusal> {
         let mut sets = Vec::with_capacity(self.sources.len());
         let mut count = 0;
         for source in &self.sources {
@@ -123,21 +147,29 @@ impl Route {
 
     /// A hash for each feed that these filters, one set for each source, are read from.
     pub(super) fn feeds(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
-        self.sources
-            .iter()
-            .zip(filters)
-            .map(|(source, filters)| KEY.hash_one((source.source.address(), self.profile_hash, filters)))
+        self.sources.iter().zip(filters).map(|(source, filters)| {
+            KEY.hash_one((source.source.address(), self.profile_hash, filters))
+        })
     }
 
     /// Who the client of a request is: for limits, the registry and the log; and whether the route's `client` says so.
     pub(super) fn client(&self, request: &Request<'_>) -> (Box<str>, bool) {
-        let named = self.config.client.as_ref().and_then(|template| template.fill(request));
+        let named = self
+            .config
+            .client
+            .as_ref()
+            .and_then(|template| template.fill(request));
         // One that is cut is not told from others that begin like it.
         let is_named = named.as_ref().is_some_and(|name| name.len() <= 256);
-        let Some(mut name) = named else { return (Box::from(&*AddressText::from(request.remote)), false) };
+        let Some(mut name) = named else {
+            return (Box::from(&*AddressText::from(request.remote)), false);
+        };
         // 256: what is told in logs and the registry stays small whatever the client says.
         if name.len() > 256 {
-            let cut = (0..=256).rev().find(|cut| name.is_char_boundary(*cut)).unwrap_or(0);
+            let cut = (0..=256)
+                .rev()
+                .find(|cut| name.is_char_boundary(*cut))
+                .unwrap_or(0);
             name.truncate(cut);
         }
         (name.into(), is_named)
@@ -146,7 +178,9 @@ impl Route {
 
 fn refuse(unfilled: Unfilled) -> Refusal {
     match unfilled {
-        Unfilled::Missing(variable) | Unfilled::Token(variable) => Refusal::Variable(variable.to_string()),
+        Unfilled::Missing(variable) | Unfilled::Token(variable) => {
+            Refusal::Variable(variable.to_string())
+        }
         Unfilled::Filter(invalid) => Refusal::Subject(invalid.explain()),
         Unfilled::NotAllowed(filter) => Refusal::NotAllowed(filter.to_string()),
     }
@@ -159,12 +193,23 @@ impl RouteMetrics {
             events: metrics.events_delivered_total.with_label_values(&[route]),
             bytes: metrics.bytes_sent_total.with_label_values(&[route]),
             delivery: metrics.delivery_seconds.with_label_values(&[route]),
-            streams: protocols.map(|protocol| metrics.streams.with_label_values(&[route, protocol.as_str()])),
-            opened: protocols
-                .map(|protocol| metrics.streams_opened_total.with_label_values(&[route, protocol.as_str()])),
+            streams: protocols.map(|protocol| {
+                metrics
+                    .streams
+                    .with_label_values(&[route, protocol.as_str()])
+            }),
+            opened: protocols.map(|protocol| {
+                metrics
+                    .streams_opened_total
+                    .with_label_values(&[route, protocol.as_str()])
+            }),
             closed: Close::ALL
                 .iter()
-                .map(|close| metrics.streams_closed_total.with_label_values(&[route, close.reason()]))
+                .map(|close| {
+                    metrics
+                        .streams_closed_total
+                        .with_label_values(&[route, close.reason()])
+                })
                 .collect(),
         }
     }

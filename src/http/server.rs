@@ -21,7 +21,9 @@ pub async fn serve(
     drain: Drain,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
-        let Some(entered) = context.door.enter() else { return turn_away(&context, &socket) };
+        let Some(entered) = context.door.enter() else {
+            return turn_away(&context, &socket);
+        };
         let acceptor = tls.as_ref().map(Tls::acceptor);
         arrival::serve(&context, socket, remote, entered, acceptor, drain.clone());
     };
@@ -38,7 +40,11 @@ pub async fn serve(
 /// Closes a connection for which not even a refusal's descriptor is left. Reset, so that nothing of it stays: whoever is
 /// turned away comes back, and a thousand ends in TIME_WAIT would outlast the shortage.
 fn turn_away(context: &Context, socket: &TcpStream) {
-    context.metrics.refusals_total.with_label_values(&["turned_away"]).inc();
+    context
+        .metrics
+        .refusals_total
+        .with_label_values(&["turned_away"])
+        .inc();
     if let Err(error) = crate::net::socket::abort(socket) {
         tracing::debug!(%error, "a connection could not be reset");
     }

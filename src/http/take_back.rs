@@ -57,7 +57,11 @@ pub(super) struct Held {
 
 impl TakeBack {
     pub(super) fn put(&self, stream: EventStream, framing: Framing) {
-        *self.lock() = Some(Held { stream, framing, head: Vec::new() });
+        *self.lock() = Some(Held {
+            stream,
+            framing,
+            head: Vec::new(),
+        });
     }
 
     /// Takes what hyper writes, once there is an event stream that it can go out with.
@@ -203,18 +207,35 @@ const LAST_WORDS_MAX: usize = 64 * 1024;
 impl<T> Watched<T> {
     /// What it begins with is HTTP/1, or hyper is given nothing of it ([`TakeBack::hello`]).
     pub(super) fn any(inner: T, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, kind: Kind::Any, scan: LineScan::default(), before: Vec::new(), linger: None }
+        Self {
+            inner,
+            place,
+            kind: Kind::Any,
+            scan: LineScan::default(),
+            before: Vec::new(),
+            linger: None,
+        }
     }
 
     pub(super) fn http1(inner: T, place: Arc<TakeBack>) -> Self {
         place.set_hello(Hello::Http1);
-        Self { kind: Kind::Http1, ..Self::any(inner, place) }
+        Self {
+            kind: Kind::Http1,
+            ..Self::any(inner, place)
+        }
     }
 
     /// It reads in turns: whoever polls the connection begins each ([`TakeBack::begin_turn`]). `before`: what was read
     /// already.
     pub(super) fn http2(inner: T, before: Vec<u8>, place: Arc<TakeBack>) -> Self {
-        Self { inner, place, kind: Kind::Http2Begins, scan: LineScan::default(), before, linger: None }
+        Self {
+            inner,
+            place,
+            kind: Kind::Http2Begins,
+            scan: LineScan::default(),
+            before,
+            linger: None,
+        }
     }
 
     /// What it was lent, and what was read and not given to hyper.
@@ -225,7 +246,10 @@ impl<T> Watched<T> {
     /// Before each write: how much of it is held instead.
     fn begin_write(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
         match self.kind {
-            Kind::Any | Kind::Http1 => self.place.hold(parts).or_else(|| self.place.drop_refusal(parts)),
+            Kind::Any | Kind::Http1 => self
+                .place
+                .hold(parts)
+                .or_else(|| self.place.drop_refusal(parts)),
             Kind::Http2Begins | Kind::Http2 => {
                 self.kind = Kind::Http2;
                 None
@@ -236,7 +260,11 @@ impl<T> Watched<T> {
 
 impl<T: AsyncRead + Unpin> Watched<T> {
     /// Reads what was read before, then from the socket.
-    fn poll_read_on(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.before.is_empty() {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
@@ -251,7 +279,11 @@ impl<T: AsyncRead + Unpin> Watched<T> {
 
     /// Reads until it is known what the connection begins with. HTTP/2 by prior knowledge begins with `PRI` (RFC 9113,
     /// 3.4), which is no method of HTTP/1; a record of TLS that is a handshake with 0x16 (RFC 8446, 5.1).
-    fn poll_read_first(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let begin = buf.filled().len();
         loop {
             let read = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -288,7 +320,11 @@ impl<T: AsyncRead + Unpin> Watched<T> {
     }
 
     /// Reads what the turn leaves; then it is the other tasks' turn first.
-    fn poll_read_in_turns(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_in_turns(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let left = self.place.turn_bytes.load(Ordering::Relaxed);
         if left == 0 {
             cx.waker().wake_by_ref();
@@ -298,13 +334,19 @@ impl<T: AsyncRead + Unpin> Watched<T> {
         let mut part = ReadBuf::new(&mut space[..left.min(buf.remaining())]);
         ready!(self.poll_read_on(cx, &mut part))?;
         buf.put_slice(part.filled());
-        self.place.turn_bytes.store(left - part.filled().len(), Ordering::Relaxed);
+        self.place
+            .turn_bytes
+            .store(left - part.filled().len(), Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = match self.kind {
             Kind::Any => self.poll_read_first(cx, buf),
@@ -322,7 +364,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if let Some(held) = self.begin_write(&[IoSlice::new(buf)]) {
             return Poll::Ready(Ok(held));
         }
@@ -411,11 +457,19 @@ mod tests {
         for expected in [READ_BYTES, READ_BYTES, 1] {
             place.begin_turn();
             assert_eq!(read(&mut io).await, Some(expected));
-            assert_eq!(read(&mut io).await, None, "the turn is over, or there is no more");
+            assert_eq!(
+                read(&mut io).await,
+                None,
+                "the turn is over, or there is no more"
+            );
         }
         assert_eq!(place.heard_bytes(), 2 * READ_BYTES + 1);
         drop(client);
-        assert_eq!(read(&mut io).await, Some(0), "the end of the connection is seen");
+        assert_eq!(
+            read(&mut io).await,
+            Some(0),
+            "the end of the connection is seen"
+        );
     }
 
     #[tokio::test]
@@ -433,7 +487,9 @@ mod tests {
             }
             Poll::Ready(())
         });
-        tokio::time::timeout(Duration::from_secs(5), all).await.expect("each turn that is over wakes for another one");
+        tokio::time::timeout(Duration::from_secs(5), all)
+            .await
+            .expect("each turn that is over wakes for another one");
     }
 
     #[tokio::test]

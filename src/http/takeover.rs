@@ -19,7 +19,9 @@ pub(super) async fn find(context: &Context, wanted: Option<&Wanted>) -> Claim {
 
 /// Removes what is recorded for a client that has resumed from a position of its own: no other connection is to resume there.
 pub(super) fn remove(context: &Context, wanted: Wanted, has: EventId) {
-    let Some(cluster) = context.registry.cluster().map(Arc::clone) else { return };
+    let Some(cluster) = context.registry.cluster().map(Arc::clone) else {
+        return;
+    };
     // The registry bounds how many of these look at a time, and how long.
     tokio::spawn(async move { cluster.remove(wanted, has).await });
 }
@@ -37,8 +39,17 @@ pub(super) fn wanted(context: &Context, asked: &Opening) -> Option<Wanted> {
     context.registry.cluster()?;
     let can_come_back = asked.is_named && asked.route.is_resumable_elsewhere();
     can_come_back.then(|| {
-        let subjects = asked.filters.iter().flat_map(FilterSet::filters).map(ToString::to_string).collect();
-        Wanted::new(asked.client.to_string(), asked.route.label.to_string(), subjects)
+        let subjects = asked
+            .filters
+            .iter()
+            .flat_map(FilterSet::filters)
+            .map(ToString::to_string)
+            .collect();
+        Wanted::new(
+            asked.client.to_string(),
+            asked.route.label.to_string(),
+            subjects,
+        )
     })
 }
 

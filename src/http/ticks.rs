@@ -43,7 +43,11 @@ impl Ticks {
 
     /// So long, or a little less; one at least, so that what is said again and again lets time go by.
     pub(super) fn lasting(duration: Duration) -> Self {
-        Self(u32::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1))
+        Self(
+            u32::try_from(duration.as_millis() / TICK.as_millis())
+                .unwrap_or(u32::MAX)
+                .max(1),
+        )
     }
 
     pub(super) fn after(self, ticks: Self) -> Self {
@@ -88,11 +92,17 @@ mod tests {
     #[test]
     fn a_time_is_over_when_its_instant_has_come_and_not_before() {
         let began = Began::now();
-        let deadline = began.at(Instant::now()).after(Ticks::lasting(Duration::from_millis(1234)));
+        let deadline = began
+            .at(Instant::now())
+            .after(Ticks::lasting(Duration::from_millis(1234)));
         let instant = began.instant(deadline);
         assert_eq!(began.at(instant), deadline);
         assert!(began.at(instant - Duration::from_nanos(1)) < deadline);
-        assert_eq!(deadline, Ticks(123).after(began.at(Instant::now())), "whole hundredths");
+        assert_eq!(
+            deadline,
+            Ticks(123).after(began.at(Instant::now())),
+            "whole hundredths"
+        );
     }
 
     #[test]

@@ -50,9 +50,17 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 impl<T: Transport> Wire<T> {
     /// `early`: how many bytes the client has sent behind its request already. `head`: of the answer, not written yet.
     pub(super) fn new(io: T, framing: Framing, early: usize, head: Vec<u8>) -> Self {
-        let pending = Pending { head: Some(head), ..Pending::default() };
+        let pending = Pending {
+            head: Some(head),
+            ..Pending::default()
+        };
         let discarded = u32::try_from(early).unwrap_or(u32::MAX);
-        Self { io, framing, discarded, pending: Some(Box::new(pending)) }
+        Self {
+            io,
+            framing,
+            discarded,
+            pending: Some(Box::new(pending)),
+        }
     }
 
     /// The socket itself, where events can be written to it past the task.
@@ -72,9 +80,16 @@ impl<T: Transport> Wire<T> {
 
     /// Keeps what is still to be written of what was handed out past the task.
     pub(super) fn keep(&mut self, rest: Rest) {
-        debug_assert!(self.is_clear(), "nothing is handed out past a task with something under way");
+        debug_assert!(
+            self.is_clear(),
+            "nothing is handed out past a task with something under way"
+        );
         let parts = VecDeque::from([rest.bytes]);
-        self.pending = Some(Box::new(Pending { parts, unsent: rest.unsent, ..Pending::default() }));
+        self.pending = Some(Box::new(Pending {
+            parts,
+            unsent: rest.unsent,
+            ..Pending::default()
+        }));
     }
 
     /// Resets the connection: what is pending is thrown away.
@@ -98,10 +113,17 @@ impl<T: Transport> Wire<T> {
 
     /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending but
     /// the head. With what is to be counted, if all of it is on the socket already.
-    pub(super) fn write(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<Option<Written>> {
+    pub(super) fn write(
+        &mut self,
+        task: &mut Context<'_>,
+        out: &Output,
+    ) -> io::Result<Option<Written>> {
         let sent = (out.tally, out.bytes);
         if let Some(pending) = &mut self.pending {
-            debug_assert!(pending.head.is_some(), "a turn begins when the one before is written");
+            debug_assert!(
+                pending.head.is_some(),
+                "a turn begins when the one before is written"
+            );
             pending.unsent = sent;
             pending.keep_head(self.framing, out);
             return Ok(None);
@@ -114,7 +136,13 @@ impl<T: Transport> Wire<T> {
             return Ok(Some(sent));
         }
         let pending = self.pending.insert(Box::default());
-        pending.unsent = (Tally { handed: None, ..sent.0 }, sent.1);
+        pending.unsent = (
+            Tally {
+                handed: None,
+                ..sent.0
+            },
+            sent.1,
+        );
         if written < whole {
             pending.keep_turn(self.framing, out, written);
         }
@@ -139,19 +167,32 @@ impl<T: Transport> Wire<T> {
             *slice = IoSlice::new(part.as_slice());
         }
         slices[out.parts.len() + 1] = IoSlice::new(tail);
-        Ok((accepted(io.poll_write_vectored(task, &slices[..out.parts.len() + 2]))?, whole))
+        Ok((
+            accepted(io.poll_write_vectored(task, &slices[..out.parts.len() + 2]))?,
+            whole,
+        ))
     }
 
     /// Ends the body.
     pub(super) fn finish(&mut self) {
         if self.framing == Framing::Chunked {
-            self.pending.get_or_insert_default().parts.push_back(Bytes::from_static(LAST_CHUNK));
+            self.pending
+                .get_or_insert_default()
+                .parts
+                .push_back(Bytes::from_static(LAST_CHUNK));
         }
     }
 
     /// Ready when everything is on the socket, with what is to be counted for it, if it was not at once.
-    pub(super) fn poll_written(&mut self, task: &mut Context<'_>) -> Poll<io::Result<Option<Written>>> {
-        let Some(pending) = self.pending.as_mut().filter(|pending| pending.head.is_none()) else {
+    pub(super) fn poll_written(
+        &mut self,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Written>>> {
+        let Some(pending) = self
+            .pending
+            .as_mut()
+            .filter(|pending| pending.head.is_none())
+        else {
             return Poll::Ready(Ok(None));
         };
         while !pending.parts.is_empty() {
@@ -183,7 +224,11 @@ impl<T: Transport> Wire<T> {
     /// Whether the socket has taken as much as a turn since this was last true: a large event is on its way.
     pub(super) fn has_taken_a_turn(&mut self) -> bool {
         let taken = |pending: &mut Box<Pending>| std::mem::take(&mut pending.taken);
-        self.pending.as_mut().filter(|pending| pending.taken >= TURN_BYTES).map(taken).is_some()
+        self.pending
+            .as_mut()
+            .filter(|pending| pending.taken >= TURN_BYTES)
+            .map(taken)
+            .is_some()
     }
 
     /// Ends our side of the connection.
@@ -195,14 +240,18 @@ impl<T: Transport> Wire<T> {
 impl Pending {
     /// Keeps the first turn behind the head that has waited for it: both in one piece, unless the turn is a large one.
     fn keep_head(&mut self, framing: Framing, out: &Output) {
-        let Some(mut head) = self.head.take() else { return };
+        let Some(mut head) = self.head.take() else {
+            return;
+        };
         if out.bytes > FIRST_TURN_COPIED_BYTES_MAX {
             self.parts.push_back(head.into());
             return self.keep_turn(framing, out, 0);
         }
         if !out.is_empty() {
             head.extend_from_slice(ChunkHead::new(framing, out.bytes).bytes());
-            out.parts.iter().for_each(|part| head.extend_from_slice(part.as_slice()));
+            out.parts
+                .iter()
+                .for_each(|part| head.extend_from_slice(part.as_slice()));
             head.extend_from_slice(framing.tail());
         }
         self.parts.push_back(head.into());
@@ -214,11 +263,15 @@ impl Pending {
             return self.keep(chunk.len(), &mut written, |done| part.keep_chunk(done));
         }
         let (head, tail) = (ChunkHead::new(framing, out.bytes), framing.tail());
-        self.keep(head.bytes().len(), &mut written, |done| Bytes::copy_from_slice(&head.bytes()[done..]));
+        self.keep(head.bytes().len(), &mut written, |done| {
+            Bytes::copy_from_slice(&head.bytes()[done..])
+        });
         for part in &out.parts {
             self.keep(part.as_slice().len(), &mut written, |done| part.keep(done));
         }
-        self.keep(tail.len(), &mut written, |done| Bytes::from_static(&tail[done..]));
+        self.keep(tail.len(), &mut written, |done| {
+            Bytes::from_static(&tail[done..])
+        });
     }
 
     /// Keeps what of a part of this length is not among the bytes that are written.
@@ -261,7 +314,10 @@ struct ChunkHead {
 
 impl ChunkHead {
     fn new(framing: Framing, bytes: usize) -> Self {
-        let mut head = Self { text: [0; 18], len: 0 };
+        let mut head = Self {
+            text: [0; 18],
+            len: 0,
+        };
         if framing == Framing::Chunked {
             let mut rest = &mut head.text[..];
             let written = write!(rest, "{bytes:x}\r\n");
@@ -290,13 +346,19 @@ mod tests {
     #[test]
     fn the_head_of_a_chunk_is_its_length_in_hex_and_http_1_0_has_none() {
         assert_eq!(ChunkHead::new(Framing::Chunked, 255).bytes(), b"ff\r\n");
-        assert_eq!(ChunkHead::new(Framing::Chunked, usize::MAX).bytes(), b"ffffffffffffffff\r\n");
+        assert_eq!(
+            ChunkHead::new(Framing::Chunked, usize::MAX).bytes(),
+            b"ffffffffffffffff\r\n"
+        );
         assert_eq!(ChunkHead::new(Framing::Close, 255).bytes(), b"");
     }
     #[tokio::test]
-    async fn what_a_socket_does_not_take_of_copied_events_is_kept_while_their_memory_is_used_again() {
+    async fn what_a_socket_does_not_take_of_copied_events_is_kept_while_their_memory_is_used_again()
+    {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let mut wire = Wire::new(server, Framing::Close, 0, Vec::new());
         let mut sent = Vec::new();
@@ -307,12 +369,20 @@ mod tests {
             copies.begin(TURN_BYTES);
             while copies.len() < TURN_BYTES - 1000 {
                 number += 1;
-                let position = Component { tag: Tag::of_identity("t"), seq: number, check: None };
+                let position = Component {
+                    tag: Tag::of_identity("t"),
+                    seq: number,
+                    check: None,
+                };
                 copies.push(&Frame::event(None, number.to_string().as_bytes(), position));
             }
             let chunk = copies.finish();
             let place = chunk.content().as_ptr() as usize;
-            assert_eq!(*memory.get_or_insert(place), place, "what is kept is not kept there");
+            assert_eq!(
+                *memory.get_or_insert(place),
+                place,
+                "what is kept is not kept there"
+            );
             out.push_events(chunk, true);
         };
         let mut refusals = 0;

@@ -89,7 +89,11 @@ impl std::error::Error for ClusterError {}
 ///
 /// # Errors
 /// When the API server is away or refuses, or the Secret is something else.
-pub async fn prepare(access: &Access, objects: &Objects, settle: Duration) -> Result<Pair, ClusterError> {
+pub async fn prepare(
+    access: &Access,
+    objects: &Objects,
+    settle: Duration,
+) -> Result<Pair, ClusterError> {
     let client = Client::new(access)?;
     let pair = client.pair(objects).await?;
     let trust = client.trust(objects, &pair).await?;
@@ -124,24 +128,36 @@ impl Client {
         let unusable = |file: &str, why: &dyn fmt::Display| {
             ClusterError::Unusable(format!("{}: {why}", access.account.join(file).display()))
         };
-        let token = std::fs::read_to_string(access.account.join("token")).map_err(|why| unusable("token", &why))?;
+        let token = std::fs::read_to_string(access.account.join("token"))
+            .map_err(|why| unusable("token", &why))?;
         let mut roots = RootCertStore::empty();
         let certificates = CertificateDer::pem_file_iter(access.account.join("ca.crt"));
         for certificate in certificates.map_err(|why| unusable("ca.crt", &why))? {
             let certificate = certificate.map_err(|why| unusable("ca.crt", &why))?;
-            roots.add(certificate).map_err(|why| unusable("ca.crt", &why))?;
+            roots
+                .add(certificate)
+                .map_err(|why| unusable("ca.crt", &why))?;
         }
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|why| ClusterError::Unusable(why.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { access: access.clone(), tls: TlsConnector::from(Arc::new(config)), token: token.trim().to_owned() })
+        Ok(Self {
+            access: access.clone(),
+            tls: TlsConnector::from(Arc::new(config)),
+            token: token.trim().to_owned(),
+        })
     }
 
     /// The pair in the Secret; if it holds none, a new one, unless another replica was faster.
     async fn pair(&self, objects: &Objects) -> Result<Pair, ClusterError> {
-        let Objects { namespace, service, secret, .. } = objects;
+        let Objects {
+            namespace,
+            service,
+            secret,
+            ..
+        } = objects;
         let all = format!("/api/v1/namespaces/{namespace}/secrets");
         let own = format!("{all}/{secret}");
         let found = match self.call(Method::GET, &own, None).await {
@@ -153,7 +169,8 @@ impl Client {
         {
             return of_secret(found, secret);
         }
-        let pair = authority::sign_for(service, namespace).map_err(|why| ClusterError::Unusable(why.to_string()))?;
+        let pair = authority::sign_for(service, namespace)
+            .map_err(|why| ClusterError::Unusable(why.to_string()))?;
         let data = json!({
             "ca.crt": STANDARD.encode(&pair.authority),
             "tls.crt": STANDARD.encode(&pair.certificate),
@@ -162,17 +179,24 @@ impl Client {
         let written = if let Some(mut found) = found {
             // As it was read, `resourceVersion` included: if another replica has written it since, the answer is 409.
             found["data"] = data;
-            self.call(Method::PUT, &own, Some(("application/json", found))).await
+            self.call(Method::PUT, &own, Some(("application/json", found)))
+                .await
         } else {
             let metadata = json!({ "name": secret, "namespace": namespace });
-            let made = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
-            self.call(Method::POST, &all, Some(("application/json", made))).await
+            let made =
+                json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
+            self.call(Method::POST, &all, Some(("application/json", made)))
+                .await
         };
         match written {
-            Err(ClusterError::Refused(409, _)) => of_secret(&self.call(Method::GET, &own, None).await?, secret),
+            Err(ClusterError::Refused(409, _)) => {
+                of_secret(&self.call(Method::GET, &own, None).await?, secret)
+            }
             Err(ClusterError::Refused(403, why)) => Err(ClusterError::Refused(
                 403,
-                format!("{why} (the Secret {secret} belongs to the injector's manifests: apply them again)"),
+                format!(
+                    "{why} (the Secret {secret} belongs to the injector's manifests: apply them again)"
+                ),
             )),
             written => written.map(|_| pair),
         }
@@ -180,45 +204,84 @@ impl Client {
 
     /// Adds the authority to every webhook of the configuration that does not trust it.
     async fn trust(&self, objects: &Objects, pair: &Pair) -> Result<Trust, ClusterError> {
-        let path = format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{}", objects.webhook);
+        let path = format!(
+            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{}",
+            objects.webhook
+        );
         let configuration = self.call(Method::GET, &path, None).await?;
-        let webhooks = configuration["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
+        let webhooks = configuration["webhooks"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
         if webhooks.is_empty() {
-            return Err(ClusterError::Unusable(format!("{} has no webhooks", objects.webhook)));
+            return Err(ClusterError::Unusable(format!(
+                "{} has no webhooks",
+                objects.webhook
+            )));
         }
         let mut patch = Vec::new();
         let mut others = 0;
         for (index, webhook) in webhooks.iter().enumerate() {
-            let trusted = webhook["clientConfig"]["caBundle"].as_str().unwrap_or_default();
+            let trusted = webhook["clientConfig"]["caBundle"]
+                .as_str()
+                .unwrap_or_default();
             let trusted = STANDARD.decode(trusted).unwrap_or_default();
-            let bundle = authority::add_to_bundle(&pair.authority, &String::from_utf8_lossy(&trusted));
+            let bundle =
+                authority::add_to_bundle(&pair.authority, &String::from_utf8_lossy(&trusted));
             others = others.max(bundle.others);
             if bundle.added {
                 let place = format!("/webhooks/{index}/clientConfig/caBundle");
-                patch.push(json!({ "op": "add", "path": place, "value": STANDARD.encode(bundle.text) }));
+                patch.push(
+                    json!({ "op": "add", "path": place, "value": STANDARD.encode(bundle.text) }),
+                );
             }
         }
         let written = !patch.is_empty();
         if written {
-            self.call(Method::PATCH, &path, Some(("application/json-patch+json", patch.into()))).await?;
+            self.call(
+                Method::PATCH,
+                &path,
+                Some(("application/json-patch+json", patch.into())),
+            )
+            .await?;
         }
         Ok(Trust { written, others })
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<(&str, Value)>) -> Result<Value, ClusterError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Value)>,
+    ) -> Result<Value, ClusterError> {
         match tokio::time::timeout(REQUEST_DEADLINE, self.converse(method, path, body)).await {
             Ok(answer) => answer,
-            Err(_) => Err(ClusterError::Unreachable(format!("no answer within {} s", REQUEST_DEADLINE.as_secs()))),
+            Err(_) => Err(ClusterError::Unreachable(format!(
+                "no answer within {} s",
+                REQUEST_DEADLINE.as_secs()
+            ))),
         }
     }
 
-    async fn converse(&self, method: Method, path: &str, body: Option<(&str, Value)>) -> Result<Value, ClusterError> {
+    async fn converse(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Value)>,
+    ) -> Result<Value, ClusterError> {
         let away = |why: &dyn fmt::Display| ClusterError::Unreachable(why.to_string());
         let Access { host, port, .. } = &self.access;
         let name = ServerName::try_from(host.clone()).map_err(|why| away(&why))?;
-        let socket = TcpStream::connect((&**host, *port)).await.map_err(|why| away(&why))?;
-        let connection = self.tls.connect(name, socket).await.map_err(|why| away(&why))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await.map_err(|why| away(&why))?;
+        let socket = TcpStream::connect((&**host, *port))
+            .await
+            .map_err(|why| away(&why))?;
+        let connection = self
+            .tls
+            .connect(name, socket)
+            .await
+            .map_err(|why| away(&why))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(connection))
+            .await
+            .map_err(|why| away(&why))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to the API server ended early");
@@ -232,7 +295,10 @@ impl Client {
             Some(_) => format!("{path}?fieldManager={FIELD_MANAGER}"),
             None => path.to_owned(),
         };
-        let mut request = Request::builder().method(method).uri(uri).header(HOST, host);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(HOST, host);
         request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
         let mut bytes = Bytes::new();
         if let Some((kind, body)) = body {
@@ -240,29 +306,51 @@ impl Client {
             bytes = body.to_string().into();
         }
         let request = request.body(Full::new(bytes)).map_err(|why| away(&why))?;
-        let answer = sender.send_request(request).await.map_err(|why| away(&why))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|why| away(&why))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|why| away(&why))?;
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|why| away(&why))?;
         let answer: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
         if status.is_success() {
             return Ok(answer);
         }
-        let why: String = answer["message"].as_str().unwrap_or("nothing more").chars().take(500).collect();
+        let why: String = answer["message"]
+            .as_str()
+            .unwrap_or("nothing more")
+            .chars()
+            .take(500)
+            .collect();
         Err(ClusterError::Refused(status.as_u16(), why))
     }
 }
 
 /// Whether a Secret holds nothing: as the manifests make it.
 fn is_empty(secret: &Value) -> bool {
-    secret["data"].as_object().is_none_or(serde_json::Map::is_empty)
+    secret["data"]
+        .as_object()
+        .is_none_or(serde_json::Map::is_empty)
 }
 
 fn of_secret(found: &Value, name: &str) -> Result<Pair, ClusterError> {
     let part = |key: &str| {
-        let text = found["data"][key].as_str().and_then(|text| STANDARD.decode(text).ok());
-        text.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
-            ClusterError::Unusable(format!("the Secret {name} has no `{key}`: delete it, or name another"))
-        })
+        let text = found["data"][key]
+            .as_str()
+            .and_then(|text| STANDARD.decode(text).ok());
+        text.and_then(|bytes| String::from_utf8(bytes).ok())
+            .ok_or_else(|| {
+                ClusterError::Unusable(format!(
+                    "the Secret {name} has no `{key}`: delete it, or name another"
+                ))
+            })
     };
-    Ok(Pair { authority: part("ca.crt")?, certificate: part("tls.crt")?, key: part("tls.key")? })
+    Ok(Pair {
+        authority: part("ca.crt")?,
+        certificate: part("tls.crt")?,
+        key: part("tls.key")?,
+    })
 }

@@ -50,7 +50,10 @@ impl fmt::Display for Line {
 /// changes, comments are lost but those before its first line; anchors and merges are written out.
 #[must_use]
 pub fn change(text: &str, act: Act<'_>) -> Changed {
-    let mut changed = Changed { text: String::with_capacity(text.len()), report: Vec::new() };
+    let mut changed = Changed {
+        text: String::with_capacity(text.len()),
+        report: Vec::new(),
+    };
     let mut line = 1;
     for document in documents(text) {
         match treat(document, act) {
@@ -60,7 +63,10 @@ pub fn change(text: &str, act: Act<'_>) -> Changed {
                     changed.report.extend(tell(line, treated));
                 }
             }
-            Err(Broken { line: inside, message }) => {
+            Err(Broken {
+                line: inside,
+                message,
+            }) => {
                 let line = line + inside.saturating_sub(1);
                 changed.report.push(Line {
                     line,
@@ -80,7 +86,9 @@ fn treat(document: &str, act: Act<'_>) -> Result<(String, Vec<Treated>), Broken>
     let unchanged = |treated| Ok((document.to_owned(), treated));
     let marked = document;
     let document = &*without_marks(marked);
-    let has_values = document.lines().any(|line| !is_comment(line) && !line.starts_with(['%', '-']));
+    let has_values = document
+        .lines()
+        .any(|line| !is_comment(line) && !line.starts_with(['%', '-']));
     // A document of one line `--- {...}`, or of directives: what stands on such lines is looked at only if it is YAML.
     let read = match yaml::read(document) {
         Ok(Some(read)) => read,
@@ -102,7 +110,10 @@ fn treat(document: &str, act: Act<'_>) -> Result<(String, Vec<Treated>), Broken>
     // What goes to a cluster is looked at once more, with the eyes of a reader.
     match yaml::read(&without_marks(&text)) {
         Ok(Some(written)) if written.root.to_json() == after => Ok((text, treated)),
-        _ => Err(Broken { line: 1, message: "this document cannot be written so that it means the same".into() }),
+        _ => Err(Broken {
+            line: 1,
+            message: "this document cannot be written so that it means the same".into(),
+        }),
     }
 }
 
@@ -137,7 +148,8 @@ fn without_marks(document: &str) -> Cow<'_, str> {
 }
 
 fn is_separator(line: &str) -> bool {
-    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 /// The line `---` and the comments that a document begins with, and its byte order marks.
@@ -164,11 +176,23 @@ fn is_comment(line: &str) -> bool {
 }
 
 fn tell(line: usize, treated: Treated) -> Vec<Line> {
-    let Treated { name, done, notices } = treated;
+    let Treated {
+        name,
+        done,
+        notices,
+    } = treated;
     let is_left_out = done == Done::Left(workload::NOT_SELECTED);
-    let tell = |text: String, is_problem| Line { line, subject: name.clone(), text, is_problem, is_left_out };
-    let mut lines: Vec<_> =
-        notices.iter().map(|notice: &Notice| tell(notice.to_string(), notice.is_problem())).collect();
+    let tell = |text: String, is_problem| Line {
+        line,
+        subject: name.clone(),
+        text,
+        is_problem,
+        is_left_out,
+    };
+    let mut lines: Vec<_> = notices
+        .iter()
+        .map(|notice: &Notice| tell(notice.to_string(), notice.is_problem()))
+        .collect();
     match done {
         Done::Injected => lines.push(tell("injected".into(), false)),
         Done::Removed => lines.push(tell("removed".into(), false)),

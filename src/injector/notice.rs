@@ -40,7 +40,9 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Problem(text) | Self::Remark(text) => f.write_str(text),
-            Self::Annotation { name, shown, why } => write!(f, "annotation `{name}`: {shown} {why}"),
+            Self::Annotation { name, shown, why } => {
+                write!(f, "annotation `{name}`: {shown} {why}")
+            }
         }
     }
 }

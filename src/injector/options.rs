@@ -40,9 +40,14 @@ impl Defaults {
     /// Problems of the values for annotations, as those of a pod would have them.
     #[must_use]
     pub fn problems(&self) -> Vec<Notice> {
-        let annotations =
-            self.annotations.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value.clone().into()));
-        let own = Self { annotations: BTreeMap::new(), ..self.clone() };
+        let annotations = self
+            .annotations
+            .iter()
+            .map(|(name, value)| (format!("{PREFIX}{name}"), value.clone().into()));
+        let own = Self {
+            annotations: BTreeMap::new(),
+            ..self.clone()
+        };
         Options::read(Some(&annotations.collect()), &own).1
     }
 }
@@ -50,7 +55,11 @@ impl Defaults {
 impl Default for Defaults {
     fn default() -> Self {
         let image = format!("sidestream:{}", env!("CARGO_PKG_VERSION"));
-        Self { image, config_map: "sidestream".into(), annotations: BTreeMap::new() }
+        Self {
+            image,
+            config_map: "sidestream".into(),
+            annotations: BTreeMap::new(),
+        }
     }
 }
 
@@ -90,8 +99,16 @@ pub(super) enum Container {
 
 impl Options {
     /// Reads the annotations of a pod.
-    pub(super) fn read(annotations: Option<&Map<String, Value>>, defaults: &Defaults) -> (Self, Vec<Notice>) {
-        let mut said = Said { annotations, defaults: &defaults.annotations, known: Vec::new(), problems: Vec::new() };
+    pub(super) fn read(
+        annotations: Option<&Map<String, Value>>,
+        defaults: &Defaults,
+    ) -> (Self, Vec<Notice>) {
+        let mut said = Said {
+            annotations,
+            defaults: &defaults.annotations,
+            known: Vec::new(),
+            problems: Vec::new(),
+        };
         let mut options = Self::ask(&mut said, defaults);
         said.tell_unknown();
         let mut problems = said.problems;
@@ -101,19 +118,31 @@ impl Options {
 
     fn ask(said: &mut Said<'_>, defaults: &Defaults) -> Self {
         Self {
-            image: said.get("image", parse::image).unwrap_or_else(|| defaults.image.clone()),
+            image: said
+                .get("image", parse::image)
+                .unwrap_or_else(|| defaults.image.clone()),
             image_pull_policy: said.get("image-pull-policy", parse::pull_policy),
-            config_map: said.get("config-map", parse::object_name).unwrap_or_else(|| defaults.config_map.clone()),
+            config_map: said
+                .get("config-map", parse::object_name)
+                .unwrap_or_else(|| defaults.config_map.clone()),
             secret: said.get("secret", parse::object_name),
             port: said.get("port", parse::port).unwrap_or(8080),
             admin_port: said.get("admin-port", parse::port).unwrap_or(9090),
-            container: said.get("container", parse::container).unwrap_or(Container::Native),
-            cpu_request: said.get("cpu-request", Quantity::parse).unwrap_or_else(|| Quantity::own("50m")),
-            memory_request: said.get("memory-request", Quantity::parse).unwrap_or_else(|| Quantity::own("128Mi")),
+            container: said
+                .get("container", parse::container)
+                .unwrap_or(Container::Native),
+            cpu_request: said
+                .get("cpu-request", Quantity::parse)
+                .unwrap_or_else(|| Quantity::own("50m")),
+            memory_request: said
+                .get("memory-request", Quantity::parse)
+                .unwrap_or_else(|| Quantity::own("128Mi")),
             // None: a throttled sidecar is a slow one for every client.
             cpu_limit: said.get("cpu-limit", Quantity::parse),
             // 64 MiB + limits.window_bytes (256 MiB) + 10 000 connections of 24 KiB, rounded up.
-            memory_limit: said.get("memory-limit", Quantity::parse).unwrap_or_else(|| Quantity::own("640Mi")),
+            memory_limit: said
+                .get("memory-limit", Quantity::parse)
+                .unwrap_or_else(|| Quantity::own("640Mi")),
             // None: it writes to memory and to its log alone. Namespaces with a quota ask for one.
             storage_request: said.get("ephemeral-storage-request", Quantity::parse),
             storage_limit: said.get("ephemeral-storage-limit", Quantity::parse),
@@ -127,23 +156,36 @@ impl Options {
 
     /// How long a drain may take.
     pub(super) fn drain_timeout(&self) -> Duration {
-        self.drain_timeout.unwrap_or_else(|| drain::Config::default().timeout)
+        self.drain_timeout
+            .unwrap_or_else(|| drain::Config::default().timeout)
     }
 
     /// What does not fit together counts as left out: the API server would refuse the pod, the sidecar its file.
     fn settle(&mut self, problems: &mut Vec<Notice>) {
         let mut tell = |text: String| problems.push(Notice::Problem(text));
         if self.port == self.admin_port {
-            tell(format!("`{PREFIX}port` and `{PREFIX}admin-port` are both {}: 8080 and 9090 are taken", self.port));
+            tell(format!(
+                "`{PREFIX}port` and `{PREFIX}admin-port` are both {}: 8080 and 9090 are taken",
+                self.port
+            ));
             (self.port, self.admin_port) = (8080, 9090);
         }
-        if self.cpu_limit.as_ref().is_some_and(|limit| *limit < self.cpu_request) {
-            tell(format!("`{PREFIX}cpu-limit` is below the request of {}: no limit is set", self.cpu_request.text()));
+        if self
+            .cpu_limit
+            .as_ref()
+            .is_some_and(|limit| *limit < self.cpu_request)
+        {
+            tell(format!(
+                "`{PREFIX}cpu-limit` is below the request of {}: no limit is set",
+                self.cpu_request.text()
+            ));
             self.cpu_limit = None;
         }
         if self.memory_limit < self.memory_request {
             let (limit, request) = (self.memory_limit.text(), self.memory_request.text());
-            tell(format!("the memory limit of {limit} is below the request of {request}: the limit is raised to it"));
+            tell(format!(
+                "the memory limit of {limit} is below the request of {request}: the limit is raised to it"
+            ));
             self.memory_limit = self.memory_request.clone();
         }
         if let (Some(limit), Some(request)) = (&self.storage_limit, &self.storage_request)
@@ -177,36 +219,64 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
-    fn get<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, &'static str>) -> Option<T> {
+    fn get<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, &'static str>,
+    ) -> Option<T> {
         self.known.push(name);
-        let default = || self.defaults.get(name).and_then(|text| parse(text.trim()).ok());
-        let Some(value) = self.annotations.and_then(|annotations| annotations.get(&format!("{PREFIX}{name}"))) else {
+        let default = || {
+            self.defaults
+                .get(name)
+                .and_then(|text| parse(text.trim()).ok())
+        };
+        let Some(value) = self
+            .annotations
+            .and_then(|annotations| annotations.get(&format!("{PREFIX}{name}")))
+        else {
             return default();
         };
-        let parsed = value.as_str().ok_or("is no text: it needs quotes").and_then(|text| parse(text.trim()));
+        let parsed = value
+            .as_str()
+            .ok_or("is no text: it needs quotes")
+            .and_then(|text| parse(text.trim()));
         match parsed {
             Ok(value) => Some(value),
             Err(why) => {
                 let shown: String = value.to_string().chars().take(60).collect();
                 let default = default();
-                self.problems.push(Notice::Annotation { name: format!("{PREFIX}{name}"), shown, why });
+                self.problems.push(Notice::Annotation {
+                    name: format!("{PREFIX}{name}"),
+                    shown,
+                    why,
+                });
                 default
             }
         }
     }
 
     fn tell_unknown(&mut self) {
-        let names = self.annotations.into_iter().flat_map(|annotations| annotations.keys());
+        let names = self
+            .annotations
+            .into_iter()
+            .flat_map(|annotations| annotations.keys());
         let own = names.filter_map(|name| name.strip_prefix(PREFIX));
         for name in own.filter(|name| !self.known.contains(name) && !OURS.contains(name)) {
-            let near = self.known.iter().find(|known| known.contains(name) || name.contains(**known));
-            let hint = near.map_or_else(String::new, |known| format!("; did you mean `{PREFIX}{known}`?"));
+            let near = self
+                .known
+                .iter()
+                .find(|known| known.contains(name) || name.contains(**known));
+            let hint = near.map_or_else(String::new, |known| {
+                format!("; did you mean `{PREFIX}{known}`?")
+            });
             let name: String = name.chars().take(63).collect();
             let hint = match &*name {
                 "inject" => "; it is a label, not an annotation".to_owned(),
                 _ => hint,
             };
-            self.problems.push(Notice::Problem(format!("there is no annotation `{PREFIX}{name}`{hint}")));
+            self.problems.push(Notice::Problem(format!(
+                "there is no annotation `{PREFIX}{name}`{hint}"
+            )));
         }
     }
 }

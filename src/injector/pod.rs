@@ -86,7 +86,9 @@ pub(super) fn inject(template: &mut Value, ends: bool, defaults: &Defaults) -> (
             (Done::Injected, notices)
         }
         Err(why) => {
-            notices.push(Notice::Problem(format!("{why}; the sidecar is not injected")));
+            notices.push(Notice::Problem(format!(
+                "{why}; the sidecar is not injected"
+            )));
             (Done::Left("of a problem"), notices)
         }
     }
@@ -97,8 +99,12 @@ pub(super) fn check(template: &Value) -> Done {
     if let Some(why) = reason_to_leave(template) {
         return Done::Left(why);
     }
-    let containers = ["initContainers", "containers"].into_iter().flat_map(|list| template["spec"][list].as_array());
-    let has = containers.flatten().any(|container| container["name"] == sidecar::NAME);
+    let containers = ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|list| template["spec"][list].as_array());
+    let has = containers
+        .flatten()
+        .any(|container| container["name"] == sidecar::NAME);
     if has { Done::Present } else { Done::Missing }
 }
 
@@ -109,7 +115,9 @@ pub(super) fn labels(template: &Value) -> Option<&Map<String, Value>> {
 
 /// Takes the sidecar out of a template, which is then as it was before.
 pub(super) fn uninject(template: &mut Value) -> Done {
-    let Some(status) = Status::of(template) else { return Done::Nothing };
+    let Some(status) = Status::of(template) else {
+        return Done::Nothing;
+    };
     if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
         for list in ["initContainers", "containers"] {
             remove(spec, list, &[sidecar::NAME]);
@@ -120,7 +128,10 @@ pub(super) fn uninject(template: &mut Value) -> Done {
         status.restore_grace(spec);
     }
     if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        if let Some(annotations) = metadata
+            .get_mut("annotations")
+            .and_then(Value::as_object_mut)
+        {
             annotations.remove(STATUS);
             annotations.remove(RAISED);
             annotations.remove(WARNINGS);
@@ -138,9 +149,15 @@ pub(super) fn uninject(template: &mut Value) -> Done {
 }
 
 fn add(pod: &mut Value, options: &Options) -> Result<(), String> {
-    let mut status = Status { version: env!("CARGO_PKG_VERSION").into(), ..Status::default() };
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..Status::default()
+    };
     let pod = pod.as_object_mut().ok_or("the pod is no map")?;
-    let spec = pod.get_mut("spec").and_then(Value::as_object_mut).ok_or("there is no `spec`")?;
+    let spec = pod
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .ok_or("there is no `spec`")?;
     if !spec.get("containers").is_some_and(Value::is_array) {
         return Err("there are no `containers`".into());
     }
@@ -149,19 +166,39 @@ fn add(pod: &mut Value, options: &Options) -> Result<(), String> {
     let container = sidecar::container(options, grace(spec));
     let volumes = sidecar::volumes(options);
     let added = json!([container, volumes]).to_string();
-    status.hash = Sha256::digest(added).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    status.hash = Sha256::digest(added)
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let list = match options.container {
         // The last of them: sidecars stop in reverse order, so a mesh proxy before it outlives it.
         Container::Native => "initContainers",
         Container::Plain => "containers",
     };
-    status.open(spec, list, json!([])).as_array_mut().ok_or("`initContainers` is no list")?.push(container);
-    status.open(spec, "volumes", json!([])).as_array_mut().ok_or("`volumes` is no list")?.extend(volumes);
-    let metadata = status.open(pod, "metadata", json!({})).as_object_mut().ok_or("`metadata` is no map")?;
-    let labels = status.open(metadata, "labels", json!({})).as_object_mut().ok_or("`labels` is no map")?;
+    status
+        .open(spec, list, json!([]))
+        .as_array_mut()
+        .ok_or("`initContainers` is no list")?
+        .push(container);
+    status
+        .open(spec, "volumes", json!([]))
+        .as_array_mut()
+        .ok_or("`volumes` is no list")?
+        .extend(volumes);
+    let metadata = status
+        .open(pod, "metadata", json!({}))
+        .as_object_mut()
+        .ok_or("`metadata` is no map")?;
+    let labels = status
+        .open(metadata, "labels", json!({}))
+        .as_object_mut()
+        .ok_or("`labels` is no map")?;
     labels.insert(SIDECAR.into(), json!("injected"));
     let annotations = status.open(metadata, "annotations", json!({}));
-    let annotations = annotations.as_object_mut().ok_or("`annotations` is no map")?;
+    let annotations = annotations
+        .as_object_mut()
+        .ok_or("`annotations` is no map")?;
     if let Some(raised) = raised {
         annotations.insert(RAISED.into(), json!(raised));
     }
@@ -174,11 +211,16 @@ fn add(pod: &mut Value, options: &Options) -> Result<(), String> {
 /// what somebody has changed by hand, is no reason to do it again.
 fn is_current(template: &Value, injected: &Value) -> bool {
     let hash = |pod: &Value| Some(Status::of(pod)?.hash);
-    let last = |pod: &Value, list: &str| Some(pod["spec"][list].as_array()?.last()?["name"].clone());
+    let last =
+        |pod: &Value, list: &str| Some(pod["spec"][list].as_array()?.last()?["name"].clone());
     let volumes = |pod: &Value| {
         let all = pod["spec"]["volumes"].as_array().into_iter().flatten();
-        let names = all.filter_map(|volume| volume["name"].as_str()).map(str::to_owned);
-        names.filter(|name| sidecar::VOLUMES.contains(&name.as_str())).collect::<Vec<_>>()
+        let names = all
+            .filter_map(|volume| volume["name"].as_str())
+            .map(str::to_owned);
+        names
+            .filter(|name| sidecar::VOLUMES.contains(&name.as_str()))
+            .collect::<Vec<_>>()
     };
     let label = |pod: &Value| pod["metadata"]["labels"][SIDECAR].clone();
     let list = |list| last(template, list) == last(injected, list);
@@ -195,22 +237,37 @@ fn reason_to_leave(template: &Value) -> Option<&'static str> {
     if metadata["labels"][INJECT] == "false" {
         return Some("its label says so");
     }
-    if metadata["annotations"].get("kubernetes.io/config.mirror").is_some() {
+    if metadata["annotations"]
+        .get("kubernetes.io/config.mirror")
+        .is_some()
+    {
         return Some("it mirrors a static pod");
     }
     let spec = &template["spec"];
-    let windows = spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
+    let windows =
+        spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
     windows.then_some("it is for Windows")
 }
 
 /// Something that has a name of ours and is not ours: two containers of one name are no pod.
 fn refuse_foreign(spec: &Map<String, Value>) -> Result<(), String> {
-    for (list, names) in
-        [("initContainers", &[sidecar::NAME][..]), ("containers", &[sidecar::NAME]), ("volumes", &sidecar::VOLUMES)]
-    {
-        let items = spec.get(list).and_then(Value::as_array).into_iter().flatten();
-        if let Some(name) = items.filter_map(|item| item["name"].as_str()).find(|name| names.contains(name)) {
-            return Err(format!("`{list}` has a `{name}` already that was not injected"));
+    for (list, names) in [
+        ("initContainers", &[sidecar::NAME][..]),
+        ("containers", &[sidecar::NAME]),
+        ("volumes", &sidecar::VOLUMES),
+    ] {
+        let items = spec
+            .get(list)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        if let Some(name) = items
+            .filter_map(|item| item["name"].as_str())
+            .find(|name| names.contains(name))
+        {
+            return Err(format!(
+                "`{list}` has a `{name}` already that was not injected"
+            ));
         }
     }
     Ok(())
@@ -222,11 +279,17 @@ fn raise_grace(
     options: &Options,
     status: &mut Status,
 ) -> Result<Option<String>, String> {
-    let needed = (options.drain_timeout() + GRACE_MARGIN).as_millis().div_ceil(1000);
+    let needed = (options.drain_timeout() + GRACE_MARGIN)
+        .as_millis()
+        .div_ceil(1000);
     let needed = u64::try_from(needed).map_err(|error| error.to_string())?;
     let from = match spec.get(GRACE) {
         None | Some(Value::Null) => None,
-        Some(value) => Some(value.as_u64().ok_or_else(|| format!("`{GRACE}` is {value}, not a number of seconds"))?),
+        Some(value) => Some(
+            value
+                .as_u64()
+                .ok_or_else(|| format!("`{GRACE}` is {value}, not a number of seconds"))?,
+        ),
     };
     if from.unwrap_or(GRACE_DEFAULT_SECONDS) >= needed {
         return Ok(None);
@@ -236,17 +299,29 @@ fn raise_grace(
     }
     status.grace = Some(Raised { from, to: needed });
     spec.insert(GRACE.into(), json!(needed));
-    let from = from.map_or_else(|| format!("the default of {GRACE_DEFAULT_SECONDS}"), |seconds| seconds.to_string());
-    Ok(Some(format!("from {from} to {needed} seconds, the drain and {}", GRACE_MARGIN.as_secs())))
+    let from = from.map_or_else(
+        || format!("the default of {GRACE_DEFAULT_SECONDS}"),
+        |seconds| seconds.to_string(),
+    );
+    Ok(Some(format!(
+        "from {from} to {needed} seconds, the drain and {}",
+        GRACE_MARGIN.as_secs()
+    )))
 }
 
 fn grace(spec: &Map<String, Value>) -> Duration {
-    Duration::from_secs(spec.get(GRACE).and_then(Value::as_u64).unwrap_or(GRACE_DEFAULT_SECONDS))
+    Duration::from_secs(
+        spec.get(GRACE)
+            .and_then(Value::as_u64)
+            .unwrap_or(GRACE_DEFAULT_SECONDS),
+    )
 }
 
 /// Ports that another container of the pod says it listens at: the sidecar could not.
 fn taken_ports(pod: &Value, options: &Options) -> Vec<Notice> {
-    let containers = ["initContainers", "containers"].into_iter().flat_map(|list| pod["spec"][list].as_array());
+    let containers = ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|list| pod["spec"][list].as_array());
     let mut notices = Vec::new();
     for container in containers.flatten() {
         let ports = container["ports"].as_array().into_iter().flatten();
@@ -256,8 +331,15 @@ fn taken_ports(pod: &Value, options: &Options) -> Vec<Notice> {
                 port if port == u64::from(options.admin_port) => "admin-port",
                 _ => continue,
             };
-            let name: String = container["name"].as_str().unwrap_or_default().chars().take(63).collect();
-            let text = format!("container `{name}` has port {port}, too: set `sidestream.dev/{annotation}` to another");
+            let name: String = container["name"]
+                .as_str()
+                .unwrap_or_default()
+                .chars()
+                .take(63)
+                .collect();
+            let text = format!(
+                "container `{name}` has port {port}, too: set `sidestream.dev/{annotation}` to another"
+            );
             notices.push(Notice::Remark(text));
         }
     }
@@ -277,11 +359,19 @@ fn host_network(pod: &Value, options: &Options) -> Option<Notice> {
 /// Resources of the pod as a whole (`spec.resources`): the API server rejects a pod whose containers do not fit into them.
 fn pod_resources(pod: &Value, options: &Options) -> Option<Notice> {
     let resources = &pod["spec"]["resources"];
-    let has = |kind: &str| resources[kind].as_object().is_some_and(|amounts| !amounts.is_empty());
+    let has = |kind: &str| {
+        resources[kind]
+            .as_object()
+            .is_some_and(|amounts| !amounts.is_empty())
+    };
     if !has("requests") && !has("limits") {
         return None;
     }
-    let (cpu, memory, limit) = (&options.cpu_request, &options.memory_request, &options.memory_limit);
+    let (cpu, memory, limit) = (
+        &options.cpu_request,
+        &options.memory_request,
+        &options.memory_limit,
+    );
     let (cpu, memory, limit) = (cpu.text(), memory.text(), limit.text());
     let text = format!(
         "`spec.resources` must have room for the sidecar as well (requests {cpu} and {memory}, memory limit {limit}), or the \
@@ -296,7 +386,11 @@ fn annotations(template: &Value) -> Option<&Map<String, Value>> {
 
 fn remove(spec: &mut Map<String, Value>, list: &str, names: &[&str]) {
     if let Some(items) = spec.get_mut(list).and_then(Value::as_array_mut) {
-        items.retain(|item| !item["name"].as_str().is_some_and(|name| names.contains(&name)));
+        items.retain(|item| {
+            !item["name"]
+                .as_str()
+                .is_some_and(|name| names.contains(&name))
+        });
     }
 }
 
@@ -305,7 +399,12 @@ impl Status {
     fn of(template: &Value) -> Option<Self> {
         let status = annotations(template)?.get(STATUS)?;
         // One that somebody has edited: what is ours is ours all the same.
-        Some(status.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+        Some(
+            status
+                .as_str()
+                .and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default(),
+        )
     }
 
     /// Notes that there is no such value, if there is none.
@@ -318,7 +417,12 @@ impl Status {
     }
 
     /// The value, which is `empty` if there was none.
-    fn open<'v>(&mut self, map: &'v mut Map<String, Value>, name: &str, empty: Value) -> &'v mut Value {
+    fn open<'v>(
+        &mut self,
+        map: &'v mut Map<String, Value>,
+        name: &str,
+        empty: Value,
+    ) -> &'v mut Value {
         self.remember(map, name);
         let value = map.entry(name).or_insert(Value::Null);
         if value.is_null() {
@@ -343,7 +447,10 @@ impl Status {
         match &self.grace {
             // Somebody has changed it since: that stays.
             Some(Raised { to, .. }) if map.get(GRACE) != Some(&json!(to)) => {}
-            Some(Raised { from: Some(seconds), .. }) => drop(map.insert(GRACE.into(), json!(seconds))),
+            Some(Raised {
+                from: Some(seconds),
+                ..
+            }) => drop(map.insert(GRACE.into(), json!(seconds))),
             Some(Raised { from: None, .. }) => self.unset(map, GRACE),
             None => {}
         }

@@ -90,12 +90,16 @@ impl Outcome {
 /// # Errors
 /// When the bytes are no AdmissionReview that can be answered; says why.
 pub fn answer(review: &[u8], defaults: &Defaults) -> Result<Answer, String> {
-    let review: Value = serde_json::from_slice(review).map_err(|error| format!("this is no JSON: {error}"))?;
+    let review: Value =
+        serde_json::from_slice(review).map_err(|error| format!("this is no JSON: {error}"))?;
     if review["apiVersion"] != "admission.k8s.io/v1" || review["kind"] != "AdmissionReview" {
         return Err("this is no AdmissionReview of admission.k8s.io/v1".into());
     }
     let request = &review["request"];
-    let uid = request["uid"].as_str().filter(|uid| !uid.is_empty()).ok_or("the review has no `request.uid`")?;
+    let uid = request["uid"]
+        .as_str()
+        .filter(|uid| !uid.is_empty())
+        .ok_or("the review has no `request.uid`")?;
     let (outcome, patch, notices) = decide(request, defaults)?;
     let mut response = json!({ "uid": uid, "allowed": true });
     if let Some(patch) = patch {
@@ -109,7 +113,11 @@ pub fn answer(review: &[u8], defaults: &Defaults) -> Result<Answer, String> {
         body: json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }),
         outcome,
         object: object(request),
-        problems: notices.iter().filter(|notice| notice.is_problem()).map(ToString::to_string).collect(),
+        problems: notices
+            .iter()
+            .filter(|notice| notice.is_problem())
+            .map(ToString::to_string)
+            .collect(),
     })
 }
 
@@ -121,8 +129,15 @@ fn decide(request: &Value, defaults: &Defaults) -> Result<Decision, String> {
         return skipped;
     }
     let resource = &request["resource"];
-    let (group, name) = (resource["group"].as_str().unwrap_or_default(), resource["resource"].as_str());
-    match (group, name.unwrap_or_default(), request["operation"].as_str()) {
+    let (group, name) = (
+        resource["group"].as_str().unwrap_or_default(),
+        resource["resource"].as_str(),
+    );
+    match (
+        group,
+        name.unwrap_or_default(),
+        request["operation"].as_str(),
+    ) {
         // The containers of a pod that is there already cannot change.
         ("", "pods", Some("CREATE")) => {}
         (group, resource, Some("CREATE" | "UPDATE")) if WORKLOADS.contains(&(group, resource)) => {
@@ -149,7 +164,8 @@ fn decide(request: &Value, defaults: &Defaults) -> Result<Decision, String> {
     if injected == *pod {
         return Ok((outcome, None, notices));
     }
-    let patch = serde_json::to_string(&json_patch::diff(pod, &injected)).map_err(|error| error.to_string())?;
+    let patch = serde_json::to_string(&json_patch::diff(pod, &injected))
+        .map_err(|error| error.to_string())?;
     Ok((outcome, Some(patch), notices))
 }
 
@@ -163,7 +179,14 @@ fn check(request: &Value, group: &str, defaults: &Defaults) -> Decision {
         return (Outcome::Skipped, None, Vec::new());
     }
     let treated = workload::treat(&mut object.clone(), Act::Inject(defaults));
-    (Outcome::Checked, None, treated.into_iter().flat_map(|treated| treated.notices).collect())
+    (
+        Outcome::Checked,
+        None,
+        treated
+            .into_iter()
+            .flat_map(|treated| treated.notices)
+            .collect(),
+    )
 }
 
 /// Writes the notices into an annotation, where whoever looks at the pod later finds them; removes one that is out of date.
@@ -174,7 +197,11 @@ fn annotate(pod: &mut Value, notices: &[Notice]) {
         }
         return;
     }
-    let text = notices.iter().map(Notice::without_value).collect::<Vec<_>>().join("\n");
+    let text = notices
+        .iter()
+        .map(Notice::without_value)
+        .collect::<Vec<_>>()
+        .join("\n");
     let text: String = text.chars().take(ANNOTATION_CHARS_MAX).collect();
     let annotations = &mut pod["metadata"]["annotations"];
     if annotations.is_null() {
@@ -186,18 +213,35 @@ fn annotate(pod: &mut Value, notices: &[Notice]) {
 }
 
 fn object(request: &Value) -> Object {
-    let text = |value: &Value| -> String { value.as_str().unwrap_or_default().chars().take(NAME_CHARS_MAX).collect() };
+    let text = |value: &Value| -> String {
+        value
+            .as_str()
+            .unwrap_or_default()
+            .chars()
+            .take(NAME_CHARS_MAX)
+            .collect()
+    };
     let metadata = &request["object"]["metadata"];
-    let name = [&request["name"], &metadata["name"], &metadata["generateName"]];
+    let name = [
+        &request["name"],
+        &metadata["name"],
+        &metadata["generateName"],
+    ];
     let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
-    let owner = owners.filter(|owner| owner["controller"] == true).map(|owner| {
-        let (kind, name) = (text(&owner["kind"]), text(&owner["name"]));
-        format!("{kind}/{name}")
-    });
+    let owner = owners
+        .filter(|owner| owner["controller"] == true)
+        .map(|owner| {
+            let (kind, name) = (text(&owner["kind"]), text(&owner["name"]));
+            format!("{kind}/{name}")
+        });
     Object {
         kind: text(&request["kind"]["kind"]),
         namespace: text(&request["namespace"]),
-        name: name.into_iter().map(text).find(|name| !name.is_empty()).unwrap_or_default(),
+        name: name
+            .into_iter()
+            .map(text)
+            .find(|name| !name.is_empty())
+            .unwrap_or_default(),
         owner: owner.take(1).collect(),
     }
 }
@@ -213,5 +257,9 @@ fn warnings(notices: &[Notice]) -> Value {
 }
 
 fn warning(notice: &Notice) -> Value {
-    format!("sidestream: {notice}").chars().take(WARNING_CHARS_MAX).collect::<String>().into()
+    format!("sidestream: {notice}")
+        .chars()
+        .take(WARNING_CHARS_MAX)
+        .collect::<String>()
+        .into()
 }

@@ -51,7 +51,9 @@ impl Selector {
     /// When the text is no selector.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         if text.trim().is_empty() {
-            return Err(SelectorError("the selector is empty; without one every workload is selected".into()));
+            return Err(SelectorError(
+                "the selector is empty; without one every workload is selected".into(),
+            ));
         }
         let mut reader = Reader { rest: text };
         let mut requirements = vec![reader.requirement()?];
@@ -67,15 +69,19 @@ impl Selector {
     /// The selector of pods that ask for the sidecar, as the webhook has it.
     #[must_use]
     pub fn injected() -> Self {
-        Self(vec![Requirement { key: INJECT.into(), test: Test::In(vec!["true".into()]) }])
+        Self(vec![Requirement {
+            key: INJECT.into(),
+            test: Test::In(vec!["true".into()]),
+        }])
     }
 
     /// Whether labels meet every requirement. A label that is no text has no value.
     #[must_use]
     pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
         self.0.iter().all(|requirement| {
-            let value =
-                labels.and_then(|labels| labels.get(&requirement.key)).map(|value| value.as_str().unwrap_or(""));
+            let value = labels
+                .and_then(|labels| labels.get(&requirement.key))
+                .map(|value| value.as_str().unwrap_or(""));
             requirement.test.is_met(value)
         })
     }
@@ -83,7 +89,9 @@ impl Selector {
 
 impl Test {
     fn is_met(&self, value: Option<&str>) -> bool {
-        let is_in = |values: &[String]| value.is_some_and(|value| values.iter().any(|other| other == value));
+        let is_in = |values: &[String]| {
+            value.is_some_and(|value| values.iter().any(|other| other == value))
+        };
         let number = || value.and_then(|value| value.parse::<i64>().ok());
         match self {
             Self::Exists => value.is_some(),
@@ -104,7 +112,10 @@ struct Reader<'t> {
 impl<'t> Reader<'t> {
     fn requirement(&mut self) -> Result<Requirement, SelectorError> {
         if self.skip("!") {
-            return Ok(Requirement { key: self.key()?, test: Test::Absent });
+            return Ok(Requirement {
+                key: self.key()?,
+                test: Test::Absent,
+            });
         }
         let key = self.key()?;
         let test = if self.skip("==") || self.skip("=") {
@@ -129,7 +140,9 @@ impl<'t> Reader<'t> {
     fn key(&mut self) -> Result<String, SelectorError> {
         let before = self.rest;
         let key = self.word();
-        let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+        let (prefix, name) = key
+            .split_once('/')
+            .map_or((None, key), |(prefix, name)| (Some(prefix), name));
         let is_prefix = |prefix: &str| super::options::is_object_name(prefix);
         if name.is_empty() || !is_label_text(name) || !prefix.is_none_or(is_prefix) {
             return Err(unexpected(before, "the key of a label"));
@@ -140,7 +153,11 @@ impl<'t> Reader<'t> {
     fn value(&mut self) -> Result<String, SelectorError> {
         let before = self.rest;
         let value = self.word();
-        if is_label_text(value) { Ok(value.to_owned()) } else { Err(unexpected(before, "the value of a label")) }
+        if is_label_text(value) {
+            Ok(value.to_owned())
+        } else {
+            Err(unexpected(before, "the value of a label"))
+        }
     }
 
     /// `(a, b)`; each may be empty, as in `()`.
@@ -160,20 +177,26 @@ impl<'t> Reader<'t> {
 
     fn number(&mut self) -> Result<i64, SelectorError> {
         let before = self.rest;
-        self.word().parse().map_err(|_| unexpected(before, "a whole number"))
+        self.word()
+            .parse()
+            .map_err(|_| unexpected(before, "a whole number"))
     }
 
     /// Everything up to a blank or a sign.
     fn word(&mut self) -> &'t str {
         let rest = self.rest.trim_start();
-        let is_end = |char: char| char.is_whitespace() || matches!(char, ',' | '=' | '!' | '(' | ')' | '<' | '>');
+        let is_end = |char: char| {
+            char.is_whitespace() || matches!(char, ',' | '=' | '!' | '(' | ')' | '<' | '>')
+        };
         let (word, rest) = rest.split_at(rest.find(is_end).unwrap_or(rest.len()));
         self.rest = rest;
         word
     }
 
     fn skip(&mut self, sign: &str) -> bool {
-        let Some(rest) = self.rest.trim_start().strip_prefix(sign) else { return false };
+        let Some(rest) = self.rest.trim_start().strip_prefix(sign) else {
+            return false;
+        };
         self.rest = rest;
         true
     }
@@ -184,14 +207,22 @@ fn is_label_text(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends = [bytes.first(), bytes.last()];
     text.len() <= NAME_CHARS_MAX
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
         && ends.into_iter().flatten().all(u8::is_ascii_alphanumeric)
 }
 
 fn unexpected(found: &str, expected: &str) -> SelectorError {
     let found: String = found.trim_start().chars().take(NAME_CHARS_MAX).collect();
-    let found = if found.is_empty() { "the end".into() } else { format!("`{found}`") };
-    SelectorError(format!("the selector has {found} where {expected} is expected"))
+    let found = if found.is_empty() {
+        "the end".into()
+    } else {
+        format!("`{found}`")
+    };
+    SelectorError(format!(
+        "the selector has {found} where {expected} is expected"
+    ))
 }
 
 #[cfg(test)]
@@ -202,7 +233,9 @@ mod tests {
     use super::*;
 
     fn matches(selector: &str, labels: &Value) -> bool {
-        Selector::parse(selector).unwrap().matches(labels.as_object())
+        Selector::parse(selector)
+            .unwrap()
+            .matches(labels.as_object())
     }
 
     /// The answers are those of `kubectl get pods --selector`.
@@ -251,7 +284,10 @@ mod tests {
         ] {
             assert!(!matches(selector, &labels), "{selector}");
         }
-        assert!(Selector::parse("!app").unwrap().matches(None) && !Selector::parse("app").unwrap().matches(None));
+        assert!(
+            Selector::parse("!app").unwrap().matches(None)
+                && !Selector::parse("app").unwrap().matches(None)
+        );
     }
 
     #[test]

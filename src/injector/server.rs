@@ -35,12 +35,20 @@ use reviews::Reviews;
 
 /// 256 silent and 256 connected: API servers keep a few connections each, and any pod can connect. 128 of them busy, so
 /// that one peer address has 64, more than an API server opens.
-const WEBHOOK: Bounds =
-    Bounds { silent_max: 256, connected_max: 256, busy_max: 128, first_byte_max: Duration::from_secs(2) };
+const WEBHOOK: Bounds = Bounds {
+    silent_max: 256,
+    connected_max: 256,
+    busy_max: 128,
+    first_byte_max: Duration::from_secs(2),
+};
 
 /// Probes, scrapers and people, as on the sidecar's admin port.
-const ADMIN: Bounds =
-    Bounds { silent_max: 64, connected_max: 64, busy_max: 16, first_byte_max: Duration::from_secs(2) };
+const ADMIN: Bounds = Bounds {
+    silent_max: 64,
+    connected_max: 64,
+    busy_max: 16,
+    first_byte_max: Duration::from_secs(2),
+};
 
 /// 16 connections that are evicted end in good order; beyond, they are closed at once.
 const FAREWELLS_MAX: usize = 16;
@@ -126,7 +134,8 @@ struct Shared {
 /// [`ServerError`] when it could not start.
 pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result<(), ServerError> {
     let system = |error: &dyn fmt::Display| ServerError::System(error.to_string());
-    let tls = Tls::load(config.certificate).map_err(|error| ServerError::Certificate(error.to_string()))?;
+    let tls = Tls::load(config.certificate)
+        .map_err(|error| ServerError::Certificate(error.to_string()))?;
     let shared = Arc::new(Shared {
         defaults: config.defaults,
         admin_hosts: config.admin_hosts,
@@ -140,18 +149,37 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
     });
     let bind = |name: &str, address: SocketAddr| -> Result<Listener, ServerError> {
         let listener = listener::bind(address, Sharing::Alone).and_then(Listener::new);
-        listener.map_err(|error: io::Error| ServerError::System(format!("{name} {address}: {error}")))
+        listener
+            .map_err(|error: io::Error| ServerError::System(format!("{name} {address}: {error}")))
     };
-    let (webhook, admin) = (bind("--listen", config.listen)?, bind("--admin", config.admin)?);
+    let (webhook, admin) = (
+        bind("--listen", config.listen)?,
+        bind("--admin", config.admin)?,
+    );
     tracing::info!(webhook = %webhook.address(), admin = %admin.address(), "injector listening");
 
     let (signal, watch) = drain::channel();
-    let following = tokio::spawn(tls.clone().follow(shared.health.check("certificate", "not read yet")));
+    let following = tokio::spawn(
+        tls.clone()
+            .follow(shared.health.check("certificate", "not read yet")),
+    );
     let slots = |port, bounds| Slots::new(port, bounds, &shared.metrics.refusals_total);
     let (admin_slots, webhook_slots) = (slots("admin", ADMIN), slots("webhook", WEBHOOK));
     let accepting = [
-        tokio::spawn(accept(admin, admin_slots, shared.clone(), watch.clone(), None)),
-        tokio::spawn(accept(webhook, webhook_slots, shared.clone(), watch, Some(tls))),
+        tokio::spawn(accept(
+            admin,
+            admin_slots,
+            shared.clone(),
+            watch.clone(),
+            None,
+        )),
+        tokio::spawn(accept(
+            webhook,
+            webhook_slots,
+            shared.clone(),
+            watch,
+            Some(tls),
+        )),
     ];
     until_end(&mut signals).await;
     shared.leaving.store(true, Ordering::Relaxed);
@@ -181,7 +209,13 @@ async fn until_end(signals: &mut mpsc::Receiver<Request>) {
     }
 }
 
-async fn accept(listener: Listener, slots: Slots, shared: Arc<Shared>, watch: Watch, tls: Option<Tls>) {
+async fn accept(
+    listener: Listener,
+    slots: Slots,
+    shared: Arc<Shared>,
+    watch: Watch,
+    tls: Option<Tls>,
+) {
     let converse = move |connection: TcpStream, slot| {
         let (shared, watch, tls) = (shared.clone(), watch.clone(), tls.clone());
         async move {
@@ -203,8 +237,16 @@ async fn accept(listener: Listener, slots: Slots, shared: Arc<Shared>, watch: Wa
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Probes and metrics. One request a connection.
-async fn converse_clear(connection: TcpStream, shared: &Arc<Shared>, slot: &Arc<Slot>) -> Result<(), Failure> {
-    let asker = Asker { slot: slot.clone(), busy: OnceLock::new(), has_bare_line_feed: Arc::default() };
+async fn converse_clear(
+    connection: TcpStream,
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+) -> Result<(), Failure> {
+    let asker = Asker {
+        slot: slot.clone(),
+        busy: OnceLock::new(),
+        has_bare_line_feed: Arc::default(),
+    };
     let connection = Scanned::new(connection, asker.has_bare_line_feed.clone());
     let service = service_fn(|request| {
         let answer = answer::probe(shared, &asker, &request);
@@ -251,11 +293,27 @@ async fn converse(
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
             .serve_connection(io, service);
-        return until_asked(connection, |connection| connection.graceful_shutdown(), shared, slot, watch).await;
+        return until_asked(
+            connection,
+            |connection| connection.graceful_shutdown(),
+            shared,
+            slot,
+            watch,
+        )
+        .await;
     }
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).serve_connection(io, service);
-    until_asked(connection, |connection| connection.graceful_shutdown(), shared, slot, watch).await
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(io, service);
+    until_asked(
+        connection,
+        |connection| connection.graceful_shutdown(),
+        shared,
+        slot,
+        watch,
+    )
+    .await
 }
 
 /// Serves a connection until its end. When the process leaves, or the slot is needed, it ends in good order.

@@ -25,7 +25,12 @@ const NO_TOKEN_VOLUME: &str = "sidestream-no-token";
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Every volume of ours.
-pub(super) const VOLUMES: [&str; 4] = [CONFIG_VOLUME, CONTROL_VOLUME, SECRET_VOLUME, NO_TOKEN_VOLUME];
+pub(super) const VOLUMES: [&str; 4] = [
+    CONFIG_VOLUME,
+    CONTROL_VOLUME,
+    SECRET_VOLUME,
+    NO_TOKEN_VOLUME,
+];
 
 /// The container for a pod that has `grace` to end.
 pub(super) fn container(options: &Options, grace: Duration) -> Value {
@@ -109,13 +114,24 @@ fn environment(options: &Options, grace: Duration) -> Vec<Value> {
         json!({ "name": "SIDESTREAM_ADMIN_PORT", "value": options.admin_port.to_string() }),
     ];
     let said = [
-        ("SIDESTREAM_DRAIN_ACCEPT_FOR", options.drain_accept_for.map(duration)),
-        ("SIDESTREAM_DRAIN_SPREAD", options.drain_spread.map(duration)),
-        ("SIDESTREAM_DRAIN_TIMEOUT", options.drain_timeout.map(duration)),
+        (
+            "SIDESTREAM_DRAIN_ACCEPT_FOR",
+            options.drain_accept_for.map(duration),
+        ),
+        (
+            "SIDESTREAM_DRAIN_SPREAD",
+            options.drain_spread.map(duration),
+        ),
+        (
+            "SIDESTREAM_DRAIN_TIMEOUT",
+            options.drain_timeout.map(duration),
+        ),
         ("SIDESTREAM_LOG", options.log_level.clone()),
         ("NATS_URL", options.nats_url.clone()),
     ];
-    let said = said.into_iter().filter_map(|(name, value)| Some(json!({ "name": name, "value": value? })));
+    let said = said
+        .into_iter()
+        .filter_map(|(name, value)| Some(json!({ "name": name, "value": value? })));
     environment.extend(said);
     environment
 }
@@ -136,8 +152,12 @@ fn resources(options: &Options) -> Value {
     if let Some(cpu) = &options.cpu_limit {
         limits["cpu"] = json!(cpu.text());
     }
-    let mut requests = json!({ "cpu": options.cpu_request.text(), "memory": options.memory_request.text() });
-    for (amounts, storage) in [(&mut limits, &options.storage_limit), (&mut requests, &options.storage_request)] {
+    let mut requests =
+        json!({ "cpu": options.cpu_request.text(), "memory": options.memory_request.text() });
+    for (amounts, storage) in [
+        (&mut limits, &options.storage_limit),
+        (&mut requests, &options.storage_request),
+    ] {
         if let Some(storage) = storage {
             amounts["ephemeral-storage"] = json!(storage.text());
         }

@@ -33,7 +33,8 @@ pub(super) struct Treated {
 fn template_of(version: &str, kind: &str) -> Option<(&'static [&'static str], bool)> {
     match (version.split('/').next()?, kind) {
         ("v1", "Pod") => Some((&[], false)),
-        ("v1", "ReplicationController") | ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet") => {
+        ("v1", "ReplicationController")
+        | ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet") => {
             Some((&["spec", "template"], false))
         }
         ("batch", "Job") => Some((&["spec", "template"], true)),
@@ -74,13 +75,21 @@ pub(super) const NOT_SELECTED: &str = "the selector does not match the labels of
 
 /// Whether a pod has ended or is being deleted: it gets no sidecar any more, and needs none.
 fn is_over(pod: &Value) -> bool {
-    let is_deleted = pod["metadata"].get("deletionTimestamp").is_some_and(|time| !time.is_null());
-    is_deleted || matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    let is_deleted = pod["metadata"]
+        .get("deletionTimestamp")
+        .is_some_and(|time| !time.is_null());
+    is_deleted
+        || matches!(
+            pod["status"]["phase"].as_str(),
+            Some("Succeeded" | "Failed")
+        )
 }
 
 fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Option<Treated> {
     let named = |key: &str| object["metadata"][key].as_str();
-    let name = named("name").or_else(|| named("generateName")).unwrap_or("without a name");
+    let name = named("name")
+        .or_else(|| named("generateName"))
+        .unwrap_or("without a name");
     let name = match (act, named("namespace")) {
         // Pods of the whole cluster.
         (Act::Check(_), Some(namespace)) => format!("{kind}/{namespace}/{name}"),
@@ -92,10 +101,14 @@ fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Opt
             .flatten();
     };
     let is_over = is_over(object);
-    let template = way.iter().try_fold(object, |value, key| value.get_mut(*key));
+    let template = way
+        .iter()
+        .try_fold(object, |value, key| value.get_mut(*key));
     let (done, notices) = match (template, act) {
         (Some(template), Act::Inject(defaults)) => pod::inject(template, ends, defaults),
-        (Some(template), Act::InjectSelected(defaults, selector)) if selector.matches(pod::labels(template)) => {
+        (Some(template), Act::InjectSelected(defaults, selector))
+            if selector.matches(pod::labels(template)) =>
+        {
             pod::inject(template, ends, defaults)
         }
         (Some(_), Act::InjectSelected(..)) => (Done::Left(NOT_SELECTED), Vec::new()),
@@ -111,7 +124,11 @@ fn treat_one(object: &mut Value, version: &str, kind: &str, act: Act<'_>) -> Opt
             (Done::Left("of a problem"), vec![notice])
         }
     };
-    Some(Treated { name, done, notices })
+    Some(Treated {
+        name,
+        done,
+        notices,
+    })
 }
 
 /// A remark about an object of another kind that makes pods, too: silence would be taken for success.
@@ -122,7 +139,11 @@ fn unknown(object: &Value, version: &str, name: String) -> Option<Treated> {
         "it has a pod template at `{place}`, but kinds of `{version}` are not injected here: label the template \
          `sidestream.dev/inject: \"true\"` and let the webhook inject its pods"
     );
-    Some(Treated { name, done: Done::Left("its kind is unknown"), notices: vec![Notice::Remark(text)] })
+    Some(Treated {
+        name,
+        done: Done::Left("its kind is unknown"),
+        notices: vec![Notice::Remark(text)],
+    })
 }
 
 /// 12: twice what the deepest custom resource with a pod template needs.
@@ -139,10 +160,9 @@ fn pod_template(value: &Value, depth_max: usize) -> Option<String> {
             }
             Some((key.clone(), Some(pod_template(value, depth_max)?)))
         })?,
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .find_map(|(index, value)| Some((index.to_string(), Some(pod_template(value, depth_max)?))))?,
+        Value::Array(items) => items.iter().enumerate().find_map(|(index, value)| {
+            Some((index.to_string(), Some(pod_template(value, depth_max)?)))
+        })?,
         _ => return None,
     };
     Some(inner.map_or_else(|| key.clone(), |inner| format!("{key}.{inner}")))

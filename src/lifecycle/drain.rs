@@ -38,7 +38,13 @@ impl Default for Config {
 pub fn channel() -> (Signal, Watch) {
     let (told, hears) = watch::channel(Told::Nothing);
     let (release, released) = mpsc::channel(1);
-    (Signal { told, released }, Watch { told: hears, release: Release { _release: release } })
+    (
+        Signal { told, released },
+        Watch {
+            told: hears,
+            release: Release { _release: release },
+        },
+    )
 }
 
 /// What the watches were told last.
@@ -144,7 +150,11 @@ mod tests {
         let mut drained = tokio::spawn(signal.drain());
         second.signaled().await;
         drop(second);
-        assert!(tokio::time::timeout(Duration::from_secs(9), &mut drained).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(9), &mut drained)
+                .await
+                .is_err()
+        );
         assert!(watch.is_signaled());
         drop(watch);
         drained.await.unwrap();
@@ -155,8 +165,16 @@ mod tests {
         let (mut signal, mut watch) = channel();
         signal.begin();
         watch.signaled().await;
-        assert!(tokio::time::timeout(Duration::from_secs(9), watch.cut()).await.is_err());
-        assert!(tokio::time::timeout(Duration::from_secs(9), signal.released()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(9), watch.cut())
+                .await
+                .is_err()
+        );
+        assert!(
+            tokio::time::timeout(Duration::from_secs(9), signal.released())
+                .await
+                .is_err()
+        );
         signal.cut();
         signal.begin();
         watch.cut().await;

@@ -54,19 +54,31 @@ impl Health {
         checks.made += 1;
         let number = checks.made;
         checks.by_name.insert(name.clone(), (number, status));
-        Check { health: self.clone(), name, number }
+        Check {
+            health: self.clone(),
+            name,
+            number,
+        }
     }
 
     /// Every check by name.
     #[must_use]
     pub fn report(&self) -> BTreeMap<String, Status> {
-        self.lock().by_name.iter().map(|(name, (_, status))| (name.clone(), status.clone())).collect()
+        self.lock()
+            .by_name
+            .iter()
+            .map(|(name, (_, status))| (name.clone(), status.clone()))
+            .collect()
     }
 
     /// Whether no check is failing.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.lock().by_name.values().any(|(_, status)| matches!(status, Status::Failing(_)))
+        !self
+            .lock()
+            .by_name
+            .values()
+            .any(|(_, status)| matches!(status, Status::Failing(_)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Checks> {
@@ -78,7 +90,9 @@ impl Check {
     /// Says how the part is now; a change is logged.
     pub fn set(&self, status: Status) {
         let mut checks = self.health.lock();
-        let Some((number, before)) = checks.by_name.get_mut(&self.name) else { return };
+        let Some((number, before)) = checks.by_name.get_mut(&self.name) else {
+            return;
+        };
         if *number != self.number || *before == status {
             return;
         }
@@ -86,7 +100,9 @@ impl Check {
         match (&status, &*before) {
             (Status::Ok, _) => tracing::info!(check = name, "check passes"),
             (Status::Warning(why), _) => tracing::warn!(check = name, why, "check warns"),
-            (Status::Failing(why), Status::Failing(_)) => tracing::info!(check = name, why, "check still fails"),
+            (Status::Failing(why), Status::Failing(_)) => {
+                tracing::info!(check = name, why, "check still fails")
+            }
             (Status::Failing(why), _) => tracing::warn!(check = name, why, "check fails"),
         }
         *before = status;
@@ -96,7 +112,11 @@ impl Check {
 impl Drop for Check {
     fn drop(&mut self) {
         let mut checks = self.health.lock();
-        if checks.by_name.get(&self.name).is_some_and(|(number, _)| *number == self.number) {
+        if checks
+            .by_name
+            .get(&self.name)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
             checks.by_name.remove(&self.name);
         }
     }

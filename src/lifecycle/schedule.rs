@@ -37,7 +37,11 @@ impl Schedule {
         // A configuration with a shorter `timeout` is refused; here the order holds whatever comes.
         let deadline = began + config.timeout;
         let spread_until = (accept_until + config.spread).min(deadline);
-        let mut schedule = Self { accept_until: accept_until.min(deadline), spread_until, deadline };
+        let mut schedule = Self {
+            accept_until: accept_until.min(deadline),
+            spread_until,
+            deadline,
+        };
         if let Some(grace) = grace {
             schedule.compress(began, usable(grace));
         }
@@ -58,13 +62,20 @@ impl Schedule {
             return;
         }
         let factor = within.as_secs_f64() / left.as_secs_f64();
-        for moment in [&mut self.accept_until, &mut self.spread_until, &mut self.deadline] {
+        for moment in [
+            &mut self.accept_until,
+            &mut self.spread_until,
+            &mut self.deadline,
+        ] {
             let ahead = moment.saturating_duration_since(now);
             if !ahead.is_zero() {
                 *moment = now + ahead.mul_f64(factor);
             }
         }
-        debug_assert!(self.accept_until <= self.spread_until && self.spread_until <= self.deadline, "in their order");
+        debug_assert!(
+            self.accept_until <= self.spread_until && self.spread_until <= self.deadline,
+            "in their order"
+        );
     }
 }
 
@@ -76,25 +87,41 @@ mod tests {
 
     /// The three moments, in milliseconds from `from`.
     fn moments(schedule: &Schedule, from: Instant) -> [u128; 3] {
-        [schedule.accept_until, schedule.spread_until, schedule.deadline]
-            .map(|moment| moment.saturating_duration_since(from).as_millis())
+        [
+            schedule.accept_until,
+            schedule.spread_until,
+            schedule.deadline,
+        ]
+        .map(|moment| moment.saturating_duration_since(from).as_millis())
     }
 
     #[test]
     fn a_drain_takes_the_times_of_the_configuration() {
         let began = Instant::now();
         let config = Config::default();
-        assert_eq!(moments(&Schedule::new(&config, began, None), began), [5_000, 25_000, 40_000]);
-        assert_eq!(moments(&Schedule::new(&config, began, Some(S(60))), began), [5_000, 25_000, 40_000]);
+        assert_eq!(
+            moments(&Schedule::new(&config, began, None), began),
+            [5_000, 25_000, 40_000]
+        );
+        assert_eq!(
+            moments(&Schedule::new(&config, began, Some(S(60))), began),
+            [5_000, 25_000, 40_000]
+        );
     }
 
     #[test]
     fn a_grace_period_that_is_too_short_compresses_every_part_alike_and_leaves_two_seconds() {
         let began = Instant::now();
         let config = Config::default();
-        assert_eq!(moments(&Schedule::new(&config, began, Some(S(22))), began), [2_500, 12_500, 20_000]);
+        assert_eq!(
+            moments(&Schedule::new(&config, began, Some(S(22))), began),
+            [2_500, 12_500, 20_000]
+        );
         // Of a tiny one half is used.
-        assert_eq!(moments(&Schedule::new(&config, began, Some(S(2))), began), [125, 625, 1_000]);
+        assert_eq!(
+            moments(&Schedule::new(&config, began, Some(S(2))), began),
+            [125, 625, 1_000]
+        );
     }
 
     #[test]

@@ -24,13 +24,19 @@ pub fn listen() -> io::Result<mpsc::Receiver<Request>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     // 16: a person with a finger on Ctrl-C; what does not fit was said already.
     let (heard, requests) = mpsc::channel(16);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            let request = if signal == SIGHUP { Request::Reload } else { Request::End };
-            if let Err(mpsc::error::TrySendError::Closed(_)) = heard.try_send(request) {
-                return;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let request = if signal == SIGHUP {
+                    Request::Reload
+                } else {
+                    Request::End
+                };
+                if let Err(mpsc::error::TrySendError::Closed(_)) = heard.try_send(request) {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(requests)
 }

@@ -23,7 +23,11 @@ impl Bucket {
     #[must_use]
     pub fn new(rate: Rate) -> Self {
         let quota = Quota::per_second(rate.rate).allow_burst(rate.burst);
-        Self { tokens: RateLimiter::direct(quota), rate, owed: AtomicU32::new(0) }
+        Self {
+            tokens: RateLimiter::direct(quota),
+            rate,
+            owed: AtomicU32::new(0),
+        }
     }
 
     /// Takes `cost` tokens at once, or as many as the bucket can hold if that is less.
@@ -35,7 +39,11 @@ impl Bucket {
             self.try_take(1).map_err(|wait| wait + self.refill(owed))?;
             // Another thread may have paid it meanwhile: then one token more was taken than was owed, which is the
             // client's own.
-            let paid = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| owed.checked_sub(1));
+            let paid = self
+                .owed
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| {
+                    owed.checked_sub(1)
+                });
             if paid.is_err() {
                 break;
             }
@@ -47,13 +55,19 @@ impl Bucket {
     pub fn owe(&self) {
         let most = self.rate.burst.get();
         let owe = |owed| (owed < most).then_some(owed + 1);
-        if self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, owe).is_err() {
+        if self
+            .owed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, owe)
+            .is_err()
+        {
             tracing::trace!(most, "as much is owed as can be");
         }
     }
 
     fn try_take(&self, cost: u32) -> Result<(), Duration> {
-        let cost = NonZeroU32::new(cost).unwrap_or(NonZeroU32::MIN).min(self.rate.burst);
+        let cost = NonZeroU32::new(cost)
+            .unwrap_or(NonZeroU32::MIN)
+            .min(self.rate.burst);
         match self.tokens.check_n(cost) {
             // More than a bucket holds is not asked for.
             Ok(Ok(())) | Err(_) => Ok(()),
@@ -77,7 +91,10 @@ mod tests {
             assert_eq!(bucket.take(1), Ok(()));
         }
         let wait = bucket.take(1).unwrap_err();
-        assert!(wait > Duration::from_millis(300) && wait <= Duration::from_millis(500), "{wait:?}");
+        assert!(
+            wait > Duration::from_millis(300) && wait <= Duration::from_millis(500),
+            "{wait:?}"
+        );
     }
 
     #[test]

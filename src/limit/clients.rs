@@ -143,9 +143,20 @@ impl Clients {
         let most = config.connections.unwrap_or(usize::MAX);
         // Counted before it is compared: two that come at once are not both the last.
         let before = client.open.fetch_add(1, Ordering::Relaxed);
-        let visit = Visit { client, clients: Arc::clone(self), filter_sets: SmallVec::new() };
+        let visit = Visit {
+            client,
+            clients: Arc::clone(self),
+            filter_sets: SmallVec::new(),
+        };
         // The token first: who knocks too often with all its event streams open is told of the rate.
-        if let Some(Err(wait)) = visit.client.buckets.load().connects.as_ref().map(|bucket| bucket.take(1)) {
+        if let Some(Err(wait)) = visit
+            .client
+            .buckets
+            .load()
+            .connects
+            .as_ref()
+            .map(|bucket| bucket.take(1))
+        {
             return Err(visit.refuse(Limit::Connects, Some(wait)));
         }
         if before >= most {
@@ -193,8 +204,11 @@ impl Clients {
 /// with full buckets.
 fn forget(shard: &mut Shard) {
     let away = |client: &Client| client.open.load(Ordering::Relaxed) == 0;
-    let mut seen: Vec<u64> =
-        shard.values().filter(|client| away(client)).map(|client| client.seen.load(Ordering::Relaxed)).collect();
+    let mut seen: Vec<u64> = shard
+        .values()
+        .filter(|client| away(client))
+        .map(|client| client.seen.load(Ordering::Relaxed))
+        .collect();
     if seen.is_empty() {
         return;
     }
@@ -210,9 +224,9 @@ fn forget(shard: &mut Shard) {
 
 fn place(id: &str) -> usize {
     // FNV-1a: spreads, and an attacker gains nothing from one shard but a fuller one.
-    let hash = id
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     (hash % SHARDS as u64) as usize
 }
 
@@ -230,7 +244,11 @@ impl Visit {
     pub fn read(&mut self, filter_sets: impl IntoIterator<Item = u64>) -> Result<(), Throttled> {
         let most = self.clients.config.load().filter_sets.unwrap_or(usize::MAX);
         let is_full = {
-            let mut held = self.client.filter_sets.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self
+                .client
+                .filter_sets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let before = held.len();
             for filter_set in filter_sets {
                 *held.entry(filter_set).or_default() += 1;
@@ -240,14 +258,21 @@ impl Visit {
             // served to one event stream.
             held.len() > most && held.len() > before && before > 0
         };
-        if is_full { Err(self.refuse(Limit::FilterSets, None)) } else { Ok(()) }
+        if is_full {
+            Err(self.refuse(Limit::FilterSets, None))
+        } else {
+            Ok(())
+        }
     }
 
     /// What its events cost, if they do.
     #[must_use]
     pub fn events(&self) -> Option<EventTokens<'_>> {
         let buckets = self.client.buckets.load_full();
-        buckets.events.is_some().then_some(EventTokens { buckets, visit: self })
+        buckets.events.is_some().then_some(EventTokens {
+            buckets,
+            visit: self,
+        })
     }
 
     fn refuse(&self, limit: Limit, wait: Option<Duration>) -> Throttled {
@@ -264,7 +289,11 @@ impl Visit {
         }
         if self.clients.lines.take(1).is_ok() {
             self.client.told.store(now, Ordering::Relaxed);
-            tracing::info!(client = &*self.client.id, limit = limit.as_str(), "client throttled");
+            tracing::info!(
+                client = &*self.client.id,
+                limit = limit.as_str(),
+                "client throttled"
+            );
         }
     }
 }
@@ -272,7 +301,11 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         if !self.filter_sets.is_empty() {
-            let mut held = self.client.filter_sets.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self
+                .client
+                .filter_sets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for filter_set in &self.filter_sets {
                 if let Entry::Occupied(mut readers) = held.entry(*filter_set) {
                     *readers.get_mut() -= 1;
@@ -303,7 +336,11 @@ impl EventTokens<'_> {
     /// # Errors
     /// How long until there is one.
     pub fn take(&self, cost: u32) -> Result<(), Duration> {
-        let taken = self.buckets.events.as_ref().map_or(Ok(()), |bucket| bucket.take(cost));
+        let taken = self
+            .buckets
+            .events
+            .as_ref()
+            .map_or(Ok(()), |bucket| bucket.take(cost));
         if taken.is_err() {
             self.visit.tell(Limit::Events);
         }
@@ -320,7 +357,10 @@ impl EventTokens<'_> {
 
 impl Buckets {
     fn new(config: PerClient) -> Self {
-        Self { connects: config.connects.map(Bucket::new), events: config.events.map(Bucket::new) }
+        Self {
+            connects: config.connects.map(Bucket::new),
+            events: config.events.map(Bucket::new),
+        }
     }
 }
 
@@ -343,10 +383,19 @@ mod tests {
 
     #[test]
     fn a_client_has_so_many_event_streams_at_one_time_and_others_have_theirs() {
-        let clients = clients(PerClient { connections: Some(2), ..PerClient::default() });
+        let clients = clients(PerClient {
+            connections: Some(2),
+            ..PerClient::default()
+        });
         let (one, _two) = (clients.enter("a").unwrap(), clients.enter("a").unwrap());
         for _ in 0..3 {
-            assert_eq!(clients.enter("a").unwrap_err(), Throttled { limit: Limit::Connections, wait: None });
+            assert_eq!(
+                clients.enter("a").unwrap_err(),
+                Throttled {
+                    limit: Limit::Connections,
+                    wait: None
+                }
+            );
         }
         assert!(clients.enter("b").is_ok());
         drop(one);
@@ -355,41 +404,68 @@ mod tests {
 
     #[test]
     fn a_client_reads_a_number_of_different_filter_sets_at_one_time() {
-        let clients = clients(PerClient { filter_sets: Some(2), ..PerClient::default() });
+        let clients = clients(PerClient {
+            filter_sets: Some(2),
+            ..PerClient::default()
+        });
         let read = |id: &str, filter_sets: &[u64]| {
             let mut visit = clients.enter(id).unwrap().unwrap();
             visit.read(filter_sets.iter().copied()).map(|()| visit)
         };
         let (one, _two) = (read("a", &[1]).unwrap(), read("a", &[2]).unwrap());
         let throttled = read("a", &[3]).unwrap_err();
-        assert_eq!(throttled, Throttled { limit: Limit::FilterSets, wait: None });
+        assert_eq!(
+            throttled,
+            Throttled {
+                limit: Limit::FilterSets,
+                wait: None
+            }
+        );
         let again: Vec<Visit> = (0..100).map(|_| read("a", &[1]).unwrap()).collect();
         assert!(read("b", &[3]).is_ok(), "another client has its own");
         drop(one);
         assert!(read("a", &[3]).is_err(), "the set is still read");
         drop(again);
-        assert!(read("a", &[3]).is_ok(), "a set that is not read any longer does not count");
-        assert!(read("c", &[4, 5, 6]).is_ok(), "one event stream is served however many sources its route has");
+        assert!(
+            read("a", &[3]).is_ok(),
+            "a set that is not read any longer does not count"
+        );
+        assert!(
+            read("c", &[4, 5, 6]).is_ok(),
+            "one event stream is served however many sources its route has"
+        );
     }
 
     #[test]
     fn a_client_opens_a_burst_and_then_waits_for_tokens() {
-        let clients = clients(PerClient { connects: Some(Rate::new(1, 3)), ..PerClient::default() });
+        let clients = clients(PerClient {
+            connects: Some(Rate::new(1, 3)),
+            ..PerClient::default()
+        });
         for _ in 0..3 {
             assert!(clients.enter("a").is_ok());
         }
         let throttled = clients.enter("a").unwrap_err();
         assert_eq!(throttled.limit, Limit::Connects);
-        assert!(throttled.wait.is_some_and(|wait| wait > Duration::from_millis(500) && wait <= Duration::from_secs(1)));
+        assert!(throttled.wait.is_some_and(
+            |wait| wait > Duration::from_millis(500) && wait <= Duration::from_secs(1)
+        ));
         assert!(clients.enter("b").is_ok());
     }
 
     #[test]
     fn changed_limits_hold_for_those_who_are_here_already() {
-        let clients = clients(PerClient { connections: Some(5), ..PerClient::default() });
+        let clients = clients(PerClient {
+            connections: Some(5),
+            ..PerClient::default()
+        });
         let visit = clients.enter("a").unwrap().unwrap();
         assert!(visit.events().is_none());
-        clients.set(PerClient { connections: Some(1), events: Some(Rate::new(1, 1)), ..PerClient::default() });
+        clients.set(PerClient {
+            connections: Some(1),
+            events: Some(Rate::new(1, 1)),
+            ..PerClient::default()
+        });
         assert!(clients.enter("a").is_err());
         let events = visit.events().unwrap();
         assert!(events.take(1).is_ok() && events.take(1).is_err());
@@ -397,8 +473,13 @@ mod tests {
 
     #[test]
     fn any_number_of_clients_is_remembered_within_the_bound_and_who_is_here_stays() {
-        let clients = clients(PerClient { connections: Some(1), ..PerClient::default() });
-        let here: Vec<_> = (0..100).map(|number| clients.enter(&format!("here-{number}")).unwrap()).collect();
+        let clients = clients(PerClient {
+            connections: Some(1),
+            ..PerClient::default()
+        });
+        let here: Vec<_> = (0..100)
+            .map(|number| clients.enter(&format!("here-{number}")).unwrap())
+            .collect();
         for number in 0..CLIENTS_MAX * 2 {
             assert!(clients.enter(&format!("gone-{number}")).is_ok());
         }

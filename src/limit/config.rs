@@ -14,7 +14,10 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         // A tenth is left for probes, NATS and refusals; another tenth before it for an operator to act.
-        Self { warn: 80, reject: 90 }
+        Self {
+            warn: 80,
+            reject: 90,
+        }
     }
 }
 
@@ -40,7 +43,10 @@ impl PerClient {
     /// The default in a process of so many feeds.
     #[must_use]
     pub fn among(feeds_max: usize) -> Self {
-        Self { filter_sets: Some(feeds_max.div_ceil(FILTER_SETS_SHARE)), ..Self::default() }
+        Self {
+            filter_sets: Some(feeds_max.div_ceil(FILTER_SETS_SHARE)),
+            ..Self::default()
+        }
     }
 }
 
@@ -63,6 +69,9 @@ impl Rate {
                 None => NonZeroU32::MIN,
             }
         }
-        Self { rate: at_least_one(rate), burst: at_least_one(burst) }
+        Self {
+            rate: at_least_one(rate),
+            burst: at_least_one(burst),
+        }
     }
 }

@@ -22,7 +22,10 @@ const RESERVE_MIN: u64 = 64;
 /// Container runtimes start processes with 1,024, of which a sidecar would be full with 920 clients.
 pub fn raise() -> u64 {
     let before = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
+    let wanted = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
     if before.current != before.maximum
         && let Err(error) = setrlimit(Resource::Nofile, wanted)
     {
@@ -30,7 +33,12 @@ pub fn raise() -> u64 {
     }
     let limit = limit();
     let before = before.current.unwrap_or(UNLIMITED);
-    tracing::info!(limit, before, connections_max = connections_max(limit), "file descriptors");
+    tracing::info!(
+        limit,
+        before,
+        connections_max = connections_max(limit),
+        "file descriptors"
+    );
     limit
 }
 
@@ -88,9 +96,15 @@ mod tests {
 
     #[test]
     fn clients_may_have_the_limit_less_a_tenth_and_at_least_64() {
-        for (limit, connections) in
-            [(0, 1), (64, 1), (100, 36), (640, 576), (1_024, 922), (65_536, 58_983), (1 << 20, 943_719)]
-        {
+        for (limit, connections) in [
+            (0, 1),
+            (64, 1),
+            (100, 36),
+            (640, 576),
+            (1_024, 922),
+            (65_536, 58_983),
+            (1 << 20, 943_719),
+        ] {
             assert_eq!(connections_max(limit), connections, "{limit}");
         }
     }
@@ -105,7 +119,9 @@ mod tests {
     #[test]
     fn what_is_opened_is_counted() {
         // Other tests of this process open and close as well: only many of our own can be told from theirs.
-        let files: Vec<_> = (0..400).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        let files: Vec<_> = (0..400)
+            .map(|_| fs::File::open("/dev/null").unwrap())
+            .collect();
         assert!(open().unwrap() >= files.len() as u64);
         assert!(listed().unwrap() >= files.len() as u64);
         let metrics = Metrics::new().unwrap();

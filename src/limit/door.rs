@@ -68,7 +68,8 @@ impl Door {
 
     /// Changes the bounds for those who come from now on.
     pub fn set(&self, connections_max: usize, Thresholds { warn, reject }: Thresholds) {
-        self.connections_max.store(connections_max, Ordering::Relaxed);
+        self.connections_max
+            .store(connections_max, Ordering::Relaxed);
         self.warn.store(warn, Ordering::Relaxed);
         self.reject.store(reject, Ordering::Relaxed);
     }
@@ -82,7 +83,10 @@ impl Door {
     /// The shares from which on something is done.
     #[must_use]
     pub fn thresholds(&self) -> Thresholds {
-        Thresholds { warn: self.warn.load(Ordering::Relaxed), reject: self.reject.load(Ordering::Relaxed) }
+        Thresholds {
+            warn: self.warn.load(Ordering::Relaxed),
+            reject: self.reject.load(Ordering::Relaxed),
+        }
     }
 
     /// Counts a connection in; none when it is to be closed at once.
@@ -90,7 +94,10 @@ impl Door {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         self.is_used.store(true, Ordering::Relaxed);
         let is_surplus = before >= self.connections_max.load(Ordering::Relaxed);
-        let entered = Entered { door: Arc::clone(self), is_surplus };
+        let entered = Entered {
+            door: Arc::clone(self),
+            is_surplus,
+        };
         (self.supply() < Supply::Spent).then_some(entered)
     }
 
@@ -109,7 +116,8 @@ impl Door {
         let open = open()?;
         // The fewer of the two: who comes while it is being counted must not hide a descriptor that is something else.
         let connections = before.min(self.connections.load(Ordering::Relaxed)) as u64;
-        self.others.store(open.saturating_sub(connections), Ordering::Relaxed);
+        self.others
+            .store(open.saturating_sub(connections), Ordering::Relaxed);
         Ok(())
     }
 
@@ -167,8 +175,15 @@ mod tests {
             clients.extend(enter(&door, connections - clients.len()));
             assert_eq!(door.supply(), supply, "{connections} connections");
         }
-        assert!(door.enter().is_none(), "the 951st descriptor is not for clients");
-        assert_eq!(door.supply(), Supply::Reserved, "who is not let in is not counted");
+        assert!(
+            door.enter().is_none(),
+            "the 951st descriptor is not for clients"
+        );
+        assert_eq!(
+            door.supply(),
+            Supply::Reserved,
+            "who is not let in is not counted"
+        );
         clients.truncate(700);
         assert_eq!(door.supply(), Supply::Ample, "known without another look");
     }
@@ -191,7 +206,11 @@ mod tests {
             crowd = enter(&door, 40);
             Ok::<_, ()>(60)
         });
-        assert_eq!((counted, door.in_use()), (Ok(()), 100), "too many rather than too few, until the next look");
+        assert_eq!(
+            (counted, door.in_use()),
+            (Ok(()), 100),
+            "too many rather than too few, until the next look"
+        );
     }
 
     #[test]
@@ -199,7 +218,13 @@ mod tests {
         let door = Door::new(1_000);
         door.set(2, Thresholds::default());
         let clients = enter(&door, 3);
-        assert_eq!(clients.iter().map(|client| client.is_surplus).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!(
+            clients
+                .iter()
+                .map(|client| client.is_surplus)
+                .collect::<Vec<_>>(),
+            [false, false, true]
+        );
         drop(clients);
         assert!(!door.enter().unwrap().is_surplus);
     }
@@ -207,7 +232,13 @@ mod tests {
     #[test]
     fn thresholds_are_shares_of_the_limit() {
         let door = Door::new(256);
-        door.set(usize::MAX, Thresholds { warn: 50, reject: 60 });
+        door.set(
+            usize::MAX,
+            Thresholds {
+                warn: 50,
+                reject: 60,
+            },
+        );
         for (open, supply) in [
             (127, Supply::Ample),
             (128, Supply::Scarce),

@@ -115,7 +115,11 @@ impl Pressure {
             return None;
         }
         (self.above, self.below) = (None, None);
-        Some(Change { from, to: self.level, asks })
+        Some(Change {
+            from,
+            to: self.level,
+            asks,
+        })
     }
 
     /// The level in force.
@@ -132,8 +136,16 @@ impl Pressure {
             let mut asked = 0;
             for (place, step) in (1..).zip(steps) {
                 // A step that is already taken is left a little later than it was taken.
-                let span = if measure == Measure::Descriptors { 1.0 } else { step };
-                let eased = if place <= self.level as u8 && span.is_finite() { step - span * EASE } else { step };
+                let span = if measure == Measure::Descriptors {
+                    1.0
+                } else {
+                    step
+                };
+                let eased = if place <= self.level as u8 && span.is_finite() {
+                    step - span * EASE
+                } else {
+                    step
+                };
                 asked = if value >= eased { place } else { asked };
             }
             if asked > most.0 as u8 {
@@ -191,7 +203,9 @@ impl Level {
             Self::None => "nothing is cut",
             Self::Telemetry => "telemetry is thinned",
             Self::Normal => "no telemetry, normal events at half their rate",
-            Self::Connections => "no telemetry, normal events at a quarter of their rate, no new event streams",
+            Self::Connections => {
+                "no telemetry, normal events at a quarter of their rate, no new event streams"
+            }
         }
     }
 }
@@ -212,10 +226,19 @@ mod tests {
     use super::*;
 
     /// Nothing is scarce.
-    const CALM: Readings = Readings { descriptors: -4.0, window_bytes: 0.5, loop_lag: 0.001, pending: 0.0 };
+    const CALM: Readings = Readings {
+        descriptors: -4.0,
+        window_bytes: 0.5,
+        loop_lag: 0.001,
+        pending: 0.0,
+    };
 
     /// Looks four times a second, as the pod does; returns the changes as (milliseconds, level).
-    fn follow(pressure: &mut Pressure, start: Instant, looks: impl IntoIterator<Item = Readings>) -> Vec<(u64, u8)> {
+    fn follow(
+        pressure: &mut Pressure,
+        start: Instant,
+        looks: impl IntoIterator<Item = Readings>,
+    ) -> Vec<(u64, u8)> {
         let times = (0..).map(|look| look * 250);
         let changed = |(at, readings): (u64, Readings)| {
             let change = pressure.look(readings, start + Duration::from_millis(at))?;
@@ -227,18 +250,92 @@ mod tests {
     #[test]
     fn each_measure_asks_for_its_levels() {
         let cases = [
-            (Readings { descriptors: -0.1, ..CALM }, 0),
-            (Readings { descriptors: 0.0, ..CALM }, 1),
-            (Readings { descriptors: 0.6, ..CALM }, 2),
-            (Readings { descriptors: 9.0, ..CALM }, 2),
-            (Readings { window_bytes: 0.94, ..CALM }, 0),
-            (Readings { window_bytes: 1.0, ..CALM }, 1),
-            (Readings { window_bytes: 2.0, ..CALM }, 2),
-            (Readings { loop_lag: 0.2, ..CALM }, 0),
-            (Readings { loop_lag: 0.3, ..CALM }, 1),
-            (Readings { loop_lag: 5.0, ..CALM }, 3),
-            (Readings { pending: 60_000.0, ..CALM }, 2),
-            (Readings { pending: 1e9, descriptors: 9.0, window_bytes: 2.0, ..CALM }, 2),
+            (
+                Readings {
+                    descriptors: -0.1,
+                    ..CALM
+                },
+                0,
+            ),
+            (
+                Readings {
+                    descriptors: 0.0,
+                    ..CALM
+                },
+                1,
+            ),
+            (
+                Readings {
+                    descriptors: 0.6,
+                    ..CALM
+                },
+                2,
+            ),
+            (
+                Readings {
+                    descriptors: 9.0,
+                    ..CALM
+                },
+                2,
+            ),
+            (
+                Readings {
+                    window_bytes: 0.94,
+                    ..CALM
+                },
+                0,
+            ),
+            (
+                Readings {
+                    window_bytes: 1.0,
+                    ..CALM
+                },
+                1,
+            ),
+            (
+                Readings {
+                    window_bytes: 2.0,
+                    ..CALM
+                },
+                2,
+            ),
+            (
+                Readings {
+                    loop_lag: 0.2,
+                    ..CALM
+                },
+                0,
+            ),
+            (
+                Readings {
+                    loop_lag: 0.3,
+                    ..CALM
+                },
+                1,
+            ),
+            (
+                Readings {
+                    loop_lag: 5.0,
+                    ..CALM
+                },
+                3,
+            ),
+            (
+                Readings {
+                    pending: 60_000.0,
+                    ..CALM
+                },
+                2,
+            ),
+            (
+                Readings {
+                    pending: 1e9,
+                    descriptors: 9.0,
+                    window_bytes: 2.0,
+                    ..CALM
+                },
+                2,
+            ),
         ];
         for (readings, level) in cases {
             let mut pressure = Pressure::default();
@@ -251,16 +348,28 @@ mod tests {
     fn it_rises_step_by_step_and_falls_more_slowly() {
         let mut pressure = Pressure::default();
         let start = Instant::now();
-        let hard = Readings { loop_lag: 9.0, ..CALM };
-        assert_eq!(follow(&mut pressure, start, [hard; 10]), [(500, 1), (1250, 2), (2000, 3)]);
+        let hard = Readings {
+            loop_lag: 9.0,
+            ..CALM
+        };
+        assert_eq!(
+            follow(&mut pressure, start, [hard; 10]),
+            [(500, 1), (1250, 2), (2000, 3)]
+        );
         let later = start + Duration::from_secs(10);
-        assert_eq!(follow(&mut pressure, later, [CALM; 60]), [(3000, 2), (6250, 1), (9500, 0)]);
+        assert_eq!(
+            follow(&mut pressure, later, [CALM; 60]),
+            [(3000, 2), (6250, 1), (9500, 0)]
+        );
     }
 
     #[test]
     fn a_moment_is_no_pressure() {
         let mut pressure = Pressure::default();
-        let hard = Readings { loop_lag: 9.0, ..CALM };
+        let hard = Readings {
+            loop_lag: 9.0,
+            ..CALM
+        };
         let looks = [hard, hard, CALM].into_iter().cycle().take(300);
         assert_eq!(follow(&mut pressure, Instant::now(), looks), []);
     }
@@ -269,7 +378,9 @@ mod tests {
     fn what_wavers_about_a_step_changes_nothing_twice() {
         let mut pressure = Pressure::default();
         let at = |pending: f64| Readings { pending, ..CALM };
-        let looks = [at(10_100.0); 4].into_iter().chain([at(9_500.0), at(10_100.0)].into_iter().cycle().take(400));
+        let looks = [at(10_100.0); 4]
+            .into_iter()
+            .chain([at(9_500.0), at(10_100.0)].into_iter().cycle().take(400));
         assert_eq!(follow(&mut pressure, Instant::now(), looks), [(500, 1)]);
         let below = follow(&mut pressure, Instant::now(), [at(8_900.0); 20]);
         assert_eq!(below, [(3000, 0)]);
@@ -278,13 +389,29 @@ mod tests {
     #[test]
     fn the_measure_that_asks_for_most_is_told() {
         let mut pressure = Pressure::default();
-        let readings = Readings { window_bytes: 1.0, pending: 70_000.0, ..CALM };
+        let readings = Readings {
+            window_bytes: 1.0,
+            pending: 70_000.0,
+            ..CALM
+        };
         let start = Instant::now();
         assert_eq!(pressure.look(readings, start), None);
         let change = pressure.look(readings, start + RISE_AFTER).unwrap();
         let asks = Some((Measure::Pending, 70_000.0));
-        assert_eq!(change, Change { from: Level::None, to: Level::Telemetry, asks });
-        let looks = (0..20).filter_map(|look| pressure.look(CALM, start + Duration::from_secs(1 + look)));
-        assert_eq!(looks.map(|change| change.asks).collect::<Vec<_>>(), [None], "nothing is the cause of its end");
+        assert_eq!(
+            change,
+            Change {
+                from: Level::None,
+                to: Level::Telemetry,
+                asks
+            }
+        );
+        let looks =
+            (0..20).filter_map(|look| pressure.look(CALM, start + Duration::from_secs(1 + look)));
+        assert_eq!(
+            looks.map(|change| change.asks).collect::<Vec<_>>(),
+            [None],
+            "nothing is the cause of its end"
+        );
     }
 }

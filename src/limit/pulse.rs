@@ -25,8 +25,15 @@ struct Pulse {
 impl Pulses {
     /// Beats for ever; to be spawned on the runtime that is looked at.
     pub fn beat(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let pulse = Arc::new(Pulse { began: Instant::now(), beat: AtomicU64::new(0), late: AtomicU64::new(0) });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&pulse));
+        let pulse = Arc::new(Pulse {
+            began: Instant::now(),
+            beat: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+        });
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&pulse));
         async move {
             let mut ticks = interval(BEAT_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -41,18 +48,26 @@ impl Pulses {
     #[must_use]
     pub fn lag(&self) -> Duration {
         let pulses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pulses.iter().map(|pulse| pulse.lag()).max().unwrap_or_default()
+        pulses
+            .iter()
+            .map(|pulse| pulse.lag())
+            .max()
+            .unwrap_or_default()
     }
 }
 
 impl Pulse {
     fn beaten(&self, late: Duration) {
-        self.beat.store(millis(self.began.elapsed()), Ordering::Relaxed);
+        self.beat
+            .store(millis(self.began.elapsed()), Ordering::Relaxed);
         self.late.fetch_max(millis(late), Ordering::Relaxed);
     }
 
     fn lag(&self) -> Duration {
-        let silent = self.began.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)));
+        let silent = self
+            .began
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)));
         let late = Duration::from_millis(self.late.swap(0, Ordering::Relaxed));
         late.max(silent.saturating_sub(BEAT_EVERY))
     }
@@ -68,7 +83,10 @@ mod tests {
 
     #[test]
     fn a_runtime_that_is_held_up_is_late_while_it_is_and_once_afterwards() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let pulses = Pulses::default();
         let (held, hold) = std::sync::mpsc::sync_channel::<()>(0);
         let beat = pulses.beat();
@@ -83,11 +101,17 @@ mod tests {
         });
         let began = Instant::now();
         while pulses.lag() < Duration::from_millis(400) {
-            assert!(began.elapsed() < Duration::from_secs(20), "the hold-up is not seen");
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "the hold-up is not seen"
+            );
             std::thread::yield_now();
         }
         held.send(()).unwrap();
         thread.join().unwrap();
-        assert!(pulses.lag() >= Duration::from_millis(300), "and it is known when it is over");
+        assert!(
+            pulses.lag() >= Duration::from_millis(300),
+            "and it is known when it is over"
+        );
     }
 }

@@ -96,7 +96,10 @@ impl StreamState {
 
 impl Api {
     pub(crate) fn new(link: Link) -> Self {
-        Self { link, consumers: Arc::default() }
+        Self {
+            link,
+            consumers: Arc::default(),
+        }
     }
 
     /// Whether the server is of this version at least.
@@ -112,7 +115,8 @@ impl Api {
     /// The JetStream stream as it is now.
     pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, Trouble> {
         let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &Empty {}).await?;
-        info.state().ok_or_else(|| Trouble::Refused("its description cannot be read".to_owned()))
+        info.state()
+            .ok_or_else(|| Trouble::Refused("its description cannot be read".to_owned()))
     }
 
     /// The same for a stream that many can read; a problem for one that deletes what was consumed.
@@ -137,9 +141,14 @@ impl Api {
         from: u64,
         filters: &[Filter],
     ) -> Result<Option<Stored>, Trouble> {
-        let asked = filters.iter().map(|filter| self.stored(stream, from, Some(filter)));
+        let asked = filters
+            .iter()
+            .map(|filter| self.stored(stream, from, Some(filter)));
         let found = futures_util::future::try_join_all(asked).await?;
-        Ok(found.into_iter().flatten().min_by_key(|stored| stored.sequence))
+        Ok(found
+            .into_iter()
+            .flatten()
+            .min_by_key(|stored| stored.sequence))
     }
 
     /// The message at this position, or the first one from there on that the filter selects.
@@ -150,17 +159,41 @@ impl Api {
         filter: Option<&Filter>,
     ) -> Result<Option<Stored>, Trouble> {
         let (seq, next_by_subj) = (Some(from), filter.map(Filter::as_str));
-        self.message(stream, &MessageRequest { seq, next_by_subj, last_by_subj: None }).await
+        self.message(
+            stream,
+            &MessageRequest {
+                seq,
+                next_by_subj,
+                last_by_subj: None,
+            },
+        )
+        .await
     }
 
     /// The number of the last message that the filter selects.
-    pub(crate) async fn last_stored(&self, stream: &str, filter: &Filter) -> Result<Option<u64>, Trouble> {
-        let request = MessageRequest { seq: None, next_by_subj: None, last_by_subj: Some(filter.as_str()) };
-        Ok(self.message(stream, &request).await?.map(|stored| stored.sequence))
+    pub(crate) async fn last_stored(
+        &self,
+        stream: &str,
+        filter: &Filter,
+    ) -> Result<Option<u64>, Trouble> {
+        let request = MessageRequest {
+            seq: None,
+            next_by_subj: None,
+            last_by_subj: Some(filter.as_str()),
+        };
+        Ok(self
+            .message(stream, &request)
+            .await?
+            .map(|stored| stored.sequence))
     }
 
-    async fn message(&self, stream: &str, request: &MessageRequest<'_>) -> Result<Option<Stored>, Trouble> {
-        let found: Result<MessageAnswer, Trouble> = self.ask(format!("STREAM.MSG.GET.{stream}"), request).await;
+    async fn message(
+        &self,
+        stream: &str,
+        request: &MessageRequest<'_>,
+    ) -> Result<Option<Stored>, Trouble> {
+        let found: Result<MessageAnswer, Trouble> =
+            self.ask(format!("STREAM.MSG.GET.{stream}"), request).await;
         match found {
             Ok(answer) => match answer.message.stored() {
                 Some(stored) => Ok(Some(stored)),
@@ -172,20 +205,39 @@ impl Api {
     }
 
     /// Creates a consumer.
-    pub(crate) async fn create(&self, stream: &str, config: pull::Config) -> Result<consumer::Info, Trouble> {
+    pub(crate) async fn create(
+        &self,
+        stream: &str,
+        config: pull::Config,
+    ) -> Result<consumer::Info, Trouble> {
         let name = config.name.clone().unwrap_or_default();
         let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
         if !config.filter_subject.is_empty() {
             subject = format!("{subject}.{}", config.filter_subject);
         }
-        self.ask(subject, &NewConsumer { stream_name: stream, config: config.into_consumer_config() }).await
+        self.ask(
+            subject,
+            &NewConsumer {
+                stream_name: stream,
+                config: config.into_consumer_config(),
+            },
+        )
+        .await
     }
 
     /// Deletes a consumer and waits for it, for a second at the most. What cannot be deleted ends by itself.
     pub(crate) async fn delete(&self, stream: &str, consumer: &str) {
-        let request = self.ask::<_, serde_json::Value>(format!("CONSUMER.DELETE.{stream}.{consumer}"), &Empty {});
-        if !matches!(tokio::time::timeout(Duration::from_secs(1), request).await, Ok(Ok(_))) {
-            tracing::debug!(stream, consumer, "consumer left to its inactivity threshold");
+        let request = self
+            .ask::<_, serde_json::Value>(format!("CONSUMER.DELETE.{stream}.{consumer}"), &Empty {});
+        if !matches!(
+            tokio::time::timeout(Duration::from_secs(1), request).await,
+            Ok(Ok(_))
+        ) {
+            tracing::debug!(
+                stream,
+                consumer,
+                "consumer left to its inactivity threshold"
+            );
         }
     }
 
@@ -193,8 +245,16 @@ impl Api {
     pub(crate) async fn forget(&self, stream: &str, consumer: &str) {
         let client = self.link.client();
         let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
-        if client.publish_with_reply(subject, client.new_inbox(), Bytes::new()).await.is_err() {
-            tracing::debug!(stream, consumer, "consumer left to its inactivity threshold");
+        if client
+            .publish_with_reply(subject, client.new_inbox(), Bytes::new())
+            .await
+            .is_err()
+        {
+            tracing::debug!(
+                stream,
+                consumer,
+                "consumer left to its inactivity threshold"
+            );
         }
     }
 
@@ -204,7 +264,8 @@ impl Api {
         request: &T,
     ) -> Result<A, Trouble> {
         let full = format!("$JS.API.{subject}");
-        let body = serde_json::to_vec(request).map_err(|error| Trouble::Refused(error.to_string()))?;
+        let body =
+            serde_json::to_vec(request).map_err(|error| Trouble::Refused(error.to_string()))?;
         let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
         let known = self.link.now().denials(&full);
         let client = self.link.client();
@@ -220,7 +281,9 @@ impl Api {
         match serde_json::from_slice(&answer.payload) {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) => Err(refusal(&error)),
-            Err(error) => Err(Trouble::Refused(format!("its answer cannot be read: {error}"))),
+            Err(error) => Err(Trouble::Refused(format!(
+                "its answer cannot be read: {error}"
+            ))),
         }
     }
 }
@@ -233,7 +296,11 @@ fn refusal(error: &jetstream::Error) -> Trouble {
         ErrorCode::STREAM_NOT_FOUND => Trouble::Missing,
         ErrorCode::NO_MESSAGE_FOUND => Trouble::Refused(NO_MESSAGE.to_owned()),
         ErrorCode::JETSTREAM_NOT_ENABLED => Trouble::NoJetStream,
-        code => Trouble::Rejected { code: code.0, status: error.code(), text: error.to_string() },
+        code => Trouble::Rejected {
+            code: code.0,
+            status: error.code(),
+            text: error.to_string(),
+        },
     }
 }
 
@@ -279,13 +346,17 @@ struct Origin {
 impl StreamSettings {
     /// The stream's subjects, if all of them are NATS's own. Nothing is known of a stream with sources.
     fn unservable(&self) -> Option<String> {
-        let is_transformed = self.subject_transform.as_ref().is_some_and(|transform| !is_reserved(&transform.dest));
+        let is_transformed = self
+            .subject_transform
+            .as_ref()
+            .is_some_and(|transform| !is_reserved(&transform.dest));
         if is_transformed || self.sources.is_some() {
             return None;
         }
         if let Some(origin) = &self.mirror {
             let is_bucket = origin.name.starts_with("KV_") || origin.name.starts_with("OBJ_");
-            return (is_bucket && origin.subject_transforms.is_none()).then(|| format!("what {} does", origin.name));
+            return (is_bucket && origin.subject_transforms.is_none())
+                .then(|| format!("what {} does", origin.name));
         }
         let subjects = self.subjects.as_deref().unwrap_or_default();
         let is_own = !subjects.is_empty() && subjects.iter().all(|subject| is_reserved(subject));
@@ -305,8 +376,16 @@ struct RepublishSettings {
 impl RepublishSettings {
     fn republish(self) -> Republish {
         // Without a source: everything.
-        let source = if self.src.is_empty() { ">".to_owned() } else { self.src };
-        Republish { source, destination: self.dest, headers_only: self.headers_only }
+        let source = if self.src.is_empty() {
+            ">".to_owned()
+        } else {
+            self.src
+        };
+        Republish {
+            source,
+            destination: self.dest,
+            headers_only: self.headers_only,
+        }
     }
 }
 
@@ -373,13 +452,19 @@ struct RawMessage {
 
 impl RawMessage {
     fn stored(self) -> Option<Stored> {
-        Some(Stored { published: nanos(&self.time)?, subject: self.subject, sequence: self.seq })
+        Some(Stored {
+            published: nanos(&self.time)?,
+            subject: self.subject,
+            sequence: self.seq,
+        })
     }
 }
 
 /// A time as NATS writes it, in unix nanoseconds.
 fn nanos(text: &str) -> Option<i128> {
-    OffsetDateTime::parse(text, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp_nanos)
+    OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .map(OffsetDateTime::unix_timestamp_nanos)
 }
 
 #[cfg(test)]
@@ -405,9 +490,18 @@ mod tests {
                 serde_json::from_str(&format!(r#"{{"retention":"limits",{settings}}}"#)).unwrap();
             settings.unservable()
         };
-        assert_eq!(stored(r#""subjects":["$KV.a.>"]"#).as_deref(), Some("$KV.a.>"));
-        assert_eq!(stored(r#""subjects":["$O.a.C.>","$O.a.M.>"]"#).as_deref(), Some("$O.a.C.>, $O.a.M.>"));
-        assert_eq!(stored(r#""mirror":{"name":"KV_a"}"#).as_deref(), Some("what KV_a does"));
+        assert_eq!(
+            stored(r#""subjects":["$KV.a.>"]"#).as_deref(),
+            Some("$KV.a.>")
+        );
+        assert_eq!(
+            stored(r#""subjects":["$O.a.C.>","$O.a.M.>"]"#).as_deref(),
+            Some("$O.a.C.>, $O.a.M.>")
+        );
+        assert_eq!(
+            stored(r#""mirror":{"name":"KV_a"}"#).as_deref(),
+            Some("what KV_a does")
+        );
         for settings in [
             r#""subjects":["$KV.a.>","a.>"]"#,
             r#""subjects":["$KV.a.>"],"subject_transform":{"src":"$KV.a.>","dest":"a.>"}"#,

@@ -36,7 +36,15 @@ impl JetStreamArchive {
         let intake = Intake::new(&nats.0.metrics, stream);
         let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
         let (told, outlook) = (Mutex::default(), Outlook::default());
-        Self(Arc::new(Place { nats, stream, identity, all: all.clone(), intake, told, outlook }))
+        Self(Arc::new(Place {
+            nats,
+            stream,
+            identity,
+            all: all.clone(),
+            intake,
+            told,
+            outlook,
+        }))
     }
 
     /// Begins to read what these filters select of the stream that has this tag.
@@ -49,11 +57,19 @@ impl Archive for JetStreamArchive {
     fn state(&self, seq: u64) -> Answer<'_, State> {
         Box::pin(async move {
             let place = &self.0;
-            let state = place.nats.stream_state(&place.stream, seq).await.and_then(super::StreamState::shareable);
+            let state = place
+                .nats
+                .stream_state(&place.stream, seq)
+                .await
+                .and_then(super::StreamState::shareable);
             let state = state.map_err(|trouble| place.unavailable(&trouble))?;
             let tag = state.tag(&place.stream, place.identity.as_deref());
             *place.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag);
-            Ok(State { tag, first_seq: state.first_seq, last_seq: state.last_seq })
+            Ok(State {
+                tag,
+                first_seq: state.first_seq,
+                last_seq: state.last_seq,
+            })
         })
     }
 
@@ -74,7 +90,12 @@ impl Archive for JetStreamArchive {
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
         let told = *self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        Box::new(Reading::new(Arc::clone(&self.0), filters.clone(), after, told))
+        Box::new(Reading::new(
+            Arc::clone(&self.0),
+            filters.clone(),
+            after,
+            told,
+        ))
     }
 }
 

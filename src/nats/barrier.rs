@@ -44,7 +44,10 @@ async fn serve(link: Link, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
             passing.push(next);
         }
         number += 1;
-        if tokio::time::timeout(PATIENCE, round_trip(&link, &inbox, &mut answers, number)).await.is_err() {
+        if tokio::time::timeout(PATIENCE, round_trip(&link, &inbox, &mut answers, number))
+            .await
+            .is_err()
+        {
             tracing::debug!("round trip to nats not over in time");
         }
         for done in passing {
@@ -63,7 +66,12 @@ async fn round_trip(link: &Link, inbox: &str, subscribed: &mut Option<Subscriber
     }
     // Without: the client is over, and everything that waits for it will be asked of the next one.
     let Some(answers) = subscribed else { return };
-    if link.client().publish(inbox.to_owned(), text.clone().into()).await.is_err() {
+    if link
+        .client()
+        .publish(inbox.to_owned(), text.clone().into())
+        .await
+        .is_err()
+    {
         return;
     }
     let answered = async {

@@ -43,15 +43,26 @@ impl Identity {
     #[must_use]
     pub fn new(pod: &str) -> Self {
         // 60 bits from the clock and a generator seeded by the system: enough that two restarts never meet.
-        Self { pod: token(pod, 64), boot: format!("{:012x}", fastrand::u64(..) >> 16) }
+        Self {
+            pod: token(pod, 64),
+            boot: format!("{:012x}", fastrand::u64(..) >> 16),
+        }
     }
 }
 
 /// The text as it may stand in a name or a subject of NATS: other characters become `_`.
 pub(crate) fn token(text: &str, length_max: usize) -> String {
     let sound = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
-    let name: String = text.chars().take(length_max).map(|char| if sound(char) { char } else { '_' }).collect();
-    if name.is_empty() { "_".to_owned() } else { name }
+    let name: String = text
+        .chars()
+        .take(length_max)
+        .map(|char| if sound(char) { char } else { '_' })
+        .collect();
+    if name.is_empty() {
+        "_".to_owned()
+    } else {
+        name
+    }
 }
 
 /// Why the connections cannot even be tried.
@@ -63,7 +74,11 @@ pub struct InvalidServer {
 
 impl fmt::Display for InvalidServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no address of a NATS server: {}", self.server, self.why)
+        write!(
+            f,
+            "`{}` is no address of a NATS server: {}",
+            self.server, self.why
+        )
     }
 }
 
@@ -100,7 +115,10 @@ pub(crate) async fn connect(
         monitor
             .open(role, options, &servers)
             .await
-            .map_err(|why| InvalidServer { server: config.servers.join(","), why })
+            .map_err(|why| InvalidServer {
+                server: config.servers.join(","),
+                why,
+            })
     };
     let links = Links {
         data: open("data").await?,
@@ -108,14 +126,20 @@ pub(crate) async fn connect(
         core: open(CORE).await?,
         control: open(CONTROL).await?,
     };
-    let probe = tokio::spawn(probe::run(links.control.clone(), monitor.unanswered.clone()));
+    let probe = tokio::spawn(probe::run(
+        links.control.clone(),
+        monitor.unanswered.clone(),
+    ));
     Ok((links, monitor.start(probe)))
 }
 
 fn servers(config: &Config) -> Result<Vec<ServerAddr>, InvalidServer> {
     let parse = |server: &String| {
         let parsed: Result<ServerAddr, _> = server.parse();
-        parsed.map_err(|error| InvalidServer { server: without_secrets(server), why: error.to_string() })
+        parsed.map_err(|error| InvalidServer {
+            server: without_secrets(server),
+            why: error.to_string(),
+        })
     };
     config.servers.iter().map(parse).collect()
 }
@@ -148,7 +172,12 @@ const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 20);
 /// 96 MiB: a stored message of 64 MiB, the largest that nats-server accepts, as JetStream returns it in base64.
 const ANSWER_BYTES_MAX: usize = 96 << 20;
 
-fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &str) -> ConnectOptions {
+fn options(
+    config: &Config,
+    servers: &[ServerAddr],
+    identity: &Identity,
+    role: &str,
+) -> ConnectOptions {
     let mut options = credentials::options(&config.credentials, servers)
         .name(format!("sidestream-{}-{role}", identity.pod))
         .custom_inbox_prefix(format!("{INBOX}{}", identity.boot))
@@ -160,9 +189,15 @@ fn options(config: &Config, servers: &[ServerAddr], identity: &Identity, role: &
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
         .subscription_capacity(PENDING_MESSAGES_MAX)
-        .max_message_bytes(if role == CONTROL { ANSWER_BYTES_MAX } else { MESSAGE_BYTES_MAX });
+        .max_message_bytes(if role == CONTROL {
+            ANSWER_BYTES_MAX
+        } else {
+            MESSAGE_BYTES_MAX
+        });
     if role == CORE {
-        options = options.subscription_capacity(CORE_PENDING_MESSAGES_MAX).max_pending_bytes(CORE_PENDING_BYTES_MAX);
+        options = options
+            .subscription_capacity(CORE_PENDING_MESSAGES_MAX)
+            .max_pending_bytes(CORE_PENDING_BYTES_MAX);
     }
     transport::apply(options, config, servers)
 }
@@ -200,7 +235,10 @@ mod tests {
 
     #[test]
     fn a_bad_address_is_named_without_its_password() {
-        let config = Config { servers: vec!["nats://me:secret@:x".into()], ..Config::default() };
+        let config = Config {
+            servers: vec!["nats://me:secret@:x".into()],
+            ..Config::default()
+        };
         let problem = servers(&config).unwrap_err().to_string();
         assert!(!problem.contains("secret"), "{problem}");
         assert_eq!(without_secrets("tls://a:b@c:4222"), "tls://c:4222");

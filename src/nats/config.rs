@@ -16,7 +16,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { servers: vec!["nats://127.0.0.1:4222".into()], credentials: Credentials::None, tls: None }
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".into()],
+            credentials: Credentials::None,
+            tls: None,
+        }
     }
 }
 

@@ -130,8 +130,12 @@ impl Consumer {
     pub(crate) async fn create(api: &Api, mut link: Link, spec: Spec) -> Result<Self, Trouble> {
         let info = match api.create(&spec.stream, spec.config(INACTIVE)).await {
             // The stream admits only less: without one of ours it gives the longest that it does.
-            Err(Trouble::Rejected { code: INACTIVE_THRESHOLD_EXCESS, .. }) => {
-                api.create(&spec.stream, spec.config(Duration::ZERO)).await?
+            Err(Trouble::Rejected {
+                code: INACTIVE_THRESHOLD_EXCESS,
+                ..
+            }) => {
+                api.create(&spec.stream, spec.config(Duration::ZERO))
+                    .await?
             }
             created => created?,
         };
@@ -146,7 +150,10 @@ impl Consumer {
         let mut consumer = Self {
             head: info.delivered.stream_sequence,
             pending: info.num_pending,
-            batch_max: usize::try_from(info.config.max_batch).ok().filter(|most| *most > 0).unwrap_or(usize::MAX),
+            batch_max: usize::try_from(info.config.max_batch)
+                .ok()
+                .filter(|most| *most > 0)
+                .unwrap_or(usize::MAX),
             spec,
             subjects: [next, inbox_subject],
             link,
@@ -256,13 +263,22 @@ impl Consumer {
 
     /// Forgets the request that this message speaks of, and those before it.
     fn end_request(&mut self, message: &Message) {
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
-        self.requests.retain(|request| number.is_some_and(|number| request.number > number));
+        let number = message
+            .subject
+            .rsplit('.')
+            .next()
+            .and_then(|number| number.parse::<u64>().ok());
+        self.requests
+            .retain(|request| number.is_some_and(|number| request.number > number));
     }
 
     /// Messages and bytes of the next request; no limit of bytes for a message that is larger than it.
     fn request_size(&self) -> (usize, usize) {
-        if self.large { (1, 0) } else { (self.spec.batch, self.spec.bytes) }
+        if self.large {
+            (1, 0)
+        } else {
+            (self.spec.batch, self.spec.bytes)
+        }
     }
 
     /// Keeps requests open for half a batch at least.
@@ -281,14 +297,33 @@ impl Consumer {
     }
 
     async fn ask(&mut self, batch: usize, bytes: usize) {
-        let pull = Pull { batch, max_bytes: bytes, expires: nanos(EXPIRES), idle_heartbeat: nanos(HEARTBEAT) };
-        let Ok(body) = serde_json::to_vec(&pull) else { return };
+        let pull = Pull {
+            batch,
+            max_bytes: bytes,
+            expires: nanos(EXPIRES),
+            idle_heartbeat: nanos(HEARTBEAT),
+        };
+        let Ok(body) = serde_json::to_vec(&pull) else {
+            return;
+        };
         self.requests_made += 1;
         let reply = format!("{}.{}", self.inbox, self.requests_made);
         let subject = self.subjects[0].clone();
-        self.requests.push_back(Request { number: self.requests_made, left: batch });
-        if self.link.client().publish_with_reply(subject, reply, Bytes::from(body)).await.is_err() {
-            tracing::debug!(consumer = self.spec.name, "a closed connection takes no request");
+        self.requests.push_back(Request {
+            number: self.requests_made,
+            left: batch,
+        });
+        if self
+            .link
+            .client()
+            .publish_with_reply(subject, reply, Bytes::from(body))
+            .await
+            .is_err()
+        {
+            tracing::debug!(
+                consumer = self.spec.name,
+                "a closed connection takes no request"
+            );
         }
     }
 }
@@ -296,7 +331,11 @@ impl Consumer {
 /// A name for a consumer that no other ever had. `role` tells those that read the past from those that follow.
 pub(crate) fn name(api: &Api, identity: &Identity, stream: &str, role: &str) -> String {
     let Identity { pod, boot } = identity;
-    format!("sse-{pod}-{}-{boot}-{role}{}", token(stream, 100), api.number_consumer())
+    format!(
+        "sse-{pod}-{}-{boot}-{role}{}",
+        token(stream, 100),
+        api.number_consumer()
+    )
 }
 
 /// The filters that this server can be asked for to get everything that the set selects.
@@ -306,7 +345,11 @@ pub(crate) fn filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
         return filters;
     }
     // NATS 2.9 takes several filters and ignores them.
-    filters.into_iter().reduce(|one, other| one.widened(&other)).into_iter().collect()
+    filters
+        .into_iter()
+        .reduce(|one, other| one.widened(&other))
+        .into_iter()
+        .collect()
 }
 
 /// How long to wait before another consumer: 0.1 s, doubled with every attempt up to 5 s, half of it by chance.
@@ -317,7 +360,9 @@ pub(crate) fn pause(attempts: u32) -> Duration {
 
 /// From this message on.
 pub(crate) fn sequence(first: u64) -> DeliverPolicy {
-    DeliverPolicy::ByStartSequence { start_sequence: first }
+    DeliverPolicy::ByStartSequence {
+        start_sequence: first,
+    }
 }
 
 impl Spec {
@@ -343,7 +388,11 @@ impl Spec {
     /// A server that does not know a setting leaves it out without a word (NATS 2.9 and `filter_subjects`).
     fn compare(&self, one: &str, several: &[String]) {
         let mut asked: Vec<&str> = self.filters.iter().map(Filter::as_str).collect();
-        let mut given: Vec<&str> = several.iter().map(String::as_str).chain((!one.is_empty()).then_some(one)).collect();
+        let mut given: Vec<&str> = several
+            .iter()
+            .map(String::as_str)
+            .chain((!one.is_empty()).then_some(one))
+            .collect();
         asked.sort_unstable();
         given.sort_unstable();
         if asked != given {

@@ -34,14 +34,21 @@ pub(crate) async fn subscribe(client: &Client, subject: &str) -> Result<Made, Su
 
 impl<K: Copy + Unpin> Default for Inlet<K> {
     fn default() -> Self {
-        Self { all: SelectAll::new(), holds: HashMap::new() }
+        Self {
+            all: SelectAll::new(),
+            holds: HashMap::new(),
+        }
     }
 }
 
 impl<K: Copy + Eq + Hash + Unpin> Inlet<K> {
     pub(crate) fn add(&mut self, key: K, made: Made) {
         let (sender, hold) = oneshot::channel();
-        self.all.push(Keyed { key, subscriber: Some(made.0), hold });
+        self.all.push(Keyed {
+            key,
+            subscriber: Some(made.0),
+            hold,
+        });
         self.holds.insert(key, sender);
     }
 
@@ -73,7 +80,9 @@ impl<K: Copy + Eq + Hash + Unpin> Inlet<K> {
     /// Ends every subscription.
     pub(crate) async fn end(mut self) {
         for keyed in self.all.iter_mut() {
-            let Some(subscriber) = &mut keyed.subscriber else { continue };
+            let Some(subscriber) = &mut keyed.subscriber else {
+                continue;
+            };
             if subscriber.unsubscribe().await.is_err() {
                 break; // The connection is closed, and every subscription with it.
             }
@@ -89,7 +98,9 @@ impl<K: Copy + Unpin> Stream for Keyed<K> {
         if self.hold.poll_unpin(context).is_ready() {
             return Poll::Ready(None);
         }
-        let Some(subscriber) = &mut self.subscriber else { return Poll::Ready(None) };
+        let Some(subscriber) = &mut self.subscriber else {
+            return Poll::Ready(None);
+        };
         let message = std::task::ready!(subscriber.poll_next_unpin(context));
         if message.is_none() {
             self.subscriber = None;

@@ -27,7 +27,11 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(metrics: &Metrics, source: &str) -> Self {
-        let rejected = |reason| metrics.events_rejected_total.with_label_values(&[source, reason]);
+        let rejected = |reason| {
+            metrics
+                .events_rejected_total
+                .with_label_values(&[source, reason])
+        };
         Self {
             received: metrics.events_received_total.with_label_values(&[source]),
             name: rejected("event_name"),
@@ -74,7 +78,12 @@ impl Intake {
     }
 
     /// Makes an event of a message of core subjects.
-    pub(crate) fn convert(&self, parts: Parts<'_>, position: Component, received: Instant) -> Received {
+    pub(crate) fn convert(
+        &self,
+        parts: Parts<'_>,
+        position: Component,
+        received: Instant,
+    ) -> Received {
         let converted = to_event(parts, position, received);
         if converted.name_refused {
             self.name.inc();

@@ -49,11 +49,19 @@ impl<'a> Parts<'a> {
     /// The parts of a message that the client parsed.
     pub(crate) fn of(message: &'a Message) -> Self {
         let header = |name| {
-            message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(name)).map(|value| value.as_str())
+            message
+                .headers
+                .as_ref()
+                .and_then(|headers: &HeaderMap| headers.get(name))
+                .map(|value| value.as_str())
         };
         let (subject, payload) = (message.subject.as_str(), &message.payload);
         // A marker has no payload: other messages are not searched for it.
-        let removed = if payload.is_empty() { header(OPERATION).or_else(|| header(MARKER)) } else { None };
+        let removed = if payload.is_empty() {
+            header(OPERATION).or_else(|| header(MARKER))
+        } else {
+            None
+        };
         Self {
             subject,
             name: header(NAME),
@@ -67,10 +75,17 @@ impl<'a> Parts<'a> {
 
     /// The parts of a message of a core subject.
     pub(crate) fn of_core(message: &'a Message) -> Self {
-        let id = message.headers.as_ref().and_then(|headers: &HeaderMap| headers.get(ID)).map(|value| value.as_str());
+        let id = message
+            .headers
+            .as_ref()
+            .and_then(|headers: &HeaderMap| headers.get(ID))
+            .map(|value| value.as_str());
         // 255: what JetStream takes too is shorter; a longer one is nobody's name for a message.
         let is_usable = |id: &&str| !id.is_empty() && id.len() <= 255 && !is_damaged(id);
-        Self { id: id.filter(is_usable), ..Self::of(message) }
+        Self {
+            id: id.filter(is_usable),
+            ..Self::of(message)
+        }
     }
 }
 
@@ -107,26 +122,36 @@ pub(crate) struct Converted {
 /// Makes an event of a message.
 pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant) -> Converted {
     let name = match parts.removed {
-        None => parts.name.filter(|name| !is_damaged(name)).and_then(EventName::parse),
+        None => parts
+            .name
+            .filter(|name| !is_damaged(name))
+            .and_then(EventName::parse),
         Some(_) => Some(EventName::removed()),
     };
     let tier = parts.tier.and_then(Tier::parse);
     let name_refused = parts.name.is_some() && name.is_none();
     let tier_refused = parts.tier.is_some() && tier.is_none();
-    let event = (parts.payload.len() <= PAYLOAD_BYTES_MAX && parts.dropped_bytes == 0).then(|| Event {
-        position,
-        subject: Arc::from(parts.subject),
-        name,
-        tier,
-        message_id: parts.id.map(Box::from),
-        data: match parts.removed {
-            // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
-            None => Bytes::copy_from_slice(parts.payload),
-            Some(reason) => Bytes::from(json!({ "subject": parts.subject, "reason": reason }).to_string()),
-        },
-        received,
-    });
-    Converted { event, name_refused, tier_refused }
+    let event =
+        (parts.payload.len() <= PAYLOAD_BYTES_MAX && parts.dropped_bytes == 0).then(|| Event {
+            position,
+            subject: Arc::from(parts.subject),
+            name,
+            tier,
+            message_id: parts.id.map(Box::from),
+            data: match parts.removed {
+                // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
+                None => Bytes::copy_from_slice(parts.payload),
+                Some(reason) => {
+                    Bytes::from(json!({ "subject": parts.subject, "reason": reason }).to_string())
+                }
+            },
+            received,
+        });
+    Converted {
+        event,
+        name_refused,
+        tier_refused,
+    }
 }
 
 /// Where a message stands that JetStream delivered: its reply subject.
@@ -162,7 +187,11 @@ impl Place {
             _ => return None,
         };
         let token = |nth: usize| {
-            let end = if nth < dots { *ends.get(nth)? } else { place.len() };
+            let end = if nth < dots {
+                *ends.get(nth)?
+            } else {
+                place.len()
+            };
             number(place.get(ends.get(nth - 1)? + 1..end)?)
         };
         Some(Self {
@@ -178,9 +207,16 @@ impl Place {
 fn number(digits: &[u8]) -> Option<u64> {
     let more = |number: u64, digit: &u8| {
         let digit = digit.wrapping_sub(b'0');
-        if digit < 10 { number.checked_mul(10)?.checked_add(digit.into()) } else { None }
+        if digit < 10 {
+            number.checked_mul(10)?.checked_add(digit.into())
+        } else {
+            None
+        }
     };
-    digits.iter().try_fold(0, more).filter(|_| !digits.is_empty())
+    digits
+        .iter()
+        .try_fold(0, more)
+        .filter(|_| !digits.is_empty())
 }
 
 #[cfg(test)]
@@ -191,13 +227,30 @@ mod tests {
     use crate::sse::Tag;
 
     fn convert(parts: Parts<'_>) -> Converted {
-        let position = Component { tag: Tag::of_identity("x"), seq: 1, check: None };
+        let position = Component {
+            tag: Tag::of_identity("x"),
+            seq: 1,
+            check: None,
+        };
         to_event(parts, position, Instant::now())
     }
 
-    fn message(subject: &str, headers: Option<HeaderMap>, payload: &[u8], length: usize) -> Message {
+    fn message(
+        subject: &str,
+        headers: Option<HeaderMap>,
+        payload: &[u8],
+        length: usize,
+    ) -> Message {
         let payload = Bytes::copy_from_slice(payload);
-        Message { subject: subject.into(), reply: None, payload, headers, status: None, description: None, length }
+        Message {
+            subject: subject.into(),
+            reply: None,
+            payload,
+            headers,
+            status: None,
+            description: None,
+            length,
+        }
     }
 
     proptest! {
@@ -221,7 +274,11 @@ mod tests {
 
     #[test]
     fn a_publisher_names_an_event_and_gives_its_tier() {
-        let converted = convert(Parts { name: Some("created"), tier: Some("Critical"), ..Parts::default() });
+        let converted = convert(Parts {
+            name: Some("created"),
+            tier: Some("Critical"),
+            ..Parts::default()
+        });
         let event = converted.event.unwrap();
         assert_eq!(event.name.unwrap().as_str(), "created");
         assert_eq!(event.tier, Some(Tier::Critical));
@@ -231,29 +288,53 @@ mod tests {
     #[test]
     fn a_message_that_marks_a_removal_becomes_an_event_of_its_own() {
         let removed = |headers: &[(&str, &str)], payload: &[u8]| {
-            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             let message = message("a.\"b", Some(HeaderMap::from_iter(headers)), payload, 0);
             let event = convert(Parts::of(&message)).event.unwrap();
-            (event.name.map(|name| name.as_str().to_owned()), String::from_utf8(event.data.to_vec()).unwrap())
+            (
+                event.name.map(|name| name.as_str().to_owned()),
+                String::from_utf8(event.data.to_vec()).unwrap(),
+            )
         };
         for (headers, reason) in [
             (&[("KV-Operation", "DEL")][..], "DEL"),
-            (&[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], "PURGE"),
-            (&[("Nats-Marker-Reason", "MaxAge"), ("Nats-TTL", "5s")], "MaxAge"),
-            (&[("Sidestream-Event", "x"), ("Nats-Marker-Reason", "Remove")], "Remove"),
+            (
+                &[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")],
+                "PURGE",
+            ),
+            (
+                &[("Nats-Marker-Reason", "MaxAge"), ("Nats-TTL", "5s")],
+                "MaxAge",
+            ),
+            (
+                &[("Sidestream-Event", "x"), ("Nats-Marker-Reason", "Remove")],
+                "Remove",
+            ),
         ] {
             let data = format!(r#"{{"reason":"{reason}","subject":"a.\"b"}}"#);
-            assert_eq!(removed(headers, b""), (Some("sidestream.removed".to_owned()), data));
+            assert_eq!(
+                removed(headers, b""),
+                (Some("sidestream.removed".to_owned()), data)
+            );
             // With a payload it is what its publisher says.
             assert_eq!(removed(headers, b"x").1, "x");
         }
-        assert_eq!(removed(&[("KV-Operation", "PUT")], b""), (None, String::new()));
+        assert_eq!(
+            removed(&[("KV-Operation", "PUT")], b""),
+            (None, String::new())
+        );
         assert_eq!(removed(&[], b""), (None, String::new()));
     }
 
     #[test]
     fn an_unusable_name_or_tier_is_left_out_and_told() {
-        let converted = convert(Parts { name: Some("a\nb"), tier: Some("urgent"), ..Parts::default() });
+        let converted = convert(Parts {
+            name: Some("a\nb"),
+            tier: Some("urgent"),
+            ..Parts::default()
+        });
         let event = converted.event.unwrap();
         assert_eq!((event.name, event.tier), (None, None));
         assert!(converted.name_refused && converted.tier_refused);
@@ -262,14 +343,29 @@ mod tests {
     #[test]
     fn a_payload_over_the_limit_is_no_event() {
         let payload = vec![0; PAYLOAD_BYTES_MAX + 1];
-        assert!(convert(Parts { payload: &payload, ..Parts::default() }).event.is_none());
-        assert!(convert(Parts { payload: &payload[1..], ..Parts::default() }).event.is_some());
+        assert!(
+            convert(Parts {
+                payload: &payload,
+                ..Parts::default()
+            })
+            .event
+            .is_none()
+        );
+        assert!(
+            convert(Parts {
+                payload: &payload[1..],
+                ..Parts::default()
+            })
+            .event
+            .is_some()
+        );
     }
 
     #[test]
     fn a_damaged_name_or_id_is_not_used() {
-        let damaged =
-            HeaderMap::from_iter([NAME, ID].map(|name| (name.parse().unwrap(), "a\u{fffd}".parse().unwrap())));
+        let damaged = HeaderMap::from_iter(
+            [NAME, ID].map(|name| (name.parse().unwrap(), "a\u{fffd}".parse().unwrap())),
+        );
         let message = message("a", Some(damaged), b"x", 0);
         let converted = convert(Parts::of_core(&message));
         assert!(converted.name_refused);
@@ -288,11 +384,30 @@ mod tests {
 
     #[test]
     fn a_place_is_read_in_both_of_its_forms() {
-        let place = Some(Place { sequence: 100, delivery: 7, published: 1_790_230_470_084_404_000, pending: 42 });
-        assert_eq!(Place::parse("$JS.ACK.events.c.3.100.7.1790230470084404000.42"), place);
-        assert_eq!(Place::parse("$JS.ACK._.hash.events.c.3.100.7.1790230470084404000.42"), place);
-        assert_eq!(Place::parse("$JS.ACK.hub.hash.events.c.3.100.7.1790230470084404000.42.token.more"), place);
-        for other in ["", "$JS.ACK.a.b.c.d.e.f.g", "_INBOX.a.b", "$JS.ACK.events.c.3.100.7.1.42.8"] {
+        let place = Some(Place {
+            sequence: 100,
+            delivery: 7,
+            published: 1_790_230_470_084_404_000,
+            pending: 42,
+        });
+        assert_eq!(
+            Place::parse("$JS.ACK.events.c.3.100.7.1790230470084404000.42"),
+            place
+        );
+        assert_eq!(
+            Place::parse("$JS.ACK._.hash.events.c.3.100.7.1790230470084404000.42"),
+            place
+        );
+        assert_eq!(
+            Place::parse("$JS.ACK.hub.hash.events.c.3.100.7.1790230470084404000.42.token.more"),
+            place
+        );
+        for other in [
+            "",
+            "$JS.ACK.a.b.c.d.e.f.g",
+            "_INBOX.a.b",
+            "$JS.ACK.events.c.3.100.7.1.42.8",
+        ] {
             assert_eq!(Place::parse(other), None, "{other:?}");
         }
     }

@@ -104,8 +104,15 @@ impl Nats {
     /// Whether every connection is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let Links { data, replay, core, control } = &self.0.links;
-        [data, replay, core, control].iter().all(|link| link.now().up)
+        let Links {
+            data,
+            replay,
+            core,
+            control,
+        } = &self.0.links;
+        [data, replay, core, control]
+            .iter()
+            .all(|link| link.now().up)
     }
 
     /// Keeps the registry over all pods in a bucket until the drain begins; the watch is released when the last of it is
@@ -117,7 +124,15 @@ impl Nats {
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
     pub fn tail(&self, config: StreamConfig, writer: LogWriter, drain: Watch) {
-        let Inner { identity, links, api, tags, health, metrics, .. } = &*self.0;
+        let Inner {
+            identity,
+            links,
+            api,
+            tags,
+            health,
+            metrics,
+            ..
+        } = &*self.0;
         let server = (api.clone(), links.data.clone(), Arc::clone(tags));
         let tailer = Tailer::new(config, identity.clone(), server, writer, health, metrics);
         tokio::spawn(tailer.run(drain));
@@ -126,8 +141,20 @@ impl Nats {
     /// Subscribes to core subjects that feeds want until the drain begins; the watch is released when all subscriptions
     /// are gone.
     pub fn serve(&self, writer: CoreWriter, drain: Watch) {
-        let Inner { identity, links, barrier, metrics, .. } = &*self.0;
-        let core = Core::new(links.core.clone(), barrier.clone(), identity.tag(), writer, metrics);
+        let Inner {
+            identity,
+            links,
+            barrier,
+            metrics,
+            ..
+        } = &*self.0;
+        let core = Core::new(
+            links.core.clone(),
+            barrier.clone(),
+            identity.tag(),
+            writer,
+            metrics,
+        );
         tokio::spawn(core.serve(drain));
     }
 
@@ -140,13 +167,24 @@ impl Nats {
         demands: Demands<PositionedWriter>,
         drain: Watch,
     ) {
-        tokio::spawn(republish::serve(self.clone(), config, source, demands, drain));
+        tokio::spawn(republish::serve(
+            self.clone(),
+            config,
+            source,
+            demands,
+            drain,
+        ));
     }
 
     /// What JetStream still has of a stream. `identity` replaces the stream's creation time in ids; `filters` is
     /// everything that can be asked of it.
     #[must_use]
-    pub fn archive(&self, name: &str, identity: Option<&str>, filters: &FilterSet) -> Arc<dyn Archive> {
+    pub fn archive(
+        &self,
+        name: &str,
+        identity: Option<&str>,
+        filters: &FilterSet,
+    ) -> Arc<dyn Archive> {
         Arc::new(JetStreamArchive::new(self.clone(), name, identity, filters))
     }
 

@@ -17,7 +17,8 @@ use crate::lifecycle::drain::Watch;
 use crate::registry::changes::millis;
 use crate::registry::entry::ENDED_FOR;
 use crate::registry::{
-    Bucket as Name, Changes, Claim, Cluster, Entry, Found, Handover, Key, Later, Unavailable, Wanted,
+    Bucket as Name, Changes, Claim, Cluster, Entry, Found, Handover, Key, Later, Unavailable,
+    Wanted,
 };
 use crate::sse::EventId;
 use crate::telemetry::Metrics;
@@ -79,13 +80,21 @@ impl KvRegistry {
         let this = Arc::new(Self {
             changes: Changes::new(&inner.identity.pod, &inner.identity.boot),
             metrics: Arc::clone(&inner.metrics),
-            state: Mutex::new(State { trouble: "not opened yet".to_owned(), ..State::default() }),
+            state: Mutex::new(State {
+                trouble: "not opened yet".to_owned(),
+                ..State::default()
+            }),
             looking: Semaphore::new(LOOKED_FOR_MAX),
             tidying: Semaphore::new(TIDIED_MAX),
             listing: Semaphore::new(LISTS_MAX),
         });
         let check = inner.health.check("registry", "not opened yet");
-        let writer = Writer::new(&this, (inner.links.control.clone(), inner.api.clone()), (name, max_bytes), check);
+        let writer = Writer::new(
+            &this,
+            (inner.links.control.clone(), inner.api.clone()),
+            (name, max_bytes),
+            check,
+        );
         tokio::spawn(writer.run(drain));
         this
     }
@@ -110,14 +119,20 @@ impl KvRegistry {
 
     /// Claims a position that is recorded for this client. `is_recorded` becomes true when there is one: if the claim fails
     /// after that, the client receives a gap.
-    async fn claim(bucket: &Bucket, wanted: &Wanted, is_recorded: &mut bool) -> Result<Claim, Trouble> {
+    async fn claim(
+        bucket: &Bucket,
+        wanted: &Wanted,
+        is_recorded: &mut bool,
+    ) -> Result<Claim, Trouble> {
         let keys = bucket.positions(&wanted.client).await?;
         if keys.len() > POSITIONS_OF_CLIENT_MAX {
             return Ok(Claim::Lost);
         }
         let now = millis(SystemTime::now());
         let mut recorded = values(bucket, keys).await?;
-        recorded.retain(|(_, entry, _)| entry.is_left_for(wanted, now) || entry.is_claimed_from(wanted, now));
+        recorded.retain(|(_, entry, _)| {
+            entry.is_left_for(wanted, now) || entry.is_claimed_from(wanted, now)
+        });
         *is_recorded = !recorded.is_empty();
         // First who left first: two windows of one user come back in the order in which they were sent away.
         recorded.sort_by_key(|(_, _, revision)| *revision);
@@ -127,10 +142,18 @@ impl KvRegistry {
             }
             // Only one gets it: the one that writes at this revision first.
             if let Some(revision) = replace(bucket, &key, &entry.claim(now), revision).await? {
-                return Ok(Claim::Granted(Box::new(Handover { key, entry, revision })));
+                return Ok(Claim::Granted(Box::new(Handover {
+                    key,
+                    entry,
+                    revision,
+                })));
             }
         }
-        Ok(if *is_recorded { Claim::Lost } else { Claim::Nothing })
+        Ok(if *is_recorded {
+            Claim::Lost
+        } else {
+            Claim::Nothing
+        })
     }
 
     /// Removes one position that is at or before `has`: the same one if it is there, or else the oldest.
@@ -142,7 +165,10 @@ impl KvRegistry {
         left.retain(|(_, entry, _)| entry.is_left_for(wanted, now) && entry.is_passed_by(has));
         left.sort_by_key(|(_, entry, revision)| (!has.is_same(&entry.last_event_id), *revision));
         for (key, entry, revision) in left {
-            if replace(bucket, &key, &entry.remove(now), revision).await?.is_some() {
+            if replace(bucket, &key, &entry.remove(now), revision)
+                .await?
+                .is_some()
+            {
                 break;
             }
         }
@@ -151,12 +177,19 @@ impl KvRegistry {
 }
 
 /// Writes a value in the place of this revision; its own revision, or none if another one was there already.
-async fn replace(bucket: &Bucket, key: &Key, entry: &Entry, revision: u64) -> Result<Option<u64>, Trouble> {
+async fn replace(
+    bucket: &Bucket,
+    key: &Key,
+    entry: &Entry,
+    revision: u64,
+) -> Result<Option<u64>, Trouble> {
     match bucket.put(key, entry, ENDED_FOR, Some(revision)).await {
         Ok(revision) => Ok(Some(revision)),
         Err(Unwritten::Other) => Ok(None),
         Err(Unwritten::Full) => Err(Trouble::Refused(FULL.to_owned())),
-        Err(Unwritten::Refused(why) | Unwritten::Closed(why) | Unwritten::Unknown(why)) => Err(Trouble::Refused(why)),
+        Err(Unwritten::Refused(why) | Unwritten::Closed(why) | Unwritten::Unknown(why)) => {
+            Err(Trouble::Refused(why))
+        }
     }
 }
 
@@ -196,8 +229,13 @@ impl Cluster for KvRegistry {
             match timeout_at(Instant::now() + FIND_MAX, listed).await {
                 Ok(Ok((values, is_complete))) => {
                     let now = millis(SystemTime::now());
-                    let current = values.into_iter().filter(|(_, entry, _)| entry.is_current(now));
-                    Ok(Found { entries: current.map(|(key, entry, _)| (key, entry)).collect(), is_complete })
+                    let current = values
+                        .into_iter()
+                        .filter(|(_, entry, _)| entry.is_current(now));
+                    Ok(Found {
+                        entries: current.map(|(key, entry, _)| (key, entry)).collect(),
+                        is_complete,
+                    })
                 }
                 Ok(Err(trouble)) => {
                     self.metrics.registry_errors_total.inc();
@@ -205,7 +243,10 @@ impl Cluster for KvRegistry {
                 }
                 Err(_) => {
                     self.metrics.registry_errors_total.inc();
-                    Err(Unavailable(format!("no answer within {} s", FIND_MAX.as_secs())))
+                    Err(Unavailable(format!(
+                        "no answer within {} s",
+                        FIND_MAX.as_secs()
+                    )))
                 }
             }
         })
@@ -213,23 +254,33 @@ impl Cluster for KvRegistry {
 
     fn take_over(&self, wanted: Wanted) -> Later<'_, Claim> {
         Box::pin(async move {
-            let Some(bucket) = self.bucket() else { return Claim::Nothing };
+            let Some(bucket) = self.bucket() else {
+                return Claim::Nothing;
+            };
             let deadline = Instant::now() + TAKE_OVER_MAX;
             // Too many at one time is no failure of the registry: those who do not get a place begin live.
-            let Ok(Ok(_place)) = timeout_at(deadline, self.looking.acquire()).await else { return Claim::Nothing };
+            let Ok(Ok(_place)) = timeout_at(deadline, self.looking.acquire()).await else {
+                return Claim::Nothing;
+            };
             let mut is_recorded = false;
             match timeout_at(deadline, Self::claim(&bucket, &wanted, &mut is_recorded)).await {
                 Ok(Ok(claim)) => return claim,
                 Ok(Err(trouble)) => self.failed(&bucket::explain(&trouble)),
                 Err(_) => self.failed("no answer in time"),
             }
-            if is_recorded { Claim::Lost } else { Claim::Nothing }
+            if is_recorded {
+                Claim::Lost
+            } else {
+                Claim::Nothing
+            }
         })
     }
 
     fn remove(&self, wanted: Wanted, has: EventId) -> Later<'_, ()> {
         Box::pin(async move {
-            let (Some(bucket), Ok(_place)) = (self.bucket(), self.tidying.try_acquire()) else { return };
+            let (Some(bucket), Ok(_place)) = (self.bucket(), self.tidying.try_acquire()) else {
+                return;
+            };
             let deadline = Instant::now() + TAKE_OVER_MAX;
             match timeout_at(deadline, Self::remove_passed(&bucket, &wanted, &has)).await {
                 Ok(Ok(())) => {}
@@ -242,10 +293,17 @@ impl Cluster for KvRegistry {
     fn give_back(&self, handover: Handover) -> Later<'_, ()> {
         Box::pin(async move {
             let Some(bucket) = self.bucket() else { return };
-            let Handover { key, entry, revision } = handover;
+            let Handover {
+                key,
+                entry,
+                revision,
+            } = handover;
             let left = entry.expires.saturating_sub(millis(SystemTime::now()));
             let put = bucket.put(&key, &entry, Duration::from_millis(left), Some(revision));
-            if !matches!(timeout_at(Instant::now() + TAKE_OVER_MAX, put).await, Ok(Ok(_))) {
+            if !matches!(
+                timeout_at(Instant::now() + TAKE_OVER_MAX, put).await,
+                Ok(Ok(_))
+            ) {
                 self.failed("what was taken over in vain could not be left again");
             }
         })

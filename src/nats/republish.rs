@@ -70,28 +70,55 @@ pub(super) async fn serve(
     drain: Watch,
 ) {
     let metrics = &nats.0.metrics;
-    let holes = |result| metrics.holes_total.with_label_values(&[config.name.as_str(), result]);
-    let (core, overflows) = (nats.0.links.core.clone(), metrics.nats_slow_consumer_total.clone());
-    let (mut distributor, distribution) =
-        Distributor::new(&config.name, core, Intake::new(metrics, &config.name), overflows);
+    let holes = |result| {
+        metrics
+            .holes_total
+            .with_label_values(&[config.name.as_str(), result])
+    };
+    let (core, overflows) = (
+        nats.0.links.core.clone(),
+        metrics.nats_slow_consumer_total.clone(),
+    );
+    let (mut distributor, distribution) = Distributor::new(
+        &config.name,
+        core,
+        Intake::new(metrics, &config.name),
+        overflows,
+    );
     let place = Arc::new(Place {
         distribution,
-        archive: JetStreamArchive::new(nats.clone(), &config.name, config.identity.as_deref(), &config.filters),
+        archive: JetStreamArchive::new(
+            nats.clone(),
+            &config.name,
+            config.identity.as_deref(),
+            &config.filters,
+        ),
         intake: Intake::new(metrics, &config.name),
         looks: Semaphore::new(LOOKS_MAX),
         readings: Semaphore::new(READINGS_MAX),
         followers: AtomicU64::new(0),
         repaired: holes("repaired"),
         told: holes("told"),
-        denied: metrics.events_rejected_total.with_label_values(&[config.name.as_str(), "denied"]),
+        denied: metrics
+            .events_rejected_total
+            .with_label_values(&[config.name.as_str(), "denied"]),
         config,
         nats,
     });
-    let check = place.nats.0.health.check(format!("stream:{}", place.config.name), "not looked at yet");
+    let check = place
+        .nats
+        .0
+        .health
+        .check(format!("stream:{}", place.config.name), "not looked at yet");
     let keeper = place.keep(&source, &check);
     let receiver = async {
         while let Some(Demand { filters, writer }) = demands.recv().await {
-            tokio::spawn(Follower::run(Arc::clone(&place), filters, writer, drain.clone()));
+            tokio::spawn(Follower::run(
+                Arc::clone(&place),
+                filters,
+                writer,
+                drain.clone(),
+            ));
         }
         // Nobody can demand any more; what was demanded is kept.
         std::future::pending::<()>().await;
@@ -146,7 +173,10 @@ impl Place {
     }
 
     async fn state(&self, seq: u64) -> Result<StreamState, Trouble> {
-        self.nats.stream_state(&self.config.name, seq).await?.shareable()
+        self.nats
+            .stream_state(&self.config.name, seq)
+            .await?
+            .shareable()
     }
 
     fn claim(&self, state: &StreamState) -> Result<Tag, Trouble> {
@@ -166,7 +196,10 @@ impl Place {
         for filter in filters.filters() {
             let subject = republish
                 .subject_of(filter)
-                .ok_or_else(|| Trouble::Uncovered { filter: filter.to_string(), source: republish.source.clone() })?;
+                .ok_or_else(|| Trouble::Uncovered {
+                    filter: filter.to_string(),
+                    source: republish.source.clone(),
+                })?;
             if !subjects.contains(&subject) {
                 subjects.push(subject);
             }
@@ -178,7 +211,14 @@ impl Place {
     async fn last(&self, filters: &FilterSet) -> Result<u64, Trouble> {
         let mut last = 0;
         for filter in filters.filters() {
-            last = last.max(self.nats.0.api.last_stored(&self.config.name, filter).await?.unwrap_or(0));
+            last = last.max(
+                self.nats
+                    .0
+                    .api
+                    .last_stored(&self.config.name, filter)
+                    .await?
+                    .unwrap_or(0),
+            );
         }
         Ok(last)
     }

@@ -71,9 +71,20 @@ struct Done {
 }
 
 impl Core {
-    pub(crate) fn new(link: Link, barrier: Barrier, tag: Tag, writer: CoreWriter, metrics: &Arc<Metrics>) -> Self {
-        let denied = metrics.events_rejected_total.with_label_values(&[SOURCE, "denied"]);
-        let seen = LinkState { denied: Arc::default(), ..link.now() };
+    pub(crate) fn new(
+        link: Link,
+        barrier: Barrier,
+        tag: Tag,
+        writer: CoreWriter,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let denied = metrics
+            .events_rejected_total
+            .with_label_values(&[SOURCE, "denied"]);
+        let seen = LinkState {
+            denied: Arc::default(),
+            ..link.now()
+        };
         Self {
             link,
             barrier,
@@ -133,24 +144,38 @@ impl Core {
     /// Makes every subscription again, with the client that replaces the one that has ended.
     fn subscribe_again(&mut self) {
         self.inlet = Inlet::default();
-        let all = self.writer.subscriptions().map(|(key, filter)| (key, filter.clone()));
+        let all = self
+            .writer
+            .subscriptions()
+            .map(|(key, filter)| (key, filter.clone()));
         self.waiting.subscribe = all.collect();
         // Subscriptions of a round on its way may be of either client.
-        self.waiting.feeds.extend(self.round.take().into_iter().flat_map(|round| round.feeds));
+        self.waiting
+            .feeds
+            .extend(self.round.take().into_iter().flat_map(|round| round.feeds));
     }
 
     fn begin_round(&mut self) {
-        if self.round.is_some() || (self.waiting.feeds.is_empty() && self.waiting.subscribe.is_empty()) {
+        if self.round.is_some()
+            || (self.waiting.feeds.is_empty() && self.waiting.subscribe.is_empty())
+        {
             return;
         }
-        let Waiting { mut subscribe, feeds } = std::mem::take(&mut self.waiting);
+        let Waiting {
+            mut subscribe,
+            feeds,
+        } = std::mem::take(&mut self.waiting);
         subscribe.retain(|(key, _)| self.writer.filter(*key).is_some());
         let done = Box::pin(round(self.link.clone(), self.barrier.clone(), subscribe));
         self.round = Some(Round { feeds, done });
     }
 
     fn finish_round(&mut self, Done { made, seen }: Done) {
-        let feeds = self.round.take().map(|round| round.feeds).unwrap_or_default();
+        let feeds = self
+            .round
+            .take()
+            .map(|round| round.feeds)
+            .unwrap_or_default();
         for (key, made) in made {
             // Feeds that ended meanwhile need no subscription any more: dropping it ends it.
             if self.writer.filter(key).is_some() {
@@ -158,11 +183,16 @@ impl Core {
             }
         }
         self.compare(&self.link.now());
-        let is_stale = seen.generation != self.seen.generation || seen.overflows != self.seen.overflows;
+        let is_stale =
+            seen.generation != self.seen.generation || seen.overflows != self.seen.overflows;
         for feed in feeds {
             let is_refused = || {
                 let filters = self.writer.filters(feed)?.filters();
-                Some(filters.iter().any(|filter| self.seen.denials(filter.as_str()) > 0))
+                Some(
+                    filters
+                        .iter()
+                        .any(|filter| self.seen.denials(filter.as_str()) > 0),
+                )
             };
             if is_stale || is_refused().unwrap_or(false) {
                 self.writer.gap_of_feed(feed, GapReason::Upstream, None);
@@ -178,12 +208,18 @@ impl Core {
         let mut messages = vec![(key, first)];
         let is_full = |messages: &[_], work| messages.len() >= BATCH_MAX || work >= FAN_OUT_MAX;
         while !is_full(&messages, work) {
-            let Some((key, message)) = self.inlet.ready() else { break };
+            let Some((key, message)) = self.inlet.ready() else {
+                break;
+            };
             work += self.writer.fan_out(key);
             messages.push((key, message));
         }
         // After the receipt: a message of another connection is never appended before the gap.
-        let state = LinkState { generation: self.link.generation(), up: true, ..self.link.now() };
+        let state = LinkState {
+            generation: self.link.generation(),
+            up: true,
+            ..self.link.now()
+        };
         self.compare(&state);
         self.intake.received(messages.len());
         let mut batch = Vec::with_capacity(messages.len());
@@ -193,12 +229,24 @@ impl Core {
                 continue;
             }
             // A wildcard in the first place selects none of NATS's own subjects.
-            if !self.writer.filter(*key).is_some_and(|filter| filter.matches(message.subject.as_str())) {
+            if !self
+                .writer
+                .filter(*key)
+                .is_some_and(|filter| filter.matches(message.subject.as_str()))
+            {
                 continue;
             }
             // The writer sets the number.
-            let position = Component { tag: self.tag, seq: 0, check: None };
-            batch.push((*key, self.intake.convert(Parts::of_core(message), position, received)));
+            let position = Component {
+                tag: self.tag,
+                seq: 0,
+                check: None,
+            };
+            batch.push((
+                *key,
+                self.intake
+                    .convert(Parts::of_core(message), position, received),
+            ));
         }
         let may_be_more = is_full(&messages, work);
         drop(messages);
@@ -226,14 +274,21 @@ impl Core {
     }
 
     fn report_refused(&mut self, now: &LinkState) {
-        let refused = now.denied.keys().filter_map(|subject| self.writer.find(&Filter::parse(subject).ok()?));
+        let refused = now
+            .denied
+            .keys()
+            .filter_map(|subject| self.writer.find(&Filter::parse(subject).ok()?));
         let new: Vec<SubscriptionKey> = refused.filter(|key| !self.refused.contains(key)).collect();
         for key in new {
             self.refused.insert(key);
             self.denied.inc();
             let filter = self.writer.filter(key).map(tracing::field::display);
-            tracing::error!(filter, "NATS denies a core subject that clients subscribe to");
-            self.writer.gap_of_subscription(key, GapReason::Upstream, None);
+            tracing::error!(
+                filter,
+                "NATS denies a core subject that clients subscribe to"
+            );
+            self.writer
+                .gap_of_subscription(key, GapReason::Upstream, None);
         }
     }
 }
@@ -247,7 +302,11 @@ async fn next(round: &mut Option<Round>) -> Done {
 }
 
 /// Subscribes and waits until the server has done so.
-async fn round(mut link: Link, barrier: Barrier, mut subscribe: Vec<(SubscriptionKey, Filter)>) -> Done {
+async fn round(
+    mut link: Link,
+    barrier: Barrier,
+    mut subscribe: Vec<(SubscriptionKey, Filter)>,
+) -> Done {
     let mut made = Vec::with_capacity(subscribe.len());
     while let Some((key, filter)) = subscribe.pop() {
         let generation = link.up().await;

@@ -21,15 +21,32 @@ impl Tags {
     ///
     /// # Errors
     /// [`Trouble::Collision`] when another stream has it. Those of one identity share theirs on purpose.
-    pub(crate) fn claim(&self, stream: &str, identity: Option<&str>, tag: Tag) -> Result<(), Trouble> {
+    pub(crate) fn claim(
+        &self,
+        stream: &str,
+        identity: Option<&str>,
+        tag: Tag,
+    ) -> Result<(), Trouble> {
         let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_other =
-            |claim: &Claim| claim.tag == tag && (claim.identity.is_none() || claim.identity.as_deref() != identity);
-        let other = claims.iter().find(|(name, claim)| *name != stream && is_other(claim));
+        let is_other = |claim: &Claim| {
+            claim.tag == tag && (claim.identity.is_none() || claim.identity.as_deref() != identity)
+        };
+        let other = claims
+            .iter()
+            .find(|(name, claim)| *name != stream && is_other(claim));
         if let Some((other, _)) = other {
-            return Err(Trouble::Collision { other: other.clone(), tag });
+            return Err(Trouble::Collision {
+                other: other.clone(),
+                tag,
+            });
         }
-        claims.insert(stream.to_owned(), Claim { tag, identity: identity.map(ToOwned::to_owned) });
+        claims.insert(
+            stream.to_owned(),
+            Claim {
+                tag,
+                identity: identity.map(ToOwned::to_owned),
+            },
+        );
         Ok(())
     }
 }
@@ -43,11 +60,22 @@ mod tests {
         let tags = Tags::default();
         let tag = Tag::of_stream("A", 1);
         assert_eq!(tags.claim("A", None, tag), Ok(()));
-        assert_eq!(tags.claim("A", None, tag), Ok(()), "a stream has its own tag again after a reconnect");
+        assert_eq!(
+            tags.claim("A", None, tag),
+            Ok(()),
+            "a stream has its own tag again after a reconnect"
+        );
         let trouble = tags.claim("B", None, tag).unwrap_err();
         let text = trouble.explain("B");
-        assert!(text.contains("stream B") && text.contains("stream A") && text.contains("`identity`"), "{text}");
-        assert_eq!(tags.claim("B", Some("b"), tag), Err(trouble), "whatever the tag was made from");
+        assert!(
+            text.contains("stream B") && text.contains("stream A") && text.contains("`identity`"),
+            "{text}"
+        );
+        assert_eq!(
+            tags.claim("B", Some("b"), tag),
+            Err(trouble),
+            "whatever the tag was made from"
+        );
         // A stream that was created anew gives its old tag back.
         assert_eq!(tags.claim("A", None, Tag::of_stream("A", 2)), Ok(()));
         assert_eq!(tags.claim("B", None, tag), Ok(()));

@@ -146,7 +146,8 @@ impl Tailer {
     async fn begin(&mut self) -> Result<(), Trouble> {
         let state = self.api.describe_shareable(&self.config.name).await?;
         let tag = state.tag(&self.config.name, self.config.identity.as_deref());
-        self.tags.claim(&self.config.name, self.config.identity.as_deref(), tag)?;
+        self.tags
+            .claim(&self.config.name, self.config.identity.as_deref(), tag)?;
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
         let start = match (self.followed, self.writer.head()) {
             (Some(followed), Some((_, head))) => {
@@ -161,7 +162,11 @@ impl Tailer {
             _ => start::recent(&state, self.config.window, now),
         };
         self.target = state.last_seq;
-        let mut followed = Followed { created: state.created, tag, last: self.followed.and_then(|known| known.last) };
+        let mut followed = Followed {
+            created: state.created,
+            tag,
+            last: self.followed.and_then(|known| known.last),
+        };
         let consumer = match start {
             Start::Onward { first } => self.create(sequence(first)).await?,
             Start::Recent { first, since } => {
@@ -171,12 +176,22 @@ impl Tailer {
                 consumer
             }
             Start::Behind { first, missed } => {
-                let gap = Gap { reason: GapReason::Expired, missed: self.is_everything(&state).then_some(missed) };
+                let gap = Gap {
+                    reason: GapReason::Expired,
+                    missed: self.is_everything(&state).then_some(missed),
+                };
                 self.renew(&mut followed, first - 1, gap);
                 self.create(sequence(first)).await?
             }
             Start::Anew { head, reason } => {
-                self.renew(&mut followed, head, Gap { reason, missed: None });
+                self.renew(
+                    &mut followed,
+                    head,
+                    Gap {
+                        reason,
+                        missed: None,
+                    },
+                );
                 self.create(sequence(head + 1)).await?
             }
         };
@@ -209,8 +224,14 @@ impl Tailer {
     }
 
     /// Whether JetStream still holds the message that we saw last; the numbers mean other messages otherwise.
-    async fn is_content_known(&self, state: &StreamState, followed: Followed) -> Result<bool, Trouble> {
-        let Some(last) = followed.last else { return Ok(true) };
+    async fn is_content_known(
+        &self,
+        state: &StreamState,
+        followed: Followed,
+    ) -> Result<bool, Trouble> {
+        let Some(last) = followed.last else {
+            return Ok(true);
+        };
         let is_there = (state.first_seq..=state.last_seq).contains(&last.seq);
         if !is_there || (followed.created != state.created && self.config.identity.is_none()) {
             return Ok(true);
@@ -222,16 +243,28 @@ impl Tailer {
     fn is_everything(&self, state: &StreamState) -> bool {
         let wanted = |subject: &String| {
             let subject = Filter::parse(subject);
-            subject.is_ok_and(|subject| self.config.filters.filters().iter().any(|filter| filter.covers(&subject)))
+            subject.is_ok_and(|subject| {
+                self.config
+                    .filters
+                    .filters()
+                    .iter()
+                    .any(|filter| filter.covers(&subject))
+            })
         };
         !state.subjects.is_empty() && state.subjects.iter().all(wanted)
     }
 
     /// A consumer for the recent past: by time if that is later than the sequence.
-    async fn create_recent(&mut self, first: u64, since: Option<i128>) -> Result<Consumer, Trouble> {
+    async fn create_recent(
+        &mut self,
+        first: u64,
+        since: Option<i128>,
+    ) -> Result<Consumer, Trouble> {
         let since = since.and_then(|since| OffsetDateTime::from_unix_timestamp_nanos(since).ok());
         if let Some(start_time) = since {
-            let consumer = self.create(DeliverPolicy::ByStartTime { start_time }).await?;
+            let consumer = self
+                .create(DeliverPolicy::ByStartTime { start_time })
+                .await?;
             if consumer.head + 1 >= first {
                 return Ok(consumer);
             }
@@ -256,7 +289,9 @@ impl Tailer {
 
     /// Writes what came to the log. Returns why nothing more will come, if so.
     fn take(&mut self, received: Received) -> Option<Lost> {
-        let (Some(followed), Some((_, head))) = (&mut self.followed, self.writer.head()) else { return received.lost };
+        let (Some(followed), Some((_, head))) = (&mut self.followed, self.writer.head()) else {
+            return received.lost;
+        };
         let now = Instant::now();
         let mut batch = Batch::default();
         let mut last = head;
@@ -266,10 +301,19 @@ impl Tailer {
                 continue; // Never twice, whatever the server sends.
             }
             last = place.sequence;
-            let position =
-                Component { tag: followed.tag, seq: last, check: Some(Component::check_of(place.published)) };
+            let position = Component {
+                tag: followed.tag,
+                seq: last,
+                check: Some(Component::check_of(place.published)),
+            };
             followed.last = Some(position);
-            self.intake.take(Parts::of(message), position, now, &self.config.filters, &mut batch);
+            self.intake.take(
+                Parts::of(message),
+                position,
+                now,
+                &self.config.filters,
+                &mut batch,
+            );
         }
         batch.write_to_log(&mut self.writer);
         // A message that no filter selects moves the head too, and so does what the server passed behind the last one.
@@ -277,7 +321,11 @@ impl Tailer {
         last = last.max(received.passed.unwrap_or(0));
         self.writer.advance(last);
         if last > head && self.delivery.end() {
-            self.check.set(if self.caught_up { Status::Ok } else { Status::Failing(NOT_CAUGHT_UP.to_owned()) });
+            self.check.set(if self.caught_up {
+                Status::Ok
+            } else {
+                Status::Failing(NOT_CAUGHT_UP.to_owned())
+            });
         }
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
@@ -288,7 +336,10 @@ impl Tailer {
         if let Some((place, _)) = received.messages.last() {
             self.writer.pending(place.pending);
         }
-        let is_at_end = received.messages.last().is_some_and(|(place, _)| place.pending == 0);
+        let is_at_end = received
+            .messages
+            .last()
+            .is_some_and(|(place, _)| place.pending == 0);
         if is_at_end || received.passed.is_some() || last >= self.target {
             self.settle();
         }
@@ -309,7 +360,11 @@ impl Tailer {
             self.api.forget(&self.config.name, consumer.name()).await;
         }
         match lost {
-            Lost::Rejected(status, text) => self.report(&Trouble::Rejected { code: 0, status, text }),
+            Lost::Rejected(status, text) => self.report(&Trouble::Rejected {
+                code: 0,
+                status,
+                text,
+            }),
             Lost::Denied(subject) => self.report(&Trouble::Denied(subject)),
             Lost::Disconnected | Lost::Silent | Lost::Hole | Lost::Deleted => {}
         }
@@ -325,7 +380,8 @@ impl Tailer {
                 self.writer.reject();
             }
         }
-        self.check.set(Status::Failing(trouble.explain(&self.config.name)));
+        self.check
+            .set(Status::Failing(trouble.explain(&self.config.name)));
     }
 
     async fn back_off(&mut self) {

@@ -66,7 +66,9 @@ impl Trouble {
     #[must_use]
     pub fn explain(&self, stream: &str) -> String {
         match self {
-            Self::Missing => format!("JetStream has no stream {stream}: waiting until it is created"),
+            Self::Missing => {
+                format!("JetStream has no stream {stream}: waiting until it is created")
+            }
             Self::Retention { kind } => format!(
                 "stream {stream} has {kind} retention: it deletes what was consumed, so it cannot be shared by all clients; use a mirror of it with limits retention"
             ),
@@ -74,7 +76,9 @@ impl Trouble {
                 format!("stream {stream}: NATS refuses {subject} to this user: permission missing")
             }
             Self::NoJetStream => {
-                format!("stream {stream}: nobody answers for JetStream: is it enabled for this account?")
+                format!(
+                    "stream {stream}: nobody answers for JetStream: is it enabled for this account?"
+                )
             }
             Self::Timeout => format!("stream {stream}: JetStream does not answer"),
             Self::Collision { other, tag } => format!(
@@ -91,7 +95,9 @@ impl Trouble {
             ),
             Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
             Self::Rejected { code, text, .. } => match remedy(*code) {
-                Some(remedy) => format!("stream {stream}: JetStream rejects the request: {text}: {remedy}"),
+                Some(remedy) => {
+                    format!("stream {stream}: JetStream rejects the request: {text}: {remedy}")
+                }
                 None => format!("stream {stream}: JetStream rejects the request: {text}"),
             },
             Self::Unservable { stored } => format!(
@@ -117,7 +123,11 @@ impl Trouble {
             | Self::Uncovered { .. }
             | Self::Unservable { .. }
             | Self::Numbers(_) => true,
-            Self::Rejected { code: 0, status, text } => is_permanent_status(*status, text),
+            Self::Rejected {
+                code: 0,
+                status,
+                text,
+            } => is_permanent_status(*status, text),
             Self::Rejected { code, status, .. } => is_permanent_code(*code, *status),
         }
     }
@@ -133,30 +143,70 @@ impl std::error::Error for Trouble {}
 
 /// Errors that only an operator can end, with the remedy. Numbers and meanings: `server/errors.json` of nats-server.
 const PERMANENT: [(u64, &str); 15] = [
-    (10002, "raise the limits of the account, or delete streams and consumers"),
-    (10023, "give JetStream more memory or storage on the server, or delete streams and consumers"),
-    (10025, "nats-server does not understand the request: use one of the versions that sidestream supports"),
+    (
+        10002,
+        "raise the limits of the account, or delete streams and consumers",
+    ),
+    (
+        10023,
+        "give JetStream more memory or storage on the server, or delete streams and consumers",
+    ),
+    (
+        10025,
+        "nats-server does not understand the request: use one of the versions that sidestream supports",
+    ),
     (
         10026,
         "raise `max_consumers` of the stream or of the account: each pod needs one consumer for a stream, and up to `limits.replays.running` for replays",
     ),
-    (10028, "give JetStream more memory on the server (`max_mem`), or delete consumers and streams that use it"),
-    (10035, "the account does not exist on this server: check `nats.credentials`"),
+    (
+        10028,
+        "give JetStream more memory on the server (`max_mem`), or delete consumers and streams that use it",
+    ),
+    (
+        10035,
+        "the account does not exist on this server: check `nats.credentials`",
+    ),
     (10039, "enable JetStream for this account"),
-    (10047, "give JetStream more storage on the server (`max_file`), or delete streams"),
-    (10093, "the routes ask for subjects that the stream does not have: compare `subjects` of both"),
-    (10121, "raise `max_ack_pending` of the stream's `consumer_limits`, of the account or of the server"),
-    (10125, "raise `max_request_batch` in `jetstream { limits }` of the server"),
-    (10153, "raise `inactive_threshold` of the stream's `consumer_limits`"),
-    (10185, "upgrade nats-server: it does not support what the stream needs"),
-    (10194, "upgrade nats-server: it does not support what the stream needs"),
-    (10195, "upgrade nats-server: it does not support what the consumer needs"),
+    (
+        10047,
+        "give JetStream more storage on the server (`max_file`), or delete streams",
+    ),
+    (
+        10093,
+        "the routes ask for subjects that the stream does not have: compare `subjects` of both",
+    ),
+    (
+        10121,
+        "raise `max_ack_pending` of the stream's `consumer_limits`, of the account or of the server",
+    ),
+    (
+        10125,
+        "raise `max_request_batch` in `jetstream { limits }` of the server",
+    ),
+    (
+        10153,
+        "raise `inactive_threshold` of the stream's `consumer_limits`",
+    ),
+    (
+        10185,
+        "upgrade nats-server: it does not support what the stream needs",
+    ),
+    (
+        10194,
+        "upgrade nats-server: it does not support what the stream needs",
+    ),
+    (
+        10195,
+        "upgrade nats-server: it does not support what the consumer needs",
+    ),
 ];
 
 /// Errors that end without an operator: elections, servers that start or are away, names that are drawn again.
 const TEMPORARY: [u64; 27] = [
-    10004, 10005, 10006, 10007, 10008, 10009, 10012, 10013, 10014, 10037, 10040, 10041, 10043, 10044, 10048, 10051,
-    10056, 10060, 10072, 10075, 10077, 10104, 10105, 10118, 10119, 10148, 10149,
+    10004, 10005, 10006, 10007, 10008, 10009, 10012, 10013, 10014, 10037, 10040, 10041, 10043,
+    10044, 10048, 10051, 10056, 10060, 10072, 10075, 10077, 10104, 10105, 10118, 10119, 10148,
+    10149,
 ];
 
 /// Whether an error of this number lasts until an operator ends it. One of neither table: by its status, 4xx but for
@@ -179,7 +229,10 @@ fn is_fault_of_the_request(status: usize) -> bool {
 }
 
 fn remedy(code: u64) -> Option<&'static str> {
-    PERMANENT.iter().find(|(known, _)| *known == code).map(|(_, remedy)| *remedy)
+    PERMANENT
+        .iter()
+        .find(|(known, _)| *known == code)
+        .map(|(_, remedy)| *remedy)
 }
 
 #[cfg(test)]
@@ -187,7 +240,11 @@ mod tests {
     use super::*;
 
     fn rejected(code: u64, status: usize) -> Trouble {
-        Trouble::Rejected { code, status, text: format!("x (code {status}, error code {code})") }
+        Trouble::Rejected {
+            code,
+            status,
+            text: format!("x (code {status}, error code {code})"),
+        }
     }
 
     #[test]
@@ -236,26 +293,49 @@ mod tests {
             (19999, 500, false),
             (19999, 503, false),
         ] {
-            assert_eq!(rejected(code, status).is_permanent(), is_permanent, "{code} {status}");
+            assert_eq!(
+                rejected(code, status).is_permanent(),
+                is_permanent,
+                "{code} {status}"
+            );
         }
-        let both: Vec<_> = PERMANENT.iter().filter(|(code, _)| TEMPORARY.contains(code)).collect();
+        let both: Vec<_> = PERMANENT
+            .iter()
+            .filter(|(code, _)| TEMPORARY.contains(code))
+            .collect();
         assert!(both.is_empty(), "{both:?}");
     }
 
     #[test]
     fn limits_of_a_pull_request_are_permanent_and_its_other_statuses_are_not() {
-        let status = |status, text: &str| Trouble::Rejected { code: 0, status, text: text.to_owned() }.is_permanent();
+        let status = |status, text: &str| {
+            Trouble::Rejected {
+                code: 0,
+                status,
+                text: text.to_owned(),
+            }
+            .is_permanent()
+        };
         assert!(status(409, "409 Exceeded MaxRequestBatch of 1"));
         assert!(status(409, "409 Exceeded MaxRequestMaxBytes of 1"));
         assert!(status(400, "400 Bad Request"));
-        for text in ["409 Exceeded MaxWaiting", "409 Consumer is push based", "409 Server Shutdown"] {
+        for text in [
+            "409 Exceeded MaxWaiting",
+            "409 Consumer is push based",
+            "409 Server Shutdown",
+        ] {
             assert!(!status(409, text), "{text}");
         }
     }
 
     #[test]
     fn an_outage_is_temporary() {
-        for trouble in [Trouble::Missing, Trouble::NoJetStream, Trouble::Timeout, Trouble::Refused("x".to_owned())] {
+        for trouble in [
+            Trouble::Missing,
+            Trouble::NoJetStream,
+            Trouble::Timeout,
+            Trouble::Refused("x".to_owned()),
+        ] {
             assert!(!trouble.is_permanent(), "{trouble:?}");
         }
         assert!(Trouble::Denied("a".to_owned()).is_permanent());
@@ -264,14 +344,26 @@ mod tests {
     #[test]
     fn a_permanent_error_is_explained_with_its_code_and_a_remedy() {
         let text = rejected(10026, 400).explain("ORDERS");
-        assert!(text.contains("ORDERS") && text.contains("10026") && text.contains("raise `max_consumers`"), "{text}");
+        assert!(
+            text.contains("ORDERS")
+                && text.contains("10026")
+                && text.contains("raise `max_consumers`"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_problem_names_the_stream_and_the_way_out() {
         let text = Trouble::Retention { kind: "work-queue" }.explain("JOBS");
-        assert!(text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"), "{text}");
+        assert!(
+            text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"),
+            "{text}"
+        );
         assert!(Trouble::Missing.explain("A").contains("no stream A"));
-        assert!(Trouble::Denied("$JS.API.STREAM.INFO.A".into()).explain("A").contains("$JS.API.STREAM.INFO.A"));
+        assert!(
+            Trouble::Denied("$JS.API.STREAM.INFO.A".into())
+                .explain("A")
+                .contains("$JS.API.STREAM.INFO.A")
+        );
     }
 }

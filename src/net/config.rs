@@ -14,7 +14,10 @@ pub struct ListenConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([0, 0, 0, 0], 8080)), tls: None }
+        Self {
+            address: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            tls: None,
+        }
     }
 }
 

@@ -42,7 +42,11 @@ pub struct Listener {
 /// # Errors
 /// When the address is taken, not of this machine, or not allowed.
 pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -65,7 +69,11 @@ impl Listener {
     /// When the runtime cannot take it.
     pub fn new(bound: StdListener) -> io::Result<Self> {
         let address = bound.local_addr()?;
-        Ok(Self { sockets: TcpListener::from_std(bound)?, address, shortage: Shortage::default() })
+        Ok(Self {
+            sockets: TcpListener::from_std(bound)?,
+            address,
+            shortage: Shortage::default(),
+        })
     }
 
     /// Where it listens; the real port, when 0 was asked for.
@@ -91,14 +99,21 @@ impl Listener {
         let mut tries = 0;
         // As many as the queue can hold: with more, somebody connects as fast as this accepts, and it would never end.
         let mut left = BACKLOG;
-        let Ok(sockets) = self.sockets.into_std() else { return };
+        let Ok(sockets) = self.sockets.into_std() else {
+            return;
+        };
         // The system is asked directly: the runtime may not have heard yet of those that came last.
         while left > 0 && tries < LAST_TRIES_MAX {
             left -= 1;
             match sockets.accept() {
-                Ok((socket, peer)) => match socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)) {
+                Ok((socket, peer)) => match socket
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(socket))
+                {
                     Ok(socket) => take(socket, peer),
-                    Err(error) => tracing::debug!(%error, client.addr = %peer, "connection could not be taken over"),
+                    Err(error) => {
+                        tracing::debug!(%error, client.addr = %peer, "connection could not be taken over")
+                    }
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_the_connection(&error) => {}
@@ -124,8 +139,13 @@ impl Listener {
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let kind = error.kind();
-    matches!(kind, Kind::ConnectionAborted | Kind::ConnectionReset | Kind::Interrupted)
-        || matches!(kind, Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown)
+    matches!(
+        kind,
+        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::Interrupted
+    ) || matches!(
+        kind,
+        Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown
+    )
 }
 
 /// Tells of a shortage (EMFILE, ENFILE, ENOBUFS, ENOMEM, ...) at a bounded rate.
@@ -139,9 +159,15 @@ impl Shortage {
     fn tell(&mut self, address: SocketAddr, error: &io::Error) {
         self.since += 1;
         let now = Instant::now();
-        if self.told.is_none_or(|told| now.duration_since(told) >= SHORTAGE_LOG_EVERY) {
+        if self
+            .told
+            .is_none_or(|told| now.duration_since(told) >= SHORTAGE_LOG_EVERY)
+        {
             tracing::warn!(%address, %error, times = self.since, "connections cannot be accepted");
-            *self = Self { told: Some(now), since: 0 };
+            *self = Self {
+                told: Some(now),
+                since: 0,
+            };
         }
     }
 }
@@ -169,7 +195,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_unspecified_ipv6_address_takes_ipv4_as_well() {
-        let Ok(bound) = bind("[::]:0".parse().unwrap(), Sharing::Alone) else { return };
+        let Ok(bound) = bind("[::]:0".parse().unwrap(), Sharing::Alone) else {
+            return;
+        };
         let mut listener = Listener::new(bound).unwrap();
         let port = listener.address().port();
         let client = StdStream::connect(("127.0.0.1", port)).unwrap();
@@ -192,11 +220,21 @@ mod tests {
         let listener = listen(LOOPBACK);
         let address = listener.address();
         // Connected without any await between: the runtime has not seen one of them.
-        let clients: Vec<_> = (0..200).map(|_| StdStream::connect(address).unwrap()).collect();
+        let clients: Vec<_> = (0..200)
+            .map(|_| StdStream::connect(address).unwrap())
+            .collect();
         let mut accepted = Vec::new();
-        listener.accept_queued(|socket, peer| accepted.push((socket, peer))).await;
-        let expected: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
-        assert_eq!(accepted.iter().map(|(_, peer)| *peer).collect::<Vec<_>>(), expected);
+        listener
+            .accept_queued(|socket, peer| accepted.push((socket, peer)))
+            .await;
+        let expected: Vec<_> = clients
+            .iter()
+            .map(|client| client.local_addr().unwrap())
+            .collect();
+        assert_eq!(
+            accepted.iter().map(|(_, peer)| *peer).collect::<Vec<_>>(),
+            expected
+        );
         let refused = StdStream::connect(address).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
@@ -204,9 +242,20 @@ mod tests {
     #[test]
     fn only_errors_of_one_connection_are_passed_over_without_a_pause() {
         // Linux: ECONNABORTED, EINTR; EMFILE, ENFILE, ENOBUFS, ENOMEM, EINVAL.
-        for (code, passed) in [(103, true), (4, true), (24, false), (23, false), (105, false), (12, false), (22, false)]
-        {
-            assert_eq!(is_of_the_connection(&io::Error::from_raw_os_error(code)), passed, "{code}");
+        for (code, passed) in [
+            (103, true),
+            (4, true),
+            (24, false),
+            (23, false),
+            (105, false),
+            (12, false),
+            (22, false),
+        ] {
+            assert_eq!(
+                is_of_the_connection(&io::Error::from_raw_os_error(code)),
+                passed,
+                "{code}"
+            );
         }
     }
 
@@ -217,6 +266,9 @@ mod tests {
         for _ in 0..50 {
             shortage.tell(address, &io::Error::from_raw_os_error(24));
         }
-        assert_eq!(shortage.since, 49, "one line, the others counted for the next");
+        assert_eq!(
+            shortage.since, 49,
+            "one line, the others counted for the next"
+        );
     }
 }

@@ -17,7 +17,9 @@ pub fn unsent(ports: &[u16]) -> io::Result<usize> {
     for name in TABLES {
         match File::open(name) {
             Ok(file) => {
-                table::read(BufReader::new(file), |entry| count += usize::from(holds_unsent(entry, ports)))?;
+                table::read(BufReader::new(file), |entry| {
+                    count += usize::from(holds_unsent(entry, ports))
+                })?;
             }
             // Without IPv6 there is no such table.
             Err(error) if error.kind() == io::ErrorKind::NotFound && name.ends_with('6') => {}
@@ -41,8 +43,9 @@ mod tests {
 
     #[test]
     fn a_line_of_the_table_is_read_as_proc_5_has_it() {
-        let holds_unsent =
-            |line: &str, ports: &[u16]| table::entry(line).is_some_and(|entry| holds_unsent(entry, ports));
+        let holds_unsent = |line: &str, ports: &[u16]| {
+            table::entry(line).is_some_and(|entry| holds_unsent(entry, ports))
+        };
         let line = |port: &str, state: &str, unsent: &str| {
             format!(
                 "   3: 0100007F:{port} 0100007F:D2A4 {state} {unsent}:00000007 01:00000014 00000000  1000        0 17"
@@ -52,7 +55,10 @@ mod tests {
         assert!(!holds_unsent(&line("1F90", "04", "00000000"), &[8080]));
         assert!(!holds_unsent(&line("1F91", "04", "00000001"), &[8080]));
         assert!(!holds_unsent(&line("1F90", "0A", "00000001"), &[8080]));
-        assert!(!holds_unsent("  sl  local_address rem_address   st tx_queue rx_queue", &[8080]));
+        assert!(!holds_unsent(
+            "  sl  local_address rem_address   st tx_queue rx_queue",
+            &[8080]
+        ));
         assert!(!holds_unsent("", &[8080]));
     }
 
@@ -75,7 +81,10 @@ mod tests {
         assert_eq!(taken.len(), sent);
         let begun = Instant::now();
         while unsent(&[port]).unwrap() > 0 {
-            assert!(begun.elapsed() < Duration::from_secs(5), "all of it was taken");
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "all of it was taken"
+            );
             std::thread::yield_now();
         }
     }

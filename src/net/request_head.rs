@@ -71,12 +71,20 @@ pub struct Scanned<T> {
 impl<T> Scanned<T> {
     /// The connection; `is_found` becomes true before its head is parsed.
     pub fn new(inner: T, is_found: Arc<AtomicBool>) -> Self {
-        Self { inner, scan: LineScan::default(), is_found }
+        Self {
+            inner,
+            scan: LineScan::default(),
+            is_found,
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Scanned<T> {
-    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(task, buffer))?;
         if self.scan.read(&buffer.filled()[before..]) == Some(0) {
@@ -87,7 +95,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Scanned<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Scanned<T> {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(task, bytes)
     }
 
@@ -119,13 +131,18 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Scanned<T> {
 pub fn host(version: Version, headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     let Some(host) = hosts.next() else {
-        return if version == Version::HTTP_11 { Err("a request of HTTP/1.1 has a Host header") } else { Ok(None) };
+        return if version == Version::HTTP_11 {
+            Err("a request of HTTP/1.1 has a Host header")
+        } else {
+            Ok(None)
+        };
     };
     if hosts.next().is_some() {
         return Err("a request has one Host header");
     }
     // reg-name, IP literals and a port (RFC 3986, 3.2.2); no user information.
-    let is_of_a_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
+    let is_of_a_host =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     match host.to_str() {
         Ok(text) if text.bytes().all(|byte| is_of_a_host(&byte)) => Ok(Some(text)),
         _ => Err("the Host header is no host"),
@@ -143,7 +160,10 @@ pub fn is_known(host: &str, names: &[String]) -> bool {
         Some((name, port)) if !port.contains(']') => name,
         _ => host,
     };
-    let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let literal = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
     let name = name.strip_suffix('.').unwrap_or(name);
     name.is_empty()
         || literal.parse::<IpAddr>().is_ok()
@@ -172,8 +192,14 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: x\n\r\n", Some(0)),
             ("GET / HTTP/1.1\r\nHost: x\r\n\n", Some(0)),
             ("\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", Some(0)),
-            ("\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\n\r\n", Some(1)),
-            ("GET / HTTP/1.1\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n\n", Some(2)),
+            (
+                "\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\n\r\n",
+                Some(1),
+            ),
+            (
+                "GET / HTTP/1.1\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n\n",
+                Some(2),
+            ),
             ("POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\na\n", Some(1)),
         ] {
             assert_eq!(found(&[bytes.as_bytes()]), expected, "{bytes:?}");
@@ -200,7 +226,10 @@ mod tests {
             }
             host(version, &headers).map(|host| host.map(str::to_owned))
         };
-        assert_eq!(host(Version::HTTP_11, &["a.example:80"]), Ok(Some("a.example:80".into())));
+        assert_eq!(
+            host(Version::HTTP_11, &["a.example:80"]),
+            Ok(Some("a.example:80".into()))
+        );
         assert_eq!(host(Version::HTTP_11, &[""]), Ok(Some(String::new())));
         assert_eq!(host(Version::HTTP_10, &[]), Ok(None));
         assert_eq!(host(Version::HTTP_2, &[]), Ok(None));

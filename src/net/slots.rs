@@ -143,7 +143,13 @@ impl Slots {
     #[must_use]
     pub fn new(port: &'static str, bounds: Bounds, rejections: &IntCounterVec) -> Self {
         let rejections = REJECTIONS.map(|code| rejections.with_label_values(&[port, code]));
-        Self(Arc::new(Shared { port, bounds, rejections, table: Mutex::default(), left: Notify::new() }))
+        Self(Arc::new(Shared {
+            port,
+            bounds,
+            rejections,
+            table: Mutex::default(),
+            left: Notify::new(),
+        }))
     }
 
     /// Takes a connection in that has sent nothing yet; the oldest such connection may be evicted for it.
@@ -152,20 +158,41 @@ impl Slots {
         let mut table = self.0.lock();
         let key = table.next;
         table.next += 1;
-        let connection = Connection { peer, has_spoken: false, requests: 0, evicted: evicted.clone() };
+        let connection = Connection {
+            peer,
+            has_spoken: false,
+            requests: 0,
+            evicted: evicted.clone(),
+        };
         table.connections.insert(key, connection);
-        if table.connections.values().filter(|other| !other.has_spoken).count() > self.0.bounds.silent_max {
+        if table
+            .connections
+            .values()
+            .filter(|other| !other.has_spoken)
+            .count()
+            > self.0.bounds.silent_max
+        {
             self.0.evict(&mut table, |other| !other.has_spoken);
         }
         drop(table);
-        Slot { shared: self.0.clone(), key, evicted }
+        Slot {
+            shared: self.0.clone(),
+            key,
+            evicted,
+        }
     }
 
     /// Returns when every connection that had sent something has left.
     pub async fn unused(&self) {
         loop {
             let left = self.0.left.notified();
-            if !self.0.lock().connections.values().any(|connection| connection.has_spoken) {
+            if !self
+                .0
+                .lock()
+                .connections
+                .values()
+                .any(|connection| connection.has_spoken)
+            {
                 return;
             }
             left.await;
@@ -181,13 +208,22 @@ impl Shared {
     /// Evicts one of these connections: the oldest of the peer address that has the most of them. Busy ones stay.
     fn evict(&self, table: &mut Table, among: impl Fn(&Connection) -> bool) {
         let mut counts = BTreeMap::<_, usize>::new();
-        for connection in table.connections.values().filter(|connection| among(connection)) {
+        for connection in table
+            .connections
+            .values()
+            .filter(|connection| among(connection))
+        {
             *counts.entry(connection.peer).or_default() += 1;
         }
-        let evictable =
-            table.connections.iter().filter(|(_, connection)| among(connection) && connection.requests == 0);
+        let evictable = table
+            .connections
+            .iter()
+            .filter(|(_, connection)| among(connection) && connection.requests == 0);
         // The last of equal ones would be the youngest, hence from the youngest to the oldest.
-        let victim = evictable.rev().max_by_key(|(_, connection)| counts[&connection.peer]).map(|(key, _)| *key);
+        let victim = evictable
+            .rev()
+            .max_by_key(|(_, connection)| counts[&connection.peer])
+            .map(|(key, _)| *key);
         if let Some(victim) = victim.and_then(|victim| table.connections.remove(&victim)) {
             victim.evicted.notify_one();
             self.count(table, Rejection::Evicted);
@@ -204,7 +240,12 @@ impl Shared {
             *logged = Some(now);
             let count = std::mem::take(since);
             let code = REJECTIONS[rejection as usize];
-            tracing::warn!(port = self.port, code, count, "connections of a port were closed or rejected");
+            tracing::warn!(
+                port = self.port,
+                code,
+                count,
+                "connections of a port were closed or rejected"
+            );
         }
     }
 }
@@ -228,9 +269,17 @@ impl Slot {
     fn take(&self) -> bool {
         let Bounds { connected_max, .. } = self.shared.bounds;
         let mut table = self.shared.lock();
-        let Some(connection) = table.connections.get_mut(&self.key) else { return false };
+        let Some(connection) = table.connections.get_mut(&self.key) else {
+            return false;
+        };
         connection.has_spoken = true;
-        if table.connections.values().filter(|other| other.has_spoken).count() > connected_max {
+        if table
+            .connections
+            .values()
+            .filter(|other| other.has_spoken)
+            .count()
+            > connected_max
+        {
             self.shared.evict(&mut table, |other| other.has_spoken);
         }
         // Evicted at once: every other connection is busy, or belongs to a peer with fewer.
@@ -249,7 +298,10 @@ impl Slot {
         let connection = table.connections.get(&self.key)?;
         if connection.requests == 0 {
             let peer = connection.peer;
-            let busy = table.connections.values().filter(|other| other.requests > 0);
+            let busy = table
+                .connections
+                .values()
+                .filter(|other| other.requests > 0);
             let (mut all, mut of_peer) = (0, 0);
             for other in busy {
                 all += 1;
@@ -261,7 +313,10 @@ impl Slot {
             }
         }
         table.connections.get_mut(&self.key)?.requests += 1;
-        Some(Busy { shared: self.shared.clone(), key: self.key })
+        Some(Busy {
+            shared: self.shared.clone(),
+            key: self.key,
+        })
     }
 }
 
@@ -286,11 +341,16 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { silent_max: 3, connected_max: 4, busy_max: 4, first_byte_max: Duration::from_millis(20) };
+    const BOUNDS: Bounds = Bounds {
+        silent_max: 3,
+        connected_max: 4,
+        busy_max: 4,
+        first_byte_max: Duration::from_millis(20),
+    };
 
     fn slots() -> (Slots, IntCounterVec) {
-        let rejections = IntCounterVec::new(Opts::new("rejections", "x"), &["port", "code"]).unwrap();
+        let rejections =
+            IntCounterVec::new(Opts::new("rejections", "x"), &["port", "code"]).unwrap();
         (Slots::new("admin", BOUNDS, &rejections), rejections)
     }
 
@@ -331,10 +391,17 @@ mod tests {
         let many: Vec<_> = (0..6).map(|_| connected(&slots, 1)).collect();
         assert!(!is_evicted(&other), "older than all, and alone");
         assert_eq!(evicted(&many), [true, true, true, false, false, false]);
-        let busy: Vec<_> = many[3..5].iter().map(|slot| slot.begin().unwrap()).collect();
+        let busy: Vec<_> = many[3..5]
+            .iter()
+            .map(|slot| slot.begin().unwrap())
+            .collect();
         let more = slots.enter(peer(1));
         assert!(more.take());
-        assert_eq!(evicted(&many[3..]), [false, false, true], "busy connections stay");
+        assert_eq!(
+            evicted(&many[3..]),
+            [false, false, true],
+            "busy connections stay"
+        );
         let last = slots.enter(peer(1));
         assert!(last.take() && is_evicted(&more) && !is_evicted(&other));
         drop(busy);
@@ -347,8 +414,14 @@ mod tests {
         let busy: Vec<_> = first.iter().map(|slot| slot.begin().unwrap()).collect();
         let third = connected(&slots, 1);
         assert!(third.begin().is_none());
-        assert!(first[0].begin().is_some(), "further requests of a busy connection are part of it");
-        assert!(connected(&slots, 2).begin().is_some(), "another peer has its share");
+        assert!(
+            first[0].begin().is_some(),
+            "further requests of a busy connection are part of it"
+        );
+        assert!(
+            connected(&slots, 2).begin().is_some(),
+            "another peer has its share"
+        );
         assert_eq!(rejections.with_label_values(&["admin", "busy"]).get(), 1);
         drop(busy);
         assert!(third.begin().is_some());
@@ -359,11 +432,24 @@ mod tests {
         let (slots, rejections) = slots();
         let slot = slots.enter(peer(1));
         assert!(!slot.first_byte(std::future::pending::<()>()).await);
-        assert_eq!(rejections.with_label_values(&["admin", "no_first_byte"]).get(), 1);
-        assert!(slots.enter(peer(1)).first_byte(std::future::ready(())).await);
+        assert_eq!(
+            rejections
+                .with_label_values(&["admin", "no_first_byte"])
+                .get(),
+            1
+        );
+        assert!(
+            slots
+                .enter(peer(1))
+                .first_byte(std::future::ready(()))
+                .await
+        );
         let waiting = slots.enter(peer(1));
         let _others: Vec<_> = (0..3).map(|_| slots.enter(peer(1))).collect();
-        assert!(!waiting.first_byte(std::future::pending::<()>()).await, "evicted");
+        assert!(
+            !waiting.first_byte(std::future::pending::<()>()).await,
+            "evicted"
+        );
     }
 
     #[tokio::test]
@@ -378,6 +464,9 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!unused.is_finished());
         drop(slot);
-        tokio::time::timeout(Duration::from_secs(10), unused).await.expect("it is over").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), unused)
+            .await
+            .expect("it is over")
+            .unwrap();
     }
 }

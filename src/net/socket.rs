@@ -29,7 +29,9 @@ const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 pub fn prepare(listener: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(listener);
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
@@ -77,7 +79,11 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT_BYTES);
-        assert_eq!(socket.linger().unwrap(), None, "an ordinary close delivers what was written");
+        assert_eq!(
+            socket.linger().unwrap(),
+            None,
+            "an ordinary close delivers what was written"
+        );
     }
 
     #[test]
@@ -89,6 +95,9 @@ mod tests {
         let (mut client, server) = pair();
         abort(&server).unwrap();
         drop(server);
-        assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            client.read(&mut [0; 8]).unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
     }
 }

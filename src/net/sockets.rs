@@ -33,7 +33,9 @@ pub fn sample_with(metrics: &Metrics) {
         let mut sockets = Sockets::default();
         for table in table::TABLES {
             // A kernel without IPv6 has no second table.
-            if let Err(error) = File::open(table).and_then(|file| sockets.count(BufReader::new(file))) {
+            if let Err(error) =
+                File::open(table).and_then(|file| sockets.count(BufReader::new(file)))
+            {
                 tracing::debug!(table, %error, "sockets cannot be listed");
             }
         }
@@ -68,7 +70,8 @@ mod tests {
 
     #[test]
     fn lines_are_counted_by_their_state() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
+        let table =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1
    1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 2 1
  999: 0100007F:1F90 0100007F:D432 01 00000000:00000000 00:00000000 00000000     0        0 3 1
@@ -77,7 +80,14 @@ mod tests {
 ";
         let mut sockets = Sockets::default();
         sockets.count(table.as_bytes()).unwrap();
-        assert_eq!(sockets, Sockets { established: 2, time_wait: 1, close_wait: 1 });
+        assert_eq!(
+            sockets,
+            Sockets {
+                established: 2,
+                time_wait: 1,
+                close_wait: 1
+            }
+        );
     }
 
     #[test]

@@ -33,8 +33,17 @@ pub(super) fn read(mut table: impl BufRead, mut take: impl FnMut(Entry<'_>)) -> 
 /// address, the state, the bytes to be sent and to be read (proc(5)). The heading is no such line.
 pub(super) fn entry(line: &str) -> Option<Entry<'_>> {
     let mut fields = line.split_ascii_whitespace().skip(1);
-    let (local, _, state, queues) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let (local, _, state, queues) = (
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+    );
     let local_port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
     let unsent = u64::from_str_radix(queues.split_once(':')?.0, 16).ok()?;
-    Some(Entry { local_port, state, unsent })
+    Some(Entry {
+        local_port,
+        state,
+        unsent,
+    })
 }

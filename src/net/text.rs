@@ -17,7 +17,10 @@ const BYTES_MAX: usize = 64;
 
 impl From<IpAddr> for AddressText {
     fn from(address: IpAddr) -> Self {
-        let mut text = Self { text: [0; BYTES_MAX], len: 0 };
+        let mut text = Self {
+            text: [0; BYTES_MAX],
+            len: 0,
+        };
         match address {
             IpAddr::V4(address) => text.put_ipv4(address),
             IpAddr::V6(address) => text.put(format_args!("{address}")),
@@ -28,7 +31,10 @@ impl From<IpAddr> for AddressText {
 
 impl From<SocketAddr> for AddressText {
     fn from(address: SocketAddr) -> Self {
-        let mut text = Self { text: [0; BYTES_MAX], len: 0 };
+        let mut text = Self {
+            text: [0; BYTES_MAX],
+            len: 0,
+        };
         match address {
             SocketAddr::V4(address) => {
                 text.put_ipv4(*address.ip());
@@ -89,7 +95,10 @@ impl AddressText {
 impl fmt::Write for AddressText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = self.len + text.len();
-        self.text.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.text
+            .get_mut(self.len..end)
+            .ok_or(fmt::Error)?
+            .copy_from_slice(text.as_bytes());
         self.len = end;
         Ok(())
     }
@@ -114,7 +123,10 @@ mod tests {
     fn the_shortest_and_the_longest_address_fit() {
         let widest = std::net::SocketAddrV6::new([0xffff; 8].into(), u16::MAX, 0, u32::MAX);
         for text in ["0.0.0.0:0", "255.255.255.255:65535", &widest.to_string()] {
-            assert_eq!(&*AddressText::from(text.parse::<SocketAddr>().unwrap()), text);
+            assert_eq!(
+                &*AddressText::from(text.parse::<SocketAddr>().unwrap()),
+                text
+            );
         }
     }
 }

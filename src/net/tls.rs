@@ -55,7 +55,10 @@ impl Choices {
     fn new(config: ServerConfig) -> Arc<Self> {
         let mut ours = config.clone();
         ours.ignore_client_order = true;
-        Arc::new(Self { ours: Arc::new(ours), theirs: Arc::new(config) })
+        Arc::new(Self {
+            ours: Arc::new(ours),
+            theirs: Arc::new(config),
+        })
     }
 }
 
@@ -64,12 +67,23 @@ impl Acceptor {
     ///
     /// # Errors
     /// When the client breaks off, or there is nothing that both sides speak.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, socket: S) -> io::Result<TlsStream<S>> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        socket: S,
+    ) -> io::Result<TlsStream<S>> {
         let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
         let hello = begun.client_hello();
-        let known = |asked: &CipherSuite| ring::ALL_CIPHER_SUITES.iter().any(|suite| suite.suite() == *asked);
+        let known = |asked: &CipherSuite| {
+            ring::ALL_CIPHER_SUITES
+                .iter()
+                .any(|suite| suite.suite() == *asked)
+        };
         let first = hello.cipher_suites().iter().copied().find(known);
-        let config = if first.is_some_and(is_chacha20) { &self.0.theirs } else { &self.0.ours };
+        let config = if first.is_some_and(is_chacha20) {
+            &self.0.theirs
+        } else {
+            &self.0.ours
+        };
         begun.into_stream(Arc::clone(config)).await
     }
 }
@@ -112,7 +126,11 @@ impl Tls {
         let read = Files::read(&files)?;
         let loaded = read.contents();
         let config = read.server_config(&files)?;
-        Ok(Self { current: Arc::new(ArcSwap::new(Choices::new(config))), files: Arc::new(files), loaded })
+        Ok(Self {
+            current: Arc::new(ArcSwap::new(Choices::new(config))),
+            files: Arc::new(files),
+            loaded,
+        })
     }
 
     /// What the next connection is accepted with.
@@ -137,7 +155,9 @@ impl Tls {
             // A mounted file can be slow to read; the connections of this runtime must not wait for it.
             let read = tokio::task::spawn_blocking(move || Files::read(&files));
             let Ok(read) = read.await else { return };
-            let now = read.as_ref().map_or_else(Contents::of_error, Files::contents);
+            let now = read
+                .as_ref()
+                .map_or_else(Contents::of_error, Files::contents);
             if now != seen {
                 seen = now;
                 check.set(self.replace(read, now));
@@ -170,18 +190,26 @@ impl Tls {
 
 /// Bounds what is kept for a connection that takes nothing; to be called on each accepted one.
 pub fn bound_buffers<S>(connection: &mut TlsStream<S>) {
-    connection.get_mut().1.set_buffer_limit(Some(BUFFER_BYTES_MAX));
+    connection
+        .get_mut()
+        .1
+        .set_buffer_limit(Some(BUFFER_BYTES_MAX));
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Tls")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 
 impl TlsError {
     fn new(file: &Path, reason: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), reason: reason.into() }
+        Self {
+            file: file.to_owned(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -212,7 +240,10 @@ struct Contents {
 impl Contents {
     /// An error stands for itself, or one that lasts would be told again and again.
     fn of_error(error: &TlsError) -> Self {
-        Self { pair: Sha256::digest(error.to_string()).into(), client_ca: None }
+        Self {
+            pair: Sha256::digest(error.to_string()).into(),
+            client_ca: None,
+        }
     }
 }
 
@@ -251,12 +282,18 @@ impl Files {
             (Some(ca), Some(file)) => with_client_ca(builder, &provider, ca, file)?,
             _ => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                TlsError::new(&files.key, format!("is not the key of {}", files.certificate.display()))
-            }
-            error => TlsError::new(&files.certificate, format!("cannot be used with its key: {error}")),
-        })?;
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => TlsError::new(
+                    &files.key,
+                    format!("is not the key of {}", files.certificate.display()),
+                ),
+                error => TlsError::new(
+                    &files.certificate,
+                    format!("cannot be used with its key: {error}"),
+                ),
+            })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // 1: a client opens one connection at a time; each ticket is a write of its own and a place in the cache.
         config.send_tls13_tickets = 1;
@@ -268,7 +305,9 @@ impl Files {
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     // Stable: the others stay in their order.
-    provider.cipher_suites.sort_by_key(|suite| is_aes_256(suite.suite()));
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| is_aes_256(suite.suite()));
     provider
 }
 
@@ -280,11 +319,14 @@ fn with_client_ca(
 ) -> Result<ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>, TlsError> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(ca, file)? {
-        roots.add(authority).map_err(|error| TlsError::new(file, format!("holds a bad certificate: {error}")))?;
+        roots
+            .add(authority)
+            .map_err(|error| TlsError::new(file, format!("holds a bad certificate: {error}")))?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| TlsError::new(file, error.to_string()))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map_err(|error| TlsError::new(file, error.to_string()))?;
     Ok(builder.with_client_cert_verifier(verifier))
 }
 
@@ -301,7 +343,10 @@ fn certificates(bytes: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>
 fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
     let open = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(file)?, FILE_BYTES_MAX + 1), &mut bytes)?;
+        io::Read::read_to_end(
+            &mut io::Read::take(std::fs::File::open(file)?, FILE_BYTES_MAX + 1),
+            &mut bytes,
+        )?;
         Ok(bytes)
     };
     let bytes = open().map_err(|error| TlsError::new(file, format!("cannot be read: {error}")))?;

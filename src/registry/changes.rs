@@ -73,7 +73,12 @@ impl Changes {
     #[must_use]
     pub fn new(pod: &str, boot: &str) -> Self {
         let (waiting, wake) = (Mutex::default(), Notify::new());
-        Self { pod: pod.to_owned(), boot: boot.to_owned(), waiting, wake }
+        Self {
+            pod: pod.to_owned(),
+            boot: boot.to_owned(),
+            waiting,
+            wake,
+        }
     }
 
     /// An event stream has opened; its number is for the calls below.
@@ -81,7 +86,12 @@ impl Changes {
         let mut waiting = self.lock();
         waiting.numbers += 1;
         let number = waiting.numbers;
-        let open = Open { member: Arc::downgrade(member), since: SystemTime::now(), is_changed: true, told: None };
+        let open = Open {
+            member: Arc::downgrade(member),
+            since: SystemTime::now(),
+            is_changed: true,
+            told: None,
+        };
         waiting.open.insert(number, open);
         waiting.changed.push_back(number);
         drop(waiting);
@@ -92,7 +102,9 @@ impl Changes {
     /// Its state is another one.
     pub(super) fn changed(&self, number: u64) {
         let mut waiting = self.lock();
-        let Some(open) = waiting.open.get_mut(&number) else { return };
+        let Some(open) = waiting.open.get_mut(&number) else {
+            return;
+        };
         open.since = SystemTime::now();
         waiting.mark(number);
         drop(waiting);
@@ -100,8 +112,18 @@ impl Changes {
     }
 
     /// It has ended. `delivered`: by a drain, with everything up to this position sent.
-    pub(super) fn ended(&self, number: u64, member: &dyn Member, close: Close, delivered: Option<Delivered>) {
-        let was_told = self.lock().open.get(&number).is_some_and(|open| open.told.is_some());
+    pub(super) fn ended(
+        &self,
+        number: u64,
+        member: &dyn Member,
+        close: Close,
+        delivered: Option<Delivered>,
+    ) {
+        let was_told = self
+            .lock()
+            .open
+            .get(&number)
+            .is_some_and(|open| open.told.is_some());
         if !was_told && delivered.is_none() {
             // It came and went within a moment, and nobody needs to know.
             return self.gone(number);
@@ -109,22 +131,36 @@ impl Changes {
         let since = millis(SystemTime::now());
         let mut entry = self.describe(member, since, ENDED_FOR);
         entry.reason = Some(close.reason().to_owned());
-        entry.state = if delivered.is_some() { State::Reconnecting } else { State::Closed };
-        let can_be_claimed = delivered.as_ref().is_some_and(|delivered| delivered.can_be_claimed);
+        entry.state = if delivered.is_some() {
+            State::Reconnecting
+        } else {
+            State::Closed
+        };
+        let can_be_claimed = delivered
+            .as_ref()
+            .is_some_and(|delivered| delivered.can_be_claimed);
         if let Some(delivered) = delivered {
             entry.last_event_id = delivered.last_event_id;
         }
         let key = self.key(member.client(), number);
         let position = can_be_claimed.then(|| Told {
             number,
-            key: Key { is_position: true, ..key.clone() },
+            key: Key {
+                is_position: true,
+                ..key.clone()
+            },
             entry: entry.clone(),
             is_end: true,
             is_new: true,
         });
         // The position alone suffices for an event stream whose entry was never written.
-        let end =
-            (was_told || position.is_none()).then_some(Told { number, key, entry, is_end: true, is_new: !was_told });
+        let end = (was_told || position.is_none()).then_some(Told {
+            number,
+            key,
+            entry,
+            is_end: true,
+            is_new: !was_told,
+        });
         let mut waiting = self.lock();
         waiting.open.remove(&number);
         for told in position.into_iter().chain(end) {
@@ -169,10 +205,18 @@ impl Changes {
         drop(waiting);
         // Described without the lock: each looks into the feeds that it reads.
         for (number, known) in open {
-            let Some(member) = known.member.upgrade() else { continue };
+            let Some(member) = known.member.upgrade() else {
+                continue;
+            };
             let entry = self.describe(&*member, millis(known.since), every * 2);
             let (key, is_new) = (self.key(member.client(), number), known.told.is_none());
-            taken.push(Told { number, key, entry, is_end: false, is_new });
+            taken.push(Told {
+                number,
+                key,
+                entry,
+                is_end: false,
+                is_new,
+            });
         }
         taken
     }
@@ -202,8 +246,12 @@ impl Changes {
     pub fn continue_postponed(&self) {
         let mut waiting = self.lock();
         let postponed = |open: &Open| open.told.is_none() && !open.is_changed;
-        let numbers: Vec<u64> =
-            waiting.open.iter().filter(|(_, open)| postponed(open)).map(|(number, _)| *number).collect();
+        let numbers: Vec<u64> = waiting
+            .open
+            .iter()
+            .filter(|(_, open)| postponed(open))
+            .map(|(number, _)| *number)
+            .collect();
         for number in numbers {
             waiting.mark(number);
         }
@@ -212,7 +260,12 @@ impl Changes {
     /// Nothing that was told is known any more: all of it is to be told again.
     pub fn forgotten(&self) {
         let mut waiting = self.lock();
-        let told: Vec<u64> = waiting.open.iter().filter(|(_, open)| open.told.is_some()).map(|(key, _)| *key).collect();
+        let told: Vec<u64> = waiting
+            .open
+            .iter()
+            .filter(|(_, open)| open.told.is_some())
+            .map(|(key, _)| *key)
+            .collect();
         for number in told {
             waiting.mark(number);
         }
@@ -265,7 +318,11 @@ impl Changes {
     }
 
     fn key(&self, client: &str, number: u64) -> Key {
-        Key { client: client.to_owned(), connection: format!("{}-{number}", self.boot), is_position: false }
+        Key {
+            client: client.to_owned(),
+            connection: format!("{}-{number}", self.boot),
+            is_position: false,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -295,7 +352,11 @@ impl Waiting {
                 return None;
             }
             self.told.pop_front();
-            if self.open.get(&number).is_some_and(|open| open.told == Some(told)) {
+            if self
+                .open
+                .get(&number)
+                .is_some_and(|open| open.told == Some(told))
+            {
                 return Some(number);
             }
         }
@@ -305,14 +366,18 @@ impl Waiting {
 
 impl std::fmt::Debug for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open").field("since", &self.since).field("told", &self.told).finish_non_exhaustive()
+        f.debug_struct("Open")
+            .field("since", &self.since)
+            .field("told", &self.told)
+            .finish_non_exhaustive()
     }
 }
 
 /// Milliseconds of Unix time.
 #[must_use]
 pub fn millis(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -94,6 +94,16 @@ mod tests {
         let reasons: BTreeSet<_> = Close::ALL.iter().map(|close| close.reason()).collect();
         assert_eq!(reasons.len(), Close::ALL.len());
         let told: Vec<_> = Close::ALL.iter().filter_map(|close| close.told()).collect();
-        assert_eq!(told, ["drain", "age", "slow", "overload", "unauthorized", "upstream"]);
+        assert_eq!(
+            told,
+            [
+                "drain",
+                "age",
+                "slow",
+                "overload",
+                "unauthorized",
+                "upstream"
+            ]
+        );
     }
 }

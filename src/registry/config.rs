@@ -17,7 +17,10 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         // 64 MiB: a hundred thousand event streams of about 0.5 KiB. JetStream reserves it, so not more.
-        Self { bucket: None, max_bytes: 64 * 1024 * 1024 }
+        Self {
+            bucket: None,
+            max_bytes: 64 * 1024 * 1024,
+        }
     }
 }
 

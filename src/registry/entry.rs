@@ -31,7 +31,11 @@ impl Key {
     #[must_use]
     pub fn encode(&self) -> String {
         let (client, connection) = (token(&self.client), token(&self.connection));
-        if self.is_position { format!("{client}.{connection}.{POSITION}") } else { format!("{client}.{connection}") }
+        if self.is_position {
+            format!("{client}.{connection}.{POSITION}")
+        } else {
+            format!("{client}.{connection}")
+        }
     }
 
     /// Reads what [`Key::encode`] has written.
@@ -43,7 +47,11 @@ impl Key {
             Some(_) => return None,
             None => (rest, false),
         };
-        Some(Self { client: plain(client)?, connection: plain(connection)?, is_position })
+        Some(Self {
+            client: plain(client)?,
+            connection: plain(connection)?,
+            is_position,
+        })
     }
 }
 
@@ -159,7 +167,12 @@ impl Wanted {
     #[must_use]
     pub fn new(client: String, route: String, mut subjects: Vec<String>) -> Self {
         let unlisted = Unlisted::cut(&mut subjects);
-        Self { client, route, subjects, unlisted }
+        Self {
+            client,
+            route,
+            subjects,
+            unlisted,
+        }
     }
 }
 
@@ -195,7 +208,9 @@ impl Entry {
     /// position.
     #[must_use]
     pub fn is_passed_by(&self, id: &EventId) -> bool {
-        let Ok(recorded) = EventId::parse(self.last_event_id.as_bytes()) else { return false };
+        let Ok(recorded) = EventId::parse(self.last_event_id.as_bytes()) else {
+            return false;
+        };
         let is_passed = |seq, tag| recorded.find(tag).is_some_and(|at| at.seq <= seq);
         !id.components().is_empty() && id.components().iter().all(|at| is_passed(at.seq, at.tag))
     }
@@ -204,13 +219,21 @@ impl Entry {
     /// learn that one has.
     #[must_use]
     pub fn claim(&self, now: u64) -> Self {
-        Self { claimed: Some(now), ..self.remove(now) }
+        Self {
+            claimed: Some(now),
+            ..self.remove(now)
+        }
     }
 
     /// The same, when its client has a position itself and this one is obsolete.
     #[must_use]
     pub fn remove(&self, now: u64) -> Self {
-        Self { state: State::Closed, since: now, expires: now + ENDED_FOR.as_millis() as u64, ..self.clone() }
+        Self {
+            state: State::Closed,
+            since: now,
+            expires: now + ENDED_FOR.as_millis() as u64,
+            ..self.clone()
+        }
     }
 }
 
@@ -241,13 +264,36 @@ mod tests {
 
     #[test]
     fn keys_are_written_as_documented_and_what_is_none_is_not_read() {
-        let key = |client: &str| Key { client: client.into(), connection: "7-1".into(), is_position: false }.encode();
+        let key = |client: &str| {
+            Key {
+                client: client.into(),
+                connection: "7-1".into(),
+                is_position: false,
+            }
+            .encode()
+        };
         assert_eq!(key("42"), "42.7-1");
-        let position = Key { client: "42".into(), connection: "7-1".into(), is_position: true };
+        let position = Key {
+            client: "42".into(),
+            connection: "7-1".into(),
+            is_position: true,
+        };
         assert_eq!(position.encode(), "42.7-1.position");
         assert_eq!(key("a.b@c é"), "a=2Eb=40c=20=C3=A9.7-1");
         assert_eq!(key(""), "=.7-1");
-        for text in ["", "a", ".a", "a.", "a=2.b", "a=XX.b", "=FF.b", "a==.b", "a.b.c", "a.b.", "a.b.position.c"] {
+        for text in [
+            "",
+            "a",
+            ".a",
+            "a.",
+            "a=2.b",
+            "a=XX.b",
+            "=FF.b",
+            "a==.b",
+            "a.b.c",
+            "a.b.",
+            "a.b.position.c",
+        ] {
             assert_eq!(Key::decode(text), None, "{text:?}");
         }
     }
@@ -277,14 +323,57 @@ mod tests {
     fn only_what_a_drain_left_within_a_minute_for_this_route_and_these_subjects_is_taken_over() {
         assert!(left().is_left_for(&wanted(), NOW) && left().is_left_for(&wanted(), NOW + 59_999));
         for (what, entry, wanted) in [
-            ("other subjects", left(), Wanted { subjects: vec!["a.1".into()], ..wanted() }),
-            ("another route", left(), Wanted { route: "/all".into(), ..wanted() }),
-            ("resumes, and was not drained", Entry { reason: None, ..left() }, wanted()),
-            ("ended otherwise", Entry { reason: Some("client".into()), ..left() }, wanted()),
+            (
+                "other subjects",
+                left(),
+                Wanted {
+                    subjects: vec!["a.1".into()],
+                    ..wanted()
+                },
+            ),
+            (
+                "another route",
+                left(),
+                Wanted {
+                    route: "/all".into(),
+                    ..wanted()
+                },
+            ),
+            (
+                "resumes, and was not drained",
+                Entry {
+                    reason: None,
+                    ..left()
+                },
+                wanted(),
+            ),
+            (
+                "ended otherwise",
+                Entry {
+                    reason: Some("client".into()),
+                    ..left()
+                },
+                wanted(),
+            ),
             ("claimed already", left().claim(NOW), wanted()),
             ("removed", left().remove(NOW), wanted()),
-            ("a minute ago", Entry { since: NOW - 60_000, expires: NOW + 1, ..left() }, wanted()),
-            ("expired", Entry { expires: NOW, ..left() }, wanted()),
+            (
+                "a minute ago",
+                Entry {
+                    since: NOW - 60_000,
+                    expires: NOW + 1,
+                    ..left()
+                },
+                wanted(),
+            ),
+            (
+                "expired",
+                Entry {
+                    expires: NOW,
+                    ..left()
+                },
+                wanted(),
+            ),
         ] {
             assert!(!entry.is_left_for(&wanted, NOW), "{what}");
         }
@@ -293,10 +382,24 @@ mod tests {
     #[test]
     fn only_a_claim_for_the_same_route_and_subjects_is_reported_to_others() {
         let claimed = left().claim(NOW);
-        assert!(claimed.is_claimed_from(&wanted(), NOW) && claimed.is_claimed_from(&wanted(), NOW + 59_999));
+        assert!(
+            claimed.is_claimed_from(&wanted(), NOW)
+                && claimed.is_claimed_from(&wanted(), NOW + 59_999)
+        );
         for (what, entry, wanted) in [
-            ("other subjects", claimed.clone(), Wanted::new("42".into(), left().route, vec!["b".into()])),
-            ("another route", claimed.clone(), Wanted { route: "/all".into(), ..wanted() }),
+            (
+                "other subjects",
+                claimed.clone(),
+                Wanted::new("42".into(), left().route, vec!["b".into()]),
+            ),
+            (
+                "another route",
+                claimed.clone(),
+                Wanted {
+                    route: "/all".into(),
+                    ..wanted()
+                },
+            ),
             ("left for it", left(), wanted()),
             ("removed by its owner", left().remove(NOW), wanted()),
             ("a minute ago", left().claim(NOW - 60_000), wanted()),
@@ -307,8 +410,13 @@ mod tests {
 
     #[test]
     fn only_an_id_at_or_after_the_recorded_position_passes_it() {
-        let entry = |id: &str| Entry { last_event_id: id.into(), ..left() };
-        let passes = |recorded: &str, id: &str| entry(recorded).is_passed_by(&EventId::parse(id.as_bytes()).unwrap());
+        let entry = |id: &str| Entry {
+            last_event_id: id.into(),
+            ..left()
+        };
+        let passes = |recorded: &str, id: &str| {
+            entry(recorded).is_passed_by(&EventId::parse(id.as_bytes()).unwrap())
+        };
         assert!(passes("3fa9c1-7-00aa", "3fa9c1-7-00aa") && passes("3fa9c1-7-00aa", "3fa9c1-8"));
         assert!(
             !passes("3fa9c1-7-00aa", "3fa9c1-6-00ab")
@@ -316,7 +424,10 @@ mod tests {
                 && !passes("nonsense", "3fa9c1-7")
         );
         // Several sources: each of them counts; a source of core subjects is left out by the caller.
-        assert!(passes("3fa9c1-7.aaaaaa-3", "3fa9c1-7.aaaaaa-4") && passes("3fa9c1-7.aaaaaa-3", "3fa9c1-9"));
+        assert!(
+            passes("3fa9c1-7.aaaaaa-3", "3fa9c1-7.aaaaaa-4")
+                && passes("3fa9c1-7.aaaaaa-3", "3fa9c1-9")
+        );
         assert!(!passes("3fa9c1-7.aaaaaa-3", "3fa9c1-8.aaaaaa-2"));
         assert!(!entry("3fa9c1-7").is_passed_by(&EventId::default()));
     }
@@ -325,16 +436,29 @@ mod tests {
     fn an_entry_lists_four_subjects_and_recognises_all_of_them() {
         let many: Vec<String> = (0..16).map(|number| format!("a.{number}")).collect();
         let wanted = Wanted::new("42".into(), left().route, many.clone());
-        assert_eq!((wanted.subjects.len(), wanted.unlisted.as_ref().unwrap().total), (SUBJECTS_MAX, 16));
+        assert_eq!(
+            (
+                wanted.subjects.len(),
+                wanted.unlisted.as_ref().unwrap().total
+            ),
+            (SUBJECTS_MAX, 16)
+        );
         let (subjects, unlisted) = (wanted.subjects.clone(), wanted.unlisted.clone());
-        let entry = Entry { subjects, unlisted, ..left() };
+        let entry = Entry {
+            subjects,
+            unlisted,
+            ..left()
+        };
         assert!(entry.is_left_for(&wanted, NOW));
         let mut other = many.clone();
         other[15] = "a.x".into();
         for other in [other, many[..15].to_vec(), many[..4].to_vec()] {
             assert!(!entry.is_left_for(&Wanted::new("42".into(), left().route, other), NOW));
         }
-        let largest = Entry { subjects: vec!["s".repeat(255); SUBJECTS_MAX], ..entry };
+        let largest = Entry {
+            subjects: vec!["s".repeat(255); SUBJECTS_MAX],
+            ..entry
+        };
         assert!(serde_json::to_vec(&largest).unwrap().len() < 2048);
     }
 }

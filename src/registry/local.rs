@@ -38,10 +38,20 @@ impl Registry {
     pub fn insert(&self, member: Arc<dyn Member>) -> Registration {
         let table = Arc::clone(&self.0);
         let shard = table.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        let number = table.cluster.get().and_then(|cluster| NonZeroU64::new(cluster.changes().opened(&member)));
-        let slot = table.shards[shard as usize].lock().unwrap_or_else(PoisonError::into_inner).insert(member);
+        let number = table
+            .cluster
+            .get()
+            .and_then(|cluster| NonZeroU64::new(cluster.changes().opened(&member)));
+        let slot = table.shards[shard as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(member);
         table.len.fetch_add(1, Ordering::Relaxed);
-        Registration { table, key: slot * SHARDS + shard, number }
+        Registration {
+            table,
+            key: slot * SHARDS + shard,
+            number,
+        }
     }
 
     /// From now on all pods are told of what is taken in. The first call counts.
@@ -72,7 +82,13 @@ impl Registry {
         let mut members = Vec::new();
         for shard in &self.0.shards {
             // Copied out before the visits: one that ends its event stream would wait for its own lock.
-            members.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).members().cloned());
+            members.extend(
+                shard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .members()
+                    .cloned(),
+            );
             for member in members.drain(..) {
                 visit(&*member);
             }
@@ -82,8 +98,15 @@ impl Registry {
     /// Those of one of the [`SHARDS`], as they are now: for a list that is written bit by bit.
     #[must_use]
     pub fn shard(&self, shard: u32) -> Vec<Arc<dyn Member>> {
-        let Some(shard) = self.0.shards.get(shard as usize) else { return Vec::new() };
-        shard.lock().unwrap_or_else(PoisonError::into_inner).members().cloned().collect()
+        let Some(shard) = self.0.shards.get(shard as usize) else {
+            return Vec::new();
+        };
+        shard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .members()
+            .cloned()
+            .collect()
     }
 
     /// All of them, as they are now.
@@ -91,7 +114,13 @@ impl Registry {
     pub fn members(&self) -> Vec<Arc<dyn Member>> {
         let mut members = Vec::with_capacity(self.len());
         for shard in &self.0.shards {
-            members.extend(shard.lock().unwrap_or_else(PoisonError::into_inner).members().cloned());
+            members.extend(
+                shard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .members()
+                    .cloned(),
+            );
         }
         members
     }
@@ -115,7 +144,9 @@ impl Registry {
 impl Registration {
     /// Its state is another one; false if there is no registry over all pods that is told of it.
     pub fn changed(&self) -> bool {
-        let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) else { return false };
+        let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) else {
+            return false;
+        };
         cluster.changes().changed(number.get());
         true
     }
@@ -123,7 +154,9 @@ impl Registration {
     /// It has ended; to be called once, with its own member. `delivered`: by a drain, with all up to this position sent.
     pub fn ended(&self, member: &dyn Member, close: Close, delivered: Option<Delivered>) {
         if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
-            cluster.changes().ended(number.get(), member, close, delivered);
+            cluster
+                .changes()
+                .ended(number.get(), member, close, delivered);
         }
     }
 }
@@ -135,7 +168,9 @@ impl Drop for Registration {
         }
         let (slot, shard) = (self.key / SHARDS, self.key % SHARDS);
         let removed = {
-            let mut slab = self.table.shards[shard as usize].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slab = self.table.shards[shard as usize]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             slab.remove(slot)
         };
         debug_assert!(removed.is_some(), "a registration is removed once");
@@ -147,7 +182,9 @@ impl Drop for Registration {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("len", &self.len()).finish()
+        f.debug_struct("Registry")
+            .field("len", &self.len())
+            .finish()
     }
 }
 

@@ -86,7 +86,11 @@ impl Lag {
     /// The larger of the two in each respect.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
-        Self { events: self.events.max(other.events), bytes: self.bytes.max(other.bytes), age: self.age.max(other.age) }
+        Self {
+            events: self.events.max(other.events),
+            bytes: self.bytes.max(other.bytes),
+            age: self.age.max(other.age),
+        }
     }
 }
 
@@ -177,7 +181,12 @@ mod tests {
         for protocol in [Protocol::Http10, Protocol::Http11, Protocol::H2] {
             assert_eq!(serde_json::to_value(protocol).unwrap(), protocol.as_str());
         }
-        for state in [State::Connecting, State::Active, State::Reconnecting, State::Closed] {
+        for state in [
+            State::Connecting,
+            State::Active,
+            State::Reconnecting,
+            State::Closed,
+        ] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
     }

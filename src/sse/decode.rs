@@ -119,7 +119,11 @@ impl Decoder {
 
     fn check(&self, more: usize) -> Result<(), TooLarge> {
         let held = self.line.len() + self.data.len() + self.event.len() + self.id.len();
-        if held + more > self.limit { Err(TooLarge { limit: self.limit }) } else { Ok(()) }
+        if held + more > self.limit {
+            Err(TooLarge { limit: self.limit })
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes the end of a line whose beginning may be held.
@@ -143,7 +147,9 @@ impl Decoder {
             return self.dispatch();
         }
         let colon = line.iter().position(|byte| *byte == b':');
-        let (name, value) = colon.map_or((line, &line[..0]), |colon| (&line[..colon], &line[colon + 1..]));
+        let (name, value) = colon.map_or((line, &line[..0]), |colon| {
+            (&line[..colon], &line[colon + 1..])
+        });
         let value = value.strip_prefix(b" ").unwrap_or(value);
         match name {
             b"data" => {
@@ -169,8 +175,16 @@ impl Decoder {
         if data.pop().is_none() {
             return positioned.then(|| Decoded::Position(self.id.clone()));
         }
-        let event = if event.is_empty() { "message".to_owned() } else { event };
-        Some(Decoded::Event(ReceivedEvent { id: self.id.clone(), event, data }))
+        let event = if event.is_empty() {
+            "message".to_owned()
+        } else {
+            event
+        };
+        Some(Decoded::Event(ReceivedEvent {
+            id: self.id.clone(),
+            event,
+            data,
+        }))
     }
 }
 
@@ -178,14 +192,21 @@ impl Decoder {
 fn retry(value: &[u8]) -> Option<Duration> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     digits.then(|| {
-        let digit = |sum: u64, byte: &u8| sum.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
+        let digit = |sum: u64, byte: &u8| {
+            sum.saturating_mul(10)
+                .saturating_add(u64::from(byte - b'0'))
+        };
         Duration::from_millis(value.iter().fold(0, digit))
     })
 }
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server sent an event of more than {} bytes", self.limit)
+        write!(
+            f,
+            "the server sent an event of more than {} bytes",
+            self.limit
+        )
     }
 }
 

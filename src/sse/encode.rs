@@ -44,7 +44,10 @@ impl Chunk {
     /// Makes a chunk of what stands between the room for its head and its tail: its length is known only now.
     fn seal(mut out: BytesMut) -> Self {
         let length = out.len() - CHUNK_HEAD_MAX - CHUNK_TAIL.len();
-        debug_assert!(u32::try_from(length).is_ok(), "no event is larger than 4 GiB");
+        debug_assert!(
+            u32::try_from(length).is_ok(),
+            "no event is larger than 4 GiB"
+        );
         // Right before the events, and what is left of its room is dropped.
         let mut place = CHUNK_HEAD_MAX - 2;
         out[place..CHUNK_HEAD_MAX].copy_from_slice(b"\r\n");
@@ -58,7 +61,10 @@ impl Chunk {
             }
         }
         out.advance(place);
-        Self { bytes: out.freeze(), head_len: (CHUNK_HEAD_MAX - place) as u8 }
+        Self {
+            bytes: out.freeze(),
+            head_len: (CHUNK_HEAD_MAX - place) as u8,
+        }
     }
 
     /// All of it.
@@ -130,7 +136,8 @@ impl Frame {
     /// Payloads that are not UTF-8 go as base64, and the name says so.
     #[must_use]
     pub fn event(name: Option<&EventName>, data: &[u8], position: Component) -> Self {
-        let mut out = BytesMut::with_capacity(data.len() + 80 + name.map_or(0, |name| name.as_str().len()));
+        let mut out =
+            BytesMut::with_capacity(data.len() + 80 + name.map_or(0, |name| name.as_str().len()));
         out.put_bytes(b' ', CHUNK_HEAD_MAX);
         let name = name.map(EventName::as_str);
         match std::str::from_utf8(data) {
@@ -152,7 +159,11 @@ impl Frame {
         put_id(&mut out, format_args!("{position}"));
         out.put_slice(CHUNK_TAIL);
         let Chunk { bytes, head_len } = Chunk::seal(out);
-        Self { bytes, head_len, body_len }
+        Self {
+            bytes,
+            head_len,
+            body_len,
+        }
     }
 
     /// The whole event with the id of a single source.
@@ -164,7 +175,10 @@ impl Frame {
     /// The whole event as one chunk of HTTP/1.1.
     #[must_use]
     pub fn into_chunk(self) -> Chunk {
-        Chunk { bytes: self.bytes, head_len: self.head_len }
+        Chunk {
+            bytes: self.bytes,
+            head_len: self.head_len,
+        }
     }
 
     /// The event without its `id:` line and the blank line that ends it.
@@ -191,7 +205,8 @@ impl Frame {
     pub fn find(&self, data: &[u8]) -> Option<Range<usize>> {
         let end = (self.place().start + self.body_len as usize).checked_sub(1)?;
         let start = end.checked_sub(data.len())?;
-        let found = self.bytes.get(start..end)? == data && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
+        let found = self.bytes.get(start..end)? == data
+            && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
         found.then_some(start..end)
     }
 
@@ -230,7 +245,10 @@ pub fn put_position(out: &mut BytesMut, id: impl std::fmt::Display) {
 
 /// A control event: its name, a JSON body, and the id if it moves the client.
 pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl std::fmt::Display>) {
-    debug_assert!(name.starts_with("sidestream."), "only control events bear the reserved prefix");
+    debug_assert!(
+        name.starts_with("sidestream."),
+        "only control events bear the reserved prefix"
+    );
     put_field(out, "event", name.as_bytes());
     put_field(out, "data", json.as_bytes());
     match id {
@@ -241,7 +259,12 @@ pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl s
 
 /// Why the event stream ends, and when the client shall come back: both as a field that EventSource obeys and as data.
 /// With an id if the client has a position.
-pub fn put_close(out: &mut BytesMut, reason: &str, wait: std::time::Duration, id: Option<impl std::fmt::Display>) {
+pub fn put_close(
+    out: &mut BytesMut,
+    reason: &str,
+    wait: std::time::Duration,
+    id: Option<impl std::fmt::Display>,
+) {
     put_retry(out, wait);
     let json = format!(r#"{{"reason":"{reason}","retry":{}}}"#, wait.as_millis());
     put_control(out, "sidestream.close", &json, id);
@@ -249,7 +272,10 @@ pub fn put_close(out: &mut BytesMut, reason: &str, wait: std::time::Duration, id
 
 /// One field on one line; the value holds no line end.
 fn put_field(out: &mut BytesMut, field: &str, value: &[u8]) {
-    debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n')), "a line end would end the field");
+    debug_assert!(
+        !value.iter().any(|byte| matches!(byte, b'\r' | b'\n')),
+        "a line end would end the field"
+    );
     out.reserve(field.len() + value.len() + 3);
     out.put_slice(field.as_bytes());
     out.put_slice(b": ");
@@ -263,7 +289,11 @@ fn put_data(out: &mut BytesMut, data: &[u8]) {
     let mut rest = data;
     while let Some(end) = memchr::memchr2(b'\r', b'\n', rest) {
         put_field(out, "data", &rest[..end]);
-        let width = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
+        let width = if rest[end..].starts_with(b"\r\n") {
+            2
+        } else {
+            1
+        };
         rest = &rest[end + width..];
     }
     put_field(out, "data", rest);
@@ -276,14 +306,25 @@ mod tests {
 
     fn frame(name: Option<&str>, data: &[u8]) -> String {
         let name = name.map(|name| EventName::parse(name).unwrap());
-        let position = Component { tag: Tag::of_identity("t"), seq: 7, check: Some(0xab) };
+        let position = Component {
+            tag: Tag::of_identity("t"),
+            seq: 7,
+            check: Some(0xab),
+        };
         let frame = Frame::event(name.as_ref(), data, position);
         let whole = String::from_utf8(frame.bytes().to_vec()).unwrap();
         let id = format!("id: {position}\n\n");
-        assert_eq!([frame.body(), id.clone().into()].concat(), whole.as_bytes(), "the body lacks the id alone");
+        assert_eq!(
+            [frame.body(), id.clone().into()].concat(),
+            whole.as_bytes(),
+            "the body lacks the id alone"
+        );
         let (chunk, event) = frame.into_chunk().into_parts();
         assert_eq!(chunk[event], *whole.as_bytes());
-        assert_eq!(chunk, format!("{:x}\r\n{whole}\r\n", whole.len()).as_bytes());
+        assert_eq!(
+            chunk,
+            format!("{:x}\r\n{whole}\r\n", whole.len()).as_bytes()
+        );
         whole.strip_suffix(&id).unwrap().to_owned()
     }
 
@@ -295,14 +336,21 @@ mod tests {
 
     #[test]
     fn events_that_are_copied_together_are_one_chunk_and_the_memory_is_used_again() {
-        let position = Component { tag: Tag::of_identity("t"), seq: 7, check: None };
+        let position = Component {
+            tag: Tag::of_identity("t"),
+            seq: 7,
+            check: None,
+        };
         let frames = [1, 20, 300].map(|length| Frame::event(None, &vec![b'x'; length], position));
         let mut writer = ChunkWriter::default();
         let mut memory = None;
         for count in [1, 2, 3, 2] {
             writer.begin(1000);
             frames[..count].iter().for_each(|frame| writer.push(frame));
-            let content: Vec<u8> = frames[..count].iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+            let content: Vec<u8> = frames[..count]
+                .iter()
+                .flat_map(|frame| frame.bytes().to_vec())
+                .collect();
             assert_eq!(writer.len(), content.len());
             let (chunk, place) = writer.finish().into_parts();
             assert_eq!(chunk[place], content);
@@ -315,7 +363,10 @@ mod tests {
 
     #[test]
     fn every_kind_of_line_end_splits() {
-        assert_eq!(frame(None, b"a\nb\rc\r\nd"), "data: a\ndata: b\ndata: c\ndata: d\n");
+        assert_eq!(
+            frame(None, b"a\nb\rc\r\nd"),
+            "data: a\ndata: b\ndata: c\ndata: d\n"
+        );
         assert_eq!(frame(None, b"\n\r"), "data: \ndata: \ndata: \n");
         assert_eq!(frame(None, b""), "data: \n");
         assert_eq!(frame(None, b"a\n"), "data: a\ndata: \n");
@@ -323,14 +374,25 @@ mod tests {
 
     #[test]
     fn what_is_not_utf8_goes_as_base64_under_a_name_that_says_so() {
-        assert_eq!(frame(None, b"\xff\xfe"), "event: message;base64\ndata: //4=\n");
-        assert_eq!(frame(Some("blob"), b"\xff\n"), "event: blob;base64\ndata: /wo=\n");
+        assert_eq!(
+            frame(None, b"\xff\xfe"),
+            "event: message;base64\ndata: //4=\n"
+        );
+        assert_eq!(
+            frame(Some("blob"), b"\xff\n"),
+            "event: blob;base64\ndata: /wo=\n"
+        );
     }
 
     #[test]
     fn a_close_is_one_event_that_bears_the_position() {
         let mut out = BytesMut::new();
-        put_close(&mut out, "drain", std::time::Duration::from_millis(5), Some("3fa9c1-7"));
+        put_close(
+            &mut out,
+            "drain",
+            std::time::Duration::from_millis(5),
+            Some("3fa9c1-7"),
+        );
         let expected = "retry: 5\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":5}\nid: 3fa9c1-7\n\n";
         assert_eq!(out, expected.as_bytes());
     }
@@ -339,12 +401,24 @@ mod tests {
     fn a_position_without_an_event_is_a_named_event_with_data() {
         let mut out = BytesMut::new();
         put_position(&mut out, "3fa9c1-7");
-        assert_eq!(out, "event: sidestream.position\ndata: {}\nid: 3fa9c1-7\n\n".as_bytes());
+        assert_eq!(
+            out,
+            "event: sidestream.position\ndata: {}\nid: 3fa9c1-7\n\n".as_bytes()
+        );
     }
 
     #[test]
     fn a_name_holds_no_control_character_and_passes_for_nothing_else() {
-        for name in ["", "a\nb", "a\rb", "a\0b", " a", "sidestream.gap", "x;base64", &"x".repeat(129)] {
+        for name in [
+            "",
+            "a\nb",
+            "a\rb",
+            "a\0b",
+            " a",
+            "sidestream.gap",
+            "x;base64",
+            &"x".repeat(129),
+        ] {
             assert_eq!(EventName::parse(name), None, "{name:?}");
         }
     }

@@ -57,7 +57,9 @@ impl Tier {
     /// Reads the word, whatever its case; anything else is no tier.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|tier| tier.as_str().eq_ignore_ascii_case(word.trim()))
+        Self::ALL
+            .into_iter()
+            .find(|tier| tier.as_str().eq_ignore_ascii_case(word.trim()))
     }
 }
 

@@ -69,12 +69,16 @@ impl Component {
     #[must_use]
     pub fn check_of(published_unix_nanos: i128) -> u16 {
         let bytes = published_unix_nanos.to_be_bytes();
-        bytes.chunks_exact(2).fold(0, |check, pair| check ^ u16::from_be_bytes([pair[0], pair[1]]))
+        bytes.chunks_exact(2).fold(0, |check, pair| {
+            check ^ u16::from_be_bytes([pair[0], pair[1]])
+        })
     }
 
     fn parse(text: &str) -> Result<Self, InvalidId> {
         let mut parts = text.split('-');
-        let (Some(tag), Some(seq), check, None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(tag), Some(seq), check, None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(InvalidId::Form);
         };
         if seq.is_empty() || !seq.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -83,14 +87,19 @@ impl Component {
         Ok(Self {
             tag: Tag(hex(tag, 6)?),
             seq: seq.parse().map_err(|_| InvalidId::Form)?,
-            check: check.map(|check| hex(check, 4).map(|value| value as u16)).transpose()?,
+            check: check
+                .map(|check| hex(check, 4).map(|value| value as u16))
+                .transpose()?,
         })
     }
 }
 
 /// Exactly `digits` lower-case hex digits.
 fn hex(text: &str, digits: usize) -> Result<u32, InvalidId> {
-    let sound = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let sound = text.len() == digits
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if !sound {
         return Err(InvalidId::Form);
     }
@@ -156,7 +165,10 @@ impl EventId {
     /// An id of these components, in this order.
     #[must_use]
     pub fn new(components: Vec<Component>) -> Self {
-        debug_assert!(components.len() <= Self::COMPONENTS_MAX, "a route has at most four sources");
+        debug_assert!(
+            components.len() <= Self::COMPONENTS_MAX,
+            "a route has at most four sources"
+        );
         Self { components }
     }
 
@@ -194,14 +206,20 @@ impl EventId {
     pub fn is_same(&self, text: &str) -> bool {
         Self::parse(text.as_bytes()).is_ok_and(|other| {
             other.components.len() == self.components.len()
-                && self.components.iter().all(|at| other.find(at.tag) == Some(*at))
+                && self
+                    .components
+                    .iter()
+                    .all(|at| other.find(at.tag) == Some(*at))
         })
     }
 
     /// The component with this tag.
     #[must_use]
     pub fn find(&self, tag: Tag) -> Option<Component> {
-        self.components.iter().copied().find(|component| component.tag == tag)
+        self.components
+            .iter()
+            .copied()
+            .find(|component| component.tag == tag)
     }
 }
 
@@ -234,10 +252,12 @@ mod tests {
     use super::*;
 
     fn component() -> impl Strategy<Value = Component> {
-        (0u32..1 << 24, 0..=i64::MAX as u64, any::<Option<u16>>()).prop_map(|(tag, seq, check)| Component {
-            tag: Tag(tag),
-            seq,
-            check,
+        (0u32..1 << 24, 0..=i64::MAX as u64, any::<Option<u16>>()).prop_map(|(tag, seq, check)| {
+            Component {
+                tag: Tag(tag),
+                seq,
+                check,
+            }
         })
     }
 
@@ -274,14 +294,28 @@ mod tests {
 
     #[test]
     fn the_written_form_is_the_documented_one() {
-        let one = Component { tag: Tag(0x3f_a9c1), seq: 18422, check: Some(0x7d3e) };
-        let two = Component { tag: Tag(1), seq: 0, check: None };
-        assert_eq!(EventId::new(vec![one, two]).to_string(), "3fa9c1-18422-7d3e.000001-0");
+        let one = Component {
+            tag: Tag(0x3f_a9c1),
+            seq: 18422,
+            check: Some(0x7d3e),
+        };
+        let two = Component {
+            tag: Tag(1),
+            seq: 0,
+            check: None,
+        };
+        assert_eq!(
+            EventId::new(vec![one, two]).to_string(),
+            "3fa9c1-18422-7d3e.000001-0"
+        );
     }
 
     #[test]
     fn tags_and_checks_are_the_same_on_every_pod_and_release() {
-        assert_eq!(Tag::of_stream("ORDERS", 1_700_000_000_000_000_000).to_string(), "ed9319");
+        assert_eq!(
+            Tag::of_stream("ORDERS", 1_700_000_000_000_000_000).to_string(),
+            "ed9319"
+        );
         assert_eq!(Tag::of_identity("orders").to_string(), "616b44");
         assert_eq!(Component::check_of(1_700_000_000_123_456_789), 0x7bf9);
     }
@@ -308,7 +342,10 @@ mod tests {
             assert_eq!(invalid(text), InvalidId::Form, "{text:?}");
         }
         assert_eq!(invalid(&"0".repeat(129)), InvalidId::TooLong);
-        assert_eq!(invalid("000001-1.000002-1.000003-1.000004-1.000005-1"), InvalidId::TooMany);
+        assert_eq!(
+            invalid("000001-1.000002-1.000003-1.000004-1.000005-1"),
+            InvalidId::TooMany
+        );
         assert_eq!(invalid("000001-1.000001-2"), InvalidId::Repeated);
     }
 }

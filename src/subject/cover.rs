@@ -26,7 +26,10 @@ struct Node {
 
 impl Default for Covers {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()], count: 0 }
+        Self {
+            nodes: vec![Node::default()],
+            count: 0,
+        }
     }
 }
 
@@ -37,7 +40,11 @@ impl Covers {
         self.count += 1;
         let at = self.walk(filter, |node| node.count += 1);
         let node = &mut self.nodes[at];
-        let place = if filter.tokens().last() == Some(">") { &mut node.tail } else { &mut node.end };
+        let place = if filter.tokens().last() == Some(">") {
+            &mut node.tail
+        } else {
+            &mut node.end
+        };
         place.get_or_insert(number);
     }
 
@@ -45,7 +52,11 @@ impl Covers {
     pub(super) fn remove(&mut self, filter: &Filter) {
         let at = self.walk(filter, |node| node.count -= 1);
         let node = &mut self.nodes[at];
-        *(if filter.tokens().last() == Some(">") { &mut node.tail } else { &mut node.end }) = None;
+        *(if filter.tokens().last() == Some(">") {
+            &mut node.tail
+        } else {
+            &mut node.end
+        }) = None;
     }
 
     /// Goes the way of a filter, and makes it where it is missing; returns the node where the filter ends.
@@ -78,7 +89,9 @@ impl Covers {
         if node.count == 0 {
             return None;
         }
-        let Some((token, rest)) = tokens.split_first() else { return node.end };
+        let Some((token, rest)) = tokens.split_first() else {
+            return node.end;
+        };
         let child = |token: &str| self.find_overlapping(*node.children.get(token)?, rest);
         let mut children = node.children.values();
         node.tail.or_else(|| match *token {
@@ -94,7 +107,9 @@ impl Covers {
         if node.count == 0 {
             return None;
         }
-        node.end.or(node.tail).or_else(|| node.children.values().find_map(|child| self.any(*child)))
+        node.end
+            .or(node.tail)
+            .or_else(|| node.children.values().find_map(|child| self.any(*child)))
     }
 
     /// The number of the first filter that covers this one: [`Filter::covers`].
@@ -113,14 +128,19 @@ impl Covers {
     fn find(&self, at: usize, tokens: &[&str], but: Option<usize>) -> Option<usize> {
         let node = &self.nodes[at];
         let wanted = |number: &usize| Some(*number) != but;
-        let Some((token, rest)) = tokens.split_first() else { return node.end.filter(wanted) };
+        let Some((token, rest)) = tokens.split_first() else {
+            return node.end.filter(wanted);
+        };
         let child = |token: &str| self.find(*node.children.get(token)?, rest, but);
         let (same, any) = match *token {
             ">" => (None, None),
             "*" => (None, child("*")),
             token => (child(token), child("*")),
         };
-        [node.tail.filter(wanted), same, any].into_iter().flatten().min()
+        [node.tail.filter(wanted), same, any]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -31,10 +31,14 @@ impl InvalidFilter {
         match self {
             Self::Length => "a subject has 1 to 255 bytes",
             Self::Tokens => "a subject has at most 16 tokens",
-            Self::EmptyToken => "a subject has no empty token: no dot first, last or twice in a row",
+            Self::EmptyToken => {
+                "a subject has no empty token: no dot first, last or twice in a row"
+            }
             Self::Character => "a subject has no white space and no control characters",
             Self::Wildcard => "`*` stands for one whole token and `>` for all the last ones",
-            Self::Reserved => "subjects that begin with `$` or `_INBOX` belong to NATS and are never served",
+            Self::Reserved => {
+                "subjects that begin with `$` or `_INBOX` belong to NATS and are never served"
+            }
         }
     }
 }
@@ -53,7 +57,10 @@ impl Filter {
         if text.is_empty() || text.len() > Self::LENGTH_MAX {
             return Err(InvalidFilter::Length);
         }
-        if text.chars().any(|char| char.is_whitespace() || char.is_control()) {
+        if text
+            .chars()
+            .any(|char| char.is_whitespace() || char.is_control())
+        {
             return Err(InvalidFilter::Character);
         }
         let count = text.split('.').count();
@@ -97,7 +104,12 @@ impl Filter {
         for &own in self.0.as_bytes() {
             match own {
                 b'>' => return true,
-                b'*' => at += subject[at..].iter().take_while(|byte| **byte != b'.').count(),
+                b'*' => {
+                    at += subject[at..]
+                        .iter()
+                        .take_while(|byte| **byte != b'.')
+                        .count()
+                }
                 own if subject.get(at) == Some(&own) => at += 1,
                 _ => return false,
             }
@@ -143,7 +155,9 @@ impl Filter {
         loop {
             match (ours.next(), theirs.next()) {
                 (None, None) => break,
-                (Some(one), Some(two)) if one != ">" && two != ">" => tokens.push(if one == two { one } else { "*" }),
+                (Some(one), Some(two)) if one != ">" && two != ">" => {
+                    tokens.push(if one == two { one } else { "*" })
+                }
                 (None, _) | (_, None) => {
                     // One ends where the other goes on: `>` needs at least one token, so it takes the last one too.
                     tokens.pop();

@@ -15,7 +15,10 @@ const PAIRS_MAX: usize = 16;
 fn not_covered(all: &[Filter]) -> Box<[Filter]> {
     let mut covers = Covers::default();
     all.iter().for_each(|filter| covers.add(filter));
-    let kept = all.iter().enumerate().filter(|(number, filter)| covers.first_but(filter, Some(*number)).is_none());
+    let kept = all
+        .iter()
+        .enumerate()
+        .filter(|(number, filter)| covers.first_but(filter, Some(*number)).is_none());
     kept.map(|(_, filter)| filter.clone()).collect()
 }
 
@@ -26,7 +29,10 @@ fn apart(filters: &[Filter]) -> Vec<Filter> {
     let mut apart: Vec<Option<Filter>> = Vec::new();
     for filter in filters {
         let mut wide = filter.clone();
-        while let Some(other) = known.overlapping(&wide).and_then(|number| apart[number].take()) {
+        while let Some(other) = known
+            .overlapping(&wide)
+            .and_then(|number| apart[number].take())
+        {
             known.remove(&other);
             wide = wide.widened(&other);
         }
@@ -50,7 +56,10 @@ impl FilterSet {
         }
         let kept = all
             .iter()
-            .filter(|filter| !all.iter().any(|other| other != *filter && other.covers(filter)))
+            .filter(|filter| {
+                !all.iter()
+                    .any(|other| other != *filter && other.covers(filter))
+            })
             .cloned()
             .collect();
         Self(kept)
@@ -179,8 +188,13 @@ mod tests {
     #[test]
     fn the_time_for_many_filters_grows_with_their_number_and_not_with_its_square() {
         let begun = std::time::Instant::now();
-        let many = FilterSet::new((0..20_000).map(|number| Filter::parse(&format!("s.{number}.*")).unwrap()));
-        assert_eq!((many.filters().len(), many.disjoint().len()), (20_000, 20_000));
+        let many = FilterSet::new(
+            (0..20_000).map(|number| Filter::parse(&format!("s.{number}.*")).unwrap()),
+        );
+        assert_eq!(
+            (many.filters().len(), many.disjoint().len()),
+            (20_000, 20_000)
+        );
         // By squares it takes minutes.
         assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     }
@@ -188,7 +202,13 @@ mod tests {
     #[test]
     fn covered_filters_are_dropped_and_overlapping_ones_widened() {
         assert_eq!(set(&["a.>", "a.b", "a.*.c", "b"]).to_string(), "a.> b");
-        let apart = |texts: &[&str]| set(texts).disjoint().iter().map(Filter::to_string).collect::<Vec<_>>();
+        let apart = |texts: &[&str]| {
+            set(texts)
+                .disjoint()
+                .iter()
+                .map(Filter::to_string)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(apart(&["a.*", "*.b", "c.d"]), ["*.*"]);
         assert_eq!(apart(&["orders.*.>", "alerts"]), ["alerts", "orders.*.>"]);
         assert_eq!(apart(&["a.*.c", "a.b.*", "x"]), ["a.*.*", "x"]);

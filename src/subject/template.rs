@@ -60,8 +60,14 @@ impl Variable {
         let unknown = || InvalidTemplate::Unknown(name.to_owned());
         let word = |text: &str| {
             let sound = !text.is_empty()
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-            if sound { Ok(Box::from(text)) } else { Err(unknown()) }
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+            if sound {
+                Ok(Box::from(text))
+            } else {
+                Err(unknown())
+            }
         };
         match name.split_once('.') {
             None if name.is_empty() => Err(InvalidTemplate::Brace),
@@ -107,7 +113,10 @@ fn pieces(text: &str) -> Result<Vec<Piece>, InvalidTemplate> {
         if !before.is_empty() {
             pieces.push(Piece::Text(before.into()));
         }
-        let close = from.find('}').filter(|close| *close > 0).ok_or(InvalidTemplate::Brace)?;
+        let close = from
+            .find('}')
+            .filter(|close| *close > 0)
+            .ok_or(InvalidTemplate::Brace)?;
         pieces.push(Piece::Variable(Variable::parse(&from[1..close])?));
         rest = &from[close + 1..];
     }
@@ -199,7 +208,10 @@ impl SubjectTemplate {
         let mut rest = text;
         loop {
             let end = match rest.strip_prefix('{') {
-                Some(inner) => inner.find('}').map(|close| close + 2).ok_or(InvalidTemplate::Brace)?,
+                Some(inner) => inner
+                    .find('}')
+                    .map(|close| close + 2)
+                    .ok_or(InvalidTemplate::Brace)?,
                 None => rest.find('.').unwrap_or(rest.len()),
             };
             let (token, after) = rest.split_at(end);
@@ -214,10 +226,17 @@ impl SubjectTemplate {
                 None => return Err(InvalidTemplate::PartOfToken),
             }
         }
-        let template = Self { tokens: tokens.into(), text: text.into() };
+        let template = Self {
+            tokens: tokens.into(),
+            text: text.into(),
+        };
         let sample = template.with_wildcards();
         // What a variable stands for is checked when it is filled; the rest must be a subject already.
-        let sample = if template.is_whole_variable() { ">".to_owned() } else { sample };
+        let sample = if template.is_whole_variable() {
+            ">".to_owned()
+        } else {
+            sample
+        };
         Filter::parse(&sample).map_err(InvalidTemplate::Subject)?;
         Ok(template)
     }
@@ -266,7 +285,11 @@ impl SubjectTemplate {
     ///
     /// # Errors
     /// [`Unfilled`] for a missing or impossible value.
-    pub fn fill(&self, variables: &dyn Variables, allow: &[Filter]) -> Result<Vec<Filter>, Unfilled> {
+    pub fn fill(
+        &self,
+        variables: &dyn Variables,
+        allow: &[Filter],
+    ) -> Result<Vec<Filter>, Unfilled> {
         if let ([Piece::Variable(variable)], false) = (&self.tokens[..], allow.is_empty()) {
             let values = variables.values(variable);
             if values.is_empty() {
@@ -283,7 +306,9 @@ impl SubjectTemplate {
                 Piece::Text(token) => text.push_str(token),
                 Piece::Variable(variable) => {
                     let values = variables.values(variable);
-                    let value = values.first().ok_or_else(|| Unfilled::Missing(variable.clone()))?;
+                    let value = values
+                        .first()
+                        .ok_or_else(|| Unfilled::Missing(variable.clone()))?;
                     if !is_token(value) {
                         return Err(Unfilled::Token(variable.clone()));
                     }
@@ -301,13 +326,19 @@ impl SubjectTemplate {
 
 fn allowed(value: &str, allow: &[Filter]) -> Result<Filter, Unfilled> {
     let filter = Filter::parse(value).map_err(Unfilled::Filter)?;
-    if allow.iter().any(|wide| wide.covers(&filter)) { Ok(filter) } else { Err(Unfilled::NotAllowed(filter)) }
+    if allow.iter().any(|wide| wide.covers(&filter)) {
+        Ok(filter)
+    } else {
+        Err(Unfilled::NotAllowed(filter))
+    }
 }
 
 /// Whether a value can be one token: not empty, no dot, no wildcard, no white space, no control character.
 fn is_token(value: &str) -> bool {
     !value.is_empty()
-        && !value.chars().any(|char| matches!(char, '.' | '*' | '>') || char.is_whitespace() || char.is_control())
+        && !value.chars().any(|char| {
+            matches!(char, '.' | '*' | '>') || char.is_whitespace() || char.is_control()
+        })
 }
 
 /// The variables of an event: the tokens of its subject.
@@ -338,7 +369,11 @@ mod tests {
                 Variable::Query(name) => format!("query.{name}"),
                 _ => return Vec::new(),
             };
-            self.0.iter().filter(|(key, _)| *key == name).map(|(_, value)| (*value).into()).collect()
+            self.0
+                .iter()
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).into())
+                .collect()
         }
     }
 
@@ -347,15 +382,26 @@ mod tests {
         values: &'static [(&'static str, &'static str)],
         allow: &[&str],
     ) -> Result<Vec<String>, Unfilled> {
-        let allow: Vec<Filter> = allow.iter().map(|text| Filter::parse(text).unwrap()).collect();
-        let filters = SubjectTemplate::parse(template).unwrap().fill(&Request(values), &allow)?;
+        let allow: Vec<Filter> = allow
+            .iter()
+            .map(|text| Filter::parse(text).unwrap())
+            .collect();
+        let filters = SubjectTemplate::parse(template)
+            .unwrap()
+            .fill(&Request(values), &allow)?;
         Ok(filters.iter().map(Filter::to_string).collect())
     }
 
     #[test]
     fn a_variable_fills_one_token() {
-        assert_eq!(fill("orders.{id}.>", &[("id", "42")], &[]).unwrap(), ["orders.42.>"]);
-        assert_eq!(fill("orders.{query.id}.new", &[("query.id", "42")], &[]).unwrap(), ["orders.42.new"]);
+        assert_eq!(
+            fill("orders.{id}.>", &[("id", "42")], &[]).unwrap(),
+            ["orders.42.>"]
+        );
+        assert_eq!(
+            fill("orders.{query.id}.new", &[("query.id", "42")], &[]).unwrap(),
+            ["orders.42.new"]
+        );
         for value in ["", "a.b", "*", ">", "a b", "a\0"] {
             let values: &'static [_] = vec![("id", value)].leak();
             assert_eq!(
@@ -364,15 +410,30 @@ mod tests {
                 "{value:?}"
             );
         }
-        assert!(matches!(fill("orders.{id}", &[], &[]), Err(Unfilled::Missing(_))));
-        assert!(matches!(fill("{id}.x", &[("id", "$SYS")], &[]), Err(Unfilled::Filter(InvalidFilter::Reserved))));
+        assert!(matches!(
+            fill("orders.{id}", &[], &[]),
+            Err(Unfilled::Missing(_))
+        ));
+        assert!(matches!(
+            fill("{id}.x", &[("id", "$SYS")], &[]),
+            Err(Unfilled::Filter(InvalidFilter::Reserved))
+        ));
     }
 
     #[test]
     fn a_whole_variable_takes_filters_within_what_is_allowed() {
-        let values: &[_] = &[("query.subject", "orders.42.>"), ("query.subject", "orders.7")];
-        assert_eq!(fill("{query.subject}", values, &["orders.>"]).unwrap(), ["orders.42.>", "orders.7"]);
-        assert!(matches!(fill("{query.subject}", values, &["orders.*"]), Err(Unfilled::NotAllowed(_))));
+        let values: &[_] = &[
+            ("query.subject", "orders.42.>"),
+            ("query.subject", "orders.7"),
+        ];
+        assert_eq!(
+            fill("{query.subject}", values, &["orders.>"]).unwrap(),
+            ["orders.42.>", "orders.7"]
+        );
+        assert!(matches!(
+            fill("{query.subject}", values, &["orders.*"]),
+            Err(Unfilled::NotAllowed(_))
+        ));
         assert!(matches!(
             fill("{query.subject}", &[("query.subject", ">")], &["orders.>"]),
             Err(Unfilled::NotAllowed(_))
@@ -382,12 +443,22 @@ mod tests {
     #[test]
     fn the_reach_covers_everything_that_can_be_asked_for() {
         let reach = |text: &str, allow: &[&str]| {
-            let allow: Vec<Filter> = allow.iter().map(|text| Filter::parse(text).unwrap()).collect();
+            let allow: Vec<Filter> = allow
+                .iter()
+                .map(|text| Filter::parse(text).unwrap())
+                .collect();
             let template = SubjectTemplate::parse(text).unwrap();
-            template.reach(&allow).iter().map(Filter::to_string).collect::<Vec<_>>()
+            template
+                .reach(&allow)
+                .iter()
+                .map(Filter::to_string)
+                .collect::<Vec<_>>()
         };
         assert_eq!(reach("orders.{id}.>", &[]), ["orders.*.>"]);
-        assert_eq!(reach("{query.subject}", &["orders.>", "x"]), ["orders.>", "x"]);
+        assert_eq!(
+            reach("{query.subject}", &["orders.>", "x"]),
+            ["orders.>", "x"]
+        );
         assert_eq!(reach("{id}", &[]), ["*"]);
     }
 
@@ -398,16 +469,31 @@ mod tests {
         assert_eq!(invalid("a.{}"), InvalidTemplate::Brace);
         assert_eq!(invalid("a.x{id}"), InvalidTemplate::PartOfToken);
         assert_eq!(invalid("a.{id}x"), InvalidTemplate::PartOfToken);
-        assert_eq!(invalid("a.{foo.bar}"), InvalidTemplate::Unknown("foo.bar".into()));
-        assert_eq!(invalid("a..{id}"), InvalidTemplate::Subject(InvalidFilter::EmptyToken));
-        assert_eq!(invalid("a.>.{id}"), InvalidTemplate::Subject(InvalidFilter::Wildcard));
-        assert_eq!(invalid(""), InvalidTemplate::Subject(InvalidFilter::EmptyToken));
+        assert_eq!(
+            invalid("a.{foo.bar}"),
+            InvalidTemplate::Unknown("foo.bar".into())
+        );
+        assert_eq!(
+            invalid("a..{id}"),
+            InvalidTemplate::Subject(InvalidFilter::EmptyToken)
+        );
+        assert_eq!(
+            invalid("a.>.{id}"),
+            InvalidTemplate::Subject(InvalidFilter::Wildcard)
+        );
+        assert_eq!(
+            invalid(""),
+            InvalidTemplate::Subject(InvalidFilter::EmptyToken)
+        );
     }
 
     #[test]
     fn an_event_name_is_made_of_its_subject() {
         let template = TextTemplate::parse("order-{subject.3}").unwrap();
-        assert_eq!(template.fill(&SubjectTokens("orders.42.created")), Some("order-created".into()));
+        assert_eq!(
+            template.fill(&SubjectTokens("orders.42.created")),
+            Some("order-created".into())
+        );
         assert_eq!(template.fill(&SubjectTokens("orders.42")), None);
         assert!(TextTemplate::parse("{subject.0}").is_err());
     }

@@ -32,8 +32,18 @@ const SYNONYMS: [(&str, &str); 14] = [
 ];
 
 /// The crates whose lines are in the log, and those that are often named to silence them.
-const CRATES: [&str; 10] =
-    ["sidestream", "async_nats", "h2", "hyper", "hyper_util", "mio", "nkeys", "rustls", "tokio", "tokio_rustls"];
+const CRATES: [&str; 10] = [
+    "sidestream",
+    "async_nats",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "mio",
+    "nkeys",
+    "rustls",
+    "tokio",
+    "tokio_rustls",
+];
 
 /// The reason why a text is not a filter of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,24 +68,39 @@ impl InvalidFilter {
     pub fn explain(&self) -> &'static str {
         match self {
             Self::Length => "a filter of the log has at most 1024 bytes",
-            Self::Empty => "a filter of the log is a level, or directives with a comma between two of them",
-            Self::Span => "the log has no spans: a directive is a level, or a target such as `sidestream::http=debug`",
-            Self::Level(_) => "a level of the log is `off`, `error`, `warn`, `info`, `debug` or `trace`",
+            Self::Empty => {
+                "a filter of the log is a level, or directives with a comma between two of them"
+            }
+            Self::Span => {
+                "the log has no spans: a directive is a level, or a target such as `sidestream::http=debug`"
+            }
+            Self::Level(_) => {
+                "a level of the log is `off`, `error`, `warn`, `info`, `debug` or `trace`"
+            }
             Self::Word(_) => {
                 "a word of this filter is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor a \
                  target such as `sidestream::http`"
             }
-            Self::Target(_) => "a target is `sidestream`, `async_nats` or another part that logs, and a module of it",
+            Self::Target(_) => {
+                "a target is `sidestream`, `async_nats` or another part that logs, and a module of it"
+            }
         }
     }
 
     /// The level that was probably meant.
     #[must_use]
     pub fn meant(&self) -> Option<&'static str> {
-        let (Self::Level(word) | Self::Word(word)) = self else { return None };
+        let (Self::Level(word) | Self::Word(word)) = self else {
+            return None;
+        };
         let word = word.to_ascii_lowercase();
-        let synonym = SYNONYMS.iter().find(|(other, _)| *other == word).map(|(_, level)| *level);
-        let near = |level: &&&str| word.len() > 1 && (word.starts_with(**level) || level.starts_with(&word));
+        let synonym = SYNONYMS
+            .iter()
+            .find(|(other, _)| *other == word)
+            .map(|(_, level)| *level);
+        let near = |level: &&&str| {
+            word.len() > 1 && (word.starts_with(**level) || level.starts_with(&word))
+        };
         synonym.or_else(|| LEVELS.iter().find(near).copied())
     }
 }
@@ -137,8 +162,12 @@ fn is_level(word: &str) -> bool {
 
 fn is_target(word: &str) -> bool {
     let mut parts = word.split("::");
-    let is_name =
-        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
     parts.next().is_some_and(|first| CRATES.contains(&first)) && parts.all(is_name)
 }
 
@@ -162,7 +191,10 @@ mod tests {
             assert!(filter(sound).is_ok(), "{sound}");
         }
         assert_eq!(filter("info").unwrap().to_string(), "async_nats=warn,info");
-        assert_eq!(filter("info, async_nats=debug").unwrap().to_string(), "async_nats=debug,info");
+        assert_eq!(
+            filter("info, async_nats=debug").unwrap().to_string(),
+            "async_nats=debug,info"
+        );
     }
 
     #[test]
@@ -181,18 +213,43 @@ mod tests {
         ] {
             assert_eq!(meant(word), Some(level), "{word}");
         }
-        for word in ["x", "*", "6", "loud", "app", "sidestream:http", "sidestream::", "my::sidestream", "i"] {
-            assert!(matches!(filter(word), Err(InvalidFilter::Word(_))), "{word}");
+        for word in [
+            "x",
+            "*",
+            "6",
+            "loud",
+            "app",
+            "sidestream:http",
+            "sidestream::",
+            "my::sidestream",
+            "i",
+        ] {
+            assert!(
+                matches!(filter(word), Err(InvalidFilter::Word(_))),
+                "{word}"
+            );
             assert_eq!(meant(word), None, "{word}");
         }
-        assert_eq!(filter("infoo=debug").unwrap_err(), InvalidFilter::Target("infoo=debug".into()));
-        assert_eq!(filter("sidestream=").unwrap_err(), InvalidFilter::Level(String::new()));
+        assert_eq!(
+            filter("infoo=debug").unwrap_err(),
+            InvalidFilter::Target("infoo=debug".into())
+        );
+        assert_eq!(
+            filter("sidestream=").unwrap_err(),
+            InvalidFilter::Level(String::new())
+        );
         for text in ["", " ", "info,,debug", ",info"] {
             assert_eq!(filter(text).unwrap_err(), InvalidFilter::Empty, "{text:?}");
         }
         assert_eq!(filter("[span]=info").unwrap_err(), InvalidFilter::Span);
-        assert_eq!(filter(&"info,".repeat(1000)).unwrap_err(), InvalidFilter::Length);
+        assert_eq!(
+            filter(&"info,".repeat(1000)).unwrap_err(),
+            InvalidFilter::Length
+        );
         let told = filter("warning").unwrap_err().to_string();
-        assert!(told.starts_with("`warning`: ") && told.contains("`warn`"), "{told}");
+        assert!(
+            told.starts_with("`warning`: ") && told.contains("`warn`"),
+            "{told}"
+        );
     }
 }

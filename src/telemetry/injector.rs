@@ -33,7 +33,10 @@ impl InjectorMetrics {
     /// When two metrics have one name: a defect of this file, which its test would show.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let r = Registrar { registry: &registry, described: RefCell::default() };
+        let r = Registrar {
+            registry: &registry,
+            described: RefCell::default(),
+        };
         Ok(Self {
             reviews_total: r.counters(
                 "injector_reviews_total",
@@ -62,7 +65,8 @@ impl InjectorMetrics {
     /// Everything in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
-        self.log_lines_dropped_total.inc_by(logs::take_dropped_lines());
+        self.log_lines_dropped_total
+            .inc_by(logs::take_dropped_lines());
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             tracing::error!(%error, "metrics could not be written");

@@ -23,7 +23,12 @@ pub(super) struct Lines {
 impl Lines {
     pub(super) fn new() -> Self {
         let json = tracing_subscriber::fmt::format().json();
-        Self { foreign: json.flatten_event(true).with_current_span(false).with_span_list(false) }
+        Self {
+            foreign: json
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false),
+        }
     }
 }
 
@@ -72,7 +77,10 @@ fn put_line(line: &mut String, event: &Event<'_>) -> fmt::Result {
     line.push_str("\",\"level\":\"");
     line.push_str(metadata.level().as_str());
     line.push('"');
-    let mut fields = Fields { line, written: Ok(()) };
+    let mut fields = Fields {
+        line,
+        written: Ok(()),
+    };
     event.record(&mut fields);
     fields.written?;
     line.push_str(",\"target\":\"");
@@ -120,7 +128,9 @@ impl Visit for Fields<'_> {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.member(field, |line| line.write_str(if value { "true" } else { "false" }));
+        self.member(field, |line| {
+            line.write_str(if value { "true" } else { "false" })
+        });
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -133,7 +143,9 @@ impl Visit for Fields<'_> {
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no infinity; `Value` makes it null, as it writes all others.
-        self.member(field, |line| write!(line, "{}", serde_json::Value::from(value)));
+        self.member(field, |line| {
+            write!(line, "{}", serde_json::Value::from(value))
+        });
     }
 }
 
@@ -250,13 +262,26 @@ mod tests {
         let (ours, theirs) = (Written::default(), Written::default());
         let library = tracing_subscriber::fmt::layer().json().flatten_event(true);
         let subscriber = tracing_subscriber::registry()
-            .with(tracing_subscriber::fmt::layer().json().event_format(Lines::new()).with_writer(ours.clone()))
-            .with(library.with_current_span(false).with_span_list(false).with_writer(theirs.clone()));
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .json()
+                    .event_format(Lines::new())
+                    .with_writer(ours.clone()),
+            )
+            .with(
+                library
+                    .with_current_span(false)
+                    .with_span_list(false)
+                    .with_writer(theirs.clone()),
+            );
         tracing::subscriber::with_default(subscriber, log);
         let [ours, theirs] = [ours, theirs].map(|written| {
             let text = written.take();
             let time = r#"{"timestamp":"2026-11-22T23:20:21.123456Z""#.len();
-            assert!(text.starts_with("{\"timestamp\":\"2") && text[..time].ends_with("Z\""), "{text}");
+            assert!(
+                text.starts_with("{\"timestamp\":\"2") && text[..time].ends_with("Z\""),
+                "{text}"
+            );
             text[time..].to_owned()
         });
         (ours, theirs)
@@ -285,7 +310,10 @@ mod tests {
             );
         });
         assert_eq!(ours, theirs);
-        assert!(serde_json::from_str::<serde_json::Value>(&format!("{{\"a\":1{ours}")).is_ok(), "{ours}");
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&format!("{{\"a\":1{ours}")).is_ok(),
+            "{ours}"
+        );
     }
 
     proptest! {
@@ -300,9 +328,14 @@ mod tests {
     #[test]
     fn the_time_is_that_of_rfc_3339_to_the_microsecond() {
         let stamp = |nanoseconds| {
-            Stamp::new(OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).unwrap()).as_str().to_owned()
+            Stamp::new(OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).unwrap())
+                .as_str()
+                .to_owned()
         };
         assert_eq!(stamp(0), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(stamp(1_709_210_096_000_789_999), "2024-02-29T12:34:56.000789Z");
+        assert_eq!(
+            stamp(1_709_210_096_000_789_999),
+            "2024-02-29T12:34:56.000789Z"
+        );
     }
 }

@@ -37,7 +37,10 @@ pub enum Format {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { format: Format::Json, filter: "info".into() }
+        Self {
+            format: Format::Json,
+            filter: "info".into(),
+        }
     }
 }
 
@@ -46,12 +49,19 @@ impl Default for Config {
 pub fn init(config: &Config) {
     let first = filter(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(first);
-    let lines = fmt::layer().with_writer(writer()).log_internal_errors(false);
+    let lines = fmt::layer()
+        .with_writer(writer())
+        .log_internal_errors(false);
     let lines: Box<dyn Layer<_> + Send + Sync> = match config.format {
         Format::Json => Box::new(lines.json().event_format(Lines::new())),
         Format::Text => Box::new(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))),
     };
-    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
+    if tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .is_err()
+    {
         tracing::debug!("logging had begun already");
     }
     // A second beginning keeps the first one's handle.
@@ -79,14 +89,20 @@ fn writer() -> BoxMakeWriter {
     let queue = QUEUE.get_or_init(Queue::default).clone();
     let writing = queue.clone();
     // A descriptor of its own: the lock of `io::stderr` would be held for as long as a write blocks.
-    let spawned = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| {
-        let write = move || {
-            writing.write_to(std::fs::File::from(stderr), |lines| {
-                tracing::warn!(lines, "standard error did not accept log lines; they were dropped");
-            });
-        };
-        std::thread::Builder::new().name("log".into()).spawn(write)
-    });
+    let spawned = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|stderr| {
+            let write = move || {
+                writing.write_to(std::fs::File::from(stderr), |lines| {
+                    tracing::warn!(
+                        lines,
+                        "standard error did not accept log lines; they were dropped"
+                    );
+                });
+            };
+            std::thread::Builder::new().name("log".into()).spawn(write)
+        });
     match spawned {
         Ok(_) => BoxMakeWriter::new(move || queue.clone()),
         Err(_) => BoxMakeWriter::new(io::stderr),

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus::proto::MetricType;
 use prometheus::{
-    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder, core::Collector,
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 use super::logs;
@@ -126,8 +126,9 @@ pub struct Described {
 }
 
 /// Seconds from the receipt of a message to the socket: from a tenth of a millisecond to the longest patience.
-const DELIVERY_BUCKETS: [f64; 14] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+const DELIVERY_BUCKETS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
 
 /// Seconds of a replay: from one page to a long past.
 const REPLAY_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
@@ -142,9 +143,18 @@ impl Metrics {
     /// When two metrics have one name: a defect of this file, which its test would show.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let r = Registrar { registry: &registry, described: RefCell::default() };
-        let build_info = r.gauges("build_info", "The version that runs; always 1.", &["version"])?;
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let r = Registrar {
+            registry: &registry,
+            described: RefCell::default(),
+        };
+        let build_info = r.gauges(
+            "build_info",
+            "The version that runs; always 1.",
+            &["version"],
+        )?;
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         Ok(Self {
             connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
@@ -200,7 +210,10 @@ impl Metrics {
 
     /// Adds a function that brings gauges up to date before each reading.
     pub fn sample_with(&self, sampler: impl Fn(&Self) + Send + Sync + 'static) {
-        self.samplers.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(sampler));
+        self.samplers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(sampler));
     }
 
     /// What there is, in the order in which it was registered.
@@ -212,8 +225,14 @@ impl Metrics {
     /// Everything in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
-        self.log_lines_dropped_total.inc_by(logs::take_dropped_lines());
-        for sampler in self.samplers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        self.log_lines_dropped_total
+            .inc_by(logs::take_dropped_lines());
+        for sampler in self
+            .samplers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             sampler(self);
         }
         let mut out = Vec::new();
@@ -244,12 +263,20 @@ impl Registrar<'_> {
         self.registry.register(Box::new(collector.clone()))?;
         let families = collector.collect();
         let kinds = families.iter().map(|family| kind(family.get_field_type()));
-        self.described.borrow_mut().extend(collector.desc().into_iter().zip(kinds).map(|(desc, kind)| Described {
-            name: desc.fq_name.clone(),
-            kind,
-            labels: desc.variable_labels.clone(),
-            help: desc.help.clone(),
-        }));
+        self.described
+            .borrow_mut()
+            .extend(
+                collector
+                    .desc()
+                    .into_iter()
+                    .zip(kinds)
+                    .map(|(desc, kind)| Described {
+                        name: desc.fq_name.clone(),
+                        kind,
+                        labels: desc.variable_labels.clone(),
+                        help: desc.help.clone(),
+                    }),
+            );
         Ok(collector)
     }
 
@@ -261,7 +288,12 @@ impl Registrar<'_> {
         self.register(IntCounter::with_opts(Self::opts(name, help)))
     }
 
-    pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    pub(super) fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Self::opts(name, help), labels))
     }
 
@@ -269,20 +301,40 @@ impl Registrar<'_> {
         self.register(IntGauge::with_opts(Self::opts(name, help)))
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
         self.register(IntGaugeVec::new(Self::opts(name, help), labels))
     }
 
-    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+    fn float_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<GaugeVec, prometheus::Error> {
         self.register(GaugeVec::new(Self::opts(name, help), labels))
     }
 
-    pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    pub(super) fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Histogram, prometheus::Error> {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
         self.register(Histogram::with_opts(opts))
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DELIVERY_BUCKETS.to_vec());
         self.register(HistogramVec::new(opts, labels))
     }

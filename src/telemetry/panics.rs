@@ -25,7 +25,8 @@ fn write(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     // Empty unless `RUST_BACKTRACE` asks for it.
     let backtrace = Backtrace::capture();
-    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(
         error = message(info.payload()),
         place,
@@ -37,7 +38,8 @@ fn write(info: &PanicHookInfo<'_>) {
 
 fn message(payload: &dyn Any) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -66,7 +68,10 @@ mod tests {
     fn a_panic_is_one_line_of_the_log_and_the_process_goes_on() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_writer(move || writer.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, || {
             log();
             let caught = panic::catch_unwind(|| panic!("first line\nsecond line {}", 1));
@@ -78,6 +83,12 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["level"], "ERROR");
         assert_eq!(line["fields"]["error"], "first line\nsecond line 1");
-        assert!(line["fields"]["place"].as_str().unwrap().starts_with("src/telemetry/panics.rs:"), "{line}");
+        assert!(
+            line["fields"]["place"]
+                .as_str()
+                .unwrap()
+                .starts_with("src/telemetry/panics.rs:"),
+            "{line}"
+        );
     }
 }

@@ -88,8 +88,18 @@ impl Queue {
         state.is_ending = true;
         self.0.filled.notify_one();
         while !state.pending.is_empty() || state.is_writing {
-            let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { return };
-            state = self.0.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            let Some(left) = end
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
+            else {
+                return;
+            };
+            state = self
+                .0
+                .written
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -126,7 +136,11 @@ impl Queue {
         let mut state = self.lock();
         while state.pending.is_empty() {
             state.is_idle = true;
-            state = self.0.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .0
+                .filled
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.is_idle = false;
         state.is_writing = true;
@@ -143,7 +157,9 @@ impl Queue {
                     let state = self.lock();
                     drop(self.0.filled.wait_timeout(state, PAUSE_WHEN_FULL));
                 }
-                Ok(_) | Err(_) => return Err(bytes.iter().filter(|byte| **byte == b'\n').count() as u64),
+                Ok(_) | Err(_) => {
+                    return Err(bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+                }
             }
         }
         Ok(())
@@ -151,7 +167,11 @@ impl Queue {
 
     /// Waits, unless the process ends.
     fn pause(&self, state: MutexGuard<'_, State>, pause: Duration) {
-        drop(self.0.filled.wait_timeout_while(state, pause, |state| !state.is_ending));
+        drop(
+            self.0
+                .filled
+                .wait_timeout_while(state, pause, |state| !state.is_ending),
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -207,7 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_costs_bounded_memory_and_every_dropped_line_is_counted_and_reported_once() {
+    fn a_reader_that_stops_costs_bounded_memory_and_every_dropped_line_is_counted_and_reported_once()
+     {
         let queue = Queue::default();
         let (mut read, reports) = writer(&queue);
         let line = [b"x".repeat(1_023), b"\n".to_vec()].concat();
@@ -219,7 +240,10 @@ mod tests {
         assert!(dropped > 4_096, "{dropped}");
         let begun = Instant::now();
         queue.flush(Duration::from_millis(50));
-        assert!(begun.elapsed() < PATIENCE, "a flush to a reader that has stopped ends at its deadline");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "a flush to a reader that has stopped ends at its deadline"
+        );
 
         let mut rest = vec![0; (pushed - usize::try_from(dropped).unwrap()) * line.len()];
         io::Read::read_exact(&mut read, &mut rest).unwrap();
@@ -233,7 +257,10 @@ mod tests {
     #[test]
     fn a_failing_output_drops_lines_and_neither_panics_nor_delays_the_end() {
         let queue = Queue::default();
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
         let writer = queue.clone();
         std::thread::spawn(move || writer.write_to(full, |_| panic!("nothing was written")));
         for _ in 0..3 {

@@ -38,7 +38,9 @@ fn refused(operator: &Operator, code: &str) -> f64 {
     let sample = format!("sidestream_admin_refusals_total{{code=\"{code}\",port=\"admin\"}} ");
     let metrics = operator.get("/metrics").body;
     let line = metrics.lines().find_map(|line| line.strip_prefix(&sample));
-    line.unwrap_or_else(|| panic!("{sample} in {metrics}")).parse().unwrap()
+    line.unwrap_or_else(|| panic!("{sample} in {metrics}"))
+        .parse()
+        .unwrap()
 }
 
 /// Returns once the other side has closed the connection.
@@ -56,17 +58,25 @@ fn probes_are_answered_while_hundreds_of_connections_are_silent() {
     assert_eq!(refused(&operator, "evicted"), 0.0);
     let silent: Vec<_> = (0..512).map(|_| connect(operator.address(), b"")).collect();
     assert_eq!(probe(&operator).status(), 200);
-    assert!(refused(&operator, "evicted") > 400.0, "the oldest are closed for the newest");
+    assert!(
+        refused(&operator, "evicted") > 400.0,
+        "the oldest are closed for the newest"
+    );
     silent[..400].iter().for_each(until_closed);
     assert_eq!(probe(&operator).status(), 200);
     until_closed(&silent[511]);
-    assert!(refused(&operator, "no_first_byte") > 0.0, "the last one at its deadline");
+    assert!(
+        refused(&operator, "no_first_byte") > 0.0,
+        "the last one at its deadline"
+    );
 }
 
 #[test]
 fn probes_are_answered_while_hundreds_of_requests_are_unfinished() {
     let operator = Operator::start();
-    let unfinished: Vec<_> = (0..512).map(|_| connect(operator.address(), b"GET /health/live HT")).collect();
+    let unfinished: Vec<_> = (0..512)
+        .map(|_| connect(operator.address(), b"GET /health/live HT"))
+        .collect();
     assert_eq!(probe(&operator).status(), 200);
     assert_eq!(operator.get("/metrics").status(), 200);
     unfinished[..300].iter().for_each(until_closed);
@@ -82,14 +92,19 @@ fn probes_are_answered_in_a_storm_of_connections_from_their_own_address() {
             let mut held = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 // Each wave pushes the one before it out.
-                held = (0..512).map(|_| connect(address, b"GET /health/live HT")).collect();
+                held = (0..512)
+                    .map(|_| connect(address, b"GET /health/live HT"))
+                    .collect();
             }
             drop(held);
         });
         let answered = (0..20).filter(|_| {
             let asked = Instant::now();
             // It may be evicted: its address has more connections than any other.
-            operator.try_get("/health/live").is_some_and(|answer| answer.status() == 200) && asked.elapsed() < PROBE_MAX
+            operator
+                .try_get("/health/live")
+                .is_some_and(|answer| answer.status() == 200)
+                && asked.elapsed() < PROBE_MAX
         });
         let answered = answered.count();
         over.store(true, Ordering::Relaxed);
@@ -103,17 +118,32 @@ fn a_peer_address_with_its_share_of_requests_under_way_gets_503_and_probes() {
     let operator = Operator::start();
     // A route is a label: this one makes metrics that no socket takes at once.
     let (_client, _registration) = operator.connect(Protocol::H2, "1", &"/r".repeat(500_000));
-    let unread: Vec<_> =
-        (0..8).map(|_| connect(operator.address(), b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")).collect();
+    let unread: Vec<_> = (0..8)
+        .map(|_| {
+            connect(
+                operator.address(),
+                b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+            )
+        })
+        .collect();
     let begun = Instant::now();
     let rejected = loop {
-        let answer = exchange(operator.address(), b"GET /config HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+        let answer = exchange(
+            operator.address(),
+            b"GET /config HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        );
         if answer.status() == 503 {
             break answer;
         }
         assert!(begun.elapsed() < DEADLINE, "never rejected");
     };
-    assert_eq!((&rejected.json()["error"]["code"], rejected.header("retry-after")), (&json!("busy"), Some("1")));
+    assert_eq!(
+        (
+            &rejected.json()["error"]["code"],
+            rejected.header("retry-after")
+        ),
+        (&json!("busy"), Some("1"))
+    );
     assert_eq!(probe(&operator).status(), 200);
     drop(unread);
     let begun = Instant::now();
@@ -126,7 +156,9 @@ fn a_peer_address_with_its_share_of_requests_under_way_gets_503_and_probes() {
 #[test]
 fn the_control_socket_answers_while_every_slot_is_held_by_connections_without_a_command() {
     let operator = Operator::start();
-    let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&operator.control).unwrap()).collect();
+    let silent: Vec<_> = (0..40)
+        .map(|_| UnixStream::connect(&operator.control).unwrap())
+        .collect();
     let asked = Instant::now();
     assert_eq!(operator.command("status\n")["ok"], true);
     let unfinished: Vec<_> = (0..40)

@@ -7,9 +7,16 @@ fn ask(operator: &Operator, path: &str, head: &str) -> Answer {
 }
 
 #[test]
-fn addresses_names_without_a_dot_and_configured_names_are_answered_and_other_hosts_are_misdirected() {
+fn addresses_names_without_a_dot_and_configured_names_are_answered_and_other_hosts_are_misdirected()
+{
     let operator = Operator::start();
-    for path in ["/health", "/health/live", "/metrics", "/connections", "/config"] {
+    for path in [
+        "/health",
+        "/health/live",
+        "/metrics",
+        "/connections",
+        "/config",
+    ] {
         for host in [
             "127.0.0.1",
             "10.9.8.7:9090",
@@ -19,12 +26,25 @@ fn addresses_names_without_a_dot_and_configured_names_are_answered_and_other_hos
             "sidecar.example",
             "Sidecar.Example:9090",
         ] {
-            assert_eq!(ask(&operator, path, &format!("HTTP/1.1\r\nHost: {host}")).status(), 200, "{path} {host}");
+            assert_eq!(
+                ask(&operator, path, &format!("HTTP/1.1\r\nHost: {host}")).status(),
+                200,
+                "{path} {host}"
+            );
         }
-        for host in ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "sidecar.evil"] {
+        for host in [
+            "evil.example",
+            "evil.example:9090",
+            "127.0.0.1.evil.example",
+            "sidecar.evil",
+        ] {
             let answer = ask(&operator, path, &format!("HTTP/1.1\r\nHost: {host}"));
             if path.starts_with("/health") {
-                assert_eq!(answer.status(), 200, "a load balancer may send any name: {path} {host}");
+                assert_eq!(
+                    answer.status(),
+                    200,
+                    "a load balancer may send any name: {path} {host}"
+                );
                 continue;
             }
             assert_eq!(
@@ -51,18 +71,38 @@ fn a_request_without_exactly_one_host_or_with_bare_line_feeds_is_rejected() {
         ("HTTP/1.0\r\nHost: 127.0.0.1\n", "bare_line_feed"),
     ] {
         let answer = ask(&operator, "/config", head);
-        assert_eq!((answer.status(), &answer.json()["error"]["code"]), (400, &code.into()), "{head:?}");
+        assert_eq!(
+            (answer.status(), &answer.json()["error"]["code"]),
+            (400, &code.into()),
+            "{head:?}"
+        );
     }
-    assert_eq!(ask(&operator, "/config", "HTTP/1.0").status(), 200, "HTTP/1.0 needs no host");
+    assert_eq!(
+        ask(&operator, "/config", "HTTP/1.0").status(),
+        200,
+        "HTTP/1.0 needs no host"
+    );
 }
 
 #[test]
 fn no_answer_is_sniffed() {
     let operator = Operator::start();
-    let paths =
-        ["/health", "/health/live", "/health/ready", "/metrics", "/connections", "/connections?x", "/config", "/x"];
+    let paths = [
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/connections",
+        "/connections?x",
+        "/config",
+        "/x",
+    ];
     for path in paths {
-        assert_eq!(operator.get(path).header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(
+            operator.get(path).header("x-content-type-options"),
+            Some("nosniff"),
+            "{path}"
+        );
     }
     let rejected = operator.ask("POST /config HTTP/1.1\r\nHost: evil.example\r\n\r\n");
     assert_eq!(rejected.header("x-content-type-options"), Some("nosniff"));

@@ -16,11 +16,20 @@ use crate::{Stage, sequence};
 #[tokio::test]
 async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
     let stage = Stage::start().await;
-    let mut plain = SseClient::get(stage.sidestream.url("/orders")).connect().await;
-    let mut named = SseClient::get(stage.sidestream.url("/named")).connect().await;
+    let mut plain = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    let mut named = SseClient::get(stage.sidestream.url("/named"))
+        .connect()
+        .await;
     stage.publish_named("orders.1.created", "born", "a").await;
     stage.publish("orders.1.changed", "b").await;
-    let names = |events: Vec<Event>| events.into_iter().map(|event| event.name).collect::<Vec<_>>();
+    let names = |events: Vec<Event>| {
+        events
+            .into_iter()
+            .map(|event| event.name)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(plain.take(2).await), ["born", "message"]);
     assert_eq!(names(named.take(2).await), ["born", "changed"]);
     let wire = String::from_utf8_lossy(plain.wire()).into_owned();
@@ -63,7 +72,11 @@ async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
             let expected = payload.replace("\r\n", "\n").replace('\r', "\n");
             for reader in [&mut orders, &mut news] {
                 let event = reader.next().await;
-                assert_eq!((&*event.name, &event.data), ("message", &expected), "{via:?}");
+                assert_eq!(
+                    (&*event.name, &event.data),
+                    ("message", &expected),
+                    "{via:?}"
+                );
             }
         }
     }
@@ -75,20 +88,36 @@ async fn what_is_not_utf8_comes_as_base64_under_a_name_that_says_so() {
     for via in Via::ALL {
         let mut reader = stage.open(via, "/orders").await;
         stage.publish("orders.1.image", &b"\xff\xfe\n"[..]).await;
-        stage.publish_named("orders.1.image", "image", &b"\x89PNG\r\n"[..]).await;
+        stage
+            .publish_named("orders.1.image", "image", &b"\x89PNG\r\n"[..])
+            .await;
         let [plain, named] = <[Event; 2]>::try_from(reader.take(2).await).unwrap();
-        assert_eq!((&*plain.name, BASE64.decode(&plain.data).unwrap()), ("message;base64", b"\xff\xfe\n".to_vec()));
-        assert_eq!((&*named.name, BASE64.decode(&named.data).unwrap()), ("image;base64", b"\x89PNG\r\n".to_vec()));
+        assert_eq!(
+            (&*plain.name, BASE64.decode(&plain.data).unwrap()),
+            ("message;base64", b"\xff\xfe\n".to_vec())
+        );
+        assert_eq!(
+            (&*named.name, BASE64.decode(&named.data).unwrap()),
+            ("image;base64", b"\x89PNG\r\n".to_vec())
+        );
     }
 }
 
 #[tokio::test]
 async fn the_id_is_an_events_last_field() {
     let stage = Stage::start().await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders")).connect().await;
-    client.until_seen("the client has a position", |parser| parser.positions() == 1).await;
+    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    client
+        .until_seen("the client has a position", |parser| {
+            parser.positions() == 1
+        })
+        .await;
     let opening = client.wire().len();
-    stage.publish_named("orders.1.created", "created", "one\ntwo").await;
+    stage
+        .publish_named("orders.1.created", "created", "one\ntwo")
+        .await;
     let event = client.next().await;
     let expected = format!("event: created\ndata: one\ndata: two\nid: {}\n\n", event.id);
     assert_eq!(String::from_utf8_lossy(&client.wire()[opening..]), expected);
@@ -96,7 +125,9 @@ async fn the_id_is_an_events_last_field() {
 
 /// Publishes with headers as no library would send them.
 async fn publish_raw(stage: &Stage, subject: &str, name: &[u8], payload: &str) {
-    let mut socket = TcpStream::connect(("127.0.0.1", stage.nats.port())).await.unwrap();
+    let mut socket = TcpStream::connect(("127.0.0.1", stage.nats.port()))
+        .await
+        .unwrap();
     let headers = [b"NATS/1.0\r\nSidestream-Event: ", name, b"\r\n\r\n"].concat();
     let (head, all) = (headers.len(), headers.len() + payload.len());
     let mut text = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
@@ -105,7 +136,12 @@ async fn publish_raw(stage: &Stage, subject: &str, name: &[u8], payload: &str) {
     socket.write_all(&text).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"PONG\r\n") {
-        assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+        assert_ne!(
+            socket.read_buf(&mut answer).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     }
 }
 
@@ -127,7 +163,13 @@ async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
             assert_eq!((&*event.name, event.data), ("message", place.to_string()));
         }
     }
-    let refused = stage.sidestream.metric("sidestream_events_rejected_total", &[("reason", "event_name")]).await;
+    let refused = stage
+        .sidestream
+        .metric(
+            "sidestream_events_rejected_total",
+            &[("reason", "event_name")],
+        )
+        .await;
     assert_eq!(refused, 8.0, "four names on each source");
 }
 
@@ -137,23 +179,53 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
     let mut orders = stage.open(Via::Http11, "/orders").await;
     let mut news = stage.open(Via::H2, "/news").await;
     for number in 0..3 {
-        stage.publish("orders.1.x", format!("before {number}")).await;
+        stage
+            .publish("orders.1.x", format!("before {number}"))
+            .await;
     }
     // A CR alone is no line end to NATS.
     publish_raw(&stage, "orders.1.x", b"a\rdata: forged", "poison").await;
     publish_raw(&stage, "news.x", b"a\rdata: forged", "poison").await;
     stage.publish("orders.1.x", "after").await;
 
-    let data: Vec<_> = orders.take(5).await.into_iter().map(|event| (event.name, event.data)).collect();
+    let data: Vec<_> = orders
+        .take(5)
+        .await
+        .into_iter()
+        .map(|event| (event.name, event.data))
+        .collect();
     let message = |data: &str| ("message".to_owned(), data.to_owned());
-    let expected = [message("before 0"), message("before 1"), message("before 2"), message("poison"), message("after")];
+    let expected = [
+        message("before 0"),
+        message("before 1"),
+        message("before 2"),
+        message("poison"),
+        message("after"),
+    ];
     assert_eq!(data, expected, "every event once, in order");
     stage.say("news.x", "after").await;
-    let data: Vec<_> = news.take(2).await.into_iter().map(|event| (event.name, event.data)).collect();
+    let data: Vec<_> = news
+        .take(2)
+        .await
+        .into_iter()
+        .map(|event| (event.name, event.data))
+        .collect();
     assert_eq!(data, [message("poison"), message("after")]);
-    let refused = stage.sidestream.metric("sidestream_events_rejected_total", &[("reason", "event_name")]).await;
+    let refused = stage
+        .sidestream
+        .metric(
+            "sidestream_events_rejected_total",
+            &[("reason", "event_name")],
+        )
+        .await;
     assert_eq!(refused, 2.0, "one name on each source");
-    assert_eq!(stage.sidestream.metric("sidestream_nats_reconnects_total", &[]).await, 0.0);
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_nats_reconnects_total", &[])
+            .await,
+        0.0
+    );
 }
 
 #[tokio::test]
@@ -168,21 +240,45 @@ async fn two_sources_make_one_event_stream_with_ids_of_two_components() {
         }
         let events = reader.take(40).await;
         for kind in ["order", "news"] {
-            let seen: Vec<_> = events.iter().filter(|event| event.data.starts_with(kind)).collect();
+            let seen: Vec<_> = events
+                .iter()
+                .filter(|event| event.data.starts_with(kind))
+                .collect();
             let numbers: Vec<_> = (0..20).map(|number| format!("{kind} {number}")).collect();
-            assert_eq!(seen.iter().map(|event| event.data.clone()).collect::<Vec<_>>(), numbers, "{via:?}");
+            assert_eq!(
+                seen.iter()
+                    .map(|event| event.data.clone())
+                    .collect::<Vec<_>>(),
+                numbers,
+                "{via:?}"
+            );
         }
         let mut before = (0, 0);
         for event in &events {
             assert_eq!(event.id.split('.').count(), 2, "{}", event.id);
             let now = (sequence(&event.id, 0), sequence(&event.id, 1));
-            let moved = if event.data.starts_with("order") { now.0 > before.0 } else { now.1 > before.1 };
-            assert!(moved && now.0 >= before.0 && now.1 >= before.1, "{before:?}, then {now:?}");
+            let moved = if event.data.starts_with("order") {
+                now.0 > before.0
+            } else {
+                now.1 > before.1
+            };
+            assert!(
+                moved && now.0 >= before.0 && now.1 >= before.1,
+                "{before:?}, then {now:?}"
+            );
             before = now;
         }
         let mut resumed = stage.resume(via, "/both", &events[17].id).await;
-        let mut rest: Vec<_> = resumed.take(22).await.into_iter().map(|event| event.data).collect();
-        let mut owed: Vec<_> = events[18..].iter().map(|event| event.data.clone()).collect();
+        let mut rest: Vec<_> = resumed
+            .take(22)
+            .await
+            .into_iter()
+            .map(|event| event.data)
+            .collect();
+        let mut owed: Vec<_> = events[18..]
+            .iter()
+            .map(|event| event.data.clone())
+            .collect();
         // Between sources there is no order.
         rest.sort();
         owed.sort();

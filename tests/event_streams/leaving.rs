@@ -16,9 +16,14 @@ use crate::support::wait::eventually;
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 async fn gone(stage: &Stage, how: &str, left: u64) {
-    eventually(AT_ONCE, &format!("{left} event streams are left after {how}"), || async {
-        stage.connections().await == left && stage.sidestream.metric("sidestream_streams", &[]).await == left as f64
-    })
+    eventually(
+        AT_ONCE,
+        &format!("{left} event streams are left after {how}"),
+        || async {
+            stage.connections().await == left
+                && stage.sidestream.metric("sidestream_streams", &[]).await == left as f64
+        },
+    )
     .await;
 }
 
@@ -38,7 +43,10 @@ async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
             .await;
         }
     }
-    let closed = stage.sidestream.metric("sidestream_streams_closed_total", &[("reason", "client")]).await;
+    let closed = stage
+        .sidestream
+        .metric("sidestream_streams_closed_total", &[("reason", "client")])
+        .await;
     assert_eq!(closed, 10.0);
 }
 
@@ -46,8 +54,14 @@ async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
 async fn a_client_that_resets_its_connection_is_noticed_at_once() {
     let stage = Stage::start().await;
     for via in [Via::Http10, Via::Http11, Via::Tls11] {
-        let Reader::Http1(mut client) = stage.open(via, "/orders").await else { unreachable!() };
-        client.until_seen("the client has a position", |parser| parser.positions() == 1).await;
+        let Reader::Http1(mut client) = stage.open(via, "/orders").await else {
+            unreachable!()
+        };
+        client
+            .until_seen("the client has a position", |parser| {
+                parser.positions() == 1
+            })
+            .await;
         client.reset();
         gone(&stage, &format!("a reset by {via:?}"), 0).await;
     }
@@ -74,9 +88,15 @@ async fn bytes_behind_the_request_do_not_hide_the_close() {
     let request = "GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
     let transport = Connector::default().connect(&url).await.unwrap();
     let pipelined = [request, request, "and more"].concat();
-    let mut answer = Response::exchange(transport, pipelined.as_bytes(), false).await.unwrap();
+    let mut answer = Response::exchange(transport, pipelined.as_bytes(), false)
+        .await
+        .unwrap();
     answer.chunk().await.unwrap();
-    assert_eq!(stage.connections().await, 1, "the second request is not answered");
+    assert_eq!(
+        stage.connections().await,
+        1,
+        "the second request is not answered"
+    );
     drop(answer);
     gone(&stage, "a close after pipelined bytes", 0).await;
 }
@@ -85,10 +105,17 @@ async fn bytes_behind_the_request_do_not_hide_the_close() {
 async fn a_request_during_an_event_stream_does_not_disturb_it() {
     let stage = Stage::start().await;
     for via in [Via::Http10, Via::Http11, Via::Tls11] {
-        let Reader::Http1(mut client) = stage.open(via, "/orders").await else { unreachable!() };
+        let Reader::Http1(mut client) = stage.open(via, "/orders").await else {
+            unreachable!()
+        };
         let request = b"GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
         for number in 0..3 {
-            client.response().transport().write_all(request).await.unwrap();
+            client
+                .response()
+                .transport()
+                .write_all(request)
+                .await
+                .unwrap();
             client.response().transport().flush().await.unwrap();
             stage.publish("orders.1.x", number.to_string()).await;
             assert_eq!(client.next().await.data, number.to_string(), "{via:?}");
@@ -102,9 +129,18 @@ async fn a_request_during_an_event_stream_does_not_disturb_it() {
 #[tokio::test]
 async fn a_client_that_says_more_than_a_stray_request_is_closed() {
     let stage = Stage::start().await;
-    let mut polite = SseClient::get(stage.sidestream.url("/orders")).connect().await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders")).connect().await;
-    client.response().transport().write_all(&[b'x'; 16 * 1024]).await.unwrap();
+    let mut polite = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    client
+        .response()
+        .transport()
+        .write_all(&[b'x'; 16 * 1024])
+        .await
+        .unwrap();
     stage.publish("orders.1.x", "16 KiB are borne").await;
     assert_eq!(client.next().await.data, "16 KiB are borne");
     client.response().transport().write_all(b"x").await.unwrap();
@@ -127,7 +163,9 @@ async fn rst_stream_releases_that_stream_and_nothing_else() {
     stage.publish("orders.1.x", "the others go on").await;
     assert_eq!(kept.next().await.data, "the others go on");
     let mut again = connection.get("/orders").await;
-    stage.publish("orders.1.x", "and the connection takes new ones").await;
+    stage
+        .publish("orders.1.x", "and the connection takes new ones")
+        .await;
     assert_eq!(again.next().await.data, "and the connection takes new ones");
     drop((also_kept, connection));
     gone(&stage, "the close of the whole connection", 0).await;
@@ -151,7 +189,10 @@ async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answ
             assert!(!answer.contains("sidestream.close"), "{answer}");
             gone(&stage, "a FIN after the request", 0).await;
         } else {
-            assert!(answer.contains("404") && answer.contains("not_found"), "{answer}");
+            assert!(
+                answer.contains("404") && answer.contains("not_found"),
+                "{answer}"
+            );
         }
     }
 }

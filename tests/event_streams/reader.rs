@@ -32,7 +32,13 @@ pub enum Reader {
 
 impl Via {
     /// Every way.
-    pub const ALL: [Self; 5] = [Self::Http10, Self::Http11, Self::H2, Self::Tls11, Self::TlsH2];
+    pub const ALL: [Self; 5] = [
+        Self::Http10,
+        Self::Http11,
+        Self::H2,
+        Self::Tls11,
+        Self::TlsH2,
+    ];
 
     /// As labels and `/connections` name it.
     pub fn protocol(self) -> &'static str {
@@ -50,7 +56,11 @@ impl Via {
 
     /// How an answer that the server ends in good order is seen to end.
     pub fn proper_end(self) -> End {
-        if self == Self::Http10 { End::Closed } else { End::Terminated }
+        if self == Self::Http10 {
+            End::Closed
+        } else {
+            End::Terminated
+        }
     }
 }
 
@@ -121,7 +131,10 @@ impl Reader {
 
     /// Reads until the client knows its position.
     pub async fn positioned(&mut self) -> String {
-        self.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
+        self.until_seen("the client has a position", |parser| {
+            !parser.last_event_id().is_empty()
+        })
+        .await;
         self.last_event_id().to_owned()
     }
 
@@ -130,7 +143,10 @@ impl Reader {
         match self {
             Self::Http1(client) => {
                 let end = client.closed().await;
-                assert!(!client.parser().mid_block(), "an event stream ends between events");
+                assert!(
+                    !client.parser().mid_block(),
+                    "an event stream ends between events"
+                );
                 (client.rest(), end)
             }
             Self::H2(_, stream) => {
@@ -175,5 +191,9 @@ impl Reader {
 
 /// The address of `path` for clients that come this way.
 pub fn url(stage: &Stage, via: Via, path: &str) -> String {
-    if via.is_tls() { stage.sidestream.url_tls(path) } else { stage.sidestream.url(path) }
+    if via.is_tls() {
+        stage.sidestream.url_tls(path)
+    } else {
+        stage.sidestream.url(path)
+    }
 }

@@ -11,21 +11,41 @@ use crate::{Setting, Stage, json, sequence};
 
 #[tokio::test]
 async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
-    let stage = Stage::with(Setting { route: "heartbeat: 100ms", ..Setting::default() }).await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders")).connect().await;
-    client.until_seen("the client has heard two heartbeats", |parser| parser.comments().len() == 2).await;
-    let expected =
-        format!("retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {}\n\n: hb\n: hb\n", client.last_event_id());
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 100ms",
+        ..Setting::default()
+    })
+    .await;
+    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    client
+        .until_seen("the client has heard two heartbeats", |parser| {
+            parser.comments().len() == 2
+        })
+        .await;
+    let expected = format!(
+        "retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {}\n\n: hb\n: hb\n",
+        client.last_event_id()
+    );
     assert_eq!(String::from_utf8_lossy(client.wire()), expected);
     for via in Via::ALL {
         let mut reader = stage.open(via, "/news").await;
-        reader.until_seen("the client has heard a heartbeat", |parser| !parser.comments().is_empty()).await;
+        reader
+            .until_seen("the client has heard a heartbeat", |parser| {
+                !parser.comments().is_empty()
+            })
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_stream_with_events_does_not_beat() {
-    let stage = Stage::with(Setting { route: "heartbeat: 1s", ..Setting::default() }).await;
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 1s",
+        ..Setting::default()
+    })
+    .await;
     let mut reader = stage.open(Via::Http11, "/orders").await;
     let begun = Instant::now();
     let mut pauses = Duration::ZERO;
@@ -37,12 +57,20 @@ async fn a_stream_with_events_does_not_beat() {
         pauses = pauses.max(before.elapsed());
     }
     // On a machine that stood still the stream was silent.
-    assert!(reader.comments() == 0 || pauses > Duration::from_millis(400), "{} heartbeats", reader.comments());
+    assert!(
+        reader.comments() == 0 || pauses > Duration::from_millis(400),
+        "{} heartbeats",
+        reader.comments()
+    );
 }
 
 #[tokio::test]
 async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
-    let stage = Stage::with(Setting { route: "heartbeat: 1s", ..Setting::default() }).await;
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 1s",
+        ..Setting::default()
+    })
+    .await;
     let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
     let mut streams = Vec::new();
     for _ in 0..50 {
@@ -56,7 +84,11 @@ async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
         for mut stream in streams.drain(..) {
             let heard = stream.comments();
             beats.spawn(async move {
-                stream.until_seen("another heartbeat", |parser| parser.comments().len() > heard).await;
+                stream
+                    .until_seen("another heartbeat", |parser| {
+                        parser.comments().len() > heard
+                    })
+                    .await;
                 (Instant::now(), stream)
             });
         }
@@ -67,16 +99,26 @@ async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
         }
         times.sort();
         let together = |time: &Instant| {
-            times.iter().filter(|other| **other >= *time && **other < *time + Duration::from_millis(100)).count()
+            times
+                .iter()
+                .filter(|other| **other >= *time && **other < *time + Duration::from_millis(100))
+                .count()
         };
         let most = times.iter().map(together).max().unwrap();
-        assert!(most <= 25, "{most} of 50 heartbeats within 100 ms, after an event: {event}");
+        assert!(
+            most <= 25,
+            "{most} of 50 heartbeats within 100 ms, after an event: {event}"
+        );
     }
 }
 
 #[tokio::test]
 async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
-    let stage = Stage::with(Setting { route: "heartbeat: 200ms", ..Setting::default() }).await;
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 200ms",
+        ..Setting::default()
+    })
+    .await;
     let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
     let (mut gone, mut stays) = (Vec::new(), Vec::new());
     for _ in 0..5 {
@@ -86,20 +128,30 @@ async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
     gone.into_iter().for_each(|stream| stream.reset());
     for stream in &mut stays {
         let heard = stream.comments();
-        stream.until_seen("three more heartbeats", |parser| parser.comments().len() >= heard + 3).await;
+        stream
+            .until_seen("three more heartbeats", |parser| {
+                parser.comments().len() >= heard + 3
+            })
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_silent_client_is_told_how_far_its_source_has_come() {
-    let stage = Stage::with(Setting { route: "checkpoint: 300ms", ..Setting::default() }).await;
+    let stage = Stage::with(Setting {
+        route: "checkpoint: 300ms",
+        ..Setting::default()
+    })
+    .await;
     for via in [Via::Http11, Via::H2] {
         let mut reader = stage.open(via, "/orders/mine").await;
         let begun = reader.positioned().await;
         let passed = stage.publish("orders.other.x", "not for this client").await;
         assert!(passed > sequence(&begun, 0));
         let fact = "the client has the position of an event that was not for it";
-        reader.until_seen(fact, |parser| sequence(parser.last_event_id(), 0) == passed).await;
+        reader
+            .until_seen(fact, |parser| sequence(parser.last_event_id(), 0) == passed)
+            .await;
     }
 }
 
@@ -107,13 +159,25 @@ async fn a_silent_client_is_told_how_far_its_source_has_come() {
 async fn the_close_event_has_the_position_and_is_the_last_block_also_without_checkpoints() {
     for checkpoint in ["30s", "null"] {
         let route = format!("max_age: 300ms, checkpoint: {checkpoint}");
-        let stage = Stage::with(Setting { route: &route, ..Setting::default() }).await;
-        let mut client = SseClient::get(stage.sidestream.url("/orders/mine")).connect().await;
-        client.until_seen("the opening", |parser| parser.retry().is_some()).await;
+        let stage = Stage::with(Setting {
+            route: &route,
+            ..Setting::default()
+        })
+        .await;
+        let mut client = SseClient::get(stage.sidestream.url("/orders/mine"))
+            .connect()
+            .await;
+        client
+            .until_seen("the opening", |parser| parser.retry().is_some())
+            .await;
         let passed = stage.publish("orders.other.x", "not for this client").await;
         client.closed().await;
         let (id, retry) = (client.last_event_id(), client.retry().unwrap());
-        assert_eq!(sequence(id, 0), passed, "checkpoint: {checkpoint}: the close moves the client to the head");
+        assert_eq!(
+            sequence(id, 0),
+            passed,
+            "checkpoint: {checkpoint}: the close moves the client to the head"
+        );
         let close = format!(
             "retry: {retry}\nevent: sidestream.close\ndata: {{\"reason\":\"age\",\"retry\":{retry}}}\nid: {id}\n\n"
         );
@@ -124,11 +188,20 @@ async fn the_close_event_has_the_position_and_is_the_last_block_also_without_che
 
 #[tokio::test]
 async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
-    let stage = Stage::with(Setting { route: "max_age: 400ms", ..Setting::default() }).await;
+    let stage = Stage::with(Setting {
+        route: "max_age: 400ms",
+        ..Setting::default()
+    })
+    .await;
     let publisher = stage.jetstream.clone();
     let publishing = tokio::spawn(async move {
         for number in 1_u64.. {
-            publisher.publish("orders.1.x", number.to_string().into()).await.unwrap().await.unwrap();
+            publisher
+                .publish("orders.1.x", number.to_string().into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
@@ -140,22 +213,42 @@ async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
             let (mut events, end) = reader.read_to_end().await;
             assert_eq!(end, via.proper_end(), "{via:?}");
             let close = events.pop().unwrap();
-            assert_eq!((&*close.name, &json(&close.data)["reason"]), ("sidestream.close", &"age".into()));
+            assert_eq!(
+                (&*close.name, &json(&close.data)["reason"]),
+                ("sidestream.close", &"age".into())
+            );
             assert_eq!(json(&close.data)["retry"].as_u64(), reader.retry());
-            numbers.extend(events.into_iter().map(|event| event.data.parse::<u64>().unwrap()));
+            numbers.extend(
+                events
+                    .into_iter()
+                    .map(|event| event.data.parse::<u64>().unwrap()),
+            );
             let id = reader.last_event_id().to_owned();
-            assert!(sequence(&id, 0) >= *numbers.last().unwrap(), "the end tells the position: {id}");
+            assert!(
+                sequence(&id, 0) >= *numbers.last().unwrap(),
+                "the end tells the position: {id}"
+            );
             reader = stage.resume(via, "/orders", &id).await;
             lives += 1;
         }
         // The first bytes may have brought the first events along.
-        assert!(numbers[0] <= first + 1, "{via:?}: {} after {first}", numbers[0]);
+        assert!(
+            numbers[0] <= first + 1,
+            "{via:?}: {} after {first}",
+            numbers[0]
+        );
         let expected: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
         assert_eq!(numbers, expected, "{via:?}");
-        assert!(begun.elapsed() > Duration::from_millis(4 * 320), "a fifth sooner at the earliest");
+        assert!(
+            begun.elapsed() > Duration::from_millis(4 * 320),
+            "a fifth sooner at the earliest"
+        );
     }
     publishing.abort();
-    let aged = stage.sidestream.metric("sidestream_streams_closed_total", &[("reason", "age")]).await;
+    let aged = stage
+        .sidestream
+        .metric("sidestream_streams_closed_total", &[("reason", "age")])
+        .await;
     assert!(aged >= 20.0, "{aged}");
     let lost = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
     assert_eq!(lost, 0.0);

@@ -99,7 +99,20 @@ impl World {
         let (feeds, clients, left) = (Vec::new(), Vec::new(), Vec::new());
         let (published, counter, subscriptions) = (Vec::new(), 0, Vec::new());
         let courier = Courier::new();
-        Self { courier, rng, core, writer, budget, feeds, subscriptions, clients, left, profiles, published, counter }
+        Self {
+            courier,
+            rng,
+            core,
+            writer,
+            budget,
+            feeds,
+            subscriptions,
+            clients,
+            left,
+            profiles,
+            published,
+            counter,
+        }
     }
 
     pub(crate) async fn step(&mut self) {
@@ -127,7 +140,11 @@ impl World {
         for _ in 0..self.rng.usize(1..5) {
             let subject = world::subject(&mut self.rng);
             let content = self.published.len() as u64;
-            for subscription in self.subscriptions.iter_mut().filter(|one| one.filter.matches(&subject)) {
+            for subscription in self
+                .subscriptions
+                .iter_mut()
+                .filter(|one| one.filter.matches(&subject))
+            {
                 subscription.pending.push_back((subject.clone(), content));
             }
             self.published.push(subject);
@@ -142,19 +159,50 @@ impl World {
                 break;
             }
             let at = self.rng.usize(..self.subscriptions.len());
-            let Subscription { key, filter, pending } = &mut self.subscriptions[at];
-            let Some((subject, content)) = pending.pop_front() else { continue };
+            let Subscription {
+                key,
+                filter,
+                pending,
+            } = &mut self.subscriptions[at];
+            let Some((subject, content)) = pending.pop_front() else {
+                continue;
+            };
             let is_lost = self.rng.u8(..20) == 0;
             // A feed takes a message from the first of its filters that matches.
-            let first = |feed: &Feed| feed.key.0.filters().iter().find(|own| own.matches(&subject)) == Some(filter);
-            let takers = self.feeds.iter_mut().filter(|feed| first(feed)).collect::<Vec<_>>();
+            let first = |feed: &Feed| {
+                feed.key
+                    .0
+                    .filters()
+                    .iter()
+                    .find(|own| own.matches(&subject))
+                    == Some(filter)
+            };
+            let takers = self
+                .feeds
+                .iter_mut()
+                .filter(|feed| first(feed))
+                .collect::<Vec<_>>();
             self.counter += u64::from(!takers.is_empty());
-            let gap = Gap { reason: GapReason::Upstream, missed: Some(1) };
+            let gap = Gap {
+                reason: GapReason::Upstream,
+                missed: Some(1),
+            };
             for feed in takers {
-                feed.history.push((self.counter, if is_lost { Kind::Gap(gap) } else { Kind::Event(content) }));
+                feed.history.push((
+                    self.counter,
+                    if is_lost {
+                        Kind::Gap(gap)
+                    } else {
+                        Kind::Event(content)
+                    },
+                ));
             }
             let event = || Event {
-                position: Component { tag: self.core.tag(), seq: 0, check: None },
+                position: Component {
+                    tag: self.core.tag(),
+                    seq: 0,
+                    check: None,
+                },
                 subject: subject.as_str().into(),
                 name: None,
                 tier: None,
@@ -162,7 +210,11 @@ impl World {
                 data: payload(content).into(),
                 received: now(),
             };
-            let received = if is_lost { Received::Lost(subject.as_str().into()) } else { Received::Event(event()) };
+            let received = if is_lost {
+                Received::Lost(subject.as_str().into())
+            } else {
+                Received::Event(event())
+            };
             batch.push((*key, received));
         }
         assert_eq!(self.writer.append(batch), 0);
@@ -172,22 +224,33 @@ impl World {
     /// The connection is lost with what was under way, or one subscription or feed is refused.
     fn lose(&mut self) {
         let missed = self.rng.bool().then(|| self.rng.u64(1..5));
-        let gap = Gap { reason: GapReason::Upstream, missed };
+        let gap = Gap {
+            reason: GapReason::Upstream,
+            missed,
+        };
         self.counter += u64::from(!self.feeds.is_empty());
         let tell = |feed: &mut Feed| feed.history.push((self.counter, Kind::Gap(gap)));
         match self.rng.u8(..3) {
             0 if !self.feeds.is_empty() => {
                 let at = self.rng.usize(..self.feeds.len());
-                self.writer.gap_of_feed(self.feeds[at].feed, GapReason::Upstream, missed);
+                self.writer
+                    .gap_of_feed(self.feeds[at].feed, GapReason::Upstream, missed);
                 tell(&mut self.feeds[at]);
             }
             1 if !self.subscriptions.is_empty() => {
-                let Subscription { key, filter, .. } = &self.subscriptions[self.rng.usize(..self.subscriptions.len())];
-                self.writer.gap_of_subscription(*key, GapReason::Upstream, missed);
-                self.feeds.iter_mut().filter(|feed| feed.key.0.filters().contains(filter)).for_each(tell);
+                let Subscription { key, filter, .. } =
+                    &self.subscriptions[self.rng.usize(..self.subscriptions.len())];
+                self.writer
+                    .gap_of_subscription(*key, GapReason::Upstream, missed);
+                self.feeds
+                    .iter_mut()
+                    .filter(|feed| feed.key.0.filters().contains(filter))
+                    .for_each(tell);
             }
             _ => {
-                self.subscriptions.iter_mut().for_each(|one| one.pending.clear());
+                self.subscriptions
+                    .iter_mut()
+                    .for_each(|one| one.pending.clear());
                 self.writer.gap(GapReason::Upstream, missed);
                 self.feeds.iter_mut().for_each(tell);
             }
@@ -198,7 +261,10 @@ impl World {
         tokio::time::sleep(Duration::from_millis(self.rng.u64(..20_000))).await;
         self.core.sweep(now());
         while let Some(change) = self.writer.change().now_or_never() {
-            assert!(self.change(change.expect("readers may come")).is_none(), "without a reader that opens");
+            assert!(
+                self.change(change.expect("readers may come")).is_none(),
+                "without a reader that opens"
+            );
         }
     }
 
@@ -207,13 +273,21 @@ impl World {
         match change {
             Change::Wanted { feed, subscribe } => {
                 for (key, filter) in subscribe {
-                    assert!(self.subscriptions.iter().all(|one| one.filter != filter), "one subscription of {filter}");
-                    self.subscriptions.push(Subscription { key, filter, pending: VecDeque::new() });
+                    assert!(
+                        self.subscriptions.iter().all(|one| one.filter != filter),
+                        "one subscription of {filter}"
+                    );
+                    self.subscriptions.push(Subscription {
+                        key,
+                        filter,
+                        pending: VecDeque::new(),
+                    });
                 }
                 Some(feed)
             }
             Change::Unwanted { unsubscribe } => {
-                self.subscriptions.retain(|one| !unsubscribe.contains(&one.key));
+                self.subscriptions
+                    .retain(|one| !unsubscribe.contains(&one.key));
                 let (writer, clients) = (&self.writer, &self.clients);
                 self.feeds.retain(|feed| {
                     let is_over = writer.filters(feed.feed).is_none();
@@ -221,18 +295,33 @@ impl World {
                     assert!(!(is_over && is_read), "a feed with a reader was given up");
                     !is_over
                 });
-                let filters: HashSet<&Filter> = self.feeds.iter().flat_map(|feed| feed.key.0.filters()).collect();
-                assert_eq!(self.subscriptions.len(), filters.len(), "one subscription for each filter that is wanted");
+                let filters: HashSet<&Filter> = self
+                    .feeds
+                    .iter()
+                    .flat_map(|feed| feed.key.0.filters())
+                    .collect();
+                assert_eq!(
+                    self.subscriptions.len(),
+                    filters.len(),
+                    "one subscription for each filter that is wanted"
+                );
                 None
             }
         }
     }
 
     async fn open(&mut self) {
-        let known = (!self.left.is_empty() && self.rng.bool()).then(|| self.rng.usize(..self.left.len()));
+        let known =
+            (!self.left.is_empty() && self.rng.bool()).then(|| self.rng.usize(..self.left.len()));
         let (known, key) = match known {
             Some(at) => (Some(self.left[at].0), self.left[at].1.clone()),
-            None => (None, (world::filters(&mut self.rng), self.profiles[self.rng.usize(..3)].clone())),
+            None => (
+                None,
+                (
+                    world::filters(&mut self.rng),
+                    self.profiles[self.rng.usize(..3)].clone(),
+                ),
+            ),
         };
         let start = known.map_or(Start::Live, |known| Start::After(known.position));
         let core = self.core.clone();
@@ -243,15 +332,24 @@ impl World {
             None => {
                 self.counter += 1;
                 let feed = loop {
-                    let change =
-                        self.writer.change().now_or_never().flatten().expect("a reader that waits wants a feed");
+                    let change = self
+                        .writer
+                        .change()
+                        .now_or_never()
+                        .flatten()
+                        .expect("a reader that waits wants a feed");
                     if let Some(feed) = self.change(change) {
                         break feed;
                     }
                 };
                 assert_eq!(self.writer.filters(feed), Some(&key.0));
                 let since = self.published.len() as u64;
-                self.feeds.push(Feed { key: key.clone(), feed, history: Vec::new(), since });
+                self.feeds.push(Feed {
+                    key: key.clone(),
+                    feed,
+                    history: Vec::new(),
+                    since,
+                });
                 self.writer.established(feed);
                 opening.await
             }
@@ -264,7 +362,11 @@ impl World {
                 return;
             }
         };
-        let feed = self.feeds.iter().find(|feed| feed.key == key).expect("a reader has a feed");
+        let feed = self
+            .feeds
+            .iter()
+            .find(|feed| feed.key == key)
+            .expect("a reader has a feed");
         let position = opened.cursor.position();
         let next = match (known, opened.outcome) {
             (None, outcome) => {
@@ -272,9 +374,14 @@ impl World {
                 feed.history.len()
             }
             (Some(known), Outcome::Window) => {
-                let missed = (known.published..feed.since).find(|at| key.0.matches(&self.published[*at as usize]));
-                assert_eq!(missed, None, "published while nobody was subscribed, and not told");
-                feed.history.partition_point(|(seq, _)| *seq <= known.position.seq)
+                let missed = (known.published..feed.since)
+                    .find(|at| key.0.matches(&self.published[*at as usize]));
+                assert_eq!(
+                    missed, None,
+                    "published while nobody was subscribed, and not told"
+                );
+                feed.history
+                    .partition_point(|(seq, _)| *seq <= known.position.seq)
             }
             (Some(_), Outcome::Gap(gap)) => {
                 assert_eq!(gap.reason, GapReason::Expired);
@@ -287,17 +394,32 @@ impl World {
             (Some(known), Outcome::Window) => known.published,
             _ => self.published.len() as u64,
         };
-        let known = Known { position, published };
+        let known = Known {
+            position,
+            published,
+        };
         let (wakes, missed, waits_since) = (Arc::default(), 0, None);
         let (cursor, outlet) = (opened.cursor, Arc::new(ChanceOutlet::default()));
         cursor.set_outlet(outlet.clone());
-        let client = Client { key, cursor, next, missed, conflated: 0, wakes, outlet, waits_since, known };
+        let client = Client {
+            key,
+            cursor,
+            next,
+            missed,
+            conflated: 0,
+            wakes,
+            outlet,
+            waits_since,
+            known,
+        };
         self.clients.push(client);
     }
 
     fn leave(&mut self) {
         if !self.clients.is_empty() {
-            let client = self.clients.swap_remove(self.rng.usize(..self.clients.len()));
+            let client = self
+                .clients
+                .swap_remove(self.rng.usize(..self.clients.len()));
             self.left.push((client.known, client.key));
         }
     }
@@ -308,7 +430,11 @@ impl World {
         }
         let at = self.rng.usize(..self.clients.len());
         let client = &mut self.clients[at];
-        let feed = self.feeds.iter().find(|feed| feed.key == client.key).unwrap();
+        let feed = self
+            .feeds
+            .iter()
+            .find(|feed| feed.key == client.key)
+            .unwrap();
         client.outlet.close();
         client.cursor.follow();
         let mut batch = items::batch();
@@ -319,16 +445,31 @@ impl World {
         let mut relief = world::slow(&mut self.rng).map(|slow| Relief::new(&slow, lag));
         let read = match &mut relief {
             None => client.cursor.poll_read(&mut context, &mut batch, budget),
-            Some(relief) => client.cursor.poll_read_slow(&mut context, &mut batch, budget, relief),
+            Some(relief) => client
+                .cursor
+                .poll_read_slow(&mut context, &mut batch, budget, relief),
         };
         client.waits_since = None;
-        let is_unknown = |item: &Item| matches!(item, Item::Gap { gap: Gap { missed: None, .. }, .. });
-        let is_known = client.next != usize::MAX && client.missed != u64::MAX && !batch.items.iter().any(is_unknown);
+        let is_unknown = |item: &Item| {
+            matches!(
+                item,
+                Item::Gap {
+                    gap: Gap { missed: None, .. },
+                    ..
+                }
+            )
+        };
+        let is_known = client.next != usize::MAX
+            && client.missed != u64::MAX
+            && !batch.items.iter().any(is_unknown);
         for seen in items::unfold(&batch) {
             client.take(&seen, feed);
         }
         let conflated = std::mem::take(&mut client.conflated);
-        assert!(conflated == 0 || !is_known, "conflated, and as it was told: {conflated} more");
+        assert!(
+            conflated == 0 || !is_known,
+            "conflated, and as it was told: {conflated} more"
+        );
         match read {
             Poll::Ready(Read::Some) => assert!(!batch.items.is_empty()),
             Poll::Ready(Read::Ended) => panic!("a feed with a reader never ends"),
@@ -347,14 +488,31 @@ impl World {
             assert_eq!(self.budget.feeds(), self.feeds.len());
         }
         for client in &mut self.clients {
-            let feed = self.feeds.iter().find(|feed| feed.key == client.key).unwrap();
+            let feed = self
+                .feeds
+                .iter()
+                .find(|feed| feed.key == client.key)
+                .unwrap();
             for (text, position) in client.outlet.take(self.core.tag()) {
-                assert!(client.waits_since.is_some(), "handed to one that does not wait");
-                client.take(&Seen::Event { text, position, tier: None }, feed);
+                assert!(
+                    client.waits_since.is_some(),
+                    "handed to one that does not wait"
+                );
+                client.take(
+                    &Seen::Event {
+                        text,
+                        position,
+                        tier: None,
+                    },
+                    feed,
+                );
             }
             if let Some(before) = client.waits_since.filter(|_| is_told) {
                 let woken = client.wakes.count() - before;
-                assert!(woken > 0 || client.next >= feed.history.len(), "woken or given what comes");
+                assert!(
+                    woken > 0 || client.next >= feed.history.len(),
+                    "woken or given what comes"
+                );
                 assert!(woken <= 1, "woken once");
             }
         }
@@ -368,7 +526,11 @@ impl World {
             assert!(self.change(change).is_none());
         }
         assert_eq!(self.core.size(), (0, 0, 0));
-        assert_eq!((self.budget.used(), self.budget.feeds()), (0, 0), "what is dropped is given back");
+        assert_eq!(
+            (self.budget.used(), self.budget.feeds()),
+            (0, 0),
+            "what is dropped is given back"
+        );
     }
 }
 
@@ -376,33 +538,57 @@ impl Client {
     fn take(&mut self, seen: &Seen, feed: &Feed) {
         match seen {
             Seen::Event { text, position, .. } => {
-                let digits = text.split("data: ").nth(1).unwrap().trim_end_matches(['x', '\n']);
-                let content = digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+                let digits = text
+                    .split("data: ")
+                    .nth(1)
+                    .unwrap()
+                    .trim_end_matches(['x', '\n']);
+                let content = digits
+                    .split(|c: char| !c.is_ascii_digit())
+                    .next()
+                    .unwrap()
+                    .parse()
+                    .unwrap();
                 assert!(position.seq > self.known.position.seq, "order");
                 self.find(feed, position.seq, Kind::Event(content));
-                self.known = Known { position: *position, published: self.known.published.max(content + 1) };
+                self.known = Known {
+                    position: *position,
+                    published: self.known.published.max(content + 1),
+                };
             }
             Seen::Gap { gap, .. } if gap.reason == GapReason::Conflated => {
                 self.conflated += gap.missed.expect("a count");
             }
             Seen::Gap { gap, .. } if gap.reason == GapReason::Slow => {
                 let unread = &feed.history[self.next.min(feed.history.len())..];
-                let is_unknown = unread.iter().any(|(_, kind)| matches!(kind, Kind::Gap(Gap { missed: None, .. })));
+                let is_unknown = unread
+                    .iter()
+                    .any(|(_, kind)| matches!(kind, Kind::Gap(Gap { missed: None, .. })));
                 assert!(self.next == usize::MAX || gap.missed.is_some() || is_unknown);
-                self.missed = gap.missed.map_or(u64::MAX, |missed| self.missed.saturating_add(missed));
+                self.missed = gap
+                    .missed
+                    .map_or(u64::MAX, |missed| self.missed.saturating_add(missed));
             }
             Seen::Gap { gap, position } => {
                 self.find(feed, position.seq, Kind::Gap(*gap));
                 // What was lost with the connection was told.
-                self.known = Known { position: *position, ..self.known };
+                self.known = Known {
+                    position: *position,
+                    ..self.known
+                };
             }
         }
     }
 
     fn find(&mut self, feed: &Feed, seq: u64, kind: Kind) {
-        let from = if self.next == usize::MAX { 0 } else { self.next };
+        let from = if self.next == usize::MAX {
+            0
+        } else {
+            self.next
+        };
         let found = (from..feed.history.len()).find(|place| feed.history[*place] == (seq, kind));
-        let place = found.unwrap_or_else(|| panic!("{kind:?} at {seq} is not in the history behind {from}"));
+        let place = found
+            .unwrap_or_else(|| panic!("{kind:?} at {seq} is not in the history behind {from}"));
         self.pass(feed, place);
         self.next = place + 1;
     }
@@ -410,14 +596,20 @@ impl Client {
     /// Passes by what lies before `place`: it must have been told.
     fn pass(&mut self, feed: &Feed, place: usize) {
         if self.next != usize::MAX && self.missed != u64::MAX {
-            let missed = feed.history[self.next..place].iter().map(|(_, kind)| match kind {
-                Kind::Event(_) => 1,
-                Kind::Gap(gap) => gap.missed.expect("an unknown number is told as one"),
-            });
+            let missed = feed.history[self.next..place]
+                .iter()
+                .map(|(_, kind)| match kind {
+                    Kind::Event(_) => 1,
+                    Kind::Gap(gap) => gap.missed.expect("an unknown number is told as one"),
+                });
             let missed = missed.sum::<u64>();
             let conflated = missed.saturating_sub(self.missed).min(self.conflated);
             self.conflated -= conflated;
-            assert_eq!(missed - conflated, self.missed, "missed, and as it was told");
+            assert_eq!(
+                missed - conflated,
+                self.missed,
+                "missed, and as it was told"
+            );
         }
         (self.next, self.missed) = (place, 0);
     }

@@ -30,7 +30,11 @@ impl Courier {
 
     /// Some turns, by chance all that there are to do. True then.
     pub(crate) fn turn(&mut self, rng: &mut Rng) -> bool {
-        let turns = if rng.u8(..4) == 0 { rng.usize(..3) } else { ALL };
+        let turns = if rng.u8(..4) == 0 {
+            rng.usize(..3)
+        } else {
+            ALL
+        };
         self.turns(turns);
         turns == ALL
     }
@@ -43,7 +47,12 @@ impl Courier {
     fn turns(&mut self, turns: usize) {
         let mut answering = pin!(&mut self.0);
         for _ in 0..turns {
-            assert!(answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(
+                answering
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            );
         }
     }
 }
@@ -62,10 +71,17 @@ impl ChanceOutlet {
     pub(crate) fn take(&self, tag: Tag) -> Vec<(String, Component)> {
         let position = |text: &str| {
             let id = text.rsplit("id: ").next().unwrap().trim_end();
-            EventId::parse(id.as_bytes()).unwrap().find(tag).expect("a reader is handed what is in its numbers")
+            EventId::parse(id.as_bytes())
+                .unwrap()
+                .find(tag)
+                .expect("a reader is handed what is in its numbers")
         };
         let handed = std::mem::take(&mut *self.handed.lock().unwrap());
-        handed.into_iter().map(|text| (position(&text), text)).map(|(position, text)| (text, position)).collect()
+        handed
+            .into_iter()
+            .map(|text| (position(&text), text))
+            .map(|(position, text)| (text, position))
+            .collect()
     }
 }
 

@@ -30,9 +30,18 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
     let mut seen = Vec::new();
     for item in &batch.items {
         match item {
-            Item::Event { frame, position, tier, .. } => {
+            Item::Event {
+                frame,
+                position,
+                tier,
+                ..
+            } => {
                 let text = String::from_utf8(frame.bytes().to_vec()).unwrap();
-                seen.push(Seen::Event { text, position: *position, tier: Some(*tier) });
+                seen.push(Seen::Event {
+                    text,
+                    position: *position,
+                    tier: Some(*tier),
+                });
             }
             Item::Copied { chunk, copied } => {
                 assert!(batch.copies, "a reader that shares is given shared events");
@@ -41,15 +50,33 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
                 assert_eq!(events.len() as u64, copied.events);
                 for event in events {
                     let id = event.rsplit("id: ").next().unwrap().trim_end();
-                    let position = EventId::parse(id.as_bytes()).unwrap().find(copied.position.tag).unwrap();
-                    seen.push(Seen::Event { text: event.to_owned(), position, tier: None });
+                    let position = EventId::parse(id.as_bytes())
+                        .unwrap()
+                        .find(copied.position.tag)
+                        .unwrap();
+                    seen.push(Seen::Event {
+                        text: event.to_owned(),
+                        position,
+                        tier: None,
+                    });
                 }
-                let last = seen
-                    .last()
-                    .and_then(|seen| if let Seen::Event { position, .. } = seen { Some(*position) } else { None });
-                assert_eq!(last, Some(copied.position), "a copy stands where its last event does");
+                let last = seen.last().and_then(|seen| {
+                    if let Seen::Event { position, .. } = seen {
+                        Some(*position)
+                    } else {
+                        None
+                    }
+                });
+                assert_eq!(
+                    last,
+                    Some(copied.position),
+                    "a copy stands where its last event does"
+                );
             }
-            Item::Gap { gap, position } => seen.push(Seen::Gap { gap: *gap, position: *position }),
+            Item::Gap { gap, position } => seen.push(Seen::Gap {
+                gap: *gap,
+                position: *position,
+            }),
         }
     }
     seen

@@ -60,14 +60,22 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    pub(crate) fn new(source: &Shared, has_archive: bool, budget: &Arc<Budget>, rng: &mut Rng) -> Self {
+    pub(crate) fn new(
+        source: &Shared,
+        has_archive: bool,
+        budget: &Arc<Budget>,
+        rng: &mut Rng,
+    ) -> Self {
         let limits = Limits {
             events: rng.usize(1..30),
             bytes: rng.usize(100..3000),
             age: std::time::Duration::from_secs(rng.u64(5..60)),
         };
         let reach = FilterSet::new([Filter::parse(">").unwrap()]);
-        let config = replay::Config { running: rng.usize(1..4), queued: rng.usize(1..12) };
+        let config = replay::Config {
+            running: rng.usize(1..4),
+            queued: rng.usize(1..12),
+        };
         let past = has_archive.then(|| Past {
             archive: Arc::new(source::Past(source.clone())),
             reach,
@@ -100,7 +108,11 @@ impl Pod {
         let source = self.source.clone();
         let source = lock(&source);
         let most = rng.usize(1..8);
-        let records: Vec<_> = source.stored(self.head).take(most).map(|(seq, one)| (seq, one.clone())).collect();
+        let records: Vec<_> = source
+            .stored(self.head)
+            .take(most)
+            .map(|(seq, one)| (seq, one.clone()))
+            .collect();
         let mut batch = Vec::new();
         for (seq, record) in &records {
             if record.is_poison {
@@ -108,9 +120,19 @@ impl Pod {
                 // The same position on every pod: directly before what is missing.
                 self.writer.advance(*seq - 1);
                 self.head = self.head.max(*seq - 1);
-                let gap = Gap { reason: GapReason::Upstream, missed: Some(1) };
+                let gap = Gap {
+                    reason: GapReason::Upstream,
+                    missed: Some(1),
+                };
                 self.writer.gap(gap.reason, gap.missed);
-                self.note(Component { tag: self.tag, seq: self.head, check: None }, Kind::Gap(gap));
+                self.note(
+                    Component {
+                        tag: self.tag,
+                        seq: self.head,
+                        check: None,
+                    },
+                    Kind::Gap(gap),
+                );
                 self.writer.advance(*seq);
                 self.head = *seq;
             } else {
@@ -130,8 +152,14 @@ impl Pod {
     pub(crate) fn adjoin(&mut self, rng: &mut Rng) {
         let source = self.source.clone();
         let source = lock(&source);
-        let recent = source.last_seq.saturating_sub(rng.u64(..10)).max(source.first_seq - 1);
-        let anew = |reason| Gap { reason, missed: None };
+        let recent = source
+            .last_seq
+            .saturating_sub(rng.u64(..10))
+            .max(source.first_seq - 1);
+        let anew = |reason| Gap {
+            reason,
+            missed: None,
+        };
         match self.generation {
             None => {
                 self.writer.begin(source.tag, recent);
@@ -143,12 +171,19 @@ impl Pod {
                 self.begin_epoch(source.tag, recent, anew(GapReason::Recreated));
             }
             Some(generation) if generation != source.generation => {
-                let reason = if self.head > source.last_seq { GapReason::Ahead } else { GapReason::Recreated };
+                let reason = if self.head > source.last_seq {
+                    GapReason::Ahead
+                } else {
+                    GapReason::Recreated
+                };
                 self.writer.renew(source.tag, source.last_seq, anew(reason));
                 self.begin_epoch(source.tag, source.last_seq, anew(reason));
             }
             Some(_) if self.head + 1 < source.first_seq => {
-                let gap = Gap { reason: GapReason::Expired, missed: Some(source.first_seq - 1 - self.head) };
+                let gap = Gap {
+                    reason: GapReason::Expired,
+                    missed: Some(source.first_seq - 1 - self.head),
+                };
                 self.writer.renew(source.tag, source.first_seq - 1, gap);
                 self.begin_epoch(source.tag, source.first_seq - 1, gap);
             }
@@ -159,13 +194,22 @@ impl Pod {
 
     /// Where in the history the present numbering begins, behind what tells of it.
     pub(crate) fn epoch_place(&self) -> usize {
-        let first = self.history.iter().position(|entry| entry.epoch == self.epoch);
-        first.map_or(self.history.len(), |first| first + usize::from(self.epoch > 0))
+        let first = self
+            .history
+            .iter()
+            .position(|entry| entry.epoch == self.epoch);
+        first.map_or(self.history.len(), |first| {
+            first + usize::from(self.epoch > 0)
+        })
     }
 
     /// Whether the pod never wrote what stands at this number.
     pub(crate) fn passed_by(&self, seq: u64) -> bool {
-        seq > self.head || self.holes.iter().any(|(from, to)| (from + 1..=*to).contains(&seq))
+        seq > self.head
+            || self
+                .holes
+                .iter()
+                .any(|(from, to)| (from + 1..=*to).contains(&seq))
     }
 
     pub(crate) fn is_current(&self) -> bool {
@@ -181,19 +225,40 @@ impl Pod {
         }
         (self.tag, self.head) = (tag, head);
         self.held.clear();
-        self.note(Component { tag, seq: head, check: None }, Kind::Begin(gap));
+        self.note(
+            Component {
+                tag,
+                seq: head,
+                check: None,
+            },
+            Kind::Begin(gap),
+        );
     }
 
     fn append(&mut self, batch: Vec<(sidestream::sse::Event, u64)>) {
-        let Some(now) = batch.last().map(|(event, _)| event.received) else { return };
+        let Some(now) = batch.last().map(|(event, _)| event.received) else {
+            return;
+        };
         for (event, content) in &batch {
-            let bytes = format!("data: {}\nid: {}\n\n", source::payload(*content), event.position).len();
+            let bytes = format!(
+                "data: {}\nid: {}\n\n",
+                source::payload(*content),
+                event.position
+            )
+            .len();
             self.held.push_back((bytes, event.received));
             assert_eq!(event.position.check, Some(check(*content)));
             self.head = event.position.seq;
-            self.note(event.position, Kind::Event { subject: event.subject.clone(), content: *content });
+            self.note(
+                event.position,
+                Kind::Event {
+                    subject: event.subject.clone(),
+                    content: *content,
+                },
+            );
         }
-        self.writer.append(batch.into_iter().map(|(event, _)| event).collect());
+        self.writer
+            .append(batch.into_iter().map(|(event, _)| event).collect());
         self.assert_held(now);
     }
 
@@ -211,7 +276,9 @@ impl Pod {
     fn assert_held(&mut self, now: Instant) {
         let Limits { events, bytes, age } = self.limits;
         let is_over = |held: &VecDeque<(usize, Instant)>| {
-            let is_old = held.front().is_some_and(|(_, received)| now.saturating_duration_since(*received) > age);
+            let is_old = held
+                .front()
+                .is_some_and(|(_, received)| now.saturating_duration_since(*received) > age);
             let sum: usize = held.iter().map(|(bytes, _)| bytes).sum();
             is_old || held.len() > events || (sum > bytes && held.len() > 1)
         };
@@ -219,12 +286,24 @@ impl Pod {
             self.held.pop_front();
         }
         let held = self.log.size().0;
-        assert!(held <= self.held.len(), "{held} events in a log that may hold {}", self.held.len());
-        assert!(held == self.held.len() || !self.is_roomy(), "{held} events left of {}", self.held.len());
+        assert!(
+            held <= self.held.len(),
+            "{held} events in a log that may hold {}",
+            self.held.len()
+        );
+        assert!(
+            held == self.held.len() || !self.is_roomy(),
+            "{held} events left of {}",
+            self.held.len()
+        );
     }
 
     fn note(&mut self, position: Component, kind: Kind) {
-        self.history.push(Entry { epoch: self.epoch, position, kind });
+        self.history.push(Entry {
+            epoch: self.epoch,
+            position,
+            kind,
+        });
     }
 }
 

@@ -89,8 +89,17 @@ impl Source {
     pub(crate) fn publish(&mut self, subject: &str, is_poison: bool) {
         self.last_seq += 1;
         self.contents += 1;
-        let record = Record { subject: subject.into(), content: self.contents, fate: Fate::Kept, is_poison };
-        let position = Component { tag: self.tag, seq: self.last_seq, check: Some(check(record.content)) };
+        let record = Record {
+            subject: subject.into(),
+            content: self.contents,
+            fate: Fate::Kept,
+            is_poison,
+        };
+        let position = Component {
+            tag: self.tag,
+            seq: self.last_seq,
+            check: Some(check(record.content)),
+        };
         self.published.insert(position, record.clone());
         self.records.insert(self.last_seq, record);
     }
@@ -98,7 +107,11 @@ impl Source {
     /// Retention passes this number: a purge, or age.
     pub(crate) fn expire(&mut self, through: u64) {
         self.first_seq = self.first_seq.max(through.min(self.last_seq) + 1);
-        for (_, record) in self.records.range_mut(..self.first_seq).filter(|(_, record)| record.fate == Fate::Kept) {
+        for (_, record) in self
+            .records
+            .range_mut(..self.first_seq)
+            .filter(|(_, record)| record.fate == Fate::Kept)
+        {
             record.fate = Fate::Expired;
         }
     }
@@ -127,7 +140,9 @@ impl Source {
 
     /// The numbers after the snapshot will be given again, to other messages.
     pub(crate) fn restore(&mut self) -> bool {
-        let Some(snapshot) = self.snapshot.clone() else { return false };
+        let Some(snapshot) = self.snapshot.clone() else {
+            return false;
+        };
         self.generation += 1;
         self.remembered = None; // It takes longer than an answer is remembered.
         (self.first_seq, self.last_seq, self.records) = snapshot;
@@ -136,12 +151,19 @@ impl Source {
 
     /// What is stored behind a number, in order.
     pub(crate) fn stored(&self, after: u64) -> impl Iterator<Item = (u64, &Record)> {
-        self.records.range(after + 1..).filter(|(_, record)| record.fate == Fate::Kept).map(|(seq, one)| (*seq, one))
+        self.records
+            .range(after + 1..)
+            .filter(|(_, record)| record.fate == Fate::Kept)
+            .map(|(seq, one)| (*seq, one))
     }
 
     pub(crate) fn event(&self, seq: u64, record: &Record, received: Instant) -> Event {
         Event {
-            position: Component { tag: self.tag, seq, check: Some(check(record.content)) },
+            position: Component {
+                tag: self.tag,
+                seq,
+                check: Some(check(record.content)),
+            },
             subject: record.subject.clone(),
             name: None,
             tier: None,
@@ -172,7 +194,11 @@ impl Past {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let mut source = lock(source);
         let fails = source.is_failing || source.rng.u8(..) < 6;
-        if fails { Err(Unavailable::Now("by chance".into())) } else { Ok(()) }
+        if fails {
+            Err(Unavailable::Now("by chance".into()))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -188,7 +214,11 @@ impl Archive for Past {
             }
             Self::reach(&self.0).await?;
             let mut source = lock(&self.0);
-            let state = State { tag: source.tag, first_seq: source.first_seq, last_seq: source.last_seq };
+            let state = State {
+                tag: source.tag,
+                first_seq: source.first_seq,
+                last_seq: source.last_seq,
+            };
             source.remembered = Some((now, state));
             Ok(state)
         })
@@ -198,14 +228,22 @@ impl Archive for Past {
         Box::pin(async move {
             Self::reach(&self.0).await?;
             let source = lock(&self.0);
-            let record = source.records.get(&seq).filter(|record| record.fate == Fate::Kept);
+            let record = source
+                .records
+                .get(&seq)
+                .filter(|record| record.fate == Fate::Kept);
             Ok(record.map(|record| check(record.content)))
         })
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
         let generation = lock(&self.0).generation;
-        Box::new(Reading { source: self.0.clone(), filters: filters.clone(), through: after, generation })
+        Box::new(Reading {
+            source: self.0.clone(),
+            filters: filters.clone(),
+            through: after,
+            generation,
+        })
     }
 }
 
@@ -232,15 +270,25 @@ impl Reading {
         }
         let most = source.rng.usize(1..7);
         let after = self.through.max(source.first_seq - 1);
-        let selected = source.stored(after).filter(|(_, one)| self.filters.matches(&one.subject) && !one.is_poison);
+        let selected = source
+            .stored(after)
+            .filter(|(_, one)| self.filters.matches(&one.subject) && !one.is_poison);
         let now = tokio::time::Instant::now().into_std();
-        let mut events: Vec<Event> = selected.take(most + 1).map(|(seq, one)| source.event(seq, one, now)).collect();
+        let mut events: Vec<Event> = selected
+            .take(most + 1)
+            .map(|(seq, one)| source.event(seq, one, now))
+            .collect();
         let more = events.len() > most;
         events.truncate(most);
         let through = match events.last() {
             Some(last) if more => last.position.seq,
             _ => source.last_seq,
         };
-        Ok((through > self.through).then_some(Page { after, events, through, ..Page::default() }))
+        Ok((through > self.through).then_some(Page {
+            after,
+            events,
+            through,
+            ..Page::default()
+        }))
     }
 }

@@ -29,8 +29,16 @@ impl Wake for Signal {
 
 fn event(seq: u64, tag: Tag) -> Event {
     Event {
-        position: Component { tag, seq, check: Some(seq as u16) },
-        subject: if seq.is_multiple_of(3) { "b".into() } else { "a".into() },
+        position: Component {
+            tag,
+            seq,
+            check: Some(seq as u16),
+        },
+        subject: if seq.is_multiple_of(3) {
+            "b".into()
+        } else {
+            "a".into()
+        },
         name: None,
         tier: None,
         message_id: None,
@@ -44,8 +52,16 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
     let (send, woken) = sync_channel(1);
     let waker = Waker::from(Arc::new(Signal(send)));
     let filters = FilterSet::new([Filter::parse(filter).unwrap()]);
-    let open = |start| log.open(filters.clone(), profile, start).now_or_never().unwrap();
-    let begin = Component { tag: Tag::of_stream("S", 1), seq: 0, check: None };
+    let open = |start| {
+        log.open(filters.clone(), profile, start)
+            .now_or_never()
+            .unwrap()
+    };
+    let begin = Component {
+        tag: Tag::of_stream("S", 1),
+        seq: 0,
+        check: None,
+    };
     let mut cursor = open(Start::After(begin)).unwrap().cursor;
     opened.wait();
     let (mut seen, mut last) = (0, 0);
@@ -59,7 +75,11 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
                     (seen, last) = (seen + 1, position.seq);
                 }
                 Item::Copied { copied, .. } => {
-                    assert!(copied.position.seq > last, "{} after {last}", copied.position.seq);
+                    assert!(
+                        copied.position.seq > last,
+                        "{} after {last}",
+                        copied.position.seq
+                    );
                     (seen, last) = (seen + copied.events, copied.position.seq);
                 }
                 Item::Gap { gap, .. } => seen += gap.missed.expect("a count"),
@@ -101,14 +121,30 @@ fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
     let tag = Tag::of_stream("S", 1);
     writer.begin(tag, 0);
     let wide = Arc::new(Profile::default());
-    let tight = Arc::new(Profile { window: Limits { events: 50, ..Limits::default() }, ..Profile::default() });
-    let cases =
-        [("a", &wide, 7), ("a", &wide, u64::MAX), ("b", &wide, u64::MAX), (">", &wide, 50), ("b", &tight, u64::MAX)];
+    let tight = Arc::new(Profile {
+        window: Limits {
+            events: 50,
+            ..Limits::default()
+        },
+        ..Profile::default()
+    });
+    let cases = [
+        ("a", &wide, 7),
+        ("a", &wide, u64::MAX),
+        ("b", &wide, u64::MAX),
+        (">", &wide, 50),
+        ("b", &tight, u64::MAX),
+    ];
     let opened = Barrier::new(cases.len() + 1);
     thread::scope(|scope| {
         let readers: Vec<_> = cases
             .iter()
-            .map(|(filter, profile, turns)| (*filter, scope.spawn(|| read(&log, filter, profile, *turns, &opened))))
+            .map(|(filter, profile, turns)| {
+                (
+                    *filter,
+                    scope.spawn(|| read(&log, filter, profile, *turns, &opened)),
+                )
+            })
             .collect();
         opened.wait();
         let mut seq = 0;

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
-use sidestream::feed::{Budget, Gap, GapReason, Limits, OpenError, Outcome, Policy, Profile, Slow, Start};
+use sidestream::feed::{
+    Budget, Gap, GapReason, Limits, OpenError, Outcome, Policy, Profile, Slow, Start,
+};
 use sidestream::sse::{Component, Tag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 
@@ -16,7 +18,9 @@ use super::source::{self, Fate, Shared, Source, lock};
 
 /// Few tokens, so that filters overlap.
 const TOKENS: [&str; 3] = ["a", "b", "c"];
-const FILTERS: [&str; 10] = ["a", "b.>", "*", "*.a", "a.*", "a.b", ">", "b.*.c", "*.>", "a.b.*"];
+const FILTERS: [&str; 10] = [
+    "a", "b.>", "*", "*.a", "a.*", "a.b", ">", "b.*.c", "*.>", "a.b.*",
+];
 
 pub(crate) struct World {
     courier: Courier,
@@ -32,16 +36,24 @@ pub(crate) struct World {
 }
 
 pub(crate) fn subject(rng: &mut Rng) -> String {
-    (0..rng.usize(1..4)).map(|_| TOKENS[rng.usize(..TOKENS.len())]).collect::<Vec<_>>().join(".")
+    (0..rng.usize(1..4))
+        .map(|_| TOKENS[rng.usize(..TOKENS.len())])
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 pub(crate) fn filters(rng: &mut Rng) -> FilterSet {
-    FilterSet::new((0..rng.usize(1..4)).map(|_| Filter::parse(FILTERS[rng.usize(..FILTERS.len())]).unwrap()))
+    FilterSet::new(
+        (0..rng.usize(1..4)).map(|_| Filter::parse(FILTERS[rng.usize(..FILTERS.len())]).unwrap()),
+    )
 }
 
 pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
-    let window =
-        Limits { events: rng.usize(1..6), bytes: rng.usize(100..600), age: Duration::from_secs(rng.u64(2..40)) };
+    let window = Limits {
+        events: rng.usize(1..6),
+        bytes: rng.usize(100..600),
+        age: Duration::from_secs(rng.u64(2..40)),
+    };
     let named = Profile {
         event: Some(TextTemplate::parse("{subject.1}").unwrap()),
         priority: vec![
@@ -49,15 +61,34 @@ pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
             (Filter::parse("*.b").unwrap(), Tier::Telemetry),
             (Filter::parse("a").unwrap(), Tier::Telemetry),
         ],
-        window: Limits { events: 15, ..Limits::default() },
+        window: Limits {
+            events: 15,
+            ..Limits::default()
+        },
     };
-    vec![Arc::default(), Arc::new(Profile { window, ..Profile::default() }), Arc::new(named)]
+    vec![
+        Arc::default(),
+        Arc::new(Profile {
+            window,
+            ..Profile::default()
+        }),
+        Arc::new(named),
+    ]
 }
 
 /// How a reader is treated that was slow until now; mostly it was not.
 pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
-    let policy = [Policy::Shed, Policy::Shed, Policy::Conflate, Policy::Disconnect][rng.usize(..4)];
-    let slow = Slow { lag: rng.u64(Slow::LAG_MIN..24), policy, ..Slow::default() };
+    let policy = [
+        Policy::Shed,
+        Policy::Shed,
+        Policy::Conflate,
+        Policy::Disconnect,
+    ][rng.usize(..4)];
+    let slow = Slow {
+        lag: rng.u64(Slow::LAG_MIN..24),
+        policy,
+        ..Slow::default()
+    };
     (rng.u8(..3) == 0).then_some(slow)
 }
 
@@ -68,7 +99,11 @@ fn now() -> Instant {
 /// Room for everything, or little more than two feeds take and as much for events.
 pub(crate) fn bytes_max(rng: &mut Rng) -> usize {
     let feed = FEED_BYTES + 3 * (FILTER_BYTES + 64);
-    if rng.bool() { rng.usize(4 * feed..5 * feed) } else { ROOM }
+    if rng.bool() {
+        rng.usize(4 * feed..5 * feed)
+    } else {
+        ROOM
+    }
 }
 
 impl World {
@@ -84,7 +119,17 @@ impl World {
         let pods = pods.collect();
         let profiles = profiles(&mut rng);
         let courier = Courier::new();
-        Self { rng, courier, source, pods, clients: Vec::new(), left: Vec::new(), profiles, has_archive, opened: 0 }
+        Self {
+            rng,
+            courier,
+            source,
+            pods,
+            clients: Vec::new(),
+            left: Vec::new(),
+            profiles,
+            has_archive,
+            opened: 0,
+        }
     }
 
     /// One step of whatever may happen, then everything that must hold.
@@ -134,7 +179,11 @@ impl World {
         let pod = &mut self.pods[at];
         pod.follow(&mut self.rng, now());
         // Pages of replays are charged too, but cannot shrink.
-        assert!(self.has_archive || pod.budget.used() <= pod.budget.max(), "{:?}", pod.budget);
+        assert!(
+            self.has_archive || pod.budget.used() <= pod.budget.max(),
+            "{:?}",
+            pod.budget
+        );
     }
 
     fn read(&mut self) {
@@ -145,14 +194,18 @@ impl World {
         let client = &mut self.clients[at];
         let budget = [1, 100, 400, 1 << 20][self.rng.usize(..4)];
         let slow = slow(&mut self.rng);
-        let _ = client.read(&self.pods[client.pod], budget, slow.as_ref(), now()).is_ready();
+        let _ = client
+            .read(&self.pods[client.pod], budget, slow.as_ref(), now())
+            .is_ready();
     }
 
     fn leave(&mut self) {
         if self.clients.is_empty() {
             return;
         }
-        let client = self.clients.swap_remove(self.rng.usize(..self.clients.len()));
+        let client = self
+            .clients
+            .swap_remove(self.rng.usize(..self.clients.len()));
         self.left.push(client.position);
     }
 
@@ -163,7 +216,11 @@ impl World {
     }
 
     async fn wait(&mut self) {
-        let wait = if self.rng.bool() { self.rng.u64(..200) } else { self.rng.u64(..8000) };
+        let wait = if self.rng.bool() {
+            self.rng.u64(..200)
+        } else {
+            self.rng.u64(..8000)
+        };
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let at = self.rng.usize(..self.pods.len());
         self.pods[at].sweep(now());
@@ -183,32 +240,49 @@ impl World {
 
     async fn open(&mut self) {
         let at = self.rng.usize(..self.pods.len());
-        let key = (filters(&mut self.rng), self.profiles[self.rng.usize(..3)].clone());
+        let key = (
+            filters(&mut self.rng),
+            self.profiles[self.rng.usize(..3)].clone(),
+        );
         let start = self.start();
         let pod = &self.pods[at];
         let evicted = pod.log.size().0 < pod.history[pod.epoch_place()..].len();
-        let is_shared = self
-            .clients
-            .iter()
-            .any(|client| client.pod == at && (&client.filters, &client.profile) == (&key.0, &key.1));
+        let is_shared = self.clients.iter().any(|client| {
+            client.pod == at && (&client.filters, &client.profile) == (&key.0, &key.1)
+        });
         let opened = pod.log.open(key.0.clone(), &key.1, start).await;
         let opened = match opened {
             Ok(opened) => opened,
-            Err(OpenError::NotReady) => return assert!(pod.generation.is_none() || self.has_archive),
+            Err(OpenError::NotReady) => {
+                return assert!(pod.generation.is_none() || self.has_archive);
+            }
             Err(OpenError::TooManyFeeds) => return assert!(pod.budget.feeds() >= 2),
             Err(OpenError::TooManyReplays) => return assert!(self.has_archive),
             Err(OpenError::Rejected) => panic!("the simulated source rejects nothing"),
         };
         match (start, opened.outcome) {
             (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),
-            (Start::Lost(reason), outcome) => assert_eq!(outcome, Outcome::Gap(Gap { reason, missed: None })),
+            (Start::Lost(reason), outcome) => assert_eq!(
+                outcome,
+                Outcome::Gap(Gap {
+                    reason,
+                    missed: None
+                })
+            ),
             (Start::After(at), outcome) => {
-                let is_memory_whole = pod.is_roomy() && !evicted && !is_shared && key.1.window == Limits::default();
+                let is_memory_whole =
+                    pod.is_roomy() && !evicted && !is_shared && key.1.window == Limits::default();
                 self.assert_outcome(pod, at, outcome, is_memory_whole);
             }
         }
         self.opened += 1;
-        self.clients.push(Client::new(self.opened, (at, pod), key, opened.cursor, opened.outcome));
+        self.clients.push(Client::new(
+            self.opened,
+            (at, pod),
+            key,
+            opened.cursor,
+            opened.outcome,
+        ));
     }
 
     fn start(&mut self) -> Start {
@@ -216,8 +290,16 @@ impl World {
         match rng.u8(..20) {
             0..4 => Start::Live,
             4 => Start::Lost(GapReason::Invalid),
-            5 => Start::After(Component { tag: Tag::of_identity("other"), seq: rng.u64(..50), check: None }),
-            6 => Start::After(Component { tag: lock(&self.source).tag, seq: rng.u64(..100), check: Some(rng.u16(..)) }),
+            5 => Start::After(Component {
+                tag: Tag::of_identity("other"),
+                seq: rng.u64(..50),
+                check: None,
+            }),
+            6 => Start::After(Component {
+                tag: lock(&self.source).tag,
+                seq: rng.u64(..100),
+                check: Some(rng.u16(..)),
+            }),
             _ if self.left.is_empty() => Start::Live,
             _ => Start::After(self.left[rng.usize(..self.left.len())]),
         }
@@ -227,28 +309,45 @@ impl World {
     fn assert_outcome(&self, pod: &Pod, at: Component, outcome: Outcome, is_memory_whole: bool) {
         let source = self.source();
         let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
-        let is_other = |check: Option<u16>| at.check.zip(check).is_some_and(|(one, other)| one != other);
+        let is_other =
+            |check: Option<u16>| at.check.zip(check).is_some_and(|(one, other)| one != other);
         let written = pod.history.iter().rev().find(|entry| {
-            entry.epoch == pod.epoch && entry.position.seq == at.seq && matches!(entry.kind, Kind::Event { .. })
+            entry.epoch == pod.epoch
+                && entry.position.seq == at.seq
+                && matches!(entry.kind, Kind::Event { .. })
         });
         let written = written.and_then(|entry| entry.position.check);
-        let stored = source.records.get(&at.seq).filter(|one| one.fate == Fate::Kept && pod.tag == source.tag);
+        let stored = source
+            .records
+            .get(&at.seq)
+            .filter(|one| one.fate == Fate::Kept && pod.tag == source.tag);
         let stored = stored.map(|one| source::check(one.content));
         let last = source.last_seq.max(pod.head);
         match outcome {
             Outcome::Live => panic!("{at} is no live start"),
             Outcome::Window | Outcome::Archive => {
                 assert_eq!(at.tag, pod.tag, "an id of another source was accepted");
-                assert!(!(self.has_archive && is_other(stored)), "{at} is another message");
-                assert!(!self.has_archive || at.seq <= last, "{at} is ahead of the source");
+                assert!(
+                    !(self.has_archive && is_other(stored)),
+                    "{at} is another message"
+                );
+                assert!(
+                    !self.has_archive || at.seq <= last,
+                    "{at} is ahead of the source"
+                );
                 assert!(self.has_archive || outcome == Outcome::Window);
             }
             Outcome::Gap(gap) => match gap.reason {
                 GapReason::Recreated => {
-                    assert!(!is_tag_known || is_other(written) || is_other(stored), "{at} is known");
+                    assert!(
+                        !is_tag_known || is_other(written) || is_other(stored),
+                        "{at} is known"
+                    );
                 }
                 GapReason::Ahead => assert!(at.seq > last, "{at} is not ahead of {last}"),
-                GapReason::Expired if self.has_archive => assert!(at.seq + 1 < source.first_seq, "{at} is retained"),
+                GapReason::Expired if self.has_archive => {
+                    assert!(at.seq + 1 < source.first_seq, "{at} is retained")
+                }
                 GapReason::Expired => {
                     let is_inside = pod.floor <= at.seq && at.seq <= pod.head;
                     assert!(!(is_inside && is_memory_whole), "{at} is in memory");
@@ -287,18 +386,33 @@ impl World {
         for pod in self.pods.iter_mut() {
             while pod.generation.is_none()
                 || !pod.is_current()
-                || self.source.lock().unwrap().stored(pod.head).next().is_some()
+                || self
+                    .source
+                    .lock()
+                    .unwrap()
+                    .stored(pod.head)
+                    .next()
+                    .is_some()
             {
                 pod.follow(&mut self.rng, now());
             }
         }
         for _ in 0..400 {
             self.courier.finish();
-            self.clients.iter_mut().for_each(|client| client.receive(&self.pods[client.pod]));
+            self.clients
+                .iter_mut()
+                .for_each(|client| client.receive(&self.pods[client.pod]));
             for client in self.clients.iter_mut().filter(|client| client.is_woken()) {
-                while client.read(&self.pods[client.pod], 1000, None, now()).is_ready() {}
+                while client
+                    .read(&self.pods[client.pod], 1000, None, now())
+                    .is_ready()
+                {}
             }
-            if !self.clients.iter().any(|client| client.cursor.is_replaying()) {
+            if !self
+                .clients
+                .iter()
+                .any(|client| client.cursor.is_replaying())
+            {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -307,7 +421,10 @@ impl World {
         self.check(true);
         for client in &mut self.clients {
             client.cursor.follow();
-            assert!(!client.cursor.is_replaying(), "{client}: its replay never ended");
+            assert!(
+                !client.cursor.is_replaying(),
+                "{client}: its replay never ended"
+            );
             assert!(client.cursor.is_caught_up(), "{client}: was never woken");
         }
         self.clients.clear();
@@ -317,7 +434,11 @@ impl World {
         self.pods.clear();
         tokio::time::sleep(Duration::from_secs(60)).await;
         for budget in budgets {
-            assert_eq!((budget.used(), budget.feeds()), (0, 0), "what is dropped is given back");
+            assert_eq!(
+                (budget.used(), budget.feeds()),
+                (0, 0),
+                "what is dropped is given back"
+            );
         }
     }
 }

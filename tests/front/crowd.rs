@@ -67,24 +67,44 @@ impl Crowd {
     /// Opens all event streams, so many of everything and the others of a share; returns when the pods have them all.
     /// With a page, a browser is among them.
     pub(crate) async fn gather(stage: &Stage, everything: usize, page: Option<Page>) -> Self {
-        let mut crowd = Self { ledgers: Vec::new(), tasks: JoinSet::new(), witnesses: Vec::new() };
+        let mut crowd = Self {
+            ledgers: Vec::new(),
+            tasks: JoinSet::new(),
+            witnesses: Vec::new(),
+        };
         crowd.processes(stage, page);
         let rig = CLIENTS - crowd.ledgers.len();
-        let follows = |number: usize| if number < everything { Follows::All } else { share(number) };
+        let follows = |number: usize| {
+            if number < everything {
+                Follows::All
+            } else {
+                share(number)
+            }
+        };
         let mut numbers = (0..rig).map(follows).collect::<Vec<_>>().into_iter();
         while numbers.len() > 0 {
             let tls = stage.authority.trusting(&["h2"]);
-            let connection = Arc::new(H2Client::builder().tls(tls).connect(stage.front.url_tls("/")).await);
+            let connection = Arc::new(
+                H2Client::builder()
+                    .tls(tls)
+                    .connect(stage.front.url_tls("/"))
+                    .await,
+            );
             for follows in numbers.by_ref().take(ON_ONE_CONNECTION) {
                 let follower = crowd.another(follows);
-                crowd.tasks.spawn(follower.over_http2(Arc::clone(&connection)));
+                crowd
+                    .tasks
+                    .spawn(follower.over_http2(Arc::clone(&connection)));
             }
             for follows in numbers.by_ref().take(ON_ONE_CONNECTION) {
                 let follower = crowd.another(follows);
                 crowd.tasks.spawn(follower.over_http1(stage.front.url("")));
             }
         }
-        eventually(RECOVERY, "every client is there", || async { stage.streams().await == CLIENTS }).await;
+        eventually(RECOVERY, "every client is there", || async {
+            stage.streams().await == CLIENTS
+        })
+        .await;
         crowd
     }
 
@@ -95,7 +115,10 @@ impl Crowd {
 
     /// Waits until every client has everything, and nothing was wrong with any.
     pub(crate) async fn until_all_have(&mut self, published: Published) {
-        self.until_all(&format!("have all of {published:?}"), |ledger| ledger.has(published)).await;
+        self.until_all(&format!("have all of {published:?}"), |ledger| {
+            ledger.has(published)
+        })
+        .await;
         self.assert_right();
     }
 
@@ -103,7 +126,11 @@ impl Crowd {
         let begun = Instant::now();
         loop {
             self.hear();
-            let late = self.ledgers.iter().filter(|ledger| !is_so(&lock(ledger))).count();
+            let late = self
+                .ledgers
+                .iter()
+                .filter(|ledger| !is_so(&lock(ledger)))
+                .count();
             if late == 0 {
                 return;
             }
@@ -118,8 +145,17 @@ impl Crowd {
     /// Nothing was wrong with any client so far.
     pub(crate) fn assert_right(&mut self) {
         self.hear();
-        let wrong: Vec<String> = self.ledgers.iter().flat_map(|ledger| lock(ledger).mistakes().to_vec()).collect();
-        let some = wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+        let wrong: Vec<String> = self
+            .ledgers
+            .iter()
+            .flat_map(|ledger| lock(ledger).mistakes().to_vec())
+            .collect();
+        let some = wrong
+            .iter()
+            .take(20)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n");
         assert!(wrong.is_empty(), "{} mistakes:\n{some}", wrong.len());
     }
 
@@ -137,7 +173,10 @@ impl Crowd {
     fn another(&mut self, follows: Follows) -> Follower {
         let ledger = Arc::new(Mutex::new(Ledger::new(follows)));
         self.ledgers.push(Arc::clone(&ledger));
-        Follower { target: follows.path(), ledger }
+        Follower {
+            target: follows.path(),
+            ledger,
+        }
     }
 
     fn processes(&mut self, stage: &Stage, page: Option<Page>) {
@@ -152,13 +191,21 @@ impl Crowd {
         let (urls, ledgers) = many(&|target| stage.front.url(target));
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
         let node = NodeClient::eventsources(&urls, &NAMES);
-        witnesses.push(Witness { teller: Teller::Node(node), heard: 0, ledgers });
+        witnesses.push(Witness {
+            teller: Teller::Node(node),
+            heard: 0,
+            ledgers,
+        });
         if let Some(page) = page {
             // Over HTTP/2: a browser opens six HTTP/1 connections to one host.
             let (urls, ledgers) = many(&|target| stage.front.url_tls(target));
             let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
             let browser = page.open(&urls, &NAMES);
-            witnesses.push(Witness { teller: Teller::Browser(browser), heard: 0, ledgers });
+            witnesses.push(Witness {
+                teller: Teller::Browser(browser),
+                heard: 0,
+                ledgers,
+            });
         }
         for secure in [false, true] {
             let client = self.another(Follows::All);
@@ -171,7 +218,11 @@ impl Crowd {
                 command.arg(stage.front.url(&client.target));
             }
             let tail = Process::spawn("tail", &mut command);
-            witnesses.push(Witness { teller: Teller::Tail(tail), heard: 0, ledgers: vec![client.ledger] });
+            witnesses.push(Witness {
+                teller: Teller::Tail(tail),
+                heard: 0,
+                ledgers: vec![client.ledger],
+            });
         }
         self.witnesses = witnesses;
     }
@@ -189,7 +240,9 @@ impl Follower {
             }
             match request.try_connect().await {
                 Err(error) => self.wrong(format!("no answer over HTTP/1.1: {error}")),
-                Ok(client) if client.status() != 200 => self.wrong(format!("status {}", client.status())),
+                Ok(client) if client.status() != 200 => {
+                    self.wrong(format!("status {}", client.status()))
+                }
                 Ok(mut client) => {
                     while let Ok(event) = client.advance().await {
                         self.take(&event);
@@ -211,7 +264,9 @@ impl Follower {
             }
             match connection.try_request("GET", &self.target, &headers).await {
                 Err(error) => self.wrong(format!("no answer over HTTP/2: {error}")),
-                Ok(stream) if stream.status() != 200 => self.wrong(format!("status {}", stream.status())),
+                Ok(stream) if stream.status() != 200 => {
+                    self.wrong(format!("status {}", stream.status()))
+                }
                 Ok(mut stream) => {
                     while let Ok(event) = stream.advance().await {
                         self.take(&event);
@@ -242,7 +297,10 @@ impl Witness {
             Teller::Node(node) => node.reports_since(self.heard),
             Teller::Browser(browser) => browser.reports_since(self.heard),
             Teller::Tail(tail) => tail.scan(self.heard, |lines| {
-                (lines.iter().filter_map(|line| tailed(line)).collect(), self.heard + lines.len())
+                (
+                    lines.iter().filter_map(|line| tailed(line)).collect(),
+                    self.heard + lines.len(),
+                )
             }),
         };
         self.heard = heard;
@@ -250,7 +308,11 @@ impl Witness {
             let mut ledger = lock(&self.ledgers[report["source"].as_u64().unwrap() as usize]);
             let text = |key: &str| report[key].as_str().unwrap_or_default().to_owned();
             match report["kind"].as_str().unwrap() {
-                "event" => ledger.take(&Event { name: text("name"), data: text("data"), id: text("id") }),
+                "event" => ledger.take(&Event {
+                    name: text("name"),
+                    data: text("data"),
+                    id: text("id"),
+                }),
                 // An EventSource that is closed has seen a status other than 200, and is so for ever.
                 "error" if report["state"] == 2 => ledger.wrong(report.to_string()),
                 _ => {}
@@ -263,7 +325,9 @@ impl Witness {
 fn tailed(line: &str) -> Option<Value> {
     if line.contains("closes this stream: drain") {
         let data = r#"{"reason":"drain"}"#;
-        return Some(json!({ "source": 0, "kind": "event", "name": "sidestream.close", "data": data }));
+        return Some(
+            json!({ "source": 0, "kind": "event", "name": "sidestream.close", "data": data }),
+        );
     }
     let told: Value = serde_json::from_str(line).ok()?;
     let event = told.as_object()?;

@@ -45,7 +45,13 @@ impl Ledger {
             Follows::All => 0,
             Follows::Share(share) => share,
         };
-        Self { follows, next: [first; STREAMS.len()], at: Vec::new(), wrong: Vec::new(), drains: 0 }
+        Self {
+            follows,
+            next: [first; STREAMS.len()],
+            at: Vec::new(),
+            wrong: Vec::new(),
+            drains: 0,
+        }
     }
 
     /// An event has arrived.
@@ -76,7 +82,10 @@ impl Ledger {
 
     /// Whether nothing that was published is missing.
     pub(crate) fn has(&self, published: Published) -> bool {
-        self.next.iter().zip(published).all(|(next, count)| *next >= count)
+        self.next
+            .iter()
+            .zip(published)
+            .all(|(next, count)| *next >= count)
     }
 
     fn number(&mut self, event: &Event) {
@@ -85,9 +94,17 @@ impl Ledger {
         let stream = STREAMS.iter().position(|stream| *stream == name).unwrap();
         let next = self.next[stream];
         if number != next {
-            self.wrong(format!("{:?}: {name} {number} in the place of {next}", self.follows));
+            self.wrong(format!(
+                "{:?}: {name} {number} in the place of {next}",
+                self.follows
+            ));
         }
-        self.next[stream] = number + if self.follows == Follows::All { 1 } else { SHARES };
+        self.next[stream] = number
+            + if self.follows == Follows::All {
+                1
+            } else {
+                SHARES
+            };
         self.id(&event.id);
     }
 
@@ -97,11 +114,18 @@ impl Ledger {
             .split('.')
             .map(|component| {
                 let mut parts = component.split('-');
-                (parts.next().unwrap().to_owned(), parts.next().unwrap().parse().unwrap())
+                (
+                    parts.next().unwrap().to_owned(),
+                    parts.next().unwrap().parse().unwrap(),
+                )
             })
             .collect();
         let forward = self.at.is_empty() || at != self.at;
-        let back = self.at.iter().zip(&at).any(|(before, now)| before.0 != now.0 || before.1 > now.1);
+        let back = self
+            .at
+            .iter()
+            .zip(&at)
+            .any(|(before, now)| before.0 != now.0 || before.1 > now.1);
         if !forward || back {
             self.wrong(format!("{:?}: id {id} after {:?}", self.follows, self.at));
         }
@@ -111,17 +135,38 @@ impl Ledger {
 
 #[test]
 fn a_ledger_sees_what_is_missing_doubled_or_out_of_order() {
-    let event = |number: u64, id: &str| Event { name: "message".into(), data: format!("a {number}"), id: id.into() };
+    let event = |number: u64, id: &str| Event {
+        name: "message".into(),
+        data: format!("a {number}"),
+        id: id.into(),
+    };
     let mistakes = |events: &[Event]| {
         let mut ledger = Ledger::new(Follows::Share(1));
         events.iter().for_each(|event| ledger.take(event));
         ledger.mistakes().len()
     };
-    assert_eq!(mistakes(&[event(1, "x-1-a.y-0"), event(11, "x-2-b.y-0")]), 0);
+    assert_eq!(
+        mistakes(&[event(1, "x-1-a.y-0"), event(11, "x-2-b.y-0")]),
+        0
+    );
     assert_eq!(mistakes(&[event(11, "x-1-a.y-0")]), 1, "missing");
-    assert_eq!(mistakes(&[event(1, "x-1-a.y-0"), event(1, "x-1-a.y-0")]), 2, "doubled, by number and by id");
-    assert_eq!(mistakes(&[event(1, "x-2-a.y-0"), event(11, "x-1-b.y-1")]), 1, "an id that goes back");
-    assert_eq!(mistakes(&[Event { name: "sidestream.gap".into(), ..Event::default() }]), 1);
+    assert_eq!(
+        mistakes(&[event(1, "x-1-a.y-0"), event(1, "x-1-a.y-0")]),
+        2,
+        "doubled, by number and by id"
+    );
+    assert_eq!(
+        mistakes(&[event(1, "x-2-a.y-0"), event(11, "x-1-b.y-1")]),
+        1,
+        "an id that goes back"
+    );
+    assert_eq!(
+        mistakes(&[Event {
+            name: "sidestream.gap".into(),
+            ..Event::default()
+        }]),
+        1
+    );
     let mut ledger = Ledger::new(Follows::Share(1));
     ledger.take(&event(1, "x-1"));
     assert!(ledger.has([11, 1, 1]) && !ledger.has([12, 1, 1]) && !ledger.has([11, 2, 1]));

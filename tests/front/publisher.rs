@@ -47,7 +47,10 @@ impl Publisher {
                 for _ in 0..RATE * u64::try_from(BURST.as_millis()).unwrap() / 1000 {
                     let (name, number) = (STREAMS[turn], published[turn]);
                     let subject = format!("{name}.{}", number % SHARES);
-                    client.publish(subject, format!("{name} {number}").into()).await.unwrap();
+                    client
+                        .publish(subject, format!("{name} {number}").into())
+                        .await
+                        .unwrap();
                     published[turn] += 1;
                     turn = (turn + 1) % STREAMS.len();
                 }

@@ -77,7 +77,11 @@ async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
     }
     let published = publisher.stop().await;
     crowd.until_all_have(published).await;
-    assert!(crowd.drains() >= moved, "{} of {moved} clients were told of a drain", crowd.drains());
+    assert!(
+        crowd.drains() >= moved,
+        "{} of {moved} clients were told of a drain",
+        crowd.drains()
+    );
     finish(stage, crowd, moved).await;
 }
 
@@ -127,23 +131,48 @@ async fn drain(stage: &mut Stage, pod: usize) -> usize {
 fn assert_pace(mut opened: Vec<f64>, clients: usize) {
     opened.sort_by(f64::total_cmp);
     let planned = clients as f64 * MOMENT.div_duration_f64(SPREAD);
-    let within = |from: f64| opened.iter().filter(|at| (from..from + MOMENT.as_secs_f64()).contains(*at)).count();
-    let most = opened.iter().map(|from| within(*from)).max().unwrap_or_default();
-    assert!(most as f64 <= 2.0 * planned, "{most} of {clients} came back within {MOMENT:?}, planned are {planned}");
+    let within = |from: f64| {
+        opened
+            .iter()
+            .filter(|at| (from..from + MOMENT.as_secs_f64()).contains(*at))
+            .count()
+    };
+    let most = opened
+        .iter()
+        .map(|from| within(*from))
+        .max()
+        .unwrap_or_default();
+    assert!(
+        most as f64 <= 2.0 * planned,
+        "{most} of {clients} came back within {MOMENT:?}, planned are {planned}"
+    );
 }
 
 async fn everybody_is_back(stage: &Stage) {
-    eventually(RECOVERY, "everybody is back", || async { stage.streams().await == CLIENTS }).await;
+    eventually(RECOVERY, "everybody is back", || async {
+        stage.streams().await == CLIENTS
+    })
+    .await;
 }
 
 /// The proxy has seen no other answer than 200 from the pods that it chose at last.
 async fn finish(stage: Stage, crowd: Crowd, moved: usize) {
     drop(crowd);
-    eventually(RECOVERY, "everybody is gone", || async { stage.streams().await == 0 }).await;
+    eventually(RECOVERY, "everybody is gone", || async {
+        stage.streams().await == 0
+    })
+    .await;
     let kind = stage.front.kind();
     let logged = stage.front.stop().await;
     assert_eq!(logged.failed, [""; 0], "answers that no pod gave");
     // HAProxy drops lines of its log rather than wait for whoever reads it.
-    let least = if kind == Kind::Haproxy { 1 } else { CLIENTS + moved };
-    assert!(logged.answered >= least, "{logged:?}, {moved} clients were moved");
+    let least = if kind == Kind::Haproxy {
+        1
+    } else {
+        CLIENTS + moved
+    };
+    assert!(
+        logged.answered >= least,
+        "{logged:?}, {moved} clients were moved"
+    );
 }

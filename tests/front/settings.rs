@@ -53,21 +53,43 @@ async fn serves(kind: Kind, killed: End) {
         let client = SseClient::get(stage.front.url("/share/0")).connect().await;
         assert_eq!(client.status(), 200);
     }
-    eventually(BEFORE_A_HEARTBEAT, "the pod knows that they have left", || async { stage.streams().await == 0 }).await;
-    let mut client =
-        SseClient::get(stage.front.url("/share/0")).header("X-Forwarded-For", "203.0.113.9").connect().await;
+    eventually(
+        BEFORE_A_HEARTBEAT,
+        "the pod knows that they have left",
+        || async { stage.streams().await == 0 },
+    )
+    .await;
+    let mut client = SseClient::get(stage.front.url("/share/0"))
+        .header("X-Forwarded-For", "203.0.113.9")
+        .connect()
+        .await;
     // Envoy gives a peer on loopback the address of the machine, which no test can know.
-    let address = if kind == Kind::Envoy { "" } else { "203.0.113.9" };
+    let address = if kind == Kind::Envoy {
+        ""
+    } else {
+        "203.0.113.9"
+    };
     eventually(RECOVERY, "the pod knows the client", || async {
         let connections = stage.pods[0].sidestream.admin_json("/connections").await;
-        let client = connections["connections"][0]["client"].as_str().unwrap_or_default().to_owned();
+        let client = connections["connections"][0]["client"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         client != "127.0.0.1" && client.contains(address) && connections["total"] == 1
     })
     .await;
     // The answer goes on: what does not arrive at once would not arrive at all.
-    publish(&stage.nats.jetstream().await, "a.0", ["a 0".to_owned(), "a 10".to_owned()]).await;
+    publish(
+        &stage.nats.jetstream().await,
+        "a.0",
+        ["a 0".to_owned(), "a 10".to_owned()],
+    )
+    .await;
     let first = client.next().await;
-    assert_eq!((first.data.as_str(), client.next().await.data.as_str()), ("a 0", "a 10"));
+    assert_eq!(
+        (first.data.as_str(), client.next().await.data.as_str()),
+        ("a 0", "a 10")
+    );
 
     // Without NATS no pod is ready, and each still serves from memory.
     let heard = stage.front.heard();
@@ -77,7 +99,10 @@ async fn serves(kind: Kind, killed: End) {
     })
     .await;
     stage.front.until_known(0, false, heard).await;
-    let mut resumed = SseClient::get(stage.front.url("/share/0")).last_event_id(&first.id).connect().await;
+    let mut resumed = SseClient::get(stage.front.url("/share/0"))
+        .last_event_id(&first.id)
+        .connect()
+        .await;
     assert_eq!(resumed.status(), 200);
     assert_eq!(resumed.next().await.data, "a 10");
 
@@ -85,9 +110,18 @@ async fn serves(kind: Kind, killed: End) {
     assert_eq!(client.closed().await, killed);
     // Without any pod: no status that would be the end for an EventSource.
     let mut client = SseClient::get(stage.front.url("/share/0")).connect().await;
-    assert_eq!((client.status(), client.header("content-type").as_deref()), (200, Some("text/event-stream")));
+    assert_eq!(
+        (client.status(), client.header("content-type").as_deref()),
+        (200, Some("text/event-stream"))
+    );
     let close = client.next().await;
     assert_eq!(close.name, "sidestream.close");
     assert!(close.data.contains("overload"), "{close:?}");
-    assert!(client.retry().is_some_and(|retry| (2000..=5000).contains(&retry)), "{:?}", client.retry());
+    assert!(
+        client
+            .retry()
+            .is_some_and(|retry| (2000..=5000).contains(&retry)),
+        "{:?}",
+        client.retry()
+    );
 }

@@ -40,13 +40,18 @@ impl Pod {
 
     /// Another process on the same ports; returns when it is ready.
     pub(crate) async fn restart(&mut self) {
-        assert!(!self.sidestream.running(), "a pod is restarted when it has ended");
+        assert!(
+            !self.sidestream.running(),
+            "a pod is restarted when it has ended"
+        );
         self.sidestream = Sidestream::start(self.config.as_str()).await;
     }
 
     /// How many event streams are open here; none where nothing runs.
     pub(crate) async fn streams(&self) -> usize {
-        let Ok(answer) = http1::get(&self.sidestream.url_admin("/metrics")).await else { return 0 };
+        let Ok(answer) = http1::get(&self.sidestream.url_admin("/metrics")).await else {
+            return 0;
+        };
         metric(&answer.body, "sidestream_streams", &[]) as usize
     }
 
@@ -54,7 +59,10 @@ impl Pod {
     pub(crate) fn opened(&self) -> Vec<f64> {
         let opened = |line: &Value| line["message"] == "event stream opened";
         let log = self.sidestream.log();
-        log.iter().filter(|line| opened(line)).map(|line| seconds(line["timestamp"].as_str().unwrap())).collect()
+        log.iter()
+            .filter(|line| opened(line))
+            .map(|line| seconds(line["timestamp"].as_str().unwrap()))
+            .collect()
     }
 }
 
@@ -68,11 +76,22 @@ impl Stage {
         for name in STREAMS {
             create_stream(&jetstream, &name.to_uppercase(), &[&format!("{name}.>")]).await;
         }
-        let ports = [(); 2].map(|()| Ports { clients: free_port(), admin: free_port() });
-        let (first, second) = tokio::join!(Pod::start(&nats, ports[0], origin), Pod::start(&nats, ports[1], origin));
+        let ports = [(); 2].map(|()| Ports {
+            clients: free_port(),
+            admin: free_port(),
+        });
+        let (first, second) = tokio::join!(
+            Pod::start(&nats, ports[0], origin),
+            Pod::start(&nats, ports[1], origin)
+        );
         let authority = Authority::new();
         let front = Front::start(kind, ports, &authority).await;
-        Self { nats, pods: [first, second], authority, front }
+        Self {
+            nats,
+            pods: [first, second],
+            authority,
+            front,
+        }
     }
 
     /// How many event streams are open on both pods.
@@ -83,7 +102,14 @@ impl Stage {
 
 fn configuration(nats: &Nats, ports: Ports, origin: &str) -> String {
     let sources = |token: &str| {
-        STREAMS.map(|name| format!("{{ stream: {}, subjects: [\"{name}.{token}\"] }}", name.to_uppercase())).join(", ")
+        STREAMS
+            .map(|name| {
+                format!(
+                    "{{ stream: {}, subjects: [\"{name}.{token}\"] }}",
+                    name.to_uppercase()
+                )
+            })
+            .join(", ")
     };
     let (all, share) = (sources("*"), sources("{id}"));
     let (url, spread) = (nats.url(), SPREAD.as_millis());
@@ -102,6 +128,7 @@ drain: {{ accept_for: 500ms, spread: {spread}ms, timeout: 20s, retry: {{ min: 10
 }
 
 fn seconds(timestamp: &str) -> f64 {
-    let at = time::OffsetDateTime::parse(timestamp, &time::format_description::well_known::Rfc3339).unwrap();
+    let at = time::OffsetDateTime::parse(timestamp, &time::format_description::well_known::Rfc3339)
+        .unwrap();
     at.unix_timestamp_nanos() as f64 / 1e9
 }

@@ -27,7 +27,8 @@ use super::{Injector, patch, recorded};
 
 const SECRETS: &str = "/api/v1/namespaces/sidestream/secrets";
 const SECRET: &str = "/api/v1/namespaces/sidestream/secrets/sidestream-injector-tls";
-const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/sidestream-injector";
+const WEBHOOK: &str =
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/sidestream-injector";
 
 type Objects = Arc<Mutex<BTreeMap<String, Value>>>;
 
@@ -59,18 +60,35 @@ impl ApiServer {
                 let (socket, _) = listener.accept().await.unwrap();
                 let (acceptor, kept, heard) = (acceptor.clone(), kept.clone(), heard.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(|request| answer(request, kept.clone(), heard.clone()));
-                    let Ok(connection) = acceptor.accept(socket).await else { return };
+                    let service =
+                        service_fn(|request| answer(request, kept.clone(), heard.clone()));
+                    let Ok(connection) = acceptor.accept(socket).await else {
+                        return;
+                    };
                     let http = hyper::server::conn::http1::Builder::new();
-                    drop(http.serve_connection(TokioIo::new(connection), service).await);
+                    drop(
+                        http.serve_connection(TokioIo::new(connection), service)
+                            .await,
+                    );
                 });
             }
         });
-        Self { port, objects, asked, account, _authority: authority }
+        Self {
+            port,
+            objects,
+            asked,
+            account,
+            _authority: authority,
+        }
     }
 
     fn object(&self, path: &str) -> Value {
-        self.objects.lock().unwrap().get(path).cloned().unwrap_or_default()
+        self.objects
+            .lock()
+            .unwrap()
+            .get(path)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Runs `injector init`; the folder of the certificate, the exit code, what it said.
@@ -83,15 +101,29 @@ impl ApiServer {
 
     fn begin_init(&self, folder: &Path, settle: &str) -> Process {
         let mut command = std::process::Command::new(BINARY);
-        command.args(["injector", "init", "--api-server", "127.0.0.1", "--api-port", &self.port.to_string()]);
-        command.arg("--account").arg(self.account.path()).arg("--folder").arg(folder).args(["--settle", settle]);
+        command.args([
+            "injector",
+            "init",
+            "--api-server",
+            "127.0.0.1",
+            "--api-port",
+            &self.port.to_string(),
+        ]);
+        command
+            .arg("--account")
+            .arg(self.account.path())
+            .arg("--folder")
+            .arg(folder)
+            .args(["--settle", settle]);
         Process::spawn("init", &mut command)
     }
 
     /// The authorities that a webhook trusts, as a file for curl.
     fn bundle(&self, index: usize) -> String {
         let webhook = self.object(WEBHOOK);
-        let bundle = webhook["webhooks"][index]["clientConfig"]["caBundle"].as_str().unwrap_or_default();
+        let bundle = webhook["webhooks"][index]["clientConfig"]["caBundle"]
+            .as_str()
+            .unwrap_or_default();
         String::from_utf8(STANDARD.decode(bundle).unwrap()).unwrap()
     }
 }
@@ -104,9 +136,15 @@ async fn answer(
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let path = head.uri.path().to_owned();
-    asked.lock().unwrap().push(format!("{} {}", head.method, head.uri));
+    asked
+        .lock()
+        .unwrap()
+        .push(format!("{} {}", head.method, head.uri));
     let mut objects = objects.lock().unwrap();
-    let authorized = head.headers.get("authorization").is_some_and(|value| value == "Bearer who-i-am");
+    let authorized = head
+        .headers
+        .get("authorization")
+        .is_some_and(|value| value == "Bearer who-i-am");
     let (status, answer) = match (authorized, &head.method) {
         (false, _) => (403, json!({ "message": "who are you?" })),
         (_, &Method::POST) => {
@@ -122,7 +160,10 @@ async fn answer(
         (_, &Method::PUT) => {
             let mut made: Value = serde_json::from_slice(&body).unwrap();
             let object = objects.get_mut(&path).unwrap();
-            let version = object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+            let version = object["metadata"]["resourceVersion"]
+                .as_str()
+                .unwrap()
+                .to_owned();
             if made["metadata"]["resourceVersion"] == version {
                 made["metadata"]["resourceVersion"] = json!(format!("{version}1"));
                 *object = made;
@@ -142,7 +183,10 @@ async fn answer(
             None => (404, json!({ "message": "not found" })),
         },
     };
-    Ok(Response::builder().status(status).body(Full::new(answer.to_string().into())).unwrap())
+    Ok(Response::builder()
+        .status(status)
+        .body(Full::new(answer.to_string().into()))
+        .unwrap())
 }
 
 #[tokio::test]
@@ -152,23 +196,43 @@ async fn the_first_step_makes_a_certificate_once_and_the_webhook_is_trusted_with
     assert_eq!(code, Some(0), "{told}");
     let secret = cluster.object(SECRET);
     let manager = "?fieldManager=sidestream-injector";
-    let wrote = [format!("POST {SECRETS}{manager}"), format!("PATCH {WEBHOOK}{manager}")];
-    assert!(wrote.iter().all(|line| cluster.asked.lock().unwrap().contains(line)), "{wrote:?}");
+    let wrote = [
+        format!("POST {SECRETS}{manager}"),
+        format!("PATCH {WEBHOOK}{manager}"),
+    ];
+    assert!(
+        wrote
+            .iter()
+            .all(|line| cluster.asked.lock().unwrap().contains(line)),
+        "{wrote:?}"
+    );
     let bundle = &secret["data"]["ca.crt"];
     let webhook = cluster.object(WEBHOOK);
     for index in 0..2 {
-        assert_eq!(&webhook["webhooks"][index]["clientConfig"]["caBundle"], bundle);
+        assert_eq!(
+            &webhook["webhooks"][index]["clientConfig"]["caBundle"],
+            bundle
+        );
     }
     // Another replica, or a restart: the same certificate, and nothing left to be said.
     cluster.asked.lock().unwrap().clear();
     let (second, code, told) = cluster.init().await;
     assert_eq!(code, Some(0), "{told}");
-    assert_eq!(*cluster.asked.lock().unwrap(), [format!("GET {SECRET}"), format!("GET {WEBHOOK}")]);
+    assert_eq!(
+        *cluster.asked.lock().unwrap(),
+        [format!("GET {SECRET}"), format!("GET {WEBHOOK}")]
+    );
     for file in ["tls.crt", "tls.key"] {
-        assert_eq!(std::fs::read(first.path().join(file)).unwrap(), std::fs::read(second.path().join(file)).unwrap());
+        assert_eq!(
+            std::fs::read(first.path().join(file)).unwrap(),
+            std::fs::read(second.path().join(file)).unwrap()
+        );
     }
     use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(first.path().join("tls.key")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(first.path().join("tls.key"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 
     // The API server's view: the Service's name, and the bundle alone to trust.
@@ -176,14 +240,19 @@ async fn the_first_step_makes_a_certificate_once_and_the_webhook_is_trusted_with
     let authority = second.path().join("bundle.crt");
     std::fs::write(&authority, bundle).unwrap();
     let file = |name: &str| first.path().join(name);
-    let identity = Identity { certificate: file("tls.crt"), key: file("tls.key") };
+    let identity = Identity {
+        certificate: file("tls.crt"),
+        key: file("tls.key"),
+    };
     let mut injector = Injector::start(&authority, &identity).await;
     let port = injector.webhook.rsplit_once(':').unwrap().1.to_owned();
     let name = "sidestream-injector.sidestream.svc";
     injector.webhook = format!("{name}:{port}");
     let review = recorded("create").to_string();
     let resolve = format!("{name}:{port}:127.0.0.1");
-    let answer = injector.post("/inject", review.as_bytes(), &["--resolve", &resolve]).await;
+    let answer = injector
+        .post("/inject", review.as_bytes(), &["--resolve", &resolve])
+        .await;
     assert!(patch(&answer).is_some());
 }
 
@@ -194,8 +263,13 @@ async fn two_replicas_that_begin_at_once_end_with_one_certificate() {
     assert_eq!((one.1, two.1), (Some(0), Some(0)), "{}\n{}", one.2, two.2);
     let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join("tls.crt")).unwrap();
     assert_eq!(read(&one.0), read(&two.0));
-    let posts =
-        cluster.asked.lock().unwrap().iter().filter(|line| line.starts_with(&format!("POST {SECRETS}"))).count();
+    let posts = cluster
+        .asked
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|line| line.starts_with(&format!("POST {SECRETS}")))
+        .count();
     assert!(posts >= 1);
 }
 
@@ -205,18 +279,29 @@ async fn what_the_api_server_refuses_or_has_otherwise_is_told() {
     std::fs::write(cluster.account.path().join("token"), "somebody else").unwrap();
     let (_, code, told) = cluster.init().await;
     assert_eq!(code, Some(69), "{told}");
-    assert!(told.contains("the API server answered 403: who are you?"), "{told}");
+    assert!(
+        told.contains("the API server answered 403: who are you?"),
+        "{told}"
+    );
 
     std::fs::write(cluster.account.path().join("token"), "who-i-am").unwrap();
-    cluster.objects.lock().unwrap().insert(SECRET.into(), json!({ "data": { "tls.crt": "eA==" } }));
+    cluster
+        .objects
+        .lock()
+        .unwrap()
+        .insert(SECRET.into(), json!({ "data": { "tls.crt": "eA==" } }));
     let (_, code, told) = cluster.init().await;
     assert_eq!(code, Some(64), "{told}");
-    assert!(told.contains("the Secret sidestream-injector-tls has no `ca.crt`"), "{told}");
+    assert!(
+        told.contains("the Secret sidestream-injector-tls has no `ca.crt`"),
+        "{told}"
+    );
 }
 
 /// A renewal: until every replica serves the new certificate, API servers trust both.
 #[tokio::test]
-async fn a_renewed_certificate_is_served_only_after_api_servers_could_load_it_beside_the_one_before() {
+async fn a_renewed_certificate_is_served_only_after_api_servers_could_load_it_beside_the_one_before()
+ {
     let cluster = ApiServer::start().await;
     let (old, code, told) = cluster.init().await;
     assert_eq!(code, Some(0), "{told}");
@@ -226,17 +311,32 @@ async fn a_renewed_certificate_is_served_only_after_api_servers_could_load_it_be
     let settle = Duration::from_millis(1500);
     let new = tempfile::tempdir().unwrap();
     let mut renewing = cluster.begin_init(new.path(), "1500ms");
-    eventually(DEADLINE, "the new authority is trusted", || async { cluster.bundle(0) != first }).await;
+    eventually(DEADLINE, "the new authority is trusted", || async {
+        cluster.bundle(0) != first
+    })
+    .await;
     let trusted = Instant::now();
     for index in 0..2 {
         let bundle = cluster.bundle(index);
         assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2, "{bundle}");
         assert!(bundle.ends_with(&first), "{bundle}");
     }
-    assert!(!new.path().join("tls.crt").exists(), "nothing to serve before API servers could load the bundle");
-    assert_eq!(renewing.wait_exit(DEADLINE).await.code(), Some(0), "{:?}", renewing.lines());
+    assert!(
+        !new.path().join("tls.crt").exists(),
+        "nothing to serve before API servers could load the bundle"
+    );
+    assert_eq!(
+        renewing.wait_exit(DEADLINE).await.code(),
+        Some(0),
+        "{:?}",
+        renewing.lines()
+    );
     // The bundle was seen a moment after it was written.
-    assert!(trusted.elapsed() + Duration::from_millis(300) >= settle, "{:?}", trusted.elapsed());
+    assert!(
+        trusted.elapsed() + Duration::from_millis(300) >= settle,
+        "{:?}",
+        trusted.elapsed()
+    );
 
     // What an API server with that bundle says to a replica of each kind.
     let authority = new.path().join("bundle.crt");
@@ -244,20 +344,35 @@ async fn a_renewed_certificate_is_served_only_after_api_servers_could_load_it_be
     let name = "sidestream-injector.sidestream.svc";
     for folder in [old.path(), new.path()] {
         let file = |name: &str| folder.join(name);
-        let identity = Identity { certificate: file("tls.crt"), key: file("tls.key") };
+        let identity = Identity {
+            certificate: file("tls.crt"),
+            key: file("tls.key"),
+        };
         let mut injector = Injector::start(&authority, &identity).await;
         let port = injector.webhook.rsplit_once(':').unwrap().1.to_owned();
         injector.webhook = format!("{name}:{port}");
         let review = recorded("create").to_string();
         let resolve = format!("{name}:{port}:127.0.0.1");
-        assert!(patch(&injector.post("/inject", review.as_bytes(), &["--resolve", &resolve]).await).is_some());
+        assert!(
+            patch(
+                &injector
+                    .post("/inject", review.as_bytes(), &["--resolve", &resolve])
+                    .await
+            )
+            .is_some()
+        );
     }
 
     // A replica that starts while there are two authorities cannot know since when: it waits as well.
     let begun = Instant::now();
     let another = tempfile::tempdir().unwrap();
     let mut process = cluster.begin_init(another.path(), "1500ms");
-    assert_eq!(process.wait_exit(DEADLINE).await.code(), Some(0), "{:?}", process.lines());
+    assert_eq!(
+        process.wait_exit(DEADLINE).await.code(),
+        Some(0),
+        "{:?}",
+        process.lines()
+    );
     assert!(begun.elapsed() >= settle, "{:?}", begun.elapsed());
 
     // The next renewal drops the oldest.
@@ -265,7 +380,10 @@ async fn a_renewed_certificate_is_served_only_after_api_servers_could_load_it_be
     let (_, code, told) = cluster.init().await;
     assert_eq!(code, Some(0), "{told}");
     let bundle = cluster.bundle(1);
-    assert!(bundle.matches("BEGIN CERTIFICATE").count() == 2 && !bundle.contains(first.trim()), "{bundle}");
+    assert!(
+        bundle.matches("BEGIN CERTIFICATE").count() == 2 && !bundle.contains(first.trim()),
+        "{bundle}"
+    );
 }
 
 /// The Secret is part of the manifests, without data, so that it goes with them.
@@ -279,9 +397,18 @@ async fn the_empty_secret_of_the_manifests_is_filled_once() {
     assert_eq!((one.1, two.1), (Some(0), Some(0)), "{}\n{}", one.2, two.2);
     let secret = cluster.object(SECRET);
     assert_eq!(secret["metadata"]["resourceVersion"], "71", "written once");
-    assert_eq!((&secret["type"], &secret["metadata"]["labels"]), (&json!("Opaque"), &labels), "the rest as it was");
-    let certificate = STANDARD.decode(secret["data"]["tls.crt"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&secret["type"], &secret["metadata"]["labels"]),
+        (&json!("Opaque"), &labels),
+        "the rest as it was"
+    );
+    let certificate = STANDARD
+        .decode(secret["data"]["tls.crt"].as_str().unwrap())
+        .unwrap();
     for folder in [one.0, two.0] {
-        assert_eq!(std::fs::read(folder.path().join("tls.crt")).unwrap(), certificate);
+        assert_eq!(
+            std::fs::read(folder.path().join("tls.crt")).unwrap(),
+            certificate
+        );
     }
 }

@@ -24,13 +24,17 @@ async fn refused(injector: &Injector, code: &str) -> f64 {
     let sample = format!("sidestream_injector_refusals_total{{code=\"{code}\",port=\"webhook\"}} ");
     let metrics = injector.get("/metrics").await.1;
     let line = metrics.lines().find_map(|line| line.strip_prefix(&sample));
-    line.unwrap_or_else(|| panic!("{sample} in {metrics}")).parse().unwrap()
+    line.unwrap_or_else(|| panic!("{sample} in {metrics}"))
+        .parse()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn reviews_are_answered_while_a_thousand_connections_are_silent() {
     let (injector, _authority) = injector().await;
-    let silent: Vec<_> = (0..1_024).map(|_| TcpStream::connect(&injector.webhook).unwrap()).collect();
+    let silent: Vec<_> = (0..1_024)
+        .map(|_| TcpStream::connect(&injector.webhook).unwrap())
+        .collect();
     assert_reviews(&injector).await;
     assert!(refused(&injector, "evicted").await > 500.0);
     drop(silent);
@@ -39,10 +43,24 @@ async fn reviews_are_answered_while_a_thousand_connections_are_silent() {
 /// Sends a large body slowly, from an address of its own.
 fn slow_body(injector: &Injector, file: &std::path::Path) -> Child {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--insecure", "--interface", "127.0.0.2", "--limit-rate", "1000"]);
-    command.arg("--data-binary").arg(format!("@{}", file.display()));
+    command.args([
+        "--silent",
+        "--insecure",
+        "--interface",
+        "127.0.0.2",
+        "--limit-rate",
+        "1000",
+    ]);
+    command
+        .arg("--data-binary")
+        .arg(format!("@{}", file.display()));
     command.arg(format!("https://{}/inject", injector.webhook));
-    command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -51,12 +69,22 @@ async fn reviews_are_answered_while_another_pod_sends_bodies_slowly() {
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), " ".repeat(1 << 20)).unwrap();
     let slow: Vec<_> = (0..24).map(|_| slow_body(&injector, body.path())).collect();
-    let port = injector.webhook.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let port = injector
+        .webhook
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .parse::<u16>()
+        .unwrap();
     eventually(DEADLINE, "the slow ones are connected", || async {
         let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let from = "0200007F:".to_owned();
         let to = format!("0100007F:{port:04X} 01 ");
-        sockets.lines().filter(|line| line.contains(&from) && line.contains(&to)).count() >= 16
+        sockets
+            .lines()
+            .filter(|line| line.contains(&from) && line.contains(&to))
+            .count()
+            >= 16
     })
     .await;
     assert_reviews(&injector).await;

@@ -11,7 +11,14 @@ use super::support::wait::{DEADLINE, eventually};
 const VERSIONS: [&str; 2] = ["2.15.1", "2.10.26"];
 
 /// First words of a block of nats-server configuration; such a block is checked even without the mark `nats`.
-const BEGINNINGS: [&str; 6] = ["accounts", "authorization", "jetstream", "lame_duck", "permissions", "server_name"];
+const BEGINNINGS: [&str; 6] = [
+    "accounts",
+    "authorization",
+    "jetstream",
+    "lame_duck",
+    "permissions",
+    "server_name",
+];
 
 /// Folders that are not part of the documentation.
 const NOT_OURS: [&str; 4] = [".git", ".tools", "node_modules", "target"];
@@ -44,12 +51,20 @@ fn in_documentation() -> Vec<(String, String)> {
         let text = file(&path);
         let mut lines = text.lines().enumerate();
         while let Some((number, line)) = lines.next() {
-            let Some(mark) = line.trim_start().strip_prefix("```") else { continue };
-            let block: Vec<&str> =
-                lines.by_ref().map(|(_, line)| line).take_while(|line| !line.trim_start().starts_with("```")).collect();
+            let Some(mark) = line.trim_start().strip_prefix("```") else {
+                continue;
+            };
+            let block: Vec<&str> = lines
+                .by_ref()
+                .map(|(_, line)| line)
+                .take_while(|line| !line.trim_start().starts_with("```"))
+                .collect();
             let first = block.first().map_or("", |line| line.trim_start());
             if mark == "nats" || BEGINNINGS.iter().any(|word| first.starts_with(word)) {
-                found.push((format!("{path}:{}", number + 1), complete(&block.join("\n"))));
+                found.push((
+                    format!("{path}:{}", number + 1),
+                    complete(&block.join("\n")),
+                ));
             }
         }
     }
@@ -75,7 +90,13 @@ fn files(folder: &Path, extension: &str) -> Vec<String> {
                 found.extend(files(&path, extension));
             }
         } else if path.extension().is_some_and(|found| found == extension) {
-            found.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+            found.push(
+                path.strip_prefix(root())
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned(),
+            );
         }
     }
     found.sort();
@@ -85,8 +106,14 @@ fn files(folder: &Path, extension: &str) -> Vec<String> {
 #[test]
 fn every_nats_configuration_in_the_repository_is_valid() {
     let (manifests, documentation) = (in_manifests(), in_documentation());
-    assert!(manifests.len() >= 2, "the example and the chart have one each: {manifests:?}");
-    assert!(!documentation.is_empty(), "docs/operations.md has the least permissions");
+    assert!(
+        manifests.len() >= 2,
+        "the example and the chart have one each: {manifests:?}"
+    );
+    assert!(
+        !documentation.is_empty(),
+        "docs/operations.md has the least permissions"
+    );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nats.conf");
     let mut wrong = Vec::new();
@@ -94,9 +121,18 @@ fn every_nats_configuration_in_the_repository_is_valid() {
         std::fs::write(&path, text).unwrap();
         for version in VERSIONS {
             let mut command = Command::new(server(version));
-            let output = command.arg("-t").arg("-c").arg(&path).env("POD_NAME", "nats-0").output().unwrap();
+            let output = command
+                .arg("-t")
+                .arg("-c")
+                .arg(&path)
+                .env("POD_NAME", "nats-0")
+                .output()
+                .unwrap();
             if !output.status.success() {
-                wrong.push(format!("{place}, nats-server {version}: {}", String::from_utf8_lossy(&output.stderr)));
+                wrong.push(format!(
+                    "{place}, nats-server {version}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                ));
             }
         }
     }
@@ -115,20 +151,38 @@ async fn the_nats_server_of_the_example_starts_and_ends_in_lame_duck_mode() {
     let within = |name: &str| folder.path().join(name).display().to_string();
     let mut text = own(text, "\nport: 4222", "\nport: -1");
     text = own(&text, "http_port: 8222", "http_port: -1");
-    text = own(&text, "store_dir: /data", &format!("store_dir: \"{}\"", within("data")));
+    text = own(
+        &text,
+        "store_dir: /data",
+        &format!("store_dir: \"{}\"", within("data")),
+    );
     text = own(&text, "/var/run/nats/nats.pid", &within("nats.pid"));
     let path = folder.path().join("nats.conf");
     std::fs::write(&path, text).unwrap();
     let mut command = Command::new(server(VERSIONS[0]));
     command.arg("-c").arg(&path).env("POD_NAME", "nats-0");
     let mut process = Process::spawn("nats-server", &mut command);
-    let said = |process: &Process, sentence: &str| process.lines().iter().any(|line| line.contains(sentence));
-    eventually(DEADLINE, "nats-server is ready", || async { said(&process, "Server is ready") }).await;
+    let said = |process: &Process, sentence: &str| {
+        process.lines().iter().any(|line| line.contains(sentence))
+    };
+    eventually(DEADLINE, "nats-server is ready", || async {
+        said(&process, "Server is ready")
+    })
+    .await;
     // The preStop hook of the pod.
-    let stop =
-        Command::new(server(VERSIONS[0])).args(["-sl", &format!("ldm={}", within("nats.pid"))]).output().unwrap();
-    assert!(stop.status.success(), "{}", String::from_utf8_lossy(&stop.stderr));
-    eventually(DEADLINE, "it enters lame duck mode", || async { said(&process, "Entering lame duck mode") }).await;
+    let stop = Command::new(server(VERSIONS[0]))
+        .args(["-sl", &format!("ldm={}", within("nats.pid"))])
+        .output()
+        .unwrap();
+    assert!(
+        stop.status.success(),
+        "{}",
+        String::from_utf8_lossy(&stop.stderr)
+    );
+    eventually(DEADLINE, "it enters lame duck mode", || async {
+        said(&process, "Entering lame duck mode")
+    })
+    .await;
     process.kill9();
 }
 
@@ -137,17 +191,37 @@ async fn the_nats_server_of_the_example_starts_and_ends_in_lame_duck_mode() {
 fn the_pod_of_nats_has_time_for_its_lame_duck_mode() {
     for path in ["k8s/example/nats.yaml", "k8s/chart/files/example/nats.yaml"] {
         let documents = kubernetes::read(&[file(path)]).remove(0);
-        let find = |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap();
+        let find = |kind: &str| {
+            documents
+                .iter()
+                .find(|document| document["kind"] == kind)
+                .unwrap()
+        };
         let conf = find("ConfigMap")["data"]["nats.conf"].as_str().unwrap();
         let seconds = |key: &str| -> u64 {
-            let line = conf.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-            line.trim_start_matches([':', ' ']).trim_end_matches('s').parse().unwrap()
+            let line = conf
+                .lines()
+                .find_map(|line| line.strip_prefix(key))
+                .unwrap();
+            line.trim_start_matches([':', ' '])
+                .trim_end_matches('s')
+                .parse()
+                .unwrap()
         };
         let pod = &find("StatefulSet")["spec"]["template"]["spec"];
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
-        assert!(grace > seconds("lame_duck_duration") + 5, "{path}: {grace} s");
-        assert!(seconds("lame_duck_grace_period") < seconds("lame_duck_duration"), "{path}");
+        assert!(
+            grace > seconds("lame_duck_duration") + 5,
+            "{path}: {grace} s"
+        );
+        assert!(
+            seconds("lame_duck_grace_period") < seconds("lame_duck_duration"),
+            "{path}"
+        );
         let hook = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"].to_string();
-        assert!(hook.contains("ldm=/var/run/nats/nats.pid"), "{path}: {hook}");
+        assert!(
+            hook.contains("ldm=/var/run/nats/nats.pid"),
+            "{path}: {hook}"
+        );
     }
 }

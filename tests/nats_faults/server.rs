@@ -7,22 +7,36 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::sidestream::{Sidestream, config, config_for};
 use crate::support::sse::SseClient;
 use crate::support::wait::eventually;
-use crate::{RECOVERY, ROUTES, open, publish, publish_core, told, until_ready, until_told, with_stream};
+use crate::{
+    RECOVERY, ROUTES, open, publish, publish_core, told, until_ready, until_told, with_stream,
+};
 
 #[tokio::test]
 async fn a_server_that_is_down_at_the_start_is_waited_for() {
     let mut nats = Nats::start().await;
     with_stream(&nats).await;
     nats.kill9();
-    let sidestream = Sidestream::builder(config(&nats, ROUTES)).without_waiting().start().await;
+    let sidestream = Sidestream::builder(config(&nats, ROUTES))
+        .without_waiting()
+        .start()
+        .await;
     let why = until_told(&sidestream, "nats", &["down", "127.0.0.1"]).await;
     assert!(why.contains("refused"), "{why}");
     assert_eq!(sidestream.admin("/health/ready").await.0, 503);
     assert_eq!(sidestream.admin("/health/live").await.0, 200);
     let refused = SseClient::get(sidestream.url("/stream")).connect().await;
-    assert_eq!((refused.status(), refused.header("retry-after").is_some()), (503, true));
-    let mut browser = SseClient::get(sidestream.url("/stream")).browser().connect().await;
-    assert_eq!((browser.status(), browser.next().await.name.as_str()), (200, "sidestream.close"));
+    assert_eq!(
+        (refused.status(), refused.header("retry-after").is_some()),
+        (503, true)
+    );
+    let mut browser = SseClient::get(sidestream.url("/stream"))
+        .browser()
+        .connect()
+        .await;
+    assert_eq!(
+        (browser.status(), browser.next().await.name.as_str()),
+        (200, "sidestream.close")
+    );
 
     nats.restart().await;
     until_ready(&sidestream).await;
@@ -45,8 +59,14 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
     publish_core(&nats, "c.y", "core before").await;
 
     nats.kill9();
-    sidestream.until_metric("sidestream_nats_connected", &[], |up| up == 0.0).await;
-    assert_eq!(sidestream.metric("sidestream_streams", &[]).await, 51.0, "every stream stays open");
+    sidestream
+        .until_metric("sidestream_nats_connected", &[], |up| up == 0.0)
+        .await;
+    assert_eq!(
+        sidestream.metric("sidestream_streams", &[]).await,
+        51.0,
+        "every stream stays open"
+    );
     nats.restart().await;
     let context = nats.jetstream().await;
     for number in 1..=20 {
@@ -65,23 +85,47 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
     let expected = [&["before".to_owned()][..], &numbers, &["after".to_owned()]].concat();
     for (number, client) in clients.iter_mut().enumerate() {
         if number % 2 == 0 {
-            assert_eq!(told(&client.take(22).await), expected, "no gap, no duplicate, nothing lost");
+            assert_eq!(
+                told(&client.take(22).await),
+                expected,
+                "no gap, no duplicate, nothing lost"
+            );
         } else {
-            assert_eq!(client.next().await.data, "core after", "one gap and no second");
+            assert_eq!(
+                client.next().await.data,
+                "core after",
+                "one gap and no second"
+            );
         }
     }
     let mut seen = (false, false);
     let rest = both.until(|event| {
-        seen = (seen.0 || event.data == "after", seen.1 || event.data == "core after");
+        seen = (
+            seen.0 || event.data == "after",
+            seen.1 || event.data == "core after",
+        );
         seen == (true, true)
     });
     let rest = told(&rest.await);
-    assert_eq!(rest.iter().filter(|event| event.starts_with("gap:")).collect::<Vec<_>>(), ["gap:upstream"]);
-    let stream_only: Vec<_> =
-        rest.iter().filter(|event| !event.starts_with("gap:") && !event.contains("core")).cloned().collect();
+    assert_eq!(
+        rest.iter()
+            .filter(|event| event.starts_with("gap:"))
+            .collect::<Vec<_>>(),
+        ["gap:upstream"]
+    );
+    let stream_only: Vec<_> = rest
+        .iter()
+        .filter(|event| !event.starts_with("gap:") && !event.contains("core"))
+        .cloned()
+        .collect();
     assert_eq!(stream_only, expected);
     assert_eq!(sidestream.metric("sidestream_streams", &[]).await, 51.0);
-    assert!(sidestream.metric("sidestream_nats_reconnects_total", &[]).await >= 1.0);
+    assert!(
+        sidestream
+            .metric("sidestream_nats_reconnects_total", &[])
+            .await
+            >= 1.0
+    );
 }
 
 #[tokio::test]
@@ -95,7 +139,10 @@ async fn a_lame_duck_is_left_without_a_loss() {
     nats.lame_duck();
     sidestream
         .until_log("the announcement is told", |line| {
-            line["message"].as_str().unwrap_or_default().contains("about to end")
+            line["message"]
+                .as_str()
+                .unwrap_or_default()
+                .contains("about to end")
         })
         .await;
     nats.stop().await;
@@ -116,10 +163,23 @@ async fn a_connection_that_is_up_and_does_not_answer_requests_fails_a_check() {
     let config = config_for(&[format!("nats://{}", proxy.address())], ROUTES);
     let sidestream = Sidestream::start(config).await;
     // Pings still have their answers before the library gives up; requests wait for 5 s.
-    proxy.set(Fault { delay: Duration::from_secs(4), ..Fault::default() });
-    until_told(&sidestream, "nats", &["connection control", "is up", "no answer within 5 s"]).await;
+    proxy.set(Fault {
+        delay: Duration::from_secs(4),
+        ..Fault::default()
+    });
+    until_told(
+        &sidestream,
+        "nats",
+        &["connection control", "is up", "no answer within 5 s"],
+    )
+    .await;
     assert_eq!(sidestream.admin("/health/ready").await.0, 503);
     proxy.set(Fault::default());
     until_ready(&sidestream).await;
-    assert_eq!(sidestream.metric("sidestream_nats_reconnects_total", &[]).await, 0.0);
+    assert_eq!(
+        sidestream
+            .metric("sidestream_nats_reconnects_total", &[])
+            .await,
+        0.0
+    );
 }

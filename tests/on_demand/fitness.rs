@@ -6,7 +6,10 @@ use super::*;
 async fn is_unfit(pod: &Sidestream, words: &[&str]) {
     let why = eventually(RECOVERY, "the reason is told", || async {
         let health = pod.admin_json("/health").await.to_string();
-        words.iter().all(|word| health.contains(word)).then_some(health)
+        words
+            .iter()
+            .all(|word| health.contains(word))
+            .then_some(health)
     })
     .await;
     assert!(why.contains("stream:A"), "{why}");
@@ -39,7 +42,9 @@ async fn a_stream_that_does_not_republish_what_is_asked_for_is_refused_until_it_
 #[tokio::test]
 async fn messages_come_under_the_subject_that_they_were_stored_under() {
     let stage = Stage::start().await;
-    stage.republish(Some(("a.*.>", "live.x.{{wildcard(1)}}.>"))).await;
+    stage
+        .republish(Some(("a.*.>", "live.x.{{wildcard(1)}}.>")))
+        .await;
     let routes = "routes:
   - { path: /named, event: \"{subject.2}\", sources: [{ stream: A, subjects: [\"{query.subject}\"], allow: [\"a.*.>\"], delivery: on_demand }] }";
     let pod = Sidestream::start(config(&stage.nats, routes)).await;
@@ -49,20 +54,39 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
     }
     // Not by the stream: no event, whatever it says of itself.
     let forger = stage.nats.client().await;
-    forger.publish("live.x.7.3.created", "forged".into()).await.unwrap();
+    forger
+        .publish("live.x.7.3.created", "forged".into())
+        .await
+        .unwrap();
     forger.flush().await.unwrap();
     stage.publish("a.7.4.created", "last").await;
-    let names: Vec<(String, String)> = client.take(2).await.into_iter().map(|event| (event.name, event.data)).collect();
-    assert_eq!(names, [("7".into(), "a.7.2.created".into()), ("7".into(), "last".to_owned())]);
-    pod.until_metric("sidestream_events_rejected_total", &[("source", "A"), ("reason", "foreign")], |count| {
-        count == 1.0
-    })
+    let names: Vec<(String, String)> = client
+        .take(2)
+        .await
+        .into_iter()
+        .map(|event| (event.name, event.data))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("7".into(), "a.7.2.created".into()),
+            ("7".into(), "last".to_owned())
+        ]
+    );
+    pod.until_metric(
+        "sidestream_events_rejected_total",
+        &[("source", "A"), ("reason", "foreign")],
+        |count| count == 1.0,
+    )
     .await;
     // Another destination while clients are there.
-    stage.republish(Some(("a.*.>", "other.{{wildcard(1)}}.>"))).await;
+    stage
+        .republish(Some(("a.*.>", "other.{{wildcard(1)}}.>")))
+        .await;
     stage.publish("a.7.5.created", "moved").await;
     assert_eq!(client.next().await.data, "moved");
-    pod.until_message("stream republishes in another way now").await;
+    pod.until_message("stream republishes in another way now")
+        .await;
     stage.publish("a.7.6.created", "by the new way").await;
     assert_eq!(client.next().await.data, "by the new way");
 }

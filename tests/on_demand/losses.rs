@@ -21,7 +21,10 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
     let mut one = live(&pod, "/named?subject=a.1&subject=a.0").await;
     let publisher = stage.nats.client().await;
     for number in 1..=3000u64 {
-        publisher.publish(format!("a.{}", number % 3), number.to_string().into()).await.unwrap();
+        publisher
+            .publish(format!("a.{}", number % 3), number.to_string().into())
+            .await
+            .unwrap();
         if number % 500 == 250 {
             publisher.flush().await.unwrap();
             proxy.cut();
@@ -32,11 +35,23 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
     }
     publisher.flush().await.unwrap();
     assert_eq!(told(&all.take(3000).await), numbers(1..=3000));
-    let expected: Vec<String> =
-        (1..=3000).filter(|number| number % 3 != 2).map(|number: u64| number.to_string()).collect();
+    let expected: Vec<String> = (1..=3000)
+        .filter(|number| number % 3 != 2)
+        .map(|number: u64| number.to_string())
+        .collect();
     assert_eq!(told(&one.take(2000).await), expected);
-    assert!(pod.metric("sidestream_holes_total", &[("source", "A"), ("result", "repaired")]).await >= 1.0);
-    eventually(RECOVERY, "no reading has left a consumer", || async { stage.consumers().await.is_empty() }).await;
+    assert!(
+        pod.metric(
+            "sidestream_holes_total",
+            &[("source", "A"), ("result", "repaired")]
+        )
+        .await
+            >= 1.0
+    );
+    eventually(RECOVERY, "no reading has left a consumer", || async {
+        stage.consumers().await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -67,7 +82,11 @@ async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
     let events = one.take(41).await;
     assert_eq!(told(&events), numbers(1..=41));
     let mut again = resume(&pod, "/one/1", &events[9].id).await;
-    assert_eq!(again.take(31).await[..], events[10..], "whatever way an event came, it has one id");
+    assert_eq!(
+        again.take(31).await[..],
+        events[10..],
+        "whatever way an event came, it has one id"
+    );
 }
 
 #[tokio::test]
@@ -77,7 +96,12 @@ async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
     let mut client = live(&pod, "/one/1").await;
     lose(&stage, "a.1", 1..=3).await;
     assert_eq!(told(&client.take(3).await), numbers(1..=3));
-    pod.until_metric("sidestream_holes_total", &[("source", "A"), ("result", "repaired")], |holes| holes >= 1.0).await;
+    pod.until_metric(
+        "sidestream_holes_total",
+        &[("source", "A"), ("result", "repaired")],
+        |holes| holes >= 1.0,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -92,7 +116,10 @@ async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_wh
     stage.publish("a.1", 4).await;
     let rest = told(&all.take(3).await);
     // A comparison may have come between: then nothing is lost.
-    assert!(rest == ["3", "sidestream.gap:upstream", "4"] || rest == ["2", "3", "4"], "{rest:?}");
+    assert!(
+        rest == ["3", "sidestream.gap:upstream", "4"] || rest == ["2", "3", "4"],
+        "{rest:?}"
+    );
     let mut again = resume(&pod, "/all", &first.id).await;
     let replayed = told(&again.take(3).await);
     assert_eq!(replayed[..2], ["2", "3"], "{replayed:?}");
@@ -123,9 +150,14 @@ async fn a_loss_that_cannot_be_read_either_is_told_once_and_what_follows_comes()
     let permissions = "authorization { users = [ { user: pub, password: b }, { user: pod, password: b, permissions: { \
         publish: { deny: [\"$JS.API.CONSUMER.CREATE.>\"] } } } ] }";
     let nats = Nats::builder().config(permissions).start().await;
-    let user = |user: &str| async_nats::ConnectOptions::with_user_and_password(user.to_owned(), "b".to_owned());
+    let user = |user: &str| {
+        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), "b".to_owned())
+    };
     let jetstream = jetstream::new(nats.client_with(user("pub")).await);
-    jetstream.create_stream(republishing(Some(("a.>", "live.>")))).await.unwrap();
+    jetstream
+        .create_stream(republishing(Some(("a.>", "live.>"))))
+        .await
+        .unwrap();
     let server = nats.url().replace("nats://", "nats://pod:b@");
     let stage = Stage { nats, jetstream };
     let pod = Sidestream::start(config_for(&[server], &routes("on_demand"))).await;
@@ -133,8 +165,16 @@ async fn a_loss_that_cannot_be_read_either_is_told_once_and_what_follows_comes()
     stage.publish("a.1", 1).await;
     lose(&stage, "a.1", 2..=3).await;
     stage.publish("a.1", 4).await;
-    assert_eq!(told(&client.take(3).await), ["1", "sidestream.gap:upstream", "4"]);
+    assert_eq!(
+        told(&client.take(3).await),
+        ["1", "sidestream.gap:upstream", "4"]
+    );
     stage.publish("a.1", 5).await;
     assert_eq!(client.next().await.data, "5");
-    pod.until_metric("sidestream_holes_total", &[("source", "A"), ("result", "told")], |holes| holes == 1.0).await;
+    pod.until_metric(
+        "sidestream_holes_total",
+        &[("source", "A"), ("result", "told")],
+        |holes| holes == 1.0,
+    )
+    .await;
 }

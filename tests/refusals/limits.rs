@@ -19,23 +19,40 @@ async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_
     let scene = Scene::start("limits: { connections: 4 }").await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        let client = SseClient::get(scene.sidestream.url("/orders/1")).connect().await;
+        let client = SseClient::get(scene.sidestream.url("/orders/1"))
+            .connect()
+            .await;
         assert_eq!(client.status(), 200);
         clients.push(client);
     }
-    assert_passing(&scene.sidestream, "/orders/1", "too_many_connections", "overload").await;
+    assert_passing(
+        &scene.sidestream,
+        "/orders/1",
+        "too_many_connections",
+        "overload",
+    )
+    .await;
     // What is refused for good is refused for good, room or not.
-    let wrong = SseClient::get(scene.sidestream.url("/nowhere")).connect().await;
+    let wrong = SseClient::get(scene.sidestream.url("/nowhere"))
+        .connect()
+        .await;
     assert_eq!(wrong.status(), 404);
     let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
     let mut refused = h2.get("/orders/1").await;
-    assert_eq!((refused.status(), refused.header("connection")), (503, None));
+    assert_eq!(
+        (refused.status(), refused.header("connection")),
+        (503, None)
+    );
     assert!(refused.body().await.contains("too_many_connections"));
     drop((wrong, refused, h2));
 
     clients.pop();
     eventually(DEADLINE, "the place of who left is given away", || async {
-        SseClient::get(scene.sidestream.url("/orders/1")).connect().await.status() == 200
+        SseClient::get(scene.sidestream.url("/orders/1"))
+            .connect()
+            .await
+            .status()
+            == 200
     })
     .await;
     drop(clients);
@@ -65,57 +82,115 @@ const NAMED: &str = "
 
 #[tokio::test]
 async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have() {
-    let scene = Scene::start(&format!("{NAMED}limits: {{ per_client: {{ connections: 2 }} }}")).await;
-    let get = |client: &str| SseClient::get(scene.sidestream.url(&format!("/named/1?client={client}"))).connect();
+    let scene = Scene::start(&format!(
+        "{NAMED}limits: {{ per_client: {{ connections: 2 }} }}"
+    ))
+    .await;
+    let get = |client: &str| {
+        SseClient::get(scene.sidestream.url(&format!("/named/1?client={client}"))).connect()
+    };
     let (one, two) = (get("a").await, get("a").await);
     assert_eq!((one.status(), two.status()), (200, 200));
-    assert_passing(&scene.sidestream, "/named/1?client=a", "too_many_connections_of_client", "overload").await;
+    assert_passing(
+        &scene.sidestream,
+        "/named/1?client=a",
+        "too_many_connections_of_client",
+        "overload",
+    )
+    .await;
     let other = get("b").await;
     assert_eq!(other.status(), 200);
     // Over HTTP/2 an event stream is one too, and another of the same connection is not harmed by a refusal.
     let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
     let memory = "sidestream_connections_memory_bytes";
-    let before = scene.sidestream.until_metric(memory, &[], |bytes| bytes >= 22.0 * 1024.0).await;
+    let before = scene
+        .sidestream
+        .until_metric(memory, &[], |bytes| bytes >= 22.0 * 1024.0)
+        .await;
     let mut mine = h2.get("/named/1?client=b").await;
     assert_eq!(mine.status(), 200);
     let after = scene.sidestream.metric(memory, &[]).await;
-    assert!(after > before, "the connection, and its event stream: {before}, {after}");
-    mine.until_seen("its position", |parser| parser.positions() > 0).await;
+    assert!(
+        after > before,
+        "the connection, and its event stream: {before}, {after}"
+    );
+    mine.until_seen("its position", |parser| parser.positions() > 0)
+        .await;
     assert_eq!(h2.get("/named/1?client=a").await.status(), 503);
     let publisher = scene.nats.client().await;
-    publisher.publish("orders.1.a", "still here".into()).await.unwrap();
+    publisher
+        .publish("orders.1.a", "still here".into())
+        .await
+        .unwrap();
     assert_eq!(mine.next().await.data, "still here");
-    let throttled = scene.sidestream.metric("sidestream_throttled_total", &[("limit", "connections")]).await;
+    let throttled = scene
+        .sidestream
+        .metric("sidestream_throttled_total", &[("limit", "connections")])
+        .await;
     assert_eq!(throttled, 6.0);
     let is_told = |line: &Value| line["message"] == "client throttled" && line["client"] == "a";
-    assert_eq!(scene.sidestream.log().into_iter().filter(is_told).count(), 1, "logged once, not each time");
+    assert_eq!(
+        scene.sidestream.log().into_iter().filter(is_told).count(),
+        1,
+        "logged once, not each time"
+    );
     drop((one, mine));
-    eventually(DEADLINE, "who ends one has a place again", || async { get("a").await.status() == 200 }).await;
+    eventually(DEADLINE, "who ends one has a place again", || async {
+        get("a").await.status() == 200
+    })
+    .await;
     drop((two, other, h2));
     scene.finish().await;
 }
 
 #[tokio::test]
 async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_own() {
-    let scene = Scene::start(&format!("{NAMED}limits: {{ per_client: {{ filter_sets: 2 }} }}")).await;
-    let url = |client: &str, id: u32| scene.sidestream.url(&format!("/named/{id}?client={client}"));
+    let scene = Scene::start(&format!(
+        "{NAMED}limits: {{ per_client: {{ filter_sets: 2 }} }}"
+    ))
+    .await;
+    let url = |client: &str, id: u32| {
+        scene
+            .sidestream
+            .url(&format!("/named/{id}?client={client}"))
+    };
     let get = async |client: &str, id| SseClient::get(url(client, id)).connect().await;
     let (one, two, again) = (get("a", 1).await, get("a", 2).await, get("a", 2).await);
-    assert_eq!((one.status(), two.status(), again.status()), (200, 200, 200), "the same set costs nothing more");
+    assert_eq!(
+        (one.status(), two.status(), again.status()),
+        (200, 200, 200),
+        "the same set costs nothing more"
+    );
     let mut refused = get("a", 3).await;
-    assert_eq!((refused.status(), refused.header("connection").as_deref()), (429, Some("close")));
+    assert_eq!(
+        (refused.status(), refused.header("connection").as_deref()),
+        (429, Some("close"))
+    );
     assert!(refused.header("retry-after").is_some());
-    assert!(refused.body().await.contains("too_many_filter_sets_of_client"));
+    assert!(
+        refused
+            .body()
+            .await
+            .contains("too_many_filter_sets_of_client")
+    );
     let mut browser = SseClient::get(url("a", 3)).browser().connect().await;
     assert_eq!(browser.status(), 200);
     assert_eq!(browser.next().await.name, "sidestream.close");
     let other = get("b", 3).await;
     assert_eq!(other.status(), 200);
-    assert_eq!(scene.sidestream.metric("sidestream_throttled_total", &[("limit", "filter_sets")]).await, 2.0);
+    assert_eq!(
+        scene
+            .sidestream
+            .metric("sidestream_throttled_total", &[("limit", "filter_sets")])
+            .await,
+        2.0
+    );
     drop(one);
-    eventually(DEADLINE, "a set that is not read any longer does not count", || async {
-        get("a", 3).await.status() == 200
-    })
+    eventually(
+        DEADLINE,
+        "a set that is not read any longer does not count",
+        || async { get("a", 3).await.status() == 200 },
+    )
     .await;
     drop((two, again, other));
     scene.finish().await;
@@ -126,7 +201,13 @@ async fn one_client_leaves_feeds_for_others_by_default() {
     // A quarter of the feeds for each client, one for the witness.
     let scene = Scene::start(&format!("{NAMED}limits: {{ feeds: 8 }}")).await;
     let get = async |client: &str, id: u32| {
-        SseClient::get(scene.sidestream.url(&format!("/named/{id}?client={client}"))).connect().await
+        SseClient::get(
+            scene
+                .sidestream
+                .url(&format!("/named/{id}?client={client}")),
+        )
+        .connect()
+        .await
     };
     let greedy = [get("a", 1).await, get("a", 2).await, get("a", 3).await];
     assert_eq!(greedy.each_ref().map(SseClient::status), [200, 200, 429]);
@@ -163,7 +244,10 @@ async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
     let url = |client: &str| scene.sidestream.url(&format!("/named/1?client={client}"));
     // What opens nothing costs nothing.
     for _ in 0..10 {
-        assert_eq!(SseClient::get(url("a")).head().connect().await.status(), 200);
+        assert_eq!(
+            SseClient::get(url("a")).head().connect().await.status(),
+            200
+        );
     }
     let mut refused = None;
     for _ in 0..20 {
@@ -174,21 +258,37 @@ async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
         }
     }
     let mut refused = refused.expect("a burst of five ends");
-    assert_eq!((refused.status(), refused.header("connection").as_deref()), (429, Some("close")));
+    assert_eq!(
+        (refused.status(), refused.header("connection").as_deref()),
+        (429, Some("close"))
+    );
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=10).contains(&wait), "{wait}");
     assert!(refused.body().await.contains("too_many_connects"));
-    assert_eq!(SseClient::get(url("b")).connect().await.status(), 200, "others have their own tokens");
+    assert_eq!(
+        SseClient::get(url("b")).connect().await.status(),
+        200,
+        "others have their own tokens"
+    );
     let mut browser = SseClient::get(url("a")).browser().connect().await;
     assert_eq!(browser.status(), 200);
     let event = browser.next().await;
-    assert!(event.name == "sidestream.close" && event.data.contains("overload"), "{event:?}");
+    assert!(
+        event.name == "sidestream.close" && event.data.contains("overload"),
+        "{event:?}"
+    );
     assert!(browser.retry().is_some_and(|retry| retry >= 2_000));
     eventually(DEADLINE, "a token comes each second", || async {
         SseClient::get(url("a")).connect().await.status() == 200
     })
     .await;
-    assert!(scene.sidestream.metric("sidestream_throttled_total", &[("limit", "connects")]).await >= 2.0);
+    assert!(
+        scene
+            .sidestream
+            .metric("sidestream_throttled_total", &[("limit", "connects")])
+            .await
+            >= 2.0
+    );
     scene.finish().await;
 }
 
@@ -204,11 +304,18 @@ async fn visit(url: String, number: usize) {
         }
         2 => {
             let mut hurried = socket(&url).await;
-            hurried.write_all(b"GET /streams/1 HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            hurried
+                .write_all(b"GET /streams/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
         }
         3 => {
             let mut h2 = H2Client::connect(&url).await;
-            let streams = [h2.get("/streams/1").await, h2.get("/streams/2").await, h2.get("/streams/3").await];
+            let streams = [
+                h2.get("/streams/1").await,
+                h2.get("/streams/2").await,
+                h2.get("/streams/3").await,
+            ];
             tokio::time::sleep(stay).await;
             let [one, ..] = streams;
             one.reset();
@@ -221,7 +328,9 @@ async fn visit(url: String, number: usize) {
         5 => drop(SseClient::get(target).http10().connect().await),
         _ => {
             let mut client = SseClient::get(target).connect().await;
-            client.until_seen("its position", |parser| parser.positions() > 0).await;
+            client
+                .until_seen("its position", |parser| parser.positions() > 0)
+                .await;
             tokio::time::sleep(stay).await;
         }
     }
@@ -247,13 +356,30 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
         visited.unwrap();
     }
     let feeds = [("source", "WITNESS")];
-    scene.sidestream.until_metric("sidestream_feeds", &feeds, |feeds| feeds == 1.0).await;
-    scene.sidestream.until_metric("sidestream_streams", &[], |streams| streams == 1.0).await;
+    scene
+        .sidestream
+        .until_metric("sidestream_feeds", &feeds, |feeds| feeds == 1.0)
+        .await;
+    scene
+        .sidestream
+        .until_metric("sidestream_streams", &[], |streams| streams == 1.0)
+        .await;
     let connections = scene.sidestream.admin_json("/connections").await;
-    let routes: Vec<_> = connections["connections"].as_array().unwrap().iter().map(|one| &one["route"]).collect();
+    let routes: Vec<_> = connections["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["route"])
+        .collect();
     assert_eq!(routes, ["/witness"]);
-    let opened = scene.sidestream.metric("sidestream_streams_opened_total", &[]).await;
-    let closed = scene.sidestream.metric("sidestream_streams_closed_total", &[]).await;
+    let opened = scene
+        .sidestream
+        .metric("sidestream_streams_opened_total", &[])
+        .await;
+    let closed = scene
+        .sidestream
+        .metric("sidestream_streams_closed_total", &[])
+        .await;
     assert_eq!(opened, closed + 1.0, "each end is counted once");
     scene.finish().await;
 }
@@ -276,7 +402,12 @@ async fn ask_for_many(count: usize) {
     ask(&mut h2, 0, count / 10).await;
     let resident = scene.sidestream.resident_bytes();
     ask(&mut h2, count / 10, count).await;
-    scene.sidestream.until_metric("sidestream_feeds", &[("source", "WITNESS")], |feeds| feeds == 1.0).await;
+    scene
+        .sidestream
+        .until_metric("sidestream_feeds", &[("source", "WITNESS")], |feeds| {
+            feeds == 1.0
+        })
+        .await;
     let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
     assert!(grown < 16 << 20, "{grown} bytes stay behind");
     drop(h2);
@@ -303,8 +434,16 @@ async fn core_subjects_are_bounded_by_the_limit_of_feeds_and_their_memory_is_giv
         if number % 100 == 0 {
             connections.push(H2Client::connect(scene.sidestream.url("/")).await);
         }
-        let client = connections.last_mut().unwrap().get(&format!("/orders/{number}")).await;
-        assert_eq!(client.status(), 200, "one is the witness's, number {number} is not too many");
+        let client = connections
+            .last_mut()
+            .unwrap()
+            .get(&format!("/orders/{number}"))
+            .await;
+        assert_eq!(
+            client.status(),
+            200,
+            "one is the witness's, number {number} is not too many"
+        );
         clients.push(client);
     }
     for number in 499..510 {
@@ -316,7 +455,11 @@ async fn core_subjects_are_bounded_by_the_limit_of_feeds_and_their_memory_is_giv
     assert!(grown < 32 << 20, "{grown} bytes for 499 feeds");
     drop((clients, connections));
     eventually(DEADLINE * 4, "feeds end", || async {
-        scene.sidestream.metric("sidestream_feeds", &[("source", "core")]).await == 0.0
+        scene
+            .sidestream
+            .metric("sidestream_feeds", &[("source", "core")])
+            .await
+            == 0.0
     })
     .await;
     scene.finish().await;

@@ -50,20 +50,30 @@ impl Pressed {
         let proxy = Proxy::to_port(nats.port()).await;
         let servers = [format!("nats://{}", proxy.address())];
         let sidestream = Sidestream::start(config_for(&servers, &format!("{ROUTES}{rest}"))).await;
-        Self { nats, proxy, sidestream, jetstream }
+        Self {
+            nats,
+            proxy,
+            sidestream,
+            jetstream,
+        }
     }
 
     async fn client(&self, name: &str) -> SseClient {
         let url = self.sidestream.url(&format!("/orders/1?client={name}"));
         let mut client = SseClient::get(url).connect().await;
         assert_eq!(client.status(), 200);
-        client.until_seen("its position", |parser| parser.positions() > 0).await;
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
         client
     }
 
     /// Publishes to the stream, past what is narrow.
     async fn flood(&self, events: usize, bytes: usize) {
-        let (client, payload) = (self.jetstream.client(), bytes::Bytes::from("x".repeat(bytes)));
+        let (client, payload) = (
+            self.jetstream.client(),
+            bytes::Bytes::from("x".repeat(bytes)),
+        );
         for _ in 0..events {
             client.publish("flood.x", payload.clone()).await.unwrap();
         }
@@ -71,12 +81,16 @@ impl Pressed {
     }
 
     async fn level(&self) -> u64 {
-        self.sidestream.metric("sidestream_pressure_level", &[]).await as u64
+        self.sidestream
+            .metric("sidestream_pressure_level", &[])
+            .await as u64
     }
 
     async fn until_level(&self, level: u64, most: Duration) {
         let is_level = |found: f64| found as u64 == level;
-        self.sidestream.until_metric_within(most, "sidestream_pressure_level", &[], is_level).await;
+        self.sidestream
+            .until_metric_within(most, "sidestream_pressure_level", &[], is_level)
+            .await;
     }
 
     /// The level stands in the body of `/health`, and costs no readiness.
@@ -84,7 +98,10 @@ impl Pressed {
         let health = self.sidestream.admin_json("/health").await;
         let check = &health["checks"]["pressure"];
         let message = check["message"].as_str().unwrap_or_default();
-        assert!(check["status"] == "warning" && message.starts_with(&format!("level {level}: ")), "{health}");
+        assert!(
+            check["status"] == "warning" && message.starts_with(&format!("level {level}: ")),
+            "{health}"
+        );
         assert_eq!(self.sidestream.admin("/health/ready").await.0, 200);
     }
 
@@ -108,7 +125,10 @@ impl Pressed {
                 return;
             }
         }
-        panic!("thirty times {each:?} did not raise the level to {level}: {:?}", self.changes());
+        panic!(
+            "thirty times {each:?} did not raise the level to {level}: {:?}",
+            self.changes()
+        );
     }
 }
 
@@ -116,11 +136,18 @@ impl Pressed {
 async fn given_at_once(pressed: &Pressed, client: &mut SseClient, count: usize) -> usize {
     let publisher = pressed.nats.client().await;
     for number in 0..count {
-        publisher.publish("orders.1.a", number.to_string().into()).await.unwrap();
+        publisher
+            .publish("orders.1.a", number.to_string().into())
+            .await
+            .unwrap();
     }
     publisher.flush().await.unwrap();
     let mut given = 0;
-    while client.next_within(Duration::from_millis(500)).await.is_some() {
+    while client
+        .next_within(Duration::from_millis(500))
+        .await
+        .is_some()
+    {
         given += 1;
     }
     given
@@ -130,18 +157,31 @@ async fn given_at_once(pressed: &Pressed, client: &mut SseClient, count: usize) 
 async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_when_it_is_taken() {
     let limits = "limits: { per_client: { events: { rate: 1, burst: 40 } } }";
     let pressed = Pressed::start(limits).await;
-    let (mut watching, mut paced) = (pressed.client("watching").await, pressed.client("paced").await);
+    let (mut watching, mut paced) = (
+        pressed.client("watching").await,
+        pressed.client("paced").await,
+    );
     pressed.until_level(0, DEADLINE).await;
     // Some three thousand messages a second.
-    pressed.proxy.set(Fault { bytes_per_second: 500_000, ..Fault::default() });
+    pressed.proxy.set(Fault {
+        bytes_per_second: 500_000,
+        ..Fault::default()
+    });
     pressed.flood(70_000, 8).await;
     pressed.until_level(2, DEADLINE).await;
     pressed.assert_told(2).await;
-    assert_eq!(given_of_telemetry(&pressed.nats, &mut watching, 20).await, (0, 20), "none, and told");
+    assert_eq!(
+        given_of_telemetry(&pressed.nats, &mut watching, 20).await,
+        (0, 20),
+        "none, and told"
+    );
     // Of forty tokens each normal event costs two. The other client's events came here as well.
     paced.until(|event| event.data == "end").await;
     let given = given_at_once(&pressed, &mut paced, 40).await;
-    assert!((15..=24).contains(&given), "half of what was left of forty: {given}");
+    assert!(
+        (15..=24).contains(&given),
+        "half of what was left of forty: {given}"
+    );
     pressed.client("new").await;
     assert_eq!(pressed.level().await, 2, "it is still behind");
 
@@ -154,11 +194,31 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
     let pending = "messages that wait at NATS".to_owned();
     let changes = pressed.changes();
     let levels: Vec<_> = changes.iter().map(|(from, to, _)| (*from, *to)).collect();
-    assert_eq!(levels, [(0, 1), (1, 2), (2, 1), (1, 0)], "step by step, every change is logged");
-    let causes: Vec<_> = changes.iter().map(|(.., measure)| measure.as_str()).collect();
-    assert_eq!(causes, [&*pending, &*pending, "", ""], "and what asks for it, while anything does");
-    assert!(pressed.sidestream.metric("sidestream_throttled_total", &[("limit", "events")]).await >= 1.0);
-    let spared = pressed.sidestream.metric("sidestream_shed_events_total", &[("tier", "telemetry")]).await;
+    assert_eq!(
+        levels,
+        [(0, 1), (1, 2), (2, 1), (1, 0)],
+        "step by step, every change is logged"
+    );
+    let causes: Vec<_> = changes
+        .iter()
+        .map(|(.., measure)| measure.as_str())
+        .collect();
+    assert_eq!(
+        causes,
+        [&*pending, &*pending, "", ""],
+        "and what asks for it, while anything does"
+    );
+    assert!(
+        pressed
+            .sidestream
+            .metric("sidestream_throttled_total", &[("limit", "events")])
+            .await
+            >= 1.0
+    );
+    let spared = pressed
+        .sidestream
+        .metric("sidestream_shed_events_total", &[("tier", "telemetry")])
+        .await;
     assert_eq!(spared, 40.0, "twenty for each of two clients");
 }
 
@@ -172,30 +232,50 @@ async fn windows_near_their_bound_thin_telemetry_until_they_have_given_way() {
     let mut taken = 0.0;
     // Close to the bound, then slowly: beyond it half is given up.
     loop {
-        let held = pressed.sidestream.metric("sidestream_window_bytes", &[]).await;
+        let held = pressed
+            .sidestream
+            .metric("sidestream_window_bytes", &[])
+            .await;
         let is_close = held > 0.93 * BOUND;
-        if is_close && tokio::time::timeout(Duration::from_millis(1200), pressed.until_level(1, DEADLINE)).await.is_ok()
+        if is_close
+            && tokio::time::timeout(
+                Duration::from_millis(1200),
+                pressed.until_level(1, DEADLINE),
+            )
+            .await
+            .is_ok()
         {
             break;
         }
         let events = if is_close { 3 } else { 20 };
         pressed.flood(events, EVENT).await;
         taken += events as f64;
-        assert!(taken < 2000.0, "the level never rises: {held} bytes are held");
+        assert!(
+            taken < 2000.0,
+            "the level never rises: {held} bytes are held"
+        );
         let source = [("source", "FLOOD")];
         pressed
             .sidestream
-            .until_metric("sidestream_events_received_total", &source, |received| received >= taken)
+            .until_metric("sidestream_events_received_total", &source, |received| {
+                received >= taken
+            })
             .await;
     }
     pressed.assert_told(1).await;
     let (given, missed) = given_of_telemetry(&pressed.nats, &mut watching, 20).await;
-    assert!(given >= 1 && missed >= 10 && given + missed == 20, "thinned to ten a second: {given}, {missed}");
+    assert!(
+        given >= 1 && missed >= 10 && given + missed == 20,
+        "thinned to ten a second: {given}, {missed}"
+    );
     pressed.client("new").await;
     // What comes now takes the place of the oldest half.
     pressed.flood(30, EVENT).await;
     pressed.until_level(0, FALL_MAX).await;
-    assert_eq!(given_of_telemetry(&pressed.nats, &mut watching, 5).await, (5, 0));
+    assert_eq!(
+        given_of_telemetry(&pressed.nats, &mut watching, 5).await,
+        (5, 0)
+    );
     let memory = "memory of windows".to_owned();
     assert_eq!(pressed.changes()[0], (0, 1, memory));
 }
@@ -207,7 +287,10 @@ async fn event_loops_that_are_late_thin_telemetry_until_they_are_not() {
     pressed.until_level(0, DEADLINE).await;
     pressed.hold_up(Duration::from_millis(600), 1).await;
     let (given, missed) = given_of_telemetry(&pressed.nats, &mut watching, 20).await;
-    assert!(given >= 1 && missed >= 10 && given + missed == 20, "thinned to ten a second: {given}, {missed}");
+    assert!(
+        given >= 1 && missed >= 10 && given + missed == 20,
+        "thinned to ten a second: {given}, {missed}"
+    );
     pressed.assert_told(1).await;
     pressed.until_level(0, FALL_MAX).await;
     let late = "event loops that are late".to_owned();
@@ -221,10 +304,18 @@ async fn event_loops_that_serve_nobody_refuse_new_event_streams_until_they_do() 
     let mut watching = pressed.client("watching").await;
     pressed.hold_up(Duration::from_millis(3300), 3).await;
     assert_passing(&pressed.sidestream, "/orders/1", "overloaded", "overload").await;
-    assert_eq!(given_of_telemetry(&pressed.nats, &mut watching, 20).await, (0, 20), "who is there is served");
+    assert_eq!(
+        given_of_telemetry(&pressed.nats, &mut watching, 20).await,
+        (0, 20),
+        "who is there is served"
+    );
     pressed.assert_told(3).await;
     eventually(FALL_MAX, "who comes later is served", || async {
-        SseClient::get(pressed.sidestream.url("/orders/1")).connect().await.status() == 200
+        SseClient::get(pressed.sidestream.url("/orders/1"))
+            .connect()
+            .await
+            .status()
+            == 200
     })
     .await;
     pressed.until_level(0, FALL_MAX).await;

@@ -77,10 +77,20 @@ impl Scene {
             let mut published = 0;
             while !ended.load(Ordering::Relaxed) {
                 published += 1;
-                jetstream.publish("witness.tick", published.to_string().into()).await.unwrap().await.unwrap();
+                jetstream
+                    .publish("witness.tick", published.to_string().into())
+                    .await
+                    .unwrap()
+                    .await
+                    .unwrap();
                 tokio::time::sleep(TICK).await;
             }
-            jetstream.publish("witness.tick", "end".into()).await.unwrap().await.unwrap();
+            jetstream
+                .publish("witness.tick", "end".into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
             published
         });
         let witness = tokio::spawn(async move {
@@ -94,7 +104,14 @@ impl Scene {
                 unbroken &= event.data == received.to_string();
             }
         });
-        Self { sidestream, nats, files_before, over, publishing, witness }
+        Self {
+            sidestream,
+            nats,
+            files_before,
+            over,
+            publishing,
+            witness,
+        }
     }
 
     /// A connection to the first listener in clear text.
@@ -109,29 +126,53 @@ impl Scene {
 
     /// A refusal's counter.
     pub(crate) async fn refused(&self, code: &str) -> f64 {
-        self.sidestream.metric("sidestream_refusals_total", &[("code", code)]).await
+        self.sidestream
+            .metric("sidestream_refusals_total", &[("code", code)])
+            .await
     }
 
     /// Waits until a refusal was counted more often than `before`.
     pub(crate) async fn until_refused(&self, code: &str, before: f64) {
-        self.sidestream.until_metric("sidestream_refusals_total", &[("code", code)], |value| value > before).await;
+        self.sidestream
+            .until_metric("sidestream_refusals_total", &[("code", code)], |value| {
+                value > before
+            })
+            .await;
     }
 
     /// The witness has every event in order, nothing panicked, and nothing is left behind.
     pub(crate) async fn finish(mut self) {
         self.over.store(true, Ordering::Relaxed);
-        let published = within(DEADLINE, "the publisher ends", self.publishing).await.unwrap();
-        let (received, unbroken) = within(DEADLINE, "the witness has the last event", self.witness).await.unwrap();
+        let published = within(DEADLINE, "the publisher ends", self.publishing)
+            .await
+            .unwrap();
+        let (received, unbroken) = within(DEADLINE, "the witness has the last event", self.witness)
+            .await
+            .unwrap();
         assert!(unbroken, "the witness has every event in order");
         assert_eq!(received, published, "the witness has every event");
         assert!(self.sidestream.running(), "the sidecar lives");
-        let panics: Vec<_> = self.sidestream.output().into_iter().filter(|line| line.contains("panicked")).collect();
+        let panics: Vec<_> = self
+            .sidestream
+            .output()
+            .into_iter()
+            .filter(|line| line.contains("panicked"))
+            .collect();
         assert!(panics.is_empty(), "{panics:?}");
         // The witness itself has left by now.
         let files = self.files_before;
-        eventually(DEADLINE, "every descriptor is closed", || async { self.sidestream.open_files() <= files }).await;
-        self.sidestream.until_metric("sidestream_streams", &[], |streams| streams == 0.0).await;
-        self.sidestream.until_metric("sidestream_connections", &[], |connections| connections == 0.0).await;
+        eventually(DEADLINE, "every descriptor is closed", || async {
+            self.sidestream.open_files() <= files
+        })
+        .await;
+        self.sidestream
+            .until_metric("sidestream_streams", &[], |streams| streams == 0.0)
+            .await;
+        self.sidestream
+            .until_metric("sidestream_connections", &[], |connections| {
+                connections == 0.0
+            })
+            .await;
     }
 }
 
@@ -159,6 +200,11 @@ pub(crate) async fn say(mut socket: TcpStream, bytes: &[u8]) -> String {
         tokio::join!(writing, reading);
     };
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
-    within(DEADLINE * 2, &format!("the sidecar closes after {shown:?}"), both).await;
+    within(
+        DEADLINE * 2,
+        &format!("the sidecar closes after {shown:?}"),
+        both,
+    )
+    .await;
     String::from_utf8_lossy(&answer).into_owned()
 }

@@ -15,7 +15,11 @@ use crate::support::wait::within;
 const GRACE: Duration = Duration::from_secs(4);
 
 /// Sends the first bytes at once, then one byte a second from `rest`; returns when the peer has closed.
-async fn drip<T: AsyncRead + AsyncWrite>(socket: T, first: &[u8], rest: &[u8]) -> (Duration, String) {
+async fn drip<T: AsyncRead + AsyncWrite>(
+    socket: T,
+    first: &[u8],
+    rest: &[u8],
+) -> (Duration, String) {
     let began = Instant::now();
     let (mut from, mut to) = tokio::io::split(socket);
     to.write_all(first).await.unwrap();
@@ -37,14 +41,21 @@ async fn drip<T: AsyncRead + AsyncWrite>(socket: T, first: &[u8], rest: &[u8]) -
         // What is closed is seen by the reader.
         std::future::pending::<()>().await;
     };
-    within(Duration::from_secs(30), "a stalled connection is closed", async {
-        tokio::select! {
-            () = reading => {}
-            () = writing => {}
-        }
-    })
+    within(
+        Duration::from_secs(30),
+        "a stalled connection is closed",
+        async {
+            tokio::select! {
+                () = reading => {}
+                () = writing => {}
+            }
+        },
+    )
     .await;
-    (began.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+    (
+        began.elapsed(),
+        String::from_utf8_lossy(&answer).into_owned(),
+    )
 }
 
 #[tokio::test]
@@ -56,7 +67,10 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
         server.certificate, server.key
     );
     let scene = Scene::listening(&listen, "").await;
-    let (clear, tls) = (scene.sidestream.url("/"), scene.sidestream.url_tls("/").replace("https", "http"));
+    let (clear, tls) = (
+        scene.sidestream.url("/"),
+        scene.sidestream.url_tls("/").replace("https", "http"),
+    );
     let hello = client_hello(&authority);
     let head = b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n";
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -66,16 +80,30 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
         (&clear, b"", b"", 5, "no_request"),
         (&clear, b"P", b"", 15, "request_timeout"),
         (&clear, b"G", b"", 10, "request_timeout"),
-        (&clear, b"GET /x HTTP/1.1\r\nX: ", b"x", 10, "request_timeout"),
+        (
+            &clear,
+            b"GET /x HTTP/1.1\r\nX: ",
+            b"x",
+            10,
+            "request_timeout",
+        ),
         (&clear, head, b"", 10, "request_timeout"),
         (&clear, &preface[..12], b"", 10, "request_timeout"),
         (&clear, &preface[..3], b"x", 10, "request_timeout"),
         (&tls, b"", b"", 5, "tls_handshake_timeout"),
-        (&tls, &hello[..hello.len() / 2], b"", 5, "tls_handshake_timeout"),
+        (
+            &tls,
+            &hello[..hello.len() / 2],
+            b"",
+            5,
+            "tls_handshake_timeout",
+        ),
         (&tls, b"\x16", b"\x03", 5, "tls_handshake"),
     ];
     let ends = futures_util::future::join_all(
-        cases.iter().map(|(url, first, rest, ..)| async { drip(socket(url).await, first, rest).await }),
+        cases
+            .iter()
+            .map(|(url, first, rest, ..)| async { drip(socket(url).await, first, rest).await }),
     );
     // Behind a handshake the deadlines of the protocol that it has chosen begin.
     let behind: [(&str, &[u8], &[u8]); 4] = [
@@ -85,18 +113,30 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
         ("h2", &preface[..12], b""),
     ];
     let url = scene.sidestream.url_tls("/").parse().unwrap();
-    let ends_behind = futures_util::future::join_all(behind.iter().map(|(protocol, first, rest)| async {
-        let connector = Connector::default().tls(authority.trusting(&[*protocol]));
-        drip(connector.connect(&url).await.unwrap(), first, rest).await
-    }));
+    let ends_behind =
+        futures_util::future::join_all(behind.iter().map(|(protocol, first, rest)| async {
+            let connector = Connector::default().tls(authority.trusting(&[*protocol]));
+            drip(connector.connect(&url).await.unwrap(), first, rest).await
+        }));
     let (ends, ends_behind) = tokio::join!(ends, ends_behind);
     for ((protocol, first, rest), (lasted, answer)) in behind.iter().zip(ends_behind) {
-        let case = format!("{protocol} {:?} {:?}", String::from_utf8_lossy(first), String::from_utf8_lossy(rest));
-        assert!(lasted < Duration::from_secs(10) + GRACE, "{case}: closed after {lasted:?}");
+        let case = format!(
+            "{protocol} {:?} {:?}",
+            String::from_utf8_lossy(first),
+            String::from_utf8_lossy(rest)
+        );
+        assert!(
+            lasted < Duration::from_secs(10) + GRACE,
+            "{case}: closed after {lasted:?}"
+        );
         assert!(!answer.starts_with("HTTP/1.1 200"), "{case}: {answer}");
     }
     for ((_, first, rest, seconds, _), (lasted, answer)) in cases.iter().zip(ends) {
-        let case = format!("{:?} {:?}", String::from_utf8_lossy(first), String::from_utf8_lossy(rest));
+        let case = format!(
+            "{:?} {:?}",
+            String::from_utf8_lossy(first),
+            String::from_utf8_lossy(rest)
+        );
         let most = Duration::from_secs(*seconds) + GRACE;
         assert!(lasted < most, "{case}: closed after {lasted:?}");
         assert!(

@@ -40,7 +40,9 @@ async fn a_variable_never_becomes_more_or_less_than_one_token() {
         assert!(["400", "404"].contains(&status), "{segment:?}: {answer}");
     }
     for header in ["*", ">", "a.b", "a b", "", "\t", "a\u{b}", "é"] {
-        let text = format!("GET /tenant HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Tenant: {header}\r\n\r\n");
+        let text = format!(
+            "GET /tenant HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Tenant: {header}\r\n\r\n"
+        );
         let answer = scene.raw(text.as_bytes()).await;
         assert_eq!(answer.get(9..12), Some("400"), "{header:?}: {answer}");
     }
@@ -78,11 +80,23 @@ async fn a_filter_is_sound_allowed_and_never_of_the_server_itself() {
         ("_INBOX.%3E", 400),
         ("%24SYS.ACCOUNT", 400),
     ] {
-        let answer = http1::get(&scene.sidestream.url(&format!("/events?subject={subject}"))).await.unwrap();
+        let answer = http1::get(&scene.sidestream.url(&format!("/events?subject={subject}")))
+            .await
+            .unwrap();
         assert_eq!(answer.status, status, "{subject}: {}", answer.body);
     }
-    for subject in ["$SYS.>", "$JS.API.>", "$KV.x", "_INBOX.>", "_INBOX.a", "_INBOX"] {
-        let target = format!("/any?subject={}", subject.replace('>', "%3E").replace('$', "%24"));
+    for subject in [
+        "$SYS.>",
+        "$JS.API.>",
+        "$KV.x",
+        "_INBOX.>",
+        "_INBOX.a",
+        "_INBOX",
+    ] {
+        let target = format!(
+            "/any?subject={}",
+            subject.replace('>', "%3E").replace('$', "%24")
+        );
         let answer = http1::get(&scene.sidestream.url(&target)).await.unwrap();
         assert_eq!(answer.status, 400, "{subject}: {}", answer.body);
     }
@@ -104,7 +118,10 @@ async fn a_route_that_allows_everything_still_serves_no_inbox_and_nothing_of_the
         while !data.iter().any(|data| data == "plain.x") {
             data.push(client.next().await.data);
         }
-        assert!(!data.iter().any(|data| data.starts_with(['_', '$'])), "{wildcard}: {data:?}");
+        assert!(
+            !data.iter().any(|data| data.starts_with(['_', '$'])),
+            "{wildcard}: {data:?}"
+        );
     }
     scene.finish().await;
 }
@@ -112,11 +129,15 @@ async fn a_route_that_allows_everything_still_serves_no_inbox_and_nothing_of_the
 #[tokio::test]
 async fn what_is_asked_twice_is_read_once_and_a_raw_wildcard_is_malformed() {
     let scene = Scene::start("").await;
-    let target = "/events?subject=orders.1.%3E&subject=orders.1.*&subject=orders.1.a&subject=news.%2A";
+    let target =
+        "/events?subject=orders.1.%3E&subject=orders.1.*&subject=orders.1.a&subject=news.%2A";
     let mut client = SseClient::get(scene.sidestream.url(target)).connect().await;
     assert_eq!(client.status(), 200);
     let publisher = scene.nats.client().await;
-    publisher.publish("orders.1.a", "once".into()).await.unwrap();
+    publisher
+        .publish("orders.1.a", "once".into())
+        .await
+        .unwrap();
     assert_eq!(client.next().await.data, "once");
     assert_eq!(client.next_within(Duration::from_millis(200)).await, None);
     drop(client);

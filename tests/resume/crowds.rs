@@ -20,10 +20,18 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     // Each its own subject: number `n` to that of client `n % CLIENTS`.
     let nats = stage.nats.client().await;
     for number in 1..=CLIENTS * ROUNDS {
-        nats.publish(format!("a.c{}", number % CLIENTS), number.to_string().into()).await.unwrap();
+        nats.publish(
+            format!("a.c{}", number % CLIENTS),
+            number.to_string().into(),
+        )
+        .await
+        .unwrap();
     }
     nats.flush().await.unwrap();
-    eventually(RECOVERY, "all messages are stored", || async { stage.last().await == CLIENTS * ROUNDS }).await;
+    eventually(RECOVERY, "all messages are stored", || async {
+        stage.last().await == CLIENTS * ROUNDS
+    })
+    .await;
     let tag = stage.tag().await;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -46,12 +54,17 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
         let after = client * 7;
         let id = format!("{tag}-{after}");
         clients.push(tokio::spawn(async move {
-            let expected: Vec<u64> =
-                (after + 1..=CLIENTS * ROUNDS).filter(|number| number % CLIENTS == client).collect();
+            let expected: Vec<u64> = (after + 1..=CLIENTS * ROUNDS)
+                .filter(|number| number % CLIENTS == client)
+                .collect();
             let mut reader = SseClient::get(url).last_event_id(&id).connect().await;
             assert_eq!(reader.status(), 200);
             for number in expected {
-                assert_eq!(told(&reader.next().await), number.to_string(), "client {client}");
+                assert_eq!(
+                    told(&reader.next().await),
+                    number.to_string(),
+                    "client {client}"
+                );
             }
             reader
         }));
@@ -63,16 +76,24 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     stage.at_rest().await;
     stop.store(true, Ordering::Relaxed);
     let most = watch.await.unwrap();
-    assert!((1..=4).contains(&most), "{most} consumers of replays at a time");
+    assert!(
+        (1..=4).contains(&most),
+        "{most} consumers of replays at a time"
+    );
     // All are live now.
     for client in 0..CLIENTS {
-        nats.publish(format!("a.c{client}"), format!("live {client}").into()).await.unwrap();
+        nats.publish(format!("a.c{client}"), format!("live {client}").into())
+            .await
+            .unwrap();
     }
     nats.flush().await.unwrap();
     for (client, mut reader) in readers.into_iter().enumerate() {
         assert_eq!(told(&reader.next().await), format!("live {client}"));
     }
-    assert_eq!(stage.sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
+    assert_eq!(
+        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        0.0
+    );
 }
 
 #[tokio::test]
@@ -105,39 +126,73 @@ async fn kills_cost_nothing(kills: u64) {
     });
     let mut readers = Vec::new();
     for round in 0..kills {
-        let before = stage.sidestream.metric("sidestream_replayed_events_total", &[]).await;
+        let before = stage
+            .sidestream
+            .metric("sidestream_replayed_events_total", &[])
+            .await;
         for client in 0..12 {
             // One of them reads everything; those of the rounds before are live.
-            let target = if client == 0 { "/all".to_owned() } else { format!("/one/{client}") };
+            let target = if client == 0 {
+                "/all".to_owned()
+            } else {
+                format!("/one/{client}")
+            };
             let after = round % 5 * 1000;
             let id = format!("{tag}-{after}");
-            let reader = SseClient::get(stage.sidestream.url(&target)).last_event_id(&id).connect().await;
+            let reader = SseClient::get(stage.sidestream.url(&target))
+                .last_event_id(&id)
+                .connect()
+                .await;
             assert_eq!(reader.status(), 200);
-            readers.push(tokio::spawn(all_of(reader, client, after, Arc::clone(&last))));
+            readers.push(tokio::spawn(all_of(
+                reader,
+                client,
+                after,
+                Arc::clone(&last),
+            )));
         }
         let replayed = |value: f64| value > before;
-        stage.sidestream.until_metric("sidestream_replayed_events_total", &[], replayed).await;
+        stage
+            .sidestream
+            .until_metric("sidestream_replayed_events_total", &[], replayed)
+            .await;
         stage.nats.kill9();
-        let running = stage.sidestream.metric("sidestream_replays_running", &[]).await;
+        let running = stage
+            .sidestream
+            .metric("sidestream_replays_running", &[])
+            .await;
         assert!(running >= 1.0, "it died in the middle of a replay");
         stage.nats.restart().await;
-        stage.sidestream.until_metric("sidestream_nats_connected", &[], |up| up == 1.0).await;
+        stage
+            .sidestream
+            .until_metric("sidestream_nats_connected", &[], |up| up == 1.0)
+            .await;
     }
     stop.store(true, Ordering::Relaxed);
     last.store(publishing.await.unwrap(), Ordering::Relaxed);
     for reader in readers {
-        within(RECOVERY, "every client has everything", reader).await.unwrap();
+        within(RECOVERY, "every client has everything", reader)
+            .await
+            .unwrap();
     }
     for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
-        stage.sidestream.until_metric(metric, &[], |value| value == 0.0).await;
+        stage
+            .sidestream
+            .until_metric(metric, &[], |value| value == 0.0)
+            .await;
     }
-    assert_eq!(stage.sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
+    assert_eq!(
+        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        0.0
+    );
 }
 
 /// Reads the numbers after this one: all of them as client 0, else those of one subject; up to `last`, once it is known.
 async fn all_of(mut reader: SseClient, client: u64, after: u64, last: Arc<AtomicU64>) {
     let mut ids = HashSet::new();
-    for number in (after + 1..).filter(|number| client == 0 || subject(*number) == format!("a.{client}")) {
+    for number in
+        (after + 1..).filter(|number| client == 0 || subject(*number) == format!("a.{client}"))
+    {
         let event = loop {
             let last = last.load(Ordering::Relaxed);
             if last != 0 && number > last {
@@ -147,7 +202,11 @@ async fn all_of(mut reader: SseClient, client: u64, after: u64, last: Arc<Atomic
                 break event;
             }
         };
-        assert_eq!(told(&event), number.to_string(), "client {client} after {after}");
+        assert_eq!(
+            told(&event),
+            number.to_string(),
+            "client {client} after {after}"
+        );
         assert!(ids.insert(event.id), "an id came twice");
     }
 }

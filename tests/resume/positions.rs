@@ -14,12 +14,22 @@ struct Case {
 
 /// A client whose `Last-Event-ID` is this.
 fn header(what: &'static str, id: impl Into<String>, expected: Vec<String>) -> Case {
-    Case { what, target: "/all".to_owned(), headers: vec![("last-event-id", id.into())], expected }
+    Case {
+        what,
+        target: "/all".to_owned(),
+        headers: vec![("last-event-id", id.into())],
+        expected,
+    }
 }
 
 /// A client whose `?last_event_id=` is this.
 fn query(what: &'static str, id: &str, expected: Vec<String>) -> Case {
-    Case { what, target: format!("/all?last_event_id={id}"), headers: Vec::new(), expected }
+    Case {
+        what,
+        target: format!("/all?last_event_id={id}"),
+        headers: Vec::new(),
+        expected,
+    }
 }
 
 fn gap(reason: &str) -> Vec<String> {
@@ -38,7 +48,11 @@ impl Stage {
         let mut readers = Vec::new();
         for case in cases {
             for via in Via::ALL {
-                let headers: Vec<_> = case.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                let headers: Vec<_> = case
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()))
+                    .collect();
                 let reader = Reader::open(&self.sidestream, via, &case.target, &headers).await;
                 assert_eq!(reader.status(), 200, "{} over {via:?}", case.what);
                 readers.push((case, via, reader));
@@ -46,7 +60,12 @@ impl Stage {
         }
         self.publish("a.end", "end").await;
         for (case, via, mut reader) in readers {
-            assert_eq!(reader.until("end").await, case.expected, "{} over {via:?}", case.what);
+            assert_eq!(
+                reader.until("end").await,
+                case.expected,
+                "{} over {via:?}",
+                case.what
+            );
         }
     }
 
@@ -78,11 +97,17 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
     stage.at_rest().await;
     let told = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
     let past = |first: u64| -> Vec<String> {
-        texts(first, 300).into_iter().filter(|text| !["150", "151", "152"].contains(&text.as_str())).collect()
+        texts(first, 300)
+            .into_iter()
+            .filter(|text| !["150", "151", "152"].contains(&text.as_str()))
+            .collect()
     };
     let id = |number: usize| ids[number - 1].clone();
     let bare = |number: usize| ids[number - 1].rsplit_once('-').unwrap().0.to_owned();
-    let both = Case { headers: vec![("last-event-id", id(298))], ..query("both ways", &id(120), past(299)) };
+    let both = Case {
+        headers: vec![("last-event-id", id(298))],
+        ..query("both ways", &id(120), past(299))
+    };
     let named = |name: &str| Case {
         what: "under another name in the query",
         target: format!("/named?{name}={}", id(250)),
@@ -90,11 +115,17 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
         expected: past(251),
     };
     let appended = Case {
-        target: format!("/all?last_event_id={}&lastEventId={}&lastEventID=", id(120), id(298)),
+        target: format!(
+            "/all?last_event_id={}&lastEventId={}&lastEventID=",
+            id(120),
+            id(298)
+        ),
         ..query("the last of several in the query", "", past(299))
     };
-    let empty =
-        Case { headers: vec![("last-event-id", String::new())], ..query("an empty header", &id(298), past(299)) };
+    let empty = Case {
+        headers: vec![("last-event-id", String::new())],
+        ..query("an empty header", &id(298), past(299))
+    };
     stage
         .show(&[
             header("in the window", id(290), past(291)),
@@ -121,7 +152,10 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
         ])
         .await;
     stage.at_rest().await;
-    assert_eq!(stage.sidestream.metric("sidestream_gaps_total", &[]).await, told);
+    assert_eq!(
+        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        told
+    );
 }
 
 #[tokio::test]
@@ -133,21 +167,49 @@ async fn what_means_nothing_here_is_one_gap_and_then_live() {
     stage
         .show(&[
             header("ahead by one", format!("{tag}-301"), gap("ahead")),
-            header("far ahead", format!("{tag}-{}-0000", u64::MAX), gap("ahead")),
-            header("another check in the archive", with_another_check(&ids[149]), gap("recreated")),
-            header("another check in the window", with_another_check(&ids[289]), gap("recreated")),
-            header("another check of the newest", with_another_check(&ids[299]), gap("recreated")),
+            header(
+                "far ahead",
+                format!("{tag}-{}-0000", u64::MAX),
+                gap("ahead"),
+            ),
+            header(
+                "another check in the archive",
+                with_another_check(&ids[149]),
+                gap("recreated"),
+            ),
+            header(
+                "another check in the window",
+                with_another_check(&ids[289]),
+                gap("recreated"),
+            ),
+            header(
+                "another check of the newest",
+                with_another_check(&ids[299]),
+                gap("recreated"),
+            ),
             header("another stream's", other, gap("recreated")),
             header("garbage", "an id, or what?", gap("invalid")),
             header("half an id", format!("{tag}-"), gap("invalid")),
-            header("a number too large", format!("{tag}-99999999999999999999"), gap("invalid")),
+            header(
+                "a number too large",
+                format!("{tag}-99999999999999999999"),
+                gap("invalid"),
+            ),
             header("10 kB", "9".repeat(10_240), gap("invalid")),
-            header("10 kB of ids", format!("{tag}-1.").repeat(1000), gap("invalid")),
+            header(
+                "10 kB of ids",
+                format!("{tag}-1.").repeat(1000),
+                gap("invalid"),
+            ),
             query("10 kB in the query", &"9".repeat(5_000), gap("invalid")),
             query("NUL", "%00", gap("invalid")),
             query("NUL in an id", &format!("{tag}-1%00"), gap("invalid")),
             query("not UTF-8", "%ff%fe", gap("invalid")),
-            query("line ends", &format!("{tag}-1%0d%0aid:%20x"), gap("invalid")),
+            query(
+                "line ends",
+                &format!("{tag}-1%0d%0aid:%20x"),
+                gap("invalid"),
+            ),
             query("empty, which is none", "", Vec::new()),
         ])
         .await;
@@ -164,26 +226,57 @@ async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest()
     for via in Via::ALL {
         for id in [&ids[49], &ids[98]] {
             let id = ("last-event-id", id.as_str());
-            for (target, headers) in [("/all", vec![id]), ("/status", vec![id]), ("/status", vec![id, BROWSER])] {
-                refused.push((via, target, Reader::open(&stage.sidestream, via, target, &headers).await));
+            for (target, headers) in [
+                ("/all", vec![id]),
+                ("/status", vec![id]),
+                ("/status", vec![id, BROWSER]),
+            ] {
+                refused.push((
+                    via,
+                    target,
+                    Reader::open(&stage.sidestream, via, target, &headers).await,
+                ));
             }
         }
     }
     for (via, target, mut answer) in refused {
         assert_eq!(answer.status(), 416, "{target} over {via:?}");
-        assert_eq!(answer.header("content-type").as_deref(), Some("application/json"));
+        assert_eq!(
+            answer.header("content-type").as_deref(),
+            Some("application/json")
+        );
         let error = answer.json().await["error"].clone();
         assert_eq!(error["code"], "last_event_id_expired");
-        assert!(error["message"].is_string() && error["hint"].is_string(), "{error}");
+        assert!(
+            error["message"].is_string() && error["hint"].is_string(),
+            "{error}"
+        );
     }
     let expected = [vec!["gap:expired:oldest".to_owned()], texts(101, 300)].concat();
-    let browser = vec![("last-event-id", ids[49].clone()), (BROWSER.0, BROWSER.1.to_owned())];
+    let browser = vec![
+        ("last-event-id", ids[49].clone()),
+        (BROWSER.0, BROWSER.1.to_owned()),
+    ];
     let at_the_edge = header("", ids[98].clone(), expected.clone());
     stage
         .show(&[
-            Case { what: "a browser", target: "/all".into(), headers: browser.clone(), expected: expected.clone() },
-            Case { what: "a browser, gap", target: "/gap".into(), headers: browser, expected },
-            Case { what: "a program, gap", target: "/gap".into(), ..at_the_edge },
+            Case {
+                what: "a browser",
+                target: "/all".into(),
+                headers: browser.clone(),
+                expected: expected.clone(),
+            },
+            Case {
+                what: "a browser, gap",
+                target: "/gap".into(),
+                headers: browser,
+                expected,
+            },
+            Case {
+                what: "a program, gap",
+                target: "/gap".into(),
+                ..at_the_edge
+            },
         ])
         .await;
     stage.at_rest().await;
@@ -195,18 +288,28 @@ async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end
     let ids = stage.ids().await;
     stage.stream.purge().await.unwrap();
     stage.knows_expired(200).await;
-    let expired = header("before the end", ids[199].clone(), vec!["gap:expired:oldest".to_owned()]);
+    let expired = header(
+        "before the end",
+        ids[199].clone(),
+        vec!["gap:expired:oldest".to_owned()],
+    );
     stage
         .show(&[
             header("at the end", ids[299].clone(), Vec::new()),
             // What this sidecar has in memory still is not withheld.
             header("in the window", ids[289].clone(), texts(291, 300)),
-            Case { target: "/gap".into(), ..expired },
+            Case {
+                target: "/gap".into(),
+                ..expired
+            },
         ])
         .await;
     let mut refused = stage.resume(Via::Http1, "/all", &ids[199]).await;
     assert_eq!(
-        (refused.status(), refused.json().await["error"]["code"].as_str()),
+        (
+            refused.status(),
+            refused.json().await["error"]["code"].as_str()
+        ),
         (416, Some("last_event_id_expired"))
     );
     stage.at_rest().await;

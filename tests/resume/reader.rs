@@ -20,7 +20,10 @@ pub(crate) enum Reader {
     /// The connection is the event stream's.
     Http1(Box<SseClient>),
     /// One HTTP/2 exchange on a connection of its own.
-    H2 { _connection: H2Client, answer: Box<H2Stream> },
+    H2 {
+        _connection: H2Client,
+        answer: Box<H2Stream>,
+    },
 }
 
 // === impl Via ===
@@ -34,18 +37,28 @@ impl Via {
 
 impl Reader {
     /// Asks for an event stream with these headers, given in lower case; returns when the head of the answer is there.
-    pub(crate) async fn open(sidestream: &Sidestream, via: Via, target: &str, headers: &[(&str, &str)]) -> Self {
+    pub(crate) async fn open(
+        sidestream: &Sidestream,
+        via: Via,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Self {
         match via {
             Via::Http1 => {
                 let request = SseClient::get(sidestream.url(target));
-                let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+                let request = headers.iter().fold(request, |request, (name, value)| {
+                    request.header(name, value)
+                });
                 Self::Http1(Box::new(request.connect().await))
             }
             Via::H2 => {
                 let mut connection = H2Client::connect(sidestream.url(target)).await;
                 let headers = [&[("accept", "text/event-stream")], headers].concat();
                 let answer = Box::new(connection.request("GET", target, &headers).await);
-                Self::H2 { _connection: connection, answer }
+                Self::H2 {
+                    _connection: connection,
+                    answer,
+                }
             }
         }
     }
@@ -113,5 +126,9 @@ pub(crate) fn told(event: &Event) -> String {
     }
     assert_eq!(event.name, "sidestream.gap", "{event:?}");
     let gap: Value = serde_json::from_str(&event.data).unwrap();
-    format!("gap:{}:{}", gap["reason"].as_str().unwrap(), gap["resume"].as_str().unwrap())
+    format!(
+        "gap:{}:{}",
+        gap["reason"].as_str().unwrap(),
+        gap["resume"].as_str().unwrap()
+    )
 }

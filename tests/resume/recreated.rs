@@ -14,11 +14,19 @@ pub(crate) async fn made_again(stage: &Stage, count: u64) -> Vec<String> {
     let again = create_stream(&stage.jetstream, "A", &["a.>"]).await;
     fill(&stage.nats, &again, 1, count).await;
     let end = count.to_string();
-    eventually(RECOVERY, "the sidecar has come to the end of the new one", || async {
-        let ready = stage.sidestream.admin("/health/ready").await.0 == 200;
-        let position = if ready { stage.position().await } else { String::new() };
-        !position.starts_with(&tag) && position.split('-').nth(1) == Some(&*end)
-    })
+    eventually(
+        RECOVERY,
+        "the sidecar has come to the end of the new one",
+        || async {
+            let ready = stage.sidestream.admin("/health/ready").await.0 == 200;
+            let position = if ready {
+                stage.position().await
+            } else {
+                String::new()
+            };
+            !position.starts_with(&tag) && position.split('-').nth(1) == Some(&*end)
+        },
+    )
     .await;
     ids
 }
@@ -36,7 +44,11 @@ async fn old_ids_are_told(count: u64) {
     }
     stage.publish("a.end", "end").await;
     for (via, number, mut reader) in readers {
-        assert_eq!(reader.until("end").await, ["gap:recreated:live"], "{number} over {via:?}");
+        assert_eq!(
+            reader.until("end").await,
+            ["gap:recreated:live"],
+            "{number} over {via:?}"
+        );
     }
 }
 

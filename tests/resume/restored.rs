@@ -14,7 +14,10 @@ async fn restored(mut stage: Stage) -> (Stage, Vec<String>) {
     let ids = stage.ids().await;
     let mut live = stage.resume(Via::Http1, "/all", &ids[299]).await;
     stage.nats.restore().await;
-    eventually(RECOVERY, "the stream is back", || async { stage.stream.get_info().await.is_ok() }).await;
+    eventually(RECOVERY, "the stream is back", || async {
+        stage.stream.get_info().await.is_ok()
+    })
+    .await;
     assert_eq!(last(&stage.stream).await, 200);
     // Who was there is told, and goes on.
     assert_eq!(told(&live.next().await), "gap:ahead:live");
@@ -41,8 +44,16 @@ async fn an_id_of_before_the_snapshot_goes_on_and_one_that_was_lost_with_it_is_a
         ("in the archive", ids[149].clone(), after(150)),
         ("the newest of the snapshot", ids[199].clone(), after(200)),
         ("a number given again", ids[200].clone(), gap("recreated")),
-        ("the newest that was lost", ids[299].clone(), gap("recreated")),
-        ("ahead still", ids[299].replace("-300-", "-400-"), gap("ahead")),
+        (
+            "the newest that was lost",
+            ids[299].clone(),
+            gap("recreated"),
+        ),
+        (
+            "ahead still",
+            ids[299].replace("-300-", "-400-"),
+            gap("ahead"),
+        ),
     ];
     let mut readers = Vec::new();
     for (what, id, expected) in &cases {

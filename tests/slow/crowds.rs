@@ -44,14 +44,21 @@ impl Crowd {
         let authority = stage.sidestream.url("").replace("http://", "");
         for _ in 0..clients {
             let mut socket = TcpStream::connect(&authority).await.unwrap();
-            let id = if after.is_empty() { String::new() } else { format!("Last-Event-ID: {after}\r\n") };
+            let id = if after.is_empty() {
+                String::new()
+            } else {
+                format!("Last-Event-ID: {after}\r\n")
+            };
             let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\n{id}\r\n");
             socket.write_all(request.as_bytes()).await.unwrap();
             readers.spawn(follow(socket, Arc::clone(&seen), began));
         }
         let route = [("route", path)];
         let opened = clients as f64;
-        stage.sidestream.until_metric("sidestream_streams", &route, |streams| streams == opened).await;
+        stage
+            .sidestream
+            .until_metric("sidestream_streams", &route, |streams| streams == opened)
+            .await;
         Self { seen, readers }
     }
 
@@ -59,7 +66,11 @@ impl Crowd {
         let all = || async { self.seen.events.load(Ordering::Relaxed) >= events };
         eventually(PATIENT, &format!("{events} events are read"), all).await;
         assert_eq!(self.seen.events.load(Ordering::Relaxed), events);
-        assert_eq!(self.seen.faults.load(Ordering::Relaxed), 0, "nothing is missing, doubled or out of order");
+        assert_eq!(
+            self.seen.faults.load(Ordering::Relaxed),
+            0,
+            "nothing is missing, doubled or out of order"
+        );
     }
 
     fn measure(&self) {
@@ -97,14 +108,17 @@ async fn follow(mut socket: TcpStream, seen: Arc<Seen>, began: Instant) {
                 };
                 oldest = oldest.or(words.next().and_then(|word| word.parse::<u64>().ok()));
                 let follows = last.is_none_or(|last| number == last + 1);
-                seen.faults.fetch_add(u64::from(!follows), Ordering::Relaxed);
+                seen.faults
+                    .fetch_add(u64::from(!follows), Ordering::Relaxed);
                 last = Some(number);
                 events += 1;
             }
             rest = &rest[end + 1..];
         }
         if let (Some(published), Some(latency)) = (oldest, &mut *seen.latency.lock().unwrap()) {
-            latency.record(micros(began).saturating_sub(published)).unwrap();
+            latency
+                .record(micros(began).saturating_sub(published))
+                .unwrap();
         }
         seen.events.fetch_add(events, Ordering::Relaxed);
         let (from, left) = (held + read - rest.len(), rest.len());
@@ -114,13 +128,26 @@ async fn follow(mut socket: TcpStream, seen: Arc<Seen>, began: Instant) {
 }
 
 /// Publishes at a rate for a while; how many.
-async fn publish(stage: &Stage, first: u64, rate: u64, lasting: Duration, bytes: usize, began: Instant) -> u64 {
+async fn publish(
+    stage: &Stage,
+    first: u64,
+    rate: u64,
+    lasting: Duration,
+    bytes: usize,
+    began: Instant,
+) -> u64 {
     let (start, client) = (Instant::now(), stage.jetstream.client());
     let (mut number, text) = (first, "x".repeat(bytes));
     while start.elapsed() < lasting {
         let due = first + rate * micros(start) / 1_000_000;
         while number < due {
-            client.publish("orders.1.x", format!("{number} {} {text}", micros(began)).into()).await.unwrap();
+            client
+                .publish(
+                    "orders.1.x",
+                    format!("{number} {} {text}", micros(began)).into(),
+                )
+                .await
+                .unwrap();
             number += 1;
         }
         client.flush().await.unwrap();
@@ -142,7 +169,14 @@ struct Scene {
 
 /// Latency of those who read, without and with some that never do; everything that is promised of both.
 async fn beside_those_who_never_read(scene: Scene) {
-    let Scene { readers, stalled, rate, lasting, bytes, stalled_path } = scene;
+    let Scene {
+        readers,
+        stalled,
+        rate,
+        lasting,
+        bytes,
+        stalled_path,
+    } = scene;
     let (stage, began) = (Stage::start().await, Instant::now());
     let crowd = Crowd::open(&stage, "/usual", readers, "", began).await;
     let warm = publish(&stage, 0, rate, Duration::from_millis(500), bytes, began).await;
@@ -161,23 +195,49 @@ async fn beside_those_who_never_read(scene: Scene) {
     published += publish(&stage, published, rate, lasting, bytes, began).await;
     crowd.until_seen(published * readers as u64).await;
     let with = crowd.latency();
-    let each = stage.sidestream.resident_bytes().saturating_sub(before_bytes) / stalled as u64;
+    let each = stage
+        .sidestream
+        .resident_bytes()
+        .saturating_sub(before_bytes)
+        / stalled as u64;
     let closed = [("route", stalled_path), ("reason", "slow")];
     let all = stalled as f64;
-    stage.sidestream.until_metric("sidestream_streams_closed_total", &closed, |ended| ended == all).await;
+    stage
+        .sidestream
+        .until_metric("sidestream_streams_closed_total", &closed, |ended| {
+            ended == all
+        })
+        .await;
     let closed = |line: &&serde_json::Value| line["message"] == "event stream closed";
-    let handed =
-        stage.sidestream.log().iter().filter(closed).map(|line| line["bytes"].as_f64().unwrap()).fold(0.0, f64::max);
+    let handed = stage
+        .sidestream
+        .log()
+        .iter()
+        .filter(closed)
+        .map(|line| line["bytes"].as_f64().unwrap())
+        .fold(0.0, f64::max);
     println!(
         "{readers} readers, {rate}/s: p50 {:?}, p99 {:?}; beside {stalled} that never read: p50 {:?}, p99 {:?}; \
          each of those was handed at most {handed} bytes, resident memory grew by {each} a stalled client",
         without.0, without.1, with.0, with.1
     );
-    assert!(handed < HANDED_BYTES_MAX, "{handed} bytes were handed to one that never reads");
+    assert!(
+        handed < HANDED_BYTES_MAX,
+        "{handed} bytes were handed to one that never reads"
+    );
     // A machine that others share: what is excluded is that the readers wait for the stalled.
     let noise = Duration::from_millis(100);
-    assert!(with.0 < without.0 * 2 + noise && with.1 < without.1 * 2 + noise, "{without:?} without, {with:?} with");
-    assert_eq!(stage.sidestream.metric("sidestream_streams", &[("route", "/usual")]).await, readers as f64);
+    assert!(
+        with.0 < without.0 * 2 + noise && with.1 < without.1 * 2 + noise,
+        "{without:?} without, {with:?} with"
+    );
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_streams", &[("route", "/usual")])
+            .await,
+        readers as f64
+    );
     crowd.close().await;
 }
 
@@ -185,32 +245,63 @@ async fn beside_those_who_never_read(scene: Scene) {
 async fn those_who_read_do_not_notice_those_who_never_do() {
     let stalled_path = "/strict";
     let lasting = Duration::from_millis(1500);
-    beside_those_who_never_read(Scene { readers: 45, stalled: 5, rate: 300, lasting, bytes: 2000, stalled_path }).await;
+    beside_those_who_never_read(Scene {
+        readers: 45,
+        stalled: 5,
+        rate: 300,
+        lasting,
+        bytes: 2000,
+        stalled_path,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute of both cores"]
 async fn nine_hundred_who_read_do_not_notice_a_hundred_who_never_do() {
     let (stalled_path, lasting) = ("/past", Duration::from_secs(10));
-    let scene = Scene { readers: 900, stalled: 100, rate: 2000, lasting, bytes: 128, stalled_path };
+    let scene = Scene {
+        readers: 900,
+        stalled: 100,
+        rate: 2000,
+        lasting,
+        bytes: 128,
+        stalled_path,
+    };
     beside_those_who_never_read(scene).await;
 }
 
 async fn assert_nobody_was_slow(stage: &Stage) {
-    for (name, label) in
-        [("sidestream_gaps_total", None), ("sidestream_streams_closed_total", Some(("reason", "slow")))]
-    {
-        assert_eq!(stage.sidestream.metric(name, label.as_slice()).await, 0.0, "{name}");
+    for (name, label) in [
+        ("sidestream_gaps_total", None),
+        ("sidestream_streams_closed_total", Some(("reason", "slow"))),
+    ] {
+        assert_eq!(
+            stage.sidestream.metric(name, label.as_slice()).await,
+            0.0,
+            "{name}"
+        );
     }
 }
 
 async fn burst(readers: usize, events: u64) {
     let (mut stage, began) = (Stage::start().await, Instant::now());
     let crowd = Crowd::open(&stage, "/usual", readers, "", began).await;
-    within(PATIENT, "the burst is published", stage.publish(events, 128)).await;
+    within(
+        PATIENT,
+        "the burst is published",
+        stage.publish(events, 128),
+    )
+    .await;
     crowd.until_seen(events * readers as u64).await;
     assert_nobody_was_slow(&stage).await;
-    assert_eq!(stage.sidestream.metric("sidestream_streams", &[("route", "/usual")]).await, readers as f64);
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_streams", &[("route", "/usual")])
+            .await,
+        readers as f64
+    );
 }
 
 #[tokio::test]
@@ -226,17 +317,39 @@ async fn a_burst_of_five_thousand_to_five_hundred_is_not_slowness() {
 
 async fn replay(readers: usize, events: u64) {
     let (mut stage, began) = (Stage::start().await, Instant::now());
-    let mut first = SseClient::get(stage.sidestream.url("/past")).connect().await;
-    first.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
+    let mut first = SseClient::get(stage.sidestream.url("/past"))
+        .connect()
+        .await;
+    first
+        .until_seen("the client has a position", |parser| {
+            !parser.last_event_id().is_empty()
+        })
+        .await;
     let id = first.last_event_id().to_owned();
     drop(first);
-    stage.sidestream.until_metric("sidestream_streams", &[("route", "/past")], |streams| streams == 0.0).await;
+    stage
+        .sidestream
+        .until_metric("sidestream_streams", &[("route", "/past")], |streams| {
+            streams == 0.0
+        })
+        .await;
     within(PATIENT, "the past is published", stage.publish(events, 128)).await;
     let crowd = Crowd::open(&stage, "/past", readers, &id, began).await;
     crowd.until_seen(events * readers as u64).await;
     assert_nobody_was_slow(&stage).await;
-    stage.sidestream.until_metric("sidestream_replay_seconds_count", &[], |replays| replays >= 1.0).await;
-    assert!(stage.sidestream.metric("sidestream_replay_seconds_sum", &[]).await > 0.0);
+    stage
+        .sidestream
+        .until_metric("sidestream_replay_seconds_count", &[], |replays| {
+            replays >= 1.0
+        })
+        .await;
+    assert!(
+        stage
+            .sidestream
+            .metric("sidestream_replay_seconds_sum", &[])
+            .await
+            > 0.0
+    );
 }
 
 #[tokio::test]
@@ -257,13 +370,25 @@ async fn who_comes_back_and_takes_it_slowly_is_spared_nothing_before_it_has_caug
     let id = first.last_event_id().to_owned();
     drop(first);
     stage.publish(1500, 500).await;
-    let back = SseClient::get(stage.sidestream.url("/shed")).last_event_id(&id).receive_buffer(4096);
+    let back = SseClient::get(stage.sidestream.url("/shed"))
+        .last_event_id(&id)
+        .receive_buffer(4096);
     let mut back = back.connect().await;
     stage.until_slow("/shed").await;
-    assert!(stage.connection("/shed").await["lag"]["events"].as_u64().unwrap() > 1000, "more than its lag waits");
+    assert!(
+        stage.connection("/shed").await["lag"]["events"]
+            .as_u64()
+            .unwrap()
+            > 1000,
+        "more than its lag waits"
+    );
     // Longer than it takes to look again.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let events = back.take(1500).await;
-    assert!(crate::stage::Account::of(&events, 0, "slow").missed.is_empty());
+    assert!(
+        crate::stage::Account::of(&events, 0, "slow")
+            .missed
+            .is_empty()
+    );
     assert_nobody_was_slow(&stage).await;
 }

@@ -27,7 +27,11 @@ fn vanish(client: &mut SseClient) {
 async fn until_closed(stage: &Stage, route: &str, most: Duration) -> Duration {
     let began = Instant::now();
     eventually(most + GRACE, &format!("{route} is closed"), || async {
-        stage.sidestream.metric("sidestream_streams", &[("route", route)]).await == 0.0
+        stage
+            .sidestream
+            .metric("sidestream_streams", &[("route", route)])
+            .await
+            == 0.0
     })
     .await;
     began.elapsed()
@@ -37,13 +41,20 @@ async fn until_closed(stage: &Stage, route: &str, most: Duration) -> Duration {
 #[ignore = "takes half a minute"]
 async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
     let stage = Stage::start().await;
-    let mut client = SseClient::get(stage.sidestream.url("/quiet")).connect().await;
-    client.until_seen("a heartbeat", |parser| !parser.comments().is_empty()).await;
+    let mut client = SseClient::get(stage.sidestream.url("/quiet"))
+        .connect()
+        .await;
+    client
+        .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
+        .await;
     vanish(&mut client);
     // A heartbeat of 2 s, then the kernel's time.
     let lasted = until_closed(&stage, "/quiet", Duration::from_secs(2) + STUCK).await;
     println!("found after {lasted:?}");
-    assert!(lasted > Duration::from_secs(20), "it was the vanishing that ended it: {lasted:?}");
+    assert!(
+        lasted > Duration::from_secs(20),
+        "it was the vanishing that ended it: {lasted:?}"
+    );
     eventually(GRACE, "its connection is gone too", || async {
         stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
     })
@@ -56,7 +67,9 @@ async fn a_peer_that_vanished_is_found_by_pings_on_http_2() {
     let stage = Stage::start().await;
     let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
     let mut stream = connection.get("/quiet").await;
-    stream.until_seen("a heartbeat", |parser| !parser.comments().is_empty()).await;
+    stream
+        .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
+        .await;
     connection.freeze();
     let lasted = until_closed(&stage, "/quiet", PINGS).await;
     println!("found after {lasted:?}");
@@ -83,7 +96,10 @@ async fn one_that_takes_nothing_is_closed_however_little_waits_for_it() {
     until_closed(&stage, "/usual", STUCK).await;
     until_closed(&stage, "/disconnect", STUCK).await;
     println!("both closed after {:?}", began.elapsed());
-    assert!(began.elapsed() > Duration::from_secs(15), "patience alone ends nobody");
+    assert!(
+        began.elapsed() > Duration::from_secs(15),
+        "patience alone ends nobody"
+    );
     stalled.closed().await;
     assert!(!connection.going_away(), "the connection is not at fault");
     stage.publish(1, 10).await;

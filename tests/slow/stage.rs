@@ -84,12 +84,20 @@ pub struct Account {
 
 impl Published {
     pub fn of(number: u64) -> Self {
-        Self { number, tier: TIERS[(number % 5) as usize], subject: number % 10 }
+        Self {
+            number,
+            tier: TIERS[(number % 5) as usize],
+            subject: number % 10,
+        }
     }
 
     pub fn read(event: &Event) -> Self {
         let number = event.data.split(' ').next().unwrap();
-        Self::of(number.parse().unwrap_or_else(|_| panic!("not one of ours: {event:?}")))
+        Self::of(
+            number
+                .parse()
+                .unwrap_or_else(|_| panic!("not one of ours: {event:?}")),
+        )
     }
 }
 
@@ -109,10 +117,18 @@ impl Stage {
         let authority = Authority::new();
         let identity = authority.server("server");
         let (certificate, key) = (identity.certificate.display(), identity.key.display());
-        let tls = format!("  - address: 127.0.0.1:0\n    tls: {{ certificate: {certificate}, key: {key} }}\n");
+        let tls = format!(
+            "  - address: 127.0.0.1:0\n    tls: {{ certificate: {certificate}, key: {key} }}\n"
+        );
         let text = config(&nats, ROUTES).replacen("listen:\n", &format!("listen:\n{tls}"), 1);
         let sidestream = Sidestream::start(text).await;
-        Self { sidestream, jetstream, published: 0, nats, authority }
+        Self {
+            sidestream,
+            jetstream,
+            published: 0,
+            nats,
+            authority,
+        }
     }
 
     /// Publishes so many events of about `bytes`, and waits until the sidecar has them.
@@ -121,13 +137,21 @@ impl Stage {
         for number in self.published..self.published + events {
             let Published { tier, subject, .. } = Published::of(number);
             // Critical ones of the first subject say it by their header: the rule for them names another tier.
-            let name = if tier == "critical" && subject == 0 { "telemetry" } else { tier };
+            let name = if tier == "critical" && subject == 0 {
+                "telemetry"
+            } else {
+                tier
+            };
             let mut headers = HeaderMap::new();
             if name != tier {
                 headers.insert("Sidestream-Priority", tier);
             }
             let payload = format!("{number} {}", "x".repeat(bytes));
-            let sent = self.jetstream.publish_with_headers(format!("orders.{subject}.{name}"), headers, payload.into());
+            let sent = self.jetstream.publish_with_headers(
+                format!("orders.{subject}.{name}"),
+                headers,
+                payload.into(),
+            );
             acks.push(sent.await.unwrap());
         }
         for ack in acks {
@@ -136,7 +160,9 @@ impl Stage {
         self.published += events;
         // In the window, not only received: what waits is counted there.
         let (held, source) = (self.published.min(10_000) as f64, [("source", "ORDERS")]);
-        self.sidestream.until_metric("sidestream_window_events", &source, |events| events >= held).await;
+        self.sidestream
+            .until_metric("sidestream_window_events", &source, |events| events >= held)
+            .await;
     }
 
     /// Publishes to core NATS what nobody is spared.
@@ -144,22 +170,37 @@ impl Stage {
         let client = self.nats.client().await;
         let mut headers = HeaderMap::new();
         headers.insert("Sidestream-Priority", "critical");
-        client.publish_with_headers("news.x", headers, text.to_owned().into()).await.unwrap();
+        client
+            .publish_with_headers("news.x", headers, text.to_owned().into())
+            .await
+            .unwrap();
         client.flush().await.unwrap();
     }
 
     /// A client of HTTP/1.1 whose socket holds little: it does not read until it is asked for events.
     pub async fn lazy(&self, path: &str) -> SseClient {
-        let mut client = SseClient::get(self.sidestream.url(path)).receive_buffer(4096).connect().await;
-        client.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
+        let mut client = SseClient::get(self.sidestream.url(path))
+            .receive_buffer(4096)
+            .connect()
+            .await;
+        client
+            .until_seen("the client has a position", |parser| {
+                !parser.last_event_id().is_empty()
+            })
+            .await;
         client
     }
 
     /// As [`Stage::lazy`], over TLS.
     pub async fn lazy_tls(&self, path: &str) -> SseClient {
-        let client = SseClient::get(self.sidestream.url_tls(path)).tls(self.authority.trusting(&["http/1.1"]));
+        let client = SseClient::get(self.sidestream.url_tls(path))
+            .tls(self.authority.trusting(&["http/1.1"]));
         let mut client = client.receive_buffer(4096).connect().await;
-        client.until_seen("the client has a position", |parser| !parser.last_event_id().is_empty()).await;
+        client
+            .until_seen("the client has a position", |parser| {
+                !parser.last_event_id().is_empty()
+            })
+            .await;
         client
     }
 
@@ -170,14 +211,20 @@ impl Stage {
 
     /// As [`Stage::http2`], over TLS.
     pub async fn http2_tls(&self) -> H2Client {
-        Builder::default().tls(self.authority.trusting(&["h2"])).connect(self.sidestream.url_tls("/")).await
+        Builder::default()
+            .tls(self.authority.trusting(&["h2"]))
+            .connect(self.sidestream.url_tls("/"))
+            .await
     }
 
     /// Publishes until about so many events wait on a route.
     pub async fn publish_until_waiting(&mut self, path: &str, waiting: u64, bytes: usize) {
         // What the sockets on the way hold does not wait.
         for _ in 0..100 {
-            let lag = self.sidestream.metric("sidestream_lag_events", &[("route", path)]).await as u64;
+            let lag = self
+                .sidestream
+                .metric("sidestream_lag_events", &[("route", path)])
+                .await as u64;
             if lag >= waiting {
                 return;
             }
@@ -187,18 +234,29 @@ impl Stage {
     }
 
     pub async fn until_slow(&self, path: &str) {
-        self.sidestream.until_metric("sidestream_slow_clients", &[("route", path)], |slow| slow == 1.0).await;
+        self.sidestream
+            .until_metric("sidestream_slow_clients", &[("route", path)], |slow| {
+                slow == 1.0
+            })
+            .await;
     }
 
     /// The only event stream of a route, as `/connections` lists it.
     pub async fn connection(&self, path: &str) -> Value {
-        let listed = self.sidestream.admin_json(&format!("/connections?route={path}")).await;
+        let listed = self
+            .sidestream
+            .admin_json(&format!("/connections?route={path}"))
+            .await;
         listed["connections"][0].clone()
     }
 
     pub async fn until_ended(&self, path: &str, events: f64) {
         let labels = [("route", path), ("reason", "slow")];
-        self.sidestream.until_metric("sidestream_streams_closed_total", &labels, |ended| ended == events).await;
+        self.sidestream
+            .until_metric("sidestream_streams_closed_total", &labels, |ended| {
+                ended == events
+            })
+            .await;
     }
 }
 
@@ -218,23 +276,39 @@ impl Account {
                 continue;
             }
             let given = Published::read(event);
-            assert!(given.number >= next, "{} came twice or too late", given.number);
+            assert!(
+                given.number >= next,
+                "{} came twice or too late",
+                given.number
+            );
             let missing = (next..given.number).map(Published::of);
             account.missed.extend(missing);
             if reason == "slow" {
-                assert_eq!(told, given.number - next, "a gap says what is missing before {}", given.number);
+                assert_eq!(
+                    told,
+                    given.number - next,
+                    "a gap says what is missing before {}",
+                    given.number
+                );
                 told = 0;
             }
             account.given.push(given);
             next = given.number + 1;
         }
         if reason == "conflated" {
-            assert_eq!(told, account.missed.len() as u64, "the gaps say what is missing");
+            assert_eq!(
+                told,
+                account.missed.len() as u64,
+                "the gaps say what is missing"
+            );
         }
         account
     }
 
     pub fn count_missed(&self, tier: &str) -> usize {
-        self.missed.iter().filter(|missed| missed.tier == tier).count()
+        self.missed
+            .iter()
+            .filter(|missed| missed.tier == tier)
+            .count()
     }
 }

@@ -1,6 +1,8 @@
 //! Slow clients over TLS: treated as in clear text, and TLS hoards nothing for them.
 
-use crate::policies::{is_reset, is_reset_alone, is_shed_and_told, is_shed_like_a_socket, is_told_of_its_end};
+use crate::policies::{
+    is_reset, is_reset_alone, is_shed_and_told, is_shed_like_a_socket, is_told_of_its_end,
+};
 use crate::stage::Stage;
 
 #[tokio::test]
@@ -50,13 +52,29 @@ async fn what_tls_holds_for_a_client_that_stalls_in_a_large_event_is_bounded() {
     for _ in 0..CLIENTS {
         sleepers.push(stage.lazy_tls("/usual").await);
     }
-    let held = stage.sidestream.metric("sidestream_window_bytes", &[]).await as u64;
+    let held = stage
+        .sidestream
+        .metric("sidestream_window_bytes", &[])
+        .await as u64;
     let resident = stage.sidestream.resident_bytes_at_rest().await;
     stage.publish(2, 900_000).await;
     let route = [("route", "/usual")];
-    stage.sidestream.until_metric("sidestream_slow_clients", &route, |slow| slow == CLIENTS as f64).await;
-    let held = stage.sidestream.metric("sidestream_window_bytes", &[]).await as u64 - held;
-    let each = stage.sidestream.resident_bytes().saturating_sub(resident + held) / CLIENTS;
+    stage
+        .sidestream
+        .until_metric("sidestream_slow_clients", &route, |slow| {
+            slow == CLIENTS as f64
+        })
+        .await;
+    let held = stage
+        .sidestream
+        .metric("sidestream_window_bytes", &[])
+        .await as u64
+        - held;
+    let each = stage
+        .sidestream
+        .resident_bytes()
+        .saturating_sub(resident + held)
+        / CLIENTS;
     println!("{each} bytes for each client that stalls");
     assert!(each < EACH_MAX, "{each} bytes for each client that stalls");
 }

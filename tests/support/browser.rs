@@ -99,7 +99,11 @@ impl Page {
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
             }
         });
-        Self { address, serving, reports }
+        Self {
+            address,
+            serving,
+            reports,
+        }
     }
 
     /// The page's origin, for `cors.origins`.
@@ -109,13 +113,24 @@ impl Page {
 
     /// Starts Chromium on the page, with an EventSource on each of `urls` that listens to `message` and to `names`.
     pub fn open(self, urls: &[&str], names: &[&str]) -> Browser {
-        let pairs = urls.iter().map(|url| ("url", *url)).chain(names.iter().map(|name| ("event", *name)));
-        let query: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", escape(value))).collect();
+        let pairs = urls
+            .iter()
+            .map(|url| ("url", *url))
+            .chain(names.iter().map(|name| ("event", *name)));
+        let query: Vec<String> = pairs
+            .map(|(key, value)| format!("{key}={}", escape(value)))
+            .collect();
         let profile = tempfile::tempdir().unwrap();
         let mut command = Command::new(chromium());
-        command.args(FLAGS).arg(format!("--user-data-dir={}", profile.path().display()));
+        command
+            .args(FLAGS)
+            .arg(format!("--user-data-dir={}", profile.path().display()));
         command.arg(format!("{}/?{}", self.origin(), query.join("&")));
-        Browser { process: Process::spawn("chromium", &mut command), page: self, profile }
+        Browser {
+            process: Process::spawn("chromium", &mut command),
+            page: self,
+            profile,
+        }
     }
 }
 
@@ -141,7 +156,10 @@ impl Browser {
 
     /// The events seen so far: `name`, `data`, `id`.
     pub fn events(&self) -> Vec<Value> {
-        self.reports().into_iter().filter(|report| report["kind"] == "event").collect()
+        self.reports()
+            .into_iter()
+            .filter(|report| report["kind"] == "event")
+            .collect()
     }
 
     /// Waits until the reports satisfy `wanted`; returns them.
@@ -181,7 +199,8 @@ async fn answer(
         (&Method::GET, "/") => (StatusCode::OK, PAGE),
         (&Method::POST, "/reports") => match request.into_body().collect().await {
             Ok(body) => {
-                let batch: Vec<Value> = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+                let batch: Vec<Value> =
+                    serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
                 let mut reports = reports.lock().unwrap();
                 if reports.len() < REPORTS_MAX {
                     reports.extend(batch);
@@ -192,8 +211,12 @@ async fn answer(
         },
         _ => (StatusCode::NOT_FOUND, ""),
     };
-    let answer = Response::builder().status(status).header("Content-Type", "text/html");
-    Ok(answer.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap())
+    let answer = Response::builder()
+        .status(status)
+        .header("Content-Type", "text/html");
+    Ok(answer
+        .body(Full::new(Bytes::from_static(body.as_bytes())))
+        .unwrap())
 }
 
 /// The browser: `CHROMIUM` of the environment, or Debian's.
@@ -205,7 +228,9 @@ fn chromium() -> PathBuf {
 fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             _ => format!("%{byte:02X}"),
         })
         .collect()

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -35,7 +35,9 @@ impl Authority {
     /// A new authority with a new key.
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "rig authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "rig authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
@@ -43,7 +45,11 @@ impl Authority {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.crt"), certificate.pem()).unwrap();
         let der = certificate.der().clone();
-        Self { folder, issuer: Issuer::new(params, key), certificate: der }
+        Self {
+            folder,
+            issuer: Issuer::new(params, key),
+            certificate: der,
+        }
     }
 
     /// The authority's certificate, for whoever must trust it.
@@ -64,14 +70,23 @@ impl Authority {
 
     /// A certificate for a client called `name`.
     pub fn client(&self, name: &str) -> Identity {
-        self.issue(name, vec![name.to_owned()], ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(
+            name,
+            vec![name.to_owned()],
+            ExtendedKeyUsagePurpose::ClientAuth,
+        )
     }
 
     /// A certificate for servers on loopback that signs itself; `is_authority` says that it may sign others as well.
     pub fn self_signed(&self, name: &str, is_authority: bool) -> Identity {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = if is_authority { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        params.is_ca = if is_authority {
+            IsCa::Ca(BasicConstraints::Unconstrained)
+        } else {
+            IsCa::ExplicitNoCa
+        };
         let pair = KeyPair::generate().unwrap();
         self.write(name, &params.self_signed(&pair).unwrap(), &pair)
     }
@@ -114,10 +129,15 @@ impl Authority {
             Some(identity) => {
                 let certificate = CertificateDer::from_pem_file(&identity.certificate).unwrap();
                 let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+                builder
+                    .with_client_auth_cert(vec![certificate], key)
+                    .unwrap()
             }
         };
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|protocol| protocol.as_bytes().to_vec())
+            .collect();
         Arc::new(config)
     }
 }
@@ -138,6 +158,9 @@ pub fn server_config(identity: &Identity, protocols: &[&str]) -> Arc<ServerConfi
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .unwrap();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|protocol| protocol.as_bytes().to_vec())
+        .collect();
     Arc::new(config)
 }

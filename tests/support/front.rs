@@ -74,7 +74,14 @@ struct Text {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Nginx, Self::NginxHttp10, Self::Haproxy, Self::Envoy, Self::Caddy, Self::Traefik];
+    pub const ALL: [Self; 6] = [
+        Self::Nginx,
+        Self::NginxHttp10,
+        Self::Haproxy,
+        Self::Envoy,
+        Self::Caddy,
+        Self::Traefik,
+    ];
 
     /// Whether a line of the log is of a request for an event stream.
     fn is_for_events(self, line: &str) -> bool {
@@ -84,7 +91,10 @@ impl Kind {
                     && line.contains("\"method\":\"GET\"")
                     && !line.contains("\"uri\":\"/\"")
             }
-            Self::Traefik => line.contains("\"RequestMethod\":\"GET\"") && !line.contains("\"RequestPath\":\"/\""),
+            Self::Traefik => {
+                line.contains("\"RequestMethod\":\"GET\"")
+                    && !line.contains("\"RequestPath\":\"/\"")
+            }
             _ => line.contains("\"GET /") && !line.contains("\"GET / "),
         }
     }
@@ -109,10 +119,17 @@ impl Kind {
                 (fields[0] == "200" && fields[2] == "no", fields[1] != "1")
             }
             // It logs no attempts.
-            Self::Caddy => (line.contains("\"status\":200") && line.contains("\"X-Accel-Buffering\":[\"no\"]"), false),
+            Self::Caddy => (
+                line.contains("\"status\":200") && line.contains("\"X-Accel-Buffering\":[\"no\"]"),
+                false,
+            ),
             Self::Traefik => {
-                let answered = line.contains("\"DownstreamStatus\":200") && line.contains("X-Accel-Buffering\":\"no\"");
-                (answered, line.contains("\"RetryAttempts\":") && !line.contains("\"RetryAttempts\":0"))
+                let answered = line.contains("\"DownstreamStatus\":200")
+                    && line.contains("X-Accel-Buffering\":\"no\"");
+                (
+                    answered,
+                    line.contains("\"RetryAttempts\":") && !line.contains("\"RetryAttempts\":0"),
+                )
             }
         }
     }
@@ -134,23 +151,40 @@ impl Front {
                 }
                 text.replace("listen 80;", &format!("listen 127.0.0.1:{plain};"));
                 text.replace("listen 443 ", &format!("listen 127.0.0.1:{secure} "));
-                text.replace("/etc/nginx/tls.crt", &identity.certificate.display().to_string());
+                text.replace(
+                    "/etc/nginx/tls.crt",
+                    &identity.certificate.display().to_string(),
+                );
                 text.replace("/etc/nginx/tls.key", &identity.key.display().to_string());
                 text.replace("http {", &format!("http {{{NGINX_HTTP}"));
                 for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
-                    text.replace(&format!("{address}:8080"), &format!("127.0.0.1:{}", ports.clients));
+                    text.replace(
+                        &format!("{address}:8080"),
+                        &format!("127.0.0.1:{}", ports.clients),
+                    );
                 }
                 let mut command = Command::new("nginx");
                 let globals = "daemon off; pid nginx.pid; error_log stderr warn;";
-                command.arg("-p").arg(folder.path()).arg("-c").arg(text.write(folder.path())).args(["-g", globals]);
+                command
+                    .arg("-p")
+                    .arg(folder.path())
+                    .arg("-c")
+                    .arg(text.write(folder.path()))
+                    .args(["-g", globals]);
                 command
             }
             Kind::Haproxy => {
                 let mut text = Text::of("haproxy.cfg");
                 text.replace("bind :80\n", &format!("bind 127.0.0.1:{plain}\n"));
                 text.replace("bind :443 ", &format!("bind 127.0.0.1:{secure} "));
-                text.replace("/etc/haproxy/tls.pem", &joined(&identity, folder.path()).display().to_string());
-                text.replace("/etc/haproxy/later.http", &documented("later.http").display().to_string());
+                text.replace(
+                    "/etc/haproxy/tls.pem",
+                    &joined(&identity, folder.path()).display().to_string(),
+                );
+                text.replace(
+                    "/etc/haproxy/later.http",
+                    &documented("later.http").display().to_string(),
+                );
                 for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
                     let Ports { clients, admin } = ports;
                     text.replace(
@@ -167,9 +201,18 @@ impl Front {
             }
             Kind::Envoy => {
                 let mut text = Text::of("envoy.yaml");
-                text.replace("0.0.0.0, port_value: 80 ", &format!("127.0.0.1, port_value: {plain} "));
-                text.replace("0.0.0.0, port_value: 443 ", &format!("127.0.0.1, port_value: {secure} "));
-                text.replace("/etc/envoy/tls.crt", &identity.certificate.display().to_string());
+                text.replace(
+                    "0.0.0.0, port_value: 80 ",
+                    &format!("127.0.0.1, port_value: {plain} "),
+                );
+                text.replace(
+                    "0.0.0.0, port_value: 443 ",
+                    &format!("127.0.0.1, port_value: {secure} "),
+                );
+                text.replace(
+                    "/etc/envoy/tls.crt",
+                    &identity.certificate.display().to_string(),
+                );
                 text.replace("/etc/envoy/tls.key", &identity.key.display().to_string());
                 for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
                     let Ports { clients, admin } = ports;
@@ -179,12 +222,22 @@ impl Front {
                   health_check_config: {{ port_value: {admin} }}"
                         )
                     };
-                    text.replace(&endpoint(address, 8080, 9090), &endpoint("127.0.0.1", clients, admin));
+                    text.replace(
+                        &endpoint(address, 8080, 9090),
+                        &endpoint("127.0.0.1", clients, admin),
+                    );
                 }
                 text.replace("interval: 1s", "interval: 0.1s");
-                text.replace("stat_prefix: clients\n", &format!("stat_prefix: clients\n{ENVOY_LOG}"));
-                let address = format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {own} }} }}");
-                text.replace("static_resources:\n", &format!("admin: {{ address: {address} }}\nstatic_resources:\n"));
+                text.replace(
+                    "stat_prefix: clients\n",
+                    &format!("stat_prefix: clients\n{ENVOY_LOG}"),
+                );
+                let address =
+                    format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {own} }} }}");
+                text.replace(
+                    "static_resources:\n",
+                    &format!("admin: {{ address: {address} }}\nstatic_resources:\n"),
+                );
                 let mut command = Command::new(installed("envoy-", "envoy"));
                 command.arg("-c").arg(text.write(folder.path())).args([
                     "--use-dynamic-base-id",
@@ -201,43 +254,84 @@ impl Front {
                     folder.path().display()
                 );
                 text.replace("{\n\t# The names", &format!("{options}\n\t# The names"));
-                text.replace(":80 {\n", &format!("http://:{plain} {{\n\tbind 127.0.0.1\n\tlog\n"));
-                text.replace("https://:443 {\n", &format!("https://:{secure} {{\n\tbind 127.0.0.1\n\tlog\n"));
-                text.replace("/etc/caddy/tls.crt", &identity.certificate.display().to_string());
+                text.replace(
+                    ":80 {\n",
+                    &format!("http://:{plain} {{\n\tbind 127.0.0.1\n\tlog\n"),
+                );
+                text.replace(
+                    "https://:443 {\n",
+                    &format!("https://:{secure} {{\n\tbind 127.0.0.1\n\tlog\n"),
+                );
+                text.replace(
+                    "/etc/caddy/tls.crt",
+                    &identity.certificate.display().to_string(),
+                );
                 text.replace("/etc/caddy/tls.key", &identity.key.display().to_string());
                 for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
-                    text.replace(&format!(" {address}:8080"), &format!(" 127.0.0.1:{}", ports.clients));
+                    text.replace(
+                        &format!(" {address}:8080"),
+                        &format!(" 127.0.0.1:{}", ports.clients),
+                    );
                 }
                 let mut command = Command::new(installed("caddy-", "caddy"));
-                command.env("HOME", folder.path()).arg("run").arg("--config").arg(text.write(folder.path()));
+                command
+                    .env("HOME", folder.path())
+                    .arg("run")
+                    .arg("--config")
+                    .arg(text.write(folder.path()));
                 command.args(["--adapter", "caddyfile"]);
                 command
             }
             Kind::Traefik => {
                 serve_later(own).await;
                 let mut text = Text::of("traefik-dynamic.yaml");
-                text.replace("/etc/traefik/tls.crt", &identity.certificate.display().to_string());
+                text.replace(
+                    "/etc/traefik/tls.crt",
+                    &identity.certificate.display().to_string(),
+                );
                 text.replace("/etc/traefik/tls.key", &identity.key.display().to_string());
                 for (address, ports) in ["10.0.0.1", "10.0.0.2"].iter().zip(pods) {
-                    text.replace(&format!("//{address}:8080"), &format!("//127.0.0.1:{}", ports.clients));
+                    text.replace(
+                        &format!("//{address}:8080"),
+                        &format!("//127.0.0.1:{}", ports.clients),
+                    );
                 }
                 text.replace("//10.0.0.3:8080", &format!("//127.0.0.1:{own}"));
                 let dynamic = text.write(folder.path());
                 let mut text = Text::of("traefik.yaml");
                 for (address, port) in [("\":80\"", plain), ("\":443\"", secure)] {
-                    let here = format!("\"127.0.0.1:{port}\"\n    forwardedHeaders: {{ trustedIPs: [127.0.0.0/8] }}");
+                    let here = format!(
+                        "\"127.0.0.1:{port}\"\n    forwardedHeaders: {{ trustedIPs: [127.0.0.0/8] }}"
+                    );
                     text.replace(address, &here);
                 }
-                text.replace("/etc/traefik/traefik-dynamic.yaml", &dynamic.display().to_string());
+                text.replace(
+                    "/etc/traefik/traefik-dynamic.yaml",
+                    &dynamic.display().to_string(),
+                );
                 text.replace("accessLog: {}", TRAEFIK_LOG);
                 let mut command = Command::new(installed("traefik-", "traefik"));
-                command.arg(format!("--configFile={}", text.write(folder.path()).display()));
+                command.arg(format!(
+                    "--configFile={}",
+                    text.write(folder.path()).display()
+                ));
                 command
             }
         };
         let process = Process::spawn(&format!("{kind:?}"), &mut command);
-        let front = Self { kind, process, folder, plain, secure, admin: own, pods };
-        eventually(DEADLINE, "the proxy answers", || async { http1::get(&front.url("/")).await.is_ok() }).await;
+        let front = Self {
+            kind,
+            process,
+            folder,
+            plain,
+            secure,
+            admin: own,
+            pods,
+        };
+        eventually(DEADLINE, "the proxy answers", || async {
+            http1::get(&front.url("/")).await.is_ok()
+        })
+        .await;
         if kind == Kind::Traefik {
             front.until_configured(authority).await;
         }
@@ -247,11 +341,17 @@ impl Front {
     /// Waits until Traefik has read its dynamic configuration: it listens before, without routes and certificates.
     async fn until_configured(&self, authority: &Authority) {
         eventually(DEADLINE, "Traefik has its routes", || async {
-            http1::get(&self.url("/")).await.is_ok_and(|answer| answer.body != "404 page not found\n")
+            http1::get(&self.url("/"))
+                .await
+                .is_ok_and(|answer| answer.body != "404 page not found\n")
         })
         .await;
         eventually(DEADLINE, "Traefik has its certificate", || async {
-            H2Client::builder().tls(authority.trusting(&["h2"])).try_connect(&self.url_tls("/")).await.is_ok()
+            H2Client::builder()
+                .tls(authority.trusting(&["h2"]))
+                .try_connect(&self.url_tls("/"))
+                .await
+                .is_ok()
         })
         .await;
     }
@@ -303,18 +403,32 @@ impl Front {
     pub async fn until_known(&self, pod: usize, up: bool, heard: usize) {
         match self.kind {
             Kind::Haproxy => {
-                let wanted = format!("Server pods/{} is {}", ["a", "b"][pod], if up { "UP" } else { "DOWN" });
-                let said = || self.process.scan(heard, |lines| lines.iter().any(|line| line.contains(&wanted)));
+                let wanted = format!(
+                    "Server pods/{} is {}",
+                    ["a", "b"][pod],
+                    if up { "UP" } else { "DOWN" }
+                );
+                let said = || {
+                    self.process.scan(heard, |lines| {
+                        lines.iter().any(|line| line.contains(&wanted))
+                    })
+                };
                 eventually(DEADLINE, &wanted, || std::future::ready(said())).await;
             }
             Kind::Envoy => {
                 let clusters = format!("http://127.0.0.1:{}/clusters", self.admin);
                 let flags = format!("pods::127.0.0.1:{}::health_flags::", self.pods[pod].clients);
-                eventually(DEADLINE, &format!("Envoy knows that pod {pod} is up: {up}"), || async {
-                    let Ok(answer) = http1::get(&clusters).await else { return false };
-                    let line = answer.body.lines().find(|line| line.starts_with(&flags));
-                    line.is_some_and(|line| line.ends_with("::healthy") == up)
-                })
+                eventually(
+                    DEADLINE,
+                    &format!("Envoy knows that pod {pod} is up: {up}"),
+                    || async {
+                        let Ok(answer) = http1::get(&clusters).await else {
+                            return false;
+                        };
+                        let line = answer.body.lines().find(|line| line.starts_with(&flags));
+                        line.is_some_and(|line| line.ends_with("::healthy") == up)
+                    },
+                )
                 .await;
             }
             Kind::Nginx | Kind::NginxHttp10 | Kind::Caddy | Kind::Traefik => {}
@@ -326,7 +440,10 @@ impl Front {
 
 impl Text {
     fn of(name: &'static str) -> Self {
-        Self { name, text: std::fs::read_to_string(documented(name)).unwrap() }
+        Self {
+            name,
+            text: std::fs::read_to_string(documented(name)).unwrap(),
+        }
     }
 
     /// Every occurrence; there must be one, or the test would run something else than what is documented.
@@ -378,7 +495,9 @@ async fn serve_later(port: u16) {
             tokio::spawn(async move {
                 let mut request = Vec::new();
                 while !request.ends_with(b"\r\n\r\n") {
-                    let Ok(1..) = connection.read_buf(&mut request).await else { return };
+                    let Ok(1..) = connection.read_buf(&mut request).await else {
+                        return;
+                    };
                 }
                 let _sent = connection.write_all(&answer).await;
             });
@@ -389,23 +508,32 @@ async fn serve_later(port: u16) {
 /// A program that scripts/tools.sh has put into a folder with its version.
 fn installed(folder: &str, program: &str) -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools");
-    let entries = std::fs::read_dir(&tools).into_iter().flatten().filter_map(Result::ok);
+    let entries = std::fs::read_dir(&tools)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
     let mut found: Vec<PathBuf> = entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(folder))
         .map(|entry| entry.path().join(program))
         .filter(|program| program.exists())
         .collect();
     found.sort();
-    found.pop().unwrap_or_else(|| panic!("{program} is not installed: run `make tools`"))
+    found
+        .pop()
+        .unwrap_or_else(|| panic!("{program} is not installed: run `make tools`"))
 }
 
 fn documented(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/proxies").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs/proxies")
+        .join(name)
 }
 
 /// HAProxy wants certificate and key in one file.
 fn joined(identity: &Identity, folder: &Path) -> PathBuf {
-    let pem = [&identity.certificate, &identity.key].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    let pem = [&identity.certificate, &identity.key]
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .concat();
     let file = folder.join("tls.pem");
     std::fs::write(&file, pem).unwrap();
     file

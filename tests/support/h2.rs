@@ -51,7 +51,10 @@ pub struct H2Stream {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { connector: Connector::default(), stream_window: 65_535 }
+        Self {
+            connector: Connector::default(),
+            stream_window: 65_535,
+        }
     }
 }
 
@@ -77,7 +80,9 @@ impl Builder {
     /// Connects to the host and port of `url`: by prior knowledge, or by ALPN if it is `https`.
     pub async fn connect(self, url: impl AsRef<str>) -> H2Client {
         let url = url.as_ref();
-        self.try_connect(url).await.unwrap_or_else(|error| panic!("HTTP/2 to {url}: {error}"))
+        self.try_connect(url)
+            .await
+            .unwrap_or_else(|error| panic!("HTTP/2 to {url}: {error}"))
     }
 
     /// As [`Builder::connect`], for servers that may not be there.
@@ -86,7 +91,11 @@ impl Builder {
         within(DEADLINE, "the HTTP/2 connection is open", async {
             let transport = self.connector.connect(&base).await?;
             if base.scheme_str() == Some("https") {
-                assert_eq!(transport.alpn(), Some(&b"h2"[..]), "the server chooses HTTP/2 by ALPN");
+                assert_eq!(
+                    transport.alpn(),
+                    Some(&b"h2"[..]),
+                    "the server chooses HTTP/2 by ALPN"
+                );
             }
             let wire = Arc::new(Wire::default());
             let tap = Tap::new(transport, &wire);
@@ -100,10 +109,17 @@ impl Builder {
                 .map_err(io::Error::other)?;
             let ended = Arc::clone(&wire);
             let driver = tokio::spawn(async move {
-                let end = connection.await.map_or_else(|error| error.to_string(), |()| "closed".to_owned());
+                let end = connection
+                    .await
+                    .map_or_else(|error| error.to_string(), |()| "closed".to_owned());
                 ended.end(end);
             });
-            Ok(H2Client { base, requests, wire, driver })
+            Ok(H2Client {
+                base,
+                requests,
+                wire,
+                driver,
+            })
         })
         .await
     }
@@ -124,11 +140,17 @@ impl H2Client {
 
     /// GET, accepting an event stream; returns when the head of the answer is there, whatever its status.
     pub async fn get(&mut self, target: &str) -> H2Stream {
-        self.request("GET", target, &[("accept", "text/event-stream")]).await
+        self.request("GET", target, &[("accept", "text/event-stream")])
+            .await
     }
 
     /// A request with these headers, given in lower case.
-    pub async fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) -> H2Stream {
+    pub async fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> H2Stream {
         self.try_request(method, target, headers)
             .await
             .unwrap_or_else(|error| panic!("{method} {target} over HTTP/2: {error}"))
@@ -141,30 +163,46 @@ impl H2Client {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<H2Stream, h2::Error> {
-        let (scheme, authority) = (self.base.scheme_str().unwrap(), self.base.authority().unwrap());
-        let mut request =
-            Request::builder().version(Version::HTTP_2).method(method).uri(format!("{scheme}://{authority}{target}"));
+        let (scheme, authority) = (
+            self.base.scheme_str().unwrap(),
+            self.base.authority().unwrap(),
+        );
+        let mut request = Request::builder()
+            .version(Version::HTTP_2)
+            .method(method)
+            .uri(format!("{scheme}://{authority}{target}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        let resumed = headers.iter().find(|(name, _)| *name == "last-event-id").map_or("", |(_, id)| *id);
-        within(DEADLINE, &format!("{method} {target} has a head of an answer"), async {
-            let mut requests = self.requests.clone().ready().await?;
-            let (answer, request) = requests.send_request(request, true)?;
-            let (head, body) = answer.await?.into_parts();
-            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-            let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
-            Ok(H2Stream {
-                status: head.status.as_u16(),
-                headers,
-                body,
-                request,
-                parser: Parser::resuming(resumed),
-                ready: VecDeque::new(),
-                sizes: Vec::new(),
-            })
-        })
+        let resumed = headers
+            .iter()
+            .find(|(name, _)| *name == "last-event-id")
+            .map_or("", |(_, id)| *id);
+        within(
+            DEADLINE,
+            &format!("{method} {target} has a head of an answer"),
+            async {
+                let mut requests = self.requests.clone().ready().await?;
+                let (answer, request) = requests.send_request(request, true)?;
+                let (head, body) = answer.await?.into_parts();
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                let headers = head
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), text(value.as_bytes())))
+                    .collect();
+                Ok(H2Stream {
+                    status: head.status.as_u16(),
+                    headers,
+                    body,
+                    request,
+                    parser: Parser::resuming(resumed),
+                    ready: VecDeque::new(),
+                    sizes: Vec::new(),
+                })
+            },
+        )
         .await
     }
 
@@ -180,12 +218,18 @@ impl H2Client {
 
     /// Waits for a GOAWAY; streams that are open go on.
     pub async fn goaway(&self) {
-        eventually(DEADLINE, "the server has sent GOAWAY", || async { self.going_away() }).await;
+        eventually(DEADLINE, "the server has sent GOAWAY", || async {
+            self.going_away()
+        })
+        .await;
     }
 
     /// Waits until the connection is over; tells how, in the library's words, `closed` if in good order.
     pub async fn ended(&self) -> String {
-        eventually(DEADLINE, "the HTTP/2 connection is over", || async { self.wire.ended() }).await
+        eventually(DEADLINE, "the HTTP/2 connection is over", || async {
+            self.wire.ended()
+        })
+        .await
     }
 
     /// Stops reading the socket for ever, PINGs included: a peer that is gone without a FIN.
@@ -215,7 +259,10 @@ impl H2Stream {
 
     /// One header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The stream's identifier, as in [`Frame::id`].
@@ -243,7 +290,10 @@ impl H2Stream {
 
     /// The next event within `deadline`, or nothing.
     pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
-        tokio::time::timeout(deadline, self.advance()).await.ok()?.ok()
+        tokio::time::timeout(deadline, self.advance())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// The next `count` events.
@@ -353,7 +403,10 @@ impl H2Stream {
             None => Err(End::Terminated),
             Some(Ok(bytes)) => {
                 // Read is taken: only bytes that were asked for open the window again.
-                self.body.flow_control().release_capacity(bytes.len()).unwrap();
+                self.body
+                    .flow_control()
+                    .release_capacity(bytes.len())
+                    .unwrap();
                 Ok(bytes)
             }
             Some(Err(error)) => Err(match error.reason() {

@@ -82,14 +82,23 @@ impl Wire {
 impl Tap {
     /// Notes into `wire` what comes in over `transport`.
     pub fn new(transport: Transport, wire: &Arc<Wire>) -> Self {
-        Self { transport, wire: Arc::clone(wire), header: Vec::new(), payload_left: 0 }
+        Self {
+            transport,
+            wire: Arc::clone(wire),
+            header: Vec::new(),
+            payload_left: 0,
+        }
     }
 
     /// Notes the headers of the frames in `bytes`, which may begin and end anywhere.
     fn note(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             // Nine bytes of header, and up to eight of the payload that say what GOAWAY and RST_STREAM mean.
-            let wanted = if self.header.len() < 9 { 9 } else { 9 + self.length().min(8) };
+            let wanted = if self.header.len() < 9 {
+                9
+            } else {
+                9 + self.length().min(8)
+            };
             if self.header.len() < wanted {
                 let take = bytes.len().min(wanted - self.header.len());
                 self.header.extend_from_slice(&bytes[..take]);
@@ -110,7 +119,9 @@ impl Tap {
     }
 
     fn length(&self) -> usize {
-        usize::from(self.header[0]) << 16 | usize::from(self.header[1]) << 8 | usize::from(self.header[2])
+        usize::from(self.header[0]) << 16
+            | usize::from(self.header[1]) << 8
+            | usize::from(self.header[2])
     }
 
     fn remember(&self) {
@@ -118,7 +129,13 @@ impl Tap {
         let mut start = [0; 8];
         start[..header.len() - 9].copy_from_slice(&header[9..]);
         let id = u32::from_be_bytes([header[5] & 0x7f, header[6], header[7], header[8]]);
-        let frame = Frame { kind: header[3], flags: header[4], id, length: self.length(), start };
+        let frame = Frame {
+            kind: header[3],
+            flags: header[4],
+            id,
+            length: self.length(),
+            start,
+        };
         let mut frames = self.wire.frames.lock().unwrap();
         if frames.len() < FRAMES_MAX {
             frames.push(frame);
@@ -127,7 +144,11 @@ impl Tap {
 }
 
 impl AsyncRead for Tap {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.wire.frozen.load(Ordering::Acquire) {
             return Poll::Pending;
@@ -140,7 +161,11 @@ impl AsyncRead for Tap {
 }
 
 impl AsyncWrite for Tap {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 

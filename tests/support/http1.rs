@@ -65,7 +65,11 @@ enum Framing {
 
 impl Response {
     /// Sends `request`, byte for byte, and reads the head of the answer. `bodiless`: it answers a HEAD.
-    pub async fn exchange(mut transport: Transport, request: &[u8], bodiless: bool) -> io::Result<Self> {
+    pub async fn exchange(
+        mut transport: Transport,
+        request: &[u8],
+        bodiless: bool,
+    ) -> io::Result<Self> {
         transport.write_all(request).await?;
         transport.flush().await?;
         Self::read(transport, BytesMut::new(), bodiless).await
@@ -73,7 +77,10 @@ impl Response {
 
     /// Sends another request on the connection of an answer that has been read to its end.
     pub async fn again(self, request: &[u8]) -> io::Result<Self> {
-        assert!(matches!(self.framing, Framing::Over(End::Terminated)), "the answer before has been read");
+        assert!(
+            matches!(self.framing, Framing::Over(End::Terminated)),
+            "the answer before has been read"
+        );
         let mut transport = self.transport;
         transport.write_all(request).await?;
         Self::read(transport, self.buffer, false).await
@@ -97,7 +104,9 @@ impl Response {
                 continue;
             }
             match self.transport.read_buf(&mut self.buffer).await {
-                Ok(0) if matches!(self.framing, Framing::UntilClose) => self.framing = Framing::Over(End::Closed),
+                Ok(0) if matches!(self.framing, Framing::UntilClose) => {
+                    self.framing = Framing::Over(End::Closed)
+                }
                 Ok(0) => self.framing = Framing::Over(End::Truncated),
                 Ok(_) => {}
                 // A TLS peer that closes without close_notify cut the answer, as a FIN does in clear text.
@@ -135,7 +144,11 @@ impl Response {
         self.transport
     }
 
-    async fn read(mut transport: Transport, mut buffer: BytesMut, bodiless: bool) -> io::Result<Self> {
+    async fn read(
+        mut transport: Transport,
+        mut buffer: BytesMut,
+        bodiless: bool,
+    ) -> io::Result<Self> {
         let end = loop {
             if let Some(end) = find(&buffer, b"\r\n\r\n") {
                 break end;
@@ -152,14 +165,23 @@ impl Response {
         // A 1xx or HEAD answer has no body whatever its headers say (RFC 9112, section 6.3).
         let framing = if bodiless || status < 200 || status == 204 || status == 304 {
             Framing::Over(End::Terminated)
-        } else if header(&headers, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+        } else if header(&headers, "transfer-encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+        {
             Framing::Chunked(None)
         } else if let Some(length) = header(&headers, "content-length") {
             Framing::Length(length.parse().map_err(io::Error::other)?)
         } else {
             Framing::UntilClose
         };
-        Ok(Self { status, minor, headers, transport, buffer, framing })
+        Ok(Self {
+            status,
+            minor,
+            headers,
+            transport,
+            buffer,
+            framing,
+        })
     }
 
     /// What of the buffer belongs to the body; may find its end instead.
@@ -180,8 +202,8 @@ impl Response {
                     let line = find(&self.buffer, b"\r\n")?;
                     let text = String::from_utf8_lossy(&self.buffer[..line]).into_owned();
                     let digits = text.split(';').next().unwrap_or_default().trim();
-                    let size =
-                        usize::from_str_radix(digits, 16).unwrap_or_else(|_| panic!("a chunk size, not {text:?}"));
+                    let size = usize::from_str_radix(digits, 16)
+                        .unwrap_or_else(|_| panic!("a chunk size, not {text:?}"));
                     if size == 0 {
                         // No trailers are expected: the last chunk is `0` and an empty line.
                         if self.buffer.len() < line + 4 {
@@ -222,7 +244,8 @@ impl Answer {
 
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 }
 
@@ -234,16 +257,26 @@ pub async fn get(url: &str) -> io::Result<Answer> {
 /// One request with `Connection: close`, in clear text, read to the end within the usual deadline.
 pub async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
     let url: Uri = url.parse().unwrap();
-    within(DEADLINE, &format!("{method} {url} is answered to the end"), async {
-        let mut all = vec![("Connection", "close")];
-        all.extend_from_slice(headers);
-        let head = head(method, &url, 1, &all);
-        let transport = Connector::default().connect(&url).await?;
-        let mut response = Response::exchange(transport, head.as_bytes(), method == "HEAD").await?;
-        let (body, end) = response.body().await;
-        let body = String::from_utf8_lossy(&body).into_owned();
-        Ok(Answer { status: response.status, headers: response.headers, body, end })
-    })
+    within(
+        DEADLINE,
+        &format!("{method} {url} is answered to the end"),
+        async {
+            let mut all = vec![("Connection", "close")];
+            all.extend_from_slice(headers);
+            let head = head(method, &url, 1, &all);
+            let transport = Connector::default().connect(&url).await?;
+            let mut response =
+                Response::exchange(transport, head.as_bytes(), method == "HEAD").await?;
+            let (body, end) = response.body().await;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            Ok(Answer {
+                status: response.status,
+                headers: response.headers,
+                body,
+                end,
+            })
+        },
+    )
     .await
 }
 
@@ -259,8 +292,11 @@ pub fn head(method: &str, url: &Uri, minor: u8, headers: &[(&str, &str)]) -> Str
 }
 
 fn header(headers: &[(String, String)], name: &str) -> Option<String> {
-    let values: Vec<&str> =
-        headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect();
+    let values: Vec<&str> = headers
+        .iter()
+        .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+        .collect();
     (!values.is_empty()).then(|| values.join(", "))
 }
 
@@ -277,11 +313,15 @@ fn parse_head(head: &[u8]) -> io::Result<Head> {
         "HTTP/1.1" => 1,
         _ => return Err(wrong()),
     };
-    let status = rest.get(..3).and_then(|code| code.parse().ok()).ok_or_else(wrong)?;
+    let status = rest
+        .get(..3)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(wrong)?;
     let headers = lines
         .map(|line| {
-            let (name, value) =
-                line.split_once(':').ok_or_else(|| io::Error::other(format!("not a header: {line:?}")))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| io::Error::other(format!("not a header: {line:?}")))?;
             Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
         })
         .collect::<io::Result<_>>()?;
@@ -289,5 +329,7 @@ fn parse_head(head: &[u8]) -> io::Result<Head> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }

@@ -58,7 +58,10 @@ impl Nats {
 
     /// Options first, then [`Builder::start`].
     pub fn builder() -> Builder {
-        Builder { config: String::new(), jetstream: true }
+        Builder {
+            config: String::new(),
+            jetstream: true,
+        }
     }
 
     /// `nats://127.0.0.1:PORT`
@@ -88,7 +91,10 @@ impl Nats {
 
     /// A client with credentials or TLS.
     pub async fn client_with(&self, options: ConnectOptions) -> Client {
-        options.connect(self.url()).await.expect("the nats-server that said it is ready takes a connection")
+        options
+            .connect(self.url())
+            .await
+            .expect("the nats-server that said it is ready takes a connection")
     }
 
     /// A JetStream context on a client of its own.
@@ -105,7 +111,12 @@ impl Nats {
     pub async fn restart(&mut self) {
         self.kill9();
         let launch = &self.launch;
-        self.process = eventually(DEADLINE, "the restarted nats-server has its port back", || launch.run()).await;
+        self.process = eventually(
+            DEADLINE,
+            "the restarted nats-server has its port back",
+            || launch.run(),
+        )
+        .await;
     }
 
     /// Stops the server, keeps a copy of its store, and starts it again.
@@ -217,12 +228,18 @@ impl Cluster {
 
     /// A client that knows all three.
     pub async fn client(&self) -> Client {
-        ConnectOptions::new().connect(self.urls()).await.expect("one of three servers takes a connection")
+        ConnectOptions::new()
+            .connect(self.urls())
+            .await
+            .expect("one of three servers takes a connection")
     }
 
     async fn attempt() -> Option<Self> {
         let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
-        let peers: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let peers: Vec<String> = routes
+            .iter()
+            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .collect();
         let mut nodes = Vec::new();
         for (index, route) in routes.iter().enumerate() {
             let launch = Launch {
@@ -230,7 +247,11 @@ impl Cluster {
                 port: free_port(),
                 config: format!(
                     "cluster {{ name: rig, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
-                    peers.iter().map(|peer| format!("\"{peer}\"")).collect::<Vec<_>>().join(", "),
+                    peers
+                        .iter()
+                        .map(|peer| format!("\"{peer}\""))
+                        .collect::<Vec<_>>()
+                        .join(", "),
                 ),
                 jetstream: true,
                 folder: tempfile::tempdir().unwrap(),
@@ -240,11 +261,15 @@ impl Cluster {
         }
         let cluster = Self { nodes };
         let jetstream = jetstream::new(cluster.client().await);
-        eventually(ELECTION, "JetStream has a leader in the cluster", || async {
-            tokio::time::timeout(Duration::from_secs(1), jetstream.query_account())
-                .await
-                .is_ok_and(|answer| answer.is_ok())
-        })
+        eventually(
+            ELECTION,
+            "JetStream has a leader in the cluster",
+            || async {
+                tokio::time::timeout(Duration::from_secs(1), jetstream.query_account())
+                    .await
+                    .is_ok_and(|answer| answer.is_ok())
+            },
+        )
         .await;
         Some(cluster)
     }
@@ -257,30 +282,44 @@ impl Launch {
     async fn run(&self) -> Option<Process> {
         let file = self.folder.path().join("nats.conf");
         std::fs::write(&file, self.text()).unwrap();
-        let mut process = Process::spawn("nats-server", Command::new(server()).arg("-c").arg(&file));
+        let mut process =
+            Process::spawn("nats-server", Command::new(server()).arg("-c").arg(&file));
         let ready = eventually(ELECTION, "nats-server is ready", || {
             let ended = process.exited().is_some();
-            let said = process.scan(0, |lines| lines.iter().any(|line| line.contains("Server is ready")));
-            std::future::ready(if said { Some(true) } else { ended.then_some(false) })
+            let said = process.scan(0, |lines| {
+                lines.iter().any(|line| line.contains("Server is ready"))
+            });
+            std::future::ready(if said {
+                Some(true)
+            } else {
+                ended.then_some(false)
+            })
         })
         .await;
         if ready {
             return Some(process);
         }
         let log = process.lines().join("\n");
-        assert!(log.contains("address already in use"), "nats-server does not start:\n{log}");
+        assert!(
+            log.contains("address already in use"),
+            "nats-server does not start:\n{log}"
+        );
         None
     }
 
     fn text(&self) -> String {
-        let Self { name, port, config, .. } = self;
+        let Self {
+            name, port, config, ..
+        } = self;
         let mut text = format!("server_name: {name}\nlisten: \"127.0.0.1:{port}\"\n");
         // The shortest that the server accepts; without it an announced end takes two minutes.
         text += "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n";
         if self.jetstream {
             let store = self.folder.path().join("store");
             let store = store.display();
-            text += &format!("jetstream {{ store_dir: \"{store}\", max_memory_store: 256MB, max_file_store: 1GB }}\n");
+            text += &format!(
+                "jetstream {{ store_dir: \"{store}\", max_memory_store: 256MB, max_file_store: 1GB }}\n"
+            );
         }
         text + config
     }
@@ -294,8 +333,13 @@ pub fn version() -> String {
 /// The nats-server under test in the checkout's tool folder.
 pub fn server() -> PathBuf {
     let version = version();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(".tools/nats-{version}/bin/nats-server"));
-    assert!(path.exists(), "nats-server {version} is not at {}: run `make tools`", path.display());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!(".tools/nats-{version}/bin/nats-server"));
+    assert!(
+        path.exists(),
+        "nats-server {version} is not at {}: run `make tools`",
+        path.display()
+    );
     path
 }
 

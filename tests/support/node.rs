@@ -36,20 +36,31 @@ impl NodeClient {
 
     /// Everything reported so far: objects with `kind` (`open`, `event`, `error`, `close`, `done`).
     pub fn reports(&self) -> Vec<Value> {
-        self.process.scan(0, |lines| lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        self.process.scan(0, |lines| {
+            lines
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect()
+        })
     }
 
     /// What was reported from line `from` on, and the line to ask from the next time.
     pub fn reports_since(&self, from: usize) -> (Vec<Value>, usize) {
         self.process.scan(from, |lines| {
-            let reports = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let reports = lines
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
             (reports, from + lines.len())
         })
     }
 
     /// The events reported so far: `name`, `data`, `id`.
     pub fn events(&self) -> Vec<Value> {
-        self.reports().into_iter().filter(|report| report["kind"] == "event").collect()
+        self.reports()
+            .into_iter()
+            .filter(|report| report["kind"] == "event")
+            .collect()
     }
 
     /// Waits until the reports satisfy `wanted`; returns them.
@@ -68,9 +79,17 @@ impl NodeClient {
 
     fn start(script: &str, arguments: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-        assert!(folder.join("node_modules").exists(), "the npm clients are not installed: run `make tools`");
+        assert!(
+            folder.join("node_modules").exists(),
+            "the npm clients are not installed: run `make tools`"
+        );
         let mut command = Command::new("node");
-        command.arg(folder.join(script)).args(arguments).env_remove("NODE_OPTIONS");
-        Self { process: Process::spawn(script, &mut command) }
+        command
+            .arg(folder.join(script))
+            .args(arguments)
+            .env_remove("NODE_OPTIONS");
+        Self {
+            process: Process::spawn(script, &mut command),
+        }
     }
 }

@@ -51,7 +51,13 @@ impl Process {
         let reading: Reading = Arc::new((Mutex::new(Output::Read), Condvar::new()));
         keep_lines(child.stdout.take(), &lines, &reading);
         keep_lines(child.stderr.take(), &lines, &reading);
-        Self { name: name.to_owned(), child, exit: None, lines, reading }
+        Self {
+            name: name.to_owned(),
+            child,
+            exit: None,
+            lines,
+            reading,
+        }
     }
 
     /// Changes what happens to the output, from the line after the next on.
@@ -88,7 +94,8 @@ impl Process {
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let pid = Pid::from_child(&self.child);
-            kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+            kill_process(pid, signal)
+                .unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
         }
     }
 
@@ -120,15 +127,25 @@ impl Drop for Process {
             let _reaped = self.child.wait();
         }
         if std::thread::panicking() {
-            let lines = self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let lines = self
+                .lines
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let skipped = lines.len().saturating_sub(LINES_SHOWN);
             eprintln!("--- last output of {} ({skipped} lines before)", self.name);
-            lines.iter().skip(skipped).for_each(|line| eprintln!("{line}"));
+            lines
+                .iter()
+                .skip(skipped)
+                .for_each(|line| eprintln!("{line}"));
         }
     }
 }
 
-fn keep_lines(output: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<String>>>, reading: &Reading) {
+fn keep_lines(
+    output: Option<impl Read + Send + 'static>,
+    lines: &Arc<Mutex<Vec<String>>>,
+    reading: &Reading,
+) {
     let Some(output) = output else { return };
     let (lines, reading) = (Arc::clone(lines), Arc::clone(reading));
     std::thread::spawn(move || {
@@ -143,7 +160,9 @@ fn keep_lines(output: Option<impl Read + Send + 'static>, lines: &Arc<Mutex<Vec<
             }
             line.clear();
             let (now, changed) = &*reading;
-            let now = changed.wait_while(now.lock().unwrap(), |now| *now == Output::Left).unwrap();
+            let now = changed
+                .wait_while(now.lock().unwrap(), |now| *now == Output::Left)
+                .unwrap();
             if *now == Output::Closed {
                 return;
             }

@@ -55,10 +55,19 @@ impl Proxy {
     pub async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (state, watching) = watch::channel(State { upstream, fault: Fault::default(), generation: 0 });
+        let (state, watching) = watch::channel(State {
+            upstream,
+            fault: Fault::default(),
+            generation: 0,
+        });
         let open = Arc::new(AtomicUsize::new(0));
         let accepting = tokio::spawn(accept(listener, watching, Arc::clone(&open)));
-        Self { address, state, open, accepting }
+        Self {
+            address,
+            state,
+            open,
+            accepting,
+        }
     }
 
     /// Forwards to a port of loopback.
@@ -93,8 +102,12 @@ impl Proxy {
 
     /// Waits until `count` connections are open.
     pub async fn until_open(&self, count: usize) {
-        eventually(DEADLINE, "as many connections as wanted pass through the proxy", || async { self.open() == count })
-            .await;
+        eventually(
+            DEADLINE,
+            "as many connections as wanted pass through the proxy",
+            || async { self.open() == count },
+        )
+        .await;
     }
 }
 
@@ -122,7 +135,12 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>, open: Arc<
     }
 }
 
-async fn forward(client: TcpStream, server: TcpStream, generation: u64, state: watch::Receiver<State>) {
+async fn forward(
+    client: TcpStream,
+    server: TcpStream,
+    generation: u64,
+    state: watch::Receiver<State>,
+) {
     for socket in [&client, &server] {
         if socket.set_nodelay(true).is_err() {
             return;
@@ -151,7 +169,11 @@ async fn forward(client: TcpStream, server: TcpStream, generation: u64, state: w
 }
 
 /// Copies until FIN, which is passed on, or an error.
-async fn copy(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut state: watch::Receiver<State>) -> io::Result<()> {
+async fn copy(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         if state.wait_for(|state| !state.fault.stall).await.is_err() {
@@ -187,5 +209,7 @@ fn pace(bytes: usize, per_second: u32) -> Duration {
 
 /// Closing this socket now sends RST instead of FIN.
 fn linger_not(socket: &TcpStream) {
-    socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(socket)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
 }

@@ -50,7 +50,9 @@ pub fn config(nats: &Nats, rest: &str) -> String {
 /// As [`config`], with the addresses of a cluster or a proxy.
 pub fn config_for(servers: &[String], rest: &str) -> String {
     let servers = serde_json::to_string(servers).unwrap();
-    format!("listen:\n  - address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\nnats:\n  servers: {servers}\n{rest}\n")
+    format!(
+        "listen:\n  - address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\nnats:\n  servers: {servers}\n{rest}\n"
+    )
 }
 
 /// Runs the binary to its end, as a user would on a command line.
@@ -61,7 +63,9 @@ pub async fn run(arguments: &[&str], folder: &Path) -> Output {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    within(DEADLINE, &format!("sidestream {arguments:?} ends"), child).await.unwrap()
+    within(DEADLINE, &format!("sidestream {arguments:?} ends"), child)
+        .await
+        .unwrap()
 }
 
 // === impl Builder ===
@@ -110,7 +114,10 @@ impl Builder {
 
     /// Starts the sidecar and waits for nothing: for configurations with which it ends.
     pub fn spawn(self) -> Sidestream {
-        let folder = tempfile::Builder::new().prefix("sidestream-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("sidestream-")
+            .tempdir()
+            .unwrap();
         for (name, content) in &self.files {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
@@ -123,16 +130,30 @@ impl Builder {
             None => Command::new(BINARY),
             Some((soft, hard)) => {
                 let mut command = Command::new("prlimit");
-                command.arg(format!("--nofile={soft}:{hard}")).arg("--").arg(BINARY);
+                command
+                    .arg(format!("--nofile={soft}:{hard}"))
+                    .arg("--")
+                    .arg(BINARY);
                 command
             }
         };
-        command.arg("run").arg("--config").arg(&file).current_dir(folder.path());
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .current_dir(folder.path());
         // A control socket of its own, wherever the sidecar looks for a place.
-        command.env("XDG_RUNTIME_DIR", folder.path()).env("TMPDIR", folder.path());
+        command
+            .env("XDG_RUNTIME_DIR", folder.path())
+            .env("TMPDIR", folder.path());
         command.envs(self.environment);
         let process = Process::spawn("sidestream", &mut command);
-        Sidestream { process, folder, admin: String::new(), listeners: Vec::new() }
+        Sidestream {
+            process,
+            folder,
+            admin: String::new(),
+            listeners: Vec::new(),
+        }
     }
 }
 
@@ -173,20 +194,25 @@ impl Sidestream {
 
     /// GET on the admin port.
     pub async fn admin(&self, path: &str) -> (u16, String) {
-        let answer = http1::get(&self.url_admin(path)).await.unwrap_or_else(|error| panic!("admin {path}: {error}"));
+        let answer = http1::get(&self.url_admin(path))
+            .await
+            .unwrap_or_else(|error| panic!("admin {path}: {error}"));
         (answer.status, answer.body)
     }
 
     /// GET of JSON on the admin port, whatever the status.
     pub async fn admin_json(&self, path: &str) -> Value {
         let (status, body) = self.admin(path).await;
-        serde_json::from_str(&body).unwrap_or_else(|error| panic!("admin {path}: {status}, {error} in {body:?}"))
+        serde_json::from_str(&body)
+            .unwrap_or_else(|error| panic!("admin {path}: {status}, {error} in {body:?}"))
     }
 
     /// Waits until `/health/ready` says 200.
     pub async fn ready(&mut self) {
         eventually(DEADLINE, "the sidecar is ready", || async {
-            http1::get(&self.url_admin("/health/ready")).await.is_ok_and(|answer| answer.status == 200)
+            http1::get(&self.url_admin("/health/ready"))
+                .await
+                .is_ok_and(|answer| answer.status == 200)
         })
         .await;
     }
@@ -199,8 +225,14 @@ impl Sidestream {
     }
 
     /// Waits until a metric's value satisfies `wanted`; returns it.
-    pub async fn until_metric(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> f64 {
-        self.until_metric_within(DEADLINE, name, labels, wanted).await
+    pub async fn until_metric(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        wanted: impl Fn(f64) -> bool,
+    ) -> f64 {
+        self.until_metric_within(DEADLINE, name, labels, wanted)
+            .await
     }
 
     /// As [`Sidestream::until_metric`], for what takes its time.
@@ -211,10 +243,14 @@ impl Sidestream {
         labels: &[(&str, &str)],
         wanted: impl Fn(f64) -> bool,
     ) -> f64 {
-        eventually(deadline, &format!("{name}{labels:?} is as wanted"), || async {
-            let value = self.metric(name, labels).await;
-            wanted(value).then_some(value)
-        })
+        eventually(
+            deadline,
+            &format!("{name}{labels:?} is as wanted"),
+            || async {
+                let value = self.metric(name, labels).await;
+                wanted(value).then_some(value)
+            },
+        )
         .await
     }
 
@@ -230,12 +266,18 @@ impl Sidestream {
 
     /// Waits for a line of the log, past or future.
     pub async fn until_log(&self, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        eventually(DEADLINE, fact, || async { self.log().into_iter().find(|line| wanted(line)) }).await
+        eventually(DEADLINE, fact, || async {
+            self.log().into_iter().find(|line| wanted(line))
+        })
+        .await
     }
 
     /// Waits for a line of the log with this message.
     pub async fn until_message(&self, message: &str) -> Value {
-        self.until_log(&format!("the sidecar logs {message:?}"), |line| line["message"] == message).await
+        self.until_log(&format!("the sidecar logs {message:?}"), |line| {
+            line["message"] == message
+        })
+        .await
     }
 
     /// SIGTERM, as the kubelet sends it.
@@ -257,7 +299,9 @@ impl Sidestream {
     pub async fn wait_exit(&mut self, deadline: Duration) -> i32 {
         use std::os::unix::process::ExitStatusExt;
         let status = self.process.wait_exit(deadline).await;
-        status.code().unwrap_or_else(|| -status.signal().unwrap_or_default())
+        status
+            .code()
+            .unwrap_or_else(|| -status.signal().unwrap_or_default())
     }
 
     /// Whether the process runs.
@@ -319,14 +363,24 @@ impl Sidestream {
 
     /// How many file descriptors are open.
     pub fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
     }
 
     /// A line of proc(5) `status`.
     fn status_bytes(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(key)).expect("the process has memory");
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(key))
+            .expect("the process has memory");
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
     }
 
     fn listener(&self, tls: bool) -> &Listener {
@@ -337,27 +391,48 @@ impl Sidestream {
     }
 
     async fn await_addresses(&mut self) {
-        let Self { process, admin, listeners, .. } = self;
+        let Self {
+            process,
+            admin,
+            listeners,
+            ..
+        } = self;
         eventually(DEADLINE, "the sidecar logs its addresses", || {
             // `assert` here, so that a sidecar that ends shows its log at once and not at the deadline.
-            assert!(process.exited().is_none(), "the sidecar ended before it listened");
+            assert!(
+                process.exited().is_none(),
+                "the sidecar ended before it listened"
+            );
             let log = process.scan(0, parse_log);
             let address = |line: &Value| line["address"].as_str().unwrap_or_default().to_owned();
-            *admin = log.iter().find(|line| line["message"] == "admin listening").map(address).unwrap_or_default();
+            *admin = log
+                .iter()
+                .find(|line| line["message"] == "admin listening")
+                .map(address)
+                .unwrap_or_default();
             *listeners = log
                 .iter()
                 .filter(|line| line["message"] == "listening")
-                .map(|line| Listener { address: address(line), tls: line["tls"] == true })
+                .map(|line| Listener {
+                    address: address(line),
+                    tls: line["tls"] == true,
+                })
                 .collect();
             // Said after the last of them.
-            std::future::ready(!admin.is_empty() && log.iter().any(|line| line["message"] == "serving"))
+            std::future::ready(
+                !admin.is_empty() && log.iter().any(|line| line["message"] == "serving"),
+            )
         })
         .await;
     }
 }
 
 fn parse_log(lines: &[String]) -> Vec<Value> {
-    lines.iter().filter_map(|line| serde_json::from_str(line).ok()).map(flatten).collect()
+    lines
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .map(flatten)
+        .collect()
 }
 
 /// `{"level": .., "fields": {"message": ..}}` and `{"level": .., "message": ..}` become the same.
@@ -379,7 +454,9 @@ pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
             let (series_name, series_labels) = series.split_once('{').unwrap_or((series, "}"));
             let series_labels = parse_labels(series_labels);
             let wanted = series_name == name
-                && labels.iter().all(|(key, value)| series_labels.get(*key).is_some_and(|have| have == value));
+                && labels
+                    .iter()
+                    .all(|(key, value)| series_labels.get(*key).is_some_and(|have| have == value));
             wanted.then(|| value.parse::<f64>().unwrap())
         })
         .sum()

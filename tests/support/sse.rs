@@ -65,7 +65,8 @@ impl Builder {
 
     /// Is taken for a browser: a refusal must then be a 200.
     pub fn browser(self) -> Self {
-        self.header("Sec-Fetch-Mode", "cors").header("User-Agent", "Mozilla/5.0 (rig)")
+        self.header("Sec-Fetch-Mode", "cors")
+            .header("User-Agent", "Mozilla/5.0 (rig)")
     }
 
     /// The configuration for `https` addresses.
@@ -83,20 +84,42 @@ impl Builder {
     /// Connects, and returns when the head of the answer is there, whatever its status.
     pub async fn connect(self) -> SseClient {
         let url = self.url.clone();
-        self.try_connect().await.unwrap_or_else(|error| panic!("GET {url}: {error}"))
+        self.try_connect()
+            .await
+            .unwrap_or_else(|error| panic!("GET {url}: {error}"))
     }
 
     /// As [`Builder::connect`], for servers that may not be there.
     pub async fn try_connect(self) -> io::Result<SseClient> {
-        let Self { url, method, minor, headers, last_event_id, connector } = self;
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let Self {
+            url,
+            method,
+            minor,
+            headers,
+            last_event_id,
+            connector,
+        } = self;
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let request = head(method, &url, minor, &headers);
-        within(DEADLINE, &format!("{method} {url} has a head of an answer"), async {
-            let transport = connector.connect(&url).await?;
-            let response = Response::exchange(transport, request.as_bytes(), method == "HEAD").await?;
-            let parser = Parser::resuming(&last_event_id);
-            Ok(SseClient { response, parser, ready: VecDeque::new(), wire: Vec::new() })
-        })
+        within(
+            DEADLINE,
+            &format!("{method} {url} has a head of an answer"),
+            async {
+                let transport = connector.connect(&url).await?;
+                let response =
+                    Response::exchange(transport, request.as_bytes(), method == "HEAD").await?;
+                let parser = Parser::resuming(&last_event_id);
+                Ok(SseClient {
+                    response,
+                    parser,
+                    ready: VecDeque::new(),
+                    wire: Vec::new(),
+                })
+            },
+        )
         .await
     }
 }
@@ -141,7 +164,10 @@ impl SseClient {
     pub async fn next(&mut self) -> Event {
         match within(DEADLINE, "the client has another event", self.advance()).await {
             Ok(event) => event,
-            Err(end) => panic!("the answer ended ({end:?}) before another event: {}", self.tail()),
+            Err(end) => panic!(
+                "the answer ended ({end:?}) before another event: {}",
+                self.tail()
+            ),
         }
     }
 
@@ -157,7 +183,10 @@ impl SseClient {
 
     /// The next event within `deadline`, or nothing.
     pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
-        tokio::time::timeout(deadline, self.advance()).await.ok()?.ok()
+        tokio::time::timeout(deadline, self.advance())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// The next `count` events.
@@ -220,7 +249,12 @@ impl SseClient {
 
     /// After the end: whether the server closed the connection too.
     pub async fn fin(&mut self) -> bool {
-        within(DEADLINE, "the connection is closed after the answer", self.response.fin()).await
+        within(
+            DEADLINE,
+            "the connection is closed after the answer",
+            self.response.fin(),
+        )
+        .await
     }
 
     /// The rest of an answer that is no event stream, such as a refusal's JSON.

@@ -33,7 +33,11 @@ pub struct Parser {
 impl Parser {
     /// A parser for a connection that resumes at `last_event_id`: the id survives a reconnection.
     pub fn resuming(last_event_id: &str) -> Self {
-        Self { id_buffer: last_event_id.to_owned(), last_event_id: last_event_id.to_owned(), ..Self::default() }
+        Self {
+            id_buffer: last_event_id.to_owned(),
+            last_event_id: last_event_id.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Reads `bytes` and returns the events that they complete. How the bytes are cut makes no difference.
@@ -127,12 +131,20 @@ impl Parser {
             return None;
         }
         data.pop(); // the LF after the last data line
-        let name = if event_type.is_empty() { "message".to_owned() } else { event_type };
+        let name = if event_type.is_empty() {
+            "message".to_owned()
+        } else {
+            event_type
+        };
         if name == "sidestream.position" {
             assert_eq!(data, "{}", "what a position has for data");
             self.positions += 1;
             return None;
         }
-        Some(Event { name, data, id: self.last_event_id.clone() })
+        Some(Event {
+            name,
+            data,
+            id: self.last_event_id.clone(),
+        })
     }
 }

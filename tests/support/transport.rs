@@ -48,7 +48,11 @@ impl Connector {
     /// Connects to the host and port of `url`; TLS if its scheme is `https`.
     pub async fn connect(&self, url: &Uri) -> io::Result<Transport> {
         let address = address(url);
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
@@ -57,9 +61,14 @@ impl Connector {
         if url.scheme_str() != Some("https") {
             return Ok(Transport::Plain(tcp));
         }
-        let config = self.tls.clone().expect("an https address needs `.tls(config)`");
+        let config = self
+            .tls
+            .clone()
+            .expect("an https address needs `.tls(config)`");
         let name = ServerName::try_from(url.host().unwrap().to_owned()).unwrap();
-        Ok(Transport::Tls(Box::new(TlsConnector::from(config).connect(name, tcp).await?)))
+        Ok(Transport::Tls(Box::new(
+            TlsConnector::from(config).connect(name, tcp).await?,
+        )))
     }
 }
 
@@ -89,12 +98,18 @@ impl Transport {
 
     /// Ends the connection with a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(self.tcp())
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
@@ -103,7 +118,11 @@ impl AsyncRead for Transport {
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
@@ -127,7 +146,15 @@ impl AsyncWrite for Transport {
 
 /// The socket address in a URL of the rig, which names hosts by address.
 pub fn address(url: &Uri) -> SocketAddr {
-    let host = url.host().expect("the URL has a host").replace("localhost", "127.0.0.1");
+    let host = url
+        .host()
+        .expect("the URL has a host")
+        .replace("localhost", "127.0.0.1");
     let port = url.port_u16().expect("the URL has a port");
-    SocketAddr::new(host.trim_matches(['[', ']']).parse().expect("the host is an address"), port)
+    SocketAddr::new(
+        host.trim_matches(['[', ']'])
+            .parse()
+            .expect("the host is an address"),
+        port,
+    )
 }

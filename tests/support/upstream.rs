@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
 use sidestream::feed::cursor::Read;
-use sidestream::feed::{self, Budget, Cursor, GapReason, Item, Limits, Log, OnDemand, Profile, Start};
+use sidestream::feed::{
+    self, Budget, Cursor, GapReason, Item, Limits, Log, OnDemand, Profile, Start,
+};
 use sidestream::lifecycle::drain;
 use sidestream::lifecycle::health::{Health, Status};
 use sidestream::nats::config::{Config, Credentials, Tls};
@@ -58,12 +60,26 @@ impl Upstream {
 
     /// Connections with credentials or TLS.
     pub async fn connect_with(url: &str, credentials: Credentials, tls: Option<Tls>) -> Self {
-        let config = Config { servers: url.split(',').map(ToOwned::to_owned).collect(), credentials, tls };
+        let config = Config {
+            servers: url.split(',').map(ToOwned::to_owned).collect(),
+            credentials,
+            tls,
+        };
         let (health, metrics) = (Health::default(), Arc::new(Metrics::new().unwrap()));
         let identity = Identity::new("test.pod");
-        let nats = nats::connect(&config, identity.clone(), &health, &metrics).await.unwrap();
+        let nats = nats::connect(&config, identity.clone(), &health, &metrics)
+            .await
+            .unwrap();
         let (signal, watch) = drain::channel();
-        Self { nats, health, metrics, identity, budget: Budget::new(1 << 30, 20_000), signal, watch }
+        Self {
+            nats,
+            health,
+            metrics,
+            identity,
+            budget: Budget::new(1 << 30, 20_000),
+            signal,
+            watch,
+        }
     }
 
     /// Follows everything in a stream.
@@ -78,7 +94,8 @@ impl Upstream {
 
     /// Follows a stream.
     pub fn tail_with(&self, config: StreamConfig) -> Arc<Log> {
-        let (writer, log) = feed::log::channel(config.name.as_str(), Limits::default(), &self.budget, None);
+        let (writer, log) =
+            feed::log::channel(config.name.as_str(), Limits::default(), &self.budget, None);
         self.nats.tail(config, writer, self.watch.clone());
         log
     }
@@ -113,7 +130,12 @@ impl Upstream {
     /// Ends everything in order.
     pub async fn shut_down(self) {
         drop(self.watch);
-        within(RECOVERY, "the tasks release their watches", self.signal.drain()).await;
+        within(
+            RECOVERY,
+            "the tasks release their watches",
+            self.signal.drain(),
+        )
+        .await;
         self.nats.close().await;
     }
 }
@@ -125,43 +147,77 @@ impl Reader {
     pub async fn of_log(log: &Arc<Log>, filters: &[&str]) -> Self {
         let profile = Arc::new(Profile::default());
         let cursor = eventually(RECOVERY, "the log has begun", || async {
-            log.open(filter_set(filters), &profile, Start::Live).await.ok()
+            log.open(filter_set(filters), &profile, Start::Live)
+                .await
+                .ok()
         })
         .await
         .cursor;
-        Self { cursor, seen: Vec::new() }
+        Self {
+            cursor,
+            seen: Vec::new(),
+        }
     }
 
     /// Reads a log from a position on.
     pub async fn of_log_after(log: &Arc<Log>, filters: &[&str], seq: u64) -> Self {
-        let tag = eventually(RECOVERY, "the log has begun", || std::future::ready(log.tag())).await;
-        let start = Start::After(sidestream::sse::Component { tag, seq, check: None });
+        let tag = eventually(RECOVERY, "the log has begun", || {
+            std::future::ready(log.tag())
+        })
+        .await;
+        let start = Start::After(sidestream::sse::Component {
+            tag,
+            seq,
+            check: None,
+        });
         let profile = Arc::new(Profile::default());
         let opened = eventually(RECOVERY, "the log is caught up", || async {
             log.open(filter_set(filters), &profile, start).await.ok()
         })
         .await;
-        Self { cursor: opened.cursor, seen: Vec::new() }
+        Self {
+            cursor: opened.cursor,
+            seen: Vec::new(),
+        }
     }
 
     /// Reads core subjects from now on.
     pub async fn of_core(core: &Arc<OnDemand>, filters: &[impl AsRef<str>]) -> Self {
-        let opened = core.open(filter_set(filters), &Arc::new(Profile::default()), Start::Live).await.unwrap();
-        Self { cursor: opened.cursor, seen: Vec::new() }
+        let opened = core
+            .open(
+                filter_set(filters),
+                &Arc::new(Profile::default()),
+                Start::Live,
+            )
+            .await
+            .unwrap();
+        Self {
+            cursor: opened.cursor,
+            seen: Vec::new(),
+        }
     }
 
     /// Reads until so much was seen in all.
     pub async fn until_seen(&mut self, count: usize) -> &[Seen] {
-        self.until(&format!("{count} things are seen"), |seen| seen.len() >= count).await
+        self.until(&format!("{count} things are seen"), |seen| {
+            seen.len() >= count
+        })
+        .await
     }
 
     /// Reads until what was seen is so.
     pub async fn until(&mut self, fact: &str, is_so: impl Fn(&[Seen]) -> bool) -> &[Seen] {
         let deadline = tokio::time::Instant::now() + RECOVERY;
         while !is_so(&self.seen) {
-            if tokio::time::timeout_at(deadline, self.read()).await.is_err() {
+            if tokio::time::timeout_at(deadline, self.read())
+                .await
+                .is_err()
+            {
                 let tail = &self.seen[self.seen.len().saturating_sub(5)..];
-                panic!("still not true: {fact}; {} seen, at last {tail:?}", self.seen.len());
+                panic!(
+                    "still not true: {fact}; {} seen, at last {tail:?}",
+                    self.seen.len()
+                );
             }
         }
         &self.seen
@@ -206,7 +262,9 @@ impl Reader {
             self.seen.push(match item {
                 Item::Gap { gap, .. } => Seen::Gap(gap.reason, gap.missed),
                 Item::Copied { .. } => panic!("not asked for"),
-                Item::Event { frame, position, .. } => {
+                Item::Event {
+                    frame, position, ..
+                } => {
                     let event = Parser::default().feed(frame.bytes()).remove(0);
                     Seen::Event(position.seq, event.name, event.data)
                 }
@@ -217,11 +275,19 @@ impl Reader {
 
 /// A set of filters from their texts.
 pub fn filter_set(filters: &[impl AsRef<str>]) -> FilterSet {
-    FilterSet::new(filters.iter().map(|text| Filter::parse(text.as_ref()).unwrap()))
+    FilterSet::new(
+        filters
+            .iter()
+            .map(|text| Filter::parse(text.as_ref()).unwrap()),
+    )
 }
 
 /// Creates a stream on files.
-pub async fn create_stream(jetstream: &jetstream::Context, name: &str, subjects: &[&str]) -> stream::Stream {
+pub async fn create_stream(
+    jetstream: &jetstream::Context,
+    name: &str,
+    subjects: &[&str],
+) -> stream::Stream {
     let config = stream::Config {
         name: name.to_owned(),
         subjects: subjects.iter().map(ToString::to_string).collect(),
@@ -231,11 +297,17 @@ pub async fn create_stream(jetstream: &jetstream::Context, name: &str, subjects:
 }
 
 /// Publishes these texts to a stream and waits until each is stored; as often as it takes.
-pub async fn publish(jetstream: &jetstream::Context, subject: &str, texts: impl IntoIterator<Item = String>) {
+pub async fn publish(
+    jetstream: &jetstream::Context,
+    subject: &str,
+    texts: impl IntoIterator<Item = String>,
+) {
     for text in texts {
         eventually(RECOVERY, "the stream stores a message", || async {
             // The id makes a repetition after a lost answer no second message.
-            let message = jetstream::message::PublishMessage::build().payload(text.clone().into()).message_id(&text);
+            let message = jetstream::message::PublishMessage::build()
+                .payload(text.clone().into())
+                .message_id(&text);
             match jetstream.send_publish(subject.to_owned(), message).await {
                 Ok(stored) => stored.await.is_ok(),
                 Err(_) => false,
@@ -250,9 +322,17 @@ pub async fn publish_raw(port: u16, subject: &[u8], headers: &[u8], payload: &[u
     let mut socket = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     let total = headers.len() + payload.len();
     let mut bytes = b"CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_vec();
-    bytes.extend_from_slice(if headers.is_empty() { b"PUB " } else { b"HPUB " });
+    bytes.extend_from_slice(if headers.is_empty() {
+        b"PUB "
+    } else {
+        b"HPUB "
+    });
     bytes.extend_from_slice(subject);
-    let lengths = if headers.is_empty() { format!(" {total}\r\n") } else { format!(" {} {total}\r\n", headers.len()) };
+    let lengths = if headers.is_empty() {
+        format!(" {total}\r\n")
+    } else {
+        format!(" {} {total}\r\n", headers.len())
+    };
     bytes.extend_from_slice(lengths.as_bytes());
     bytes.extend_from_slice(headers);
     bytes.extend_from_slice(payload);
@@ -262,7 +342,11 @@ pub async fn publish_raw(port: u16, subject: &[u8], headers: &[u8], payload: &[u
         let mut line = String::new();
         while !line.starts_with("PONG") {
             line.clear();
-            assert_ne!(socket.read_line(&mut line).await.unwrap(), 0, "the server closed the connection");
+            assert_ne!(
+                socket.read_line(&mut line).await.unwrap(),
+                0,
+                "the server closed the connection"
+            );
             assert!(!line.starts_with("-ERR"), "{line}");
         }
     };

@@ -45,7 +45,10 @@ where
         if let Some(value) = probe().await.established() {
             return value;
         }
-        assert!(start.elapsed() < deadline, "after {deadline:?} still not true: {fact}");
+        assert!(
+            start.elapsed() < deadline,
+            "after {deadline:?} still not true: {fact}"
+        );
         tokio::time::sleep(POLL).await;
     }
 }

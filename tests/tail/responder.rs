@@ -46,13 +46,19 @@ impl Responder {
             }
             std::future::pending::<()>().await;
         });
-        Self { address, requests, _tasks: tasks }
+        Self {
+            address,
+            requests,
+            _tasks: tasks,
+        }
     }
 
     /// The head of the next request, in lower case.
     pub(crate) async fn request(&mut self) -> String {
         let request = timeout(DEADLINE, self.requests.recv()).await;
-        request.expect("a request comes in time").expect("the server lives")
+        request
+            .expect("a request comes in time")
+            .expect("the server lives")
     }
 }
 

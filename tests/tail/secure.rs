@@ -38,10 +38,16 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let root = params.self_signed(&key).unwrap();
-        let file =
-            std::env::temp_dir().join(format!("sidestream-tail-{}-{:x}.pem", std::process::id(), fastrand::u64(..)));
+        let file = std::env::temp_dir().join(format!(
+            "sidestream-tail-{}-{:x}.pem",
+            std::process::id(),
+            fastrand::u64(..)
+        ));
         std::fs::write(&file, root.pem()).unwrap();
-        Self { issuer: Issuer::new(params, key), file }
+        Self {
+            issuer: Issuer::new(params, key),
+            file,
+        }
     }
 
     pub(crate) fn file(&self) -> &str {
@@ -75,8 +81,13 @@ pub(crate) async fn serve_tls(mode: Mode, authority: &Authority) -> SocketAddr {
     let certificate = params.signed_by(&key, &authority.issuer).unwrap();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let mut config = config
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
     if mode == Mode::TlsBoth {
         config.alpn_protocols.push(b"h2".to_vec());
     }
@@ -89,7 +100,9 @@ pub(crate) async fn serve_tls(mode: Mode, authority: &Authority) -> SocketAddr {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
             // A client that does not trust us ends the handshake.
-            let Ok(socket) = acceptor.accept(socket).await else { continue };
+            let Ok(socket) = acceptor.accept(socket).await else {
+                continue;
+            };
             let h2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
             tokio::spawn(converse(socket, h2));
         }
@@ -101,17 +114,29 @@ async fn converse(socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, 
     let io = TokioIo::new(socket);
     let service = service_fn(answer);
     if h2 {
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.ok();
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(io, service)
+            .await
+            .ok();
     } else {
-        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
+        hyper::server::conn::http1::Builder::new()
+            .serve_connection(io, service)
+            .await
+            .ok();
     }
 }
 
 /// One event that says how it was asked for, and the end.
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     assert!(request.version() == Version::HTTP_2 || request.headers().contains_key("host"));
-    let body = format!("retry: 10\n\ndata: {:?} {}\nid: a-1-ff\n\n", request.version(), request.uri().path());
+    let body = format!(
+        "retry: 10\n\ndata: {:?} {}\nid: a-1-ff\n\n",
+        request.version(),
+        request.uri().path()
+    );
     let mut response = Response::new(Full::new(body.into()));
-    response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+    response
+        .headers_mut()
+        .insert("content-type", "text/event-stream".parse().unwrap());
     Ok(response)
 }

@@ -21,14 +21,20 @@ pub(crate) fn tokens(source: &str) -> Vec<Token> {
         }
         let start = at;
         if is_word(chars[at]) {
-            at += chars[at..].iter().take_while(|char| is_word(**char)).count();
+            at += chars[at..]
+                .iter()
+                .take_while(|char| is_word(**char))
+                .count();
         } else if chars[at..].starts_with(&[':', ':']) {
             at += 2;
         } else {
             at += 1;
         }
         if !chars[start].is_whitespace() {
-            found.push(Token { text: chars[start..at].iter().collect(), line });
+            found.push(Token {
+                text: chars[start..at].iter().collect(),
+                line,
+            });
         }
         line += newlines(&chars[start..at]);
     }
@@ -48,7 +54,10 @@ fn skip(chars: &[char], at: usize) -> usize {
 }
 
 fn line_end(chars: &[char], at: usize) -> usize {
-    chars[at..].iter().position(|char| *char == '\n').map_or(chars.len(), |length| at + length)
+    chars[at..]
+        .iter()
+        .position(|char| *char == '\n')
+        .map_or(chars.len(), |length| at + length)
 }
 
 fn block_comment(chars: &[char], mut at: usize) -> usize {
@@ -83,19 +92,33 @@ fn quote_or_lifetime(chars: &[char], at: usize) -> usize {
     if chars.get(at + 1) == Some(&'\\') || chars.get(at + 2) == Some(&'\'') {
         return quoted(chars, at, '\'');
     }
-    at + 1 + chars[at + 1..].iter().take_while(|char| is_word(**char)).count()
+    at + 1
+        + chars[at + 1..]
+            .iter()
+            .take_while(|char| is_word(**char))
+            .count()
 }
 
 /// `b"..."`, `r#"..."#`, `br"..."`, `c"..."`, `b'x'`; a name that begins with these letters is none of them.
 fn prefixed_literal(chars: &[char], at: usize) -> usize {
-    let letters = chars[at..].iter().take_while(|char| matches!(char, 'r' | 'b' | 'c')).count();
+    let letters = chars[at..]
+        .iter()
+        .take_while(|char| matches!(char, 'r' | 'b' | 'c'))
+        .count();
     let raw = chars[at..at + letters].contains(&'r');
-    let hashes = chars[at + letters..].iter().take_while(|char| **char == '#').count();
+    let hashes = chars[at + letters..]
+        .iter()
+        .take_while(|char| **char == '#')
+        .count();
     match chars.get(at + letters + hashes) {
         Some('"') if raw => {
-            let close: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
+            let close: Vec<char> = std::iter::once('"')
+                .chain(std::iter::repeat_n('#', hashes))
+                .collect();
             let body = at + letters + hashes + 1;
-            let length = chars[body..].windows(close.len()).position(|window| window == close);
+            let length = chars[body..]
+                .windows(close.len())
+                .position(|window| window == close);
             length.map_or(chars.len(), |length| body + length + close.len())
         }
         Some('"') if hashes == 0 => quoted(chars, at + letters, '"'),

@@ -75,11 +75,16 @@ impl Bare {
         socket.listen(4096)?;
         socket.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(socket.into());
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
         let mut feed = Feed::subscribe(nats, &["load.>", "core.>"])?;
-        poll.registry().register(feed.socket(), FEED, Interest::READABLE)?;
+        poll.registry()
+            .register(feed.socket(), FEED, Interest::READABLE)?;
         let address = listener.local_addr()?;
-        eprintln!("{}", serde_json::json!({ "message": "listening", "address": address.to_string() }));
+        eprintln!(
+            "{}",
+            serde_json::json!({ "message": "listening", "address": address.to_string() })
+        );
         Ok(Self {
             poll,
             listener,
@@ -104,15 +109,24 @@ impl Bare {
                 self.connections.push(None);
                 self.connections.len() - 1
             });
-            self.poll.registry().register(&mut socket, Token(FIRST + index), Interest::READABLE)?;
-            self.connections[index] = Some(Connection { socket, asked: false, unsent: Vec::new(), reading: None });
+            self.poll
+                .registry()
+                .register(&mut socket, Token(FIRST + index), Interest::READABLE)?;
+            self.connections[index] = Some(Connection {
+                socket,
+                asked: false,
+                unsent: Vec::new(),
+                reading: None,
+            });
         }
     }
 
     /// A connection has sent something, has gone, or takes bytes again.
     fn serve(&mut self, index: usize, writable: bool) -> Fallible<()> {
         // Gone in the same round of events.
-        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
+            return Ok(());
+        };
         let mut alive = true;
         if writable && !connection.unsent.is_empty() {
             alive = connection.flush(&self.poll, index)?;
@@ -121,7 +135,10 @@ impl Bare {
             && writable
             && let Some((subject, _)) = &connection.reading
         {
-            let kept = self.subjects.get(subject).map_or(&[][..], |subject| &subject.kept);
+            let kept = self
+                .subjects
+                .get(subject)
+                .map_or(&[][..], |subject| &subject.kept);
             alive = connection.catch_up(kept, &self.poll, index)?;
         }
         let mut request = [0; 2048];
@@ -133,14 +150,20 @@ impl Bare {
                     // The clients of this tool send their request in one piece.
                     let text = std::str::from_utf8(&request[..read])?;
                     let path = text.split(' ').nth(1).unwrap_or("");
-                    let Some(name) = sidecar::subject(path).map(String::into_bytes) else { break };
+                    let Some(name) = sidecar::subject(path).map(String::into_bytes) else {
+                        break;
+                    };
                     let returns = text.contains("\r\nlast-event-id:");
                     connection.asked = true;
                     alive = connection.send(HEAD, &self.poll, index)?;
                     let subject = self.subjects.entry(name.clone()).or_default();
                     subject.connections.push(index);
                     if self.keep && alive {
-                        let begin = if returns { subject.first } else { subject.kept.len() };
+                        let begin = if returns {
+                            subject.first
+                        } else {
+                            subject.kept.len()
+                        };
                         connection.reading = Some((name, begin));
                         alive = connection.catch_up(&subject.kept, &self.poll, index)?;
                     }
@@ -167,7 +190,9 @@ impl Bare {
                 if self.keep && !self.subjects.contains_key(name) {
                     self.subjects.insert(name.to_vec(), Subject::default());
                 }
-                let Some(subject) = self.subjects.get_mut(name) else { continue };
+                let Some(subject) = self.subjects.get_mut(name) else {
+                    continue;
+                };
                 if !subject.connections.is_empty() && subject.frames.is_empty() {
                     self.dirty.push(name.to_vec());
                 }
@@ -183,9 +208,13 @@ impl Bare {
             }
             let mut gone = Vec::new();
             for name in self.dirty.drain(..) {
-                let Some(subject) = self.subjects.get_mut(&name) else { continue };
+                let Some(subject) = self.subjects.get_mut(&name) else {
+                    continue;
+                };
                 for &index in &subject.connections {
-                    let Some(connection) = self.connections[index].as_mut() else { continue };
+                    let Some(connection) = self.connections[index].as_mut() else {
+                        continue;
+                    };
                     let alive = match self.keep {
                         true => connection.catch_up(&subject.kept, &self.poll, index)?,
                         false => connection.send(&subject.frames, &self.poll, index)?,
@@ -227,7 +256,9 @@ impl Connection {
 
     /// As much of what its subject keeps as the socket takes, in large writes; false as with [`Connection::send`].
     fn catch_up(&mut self, kept: &[u8], poll: &Poll, index: usize) -> Fallible<bool> {
-        let Some((_, sent)) = self.reading.as_mut().filter(|_| self.unsent.is_empty()) else { return Ok(true) };
+        let Some((_, sent)) = self.reading.as_mut().filter(|_| self.unsent.is_empty()) else {
+            return Ok(true);
+        };
         while *sent < kept.len() {
             match self.socket.write(&kept[*sent..]) {
                 Ok(taken) => *sent += taken,
@@ -243,12 +274,15 @@ impl Connection {
 
     fn tell_when_writable(&mut self, poll: &Poll, index: usize) -> Fallible<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        Ok(poll.registry().reregister(&mut self.socket, Token(FIRST + index), interest)?)
+        Ok(poll
+            .registry()
+            .reregister(&mut self.socket, Token(FIRST + index), interest)?)
     }
 
     fn flush(&mut self, poll: &Poll, index: usize) -> Fallible<bool> {
         let bytes = std::mem::take(&mut self.unsent);
-        poll.registry().reregister(&mut self.socket, Token(FIRST + index), Interest::READABLE)?;
+        poll.registry()
+            .reregister(&mut self.socket, Token(FIRST + index), Interest::READABLE)?;
         self.send(&bytes, poll, index)
     }
 }

@@ -20,9 +20,14 @@ impl Feed {
     /// Connects and subscribes; returns when the server has confirmed it.
     pub(super) fn subscribe(url: &str, subjects: &[&str]) -> Fallible<Self> {
         let authority = url.trim_start_matches("nats://");
-        let address = authority.to_socket_addrs()?.next().ok_or("the NATS server has no address")?;
+        let address = authority
+            .to_socket_addrs()?
+            .next()
+            .ok_or("the NATS server has no address")?;
         let mut socket = std::net::TcpStream::connect(address)?;
-        let mut hello = String::from("CONNECT {\"verbose\":false,\"pedantic\":false,\"name\":\"load bare\"}\r\n");
+        let mut hello = String::from(
+            "CONNECT {\"verbose\":false,\"pedantic\":false,\"name\":\"load bare\"}\r\n",
+        );
         for (id, subject) in subjects.iter().enumerate() {
             hello.push_str(&format!("SUB {subject} {}\r\n", id + 1));
         }
@@ -38,7 +43,12 @@ impl Feed {
             }
         }
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: TcpStream::from_std(socket), buffer: vec![0; BUFFER_BYTES], begin: 0, end: 0 })
+        Ok(Self {
+            socket: TcpStream::from_std(socket),
+            buffer: vec![0; BUFFER_BYTES],
+            begin: 0,
+            end: 0,
+        })
     }
 
     /// For the registration with epoll.
@@ -69,20 +79,25 @@ impl Feed {
     pub(super) fn next(&mut self) -> Fallible<Option<(&[u8], &[u8])>> {
         loop {
             let line_begin = self.begin;
-            let Some(length) = memchr::memmem::find(&self.buffer[line_begin..self.end], b"\r\n") else {
+            let Some(length) = memchr::memmem::find(&self.buffer[line_begin..self.end], b"\r\n")
+            else {
                 return Ok(None);
             };
             let line = &self.buffer[line_begin..line_begin + length];
             let payload_begin = line_begin + length + 2;
             if let Some(message) = line.strip_prefix(b"MSG ") {
-                let (subject, size) = read_message(message).ok_or("NATS has sent a strange MSG line")?;
+                let (subject, size) =
+                    read_message(message).ok_or("NATS has sent a strange MSG line")?;
                 let payload_end = payload_begin + size;
                 if payload_end + 2 > self.end {
                     return Ok(None);
                 }
                 let subject = line_begin + 4..line_begin + 4 + subject;
                 self.begin = payload_end + 2;
-                return Ok(Some((&self.buffer[subject], &self.buffer[payload_begin..payload_end])));
+                return Ok(Some((
+                    &self.buffer[subject],
+                    &self.buffer[payload_begin..payload_end],
+                )));
             }
             if line == b"PING" {
                 self.socket.write_all(b"PONG\r\n")?;
@@ -98,7 +113,10 @@ impl Feed {
 fn read_message(line: &[u8]) -> Option<(usize, usize)> {
     let subject = memchr::memchr(b' ', line)?;
     let size = memchr::memrchr(b' ', line)? + 1;
-    Some((subject, std::str::from_utf8(&line[size..]).ok()?.parse().ok()?))
+    Some((
+        subject,
+        std::str::from_utf8(&line[size..]).ok()?.parse().ok()?,
+    ))
 }
 
 /// 2 MiB: holds the largest message (1 MiB by default) and a burst.

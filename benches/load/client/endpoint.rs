@@ -39,11 +39,19 @@ impl Endpoint {
         };
         let name = host.trim_matches(['[', ']']).to_owned();
         let address = tokio::net::lookup_host((name.as_str(), port)).await?.next();
-        let tls = if tls { Some((connector(ca)?, ServerName::try_from(name)?)) } else { None };
+        let tls = if tls {
+            Some((connector(ca)?, ServerName::try_from(name)?))
+        } else {
+            None
+        };
         Ok(Self {
             address: address.ok_or_else(|| format!("{host} has no address"))?,
             authority: authority.to_owned(),
-            path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+            path: if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path.to_owned()
+            },
             local: None,
             tls,
         })
@@ -73,7 +81,11 @@ impl Endpoint {
 
     /// One connection, before TLS.
     pub(crate) async fn connect(&self) -> std::io::Result<TcpStream> {
-        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if self.address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         if let Some(local) = self.local {
             socket.bind(SocketAddr::new(local, 0))?;
         }
@@ -99,7 +111,9 @@ fn connector(ca: Option<&Path>) -> Fallible<TlsConnector> {
     for certificate in CertificateDer::pem_file_iter(ca)? {
         roots.add(certificate?)?;
     }
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Every client is a new one: a resumed handshake would cost the server less than it does in life.
     config.resumption = Resumption::disabled();

@@ -34,13 +34,18 @@ impl Shape {
     pub(crate) fn clients(self) -> usize {
         match self {
             Self::Http1 { clients } => clients,
-            Self::Http2 { connections, streams } => connections * streams,
+            Self::Http2 {
+                connections,
+                streams,
+            } => connections * streams,
         }
     }
 
     /// As many clients, each with a connection of its own.
     pub(crate) fn as_http1(self) -> Self {
-        Self::Http1 { clients: self.clients() }
+        Self::Http1 {
+            clients: self.clients(),
+        }
     }
 }
 
@@ -77,14 +82,23 @@ impl Fleet {
             for shape in shapes {
                 let (step, count) = match shape {
                     Shape::Http1 { clients } => (1, clients),
-                    Shape::Http2 { connections, streams } => (streams, connections),
+                    Shape::Http2 {
+                        connections,
+                        streams,
+                    } => (streams, connections),
                 };
                 for begin in (0..count).map(|index| first + index * step) {
-                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                        return;
+                    };
                     let crowd = Arc::clone(&crowd);
                     match shape {
-                        Shape::Http1 { .. } => tasks.spawn(async move { http1::follow(&crowd, begin, permit).await }),
-                        Shape::Http2 { .. } => tasks.spawn(http2::follow(crowd, begin..begin + step, permit)),
+                        Shape::Http1 { .. } => {
+                            tasks.spawn(async move { http1::follow(&crowd, begin, permit).await })
+                        }
+                        Shape::Http2 { .. } => {
+                            tasks.spawn(http2::follow(crowd, begin..begin + step, permit))
+                        }
                     };
                 }
                 first += shape.clients();

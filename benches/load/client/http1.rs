@@ -23,7 +23,9 @@ pub(super) async fn follow(crowd: &Crowd, number: usize, connecting: OwnedSemaph
         opened: false,
     };
     if let Err(problem) = client.run(crowd, connecting).await {
-        crowd.meter.update(|_, tally| tally.close(client.opened, &problem));
+        crowd
+            .meter
+            .update(|_, tally| tally.close(client.opened, &problem));
     }
 }
 
@@ -68,8 +70,12 @@ impl Client {
     }
 
     fn request(&self, crowd: &Crowd) -> String {
-        let (path, host) = (crowd.endpoint.path(self.number % crowd.groups), crowd.endpoint.authority());
-        let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n");
+        let (path, host) = (
+            crowd.endpoint.path(self.number % crowd.groups),
+            crowd.endpoint.authority(),
+        );
+        let mut request =
+            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n");
         if let Some(id) = crowd.visit.last_id(self.number) {
             request.push_str(&format!("last-event-id: {id}\r\n"));
         }

@@ -16,7 +16,11 @@ use crate::wire::http1::Fault;
 use crate::wire::stamp;
 
 /// Connects and opens one event stream for each of `clients`.
-pub(super) async fn follow(crowd: Arc<Crowd>, clients: Range<usize>, connecting: OwnedSemaphorePermit) {
+pub(super) async fn follow(
+    crowd: Arc<Crowd>,
+    clients: Range<usize>,
+    connecting: OwnedSemaphorePermit,
+) {
     let mut asked = 0;
     let mut tasks = JoinSet::new();
     let result = async {
@@ -39,7 +43,10 @@ pub(super) async fn follow(crowd: Arc<Crowd>, clients: Range<usize>, connecting:
     }
 }
 
-async fn connect(endpoint: &Endpoint, tasks: &mut JoinSet<()>) -> Fallible<SendRequest<bytes::Bytes>> {
+async fn connect(
+    endpoint: &Endpoint,
+    tasks: &mut JoinSet<()>,
+) -> Fallible<SendRequest<bytes::Bytes>> {
     let socket = endpoint.connect().await?;
     let (requests, connection) = Builder::new()
         .enable_push(false)
@@ -57,7 +64,11 @@ async fn connect(endpoint: &Endpoint, tasks: &mut JoinSet<()>) -> Fallible<SendR
 }
 
 fn request(crowd: &Crowd, client: usize) -> Fallible<Request<()>> {
-    let uri = format!("http://{}{}", crowd.endpoint.authority(), crowd.endpoint.path(client % crowd.groups));
+    let uri = format!(
+        "http://{}{}",
+        crowd.endpoint.authority(),
+        crowd.endpoint.path(client % crowd.groups)
+    );
     let mut request = Request::get(uri).header(header::ACCEPT, "text/event-stream");
     if let Some(id) = crowd.visit.last_id(client) {
         request = request.header("last-event-id", id);
@@ -65,7 +76,12 @@ fn request(crowd: &Crowd, client: usize) -> Fallible<Request<()>> {
     Ok(request.body(())?)
 }
 
-async fn read(response: h2::client::ResponseFuture, started: u64, crowd: Arc<Crowd>, client: usize) {
+async fn read(
+    response: h2::client::ResponseFuture,
+    started: u64,
+    crowd: Arc<Crowd>,
+    client: usize,
+) {
     let meter = &crowd.meter;
     let mut opened = false;
     let result = async {

@@ -79,14 +79,25 @@ struct Fanout {
 impl Meter {
     /// A meter that has seen nothing.
     pub(crate) fn new() -> Self {
-        let inner = Inner { scratch: vec![0; SCRATCH_BYTES], tally: Tally::new(), goal: Goal::Settled(u64::MAX) };
-        Self { inner: Mutex::new(inner), reached: Notify::new() }
+        let inner = Inner {
+            scratch: vec![0; SCRATCH_BYTES],
+            tally: Tally::new(),
+            goal: Goal::Settled(u64::MAX),
+        };
+        Self {
+            inner: Mutex::new(inner),
+            reached: Notify::new(),
+        }
     }
 
     /// Gives a client the read buffer and the counts, then wakes whoever waits for the goal.
     pub(crate) fn update<R>(&self, act: impl FnOnce(&mut [u8], &mut Tally) -> R) -> R {
         let mut inner = self.lock();
-        let Inner { scratch, tally, goal } = &mut *inner;
+        let Inner {
+            scratch,
+            tally,
+            goal,
+        } = &mut *inner;
         let before = goal.is_met(tally);
         let result = act(scratch, tally);
         let met = !before && goal.is_met(tally);
@@ -111,7 +122,12 @@ impl Meter {
         let tally = &mut inner.tally;
         tally.latency.reset();
         tally.last_client.reset();
-        tally.fanout = Fanout { first, waiting: clients.map(|clients| vec![clients; events]).unwrap_or_default() };
+        tally.fanout = Fanout {
+            first,
+            waiting: clients
+                .map(|clients| vec![clients; events])
+                .unwrap_or_default(),
+        };
     }
 
     /// Waits for the goal; false if it was not reached in time.
@@ -164,19 +180,27 @@ impl Tally {
             first_byte: histogram(),
             latency: histogram(),
             last_client: histogram(),
-            fanout: Fanout { first: 0, waiting: Vec::new() },
+            fanout: Fanout {
+                first: 0,
+                waiting: Vec::new(),
+            },
         }
     }
 
     /// A client had the first byte of its body; both times from [`crate::wire::stamp::now`].
     pub(crate) fn open(&mut self, started: u64, now: u64) {
         self.opened += 1;
-        self.first_byte.saturating_record(microseconds(started, now));
+        self.first_byte
+            .saturating_record(microseconds(started, now));
     }
 
     /// A client is over: before its first byte it failed, behind it its event stream ended.
     pub(crate) fn close(&mut self, opened: bool, problem: &dyn std::fmt::Display) {
-        *(if opened { &mut self.ended } else { &mut self.failed }) += 1;
+        *(if opened {
+            &mut self.ended
+        } else {
+            &mut self.failed
+        }) += 1;
         self.problem.get_or_insert_with(|| problem.to_string());
     }
 
@@ -189,7 +213,10 @@ impl Tally {
     /// A client has seen something, at `now`.
     pub(crate) fn see(&mut self, seen: Seen, now: u64) {
         match seen {
-            Seen::Event { order: Order::Duplicate, .. } => self.duplicates += 1,
+            Seen::Event {
+                order: Order::Duplicate,
+                ..
+            } => self.duplicates += 1,
             Seen::Event { stamp, order, id } => {
                 self.events += 1;
                 self.holes += u64::from(matches!(order, Order::Hole(_)));
@@ -214,7 +241,9 @@ impl Fanout {
     /// One more client has the event; true for the last one.
     fn is_last(&mut self, sequence: u64) -> bool {
         let index = usize::try_from(sequence.wrapping_sub(self.first)).unwrap_or(usize::MAX);
-        let Some(waiting) = self.waiting.get_mut(index) else { return false };
+        let Some(waiting) = self.waiting.get_mut(index) else {
+            return false;
+        };
         *waiting = waiting.saturating_sub(1);
         *waiting == 0
     }

@@ -25,12 +25,19 @@ pub(crate) enum Visit {
 impl Positions {
     /// Of so many clients, none of which has an id.
     pub(crate) fn new(clients: usize) -> Arc<Self> {
-        Arc::new(Self { ids: Mutex::new(vec![String::new(); clients]) })
+        Arc::new(Self {
+            ids: Mutex::new(vec![String::new(); clients]),
+        })
     }
 
     /// How many clients have an id.
     pub(crate) fn known(&self) -> usize {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|id| !id.is_empty()).count()
+        self.ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|id| !id.is_empty())
+            .count()
     }
 
     fn get(&self, client: usize) -> Option<String> {

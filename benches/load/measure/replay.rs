@@ -28,7 +28,9 @@ pub(super) async fn run(plan: &Plan, replay: Replay, setting: Setting<'_>) -> Fa
     let memory = run.settle().await?;
     let readings = Readings::begin(setting.nats).await?;
     run.meter = Arc::new(Meter::new());
-    let result = run.come_back(&setting, positions, replay, &readings).await?;
+    let result = run
+        .come_back(&setting, positions, replay, &readings)
+        .await?;
     Ok(json!({
         "replay": result,
         "memory": { "before_bytes": memory, "peak_bytes": run.look(peak_bytes)? },
@@ -39,30 +41,47 @@ pub(super) async fn run(plan: &Plan, replay: Replay, setting: Setting<'_>) -> Fa
 /// Every client comes, has the first event of its subject, remembers its id, and goes.
 async fn first_visit(run: &mut Run<'_>, setting: &Setting<'_>) -> Fallible<Arc<Positions>> {
     let positions = Positions::new(run.plan.client_count());
-    let (fleet, _) = run.connect(&setting.endpoint, Visit::Remembered(Arc::clone(&positions))).await?;
-    run.publish(run.plan.warm_up, Pace::PerSecond(WARM_UP_RATE)).await?;
+    let (fleet, _) = run
+        .connect(&setting.endpoint, Visit::Remembered(Arc::clone(&positions)))
+        .await?;
+    run.publish(run.plan.warm_up, Pace::PerSecond(WARM_UP_RATE))
+        .await?;
     fleet.close().await;
     match run.plan.client_count() - positions.known() {
         0 => Ok(positions),
-        without => Err(format!("{without} clients had no event with an id on their first visit").into()),
+        without => {
+            Err(format!("{without} clients had no event with an id on their first visit").into())
+        }
     }
 }
 
 /// Publishes what is missed, and returns when the server has all of it, as one client that stayed can tell.
-async fn miss(run: &mut Run<'_>, setting: &Setting<'_>, replay: Replay, stored: u64) -> Fallible<()> {
+async fn miss(
+    run: &mut Run<'_>,
+    setting: &Setting<'_>,
+    replay: Replay,
+    stored: u64,
+) -> Fallible<()> {
     let meter = Arc::new(Meter::new());
     // The subject that is last in turn: whoever has its last event, has been sent all others before.
     let endpoint = setting.endpoint.clone().at(run.plan.subjects - 1);
-    let witness = Fleet::open(&[Shape::Http1 { clients: 1 }], crowd(run.plan, &endpoint, Visit::First, &meter));
+    let witness = Fleet::open(
+        &[Shape::Http1 { clients: 1 }],
+        crowd(run.plan, &endpoint, Visit::First, &meter),
+    );
     if !meter.until(Goal::Settled(1), PATIENCE).await {
         return Err("the server does not answer".into());
     }
     while run.publisher.published() < run.plan.warm_up + replay.events {
         let left = run.plan.warm_up + replay.events - run.publisher.published();
-        run.publisher.publish(left.min(BURST), f64::INFINITY).await?;
+        run.publisher
+            .publish(left.min(BURST), f64::INFINITY)
+            .await?;
         // JetStream drops what it cannot store at once.
         let deadline = Instant::now() + PATIENCE;
-        while setting.outlet.is_stored() && setting.nats.stored().await? - stored < run.publisher.published() {
+        while setting.outlet.is_stored()
+            && setting.nats.stored().await? - stored < run.publisher.published()
+        {
             if Instant::now() > deadline {
                 return Err("NATS has not stored everything that was published".into());
             }
@@ -71,7 +90,11 @@ async fn miss(run: &mut Run<'_>, setting: &Setting<'_>, replay: Replay, stored: 
     }
     if !meter.until(Goal::Events(replay.behind), PATIENCE).await {
         let seen = meter.read(|tally| tally.events);
-        return Err(format!("a client that stayed has {seen} of {} events", replay.behind).into());
+        return Err(format!(
+            "a client that stayed has {seen} of {} events",
+            replay.behind
+        )
+        .into());
     }
     witness.close().await;
     Ok(())
@@ -92,7 +115,10 @@ impl Run<'_> {
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
         // Everyone had the first event of their subject.
         let visit = Visit::Return(positions, 1);
-        let fleet = Fleet::open(&self.plan.clients, crowd(self.plan, &setting.endpoint, visit, &self.meter));
+        let fleet = Fleet::open(
+            &self.plan.clients,
+            crowd(self.plan, &setting.endpoint, visit, &self.meter),
+        );
         tokio::select! {
             _ = self.meter.until(Goal::Events(expected), PATIENCE) => {}
             error = readings.watch() => return Err(error),
@@ -131,7 +157,11 @@ struct Readings<'a> {
 
 impl<'a> Readings<'a> {
     async fn begin(nats: &'a Nats) -> Fallible<Self> {
-        Ok(Self { nats, before: nats.consumers().await?.into_iter().collect(), seen: RefCell::default() })
+        Ok(Self {
+            nats,
+            before: nats.consumers().await?.into_iter().collect(),
+            seen: RefCell::default(),
+        })
     }
 
     /// Looks every [`LOOK_INTERVAL`] until it is dropped; returns only when NATS cannot be asked.
@@ -145,8 +175,13 @@ impl<'a> Readings<'a> {
     }
 
     async fn look(&self) -> Fallible<()> {
-        let alive: BTreeSet<String> =
-            self.nats.consumers().await?.into_iter().filter(|name| !self.before.contains(name)).collect();
+        let alive: BTreeSet<String> = self
+            .nats
+            .consumers()
+            .await?
+            .into_iter()
+            .filter(|name| !self.before.contains(name))
+            .collect();
         let mut seen = self.seen.borrow_mut();
         seen.0 = seen.0.max(alive.len());
         seen.1.extend(alive);

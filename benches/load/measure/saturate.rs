@@ -13,15 +13,24 @@ pub(super) async fn run(plan: &Plan, mut rate: f64, setting: Setting<'_>) -> Fal
     let (fleet, connect) = run.connect(&setting.endpoint, Visit::First).await?;
     run.publish(plan.warm_up, plan.pace).await?;
     let seconds = plan.events as f64 / rate;
-    let (mut best, mut steps, mut faults) = (Value::Null, Vec::new(), run.faults(0, run.publisher.published()));
+    let (mut best, mut steps, mut faults) = (
+        Value::Null,
+        Vec::new(),
+        run.faults(0, run.publisher.published()),
+    );
     // On a busy machine a step may fail that the server could do: it has a second try.
     let mut tries = TRIES;
     while tries > 0 && rate <= RATE_MAX {
-        let mut step = run.deliver((rate * seconds).ceil() as u64, Pace::PerSecond(rate)).await?;
+        let mut step = run
+            .deliver((rate * seconds).ceil() as u64, Pace::PerSecond(rate))
+            .await?;
         step["rate"] = json!(rate);
-        let whole = step["deliveries"] == step["published"].as_u64().unwrap_or(0) * plan.client_count() as u64;
+        let whole = step["deliveries"]
+            == step["published"].as_u64().unwrap_or(0) * plan.client_count() as u64;
         let lag = step["latency_ms"]["p99"].as_f64().unwrap_or(f64::INFINITY);
-        let late = step["publisher_late_max_ms"].as_f64().unwrap_or(f64::INFINITY);
+        let late = step["publisher_late_max_ms"]
+            .as_f64()
+            .unwrap_or(f64::INFINITY);
         steps.push(step.clone());
         if whole && lag < LAG_MAX_MS && late < LAG_MAX_MS {
             // A server may shed or cut who lags: only what happened while everyone kept up is a fault.

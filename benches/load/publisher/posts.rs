@@ -27,9 +27,16 @@ impl Posts {
             let mut bytes = vec![0; 64 * 1024];
             while !matches!(answers.read(&mut bytes).await, Ok(0) | Err(_)) {}
         });
-        let head =
-            |path| format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: text/plain\r\ncontent-length: ");
-        Ok(Self { out: BufWriter::new(out), heads: paths.into_iter().map(head).collect(), answers })
+        let head = |path| {
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: text/plain\r\ncontent-length: "
+            )
+        };
+        Ok(Self {
+            out: BufWriter::new(out),
+            heads: paths.into_iter().map(head).collect(),
+            answers,
+        })
     }
 
     /// One event; it leaves at the next flush at the latest.
@@ -38,7 +45,9 @@ impl Posts {
             return Err("the server has closed the connection of the publisher".into());
         }
         self.out.write_all(self.heads[subject].as_bytes()).await?;
-        self.out.write_all(format!("{}\r\n\r\n", payload.len()).as_bytes()).await?;
+        self.out
+            .write_all(format!("{}\r\n\r\n", payload.len()).as_bytes())
+            .await?;
         Ok(self.out.write_all(payload).await?)
     }
 

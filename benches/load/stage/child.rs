@@ -20,13 +20,24 @@ pub(crate) struct Child {
 
 impl Child {
     /// Starts `command` on `core`. Its output goes to a file in `folder`: a pipe would have to be read all the time.
-    pub(crate) fn start(name: &str, mut command: Command, core: Option<usize>, folder: &Path) -> Fallible<Self> {
+    pub(crate) fn start(
+        name: &str,
+        mut command: Command,
+        core: Option<usize>,
+        folder: &Path,
+    ) -> Fallible<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
         let process = machine::on_core(core, || command.spawn())?;
         let program = command.get_program().to_string_lossy();
-        Ok(Self { process: process.map_err(|error| format!("{program}: {error}"))?, log })
+        Ok(Self {
+            process: process.map_err(|error| format!("{program}: {error}"))?,
+            log,
+        })
     }
 
     /// Its process id.
@@ -45,17 +56,27 @@ impl Child {
     }
 
     /// Waits until `look` finds something; fails when the child ends or [`START_PATIENCE`] is over.
-    pub(crate) async fn wait_for<T>(&mut self, what: &str, look: impl Fn() -> Option<T>) -> Fallible<T> {
+    pub(crate) async fn wait_for<T>(
+        &mut self,
+        what: &str,
+        look: impl Fn() -> Option<T>,
+    ) -> Fallible<T> {
         let deadline = tokio::time::Instant::now() + START_PATIENCE;
         loop {
             if let Some(found) = look() {
                 return Ok(found);
             }
             if let Some(status) = self.process.try_wait()? {
-                return Err(format!("{status} before `{what}`; it said:\n{}", self.last_words()).into());
+                return Err(
+                    format!("{status} before `{what}`; it said:\n{}", self.last_words()).into(),
+                );
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(format!("no `{what}` in {START_PATIENCE:?}; it said:\n{}", self.last_words()).into());
+                return Err(format!(
+                    "no `{what}` in {START_PATIENCE:?}; it said:\n{}",
+                    self.last_words()
+                )
+                .into());
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }

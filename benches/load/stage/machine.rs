@@ -9,7 +9,13 @@ use crate::Fallible;
 /// Raises the soft limit of file descriptors to the hard one, for this process and its children, and returns it.
 pub(crate) fn raise_file_descriptors() -> Fallible<u64> {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
@@ -45,8 +51,14 @@ pub(crate) fn load_average() -> String {
 pub(crate) fn describe() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");
-    let value = |line: &str| line.split_once(':').map(|(_, value)| value.trim().to_owned());
-    let model = processors.lines().find(|line| line.starts_with("model name")).and_then(value);
+    let value = |line: &str| {
+        line.split_once(':')
+            .map(|(_, value)| value.trim().to_owned())
+    };
+    let model = processors
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(value);
     json!({
         "processor": model,
         "cores": processors.lines().filter(|line| line.starts_with("processor")).count(),

@@ -22,11 +22,22 @@ impl Nats {
     pub(crate) async fn start(program: &Path) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-nats-")?;
         let mut command = Command::new(program);
-        command.args(["--jetstream", "--addr", "127.0.0.1", "--port", "-1", "--store_dir"]).arg(folder.path());
+        command
+            .args([
+                "--jetstream",
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                "-1",
+                "--store_dir",
+            ])
+            .arg(folder.path());
         command.arg("--ports_file_dir").arg(folder.path());
         let mut child = Child::start("nats-server", command, None, folder.path())?;
         // The server writes its real port into this file.
-        let ports = folder.path().join(format!("{}_{}.ports", file_name(program), child.pid()));
+        let ports = folder
+            .path()
+            .join(format!("{}_{}.ports", file_name(program), child.pid()));
         let url = child.wait_for("ports file", || first_url(&ports)).await?;
         Self::connect(url, Some((child, folder))).await
     }
@@ -37,7 +48,9 @@ impl Nats {
     }
 
     async fn connect(url: String, child: Option<(Child, TempDir)>) -> Fallible<Self> {
-        let client = async_nats::connect(&url).await.map_err(|error| format!("{url}: {error}"))?;
+        let client = async_nats::connect(&url)
+            .await
+            .map_err(|error| format!("{url}: {error}"))?;
         let jetstream = jetstream::new(client);
         jetstream
             .get_or_create_stream(stream::Config {
@@ -48,7 +61,11 @@ impl Nats {
                 ..stream::Config::default()
             })
             .await?;
-        Ok(Self { url, jetstream, child })
+        Ok(Self {
+            url,
+            jetstream,
+            child,
+        })
     }
 
     /// Its URL.
@@ -64,7 +81,14 @@ impl Nats {
 
     /// How many messages the stream has ever stored: what is missing there was lost before the server that is measured.
     pub(crate) async fn stored(&self) -> Fallible<u64> {
-        Ok(self.jetstream.get_stream(STREAM).await?.get_info().await?.state.last_sequence)
+        Ok(self
+            .jetstream
+            .get_stream(STREAM)
+            .await?
+            .get_info()
+            .await?
+            .state
+            .last_sequence)
     }
 
     /// The names of the stream's consumers that are alive.
@@ -85,11 +109,17 @@ impl Nats {
 /// The `nats-server` to start: the one asked for, the project's own, or the one in `PATH`.
 pub(crate) fn program(asked: Option<PathBuf>) -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/nats-2.15.1/bin/nats-server");
-    asked.or_else(|| own.exists().then_some(own)).unwrap_or_else(|| PathBuf::from("nats-server"))
+    asked
+        .or_else(|| own.exists().then_some(own))
+        .unwrap_or_else(|| PathBuf::from("nats-server"))
 }
 
 fn file_name(program: &Path) -> String {
-    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    program
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn first_url(ports: &Path) -> Option<String> {

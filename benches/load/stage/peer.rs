@@ -10,24 +10,45 @@ use super::child::Child;
 use crate::Fallible;
 
 /// Starts nginx with nchan, which keeps so many events of each subject. Clients ask for `/sub` and the path, publishers post to `/pub` and the path.
-pub(super) async fn nchan(core: Option<usize>, kept: u64) -> Fallible<(SocketAddr, Child, TempDir)> {
-    let module = nchan_module().ok_or("nginx has no nchan here: install it with `scripts/tools.sh bench`")?;
+pub(super) async fn nchan(
+    core: Option<usize>,
+    kept: u64,
+) -> Fallible<(SocketAddr, Child, TempDir)> {
+    let module = nchan_module()
+        .ok_or("nginx has no nchan here: install it with `scripts/tools.sh bench`")?;
     let folder = TempDir::with_prefix("load-nchan-")?;
     // nginx does not tell which port it took of its own: one that was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let file = folder.path().join("nginx.conf");
-    std::fs::write(&file, nchan_configuration(folder.path(), module, address, kept))?;
+    std::fs::write(
+        &file,
+        nchan_configuration(folder.path(), module, address, kept),
+    )?;
     let mut command = Command::new("nginx");
-    command.arg("-p").arg(folder.path()).arg("-e").arg("stderr").arg("-c").arg(file);
+    command
+        .arg("-p")
+        .arg(folder.path())
+        .arg("-e")
+        .arg("stderr")
+        .arg("-c")
+        .arg(file);
     let mut child = Child::start("nchan", command, core, folder.path())?;
-    child.wait_for("port of nchan", || std::net::TcpStream::connect(address).ok()).await?;
+    child
+        .wait_for("port of nchan", || {
+            std::net::TcpStream::connect(address).ok()
+        })
+        .await?;
     Ok((address, child, folder))
 }
 
 /// Starts the Node server in `peers/`.
-pub(super) async fn node(core: Option<usize>, nats: &str) -> Fallible<(SocketAddr, Child, TempDir)> {
-    let server = node_server()
-        .ok_or("the packages of the Node server are missing: install them with `scripts/tools.sh bench`")?;
+pub(super) async fn node(
+    core: Option<usize>,
+    nats: &str,
+) -> Fallible<(SocketAddr, Child, TempDir)> {
+    let server = node_server().ok_or(
+        "the packages of the Node server are missing: install them with `scripts/tools.sh bench`",
+    )?;
     let folder = TempDir::with_prefix("load-node-")?;
     let mut command = Command::new("node");
     command.arg(server).arg(nats);
@@ -44,7 +65,9 @@ pub(super) fn nchan_module() -> Option<&'static Path> {
 /// The Node server, if its packages are there.
 pub(super) fn node_server() -> Option<PathBuf> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/load/peers");
-    home.join("node_modules/nats").exists().then(|| home.join("server.mjs"))
+    home.join("node_modules/nats")
+        .exists()
+        .then(|| home.join("server.mjs"))
 }
 
 /// One process, because one core is measured: the worker is the process that was started.
@@ -87,4 +110,7 @@ http {{
 }
 
 /// Where packages put the module: Debian, Alpine.
-const MODULES: [&str; 2] = ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/lib/nginx/modules/ngx_nchan.so"];
+const MODULES: [&str; 2] = [
+    "/usr/lib/nginx/modules/ngx_nchan_module.so",
+    "/usr/lib/nginx/modules/ngx_nchan.so",
+];

@@ -29,10 +29,20 @@ impl Cpu {
     pub(crate) fn of(pid: u32) -> Fallible<Self> {
         let stat = read_to_string(format!("/proc/{pid}/stat"))?;
         // The name in brackets may hold blanks; behind it the numbering of proc(5) goes on with field 3.
-        let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(") ")
+            .map_or("", |(_, rest)| rest)
+            .split(' ')
+            .collect();
         let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse().ok());
-        let (user_ticks, system_ticks) = field(14).zip(field(15)).ok_or("/proc/<pid>/stat has no times")?;
-        Ok(Self { total: running_time(pid)?, user_ticks, system_ticks })
+        let (user_ticks, system_ticks) = field(14)
+            .zip(field(15))
+            .ok_or("/proc/<pid>/stat has no times")?;
+        Ok(Self {
+            total: running_time(pid)?,
+            user_ticks,
+            system_ticks,
+        })
     }
 
     /// What was spent since an earlier look at the same process.
@@ -40,9 +50,16 @@ impl Cpu {
         let total = self.total.saturating_sub(earlier.total);
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64;
-        let share = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+        let share = if user + system > 0.0 {
+            user / (user + system)
+        } else {
+            0.0
+        };
         let user = total.mul_f64(share);
-        Spent { user, system: total.saturating_sub(user) }
+        Spent {
+            user,
+            system: total.saturating_sub(user),
+        }
     }
 }
 
@@ -59,14 +76,20 @@ fn running_time(pid: u32) -> Fallible<Duration> {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may be gone by now.
         let schedule = read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanoseconds += schedule.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        nanoseconds += schedule
+            .split(' ')
+            .next()
+            .and_then(|field| field.parse::<u64>().ok())
+            .unwrap_or(0);
     }
     Ok(Duration::from_nanos(nanoseconds))
 }
 
 /// Resident memory in bytes. `smaps_rollup` counts pages; `VmRSS`, where that is not readable, may lag behind by some.
 pub(crate) fn resident_bytes(pid: u32) -> Fallible<u64> {
-    let rollup = read_to_string(format!("/proc/{pid}/smaps_rollup")).ok().and_then(|text| kilobytes(&text, "Rss:"));
+    let rollup = read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .ok()
+        .and_then(|text| kilobytes(&text, "Rss:"));
     let kilobytes = match rollup {
         Some(kilobytes) => kilobytes,
         None => {

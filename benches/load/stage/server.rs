@@ -34,7 +34,10 @@ pub(crate) enum Target {
 impl Target {
     /// As the command line calls it.
     pub(crate) fn name(self) -> String {
-        serde_json::to_value(self).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|name| Some(name.as_str()?.to_owned()))
+            .unwrap_or_default()
     }
 
     /// Whether it only stands beside what is measured.
@@ -128,7 +131,13 @@ impl Server {
         let kept = recipe.replay.map_or(10, |replay| replay.behind + 1);
         let (address, child, folder) = peer::nchan(recipe.core, kept).await?;
         let (origin, pid) = (format!("http://{address}/sub"), Some(child.pid()));
-        Ok(Self { origin, pid, ca: None, child: Some((child, folder)), posts: Some(address) })
+        Ok(Self {
+            origin,
+            pid,
+            ca: None,
+            child: Some((child, folder)),
+            posts: Some(address),
+        })
     }
 
     /// Starts the Node server.
@@ -138,12 +147,24 @@ impl Server {
         }
         let (address, child, folder) = peer::node(recipe.core, nats).await?;
         let (origin, pid) = (format!("http://{address}"), Some(child.pid()));
-        Ok(Self { origin, pid, ca: None, child: Some((child, folder)), posts: None })
+        Ok(Self {
+            origin,
+            pid,
+            ca: None,
+            child: Some((child, folder)),
+            posts: None,
+        })
     }
 
     /// Takes a server that runs already.
     pub(crate) fn existing(origin: &str, pid: Option<u32>, ca: Option<&Path>) -> Self {
-        Self { origin: origin.to_owned(), pid, ca: ca.map(Path::to_owned), child: None, posts: None }
+        Self {
+            origin: origin.to_owned(),
+            pid,
+            ca: ca.map(Path::to_owned),
+            child: None,
+            posts: None,
+        }
     }
 
     /// Scheme, host and port; for an existing server what `--url` says.
@@ -181,13 +202,16 @@ async fn wait_until_ready(admin: SocketAddr) -> Fallible<()> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(READY_PATIENCE, ready).await.map_err(|_| format!("not ready after {READY_PATIENCE:?}"))?;
+    tokio::time::timeout(READY_PATIENCE, ready)
+        .await
+        .map_err(|_| format!("not ready after {READY_PATIENCE:?}"))?;
     Ok(())
 }
 
 async fn ask_ready(admin: SocketAddr) -> std::io::Result<bool> {
     let mut socket = TcpStream::connect(admin).await?;
-    let request = format!("GET /health/ready HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET /health/ready HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
     let mut status = [0; 12];
     socket.read_exact(&mut status).await?;

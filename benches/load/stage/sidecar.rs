@@ -46,7 +46,12 @@ pub(crate) fn configuration(folder: &Path, nats: &str, recipe: &Recipe) -> Falli
     let mut text = String::from("listen:\n  - address: 127.0.0.1:0\n");
     if recipe.tls {
         let (certificate, key) = certificate(folder)?;
-        writeln!(text, "    tls: {{ certificate: {}, key: {} }}", certificate.display(), key.display())?;
+        writeln!(
+            text,
+            "    tls: {{ certificate: {}, key: {} }}",
+            certificate.display(),
+            key.display()
+        )?;
     }
     write!(
         text,
@@ -84,7 +89,10 @@ fn window(replay: Replay) -> String {
         From::Window => 2 * replay.events,
         From::Archive => (replay.events / 20).clamp(1, 10_000),
     };
-    format!("\n    window: {{ events: {events}, bytes: {}B, age: 1h }}", bytes(replay))
+    format!(
+        "\n    window: {{ events: {events}, bytes: {}B, age: 1h }}",
+        bytes(replay)
+    )
 }
 
 /// More than the events to be replayed take when they are encoded.
@@ -98,7 +106,8 @@ pub(crate) fn certificate_file(folder: &Path) -> PathBuf {
 }
 
 fn certificate(folder: &Path) -> Fallible<(PathBuf, PathBuf)> {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+    let made =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
     let (certificate, key) = (certificate_file(folder), folder.join("key.pem"));
     std::fs::write(&certificate, made.cert.pem())?;
     std::fs::write(&key, made.signing_key.serialize_pem())?;

@@ -45,7 +45,10 @@ enum Bound {
 /// Every goal against what was measured.
 pub(super) fn verdicts(results: &[Result], micro: &[(String, f64)]) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = GOALS.iter().map(|goal| goal.verdict(results)).collect();
-    let trie = micro.iter().find(|(name, _)| name == TRIE).map(|(_, nanoseconds)| *nanoseconds);
+    let trie = micro
+        .iter()
+        .find(|(name, _)| name == TRIE)
+        .map(|(_, nanoseconds)| *nanoseconds);
     verdicts.push(Verdict {
         what: "one event among 100,000 filters: match, ns",
         measured: trie.map_or("not measured".to_owned(), |value| report::number(value, 0)),
@@ -60,11 +63,17 @@ pub(super) fn verdicts(results: &[Result], micro: &[(String, f64)]) -> Vec<Verdi
 pub(super) fn micro(folder: &Path) -> Vec<(String, f64)> {
     let mut found = Vec::new();
     for group in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        for case in std::fs::read_dir(group.path()).into_iter().flatten().flatten() {
-            let text = std::fs::read_to_string(case.path().join("new/estimates.json")).unwrap_or_default();
+        for case in std::fs::read_dir(group.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let text =
+                std::fs::read_to_string(case.path().join("new/estimates.json")).unwrap_or_default();
             let estimates: Value = serde_json::from_str(&text).unwrap_or_default();
             if let Some(mean) = estimates["mean"]["point_estimate"].as_f64() {
-                let names = [group.file_name(), case.file_name()].map(|name| name.to_string_lossy().into_owned());
+                let names = [group.file_name(), case.file_name()]
+                    .map(|name| name.to_string_lossy().into_owned());
                 found.push((names.join("/"), mean));
             }
         }
@@ -77,35 +86,69 @@ pub(super) fn micro(folder: &Path) -> Vec<(String, f64)> {
 
 impl Goal {
     fn verdict(&self, results: &[Result]) -> Verdict {
-        let result = results.iter().find(|result| result.measurement.name == self.measurement);
-        let of = |target| result.map(|result| values(result.runs(target), self.pointer)).unwrap_or_default();
+        let result = results
+            .iter()
+            .find(|result| result.measurement.name == self.measurement);
+        let of = |target| {
+            result
+                .map(|result| values(result.runs(target), self.pointer))
+                .unwrap_or_default()
+        };
         let own = of(Target::Sidestream);
         let value = report::middle(own.clone());
-        let tell =
-            |value: Option<f64>| value.map_or("not measured".to_owned(), |value| report::number(value, self.decimals));
+        let tell = |value: Option<f64>| {
+            value.map_or("not measured".to_owned(), |value| {
+                report::number(value, self.decimals)
+            })
+        };
         // Within one round: the machine drifts from one to the next.
-        let times = |other| report::middle(own.iter().zip(of(other)).map(|(own, other)| own / other).collect());
-        let told = |other: Target| times(other).map_or(String::new(), |ratio| format!("{ratio:.2} x {}", other.name()));
+        let times = |other| {
+            report::middle(
+                own.iter()
+                    .zip(of(other))
+                    .map(|(own, other)| own / other)
+                    .collect(),
+            )
+        };
+        let told = |other: Target| {
+            times(other).map_or(String::new(), |ratio| {
+                format!("{ratio:.2} x {}", other.name())
+            })
+        };
         let number = |bound| report::number(bound, self.decimals);
         let (goal, ratio, reached) = match self.bound {
-            Bound::AtMost(most) => {
-                (format!("at most {}", number(most)), String::new(), value.map(|value| value <= most))
-            }
-            Bound::AtLeast(least) => {
-                (format!("at least {}", number(least)), String::new(), value.map(|value| value >= least))
-            }
-            Bound::Times(other, most) => {
-                (format!("at most {most} x {}", other.name()), told(other), times(other).map(|ratio| ratio <= most))
-            }
+            Bound::AtMost(most) => (
+                format!("at most {}", number(most)),
+                String::new(),
+                value.map(|value| value <= most),
+            ),
+            Bound::AtLeast(least) => (
+                format!("at least {}", number(least)),
+                String::new(),
+                value.map(|value| value >= least),
+            ),
+            Bound::Times(other, most) => (
+                format!("at most {most} x {}", other.name()),
+                told(other),
+                times(other).map(|ratio| ratio <= most),
+            ),
             Bound::Beside(other) => (String::new(), told(other), None),
             Bound::Stated => (String::new(), String::new(), None),
         };
-        Verdict { what: self.what, measured: tell(value), ratio, goal, reached }
+        Verdict {
+            what: self.what,
+            measured: tell(value),
+            ratio,
+            goal,
+            reached,
+        }
     }
 }
 
 fn values(runs: &[Value], pointer: &str) -> Vec<f64> {
-    runs.iter().filter_map(|run| run.pointer(pointer)?.as_f64()).collect()
+    runs.iter()
+        .filter_map(|run| run.pointer(pointer)?.as_f64())
+        .collect()
 }
 
 const TRIE: &str = "match/100000";
@@ -115,15 +158,69 @@ const CONNECT: &str = "/connect/cpu_us_per_client";
 
 /// What was asked of the sidecar before its first line was written.
 const GOALS: [Goal; 19] = [
-    goal("idle HTTP/1.1 client: bytes", "idle", IDLE, 0, Bound::AtMost(1_638.0)),
-    goal("idle HTTP/1.1 client: bytes", "idle", IDLE, 0, Bound::Times(Target::Nchan, 1.0)),
-    goal("idle HTTP/1.1 client over TLS: bytes", "idle-tls", IDLE, 0, Bound::AtMost(9_216.0)),
-    goal("idle HTTP/2 client, 100 per connection: bytes", "idle-h2", IDLE, 0, Bound::AtMost(2_560.0)),
-    goal("broadcast: CPU µs per delivery", "broadcast", CPU, 2, Bound::Times(Target::Bare, 1.12)),
-    goal("broadcast: CPU µs per delivery", "broadcast", CPU, 2, Bound::Times(Target::Nchan, 1.0)),
-    goal("broadcast: CPU µs per delivery", "broadcast", CPU, 2, Bound::Times(Target::Node, 1.0)),
-    goal("saturate: deliveries/s", "saturate", "/saturation/per_second", 0, Bound::AtLeast(3_000_000.0)),
-    goal("saturate: deliveries/s", "saturate", "/saturation/per_second", 0, Bound::Beside(Target::Bare)),
+    goal(
+        "idle HTTP/1.1 client: bytes",
+        "idle",
+        IDLE,
+        0,
+        Bound::AtMost(1_638.0),
+    ),
+    goal(
+        "idle HTTP/1.1 client: bytes",
+        "idle",
+        IDLE,
+        0,
+        Bound::Times(Target::Nchan, 1.0),
+    ),
+    goal(
+        "idle HTTP/1.1 client over TLS: bytes",
+        "idle-tls",
+        IDLE,
+        0,
+        Bound::AtMost(9_216.0),
+    ),
+    goal(
+        "idle HTTP/2 client, 100 per connection: bytes",
+        "idle-h2",
+        IDLE,
+        0,
+        Bound::AtMost(2_560.0),
+    ),
+    goal(
+        "broadcast: CPU µs per delivery",
+        "broadcast",
+        CPU,
+        2,
+        Bound::Times(Target::Bare, 1.12),
+    ),
+    goal(
+        "broadcast: CPU µs per delivery",
+        "broadcast",
+        CPU,
+        2,
+        Bound::Times(Target::Nchan, 1.0),
+    ),
+    goal(
+        "broadcast: CPU µs per delivery",
+        "broadcast",
+        CPU,
+        2,
+        Bound::Times(Target::Node, 1.0),
+    ),
+    goal(
+        "saturate: deliveries/s",
+        "saturate",
+        "/saturation/per_second",
+        0,
+        Bound::AtLeast(3_000_000.0),
+    ),
+    goal(
+        "saturate: deliveries/s",
+        "saturate",
+        "/saturation/per_second",
+        0,
+        Bound::Beside(Target::Bare),
+    ),
     goal(
         "ten-thousand: last client, ms",
         "ten-thousand",
@@ -131,15 +228,63 @@ const GOALS: [Goal; 19] = [
         1,
         Bound::Times(Target::Bare, 1.1),
     ),
-    goal("many-subjects: CPU µs per delivery", "many-subjects", CPU, 2, Bound::Times(Target::Bare, 1.25)),
+    goal(
+        "many-subjects: CPU µs per delivery",
+        "many-subjects",
+        CPU,
+        2,
+        Bound::Times(Target::Bare, 1.25),
+    ),
     // 1.5 µs where bare costs 8.
-    goal("HTTP/2: CPU µs per delivery", "h2", CPU, 2, Bound::Times(Target::Bare, 0.1875)),
-    goal("replay from the window: events/s", "replay-window", "/replay/per_second", 0, Bound::AtLeast(2_500_000.0)),
-    goal("replay from JetStream: events/s", "replay-archive", "/replay/per_second", 0, Bound::Stated),
-    goal("replay from JetStream: consumers at once", "replay-archive", "/replay/consumers_max", 0, Bound::AtMost(4.0)),
-    goal("storm: CPU µs per client", "storm", CONNECT, 1, Bound::Times(Target::Bare, 1.5)),
-    goal("storm: CPU µs per client", "storm", CONNECT, 1, Bound::Times(Target::Nchan, 1.0)),
-    goal("storm over TLS: CPU µs per client", "storm-tls", CONNECT, 1, Bound::Stated),
+    goal(
+        "HTTP/2: CPU µs per delivery",
+        "h2",
+        CPU,
+        2,
+        Bound::Times(Target::Bare, 0.1875),
+    ),
+    goal(
+        "replay from the window: events/s",
+        "replay-window",
+        "/replay/per_second",
+        0,
+        Bound::AtLeast(2_500_000.0),
+    ),
+    goal(
+        "replay from JetStream: events/s",
+        "replay-archive",
+        "/replay/per_second",
+        0,
+        Bound::Stated,
+    ),
+    goal(
+        "replay from JetStream: consumers at once",
+        "replay-archive",
+        "/replay/consumers_max",
+        0,
+        Bound::AtMost(4.0),
+    ),
+    goal(
+        "storm: CPU µs per client",
+        "storm",
+        CONNECT,
+        1,
+        Bound::Times(Target::Bare, 1.5),
+    ),
+    goal(
+        "storm: CPU µs per client",
+        "storm",
+        CONNECT,
+        1,
+        Bound::Times(Target::Nchan, 1.0),
+    ),
+    goal(
+        "storm over TLS: CPU µs per client",
+        "storm-tls",
+        CONNECT,
+        1,
+        Bound::Stated,
+    ),
     goal(
         "one event, 1,000 idle clients: p99, ms",
         "single",
@@ -156,5 +301,11 @@ const fn goal(
     decimals: usize,
     bound: Bound,
 ) -> Goal {
-    Goal { what, measurement, pointer, decimals, bound }
+    Goal {
+        what,
+        measurement,
+        pointer,
+        decimals,
+        bound,
+    }
 }

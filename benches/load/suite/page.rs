@@ -12,18 +12,36 @@ use crate::stage::server::Target;
 use crate::{Fallible, report};
 
 /// The goals, then the figures behind them.
-pub(super) fn write(results: &[Result], micro: &[(String, f64)], runs: u16, load_before: &str) -> String {
+pub(super) fn write(
+    results: &[Result],
+    micro: &[(String, f64)],
+    runs: u16,
+    load_before: &str,
+) -> String {
     let mut text = method(runs, load_before);
     text.push_str("\n| | measured | ratio | goal | reached |\n| --- | --- | --- | --- | --- |\n");
     for verdict in goals::verdicts(results, micro) {
-        let goals::Verdict { what, measured, ratio, goal, reached } = verdict;
+        let goals::Verdict {
+            what,
+            measured,
+            ratio,
+            goal,
+            reached,
+        } = verdict;
         let reached = reached.map_or("", |reached| if reached { "yes" } else { "**no**" });
-        writeln!(text, "| {what} | {measured} | {ratio} | {goal} | {reached} |").ok();
+        writeln!(
+            text,
+            "| {what} | {measured} | {ratio} | {goal} | {reached} |"
+        )
+        .ok();
     }
     text.push_str("\n| | ");
     text.push_str(&TARGETS.map(|target| target.name()).join(" | "));
     text.push_str(" |\n| --- | --- | --- | --- | --- |\n");
-    for result in MEASUREMENTS.iter().filter_map(|one| results.iter().find(|it| it.measurement.name == one.name)) {
+    for result in MEASUREMENTS
+        .iter()
+        .filter_map(|one| results.iter().find(|it| it.measurement.name == one.name))
+    {
         figures(&mut text, result);
     }
     if !micro.is_empty() {
@@ -38,9 +56,16 @@ pub(super) fn write(results: &[Result], micro: &[(String, f64)], runs: u16, load
 /// Replaces what stands between the markers of the page.
 pub(super) fn replace(path: &Path, figures: &str) -> Fallible<()> {
     let page = std::fs::read_to_string(path)?;
-    let (before, rest) = page.split_once(BEGIN).ok_or_else(|| format!("{}: no {BEGIN}", path.display()))?;
-    let (_, after) = rest.split_once(END).ok_or_else(|| format!("{}: no {END}", path.display()))?;
-    Ok(std::fs::write(path, format!("{before}{BEGIN}\n\n{figures}\n{END}{after}"))?)
+    let (before, rest) = page
+        .split_once(BEGIN)
+        .ok_or_else(|| format!("{}: no {BEGIN}", path.display()))?;
+    let (_, after) = rest
+        .split_once(END)
+        .ok_or_else(|| format!("{}: no {END}", path.display()))?;
+    Ok(std::fs::write(
+        path,
+        format!("{before}{BEGIN}\n\n{figures}\n{END}{after}"),
+    )?)
 }
 
 fn method(runs: u16, load_before: &str) -> String {
@@ -51,13 +76,25 @@ fn method(runs: u16, load_before: &str) -> String {
         said_by("date", &["-u", "+%F"]),
         machine["processor"].as_str().unwrap_or("unknown processor"),
         machine["cores"],
-        machine["kernel"].as_str().unwrap_or_default().split('.').take(2).collect::<Vec<_>>().join("."),
+        machine["kernel"]
+            .as_str()
+            .unwrap_or_default()
+            .split('.')
+            .take(2)
+            .collect::<Vec<_>>()
+            .join("."),
     )
 }
 
 fn said_by(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    output.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
 }
 
 fn figures(text: &mut String, result: &Result) {
@@ -73,14 +110,30 @@ fn figures(text: &mut String, result: &Result) {
         });
         writeln!(text, "| {} | {} |", label.trim(), cells.join(" | ")).ok();
     }
-    let faulty = |target: Target| result.runs(target).iter().filter(|run| crate::measure::is_faulty(run)).count();
+    let faulty = |target: Target| {
+        result
+            .runs(target)
+            .iter()
+            .filter(|run| crate::measure::is_faulty(run))
+            .count()
+    };
     let faults = TARGETS.map(|target| (!result.runs(target).is_empty()).then(|| faulty(target)));
     if faults.iter().flatten().any(|count| *count > 0) {
         let cells = faults.map(|count| count.map_or(String::new(), |count| count.to_string()));
-        writeln!(text, "| runs in which something was lost, doubled or refused | {} |", cells.join(" | ")).ok();
+        writeln!(
+            text,
+            "| runs in which something was lost, doubled or refused | {} |",
+            cells.join(" | ")
+        )
+        .ok();
     }
 }
 
-const TARGETS: [Target; 4] = [Target::Bare, Target::Sidestream, Target::Nchan, Target::Node];
+const TARGETS: [Target; 4] = [
+    Target::Bare,
+    Target::Sidestream,
+    Target::Nchan,
+    Target::Node,
+];
 const BEGIN: &str = "<!-- figures: begin (written by `make bench`) -->";
 const END: &str = "<!-- figures: end -->";

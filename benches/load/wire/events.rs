@@ -40,17 +40,30 @@ pub(crate) struct EventReader {
 impl EventReader {
     /// A reader at the beginning of a body.
     pub(crate) fn new() -> Self {
-        Self { line: [0; LINE_MAX], line_len: 0, stamp: None, id: false, sequence: Sequence::default(), last_id: None }
+        Self {
+            line: [0; LINE_MAX],
+            line_len: 0,
+            stamp: None,
+            id: false,
+            sequence: Sequence::default(),
+            last_id: None,
+        }
     }
 
     /// A reader that had everything up to the event `sequence` before.
     pub(crate) fn after(sequence: u64) -> Self {
-        Self { sequence: Sequence::after(sequence), ..Self::new() }
+        Self {
+            sequence: Sequence::after(sequence),
+            ..Self::new()
+        }
     }
 
     /// A reader that remembers the last id.
     pub(crate) fn remembering() -> Self {
-        Self { last_id: Some(Vec::new()), ..Self::new() }
+        Self {
+            last_id: Some(Vec::new()),
+            ..Self::new()
+        }
     }
 
     /// The id that a client would come back with, if it is remembered.

@@ -50,7 +50,10 @@ enum State {
 impl Response {
     /// A response of which nothing was read yet.
     pub(crate) fn new() -> Self {
-        Self { state: State::Head, head: Vec::new() }
+        Self {
+            state: State::Head,
+            head: Vec::new(),
+        }
     }
 
     /// Whether the last chunk was read.
@@ -59,7 +62,11 @@ impl Response {
     }
 
     /// Takes bytes from the socket, and gives on those of the body.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], body: &mut impl FnMut(&[u8])) -> Result<(), Fault> {
+    pub(crate) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        body: &mut impl FnMut(&[u8]),
+    ) -> Result<(), Fault> {
         while let Some(&byte) = bytes.first() {
             match self.state {
                 State::Head => {
@@ -70,7 +77,11 @@ impl Response {
                     let taken = left.min(bytes.len());
                     body(&bytes[..taken]);
                     bytes = &bytes[taken..];
-                    self.state = if taken == left { State::DataEnd } else { State::Data(left - taken) };
+                    self.state = if taken == left {
+                        State::DataEnd
+                    } else {
+                        State::Data(left - taken)
+                    };
                     continue;
                 }
                 State::Rest => {
@@ -107,7 +118,11 @@ impl Response {
         let before = self.head.len();
         self.head.extend_from_slice(bytes);
         let Some(end) = memchr::memmem::find(&self.head, b"\r\n\r\n").map(|at| at + 4) else {
-            return if self.head.len() > HEAD_MAX { Err(Fault::Malformed) } else { Ok(&[]) };
+            return if self.head.len() > HEAD_MAX {
+                Err(Fault::Malformed)
+            } else {
+                Ok(&[])
+            };
         };
         let head = self.head[..end].to_ascii_lowercase();
         let status = head

@@ -25,7 +25,10 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// Of a client that had everything up to `number`: what comes next is due, and nothing before it.
     pub(crate) fn after(number: u64) -> Self {
-        Self { next: number + 1, seen: u64::MAX }
+        Self {
+            next: number + 1,
+            seen: u64::MAX,
+        }
     }
 
     /// Takes over one number (counted from 1).
@@ -37,7 +40,11 @@ impl Sequence {
         }
         if number > self.next {
             let hole = number - self.next;
-            self.seen = if hole < 63 { self.seen << (hole + 1) | 1 } else { 1 };
+            self.seen = if hole < 63 {
+                self.seen << (hole + 1) | 1
+            } else {
+                1
+            };
             self.next = number + 1;
             return Order::Hole(hole);
         }

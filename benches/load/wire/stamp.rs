@@ -26,7 +26,12 @@ impl Stamp {
     pub(crate) fn payload(self, size: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(size.max(64));
         // Writing into a vector cannot fail.
-        write!(payload, "{{\"t\":{},\"s\":{},\"p\":\"", self.sent, self.sequence).ok();
+        write!(
+            payload,
+            "{{\"t\":{},\"s\":{},\"p\":\"",
+            self.sent, self.sequence
+        )
+        .ok();
         payload.resize(size.saturating_sub(CLOSE.len()).max(payload.len()), b'x');
         payload.extend_from_slice(CLOSE);
         payload
@@ -47,7 +52,9 @@ fn digits(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0_u64;
     let mut read = 0;
     for digit in bytes.iter().take_while(|byte| byte.is_ascii_digit()) {
-        number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        number = number
+            .checked_mul(10)?
+            .checked_add(u64::from(digit - b'0'))?;
         read += 1;
     }
     (read > 0).then(|| (number, &bytes[read..]))

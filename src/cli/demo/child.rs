@@ -20,8 +20,13 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts `command` with both its outputs in the file `log`.
-    pub(super) fn spawn(name: &'static str, mut command: Command, log: &Path) -> Result<Self, Failure> {
-        let cannot = |error: std::io::Error| Failure::internal(format!("{name} cannot be started: {error}"));
+    pub(super) fn spawn(
+        name: &'static str,
+        mut command: Command,
+        log: &Path,
+    ) -> Result<Self, Failure> {
+        let cannot =
+            |error: std::io::Error| Failure::internal(format!("{name} cannot be started: {error}"));
         let out = File::create(log).map_err(cannot)?;
         let err = out.try_clone().map_err(cannot)?;
         let process = command
@@ -34,7 +39,11 @@ impl Child {
             .kill_on_drop(true)
             .spawn()
             .map_err(cannot)?;
-        Ok(Self { name, process, log: log.to_owned() })
+        Ok(Self {
+            name,
+            process,
+            log: log.to_owned(),
+        })
     }
 
     /// Resolves when the process has ended, with a sentence that says how, and the end of its log.
@@ -48,7 +57,13 @@ impl Child {
 
     /// Asks the process to end (SIGTERM), gives it `patience`, then kills it. Returns when it is gone.
     pub(super) async fn end(mut self, patience: Duration) {
-        let Some(pid) = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return };
+        let Some(pid) = self
+            .process
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+        else {
+            return;
+        };
         // A process that has ended already is what we want; nothing else can be done about an error here.
         kill_process(pid, Signal::TERM).ok();
         if timeout(patience, self.process.wait()).await.is_err() {
@@ -63,7 +78,10 @@ pub(super) fn last_lines(log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(LINES_SHOWN);
-    lines[from..].iter().map(|line| format!("\n  | {line}")).collect()
+    lines[from..]
+        .iter()
+        .map(|line| format!("\n  | {line}"))
+        .collect()
 }
 
 /// Enough for a panic or a list of configuration problems, little enough to read.

@@ -13,7 +13,11 @@ pub(super) struct Directory(PathBuf);
 impl Directory {
     /// Creates a new one below the system's temporary directory.
     pub(super) fn create() -> io::Result<Self> {
-        let name = format!("sidestream-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let name = format!(
+            "sidestream-demo-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        );
         let path = std::env::temp_dir().join(name);
         // `create` fails if the name exists: nobody can have laid a directory of his own there.
         DirBuilder::new().mode(0o700).create(&path)?;
@@ -29,7 +33,10 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            output::complain(format_args!("sidestream demo: {} is left in place: {error}", self.0.display()));
+            output::complain(format_args!(
+                "sidestream demo: {} is left in place: {error}",
+                self.0.display()
+            ));
         }
     }
 }

@@ -27,7 +27,14 @@ impl NatsServer {
         let (program, version) = find().await?;
         let mut command = Command::new(&program);
         command
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
+            .args([
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                "-1",
+                "--jetstream",
+                "--store_dir",
+            ])
             .arg(directory.join("jetstream"))
             // The server picks the port and writes it down: choosing one for it would be a race.
             .arg("--ports_file_dir")
@@ -49,12 +56,22 @@ async fn listening(directory: &Path) -> Result<String, Failure> {
         }
         sleep(Duration::from_millis(20)).await;
     }
-    Err(Failure::unavailable(format!("nats-server did not listen within {} s", START_PATIENCE.as_secs())))
+    Err(Failure::unavailable(format!(
+        "nats-server did not listen within {} s",
+        START_PATIENCE.as_secs()
+    )))
 }
 
 fn written_url(directory: &Path) -> Option<String> {
-    let is_ports = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "ports");
-    let file = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).find(is_ports)?;
+    let is_ports = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| extension == "ports")
+    };
+    let file = fs::read_dir(directory)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(is_ports)?;
     // Half a file does not parse; the next look finds the rest.
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     Some(ports["nats"][0].as_str()?.to_owned())
@@ -65,9 +82,12 @@ fn written_url(directory: &Path) -> Option<String> {
 /// The first candidate that exists must be good: a silent second choice would surprise whoever named the first.
 async fn find() -> Result<(PathBuf, Version), Failure> {
     let program = candidates().into_iter().find(|path| path.is_file());
-    let program = program.ok_or_else(|| Failure::unavailable(format!("no nats-server was found\n{HOW_TO_GET_ONE}")))?;
+    let program = program.ok_or_else(|| {
+        Failure::unavailable(format!("no nats-server was found\n{HOW_TO_GET_ONE}"))
+    })?;
     let output = Command::new(&program).arg("--version").output().await;
-    let output = output.map_err(|error| Failure::unavailable(format!("{}: {error}", program.display())))?;
+    let output =
+        output.map_err(|error| Failure::unavailable(format!("{}: {error}", program.display())))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match Version::find_in(&text) {
         Some(version) if version >= OLDEST => Ok((program, version)),
@@ -75,7 +95,10 @@ async fn find() -> Result<(PathBuf, Version), Failure> {
             "{} is version {version}, and {OLDEST} is needed\n{HOW_TO_GET_ONE}",
             program.display()
         ))),
-        None => Err(Failure::unavailable(format!("{} does not tell its version", program.display()))),
+        None => Err(Failure::unavailable(format!(
+            "{} does not tell its version",
+            program.display()
+        ))),
     }
 }
 
@@ -88,17 +111,28 @@ fn candidates() -> Vec<PathBuf> {
     let executable = env::current_exe().unwrap_or_default();
     let above = executable.ancestors().skip(1).map(Path::to_owned);
     let path = env::var_os("PATH").unwrap_or_default();
-    let mut all: Vec<PathBuf> = here.chain(above).flat_map(|folder| tools(&folder)).collect();
+    let mut all: Vec<PathBuf> = here
+        .chain(above)
+        .flat_map(|folder| tools(&folder))
+        .collect();
     all.extend(env::split_paths(&path).map(|folder| folder.join("nats-server")));
     all
 }
 
 /// `.tools/nats-*/bin/nats-server` in `folder`, the highest version first.
 fn tools(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder.join(".tools")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(folder.join(".tools"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let named = |name: &str| name.starts_with("nats-").then(|| Version::find_in(name));
     let mut found: Vec<_> = entries
-        .filter_map(|entry| Some((named(entry.file_name().to_str()?)?, entry.path().join("bin/nats-server"))))
+        .filter_map(|entry| {
+            Some((
+                named(entry.file_name().to_str()?)?,
+                entry.path().join("bin/nats-server"),
+            ))
+        })
         .collect();
     found.sort_by(|one, other| other.cmp(one));
     found.into_iter().map(|(_, path)| path).collect()
@@ -111,13 +145,14 @@ pub(super) struct Version(u32, u32, u32);
 impl Version {
     /// The first thing in `text` that looks like a version.
     fn find_in(text: &str) -> Option<Self> {
-        text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|word| {
-            let mut numbers = word.split('.').map(str::parse);
-            match (numbers.next()?, numbers.next()?, numbers.next()?) {
-                (Ok(major), Ok(minor), Ok(patch)) => Some(Self(major, minor, patch)),
-                _ => None,
-            }
-        })
+        text.split(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .find_map(|word| {
+                let mut numbers = word.split('.').map(str::parse);
+                match (numbers.next()?, numbers.next()?, numbers.next()?) {
+                    (Ok(major), Ok(minor), Ok(patch)) => Some(Self(major, minor, patch)),
+                    _ => None,
+                }
+            })
     }
 }
 
@@ -150,8 +185,14 @@ mod tests {
 
     #[test]
     fn a_version_is_found_in_what_the_server_prints() {
-        assert_eq!(Version::find_in("nats-server: v2.10.26\n"), Some(Version(2, 10, 26)));
-        assert_eq!(Version::find_in("nats-server: v2.12.0-RC.1"), Some(Version(2, 12, 0)));
+        assert_eq!(
+            Version::find_in("nats-server: v2.10.26\n"),
+            Some(Version(2, 10, 26))
+        );
+        assert_eq!(
+            Version::find_in("nats-server: v2.12.0-RC.1"),
+            Some(Version(2, 12, 0))
+        );
         assert_eq!(Version::find_in("nats-server: v2.x"), None);
     }
 
@@ -170,8 +211,17 @@ mod tests {
         let found = tools(directory.path());
         let names: Vec<_> = found
             .iter()
-            .map(|path| path.strip_prefix(directory.path().join(".tools")).unwrap().to_str().unwrap())
+            .map(|path| {
+                path.strip_prefix(directory.path().join(".tools"))
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+            })
             .collect();
-        assert_eq!(names, ["nats-2.15.1", "nats-2.10.26", "nats-2.9.10"].map(|name| format!("{name}/bin/nats-server")));
+        assert_eq!(
+            names,
+            ["nats-2.15.1", "nats-2.10.26", "nats-2.9.10"]
+                .map(|name| format!("{name}/bin/nats-server"))
+        );
     }
 }

@@ -29,12 +29,18 @@ pub(super) async fn serve(listener: std::net::TcpListener, sidecar: u16) -> io::
     // Counted for nothing: the demo has no metrics of its own.
     let rejections = IntCounterVec::new(Opts::new("rejections", "of the demo"), &["port", "code"]);
     let slots = Slots::new("page", BOUNDS, &rejections.map_err(io::Error::other)?);
-    Ok(slots::serve(listener, &slots, move |socket, slot| converse(socket, slot, sidecar)).await)
+    Ok(slots::serve(listener, &slots, move |socket, slot| {
+        converse(socket, slot, sidecar)
+    })
+    .await)
 }
 
 async fn converse(socket: TcpStream, slot: Slot, sidecar: u16) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, sidecar)) });
-    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service);
+    let service =
+        service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, sidecar)) });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(socket), service);
     tokio::select! {
         () = slot.evicted() => {}
         // A browser that goes away is no news.
@@ -44,7 +50,11 @@ async fn converse(socket: TcpStream, slot: Slot, sidecar: u16) {
 
 fn answer(request: &Request<Incoming>, sidecar: u16) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "GET or HEAD\n");
+        return respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain; charset=utf-8",
+            "GET or HEAD\n",
+        );
     }
     let path = request.uri().path();
     if path == "/config.json" {
@@ -52,15 +62,25 @@ fn answer(request: &Request<Incoming>, sidecar: u16) -> Response<Full<Bytes>> {
     }
     match FILES.iter().find(|(name, ..)| *name == path) {
         Some((_, media_type, text)) => respond(StatusCode::OK, media_type, *text),
-        None => respond(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "not found\n"),
+        None => respond(
+            StatusCode::NOT_FOUND,
+            "text/plain; charset=utf-8",
+            "not found\n",
+        ),
     }
 }
 
 /// The sidecar as the browser reaches it: the same host name as this page, which may be opened from elsewhere.
 fn config(request: &Request<Incoming>, sidecar: u16) -> String {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1");
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("127.0.0.1");
     let host = host.parse::<hyper::http::uri::Authority>();
-    let host = host.as_ref().map_or("127.0.0.1", |authority| authority.host());
+    let host = host
+        .as_ref()
+        .map_or("127.0.0.1", |authority| authority.host());
     json!({
         "sidecar": format!("http://{host}:{sidecar}"),
         "route": "/events",
@@ -71,7 +91,11 @@ fn config(request: &Request<Incoming>, sidecar: u16) -> String {
     .to_string()
 }
 
-fn respond(status: StatusCode, media_type: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+fn respond(
+    status: StatusCode,
+    media_type: &'static str,
+    text: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -92,15 +116,35 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
                                        connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// 64: a page for a person, not a service. An idle connection is closed for a newer one.
-const BOUNDS: Bounds =
-    Bounds { silent_max: 64, connected_max: 64, busy_max: 64, first_byte_max: Duration::from_secs(5) };
+const BOUNDS: Bounds = Bounds {
+    silent_max: 64,
+    connected_max: 64,
+    busy_max: 64,
+    first_byte_max: Duration::from_secs(5),
+};
 
 /// Path, media type, text.
 const FILES: [(&str, &str, &str); 4] = [
-    ("/", "text/html; charset=utf-8", include_str!("../../../web/index.html")),
-    ("/app.js", "text/javascript; charset=utf-8", include_str!("../../../web/app.js")),
-    ("/style.css", "text/css; charset=utf-8", include_str!("../../../web/style.css")),
-    ("/fetch-client.js", "text/javascript; charset=utf-8", include_str!("../../../web/fetch-client.js")),
+    (
+        "/",
+        "text/html; charset=utf-8",
+        include_str!("../../../web/index.html"),
+    ),
+    (
+        "/app.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../../web/app.js"),
+    ),
+    (
+        "/style.css",
+        "text/css; charset=utf-8",
+        include_str!("../../../web/style.css"),
+    ),
+    (
+        "/fetch-client.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../../web/fetch-client.js"),
+    ),
 ];
 
 #[cfg(test)]
@@ -117,7 +161,10 @@ mod tests {
         let socket = TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) = client::handshake(TokioIo::new(socket)).await.unwrap();
         let driver = tokio::spawn(connection);
-        let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new()).unwrap();
+        let request = Request::get(path)
+            .header(HOST, host)
+            .body(Empty::<Bytes>::new())
+            .unwrap();
         let response = sender.send_request(request).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -127,7 +174,10 @@ mod tests {
 
     async fn served() -> (SocketAddr, tokio::task::JoinHandle<io::Result<Infallible>>) {
         let listener = listener::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone).unwrap();
-        (listener.local_addr().unwrap(), tokio::spawn(serve(listener, 8080)))
+        (
+            listener.local_addr().unwrap(),
+            tokio::spawn(serve(listener, 8080)),
+        )
     }
 
     #[tokio::test]
@@ -137,16 +187,24 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         for name in ["app.js", "style.css", "fetch-client.js"] {
             assert!(html.contains(name), "the page names {name}");
-            assert_eq!(get(address, &format!("/{name}"), "localhost").await.0, StatusCode::OK);
+            assert_eq!(
+                get(address, &format!("/{name}"), "localhost").await.0,
+                StatusCode::OK
+            );
         }
-        assert_eq!(get(address, "/elsewhere", "localhost").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(
+            get(address, "/elsewhere", "localhost").await.0,
+            StatusCode::NOT_FOUND
+        );
         server.abort();
     }
 
     #[tokio::test]
     async fn the_page_is_served_while_every_slot_is_held_by_idle_connections() {
         let (address, server) = served().await;
-        let idle: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let idle: Vec<_> = (0..200)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
         let page = tokio::time::timeout(Duration::from_secs(10), get(address, "/", "localhost"));
         assert_eq!(page.await.expect("it is answered").0, StatusCode::OK);
         drop(idle);

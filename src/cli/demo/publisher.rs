@@ -19,10 +19,16 @@ pub(super) struct Publisher {
 impl Publisher {
     /// Connects to `url` and creates the stream `DEMO`.
     pub(super) async fn connect(url: &str) -> Result<Self, Failure> {
-        let client = async_nats::ConnectOptions::new().name("sidestream demo publisher").connect(url).await;
+        let client = async_nats::ConnectOptions::new()
+            .name("sidestream demo publisher")
+            .connect(url)
+            .await;
         let client = client.map_err(|error| failure(&error))?;
         let context = jetstream::new(client.clone());
-        context.create_stream(demo_stream()).await.map_err(|error| failure(&error))?;
+        context
+            .create_stream(demo_stream())
+            .await
+            .map_err(|error| failure(&error))?;
         Ok(Self { client, context })
     }
 
@@ -47,10 +53,19 @@ impl Publisher {
         let stored = subject.starts_with("demo.");
         let payload = stamped(happening.body);
         if stored {
-            let acknowledged = self.context.publish_with_headers(subject, headers, payload.into()).await;
-            acknowledged.map_err(|error| failure(&error))?.await.map_err(|error| failure(&error))?;
+            let acknowledged = self
+                .context
+                .publish_with_headers(subject, headers, payload.into())
+                .await;
+            acknowledged
+                .map_err(|error| failure(&error))?
+                .await
+                .map_err(|error| failure(&error))?;
         } else {
-            let sent = self.client.publish_with_headers(subject, headers, payload.into()).await;
+            let sent = self
+                .client
+                .publish_with_headers(subject, headers, payload.into())
+                .await;
             sent.map_err(|error| failure(&error))?;
         }
         Ok(())
@@ -59,7 +74,9 @@ impl Publisher {
 
 /// The payload with the time of publishing in it: what the page computes latencies from.
 fn stamped(mut body: Value) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     body["published"] = json!(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     body.to_string().into_bytes()
 }

@@ -6,8 +6,17 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 /// The names of events that a page must listen for; an `EventSource` hears only those it names.
-pub(super) const EVENT_NAMES: [&str; 9] =
-    ["created", "paid", "packed", "shipped", "delivered", "cancelled", "telemetry", "alert", "announcement"];
+pub(super) const EVENT_NAMES: [&str; 9] = [
+    "created",
+    "paid",
+    "packed",
+    "shipped",
+    "delivered",
+    "cancelled",
+    "telemetry",
+    "alert",
+    "announcement",
+];
 
 /// One thing that happens.
 #[derive(Debug)]
@@ -47,7 +56,10 @@ struct Machine {
 impl Scenario {
     /// A quiet morning: no orders, cool machines.
     pub(super) fn new(seed: u64) -> Self {
-        let machines = ["press-1", "press-2", "oven-1"].map(|name| Machine { name, celsius: 62.0 });
+        let machines = ["press-1", "press-2", "oven-1"].map(|name| Machine {
+            name,
+            celsius: 62.0,
+        });
         Self {
             random: Rng::with_seed(seed),
             orders: Vec::new(),
@@ -84,9 +96,15 @@ impl Scenario {
             self.orders.push(order);
         }
         let cancelled = self.random.u8(..100) < 6;
-        let Some(order) = self.orders.last() else { unreachable!("an order was just pushed") };
+        let Some(order) = self.orders.last() else {
+            unreachable!("an order was just pushed")
+        };
         // Only what is not paid for yet can be cancelled.
-        let state = if order.state == 0 && cancelled { "cancelled" } else { STATES[order.state] };
+        let state = if order.state == 0 && cancelled {
+            "cancelled"
+        } else {
+            STATES[order.state]
+        };
         let happening = Happening {
             subject: format!("demo.orders.{}.{state}", order.id),
             event: state,
@@ -132,8 +150,13 @@ impl Scenario {
 
     /// The hottest machine gives the alarm and is cooled.
     fn alert(&mut self) -> Happening {
-        let hottest = self.machines.iter_mut().max_by(|one, other| one.celsius.total_cmp(&other.celsius));
-        let Some(machine) = hottest else { unreachable!("there are three machines") };
+        let hottest = self
+            .machines
+            .iter_mut()
+            .max_by(|one, other| one.celsius.total_cmp(&other.celsius));
+        let Some(machine) = hottest else {
+            unreachable!("there are three machines")
+        };
         let celsius = tenths(machine.celsius);
         machine.celsius = 55.0;
         Happening {
@@ -159,7 +182,9 @@ impl Scenario {
     /// have asked for. A reader of one filter sees its numbers rise by one, or knows what it misses.
     fn number(&mut self, subject: &str) -> Value {
         let tokens: Vec<&str> = subject.split('.').collect();
-        let mut filters: Vec<String> = (1..tokens.len()).map(|n| format!("{}.>", tokens[..n].join("."))).collect();
+        let mut filters: Vec<String> = (1..tokens.len())
+            .map(|n| format!("{}.>", tokens[..n].join(".")))
+            .collect();
         if tokens[1] != "orders" {
             // Of an order's own subjects each is used once: nothing to count there.
             filters.push(subject.into());
@@ -172,7 +197,8 @@ impl Scenario {
         }
         if matches!(tokens[tokens.len() - 1], "delivered" | "cancelled") {
             // The order is over: its counter would stay for ever.
-            self.numbers.remove(&format!("{}.>", tokens[..tokens.len() - 1].join(".")));
+            self.numbers
+                .remove(&format!("{}.>", tokens[..tokens.len() - 1].join(".")));
         }
         Value::Object(numbers)
     }
@@ -192,7 +218,9 @@ const ORDERS_OPEN_MAX: usize = 8;
 const ALERT_EVERY: u64 = 61;
 const ANNOUNCEMENT_EVERY: u64 = 97;
 
-const CUSTOMERS: [&str; 8] = ["Ines", "Tomasz", "Aiko", "Léa", "Mateo", "Nia", "Søren", "Priya"];
+const CUSTOMERS: [&str; 8] = [
+    "Ines", "Tomasz", "Aiko", "Léa", "Mateo", "Nia", "Søren", "Priya",
+];
 const ANNOUNCEMENTS: [&str; 4] = [
     "Forklift training at noon, gate 3",
     "Shift change in ten minutes",
@@ -212,12 +240,20 @@ mod tests {
     #[test]
     fn every_order_moves_through_its_states_in_order_or_is_cancelled_at_once() {
         let mut ways: HashMap<u64, Vec<&str>> = HashMap::new();
-        for happening in story(7).iter().filter(|happening| happening.subject.starts_with("demo.orders.")) {
-            ways.entry(happening.body["order"].as_u64().unwrap()).or_default().push(happening.event);
+        for happening in story(7)
+            .iter()
+            .filter(|happening| happening.subject.starts_with("demo.orders."))
+        {
+            ways.entry(happening.body["order"].as_u64().unwrap())
+                .or_default()
+                .push(happening.event);
         }
         assert!(ways.len() > 100, "orders come all the time");
         for (order, way) in ways {
-            assert!(way == ["cancelled"] || STATES.starts_with(&way), "order {order} went {way:?}");
+            assert!(
+                way == ["cancelled"] || STATES.starts_with(&way),
+                "order {order} went {way:?}"
+            );
         }
     }
 
@@ -226,7 +262,9 @@ mod tests {
         let mut last: HashMap<String, u64> = HashMap::new();
         for happening in story(11) {
             for (filter, number) in happening.body["numbers"].as_object().unwrap() {
-                let before = last.insert(filter.clone(), number.as_u64().unwrap()).unwrap_or(0);
+                let before = last
+                    .insert(filter.clone(), number.as_u64().unwrap())
+                    .unwrap_or(0);
                 assert_eq!(number.as_u64(), Some(before + 1), "{filter}");
             }
         }
@@ -240,13 +278,21 @@ mod tests {
         for _ in 0..20_000 {
             scenario.next();
         }
-        assert!(scenario.numbers.len() < 30, "{} counters", scenario.numbers.len());
+        assert!(
+            scenario.numbers.len() < 30,
+            "{} counters",
+            scenario.numbers.len()
+        );
     }
 
     #[test]
     fn every_event_has_a_name_that_the_page_listens_for() {
         for happening in story(5) {
-            assert!(EVENT_NAMES.contains(&happening.event), "{}", happening.event);
+            assert!(
+                EVENT_NAMES.contains(&happening.event),
+                "{}",
+                happening.event
+            );
         }
     }
 }

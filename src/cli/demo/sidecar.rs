@@ -30,7 +30,8 @@ pub(super) struct Plan<'a> {
 pub(super) fn start(plan: &Plan<'_>) -> Result<Child, Failure> {
     let file = write_config(plan)?;
     let program = std::env::current_exe();
-    let program = program.map_err(|error| Failure::internal(format!("where is this executable? {error}")))?;
+    let program =
+        program.map_err(|error| Failure::internal(format!("where is this executable? {error}")))?;
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(file);
     Child::spawn("the sidecar", command, &log(plan))
@@ -40,13 +41,17 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<Child, Failure> {
 pub(super) async fn ready(plan: &Plan<'_>) -> Result<(), Failure> {
     let deadline = Instant::now() + READY_PATIENCE;
     while Instant::now() < deadline {
-        if let Ok(Some(StatusCode::OK)) = timeout(Duration::from_secs(1), status(plan.admin)).await {
+        if let Ok(Some(StatusCode::OK)) = timeout(Duration::from_secs(1), status(plan.admin)).await
+        {
             return Ok(());
         }
         sleep(Duration::from_millis(50)).await;
     }
     let why = last_lines(&log(plan)); // the log goes with the demo
-    Err(Failure::internal(format!("the sidecar was not ready within {} s{why}", READY_PATIENCE.as_secs())))
+    Err(Failure::internal(format!(
+        "the sidecar was not ready within {} s{why}",
+        READY_PATIENCE.as_secs()
+    )))
 }
 
 fn log(plan: &Plan<'_>) -> PathBuf {
@@ -56,7 +61,10 @@ fn log(plan: &Plan<'_>) -> PathBuf {
 async fn status(admin: SocketAddr) -> Option<StatusCode> {
     let socket = TcpStream::connect(reachable(admin)).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.ok()?;
-    let request = Request::get("/health/ready").header("host", admin.to_string()).body(Empty::<Bytes>::new()).ok()?;
+    let request = Request::get("/health/ready")
+        .header("host", admin.to_string())
+        .body(Empty::<Bytes>::new())
+        .ok()?;
     let mut answer = pin!(sender.send_request(request));
     let answer = tokio::select! {
         biased;

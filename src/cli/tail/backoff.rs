@@ -16,7 +16,11 @@ pub(super) struct Backoff {
 impl Backoff {
     /// No failure so far, and the server has not said how long to wait.
     pub(super) fn new(random: Rng) -> Self {
-        Self { base: BASE, failures: 0, random }
+        Self {
+            base: BASE,
+            failures: 0,
+            random,
+        }
     }
 
     /// The server's `retry:`: the base of what follows.
@@ -31,7 +35,9 @@ impl Backoff {
 
     /// The delay before the next attempt. `Retry-After` is a lower bound; the jitter comes on top of it.
     pub(super) fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
-        let doubled = self.base.saturating_mul(2_u32.saturating_pow(self.failures));
+        let doubled = self
+            .base
+            .saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
         match retry_after {
             Some(after) => after + self.base.mul_f64(self.random.f64()),
@@ -72,8 +78,14 @@ mod tests {
         let second = Duration::from_secs(1);
         for (failures, bound) in [(0, 1), (1, 2), (2, 4), (4, 16), (5, 30), (40, 30)] {
             let largest = largest(second, failures);
-            assert!(largest <= second * bound, "{failures} failures: {largest:?}");
-            assert!(largest > second * bound * 9 / 10, "{failures} failures: {largest:?} uses the whole range");
+            assert!(
+                largest <= second * bound,
+                "{failures} failures: {largest:?}"
+            );
+            assert!(
+                largest > second * bound * 9 / 10,
+                "{failures} failures: {largest:?} uses the whole range"
+            );
         }
     }
 
@@ -81,7 +93,10 @@ mod tests {
     fn a_base_above_the_cap_is_the_servers_wish() {
         let minute = Duration::from_secs(60);
         let largest = largest(minute, 3);
-        assert!(largest > minute * 9 / 10 && largest <= minute, "{largest:?}");
+        assert!(
+            largest > minute * 9 / 10 && largest <= minute,
+            "{largest:?}"
+        );
     }
 
     #[test]

@@ -54,7 +54,11 @@ impl Connector {
     ///
     /// # Errors
     /// A sentence for the person.
-    pub(super) fn new(target: &Target, http2: bool, authority: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn new(
+        target: &Target,
+        http2: bool,
+        authority: Option<&Path>,
+    ) -> Result<Self, String> {
         let prepared = || tls_config(http2, authority).map(Arc::new);
         let tls = match target.tls || authority.is_some() {
             true => Some(prepared()?),
@@ -77,20 +81,38 @@ impl Connector {
 
     async fn connect_unhurried(&self, target: &Target) -> Result<Connection, Failed> {
         let failed = |error: io::Error| failure(target, &error);
-        let socket = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(failed)?;
+        let socket = TcpStream::connect((target.host.as_str(), target.port))
+            .await
+            .map_err(failed)?;
         // A server that is gone without a word is found by the kernel: an event stream may be silent for long.
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
-        SockRef::from(&socket).set_tcp_keepalive(&keepalive).map_err(failed)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(3);
+        SockRef::from(&socket)
+            .set_tcp_keepalive(&keepalive)
+            .map_err(failed)?;
         if !target.tls {
-            return self.converse(socket, self.http2).await.map_err(|error| Failed::ForNow(told(target, &error)));
+            return self
+                .converse(socket, self.http2)
+                .await
+                .map_err(|error| Failed::ForNow(told(target, &error)));
         }
         let Some(config) = &self.tls else {
-            return Err(Failed::ForGood("there are no TLS root certificates: name a file with --cacert".into()));
+            return Err(Failed::ForGood(
+                "there are no TLS root certificates: name a file with --cacert".into(),
+            ));
         };
-        let name = ServerName::try_from(target.host.clone()).map_err(|error| Failed::ForGood(told(target, &error)))?;
-        let socket = TlsConnector::from(Arc::clone(config)).connect(name, socket).await.map_err(failed)?;
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|error| Failed::ForGood(told(target, &error)))?;
+        let socket = TlsConnector::from(Arc::clone(config))
+            .connect(name, socket)
+            .await
+            .map_err(failed)?;
         let h2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.converse(socket, h2).await.map_err(|error| Failed::ForNow(told(target, &error)))
+        self.converse(socket, h2)
+            .await
+            .map_err(|error| Failed::ForNow(told(target, &error)))
     }
 
     async fn converse<S>(&self, socket: S, h2: bool) -> hyper::Result<Connection>
@@ -109,7 +131,10 @@ impl Connector {
             driver.spawn(async move { drop(connection.await) });
             Sender::Http1(sender)
         };
-        Ok(Connection { sender, _driver: driver })
+        Ok(Connection {
+            sender,
+            _driver: driver,
+        })
     }
 }
 
@@ -122,7 +147,10 @@ impl Connection {
     ) -> Result<Response<Incoming>, String> {
         let sent = match &mut self.sender {
             Sender::Http1(sender) => {
-                let path = target.path_and_query().parse().map_err(|error| told(target, &error))?;
+                let path = target
+                    .path_and_query()
+                    .parse()
+                    .map_err(|error| told(target, &error))?;
                 *request.uri_mut() = path;
                 sender.send_request(request).await
             }
@@ -169,7 +197,9 @@ fn tls_config(http2: bool, authority: Option<&Path>) -> Result<ClientConfig, Str
     if roots.is_empty() {
         return Err("this machine has no TLS root certificates: name a file with --cacert".into());
     }
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols.push(b"h2".to_vec());
     if !http2 {
         config.alpn_protocols.push(b"http/1.1".to_vec());
@@ -178,10 +208,15 @@ fn tls_config(http2: bool, authority: Option<&Path>) -> Result<ClientConfig, Str
 }
 
 fn failure(target: &Target, error: &io::Error) -> Failed {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            Failed::ForGood(format!("{} (another root can be named with --cacert)", told(target, error)))
+            Failed::ForGood(format!(
+                "{} (another root can be named with --cacert)",
+                told(target, error)
+            ))
         }
         _ => Failed::ForNow(told(target, error)),
     }

@@ -28,7 +28,9 @@ impl Style {
             (false, false) => Self::Plain,
             (false, true) => {
                 let dumb = set("TERM").is_none_or(|term| term == "dumb");
-                Self::Terminal { colours: !dumb && set("NO_COLOR").is_none() }
+                Self::Terminal {
+                    colours: !dumb && set("NO_COLOR").is_none(),
+                }
             }
         }
     }
@@ -39,7 +41,9 @@ impl Style {
             Self::Json => json(event, at, out),
             Self::Plain => line(event, out, |_, text| text.to_owned()),
             Self::Terminal { colours: false } => line(event, out, |_, text| harmless(text)),
-            Self::Terminal { colours: true } => line(event, out, |part, text| part.coloured(&harmless(text))),
+            Self::Terminal { colours: true } => {
+                line(event, out, |part, text| part.coloured(&harmless(text)))
+            }
         }
     }
 }
@@ -85,7 +89,12 @@ fn json(event: &ReceivedEvent, at: SystemTime, out: &mut String) {
     }
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let received = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    let line = Line { id: &event.id, event: &event.event, data: &event.data, received };
+    let line = Line {
+        id: &event.id,
+        event: &event.event,
+        data: &event.data,
+        received,
+    };
     // Three strings and a number always serialise.
     out.push_str(&serde_json::to_string(&line).unwrap_or_default());
     out.push('\n');
@@ -112,16 +121,27 @@ mod tests {
     use super::*;
 
     fn written(style: Style, id: &str, data: &str) -> String {
-        let event = ReceivedEvent { id: id.into(), event: "created".into(), data: data.into() };
+        let event = ReceivedEvent {
+            id: id.into(),
+            event: "created".into(),
+            data: data.into(),
+        };
         let mut out = String::new();
-        style.write(&event, UNIX_EPOCH + Duration::from_millis(1_700_000_000_123), &mut out);
+        style.write(
+            &event,
+            UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            &mut out,
+        );
         out
     }
 
     #[test]
     fn an_event_is_one_line_and_its_further_lines_are_indented() {
         assert_eq!(written(Style::Plain, "a-7-ff", "x"), "a-7-ff  created  x\n");
-        assert_eq!(written(Style::Plain, "", "x\n\ny"), "-  created  x\n    \n    y\n");
+        assert_eq!(
+            written(Style::Plain, "", "x\n\ny"),
+            "-  created  x\n    \n    y\n"
+        );
     }
 
     #[test]
@@ -137,9 +157,15 @@ mod tests {
         let hostile = "\u{1b}]0;mine\u{7}\u{9b}2J\tfine";
         for colours in [false, true] {
             let out = written(Style::Terminal { colours }, "1", hostile);
-            assert!(out.contains("\\u{1b}]0;mine\\u{7}\\u{9b}2J\tfine"), "{out:?}");
+            assert!(
+                out.contains("\\u{1b}]0;mine\\u{7}\\u{9b}2J\tfine"),
+                "{out:?}"
+            );
         }
-        assert!(written(Style::Plain, "1", hostile).contains(hostile), "a file gets what was sent");
+        assert!(
+            written(Style::Plain, "1", hostile).contains(hostile),
+            "a file gets what was sent"
+        );
     }
 
     #[test]

@@ -31,7 +31,10 @@ pub(super) enum No {
     /// Trying again changes nothing.
     ForGood(String),
     /// Try again, not before `after`.
-    ForNow { why: String, after: Option<Duration> },
+    ForNow {
+        why: String,
+        after: Option<Duration>,
+    },
 }
 
 /// Asks for the stream after `last_event_id` (empty: live). Redirects within the host are followed, and each attempt
@@ -47,7 +50,12 @@ pub(super) async fn open(
         let mut connection = connector.connect(&target).await?;
         let request = request(&target, &connection, headers, last_event_id)?;
         let sent = timeout(HEAD_PATIENCE, connection.send(&target, request)).await;
-        let response = sent.map_err(|_| for_now(format!("{} accepts, but does not answer", target.authority())))?;
+        let response = sent.map_err(|_| {
+            for_now(format!(
+                "{} accepts, but does not answer",
+                target.authority()
+            ))
+        })?;
         let response = response.map_err(for_now)?;
         if let Some(location) = redirect(&response) {
             target = target.redirected(location).map_err(No::ForGood)?;
@@ -55,7 +63,10 @@ pub(super) async fn open(
             continue;
         }
         return match judge(response.status(), response.headers()) {
-            Ok(()) => Ok(Opened { body: response.into_body(), connection }),
+            Ok(()) => Ok(Opened {
+                body: response.into_body(),
+                connection,
+            }),
             Err(no) => Err(explained(no, response).await),
         };
     }
@@ -83,12 +94,21 @@ fn request(
 ) -> Result<Request<Empty<Bytes>>, No> {
     let mut request = Request::new(Empty::new());
     let all = request.headers_mut();
-    all.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    all.insert(
+        header::ACCEPT,
+        HeaderValue::from_static("text/event-stream"),
+    );
     all.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    all.insert(header::USER_AGENT, HeaderValue::from_static(concat!("sidestream/", env!("CARGO_PKG_VERSION"))));
+    all.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static(concat!("sidestream/", env!("CARGO_PKG_VERSION"))),
+    );
     if connection.version() == "HTTP/1.1" {
         let host = HeaderValue::from_str(target.authority());
-        all.insert(header::HOST, host.map_err(|error| No::ForGood(error.to_string()))?);
+        all.insert(
+            header::HOST,
+            host.map_err(|error| No::ForGood(error.to_string()))?,
+        );
     }
     // What the person says stands for what we would have said.
     for name in headers.keys() {
@@ -108,24 +128,37 @@ fn request(
 
 fn redirect(response: &Response<Incoming>) -> Option<&str> {
     let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-    moved.then(|| response.headers().get(header::LOCATION)?.to_str().ok()).flatten()
+    moved
+        .then(|| response.headers().get(header::LOCATION)?.to_str().ok())
+        .flatten()
 }
 
 /// What a head means: go on with the body, or no.
 fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), No> {
     match status {
         StatusCode::OK => {
-            let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+            let media_type = headers
+                .get(header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or("");
             let essence = media_type.split(';').next().unwrap_or_default().trim();
             if essence.eq_ignore_ascii_case("text/event-stream") {
                 Ok(())
             } else {
-                Err(No::ForGood(format!("the answer is {media_type:?} and no event stream")))
+                Err(No::ForGood(format!(
+                    "the answer is {media_type:?} and no event stream"
+                )))
             }
         }
         StatusCode::NO_CONTENT => Err(No::Finished),
-        StatusCode::TOO_MANY_REQUESTS => Err(No::ForNow { why: status.to_string(), after: retry_after(headers) }),
-        status if status.is_server_error() => Err(No::ForNow { why: status.to_string(), after: retry_after(headers) }),
+        StatusCode::TOO_MANY_REQUESTS => Err(No::ForNow {
+            why: status.to_string(),
+            after: retry_after(headers),
+        }),
+        status if status.is_server_error() => Err(No::ForNow {
+            why: status.to_string(),
+            after: retry_after(headers),
+        }),
         status => Err(No::ForGood(status.to_string())),
     }
 }
@@ -138,18 +171,29 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = SystemTime::from(OffsetDateTime::parse(value, &Rfc2822).ok()?);
     // A date in the past means now.
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default().min(RETRY_AFTER_MAX))
+    Some(
+        date.duration_since(SystemTime::now())
+            .unwrap_or_default()
+            .min(RETRY_AFTER_MAX),
+    )
 }
 
 /// Adds what the body says about a refusal, if it says it soon and briefly.
 async fn explained(no: No, response: Response<Incoming>) -> No {
     let body = Limited::new(response.into_body(), REFUSAL_BYTES_MAX).collect();
-    let Ok(Ok(body)) = timeout(REFUSAL_PATIENCE, body).await else { return no };
-    let Some(more) = reason(&body.to_bytes()) else { return no };
+    let Ok(Ok(body)) = timeout(REFUSAL_PATIENCE, body).await else {
+        return no;
+    };
+    let Some(more) = reason(&body.to_bytes()) else {
+        return no;
+    };
     match no {
         No::Finished => No::Finished,
         No::ForGood(why) => No::ForGood(format!("{why}: {more}")),
-        No::ForNow { why, after } => No::ForNow { why: format!("{why}: {more}"), after },
+        No::ForNow { why, after } => No::ForNow {
+            why: format!("{why}: {more}"),
+            after,
+        },
     }
 }
 
@@ -157,7 +201,10 @@ async fn explained(no: No, response: Response<Incoming>) -> No {
 fn reason(body: &[u8]) -> Option<String> {
     let refusal: serde_json::Value = serde_json::from_slice(body).ok()?;
     let message = refusal["error"]["message"].as_str()?;
-    let hint = refusal["error"]["hint"].as_str().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    let hint = refusal["error"]["hint"]
+        .as_str()
+        .map(|hint| format!(" ({hint})"))
+        .unwrap_or_default();
     Some(format!("{message}{hint}"))
 }
 
@@ -190,10 +237,19 @@ mod tests {
     #[test]
     fn only_200_with_the_media_type_is_an_event_stream() {
         assert_eq!(head(200, &[("content-type", "text/event-stream")]), Ok(()));
-        assert_eq!(head(200, &[("content-type", "Text/Event-Stream; charset=utf-8")]), Ok(()));
-        assert!(matches!(head(200, &[("content-type", "text/html")]), Err(No::ForGood(_))));
+        assert_eq!(
+            head(200, &[("content-type", "Text/Event-Stream; charset=utf-8")]),
+            Ok(())
+        );
+        assert!(matches!(
+            head(200, &[("content-type", "text/html")]),
+            Err(No::ForGood(_))
+        ));
         assert!(matches!(head(200, &[]), Err(No::ForGood(_))));
-        assert!(matches!(head(206, &[("content-type", "text/event-stream")]), Err(No::ForGood(_))));
+        assert!(matches!(
+            head(206, &[("content-type", "text/event-stream")]),
+            Err(No::ForGood(_))
+        ));
     }
 
     #[test]
@@ -203,7 +259,10 @@ mod tests {
             assert!(matches!(head(status, &[]), Err(No::ForGood(_))), "{status}");
         }
         for status in [429, 500, 502, 503] {
-            assert!(matches!(head(status, &[]), Err(No::ForNow { after: None, .. })), "{status}");
+            assert!(
+                matches!(head(status, &[]), Err(No::ForNow { after: None, .. })),
+                "{status}"
+            );
         }
     }
 
@@ -215,7 +274,10 @@ mod tests {
         };
         assert_eq!(after("7"), Some(Duration::from_secs(7)));
         assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(after("Fri, 31 Dec 9999 23:59:59 GMT"), Some(RETRY_AFTER_MAX));
+        assert_eq!(
+            after("Fri, 31 Dec 9999 23:59:59 GMT"),
+            Some(RETRY_AFTER_MAX)
+        );
         assert_eq!(after("99999999999"), Some(RETRY_AFTER_MAX));
         assert_eq!(after("soon"), None);
     }

@@ -20,21 +20,47 @@ impl Target {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         // The fragment is for the reader of a page; no server ever sees it.
         let text = text.split('#').next().unwrap_or_default();
-        let tls = match text.trim().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
+        let tls = match text
+            .trim()
+            .split_once("://")
+            .map(|(scheme, _)| scheme.to_ascii_lowercase())
+            .as_deref()
+        {
             Some("http") => false,
             Some("https") => true,
-            _ => return Err(format!("{text}: the URL of an event stream begins with http:// or https://")),
+            _ => {
+                return Err(format!(
+                    "{text}: the URL of an event stream begins with http:// or https://"
+                ));
+            }
         };
-        let uri: Uri = encoded(text).parse().map_err(|error| format!("{text}: {error}"))?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let uri: Uri = encoded(text)
+            .parse()
+            .map_err(|error| format!("{text}: {error}"))?;
+        let host = uri
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']'])
+            .to_owned();
         if host.is_empty() {
             return Err(format!("{text}: a host is missing"));
         }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("a user name in a URL is not sent to any server: use --header 'Authorization: ...'".into());
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            return Err(
+                "a user name in a URL is not sent to any server: use --header 'Authorization: ...'"
+                    .into(),
+            );
         }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Self { uri, host, port, tls })
+        Ok(Self {
+            uri,
+            host,
+            port,
+            tls,
+        })
     }
 
     /// The whole URL: the request target of HTTP/2.
@@ -49,7 +75,9 @@ impl Target {
 
     /// The `Host` header.
     pub(super) fn authority(&self) -> &str {
-        self.uri.authority().map_or("", |authority| authority.as_str())
+        self.uri
+            .authority()
+            .map_or("", |authority| authority.as_str())
     }
 
     /// Where `location`, read from here, leads.
@@ -60,9 +88,16 @@ impl Target {
     pub(super) fn redirected(&self, location: &str) -> Result<Self, String> {
         let next = Self::parse(&self.resolve(location))?;
         let upgraded = next.tls && !self.tls && self.port == 80 && next.port == 443;
-        let same =
-            next.host.eq_ignore_ascii_case(&self.host) && (next.port == self.port && next.tls == self.tls || upgraded);
-        if same { Ok(next) } else { Err(format!("the server redirects to {}, which is another host", next.uri)) }
+        let same = next.host.eq_ignore_ascii_case(&self.host)
+            && (next.port == self.port && next.tls == self.tls || upgraded);
+        if same {
+            Ok(next)
+        } else {
+            Err(format!(
+                "the server redirects to {}, which is another host",
+                next.uri
+            ))
+        }
     }
 
     /// RFC 3986, section 5.2, without the removal of dot segments, which is the server's business.
@@ -110,12 +145,22 @@ mod tests {
     #[test]
     fn a_url_as_people_type_it_is_taken_apart() {
         let told = target("http://localhost:8080/events?subject=demo.>&subject=größe#top");
-        assert_eq!((told.host.as_str(), told.port, told.tls), ("localhost", 8080, false));
-        assert_eq!(told.path_and_query(), "/events?subject=demo.%3E&subject=gr%C3%B6%C3%9Fe");
+        assert_eq!(
+            (told.host.as_str(), told.port, told.tls),
+            ("localhost", 8080, false)
+        );
+        assert_eq!(
+            told.path_and_query(),
+            "/events?subject=demo.%3E&subject=gr%C3%B6%C3%9Fe"
+        );
         assert_eq!(told.authority(), "localhost:8080");
         assert_eq!(target("https://pod.example").port, 443);
         assert_eq!(target("http://[::1]/x").host, "::1");
-        assert_eq!(target("http://h/a%20b").path_and_query(), "/a%20b", "what is encoded is not encoded twice");
+        assert_eq!(
+            target("http://h/a%20b").path_and_query(),
+            "/a%20b",
+            "what is encoded is not encoded twice"
+        );
     }
 
     #[test]
@@ -143,7 +188,10 @@ mod tests {
         ] {
             assert_eq!(here.redirected(location).unwrap().uri().to_string(), url);
         }
-        assert!(target("http://h/").redirected("https://h/").is_ok(), "to TLS on the usual ports");
+        assert!(
+            target("http://h/").redirected("https://h/").is_ok(),
+            "to TLS on the usual ports"
+        );
     }
 
     #[test]

@@ -14,9 +14,16 @@ pub(super) fn cors(place: &Place<'_>) -> Option<CorsConfig> {
         }
         if any && credentials {
             // Fetch, CORS protocol: a browser refuses the answer.
-            keys.problem("credentials", "`credentials` does not go with the origin `*`", Some("name the origins"));
+            keys.problem(
+                "credentials",
+                "`credentials` does not go with the origin `*`",
+                Some("name the origins"),
+            );
         }
-        Some(CorsConfig { origins, credentials })
+        Some(CorsConfig {
+            origins,
+            credentials,
+        })
     })
 }
 

@@ -22,8 +22,20 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let Config { http, window_bytes_max, feeds_max, file_descriptors, replays, .. } = Config::default();
-        let http::Config { connections_max, per_client, subjects_per_request_max, .. } = http;
+        let Config {
+            http,
+            window_bytes_max,
+            feeds_max,
+            file_descriptors,
+            replays,
+            ..
+        } = Config::default();
+        let http::Config {
+            connections_max,
+            per_client,
+            subjects_per_request_max,
+            ..
+        } = http;
         Self {
             connections_max,
             per_client,
@@ -39,16 +51,30 @@ impl Default for Limits {
 pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
     place.map(|keys| {
         let default = Limits::default();
-        let window_bytes_max = keys.or("window_bytes", default.window_bytes_max, Place::positive_size);
+        let window_bytes_max = keys.or(
+            "window_bytes",
+            default.window_bytes_max,
+            Place::positive_size,
+        );
         let feeds_max = keys.or("feeds", None, |place| place.auto_or(Place::count));
         let feeds_max = feeds_max.unwrap_or_else(|| feeds_of(window_bytes_max));
         Some(Limits {
             connections_max: keys.or("connections", default.connections_max, Place::auto_or_count),
-            file_descriptors: keys.or("file_descriptors", default.file_descriptors, file_descriptors),
+            file_descriptors: keys.or(
+                "file_descriptors",
+                default.file_descriptors,
+                file_descriptors,
+            ),
             window_bytes_max,
             feeds_max,
-            per_client: keys.or("per_client", PerClient::among(feeds_max), |place| per_client(place, feeds_max)),
-            subjects_per_request_max: keys.or("subjects_per_request", default.subjects_per_request_max, Place::count),
+            per_client: keys.or("per_client", PerClient::among(feeds_max), |place| {
+                per_client(place, feeds_max)
+            }),
+            subjects_per_request_max: keys.or(
+                "subjects_per_request",
+                default.subjects_per_request_max,
+                Place::count,
+            ),
             replays: keys.or("replays", default.replays, replays),
         })
     })
@@ -66,8 +92,15 @@ fn replays(place: &Place<'_>) -> Option<replay::Config> {
 
 fn per_client(place: &Place<'_>, feeds_max: usize) -> Option<PerClient> {
     place.map(|keys| {
-        let PerClient { connections, filter_sets: auto, connects, events } = PerClient::among(feeds_max);
-        let filter_sets = keys.nullable("filter_sets", Some(None), |place| place.auto_or(Place::count));
+        let PerClient {
+            connections,
+            filter_sets: auto,
+            connects,
+            events,
+        } = PerClient::among(feeds_max);
+        let filter_sets = keys.nullable("filter_sets", Some(None), |place| {
+            place.auto_or(Place::count)
+        });
         Some(PerClient {
             connections: keys.nullable("connections", connections, Place::count),
             filter_sets: filter_sets.and_then(|count| count.or(auto)),
@@ -81,13 +114,18 @@ fn rate(place: &Place<'_>) -> Option<Rate> {
     place.map(|keys| {
         let rate = keys.require("rate", tokens);
         let burst = keys.require("burst", tokens);
-        Some(Rate { rate: rate?, burst: burst? })
+        Some(Rate {
+            rate: rate?,
+            burst: burst?,
+        })
     })
 }
 
 fn tokens(place: &Place<'_>) -> Option<NonZeroU32> {
     // A count is at most 1,000,000,000.
-    place.count().and_then(|count| NonZeroU32::new(u32::try_from(count).ok()?))
+    place
+        .count()
+        .and_then(|count| NonZeroU32::new(u32::try_from(count).ok()?))
 }
 
 fn file_descriptors(place: &Place<'_>) -> Option<Thresholds> {
@@ -96,7 +134,11 @@ fn file_descriptors(place: &Place<'_>) -> Option<Thresholds> {
         let warn = keys.or("warn", default.warn, percent);
         let reject = keys.or("reject", default.reject, percent);
         if warn > reject {
-            keys.problem("warn", "`warn` is above `reject`", Some("operators are told before clients are refused"));
+            keys.problem(
+                "warn",
+                "`warn` is above `reject`",
+                Some("operators are told before clients are refused"),
+            );
         }
         Some(Thresholds { warn, reject })
     })
@@ -104,8 +146,12 @@ fn file_descriptors(place: &Place<'_>) -> Option<Thresholds> {
 
 fn percent(place: &Place<'_>) -> Option<u8> {
     place.parsed("a share", |text| {
-        let number = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let number = number.and_then(|digits| digits.parse().ok()).filter(|percent| (1..=100).contains(percent));
+        let number = text
+            .strip_suffix('%')
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = number
+            .and_then(|digits| digits.parse().ok())
+            .filter(|percent| (1..=100).contains(percent));
         number.ok_or("a share is a whole number from 1 to 100 and `%`, such as `80%`")
     })
 }

@@ -47,9 +47,13 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
                 connections_max: limits.connections_max,
                 per_client: limits.per_client,
                 subjects_per_request_max: limits.subjects_per_request_max,
-                trusted_proxies: keys.or("trusted_proxies", Vec::new(), |place| place.list(network)),
-                forwarded_header: keys
-                    .or("forwarded_header", default.http.forwarded_header, |place| place.one_of(&ForwardedHeader::ALL)),
+                trusted_proxies: keys
+                    .or("trusted_proxies", Vec::new(), |place| place.list(network)),
+                forwarded_header: keys.or(
+                    "forwarded_header",
+                    default.http.forwarded_header,
+                    |place| place.one_of(&ForwardedHeader::ALL),
+                ),
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,
@@ -66,7 +70,13 @@ fn listener(place: &Place<'_>) -> Option<(Mark, ListenConfig)> {
     place.map(|keys| {
         let address = keys.require("address", address);
         let tls = keys.nullable("tls", None, tls);
-        Some((keys.at("address"), ListenConfig { address: address?, tls }))
+        Some((
+            keys.at("address"),
+            ListenConfig {
+                address: address?,
+                tls,
+            },
+        ))
     })
 }
 
@@ -75,25 +85,49 @@ fn tls(place: &Place<'_>) -> Option<TlsConfig> {
         let certificate = keys.require("certificate", Place::file);
         let key = keys.require("key", Place::file);
         let client_ca = keys.nullable("client_ca", None, Place::file);
-        Some(TlsConfig { certificate: certificate?, key: key?, client_ca })
+        Some(TlsConfig {
+            certificate: certificate?,
+            key: key?,
+            client_ca,
+        })
     })
 }
 
 fn address(place: &Place<'_>) -> Option<SocketAddr> {
     place.parsed("an address", |text| {
-        text.parse().map_err(|_| "an address is an IP address and a port, such as `0.0.0.0:8080` or `[::]:8080`")
+        text.parse().map_err(
+            |_| "an address is an IP address and a port, such as `0.0.0.0:8080` or `[::]:8080`",
+        )
     })
 }
 
 /// The listeners, when no two of them, nor the admin side, want the same port.
-fn apart(keys: &Keys<'_>, listen: Vec<(Mark, ListenConfig)>, admin: SocketAddr) -> Vec<ListenConfig> {
+fn apart(
+    keys: &Keys<'_>,
+    listen: Vec<(Mark, ListenConfig)>,
+    admin: SocketAddr,
+) -> Vec<ListenConfig> {
     for (index, (at, one)) in listen.iter().enumerate() {
-        if let Some((first, _)) = listen[..index].iter().find(|(_, other)| clash(one.address, other.address)) {
-            keys.problem_at(*at, format!("the listener of line {} has this address already", first.line), None);
+        if let Some((first, _)) = listen[..index]
+            .iter()
+            .find(|(_, other)| clash(one.address, other.address))
+        {
+            keys.problem_at(
+                *at,
+                format!(
+                    "the listener of line {} has this address already",
+                    first.line
+                ),
+                None,
+            );
         }
         if clash(one.address, admin) {
             let hint = "clients never reach the admin side: give it another port";
-            keys.problem_at(*at, format!("this is the address of `admin`, {admin}"), Some(hint));
+            keys.problem_at(
+                *at,
+                format!("this is the address of `admin`, {admin}"),
+                Some(hint),
+            );
         }
     }
     listen.into_iter().map(|(_, listener)| listener).collect()
@@ -101,7 +135,8 @@ fn apart(keys: &Keys<'_>, listen: Vec<(Mark, ListenConfig)>, admin: SocketAddr) 
 
 /// Whether the system would refuse the second of two addresses; port 0 is a free one each time.
 fn clash(one: SocketAddr, two: SocketAddr) -> bool {
-    let wild = one.is_ipv4() == two.is_ipv4() && (one.ip().is_unspecified() || two.ip().is_unspecified());
+    let wild =
+        one.is_ipv4() == two.is_ipv4() && (one.ip().is_unspecified() || two.ip().is_unspecified());
     one.port() != 0 && one.port() == two.port() && (one.ip() == two.ip() || wild)
 }
 
@@ -118,7 +153,8 @@ fn admin(place: &Place<'_>) -> Option<admin::Config> {
 
 fn host_name(place: &Place<'_>) -> Option<String> {
     place.parsed("a host name", |text| {
-        let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        let is_of_a_name =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         match text.strip_suffix('.').unwrap_or(text) {
             "" => Err("a host name that is empty says nothing"),
             name if name.bytes().all(is_of_a_name) => Ok(name.to_owned()),
@@ -182,9 +218,15 @@ fn registry(place: &Place<'_>) -> Option<registry::Config> {
         let default = registry::Config::default();
         let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", Bucket::parse);
         let bucket = keys.nullable("bucket", None, bucket);
-        let max_bytes = keys.or("max_bytes", default.max_bytes, |place| Some(place.positive_size()? as u64));
+        let max_bytes = keys.or("max_bytes", default.max_bytes, |place| {
+            Some(place.positive_size()? as u64)
+        });
         if max_bytes < registry::Config::MAX_BYTES_MIN {
-            keys.problem("max_bytes", "the bucket would have room for a few clients only", Some("at least 64KiB"));
+            keys.problem(
+                "max_bytes",
+                "the bucket would have room for a few clients only",
+                Some("at least 64KiB"),
+            );
         }
         Some(registry::Config { bucket, max_bytes })
     })
@@ -203,10 +245,16 @@ fn log(place: &Place<'_>) -> Option<logs::Config> {
 
 fn filter(place: &Place<'_>) -> Option<String> {
     let text = place.text()?;
-    let Err(invalid) = telemetry::filter::filter(&text) else { return Some(text) };
-    let meant = invalid.meant().map(|level| format!("did you mean `{level}`?"));
+    let Err(invalid) = telemetry::filter::filter(&text) else {
+        return Some(text);
+    };
+    let meant = invalid
+        .meant()
+        .map(|level| format!("did you mean `{level}`?"));
     let hint = meant.as_deref().filter(|_| !place.is_filled());
-    let filled = place.is_filled().then_some("its value came from the environment and is not shown");
+    let filled = place
+        .is_filled()
+        .then_some("its value came from the environment and is not shown");
     place.problem(invalid.explain(), hint.or(filled));
     None
 }

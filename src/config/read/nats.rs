@@ -22,7 +22,13 @@ const SERVERS_MAX: usize = 1000;
 fn all_servers(place: &Place<'_>) -> Option<Vec<String>> {
     let servers = place.some(servers)?.concat();
     if servers.len() > SERVERS_MAX {
-        place.problem(format!("`servers` has {} addresses, at most {SERVERS_MAX} are read", servers.len()), None);
+        place.problem(
+            format!(
+                "`servers` has {} addresses, at most {SERVERS_MAX} are read",
+                servers.len()
+            ),
+            None,
+        );
         return None;
     }
     Some(servers)
@@ -52,14 +58,19 @@ fn credentials(keys: &mut Keys<'_>) -> Credentials {
     let password = keys.nullable("password", None, Place::text);
     let token = keys.nullable("token", None, Place::text);
     let nkey = keys.nullable("nkey", None, seed);
-    let ways: Vec<&str> = ["credentials", "user", "token", "nkey"].into_iter().filter(|key| keys.has(key)).collect();
+    let ways: Vec<&str> = ["credentials", "user", "token", "nkey"]
+        .into_iter()
+        .filter(|key| keys.has(key))
+        .collect();
     if let [first, others @ ..] = &ways[..] {
         for other in others {
             let message = format!("`{other}` stands beside `{first}`");
             keys.problem(
                 other,
                 message,
-                Some("say in one way only who we are: credentials, user and password, token or nkey"),
+                Some(
+                    "say in one way only who we are: credentials, user and password, token or nkey",
+                ),
             );
         }
     }
@@ -75,7 +86,10 @@ fn credentials(keys: &mut Keys<'_>) -> Credentials {
     }
     match (file, user, password, token, nkey) {
         (Some(file), ..) => Credentials::File(file),
-        (_, Some(user), Some(password), ..) => Credentials::Password { user, password: Secret(password) },
+        (_, Some(user), Some(password), ..) => Credentials::Password {
+            user,
+            password: Secret(password),
+        },
         (.., Some(token), _) => Credentials::Token(Secret(token)),
         (.., Some(nkey)) => Credentials::Nkey(Secret(nkey)),
         _ => Credentials::None,
@@ -87,7 +101,9 @@ fn seed(place: &Place<'_>) -> Option<String> {
         // 32 bytes with prefix and checksum in base32, as `nk -gen user` prints them.
         let sound = text.len() == 58
             && text.starts_with("SU")
-            && text.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
         if sound {
             Ok(text.to_owned())
         } else {
@@ -105,14 +121,28 @@ fn tls(place: &Place<'_>) -> Option<Option<Tls>> {
         let key = keys.nullable("key", None, Place::file);
         for (one, other) in [("certificate", "key"), ("key", "certificate")] {
             if keys.has(one) && !keys.has(other) {
-                keys.problem(one, format!("`{one}` has no `{other}`"), Some("mutual TLS needs both"));
+                keys.problem(
+                    one,
+                    format!("`{one}` has no `{other}`"),
+                    Some("mutual TLS needs both"),
+                );
             }
         }
         if required == Some(false) && (handshake_first || ca.is_some() || certificate.is_some()) {
             let hint = "leave `required` out: files and `handshake_first` ask for TLS";
-            keys.problem("required", "`required: false` contradicts the other keys of `tls`", Some(hint));
+            keys.problem(
+                "required",
+                "`required: false` contradicts the other keys of `tls`",
+                Some(hint),
+            );
         }
-        let tls = Tls { required, handshake_first, ca, certificate, key };
+        let tls = Tls {
+            required,
+            handshake_first,
+            ca,
+            certificate,
+            key,
+        };
         // Defaults ask for nothing: as if the key were not there.
         Some(Some(tls).filter(|tls| *tls != Tls::default()))
     })

@@ -13,7 +13,11 @@ pub(in crate::config) struct Keys<'p> {
 
 impl<'p> Keys<'p> {
     fn path(&self, key: &str) -> String {
-        if self.place.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place.path) }
+        if self.place.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.place.path)
+        }
     }
 
     fn entry(&self, key: &str) -> Option<&'p Entry> {
@@ -25,7 +29,11 @@ impl<'p> Keys<'p> {
         self.asked.push(key);
         self.place.walk.known.borrow_mut().insert(pattern(&path));
         let entry = self.entry(key)?;
-        let place = Place { walk: self.place.walk, node: &entry.node, path };
+        let place = Place {
+            walk: self.place.walk,
+            node: &entry.node,
+            path,
+        };
         place.note();
         Some(place)
     }
@@ -47,7 +55,10 @@ impl<'p> Keys<'p> {
     ) -> Option<T> {
         let place = self.find(key);
         if place.is_none() {
-            self.place.problem(format!("`{key}` is missing in {}", self.place.name_of_map()), None);
+            self.place.problem(
+                format!("`{key}` is missing in {}", self.place.name_of_map()),
+                None,
+            );
         }
         place.and_then(|place| read(&place))
     }
@@ -81,7 +92,11 @@ impl<'p> Keys<'p> {
         self.later = keys;
         for key in keys {
             if let Some(entry) = self.entry(key) {
-                self.place.walk.report.add(entry.at, format!("`{key}` is not available in this version"), None);
+                self.place.walk.report.add(
+                    entry.at,
+                    format!("`{key}` is not available in this version"),
+                    None,
+                );
             }
         }
     }
@@ -97,12 +112,25 @@ impl<'p> Keys<'p> {
     }
 
     /// Tells a problem of a key.
-    pub(in crate::config) fn problem(&self, key: &str, message: impl Into<String>, hint: Option<&str>) {
+    pub(in crate::config) fn problem(
+        &self,
+        key: &str,
+        message: impl Into<String>,
+        hint: Option<&str>,
+    ) {
         self.problem_at(self.at(key), message, hint);
     }
 
     /// Tells a problem at a place that was kept.
-    pub(in crate::config) fn problem_at(&self, at: Mark, message: impl Into<String>, hint: Option<&str>) {
-        self.place.walk.report.add(at, message, hint.map(str::to_owned));
+    pub(in crate::config) fn problem_at(
+        &self,
+        at: Mark,
+        message: impl Into<String>,
+        hint: Option<&str>,
+    ) {
+        self.place
+            .walk
+            .report
+            .add(at, message, hint.map(str::to_owned));
     }
 }

@@ -21,20 +21,31 @@ impl Cursor {
             return Poll::Pending;
         }
         loop {
-            let Some(ticket) = &self.replay else { return Poll::Pending };
+            let Some(ticket) = &self.replay else {
+                return Poll::Pending;
+            };
             let (floor, current) = {
                 let mut state = feed.lock();
                 // Also woken by the window: it may begin another tag meanwhile.
                 state.readers.wait(self.standing.key, context.waker());
-                (state.window.floor(), state.window.is_present(self.place.index))
+                (
+                    state.window.floor(),
+                    state.window.is_present(self.place.index),
+                )
             };
             let (mut bytes, position) = (0, &mut self.position);
             let turn = if current {
                 ticket.poll(floor, context.waker(), |logged| {
-                    let (frame, tier) = (feed.profile.frame(logged), feed.profile.tier(&logged.event));
+                    let (frame, tier) =
+                        (feed.profile.frame(logged), feed.profile.tier(&logged.event));
                     *position = logged.event.position;
                     bytes += frame.len();
-                    batch.items.push(Item::Event { frame, position: *position, tier, received: logged.event.received });
+                    batch.items.push(Item::Event {
+                        frame,
+                        position: *position,
+                        tier,
+                        received: logged.event.received,
+                    });
                     // A page is read as it comes: what is behind an event is not known, and it is never passed by.
                     let goes_on = lend(&mut pace).is_none_or(|pace| {
                         pace.charge();
@@ -47,7 +58,9 @@ impl Cursor {
             };
             match turn {
                 Turn::Some => {
-                    feed.lock().readers.moved(self.standing.key, self.place, self.position);
+                    feed.lock()
+                        .readers
+                        .moved(self.standing.key, self.place, self.position);
                     return Poll::Ready(Read::Some);
                 }
                 Turn::Wait => return Poll::Pending,
@@ -56,16 +69,29 @@ impl Cursor {
                     // The window may have moved on since its floor was read.
                     if let Some(place) = state.window.place_after(through) {
                         self.place = place;
-                        self.skip = Component { tag: self.position.tag, seq: through, check: None };
+                        self.skip = Component {
+                            tag: self.position.tag,
+                            seq: through,
+                            check: None,
+                        };
                         state.readers.moved(self.standing.key, place, self.position);
                         drop(state);
                         self.replay = None;
                     }
                 }
                 Turn::Missing(after, gap) => {
-                    self.position = Component { tag: self.position.tag, seq: after, check: None };
-                    feed.lock().readers.moved(self.standing.key, self.place, self.position);
-                    batch.items.push(Item::Gap { gap, position: self.position });
+                    self.position = Component {
+                        tag: self.position.tag,
+                        seq: after,
+                        check: None,
+                    };
+                    feed.lock()
+                        .readers
+                        .moved(self.standing.key, self.place, self.position);
+                    batch.items.push(Item::Gap {
+                        gap,
+                        position: self.position,
+                    });
                     return Poll::Ready(Read::Some);
                 }
                 // It keeps its position: what follows may be read once the source is repaired.
@@ -73,13 +99,20 @@ impl Cursor {
                 Turn::Changed => {
                     self.replay = None;
                     let state = feed.lock();
-                    match state.window.epoch().filter(|_| !state.window.is_present(self.place.index)) {
+                    match state
+                        .window
+                        .epoch()
+                        .filter(|_| !state.window.is_present(self.place.index))
+                    {
                         // What the feed holds of the new numbers follows; how they began is told first.
                         Some(epoch) => self.place = epoch.place,
                         None => {
                             // The tail does not know it yet.
                             self.place = state.window.end_place();
-                            batch.items.push(self.gap(Gap { reason: GapReason::Recreated, missed: None }));
+                            batch.items.push(self.gap(Gap {
+                                reason: GapReason::Recreated,
+                                missed: None,
+                            }));
                             return Poll::Ready(Read::Some);
                         }
                     }

@@ -36,19 +36,29 @@ impl Standing {
     #[must_use]
     pub fn lag(&self, now: Instant) -> Lag {
         let state = self.feed.lock();
-        let Some((place, _)) = state.readers.standing(self.key) else { return Lag::default() };
+        let Some((place, _)) = state.readers.standing(self.key) else {
+            return Lag::default();
+        };
         let end = state.window.end_place();
-        let oldest = state.window.get(place.index.max(state.window.oldest_place().index));
+        let oldest = state
+            .window
+            .get(place.index.max(state.window.oldest_place().index));
         Lag {
             events: end.before.events - place.before.events,
             bytes: end.before.bytes - place.before.bytes,
-            age: oldest.map_or(Duration::ZERO, |entry| now.saturating_duration_since(entry.received())),
+            age: oldest.map_or(Duration::ZERO, |entry| {
+                now.saturating_duration_since(entry.received())
+            }),
         }
     }
 
     /// The position that the reader has reached; nothing once it has left.
     #[must_use]
     pub fn position(&self) -> Option<Component> {
-        self.feed.lock().readers.standing(self.key).map(|(_, position)| position)
+        self.feed
+            .lock()
+            .readers
+            .standing(self.key)
+            .map(|(_, position)| position)
     }
 }

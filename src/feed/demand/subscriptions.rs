@@ -36,32 +36,61 @@ struct Shared {
 
 impl Subscriptions {
     /// Adds a feed. Appends the subscriptions that are new with it to `new`.
-    pub(super) fn add(&mut self, feed: usize, filters: &FilterSet, new: &mut Vec<(SubscriptionKey, Filter)>) {
+    pub(super) fn add(
+        &mut self,
+        feed: usize,
+        filters: &FilterSet,
+        new: &mut Vec<(SubscriptionKey, Filter)>,
+    ) {
         for (nth, filter) in filters.filters().iter().enumerate() {
             let place = match self.by_filter.get(filter) {
                 Some(place) => *place,
                 None => {
                     self.made += 1;
-                    let shared = Shared { number: self.made, filter: filter.clone(), takers: IndexMap::new() };
+                    let shared = Shared {
+                        number: self.made,
+                        filter: filter.clone(),
+                        takers: IndexMap::new(),
+                    };
                     let place = self.all.insert(shared);
                     self.by_filter.insert(filter.clone(), place);
-                    new.push((SubscriptionKey { place, number: self.made }, filter.clone()));
+                    new.push((
+                        SubscriptionKey {
+                            place,
+                            number: self.made,
+                        },
+                        filter.clone(),
+                    ));
                     place
                 }
             };
-            let earlier = filters.filters()[..nth].iter().filter(|other| other.overlaps(filter)).cloned().collect();
+            let earlier = filters.filters()[..nth]
+                .iter()
+                .filter(|other| other.overlaps(filter))
+                .cloned()
+                .collect();
             self.all[place].takers.insert(feed, earlier);
         }
     }
 
     /// Removes a feed. Appends the subscriptions that no feed wants after that to `ended`.
-    pub(super) fn remove(&mut self, feed: usize, filters: &FilterSet, ended: &mut Vec<SubscriptionKey>) {
+    pub(super) fn remove(
+        &mut self,
+        feed: usize,
+        filters: &FilterSet,
+        ended: &mut Vec<SubscriptionKey>,
+    ) {
         for filter in filters.filters() {
-            let Some(place) = self.by_filter.get(filter).copied() else { continue };
+            let Some(place) = self.by_filter.get(filter).copied() else {
+                continue;
+            };
             let shared = &mut self.all[place];
             shared.takers.swap_remove(&feed);
             if shared.takers.is_empty() {
-                ended.push(SubscriptionKey { place, number: shared.number });
+                ended.push(SubscriptionKey {
+                    place,
+                    number: shared.number,
+                });
                 self.by_filter.remove(filter);
                 self.all.remove(place);
             }
@@ -69,14 +98,22 @@ impl Subscriptions {
     }
 
     /// The feeds that take a message of this subject from this subscription.
-    pub(super) fn takers(&self, key: SubscriptionKey, subject: &str) -> impl Iterator<Item = usize> {
+    pub(super) fn takers(
+        &self,
+        key: SubscriptionKey,
+        subject: &str,
+    ) -> impl Iterator<Item = usize> {
         let takers = self.get(key).into_iter().flat_map(|shared| &shared.takers);
-        takers.filter(move |(_, earlier)| !earlier.iter().any(|filter| filter.matches(subject))).map(|(feed, _)| *feed)
+        takers
+            .filter(move |(_, earlier)| !earlier.iter().any(|filter| filter.matches(subject)))
+            .map(|(feed, _)| *feed)
     }
 
     /// The feeds with this filter.
     pub(super) fn feeds(&self, key: SubscriptionKey) -> impl Iterator<Item = usize> {
-        self.get(key).into_iter().flat_map(|shared| shared.takers.keys().copied())
+        self.get(key)
+            .into_iter()
+            .flat_map(|shared| shared.takers.keys().copied())
     }
 
     /// The filter of a subscription that has not ended.
@@ -92,16 +129,29 @@ impl Subscriptions {
     /// The subscription of a filter, if a feed wants it.
     pub(super) fn find(&self, filter: &Filter) -> Option<SubscriptionKey> {
         let place = *self.by_filter.get(filter)?;
-        Some(SubscriptionKey { place, number: self.all[place].number })
+        Some(SubscriptionKey {
+            place,
+            number: self.all[place].number,
+        })
     }
 
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SubscriptionKey, &Filter)> {
-        self.all.iter().map(|(place, shared)| (SubscriptionKey { place, number: shared.number }, &shared.filter))
+        self.all.iter().map(|(place, shared)| {
+            (
+                SubscriptionKey {
+                    place,
+                    number: shared.number,
+                },
+                &shared.filter,
+            )
+        })
     }
 
     fn get(&self, key: SubscriptionKey) -> Option<&Shared> {
-        self.all.get(key.place).filter(|shared| shared.number == key.number)
+        self.all
+            .get(key.place)
+            .filter(|shared| shared.number == key.number)
     }
 }
 

@@ -104,7 +104,11 @@ struct Wanted {
 }
 
 impl CoreWriter {
-    pub(super) fn new(numbers: Arc<Numbers>, demands: Demands<Lease>, budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(
+        numbers: Arc<Numbers>,
+        demands: Demands<Lease>,
+        budget: &Arc<Budget>,
+    ) -> Self {
         Self {
             numbers,
             budget: budget.clone(),
@@ -134,26 +138,39 @@ impl CoreWriter {
         let number = self.made;
         let (filters, mut watch) = (lease.feed().filters.clone(), lease.watch());
         let repeats = Repeats::new(&self.budget);
-        let place = self.feeds.insert(Written { number, lease, repeats, is_established: false });
+        let place = self.feeds.insert(Written {
+            number,
+            lease,
+            repeats,
+            is_established: false,
+        });
         let mut subscribe = Vec::new();
         self.subscriptions.add(place, &filters, &mut subscribe);
         self.unwanted.push(Box::pin(async move {
             watch.unwanted().await;
             place
         }));
-        Change::Wanted { feed: FeedKey { place, number }, subscribe }
+        Change::Wanted {
+            feed: FeedKey { place, number },
+            subscribe,
+        }
     }
 
     fn remove(&mut self, place: usize) -> Change {
         let mut unsubscribe = Vec::new();
         let Written { lease, .. } = self.feeds.remove(place);
-        self.subscriptions.remove(place, &lease.feed().filters, &mut unsubscribe);
+        self.subscriptions
+            .remove(place, &lease.feed().filters, &mut unsubscribe);
         Change::Unwanted { unsubscribe }
     }
 
     /// Confirms that the server has the subscriptions of a feed: readers that wait to begin may begin.
     pub fn established(&mut self, feed: FeedKey) {
-        if let Some(written) = self.feeds.get_mut(feed.place).filter(|written| written.number == feed.number) {
+        if let Some(written) = self
+            .feeds
+            .get_mut(feed.place)
+            .filter(|written| written.number == feed.number)
+        {
             written.is_established = true;
             written.lease.established();
         }
@@ -185,13 +202,19 @@ impl CoreWriter {
     /// The filters of a feed, while it is wanted.
     #[must_use]
     pub fn filters(&self, feed: FeedKey) -> Option<&FilterSet> {
-        let written = self.feeds.get(feed.place).filter(|written| written.number == feed.number)?;
+        let written = self
+            .feeds
+            .get(feed.place)
+            .filter(|written| written.number == feed.number)?;
         Some(&written.lease.feed().filters)
     }
 
     /// Appends messages in the order of their receipt, each to the feeds that take it from its subscription. Returns
     /// how many were omitted in a feed because its window has a message of the same subject and `Nats-Msg-Id`.
-    pub fn append(&mut self, messages: impl IntoIterator<Item = (SubscriptionKey, Received)>) -> usize {
+    pub fn append(
+        &mut self,
+        messages: impl IntoIterator<Item = (SubscriptionKey, Received)>,
+    ) -> usize {
         let mut repeated = 0;
         for (key, message) in messages {
             let subject = match &message {
@@ -199,18 +222,37 @@ impl CoreWriter {
                 Received::Lost(subject) => subject.clone(),
             };
             let (step, before) = (self.steps.len(), self.wanted.len());
-            self.wanted.extend(self.subscriptions.takers(key, &subject).map(|feed| Wanted { feed, step }));
+            self.wanted.extend(
+                self.subscriptions
+                    .takers(key, &subject)
+                    .map(|feed| Wanted { feed, step }),
+            );
             if self.wanted.len() == before {
                 continue;
             }
             let position = self.numbers.take();
             self.steps.push(match message {
                 Received::Event(mut event) => {
-                    let id = event.message_id.take().map(|id| self.hasher.hash_one((&*subject, id)));
-                    event.position = Component { check: event.position.check, ..position };
-                    Step::Event { logged: Logged::new(event, &self.budget), id }
+                    let id = event
+                        .message_id
+                        .take()
+                        .map(|id| self.hasher.hash_one((&*subject, id)));
+                    event.position = Component {
+                        check: event.position.check,
+                        ..position
+                    };
+                    Step::Event {
+                        logged: Logged::new(event, &self.budget),
+                        id,
+                    }
                 }
-                Received::Lost(_) => Step::Gap(Gap { reason: GapReason::Upstream, missed: Some(1) }, position),
+                Received::Lost(_) => Step::Gap(
+                    Gap {
+                        reason: GapReason::Upstream,
+                        missed: Some(1),
+                    },
+                    position,
+                ),
             });
             if self.wanted.len() >= FAN_OUT_MAX {
                 repeated += self.flush();
@@ -221,7 +263,9 @@ impl CoreWriter {
 
     /// Appends the batch: one lock for each feed, one notification for each thread.
     fn flush(&mut self) -> usize {
-        let Some(last) = self.steps.last().map(Step::seq) else { return 0 };
+        let Some(last) = self.steps.last().map(Step::seq) else {
+            return 0;
+        };
         self.wanted.sort_unstable();
         let (mut repeated, mut named) = (Vec::new(), Named::default());
         for group in self.wanted.chunk_by(|one, next| one.feed == next.feed) {
@@ -230,13 +274,19 @@ impl CoreWriter {
             let mut state = feed.lock();
             repeats.forget(state.window.floor());
             let before = state.window.end();
-            for run in group.chunk_by(|one, next| !self.steps[one.step].is_gap() && !self.steps[next.step].is_gap()) {
+            for run in group.chunk_by(|one, next| {
+                !self.steps[one.step].is_gap() && !self.steps[next.step].is_gap()
+            }) {
                 if let Step::Gap(gap, position) = &self.steps[run[0].step] {
-                    state.window.push_gap(*gap, *position, Missing::Before, Instant::now());
+                    state
+                        .window
+                        .push_gap(*gap, *position, Missing::Before, Instant::now());
                     continue;
                 }
                 state.window.append(run.iter().filter_map(|wanted| {
-                    let Step::Event { logged, id } = &self.steps[wanted.step] else { return None };
+                    let Step::Event { logged, id } = &self.steps[wanted.step] else {
+                        return None;
+                    };
                     if id.is_some_and(|id| !repeats.note(id, logged.event.position.seq)) {
                         repeated.push(wanted.step);
                         return None;
@@ -263,7 +313,10 @@ impl CoreWriter {
 
     /// Marks in every feed that is established that events are missing here.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
-        let all = self.feeds.iter().filter(|(_, written)| written.is_established);
+        let all = self
+            .feeds
+            .iter()
+            .filter(|(_, written)| written.is_established);
         let all: Vec<usize> = all.map(|(place, _)| place).collect();
         self.push_gap(&all, Gap { reason, missed });
     }
@@ -276,8 +329,16 @@ impl CoreWriter {
     }
 
     /// Marks in every established feed with a subscription that events are missing here.
-    pub fn gap_of_subscription(&mut self, key: SubscriptionKey, reason: GapReason, missed: Option<u64>) {
-        let feeds = self.subscriptions.feeds(key).filter(|place| self.feeds[*place].is_established);
+    pub fn gap_of_subscription(
+        &mut self,
+        key: SubscriptionKey,
+        reason: GapReason,
+        missed: Option<u64>,
+    ) {
+        let feeds = self
+            .subscriptions
+            .feeds(key)
+            .filter(|place| self.feeds[*place].is_established);
         let feeds: Vec<usize> = feeds.collect();
         self.push_gap(&feeds, Gap { reason, missed });
     }
@@ -291,7 +352,9 @@ impl CoreWriter {
         for place in feeds {
             let feed = self.feeds[*place].lease.feed();
             let mut state = feed.lock();
-            state.window.push_gap(gap, position, Missing::Before, Instant::now());
+            state
+                .window
+                .push_gap(gap, position, Missing::Before, Instant::now());
             state.readers.tell(feed, &mut self.news);
         }
         self.numbers.set_complete(position.seq);
@@ -305,7 +368,9 @@ impl CoreWriter {
     }
 
     fn get(&self, feed: FeedKey) -> Option<&Written> {
-        self.feeds.get(feed.place).filter(|written| written.number == feed.number)
+        self.feeds
+            .get(feed.place)
+            .filter(|written| written.number == feed.number)
     }
 }
 

@@ -27,7 +27,10 @@ impl Log {
         let mut cursor = self.join(filters, profile)?;
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Lost(reason) => Outcome::Gap(Gap { reason, missed: None }),
+            Start::Lost(reason) => Outcome::Gap(Gap {
+                reason,
+                missed: None,
+            }),
             Start::After(at) => {
                 let archive = self.replayer.as_ref().map(|replayer| &**replayer.archive());
                 let view = |cursor: &Cursor, source, check| self.view(cursor, at, source, check);
@@ -38,12 +41,19 @@ impl Log {
     }
 
     /// A reader at the head.
-    fn join(self: &Arc<Self>, filters: FilterSet, profile: &Arc<Profile>) -> Result<Cursor, OpenError> {
+    fn join(
+        self: &Arc<Self>,
+        filters: FilterSet,
+        profile: &Arc<Profile>,
+    ) -> Result<Cursor, OpenError> {
         let mut state = self.lock();
         if state.rejected {
             return Err(OpenError::Rejected);
         }
-        let head = state.head.filter(|_| state.is_ready()).ok_or(OpenError::NotReady)?;
+        let head = state
+            .head
+            .filter(|_| state.is_ready())
+            .ok_or(OpenError::NotReady)?;
         let feed = state.feed(filters, profile, self, head.tag)?;
         let end = feed.lock().window.end_place();
         let key = feed.join(end, head);
@@ -53,7 +63,13 @@ impl Log {
     }
 
     /// How things stand for a reader that was at `at`.
-    fn view(&self, cursor: &Cursor, at: Component, source: Option<State>, check: Check) -> Option<View> {
+    fn view(
+        &self,
+        cursor: &Cursor,
+        at: Component,
+        source: Option<State>,
+        check: Check,
+    ) -> Option<View> {
         let state = self.lock();
         let head = state.head?;
         let floor = cursor.feed().lock().window.floor();
@@ -62,10 +78,27 @@ impl Log {
             Some(_) => (source, known),
             // Nobody to ask: what is in memory is all there is, and what is ahead of it is believed.
             None => {
-                let all = State { tag: head.tag, first_seq: floor.saturating_add(1), last_seq: u64::MAX };
-                (Some(all), if known == Check::Unknown { Check::Nothing } else { known })
+                let all = State {
+                    tag: head.tag,
+                    first_seq: floor.saturating_add(1),
+                    last_seq: u64::MAX,
+                };
+                (
+                    Some(all),
+                    if known == Check::Unknown {
+                        Check::Nothing
+                    } else {
+                        known
+                    },
+                )
             }
         };
-        Some(View { tag: head.tag, floor, head: head.seq, source, check })
+        Some(View {
+            tag: head.tag,
+            floor,
+            head: head.seq,
+            source,
+            check,
+        })
     }
 }

@@ -20,7 +20,10 @@ pub struct LogWriter {
 
 impl LogWriter {
     pub(super) fn new(log: &Arc<Log>) -> Self {
-        Self { log: log.clone(), news: News::default() }
+        Self {
+            log: log.clone(),
+            news: News::default(),
+        }
     }
 
     /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
@@ -29,14 +32,25 @@ impl LogWriter {
         let mut state = self.log.lock();
         match state.head {
             None => {
-                state.head = Some(Component { tag, seq: head, check: None });
+                state.head = Some(Component {
+                    tag,
+                    seq: head,
+                    check: None,
+                });
                 state.clear(head);
             }
             // Continued after a reconnect; a hole between the two is the tailer's to tell.
             Some(before) if before.tag == tag && before.seq <= head => {}
             Some(_) => {
                 drop(state);
-                self.renew(tag, head, Gap { reason: GapReason::Recreated, missed: None });
+                self.renew(
+                    tag,
+                    head,
+                    Gap {
+                        reason: GapReason::Recreated,
+                        missed: None,
+                    },
+                );
             }
         }
     }
@@ -76,11 +90,20 @@ impl LogWriter {
     /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
     /// the same tag: the log forgets everything and every reader is told the gap.
     pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
-        let position = Component { tag, seq: head, check: None };
+        let position = Component {
+            tag,
+            seq: head,
+            check: None,
+        };
         let mut state = self.log.lock();
         state.head = Some(position);
         state.clear(head);
-        if let Some(replayer) = self.log.replayer.as_ref().filter(|_| gap.reason != GapReason::Expired) {
+        if let Some(replayer) = self
+            .log
+            .replayer
+            .as_ref()
+            .filter(|_| gap.reason != GapReason::Expired)
+        {
             replayer.renumber();
         }
         for (_, feed) in &state.feeds {
@@ -99,9 +122,14 @@ impl LogWriter {
 
     /// Appends events in ascending order of sequence: one lock and one wake for all of them.
     pub fn append(&mut self, events: Vec<Event>) {
-        let Some(now) = events.last().map(|event| event.received) else { return };
+        let Some(now) = events.last().map(|event| event.received) else {
+            return;
+        };
         // Encode before taking the lock: every reader that opens waits on it.
-        let logged: Vec<Arc<Logged>> = events.into_iter().map(|event| Logged::new(event, &self.log.budget)).collect();
+        let logged: Vec<Arc<Logged>> = events
+            .into_iter()
+            .map(|event| Logged::new(event, &self.log.budget))
+            .collect();
         self.log.lock().append(&logged, now, &mut self.news);
         // What a window gives back counts only when nobody else holds it.
         drop(logged);
@@ -120,7 +148,11 @@ impl LogWriter {
         if let Some(head) = &mut state.head
             && head.seq < seq
         {
-            *head = Component { tag: head.tag, seq, check: None };
+            *head = Component {
+                tag: head.tag,
+                seq,
+                check: None,
+            };
         }
     }
 

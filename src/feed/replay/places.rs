@@ -19,7 +19,10 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         // 4: what one pod may ask of JetStream at once. 10,000: the clients of a pod that was drained.
-        Self { running: 4, queued: 10_000 }
+        Self {
+            running: 4,
+            queued: 10_000,
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::feed::archive::{Answer, Pages, State as SourceState};
 use crate::feed::{
-    Batch, Cursor, Gap, GapReason, Item, Limits, Log, LogWriter, Outcome, Past, Profile, Read, Start, log,
+    Batch, Cursor, Gap, GapReason, Item, Limits, Log, LogWriter, Outcome, Past, Profile, Read,
+    Start, log,
 };
 use crate::sse::{Component, Event, Tag};
 use crate::subject::{Filter, FilterSet};
@@ -34,7 +35,11 @@ struct Reading {
 /// Every source is published on `s.0` to `s.9` in turn.
 fn event(tag: Tag, seq: u64) -> Event {
     Event {
-        position: Component { tag, seq, check: Some(seq as u16) },
+        position: Component {
+            tag,
+            seq,
+            check: Some(seq as u16),
+        },
         subject: format!("s.{}", seq % 10).into(),
         name: None,
         tier: None,
@@ -46,8 +51,17 @@ fn event(tag: Tag, seq: u64) -> Event {
 
 impl Archive for Arc<Source> {
     fn state(&self, _: u64) -> Answer<'_, SourceState> {
-        let (first, last) = (self.first.load(Ordering::Relaxed) as u64, self.last.load(Ordering::Relaxed) as u64);
-        Box::pin(async move { Ok(SourceState { tag: self.tag, first_seq: first, last_seq: last }) })
+        let (first, last) = (
+            self.first.load(Ordering::Relaxed) as u64,
+            self.last.load(Ordering::Relaxed) as u64,
+        );
+        Box::pin(async move {
+            Ok(SourceState {
+                tag: self.tag,
+                first_seq: first,
+                last_seq: last,
+            })
+        })
     }
 
     fn check(&self, seq: u64) -> Answer<'_, Option<u16>> {
@@ -58,7 +72,11 @@ impl Archive for Arc<Source> {
         self.readings.fetch_add(1, Ordering::Relaxed);
         let alive = self.alive.fetch_add(1, Ordering::Relaxed) + 1;
         self.alive_max.fetch_max(alive, Ordering::Relaxed);
-        Box::new(Reading { source: self.clone(), filters: filters.clone(), through: after })
+        Box::new(Reading {
+            source: self.clone(),
+            filters: filters.clone(),
+            through: after,
+        })
     }
 }
 
@@ -67,19 +85,33 @@ impl Pages for Reading {
         Box::pin(async move {
             sleep(Duration::from_millis(1)).await;
             let source = &self.source;
-            let fails = source.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            let fails =
+                source
+                    .failures
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                        left.checked_sub(1)
+                    });
             if fails.is_ok() {
                 return Err(Unavailable::Now("cut".into()));
             }
-            let after = self.through.max(source.first.load(Ordering::Relaxed) as u64 - 1);
+            let after = self
+                .through
+                .max(source.first.load(Ordering::Relaxed) as u64 - 1);
             let last = source.last.load(Ordering::Relaxed) as u64;
             if after >= last {
                 std::future::pending::<()>().await;
             }
             self.through = last.min(after + 100);
             let events = (after + 1..=self.through).map(|seq| event(source.tag, seq));
-            let events = events.filter(|event| self.filters.matches(&event.subject)).collect();
-            Ok(Page { after, events, through: self.through, ..Page::default() })
+            let events = events
+                .filter(|event| self.filters.matches(&event.subject))
+                .collect();
+            Ok(Page {
+                after,
+                events,
+                through: self.through,
+                ..Page::default()
+            })
         })
     }
 }
@@ -111,19 +143,39 @@ fn source(first: usize, last: u64) -> (Arc<Source>, LogWriter, Arc<Log>) {
         reach: filters(">"),
         replays: Replays::new(Config::default(), &metrics),
     };
-    let limits = Limits { events: 50, ..Limits::default() };
+    let limits = Limits {
+        events: 50,
+        ..Limits::default()
+    };
     let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(past));
     writer.begin(source.tag, last.saturating_sub(50));
-    writer.append((last.saturating_sub(49).max(1)..=last).map(|seq| event(source.tag, seq)).collect());
+    writer.append(
+        (last.saturating_sub(49).max(1)..=last)
+            .map(|seq| event(source.tag, seq))
+            .collect(),
+    );
     tokio::spawn(log.replays());
     (source, writer, log)
 }
 
 async fn open(log: &Arc<Log>, filter: &str, seq: u64) -> (Cursor, Outcome) {
-    let at = Component { tag: log.tag().unwrap(), seq, check: None };
-    let window = Limits { events: 50, ..Limits::default() };
-    let profile = Arc::new(Profile { window, ..Profile::default() });
-    let opened = log.open(filters(filter), &profile, Start::After(at)).await.unwrap();
+    let at = Component {
+        tag: log.tag().unwrap(),
+        seq,
+        check: None,
+    };
+    let window = Limits {
+        events: 50,
+        ..Limits::default()
+    };
+    let profile = Arc::new(Profile {
+        window,
+        ..Profile::default()
+    });
+    let opened = log
+        .open(filters(filter), &profile, Start::After(at))
+        .await
+        .unwrap();
     (opened.cursor, opened.outcome)
 }
 
@@ -145,18 +197,26 @@ async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_behind_the_window_has_everything_once_from_the_archive_and_then_from_the_window() {
+async fn a_reader_behind_the_window_has_everything_once_from_the_archive_and_then_from_the_window()
+{
     let (source, mut writer, log) = source(1, 1000);
     let (mut cursor, outcome) = open(&log, "s.*", 10).await;
     assert_eq!((outcome, cursor.is_replaying()), (Outcome::Archive, true));
-    assert_eq!(read_to(&mut cursor, 1000).await, (11..=1000).map(Ok).collect::<Vec<_>>());
+    assert_eq!(
+        read_to(&mut cursor, 1000).await,
+        (11..=1000).map(Ok).collect::<Vec<_>>()
+    );
     source.last.store(1001, Ordering::Relaxed);
     writer.append(vec![event(source.tag, 1001)]);
     assert_eq!(read_to(&mut cursor, 1001).await, [Ok(1001)]);
     assert!(!cursor.is_replaying());
     drop(cursor);
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(source.alive.load(Ordering::Relaxed), 0, "a replay without readers ends");
+    assert_eq!(
+        source.alive.load(Ordering::Relaxed),
+        0,
+        "a replay without readers ends"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +229,10 @@ async fn a_thousand_readers_share_a_few_readings() {
             let last = 1990 + number % 10;
             let last = if number % 10 == 0 { 2000 } else { last };
             let seen = read_to(&mut cursor, last).await;
-            let expected: Vec<_> = (number + 1..=2000).filter(|seq| seq % 10 == number % 10).map(Ok).collect();
+            let expected: Vec<_> = (number + 1..=2000)
+                .filter(|seq| seq % 10 == number % 10)
+                .map(Ok)
+                .collect();
             assert_eq!(seen, expected);
         })
     });
@@ -188,7 +251,10 @@ async fn a_reading_that_fails_goes_on_where_it_was() {
     let first = read_to(&mut cursor, 150).await;
     source.failures.store(5, Ordering::Relaxed);
     let second = read_to(&mut cursor, 1000).await;
-    assert_eq!([first, second].concat(), (1..=1000).map(Ok).collect::<Vec<_>>());
+    assert_eq!(
+        [first, second].concat(),
+        (1..=1000).map(Ok).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,18 +263,27 @@ async fn a_reader_that_takes_nothing_is_left_behind_and_holds_nobody_up() {
     let (mut slow, _) = open(&log, "s.*", 0).await;
     let (mut quick, _) = open(&log, "s.*", 0).await;
     assert_eq!(read_to(&mut quick, 1000).await.len(), 1000);
-    assert_eq!(read_to(&mut slow, 1000).await, (1..=1000).map(Ok).collect::<Vec<_>>());
+    assert_eq!(
+        read_to(&mut slow, 1000).await,
+        (1..=1000).map(Ok).collect::<Vec<_>>()
+    );
     assert!(source.readings.load(Ordering::Relaxed) >= 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_retained_no_more_is_told_and_the_rest_is_read() {
     let (source, _writer, log) = source(301, 1000);
-    let expired = Gap { reason: GapReason::Expired, missed: None };
+    let expired = Gap {
+        reason: GapReason::Expired,
+        missed: None,
+    };
     let (mut cursor, outcome) = open(&log, "s.*", 10).await;
     assert_eq!(outcome, Outcome::Gap(expired));
     assert_eq!(cursor.position().seq, 300);
-    assert_eq!(read_to(&mut cursor, 1000).await, (301..=1000).map(Ok).collect::<Vec<_>>());
+    assert_eq!(
+        read_to(&mut cursor, 1000).await,
+        (301..=1000).map(Ok).collect::<Vec<_>>()
+    );
     let (_, outcome) = open(&log, "s.*", 300).await;
     assert_eq!(outcome, Outcome::Archive);
     // Overtaken by retention between the answer and the reading.
@@ -228,7 +303,10 @@ async fn a_reader_that_the_window_overtakes_reads_on_in_the_archive() {
         source.last.store(seq as usize, Ordering::Relaxed);
         writer.append(vec![event(source.tag, seq)]);
     }
-    assert_eq!(read_to(&mut cursor, 500).await, (101..=500).map(Ok).collect::<Vec<_>>());
+    assert_eq!(
+        read_to(&mut cursor, 500).await,
+        (101..=500).map(Ok).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,7 +319,13 @@ async fn a_position_that_only_the_source_knows_is_waited_for_or_ahead() {
     writer.append((101..=106).map(|seq| event(source.tag, seq)).collect());
     assert_eq!(read_to(&mut cursor, 106).await, [Ok(106)]);
     let (_, outcome) = open(&log, "s.*", 107).await;
-    assert_eq!(outcome, Outcome::Gap(Gap { reason: GapReason::Ahead, missed: None }));
+    assert_eq!(
+        outcome,
+        Outcome::Gap(Gap {
+            reason: GapReason::Ahead,
+            missed: None
+        })
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,5 +338,14 @@ async fn a_stream_that_is_recreated_during_a_replay_is_told() {
     source.last.store(1, Ordering::Relaxed);
     writer.append(vec![event(other, 1)]);
     let seen = read_to(&mut cursor, 1).await;
-    assert_eq!(seen, [Err(Gap { reason: GapReason::Recreated, missed: None }), Ok(1)]);
+    assert_eq!(
+        seen,
+        [
+            Err(Gap {
+                reason: GapReason::Recreated,
+                missed: None
+            }),
+            Ok(1)
+        ]
+    );
 }

@@ -38,10 +38,17 @@ impl Ticket {
     }
 
     /// Hands out what the page has for this reader, as long as `take` wants more.
-    pub(in crate::feed) fn poll(&self, floor: u64, waker: &Waker, mut take: impl FnMut(&Arc<Logged>) -> bool) -> Turn {
+    pub(in crate::feed) fn poll(
+        &self,
+        floor: u64,
+        waker: &Waker,
+        mut take: impl FnMut(&Arc<Logged>) -> bool,
+    ) -> Turn {
         let mut state = self.replayer.lock();
         let State { readers, runs, .. } = &mut *state;
-        let Some(reader) = readers.get_mut(self.key) else { return Turn::Changed };
+        let Some(reader) = readers.get_mut(self.key) else {
+            return Turn::Changed;
+        };
         match &mut reader.phase {
             Phase::Changed => return Turn::Changed,
             Phase::Rejected => return Turn::Rejected,
@@ -61,7 +68,10 @@ impl Ticket {
                     return Turn::Missing(after, gap);
                 }
                 let mut some = false;
-                while let Some(logged) = events.get(*next).and_then(|number| run.events.get(*number as usize)) {
+                while let Some(logged) = events
+                    .get(*next)
+                    .and_then(|number| run.events.get(*number as usize))
+                {
                     some = true;
                     *next += 1;
                     reader.through = logged.event.position.seq;
@@ -110,7 +120,9 @@ impl Drop for Ticket {
         let replayer = &self.replayer;
         let mut state = replayer.lock();
         let State { readers, runs, .. } = &mut *state;
-        let Some(reader) = readers.try_remove(self.key) else { return };
+        let Some(reader) = readers.try_remove(self.key) else {
+            return;
+        };
         match reader.phase {
             Phase::Queued => replayer.replays.unqueue(),
             Phase::Joined { run, events, .. } => {

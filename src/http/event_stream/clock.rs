@@ -31,13 +31,18 @@ impl EventStream {
                 self.age = now.after(Ticks::lasting(ALONE_AFTER));
             }
             let until = self.paced.as_mut().map(|paced| &mut paced.until);
-            if until.and_then(|until| until.take_if(|until| instant >= *until)).is_some() {
+            if until
+                .and_then(|until| until.take_if(|until| instant >= *until))
+                .is_some()
+            {
                 // There are tokens: what waits for them is read.
                 task.waker().wake_by_ref();
             }
             let state = self.state.clone();
             let config = &state.route.config;
-            let silent = config.checkpoint.is_some_and(|silence| now >= self.marked.after(Ticks::lasting(silence)));
+            let silent = config
+                .checkpoint
+                .is_some_and(|silence| now >= self.marked.after(Ticks::lasting(silence)));
             if silent && self.checkpoint() {
                 out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
                 self.spoke = now;
@@ -57,7 +62,9 @@ impl EventStream {
     fn poll_deadline(&mut self, task: &mut Context<'_>) -> Option<Instant> {
         if self.family.is_none() {
             let deadline = self.state.began.instant(self.deadline).into();
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             if timer.as_mut().poll(task).is_pending() {
                 return None;
             }
@@ -85,10 +92,14 @@ impl EventStream {
     pub(super) fn next_deadline(&self) -> Ticks {
         let config = &self.state.route.config;
         let beat = self.spoke.after(self.silence());
-        let mark = config.checkpoint.map_or(self.age, |silence| self.marked.after(Ticks::lasting(silence)));
+        let mark = config.checkpoint.map_or(self.age, |silence| {
+            self.marked.after(Ticks::lasting(silence))
+        });
         let tokens = self.paced.as_ref().and_then(|paced| paced.until);
         // Not before there are any.
-        let tokens = tokens.map_or(self.age, |until| self.state.began.at(until).after(Ticks::new(1)));
+        let tokens = tokens.map_or(self.age, |until| {
+            self.state.began.at(until).after(Ticks::new(1))
+        });
         beat.min(mark).min(self.age).min(tokens)
     }
 

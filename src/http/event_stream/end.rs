@@ -41,7 +41,11 @@ impl Drop for EventStream {
             last_event_id: Joined(&self.positions).to_string(),
             can_be_claimed: state.can_come_back,
         });
-        let end = if handed_over.is_some() { State::Reconnecting } else { State::Closed };
+        let end = if handed_over.is_some() {
+            State::Reconnecting
+        } else {
+            State::Closed
+        };
         self.registration.ended(&**state, close, handed_over);
         macro_rules! log {
             ($level:ident) => {

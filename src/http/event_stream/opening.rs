@@ -37,7 +37,10 @@ pub(in crate::http) struct Opening {
 
 impl EventStream {
     /// Opens an event stream, at the position that a drain has left for this client if it has none itself.
-    pub(in crate::http) async fn open(context: &Arc<Context>, mut asked: Opening) -> Result<Self, Refusal> {
+    pub(in crate::http) async fn open(
+        context: &Arc<Context>,
+        mut asked: Opening,
+    ) -> Result<Self, Refusal> {
         let wanted = takeover::wanted(context, &asked);
         if asked.last_event_id.is_some() {
             let mut confirmed = Confirmed::default();
@@ -65,7 +68,16 @@ impl EventStream {
         claim: &Claim,
         confirmed: &mut Confirmed,
     ) -> Result<Self, Refusal> {
-        let Opening { route, filters, last_event_id, client, is_named, visit, peer, browser } = asked;
+        let Opening {
+            route,
+            filters,
+            last_event_id,
+            client,
+            is_named,
+            visit,
+            peer,
+            browser,
+        } = asked;
         let is_taken_over = matches!(claim, Claim::Granted(_));
         let tells_status = match route.config.expired {
             // It did not say that it had a position, so it is not told off for it.
@@ -78,12 +90,18 @@ impl EventStream {
         let mut cursors = SmallVec::with_capacity(route.sources.len());
         let mut gaps: Vec<Gap> = Vec::new();
         if *claim == Claim::Lost {
-            gaps.push(Gap { reason: GapReason::Claimed, missed: None });
+            gaps.push(Gap {
+                reason: GapReason::Claimed,
+                missed: None,
+            });
         }
         let mut outcomes = Vec::with_capacity(route.sources.len());
         for (source, filters) in route.sources.iter().zip(filters) {
             let start = start(id.as_ref(), &source.source)?;
-            let mut opened = source.source.open(filters.clone(), &route.profile, start).await;
+            let mut opened = source
+                .source
+                .open(filters.clone(), &route.profile, start)
+                .await;
             if matches!(opened, Err(OpenError::Rejected)) && !tells_status {
                 // The past cannot be read; what comes next perhaps can.
                 let start = Start::Lost(GapReason::Rejected);
@@ -96,7 +114,11 @@ impl EventStream {
                 OpenError::TooManyReplays => Refusal::Replays,
             })?;
             if id.is_some() {
-                context.metrics.resumes_total.with_label_values(&[opened.outcome.as_str()]).inc();
+                context
+                    .metrics
+                    .resumes_total
+                    .with_label_values(&[opened.outcome.as_str()])
+                    .inc();
             }
             confirmed.note(&source.source, start, opened.outcome);
             outcomes.push(opened.outcome);
@@ -112,8 +134,17 @@ impl EventStream {
             return Err(Refusal::Expired);
         }
         let standings = cursors.iter().map(Cursor::standing).collect();
-        let client = Client { can_come_back: is_named && route.is_resumable_elsewhere(), name: client };
-        let state = Arc::new(StreamState::new(route, client, peer, standings, id.is_some()));
+        let client = Client {
+            can_come_back: is_named && route.is_resumable_elsewhere(),
+            name: client,
+        };
+        let state = Arc::new(StreamState::new(
+            route,
+            client,
+            peer,
+            standings,
+            id.is_some(),
+        ));
         let positions = cursors.iter().map(Cursor::position).collect();
         let config = &state.route.config;
         let age = Ticks::lasting(config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
@@ -184,17 +215,30 @@ impl EventStream {
 
 /// Whether nothing of what the client had can be continued, and something of it is retained no more.
 fn is_expired(outcomes: &[Outcome]) -> bool {
-    let gaps = || outcomes.iter().map(|outcome| if let Outcome::Gap(gap) = outcome { Some(gap.reason) } else { None });
+    let gaps = || {
+        outcomes.iter().map(|outcome| {
+            if let Outcome::Gap(gap) = outcome {
+                Some(gap.reason)
+            } else {
+                None
+            }
+        })
+    };
     gaps().all(|reason| reason.is_some()) && gaps().any(|reason| reason == Some(GapReason::Expired))
 }
 
 /// Where a client wants to begin in a source, by its last event id.
-fn start(id: Option<&Result<EventId, crate::sse::InvalidId>>, source: &Source) -> Result<Start, Refusal> {
+fn start(
+    id: Option<&Result<EventId, crate::sse::InvalidId>>,
+    source: &Source,
+) -> Result<Start, Refusal> {
     let (tag, lost) = match source {
         Source::Shared(log) if log.is_rejected() => return Err(Refusal::Rejected),
         Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
         Source::Republished(stream) if stream.is_rejected() => return Err(Refusal::Rejected),
-        Source::Republished(stream) => (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
+        Source::Republished(stream) => {
+            (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated)
+        }
         Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
     };
     Ok(match id {

@@ -54,8 +54,17 @@ impl Driver {
     pub(super) fn new(stream: EventStream, shared: SharedStream, in_use: InUse) -> Self {
         let shared = Arc::new(shared);
         stream.set_outlet(shared.clone());
-        let line = Line { shared, rest: None, patience: None, last: None, _in_use: in_use };
-        Self { stream, line: Box::new(line) }
+        let line = Line {
+            shared,
+            rest: None,
+            patience: None,
+            last: None,
+            _in_use: in_use,
+        };
+        Self {
+            stream,
+            line: Box::new(line),
+        }
     }
 
     /// Ready at the end of the HTTP/2 stream, with why.
@@ -101,7 +110,12 @@ impl Driver {
                 self.line.shared.reset();
                 return Poll::Ready(close);
             }
-            Step::End(close) => self.line.last = Some(Last { close, breaks: self.stream.breaks(close) }),
+            Step::End(close) => {
+                self.line.last = Some(Last {
+                    close,
+                    breaks: self.stream.breaks(close),
+                })
+            }
         }
         self.send(task, Rest { bytes, unsent })
     }
@@ -145,9 +159,15 @@ impl Driver {
 
     /// What was handed over is not out: its client has the patience of its route.
     fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
-        let Line { shared, patience, .. } = &mut *self.line;
+        let Line {
+            shared, patience, ..
+        } = &mut *self.line;
         let holds_others_back = || shared.holds_others_back();
-        ready!(patience.get_or_insert_default().poll(task, self.stream.state(), holds_others_back));
+        ready!(
+            patience
+                .get_or_insert_default()
+                .poll(task, self.stream.state(), holds_others_back)
+        );
         self.line.shared.reset();
         Poll::Ready(Close::Slow)
     }
@@ -163,7 +183,9 @@ impl Future for Driver {
         }
         let Poll::Ready(close) = this.poll_drive(task) else {
             // What it waits for may be handed over past it, if nothing else is on its way to the client.
-            let is_free = this.line.rest.is_none() && this.line.last.is_none() && !this.stream.state().is_refused();
+            let is_free = this.line.rest.is_none()
+                && this.line.last.is_none()
+                && !this.stream.state().is_refused();
             if is_free && this.stream.is_at_rest() {
                 this.line.shared.gate.open();
             }
@@ -180,7 +202,9 @@ fn join(out: &Output) -> Bytes {
         return part.keep(0);
     }
     let mut joined = BytesMut::with_capacity(out.bytes);
-    out.parts.iter().for_each(|part| joined.extend_from_slice(part.as_slice()));
+    out.parts
+        .iter()
+        .for_each(|part| joined.extend_from_slice(part.as_slice()));
     joined.freeze()
 }
 
@@ -193,7 +217,11 @@ mod tests {
         // tokio's part of a task is 104 bytes, and its alignment 128.
         let task = 104 + size_of::<Driver>();
         assert!(task <= 384, "{task}: the next size is 512");
-        assert!(size_of::<Line>() <= 48, "{}: the next size is 64", size_of::<Line>());
+        assert!(
+            size_of::<Line>() <= 48,
+            "{}: the next size is 64",
+            size_of::<Line>()
+        );
         let shared = 2 * size_of::<usize>() + size_of::<SharedStream>();
         assert!(shared <= 96, "{shared}: the next size is 112");
     }

@@ -33,9 +33,15 @@ pub(super) struct Terms {
 }
 
 /// The task of one stream. No larger for what is only at its beginning: an event stream is open for hours.
-#[expect(clippy::large_enum_variant, reason = "the large one is what is there for hours")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is what is there for hours"
+)]
 pub(super) enum Exchange {
-    Answers(Pin<Box<dyn Future<Output = Answered> + Send>>, SendResponse<Piece>),
+    Answers(
+        Pin<Box<dyn Future<Output = Answered> + Send>>,
+        SendResponse<Piece>,
+    ),
     Carries(Driver),
 }
 
@@ -49,8 +55,16 @@ pub(super) struct Answered {
 }
 
 impl Exchange {
-    pub(super) fn new(terms: &Terms, request: Request<RecvStream>, respond: SendResponse<Piece>) -> Self {
-        let (context, family, idle) = (terms.context.clone(), terms.family.clone(), terms.idle.clone());
+    pub(super) fn new(
+        terms: &Terms,
+        request: Request<RecvStream>,
+        respond: SendResponse<Piece>,
+    ) -> Self {
+        let (context, family, idle) = (
+            terms.context.clone(),
+            terms.family.clone(),
+            terms.idle.clone(),
+        );
         let (peer, is_surplus, in_use) = (terms.peer, terms.is_surplus, terms.idle.begin());
         let answers = async move {
             let has_body = !request.body().is_end_stream();
@@ -62,7 +76,12 @@ impl Exchange {
             if matches!(answer, Answer::Last(_)) {
                 idle.dismiss();
             }
-            Answered { answer, family, in_use, is_head: request.method() == Method::HEAD }
+            Answered {
+                answer,
+                family,
+                in_use,
+                is_head: request.method() == Method::HEAD,
+            }
         };
         Self::Answers(Box::pin(answers), respond)
     }
@@ -101,7 +120,8 @@ impl Answered {
             Answer::Text(response) | Answer::Last(response) => {
                 let (mut head, text) = response.into_parts();
                 if !text.is_empty() {
-                    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+                    head.headers
+                        .insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
                 }
                 let is_all = self.is_head || text.is_empty();
                 let mut send = send_head(respond, Response::from_parts(head, ()), is_all)?;
@@ -133,8 +153,14 @@ fn send_head(
 
 /// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2): 32 bytes for each field beside its name and value.
 fn head_bytes<B>(request: &Request<B>) -> usize {
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
     target + fields.sum::<usize>()
 }
 
@@ -143,12 +169,16 @@ fn date() -> HeaderValue {
     thread_local! {
         static MADE: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
     }
-    let second = SystemTime::now().duration_since(UNIX_EPOCH).as_ref().map_or(0, Duration::as_secs);
+    let second = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .as_ref()
+        .map_or(0, Duration::as_secs);
     MADE.with_borrow_mut(|made| match made {
         Some((known, date)) if *known == second => date.clone(),
         _ => {
             let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
-            let date = HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""));
+            let date = HeaderValue::from_maybe_shared(Bytes::from(text))
+                .unwrap_or(HeaderValue::from_static(""));
             made.insert((second, date)).1.clone()
         }
     })

@@ -57,7 +57,11 @@ enum Note {
 
 impl Frames {
     fn new() -> Self {
-        Self { part: Part::Skipped(PREFACE_BYTES), held: [0; HEADER_BYTES], filled: 0 }
+        Self {
+            part: Part::Skipped(PREFACE_BYTES),
+            held: [0; HEADER_BYTES],
+            filled: 0,
+        }
     }
 
     /// Reads what has come, whatever it is.
@@ -98,7 +102,9 @@ impl Frames {
                 match (d, length) {
                     (_, 0) => Part::Header,
                     (SETTINGS, SETTING_BYTES..) if e & ACK == 0 => Part::Setting(length),
-                    (WINDOW_UPDATE, INCREMENT_BYTES) => Part::Increment(u32::from_be_bytes([s & 0x7f, t, u, v])),
+                    (WINDOW_UPDATE, INCREMENT_BYTES) => {
+                        Part::Increment(u32::from_be_bytes([s & 0x7f, t, u, v]))
+                    }
                     _ => Part::Skipped(length),
                 }
             }
@@ -115,7 +121,10 @@ impl Frames {
                 }
             }
             Part::Increment(stream) => {
-                note(Note::Returned { stream, bytes: u32::from_be_bytes([a & 0x7f, b, c, d]) });
+                note(Note::Returned {
+                    stream,
+                    bytes: u32::from_be_bytes([a & 0x7f, b, c, d]),
+                });
                 Part::Header
             }
             Part::Skipped(left) => Part::Skipped(left),
@@ -134,12 +143,21 @@ pub(super) struct Observed<T> {
 
 impl<T> Observed<T> {
     pub(super) fn new(inner: T, family: Arc<Family>) -> Self {
-        Self { inner, frames: Frames::new(), family, is_over: false }
+        Self {
+            inner,
+            frames: Frames::new(),
+            family,
+            is_over: false,
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
-    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.is_over {
             return Poll::Pending;
@@ -147,10 +165,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(task, buf))?;
         let (family, mut is_over) = (&this.family, false);
-        this.frames.read(&buf.filled()[before..], |note| match note {
-            Note::Returned { stream, bytes } => family.returns(stream, bytes),
-            Note::WindowTooLarge => is_over = true,
-        });
+        this.frames
+            .read(&buf.filled()[before..], |note| match note {
+                Note::Returned { stream, bytes } => family.returns(stream, bytes),
+                Note::WindowTooLarge => is_over = true,
+            });
         family.hears();
         if is_over {
             this.is_over = true;
@@ -164,7 +183,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(task, buf)
     }
 
@@ -210,7 +233,9 @@ mod tests {
     /// What is noted of these bytes when they come in pieces of this size.
     fn notes(bytes: &[u8], piece: usize) -> Vec<Note> {
         let (mut frames, mut notes) = (Frames::new(), Vec::new());
-        bytes.chunks(piece).for_each(|piece| frames.read(piece, |note| notes.push(note)));
+        bytes
+            .chunks(piece)
+            .for_each(|piece| frames.read(piece, |note| notes.push(note)));
         notes
     }
 
@@ -219,19 +244,39 @@ mod tests {
         let returned = |stream, bytes| Note::Returned { stream, bytes };
         let bytes = [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-            frame(SETTINGS, 0, 0, &[setting(3, 100), setting(4, WINDOW_MAX)].concat()),
+            frame(
+                SETTINGS,
+                0,
+                0,
+                &[setting(3, 100), setting(4, WINDOW_MAX)].concat(),
+            ),
             frame(SETTINGS, ACK, 0, &[]),
             frame(WINDOW_UPDATE, 0, 0, &70_000_u32.to_be_bytes()),
             // A payload that looks like a frame.
-            frame(0x1, 0x5, 1, &frame(WINDOW_UPDATE, 0, 9, &9_u32.to_be_bytes())),
+            frame(
+                0x1,
+                0x5,
+                1,
+                &frame(WINDOW_UPDATE, 0, 9, &9_u32.to_be_bytes()),
+            ),
             frame(WINDOW_UPDATE, 0, 1, &(5_u32 | 1 << 31).to_be_bytes()),
             frame(0x6, 0, 0, &[0; 8]),
             frame(SETTINGS, 0, 0, &[setting(4, 1), vec![0; 3]].concat()),
             frame(WINDOW_UPDATE, 0, 3, &7_u32.to_be_bytes()),
-            frame(SETTINGS, 0, 0, &[setting(1, 0), setting(4, WINDOW_MAX + 1)].concat()),
+            frame(
+                SETTINGS,
+                0,
+                0,
+                &[setting(1, 0), setting(4, WINDOW_MAX + 1)].concat(),
+            ),
         ]
         .concat();
-        let expected = [returned(0, 70_000), returned(1, 5), returned(3, 7), Note::WindowTooLarge];
+        let expected = [
+            returned(0, 70_000),
+            returned(1, 5),
+            returned(3, 7),
+            Note::WindowTooLarge,
+        ];
         for piece in [1, 2, 3, 5, 9, 10, 64, bytes.len()] {
             assert_eq!(notes(&bytes, piece), expected, "in pieces of {piece}");
         }

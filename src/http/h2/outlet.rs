@@ -26,7 +26,11 @@ pub(super) struct Ended;
 
 impl SharedStream {
     pub(super) fn new(send: SendStream<Piece>, family: Arc<Family>, gate: Gate) -> Self {
-        Self { send: Mutex::new(send), family, gate }
+        Self {
+            send: Mutex::new(send),
+            family,
+            gate,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, SendStream<Piece>> {
@@ -42,7 +46,9 @@ impl SharedStream {
     pub(super) fn send(self: &Arc<Self>, bytes: Bytes, is_last: bool) -> Result<(), Ended> {
         self.gate.state.begins_way(bytes.len());
         self.family.begins_way();
-        self.lock().send_data(Piece::of(self.clone(), bytes), is_last).map_err(|_| Ended)
+        self.lock()
+            .send_data(Piece::of(self.clone(), bytes), is_last)
+            .map_err(|_| Ended)
     }
 
     /// So many bytes are with the connection's own, in their order.
@@ -91,7 +97,9 @@ impl Outlet for SharedStream {
 
 impl std::fmt::Debug for SharedStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SharedStream").field("gate", &self.gate).finish_non_exhaustive()
+        f.debug_struct("SharedStream")
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +114,10 @@ pub(super) struct Piece {
 impl Piece {
     /// Bytes of an event stream, counted as under way.
     pub(super) fn of(shared: Arc<SharedStream>, bytes: Bytes) -> Self {
-        Self { of: Some(shared), bytes }
+        Self {
+            of: Some(shared),
+            bytes,
+        }
     }
 }
 

@@ -21,7 +21,11 @@ pub(super) struct Pulse {
 impl Pulse {
     /// `pings`: of a connection that nobody else pings.
     pub(super) fn new(pings: Option<PingPong>) -> Self {
-        Self { pings, timer: Box::pin(tokio::time::sleep(PING.0)), is_asked: false }
+        Self {
+            pings,
+            timer: Box::pin(tokio::time::sleep(PING.0)),
+            is_asked: false,
+        }
     }
 
     /// Pings the peer with the next poll, unless its answer is waited for already.
@@ -33,7 +37,9 @@ impl Pulse {
 
     /// Ready when the peer has not answered in time. To be polled before its connection, which writes the ping.
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        let Some(pings) = &mut self.pings else { return Poll::Pending };
+        let Some(pings) = &mut self.pings else {
+            return Poll::Pending;
+        };
         loop {
             if self.is_asked && pings.poll_pong(task).is_ready() {
                 self.is_asked = false;
@@ -45,7 +51,9 @@ impl Pulse {
             }
             // It fails only on a connection that has ended.
             self.is_asked = pings.send_ping(Ping::opaque()).is_ok();
-            self.timer.as_mut().reset(Instant::now() + if self.is_asked { PING.1 } else { PING.0 });
+            self.timer
+                .as_mut()
+                .reset(Instant::now() + if self.is_asked { PING.1 } else { PING.0 });
         }
     }
 }
@@ -63,7 +71,8 @@ mod tests {
     async fn serve(io: tokio::io::DuplexStream) -> (bool, Duration) {
         let mut connection = server::handshake(io).await.unwrap();
         let mut pulse = Pulse::new(connection.ping_pong());
-        let (begun, _): (_, &mut server::Connection<_, bytes::Bytes>) = (Instant::now(), &mut connection);
+        let (begun, _): (_, &mut server::Connection<_, bytes::Bytes>) =
+            (Instant::now(), &mut connection);
         let is_dead = poll_fn(|task| match pulse.poll(task) {
             Poll::Ready(()) => Poll::Ready(true),
             Poll::Pending => connection.poll_closed(task).map(|_| false),

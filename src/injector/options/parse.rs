@@ -20,9 +20,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
         "h" => 3_600_000,
         _ => return Err("is no duration: a whole number with `ms`, `s`, `m` or `h`"),
     };
-    let number: u64 = number.parse().map_err(|_| "is no duration: a whole number with `ms`, `s`, `m` or `h`")?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "is no duration: a whole number with `ms`, `s`, `m` or `h`")?;
     let duration = Duration::from_millis(number.saturating_mul(factor));
-    if duration > DURATION_MAX { Err("is longer than a day") } else { Ok(duration) }
+    if duration > DURATION_MAX {
+        Err("is longer than a day")
+    } else {
+        Ok(duration)
+    }
 }
 
 pub(super) fn port(text: &str) -> Result<u16, &'static str> {
@@ -50,37 +56,55 @@ pub(super) fn pull_policy(text: &str) -> Result<String, &'static str> {
 }
 
 pub(super) fn image(text: &str) -> Result<String, &'static str> {
-    let fits = !text.is_empty() && text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(text.to_owned()) } else { Err("is no image") }
+    let fits =
+        !text.is_empty() && text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("is no image")
+    }
 }
 
 /// A filter of the log; a word that is no level would silence it.
 pub(super) fn log_level(text: &str) -> Result<String, &'static str> {
     match filter(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor directives such as \
-                       `info,sidestream::http=debug`"),
+        Err(_) => Err(
+            "is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor directives such as \
+                       `info,sidestream::http=debug`",
+        ),
     }
 }
 
 /// A DNS subdomain (RFC 1123), as the names of ConfigMaps and Secrets are.
 pub(super) fn object_name(text: &str) -> Result<String, &'static str> {
-    if is_object_name(text) { Ok(text.to_owned()) } else { Err("is no name of an object") }
+    if is_object_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("is no name of an object")
+    }
 }
 
 /// Whether a text is a DNS subdomain (RFC 1123).
 pub(in crate::injector) fn is_object_name(text: &str) -> bool {
     let part = |part: &str| {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+        !part.is_empty()
+            && part.bytes().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
     };
     text.len() <= 253 && text.split('.').all(part)
 }
 
 pub(super) fn nats_url(text: &str) -> Result<String, &'static str> {
-    let host = text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "nats" | "tls"));
+    let host = text
+        .split_once("://")
+        .filter(|(scheme, _)| matches!(*scheme, "nats" | "tls"));
     match host {
-        Some((_, host)) if !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(text.to_owned()),
+        Some((_, host)) if !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(text.to_owned())
+        }
         _ => Err("is no address such as `nats://nats:4222`"),
     }
 }
@@ -97,7 +121,10 @@ impl Quantity {
     /// Reads an amount above zero.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         let wrong = "is no amount such as `50m`, `0.5` or `128Mi`";
-        let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+        let digits = text
+            .bytes()
+            .take_while(|byte| byte.is_ascii_digit() || *byte == b'.')
+            .count();
         let (number, unit) = text.split_at(digits);
         let factor = match unit {
             "m" => 1e-3,
@@ -114,12 +141,22 @@ impl Quantity {
         };
         let number: f64 = number.parse().map_err(|_| wrong)?;
         let milli = number * factor * 1e3;
-        if milli >= 1.0 { Ok(Self { text: text.to_owned(), milli }) } else { Err(wrong) }
+        if milli >= 1.0 {
+            Ok(Self {
+                text: text.to_owned(),
+                milli,
+            })
+        } else {
+            Err(wrong)
+        }
     }
 
     /// An amount of ours.
     pub(super) fn own(text: &str) -> Self {
-        Self::parse(text).unwrap_or_else(|_| Self { text: text.to_owned(), milli: 0.0 })
+        Self::parse(text).unwrap_or_else(|_| Self {
+            text: text.to_owned(),
+            milli: 0.0,
+        })
     }
 
     /// As it was written.

@@ -12,10 +12,24 @@ fn read(annotations: &Value) -> (Options, Vec<String>) {
 
 #[test]
 fn without_annotations_the_defaults_apply() {
-    let (options, problems) =
-        Options::read(None, &Defaults { image: "i".into(), config_map: "c".into(), ..Defaults::default() });
+    let (options, problems) = Options::read(
+        None,
+        &Defaults {
+            image: "i".into(),
+            config_map: "c".into(),
+            ..Defaults::default()
+        },
+    );
     assert_eq!(problems, []);
-    assert_eq!((&*options.image, &*options.config_map, options.port, options.admin_port), ("i", "c", 8080, 9090));
+    assert_eq!(
+        (
+            &*options.image,
+            &*options.config_map,
+            options.port,
+            options.admin_port
+        ),
+        ("i", "c", 8080, 9090)
+    );
     assert_eq!(options.drain_timeout(), Duration::from_secs(40));
 }
 
@@ -47,26 +61,47 @@ fn every_annotation_is_read() {
     assert_eq!(problems, [""; 0]);
     assert_eq!(options.image, "registry.example/sidestream:1@sha256:0");
     assert_eq!(options.image_pull_policy.as_deref(), Some("Always"));
-    assert_eq!((&*options.config_map, options.secret.as_deref()), ("orders.events", Some("nats-creds")));
-    assert_eq!((options.port, options.admin_port, options.container), (8081, 9091, Container::Plain));
-    assert_eq!((options.cpu_request.text(), options.memory_limit.text()), ("0.1", "1Gi"));
-    let storage = [&options.storage_request, &options.storage_limit].map(|amount| amount.as_ref().unwrap().text());
+    assert_eq!(
+        (&*options.config_map, options.secret.as_deref()),
+        ("orders.events", Some("nats-creds"))
+    );
+    assert_eq!(
+        (options.port, options.admin_port, options.container),
+        (8081, 9091, Container::Plain)
+    );
+    assert_eq!(
+        (options.cpu_request.text(), options.memory_limit.text()),
+        ("0.1", "1Gi")
+    );
+    let storage = [&options.storage_request, &options.storage_limit]
+        .map(|amount| amount.as_ref().unwrap().text());
     assert_eq!(storage, ["10Mi", "100Mi"]);
     assert_eq!(options.drain_spread, Some(Duration::from_millis(500)));
     assert_eq!(options.drain_timeout(), Duration::from_secs(120));
-    assert_eq!(options.log_level.as_deref(), Some("info,sidestream::http=debug"));
+    assert_eq!(
+        options.log_level.as_deref(),
+        Some("info,sidestream::http=debug")
+    );
     assert_eq!(options.nats_url.as_deref(), Some("tls://nats.example:4222"));
 }
 
 #[test]
 fn every_annotation_is_documented() {
     let defaults = Defaults::default();
-    let mut said = Said { annotations: None, defaults: &defaults.annotations, known: Vec::new(), problems: Vec::new() };
+    let mut said = Said {
+        annotations: None,
+        defaults: &defaults.annotations,
+        known: Vec::new(),
+        problems: Vec::new(),
+    };
     Options::ask(&mut said, &Defaults::default());
     assert!(said.known.len() > 10);
     let page = include_str!("../../../docs/kubernetes.md");
     for name in said.known {
-        assert!(page.contains(&format!("`{name}`")), "`{name}` is not in docs/kubernetes.md");
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "`{name}` is not in docs/kubernetes.md"
+        );
     }
 }
 
@@ -92,13 +127,32 @@ fn every_problem_is_named_and_what_is_wrong_counts_as_left_out() {
     });
     let (options, problems) = read(&wrong);
     assert_eq!(options, Options::read(None, &Defaults::default()).0);
-    assert_eq!(problems.len(), wrong.as_object().unwrap().len(), "{problems:#?}");
+    assert_eq!(
+        problems.len(),
+        wrong.as_object().unwrap().len(),
+        "{problems:#?}"
+    );
     let told = problems.join("\n");
-    assert!(told.contains("annotation `sidestream.dev/port`: \"0\" is no port: 1 to 65535"), "{told}");
-    assert!(told.contains("`sidestream.dev/cpu-limit`: 2 is no text: it needs quotes"), "{told}");
-    assert!(told.contains("did you mean `sidestream.dev/drain-timeout`?"), "{told}");
-    assert!(told.contains("`sidestream.dev/inject`; it is a label"), "{told}");
-    assert!(problems.iter().all(|text| text.len() <= 256), "the API server cuts longer ones");
+    assert!(
+        told.contains("annotation `sidestream.dev/port`: \"0\" is no port: 1 to 65535"),
+        "{told}"
+    );
+    assert!(
+        told.contains("`sidestream.dev/cpu-limit`: 2 is no text: it needs quotes"),
+        "{told}"
+    );
+    assert!(
+        told.contains("did you mean `sidestream.dev/drain-timeout`?"),
+        "{told}"
+    );
+    assert!(
+        told.contains("`sidestream.dev/inject`; it is a label"),
+        "{told}"
+    );
+    assert!(
+        problems.iter().all(|text| text.len() <= 256),
+        "the API server cuts longer ones"
+    );
 }
 
 #[test]
@@ -111,23 +165,43 @@ fn what_does_not_fit_together_is_settled_so_that_the_pod_is_still_valid() {
         "sidestream.dev/ephemeral-storage-limit": "1Mi",
         "sidestream.dev/drain-timeout": "20s",
     }));
-    assert_eq!((problems.len(), &options.storage_limit), (5, &None), "{problems:#?}");
-    assert_eq!((options.port, options.admin_port, options.cpu_limit.clone()), (8080, 9090, None));
-    assert_eq!((options.memory_limit.text(), options.drain_timeout), ("1Gi", None));
+    assert_eq!(
+        (problems.len(), &options.storage_limit),
+        (5, &None),
+        "{problems:#?}"
+    );
+    assert_eq!(
+        (options.port, options.admin_port, options.cpu_limit.clone()),
+        (8080, 9090, None)
+    );
+    assert_eq!(
+        (options.memory_limit.text(), options.drain_timeout),
+        ("1Gi", None)
+    );
 }
 
 #[test]
 fn defaults_for_annotations_apply_where_a_pod_has_none_or_a_wrong_one() {
     let defaults = |pairs: &[(&str, &str)]| Defaults {
-        annotations: pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        annotations: pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
         ..Defaults::default()
     };
-    let own = defaults(&[("cpu-limit", "1"), ("image-pull-policy", "Always"), ("port", "8081")]);
+    let own = defaults(&[
+        ("cpu-limit", "1"),
+        ("image-pull-policy", "Always"),
+        ("port", "8081"),
+    ]);
     assert_eq!(own.problems(), []);
     let pod = json!({ "sidestream.dev/cpu-limit": "2", "sidestream.dev/port": "eighty" });
     let (options, problems) = Options::read(pod.as_object(), &own);
     assert_eq!(problems.len(), 1, "the pod's own: {problems:?}");
-    assert_eq!((options.cpu_limit.unwrap().text(), options.port), ("2", 8081));
+    assert_eq!(
+        (options.cpu_limit.unwrap().text(), options.port),
+        ("2", 8081)
+    );
     assert_eq!(options.image_pull_policy.as_deref(), Some("Always"));
     let wrong = defaults(&[("cpu-limt", "1"), ("port", "eighty")]).problems();
     assert_eq!(wrong.len(), 2, "{wrong:?}");

@@ -55,14 +55,26 @@ pub(super) fn probe<B>(shared: &Shared, asker: &Asker, request: &Request<B>) -> 
     match request_head::host(request.version(), request.headers()) {
         Err(why) => return refuse(StatusCode::BAD_REQUEST, "bad_host", why),
         Ok(Some(host)) if !request_head::is_known(host, &shared.admin_hosts) => {
-            shared.metrics.refusals_total.with_label_values(&HOST_NOT_ALLOWED).inc();
+            shared
+                .metrics
+                .refusals_total
+                .with_label_values(&HOST_NOT_ALLOWED)
+                .inc();
             let message = "ask by address or as localhost, or name the host with --admin-host";
-            return refuse(StatusCode::MISDIRECTED_REQUEST, HOST_NOT_ALLOWED[1], message);
+            return refuse(
+                StatusCode::MISDIRECTED_REQUEST,
+                HOST_NOT_ALLOWED[1],
+                message,
+            );
         }
         Ok(_) => {}
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD");
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "only GET and HEAD",
+        );
     }
     match request.uri().path() {
         "/health/live" => answer(StatusCode::OK, &json!({ "live": true })),
@@ -78,61 +90,117 @@ pub(super) fn probe<B>(shared: &Shared, asker: &Asker, request: &Request<B>) -> 
                 (name, json!({ "status": status, "message": message }))
             });
             let checks: serde_json::Map<String, Value> = checks.collect();
-            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            answer(status, &json!({ "ready": ready, "leaving": leaving, "checks": checks }))
+            let status = if ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            answer(
+                status,
+                &json!({ "ready": ready, "leaving": leaving, "checks": checks }),
+            )
         }
         "/metrics" => {
-            let Some(busy) = asker.slot.begin() else { return too_busy() };
+            let Some(busy) = asker.slot.begin() else {
+                return too_busy();
+            };
             // Set once: a connection is one request.
             asker.busy.set(busy).ok();
             let mut metrics = Response::new(Full::new(Bytes::from(shared.metrics.render())));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             metrics.headers_mut().insert(CONTENT_TYPE, kind);
-            metrics.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+            metrics
+                .headers_mut()
+                .insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
             metrics
         }
-        _ => refuse(StatusCode::NOT_FOUND, "not_found", "there are /health, /health/live, /health/ready, /metrics"),
+        _ => refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there are /health, /health/live, /health/ready, /metrics",
+        ),
     }
 }
 
 /// Answers the API server.
-pub(super) async fn review(shared: &Arc<Shared>, slot: &Slot, peer: IpAddr, request: Request<Incoming>) -> Answer {
+pub(super) async fn review(
+    shared: &Arc<Shared>,
+    slot: &Slot,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Answer {
     if request.uri().path() != "/inject" {
-        return refuse(StatusCode::NOT_FOUND, "not_found", "the webhook is at /inject");
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "the webhook is at /inject",
+        );
     }
     if request.method() != Method::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "a review is sent by POST");
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "a review is sent by POST",
+        );
     }
-    let Some(_busy) = slot.begin() else { return too_busy() };
+    let Some(_busy) = slot.begin() else {
+        return too_busy();
+    };
     let begun = Instant::now();
-    let outcome = |label: &str| shared.metrics.reviews_total.with_label_values(&[label]).inc();
+    let outcome = |label: &str| {
+        shared
+            .metrics
+            .reviews_total
+            .with_label_values(&[label])
+            .inc()
+    };
     let read = async {
         // A permit before the body: what is in memory is bounded.
         let permit = shared.reviews.acquire(peer).await;
-        let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
+        let body = Limited::new(request.into_body(), BODY_BYTES_MAX)
+            .collect()
+            .await;
         (permit, body.map(http_body_util::Collected::to_bytes))
     };
     let Ok((_permit, body)) = tokio::time::timeout(BODY_DEADLINE, read).await else {
         outcome("too_slow");
-        return refuse(StatusCode::REQUEST_TIMEOUT, "too_slow", "the review did not come within 5 s");
+        return refuse(
+            StatusCode::REQUEST_TIMEOUT,
+            "too_slow",
+            "the review did not come within 5 s",
+        );
     };
     let body = match body {
         Ok(body) => body,
         Err(error) if error.is::<LengthLimitError>() => {
             outcome("too_large");
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a review has 8 MiB at most");
+            return refuse(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "a review has 8 MiB at most",
+            );
         }
         Err(error) => {
             outcome("malformed");
-            return refuse(StatusCode::BAD_REQUEST, "malformed", &format!("the body cannot be read: {error}"));
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "malformed",
+                &format!("the body cannot be read: {error}"),
+            );
         }
     };
     let reviewed = review::answer(&body, &shared.defaults);
-    shared.metrics.review_seconds.observe(begun.elapsed().as_secs_f64());
+    shared
+        .metrics
+        .review_seconds
+        .observe(begun.elapsed().as_secs_f64());
     match reviewed {
         Ok(reviewed) => {
             outcome(reviewed.outcome.label());
-            shared.metrics.problems_total.inc_by(reviewed.problems.len() as u64);
+            shared
+                .metrics
+                .problems_total
+                .inc_by(reviewed.problems.len() as u64);
             log(shared, &reviewed);
             answer(StatusCode::OK, &reviewed.body)
         }
@@ -145,14 +213,25 @@ pub(super) async fn review(shared: &Arc<Shared>, slot: &Slot, peer: IpAddr, requ
 
 /// As many requests are being answered as this port, or one peer address, may have.
 fn too_busy() -> Answer {
-    let mut answer = refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", "this port, or this peer address, is busy");
-    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    let mut answer = refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "busy",
+        "this port, or this peer address, is busy",
+    );
+    answer
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer
 }
 
 /// One line for an object with problems, at a bounded rate: a crowd of pods with the same mistake would fill the log.
 fn log(shared: &Shared, reviewed: &review::Answer) {
-    let review::Object { kind, namespace, name, owner } = &reviewed.object;
+    let review::Object {
+        kind,
+        namespace,
+        name,
+        owner,
+    } = &reviewed.object;
     let outcome = reviewed.outcome.label();
     if reviewed.problems.is_empty() {
         tracing::debug!(outcome, kind, namespace, name, owner, "reviewed");
@@ -165,17 +244,33 @@ fn log(shared: &Shared, reviewed: &review::Answer) {
     let left_out = shared.lines_left_out.swap(0, Ordering::Relaxed);
     let problems = reviewed.problems.join("; ");
     let problems: String = problems.chars().take(PROBLEMS_CHARS_MAX).collect();
-    tracing::warn!(kind, namespace, name, owner, outcome, problems, left_out, "wrong sidestream.dev annotations");
+    tracing::warn!(
+        kind,
+        namespace,
+        name,
+        owner,
+        outcome,
+        problems,
+        left_out,
+        "wrong sidestream.dev annotations"
+    );
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> Answer {
-    answer(status, &json!({ "error": { "code": code, "message": message } }))
+    answer(
+        status,
+        &json!({ "error": { "code": code, "message": message } }),
+    )
 }
 
 fn answer(status: StatusCode, body: &Value) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     answer
 }

@@ -31,7 +31,10 @@ pub(super) struct Permit<'r> {
 
 impl Default for Reviews {
     fn default() -> Self {
-        Self { all: Semaphore::new(REVIEWS_MAX), shares: Mutex::default() }
+        Self {
+            all: Semaphore::new(REVIEWS_MAX),
+            shares: Mutex::default(),
+        }
     }
 }
 
@@ -41,7 +44,10 @@ impl Reviews {
         let share = self.share(peer).acquire_owned().await.ok()?;
         // In this order: a request that waits for its share holds nothing that others need.
         let all = self.all.acquire().await.ok()?;
-        Some(Permit { _all: all, _share: share })
+        Some(Permit {
+            _all: all,
+            _share: share,
+        })
     }
 
     fn share(&self, peer: IpAddr) -> Arc<Semaphore> {
@@ -79,7 +85,10 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut task).is_pending());
         drop(reviews.acquire(OTHER).await.unwrap());
         held.pop();
-        assert!(matches!(waiting.as_mut().poll(&mut task), Poll::Ready(Some(_))));
+        assert!(matches!(
+            waiting.as_mut().poll(&mut task),
+            Poll::Ready(Some(_))
+        ));
     }
 
     #[tokio::test]

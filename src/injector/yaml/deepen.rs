@@ -9,7 +9,10 @@ const COLUMNS_MAX: usize = 256;
 
 /// The text with its continuation lines deep enough; nothing if all of them are.
 pub(super) fn deepened(text: &str) -> Option<String> {
-    let mut lines = Lines { inside: Inside::Block, plain: None };
+    let mut lines = Lines {
+        inside: Inside::Block,
+        plain: None,
+    };
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
         let missing = lines.missing(line);
@@ -26,7 +29,11 @@ enum Inside {
     /// Nothing that began on an earlier line.
     Block,
     /// A text in quotes; within a flow collection of this depth.
-    Quoted { quote: char, flow: usize, column: usize },
+    Quoted {
+        quote: char,
+        flow: usize,
+        column: usize,
+    },
     /// Brackets, this many.
     Flow { depth: usize, column: usize },
     /// A block scalar: every line that is indented deeper than its parent.
@@ -63,7 +70,11 @@ impl Lines {
             Inside::Block | Inside::Literal { .. } => return 0,
         };
         let indent = indent(line);
-        if is_blank(line) { 0 } else { column.min(COLUMNS_MAX).saturating_sub(indent) }
+        if is_blank(line) {
+            0
+        } else {
+            column.min(COLUMNS_MAX).saturating_sub(indent)
+        }
     }
 
     /// Reads one line: what the next one begins in.
@@ -72,7 +83,9 @@ impl Lines {
         match self.inside {
             Inside::Literal { parent } if is_blank(line) || depth > parent => return,
             Inside::Literal { .. } => self.inside = Inside::Block,
-            Inside::Block if is_blank(line) || self.plain.is_some_and(|parent| depth > parent) => return,
+            Inside::Block if is_blank(line) || self.plain.is_some_and(|parent| depth > parent) => {
+                return;
+            }
             _ => {}
         }
         // A directive, or the line that begins the document: its dashes are no list.
@@ -97,7 +110,11 @@ impl Lines {
             }
             let column = isize::try_from(at).unwrap_or(isize::MAX);
             self.inside = match self.inside {
-                Inside::Quoted { quote, flow, column } => cursor.in_quotes(char, quote, flow, column),
+                Inside::Quoted {
+                    quote,
+                    flow,
+                    column,
+                } => cursor.in_quotes(char, quote, flow, column),
                 Inside::Flow { depth, column } => cursor.in_flow(char, depth, column),
                 _ => cursor.in_block(char, column),
             };
@@ -114,13 +131,24 @@ impl Lines {
 
 impl Cursor<'_> {
     fn in_quotes(&mut self, char: char, quote: char, flow: usize, column: usize) -> Inside {
-        let stay = Inside::Quoted { quote, flow, column };
+        let stay = Inside::Quoted {
+            quote,
+            flow,
+            column,
+        };
         match char {
             '\\' if quote == '"' => drop(self.chars.next()),
             '\'' if quote == '\'' && self.chars.next_if(|(_, next)| *next == '\'').is_some() => {}
             _ if char == quote => {
                 (self.fresh, self.closed) = (false, true);
-                return if flow > 0 { Inside::Flow { depth: flow, column } } else { Inside::Block };
+                return if flow > 0 {
+                    Inside::Flow {
+                        depth: flow,
+                        column,
+                    }
+                } else {
+                    Inside::Block
+                };
             }
             _ => {}
         }
@@ -132,15 +160,31 @@ impl Cursor<'_> {
         match char {
             '[' | '{' => {
                 self.fresh = true;
-                return Inside::Flow { depth: depth + 1, column };
+                return Inside::Flow {
+                    depth: depth + 1,
+                    column,
+                };
             }
             ']' | '}' => {
                 (self.fresh, self.closed) = (false, true);
-                return if depth > 1 { Inside::Flow { depth: depth - 1, column } } else { Inside::Block };
+                return if depth > 1 {
+                    Inside::Flow {
+                        depth: depth - 1,
+                        column,
+                    }
+                } else {
+                    Inside::Block
+                };
             }
             ',' => self.fresh = true,
             ':' if was_closed || self.ends_word() => self.fresh = true,
-            '"' | '\'' if self.fresh => return Inside::Quoted { quote: char, flow: depth, column },
+            '"' | '\'' if self.fresh => {
+                return Inside::Quoted {
+                    quote: char,
+                    flow: depth,
+                    column,
+                };
+            }
             '&' | '!' if self.fresh => self.skip_word(),
             char if char.is_whitespace() => self.closed = was_closed,
             _ => self.fresh = false,
@@ -161,13 +205,24 @@ impl Cursor<'_> {
             }
             '"' | '\'' if self.fresh => {
                 self.word = column;
-                return Inside::Quoted { quote: char, flow: 0, column: needed };
+                return Inside::Quoted {
+                    quote: char,
+                    flow: 0,
+                    column: needed,
+                };
             }
             '[' | '{' if self.fresh => {
                 self.word = column;
-                return Inside::Flow { depth: 1, column: needed };
+                return Inside::Flow {
+                    depth: 1,
+                    column: needed,
+                };
             }
-            '|' | '>' if self.fresh => return Inside::Literal { parent: self.parent },
+            '|' | '>' if self.fresh => {
+                return Inside::Literal {
+                    parent: self.parent,
+                };
+            }
             _ => {
                 if self.fresh {
                     self.word = column;
@@ -180,12 +235,18 @@ impl Cursor<'_> {
 
     /// Whether white space or the end of the line follows.
     fn ends_word(&mut self) -> bool {
-        self.chars.peek().is_none_or(|(_, next)| next.is_whitespace())
+        self.chars
+            .peek()
+            .is_none_or(|(_, next)| next.is_whitespace())
     }
 
     /// Passes over an anchor or a tag.
     fn skip_word(&mut self) {
-        while self.chars.next_if(|(_, next)| !next.is_whitespace() && !matches!(next, ',' | ']' | '}')).is_some() {}
+        while self
+            .chars
+            .next_if(|(_, next)| !next.is_whitespace() && !matches!(next, ',' | ']' | '}'))
+            .is_some()
+        {}
     }
 }
 
@@ -204,16 +265,33 @@ mod tests {
     #[test]
     fn continuation_lines_get_the_indentation_that_the_parser_wants() {
         let same = |text: &str| assert_eq!(deepened(text), None, "{text}");
-        let becomes = |text: &str, wanted: &str| assert_eq!(deepened(text).as_deref(), Some(wanted), "{text}");
+        let becomes = |text: &str, wanted: &str| {
+            assert_eq!(deepened(text).as_deref(), Some(wanted), "{text}")
+        };
         becomes("  x: '[\n  ]'\n", "  x: '[\n   ]'\n");
-        becomes("  x: \"a\\\"\n\n]\"\n  y: 1\n", "  x: \"a\\\"\n\n   ]\"\n  y: 1\n");
-        becomes("a:\n- {b: c, # '\nd: \"}\"\n}\ne: f\n", "a:\n- {b: c, # '\n d: \"}\"\n }\ne: f\n");
-        becomes("- - k: [it's, 'it''s\n']\n", "- - k: [it's, 'it''s\n     ']\n");
+        becomes(
+            "  x: \"a\\\"\n\n]\"\n  y: 1\n",
+            "  x: \"a\\\"\n\n   ]\"\n  y: 1\n",
+        );
+        becomes(
+            "a:\n- {b: c, # '\nd: \"}\"\n}\ne: f\n",
+            "a:\n- {b: c, # '\n d: \"}\"\n }\ne: f\n",
+        );
+        becomes(
+            "- - k: [it's, 'it''s\n']\n",
+            "- - k: [it's, 'it''s\n     ']\n",
+        );
         becomes("k: &a !t {\n}\n", "k: &a !t {\n }\n");
         becomes("k: {\"a\":'\n'}\n", "k: {\"a\":'\n '}\n");
         // Deep enough, or nothing that can be continued.
-        becomes("  a: '\n  b'\n  c: 'd\n'\n", "  a: '\n   b'\n  c: 'd\n   '\n");
-        becomes("  a: [\n  b]\n  c: 'd\n'\n", "  a: [\n   b]\n  c: 'd\n   '\n");
+        becomes(
+            "  a: '\n  b'\n  c: 'd\n'\n",
+            "  a: '\n   b'\n  c: 'd\n   '\n",
+        );
+        becomes(
+            "  a: [\n  b]\n  c: 'd\n'\n",
+            "  a: [\n   b]\n  c: 'd\n   '\n",
+        );
         same("{\"a\": [\n1\n]}\n");
         same("--- {a:\n1}\n");
         same("a: it's\nb: don't\n");

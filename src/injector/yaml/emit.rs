@@ -94,7 +94,11 @@ fn can_be_literal(text: &str) -> bool {
 
 fn literal(text: &str, indent: usize, out: &mut String) {
     let body = text.trim_end_matches('\n');
-    out.push_str(if text.len() - body.len() == 1 { "|\n" } else { "|+\n" });
+    out.push_str(if text.len() - body.len() == 1 {
+        "|\n"
+    } else {
+        "|+\n"
+    });
     for line in text[..text.len() - 1].split('\n') {
         if !line.is_empty() {
             pad(1, indent + 2, out);

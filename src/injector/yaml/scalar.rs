@@ -9,8 +9,12 @@ use serde_json::{Number, Value};
 pub(super) fn resolve(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Value::Bool(false),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            Value::Bool(true)
+        }
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            Value::Bool(false)
+        }
         _ => number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number),
     }
 }
@@ -46,7 +50,11 @@ fn integer(digits: &str) -> Option<Number> {
         return None;
     }
     let magnitude = u64::from_str_radix(digits, radix).ok()?;
-    if negative { 0i64.checked_sub_unsigned(magnitude).map(Number::from) } else { Some(Number::from(magnitude)) }
+    if negative {
+        0i64.checked_sub_unsigned(magnitude).map(Number::from)
+    } else {
+        Some(Number::from(magnitude))
+    }
 }
 
 fn float(digits: &str) -> Option<Number> {
@@ -61,7 +69,8 @@ fn float(digits: &str) -> Option<Number> {
         Some((whole, fraction)) => is_digits(whole) && (fraction.is_empty() || is_digits(fraction)),
         None => is_digits(mantissa),
     };
-    let exponent_is_one = exponent.is_none_or(|text| is_digits(text.strip_prefix(['+', '-']).unwrap_or(text)));
+    let exponent_is_one =
+        exponent.is_none_or(|text| is_digits(text.strip_prefix(['+', '-']).unwrap_or(text)));
     let value: f64 = (mantissa_is_one && exponent_is_one).then(|| digits.parse().ok())??;
     // As Go writes it to JSON: 1e3 is 1000 there.
     if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
@@ -73,11 +82,14 @@ fn float(digits: &str) -> Option<Number> {
 /// Whether a text can stand without quotes and is a text to everybody, whatever YAML they speak.
 pub(super) fn is_plainly_a_text(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'/' | b'-');
+    let word =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'/' | b'-');
     matches!(bytes.first(), Some(byte) if byte.is_ascii_alphabetic() || *byte == b'/')
         && bytes.iter().all(word)
         && !WORDS.contains(&text.to_ascii_lowercase().as_str())
 }
 
 /// What some YAML takes for a truth value, a number or nothing.
-const WORDS: [&str; 11] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
+const WORDS: [&str; 11] = [
+    "y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf",
+];

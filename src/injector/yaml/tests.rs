@@ -53,35 +53,63 @@ fn anchors_aliases_and_merges_are_resolved_as_kubectl_does() {
     let text = "l: &l {a: '1', b: '2'}\nm: {<<: *l, b: '3'}\nm2: {b: '3', <<: *l}\nm3: {<<: [{a: 1}, *l]}\nm4: *l\n";
     let both = json!({ "a": "1", "b": "2" });
     let first = json!({ "a": 1, "b": "2" });
-    assert_eq!(value(text), json!({ "l": both, "m": { "a": "1", "b": "3" }, "m2": both, "m3": first, "m4": both }));
+    assert_eq!(
+        value(text),
+        json!({ "l": both, "m": { "a": "1", "b": "3" }, "m2": both, "m3": first, "m4": both })
+    );
 }
 
 /// `yaml11.json` was written by kubectl 1.32: `kubectl patch --local --type=json -p '[]' -f yaml11.yaml -o json`.
 #[test]
 fn a_manifest_full_of_traps_is_read_as_kubectl_reads_it_and_written_so_that_it_stays_the_same() {
-    let document = read(include_str!("../../../tests/fixtures/inject/yaml11.yaml")).unwrap().unwrap();
-    let kubectl: Value = serde_json::from_str(include_str!("../../../tests/fixtures/inject/yaml11.json")).unwrap();
+    let document = read(include_str!("../../../tests/fixtures/inject/yaml11.yaml"))
+        .unwrap()
+        .unwrap();
+    let kubectl: Value =
+        serde_json::from_str(include_str!("../../../tests/fixtures/inject/yaml11.json")).unwrap();
     assert!(document.fixed.is_none());
     assert_eq!(document.root.to_json(), kubectl);
     let written = emit(&document.root);
     assert_eq!(value(&written), kubectl);
-    for kept in ["hostNetwork: on\n", "hostPID: y\n", "activeDeadlineSeconds: 0644\n", "image: y\n", "1:30\n"] {
+    for kept in [
+        "hostNetwork: on\n",
+        "hostPID: y\n",
+        "activeDeadlineSeconds: 0644\n",
+        "image: y\n",
+        "1:30\n",
+    ] {
         assert!(written.contains(kept), "{kept}: {written}");
     }
 }
 
 #[test]
 fn what_cannot_be_kept_is_named_with_its_line() {
-    let fixed = |text: &str| read(text).unwrap().unwrap().fixed.map(|broken| (broken.line, broken.message));
+    let fixed = |text: &str| {
+        read(text)
+            .unwrap()
+            .unwrap()
+            .fixed
+            .map(|broken| (broken.line, broken.message))
+    };
     assert_eq!(fixed("a: 1\nb: !Ref x\n").unwrap().0, 2);
-    assert_eq!(fixed("a: 1\n'a': 2\n").unwrap(), (2, "`a` stands twice in one map".to_owned()));
+    assert_eq!(
+        fixed("a: 1\n'a': 2\n").unwrap(),
+        (2, "`a` stands twice in one map".to_owned())
+    );
     assert_eq!(fixed("a: !!int x\n").unwrap().0, 1);
     assert!(fixed("a: !!int 3\nb: !!map {}\nc: !!seq []\n").is_none());
     assert_eq!(read("a: [\n").unwrap_err().line, 2);
     assert!(read("a: &a [*a]\n").is_err());
     assert!(read(&"[".repeat(100)).is_err());
-    let bomb: String = (1..40).map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)).collect();
-    assert!(read(&format!("a0: &a0 xxxxxxxx\n{bomb}")).unwrap_err().message.contains("too large"));
+    let bomb: String = (1..40)
+        .map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1))
+        .collect();
+    assert!(
+        read(&format!("a0: &a0 xxxxxxxx\n{bomb}"))
+            .unwrap_err()
+            .message
+            .contains("too large")
+    );
     assert!(read("# nothing\n").unwrap().is_none());
 }
 
@@ -89,8 +117,14 @@ fn what_cannot_be_kept_is_named_with_its_line() {
 #[test]
 fn quoted_and_flow_values_may_end_at_the_column_of_their_key() {
     for (text, expected) in [
-        ("m:\n  x: '[\n    1\n  ]'\n", json!({ "m": { "x": "[ 1 ]" } })),
-        ("m:\n  x: \"[\n1\n]\"\n  z: 2\n", json!({ "m": { "x": "[ 1 ]", "z": 2 } })),
+        (
+            "m:\n  x: '[\n    1\n  ]'\n",
+            json!({ "m": { "x": "[ 1 ]" } }),
+        ),
+        (
+            "m:\n  x: \"[\n1\n]\"\n  z: 2\n",
+            json!({ "m": { "x": "[ 1 ]", "z": 2 } }),
+        ),
         (
             "m:\n  x: {a: b,\n  c: [d,\ne]\n  }\n  z: 2\n",
             json!({ "m": { "x": { "a": "b", "c": ["d", "e"] }, "z": 2 } }),
@@ -101,14 +135,20 @@ fn quoted_and_flow_values_may_end_at_the_column_of_their_key() {
     }
     // What is still wrong is told, not what kubectl accepts.
     let broken = read("a:\n  x: 'b\n  c\n").unwrap_err();
-    assert!(broken.message.ends_with("unexpected end of stream"), "{}", broken.message);
+    assert!(
+        broken.message.ends_with("unexpected end of stream"),
+        "{}",
+        broken.message
+    );
 }
 
 #[test]
 fn the_time_to_read_a_map_grows_with_its_size_and_not_with_its_square() {
     let keys: String = (0..200_000).map(|key| format!("key-{key}: v\n")).collect();
     let begun = std::time::Instant::now();
-    assert!(matches!(read(&keys).unwrap().unwrap().root, Node::Map(entries) if entries.len() == 200_000));
+    assert!(
+        matches!(read(&keys).unwrap().unwrap().root, Node::Map(entries) if entries.len() == 200_000)
+    );
     // By squares it takes minutes, even optimised.
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
@@ -128,7 +168,10 @@ fn a_value_that_is_not_changed_stays_as_it_was_written() {
     wanted["c"].as_array_mut().unwrap().remove(1);
     wanted["d"]["f"] = json!("on");
     let written = emit(&read(text).unwrap().unwrap().root.become_json(&wanted));
-    assert_eq!(written, "a: on\nb: 0644\nc:\n- y\n- 1:30\nd:\n  e: 1e3\n  f: \"on\"\n");
+    assert_eq!(
+        written,
+        "a: on\nb: 0644\nc:\n- y\n- 1:30\nd:\n  e: 1e3\n  f: \"on\"\n"
+    );
     assert_eq!(value(&written), wanted);
 }
 

@@ -59,8 +59,14 @@ pub(in crate::injector) fn read(text: &str) -> Result<Option<Document>, Broken> 
 }
 
 fn parse(text: &str) -> Result<Option<Document>, Broken> {
-    let mut builder =
-        Builder { open: Vec::new(), anchors: HashMap::new(), bytes: 0, anchored_bytes: 0, root: None, fixed: None };
+    let mut builder = Builder {
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        bytes: 0,
+        anchored_bytes: 0,
+        root: None,
+        fixed: None,
+    };
     // Event by event and not `Parser::load`, whose recursion is bounded by nothing.
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
@@ -81,9 +87,12 @@ impl Node {
             Self::Plain(text) => scalar::resolve(text),
             Self::Text(text) => Value::String(text.clone()),
             Self::List(items) => items.iter().map(Self::to_json).collect(),
-            Self::Map(entries) => {
-                Value::Object(entries.iter().map(|(key, node)| (key.name(), node.to_json())).collect())
-            }
+            Self::Map(entries) => Value::Object(
+                entries
+                    .iter()
+                    .map(|(key, node)| (key.name(), node.to_json()))
+                    .collect(),
+            ),
         }
     }
 
@@ -113,9 +122,13 @@ impl Node {
                 entries.extend(in_order(map, |name| !names.contains(name)));
                 Self::Map(entries)
             }
-            (Self::List(items), Value::Array(values)) if items.len() == values.len() => {
-                Self::List(items.into_iter().zip(values).map(|(node, value)| node.become_json(value)).collect())
-            }
+            (Self::List(items), Value::Array(values)) if items.len() == values.len() => Self::List(
+                items
+                    .into_iter()
+                    .zip(values)
+                    .map(|(node, value)| node.become_json(value))
+                    .collect(),
+            ),
             (Self::List(items), Value::Array(values)) => {
                 // What is the same follows in the same order; what was in between is gone.
                 let mut rest = items.as_slice();
@@ -149,7 +162,10 @@ impl Node {
             + match self {
                 Self::Plain(text) | Self::Text(text) => text.len(),
                 Self::List(items) => items.iter().map(Self::size).sum(),
-                Self::Map(entries) => entries.iter().map(|(key, node)| key.size() + node.size()).sum(),
+                Self::Map(entries) => entries
+                    .iter()
+                    .map(|(key, node)| key.size() + node.size())
+                    .sum(),
             }
     }
 }
@@ -157,9 +173,14 @@ impl Node {
 /// The entries of a map of ours, the name of a thing first.
 fn in_order(map: &Map<String, Value>, wanted: impl Fn(&str) -> bool) -> Vec<(Node, Node)> {
     let entries = map.iter().filter(|(name, _)| wanted(name));
-    let mut entries: Vec<_> = entries.map(|(name, value)| (name, Node::of_json(value))).collect();
+    let mut entries: Vec<_> = entries
+        .map(|(name, value)| (name, Node::of_json(value)))
+        .collect();
     entries.sort_by_key(|(name, _)| *name != "name");
-    entries.into_iter().map(|(name, node)| (Node::Text(name.clone()), node)).collect()
+    entries
+        .into_iter()
+        .map(|(name, node)| (Node::Text(name.clone()), node))
+        .collect()
 }
 
 /// A collection that is not closed yet.
@@ -239,7 +260,10 @@ impl Builder {
         if let Some(tag) = tag
             && !(tag.is_yaml_core_schema() && tag.suffix == own)
         {
-            self.fix(line, format!("the tag `{tag}` has no meaning in a manifest"));
+            self.fix(
+                line,
+                format!("the tag `{tag}` has no meaning in a manifest"),
+            );
         }
     }
 
@@ -252,7 +276,10 @@ impl Builder {
             };
         };
         if !tag.is_yaml_core_schema() {
-            self.fix(line, format!("the tag `{tag}` has no meaning in a manifest"));
+            self.fix(
+                line,
+                format!("the tag `{tag}` has no meaning in a manifest"),
+            );
             return Node::Text(text);
         }
         let value = scalar::resolve(&text);
@@ -263,12 +290,17 @@ impl Builder {
                 match STANDARD.decode(packed).map(String::from_utf8) {
                     Ok(Ok(decoded)) => Node::Text(decoded),
                     _ => {
-                        self.fix(line, "a value with the tag `!!binary` is no text in base64".into());
+                        self.fix(
+                            line,
+                            "a value with the tag `!!binary` is no text in base64".into(),
+                        );
                         Node::Text(text)
                     }
                 }
             }
-            ("int" | "float", Value::Number(_)) | ("bool", Value::Bool(_)) | ("null", Value::Null) => Node::Plain(text),
+            ("int" | "float", Value::Number(_))
+            | ("bool", Value::Bool(_))
+            | ("null", Value::Null) => Node::Plain(text),
             _ => {
                 self.fix(line, format!("a value does not fit its tag `{tag}`"));
                 Node::Text(text)
@@ -280,7 +312,12 @@ impl Builder {
         if self.open.len() == DEPTH_MAX {
             return broken(line, "the values are nested too deeply");
         }
-        self.open.push(Open { anchor, node, key: None, places: Places::new() });
+        self.open.push(Open {
+            anchor,
+            node,
+            key: None,
+            places: Places::new(),
+        });
         Ok(())
     }
 
@@ -324,19 +361,25 @@ impl Builder {
 }
 
 fn broken(line: usize, message: &str) -> Result<(), Broken> {
-    Err(Broken { line, message: message.into() })
+    Err(Broken {
+        line,
+        message: message.into(),
+    })
 }
 
 /// As go-yaml 2 does: where it stands, over what was there before it; of several maps the first wins.
 fn merge(entries: &mut Vec<(Node, Node)>, places: &mut Places, node: Node) -> bool {
     match node {
         Node::Map(merged) => {
-            merged.into_iter().for_each(|(key, node)| set(entries, places, key, node, false));
+            merged
+                .into_iter()
+                .for_each(|(key, node)| set(entries, places, key, node, false));
             true
         }
-        Node::List(maps) => {
-            maps.into_iter().rev().all(|map| matches!(map, Node::Map(_)) && merge(entries, places, map))
-        }
+        Node::List(maps) => maps
+            .into_iter()
+            .rev()
+            .all(|map| matches!(map, Node::Map(_)) && merge(entries, places, map)),
         Node::Plain(_) | Node::Text(_) => false,
     }
 }
@@ -349,7 +392,10 @@ fn set(entries: &mut Vec<(Node, Node)>, places: &mut Places, key: Node, node: No
             entries[place.index] = (key, node);
         }
         Entry::Vacant(place) => {
-            place.insert(Place { index: entries.len(), is_own });
+            place.insert(Place {
+                index: entries.len(),
+                is_own,
+            });
             entries.push((key, node));
         }
     }

@@ -37,17 +37,30 @@ impl Outlook {
     /// Degrades the check. True for the first error since readings worked.
     fn fail(&self, place: &Place, trouble: &Trouble) -> bool {
         let is_permanent = trouble.is_permanent();
-        let effect = if is_permanent { "are turned away" } else { "wait" };
-        let status =
-            Status::Warning(format!("clients that need a replay {effect}: {}", trouble.explain(&place.stream)));
+        let effect = if is_permanent {
+            "are turned away"
+        } else {
+            "wait"
+        };
+        let status = Status::Warning(format!(
+            "clients that need a replay {effect}: {}",
+            trouble.explain(&place.stream)
+        ));
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(failed) = &mut *failed {
             failed.check.set(status);
             failed.is_permanent = is_permanent;
             return false;
         }
-        let check = place.nats.0.health.degraded(format!("replays:{}", place.stream), status);
-        *failed = Some(Failed { check, is_permanent });
+        let check = place
+            .nats
+            .0
+            .health
+            .degraded(format!("replays:{}", place.stream), status);
+        *failed = Some(Failed {
+            check,
+            is_permanent,
+        });
         true
     }
 
@@ -80,7 +93,10 @@ pub(super) fn report(place: &Arc<Place>, trouble: &Trouble) {
 async fn probe(place: &Place) -> Result<(), Trouble> {
     let inner = &place.nats.0;
     let state = inner.api.describe_shareable(&place.stream).await?;
-    inner.api.stored(&place.stream, state.last_seq.max(1), None).await?;
+    inner
+        .api
+        .stored(&place.stream, state.last_seq.max(1), None)
+        .await?;
     let spec = Spec {
         stream: place.stream.clone(),
         name: consumer::name(&inner.api, &inner.identity, &place.stream, "p"),

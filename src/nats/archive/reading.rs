@@ -115,7 +115,9 @@ impl Reading {
         if self.is_at_end {
             return self.confirm_end().await;
         }
-        let Some(consumer) = &mut self.consumer else { return self.begin().await };
+        let Some(consumer) = &mut self.consumer else {
+            return self.begin().await;
+        };
         let received = consumer.receive().await;
         self.take(received)
     }
@@ -123,7 +125,9 @@ impl Reading {
     /// Makes a consumer that adjoins what is in pages.
     async fn begin(&mut self) -> Result<(), Fault> {
         let mut link = self.place.nats.0.links.replay.clone();
-        tokio::time::timeout(CONNECTED_MAX, link.up()).await.map_err(|_| Fault::Unconnected)?;
+        tokio::time::timeout(CONNECTED_MAX, link.up())
+            .await
+            .map_err(|_| Fault::Unconnected)?;
         let state = self.look().await?;
         if let Some(last) = self.last
             && (state.first_seq..=state.last_seq).contains(&last.seq)
@@ -133,7 +137,12 @@ impl Reading {
         }
         let spec = Spec {
             stream: self.place.stream.clone(),
-            name: consumer::name(self.api(), &self.place.nats.0.identity, &self.place.stream, "r"),
+            name: consumer::name(
+                self.api(),
+                &self.place.nats.0.identity,
+                &self.place.stream,
+                "r",
+            ),
             filters: self.asked(),
             from: sequence(self.head + 1),
             batch: REQUEST_MAX,
@@ -142,7 +151,9 @@ impl Reading {
         self.name = Some(spec.name.clone());
         let created = Consumer::create(&self.place.nats.0.api, link, spec);
         let patience = CREATED_MIN * (1 << self.attempts.min(2));
-        let consumer = tokio::time::timeout(patience, created).await.map_err(|_| Trouble::Timeout)??;
+        let consumer = tokio::time::timeout(patience, created)
+            .await
+            .map_err(|_| Trouble::Timeout)??;
         self.place.nats.0.metrics.consumers_created_total.inc();
         self.is_at_end = consumer.pending == 0;
         self.consumer = Some(consumer);
@@ -163,12 +174,22 @@ impl Reading {
     /// What NATS is asked for; everything is matched again here.
     fn asked(&self) -> Vec<Filter> {
         let filters = consumer::filters(self.api(), &self.filters);
-        if filters.len() > FILTERS_MAX { consumer::filters(self.api(), &self.place.all) } else { filters }
+        if filters.len() > FILTERS_MAX {
+            consumer::filters(self.api(), &self.place.all)
+        } else {
+            filters
+        }
     }
 
     fn take(&mut self, received: Received) -> Result<(), Fault> {
-        let (Some(tag), now) = (self.tag, Instant::now()) else { return Ok(()) };
-        let mut stretch = Stretch { batch: Batch::default(), through: self.head, is_whole: true };
+        let (Some(tag), now) = (self.tag, Instant::now()) else {
+            return Ok(());
+        };
+        let mut stretch = Stretch {
+            batch: Batch::default(),
+            through: self.head,
+            is_whole: true,
+        };
         for (place, message) in &received.messages {
             if place.sequence <= stretch.through {
                 continue; // Never twice, whatever the server sends.
@@ -176,9 +197,19 @@ impl Reading {
             stretch.is_whole &= place.sequence == stretch.through + 1;
             stretch.through = place.sequence;
             let check = Some(Component::check_of(place.published));
-            let position = Component { tag, seq: place.sequence, check };
+            let position = Component {
+                tag,
+                seq: place.sequence,
+                check,
+            };
             self.last = Some(position);
-            self.place.intake.take(Parts::of(message), position, now, &self.filters, &mut stretch.batch);
+            self.place.intake.take(
+                Parts::of(message),
+                position,
+                now,
+                &self.filters,
+                &mut stretch.batch,
+            );
         }
         if let Some(passed) = received.passed.filter(|passed| *passed > stretch.through) {
             stretch.through = passed;
@@ -187,7 +218,10 @@ impl Reading {
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
         }
-        self.is_at_end |= received.messages.last().is_some_and(|(place, _)| place.pending == 0);
+        self.is_at_end |= received
+            .messages
+            .last()
+            .is_some_and(|(place, _)| place.pending == 0);
         if stretch.through > self.head {
             self.stretch = Some(stretch);
         }
@@ -197,8 +231,15 @@ impl Reading {
     /// Makes pages of what was received, once it is known whether something expired meanwhile: the consumer passes over
     /// what is gone without a word.
     async fn complete(&mut self) -> Result<(), Fault> {
-        let is_whole = self.stretch.as_ref().is_some_and(|stretch| stretch.is_whole);
-        let first = if is_whole { 0 } else { self.look().await?.first_seq };
+        let is_whole = self
+            .stretch
+            .as_ref()
+            .is_some_and(|stretch| stretch.is_whole);
+        let first = if is_whole {
+            0
+        } else {
+            self.look().await?.first_seq
+        };
         if let Some(stretch) = self.stretch.take() {
             let after = std::mem::replace(&mut self.head, stretch.through);
             self.ready.extend(pages(stretch, after, first));
@@ -211,7 +252,11 @@ impl Reading {
     async fn confirm_end(&mut self) -> Result<(), Fault> {
         let last = self.look().await?.last_seq;
         let is_confirmed = last > self.head
-            && match self.api().next_stored(&self.place.stream, self.head + 1, &self.asked()).await {
+            && match self
+                .api()
+                .next_stored(&self.place.stream, self.head + 1, &self.asked())
+                .await
+            {
                 Ok(next) => next.is_none_or(|next| next.sequence > last),
                 // The consumer's heartbeats tell it later.
                 Err(Trouble::Denied(_)) => false,
@@ -219,7 +264,11 @@ impl Reading {
             };
         self.is_at_end = false;
         if is_confirmed {
-            self.stretch = Some(Stretch { batch: Batch::default(), through: last, is_whole: false });
+            self.stretch = Some(Stretch {
+                batch: Batch::default(),
+                through: last,
+                is_whole: false,
+            });
         }
         Ok(())
     }
@@ -235,12 +284,22 @@ impl Reading {
             Fault::Unconnected => return Err(Unavailable::Now("not connected to NATS".to_owned())),
             Fault::Trouble(trouble) => trouble,
             Fault::Lost(Lost::Denied(subject)) => Trouble::Denied(subject),
-            Fault::Lost(Lost::Rejected(status, text)) => Trouble::Rejected { code: 0, status, text },
+            Fault::Lost(Lost::Rejected(status, text)) => Trouble::Rejected {
+                code: 0,
+                status,
+                text,
+            },
             Fault::Lost(lost) => Trouble::Refused(format!("its past cannot be read: {lost:?}")),
         };
         tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %trouble, "reading interrupted");
         self.attempts += 1;
-        if self.attempts > if trouble.is_permanent() { REJECTIONS_MAX } else { ATTEMPTS_MAX } {
+        if self.attempts
+            > if trouble.is_permanent() {
+                REJECTIONS_MAX
+            } else {
+                ATTEMPTS_MAX
+            }
+        {
             self.attempts = 0;
             outlook::report(&self.place, &trouble);
             return Err(self.place.unavailable(&trouble));
@@ -256,7 +315,10 @@ impl Reading {
     /// Has the consumer deleted, without waiting.
     fn forget(&mut self) {
         let is_made = self.consumer.take().is_some();
-        let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
         let place = Arc::clone(&self.place);
         runtime.spawn(async move {
             let api = &place.nats.0.api;
@@ -284,7 +346,11 @@ impl Drop for Reading {
 
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reading({} {} after {})", self.place.stream, self.filters, self.head)
+        write!(
+            f,
+            "Reading({} {} after {})",
+            self.place.stream, self.filters, self.head
+        )
     }
 }
 
@@ -293,12 +359,17 @@ impl fmt::Debug for Reading {
 fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
     let steps = stretch.batch.into_steps();
     let begin = match steps.first() {
-        Some(Step::Events(events)) => events.first().map_or(stretch.through, |event| event.position.seq - 1),
+        Some(Step::Events(events)) => events
+            .first()
+            .map_or(stretch.through, |event| event.position.seq - 1),
         Some(Step::Lost(sequence)) => sequence - 1,
         None => stretch.through,
     };
     let mut pages = Vec::new();
-    let mut page = Page { after: after.max(begin.min(first.saturating_sub(1))), ..Page::default() };
+    let mut page = Page {
+        after: after.max(begin.min(first.saturating_sub(1))),
+        ..Page::default()
+    };
     let mut bytes = 0;
     for step in steps {
         match step {
@@ -308,10 +379,14 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
                         pages.push(before);
                         bytes = 0;
                     }
-                    let is_full = page.events.len() == PAGE_EVENTS_MAX || bytes + event.data.len() > PAGE_BYTES_MAX;
+                    let is_full = page.events.len() == PAGE_EVENTS_MAX
+                        || bytes + event.data.len() > PAGE_BYTES_MAX;
                     if let Some(last) = page.events.last().filter(|_| is_full) {
                         page.through = last.position.seq;
-                        let next = Page { after: page.through, ..Page::default() };
+                        let next = Page {
+                            after: page.through,
+                            ..Page::default()
+                        };
                         pages.push(std::mem::replace(&mut page, next));
                         bytes = 0;
                     }
@@ -323,27 +398,47 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
                 page.through = sequence - 1;
                 pages.push(std::mem::replace(
                     &mut page,
-                    Page { after: sequence, is_unreadable: true, ..Page::default() },
+                    Page {
+                        after: sequence,
+                        is_unreadable: true,
+                        ..Page::default()
+                    },
                 ));
                 bytes = 0;
             }
         }
     }
-    pages.extend(leave_out(&mut page, stretch.through.saturating_add(1), first));
+    pages.extend(leave_out(
+        &mut page,
+        stretch.through.saturating_add(1),
+        first,
+    ));
     page.through = stretch.through;
     pages.push(page);
-    debug_assert!(pages.iter().all(|page| page.after <= page.through), "a page does not end before it begins");
+    debug_assert!(
+        pages.iter().all(|page| page.after <= page.through),
+        "a page does not end before it begins"
+    );
     pages
 }
 
 /// A number that is left out before `seq`, among those that are gone, may have been wanted: then the page ends there, and
 /// the next one begins later.
 fn leave_out(page: &mut Page, seq: u64, first: u64) -> Option<Page> {
-    let seen = page.events.last().map_or(page.after, |event| event.position.seq);
+    let seen = page
+        .events
+        .last()
+        .map_or(page.after, |event| event.position.seq);
     let after = first.min(seq).saturating_sub(1);
     if after <= seen {
         return None;
     }
     page.through = seen;
-    Some(std::mem::replace(page, Page { after, ..Page::default() }))
+    Some(std::mem::replace(
+        page,
+        Page {
+            after,
+            ..Page::default()
+        },
+    ))
 }

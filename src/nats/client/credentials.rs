@@ -16,9 +16,10 @@ pub(super) fn options(credentials: &Credentials, servers: &[ServerAddr]) -> Conn
             None => ConnectOptions::new(),
         },
         Credentials::File(path) => from_file(path.clone()),
-        Credentials::Password { user, password: Secret(password) } => {
-            ConnectOptions::with_user_and_password(user.clone(), password.clone())
-        }
+        Credentials::Password {
+            user,
+            password: Secret(password),
+        } => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
         Credentials::Token(Secret(token)) => ConnectOptions::with_token(token.clone()),
         Credentials::Nkey(Secret(seed)) => ConnectOptions::with_nkey(seed.clone()),
     }
@@ -35,7 +36,9 @@ fn in_address(server: &ServerAddr) -> ConnectOptions {
 
 /// Percent-decodes a part of an address (`p%40ss` is `p@ss`).
 fn decoded(part: &str) -> String {
-    percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(part)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 /// A credentials file that is read at every connect, so that a renewed one is used without a restart.
@@ -54,20 +57,28 @@ fn from_file(path: PathBuf) -> ConnectOptions {
                 auth.signature = Some(signature);
                 Ok::<Auth, io::Error>(auth)
             };
-            sign.await.map_err(|error| AuthError::new(format!("credentials file {}: {error}", path.display())))
+            sign.await.map_err(|error| {
+                AuthError::new(format!("credentials file {}: {error}", path.display()))
+            })
         }
     })
 }
 
 /// The token and the seed of a credentials file: what stands between its two pairs of dashed lines.
 fn parse(text: &str) -> io::Result<(&str, &str)> {
-    let mut sections = text
-        .split("-----BEGIN ")
-        .skip(1)
-        .filter_map(|section| section.lines().skip(1).map(str::trim).find(|line| !line.is_empty()));
+    let mut sections = text.split("-----BEGIN ").skip(1).filter_map(|section| {
+        section
+            .lines()
+            .skip(1)
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+    });
     match (sections.next(), sections.next()) {
         (Some(jwt), Some(seed)) => Ok((jwt, seed)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a token and a seed are expected in it")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a token and a seed are expected in it",
+        )),
     }
 }
 

@@ -100,7 +100,11 @@ impl Link {
 
     /// Returns the generation of the connection as soon as it is up.
     pub(crate) async fn up(&mut self) -> u64 {
-        let found = self.state.wait_for(|state| state.up).await.map(|state| state.generation);
+        let found = self
+            .state
+            .wait_for(|state| state.up)
+            .await
+            .map(|state| state.generation);
         match found {
             Ok(generation) => generation,
             Err(_) => std::future::pending().await,
@@ -109,7 +113,12 @@ impl Link {
 
     /// Returns when the connection with this generation is gone.
     pub(crate) async fn gone(&mut self, generation: u64) {
-        if self.state.wait_for(|state| !state.up || state.generation != generation).await.is_err() {
+        if self
+            .state
+            .wait_for(|state| !state.up || state.generation != generation)
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }
@@ -117,8 +126,17 @@ impl Link {
     /// Returns when the connection with this generation is gone, or the server refuses one of these subjects on it.
     pub(crate) async fn ended(&mut self, generation: u64, subjects: &[String]) -> Ended {
         let is_gone = |state: &LinkState| !state.up || state.generation != generation;
-        let denied = |state: &LinkState| subjects.iter().find(|subject| state.denials(subject) > 0).cloned();
-        let Ok(state) = self.state.wait_for(|state| is_gone(state) || denied(state).is_some()).await else {
+        let denied = |state: &LinkState| {
+            subjects
+                .iter()
+                .find(|subject| state.denials(subject) > 0)
+                .cloned()
+        };
+        let Ok(state) = self
+            .state
+            .wait_for(|state| is_gone(state) || denied(state).is_some())
+            .await
+        else {
             return std::future::pending().await;
         };
         if is_gone(&state) {
@@ -130,7 +148,11 @@ impl Link {
     /// Returns when the server refuses this subject more often than `known` times.
     pub(crate) async fn denied(&self, subject: &str, known: u64) {
         let mut state = self.state.clone();
-        if state.wait_for(|state| state.denials(subject) > known).await.is_err() {
+        if state
+            .wait_for(|state| state.denials(subject) > known)
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }

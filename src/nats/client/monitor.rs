@@ -55,7 +55,15 @@ impl Builder {
         let (events, heard) = mpsc::channel(EVENTS_MAX);
         let check = health.check("nats", "not connected to NATS yet");
         let (metrics, transport) = (Arc::clone(metrics), Arc::new(transport));
-        Self { links: Vec::new(), events, heard, check, metrics, transport, unanswered: Unanswered::default() }
+        Self {
+            links: Vec::new(),
+            events,
+            heard,
+            check,
+            metrics,
+            transport,
+            unanswered: Unanswered::default(),
+        }
     }
 
     /// Opens one connection.
@@ -88,7 +96,10 @@ impl Builder {
             dropped: 0,
             told: None,
         });
-        Ok(Link { clients, state: link_state })
+        Ok(Link {
+            clients,
+            state: link_state,
+        })
     }
 
     /// Watches from now on; `probe` ends with it.
@@ -120,9 +131,18 @@ impl Builder {
     }
 
     fn report(&self) {
-        let down: Vec<&Watched> = self.links.iter().filter(|link| !link.state.borrow().up).collect();
+        let down: Vec<&Watched> = self
+            .links
+            .iter()
+            .filter(|link| !link.state.borrow().up)
+            .collect();
         self.metrics.nats_connected.set(i64::from(down.is_empty()));
-        let denied: Vec<String> = self.links.iter().flat_map(Watched::denied).take(5).collect();
+        let denied: Vec<String> = self
+            .links
+            .iter()
+            .flat_map(Watched::denied)
+            .take(5)
+            .collect();
         let is_clear = |link: &Watched| !link.clients.current().server_info().tls_required;
         let exposed = self.transport.warning(!self.links.iter().any(is_clear));
         let denied = (!denied.is_empty()).then(|| format!("NATS refuses {}", denied.join(", ")));
@@ -136,9 +156,19 @@ impl Builder {
             [] => Status::Warning(warnings.join("; ")),
             [first, ..] => {
                 let roles: Vec<&str> = down.iter().map(|link| link.role).collect();
-                let why = down.iter().find_map(|link| link.failure()).unwrap_or_else(|| "connecting".to_owned());
-                let plural = if first.role == roles.join("") { "" } else { "s" };
-                Status::Failing(format!("connection{plural} {} to NATS down: {why}", roles.join(", ")))
+                let why = down
+                    .iter()
+                    .find_map(|link| link.failure())
+                    .unwrap_or_else(|| "connecting".to_owned());
+                let plural = if first.role == roles.join("") {
+                    ""
+                } else {
+                    "s"
+                };
+                Status::Failing(format!(
+                    "connection{plural} {} to NATS down: {why}",
+                    roles.join(", ")
+                ))
             }
         });
     }
@@ -178,7 +208,11 @@ impl Opener {
         let (place, told) = (self.place, Arc::clone(failure));
         let flag = Arc::new(AtomicBool::new(false));
         // The callback lives as long as the client's own task, however that ends.
-        let over = Over { flag: Arc::clone(&flag), place, events: self.events.clone() };
+        let over = Over {
+            flag: Arc::clone(&flag),
+            place,
+            events: self.events.clone(),
+        };
         let options = self.options.clone().event_callback(move |event| {
             // What does not fit is read from the facts within a second.
             let full = over.events.try_send((place, event)).is_err();
@@ -194,7 +228,10 @@ impl Opener {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers, &transport);
             async { None }
         });
-        let client = options.connect(self.servers.as_slice()).await.map_err(|error| error.to_string())?;
+        let client = options
+            .connect(self.servers.as_slice())
+            .await
+            .map_err(|error| error.to_string())?;
         Ok((client, flag))
     }
 }
@@ -206,7 +243,11 @@ fn reason(servers: &[async_nats::Server], transport: &Transport) -> Option<Strin
         .filter_map(|server| {
             let error = server.last_error.as_ref()?;
             let why = transport.explain(&error.to_string());
-            Some(format!("{}:{}: {why}", server.addr.host(), server.addr.port()))
+            Some(format!(
+                "{}:{}: {why}",
+                server.addr.host(),
+                server.addr.port()
+            ))
         })
         .collect();
     (!failed.is_empty()).then(|| failed.join("; "))
@@ -237,12 +278,20 @@ impl Watched {
             Event::LameDuckMode => {
                 // 0 to 8 s: the server waits for 10 s before it begins to close connections itself.
                 let wait = Duration::from_secs(8).mul_f64(fastrand::f64());
-                tracing::info!(connection = self.role, ?wait, "nats server is about to end, leaving it");
+                tracing::info!(
+                    connection = self.role,
+                    ?wait,
+                    "nats server is about to end, leaving it"
+                );
                 self.leave_at.get_or_insert(Instant::now() + wait);
             }
             Event::ServerError(ServerError::Other(text)) => match denied_subject(&text) {
                 Some(subject) => self.deny(subject, &text),
-                None => tracing::warn!(connection = self.role, error = text, "nats server reports an error"),
+                None => tracing::warn!(
+                    connection = self.role,
+                    error = text,
+                    "nats server reports an error"
+                ),
             },
             Event::ServerError(error) => {
                 tracing::warn!(connection = self.role, %error, "nats server reports an error");
@@ -261,7 +310,10 @@ impl Watched {
         if self.over.load(Ordering::Acquire) {
             self.begin_again(metrics).await;
         }
-        self.set_up(self.clients.current().connection_state() == State::Connected, metrics);
+        self.set_up(
+            self.clients.current().connection_state() == State::Connected,
+            metrics,
+        );
         self.count_dropped(metrics);
         if !self.state.borrow().up {
             self.tell_failure();
@@ -269,7 +321,10 @@ impl Watched {
         if self.leave_at.is_some_and(|at| at <= Instant::now()) {
             self.leave_at = None;
             if self.clients.current().force_reconnect().await.is_err() {
-                tracing::debug!(connection = self.role, "a closed connection leaves no server");
+                tracing::debug!(
+                    connection = self.role,
+                    "a closed connection leaves no server"
+                );
             }
         }
     }
@@ -281,7 +336,9 @@ impl Watched {
         let new = dropped.saturating_sub(std::mem::replace(&mut self.dropped, dropped));
         if self.role == CORE {
             let pending = statistics.pending_bytes.load(Ordering::Relaxed);
-            metrics.nats_pending_bytes.set(i64::try_from(pending).unwrap_or(i64::MAX));
+            metrics
+                .nats_pending_bytes
+                .set(i64::try_from(pending).unwrap_or(i64::MAX));
         }
         if new > 0 {
             metrics.nats_slow_consumer_total.inc_by(new);
@@ -296,7 +353,10 @@ impl Watched {
 
     /// Puts a new client in the place of one that is over.
     async fn begin_again(&mut self, metrics: &Metrics) {
-        tracing::error!(connection = self.role, "the nats client has failed on what it received, starting another");
+        tracing::error!(
+            connection = self.role,
+            "the nats client has failed on what it received, starting another"
+        );
         self.set_up(false, metrics);
         match self.opener.open(&self.failure).await {
             Ok((client, over)) => {
@@ -324,7 +384,11 @@ impl Watched {
             self.leave_at = None;
         }
         match (up, was_up) {
-            (true, _) => tracing::info!(connection = self.role, generation = made, "connected to nats"),
+            (true, _) => tracing::info!(
+                connection = self.role,
+                generation = made,
+                "connected to nats"
+            ),
             (false, true) => tracing::warn!(connection = self.role, "connection to nats lost"),
             (false, false) => {}
         }
@@ -361,19 +425,35 @@ impl Watched {
 
     fn denied(&self) -> Vec<String> {
         let state = self.state.borrow();
-        state.denied.keys().filter(|subject| !subject.starts_with(INBOX)).take(5).map(ToString::to_string).collect()
+        state
+            .denied
+            .keys()
+            .filter(|subject| !subject.starts_with(INBOX))
+            .take(5)
+            .map(ToString::to_string)
+            .collect()
     }
 
     fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Logs why there is no connection: a new reason at once, a known one at a bounded rate.
     fn tell_failure(&mut self) {
         let Some(why) = self.failure() else { return };
-        let known = self.told.as_ref().is_some_and(|(told, at)| *told == why && at.elapsed() < REPEAT);
+        let known = self
+            .told
+            .as_ref()
+            .is_some_and(|(told, at)| *told == why && at.elapsed() < REPEAT);
         if !known {
-            tracing::warn!(connection = self.role, why, "no connection to nats, trying on");
+            tracing::warn!(
+                connection = self.role,
+                why,
+                "no connection to nats, trying on"
+            );
             self.told = Some((why, Instant::now()));
         }
     }
@@ -400,13 +480,24 @@ mod tests {
     #[test]
     fn a_permission_violation_names_its_subject() {
         let subject = |text| denied_subject(text);
-        assert_eq!(subject("Permissions Violation for Subscription to \"orders.>\""), Some("orders.>"));
+        assert_eq!(
+            subject("Permissions Violation for Subscription to \"orders.>\""),
+            Some("orders.>")
+        );
         assert_eq!(
             subject("Permissions Violation for Publish to \"$JS.API.STREAM.INFO.X\""),
             Some("$JS.API.STREAM.INFO.X")
         );
-        assert_eq!(subject("Permissions Violation for Subscription to \"a\" using queue \"b\""), Some("a"));
-        for other in ["", "Authorization Violation", "Permissions Violation for ", "Permissions Violation for \"x"] {
+        assert_eq!(
+            subject("Permissions Violation for Subscription to \"a\" using queue \"b\""),
+            Some("a")
+        );
+        for other in [
+            "",
+            "Authorization Violation",
+            "Permissions Violation for ",
+            "Permissions Violation for \"x",
+        ] {
             assert_eq!(subject(other), None, "{other:?}");
         }
     }

@@ -50,8 +50,14 @@ pub(super) async fn run(mut link: Link, unanswered: Unanswered) {
         let outcome = make(&link).await;
         // An outcome of two connections says nothing of either.
         let is_one = link.now().up && link.generation() == generation;
-        missing = if outcome == Outcome::Unanswered && is_one { missing + 1 } else { 0 };
-        unanswered.0.store(missing >= UNANSWERED_MAX, Ordering::Relaxed);
+        missing = if outcome == Outcome::Unanswered && is_one {
+            missing + 1
+        } else {
+            0
+        };
+        unanswered
+            .0
+            .store(missing >= UNANSWERED_MAX, Ordering::Relaxed);
         if outcome == Outcome::Denied {
             tracing::debug!(
                 "requests on the control connection are not checked: publishing to our inbox is not permitted"

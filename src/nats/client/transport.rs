@@ -29,18 +29,25 @@ impl Transport {
         let secret = match &config.credentials {
             Credentials::Password { .. } => Some("password"),
             Credentials::Token(_) => Some("token"),
-            Credentials::None if servers.iter().any(|server| server.password().is_some()) => Some("password"),
+            Credentials::None if servers.iter().any(|server| server.password().is_some()) => {
+                Some("password")
+            }
             Credentials::None if servers.iter().any(ServerAddr::has_user_pass) => Some("token"),
             // The seed stays here: these sign a nonce of the server.
             Credentials::None | Credentials::File(_) | Credentials::Nkey(_) => None,
         };
         // `required: false` says that the way is protected otherwise.
         let is_open = !is_required(&tls, servers) && tls.required.is_none();
-        let remote = servers.iter().find(|server| !server.tls_required() && !is_loopback(server.host()));
+        let remote = servers
+            .iter()
+            .find(|server| !server.tls_required() && !is_loopback(server.host()));
         let exposed = secret
             .zip(remote)
             .filter(|_| is_open)
-            .map(|(secret, server)| Exposed { secret, host: server.host().to_owned() });
+            .map(|(secret, server)| Exposed {
+                secret,
+                host: server.host().to_owned(),
+            });
         Self { tls, exposed }
     }
 
@@ -62,12 +69,20 @@ impl Transport {
 
     /// Faults of the files that the configuration names, each with its path.
     fn faults_of_files(&self) -> Option<String> {
-        let files = [("ca", &self.tls.ca), ("certificate", &self.tls.certificate), ("key", &self.tls.key)];
+        let files = [
+            ("ca", &self.tls.ca),
+            ("certificate", &self.tls.certificate),
+            ("key", &self.tls.key),
+        ];
         let faults: Vec<String> = files
             .into_iter()
             .filter_map(|(key, path)| {
                 let path = path.as_deref()?;
-                Some(format!("`nats.tls.{key}`: {}: {}", path.display(), fault_of_file(key, path)?))
+                Some(format!(
+                    "`nats.tls.{key}`: {}: {}",
+                    path.display(),
+                    fault_of_file(key, path)?
+                ))
             })
             .collect();
         (!faults.is_empty()).then(|| faults.join("; "))
@@ -82,7 +97,9 @@ impl Transport {
         let meaning = if error.contains("CaUsedAsEndEntity") {
             "the server shows a certificate of an authority (basicConstraints CA:TRUE), as `openssl req -x509` makes it: let an authority sign a certificate for the server, or make the self-signed one with `-addext basicConstraints=critical,CA:FALSE`".to_owned()
         } else if error.contains("UnknownIssuer") {
-            format!("no known authority has signed the server's certificate; known are {authorities}")
+            format!(
+                "no known authority has signed the server's certificate; known are {authorities}"
+            )
         } else if error.contains("NotValidForName") || error.contains("not valid for name") {
             "the server's certificate names other hosts: connect to one of its names, or add this one to its subjectAltName"
                 .to_owned()
@@ -100,7 +117,11 @@ impl Transport {
 }
 
 /// The options as TLS is configured.
-pub(super) fn apply(options: ConnectOptions, config: &Config, servers: &[ServerAddr]) -> ConnectOptions {
+pub(super) fn apply(
+    options: ConnectOptions,
+    config: &Config,
+    servers: &[ServerAddr],
+) -> ConnectOptions {
     let tls = config.tls.clone().unwrap_or_default();
     // Also to servers that are learnt: these come without a scheme.
     let mut options = options.require_tls(is_required(&tls, servers));
@@ -126,7 +147,9 @@ fn is_loopback(host: &str) -> bool {
     let name = host.trim_end_matches('.');
     name == "localhost"
         || name.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn fault_of_file(key: &str, path: &Path) -> Option<String> {
@@ -141,7 +164,9 @@ fn fault_of_file(key: &str, path: &Path) -> Option<String> {
     }
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Some("there is no certificate in it (PEM)".to_owned()),
+        Ok(certificates) if certificates.is_empty() => {
+            Some("there is no certificate in it (PEM)".to_owned())
+        }
         Ok(_) => None,
         Err(error) => Some(error.to_string()),
     }
@@ -153,8 +178,18 @@ mod tests {
     use crate::nats::config::Secret;
 
     fn transport(servers: &[&str], credentials: Credentials, tls: Option<Tls>) -> Transport {
-        let servers: Vec<ServerAddr> = servers.iter().map(|server| server.parse().unwrap()).collect();
-        Transport::new(&Config { credentials, tls, ..Config::default() }, &servers)
+        let servers: Vec<ServerAddr> = servers
+            .iter()
+            .map(|server| server.parse().unwrap())
+            .collect();
+        Transport::new(
+            &Config {
+                credentials,
+                tls,
+                ..Config::default()
+            },
+            &servers,
+        )
     }
 
     fn token() -> Credentials {
@@ -163,45 +198,114 @@ mod tests {
 
     #[test]
     fn a_secret_in_clear_text_to_another_host_is_a_warning() {
-        let warns = |servers: &[&str], credentials, tls| transport(servers, credentials, tls).warning(false).is_some();
+        let warns = |servers: &[&str], credentials, tls| {
+            transport(servers, credentials, tls)
+                .warning(false)
+                .is_some()
+        };
         assert!(warns(&["nats://nats:4222"], token(), None));
-        assert!(warns(&["nats://me:secret@10.0.0.1:4222"], Credentials::None, None));
+        assert!(warns(
+            &["nats://me:secret@10.0.0.1:4222"],
+            Credentials::None,
+            None
+        ));
         assert!(warns(&["nats://127.0.0.1", "nats://nats"], token(), None));
-        assert!(warns(&["tls://nats", "nats://nats"], token(), Some(Tls::default())));
-        for host in ["127.0.0.1", "127.8.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "nats.localhost"] {
-            assert!(!warns(&[&format!("nats://{host}:4222")], token(), None), "{host}");
+        assert!(warns(
+            &["tls://nats", "nats://nats"],
+            token(),
+            Some(Tls::default())
+        ));
+        for host in [
+            "127.0.0.1",
+            "127.8.0.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "localhost",
+            "nats.localhost",
+        ] {
+            assert!(
+                !warns(&[&format!("nats://{host}:4222")], token(), None),
+                "{host}"
+            );
         }
         assert!(!warns(&["nats://nats"], Credentials::None, None));
-        assert!(!warns(&["nats://nats"], Credentials::Nkey(Secret("s".to_owned())), None));
-        assert!(!warns(&["nats://nats"], Credentials::File("f".into()), None));
+        assert!(!warns(
+            &["nats://nats"],
+            Credentials::Nkey(Secret("s".to_owned())),
+            None
+        ));
+        assert!(!warns(
+            &["nats://nats"],
+            Credentials::File("f".into()),
+            None
+        ));
         assert!(!warns(&["tls://nats"], token(), None));
         for required in [true, false] {
-            assert!(!warns(&["nats://nats"], token(), Some(Tls { required: Some(required), ..Tls::default() })));
+            assert!(!warns(
+                &["nats://nats"],
+                token(),
+                Some(Tls {
+                    required: Some(required),
+                    ..Tls::default()
+                })
+            ));
         }
-        assert!(!warns(&["nats://nats"], token(), Some(Tls { ca: Some("f".into()), ..Tls::default() })));
-        assert_eq!(transport(&["nats://nats"], token(), None).warning(true), None);
+        assert!(!warns(
+            &["nats://nats"],
+            token(),
+            Some(Tls {
+                ca: Some("f".into()),
+                ..Tls::default()
+            })
+        ));
+        assert_eq!(
+            transport(&["nats://nats"], token(), None).warning(true),
+            None
+        );
     }
 
     #[test]
     fn a_warning_names_the_host_and_the_remedy_but_not_the_secret() {
-        let text = transport(&["nats://me:hidden@nats:4222"], Credentials::None, None).warning(false).unwrap();
-        assert!(text.contains("password") && text.contains("nats.tls.required: true"), "{text}");
+        let text = transport(&["nats://me:hidden@nats:4222"], Credentials::None, None)
+            .warning(false)
+            .unwrap();
+        assert!(
+            text.contains("password") && text.contains("nats.tls.required: true"),
+            "{text}"
+        );
         assert!(!text.contains("hidden"), "{text}");
     }
 
     #[test]
     fn an_error_is_explained_with_the_paths_of_files() {
-        let missing = Tls { ca: Some("/no/such/ca.pem".into()), ..Tls::default() };
+        let missing = Tls {
+            ca: Some("/no/such/ca.pem".into()),
+            ..Tls::default()
+        };
         let text = transport(&["tls://nats"], token(), Some(missing)).explain("IO error");
-        assert!(text.contains("`nats.tls.ca`: /no/such/ca.pem: No such file"), "{text}");
+        assert!(
+            text.contains("`nats.tls.ca`: /no/such/ca.pem: No such file"),
+            "{text}"
+        );
         let folder = tempfile::tempdir().unwrap();
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "nothing").unwrap();
-        let tls = Tls { certificate: Some(empty.clone()), key: Some(empty), ..Tls::default() };
+        let tls = Tls {
+            certificate: Some(empty.clone()),
+            key: Some(empty),
+            ..Tls::default()
+        };
         let text = transport(&["tls://nats"], token(), Some(tls)).explain("IO error");
-        assert!(text.contains("no certificate in it") && text.contains("no private key in it"), "{text}");
+        assert!(
+            text.contains("no certificate in it") && text.contains("no private key in it"),
+            "{text}"
+        );
         let plain = transport(&["nats://nats"], token(), None);
-        assert!(plain.explain("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))").contains("CA:FALSE"));
+        assert!(
+            plain
+                .explain("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))")
+                .contains("CA:FALSE")
+        );
         assert_eq!(plain.explain("connection refused"), "connection refused");
     }
 }

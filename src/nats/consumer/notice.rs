@@ -26,19 +26,25 @@ impl Notice {
     pub(super) fn of(message: &Message) -> Self {
         let text = message.description.as_deref().unwrap_or_default();
         let number = |name| {
-            let header = message.headers.as_ref().and_then(|headers| headers.get(name));
+            let header = message
+                .headers
+                .as_ref()
+                .and_then(|headers| headers.get(name));
             header.and_then(|value| value.as_str().parse::<u64>().ok())
         };
         match message.status {
-            Some(StatusCode::IDLE_HEARTBEAT) => match (number("Nats-Last-Consumer"), number("Nats-Last-Stream")) {
-                (Some(delivery), Some(passed)) => Self::Heartbeat { delivery, passed },
-                _ => Self::Other,
-            },
+            Some(StatusCode::IDLE_HEARTBEAT) => {
+                match (number("Nats-Last-Consumer"), number("Nats-Last-Stream")) {
+                    (Some(delivery), Some(passed)) => Self::Heartbeat { delivery, passed },
+                    _ => Self::Other,
+                }
+            }
             Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Self::RequestOver,
             Some(StatusCode::NO_RESPONDERS) => Self::NobodyThere,
             Some(_) if text.starts_with("Batch Completed") => Self::RequestOver,
             Some(_) if text.starts_with("Message Size Exceeds MaxBytes") => {
-                let unused = number("Nats-Pending-Messages").and_then(|number| usize::try_from(number).ok());
+                let unused =
+                    number("Nats-Pending-Messages").and_then(|number| usize::try_from(number).ok());
                 Self::TooLarge { unused }
             }
             Some(_)

@@ -76,20 +76,37 @@ pub(super) enum Unwritten {
 
 impl Bucket {
     /// Looks at the bucket, and makes it if it is missing.
-    pub(super) async fn open(link: &Link, api: &Api, name: &Name, max_bytes: u64) -> Result<(Self, Look), Trouble> {
-        let info: Info = match api.ask(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {}).await {
+    pub(super) async fn open(
+        link: &Link,
+        api: &Api,
+        name: &Name,
+        max_bytes: u64,
+    ) -> Result<(Self, Look), Trouble> {
+        let info: Info = match api
+            .ask(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {})
+            .await
+        {
             Err(Trouble::Missing) => create(api, name, max_bytes).await?,
             looked => looked?,
         };
         let max_age = Some(Duration::from_nanos(info.config.max_age)).filter(|age| !age.is_zero());
         let (link, api, name) = (link.clone(), api.clone(), name.clone());
-        let bucket = Self { link, api, name, expires_single: info.config.allow_msg_ttl, max_age };
+        let bucket = Self {
+            link,
+            api,
+            name,
+            expires_single: info.config.allow_msg_ttl,
+            max_age,
+        };
         Ok((bucket, info.into()))
     }
 
     /// The state of the bucket now.
     pub(super) async fn look(&self) -> Result<Look, Trouble> {
-        let info: Info = self.api.ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &Empty {}).await?;
+        let info: Info = self
+            .api
+            .ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &Empty {})
+            .await?;
         Ok(info.into())
     }
 
@@ -102,15 +119,25 @@ impl Bucket {
         at: Option<u64>,
     ) -> Result<u64, Unwritten> {
         let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
-        let payload = serde_json::to_vec(entry).map_err(|error| Unwritten::Refused(error.to_string()))?;
+        let payload =
+            serde_json::to_vec(entry).map_err(|error| Unwritten::Refused(error.to_string()))?;
         let mut headers = HeaderMap::new();
         if self.expires_single {
-            headers.insert(NATS_MESSAGE_TTL, format!("{}s", lasts.as_secs().max(1)).as_str());
+            headers.insert(
+                NATS_MESSAGE_TTL,
+                format!("{}s", lasts.as_secs().max(1)).as_str(),
+            );
         }
         if let Some(revision) = at {
-            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string().as_str());
+            headers.insert(
+                NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+                revision.to_string().as_str(),
+            );
         }
-        let request = Request::new().payload(payload.into()).headers(headers).timeout(Some(CONFIRMED));
+        let request = Request::new()
+            .payload(payload.into())
+            .headers(headers)
+            .timeout(Some(CONFIRMED));
         let known = self.link.now().denials(&subject);
         let client = self.link.client();
         let answer = tokio::select! {
@@ -120,20 +147,30 @@ impl Bucket {
             }
         };
         let message = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Unwritten::Closed("there is no bucket any more".to_owned()),
+            RequestErrorKind::NoResponders => {
+                Unwritten::Closed("there is no bucket any more".to_owned())
+            }
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
                 Unwritten::Refused(error.to_string())
             }
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => Unwritten::Unknown(error.to_string()),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                Unwritten::Unknown(error.to_string())
+            }
         })?;
-        let confirmed: Confirmed =
-            serde_json::from_slice(&message.payload).map_err(|error| Unwritten::Unknown(error.to_string()))?;
+        let confirmed: Confirmed = serde_json::from_slice(&message.payload)
+            .map_err(|error| Unwritten::Unknown(error.to_string()))?;
         match confirmed {
-            Confirmed { error: Some(error), .. } if error.err_code == WRONG_REVISION => Err(Unwritten::Other),
-            Confirmed { error: Some(error), .. } if error.err_code == STORE_FAILED && error.description == NO_ROOM => {
+            Confirmed {
+                error: Some(error), ..
+            } if error.err_code == WRONG_REVISION => Err(Unwritten::Other),
+            Confirmed {
+                error: Some(error), ..
+            } if error.err_code == STORE_FAILED && error.description == NO_ROOM => {
                 Err(Unwritten::Full)
             }
-            Confirmed { error: Some(error), .. } => Err(Unwritten::Refused(error.description)),
+            Confirmed {
+                error: Some(error), ..
+            } => Err(Unwritten::Refused(error.description)),
             Confirmed { error: None, seq } => Ok(seq),
         }
     }
@@ -150,35 +187,53 @@ impl Bucket {
 
     /// The keys of the positions that are recorded of a client.
     pub(super) async fn positions(&self, client: &str) -> Result<Vec<Key>, Trouble> {
-        self.keys_under(&format!("{}.*.{POSITION}", token(client))).await
+        self.keys_under(&format!("{}.*.{POSITION}", token(client)))
+            .await
     }
 
     /// The keys that a filter selects. One request, whose cost does not grow with the bucket.
     async fn keys_under(&self, filter: &str) -> Result<Vec<Key>, Trouble> {
         let prefix = format!("$KV.{}.", self.name.as_str());
-        let filter = Subjects { subjects_filter: format!("{prefix}{filter}") };
-        let info: SubjectsInfo = self.api.ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &filter).await?;
+        let filter = Subjects {
+            subjects_filter: format!("{prefix}{filter}"),
+        };
+        let info: SubjectsInfo = self
+            .api
+            .ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &filter)
+            .await?;
         let subjects = info.state.subjects.unwrap_or_default();
         let key = |subject: &String| Key::decode(subject.strip_prefix(&prefix)?);
         // By connection: a list is the same each time.
         let mut keys: Vec<Key> = subjects.keys().filter_map(key).collect();
-        keys.sort_by(|one, other| (&one.connection, one.is_position).cmp(&(&other.connection, other.is_position)));
+        keys.sort_by(|one, other| {
+            (&one.connection, one.is_position).cmp(&(&other.connection, other.is_position))
+        });
         Ok(keys)
     }
 
     /// What stands under a key, and its revision; nothing if it is not there, or not ours.
     pub(super) async fn get(&self, key: &Key) -> Result<Option<(Entry, u64)>, Trouble> {
         let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
-        let request = Last { last_by_subj: subject };
+        let request = Last {
+            last_by_subj: subject,
+        };
         // Not by a direct get: as JSON no header that somebody has put there can cost the connection.
-        let answer = self.api.ask(format!("STREAM.MSG.GET.KV_{}", self.name.as_str()), &request).await;
+        let answer = self
+            .api
+            .ask(
+                format!("STREAM.MSG.GET.KV_{}", self.name.as_str()),
+                &request,
+            )
+            .await;
         let found: LastAnswer = match answer {
             Ok(found) => found,
             Err(Trouble::Refused(why)) if why == NO_MESSAGE => return Ok(None),
             Err(trouble) => return Err(trouble),
         };
         let payload = STANDARD.decode(found.message.data).unwrap_or_default();
-        Ok(serde_json::from_slice(&payload).ok().map(|entry| (entry, found.message.seq)))
+        Ok(serde_json::from_slice(&payload)
+            .ok()
+            .map(|entry| (entry, found.message.seq)))
     }
 }
 
@@ -186,11 +241,17 @@ impl Bucket {
 pub(super) fn explain(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Missing => "there is no such bucket any more".to_owned(),
-        Trouble::Denied(subject) => format!("NATS refuses {subject} to this user: permission missing"),
-        Trouble::NoJetStream => "nobody answers for JetStream: is it enabled for this account?".to_owned(),
+        Trouble::Denied(subject) => {
+            format!("NATS refuses {subject} to this user: permission missing")
+        }
+        Trouble::NoJetStream => {
+            "nobody answers for JetStream: is it enabled for this account?".to_owned()
+        }
         Trouble::Timeout => "JetStream does not answer".to_owned(),
         Trouble::Refused(why) if why.contains("insufficient") => {
-            format!("JetStream refuses: {why}: lower registry.max_bytes, or give JetStream more memory")
+            format!(
+                "JetStream refuses: {why}: lower registry.max_bytes, or give JetStream more memory"
+            )
         }
         Trouble::Refused(why) => format!("JetStream refuses: {why}"),
         Trouble::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
@@ -218,9 +279,15 @@ async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, Trouble>
             allow_direct: true,
             allow_msg_ttl: api.is_server_at_least(2, 11),
         };
-        let made: Result<Info, Trouble> = api.ask(format!("STREAM.CREATE.KV_{}", name.as_str()), &wanted).await;
+        let made: Result<Info, Trouble> = api
+            .ask(format!("STREAM.CREATE.KV_{}", name.as_str()), &wanted)
+            .await;
         if made.is_ok() {
-            tracing::info!(bucket = name.as_str(), replicas = num_replicas, "bucket of the registry created");
+            tracing::info!(
+                bucket = name.as_str(),
+                replicas = num_replicas,
+                "bucket of the registry created"
+            );
         }
         made
     };
@@ -262,9 +329,21 @@ struct Info {
 
 impl From<Info> for Look {
     fn from(info: Info) -> Self {
-        let Numbers { first_seq, last_seq, bytes } = info.state;
-        let max_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
-        Self { created: info.created, first: first_seq, last: last_seq, bytes, max_bytes }
+        let Numbers {
+            first_seq,
+            last_seq,
+            bytes,
+        } = info.state;
+        let max_bytes = u64::try_from(info.config.max_bytes)
+            .ok()
+            .filter(|bytes| *bytes > 0);
+        Self {
+            created: info.created,
+            first: first_seq,
+            last: last_seq,
+            bytes,
+            max_bytes,
+        }
     }
 }
 

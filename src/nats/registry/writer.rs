@@ -197,8 +197,16 @@ impl Writer {
         let opened = Bucket::open(&self.link, &self.api, &self.name, self.max_bytes).await;
         let (bucket, look) = opened.map_err(|trouble| explain(&trouble))?;
         if look.max_bytes.is_none() && self.created.as_ref() != Some(&look.created) {
-            let remedy = format!("nats stream edit KV_{} --max-bytes={}", self.name.as_str(), self.max_bytes);
-            tracing::warn!(bucket = self.name.as_str(), remedy, "bucket of the registry has no bound in bytes");
+            let remedy = format!(
+                "nats stream edit KV_{} --max-bytes={}",
+                self.name.as_str(),
+                self.max_bytes
+            );
+            tracing::warn!(
+                bucket = self.name.as_str(),
+                remedy,
+                "bucket of the registry has no bound in bytes"
+            );
         }
         self.note(&look);
         self.registry.lock().bucket = Some(bucket.clone());
@@ -210,7 +218,9 @@ impl Writer {
     async fn look(&mut self) -> Result<(), String> {
         let is_behind = self.has_postponed && !self.is_crowded;
         let is_time = is_behind || self.looked.elapsed() >= BUCKET_LOOK_EVERY;
-        let Some(bucket) = self.bucket.clone().filter(|_| is_time) else { return Ok(()) };
+        let Some(bucket) = self.bucket.clone().filter(|_| is_time) else {
+            return Ok(());
+        };
         match bucket.look().await {
             Ok(look) => self.note(&look),
             Err(trouble) => {
@@ -271,7 +281,11 @@ impl Writer {
         let postponed = before - batch.len();
         self.has_postponed |= postponed > 0;
         self.uncounted += postponed as u64;
-        if self.is_crowded { std::mem::take(&mut self.uncounted) } else { 0 }
+        if self.is_crowded {
+            std::mem::take(&mut self.uncounted)
+        } else {
+            0
+        }
     }
 
     /// Counts what was not written for want of room, and says how the bucket is.
@@ -281,7 +295,10 @@ impl Writer {
             self.full = Some(Instant::now());
         }
         if self.full.is_some_and(|full| full.elapsed() < FULL_FOR) {
-            self.check.set(Status::Warning(format!("registry.bucket {}: {FULL}", self.name.as_str())));
+            self.check.set(Status::Warning(format!(
+                "registry.bucket {}: {FULL}",
+                self.name.as_str()
+            )));
         } else {
             self.check.set(Status::Ok);
         }
@@ -289,7 +306,9 @@ impl Writer {
 
     /// Writes one batch. True: there may be more at once.
     async fn write(&mut self) -> Result<bool, String> {
-        let Some(bucket) = self.bucket.clone() else { return Err("there is no bucket".to_owned()) };
+        let Some(bucket) = self.bucket.clone() else {
+            return Err("there is no bucket".to_owned());
+        };
         let registry = Arc::clone(&self.registry);
         let changes = &registry.changes;
         let every = again_every(changes.len(), bucket.max_age);
@@ -298,7 +317,11 @@ impl Writer {
         let mut batch = changes.take(most, every, Instant::now());
         let is_whole = batch.len() == most;
         let mut full = self.postpone(&mut batch);
-        let written = join_all(batch.iter().map(|told| bucket.put(&told.key, &told.entry, lasts(told, every), None)));
+        let written = join_all(
+            batch
+                .iter()
+                .map(|told| bucket.put(&told.key, &told.entry, lasts(told, every), None)),
+        );
         let (mut failures, mut failure, mut is_closed) = (0, None, false);
         for (told, written) in batch.iter().zip(written.await) {
             let why = match written {
@@ -364,7 +387,10 @@ impl Writer {
     /// To the operator, once for each reason: the check logs what changes.
     fn tell(&self, why: &str) {
         why.clone_into(&mut self.registry.lock().trouble);
-        self.check.set(Status::Warning(format!("registry.bucket {}: {why}", self.name.as_str())));
+        self.check.set(Status::Warning(format!(
+            "registry.bucket {}: {why}",
+            self.name.as_str()
+        )));
     }
 }
 
@@ -373,7 +399,9 @@ impl Writer {
 fn again_every(open: usize, max_age: Option<Duration>) -> Duration {
     let paced = Duration::from_secs_f64(open as f64 / f64::from(AGAIN_PER_SECOND));
     let wanted = AGAIN_EVERY.max(paced);
-    max_age.map_or(wanted, |age| wanted.min(age / 2)).max(LOOK_EVERY)
+    max_age
+        .map_or(wanted, |age| wanted.min(age / 2))
+        .max(LOOK_EVERY)
 }
 
 /// After how long a value goes by itself.

@@ -37,7 +37,13 @@ pub(super) enum Verdict {
 impl Chain {
     /// A feed of everything behind `head`.
     pub(super) fn new(head: u64) -> Self {
-        Self { complete: head, head, last: HashMap::new(), hasher: RandomState::new(), subjects_max: SUBJECTS_MAX }
+        Self {
+            complete: head,
+            head,
+            last: HashMap::new(),
+            hasher: RandomState::new(),
+            subjects_max: SUBJECTS_MAX,
+        }
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -57,7 +63,11 @@ impl Chain {
 
     /// The last number of a subject that is known of.
     pub(super) fn last_of(&self, subject: &str) -> u64 {
-        self.last.get(&self.hasher.hash_one(subject)).copied().unwrap_or(0).max(self.complete)
+        self.last
+            .get(&self.hasher.hash_one(subject))
+            .copied()
+            .unwrap_or(0)
+            .max(self.complete)
     }
 
     /// What a message is that stands at `sequence`, and behind `previous` in its subject. A predecessor that the stream
@@ -123,22 +133,41 @@ mod tests {
     fn each_subject_names_what_is_missing_of_it() {
         let mut chain = Chain::new(10);
         assert_eq!(chain.judge("a", 10, 3), Verdict::Known);
-        assert_eq!(chain.judge("a", 11, 3), Verdict::Next, "its predecessor stood before the beginning");
+        assert_eq!(
+            chain.judge("a", 11, 3),
+            Verdict::Next,
+            "its predecessor stood before the beginning"
+        );
         assert_eq!(chain.judge("a", 15, 12), Verdict::Hole);
         chain.take("a", 12);
         assert_eq!(chain.judge("a", 15, 12), Verdict::Next);
-        assert_eq!(chain.judge("a", 15, 0), Verdict::Next, "the stream has deleted what stood there");
-        assert_eq!(chain.judge("b", 13, 11), Verdict::LateHole, "of b something should have come before 12 of a");
+        assert_eq!(
+            chain.judge("a", 15, 0),
+            Verdict::Next,
+            "the stream has deleted what stood there"
+        );
+        assert_eq!(
+            chain.judge("b", 13, 11),
+            Verdict::LateHole,
+            "of b something should have come before 12 of a"
+        );
         assert_eq!(chain.judge("b", 11, 4), Verdict::Late);
         chain.take("b", 11);
         assert_eq!(chain.judge("b", 13, 11), Verdict::Next);
         chain.advance(20);
-        assert_eq!(chain.judge("c", 22, 19), Verdict::LateHole, "what is passed by may hold an earlier loss");
+        assert_eq!(
+            chain.judge("c", 22, 19),
+            Verdict::LateHole,
+            "what is passed by may hold an earlier loss"
+        );
     }
 
     #[test]
     fn what_adjoins_needs_no_memory_and_the_rest_is_bounded() {
-        let mut chain = Chain { subjects_max: 8, ..Chain::new(0) };
+        let mut chain = Chain {
+            subjects_max: 8,
+            ..Chain::new(0)
+        };
         for sequence in 1..=100 {
             chain.take(&sequence.to_string(), sequence);
         }

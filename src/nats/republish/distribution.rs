@@ -53,7 +53,10 @@ pub(super) struct Distribution {
 
 /// What a feed asks for.
 enum Request {
-    Subscribe { subjects: Vec<String>, done: oneshot::Sender<Option<Tap>> },
+    Subscribe {
+        subjects: Vec<String>,
+        done: oneshot::Sender<Option<Tap>>,
+    },
     Flush(oneshot::Sender<()>),
 }
 
@@ -122,7 +125,13 @@ impl Distribution {
     /// Subscribes to these subjects; nothing if the connection is not up.
     pub(super) async fn subscribe(&self, subjects: &[String]) -> Option<Tap> {
         let (done, subscribed) = oneshot::channel();
-        self.requests.send(Request::Subscribe { subjects: subjects.to_vec(), done }).await.ok()?;
+        self.requests
+            .send(Request::Subscribe {
+                subjects: subjects.to_vec(),
+                done,
+            })
+            .await
+            .ok()?;
         subscribed.await.ok()?
     }
 
@@ -163,7 +172,12 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        self.distribution.left.taps.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+        self.distribution
+            .left
+            .taps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.number);
         self.distribution.left.notify.notify_one();
     }
 }
@@ -176,13 +190,27 @@ impl Stamped {
     }
 
     /// The event, encoded once for all feeds that read the stream under the same tag; nothing if it is too large.
-    pub(super) fn show(&self, tag: Tag, intake: &Intake, writer: &PositionedWriter) -> Option<Arc<Logged>> {
-        let (first, shown) = self.shown.get_or_init(|| (tag, self.convert(tag, intake, writer)));
-        if *first == tag { shown.clone() } else { self.convert(tag, intake, writer) }
+    pub(super) fn show(
+        &self,
+        tag: Tag,
+        intake: &Intake,
+        writer: &PositionedWriter,
+    ) -> Option<Arc<Logged>> {
+        let (first, shown) = self
+            .shown
+            .get_or_init(|| (tag, self.convert(tag, intake, writer)));
+        if *first == tag {
+            shown.clone()
+        } else {
+            self.convert(tag, intake, writer)
+        }
     }
 
     fn convert(&self, tag: Tag, intake: &Intake, writer: &PositionedWriter) -> Option<Arc<Logged>> {
-        let parts = Parts { subject: &self.subject, ..Parts::of(&self.message) };
+        let parts = Parts {
+            subject: &self.subject,
+            ..Parts::of(&self.message)
+        };
         match intake.convert(parts, self.position(tag), self.received) {
             Received::Event(event) => Some(writer.encode(event)),
             Received::Lost(_) => None,
@@ -190,7 +218,11 @@ impl Stamped {
     }
 
     pub(super) fn position(&self, tag: Tag) -> Component {
-        Component { tag, seq: self.sequence, check: self.published.map(Component::check_of) }
+        Component {
+            tag,
+            seq: self.sequence,
+            check: self.published.map(Component::check_of),
+        }
     }
 }
 
@@ -203,9 +235,17 @@ impl Drop for Waiting {
 // === impl Distributor ===
 
 impl Distributor {
-    pub(super) fn new(stream: &str, link: Link, intake: Intake, overflows: IntCounter) -> (Self, Distribution) {
+    pub(super) fn new(
+        stream: &str,
+        link: Link,
+        intake: Intake,
+        overflows: IntCounter,
+    ) -> (Self, Distribution) {
         let (asked, requests) = mpsc::channel(REQUESTS_MAX);
-        let distribution = Distribution { requests: asked, left: Arc::default() };
+        let distribution = Distribution {
+            requests: asked,
+            left: Arc::default(),
+        };
         let distributor = Self {
             stream: stream.to_owned(),
             link,
@@ -272,7 +312,11 @@ impl Distributor {
         let (sender, messages) = mpsc::channel(WAITING_MAX);
         self.last += 1;
         let number = self.last;
-        let tap = Tap { number, messages, distribution: self.distribution.clone() };
+        let tap = Tap {
+            number,
+            messages,
+            distribution: self.distribution.clone(),
+        };
         self.taps.insert(number, Vec::new());
         for subject in subjects {
             let Some(subscription) = self.find(subject).await else {
@@ -280,7 +324,10 @@ impl Distributor {
                 return None;
             };
             self.taps.entry(number).or_default().push(subscription);
-            self.subscriptions.get_mut(&subscription)?.takers.insert(number, sender.clone());
+            self.subscriptions
+                .get_mut(&subscription)?
+                .takers
+                .insert(number, sender.clone());
         }
         Some(tap)
     }
@@ -291,17 +338,28 @@ impl Distributor {
             return Some(*known);
         }
         let client = self.link.client();
-        let made = tokio::time::timeout(SUBSCRIBE_MAX, inlet::subscribe(&client, subject)).await.ok()?.ok()?;
+        let made = tokio::time::timeout(SUBSCRIBE_MAX, inlet::subscribe(&client, subject))
+            .await
+            .ok()?
+            .ok()?;
         self.last += 1;
         self.inlet.add(self.last, made);
         self.by_subject.insert(subject.to_owned(), self.last);
-        self.subscriptions.insert(self.last, Subscription { subject: subject.to_owned(), takers: IndexMap::new() });
+        self.subscriptions.insert(
+            self.last,
+            Subscription {
+                subject: subject.to_owned(),
+                takers: IndexMap::new(),
+            },
+        );
         Some(self.last)
     }
 
     fn leave(&mut self, tap: u64) {
         for number in self.taps.remove(&tap).into_iter().flatten() {
-            let Some(subscription) = self.subscriptions.get_mut(&number) else { continue };
+            let Some(subscription) = self.subscriptions.get_mut(&number) else {
+                continue;
+            };
             subscription.takers.swap_remove(&tap);
             if subscription.takers.is_empty() {
                 self.inlet.remove(number);
@@ -324,7 +382,9 @@ impl Distributor {
     fn drain(&mut self) {
         let mut deliveries = 0;
         while deliveries < DELIVERIES_MAX {
-            let Some((subscription, message)) = self.inlet.ready() else { break };
+            let Some((subscription, message)) = self.inlet.ready() else {
+                break;
+            };
             deliveries += self.deliver(subscription, message);
         }
     }
@@ -332,13 +392,20 @@ impl Distributor {
     /// Delivers one message; to how many feeds.
     fn deliver(&mut self, subscription: u64, message: Message) -> usize {
         self.intake.received(1);
-        let Some(subscription) = self.subscriptions.get(&subscription) else { return 1 };
+        let Some(subscription) = self.subscriptions.get(&subscription) else {
+            return 1;
+        };
         let Some(stamp) = Stamp::of(&message, &self.stream) else {
             // Sent by another publisher.
             self.intake.foreign();
             return 1;
         };
-        let Stamp { sequence, previous, published, subject } = stamp;
+        let Stamp {
+            sequence,
+            previous,
+            published,
+            subject,
+        } = stamp;
         let bytes = message.length + size_of::<Stamped>();
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
         // One message fits always: one that is larger than the bound would never come.
@@ -352,13 +419,17 @@ impl Distributor {
             message,
             received: Instant::now(),
             shown: OnceLock::new(),
-            _waiting: Waiting { all: Arc::clone(&self.waiting), bytes },
+            _waiting: Waiting {
+                all: Arc::clone(&self.waiting),
+                bytes,
+            },
         });
         let takers = subscription.takers.len();
         let mut full = Vec::new();
         for (tap, sender) in &subscription.takers {
             let is_idle = sender.capacity() == sender.max_capacity();
-            if is_spent || (is_scarce && !is_idle) || sender.try_send(Arc::clone(&stamped)).is_err() {
+            if is_spent || (is_scarce && !is_idle) || sender.try_send(Arc::clone(&stamped)).is_err()
+            {
                 full.push(*tap);
             }
         }

@@ -79,14 +79,27 @@ impl From<Trouble> for Fault {
 
 impl Follower {
     /// Follows until the drain begins or nobody reads the feed any more.
-    pub(super) async fn run(place: Arc<Place>, filters: FilterSet, mut writer: PositionedWriter, mut drain: Watch) {
+    pub(super) async fn run(
+        place: Arc<Place>,
+        filters: FilterSet,
+        mut writer: PositionedWriter,
+        mut drain: Watch,
+    ) {
         let begun = tokio::select! {
             biased;
             () = drain.signaled() => return,
             () = writer.unwanted() => return,
             begun = open::begin(&place, &filters) => begun,
         };
-        let Begun { tap, republish, subjects, created, tag, head, seen } = begun;
+        let Begun {
+            tap,
+            republish,
+            subjects,
+            created,
+            tag,
+            head,
+            seen,
+        } = begun;
         writer.begin(tag, head);
         place.followers.fetch_add(1, Ordering::Relaxed);
         let due = Instant::now() + place.pause();
@@ -206,7 +219,10 @@ impl Follower {
         // Whatever is missing up to here, and before the next message, has been told.
         self.chain.advance(std::mem::take(&mut self.unread));
         if let Some(message) = self.pending.front() {
-            self.chain.take(message.subject(), message.previous.max(self.chain.last_of(message.subject())));
+            self.chain.take(
+                message.subject(),
+                message.previous.max(self.chain.last_of(message.subject())),
+            );
         }
         self.writer.advance(self.chain.head());
     }
@@ -220,7 +236,9 @@ impl Follower {
             if !self.filters.matches(message.subject()) {
                 continue; // The subscription is wider than the filter.
             }
-            let verdict = self.chain.judge(message.subject(), message.sequence, message.previous);
+            let verdict = self
+                .chain
+                .judge(message.subject(), message.sequence, message.previous);
             match verdict {
                 Verdict::Known if self.is_of_other_numbers(&message) => {
                     self.is_doubtful = true;
@@ -256,7 +274,11 @@ impl Follower {
                 self.last = Some(message.position(self.tag));
             }
             self.chain.take(message.subject(), message.sequence);
-            self.newest = self.newest.max(message.published.map(|published| (message.sequence, published)));
+            self.newest = self.newest.max(
+                message
+                    .published
+                    .map(|published| (message.sequence, published)),
+            );
             count += 1;
             if count % BATCH_MAX == 0 {
                 self.writer.append_encoded(std::mem::take(&mut batch));
@@ -278,7 +300,9 @@ impl Follower {
 
     /// Whether an old number stands on a message that is newer: the numbers have begun again.
     fn is_of_other_numbers(&mut self, message: &Stamped) -> bool {
-        let Some(published) = message.published else { return false };
+        let Some(published) = message.published else {
+            return false;
+        };
         let this = (message.sequence, published);
         let Some(newest) = self.newest else {
             self.newest = Some(this);
@@ -312,17 +336,33 @@ impl Follower {
     /// Whether something of a subject is missing where later messages were handed on, up to this number.
     async fn is_late(&self, subject: &str, head: u64) -> Result<bool, Fault> {
         let last = self.chain.last_of(subject);
-        let Some(filter) = Filter::parse(subject).ok().filter(|_| last < head) else { return Ok(false) };
-        let next = self.place.nats.0.api.next_stored(&self.place.config.name, last + 1, &[filter]).await?;
+        let Some(filter) = Filter::parse(subject).ok().filter(|_| last < head) else {
+            return Ok(false);
+        };
+        let next = self
+            .place
+            .nats
+            .0
+            .api
+            .next_stored(&self.place.config.name, last + 1, &[filter])
+            .await?;
         Ok(next.is_some_and(|next| next.sequence <= head))
     }
 
     /// Tells if something is missing before messages that were read behind `head`: they do not say what was before them.
     /// `left`: of how many subjects the stream may still be asked; of more it is told without asking.
-    async fn tell_what_is_late(&mut self, page: &Page, head: u64, left: &mut usize) -> Result<(), Fault> {
+    async fn tell_what_is_late(
+        &mut self,
+        page: &Page,
+        head: u64,
+        left: &mut usize,
+    ) -> Result<(), Fault> {
         let mut asked = HashSet::new();
         for event in &page.events {
-            if *left == 0 || self.chain.last_of(&event.subject) >= head || !asked.insert(&event.subject) {
+            if *left == 0
+                || self.chain.last_of(&event.subject) >= head
+                || !asked.insert(&event.subject)
+            {
                 continue;
             }
             *left -= 1;
@@ -338,8 +378,13 @@ impl Follower {
     /// Reads everything up to here from JetStream.
     async fn read_through(&mut self, through: u64) -> Result<(), Fault> {
         let place = Arc::clone(&self.place);
-        self.unread = self.pending.front().map_or(through, |next| through.min(next.sequence.saturating_sub(1)));
-        let Ok(_turn) = place.readings.acquire().await else { return Ok(()) };
+        self.unread = self
+            .pending
+            .front()
+            .map_or(through, |next| through.min(next.sequence.saturating_sub(1)));
+        let Ok(_turn) = place.readings.acquire().await else {
+            return Ok(());
+        };
         let mut replay = place.nats.0.links.replay.clone();
         replay.up().await;
         tracing::info!(stream = place.config.name, filters = %self.filters, after = self.chain.head(), through, "republished messages were lost, reading them from the stream");

@@ -63,13 +63,22 @@ fn wildcard(token: &str) -> Token {
     if token == ">" {
         return Token::Rest;
     }
-    if let Some(number) = token.strip_prefix('$').and_then(|number| number.parse().ok()) {
+    if let Some(number) = token
+        .strip_prefix('$')
+        .and_then(|number| number.parse().ok())
+    {
         return Token::Wildcard(number);
     }
-    let Some(function) = token.strip_prefix("{{").and_then(|inner| inner.strip_suffix("}}")) else {
+    let Some(function) = token
+        .strip_prefix("{{")
+        .and_then(|inner| inner.strip_suffix("}}"))
+    else {
         return Token::Literal;
     };
-    let call = function.trim().strip_suffix(')').and_then(|call| call.split_once('('));
+    let call = function
+        .trim()
+        .strip_suffix(')')
+        .and_then(|call| call.split_once('('));
     match call.map(|(name, argument)| (name.trim().to_ascii_lowercase(), argument.trim().parse())) {
         Some((name, Ok(number))) if name == "wildcard" => Token::Wildcard(number),
         _ => Token::Function,
@@ -82,7 +91,12 @@ mod tests {
 
     fn subject(source: &str, destination: &str, filter: &str) -> Option<String> {
         let (source, destination) = (source.to_owned(), destination.to_owned());
-        Republish { source, destination, headers_only: false }.subject_of(&Filter::parse(filter).unwrap())
+        Republish {
+            source,
+            destination,
+            headers_only: false,
+        }
+        .subject_of(&Filter::parse(filter).unwrap())
     }
 
     #[test]
@@ -93,7 +107,12 @@ mod tests {
             (">", "live.>", "orders.>", "live.orders.>"),
             ("orders.>", "live.>", "orders.42.>", "live.42.>"),
             ("orders.*.>", "live.$1.x.>", "orders.42.>", "live.42.x.>"),
-            ("orders.*.*", "live.{{wildcard(2)}}.{{ Wildcard( 1 ) }}", "orders.*.created", "live.created.*"),
+            (
+                "orders.*.*",
+                "live.{{wildcard(2)}}.{{ Wildcard( 1 ) }}",
+                "orders.*.created",
+                "live.created.*",
+            ),
             ("orders.created", "live", "orders.created", "live"),
             ("*.*", "live.{{partition(3,1)}}.$1", "a.b", "live.>"),
             ("*.*", "live.$x.$1.$2", "a.b", "live.$x.a.b"),

@@ -68,7 +68,13 @@ mod tests {
 
     #[test]
     fn the_stream_has_the_last_word() {
-        let forged = message(&[&[("Nats-Sequence", "99"), ("Nats-Stream", "B")], &STAMPED[..]].concat());
+        let forged = message(
+            &[
+                &[("Nats-Sequence", "99"), ("Nats-Stream", "B")],
+                &STAMPED[..],
+            ]
+            .concat(),
+        );
         let stamp = Stamp::of(&forged, "A").unwrap();
         assert_eq!((stamp.subject, stamp.sequence, stamp.previous), ("a", 7, 5));
         assert_eq!(stamp.published, Some(1_795_365_642_573_823_481));

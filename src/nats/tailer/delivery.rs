@@ -33,11 +33,18 @@ impl Delivery {
 impl Tailer {
     /// Compares a stream that is silent with what it held at the last look.
     pub(super) async fn look_at_delivery(&mut self) {
-        if self.delivery.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+        if self
+            .delivery
+            .looked
+            .is_some_and(|looked| looked.elapsed() < LOOK_EVERY)
+        {
             return;
         }
         self.delivery.looked = Some(Instant::now());
-        let (Some((_, head)), Ok(state)) = (self.writer.head(), self.api.describe(&self.config.name).await) else {
+        let (Some((_, head)), Ok(state)) = (
+            self.writer.head(),
+            self.api.describe(&self.config.name).await,
+        ) else {
             return;
         };
         let before = self.delivery.last.replace(state.last_seq);
@@ -46,17 +53,33 @@ impl Tailer {
         }
         // Not everything up to there is wanted, or still there.
         let filters = self.config.filters.disjoint();
-        let Ok(Some(next)) = self.api.next_stored(&self.config.name, head + 1, &filters).await else { return };
-        if before.is_some_and(|before| next.sequence <= before) && self.config.filters.matches(&next.subject) {
+        let Ok(Some(next)) = self
+            .api
+            .next_stored(&self.config.name, head + 1, &filters)
+            .await
+        else {
+            return;
+        };
+        if before.is_some_and(|before| next.sequence <= before)
+            && self.config.filters.matches(&next.subject)
+        {
             self.delivery.is_stuck = true;
-            let (stream, consumer) =
-                (&self.config.name, self.consumer.as_ref().map_or("-", |consumer| consumer.name()));
+            let (stream, consumer) = (
+                &self.config.name,
+                self.consumer
+                    .as_ref()
+                    .map_or("-", |consumer| consumer.name()),
+            );
             let text = format!(
                 "stream {stream}: NATS sends heartbeats, but has not delivered message {} for {} s or longer: the consumer {consumer} is paused (`nats consumer resume {stream} {consumer}`), or its server has to be looked at",
                 next.sequence,
                 LOOK_EVERY.as_secs(),
             );
-            self.check.set(if self.caught_up { Status::Warning(text) } else { Status::Failing(text) });
+            self.check.set(if self.caught_up {
+                Status::Warning(text)
+            } else {
+                Status::Failing(text)
+            });
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tempfile::TempDir;
@@ -24,12 +26,19 @@ impl Place {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), authority }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            authority,
+        }
     }
 
     fn files(&self) -> TlsConfig {
         let at = |name| self.folder.path().join(name);
-        TlsConfig { certificate: at("tls.crt"), key: at("tls.key"), client_ca: None }
+        TlsConfig {
+            certificate: at("tls.crt"),
+            key: at("tls.key"),
+            client_ca: None,
+        }
     }
 
     /// A certificate for `localhost`, and its key.
@@ -37,7 +46,10 @@ impl Place {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.authority).unwrap().pem(), key.serialize_pem())
+        (
+            params.signed_by(&key, &self.authority).unwrap().pem(),
+            key.serialize_pem(),
+        )
     }
 
     /// Writes a new pair and returns its certificate.
@@ -45,7 +57,9 @@ impl Place {
         let (certificate, key) = self.issue(ExtendedKeyUsagePurpose::ServerAuth);
         fs::write(self.files().certificate, &certificate).unwrap();
         fs::write(self.files().key, key).unwrap();
-        CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec()
+        CertificateDer::from_pem_slice(certificate.as_bytes())
+            .unwrap()
+            .to_vec()
     }
 
     fn client(&self, identity: Option<(String, String)>, alpn: &[&[u8]]) -> ClientConfig {
@@ -90,12 +104,18 @@ async fn visit(tls: &Tls, client: ClientConfig) -> io::Result<Seen> {
     let come = async move {
         let name = ServerName::try_from("localhost").unwrap();
         let socket = TcpStream::connect(address).await?;
-        let mut connection = TlsConnector::from(Arc::new(client)).connect(name, socket).await?;
+        let mut connection = TlsConnector::from(Arc::new(client))
+            .connect(name, socket)
+            .await?;
         let mut hello = String::new();
         connection.read_to_string(&mut hello).await?;
         let tls = connection.get_ref().1;
         let certificate = tls.peer_certificates().unwrap()[0].to_vec();
-        Ok(Seen { certificate, alpn: tls.alpn_protocol().map(<[u8]>::to_vec), hello })
+        Ok(Seen {
+            certificate,
+            alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
+            hello,
+        })
     };
     let (served, seen) = tokio::join!(serve, come);
     served.and(seen)
@@ -107,7 +127,9 @@ async fn until(mut fact: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), holds).await.expect("in time");
+    tokio::time::timeout(Duration::from_secs(20), holds)
+        .await
+        .expect("in time");
 }
 
 #[tokio::test]
@@ -115,12 +137,21 @@ async fn a_client_is_offered_http_2_first_and_served_the_certificate_of_the_file
     let place = Place::new();
     let certificate = place.renew();
     let tls = Tls::load(place.files()).unwrap();
-    for (offered, chosen) in
-        [(&[b"http/1.1".as_slice(), b"h2"][..], Some("h2")), (&[b"http/1.1"], Some("http/1.1")), (&[], None)]
-    {
+    for (offered, chosen) in [
+        (&[b"http/1.1".as_slice(), b"h2"][..], Some("h2")),
+        (&[b"http/1.1"], Some("http/1.1")),
+        (&[], None),
+    ] {
         let seen = visit(&tls, place.client(None, offered)).await.unwrap();
         let alpn = chosen.map(|chosen| chosen.as_bytes().to_vec());
-        assert_eq!(seen, Seen { certificate: certificate.clone(), alpn, hello: "hello".into() });
+        assert_eq!(
+            seen,
+            Seen {
+                certificate: certificate.clone(),
+                alpn,
+                hello: "hello".into()
+            }
+        );
     }
 }
 
@@ -130,13 +161,25 @@ async fn with_an_authority_for_clients_only_those_with_a_certificate_of_it_are_l
     place.renew();
     let ca = place.folder.path().join("ca.crt");
     fs::write(&ca, place.authority.pem()).unwrap();
-    let tls = Tls::load(TlsConfig { client_ca: Some(ca), ..place.files() }).unwrap();
+    let tls = Tls::load(TlsConfig {
+        client_ca: Some(ca),
+        ..place.files()
+    })
+    .unwrap();
 
     let known = place.issue(ExtendedKeyUsagePurpose::ClientAuth);
-    assert_eq!(visit(&tls, place.client(Some(known), &[])).await.unwrap().hello, "hello");
+    assert_eq!(
+        visit(&tls, place.client(Some(known), &[]))
+            .await
+            .unwrap()
+            .hello,
+        "hello"
+    );
     visit(&tls, place.client(None, &[])).await.unwrap_err();
     let stranger = Place::new().issue(ExtendedKeyUsagePurpose::ClientAuth);
-    visit(&tls, place.client(Some(stranger), &[])).await.unwrap_err();
+    visit(&tls, place.client(Some(stranger), &[]))
+        .await
+        .unwrap_err();
 }
 
 #[test]
@@ -144,25 +187,52 @@ fn files_that_do_not_make_a_pair_are_refused_by_name() {
     let place = Place::new();
     let files = place.files();
     let refused = || Tls::load(files.clone()).unwrap_err().to_string();
-    assert!(refused().contains("tls.crt cannot be read"), "{}", refused());
+    assert!(
+        refused().contains("tls.crt cannot be read"),
+        "{}",
+        refused()
+    );
     place.renew();
     let (_, other) = place.issue(ExtendedKeyUsagePurpose::ServerAuth);
     fs::write(&files.key, other).unwrap();
-    assert!(refused().contains("tls.key is not the key of"), "{}", refused());
+    assert!(
+        refused().contains("tls.key is not the key of"),
+        "{}",
+        refused()
+    );
     fs::write(&files.key, "no key at all").unwrap();
-    assert!(refused().ends_with("tls.key holds no private key"), "{}", refused());
+    assert!(
+        refused().ends_with("tls.key holds no private key"),
+        "{}",
+        refused()
+    );
     fs::write(&files.certificate, "").unwrap();
-    assert!(refused().ends_with("tls.crt holds no certificate"), "{}", refused());
+    assert!(
+        refused().ends_with("tls.crt holds no certificate"),
+        "{}",
+        refused()
+    );
     place.renew();
     fs::write(&files.certificate, "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
     assert!(refused().contains("tls.crt is no PEM"), "{}", refused());
     fs::write(&files.certificate, vec![b'x'; FILE_BYTES_MAX as usize + 1]).unwrap();
-    assert!(refused().ends_with("tls.crt is larger than 1 MiB"), "{}", refused());
+    assert!(
+        refused().ends_with("tls.crt is larger than 1 MiB"),
+        "{}",
+        refused()
+    );
     place.renew();
     let ca = place.folder.path().join("ca.crt");
     fs::write(&ca, "nobody").unwrap();
-    let error = Tls::load(TlsConfig { client_ca: Some(ca), ..files.clone() }).unwrap_err();
-    assert!(error.to_string().ends_with("ca.crt holds no certificate"), "{error}");
+    let error = Tls::load(TlsConfig {
+        client_ca: Some(ca),
+        ..files.clone()
+    })
+    .unwrap_err();
+    assert!(
+        error.to_string().ends_with("ca.crt holds no certificate"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -173,7 +243,12 @@ async fn a_changed_pair_is_taken_and_a_bad_one_leaves_the_one_in_use() {
     let health = Health::default();
     let check = health.check("tls", "not followed yet");
     let following = tokio::spawn(tls.clone().poll(check, Duration::from_millis(30)));
-    let served = async || visit(&tls, place.client(None, &[])).await.unwrap().certificate;
+    let served = async || {
+        visit(&tls, place.client(None, &[]))
+            .await
+            .unwrap()
+            .certificate
+    };
     until(async || health.report()["tls"] == Status::Ok).await;
 
     // Half of a new pair: its certificate, with the key that was there.
@@ -184,7 +259,9 @@ async fn a_changed_pair_is_taken_and_a_bad_one_leaves_the_one_in_use() {
 
     fs::write(place.files().key, key).unwrap();
     until(async || health.report()["tls"] == Status::Ok).await;
-    let second = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec();
+    let second = CertificateDer::from_pem_slice(certificate.as_bytes())
+        .unwrap()
+        .to_vec();
     assert_eq!(served().await, second);
 
     fs::remove_file(place.files().key).unwrap();
@@ -203,7 +280,10 @@ fn sessions_survive_a_renewed_certificate_but_not_a_changed_authority_for_client
     place.renew();
     let ca = place.folder.path().join("ca.crt");
     fs::write(&ca, place.authority.pem()).unwrap();
-    let files = TlsConfig { client_ca: Some(ca.clone()), ..place.files() };
+    let files = TlsConfig {
+        client_ca: Some(ca.clone()),
+        ..place.files()
+    };
     let mut tls = Tls::load(files.clone()).unwrap();
     let mut sessions_kept = || {
         let before = Arc::clone(&tls.current.load().ours.session_storage);
@@ -225,7 +305,10 @@ async fn aes_128_is_taken_from_those_who_offer_it_and_chacha20_from_those_who_as
     place.renew();
     let tls = Tls::load(place.files()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (aes_128, aes_256) = (Suite::TLS13_AES_128_GCM_SHA256, Suite::TLS13_AES_256_GCM_SHA384);
+    let (aes_128, aes_256) = (
+        Suite::TLS13_AES_128_GCM_SHA256,
+        Suite::TLS13_AES_256_GCM_SHA384,
+    );
     let chacha = Suite::TLS13_CHACHA20_POLY1305_SHA256;
     for (offered, taken) in [
         (&[aes_256, aes_128, chacha][..], aes_128),
@@ -235,19 +318,39 @@ async fn aes_128_is_taken_from_those_who_offer_it_and_chacha20_from_those_who_as
         (&[aes_256], aes_256),
     ] {
         let mut provider = ring::default_provider();
-        provider.cipher_suites.retain(|suite| offered.contains(&suite.suite()));
-        provider.cipher_suites.sort_by_key(|suite| offered.iter().position(|wanted| *wanted == suite.suite()));
+        provider
+            .cipher_suites
+            .retain(|suite| offered.contains(&suite.suite()));
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| offered.iter().position(|wanted| *wanted == suite.suite()));
         let mut roots = RootCertStore::empty();
         roots.add(place.authority.der().clone()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions();
-        let client = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions();
+        let client = builder
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let socket = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let connector = TlsConnector::from(Arc::new(client));
-        let serve = async { tls.acceptor().accept(listener.accept().await.unwrap().0).await.unwrap() };
+        let serve = async {
+            tls.acceptor()
+                .accept(listener.accept().await.unwrap().0)
+                .await
+                .unwrap()
+        };
         let visit = connector.connect(ServerName::try_from("localhost").unwrap(), socket);
         let (served, visited) = tokio::join!(serve, visit);
         visited.unwrap();
-        let suite = served.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+        let suite = served
+            .get_ref()
+            .1
+            .negotiated_cipher_suite()
+            .unwrap()
+            .suite();
         assert_eq!(suite, taken, "{offered:?}");
     }
 }

@@ -12,7 +12,10 @@ struct Stub {
 
 impl Stub {
     fn new() -> Arc<Self> {
-        Arc::new(Self { route: "/a".into(), state: Mutex::new(State::Active) })
+        Arc::new(Self {
+            route: "/a".into(),
+            state: Mutex::new(State::Active),
+        })
     }
 }
 
@@ -61,7 +64,10 @@ fn open(changes: &Changes) -> (Arc<Stub>, u64) {
 
 /// Sent up to here by a drain, to a client that has no name.
 fn delivered(id: &str) -> Option<Delivered> {
-    Some(Delivered { last_event_id: id.into(), can_be_claimed: false })
+    Some(Delivered {
+        last_event_id: id.into(),
+        can_be_claimed: false,
+    })
 }
 
 fn numbers(told: &[Told]) -> Vec<u64> {
@@ -80,7 +86,14 @@ fn one_that_changes_often_is_told_once_and_as_it_is_then() {
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].key.encode(), "me.boot-1");
     assert_eq!(told[0].entry.state, State::Reconnecting);
-    assert_eq!((&*told[0].entry.pod, told[0].entry.reason.clone(), told[0].is_end), ("pod", None, false));
+    assert_eq!(
+        (
+            &*told[0].entry.pod,
+            told[0].entry.reason.clone(),
+            told[0].is_end
+        ),
+        ("pod", None, false)
+    );
     assert_eq!(changes.take(10, EVERY, now), []);
 }
 
@@ -91,15 +104,28 @@ fn what_is_open_is_told_again_in_time_and_what_is_gone_is_not() {
     let (_two, second) = open(&changes);
     assert_eq!(numbers(&changes.take(10, EVERY, now)), [first, second]);
     changes.gone(first);
-    assert_eq!(changes.take(10, EVERY, now + EVERY - Duration::from_secs(1)), []);
+    assert_eq!(
+        changes.take(10, EVERY, now + EVERY - Duration::from_secs(1)),
+        []
+    );
     changes.changed(second);
     assert_eq!(numbers(&changes.take(10, EVERY, now + EVERY)), [second]);
-    assert_eq!(changes.take(10, EVERY, now + EVERY * 2 - Duration::from_secs(1)), []);
+    assert_eq!(
+        changes.take(10, EVERY, now + EVERY * 2 - Duration::from_secs(1)),
+        []
+    );
     assert_eq!(numbers(&changes.take(10, EVERY, now + EVERY * 2)), [second]);
     changes.gone(second);
     assert_eq!(changes.take(10, EVERY, now + EVERY * 9), []);
     let waiting = changes.lock();
-    assert_eq!((waiting.open.len(), waiting.told.len(), waiting.changed.len()), (0, 0, 0));
+    assert_eq!(
+        (
+            waiting.open.len(),
+            waiting.told.len(),
+            waiting.changed.len()
+        ),
+        (0, 0, 0)
+    );
 }
 
 #[test]
@@ -114,9 +140,21 @@ fn ends_come_first_and_no_more_is_taken_than_is_asked_for() {
     changes.ended(drained, &*stub, Close::Drain, delivered("3fa9c1-9"));
     let told = changes.take(2, EVERY, now);
     assert_eq!(numbers(&told), [closed, drained]);
-    let tell = |told: &Told| (told.entry.state, told.entry.reason.clone().unwrap(), told.entry.last_event_id.clone());
-    assert_eq!(tell(&told[0]), (State::Closed, "client".into(), "3fa9c1-7".into()));
-    assert_eq!(tell(&told[1]), (State::Reconnecting, "drain".into(), "3fa9c1-9".into()));
+    let tell = |told: &Told| {
+        (
+            told.entry.state,
+            told.entry.reason.clone().unwrap(),
+            told.entry.last_event_id.clone(),
+        )
+    };
+    assert_eq!(
+        tell(&told[0]),
+        (State::Closed, "client".into(), "3fa9c1-7".into())
+    );
+    assert_eq!(
+        tell(&told[1]),
+        (State::Reconnecting, "drain".into(), "3fa9c1-9".into())
+    );
     assert_eq!(numbers(&changes.take(2, EVERY, now)), [fourth]);
 }
 
@@ -156,13 +194,21 @@ fn a_bucket_that_was_made_anew_is_told_all_that_is_open() {
     changes.forgotten();
     let mut told = numbers(&changes.take(10, EVERY, now));
     told.sort_unstable();
-    assert_eq!(told, open.iter().map(|(_, number)| *number).collect::<Vec<_>>());
+    assert_eq!(
+        told,
+        open.iter().map(|(_, number)| *number).collect::<Vec<_>>()
+    );
 }
 
 #[test]
 fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
     let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
-    let claimable = || Some(Delivered { last_event_id: "3fa9c1-9".into(), can_be_claimed: true });
+    let claimable = || {
+        Some(Delivered {
+            last_event_id: "3fa9c1-9".into(),
+            can_be_claimed: true,
+        })
+    };
     let (stub, number) = open(&changes);
     changes.take(10, EVERY, now);
     changes.ended(number, &*stub, Close::Drain, claimable());
@@ -170,12 +216,20 @@ fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
     let keys: Vec<_> = told.iter().map(|told| told.key.encode()).collect();
     assert_eq!(keys, ["me.boot-1.position", "me.boot-1"]);
     assert_eq!(told[0].entry, told[1].entry);
-    assert_eq!((told[0].entry.state, &*told[0].entry.last_event_id), (State::Reconnecting, "3fa9c1-9"));
+    assert_eq!(
+        (told[0].entry.state, &*told[0].entry.last_event_id),
+        (State::Reconnecting, "3fa9c1-9")
+    );
     // One that was never told has nothing to end.
     let (stub, number) = open(&changes);
     changes.ended(number, &*stub, Close::Drain, claimable());
     let told = changes.take(10, EVERY, now);
-    assert_eq!(told.iter().map(|told| told.key.encode()).collect::<Vec<_>>(), ["me.boot-2.position"]);
+    assert_eq!(
+        told.iter()
+            .map(|told| told.key.encode())
+            .collect::<Vec<_>>(),
+        ["me.boot-2.position"]
+    );
 }
 
 #[test]

@@ -19,7 +19,14 @@ struct Stub {
 impl Stub {
     fn new(route: &str, client: usize, lag: Lag, slow: bool) -> Arc<Self> {
         let (route, client) = (route.into(), client.to_string());
-        Arc::new(Self { route, client, lag, slow, registration: Mutex::default(), closed: AtomicU64::new(0) })
+        Arc::new(Self {
+            route,
+            client,
+            lag,
+            slow,
+            registration: Mutex::default(),
+            closed: AtomicU64::new(0),
+        })
     }
 
     fn plain(client: usize) -> Arc<Self> {
@@ -80,7 +87,10 @@ fn the_table_holds_exactly_what_is_registered_whatever_the_order_of_coming_and_g
             drop(held.swap_remove(random.usize(..held.len())));
         }
         if step % 97 == 0 {
-            assert_eq!(clients(&registry), held.iter().map(|(client, _)| client.clone()).collect());
+            assert_eq!(
+                clients(&registry),
+                held.iter().map(|(client, _)| client.clone()).collect()
+            );
             assert_eq!(registry.len(), held.len());
         }
     }
@@ -95,7 +105,12 @@ fn slots_are_used_again_so_that_a_reconnecting_client_costs_no_memory() {
     for step in 0..10_000 {
         drop(registry.insert(Stub::plain(step)));
     }
-    let slots: usize = registry.0.shards.iter().map(|shard| shard.lock().unwrap().slots.len()).sum();
+    let slots: usize = registry
+        .0
+        .shards
+        .iter()
+        .map(|shard| shard.lock().unwrap().slots.len())
+        .sum();
     assert_eq!(slots, SHARDS as usize);
 }
 
@@ -112,18 +127,37 @@ fn a_member_is_let_go_when_its_registration_is_dropped() {
 #[test]
 fn lag_is_the_maximum_of_each_measure_by_route_and_slow_clients_are_counted() {
     let registry = Registry::default();
-    let lag = |events, bytes, seconds| Lag { events, bytes, age: Duration::from_secs(seconds) };
+    let lag = |events, bytes, seconds| Lag {
+        events,
+        bytes,
+        age: Duration::from_secs(seconds),
+    };
     let members = [
         Stub::new("/a", 1, lag(5, 10, 3), false),
         Stub::new("/a", 2, lag(2, 900, 1), true),
         Stub::new("/a", 3, lag(0, 0, 0), true),
         Stub::new("/b", 4, lag(1, 1, 1), false),
     ];
-    let registrations: Vec<_> = members.into_iter().map(|member| registry.insert(member)).collect();
+    let registrations: Vec<_> = members
+        .into_iter()
+        .map(|member| registry.insert(member))
+        .collect();
     let routes = registry.lag();
     assert_eq!(routes.len(), 2);
-    assert_eq!(routes["/a"], RouteLag { lag: lag(5, 900, 3), slow: 2 });
-    assert_eq!(routes["/b"], RouteLag { lag: lag(1, 1, 1), slow: 0 });
+    assert_eq!(
+        routes["/a"],
+        RouteLag {
+            lag: lag(5, 900, 3),
+            slow: 2
+        }
+    );
+    assert_eq!(
+        routes["/b"],
+        RouteLag {
+            lag: lag(1, 1, 1),
+            slow: 0
+        }
+    );
     drop(registrations);
     assert!(registry.lag().is_empty());
 }
@@ -138,5 +172,9 @@ fn a_visit_may_end_event_streams() {
     }
     registry.for_each(|member| member.close(Close::Drain));
     assert!(registry.is_empty());
-    assert!(members.iter().all(|member| member.closed.load(Ordering::Relaxed) == 1));
+    assert!(
+        members
+            .iter()
+            .all(|member| member.closed.load(Ordering::Relaxed) == 1)
+    );
 }

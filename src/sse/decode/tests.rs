@@ -22,7 +22,11 @@ fn decode(text: &str) -> Vec<Decoded> {
 }
 
 fn event(id: &str, event: &str, data: &str) -> Decoded {
-    Decoded::Event(ReceivedEvent { id: id.into(), event: event.into(), data: data.into() })
+    Decoded::Event(ReceivedEvent {
+        id: id.into(),
+        event: event.into(),
+        data: data.into(),
+    })
 }
 
 fn position(id: &str) -> Decoded {
@@ -31,44 +35,68 @@ fn position(id: &str) -> Decoded {
 
 #[test]
 fn the_examples_of_the_standard_mean_what_it_says() {
-    assert_eq!(decode("data: YHOO\ndata: +2\ndata: 10\n\n"), [event("", "message", "YHOO\n+2\n10")]);
     assert_eq!(
-        decode(": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"),
+        decode("data: YHOO\ndata: +2\ndata: 10\n\n"),
+        [event("", "message", "YHOO\n+2\n10")]
+    );
+    assert_eq!(
+        decode(
+            ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"
+        ),
         [
             event("1", "message", "first event"),
             event("", "message", "second event"),
             event("", "message", " third event")
         ]
     );
-    assert_eq!(decode("data\n\ndata\ndata\n\ndata:"), [event("", "message", ""), event("", "message", "\n")]);
-    assert_eq!(decode("data:test\n\ndata: test\n\n"), [event("", "message", "test"), event("", "message", "test")]);
+    assert_eq!(
+        decode("data\n\ndata\ndata\n\ndata:"),
+        [event("", "message", ""), event("", "message", "\n")]
+    );
+    assert_eq!(
+        decode("data:test\n\ndata: test\n\n"),
+        [event("", "message", "test"), event("", "message", "test")]
+    );
 }
 
 #[test]
 fn a_block_with_only_an_id_moves_the_position() {
     assert_eq!(
         decode("retry: 1500\nid: a-7-ff\n\n"),
-        [Decoded::Retry(Duration::from_millis(1500)), position("a-7-ff"),]
+        [
+            Decoded::Retry(Duration::from_millis(1500)),
+            position("a-7-ff"),
+        ]
     );
 }
 
 #[test]
 fn a_block_with_only_a_name_means_nothing_and_its_name_is_forgotten() {
-    assert_eq!(decode("event: created\n\ndata: x\n\n"), [event("", "message", "x")]);
+    assert_eq!(
+        decode("event: created\n\ndata: x\n\n"),
+        [event("", "message", "x")]
+    );
 }
 
 #[test]
 fn an_id_stays_until_another_comes_and_an_empty_one_resets_it() {
     assert_eq!(
         decode("id: 7\ndata: a\n\ndata: b\n\nid:\ndata: c\n\n"),
-        [event("7", "message", "a"), event("7", "message", "b"), event("", "message", "c"),]
+        [
+            event("7", "message", "a"),
+            event("7", "message", "b"),
+            event("", "message", "c"),
+        ]
     );
 }
 
 #[test]
 fn an_event_without_an_id_keeps_the_position_of_the_connection_before() {
     let mut decoder = Decoder::new(100, "a-7");
-    assert_eq!(decoder.next(&mut &b"data: x\n\n"[..]), Ok(Some(event("a-7", "message", "x"))));
+    assert_eq!(
+        decoder.next(&mut &b"data: x\n\n"[..]),
+        Ok(Some(event("a-7", "message", "x")))
+    );
 }
 
 #[test]
@@ -82,7 +110,10 @@ fn an_id_with_nul_is_ignored() {
 #[test]
 fn a_retry_that_is_not_all_digits_is_ignored() {
     assert_eq!(decode("retry: 1s\nretry:\nretry: -1\nretry:  5\n\n"), []);
-    assert_eq!(decode("retry: 99999999999999999999999\n"), [Decoded::Retry(Duration::from_millis(u64::MAX))]);
+    assert_eq!(
+        decode("retry: 99999999999999999999999\n"),
+        [Decoded::Retry(Duration::from_millis(u64::MAX))]
+    );
 }
 
 #[test]
@@ -109,17 +140,27 @@ fn a_byte_order_mark_is_dropped_at_the_beginning_and_nowhere_else() {
     assert_eq!(decode("\u{feff}data: x\n\n"), expected);
     assert_eq!(decode_in(&[b"\xEF", b"\xBB", b"\xBFdata: x\n\n"]), expected);
     assert_eq!(decode("\u{feff}\u{feff}data: x\n\n"), []);
-    assert_eq!(decode_in(&[b"\xEF\xBB", b"data: x\n\n"]), [], "half a mark is part of the field's name");
+    assert_eq!(
+        decode_in(&[b"\xEF\xBB", b"data: x\n\n"]),
+        [],
+        "half a mark is part of the field's name"
+    );
 }
 
 #[test]
 fn bytes_that_are_no_utf8_are_replaced() {
-    assert_eq!(decode_in(&[b"data: a\xFFb\n\n"]), [event("", "message", "a\u{FFFD}b")]);
+    assert_eq!(
+        decode_in(&[b"data: a\xFFb\n\n"]),
+        [event("", "message", "a\u{FFFD}b")]
+    );
 }
 
 #[test]
 fn what_stands_after_the_last_blank_line_is_not_an_event() {
-    assert_eq!(decode("id: 1\ndata: a\n\nid: 2\ndata: b\n"), [event("1", "message", "a")]);
+    assert_eq!(
+        decode("id: 1\ndata: a\n\nid: 2\ndata: b\n"),
+        [event("1", "message", "a")]
+    );
 }
 
 #[test]
@@ -131,7 +172,10 @@ fn an_event_over_the_limit_is_an_error_however_it_comes() {
     for text in [one_line, many_lines, no_line] {
         for size in [1, 7, text.len()] {
             let mut decoder = Decoder::new(limit, "");
-            let outcome = text.as_bytes().chunks(size).find_map(|mut piece| decoder.next(&mut piece).err());
+            let outcome = text
+                .as_bytes()
+                .chunks(size)
+                .find_map(|mut piece| decoder.next(&mut piece).err());
             assert_eq!(outcome, Some(TooLarge { limit }), "{size} bytes at a time");
         }
     }
@@ -142,7 +186,10 @@ fn the_limit_counts_for_each_event_anew() {
     let mut decoder = Decoder::new(64, "");
     for _ in 0..1000 {
         let mut rest = &b": comment\nid: 1\ndata: twenty bytes of data\n\n"[..];
-        assert!(matches!(decoder.next(&mut rest), Ok(Some(Decoded::Event(_)))));
+        assert!(matches!(
+            decoder.next(&mut rest),
+            Ok(Some(Decoded::Event(_)))
+        ));
     }
 }
 

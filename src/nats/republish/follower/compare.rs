@@ -17,12 +17,20 @@ impl Follower {
         if !now.up {
             return; // Looked at once it is back.
         }
-        let is_refused = |state: &LinkState| self.subjects.iter().any(|subject| state.denials(subject) > 0);
-        if !Arc::ptr_eq(&now.denied, &self.seen.denied) && is_refused(now) && !is_refused(&self.seen) {
+        let is_refused = |state: &LinkState| {
+            self.subjects
+                .iter()
+                .any(|subject| state.denials(subject) > 0)
+        };
+        if !Arc::ptr_eq(&now.denied, &self.seen.denied)
+            && is_refused(now)
+            && !is_refused(&self.seen)
+        {
             self.place.denied.inc();
             tracing::error!(stream = self.place.config.name, subjects = ?self.subjects, "nats refuses the subjects that a stream republishes to: its events come late, by comparison");
         }
-        self.is_doubtful |= now.generation != self.seen.generation || now.overflows != self.seen.overflows;
+        self.is_doubtful |=
+            now.generation != self.seen.generation || now.overflows != self.seen.overflows;
         self.seen = now.clone();
     }
 
@@ -35,12 +43,19 @@ impl Follower {
                 return Err(Fault::Unread("not subscribed".to_owned()));
             }
         }
-        self.seen = LinkState { denied: Arc::clone(&self.seen.denied), ..open::stand(&self.place).await };
+        self.seen = LinkState {
+            denied: Arc::clone(&self.seen.denied),
+            ..open::stand(&self.place).await
+        };
         self.is_doubtful = false;
         let settled = async {
             let state = self.look(u64::MAX).await?;
             // Subscribed in another way just now: that does not stand yet.
-            if self.is_doubtful { Ok(()) } else { self.adjoin(&state, true).await }
+            if self.is_doubtful {
+                Ok(())
+            } else {
+                self.adjoin(&state, true).await
+            }
         };
         let settled = settled.await;
         self.is_doubtful |= settled.is_err();
@@ -60,7 +75,10 @@ impl Follower {
         match compared.await {
             Ok(()) => {}
             Err(Fault::Trouble(trouble)) => {
-                tracing::debug!(why = trouble.explain(&self.place.config.name), "feed not compared this time");
+                tracing::debug!(
+                    why = trouble.explain(&self.place.config.name),
+                    "feed not compared this time"
+                );
             }
             Err(Fault::Unread(why) | Fault::Rejected(why)) => {
                 tracing::warn!(why, "what a feed lost cannot be read yet");
@@ -80,7 +98,11 @@ impl Follower {
         if let Some(republish) = state.republish.clone()
             && republish != self.republish
         {
-            tracing::info!(stream = place.config.name, ?subjects, "stream republishes in another way now");
+            tracing::info!(
+                stream = place.config.name,
+                ?subjects,
+                "stream republishes in another way now"
+            );
             self.subscribe_to(republish, subjects).await;
             self.is_doubtful = true;
         }
@@ -104,7 +126,9 @@ impl Follower {
             Start::Behind { first, .. } if !is_doubtful => self.pass(first - 1),
             Start::Behind { first, .. } => self.renew(tag, first - 1, GapReason::Expired),
             // A stream that was created anew is read from its beginning, if that is no older than a window.
-            Start::Recent { first, since: None } => self.renew(tag, first - 1, GapReason::Recreated),
+            Start::Recent { first, since: None } => {
+                self.renew(tag, first - 1, GapReason::Recreated)
+            }
             Start::Recent { .. } => self.renew(tag, state.last_seq, GapReason::Recreated),
             Start::Anew { head, reason } => self.renew(tag, head, reason),
         }
@@ -114,11 +138,18 @@ impl Follower {
 
     /// Whether JetStream still holds the event that was handed on last.
     async fn is_content_known(&self, state: &StreamState) -> Result<bool, Trouble> {
-        let Some(last) = self.last.filter(|last| last.check.is_some()) else { return Ok(true) };
+        let Some(last) = self.last.filter(|last| last.check.is_some()) else {
+            return Ok(true);
+        };
         if !(state.first_seq..=state.last_seq).contains(&last.seq) {
             return Ok(true);
         }
-        self.place.nats.0.api.still_holds(&self.place.config.name, last).await
+        self.place
+            .nats
+            .0
+            .api
+            .still_holds(&self.place.config.name, last)
+            .await
     }
 
     /// Compares with the last message that the feed should have.
@@ -159,7 +190,14 @@ impl Follower {
     /// Tells that what was handed on and what follows do not adjoin.
     fn renew(&mut self, tag: Tag, head: u64, reason: GapReason) {
         tracing::warn!(stream = self.place.config.name, filters = %self.filters, ?reason, after = head, "gap in a feed of the stream");
-        self.writer.renew(tag, head, Gap { reason, missed: None });
+        self.writer.renew(
+            tag,
+            head,
+            Gap {
+                reason,
+                missed: None,
+            },
+        );
         (self.tag, self.chain, self.last, self.newest) = (tag, Chain::new(head), None, None);
     }
 }

@@ -43,17 +43,30 @@ async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Tr
     place.nats.0.links.core.clone().up().await;
     let before = place.state(0).await?;
     let subjects = place.subjects(&before, filters)?;
-    let Some(tap) = place.distribution.subscribe(&subjects).await else { return Ok(None) };
+    let Some(tap) = place.distribution.subscribe(&subjects).await else {
+        return Ok(None);
+    };
     let seen = stand(place).await;
     // Newer than the subscription: what is stored behind it is sent to us.
     let state = place.state(u64::MAX).await?;
-    let Some(republish) = state.republish.clone().filter(|republish| Some(republish) == before.republish.as_ref())
+    let Some(republish) = state
+        .republish
+        .clone()
+        .filter(|republish| Some(republish) == before.republish.as_ref())
     else {
         return Ok(None);
     };
     let tag = place.claim(&state)?;
     let (created, head) = (state.created, state.last_seq);
-    Ok(Some(Begun { tap, republish, subjects, created, tag, head, seen }))
+    Ok(Some(Begun {
+        tap,
+        republish,
+        subjects,
+        created,
+        tag,
+        head,
+        seen,
+    }))
 }
 
 /// Returns when the server knows what was subscribed to; with the connection on which it does.
@@ -72,9 +85,15 @@ pub(super) async fn stand(place: &Place) -> LinkState {
 
 impl Follower {
     /// Subscribes to these subjects in place of those before. True if that was done.
-    pub(super) async fn subscribe_to(&mut self, republish: Republish, subjects: Vec<String>) -> bool {
+    pub(super) async fn subscribe_to(
+        &mut self,
+        republish: Republish,
+        subjects: Vec<String>,
+    ) -> bool {
         self.tap = None;
-        let Some(tap) = self.place.distribution.subscribe(&subjects).await else { return false };
+        let Some(tap) = self.place.distribution.subscribe(&subjects).await else {
+            return false;
+        };
         (self.tap, self.republish, self.subjects) = (Some(tap), republish, subjects);
         true
     }
