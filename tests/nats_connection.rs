@@ -432,7 +432,7 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
 
 #[tokio::test]
 async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_its_inboxes() {
-    let page = include_str!("../docs/operations.md");
+    let page = include_str!("../docs/nats-permissions.md");
     let mut blocks = page
         .split("```nats\npermissions: {")
         .skip(1)

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
+#[path = "tidy/links.rs"]
+mod links;
 #[path = "tidy/tokens.rs"]
 mod tokens;
 

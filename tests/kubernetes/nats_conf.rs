@@ -112,7 +112,7 @@ fn every_nats_configuration_in_the_repository_is_valid() {
     );
     assert!(
         !documentation.is_empty(),
-        "docs/operations.md has the least permissions"
+        "docs/nats-permissions.md has the least permissions"
     );
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nats.conf");

@@ -7,10 +7,10 @@ use crate::support::h2::{Builder, H2Client};
 use crate::support::sse::SseClient;
 use crate::support::wait::eventually;
 
-/// docs/operations.md: without acknowledgement, or without a turn taken.
+/// docs/slow-clients.md: without acknowledgement, or without a turn taken.
 const STUCK: Duration = Duration::from_secs(25);
 
-/// docs/operations.md: HTTP/2 pings.
+/// docs/slow-clients.md: HTTP/2 pings.
 const PINGS: Duration = Duration::from_secs(30);
 
 /// What a busy machine, and a retransmission that is under way, may add.

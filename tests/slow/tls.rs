@@ -43,7 +43,7 @@ async fn a_slow_stream_of_http_2_over_tls_is_shed_and_told() {
 #[tokio::test]
 async fn what_tls_holds_for_a_client_that_stalls_in_a_large_event_is_bounded() {
     const CLIENTS: u64 = 60;
-    /// docs/operations.md: one record of 16 KiB is encrypted and not taken; the rest is what waiting for it costs.
+    /// docs/slow-clients.md: one record of 16 KiB is encrypted and not taken; the rest is what waiting for it costs.
     const EACH_MAX: u64 = 32 * 1024;
     let mut stage = Stage::start().await;
     // What such events cost on their way in, whoever reads them, is known before.

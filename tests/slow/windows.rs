@@ -11,7 +11,7 @@ use crate::support::wait::{DEADLINE, eventually, within};
 /// As many as a gateway has on one connection.
 const STREAMS: usize = 200;
 
-/// docs/operations.md: two turns, one that the window cuts and one behind it, each 32 KiB and the event that goes beyond them,
+/// docs/slow-clients.md: two turns, one that the window cuts and one behind it, each 32 KiB and the event that goes beyond them,
 /// for which the allocator takes 40.
 const EACH_MAX: u64 = 96 * 1024;
 
@@ -126,7 +126,7 @@ async fn a_window_that_is_shut_is_found_however_little_waits() {
             .await;
     };
     open(2.0, 1).await;
-    // docs/operations.md: 25 s, and where something is taken and the next is not, a heartbeat (of 2 s here) before that.
+    // docs/slow-clients.md: 25 s, and where something is taken and the next is not, a heartbeat (of 2 s here) before that.
     open(0.0, 25 + 2 + 8).await;
     println!("both closed after {:?}", began.elapsed());
     assert!(
