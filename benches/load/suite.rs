@@ -277,7 +277,7 @@ const MEASUREMENTS: [Measurement; 13] = [
     },
     Measurement {
         name: "replay-window",
-        title: "replay: 1,000 clients come back, each 1,000 events behind, from memory",
+        title: "replay: 1,000 clients reconnect, each with a lag of 1,000 events, from memory",
         options: "--scenario replay --from window",
         targets: &[Bare, Sidestream, Nchan],
         rows: &[

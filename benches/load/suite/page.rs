@@ -1,4 +1,4 @@
-//! The figures as docs/benchmarks.md shows them.
+//! Markdown tables of the figures in docs/benchmarks.md, written between the markers of that page.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::stage::machine;
 use crate::stage::server::Target;
 use crate::{Fallible, report};
 
-/// The goals, then the figures behind them.
+/// Renders the goals, then all figures.
 pub(super) fn write(
     results: &[Result],
     micro: &[(String, f64)],
@@ -53,7 +53,7 @@ pub(super) fn write(
     text
 }
 
-/// Replaces what stands between the markers of the page.
+/// Replaces the text between the markers of the page.
 pub(super) fn replace(path: &Path, figures: &str) -> Fallible<()> {
     let page = std::fs::read_to_string(path)?;
     let (before, rest) = page
@@ -71,7 +71,7 @@ pub(super) fn replace(path: &Path, figures: &str) -> Fallible<()> {
 fn method(runs: u16, load_before: &str) -> String {
     let machine = machine::describe();
     format!(
-        "Commit {}, {}. {}, {} cores, Linux {}; load average before: {load_before}. Everything on loopback, the server on one core,\nclients, publisher and nats-server on the other. Release build, 128 bytes a payload, clear text and HTTP/1.1 unless the line says\notherwise. Medians of {runs} runs, the servers in turn; ratios are medians of the ratios within a round.\n",
+        "Commit {}, {}. {}, {} cores, Linux {}; load average before: {load_before}. Everything on loopback: the server\non one core, clients, publisher and nats-server on the other. Release build, payloads of 128 bytes, clear text and HTTP/1.1\nunless the row names something else. Medians of {runs} interleaved runs; ratios are medians of the ratios within a round.\n",
         said_by("git", &["describe", "--always", "--dirty", "--exclude=*"]),
         said_by("date", &["-u", "+%F"]),
         machine["processor"].as_str().unwrap_or("unknown processor"),
@@ -122,7 +122,7 @@ fn figures(text: &mut String, result: &Result) {
         let cells = faults.map(|count| count.map_or(String::new(), |count| count.to_string()));
         writeln!(
             text,
-            "| runs in which something was lost, doubled or refused | {} |",
+            "| runs with lost, duplicated or rejected events | {} |",
             cells.join(" | ")
         )
         .ok();
