@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use sidestream::feed::interest::Interest;
-use sidestream::feed::{Batch, Budget, Cursor, Limits, Log, LogWriter, Profile, Start, log};
+use sidestream::feed::trie::Interest;
+use sidestream::feed::{Batch, Budget, Cursor, Limits, Log, LogWriter, Profile, Start, buffer};
 use sidestream::sse::encode::Frame;
 use sidestream::sse::{Component, Event, EventId, EventName, Tag};
 use sidestream::subject::{Filter, FilterSet};
@@ -46,7 +46,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
 
 /// A log that nothing is evicted from by its budget.
 fn log_of(feeds: usize, window: Limits) -> (LogWriter, Arc<Log>) {
-    let (mut writer, log) = log::channel("S", window, &Budget::new(4 << 30, feeds), None);
+    let (mut writer, log) = buffer::channel("S", window, &Budget::new(4 << 30, feeds), None);
     writer.begin(tag(), 0);
     (writer, log)
 }

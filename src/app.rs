@@ -1,10 +1,10 @@
 //! The composition root: from a configuration to running parts, in the order they start, and back in the order they stop.
 
 mod drain;
-mod end;
 mod load;
 mod reload;
 mod shards;
+mod shutdown;
 mod sources;
 
 use std::fmt;
@@ -22,16 +22,16 @@ use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::lifecycle::schedule;
 use crate::lifecycle::signals::Request;
-use crate::limit::pressure::Gauge;
+use crate::limit::load_level::Gauge;
 use crate::limit::{Door, Pulses, descriptors};
 use crate::net::sockets;
-use crate::registry::Registry;
+use crate::presence::Registry;
 use crate::telemetry::Metrics;
 use crate::{admin, nats};
 
-use end::Cause;
 use reload::{Pending, Step};
 use shards::Shards;
+use shutdown::Cause;
 use sources::Sources;
 
 /// Why the process could not start.
@@ -84,7 +84,7 @@ struct App {
     live: Live,
     nats: nats::Nats,
     /// The end of the writing to the registry over all pods.
-    registry: crate::lifecycle::drain::Signal,
+    registry: crate::lifecycle::shutdown::Signal,
     shards: Shards,
     health: Health,
     progress: watch::Sender<Progress>,
@@ -158,7 +158,7 @@ impl App {
         // Set once, here.
         followed.get_or_init(|| sources.clone());
 
-        let (registering, registered) = crate::lifecycle::drain::channel();
+        let (registering, registered) = crate::lifecycle::shutdown::channel();
         if let Some(bucket) = &config.registry.bucket {
             registry.set_cluster(nats.registry(bucket, config.registry.max_bytes, registered));
         }

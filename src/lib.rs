@@ -11,7 +11,7 @@ pub mod lifecycle;
 pub mod limit;
 pub mod nats;
 pub mod net;
-pub mod registry;
+pub mod presence;
 pub mod sse;
 pub mod subject;
 pub mod telemetry;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use sidestream::admin::{self, Admin, Command, Parts};
 use sidestream::lifecycle::health::{Check, Health, Status};
 use sidestream::lifecycle::phase::{Phase, Progress};
-use sidestream::registry::{
+use sidestream::presence::{
     Close, Description, Lag, Member, Protocol, Registration, Registry, Sent, State,
 };
 use sidestream::telemetry::Metrics;

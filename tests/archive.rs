@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
 use sidestream::feed::Archive;
-use sidestream::feed::archive::{Page, Pages, Unavailable};
+use sidestream::feed::history::{Page, Pages, Unavailable};
 use support::nats::Nats;
 use support::upstream::{RECOVERY, Upstream, create_stream, filter_set, publish, publish_raw};
 use support::wait::{eventually, within};

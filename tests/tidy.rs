@@ -19,7 +19,7 @@ const RANKS: [(&str, u8); 18] = [
     ("lifecycle", 0),
     ("telemetry", 0),
     ("feed", 1),
-    ("registry", 1),
+    ("presence", 1),
     ("limit", 1),
     ("net", 1),
     ("nats", 2),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::list::{Entries, Members};
-use crate::registry::{Entry, Key, Member, Registry};
+use crate::presence::{Entry, Key, Member, Registry};
 
 /// How many are listed unless the request says otherwise.
 const LIMIT: usize = 1_000;

@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::connections::{Filter, listed};
-use crate::registry::{Entry, Key, Member, Registry, SHARDS};
+use crate::presence::{Entry, Key, Member, Registry, SHARDS};
 
 /// 16 KiB: some thirty entries, as much as a socket takes at once.
 const PIECE_BYTES: usize = 16 * 1024;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::answer::{HOST_NOT_ALLOWED, TOO_MANY_LISTS};
 use crate::lifecycle::phase::Progress;
-use crate::registry::{Registry, RouteLag};
+use crate::presence::{Registry, RouteLag};
 use crate::telemetry::Metrics;
 
 /// Adds the admin's samplers.

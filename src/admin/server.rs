@@ -25,7 +25,7 @@ use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slots};
-use crate::registry::Registry;
+use crate::presence::Registry;
 use crate::telemetry::Metrics;
 
 /// 64 silent and 64 connected: probes, scrapers and people are a dozen, and 128 descriptors are half of the least limit

@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::shards::{self, Shards};
 use crate::http::Context;
-use crate::lifecycle::drain::{Config, Signal};
 use crate::lifecycle::phase::{Phase, Progress};
 use crate::lifecycle::schedule::Schedule;
+use crate::lifecycle::shutdown::{Config, Signal};
 use crate::net::queue;
-use crate::registry::{Close, Member};
+use crate::presence::{Close, Member};
 use crate::telemetry::Metrics;
 
 /// 1 s: a connection is told in a moment; one that has not finished its handshake by then is not waited for.

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::sources::Sources;
 use crate::feed::Budget;
 use crate::lifecycle::health::{Check, Health, Status};
-use crate::limit::pressure::{Gauge, Pressure, Readings};
+use crate::limit::load_level::{Gauge, Pressure, Readings};
 use crate::limit::{Door, Level, Pulses, Supply, Thresholds, descriptors};
 use crate::telemetry::Metrics;
 

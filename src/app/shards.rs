@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::StartError;
 use crate::feed;
 use crate::http::{self, Context};
-use crate::lifecycle::drain::{self, Signal, Watch};
 use crate::lifecycle::health::Health;
+use crate::lifecycle::shutdown::{self, Signal, Watch};
 use crate::limit::Pulses;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
@@ -57,9 +57,9 @@ impl Shards {
         } else {
             Sharing::Alone
         };
-        let (listeners, listening) = drain::channel();
-        let (goaway, leaving) = drain::channel();
-        let (connections, release) = drain::channel();
+        let (listeners, listening) = shutdown::channel();
+        let (goaway, leaving) = shutdown::channel();
+        let (connections, release) = shutdown::channel();
         let watches = Watches {
             listening,
             drain: http::Drain { leaving, release },

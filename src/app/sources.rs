@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::feed::log::Past;
+use crate::feed::buffer::Past;
 use crate::feed::replay::Replays;
 use crate::feed::{self, Budget, Limits, Log, OnDemand, Republished, Source};
 use crate::http::config::{Delivery, SourceConfig};
-use crate::lifecycle::drain::{self, Signal, Watch};
+use crate::lifecycle::shutdown::{self, Signal, Watch};
 use crate::nats::{Nats, StreamConfig};
 use crate::sse::Tag;
 use crate::subject::{Filter, FilterSet};
@@ -69,8 +69,8 @@ impl Sources {
         replays: Arc<Replays>,
         metrics: &Metrics,
     ) -> Arc<Self> {
-        let (core, writer) = feed::demand::channel(tag, budget);
-        let (signal, watch) = drain::channel();
+        let (core, writer) = feed::core_source::channel(tag, budget);
+        let (signal, watch) = shutdown::channel();
         nats.serve(writer, watch);
         metrics.feeds.with_label_values(&[CORE]).set(0);
         let state = State {
@@ -138,16 +138,16 @@ impl Sources {
             identity,
             window: limits,
         };
-        let (stop, stopped) = drain::channel();
+        let (stop, stopped) = shutdown::channel();
         let reader = match delivery {
             Delivery::Shared => {
-                let (writer, log) = feed::log::channel(stream, limits, &self.budget, Some(past));
+                let (writer, log) = feed::buffer::channel(stream, limits, &self.budget, Some(past));
                 spawn_until(log.replays(), stopped.clone());
                 self.nats.tail(followed, writer, stopped);
                 Reader::Shared(log)
             }
             Delivery::OnDemand => {
-                let (source, demands) = feed::republished::channel(stream, &self.budget, past);
+                let (source, demands) = feed::republish_source::channel(stream, &self.budget, past);
                 spawn_until(source.replays(), stopped.clone());
                 self.nats
                     .serve_republished(followed, source.clone(), demands, stopped);

@@ -12,7 +12,7 @@ use crate::http::config::{Delivery, End, Expired, SourceConfig};
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
-use crate::registry::Bucket;
+use crate::presence::Bucket;
 use crate::subject::Filter;
 use crate::telemetry::logs::Format;
 

@@ -22,7 +22,7 @@ pub use environment::Lookup;
 pub use problem::{Problem, Problems};
 pub use walk::Outline;
 
-use crate::{admin, feed, http, lifecycle, limit, nats, net, registry, telemetry};
+use crate::{admin, feed, http, lifecycle, limit, nats, net, presence, telemetry};
 use problem::Report;
 
 /// The whole configuration, parsed.
@@ -45,9 +45,9 @@ pub struct Config {
     /// How many replays there may be.
     pub replays: feed::replay::Config,
     /// How a drain proceeds.
-    pub drain: lifecycle::drain::Config,
+    pub drain: lifecycle::shutdown::Config,
     /// Who is connected where, over all pods.
-    pub registry: registry::Config,
+    pub registry: presence::Config,
     /// How the log is written.
     pub log: telemetry::logs::Config,
 }
@@ -71,8 +71,8 @@ impl Default for Config {
             feeds_max,
             file_descriptors: limit::Thresholds::default(),
             replays: feed::replay::Config::default(),
-            drain: lifecycle::drain::Config::default(),
-            registry: registry::Config::default(),
+            drain: lifecycle::shutdown::Config::default(),
+            registry: presence::Config::default(),
             log: telemetry::logs::Config::default(),
         }
     }

@@ -1,24 +1,24 @@
 //! A reader's place in a feed: what it reads next, and how far behind it is.
 
-mod past;
-mod standing;
+mod history;
+mod probe;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::sse::Component;
 
+use super::encoded::LOOKS;
 use super::feed::Feed;
-use super::logged::LOOKS;
-use super::outlet::Outlet;
-use super::pace::{Pace, Verdict};
 use super::replay::Ticket;
-use super::slow::{Relief, Run};
+use super::shed::{Relief, Run};
+use super::sink::Outlet;
 use super::source::Origin;
+use super::throttle::{Pace, Verdict};
 use super::window::{Entry, Epoch, Missing, Place, Window};
 use super::{Batch, Gap, GapReason, Item};
 
-pub use standing::{Lag, Standing};
+pub use probe::{Lag, Standing};
 
 /// One reader of one feed. It moves only when a read returns, or when it follows what was given past it.
 #[derive(Debug)]

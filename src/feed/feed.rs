@@ -7,9 +7,9 @@ use std::time::Instant;
 use crate::sse::Component;
 use crate::subject::FilterSet;
 
-use super::bell::News;
 use super::budget::{Budget, FeedPlace, Shrink};
-use super::profile::Appended;
+use super::notify::News;
+use super::options::Appended;
 use super::readers::Readers;
 use super::window::{Missing, Place, Window};
 use super::{Gap, Profile};

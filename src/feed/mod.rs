@@ -7,50 +7,50 @@
 //!
 //! There is no queue per client: what a client has not read stands in the window of its feed, once for all readers.
 
-pub mod archive;
 pub mod batch;
-mod bell;
 pub mod budget;
-mod courier;
+pub mod buffer;
+pub mod core_source;
 pub mod cursor;
-pub mod demand;
+mod dedup;
+mod dispatch;
+pub mod encoded;
 mod feed;
-mod index;
-pub mod interest;
-pub mod lease;
+pub mod feed_map;
+pub mod history;
 pub mod limits;
-pub mod log;
-pub mod logged;
+mod notify;
 mod opening;
-mod outlet;
-mod pace;
-pub mod profile;
+pub mod options;
 mod readers;
-mod repeats;
 pub mod replay;
-pub mod republished;
+pub mod republish_source;
 pub mod resume;
-pub mod slow;
+pub mod shed;
+mod sink;
 pub mod source;
+mod subject_index;
 #[cfg(test)]
 mod tests;
+mod throttle;
+pub mod trie;
 pub mod window;
 
-pub use archive::Archive;
 pub use batch::{Batch, Copied, Item};
-pub use bell::answer;
 pub use budget::Budget;
-pub use cursor::{Cursor, Lag, Read, Standing};
-pub use demand::{
+pub use buffer::{Log, LogWriter, Past};
+pub use core_source::{
     Change, CoreWriter, Demand, Demands, FeedKey, OnDemand, Received, SubscriptionKey,
 };
+pub use cursor::{Cursor, Lag, Read, Standing};
+pub use history::Archive;
 pub use limits::Limits;
-pub use log::{Log, LogWriter, Past};
-pub use outlet::{Handed, Outlet, Piece};
-pub use pace::{Pace, Verdict};
-pub use profile::Profile;
+pub use notify::answer;
+pub use options::Profile;
 pub use replay::Replays;
-pub use republished::{PositionedWriter, Republished};
+pub use republish_source::{PositionedWriter, Republished};
 pub use resume::{Gap, GapReason, Outcome, Start};
-pub use slow::{Policy, Relief, Slow};
+pub use shed::{Policy, Relief, Slow};
+pub use sink::{Handed, Outlet, Piece};
 pub use source::{OpenError, Opened, Source};
+pub use throttle::{Pace, Verdict};

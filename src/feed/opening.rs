@@ -2,7 +2,7 @@
 
 use crate::sse::{Component, Tag};
 
-use super::archive::{Archive, State, Unavailable};
+use super::history::{Archive, State, Unavailable};
 use super::resume::{self, Check, Decision, View};
 use super::{Cursor, GapReason, OpenError, Outcome};
 

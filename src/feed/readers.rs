@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 
 use crate::sse::Component;
 
-use super::bell::{self, Bell, News};
 use super::feed::Feed;
-use super::outlet::Outlet;
+use super::notify::{self, Bell, News};
+use super::sink::Outlet;
 use super::window::Place;
 
 /// The readers of one feed.
@@ -48,7 +48,7 @@ impl Readers {
     /// Adds a reader of this thread.
     pub(super) fn add(&mut self, place: Place, position: Component) -> usize {
         let thread =
-            bell::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
+            notify::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
         match thread {
             Some(thread) => self.threads[usize::from(thread)].readers += 1,
             None => self.unheard += 1,

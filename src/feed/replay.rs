@@ -4,8 +4,8 @@
 //! take from it what they want, and the next page is read when all have, or when the slowest has had its time. Who did
 //! not keep up waits for another replay, from its own position. There is no buffer per reader.
 
-mod places;
-mod ticket;
+mod member;
+mod slots;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::subject::FilterSet;
 
 use super::Gap;
-use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
+use super::encoded::Logged;
 use super::feed::Feed;
-use super::interest::Interest;
-use super::logged::Logged;
+use super::history::{Archive, Page, Unavailable};
+use super::trie::Interest;
 
-pub use places::{Config, Replays};
-pub(super) use ticket::{Ticket, Turn};
+pub(super) use member::{Ticket, Turn};
+pub use slots::{Config, Replays};
 
 /// The replays of one source.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::archive::State;
+use super::history::State;
 use crate::sse::{Component, Tag};
 
 /// Why events are missing.

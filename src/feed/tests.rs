@@ -35,7 +35,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
 }
 
 fn log(limits: Limits) -> (LogWriter, Arc<Log>) {
-    let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 20, 100), None);
+    let (mut writer, log) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
     (writer, log)
 }
@@ -314,7 +314,7 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
 #[test]
 fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
     let budget = Budget::new(1 << 20, 1);
-    let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
+    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
     let profile = profile(Limits::default());
     assert_eq!(
         now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap_err(),
@@ -341,7 +341,7 @@ fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together
     let events: Vec<Event> = (1..=150).map(|seq| event(seq, "a")).collect();
     let held = |sizes: &[usize]| {
         let budget = Budget::new(1 << 20, 10);
-        let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
+        let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
         writer.begin(tag(), 0);
         let open = |events, start| {
             let profile = profile(Limits {
@@ -383,7 +383,7 @@ fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together
 #[test]
 fn all_windows_together_stay_within_the_budget() {
     let budget = Budget::new(20_000, 10);
-    let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
+    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
     writer.begin(tag(), 0);
     let profile = profile(Limits::default());
     let mut reader = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();

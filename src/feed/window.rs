@@ -8,8 +8,8 @@ use crate::sse::encode::Frame;
 use crate::sse::{Component, Tag, Tier};
 
 use super::budget::Budget;
-use super::logged::{LOOKS, Logged, look_into};
-use super::profile::Appended;
+use super::encoded::{LOOKS, Logged, look_into};
+use super::options::Appended;
 use super::{Gap, GapReason, Limits};
 
 /// One entry of a window.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
-use super::route::Routes;
-use crate::limit::pressure::Gauge;
+use crate::http::request::route::Routes;
+use crate::limit::load_level::Gauge;
 use crate::limit::{Clients, Door, Entered};
-use crate::registry::{Protocol, Registry};
+use crate::presence::{Protocol, Registry};
 use crate::telemetry::Metrics;
 
 /// Shared by every listener, connection and event stream.

@@ -4,38 +4,18 @@
 //! server -> arrival -> connection -> answer (request, route, cors, refusal) -> event_stream -> h1 | h2
 //! ```
 
-mod answer;
-mod arrival;
-mod body;
-mod client_address;
+mod accept;
 pub mod config;
-mod connection;
 mod context;
-mod cors;
-mod event_stream;
-mod family;
-mod gate;
 mod h1;
 mod h2;
-mod idle;
-mod member;
-mod outlet;
-mod output;
-mod pace;
-mod patience;
-mod refusal;
 mod request;
-mod route;
-mod server;
-mod take_back;
-mod takeover;
-mod ticks;
+mod stream;
 mod transport;
-mod wire;
 
-pub use arrival::Drain;
+pub use accept::connection_task::Drain;
+pub use accept::listen::serve;
 pub use config::{Config, RouteConfig};
 pub use context::Context;
-pub use member::memory_bytes;
-pub use route::{FindSource, Routes};
-pub use server::serve;
+pub use request::route::{FindSource, Routes};
+pub use stream::state::memory_bytes;

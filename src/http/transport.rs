@@ -4,8 +4,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::event_stream::EventStream;
-use super::outlet::TaskSocket;
+use crate::http::h1::sink::TaskSocket;
+use crate::http::stream::event_stream::EventStream;
 use crate::net::socket;
 
 /// A connection that event streams are written to.

@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::options::Defaults;
-use crate::lifecycle::drain::{self, Watch};
 use crate::lifecycle::health::Health;
+use crate::lifecycle::shutdown::{self, Watch};
 use crate::lifecycle::signals::Request;
 use crate::limit::Rate;
-use crate::limit::bucket::Bucket;
+use crate::limit::token_bucket::Bucket;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slot, Slots};
@@ -158,7 +158,7 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
     );
     tracing::info!(webhook = %webhook.address(), admin = %admin.address(), "injector listening");
 
-    let (signal, watch) = drain::channel();
+    let (signal, watch) = shutdown::channel();
     let following = tokio::spawn(
         tls.clone()
             .follow(shared.health.check("certificate", "not read yet")),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 
-use super::bucket::Bucket;
 use super::config::{PerClient, Rate};
+use super::token_bucket::Bucket;
 
 /// Every client that opened an event stream lately, by its id.
 ///

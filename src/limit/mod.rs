@@ -1,15 +1,15 @@
 //! What the process may use, and how much of it is in use.
 
-pub mod bucket;
 pub mod clients;
 pub mod config;
+pub mod connections;
 pub mod descriptors;
-pub mod door;
-pub mod pressure;
-pub mod pulse;
+pub mod load_level;
+pub mod loop_lag;
+pub mod token_bucket;
 
 pub use clients::{Clients, Throttled, Visit};
 pub use config::{PerClient, Rate, Thresholds};
-pub use door::{Door, Entered, Supply};
-pub use pressure::Level;
-pub use pulse::Pulses;
+pub use connections::{Door, Entered, Supply};
+pub use load_level::Level;
+pub use loop_lag::Pulses;

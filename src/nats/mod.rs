@@ -7,21 +7,14 @@
 //! subscription (core subjects: one per filter) -> message -> intake -> CoreWriter
 //! ```
 
-mod api;
-mod archive;
-mod barrier;
-mod client;
 pub mod config;
-mod consumer;
-mod inlet;
-mod intake;
-mod message;
-mod registry;
+mod connection;
+mod core;
+mod decode;
+mod history;
+mod jetstream;
+mod kv;
 mod republish;
-mod subscription;
-mod tags;
-mod tailer;
-mod trouble;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,27 +23,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::feed::{Archive, CoreWriter, Demands, LogWriter, PositionedWriter, Republished};
-use crate::lifecycle::drain::Watch;
 use crate::lifecycle::health::Health;
-use crate::registry::{Bucket, Cluster};
+use crate::lifecycle::shutdown::Watch;
+use crate::presence::{Bucket, Cluster};
 use crate::sse::{Component, Tag};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
-use api::Api;
-use archive::JetStreamArchive;
-use barrier::Barrier;
-use client::{Links, Monitor};
-use registry::KvRegistry;
-use subscription::Core;
-use tags::Tags;
-use tailer::Tailer;
+use connection::flush::Barrier;
+use connection::{Links, Monitor};
+use core::subscriptions::Core;
+use history::JetStreamArchive;
+use jetstream::api::Api;
+use jetstream::tags::Tags;
+use jetstream::tailer::Tailer;
+use kv::KvRegistry;
 
-pub use api::StreamState;
-pub use client::{Identity, InvalidServer};
 pub use config::Config;
+pub use connection::{Identity, InvalidServer};
+pub use jetstream::api::StreamState;
+pub use jetstream::error::Trouble;
+pub use jetstream::tailer::StreamConfig;
 pub use republish::Republish;
-pub use tailer::StreamConfig;
-pub use trouble::Trouble;
 
 /// How long the state of a JetStream stream is believed: a thousand clients that come back at once ask once.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -86,7 +79,7 @@ pub async fn connect(
     health: &Health,
     metrics: &Arc<Metrics>,
 ) -> Result<Nats, InvalidServer> {
-    let (links, monitor) = client::connect(config, &identity, health, metrics).await?;
+    let (links, monitor) = connection::connect(config, &identity, health, metrics).await?;
     Ok(Nats(Arc::new(Inner {
         api: Api::new(links.control.clone()),
         barrier: Barrier::new(links.core.clone()),

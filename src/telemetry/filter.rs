@@ -185,7 +185,7 @@ mod tests {
             "5",
             "info,sidestream::http=debug",
             "sidestream",
-            "sidestream::feed::log=trace, info",
+            "sidestream::feed::buffer=trace, info",
             "debug,h2=off,async_nats=info",
         ] {
             assert!(filter(sound).is_ok(), "{sound}");

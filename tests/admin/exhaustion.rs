@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sidestream::registry::Protocol;
+use sidestream::presence::Protocol;
 use socket2::{Domain, Socket, Type};
 
 use crate::{Answer, DEADLINE, Operator, exchange};

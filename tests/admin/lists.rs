@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::json;
-use sidestream::registry::Protocol;
+use sidestream::presence::Protocol;
 
 use crate::{DEADLINE, Operator};
 

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use sidestream::feed::{
     Budget, Change, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OnDemand, OpenError, Relief,
 };
-use sidestream::feed::{Outcome, Profile, Read, Received, Start, SubscriptionKey, demand};
+use sidestream::feed::{Outcome, Profile, Read, Received, Start, SubscriptionKey, core_source};
 use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::{Filter, FilterSet};
 
@@ -94,7 +94,7 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let budget = Budget::new(world::bytes_max(&mut rng), rng.usize(2..12));
-        let (core, writer) = demand::channel(Tag::of_process("p"), &budget);
+        let (core, writer) = core_source::channel(Tag::of_process("p"), &budget);
         let profiles = world::profiles(&mut rng);
         let (feeds, clients, left) = (Vec::new(), Vec::new(), Vec::new());
         let (published, counter, subscriptions) = (Vec::new(), 0, Vec::new());

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fastrand::Rng;
-use sidestream::feed::log::Past;
+use sidestream::feed::buffer::Past;
 use sidestream::feed::replay::{self, Replays};
-use sidestream::feed::{Budget, Gap, GapReason, Limits, Log, LogWriter, log};
+use sidestream::feed::{Budget, Gap, GapReason, Limits, Log, LogWriter, buffer};
 use sidestream::sse::{Component, Tag};
 use sidestream::subject::{Filter, FilterSet};
 use sidestream::telemetry::Metrics;
@@ -81,7 +81,7 @@ impl Pod {
             reach,
             replays: Replays::new(config, &Arc::new(Metrics::new().unwrap())),
         });
-        let (writer, log) = log::channel("S", limits, budget, past);
+        let (writer, log) = buffer::channel("S", limits, budget, past);
         let replays = has_archive.then(|| tokio::spawn(log.replays()));
         let tag = lock(source).tag;
         Self {

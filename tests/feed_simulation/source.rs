@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sidestream::feed::archive::{Answer, Archive, Page, Pages, State, Unavailable};
+use sidestream::feed::history::{Answer, Archive, Page, Pages, State, Unavailable};
 use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::FilterSet;
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use sidestream::feed::{Budget, Item, Limits, Log, Profile, Read, Start, log};
+use sidestream::feed::{Budget, Item, Limits, Log, Profile, Read, Start, buffer};
 use sidestream::sse::{Component, Event, Tag};
 use sidestream::subject::{Filter, FilterSet};
 
@@ -117,7 +117,7 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
 #[test]
 fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
     let budget = Budget::new(64 << 20, 100);
-    let (mut writer, log) = log::channel("S", Limits::default(), &budget, None);
+    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
     let tag = Tag::of_stream("S", 1);
     writer.begin(tag, 0);
     let wide = Arc::new(Profile::default());

@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use sidestream::lifecycle::drain;
-use sidestream::registry::{Bucket, Claim, Wanted};
+use sidestream::lifecycle::shutdown;
+use sidestream::presence::{Bucket, Claim, Wanted};
 
 use crate::support::h2::H2Client;
 use crate::support::nats::Nats;
@@ -243,7 +243,7 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
         Upstream::connect(&nats.url()).await,
         Upstream::connect(&nats.url()).await,
     ];
-    let (_signal, watch) = drain::channel();
+    let (_signal, watch) = shutdown::channel();
     let registries = pods
         .each_ref()
         .map(|pod| pod.nats.registry(&bucket, 1 << 20, watch.clone()));

@@ -9,8 +9,8 @@ use sidestream::feed::cursor::Read;
 use sidestream::feed::{
     self, Budget, Cursor, GapReason, Item, Limits, Log, OnDemand, Profile, Start,
 };
-use sidestream::lifecycle::drain;
 use sidestream::lifecycle::health::{Health, Status};
+use sidestream::lifecycle::shutdown;
 use sidestream::nats::config::{Config, Credentials, Tls};
 use sidestream::nats::{self, Identity, StreamConfig};
 use sidestream::subject::{Filter, FilterSet};
@@ -31,8 +31,8 @@ pub struct Upstream {
     pub metrics: Arc<Metrics>,
     pub identity: Identity,
     budget: Arc<Budget>,
-    signal: drain::Signal,
-    watch: drain::Watch,
+    signal: shutdown::Signal,
+    watch: shutdown::Watch,
 }
 
 /// What a cursor has read.
@@ -70,7 +70,7 @@ impl Upstream {
         let nats = nats::connect(&config, identity.clone(), &health, &metrics)
             .await
             .unwrap();
-        let (signal, watch) = drain::channel();
+        let (signal, watch) = shutdown::channel();
         Self {
             nats,
             health,
@@ -95,14 +95,14 @@ impl Upstream {
     /// Follows a stream.
     pub fn tail_with(&self, config: StreamConfig) -> Arc<Log> {
         let (writer, log) =
-            feed::log::channel(config.name.as_str(), Limits::default(), &self.budget, None);
+            feed::buffer::channel(config.name.as_str(), Limits::default(), &self.budget, None);
         self.nats.tail(config, writer, self.watch.clone());
         log
     }
 
     /// Serves core subjects.
     pub fn core(&self) -> Arc<OnDemand> {
-        let (core, writer) = feed::demand::channel(self.identity.tag(), &self.budget);
+        let (core, writer) = feed::core_source::channel(self.identity.tag(), &self.budget);
         self.nats.serve(writer, self.watch.clone());
         core
     }

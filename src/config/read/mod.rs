@@ -14,9 +14,9 @@ use super::Config;
 use super::problem::Mark;
 use super::walk::{Keys, Place};
 use crate::http::config::ForwardedHeader;
-use crate::lifecycle::drain;
+use crate::lifecycle::shutdown;
 use crate::net::{ListenConfig, TlsConfig};
-use crate::registry::{self, Bucket};
+use crate::presence::{self, Bucket};
 use crate::telemetry::{self, logs};
 use crate::{admin, http};
 use limits::Limits;
@@ -182,9 +182,9 @@ fn network(place: &Place<'_>) -> Option<IpNet> {
     })
 }
 
-fn drain(place: &Place<'_>) -> Option<drain::Config> {
+fn drain(place: &Place<'_>) -> Option<shutdown::Config> {
     place.map(|keys| {
-        let default = drain::Config::default();
+        let default = shutdown::Config::default();
         let accept_for = keys.or("accept_for", default.accept_for, Place::duration);
         let spread = keys.or("spread", default.spread, Place::duration);
         let timeout = keys.or("timeout", default.timeout, Place::positive_duration);
@@ -193,13 +193,13 @@ fn drain(place: &Place<'_>) -> Option<drain::Config> {
             keys.problem("timeout", "`timeout` is shorter than `accept_for` and `spread` together", Some(hint));
         }
         let (retry_min, retry_max) = keys.or("retry", (default.retry_min, default.retry_max), drain_retry);
-        Some(drain::Config { accept_for, spread, timeout, retry_min, retry_max })
+        Some(shutdown::Config { accept_for, spread, timeout, retry_min, retry_max })
     })
 }
 
 fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Duration)> {
     place.map(|keys| {
-        let default = drain::Config::default();
+        let default = shutdown::Config::default();
         let min = keys.or("min", default.retry_min, Place::positive_duration);
         let max = keys.or("max", default.retry_max, Place::positive_duration);
         if min > max {
@@ -213,22 +213,22 @@ fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Dur
     })
 }
 
-fn registry(place: &Place<'_>) -> Option<registry::Config> {
+fn registry(place: &Place<'_>) -> Option<presence::Config> {
     place.map(|keys| {
-        let default = registry::Config::default();
+        let default = presence::Config::default();
         let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", Bucket::parse);
         let bucket = keys.nullable("bucket", None, bucket);
         let max_bytes = keys.or("max_bytes", default.max_bytes, |place| {
             Some(place.positive_size()? as u64)
         });
-        if max_bytes < registry::Config::MAX_BYTES_MIN {
+        if max_bytes < presence::Config::MAX_BYTES_MIN {
             keys.problem(
                 "max_bytes",
                 "the bucket would have room for a few clients only",
                 Some("at least 64KiB"),
             );
         }
-        Some(registry::Config { bucket, max_bytes })
+        Some(presence::Config { bucket, max_bytes })
     })
 }
 

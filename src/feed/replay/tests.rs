@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
-use crate::feed::archive::{Answer, Pages, State as SourceState};
+use crate::feed::history::{Answer, Pages, State as SourceState};
 use crate::feed::{
     Batch, Cursor, Gap, GapReason, Item, Limits, Log, LogWriter, Outcome, Past, Profile, Read,
-    Start, log,
+    Start, buffer,
 };
 use crate::sse::{Component, Event, Tag};
 use crate::subject::{Filter, FilterSet};
@@ -147,7 +147,7 @@ fn source(first: usize, last: u64) -> (Arc<Source>, LogWriter, Arc<Log>) {
         events: 50,
         ..Limits::default()
     };
-    let (mut writer, log) = log::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(past));
+    let (mut writer, log) = buffer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(past));
     writer.begin(source.tag, last.saturating_sub(50));
     writer.append(
         (last.saturating_sub(49).max(1)..=last)

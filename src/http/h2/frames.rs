@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::family::Family;
+use crate::http::h2::group::Family;
 
 /// The connection preface (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;

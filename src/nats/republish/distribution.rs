@@ -18,13 +18,13 @@ use indexmap::IndexMap;
 use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::stamp::Stamp;
-use crate::feed::logged::Logged;
+use super::headers::Stamp;
+use crate::feed::encoded::Logged;
 use crate::feed::{PositionedWriter, Received};
-use crate::nats::client::Link;
-use crate::nats::inlet::{self, Inlet};
-use crate::nats::intake::Intake;
-use crate::nats::message::Parts;
+use crate::nats::connection::Link;
+use crate::nats::core::inlet::{self, Inlet};
+use crate::nats::decode::decoder::Intake;
+use crate::nats::decode::message::Parts;
 use crate::sse::{Component, Tag};
 
 /// Messages that wait for one feed at most: all that the connection may hand over at once, or a burst while the feed reads

@@ -1,0 +1,176 @@
+//! Where in a log the events of a filter stand: its subjects, each with its events, and a trie over their tokens.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::subject::{Filter, FilterSet};
+
+use super::trie::Known;
+
+/// The subjects of the events in a log. One that is known is found by one look-up; the trie is for filters.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    subjects: HashMap<Arc<str>, Subject>,
+    root: Node,
+}
+
+/// What a log knows of one of its subjects.
+#[derive(Debug, Default)]
+struct Subject {
+    /// The running indexes of its events, oldest first.
+    events: VecDeque<u64>,
+    feeds: Known,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<Box<str>, Self>,
+    /// A subject ends here.
+    subject: Option<Arc<str>>,
+}
+
+impl Index {
+    /// Notes an event and looks at what is known of its subject; indexes ascend.
+    pub(super) fn push(&mut self, subject: &Arc<str>, index: u64, look: impl FnOnce(&mut Known)) {
+        let known = match self.subjects.get_mut(subject) {
+            Some(known) => known,
+            None => {
+                self.root.insert(subject);
+                self.subjects.entry(subject.clone()).or_default()
+            }
+        };
+        known.events.push_back(index);
+        look(&mut known.feeds);
+    }
+
+    /// Forgets the oldest event of a subject, and the subject with its last.
+    pub(super) fn pop(&mut self, subject: &str) {
+        let Some(known) = self.subjects.get_mut(subject) else {
+            return;
+        };
+        known.events.pop_front();
+        if known.events.is_empty() {
+            self.subjects.remove(subject);
+            self.root.remove(Some(subject));
+        }
+    }
+
+    /// The indexes of every event that one of the filters selects, ascending, each once.
+    pub(super) fn find(&self, filters: &FilterSet) -> Vec<u64> {
+        let mut found = Vec::new();
+        for filter in filters.filters() {
+            self.find_one(filter, &mut found);
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn find_one(&self, filter: &Filter, found: &mut Vec<u64>) {
+        let tokens: Vec<&str> = filter.tokens().collect();
+        self.root.find(&tokens, &mut |subject| {
+            found.extend(
+                self.subjects
+                    .get(subject)
+                    .into_iter()
+                    .flat_map(|known| &known.events),
+            );
+        });
+    }
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.subject.is_none()
+    }
+
+    fn insert(&mut self, subject: &Arc<str>) {
+        let mut node = self;
+        for token in subject.split('.') {
+            node = node.children.entry(token.into()).or_default();
+        }
+        node.subject = Some(subject.clone());
+    }
+
+    /// Takes a subject out, and every node that held nothing else.
+    fn remove(&mut self, rest: Option<&str>) {
+        let Some(rest) = rest else {
+            self.subject = None;
+            return;
+        };
+        let (token, below) = match rest.split_once('.') {
+            Some((token, below)) => (token, Some(below)),
+            None => (rest, None),
+        };
+        if let Some(child) = self.children.get_mut(token) {
+            child.remove(below);
+            if child.is_empty() {
+                self.children.remove(token);
+            }
+        }
+    }
+
+    fn find(&self, tokens: &[&str], take: &mut impl FnMut(&str)) {
+        match tokens {
+            [] => self.subject.as_deref().into_iter().for_each(take),
+            [">"] => {
+                for child in self.children.values() {
+                    child.all(take);
+                }
+            }
+            ["*", rest @ ..] => {
+                for child in self.children.values() {
+                    child.find(rest, take);
+                }
+            }
+            [token, rest @ ..] => {
+                if let Some(child) = self.children.get(*token) {
+                    child.find(rest, take);
+                }
+            }
+        }
+    }
+
+    /// Recursion is bounded by the tokens of a subject, which NATS bounds by its length.
+    fn all(&self, take: &mut impl FnMut(&str)) {
+        self.subject.as_deref().into_iter().for_each(&mut *take);
+        for child in self.children.values() {
+            child.all(take);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::subject::filter::tests::{filter, subjects};
+
+    proptest! {
+        #[test]
+        fn the_index_finds_what_a_scan_finds(
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+            gone in 0usize..40,
+            filters in prop::collection::vec(filter(), 1..4),
+        ) {
+            let all: Vec<String> = subjects().collect();
+            let events: Vec<&String> = picks.iter().map(|pick| pick.get(&all)).collect();
+            let gone = gone.min(events.len());
+            let mut index = Index::default();
+            for (place, subject) in events.iter().enumerate() {
+                index.push(&Arc::from(subject.as_str()), place as u64, |_| {});
+            }
+            for subject in &events[..gone] {
+                index.pop(subject);
+            }
+            let set = FilterSet::new(filters);
+            let naive: Vec<u64> = (gone..events.len()).filter(|place| set.matches(events[*place])).map(|place| place as u64).collect();
+            prop_assert_eq!(index.find(&set), naive);
+            for subject in &events[gone..] {
+                index.pop(subject);
+            }
+            prop_assert!(index.root.is_empty() && index.subjects.is_empty(), "nothing is left of events that are gone");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! One connection that speaks: what it speaks, and HTTP/1 until its event stream begins.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::reclaim::{Held, Hello, TakeBack, Watched};
+use crate::http::context::{Context, Counted};
+use crate::http::h1::chunk_writer::Wire;
+use crate::http::h1::sink::TaskSocket;
+use crate::http::h1::stream::Driver;
+use crate::http::request::body::Body;
+use crate::http::request::rejection::Refusal;
+use crate::http::request::respond::{answer, last_words, refuse};
+use crate::http::stream::state::Peer;
+use crate::http::stream::write_batch::Framing;
+use crate::http::transport::Transport;
+use crate::lifecycle::shutdown::{Release, Watch};
+use crate::presence::Protocol;
+
+/// 10 s: a head of a few hundred bytes, over the slowest network.
+pub(in crate::http) const HEAD_MAX: Duration = Duration::from_secs(10);
+/// 1 s: what a connection without a request gets for one when the pod drains.
+pub(in crate::http) const LAST_REQUEST: Duration = Duration::from_secs(1);
+/// 16 KiB: the largest head of a request, in bytes; more is answered with 431.
+pub(in crate::http) const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// A connection, whatever it speaks.
+pub(in crate::http) struct Connection {
+    pub(in crate::http) context: Arc<Context>,
+    pub(in crate::http) remote: SocketAddr,
+    pub(in crate::http) tls: bool,
+    pub(in crate::http) counted: Counted,
+    pub(in crate::http) release: Release,
+}
+
+impl Connection {
+    /// Counts it as refused; nothing is left of it.
+    pub(in crate::http) fn refused<T>(&self, code: &str) -> Option<T> {
+        self.context
+            .metrics
+            .refusals_total
+            .with_label_values(&[code])
+            .inc();
+        None
+    }
+
+    /// In clear text: what it speaks, its first bytes tell. Given back as long as there are none.
+    pub(in crate::http) async fn any(
+        mut self,
+        socket: TcpStream,
+        mut leaving: Watch,
+    ) -> Result<Option<Driver<TaskSocket>>, (Self, TcpStream, Watch)> {
+        let place = Arc::new(TakeBack::default());
+        let io = Watched::any(socket, place.clone());
+        let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
+        match place.hello() {
+            Hello::Silence => Err((self, io, leaving)),
+            Hello::Http1 => Ok(self.driver(io, before.len(), handed).await),
+            Hello::Http2 => {
+                self.http2(io, before, leaving).await;
+                Ok(None)
+            }
+            Hello::Tls => Ok(self.refused("tls_on_clear_port")),
+            Hello::Unknown => Ok(self.refused("no_request")),
+        }
+    }
+
+    /// hyper parses, checks and answers; an event stream then goes on without it.
+    pub(in crate::http) async fn http1<T: Transport>(
+        mut self,
+        io: T,
+        mut leaving: Watch,
+    ) -> Option<Driver<T::Task>> {
+        let place = Arc::new(TakeBack::default());
+        let io = Watched::http1(io, place.clone());
+        let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
+        self.driver(io, before.len(), handed).await
+    }
+
+    /// What carries the event stream from here on, if there is one.
+    async fn driver<T: Transport>(
+        self,
+        mut io: T,
+        before: usize,
+        handed: Option<Handed>,
+    ) -> Option<Driver<T::Task>> {
+        let Some(Handed { held, early }) = handed else {
+            // A last flush, and the close of TLS; nobody waits for it longer than a moment.
+            drop(timeout(LAST_REQUEST, io.shutdown()).await);
+            return None;
+        };
+        let wire = Wire::new(
+            io.for_task(&held.stream),
+            held.framing,
+            before + early,
+            held.head,
+        );
+        Some(Driver::new(wire, held.stream, self.counted, self.release))
+    }
+
+    /// Until the connection has ended, or is not hyper's any more: its socket, what was read and given to nobody, and the
+    /// event stream that goes on.
+    async fn http1_head<T: Transport>(
+        &mut self,
+        io: Watched<T>,
+        place: &Arc<TakeBack>,
+        leaving: &mut Watch,
+    ) -> (T, Vec<u8>, Option<Handed>) {
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(64)
+            .serve_connection(TokioIo::new(io), self.http1_service(place));
+        let mut told = pin!(leaving.signaled());
+        let mut last_request = None;
+        let mut is_counted = false;
+        let ended = poll_fn(|task| {
+            let polled = connection.poll_without_shutdown(task);
+            match place.hello() {
+                Hello::Http1 if !is_counted => {
+                    is_counted = true;
+                    self.counted
+                        .speaks(&self.context, Protocol::Http11, self.tls);
+                }
+                Hello::Http1 | Hello::Unknown => {}
+                Hello::Silence | Hello::Http2 | Hello::Tls => return Poll::Ready(Ok(())),
+            }
+            if place.is_reached() && !place.is_blocked() {
+                return Poll::Ready(Ok(()));
+            }
+            if last_request.is_none() && told.as_mut().poll(task).is_ready() {
+                // hyper would close a connection that has not spoken yet, unanswered.
+                let wait = if place.is_heard() {
+                    Duration::ZERO
+                } else {
+                    LAST_REQUEST
+                };
+                last_request = Some(Box::pin(tokio::time::sleep(wait)));
+            }
+            if last_request
+                .as_mut()
+                .is_some_and(|wait| !wait.is_elapsed() && wait.as_mut().poll(task).is_ready())
+            {
+                Pin::new(&mut connection).graceful_shutdown();
+                return connection.poll_without_shutdown(task);
+            }
+            polled
+        });
+        let failed = ended.await.err();
+        let parts = connection.into_parts();
+        let (mut io, before) = parts.io.into_inner().into_inner();
+        let refusal = match place.refused() {
+            Some(431) => Some(Refusal::HeadTooLarge),
+            Some(414) => Some(Refusal::TargetTooLong),
+            Some(_) => Some(Refusal::Malformed),
+            None => None,
+        };
+        if let Some(refusal) = refusal {
+            tracing::debug!(client.addr = %self.remote, code = refusal.row().1, "no head that can be read");
+            let words = last_words(&self.context, &refusal);
+            drop(timeout(LAST_REQUEST, io.write_all(&words)).await);
+        } else if let Some(error) = failed {
+            self.count_failure(&error);
+        }
+        let held = place
+            .take()
+            .filter(|_| place.is_reached() && !place.is_blocked());
+        (
+            io,
+            before,
+            held.map(|held| Handed {
+                held,
+                early: parts.read_buf.len(),
+            }),
+        )
+    }
+
+    fn http1_service(
+        &self,
+        place: &Arc<TakeBack>,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future = Answering,
+    > + use<> {
+        let (context, remote, tls, surplus) = (
+            self.context.clone(),
+            self.remote,
+            self.tls,
+            self.counted.is_surplus(),
+        );
+        let place = place.clone();
+        service_fn(move |request: Request<Incoming>| -> Answering {
+            let (context, place) = (context.clone(), place.clone());
+            Box::pin(async move {
+                let (protocol, framing) = match request.version() {
+                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::Close),
+                    _ => (Protocol::Http11, Framing::Chunked),
+                };
+                let has_body = !request.body().is_end_stream();
+                let answer = if place.begin_head() {
+                    answer(
+                        &context,
+                        Peer::new(remote, protocol, tls),
+                        surplus,
+                        &request,
+                        has_body,
+                    )
+                    .await
+                } else {
+                    refuse(&context, &Refusal::BareLineFeed, &request)
+                };
+                Ok(answer.into_response(|stream| {
+                    place.put(stream, framing);
+                    Body::TakeBack(place)
+                }))
+            })
+        })
+    }
+
+    /// What hyper refused by itself.
+    fn count_failure(&self, error: &hyper::Error) {
+        tracing::debug!(client.addr = %self.remote, %error, "connection failed");
+        let code = match error {
+            error if error.is_timeout() => "request_timeout",
+            error if error.is_parse() => "malformed",
+            _ => return,
+        };
+        self.context
+            .metrics
+            .refusals_total
+            .with_label_values(&[code])
+            .inc();
+    }
+}
+
+/// What a socket that was taken back carries now.
+struct Handed {
+    held: Held,
+    /// How many bytes came too early.
+    early: usize,
+}
+
+/// The future of an answer; in a box, since hyper's connection is polled without being pinned.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

@@ -1,0 +1,285 @@
+//! An event stream on an HTTP/1 socket that was taken back from hyper: the task that stays.
+//!
+//! hyper keeps 16 KiB of buffers per connection for a response that reads nothing more; without them an idle client
+//! costs about a kilobyte, and a delivery little more than its system call.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::Sleep;
+
+use super::chunk_writer::Wire;
+use super::sink::TaskSocket;
+use crate::http::accept::reclaim::LINGER;
+use crate::http::context::Counted;
+use crate::http::stream::event_stream::{EventStream, Step};
+use crate::http::stream::stall::Patience;
+use crate::http::stream::state::StreamState;
+use crate::http::stream::write_batch::Output;
+use crate::http::transport::Transport;
+use crate::lifecycle::shutdown::Release;
+use crate::presence::Close;
+
+/// Writes one event stream to its socket until either ends.
+///
+/// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
+pub(in crate::http) struct Driver<T> {
+    phase: Phase,
+    line: Box<Line<T>>,
+}
+
+/// What an event stream is written to, and what is given back at its end.
+struct Line<T> {
+    wire: Wire<T>,
+    /// A socket that takes everything needs none.
+    patience: Option<Box<Patience>>,
+    _counted: Counted,
+    _release: Release,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is what is there for hours"
+)]
+enum Phase {
+    /// Events are written as they come.
+    Open(EventStream),
+    /// The last bytes are handed out; the socket takes them, or does not in time. A drain has a time of its own.
+    Last(Box<EventStream>, Option<Pin<Box<Sleep>>>),
+    /// Our side of the connection has ended, and the client's is waited for.
+    Linger(Pin<Box<Sleep>>),
+}
+
+impl<T: Transport> Driver<T> {
+    pub(in crate::http) fn new(
+        wire: Wire<T>,
+        stream: EventStream,
+        counted: Counted,
+        release: Release,
+    ) -> Self {
+        if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
+            stream.set_outlet(socket.outlet());
+        }
+        let line = Line {
+            wire,
+            patience: None,
+            _counted: counted,
+            _release: release,
+        };
+        Self {
+            phase: Phase::Open(stream),
+            line: Box::new(line),
+        }
+    }
+
+    /// To be called once by the task that polls it: whoever asks for the end wakes it.
+    pub(in crate::http) fn begin(&self, task: &Context<'_>) {
+        if let Some(stream) = self.stream() {
+            stream.state().poll_asked(task.waker());
+        }
+    }
+
+    /// The task runs: nobody else writes to the socket until it waits again.
+    fn take_over(&mut self) {
+        let Some((handed, rest)) = self.line.wire.shared().and_then(TaskSocket::close) else {
+            return;
+        };
+        if let Phase::Open(stream) = &mut self.phase {
+            stream.follow(handed);
+        }
+        if let Some(rest) = rest {
+            self.line.wire.keep(*rest);
+        }
+    }
+
+    /// The task waits: what it waits for may be written past it, if nothing else is under way to the client.
+    fn give_over(&self) {
+        if let (Some(socket), Phase::Open(stream)) = (self.line.wire.shared(), &self.phase)
+            && self.line.wire.is_clear()
+            && stream.is_at_rest()
+        {
+            socket.open();
+        }
+    }
+
+    /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
+    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        loop {
+            if let Some(forced) = self.forced(task) {
+                self.line.wire.abort();
+                return Poll::Ready(forced);
+            }
+            if self.line.wire.poll_gone(task).is_ready() {
+                return Poll::Ready(Close::Client);
+            }
+            match self.poll_sent(task) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Close::Client),
+                Poll::Pending => return self.poll_refused(task),
+            }
+            match &mut self.phase {
+                Phase::Open(stream) => {
+                    let turn = Output::with(|out| {
+                        let step = ready!(stream.poll_next(task, out));
+                        let written = self.line.wire.write(task, out);
+                        if let Ok(Some(sent)) = written {
+                            stream.sent(sent);
+                            self.line.rest();
+                        }
+                        Poll::Ready(written.map(|sent| (step, sent.is_some())))
+                    });
+                    match ready!(turn) {
+                        // What most turns come to: one event, one write, and everything that wakes the task is noted.
+                        Ok((Step::Wait, true)) => return Poll::Pending,
+                        // There is more, or what is left goes to the socket first.
+                        Ok((Step::More | Step::Wait, _)) => {}
+                        Ok((Step::End(close), _)) => self.finish(close),
+                        Err(_) => return Poll::Ready(Close::Client),
+                    }
+                }
+                Phase::Last(stream, _) => {
+                    if ready!(self.line.wire.poll_shutdown(task)).is_err() {
+                        return Poll::Ready(Close::Client);
+                    }
+                    stream.set_delivered();
+                    self.phase = Phase::Linger(Box::pin(tokio::time::sleep(LINGER)));
+                }
+                Phase::Linger(_) => return self.poll_deadline(task),
+            }
+        }
+    }
+
+    /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
+    fn poll_sent(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+        let Ok(sent) = ready!(self.line.wire.poll_written(task)) else {
+            return Poll::Ready(false);
+        };
+        if let Some(sent) = sent {
+            if let Some(stream) = self.stream() {
+                stream.sent(sent);
+                stream.state().takes();
+            }
+            self.line.rest();
+        }
+        Poll::Ready(true)
+    }
+
+    /// Ends the body: with everything written that it is owed, the connection follows.
+    fn finish(&mut self, close: Close) {
+        let deadline = (close != Close::Drain).then(|| Box::pin(tokio::time::sleep(LINGER)));
+        let before = std::mem::replace(
+            &mut self.phase,
+            Phase::Linger(Box::pin(tokio::time::sleep(LINGER))),
+        );
+        let Phase::Open(stream) = before else { return };
+        if !stream.breaks(close) {
+            self.line.wire.finish();
+        }
+        self.phase = Phase::Last(Box::new(stream), deadline);
+    }
+
+    fn stream(&self) -> Option<&EventStream> {
+        match &self.phase {
+            Phase::Open(stream) => Some(stream),
+            Phase::Last(stream, _) => Some(stream),
+            Phase::Linger(_) => None,
+        }
+    }
+
+    /// An end that waits for nobody.
+    fn forced(&mut self, task: &Context<'_>) -> Option<Close> {
+        let state = self.stream()?.state();
+        state.asked()?;
+        // The word to end has taken the note with it, and a forced end may follow.
+        state
+            .poll_asked(task.waker())
+            .filter(|close| StreamState::is_forced(*close))
+    }
+
+    /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
+    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        let has_taken_a_turn = self.line.wire.has_taken_a_turn();
+        if let Some(state) = self.stream().map(|stream| stream.state().clone()) {
+            if has_taken_a_turn {
+                state.takes_a_turn();
+                self.line.rest();
+            }
+            if self
+                .line
+                .patience
+                .get_or_insert_default()
+                .poll(task, &state, || false)
+                .is_ready()
+            {
+                self.line.wire.abort();
+                return Poll::Ready(Close::Slow);
+            }
+        }
+        self.poll_deadline(task)
+    }
+
+    /// The end has its time; without an end there is none.
+    fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        match &mut self.phase {
+            Phase::Open(_) | Phase::Last(_, None) => Poll::Pending,
+            Phase::Last(_, Some(deadline)) => {
+                ready!(deadline.as_mut().poll(task));
+                self.line.wire.abort();
+                Poll::Ready(Close::Client)
+            }
+            // Not reset: what the kernel still holds is the client's, and it bounds how long that may take.
+            Phase::Linger(deadline) => deadline.as_mut().poll(task).map(|()| Close::Client),
+        }
+    }
+}
+
+impl<T> Line<T> {
+    /// The socket takes bytes again.
+    fn rest(&mut self) {
+        if let Some(patience) = &mut self.patience {
+            patience.rest();
+        }
+    }
+}
+
+impl<T: Transport> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.take_over();
+        let Poll::Ready(close) = this.poll_drive(task) else {
+            this.give_over();
+            return Poll::Pending;
+        };
+        if let Phase::Open(stream) = &mut this.phase {
+            stream.end(close);
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+    use tokio_rustls::server::TlsStream;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_events_fits_sizes_of_the_allocator() {
+        // tokio's part of a task is 104 bytes, and its alignment 128.
+        let task = 104 + size_of::<Driver<TaskSocket>>();
+        assert!(task <= 384, "{task}: the next size is 512");
+        assert_eq!(
+            size_of::<Driver<TaskSocket>>(),
+            size_of::<Driver<TlsStream<TcpStream>>>()
+        );
+        let (clear, tls) = (
+            size_of::<Line<TaskSocket>>(),
+            size_of::<Line<TlsStream<TcpStream>>>(),
+        );
+        assert!(clear <= 64, "{clear}: the next size is 80");
+        assert!(tls <= 1280, "{tls}: the next size is 1536");
+    }
+}

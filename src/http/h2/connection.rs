@@ -1,0 +1,175 @@
+//! An HTTP/2 connection: its streams, each with a task of its own, its pings, and its end.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
+
+use h2::Reason;
+use h2::server::{Builder, Handshake};
+use tokio::time::timeout;
+
+use super::group::{Clock, Family};
+use super::idle::Idle;
+use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
+use crate::http::accept::connection_task::within;
+use crate::http::accept::reclaim::{TakeBack, Watched};
+use crate::http::h2::frames::Observed;
+use crate::http::h2::keepalive::Pulse;
+use crate::http::h2::request::{Exchange, Terms};
+use crate::http::h2::sink::Piece;
+use crate::http::stream::state::Peer;
+use crate::http::transport::Transport;
+use crate::lifecycle::shutdown::Watch;
+use crate::presence::Protocol;
+
+/// 30 s: what a client that was told to go has for its last bytes, when no event stream is left that it could wait for.
+/// A window that stays shut over a refusal would keep the connection for ever, and with it a descriptor.
+const LAST_TAKEN_MAX: Duration = Duration::from_secs(30);
+/// 24 KiB: the largest head that is heard on HTTP/2. One above [`HEAD_BYTES_MAX`] is answered with the reason; above this
+/// h2 answers by itself, with 431 alone, and keeps nothing.
+const HEAD_BYTES_HEARD: usize = HEAD_BYTES_MAX + 8 * 1024;
+/// Streams of one connection: browsers use about a hundred, gateways many.
+const STREAMS_MAX: u32 = 256;
+
+/// Why an HTTP/2 connection is told to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// The pod drains, and bounds it.
+    Drain,
+    /// Its event streams have come of age.
+    Age,
+    /// It has carried nothing for a while.
+    Idle,
+}
+
+/// The streams of a connection.
+struct Streams<T> {
+    h2: h2::server::Connection<Observed<Watched<T>>, Piece>,
+    pulse: Pulse,
+    terms: Terms,
+}
+
+impl Connection {
+    /// Serves every stream of the connection; each has a task that can be ended alone. `before`: what was read already.
+    pub(in crate::http) fn http2<T: Transport>(
+        mut self,
+        io: T,
+        before: Vec<u8>,
+        leaving: Watch,
+    ) -> impl Future<Output = ()> + Send {
+        self.counted.speaks(&self.context, Protocol::H2, self.tls);
+        let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
+        let (mut clock, siblings) = (Clock::new(family.clone()), family.clone());
+        let io = Observed::new(Watched::http2(io, before, place.clone()), family.clone());
+        // In a box of its own until the preface has come: what follows would be larger for it.
+        let begins = Builder::new()
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_HEARD as u32)
+            .handshake(io);
+        // And that in another: the tasks of all other connections would be as large.
+        let mut served = Box::pin(self.serve(Box::pin(begins), leaving, family));
+        poll_fn(move |task| {
+            clock.poll(task);
+            place.begin_turn();
+            let polled = served.as_mut().poll(task);
+            siblings.tell_refused();
+            polled
+        })
+    }
+
+    async fn serve<T: Transport>(
+        self,
+        begins: Pin<Box<Handshake<Observed<Watched<T>>, Piece>>>,
+        mut leaving: Watch,
+        family: Arc<Family>,
+    ) {
+        // A client that has not said the preface when the pod drains has a moment to.
+        let h2 = match within(HEAD_MAX, &mut leaving, begins).await {
+            Some(Ok(h2)) => h2,
+            Some(Err(error)) => return self.note_end(Err(error)),
+            None => {
+                self.refused::<()>("request_timeout");
+                return;
+            }
+        };
+        let idle = Arc::new(Idle::default());
+        let terms = Terms {
+            context: self.context.clone(),
+            peer: Peer::new(self.remote, Protocol::H2, self.tls),
+            is_surplus: self.counted.is_surplus(),
+            family: family.clone(),
+            idle: idle.clone(),
+        };
+        let mut streams = Streams::new(h2, terms);
+        let why = tokio::select! {
+            biased; // or what a drain ends could be written before it is said that the connection ends
+            () = leaving.signaled() => Leaving::Drain,
+            () = family.aged() => Leaving::Age,
+            ended = poll_fn(|task| streams.poll(task)) => return self.note_end(ended),
+            // What is being answered is answered, and the client knows.
+            () = idle.over() => Leaving::Idle,
+        };
+        streams.h2.graceful_shutdown();
+        // This writes the GOAWAY; only then the connection counts as told, and only then its event streams end.
+        if let Poll::Ready(ended) = poll_fn(|task| Poll::Ready(streams.poll(task))).await {
+            return self.note_end(ended);
+        }
+        drop(leaving);
+        let ended = tokio::select! {
+            ended = poll_fn(|task| streams.poll(task)) => Ok(ended),
+            () = family.hand_over(), if why == Leaving::Age => {
+                timeout(LAST_TAKEN_MAX, poll_fn(|task| streams.poll(task))).await
+            }
+            () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::Idle => return,
+        };
+        match ended {
+            Ok(ended) => self.note_end(ended),
+            Err(_) => {
+                tracing::debug!(client.addr = %self.remote, "a connection that does not take its end was closed")
+            }
+        }
+    }
+
+    fn note_end(&self, ended: Result<(), h2::Error>) {
+        if let Err(error) = ended {
+            tracing::debug!(client.addr = %self.remote, %error, "connection failed");
+        }
+    }
+}
+
+impl<T: Transport> Streams<T> {
+    fn new(mut h2: h2::server::Connection<Observed<Watched<T>>, Piece>, terms: Terms) -> Self {
+        Self {
+            pulse: Pulse::new(h2.ping_pong()),
+            h2,
+            terms,
+        }
+    }
+
+    /// Begins each stream that the client opens; ready at the end of the connection.
+    fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), h2::Error>> {
+        if self.terms.family.is_window_too_large() {
+            // h2 would name another error. Its GOAWAY is all that is left to do.
+            self.h2.abrupt_shutdown(Reason::FLOW_CONTROL_ERROR);
+            return self.h2.poll_closed(task);
+        }
+        if self.terms.family.takes_probe() {
+            self.pulse.ask();
+        }
+        if self.pulse.poll(task).is_ready() {
+            // Whoever does not answer will hardly hear why.
+            self.h2.abrupt_shutdown(Reason::NO_ERROR);
+            return Poll::Ready(match self.h2.poll_closed(task) {
+                Poll::Ready(ended) => ended,
+                Poll::Pending => Ok(()),
+            });
+        }
+        while let Some(request) = ready!(self.h2.poll_accept(task)) {
+            let (request, respond) = request?;
+            drop(tokio::spawn(Exchange::new(&self.terms, request, respond)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}

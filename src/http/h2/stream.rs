@@ -1,0 +1,228 @@
+//! An event stream on a stream of HTTP/2: the task that stays.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+
+use super::sink::SharedStream;
+use crate::http::h2::idle::InUse;
+use crate::http::stream::event_stream::{EventStream, Step};
+use crate::http::stream::stall::Patience;
+use crate::http::stream::state::StreamState;
+use crate::http::stream::write_batch::{Output, Tally, Written};
+use crate::presence::Close;
+
+/// 64 KiB: of a larger event a part at a time is handed over, so that a peer that takes it slowly is seen to take it.
+const PART_BYTES_MAX: usize = 64 * 1024;
+
+/// Hands one event stream to its HTTP/2 stream until either ends.
+///
+/// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
+pub(super) struct Driver {
+    stream: EventStream,
+    line: Box<Line>,
+}
+
+/// What an event stream is handed to.
+struct Line {
+    shared: Arc<SharedStream>,
+    /// What is still to be handed over of a turn that is larger than the others.
+    rest: Option<Box<Rest>>,
+    /// A window that lets everything out needs none.
+    patience: Option<Box<Patience>>,
+    /// Its last bytes are handed out.
+    last: Option<Last>,
+    _in_use: InUse,
+}
+
+struct Rest {
+    bytes: Bytes,
+    /// What will be counted when all of it is handed over.
+    unsent: Written,
+}
+
+#[derive(Clone, Copy)]
+struct Last {
+    close: Close,
+    /// The HTTP/2 stream does not end with them; it is reset when they are out.
+    breaks: bool,
+}
+
+impl Driver {
+    pub(super) fn new(stream: EventStream, shared: SharedStream, in_use: InUse) -> Self {
+        let shared = Arc::new(shared);
+        stream.set_outlet(shared.clone());
+        let line = Line {
+            shared,
+            rest: None,
+            patience: None,
+            last: None,
+            _in_use: in_use,
+        };
+        Self {
+            stream,
+            line: Box::new(line),
+        }
+    }
+
+    /// Ready at the end of the HTTP/2 stream, with why.
+    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        // Noted each time: whoever wakes the task takes the note with it.
+        let asked = self.stream.state().poll_asked(task.waker());
+        if let Some(forced) = asked.filter(|close| StreamState::is_forced(*close)) {
+            self.line.shared.reset();
+            return Poll::Ready(forced);
+        }
+        if self.line.shared.has_ended(task) {
+            return Poll::Ready(Close::Client);
+        }
+        if self.stream.state().under_way() > 0 {
+            return self.poll_refused(task);
+        }
+        self.note_taken();
+        if let Some(rest) = self.line.rest.take() {
+            return self.send(task, *rest);
+        }
+        if let Some(Last { close, breaks }) = self.line.last {
+            self.stream.set_delivered();
+            if breaks {
+                // Sooner, the reset would overtake them: h2 throws away what a stream that is reset has not sent.
+                self.line.shared.reset();
+            }
+            return Poll::Ready(close);
+        }
+        let (step, unsent, bytes) = ready!(Output::with(|out| {
+            let step = ready!(self.stream.poll_next(task, out));
+            Poll::Ready((step, (out.tally, out.bytes), join(out)))
+        }));
+        match step {
+            Step::Wait if bytes.len() <= PART_BYTES_MAX => {
+                if self.line.shared.send(bytes, false).is_err() {
+                    return Poll::Ready(Close::Client);
+                }
+                self.stream.sent(unsent);
+                return Poll::Pending;
+            }
+            Step::Wait | Step::More => {}
+            Step::End(close) if StreamState::is_forced(close) => {
+                self.line.shared.reset();
+                return Poll::Ready(close);
+            }
+            Step::End(close) => {
+                self.line.last = Some(Last {
+                    close,
+                    breaks: self.stream.breaks(close),
+                })
+            }
+        }
+        self.send(task, Rest { bytes, unsent })
+    }
+
+    /// Hands over a part, and goes on behind a turn of the connection.
+    fn send(&mut self, task: &Context<'_>, mut rest: Rest) -> Poll<Close> {
+        let part = rest.bytes.split_to(rest.bytes.len().min(PART_BYTES_MAX));
+        let part_bytes = part.len();
+        let is_all = rest.bytes.is_empty();
+        let is_last = is_all && self.line.last.is_some_and(|last| !last.breaks);
+        // An empty frame would count as a flood at a careful receiver, unless it is the end.
+        if (is_last || !part.is_empty()) && self.line.shared.send(part, is_last).is_err() {
+            return Poll::Ready(Close::Client);
+        }
+        if is_all {
+            // Handed to HTTP/2 is the nearest to the socket that can be seen here.
+            self.stream.sent(rest.unsent);
+        } else {
+            // The bytes are counted as they go; the event, when it is complete.
+            rest.unsent.0.handed = None;
+            rest.unsent.1 -= part_bytes;
+            self.stream.sent((Tally::default(), part_bytes));
+            self.line.rest = Some(Box::new(rest));
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// What was handed over is out.
+    fn note_taken(&mut self) {
+        if self.line.rest.is_some() {
+            // A large event is on its way.
+            self.stream.state().takes_a_turn();
+        } else {
+            self.stream.state().takes();
+        }
+        if let Some(patience) = &mut self.line.patience {
+            patience.rest();
+        }
+    }
+
+    /// What was handed over is not out: its client has the patience of its route.
+    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+        let Line {
+            shared, patience, ..
+        } = &mut *self.line;
+        let holds_others_back = || shared.holds_others_back();
+        ready!(
+            patience
+                .get_or_insert_default()
+                .poll(task, self.stream.state(), holds_others_back)
+        );
+        self.line.shared.reset();
+        Poll::Ready(Close::Slow)
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if let Some(handed) = this.line.shared.gate.close() {
+            this.stream.follow(handed);
+        }
+        let Poll::Ready(close) = this.poll_drive(task) else {
+            // What it waits for may be handed over past it, if nothing else is on its way to the client.
+            let is_free = this.line.rest.is_none()
+                && this.line.last.is_none()
+                && !this.stream.state().is_refused();
+            if is_free && this.stream.is_at_rest() {
+                this.line.shared.gate.open();
+            }
+            return Poll::Pending;
+        };
+        this.stream.end(close);
+        Poll::Ready(())
+    }
+}
+
+/// One piece: events are copied together only when there are several.
+fn join(out: &Output) -> Bytes {
+    if let [part] = &out.parts[..] {
+        return part.keep(0);
+    }
+    let mut joined = BytesMut::with_capacity(out.bytes);
+    out.parts
+        .iter()
+        .for_each(|part| joined.extend_from_slice(part.as_slice()));
+    joined.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_events_fits_sizes_of_the_allocator() {
+        // tokio's part of a task is 104 bytes, and its alignment 128.
+        let task = 104 + size_of::<Driver>();
+        assert!(task <= 384, "{task}: the next size is 512");
+        assert!(
+            size_of::<Line>() <= 48,
+            "{}: the next size is 64",
+            size_of::<Line>()
+        );
+        let shared = 2 * size_of::<usize>() + size_of::<SharedStream>();
+        assert!(shared <= 96, "{shared}: the next size is 112");
+    }
+}

@@ -1,0 +1,136 @@
+//! Which other origins a browser may read a route from (the Fetch standard's CORS protocol).
+
+use hyper::HeaderMap;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, HeaderValue, ORIGIN, VARY,
+};
+
+use crate::http::config::CorsConfig;
+use crate::subject::Variable;
+
+/// Headers that fetch-based clients send beside the simple ones.
+const REQUEST_HEADERS: &str = "last-event-id, authorization, cache-control, content-type, accept";
+
+/// The request headers that a route allows: those of every client, and those that its templates read.
+pub(in crate::http) fn request_headers<'v>(
+    variables: impl Iterator<Item = &'v Variable>,
+) -> HeaderValue {
+    let mut names: Vec<&str> = REQUEST_HEADERS.split(", ").collect();
+    for variable in variables {
+        if let Variable::Header(name) = variable
+            && !names.contains(&&**name)
+        {
+            names.push(name);
+        }
+    }
+    // The name in a template has letters, digits, `-` and `_` alone.
+    HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(REQUEST_HEADERS))
+}
+
+/// A day, in seconds; browsers shorten it to what they hold right.
+const MAX_AGE: &str = "86400";
+
+/// Adds what the answer to a request of this origin needs. Refusals need it too: without it a browser hides the status.
+pub(in crate::http) fn answer(config: &CorsConfig, request: &HeaderMap, response: &mut HeaderMap) {
+    if config.origins.is_empty() {
+        return;
+    }
+    if config.origins.iter().any(|origin| origin == "*") {
+        response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        return;
+    }
+    // Caches must not show one origin what was answered to another, also when nothing was allowed.
+    response.append(VARY, HeaderValue::from_static("origin"));
+    let Some(origin) = request.get(ORIGIN) else {
+        return;
+    };
+    if config
+        .origins
+        .iter()
+        .any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    {
+        response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if config.credentials {
+            response.insert(
+                ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                HeaderValue::from_static("true"),
+            );
+        }
+    }
+}
+
+/// Adds what a preflight asks for, if the origin may read at all.
+pub(in crate::http) fn preflight(
+    config: &CorsConfig,
+    allowed: &HeaderValue,
+    request: &HeaderMap,
+    response: &mut HeaderMap,
+) {
+    answer(config, request, response);
+    if response.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        response.insert(
+            ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET, HEAD"),
+        );
+        response.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone());
+        response.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(
+        origins: &[&str],
+        credentials: bool,
+        origin: &'static str,
+    ) -> (Option<String>, bool, bool) {
+        let config = CorsConfig {
+            origins: origins.iter().map(ToString::to_string).collect(),
+            credentials,
+        };
+        let request = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+        let mut response = HeaderMap::new();
+        preflight(
+            &config,
+            &request_headers(std::iter::empty()),
+            &request,
+            &mut response,
+        );
+        let origin = response
+            .get(ACCESS_CONTROL_ALLOW_ORIGIN)
+            .map(|value| value.to_str().unwrap().to_owned());
+        (
+            origin,
+            response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS),
+            response.contains_key(VARY),
+        )
+    }
+
+    #[test]
+    fn an_origin_is_allowed_by_its_exact_name_or_by_the_star() {
+        let app = "https://app.example";
+        assert_eq!(
+            allowed(&[app], true, "https://app.example"),
+            (Some(app.into()), true, true)
+        );
+        assert_eq!(
+            allowed(&[app], true, "https://app.example.evil"),
+            (None, false, true)
+        );
+        assert_eq!(
+            allowed(&[app], false, "http://app.example"),
+            (None, false, true)
+        );
+        assert_eq!(
+            allowed(&["*"], false, "https://any.example"),
+            (Some("*".into()), false, false)
+        );
+        assert_eq!(
+            allowed(&[], false, "https://any.example"),
+            (None, false, false)
+        );
+    }
+}

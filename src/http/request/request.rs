@@ -1,0 +1,264 @@
+//! A request as routes see it: its variables, its last event id, and whether a browser sent it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT, COOKIE, USER_AGENT};
+use percent_encoding::percent_decode_str;
+
+use crate::subject::{Variable, Variables};
+
+/// What of a request decides what is served.
+pub(in crate::http) struct Request<'r> {
+    /// Values of the path's variables, as they stand in the path.
+    pub(in crate::http) path: Vec<(&'r str, &'r str)>,
+    pub(in crate::http) query: &'r str,
+    pub(in crate::http) headers: &'r HeaderMap,
+    /// The client's address, found through trusted proxies.
+    pub(in crate::http) remote: IpAddr,
+}
+
+impl Variables for Request<'_> {
+    fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>> {
+        match variable {
+            Variable::Path(name) => {
+                let raw = self.path.iter().find(|(known, _)| *known == &**name);
+                // What is no UTF-8 has no value: it could be no token anyway.
+                raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok())
+                    .into_iter()
+                    .collect()
+            }
+            Variable::Query(name) => self.query(name).collect(),
+            Variable::Header(name) => self
+                .headers
+                .get_all(&**name)
+                .iter()
+                .filter_map(|value| value.to_str().ok().map(Cow::Borrowed))
+                .collect(),
+            Variable::Cookie(name) => self.cookie(name).map(Cow::Borrowed).into_iter().collect(),
+            Variable::RemoteIp => vec![Cow::Owned(self.remote.to_string())],
+            Variable::SubjectToken(_) => Vec::new(),
+        }
+    }
+}
+
+impl<'r> Request<'r> {
+    fn query(&self, name: &str) -> impl Iterator<Item = Cow<'r, str>> {
+        form_urlencoded::parse(self.query.as_bytes())
+            .filter(move |(known, _)| known == name)
+            .map(|(_, value)| value)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&str> {
+        let pairs = self
+            .headers
+            .get_all(COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        pairs
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The id that the client has: the header wins, since a browser repeats its first address for ever.
+    ///
+    /// In the query it has one of [`LAST_EVENT_ID_NAMES`], or the name that the route adds. The last of several counts:
+    /// libraries append the position that they have now to the address that they were given.
+    pub(in crate::http) fn last_event_id(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
+        let header = self
+            .headers
+            .get("last-event-id")
+            .map(|value| Cow::Borrowed(value.as_bytes()));
+        let is_position = |name: &str| LAST_EVENT_ID_NAMES.contains(&name) || added == Some(name);
+        let query = || {
+            form_urlencoded::parse(self.query.as_bytes())
+                .filter(|(name, id)| is_position(name) && !id.is_empty())
+                .last()
+                .map(|(_, id)| Cow::Owned(id.into_owned().into_bytes()))
+        };
+        header.filter(|id| !id.is_empty()).or_else(query)
+    }
+
+    /// Whether the client takes `text/event-stream`: the most specific range of its `Accept` decides (RFC 9110, 12.5.1).
+    pub(in crate::http) fn accepts(&self) -> bool {
+        let mut ranges = self
+            .headers
+            .get_all(ACCEPT)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|range| std::str::from_utf8(range).ok())
+            .filter(|range| !range.trim().is_empty())
+            .peekable();
+        if ranges.peek().is_none() {
+            return true;
+        }
+        let best = ranges.filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let specific = match parts.next()?.to_ascii_lowercase().as_str() {
+                "text/event-stream" => 2,
+                "text/*" => 1,
+                "*/*" => 0,
+                _ => return None,
+            };
+            let refused = parts.any(|part| {
+                part.strip_prefix("q=")
+                    .is_some_and(|quality| quality.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
+            });
+            Some((specific, !refused))
+        });
+        best.max_by_key(|(specific, _)| *specific)
+            .is_some_and(|(_, accepted)| accepted)
+    }
+}
+
+/// The names under which client libraries send a position in the query: ours, that of event-source-polyfill and
+/// reconnecting-eventsource, and the old and the new one of Mercure.
+const LAST_EVENT_ID_NAMES: [&str; 4] = [
+    "last_event_id",
+    "lastEventId",
+    "Last-Event-ID",
+    "lastEventID",
+];
+
+/// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
+///
+/// It names `text/event-stream` in `Accept`, and its `User-Agent` begins with `Mozilla/`. `Sec-Fetch-*` says nothing: the
+/// `fetch` of Node sends it, and browsers leave it out over plain HTTP, old ones always.
+pub(in crate::http) fn is_browser(headers: &HeaderMap) -> bool {
+    let is_event_stream = |range: &[u8]| {
+        let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"text/event-stream")
+    };
+    headers
+        .get(USER_AGENT)
+        .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
+        && headers.get_all(ACCEPT).iter().any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(is_event_stream)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect::<HeaderMap>()
+    }
+
+    fn request<'r>(headers: &'r HeaderMap, query: &'r str) -> Request<'r> {
+        Request {
+            path: vec![("id", "a%20b")],
+            query,
+            headers,
+            remote: [192, 0, 2, 1].into(),
+        }
+    }
+
+    #[test]
+    fn variables_are_decoded() {
+        let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-who", "me")]);
+        let request = request(&headers, "x=1&x=a%2Eb&y=+");
+        let values = |variable: Variable| request.values(&variable).join("|");
+        assert_eq!(values(Variable::Path("id".into())), "a b");
+        assert_eq!(values(Variable::Query("x".into())), "1|a.b");
+        assert_eq!(values(Variable::Query("y".into())), " ");
+        assert_eq!(values(Variable::Cookie("tenant".into())), "blue");
+        assert_eq!(values(Variable::Header("x-who".into())), "me");
+        assert_eq!(values(Variable::RemoteIp), "192.0.2.1");
+        assert_eq!(values(Variable::Query("z".into())), "");
+    }
+
+    #[test]
+    fn the_header_wins_over_the_query_and_an_empty_id_is_none() {
+        let id = |pairs: &[(&'static str, &str)], query: &str| {
+            let headers = headers(pairs);
+            request(&headers, query)
+                .last_event_id(Some("from"))
+                .map(|id| String::from_utf8(id.into_owned()).unwrap())
+        };
+        for name in [
+            "last_event_id",
+            "lastEventId",
+            "lastEventID",
+            "Last-Event-ID",
+            "last%5fevent%5fid",
+            "from",
+        ] {
+            assert_eq!(
+                id(&[], &format!("a=b&{name}=c%2Dd")),
+                Some("c-d".into()),
+                "{name}"
+            );
+        }
+        assert_eq!(id(&[], "LASTEVENTID=a&since=b"), None);
+        assert_eq!(
+            id(&[], "last_event_id=first&x=y&lastEventId=last&lastEventID="),
+            Some("last".into())
+        );
+        assert_eq!(
+            id(&[("last-event-id", "a")], "last_event_id=b"),
+            Some("a".into())
+        );
+        assert_eq!(
+            id(&[("last-event-id", "")], "last_event_id=b"),
+            Some("b".into())
+        );
+        assert_eq!(id(&[], "last_event_id="), None);
+        assert_eq!(id(&[], ""), None);
+    }
+
+    #[test]
+    fn the_most_specific_range_of_accept_decides() {
+        for (accept, accepted) in [
+            ("text/event-stream", true),
+            ("*/*", true),
+            ("text/html, text/*;q=0.5", true),
+            ("", true),
+            ("application/json", false),
+            ("*/*, text/event-stream;q=0", false),
+            ("text/event-stream; q=0.0, */*", false),
+            ("*/*;q=0, text/event-stream", true),
+            ("TEXT/Event-Stream", true),
+        ] {
+            let headers = headers(&[("accept", accept)]);
+            assert_eq!(request(&headers, "").accepts(), accepted, "{accept:?}");
+        }
+        assert!(request(&HeaderMap::new(), "").accepts());
+    }
+
+    #[test]
+    fn a_browser_names_the_event_stream_and_has_the_user_agent_of_one() {
+        let (browser, node) = ("Mozilla/5.0 (X11; Linux x86_64)", "node");
+        for (accept, agent, expected) in [
+            ("text/event-stream", browser, true),
+            ("Text/Event-Stream;q=0.9, */*", browser, true),
+            ("*/*", browser, false),
+            ("text/html", browser, false),
+            ("text/event-stream", node, false),
+            ("text/event-stream", "curl/8 Mozilla/5.0", false),
+        ] {
+            let all = headers(&[
+                ("accept", accept),
+                ("user-agent", agent),
+                ("sec-fetch-mode", "cors"),
+            ]);
+            assert_eq!(is_browser(&all), expected, "{accept} {agent}");
+        }
+        assert!(!is_browser(&headers(&[("user-agent", browser)])));
+        assert!(!is_browser(&headers(&[
+            ("accept", "text/event-stream"),
+            ("sec-fetch-mode", "cors")
+        ])));
+    }
+}

@@ -1,0 +1,90 @@
+//! Whether an event stream may be handed events past its task, and when it was last.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
+
+use super::compact_time::{Began, Ticks};
+use super::state::StreamState;
+use super::write_batch::{Tally, Written};
+use crate::feed::Piece;
+use crate::http::request::route::Route;
+use crate::limit::Level;
+use crate::limit::load_level::Gauge;
+
+/// Open while the task waits, with nothing under way to the client that was refused. Task and rounds run on one thread.
+#[derive(Debug)]
+pub(in crate::http) struct Gate {
+    is_open: AtomicBool,
+    /// Ticks since the event stream began at which something was handed out past the task, plus one; 0 if nothing was.
+    handed: AtomicU32,
+    /// Of the state, as the route: here they are beside what else is needed.
+    began: Began,
+    pub(in crate::http) state: Arc<StreamState>,
+    route: Arc<Route>,
+    pressure: Gauge,
+}
+
+impl Gate {
+    /// A gate that is shut.
+    pub(in crate::http) fn new(state: Arc<StreamState>, pressure: Gauge) -> Self {
+        let (is_open, handed) = (AtomicBool::new(false), AtomicU32::new(0));
+        let (began, route) = (state.began, state.route.clone());
+        Self {
+            is_open,
+            handed,
+            began,
+            state,
+            route,
+            pressure,
+        }
+    }
+
+    /// The task waits.
+    pub(in crate::http) fn open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+    }
+
+    /// What was handed out last is not all on its way.
+    pub(in crate::http) fn shut(&self) {
+        self.is_open.store(false, Ordering::Relaxed);
+    }
+
+    /// The task runs. With when something was handed out past it last, if anything was.
+    pub(in crate::http) fn close(&self) -> Option<Ticks> {
+        self.shut();
+        let handed = Ticks::new(self.handed.load(Ordering::Relaxed).checked_sub(1)?);
+        self.handed.store(0, Ordering::Relaxed);
+        Some(handed)
+    }
+
+    /// Whether something may pass.
+    pub(in crate::http) fn look(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed) && self.state.asked().is_none()
+    }
+
+    /// Whether this may. Under pressure telemetry is passed by; a client without a rate of events gets all else.
+    pub(in crate::http) fn lets(&self, piece: &Piece) -> bool {
+        let is_thinned = piece.has_telemetry && self.pressure.level() != Level::None;
+        !is_thinned && self.look()
+    }
+
+    /// It has passed, just now: what is to be counted of it.
+    pub(in crate::http) fn passed(&self, piece: &Piece) -> Tally {
+        let now = Instant::now();
+        self.handed.store(
+            self.began.at(now).count().saturating_add(1),
+            Ordering::Relaxed,
+        );
+        Tally {
+            events: piece.events,
+            oldest: Some(piece.received),
+            handed: Some(now),
+        }
+    }
+
+    /// Counts what has reached the client's connection.
+    pub(in crate::http) fn count(&self, written: Written) {
+        self.state.count(&self.route, written);
+    }
+}

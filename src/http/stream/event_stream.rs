@@ -1,0 +1,408 @@
+//! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
+
+mod clock;
+mod close;
+mod opening;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+use tokio::time::Sleep;
+
+use super::compact_time::Ticks;
+use super::direct_path::Gate;
+use super::state::StreamState;
+use super::throttle::{Paced, Turn};
+use super::write_batch::{Output, TURN_BYTES, Written};
+use crate::feed::{Cursor, Gap, Item, Outlet, Read, Relief};
+use crate::http::config::End;
+use crate::http::context::Context;
+use crate::http::h2::group::Family;
+use crate::limit::Visit;
+use crate::limit::clients::Limit;
+use crate::presence::{Close, Member as _, Registration, State};
+use crate::sse::id::Joined;
+use crate::sse::{Component, Tier, encode};
+
+pub(in crate::http) use opening::Opening;
+
+/// One open event stream. Two drivers carry it: the socket taken back from hyper, and an HTTP/2 body.
+#[derive(Debug)]
+pub(in crate::http) struct EventStream {
+    // Before the cursors, so that it is out of the registry when they end.
+    registration: Registration,
+    state: Arc<StreamState>,
+    context: Arc<Context>,
+    /// Counted among those of its client, where these are limited.
+    visit: Option<Box<Visit>>,
+    paced: Option<Box<Paced>>,
+    cursors: SmallVec<[Cursor; 1]>,
+    /// Where the client stands in each source, by what was handed out: the id of several sources.
+    positions: SmallVec<[Component; 1]>,
+    /// Which source was read first in the last turn.
+    first: u16,
+    opening: Option<Box<Bytes>>,
+    /// HTTP/1: wakes the task at the deadline; made when there is nothing to write for the first time.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// HTTP/2: with whom it is handed over, and who wakes the task at the deadline.
+    family: Option<Arc<Family>>,
+    /// When it is to be looked whether there is something to say.
+    deadline: Ticks,
+    /// The task is woken at the deadline.
+    is_timed: bool,
+    /// Its own part of the route's heartbeat: how long this client hears nothing before a comment.
+    part: f32,
+    /// When something was handed out last.
+    spoke: Ticks,
+    /// When an id was handed out last.
+    marked: Ticks,
+    /// When the client is handed over.
+    age: Ticks,
+    /// HTTP/2: its family knows that it has come of age.
+    is_aged: bool,
+    ending: Option<Ending>,
+    /// Everything that was handed out has been taken by the socket, its end included.
+    is_delivered: bool,
+}
+
+/// An end that has begun: what the client is still owed comes first.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    close: Close,
+    owed: u32,
+}
+
+/// What a turn brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Step {
+    /// There may be more at once.
+    More,
+    /// That was all: the task is woken when there is more.
+    Wait,
+    /// Nothing will follow.
+    End(Close),
+}
+
+impl EventStream {
+    pub(in crate::http) fn state(&self) -> &Arc<StreamState> {
+        &self.state
+    }
+
+    /// It is one of several on its connection, which are handed over together.
+    pub(in crate::http) fn join(&mut self, family: Arc<Family>, stream: u32) {
+        family.add(
+            &self.state,
+            stream,
+            self.state.began.ticks_at(self.deadline),
+        );
+        self.family = Some(family);
+    }
+
+    /// Whether its end is to look like a broken connection, by the route's `close`.
+    pub(in crate::http) fn breaks(&self, close: Close) -> bool {
+        self.state.route.config.close == End::Abort && close.comes_back()
+    }
+
+    /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends. The driver
+    /// has asked in this poll whether it is to end ([`StreamState::poll_asked`]), so that its task is woken for that.
+    pub(in crate::http) fn poll_next(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        out: &mut Output,
+    ) -> Poll<Step> {
+        if let Some(opening) = self.opening.take() {
+            out.push(*opening);
+        }
+        if let (None, Some(close)) = (self.ending, self.state.asked()) {
+            self.end(close);
+        }
+        let mut relief = self.state.was_slow().then(|| self.relieve()).flatten();
+        // Whoever was too slow takes the word that it was, and comes back for the rest.
+        if !matches!(
+            self.ending,
+            Some(Ending {
+                close: Close::Slow,
+                ..
+            })
+        ) {
+            if let Some(close) = self.poll_events(task, out, relief.as_mut()) {
+                self.end(close);
+            }
+            relief
+                .iter()
+                .for_each(|relief| self.count_skipped(relief.skipped()));
+        }
+        if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
+            self.poll_timer(task, out);
+        }
+        if let Some(Ending { close, owed: 0 }) = self.ending {
+            self.say_close(close, out);
+            return Poll::Ready(Step::End(close));
+        }
+        if out.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(if self.is_awaited() {
+            Step::Wait
+        } else {
+            Step::More
+        })
+    }
+
+    /// Whether whatever comes next wakes the task: another turn at once would be idle.
+    fn is_awaited(&self) -> bool {
+        // A deadline that has passed has woken the task already, perhaps for this very turn.
+        self.ending.is_none()
+            && self.is_timed
+            && self.spoke < self.deadline
+            && self.cursors.iter().all(Cursor::waits)
+            && !self.state.is_resuming()
+    }
+
+    /// A gate for whoever hands out what comes past the task.
+    pub(in crate::http) fn gate(&self) -> Gate {
+        Gate::new(self.state.clone(), self.context.pressure.clone())
+    }
+
+    /// Lets events that come while it waits be written without its task, if it has one source. While its client has a rate
+    /// of events, it is not at rest.
+    pub(in crate::http) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+        if let [cursor] = &self.cursors[..] {
+            cursor.set_outlet(outlet);
+        }
+    }
+
+    /// Goes to where the client stands since something was handed out past the task, the last of it then.
+    pub(in crate::http) fn follow(&mut self, handed: Ticks) {
+        for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
+            cursor.follow();
+            *position = cursor.position();
+        }
+        (self.spoke, self.marked) = (handed, handed);
+    }
+
+    /// Whether all that can come next is events: it waits for them, and is given every one.
+    pub(in crate::http) fn is_at_rest(&self) -> bool {
+        let has_rate = self
+            .visit
+            .as_ref()
+            .is_some_and(|visit| visit.events().is_some());
+        !has_rate && self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
+    }
+
+    /// Counts what has reached the socket.
+    pub(in crate::http) fn sent(&self, written: Written) {
+        self.state.count(&self.state.route, written);
+        self.note_active();
+    }
+
+    /// The driver says that the socket has taken everything, the end included.
+    pub(in crate::http) fn set_delivered(&mut self) {
+        self.is_delivered = true;
+    }
+
+    /// Says, once, that it is live: its first bytes are out, and it has caught up.
+    fn note_active(&self) {
+        // Without a registry there is no other state between the lines of its beginning and its end.
+        if self.state.begins_active() && self.registration.changed() {
+            let state = &self.state;
+            tracing::info!(
+                client = &*state.client,
+                client.addr = %state.peer.text(),
+                route = &*state.route.label,
+                protocol = state.peer.protocol.as_str(),
+                state = State::Active.as_str(),
+                "event stream active"
+            );
+        }
+    }
+
+    /// Ends it, unless it is ending already.
+    pub(in crate::http) fn end(&mut self, close: Close) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.state.close(close);
+        // What waits at this moment is owed; what is published meanwhile is the next connection's.
+        let owed = match close {
+            Close::Drain | Close::Age | Close::Unauthorized => {
+                u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
+            }
+            _ => 0,
+        };
+        self.ending = Some(Ending { close, owed });
+    }
+
+    /// What a client is spared that was slow until now; nothing when too much waits for it: then it is ended.
+    fn relieve(&mut self) -> Option<Relief> {
+        let waiting = self.state.lag().events;
+        if self.state.is_ended_by(waiting) {
+            self.end(Close::Slow);
+            return None;
+        }
+        (!self.state.is_resuming()).then(|| Relief::new(&self.state.route.config.slow, waiting))
+    }
+
+    fn poll_events(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        out: &mut Output,
+        mut relief: Option<&mut Relief>,
+    ) -> Option<Close> {
+        let mut caught_up = true;
+        let mut ended = false;
+        let (visit, mut paced) = (self.visit.take(), self.paced.take());
+        let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
+        // What is owed at the end is given at once.
+        let mut pace = match self.ending {
+            None => Turn::new(
+                visit.as_ref().and_then(|visit| visit.events()),
+                self.context.pressure.level(),
+                &mut paced,
+            ),
+            Some(_) => None,
+        };
+        // Another source first each time: one that fills every turn must not keep the others waiting.
+        self.first = if usize::from(self.first) + 1 < self.cursors.len() {
+            self.first + 1
+        } else {
+            0
+        };
+        // Copied events bear the ids of their source alone.
+        out.batch.copies = self.cursors.len() == 1;
+        for turn in 0..self.cursors.len() {
+            let place = (usize::from(self.first) + turn) % self.cursors.len();
+            let budget = TURN_BYTES.saturating_sub(out.bytes);
+            let cursor = &mut self.cursors[place];
+            let read = match (relief.as_deref_mut(), &mut pace) {
+                (relief, Some(pace)) => {
+                    cursor.poll_read_paced(task, &mut out.batch, budget, relief, pace)
+                }
+                (None, None) => cursor.poll_read(task, &mut out.batch, budget),
+                (Some(relief), None) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
+            };
+            match read {
+                Poll::Ready(Read::Some) => caught_up = false,
+                Poll::Ready(Read::Ended) => ended = true,
+                Poll::Pending => continue,
+            }
+            let before = out.tally.events;
+            self.hand_out(place, out);
+            if let Some(ending) = &mut self.ending {
+                ending.owed = ending
+                    .owed
+                    .saturating_sub((out.tally.events - before) as u32);
+            }
+        }
+        pace.iter()
+            .for_each(|pace| self.count_skipped(pace.skipped()));
+        drop(pace);
+        self.visit = visit;
+        self.wait_for_tokens(paced, waited);
+        if let (true, Some(ending)) = (caught_up, &mut self.ending) {
+            // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
+            ending.owed = 0;
+        }
+        if caught_up && self.state.is_resuming() && !self.cursors.iter().any(Cursor::is_replaying) {
+            self.state.set_caught_up();
+            self.note_active();
+        }
+        ended.then_some(Close::Upstream)
+    }
+
+    /// Notes until when events wait for tokens, so that the timer ends it.
+    fn wait_for_tokens(&mut self, paced: Option<Box<Paced>>, waited: bool) {
+        let waits = paced.as_ref().is_some_and(|paced| paced.until.is_some());
+        self.paced = paced;
+        if waits && !waited {
+            self.context
+                .metrics
+                .throttled_total
+                .with_label_values(&[Limit::Events.as_str()])
+                .inc();
+        }
+        if waits || waited {
+            self.set_deadline();
+        }
+    }
+
+    /// Moves what a cursor has read to the output, with ids of all sources where there are several.
+    fn hand_out(&mut self, place: usize, out: &mut Output) {
+        let mut items = std::mem::take(&mut out.batch.items);
+        let alone = self.cursors.len() == 1;
+        for item in items.drain(..) {
+            match item {
+                Item::Event {
+                    frame,
+                    position,
+                    received,
+                    ..
+                } => {
+                    self.positions[place] = position;
+                    out.count(1, received);
+                    if alone {
+                        out.push_events(frame.into_chunk(), false);
+                    } else {
+                        out.push(frame.body());
+                        out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
+                    }
+                }
+                Item::Copied { chunk, copied } => {
+                    self.positions[place] = copied.position;
+                    out.count(copied.events, copied.received);
+                    out.push_events(chunk, true);
+                }
+                Item::Gap { gap, position } => {
+                    self.positions[place] = position;
+                    self.count_gap(gap);
+                    out.write(|bytes| put_gap(bytes, gap, Some(&self.positions)));
+                }
+            }
+        }
+        out.batch.items = items;
+        if !out.is_empty() {
+            let now = Instant::now();
+            self.spoke = self.state.began.at(now);
+            self.marked = self.spoke;
+            out.tally.handed = Some(now);
+        }
+    }
+
+    fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
+        for (tier, events) in skipped {
+            self.context
+                .metrics
+                .shed_events_total
+                .with_label_values(&[tier.as_str()])
+                .inc_by(events);
+        }
+    }
+
+    fn count_gap(&self, gap: Gap) {
+        let metrics = &self.context.metrics;
+        metrics
+            .gaps_total
+            .with_label_values(&[gap.reason.as_str()])
+            .inc();
+        if let Some(missed) = gap.missed {
+            metrics
+                .missed_events_total
+                .with_label_values(&[gap.reason.as_str()])
+                .inc_by(missed);
+        }
+        self.state.count_gap();
+    }
+}
+
+fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Component]>) {
+    let missed = gap
+        .missed
+        .map_or("null".to_owned(), |missed| missed.to_string());
+    let (reason, resume) = (gap.reason, gap.reason.resume());
+    let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
+    encode::put_control(out, "sidestream.gap", &json, id.map(Joined));
+}
