@@ -1,16 +1,16 @@
 # The image holds one stripped binary, the C library, and the certificates of public authorities: 13 MB, no shell, no
-# package manager. It runs as nobody in particular on a read-only root file system. There is no HEALTHCHECK: Kubernetes
-# asks the admin port. `tests/image.rs` runs what scripts/rootfs.sh puts together.
+# package manager. It runs as an unprivileged user on a read-only root file system. There is no HEALTHCHECK: Kubernetes
+# probes the admin port. `tests/image.rs` runs the image content that scripts/rootfs.sh assembles.
 
-# The base image, with its digest: rust:1.95-bookworm@sha256:... There is no default: a tag is another image tomorrow. How to
-# find the digest is in docs/kubernetes.md.
+# The base image, with its digest: rust:1.95-bookworm@sha256:... There is no default, because a tag can move to another
+# image. docs/kubernetes.md explains how to find the digest.
 ARG BUILD_IMAGE
 FROM ${BUILD_IMAGE} AS build
 ARG BUILD_IMAGE
 RUN case "$BUILD_IMAGE" in *@sha256:*) ;; *) echo "BUILD_IMAGE has no digest: $BUILD_IMAGE" >&2; exit 1 ;; esac
 WORKDIR /build
 COPY . .
-# The caches outlive the layer; what is wanted leaves them in the same step.
+# Cache mounts are not part of the layer, so this step copies the binary out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
     cargo build --release --locked --bin sidestream \

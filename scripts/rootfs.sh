@@ -1,8 +1,8 @@
 #!/bin/sh
-# What the image holds besides the binary: scripts/rootfs.sh BINARY FOLDER
+# Assembles the root file system of the image: scripts/rootfs.sh BINARY FOLDER
 #
 # The binary, the libraries that it is linked with, the certificates of public authorities, and three small files. No
-# shell, no package manager, nothing that writes. Debian 12 (glibc 2.36): names are resolved by the C library itself.
+# shell, no package manager, nothing that writes. Debian 12 (glibc 2.36): the C library resolves names without plug-ins.
 set -eu
 binary=$1
 root=$2
@@ -17,7 +17,7 @@ ldd "$binary" | sed -nE 's|^[^/]*(/[^ ]+) \(0x.*|\1|p' | while read -r library; 
 done
 
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-# Numbers are enough for Kubernetes; names are for tools that look.
+# Kubernetes needs only the numeric ids; tools that display users need the names.
 printf 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin\n' >"$root/etc/passwd"
 printf 'nonroot:x:65532:\n' >"$root/etc/group"
 printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"

