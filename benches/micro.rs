@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use sidestream::feed::trie::Interest;
-use sidestream::feed::{Batch, Budget, Cursor, Limits, Log, LogWriter, Profile, Start, buffer};
+use sidestream::feed::trie::SubjectTrie;
+use sidestream::feed::{
+    Batch, Budget, Cursor, FeedOptions, Limits, Start, StreamBuffer, StreamWriter, buffer,
+};
 use sidestream::sse::encode::Frame;
-use sidestream::sse::{Component, Event, EventId, EventName, Tag};
+use sidestream::sse::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 /// What a tailer appends at once when much comes.
 const BATCH: u64 = 64;
 
-fn tag() -> Tag {
-    Tag::of_stream("S", 1)
+fn tag() -> SourceTag {
+    SourceTag::of_stream("S", 1)
 }
 
 /// Filters side by side, parted by spaces.
@@ -30,7 +32,7 @@ fn filters(text: &str) -> FilterSet {
 
 fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
     Event {
-        position: Component {
+        position: Position {
             tag: tag(),
             seq,
             check: Some(seq as u16),
@@ -45,13 +47,13 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
 }
 
 /// A log that nothing is evicted from by its budget.
-fn log_of(feeds: usize, window: Limits) -> (LogWriter, Arc<Log>) {
+fn log_of(feeds: usize, window: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
     let (mut writer, log) = buffer::channel("S", window, &Budget::new(4 << 30, feeds), None);
     writer.begin(tag(), 0);
     (writer, log)
 }
 
-fn open(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, start: Start) -> Cursor {
+fn open(log: &Arc<StreamBuffer>, filter: &str, profile: &Arc<FeedOptions>, start: Start) -> Cursor {
     log.open(filters(filter), profile, start)
         .now_or_never()
         .unwrap()
@@ -62,7 +64,7 @@ fn open(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, start: Start) -> C
 fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
     let name = EventName::parse("created").unwrap();
-    let position = Component {
+    let position = Position {
         tag: tag(),
         seq: 18_422,
         check: Some(0x7d3e),
@@ -90,9 +92,9 @@ fn append_to(bencher: &mut criterion::Bencher<'_>, filters: &[String], subjects:
         ..Limits::default()
     };
     let (mut writer, log) = log_of(filters.len(), window);
-    let profile = Arc::new(Profile {
+    let profile = Arc::new(FeedOptions {
         window,
-        ..Profile::default()
+        ..FeedOptions::default()
     });
     let cursors: Vec<Cursor> = filters
         .iter()
@@ -175,7 +177,7 @@ fn read(criterion: &mut Criterion) {
 fn interest(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("match");
     for count in [10, 10_000, 100_000] {
-        let mut interest = Interest::default();
+        let mut interest = SubjectTrie::default();
         for number in 0..count {
             let filter = match number % 10 {
                 0 => format!("orders.{number}.>"),
@@ -217,8 +219,8 @@ fn seed(criterion: &mut Criterion) {
                 .collect(),
         );
         let (profile, start) = (
-            Arc::new(Profile::default()),
-            Component {
+            Arc::new(FeedOptions::default()),
+            Position {
                 tag: tag(),
                 seq: 1,
                 check: None,

@@ -16,16 +16,16 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::{self, Loaded};
 use crate::feed::Budget;
-use crate::feed::replay::Replays;
+use crate::feed::replay::ReplaySlots;
 use crate::http::{self, Routes};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::lifecycle::schedule;
 use crate::lifecycle::signals::Request;
-use crate::limit::load_level::Gauge;
-use crate::limit::{Door, Pulses, descriptors};
+use crate::limit::load_level::SharedLevel;
+use crate::limit::{ConnectionLimiter, LoopLagProbes, descriptors};
 use crate::net::sockets;
-use crate::presence::Registry;
+use crate::presence::StreamTable;
 use crate::telemetry::Metrics;
 use crate::{admin, nats};
 
@@ -111,7 +111,7 @@ impl App {
         let system = |error: &dyn fmt::Display| StartError::System(error.to_string());
         let health = Health::default();
         let metrics = Arc::new(Metrics::new().map_err(|error| system(&error))?);
-        let door = Door::new(descriptors::raise());
+        let door = ConnectionLimiter::new(descriptors::raise());
         descriptors::sample_with(&metrics);
         sockets::sample_with(&metrics);
 
@@ -119,7 +119,7 @@ impl App {
         let (progress, drain) = watch::channel(Progress::default());
         let (commanded, commands) = mpsc::channel(16);
         let shown = Arc::new(Mutex::new(reload::shown(&loaded, &[], None)));
-        let registry = Registry::default();
+        let registry = StreamTable::default();
         let parts = admin::Parts {
             health: health.clone(),
             metrics: metrics.clone(),
@@ -132,7 +132,7 @@ impl App {
             commands: commanded,
         };
         let budget = Budget::new(config.window_bytes_max, config.feeds_max);
-        let (pulses, pressure) = (Pulses::default(), Gauge::default());
+        let (pulses, pressure) = (LoopLagProbes::default(), SharedLevel::default());
         let load = load::Watched {
             door: door.clone(),
             budget: budget.clone(),
@@ -152,7 +152,7 @@ impl App {
         let nats = nats::connect(&config.nats, identity, &health, &metrics)
             .await
             .map_err(|error| StartError::Configuration(error.to_string()))?;
-        let replays = Replays::new(config.replays, &metrics);
+        let replays = ReplaySlots::new(config.replays, &metrics);
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
         // Set once, here.

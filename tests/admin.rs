@@ -22,7 +22,7 @@ use sidestream::admin::{self, Admin, Command, Parts};
 use sidestream::lifecycle::health::{Check, Health, Status};
 use sidestream::lifecycle::phase::{Phase, Progress};
 use sidestream::presence::{
-    Close, Description, Lag, Member, Protocol, Registration, Registry, Sent, State,
+    CloseReason, Lag, Protocol, Registration, Sent, State, StreamHandle, StreamInfo, StreamTable,
 };
 use sidestream::telemetry::Metrics;
 use tempfile::TempDir;
@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Operator {
     admin: Option<Admin>,
     health: Health,
-    registry: Registry,
+    registry: StreamTable,
     drain: watch::Sender<Progress>,
     commands: mpsc::Receiver<Command>,
     control: PathBuf,
@@ -55,7 +55,7 @@ impl Operator {
             hosts,
             control,
         };
-        let (health, registry) = (Health::default(), Registry::default());
+        let (health, registry) = (Health::default(), StreamTable::default());
         let (drain, progress) = watch::channel(Progress::default());
         let (commands, received) = mpsc::channel(1);
         let parts = Parts {
@@ -113,7 +113,9 @@ impl Operator {
         route: &str,
     ) -> (Arc<Client>, Registration) {
         let client = Arc::new(Client::new(protocol, client, route));
-        let registration = self.registry.insert(Arc::clone(&client) as Arc<dyn Member>);
+        let registration = self
+            .registry
+            .insert(Arc::clone(&client) as Arc<dyn StreamHandle>);
         (client, registration)
     }
 
@@ -197,7 +199,7 @@ fn dechunked(mut body: &str) -> String {
 
 /// An event stream as far as the admin can tell.
 struct Client {
-    description: Mutex<Description>,
+    description: Mutex<StreamInfo>,
     route: Arc<str>,
     client: String,
     described: AtomicU64,
@@ -205,7 +207,7 @@ struct Client {
 
 impl Client {
     fn new(protocol: Protocol, client: &str, route: &str) -> Self {
-        let description = Description {
+        let description = StreamInfo {
             client: client.to_owned(),
             route: route.into(),
             subjects: vec!["orders.42.>".into()],
@@ -240,7 +242,7 @@ impl Client {
     }
 }
 
-impl Member for Client {
+impl StreamHandle for Client {
     fn memory_bytes(&self) -> u64 {
         1024
     }
@@ -257,11 +259,11 @@ impl Member for Client {
     fn is_slow(&self) -> bool {
         self.description.lock().unwrap().slow
     }
-    fn describe(&self) -> Description {
+    fn describe(&self) -> StreamInfo {
         self.described.fetch_add(1, Ordering::Relaxed);
         self.description.lock().unwrap().clone()
     }
-    fn close(&self, _: Close) {}
+    fn close(&self, _: CloseReason) {}
 }
 
 #[test]
@@ -665,7 +667,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_is_told_so() {
         let parts = Parts {
             health: Health::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
-            registry: Registry::default(),
+            registry: StreamTable::default(),
             drain: watch::channel(Progress::default()).1,
             config: Box::new(|| Value::Null),
             commands: mpsc::channel(1).0,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::list::{Entries, Members};
-use crate::presence::{Entry, Key, Member, Registry};
+use crate::presence::{Entry, Key, StreamHandle, StreamTable};
 
 /// How many are listed unless the request says otherwise.
 const LIMIT: usize = 1_000;
@@ -70,7 +70,7 @@ impl Query {
 }
 
 impl Filter {
-    pub(super) fn passes(&self, member: &dyn Member) -> bool {
+    pub(super) fn passes(&self, member: &dyn StreamHandle) -> bool {
         self.passes_route(member.route())
             && self
                 .client
@@ -84,7 +84,7 @@ impl Filter {
 }
 
 /// Entries that fit, up to the limit.
-pub(super) async fn entries(registry: &Registry, query: Query) -> Result<Entries, NoList> {
+pub(super) async fn entries(registry: &StreamTable, query: Query) -> Result<Entries, NoList> {
     let Query {
         filter,
         limit,
@@ -98,7 +98,7 @@ pub(super) async fn entries(registry: &Registry, query: Query) -> Result<Entries
 
 /// Everything known of one client on all pods; `complete` is false when it has more than the limit.
 async fn of_cluster(
-    registry: &Registry,
+    registry: &StreamTable,
     client: &str,
     filter: &Filter,
     limit: usize,
@@ -112,7 +112,7 @@ async fn of_cluster(
         .entries
         .retain(|(_, entry)| filter.passes_route(&entry.route));
     let (total, is_complete) = (found.entries.len(), found.is_complete);
-    Ok(Entries::Cluster {
+    Ok(Entries::PresenceStore {
         total,
         is_complete,
         found: found.entries.into_iter(),

@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::connections::{Filter, listed};
-use crate::presence::{Entry, Key, Member, Registry, SHARDS};
+use crate::presence::{Entry, Key, SHARDS, StreamHandle, StreamTable};
 
 /// 16 KiB: some thirty entries, as much as a socket takes at once.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -34,7 +34,7 @@ pub(super) enum Entries {
     /// Event streams of this pod.
     Pod(Members),
     /// What the registry over all pods has, which bounds their number.
-    Cluster {
+    PresenceStore {
         /// Their number.
         total: usize,
         /// Whether these are all.
@@ -46,22 +46,22 @@ pub(super) enum Entries {
 
 /// Event streams of this pod that pass a filter, one part of the table at a time.
 pub(super) struct Members {
-    registry: Registry,
+    registry: StreamTable,
     filter: Filter,
     left: usize,
     total: u64,
     next_shard: u32,
-    members: vec::IntoIter<Arc<dyn Member>>,
+    members: vec::IntoIter<Arc<dyn StreamHandle>>,
 }
 
 impl List {
     pub(super) fn new(entries: Entries, permit: OwnedSemaphorePermit) -> Self {
         let head = match &entries {
             Entries::Pod(_) => "{\"connections\":[",
-            Entries::Cluster {
+            Entries::PresenceStore {
                 is_complete: true, ..
             } => "{\"scope\":\"cluster\",\"complete\":true,\"connections\":[",
-            Entries::Cluster {
+            Entries::PresenceStore {
                 is_complete: false, ..
             } => "{\"scope\":\"cluster\",\"complete\":false,\"connections\":[",
         };
@@ -118,20 +118,22 @@ impl Entries {
             Self::Pod(members) => members
                 .next()
                 .map(|member| serde_json::to_string(&member.describe()).unwrap_or_default()),
-            Self::Cluster { found, .. } => found.next().map(|entry| listed(&entry).to_string()),
+            Self::PresenceStore { found, .. } => {
+                found.next().map(|entry| listed(&entry).to_string())
+            }
         }
     }
 
     fn total(&self) -> u64 {
         match self {
             Self::Pod(members) => members.total,
-            Self::Cluster { total, .. } => *total as u64,
+            Self::PresenceStore { total, .. } => *total as u64,
         }
     }
 }
 
 impl Members {
-    pub(super) fn new(registry: Registry, filter: Filter, limit: usize) -> Self {
+    pub(super) fn new(registry: StreamTable, filter: Filter, limit: usize) -> Self {
         Self {
             registry,
             filter,
@@ -143,7 +145,7 @@ impl Members {
     }
 
     /// The next one within the limit. Those beyond are counted, and cost a comparison each.
-    fn next(&mut self) -> Option<Arc<dyn Member>> {
+    fn next(&mut self) -> Option<Arc<dyn StreamHandle>> {
         loop {
             for member in self.members.by_ref() {
                 if self.filter.passes(&*member) {

@@ -7,11 +7,11 @@ use tokio::sync::watch;
 
 use super::answer::{HOST_NOT_ALLOWED, TOO_MANY_LISTS};
 use crate::lifecycle::phase::Progress;
-use crate::presence::{Registry, RouteLag};
+use crate::presence::{RouteLag, StreamTable};
 use crate::telemetry::Metrics;
 
 /// Adds the admin's samplers.
-pub(super) fn install(metrics: &Metrics, registry: Registry, drain: watch::Receiver<Progress>) {
+pub(super) fn install(metrics: &Metrics, registry: StreamTable, drain: watch::Receiver<Progress>) {
     // Known before the first: an alert on its rate needs a zero to begin from.
     for labels in [TOO_MANY_LISTS, HOST_NOT_ALLOWED] {
         metrics

@@ -25,7 +25,7 @@ use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slots};
-use crate::presence::Registry;
+use crate::presence::StreamTable;
 use crate::telemetry::Metrics;
 
 /// 64 silent and 64 connected: probes, scrapers and people are a dozen, and 128 descriptors are half of the least limit
@@ -63,7 +63,7 @@ pub struct Parts {
     /// The metrics; the admin adds samplers of its own.
     pub metrics: Arc<Metrics>,
     /// Who is connected.
-    pub registry: Registry,
+    pub registry: StreamTable,
     /// Where a drain stands.
     pub drain: watch::Receiver<Progress>,
     /// What `/config` shows: the effective configuration with its secrets masked, and how the last reload went.

@@ -12,7 +12,7 @@ use crate::lifecycle::phase::{Phase, Progress};
 use crate::lifecycle::schedule::Schedule;
 use crate::lifecycle::shutdown::{Config, Signal};
 use crate::net::queue;
-use crate::presence::{Close, Member};
+use crate::presence::{CloseReason, StreamHandle};
 use crate::telemetry::Metrics;
 
 /// 1 s: a connection is told in a moment; one that has not finished its handshake by then is not waited for.
@@ -118,7 +118,7 @@ async fn end_all(
         // Those among them that had been accepted and had not asked yet are told now; the others know.
         context
             .registry
-            .for_each(|member| member.close(Close::Drain));
+            .for_each(|member| member.close(CloseReason::Drain));
         progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
         sleep(Duration::from_millis(20)).await;
     }
@@ -147,7 +147,7 @@ async fn end_streams(
             let Some(stream) = stream.upgrade() else {
                 continue;
             };
-            stream.close(Close::Drain);
+            stream.close(CloseReason::Drain);
             drop(stream);
             progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
             if place == count {
@@ -172,7 +172,9 @@ async fn cut(
     mut connections: Signal,
 ) {
     let cut = context.registry.len() as u64;
-    context.registry.for_each(|member| member.close(Close::Cut));
+    context
+        .registry
+        .for_each(|member| member.close(CloseReason::Cut));
     metrics.drain_cut_total.inc_by(cut);
     progress.send_modify(|now| now.cut = cut);
     if cut > 0 {
@@ -205,8 +207,9 @@ async fn sent(ports: &[u16]) {
     }
 }
 
-fn by_lag(context: &Context) -> Vec<Weak<dyn Member>> {
-    let mut members: Vec<(u64, Weak<dyn Member>)> = Vec::with_capacity(context.registry.len());
+fn by_lag(context: &Context) -> Vec<Weak<dyn StreamHandle>> {
+    let mut members: Vec<(u64, Weak<dyn StreamHandle>)> =
+        Vec::with_capacity(context.registry.len());
     for member in context.registry.members() {
         members.push((member.lag().events, Arc::downgrade(&member)));
     }

@@ -8,8 +8,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::sources::Sources;
 use crate::feed::Budget;
 use crate::lifecycle::health::{Check, Health, Status};
-use crate::limit::load_level::{Gauge, Pressure, Readings};
-use crate::limit::{Door, Level, Pulses, Supply, Thresholds, descriptors};
+use crate::limit::load_level::{LoadMonitor, Readings, SharedLevel};
+use crate::limit::{
+    ConnectionLimiter, FdHeadroom, LoadLevel, LoopLagProbes, Thresholds, descriptors,
+};
 use crate::telemetry::Metrics;
 
 /// 250 ms: a shortage that is over is seen well within a second.
@@ -23,14 +25,14 @@ const DROPPED: f64 = 50_000.0;
 
 /// What is looked at, and where it is told.
 pub(super) struct Watched {
-    pub(super) door: Arc<Door>,
+    pub(super) door: Arc<ConnectionLimiter>,
     pub(super) budget: Arc<Budget>,
-    pub(super) pulses: Pulses,
+    pub(super) pulses: LoopLagProbes,
     /// There once NATS has been begun with.
     pub(super) sources: Arc<OnceLock<Arc<Sources>>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Health,
-    pub(super) gauge: Gauge,
+    pub(super) gauge: SharedLevel,
 }
 
 impl Watched {
@@ -39,7 +41,7 @@ impl Watched {
         let check = self.health.check("file_descriptors", "not counted yet");
         let pressure_check = self.health.check("pressure", "not measured yet");
         pressure_check.set(Status::Ok);
-        let mut pressure = Pressure::default();
+        let mut pressure = LoadMonitor::default();
         let (mut next, mut told, mut dropped) = (Instant::now(), None, 0);
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,7 +66,7 @@ impl Watched {
                 let (value, does) = (change.asks.map(|(_, value)| value), change.to.explain());
                 tracing::warn!(from, to, measure, value, does, "pressure");
                 pressure_check.set(match change.to {
-                    Level::None => Status::Ok,
+                    LoadLevel::None => Status::Ok,
                     level => Status::Warning(format!("level {to}: {}", level.explain())),
                 });
             }
@@ -88,7 +90,7 @@ impl Watched {
 }
 
 /// Where what is in use stands on the way from `warn`, which is 0, to `reject`, which is 1.
-fn between(door: &Door) -> f64 {
+fn between(door: &ConnectionLimiter) -> f64 {
     let Thresholds { warn, reject } = door.thresholds();
     let share = door.in_use() as f64 * 100.0 / door.limit() as f64;
     // Both may be the same: then there is no way between.
@@ -97,31 +99,31 @@ fn between(door: &Door) -> f64 {
 
 /// Says how file descriptors stand. Once it has warned it goes on until there is some room, or a client that comes and
 /// goes would write a line each time.
-fn tell_supply(check: &Check, door: &Door, told: &mut Option<Supply>) {
+fn tell_supply(check: &Check, door: &ConnectionLimiter, told: &mut Option<FdHeadroom>) {
     let (limit, thresholds) = (door.limit(), door.thresholds());
     let eased = door.in_use() + limit / 50;
     let supply = match (door.supply(), *told) {
-        (Supply::Ample, Some(Supply::Scarce))
+        (FdHeadroom::Ample, Some(FdHeadroom::Scarce))
             if eased * 100 >= limit * u64::from(thresholds.warn) =>
         {
-            Supply::Scarce
+            FdHeadroom::Scarce
         }
-        (Supply::Scarce, Some(Supply::Reserved))
+        (FdHeadroom::Scarce, Some(FdHeadroom::Reserved))
             if eased * 100 >= limit * u64::from(thresholds.reject) =>
         {
-            Supply::Reserved
+            FdHeadroom::Reserved
         }
-        (Supply::Spent, _) => Supply::Reserved,
+        (FdHeadroom::Spent, _) => FdHeadroom::Reserved,
         (supply, _) => supply,
     };
     *told = Some(supply);
     check.set(match supply {
-        Supply::Ample => Status::Ok,
-        Supply::Scarce => Status::Warning(format!(
+        FdHeadroom::Ample => Status::Ok,
+        FdHeadroom::Scarce => Status::Warning(format!(
             "more than {} % of {limit} are in use",
             thresholds.warn
         )),
-        Supply::Reserved | Supply::Spent => Status::Warning(format!(
+        FdHeadroom::Reserved | FdHeadroom::Spent => Status::Warning(format!(
             "more than {} % of {limit} are in use: new event streams are refused",
             thresholds.reject
         )),

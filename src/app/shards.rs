@@ -12,7 +12,7 @@ use crate::feed;
 use crate::http::{self, Context};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::shutdown::{self, Signal, Watch};
-use crate::limit::Pulses;
+use crate::limit::LoopLagProbes;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::tls::Tls;
@@ -48,7 +48,7 @@ impl Shards {
         listen: &[ListenConfig],
         context: &Arc<Context>,
         health: &Health,
-        pulses: &Pulses,
+        pulses: &LoopLagProbes,
     ) -> Result<Self, StartError> {
         // The CPU quota of the cgroup counts too, not only the cores of the machine.
         let count = std::thread::available_parallelism().map_or(1, usize::from);

@@ -32,7 +32,7 @@ pub(super) enum Cause {
 }
 
 /// What hears while the drain goes on.
-struct Ears {
+struct ShutdownControl {
     signals: mpsc::Receiver<Request>,
     commands: mpsc::Receiver<Command>,
     /// A signal has said already that the process is to end.
@@ -40,7 +40,7 @@ struct Ears {
 }
 
 /// What is said to them that matters.
-enum Heard {
+enum ShutdownEvent {
     /// The first signal.
     Hurry,
     /// The second.
@@ -95,7 +95,7 @@ impl App {
             metrics,
             progress,
         };
-        let mut ears = Ears {
+        let mut ears = ShutdownControl {
             signals,
             commands,
             told: cause == Cause::Signal,
@@ -107,8 +107,8 @@ impl App {
                 tokio::select! {
                     biased;
                     heard = ears.listen() => match heard {
-                        Heard::Now => break false,
-                        Heard::Hurry => {
+                        ShutdownEvent::Now => break false,
+                        ShutdownEvent::Hurry => {
                             let mut left = Duration::ZERO;
                             schedule.send_modify(|schedule| left = schedule.hurry(Instant::now()));
                             tracing::warn!(seconds = left.as_secs_f64(), "a signal compresses what is left of the drain");
@@ -186,15 +186,15 @@ impl Parts {
     }
 }
 
-impl Ears {
+impl ShutdownControl {
     /// Returns at a signal that ends the process; answers everything else. May be dropped at any await.
-    async fn listen(&mut self) -> Heard {
+    async fn listen(&mut self) -> ShutdownEvent {
         loop {
             tokio::select! {
                 biased;
                 signal = self.signals.recv() => match signal {
-                    Some(Request::End) if std::mem::replace(&mut self.told, true) => return Heard::Now,
-                    Some(Request::End) => return Heard::Hurry,
+                    Some(Request::End) if std::mem::replace(&mut self.told, true) => return ShutdownEvent::Now,
+                    Some(Request::End) => return ShutdownEvent::Hurry,
                     Some(Request::Reload) => tracing::info!("the configuration is not read again while the pod drains"),
                     // The thread that waits for them is gone: nothing can be heard any more.
                     None => std::future::pending().await,

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::feed::buffer::Past;
-use crate::feed::replay::Replays;
-use crate::feed::{self, Budget, Limits, Log, OnDemand, Republished, Source};
+use crate::feed::buffer::History;
+use crate::feed::replay::ReplaySlots;
+use crate::feed::{self, Budget, CoreSource, Limits, RepublishSource, Source, StreamBuffer};
 use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::shutdown::{self, Signal, Watch};
 use crate::nats::{Nats, StreamConfig};
-use crate::sse::Tag;
+use crate::sse::SourceTag;
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 
@@ -19,8 +19,8 @@ use crate::telemetry::Metrics;
 pub(super) struct Sources {
     nats: Nats,
     budget: Arc<Budget>,
-    replays: Arc<Replays>,
-    core: Arc<OnDemand>,
+    replays: Arc<ReplaySlots>,
+    core: Arc<CoreSource>,
     state: Mutex<State>,
 }
 
@@ -41,8 +41,8 @@ struct Followed {
 /// What cursors of a stream come from.
 #[derive(Clone)]
 enum Reader {
-    Shared(Arc<Log>),
-    Republished(Arc<Republished>),
+    Shared(Arc<StreamBuffer>),
+    RepublishSource(Arc<RepublishSource>),
 }
 
 /// What all routes together want of a stream.
@@ -64,9 +64,9 @@ impl Sources {
     /// Begins to serve core subjects, and to sweep.
     pub(super) fn start(
         nats: Nats,
-        tag: Tag,
+        tag: SourceTag,
         budget: &Arc<Budget>,
-        replays: Arc<Replays>,
+        replays: Arc<ReplaySlots>,
         metrics: &Metrics,
     ) -> Arc<Self> {
         let (core, writer) = feed::core_source::channel(tag, budget);
@@ -127,7 +127,7 @@ impl Sources {
             delivery,
         } = wanted.clone();
         let archive = self.nats.archive(stream, identity.as_deref(), &filters);
-        let past = Past {
+        let past = History {
             archive,
             reach: filters.clone(),
             replays: self.replays.clone(),
@@ -146,12 +146,12 @@ impl Sources {
                 self.nats.tail(followed, writer, stopped);
                 Reader::Shared(log)
             }
-            Delivery::OnDemand => {
+            Delivery::Republish => {
                 let (source, demands) = feed::republish_source::channel(stream, &self.budget, past);
                 spawn_until(source.replays(), stopped.clone());
                 self.nats
                     .serve_republished(followed, source.clone(), demands, stopped);
-                Reader::Republished(source)
+                Reader::RepublishSource(source)
             }
         };
         Followed {
@@ -169,7 +169,7 @@ impl Sources {
             .as_ref()
             .and_then(|stream| state.followed.get(stream));
         followed.map_or_else(
-            || Source::OnDemand(self.core.clone()),
+            || Source::Core(self.core.clone()),
             |followed| followed.reader.source(),
         )
     }
@@ -291,21 +291,21 @@ impl Reader {
     fn name(&self) -> &Arc<str> {
         match self {
             Self::Shared(log) => log.name(),
-            Self::Republished(source) => source.name(),
+            Self::RepublishSource(source) => source.name(),
         }
     }
 
     fn source(&self) -> Source {
         match self {
-            Self::Shared(log) => Source::Shared(log.clone()),
-            Self::Republished(source) => Source::Republished(source.clone()),
+            Self::Shared(log) => Source::JetStream(log.clone()),
+            Self::RepublishSource(source) => Source::Republish(source.clone()),
         }
     }
 
     fn is_ready(&self) -> bool {
         match self {
             Self::Shared(log) => log.is_ready(),
-            Self::Republished(source) => source.tag().is_some(),
+            Self::RepublishSource(source) => source.tag().is_some(),
         }
     }
 
@@ -313,7 +313,7 @@ impl Reader {
     fn pending(&self) -> u64 {
         match self {
             Self::Shared(log) => log.pending(),
-            Self::Republished(_) => 0,
+            Self::RepublishSource(_) => 0,
         }
     }
 
@@ -321,21 +321,21 @@ impl Reader {
     fn set_limits(&self, limits: Limits) {
         match self {
             Self::Shared(log) => log.set_limits(limits),
-            Self::Republished(_) => {}
+            Self::RepublishSource(_) => {}
         }
     }
 
     fn sweep(&self, now: Instant) {
         match self {
             Self::Shared(log) => log.sweep(now),
-            Self::Republished(source) => source.sweep(now),
+            Self::RepublishSource(source) => source.sweep(now),
         }
     }
 
     fn size(&self) -> (usize, usize, usize) {
         match self {
             Self::Shared(log) => log.size(),
-            Self::Republished(source) => source.size(),
+            Self::RepublishSource(source) => source.size(),
         }
     }
 }

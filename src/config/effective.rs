@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::Config;
 use super::units::{format_duration, format_size};
-use crate::feed::Policy;
+use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
-use crate::http::config::{Delivery, End, Expired, SourceConfig};
+use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig};
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
@@ -166,16 +166,16 @@ fn route(route: &RouteConfig) -> Value {
             "patience": format_duration(route.slow.patience),
             "retry": format_duration(route.slow.retry),
             "policy": match route.slow.policy {
-                Policy::Shed => "shed",
-                Policy::Conflate => "conflate",
-                Policy::Disconnect => "disconnect",
+                SlowPolicy::Shed => "shed",
+                SlowPolicy::Conflate => "conflate",
+                SlowPolicy::Disconnect => "disconnect",
             },
         },
         "priority": route.priority.iter().map(|(filter, tier)| json!({
             "subjects": [filter.as_str()],
             "tier": tier.as_str(),
         })).collect::<Vec<_>>(),
-        "close": match route.close { End::Clean => "clean", End::Abort => "abort" },
+        "close": match route.close { CloseStyle::Clean => "clean", CloseStyle::Abort => "abort" },
         "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
     })
 }
@@ -184,7 +184,7 @@ fn source(source: &SourceConfig) -> Value {
     json!({
         "stream": source.stream,
         "identity": source.identity,
-        "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::OnDemand => "on_demand" },
+        "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::Republish => "on_demand" },
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
         "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
     })

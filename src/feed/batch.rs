@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::sse::encode::{Chunk, ChunkWriter, Frame};
-use crate::sse::{Component, Tier};
+use crate::sse::encode::{Chunk, Frame, RunBuilder};
+use crate::sse::{Position, Tier};
 
 use super::Gap;
 
@@ -17,7 +17,7 @@ pub struct Batch {
     /// To copy two hundred bytes is less than to count a reference to them up and down: the counts of a million events
     /// are a million places in memory that nobody has looked at for long.
     pub copies: bool,
-    copy: ChunkWriter,
+    copy: RunBuilder,
     /// What the copy that was begun will say.
     begun: Option<Copied>,
 }
@@ -30,7 +30,7 @@ pub enum Item {
         /// Its encoding.
         frame: Frame,
         /// Where it stands.
-        position: Component,
+        position: Position,
         /// How much it matters.
         tier: Tier,
         /// When this process received it.
@@ -48,7 +48,7 @@ pub enum Item {
         /// Why, and how many.
         gap: Gap,
         /// Where the reader stands once it has been told.
-        position: Component,
+        position: Position,
     },
 }
 
@@ -58,7 +58,7 @@ pub struct Copied {
     /// How many.
     pub events: u64,
     /// Where the last of them stands.
-    pub position: Component,
+    pub position: Position,
     /// When this process received the oldest of them.
     pub received: Instant,
 }
@@ -81,7 +81,7 @@ impl Batch {
     pub(super) fn push_event(
         &mut self,
         frame: &Frame,
-        (position, tier, received): (Component, Tier, Instant),
+        (position, tier, received): (Position, Tier, Instant),
         is_last: bool,
     ) {
         let is_copied =

@@ -42,11 +42,11 @@ pub struct Budget {
     feeds_max: AtomicUsize,
     /// What of `used` is taken by feeds.
     feed_bytes: AtomicUsize,
-    windows: Mutex<Vec<Weak<dyn Shrink>>>,
+    windows: Mutex<Vec<Weak<dyn Evict>>>,
 }
 
 /// A window that can give memory back.
-pub(super) trait Shrink: Send + Sync {
+pub(super) trait Evict: Send + Sync {
     /// When it was last read, as the number of that read among all.
     fn last_read(&self) -> u64;
     /// Drops the oldest half of what it holds; false if nothing was left to drop.
@@ -55,14 +55,14 @@ pub(super) trait Shrink: Send + Sync {
 
 /// Bytes taken from the budget, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(super) struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 /// The place of one feed, given back when dropped.
 #[derive(Debug)]
-pub(super) struct FeedPlace {
+pub(super) struct FeedSlot {
     budget: Arc<Budget>,
     bytes: usize,
 }
@@ -89,7 +89,7 @@ impl Budget {
     }
 
     /// A place for a new feed of these filters, if there may be one more. The first one always may.
-    pub(super) fn add_feed(self: &Arc<Self>, filters: &FilterSet) -> Option<FeedPlace> {
+    pub(super) fn add_feed(self: &Arc<Self>, filters: &FilterSet) -> Option<FeedSlot> {
         let (feeds_max, bytes_max) = (
             self.feeds_max.load(Ordering::Relaxed),
             self.max() / FEEDS_SHARE,
@@ -103,7 +103,7 @@ impl Budget {
         // Counted before it is compared: two that come at once are not both the last.
         let held = self.feed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.add(bytes);
-        let place = FeedPlace {
+        let place = FeedSlot {
             budget: self.clone(),
             bytes,
         };
@@ -122,9 +122,9 @@ impl Budget {
         self.max.load(Ordering::Relaxed)
     }
 
-    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        Charge {
+        Reservation {
             budget: self.clone(),
             bytes,
         }
@@ -138,7 +138,7 @@ impl Budget {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn join(&self, window: Weak<dyn Shrink>) {
+    pub(super) fn join(&self, window: Weak<dyn Evict>) {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         // Forget the dead before the list grows: its length stays within twice the living.
         if windows.len() == windows.capacity() {
@@ -152,7 +152,7 @@ impl Budget {
         if self.used() <= self.max() {
             return;
         }
-        let mut windows: Vec<Arc<dyn Shrink>> = {
+        let mut windows: Vec<Arc<dyn Evict>> = {
             let mut all = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|window| window.strong_count() > 0);
             all.iter().filter_map(Weak::upgrade).collect()
@@ -181,13 +181,13 @@ impl std::fmt::Debug for Budget {
     }
 }
 
-impl Drop for Charge {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.sub(self.bytes);
     }
 }
 
-impl Drop for FeedPlace {
+impl Drop for FeedSlot {
     fn drop(&mut self) {
         self.budget.feeds.fetch_sub(1, Ordering::Relaxed);
         self.budget
@@ -210,14 +210,14 @@ mod tests {
     fn feeds_take_half_of_the_budget_and_give_it_back() {
         let (one, wide) = (filters(&["a"]), filters(&["a", "b", "c", "d"]));
         let budget = Budget::new(20 * feed_bytes(&one), 1000);
-        let held: Vec<FeedPlace> = std::iter::from_fn(|| budget.add_feed(&one)).collect();
+        let held: Vec<FeedSlot> = std::iter::from_fn(|| budget.add_feed(&one)).collect();
         assert_eq!(
             (held.len(), budget.feeds(), budget.used()),
             (10, 10, 10 * feed_bytes(&one))
         );
         drop(held);
         assert_eq!((budget.feeds(), budget.used()), (0, 0));
-        let held: Vec<FeedPlace> = std::iter::from_fn(|| budget.add_feed(&wide)).collect();
+        let held: Vec<FeedSlot> = std::iter::from_fn(|| budget.add_feed(&wide)).collect();
         assert!(held.len() < 10, "a feed of more filters takes more");
         drop(held);
         let small = Budget::new(1, 1000);

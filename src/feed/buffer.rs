@@ -10,28 +10,28 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::sse::{Component, Tag};
+use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 
-use super::budget::{Budget, Shrink};
-use super::encoded::{LOOKS, Logged};
+use super::budget::{Budget, Evict};
+use super::encoded::{EncodedEvent, LOOKS};
 use super::feed::Feed;
 use super::history::Archive;
-use super::notify::News;
+use super::notify::WakeList;
 use super::options::Named;
-use super::replay::{Replayer, Replays, Ticket};
-use super::subject_index::Index;
-use super::trie::Interest;
-use super::window::Missing;
-use super::{Gap, Limits, OpenError, Profile};
+use super::replay::{ReplayMember, ReplayPool, ReplaySlots};
+use super::subject_index::SubjectIndex;
+use super::trie::SubjectTrie;
+use super::window::GapSide;
+use super::{FeedOptions, Gap, Limits, OpenError};
 
-pub use writer::LogWriter;
+pub use writer::StreamWriter;
 
 /// The reading side.
-pub struct Log {
+pub struct StreamBuffer {
     name: Arc<str>,
     budget: Arc<Budget>,
-    replayer: Option<Arc<Replayer>>,
+    replayer: Option<Arc<ReplayPool>>,
     /// What the source has ready for the writer, by its own word.
     pending: AtomicU64,
     state: Mutex<State>,
@@ -39,29 +39,29 @@ pub struct Log {
 
 /// What lies behind a log's window.
 #[derive(Clone, Debug)]
-pub struct Past {
+pub struct History {
     /// Where it is read.
     pub archive: Arc<dyn Archive>,
     /// Everything that any reader can ask for.
     pub reach: FilterSet,
     /// The places of all replays.
-    pub replays: Arc<Replays>,
+    pub replays: Arc<ReplaySlots>,
 }
 
 struct State {
-    events: VecDeque<Arc<Logged>>,
+    events: VecDeque<Arc<EncodedEvent>>,
     /// Running index of the first of `events`.
     base: u64,
     bytes: usize,
     /// Where events are missing, for feeds that are made later; never more than events.
     holes: VecDeque<Hole>,
-    index: Index,
+    index: SubjectIndex,
     limits: Limits,
     /// Where the writer is; none before it began.
-    head: Option<Component>,
+    head: Option<Position>,
     /// Everything after this sequence number is in `events`.
     floor: u64,
-    interest: Interest,
+    interest: SubjectTrie,
     feeds: Slab<Arc<Feed>>,
     keys: HashMap<Key, usize>,
     /// The writer is still on its way to where readers begin.
@@ -75,14 +75,14 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Hole {
     gap: Gap,
-    position: Component,
+    position: Position,
     /// The running index of the event that follows.
     index: u64,
     since: Instant,
 }
 
 /// What makes two readers share a feed.
-type Key = (FilterSet, Arc<Profile>);
+type Key = (FilterSet, Arc<FeedOptions>);
 
 /// A log and its writer. Without a past, what is not in memory any more is lost to readers.
 #[must_use]
@@ -90,40 +90,41 @@ pub fn channel(
     name: impl Into<Arc<str>>,
     limits: Limits,
     budget: &Arc<Budget>,
-    past: Option<Past>,
-) -> (LogWriter, Arc<Log>) {
+    past: Option<History>,
+) -> (StreamWriter, Arc<StreamBuffer>) {
     let state = State {
         events: VecDeque::new(),
         base: 0,
         bytes: 0,
         holes: VecDeque::new(),
-        index: Index::default(),
+        index: SubjectIndex::default(),
         limits,
         head: None,
         floor: 0,
-        interest: Interest::default(),
+        interest: SubjectTrie::default(),
         feeds: Slab::new(),
         keys: HashMap::new(),
         catching_up: false,
         rejected: false,
         ended: false,
     };
-    let replayer = past.map(|past| Replayer::new(&past.replays, past.archive, past.reach, budget));
-    let log = Arc::new(Log {
+    let replayer =
+        past.map(|past| ReplayPool::new(&past.replays, past.archive, past.reach, budget));
+    let log = Arc::new(StreamBuffer {
         name: name.into(),
         budget: budget.clone(),
         replayer,
         pending: AtomicU64::new(0),
         state: Mutex::new(state),
     });
-    let shrink: Arc<dyn Shrink> = log.clone();
+    let shrink: Arc<dyn Evict> = log.clone();
     budget.join(Arc::downgrade(&shrink));
-    (LogWriter::new(&log), log)
+    (StreamWriter::new(&log), log)
 }
 
 // === impl Log ===
 
-impl Log {
+impl StreamBuffer {
     /// The name of the stream.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
@@ -132,7 +133,7 @@ impl Log {
 
     /// The tag of its ids; none before the writer began.
     #[must_use]
-    pub fn tag(&self) -> Option<Tag> {
+    pub fn tag(&self) -> Option<SourceTag> {
         self.lock().head.map(|head| head.tag)
     }
 
@@ -191,11 +192,11 @@ impl Log {
         }
     }
 
-    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         self.replayer.as_ref()?.enter(feed, after)
     }
 
-    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
+    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = self.lock();
         // Both locks: an event that is appended is either before the head and in the feed, or neither.
         (index >= feed.lock().window.end())
@@ -228,7 +229,7 @@ impl Log {
     }
 }
 
-impl Shrink for Log {
+impl Evict for StreamBuffer {
     fn last_read(&self) -> u64 {
         // Feeds are what clients read; the log gives first among equals, since it can be filled again.
         0
@@ -244,7 +245,7 @@ impl Shrink for Log {
     }
 }
 
-impl std::fmt::Debug for Log {
+impl std::fmt::Debug for StreamBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Log({})", self.name)
     }
@@ -257,7 +258,7 @@ impl State {
         self.head.is_some() && !self.catching_up && !self.ended
     }
 
-    fn append(&mut self, logged: &[Arc<Logged>], now: Instant, news: &mut News) {
+    fn append(&mut self, logged: &[Arc<EncodedEvent>], now: Instant, news: &mut WakeList) {
         let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
         let mut found = Vec::new();
         for (place, one) in logged.iter().enumerate() {
@@ -292,15 +293,15 @@ impl State {
     fn feed(
         &mut self,
         filters: FilterSet,
-        profile: &Arc<Profile>,
-        log: &Log,
-        tag: Tag,
+        profile: &Arc<FeedOptions>,
+        log: &StreamBuffer,
+        tag: SourceTag,
     ) -> Result<Arc<Feed>, OpenError> {
         let key = (filters, profile.clone());
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
-        let floor = Component {
+        let floor = Position {
             tag,
             seq: self.floor,
             check: None,
@@ -321,11 +322,11 @@ impl State {
         let found = self.index.find(&feed.filters);
         window.reserve(found.len());
         for some in found.chunks(LOOKS) {
-            Logged::look_at(some.iter().filter_map(|index| self.get(*index)));
+            EncodedEvent::look_at(some.iter().filter_map(|index| self.get(*index)));
             let mut rest = some;
             while let Some(first) = rest.first() {
                 while let Some(hole) = holes.next_if(|hole| hole.index <= *first) {
-                    window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+                    window.push_gap(hole.gap, hole.position, GapSide::Behind, hole.since);
                 }
                 let until = holes.peek().map_or(u64::MAX, |hole| hole.index);
                 let (before, behind) = rest.split_at(rest.partition_point(|index| *index < until));
@@ -335,11 +336,11 @@ impl State {
             }
         }
         for hole in holes {
-            window.push_gap(hole.gap, hole.position, Missing::Behind, hole.since);
+            window.push_gap(hole.gap, hole.position, GapSide::Behind, hole.since);
         }
     }
 
-    fn push_hole(&mut self, gap: Gap, position: Component, since: Instant) {
+    fn push_hole(&mut self, gap: Gap, position: Position, since: Instant) {
         let index = self.base + self.events.len() as u64;
         self.holes.push_back(Hole {
             gap,
@@ -360,7 +361,7 @@ impl State {
         self.floor = self.floor.max(hole.position.seq + 1);
     }
 
-    fn get(&self, index: u64) -> Option<&Arc<Logged>> {
+    fn get(&self, index: u64) -> Option<&Arc<EncodedEvent>> {
         self.events
             .get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }

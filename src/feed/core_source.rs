@@ -21,20 +21,20 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::sse::{Component, Tag};
+use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 
 use super::feed::Feed;
-use super::feed_map::Feeds;
+use super::feed_map::FeedMap;
 use super::source::Origin;
-use super::{Budget, Cursor, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start};
+use super::{Budget, Cursor, FeedOptions, Gap, GapReason, OpenError, Opened, Outcome, Start};
 
 pub use subscriptions::SubscriptionKey;
 pub use writer::{Change, CoreWriter, FAN_OUT_MAX, FeedKey, Received};
 
 /// A feed that a reader waits for, for the side that subscribes.
 #[derive(Debug)]
-pub struct Demand<W> {
+pub struct SubscribeRequest<W> {
     /// Its filters.
     pub filters: FilterSet,
     /// Where its events go.
@@ -42,23 +42,23 @@ pub struct Demand<W> {
 }
 
 /// Demands as the upstream side receives them; bounded.
-pub type Demands<W> = mpsc::Receiver<Demand<W>>;
+pub type SubscribeRequests<W> = mpsc::Receiver<SubscribeRequest<W>>;
 
 /// How many demands wait to be received: those of a reconnect storm; readers wait in turn.
 pub(super) const DEMANDS_MAX: usize = 1024;
 
 /// The reading side of core subjects: all of one process count in one sequence under one tag.
 #[derive(Debug)]
-pub struct OnDemand {
+pub struct CoreSource {
     numbers: Arc<Numbers>,
-    demands: mpsc::Sender<Demand<super::feed_map::Lease>>,
-    feeds: Arc<Feeds>,
+    demands: mpsc::Sender<SubscribeRequest<super::feed_map::FeedLease>>,
+    feeds: Arc<FeedMap>,
 }
 
 /// The sequence of one process. A number is never reused: a feed that is made again continues the sequence.
 #[derive(Debug)]
 struct Numbers {
-    tag: Tag,
+    tag: SourceTag,
     /// The number allocated last.
     last: AtomicU64,
     /// Every event up to this number is in the windows of the feeds that want it.
@@ -67,27 +67,27 @@ struct Numbers {
 
 /// Core subjects under a tag: the side of the readers, and the one writer of all their feeds.
 #[must_use]
-pub fn channel(tag: Tag, budget: &Arc<Budget>) -> (Arc<OnDemand>, CoreWriter) {
+pub fn channel(tag: SourceTag, budget: &Arc<Budget>) -> (Arc<CoreSource>, CoreWriter) {
     let (demands, received) = mpsc::channel(DEMANDS_MAX);
     let numbers = Arc::new(Numbers {
         tag,
         last: AtomicU64::new(0),
         complete: AtomicU64::new(0),
     });
-    let core = Arc::new(OnDemand {
+    let core = Arc::new(CoreSource {
         numbers: numbers.clone(),
         demands,
-        feeds: Feeds::new(budget),
+        feeds: FeedMap::new(budget),
     });
     (core, CoreWriter::new(numbers, received, budget))
 }
 
 // === impl OnDemand ===
 
-impl OnDemand {
+impl CoreSource {
     /// The tag of this process's ids.
     #[must_use]
-    pub fn tag(&self) -> Tag {
+    pub fn tag(&self) -> SourceTag {
         self.numbers.tag
     }
 
@@ -98,7 +98,7 @@ impl OnDemand {
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<Profile>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         // A number of its own: a reader that comes back may have missed what was published while no feed existed.
@@ -119,7 +119,7 @@ impl OnDemand {
         self.feeds.sweep(now);
     }
 
-    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
+    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = feed.lock();
         // Under the feed's lock: nothing is appended between the look at its end and the look at the numbers.
         (index >= state.window.end()).then(|| self.numbers.complete())
@@ -141,7 +141,7 @@ impl OnDemand {
         let newest = newest
             .map_or(0, |entry| entry.position().seq)
             .max(state.window.floor());
-        let head = Component {
+        let head = Position {
             seq: complete.seq.max(newest),
             ..complete
         };
@@ -160,7 +160,7 @@ impl OnDemand {
             Start::After(at) => match state.window.place_after(at.seq) {
                 Some(place) => (Outcome::Window, (place, at)),
                 None => {
-                    let position = Component {
+                    let position = Position {
                         tag: self.tag(),
                         seq: state.window.floor(),
                         check: None,
@@ -175,7 +175,7 @@ impl OnDemand {
         drop(state);
         let key = feed.join(place, position);
         Opened {
-            cursor: Cursor::new(Origin::OnDemand(self.clone()), feed, key, place, position),
+            cursor: Cursor::new(Origin::Core(self.clone()), feed, key, place, position),
             outcome,
         }
     }
@@ -185,9 +185,9 @@ impl OnDemand {
 
 impl Numbers {
     /// Allocates the next number.
-    fn take(&self) -> Component {
+    fn take(&self) -> Position {
         let seq = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        Component {
+        Position {
             tag: self.tag,
             seq,
             check: None,
@@ -200,8 +200,8 @@ impl Numbers {
     }
 
     /// Every event up to this one is in the windows of the feeds that want it.
-    fn complete(&self) -> Component {
-        Component {
+    fn complete(&self) -> Position {
+        Position {
             tag: self.tag,
             seq: self.complete.load(Ordering::Acquire),
             check: None,

@@ -6,31 +6,31 @@ mod probe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::sse::Component;
+use crate::sse::Position;
 
 use super::encoded::LOOKS;
 use super::feed::Feed;
-use super::replay::Ticket;
-use super::shed::{Relief, Run};
-use super::sink::Outlet;
+use super::replay::ReplayMember;
+use super::shed::{GapRun, Shedder};
+use super::sink::DirectSink;
 use super::source::Origin;
-use super::throttle::{Pace, Verdict};
-use super::window::{Entry, Epoch, Missing, Place, Window};
+use super::throttle::{Throttle, ThrottleDecision};
+use super::window::{Entry, Epoch, GapSide, Offset, Window};
 use super::{Batch, Gap, GapReason, Item};
 
-pub use probe::{Lag, Standing};
+pub use probe::{CursorProbe, Lag};
 
 /// One reader of one feed. It moves only when a read returns, or when it follows what was given past it.
 #[derive(Debug)]
 pub struct Cursor {
     origin: Origin,
-    standing: Standing,
-    place: Place,
-    position: Component,
+    standing: CursorProbe,
+    place: Offset,
+    position: Position,
     /// Events up to here are passed in silence: the reader has them from elsewhere.
-    skip: Component,
+    skip: Position,
     /// The reader is behind the window and reads the archive.
-    replay: Option<Box<Ticket>>,
+    replay: Option<Box<ReplayMember>>,
     /// The last read left nothing, and the reader is woken when there is more.
     waits: bool,
 }
@@ -49,12 +49,12 @@ impl Cursor {
         origin: Origin,
         feed: Arc<Feed>,
         key: usize,
-        place: Place,
-        position: Component,
+        place: Offset,
+        position: Position,
     ) -> Self {
         Self {
             origin,
-            standing: Standing { feed, key },
+            standing: CursorProbe { feed, key },
             place,
             position,
             skip: position,
@@ -67,7 +67,7 @@ impl Cursor {
     pub(super) fn at_end(origin: Origin, feed: Arc<Feed>) -> Self {
         let (place, position) = {
             let state = feed.lock();
-            let floor = Component {
+            let floor = Position {
                 tag: state.window.tag(),
                 seq: state.window.floor(),
                 check: None,
@@ -92,7 +92,7 @@ impl Cursor {
     }
 
     /// Goes to behind a position, if everything after it is in the window.
-    pub(super) fn seek(&mut self, position: Component) -> bool {
+    pub(super) fn seek(&mut self, position: Position) -> bool {
         let mut state = self.standing.feed.lock();
         let Some(place) = state.window.place_after(position.seq) else {
             return false;
@@ -103,7 +103,7 @@ impl Cursor {
     }
 
     /// Begins to read the archive behind a position, or else what is left in the window; false if it can only do that.
-    pub(super) fn replay(&mut self, position: Component) -> bool {
+    pub(super) fn replay(&mut self, position: Position) -> bool {
         self.replay = self.origin.enter(&self.standing.feed, position.seq);
         (self.position, self.skip) = (position, position);
         let mut state = self.standing.feed.lock();
@@ -115,7 +115,7 @@ impl Cursor {
     }
 
     /// Says where the reader can be given events while it waits: past this cursor, which then has to [`Self::follow`].
-    pub fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+    pub fn set_outlet(&self, outlet: Arc<dyn DirectSink>) {
         self.standing
             .feed
             .lock()
@@ -150,7 +150,7 @@ impl Cursor {
 
     /// The position of the last event that was read, or where the reader began.
     #[must_use]
-    pub fn position(&self) -> Component {
+    pub fn position(&self) -> Position {
         self.position
     }
 
@@ -171,7 +171,7 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        relief: &mut Relief,
+        relief: &mut Shedder,
     ) -> Poll<Read> {
         self.poll(context, batch, budget, Some(relief), None)
     }
@@ -182,8 +182,8 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        relief: Option<&mut Relief>,
-        pace: &mut dyn Pace,
+        relief: Option<&mut Shedder>,
+        pace: &mut dyn Throttle,
     ) -> Poll<Read> {
         self.poll(context, batch, budget, relief, Some(pace))
     }
@@ -193,8 +193,8 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        relief: Option<&mut Relief>,
-        mut pace: Option<&mut dyn Pace>,
+        relief: Option<&mut Shedder>,
+        mut pace: Option<&mut dyn Throttle>,
     ) -> Poll<Read> {
         self.waits = false;
         if self.replay.is_some() {
@@ -211,13 +211,13 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        mut relief: Option<&mut Relief>,
-        pace: Option<&mut dyn Pace>,
+        mut relief: Option<&mut Shedder>,
+        pace: Option<&mut dyn Throttle>,
     ) -> Poll<Read> {
         let feed = self.standing.feed.clone();
         let mut state = feed.lock();
         let before = batch.items.len();
-        let mut run = Run::default();
+        let mut run = GapRun::default();
         let oldest = state.window.oldest_place();
         if self.place.index < oldest.index {
             if self.pass_epoch(&state.window, batch) {
@@ -246,7 +246,7 @@ impl Cursor {
             let oldest = state.window.oldest_place();
             if let Some(gap) = oldest.before.missed_since(self.place.before) {
                 batch.push(self.gap(gap));
-                run = Run::begin(batch);
+                run = GapRun::begin(batch);
                 if gap.missed.is_none() {
                     // Other numbers may have begun in between: what is passed by is no longer what the reader has.
                     self.skip.seq = 0;
@@ -288,8 +288,8 @@ impl Cursor {
         window: &Window,
         batch: &mut Batch,
         budget: usize,
-        mut run: Run,
-        (mut relief, mut pace): (Option<&mut Relief>, Option<&mut dyn Pace>),
+        mut run: GapRun,
+        (mut relief, mut pace): (Option<&mut Shedder>, Option<&mut dyn Throttle>),
     ) {
         let mut newest = match &relief {
             Some(relief) if relief.conflates() => window.newest(self.place.index),
@@ -313,7 +313,7 @@ impl Cursor {
             }
             let position = entry.position();
             let renumbers =
-                matches!(entry, Entry::Gap(marked) if marked.place == Missing::Renumbered);
+                matches!(entry, Entry::Gap(marked) if marked.place == GapSide::Renumbered);
             let has_it =
                 !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
             self.place.index += 1;
@@ -332,9 +332,9 @@ impl Cursor {
                     }
                     if let (Some(pace), false, None) = (&mut pace, has_it, passes) {
                         match pace.ask(*tier, window.is_critical_behind(index)) {
-                            Verdict::Give => {}
-                            Verdict::PassBy => passes = Some(GapReason::Slow),
-                            Verdict::Wait => {
+                            ThrottleDecision::Give => {}
+                            ThrottleDecision::PassBy => passes = Some(GapReason::Slow),
+                            ThrottleDecision::Wait => {
                                 self.place.index = index;
                                 break;
                             }
@@ -371,7 +371,7 @@ impl Cursor {
                         // What is passed by is no longer what the reader has.
                         self.skip = position;
                     }
-                    run = Run::default();
+                    run = GapRun::default();
                     batch.push(Item::Gap { gap, position });
                 }
             }
@@ -441,13 +441,13 @@ impl Cursor {
 
     /// A view for others.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> CursorProbe {
         self.standing.clone()
     }
 }
 
 /// The same pace for a part of the turn.
-fn lend<'p>(pace: &'p mut Option<&mut dyn Pace>) -> Option<&'p mut dyn Pace> {
+fn lend<'p>(pace: &'p mut Option<&mut dyn Throttle>) -> Option<&'p mut dyn Throttle> {
     match pace {
         Some(pace) => Some(&mut **pace),
         None => None,

@@ -10,7 +10,7 @@ use super::Budget;
 ///
 /// A message is known by a hash of subject and id, 64 bits under a key of this process.
 #[derive(Debug)]
-pub(super) struct Repeats {
+pub(super) struct Dedup {
     known: HashSet<u64, BuildHasherDefault<Hashed>>,
     /// The same with their sequence numbers, oldest first.
     order: VecDeque<(u64, u64)>,
@@ -24,7 +24,7 @@ const REPEAT_BYTES: usize = size_of::<(u64, u64)>() + size_of::<u64>() * 3 / 2;
 #[derive(Debug, Default)]
 pub(super) struct Hashed(u64);
 
-impl Repeats {
+impl Dedup {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
         Self {
             known: HashSet::default(),
@@ -53,7 +53,7 @@ impl Repeats {
     }
 }
 
-impl Drop for Repeats {
+impl Drop for Dedup {
     fn drop(&mut self) {
         self.budget.sub(self.order.len() * REPEAT_BYTES);
     }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_message_that_left_the_window_may_come_again() {
         let budget = Budget::new(1 << 20, 1);
-        let mut repeats = Repeats::new(&budget);
+        let mut repeats = Dedup::new(&budget);
         assert!(repeats.note(7, 1) && repeats.note(8, 2));
         assert_eq!(budget.used(), 2 * REPEAT_BYTES);
         repeats.forget(1);

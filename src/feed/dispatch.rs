@@ -7,17 +7,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::sse::encode::ChunkWriter;
+use crate::sse::encode::RunBuilder;
 
 use super::feed::{Feed, State};
-use super::notify::Bell;
+use super::notify::ShardNotifier;
 use super::readers::Readers;
-use super::sink::{Handed, Outlet, Piece};
+use super::sink::{DirectSink, EncodedRun, SendOutcome};
 use super::window::Window;
 
 /// One round of one feed.
 #[derive(Debug)]
-pub(super) struct Round {
+pub(super) struct Pass {
     feed: Arc<Feed>,
     /// The key of the reader that is next; none before it has begun.
     next: Option<usize>,
@@ -25,24 +25,24 @@ pub(super) struct Round {
 
 /// What rounds use again and again, so that they allocate nothing.
 #[derive(Debug, Default)]
-pub(super) struct Courier {
+pub(super) struct Dispatcher {
     /// Readers that are handed the same piece, and what became of it.
     group: Vec<Given>,
-    cut: Option<Cut>,
+    cut: Option<CollectedRun>,
     woken: Vec<Waker>,
-    copy: ChunkWriter,
+    copy: RunBuilder,
 }
 
 /// The key of a reader, its outlet until it is handed something, and what became of that.
-type Given = (usize, Option<Arc<dyn Outlet>>, Handed);
+type Given = (usize, Option<Arc<dyn DirectSink>>, SendOutcome);
 
 /// What stands in a window from here to there.
 #[derive(Debug)]
-struct Cut {
+struct CollectedRun {
     from: u64,
     to: u64,
     /// None where readers must look at it themselves.
-    piece: Option<Piece>,
+    piece: Option<EncodedRun>,
 }
 
 /// How many readers are handed something in one turn: then the runtime looks for news, as it does after as many tasks.
@@ -55,15 +55,15 @@ const QUEUED_PER_HANDED: usize = 16;
 /// So many at once, between two locks of their feed.
 const GROUP_MAX: usize = 32;
 
-impl Round {
+impl Pass {
     pub(super) fn new(feed: Arc<Feed>) -> Self {
         Self { feed, next: None }
     }
 }
 
-impl Courier {
+impl Dispatcher {
     /// Goes on with these rounds as far as one turn allows, and removes those that are over.
-    pub(super) fn turn(&mut self, bell: &Arc<Bell>, rounds: &mut VecDeque<Round>) {
+    pub(super) fn turn(&mut self, bell: &Arc<ShardNotifier>, rounds: &mut VecDeque<Pass>) {
         let mut left = HANDED_MAX * QUEUED_PER_HANDED;
         while let Some(round) = rounds.front_mut() {
             if !self.go(bell, round, &mut left) {
@@ -74,7 +74,7 @@ impl Courier {
     }
 
     /// Goes on with a round. True when every reader was seen.
-    fn go(&mut self, bell: &Arc<Bell>, round: &mut Round, left: &mut usize) -> bool {
+    fn go(&mut self, bell: &Arc<ShardNotifier>, round: &mut Pass, left: &mut usize) -> bool {
         let before = *left;
         let is_over = loop {
             let mut state = round.feed.lock();
@@ -106,7 +106,7 @@ impl Courier {
     /// Gathers who waits for the same piece, so many at most, and wakes who must look itself. True when all were seen.
     fn gather(
         &mut self,
-        bell: &Arc<Bell>,
+        bell: &Arc<ShardNotifier>,
         next: &mut Option<usize>,
         state: &mut State,
         most: usize,
@@ -147,7 +147,7 @@ impl Courier {
             match outlet.filter(|_| fits) {
                 Some(outlet) => self
                     .group
-                    .push((key, Some(outlet.clone()), Handed::Refused)),
+                    .push((key, Some(outlet.clone()), SendOutcome::Refused)),
                 None => self.woken.extend(reader.waker.take()),
             }
             from = key + 1;
@@ -157,8 +157,8 @@ impl Courier {
     }
 
     fn cut(&mut self, window: &Window, from: u64) {
-        let piece = Piece::cut(window, from, &mut self.copy);
-        self.cut = Some(Cut {
+        let piece = EncodedRun::cut(window, from, &mut self.copy);
+        self.cut = Some(CollectedRun {
             from,
             to: window.end(),
             piece,
@@ -179,7 +179,7 @@ impl Courier {
         for (_, outlet, handed) in &mut self.group {
             *handed = outlet
                 .take()
-                .map_or(Handed::Refused, |outlet| outlet.hand(piece));
+                .map_or(SendOutcome::Refused, |outlet| outlet.hand(piece));
         }
     }
 
@@ -189,17 +189,17 @@ impl Courier {
             return;
         };
         for (key, _, handed) in self.group.drain(..) {
-            if handed != Handed::Refused {
+            if handed != SendOutcome::Refused {
                 readers.moved(key, piece.end, piece.last);
             }
-            if matches!(handed, Handed::Kept | Handed::Refused) {
+            if matches!(handed, SendOutcome::Kept | SendOutcome::Refused) {
                 self.woken.extend(readers.take(key));
             }
         }
     }
 }
 
-impl Handed {
+impl SendOutcome {
     /// What it takes of a turn.
     fn cost(self) -> usize {
         if self == Self::Queued {
@@ -222,21 +222,22 @@ mod tests {
 
     use super::*;
     use crate::feed::{
-        Batch, Budget, Cursor, GapReason, Limits, Log, LogWriter, Read, Start, answer, buffer,
+        Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, answer,
+        buffer,
     };
-    use crate::sse::{Component, Event, Tag};
+    use crate::sse::{Event, Position, SourceTag};
     use crate::subject::{Filter, FilterSet};
 
     /// Answers always the same, and keeps what it was handed.
     #[derive(Debug)]
-    struct Always(Handed, Mutex<Vec<(u64, String)>>);
+    struct Always(SendOutcome, Mutex<Vec<(u64, String)>>);
 
-    impl Outlet for Always {
+    impl DirectSink for Always {
         fn look(&self) -> bool {
             true
         }
 
-        fn hand(self: Arc<Self>, piece: &Piece) -> Handed {
+        fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
             let text = String::from_utf8(piece.chunk.content().to_vec()).unwrap();
             self.1.lock().unwrap().push((piece.events, text));
             self.0
@@ -253,8 +254,8 @@ mod tests {
     }
 
     struct Scene {
-        writer: LogWriter,
-        log: Arc<Log>,
+        writer: StreamWriter,
+        log: Arc<StreamBuffer>,
         answering: Pin<Box<dyn Future<Output = std::convert::Infallible>>>,
         seq: u64,
     }
@@ -269,7 +270,7 @@ mod tests {
         fn new() -> Self {
             let (mut writer, log) =
                 buffer::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
-            writer.begin(Tag::of_stream("S", 1), 0);
+            writer.begin(SourceTag::of_stream("S", 1), 0);
             Self {
                 writer,
                 log,
@@ -278,7 +279,7 @@ mod tests {
             }
         }
 
-        fn reader(&self, handed: Handed) -> Reader {
+        fn reader(&self, handed: SendOutcome) -> Reader {
             let filters = FilterSet::new([Filter::parse("a").unwrap()]);
             let opened = self
                 .log
@@ -301,8 +302,8 @@ mod tests {
             let event = |data: &&str| {
                 self.seq += 1;
                 Event {
-                    position: Component {
-                        tag: Tag::of_stream("S", 1),
+                    position: Position {
+                        tag: SourceTag::of_stream("S", 1),
                         seq: self.seq,
                         check: None,
                     },
@@ -364,7 +365,10 @@ mod tests {
     #[test]
     fn who_waits_is_given_one_event_after_the_other_and_is_not_woken() {
         let mut scene = Scene::new();
-        let mut readers = [scene.reader(Handed::Sent), scene.reader(Handed::Sent)];
+        let mut readers = [
+            scene.reader(SendOutcome::Sent),
+            scene.reader(SendOutcome::Sent),
+        ];
         for data in ["1", "2", "3"] {
             scene.append(&[data]);
             assert!(
@@ -401,7 +405,7 @@ mod tests {
     #[test]
     fn what_has_come_together_is_one_piece_for_everyone_up_to_32_kib() {
         let mut scene = Scene::new();
-        let mut reader = scene.reader(Handed::Sent);
+        let mut reader = scene.reader(SendOutcome::Sent);
         scene.append(&["1", "2"]);
         scene.append(&["3"]);
         scene.turn();
@@ -425,7 +429,10 @@ mod tests {
     #[test]
     fn who_refuses_is_woken_and_reads_and_who_keeps_is_woken_behind_it() {
         let mut scene = Scene::new();
-        let (mut refuses, mut keeps) = (scene.reader(Handed::Refused), scene.reader(Handed::Kept));
+        let (mut refuses, mut keeps) = (
+            scene.reader(SendOutcome::Refused),
+            scene.reader(SendOutcome::Kept),
+        );
         scene.append(&["1"]);
         scene.turn();
         assert_eq!((refuses.wakes(), keeps.wakes()), (1, 1));
@@ -452,7 +459,7 @@ mod tests {
     #[test]
     fn gaps_and_ends_are_left_to_tasks() {
         let mut scene = Scene::new();
-        let mut reader = scene.reader(Handed::Sent);
+        let mut reader = scene.reader(SendOutcome::Sent);
         scene.writer.gap(GapReason::Upstream, None);
         scene.append(&["1"]);
         scene.turn();
@@ -477,7 +484,7 @@ mod tests {
     async fn more_readers_are_given_what_their_connections_write_together() {
         let mut scene = Scene::new();
         let readers: Vec<_> = (0..10 * HANDED_MAX)
-            .map(|_| scene.reader(Handed::Queued))
+            .map(|_| scene.reader(SendOutcome::Queued))
             .collect();
         scene.append(&["1"]);
         scene.turn();
@@ -491,7 +498,7 @@ mod tests {
     async fn a_turn_gives_to_a_bounded_number_of_readers_and_those_who_are_late_get_more_at_once() {
         let mut scene = Scene::new();
         let readers: Vec<_> = (0..HANDED_MAX + 10)
-            .map(|_| scene.reader(Handed::Sent))
+            .map(|_| scene.reader(SendOutcome::Sent))
             .collect();
         scene.append(&["1"]);
         scene.turn();

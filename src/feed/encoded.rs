@@ -10,7 +10,7 @@ use crate::sse::Event;
 use crate::sse::encode::Frame;
 
 use super::batch::COPIED_EVENT_MAX;
-use super::budget::{Budget, Charge};
+use super::budget::{Budget, Reservation};
 
 /// An event as the log holds it: the payload and its encoding without a route's name, shared by all who want it.
 ///
@@ -18,18 +18,18 @@ use super::budget::{Budget, Charge};
 /// receipt, which are its first.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Logged {
+pub struct EncodedEvent {
     /// Its encoding under its own name.
     pub frame: Frame,
-    /// The event, without its payload: see [`Logged::data`].
+    /// The event, without its payload: see [`EncodedEvent::data`].
     pub event: Event,
     /// Where the payload stands in the encoding; otherwise the event has it.
     payload: Option<Range<u32>>,
     /// What it takes of the budget; given back when the last holder lets go.
-    _charge: Charge,
+    _charge: Reservation,
 }
 
-impl Logged {
+impl EncodedEvent {
     /// Encodes an event, once for everyone. The payload then lies in the frame's own bytes where it can.
     #[must_use]
     pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {

@@ -4,24 +4,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::sse::Component;
+use crate::sse::Position;
 use crate::subject::FilterSet;
 
-use super::budget::{Budget, FeedPlace, Shrink};
-use super::notify::News;
+use super::budget::{Budget, Evict, FeedSlot};
+use super::notify::WakeList;
 use super::options::Appended;
 use super::readers::Readers;
-use super::window::{Missing, Place, Window};
-use super::{Gap, Profile};
+use super::window::{GapSide, Offset, Window};
+use super::{FeedOptions, Gap};
 
 /// One feed. Its writer is the log (or the subscription) that made it; its readers are cursors.
 pub(super) struct Feed {
     pub(super) filters: FilterSet,
-    pub(super) profile: Arc<Profile>,
+    pub(super) profile: Arc<FeedOptions>,
     state: Mutex<State>,
     /// The last reading, in ticks of the budget's order; only compared.
     last_read: AtomicU64,
-    _place: FeedPlace,
+    _place: FeedSlot,
 }
 
 /// Locked for a few lines at a time, never while a task is woken.
@@ -29,7 +29,7 @@ pub(super) struct State {
     pub(super) window: Window,
     pub(super) readers: Readers,
     /// Everything up to here is in the window or does not match, of a feed that counts on its own.
-    pub(super) head: Option<Component>,
+    pub(super) head: Option<Position>,
     /// The writer is gone: readers end when they have read what is left.
     pub(super) ended: bool,
 }
@@ -41,8 +41,8 @@ impl Feed {
     /// A feed without events; none if there may be no more feeds.
     pub(super) fn new(
         filters: FilterSet,
-        profile: Arc<Profile>,
-        floor: Component,
+        profile: Arc<FeedOptions>,
+        floor: Position,
         budget: &Arc<Budget>,
     ) -> Option<Arc<Self>> {
         let place = budget.add_feed(&filters)?;
@@ -61,7 +61,7 @@ impl Feed {
             _place: place,
         });
         feed.touch();
-        let shrink: Arc<dyn Shrink> = feed.clone();
+        let shrink: Arc<dyn Evict> = feed.clone();
         budget.join(Arc::downgrade(&shrink));
         Some(feed)
     }
@@ -80,7 +80,7 @@ impl Feed {
     pub(super) fn append(
         self: &Arc<Self>,
         events: impl Iterator<Item = Appended>,
-        news: &mut News,
+        news: &mut WakeList,
     ) {
         let mut state = self.lock();
         state.window.append(events);
@@ -91,12 +91,12 @@ impl Feed {
     pub(super) fn append_gap(
         self: &Arc<Self>,
         gap: Gap,
-        position: Component,
+        position: Position,
         now: Instant,
-        news: &mut News,
+        news: &mut WakeList,
     ) {
         let mut state = self.lock();
-        state.window.push_gap(gap, position, Missing::Behind, now);
+        state.window.push_gap(gap, position, GapSide::Behind, now);
         state.readers.tell(self, news);
     }
 
@@ -104,9 +104,9 @@ impl Feed {
     pub(super) fn renew(
         self: &Arc<Self>,
         gap: Gap,
-        floor: Component,
+        floor: Position,
         now: Instant,
-        news: &mut News,
+        news: &mut WakeList,
     ) {
         let mut state = self.lock();
         state.window.renew(gap, floor, now);
@@ -114,14 +114,14 @@ impl Feed {
     }
 
     /// Says that nothing will ever be appended again.
-    pub(super) fn end(self: &Arc<Self>, news: &mut News) {
+    pub(super) fn end(self: &Arc<Self>, news: &mut WakeList) {
         let mut state = self.lock();
         state.ended = true;
         state.readers.tell(self, news);
     }
 
     /// Adds a reader.
-    pub(super) fn join(&self, place: Place, position: Component) -> usize {
+    pub(super) fn join(&self, place: Offset, position: Position) -> usize {
         self.touch();
         self.lock().readers.add(place, position)
     }
@@ -138,7 +138,7 @@ impl Feed {
     }
 }
 
-impl Shrink for Feed {
+impl Evict for Feed {
     fn last_read(&self) -> u64 {
         self.last_read.load(Ordering::Relaxed)
     }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::sse::Component;
+use crate::sse::Position;
 use crate::subject::FilterSet;
 
 use super::feed::Feed;
-use super::notify::News;
-use super::{Budget, Demand, OpenError, Profile};
+use super::notify::WakeList;
+use super::{Budget, FeedOptions, OpenError, SubscribeRequest};
 
 /// How long a feed outlives its last reader at most. It lingers for as long as it has existed, so that feeds that are
 /// opened and left at once do not add up.
@@ -24,15 +24,15 @@ const ESTABLISH_MAX: Duration = Duration::from_secs(5);
 
 /// The feeds of one source that are wanted.
 #[derive(Debug)]
-pub(super) struct Feeds {
+pub(super) struct FeedMap {
     budget: Arc<Budget>,
-    wanted: Mutex<HashMap<Key, Wanted>>,
+    wanted: Mutex<HashMap<Key, FeedEntry>>,
 }
 
-type Key = (FilterSet, Arc<Profile>);
+type Key = (FilterSet, Arc<FeedOptions>);
 
 #[derive(Debug)]
-struct Wanted {
+struct FeedEntry {
     feed: Arc<Feed>,
     /// Whether it has readers.
     wanted: watch::Sender<bool>,
@@ -41,36 +41,36 @@ struct Wanted {
 }
 
 /// A feed for a reader that has come.
-pub(super) struct Found {
+pub(super) struct FeedHandle {
     pub(super) feed: Arc<Feed>,
     established: watch::Receiver<bool>,
     /// For whoever will write it, if it was made just now.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Option<FeedLease>,
 }
 
 /// The writer's hold on one feed. Dropping it ends the feed.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct FeedLease {
     established: watch::Sender<bool>,
-    watch: Watching,
-    news: News,
+    watch: IdleWatch,
+    news: WakeList,
 }
 
 /// Notices that a feed has had no reader for long enough, and takes it out.
 #[derive(Clone, Debug)]
-pub(super) struct Watching {
-    feeds: Arc<Feeds>,
+pub(super) struct IdleWatch {
+    feeds: Arc<FeedMap>,
     feed: Arc<Feed>,
     wanted: watch::Receiver<bool>,
     /// When the feed was made.
     made: tokio::time::Instant,
-    /// When the linger began: it goes on over calls of [`Watching::unwanted`] that are not waited for to the end.
+    /// When the linger began: it goes on over calls of [`IdleWatch::unwanted`] that are not waited for to the end.
     unwanted_since: Option<tokio::time::Instant>,
 }
 
 // === impl Feeds ===
 
-impl Feeds {
+impl FeedMap {
     pub(super) fn new(budget: &Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             budget: budget.clone(),
@@ -82,14 +82,14 @@ impl Feeds {
     pub(super) fn find(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<Profile>,
-        floor: impl FnOnce() -> Component,
-    ) -> Result<Found, OpenError> {
+        profile: &Arc<FeedOptions>,
+        floor: impl FnOnce() -> Position,
+    ) -> Result<FeedHandle, OpenError> {
         let key = (filters, profile.clone());
         let mut feeds = self.lock();
         if let Some(known) = feeds.get(&key) {
             known.wanted.send_replace(true);
-            return Ok(Found {
+            return Ok(FeedHandle {
                 feed: known.feed.clone(),
                 established: known.established.clone(),
                 lease: None,
@@ -99,27 +99,27 @@ impl Feeds {
             .ok_or(OpenError::TooManyFeeds)?;
         let (wanted, wanted_seen) = watch::channel(true);
         let (stands, established) = watch::channel(false);
-        let watch = Watching {
+        let watch = IdleWatch {
             feeds: self.clone(),
             feed: feed.clone(),
             wanted: wanted_seen,
             made: tokio::time::Instant::now(),
             unwanted_since: None,
         };
-        let lease = Lease {
+        let lease = FeedLease {
             established: stands,
             watch,
-            news: News::default(),
+            news: WakeList::default(),
         };
         feeds.insert(
             key,
-            Wanted {
+            FeedEntry {
                 feed: feed.clone(),
                 wanted,
                 established: established.clone(),
             },
         );
-        Ok(Found {
+        Ok(FeedHandle {
             feed,
             established,
             lease: Some(lease),
@@ -154,24 +154,24 @@ impl Feeds {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Wanted>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, FeedEntry>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Found ===
 
-impl Found {
+impl FeedHandle {
     /// Hands a new feed over to whoever writes it, and returns when the subscription stands. The reader has joined
     /// before it waits: a feed with a reader is not given up.
     pub(super) async fn stands<W>(
         mut self,
-        demands: &mpsc::Sender<Demand<W>>,
-        writer: impl FnOnce(Lease) -> W,
+        demands: &mpsc::Sender<SubscribeRequest<W>>,
+        writer: impl FnOnce(FeedLease) -> W,
     ) -> Result<(), OpenError> {
         let stands = async {
             if let Some(lease) = self.lease.take() {
-                let demand = Demand {
+                let demand = SubscribeRequest {
                     filters: self.feed.filters.clone(),
                     writer: writer(lease),
                 };
@@ -194,7 +194,7 @@ impl Found {
 
 // === impl Lease ===
 
-impl Lease {
+impl FeedLease {
     pub(super) fn feed(&self) -> &Arc<Feed> {
         &self.watch.feed
     }
@@ -226,12 +226,12 @@ impl Lease {
     }
 
     /// The same for a task that does not hold the lease.
-    pub(super) fn watch(&self) -> Watching {
+    pub(super) fn watch(&self) -> IdleWatch {
         self.watch.clone()
     }
 }
 
-impl Drop for Lease {
+impl Drop for FeedLease {
     fn drop(&mut self) {
         self.watch.take_out();
         self.watch.feed.end(&mut self.news);
@@ -241,7 +241,7 @@ impl Drop for Lease {
 
 // === impl Watching ===
 
-impl Watching {
+impl IdleWatch {
     /// Returns when the feed had no reader for as long as it existed before, at most [`LINGER`]. Can be dropped and
     /// called again.
     pub(super) async fn unwanted(&mut self) {

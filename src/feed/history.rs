@@ -4,17 +4,17 @@ use std::fmt;
 use std::pin::Pin;
 
 use super::{Gap, GapReason};
-use crate::sse::{Event, Tag};
+use crate::sse::{Event, SourceTag};
 use crate::subject::FilterSet;
 
 /// A source that can be asked for its past. JetStream is behind it; a test may be.
 pub trait Archive: fmt::Debug + Send + Sync {
     /// Where the source is; read once for all who ask meanwhile. An answer that ends before `seq` is newer than the
     /// question; any other may be about a second old.
-    fn state(&self, seq: u64) -> Answer<'_, State>;
+    fn state(&self, seq: u64) -> BoxFuture<'_, State>;
 
     /// The check of the message at this sequence number; none when no message stands there.
-    fn check(&self, seq: u64) -> Answer<'_, Option<u16>>;
+    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>>;
 
     /// Whether the source is known to reject readings until an operator changes something: readers that need one are
     /// turned away instead of waiting for ever.
@@ -29,7 +29,7 @@ pub trait Archive: fmt::Debug + Send + Sync {
 /// One reading of the past. Dropping it ends it, at the source too.
 pub trait Pages: Send {
     /// The next page: at most some hundred events. Waits at the end of the source until there is more.
-    fn next(&mut self) -> Answer<'_, Page>;
+    fn next(&mut self) -> BoxFuture<'_, Page>;
 }
 
 /// A stretch of a source, complete.
@@ -67,7 +67,7 @@ impl Page {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
     /// Which sequence its numbers are of.
-    pub tag: Tag,
+    pub tag: SourceTag,
     /// The oldest number that is retained; above `last_seq` when nothing is.
     pub first_seq: u64,
     /// The newest number that was ever given.
@@ -75,7 +75,7 @@ pub struct State {
 }
 
 /// The answer of a source that is far away.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unavailable>> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unavailable>> + Send + 'a>>;
 
 /// Why a source does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

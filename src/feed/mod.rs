@@ -38,19 +38,20 @@ pub mod window;
 
 pub use batch::{Batch, Copied, Item};
 pub use budget::Budget;
-pub use buffer::{Log, LogWriter, Past};
+pub use buffer::{History, StreamBuffer, StreamWriter};
 pub use core_source::{
-    Change, CoreWriter, Demand, Demands, FeedKey, OnDemand, Received, SubscriptionKey,
+    Change, CoreSource, CoreWriter, FeedKey, Received, SubscribeRequest, SubscribeRequests,
+    SubscriptionKey,
 };
-pub use cursor::{Cursor, Lag, Read, Standing};
+pub use cursor::{Cursor, CursorProbe, Lag, Read};
 pub use history::Archive;
 pub use limits::Limits;
 pub use notify::answer;
-pub use options::Profile;
-pub use replay::Replays;
-pub use republish_source::{PositionedWriter, Republished};
+pub use options::FeedOptions;
+pub use replay::ReplaySlots;
+pub use republish_source::{RepublishSource, RepublishWriter};
 pub use resume::{Gap, GapReason, Outcome, Start};
-pub use shed::{Policy, Relief, Slow};
-pub use sink::{Handed, Outlet, Piece};
+pub use shed::{Shedder, Slow, SlowPolicy};
+pub use sink::{DirectSink, EncodedRun, SendOutcome};
 pub use source::{OpenError, Opened, Source};
-pub use throttle::{Pace, Verdict};
+pub use throttle::{Throttle, ThrottleDecision};

@@ -12,38 +12,38 @@ use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 
-use super::dispatch::{Courier, Round};
+use super::dispatch::{Dispatcher, Pass};
 use super::feed::Feed;
 
 /// A thread that has readers.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(super) struct ShardNotifier {
     /// Feeds with something new, each once until it is looked at.
     rung: Mutex<Vec<Arc<Feed>>>,
     task: AtomicWaker,
 }
 
-impl Bell {
+impl ShardNotifier {
     fn rung(&self) -> MutexGuard<'_, Vec<Arc<Feed>>> {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 thread_local! {
-    static HERE: RefCell<Option<Arc<Bell>>> = const { RefCell::new(None) };
+    static HERE: RefCell<Option<Arc<ShardNotifier>>> = const { RefCell::new(None) };
 }
 
 /// Makes this thread one whose readers are told together, and given what they wait for where they have an outlet. To be
 /// spawned on its runtime, before there are any.
 pub fn answer() -> impl Future<Output = Infallible> + Send + 'static {
-    let bell = Arc::new(Bell::default());
+    let bell = Arc::new(ShardNotifier::default());
     HERE.set(Some(bell.clone()));
     async move {
-        let (mut rounds, mut courier) = (VecDeque::new(), Courier::default());
+        let (mut rounds, mut courier) = (VecDeque::new(), Dispatcher::default());
         loop {
             poll_fn(|task| {
                 bell.task.register(task.waker());
-                rounds.extend(bell.rung().drain(..).map(Round::new));
+                rounds.extend(bell.rung().drain(..).map(Pass::new));
                 if rounds.is_empty() {
                     Poll::Pending
                 } else {
@@ -61,21 +61,21 @@ pub fn answer() -> impl Future<Output = Infallible> + Send + 'static {
 }
 
 /// The bell of this thread, if it answers one.
-pub(super) fn here() -> Option<Arc<Bell>> {
+pub(super) fn here() -> Option<Arc<ShardNotifier>> {
     HERE.with_borrow(Clone::clone)
 }
 
 /// What is to be told when no lock is held. Kept and used again: it allocates nothing then.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct WakeList {
     /// Readers of threads that answer no bell.
     pub(super) wake: Vec<Waker>,
-    rings: Vec<(Arc<Bell>, Vec<Arc<Feed>>)>,
+    rings: Vec<(Arc<ShardNotifier>, Vec<Arc<Feed>>)>,
 }
 
-impl News {
+impl WakeList {
     /// This feed has something new for readers of the thread with this bell.
-    pub(super) fn ring(&mut self, bell: &Arc<Bell>, feed: &Arc<Feed>) {
+    pub(super) fn ring(&mut self, bell: &Arc<ShardNotifier>, feed: &Arc<Feed>) {
         match self
             .rings
             .iter_mut()
@@ -106,14 +106,14 @@ mod tests {
 
     use super::*;
     use crate::feed::{Batch, Budget, Limits, Start, buffer};
-    use crate::sse::{Component, Event, Tag};
+    use crate::sse::{Event, Position, SourceTag};
     use crate::subject::{Filter, FilterSet};
 
     #[test]
     fn readers_of_another_thread_are_told_there_once_for_all_of_them() {
         let (mut writer, log) =
             buffer::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
-        let tag = Tag::of_stream("S", 1);
+        let tag = SourceTag::of_stream("S", 1);
         writer.begin(tag, 0);
         let (ready, shard) = mpsc::sync_channel(1);
         let (told, seen) = mpsc::sync_channel(10);
@@ -152,7 +152,7 @@ mod tests {
         });
         let (bell, there) = (shard.recv().unwrap(), thread.thread().id());
         for seq in 1..=100 {
-            let position = Component {
+            let position = Position {
                 tag,
                 seq,
                 check: None,

@@ -1,6 +1,6 @@
 //! Where a reader begins that comes with a position: the rules of resuming, with whoever has to be asked for them.
 
-use crate::sse::{Component, Tag};
+use crate::sse::{Position, SourceTag};
 
 use super::history::{Archive, State, Unavailable};
 use super::resume::{self, Check, Decision, View};
@@ -10,7 +10,7 @@ use super::{Cursor, GapReason, OpenError, Outcome};
 /// given what the archive has said so far.
 pub(super) async fn place(
     cursor: &mut Cursor,
-    at: Component,
+    at: Position,
     archive: Option<&dyn Archive>,
     view: impl Fn(&Cursor, Option<State>, Check) -> Option<View>,
 ) -> Result<Outcome, OpenError> {
@@ -35,13 +35,13 @@ pub(super) async fn place(
 fn begin(
     cursor: &mut Cursor,
     outcome: Outcome,
-    at: Component,
+    at: Position,
     first: u64,
     archive: Option<&dyn Archive>,
 ) -> Result<(), OpenError> {
     let position = match outcome {
         Outcome::Window | Outcome::Archive => at,
-        Outcome::Gap(gap) if gap.reason == GapReason::Expired => Component {
+        Outcome::Gap(gap) if gap.reason == GapReason::Expired => Position {
             seq: first,
             check: None,
             ..at
@@ -73,7 +73,7 @@ async fn ask_state(
         Ok(state) => Ok(state),
         // Any other tag says it.
         Err(Unavailable::Changed) => Ok(State {
-            tag: Tag::of_identity(""),
+            tag: SourceTag::of_identity(""),
             first_seq: 0,
             last_seq: view.head,
         }),

@@ -10,11 +10,11 @@ use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
 use super::Limits;
-use super::encoded::Logged;
+use super::encoded::EncodedEvent;
 
 /// What of an event depends on the route that shows it. Feeds of one profile share their encoded events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Profile {
+pub struct FeedOptions {
     /// The name of an event that bears none itself.
     pub event: Option<TextTemplate>,
     /// Tiers of events that name none themselves; the first filter that fits decides.
@@ -26,7 +26,7 @@ pub struct Profile {
 /// One event on its way into a window.
 #[derive(Debug)]
 pub(super) struct Appended {
-    pub(super) logged: Arc<Logged>,
+    pub(super) logged: Arc<EncodedEvent>,
     /// Its encoding under the name that the route gives it, if it gives it one.
     pub(super) named: Option<Arc<Frame>>,
     pub(super) tier: Tier,
@@ -34,14 +34,14 @@ pub(super) struct Appended {
 
 /// Encodings of one batch under the names that routes give: once for each event and profile.
 #[derive(Debug, Default)]
-pub(super) struct Named(HashMap<(*const Profile, usize), Arc<Frame>>);
+pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Frame>>);
 
 impl Named {
     /// An event as a profile shows it; `place`: which one of the batch it is.
     pub(super) fn show(
         &mut self,
-        logged: &Arc<Logged>,
-        profile: &Arc<Profile>,
+        logged: &Arc<EncodedEvent>,
+        profile: &Arc<FeedOptions>,
         place: usize,
     ) -> Appended {
         let named = profile.renames(&logged.event).then(|| {
@@ -59,7 +59,7 @@ impl Named {
     }
 }
 
-impl Profile {
+impl FeedOptions {
     /// The name under which the route shows an event: its own, else from the template.
     #[must_use]
     pub fn name<'e>(&self, event: &'e Event) -> Option<Cow<'e, EventName>> {
@@ -71,12 +71,12 @@ impl Profile {
     }
 
     /// The event as the route shows it: encoded anew only if the route names it.
-    pub(super) fn frame(&self, logged: &Logged) -> Frame {
+    pub(super) fn frame(&self, logged: &EncodedEvent) -> Frame {
         self.named(logged).unwrap_or_else(|| logged.frame.clone())
     }
 
     /// The event under the name that the route gives it, if it gives it one.
-    pub(super) fn named(&self, logged: &Logged) -> Option<Frame> {
+    pub(super) fn named(&self, logged: &EncodedEvent) -> Option<Frame> {
         let event = &logged.event;
         self.renames(event)
             .then(|| Frame::event(self.name(event).as_deref(), logged.data(), event.position))
@@ -88,7 +88,7 @@ impl Profile {
     }
 
     /// An event as it is shown here.
-    pub(super) fn show(&self, logged: Arc<Logged>) -> Appended {
+    pub(super) fn show(&self, logged: Arc<EncodedEvent>) -> Appended {
         let (named, tier) = (self.named(&logged).map(Arc::new), self.tier(&logged.event));
         Appended {
             logged,

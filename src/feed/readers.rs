@@ -6,12 +6,12 @@ use std::task::Waker;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::sse::Component;
+use crate::sse::Position;
 
 use super::feed::Feed;
-use super::notify::{self, Bell, News};
-use super::sink::Outlet;
-use super::window::Place;
+use super::notify::{self, ShardNotifier, WakeList};
+use super::sink::DirectSink;
+use super::window::Offset;
 
 /// The readers of one feed.
 #[derive(Debug, Default)]
@@ -28,17 +28,17 @@ pub(super) struct Reader {
     /// Set while the reader waits for something new.
     pub(super) waker: Option<Waker>,
     /// Where it can be given that without being woken.
-    pub(super) outlet: Option<Arc<dyn Outlet>>,
+    pub(super) outlet: Option<Arc<dyn DirectSink>>,
     /// Kept here too, so that the lag of a stalled reader is seen from outside.
-    pub(super) place: Place,
-    pub(super) position: Component,
+    pub(super) place: Offset,
+    pub(super) position: Position,
     /// That it reads on, which never changes: a place among `threads`.
     thread: Option<u16>,
 }
 
 #[derive(Debug)]
 struct Thread {
-    bell: Arc<Bell>,
+    bell: Arc<ShardNotifier>,
     readers: usize,
     /// Its readers are to be seen: it is told once, however much comes until it looks.
     is_rung: bool,
@@ -46,7 +46,7 @@ struct Thread {
 
 impl Readers {
     /// Adds a reader of this thread.
-    pub(super) fn add(&mut self, place: Place, position: Component) -> usize {
+    pub(super) fn add(&mut self, place: Offset, position: Position) -> usize {
         let thread =
             notify::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
         match thread {
@@ -66,7 +66,7 @@ impl Readers {
         })
     }
 
-    fn join(&mut self, bell: Arc<Bell>) -> Option<u16> {
+    fn join(&mut self, bell: Arc<ShardNotifier>) -> Option<u16> {
         let place = u16::try_from(self.threads.len()).ok()?;
         self.threads.push(Thread {
             bell,
@@ -77,7 +77,7 @@ impl Readers {
     }
 
     /// The thread with this bell, if it has had readers here.
-    pub(super) fn thread_of(&self, bell: &Arc<Bell>) -> Option<u16> {
+    pub(super) fn thread_of(&self, bell: &Arc<ShardNotifier>) -> Option<u16> {
         let place = self
             .threads
             .iter()
@@ -100,14 +100,14 @@ impl Readers {
     }
 
     /// Says where a reader can be given events while it waits.
-    pub(super) fn set_outlet(&mut self, key: usize, outlet: Arc<dyn Outlet>) {
+    pub(super) fn set_outlet(&mut self, key: usize, outlet: Arc<dyn DirectSink>) {
         if let Some(reader) = self.all.get_mut(key) {
             reader.outlet = Some(outlet);
         }
     }
 
     /// Notes where a reader stands after a read.
-    pub(super) fn moved(&mut self, key: usize, place: Place, position: Component) {
+    pub(super) fn moved(&mut self, key: usize, place: Offset, position: Position) {
         if let Some(reader) = self.all.get_mut(key) {
             reader.place = place;
             reader.position = position;
@@ -124,14 +124,14 @@ impl Readers {
     }
 
     /// Where a reader stands; nothing once it has left.
-    pub(super) fn standing(&self, key: usize) -> Option<(Place, Component)> {
+    pub(super) fn standing(&self, key: usize) -> Option<(Offset, Position)> {
         self.all
             .get(key)
             .map(|reader| (reader.place, reader.position))
     }
 
     /// There is something new: the threads of those who wait are to be told when no lock is held.
-    pub(super) fn tell(&mut self, feed: &Arc<Feed>, news: &mut News) {
+    pub(super) fn tell(&mut self, feed: &Arc<Feed>, news: &mut WakeList) {
         for thread in self
             .threads
             .iter_mut()
@@ -161,7 +161,7 @@ impl Readers {
         self.all.get_mut(key).map(|reader| (key, reader))
     }
 
-    /// Looks at the outlets of the next readers, which are about to be used (see [`Outlet::look`]).
+    /// Looks at the outlets of the next readers, which are about to be used (see [`DirectSink::look`]).
     pub(super) fn look_from(&self, from: usize, most: usize) {
         let next = (from..self.all.capacity().min(from.saturating_add(most)))
             .filter_map(|key| self.all.get(key));

@@ -20,18 +20,18 @@ use crate::subject::FilterSet;
 
 use super::Gap;
 use super::budget::Budget;
-use super::encoded::Logged;
+use super::encoded::EncodedEvent;
 use super::feed::Feed;
 use super::history::{Archive, Page, Unavailable};
-use super::trie::Interest;
+use super::trie::SubjectTrie;
 
-pub(super) use member::{Ticket, Turn};
-pub use slots::{Config, Replays};
+pub(super) use member::{ReplayMember, ReplayProgress};
+pub use slots::{Config, ReplaySlots};
 
 /// The replays of one source.
 #[derive(Debug)]
-pub(super) struct Replayer {
-    replays: Arc<Replays>,
+pub(super) struct ReplayPool {
+    replays: Arc<ReplaySlots>,
     archive: Arc<dyn Archive>,
     /// Everything that any reader can ask for.
     reach: FilterSet,
@@ -44,7 +44,7 @@ pub(super) struct Replayer {
 #[derive(Debug, Default)]
 struct State {
     readers: Slab<Reader>,
-    runs: Slab<Run>,
+    runs: Slab<Session>,
     /// How often the numbers of the source have begun again. A run is of one numbering, and so are its readers.
     numbering: u64,
 }
@@ -92,15 +92,15 @@ enum End {
 
 /// One replay.
 #[derive(Debug)]
-struct Run {
+struct Session {
     numbering: u64,
-    interest: Interest,
+    interest: SubjectTrie,
     filters: FilterSet,
     /// The page ends here, as does all that was read before it.
     through: u64,
     /// Where the page begins.
     after: u64,
-    events: Vec<Arc<Logged>>,
+    events: Vec<Arc<EncodedEvent>>,
     members: usize,
     /// Members that have not taken all that they want of the page.
     behind: usize,
@@ -123,9 +123,9 @@ const FILTERS_MAX: usize = 32;
 /// The waits after a failed reading: doubled from the first to the last, with chance in it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-impl Replayer {
+impl ReplayPool {
     pub(super) fn new(
-        replays: &Arc<Replays>,
+        replays: &Arc<ReplaySlots>,
         archive: Arc<dyn Archive>,
         reach: FilterSet,
         budget: &Arc<Budget>,
@@ -146,7 +146,11 @@ impl Replayer {
     }
 
     /// A place for a reader that has everything up to `after`; none when too many wait.
-    pub(super) fn enter(self: &Arc<Self>, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        feed: &Arc<Feed>,
+        after: u64,
+    ) -> Option<Box<ReplayMember>> {
         let replays = &self.replays;
         let entered =
             replays
@@ -165,7 +169,7 @@ impl Replayer {
         };
         let key = self.lock().readers.insert(reader);
         self.wanted.notify_one();
-        Some(Box::new(Ticket::new(self.clone(), key)))
+        Some(Box::new(ReplayMember::new(self.clone(), key)))
     }
 
     /// Serves the readers for ever. To be spawned once.
@@ -225,9 +229,9 @@ impl Replayer {
         } else {
             asked
         };
-        let run = runs.insert(Run {
+        let run = runs.insert(Session {
             numbering: *numbering,
-            interest: Interest::default(),
+            interest: SubjectTrie::default(),
             filters,
             through,
             after: through,
@@ -348,10 +352,10 @@ impl Replayer {
             .replayed_events_total
             .inc_by(page.events.len() as u64);
         let gap = page.gap();
-        let events: Vec<Arc<Logged>> = page
+        let events: Vec<Arc<EncodedEvent>> = page
             .events
             .into_iter()
-            .map(|event| Logged::new(event, &self.budget))
+            .map(|event| EncodedEvent::new(event, &self.budget))
             .collect();
         let mut wakers = Vec::new();
         {
@@ -484,7 +488,7 @@ impl Reader {
     }
 }
 
-fn leave(run: &mut Run, feed: &Feed, key: usize) {
+fn leave(run: &mut Session, feed: &Feed, key: usize) {
     run.interest.remove(&feed.filters, key);
     run.members -= 1;
 }

@@ -6,42 +6,43 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::sse::{Component, Event, Tag};
+use crate::sse::{Event, Position, SourceTag};
 use crate::subject::FilterSet;
 
-use super::buffer::Past;
+use super::buffer::History;
 use super::core_source::DEMANDS_MAX;
-use super::encoded::Logged;
+use super::encoded::EncodedEvent;
 use super::feed::{self, Feed};
-use super::feed_map::{Feeds, Lease};
+use super::feed_map::{FeedLease, FeedMap};
 use super::history::State;
 use super::opening;
-use super::replay::{Replayer, Ticket};
+use super::replay::{ReplayMember, ReplayPool};
 use super::resume::{Check, View};
 use super::source::Origin;
-use super::window::Missing;
+use super::window::GapSide;
 use super::{
-    Budget, Cursor, Demand, Demands, Gap, GapReason, OpenError, Opened, Outcome, Profile, Start,
+    Budget, Cursor, FeedOptions, Gap, GapReason, OpenError, Opened, Outcome, Start,
+    SubscribeRequest, SubscribeRequests,
 };
 
 /// The reading side of one stream: each feed of it is written by a subscription of its own.
-pub struct Republished {
+pub struct RepublishSource {
     name: Arc<str>,
     /// The tag of its ids; none before the stream was found fit to be read so.
-    tag: Mutex<Option<Tag>>,
+    tag: Mutex<Option<SourceTag>>,
     /// NATS rejects reading the stream until an operator changes something.
     rejected: AtomicBool,
-    feeds: Arc<Feeds>,
-    demands: mpsc::Sender<Demand<PositionedWriter>>,
-    replayer: Arc<Replayer>,
+    feeds: Arc<FeedMap>,
+    demands: mpsc::Sender<SubscribeRequest<RepublishWriter>>,
+    replayer: Arc<ReplayPool>,
 }
 
 /// The writing end of one feed of events that have a position already. Not `Clone`; dropping it ends the feed.
 #[derive(Debug)]
-pub struct PositionedWriter {
-    source: Arc<Republished>,
-    lease: Lease,
-    /// Bytes of [`PositionedWriter::charge`].
+pub struct RepublishWriter {
+    source: Arc<RepublishSource>,
+    lease: FeedLease,
+    /// Bytes of [`RepublishWriter::charge`].
     charged: usize,
 }
 
@@ -50,18 +51,18 @@ pub struct PositionedWriter {
 pub fn channel(
     name: impl Into<Arc<str>>,
     budget: &Arc<Budget>,
-    past: Past,
-) -> (Arc<Republished>, Demands<PositionedWriter>) {
+    past: History,
+) -> (Arc<RepublishSource>, SubscribeRequests<RepublishWriter>) {
     let (demands, received) = mpsc::channel(DEMANDS_MAX);
-    let replayer = Replayer::new(&past.replays, past.archive, past.reach, budget);
+    let replayer = ReplayPool::new(&past.replays, past.archive, past.reach, budget);
     let (name, tag, rejected, feeds) = (
         name.into(),
         Mutex::default(),
         AtomicBool::new(false),
-        Feeds::new(budget),
+        FeedMap::new(budget),
     );
     (
-        Arc::new(Republished {
+        Arc::new(RepublishSource {
             name,
             tag,
             rejected,
@@ -75,7 +76,7 @@ pub fn channel(
 
 // === impl Republished ===
 
-impl Republished {
+impl RepublishSource {
     /// The name of the stream.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
@@ -84,7 +85,7 @@ impl Republished {
 
     /// The tag of its ids; none before readers may begin.
     #[must_use]
-    pub fn tag(&self) -> Option<Tag> {
+    pub fn tag(&self) -> Option<SourceTag> {
         *self.tag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,7 +101,7 @@ impl Republished {
     }
 
     /// Says that the stream is fit to be read, and under which tag: readers may begin.
-    pub fn stands(&self, tag: Tag) {
+    pub fn stands(&self, tag: SourceTag) {
         self.rejected.store(false, Ordering::Relaxed);
         let before = self
             .tag
@@ -120,7 +121,7 @@ impl Republished {
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<Profile>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         if self.is_rejected() {
@@ -128,13 +129,13 @@ impl Republished {
         }
         let tag = self.tag().ok_or(OpenError::NotReady)?;
         // Where a feed begins is known when its subscription stands.
-        let found = self.feeds.find(filters, profile, || Component {
+        let found = self.feeds.find(filters, profile, || Position {
             tag,
             seq: 0,
             check: None,
         })?;
-        let mut cursor = Cursor::at_end(Origin::Republished(self.clone()), found.feed.clone());
-        let writer = |lease| PositionedWriter {
+        let mut cursor = Cursor::at_end(Origin::Republish(self.clone()), found.feed.clone());
+        let writer = |lease| RepublishWriter {
             source: self.clone(),
             lease,
             charged: 0,
@@ -176,14 +177,14 @@ impl Republished {
         self.replayer.clone().run()
     }
 
-    pub(super) fn head_at_end(feed: &Feed, index: u64) -> Option<Component> {
+    pub(super) fn head_at_end(feed: &Feed, index: u64) -> Option<Position> {
         let state = feed.lock();
         (index >= state.window.end())
             .then_some(state.head)
             .flatten()
     }
 
-    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         self.replayer.enter(feed, after)
     }
 
@@ -192,14 +193,14 @@ impl Republished {
     }
 }
 
-impl std::fmt::Debug for Republished {
+impl std::fmt::Debug for RepublishSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Republished({})", self.name)
     }
 }
 
 /// How things stand for a reader that was at `at`.
-fn view(cursor: &Cursor, at: Component, source: Option<State>, check: Check) -> Option<View> {
+fn view(cursor: &Cursor, at: Position, source: Option<State>, check: Check) -> Option<View> {
     let state = cursor.feed().lock();
     let head = state.head?;
     let check = state.window.check_at(at.seq).map_or(check, Check::Is);
@@ -214,11 +215,11 @@ fn view(cursor: &Cursor, at: Component, source: Option<State>, check: Check) -> 
 
 // === impl PositionedWriter ===
 
-impl PositionedWriter {
+impl RepublishWriter {
     /// Begins behind sequence `head`: the subscription stands, and brings everything that follows. Readers that wait
     /// may begin.
-    pub fn begin(&mut self, tag: Tag, head: u64) {
-        let head = Component {
+    pub fn begin(&mut self, tag: SourceTag, head: u64) {
+        let head = Position {
             tag,
             seq: head,
             check: None,
@@ -239,8 +240,8 @@ impl PositionedWriter {
 
     /// Encodes an event for all feeds of the stream that want it.
     #[must_use]
-    pub fn encode(&self, event: Event) -> Arc<Logged> {
-        Logged::new(event, self.lease.budget())
+    pub fn encode(&self, event: Event) -> Arc<EncodedEvent> {
+        EncodedEvent::new(event, self.lease.budget())
     }
 
     /// Appends events in ascending order of sequence, all after the head: one lock and one wake for all of them.
@@ -251,7 +252,7 @@ impl PositionedWriter {
     }
 
     /// As [`Self::append`], of events that other feeds may share.
-    pub fn append_encoded(&mut self, events: Vec<Arc<Logged>>) {
+    pub fn append_encoded(&mut self, events: Vec<Arc<EncodedEvent>>) {
         let Some(last) = events.last().map(|logged| logged.event.position) else {
             return;
         };
@@ -289,7 +290,7 @@ impl PositionedWriter {
         if let Some(head) = &mut state.head
             && head.seq < seq
         {
-            *head = Component {
+            *head = Position {
                 tag: head.tag,
                 seq,
                 check: None,
@@ -314,7 +315,7 @@ impl PositionedWriter {
             let Some(head) = state.head else { return };
             state
                 .window
-                .push_gap(gap, head, Missing::Behind, Instant::now());
+                .push_gap(gap, head, GapSide::Behind, Instant::now());
             if is_before {
                 state.window.forget(head.seq);
             }
@@ -324,8 +325,8 @@ impl PositionedWriter {
 
     /// Begins again behind sequence `head`, where nothing that stands in the feed adjoins what will follow; every reader
     /// is told the gap.
-    pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
-        let head = Component {
+    pub fn renew(&mut self, tag: SourceTag, head: u64, gap: Gap) {
+        let head = Position {
             tag,
             seq: head,
             check: None,
@@ -351,7 +352,7 @@ impl PositionedWriter {
     }
 }
 
-impl Drop for PositionedWriter {
+impl Drop for RepublishWriter {
     fn drop(&mut self) {
         self.charge(0);
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::history::State;
-use crate::sse::{Component, Tag};
+use crate::sse::{Position, SourceTag};
 
 /// Why events are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,7 +97,7 @@ pub enum Start {
     /// With what comes next.
     Live,
     /// After this position.
-    After(Component),
+    After(Position),
     /// With what comes next, after being told that its position means nothing here.
     Lost(GapReason),
 }
@@ -132,7 +132,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     /// The tag of the source's ids.
-    pub(super) tag: Tag,
+    pub(super) tag: SourceTag,
     /// Everything after this one is in memory.
     pub(super) floor: u64,
     /// The newest that is in memory, or is known not to concern it.
@@ -166,7 +166,7 @@ pub(super) enum Decision {
 }
 
 /// What becomes of a reader that was at `at`: every rule of resuming is here.
-pub(super) fn decide(at: Component, view: &View) -> Decision {
+pub(super) fn decide(at: Position, view: &View) -> Decision {
     use GapReason::{Ahead, Expired, Recreated};
     let gap = |reason| {
         Decision::Outcome(Outcome::Gap(Gap {
@@ -206,9 +206,9 @@ pub(super) fn decide(at: Component, view: &View) -> Decision {
 mod tests {
     use super::*;
 
-    fn at(seq: u64, check: Option<u16>) -> Component {
-        Component {
-            tag: Tag::of_identity("s"),
+    fn at(seq: u64, check: Option<u16>) -> Position {
+        Position {
+            tag: SourceTag::of_identity("s"),
             seq,
             check,
         }
@@ -217,12 +217,12 @@ mod tests {
     /// In memory: 51 to 80. At the source: 21 to 90.
     fn view() -> View {
         let source = State {
-            tag: Tag::of_identity("s"),
+            tag: SourceTag::of_identity("s"),
             first_seq: 21,
             last_seq: 90,
         };
         View {
-            tag: Tag::of_identity("s"),
+            tag: SourceTag::of_identity("s"),
             floor: 50,
             head: 80,
             source: Some(source),
@@ -230,7 +230,7 @@ mod tests {
         }
     }
 
-    fn outcome(at: Component, view: &View) -> &'static str {
+    fn outcome(at: Position, view: &View) -> &'static str {
         match decide(at, view) {
             Decision::Outcome(Outcome::Gap(gap)) => gap.reason.as_str(),
             Decision::Outcome(outcome) => outcome.as_str(),
@@ -258,8 +258,8 @@ mod tests {
         }
         assert_eq!(
             outcome(
-                Component {
-                    tag: Tag::of_identity("other"),
+                Position {
+                    tag: SourceTag::of_identity("other"),
                     seq: 60,
                     check: None
                 },
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_stream_that_was_recreated_since_the_tail_saw_it_is_told_at_once() {
         let source = State {
-            tag: Tag::of_identity("new"),
+            tag: SourceTag::of_identity("new"),
             first_seq: 1,
             last_seq: 90,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sse::{Component, Tier};
+use crate::sse::{Position, Tier};
 
 use super::{Batch, Gap, GapReason, Item};
 
@@ -16,12 +16,12 @@ pub struct Slow {
     /// How long a client that was ended for it waits before it comes back.
     pub retry: Duration,
     /// What it is given until then.
-    pub policy: Policy,
+    pub policy: SlowPolicy,
 }
 
 /// What of the waiting events a slow client is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
+pub enum SlowPolicy {
     /// With more than a quarter of the lag waiting no telemetry, with more than three quarters only what is critical.
     Shed,
     /// The newest of each subject, and everything that is critical.
@@ -35,8 +35,8 @@ pub enum Policy {
 /// It is made when a socket that refused bytes for too long takes some again, and is over with that turn: there is no
 /// list of what a client skips, only where its cursor stands.
 #[derive(Debug)]
-pub struct Relief {
-    policy: Policy,
+pub struct Shedder {
+    policy: SlowPolicy,
     lag: u64,
     waiting: u64,
     skipped: [u64; Tier::ALL.len()],
@@ -50,7 +50,7 @@ impl Default for Slow {
             // 2 s: longer than a lost segment or a hand-over between radio cells takes.
             patience: Duration::from_secs(2),
             retry: Duration::from_secs(5),
-            policy: Policy::Shed,
+            policy: SlowPolicy::Shed,
         }
     }
 }
@@ -60,7 +60,7 @@ impl Slow {
     pub const LAG_MIN: u64 = 4;
 }
 
-impl Relief {
+impl Shedder {
     /// A turn with so many events waiting, in all cursors of the reader.
     #[must_use]
     pub fn new(slow: &Slow, waiting: u64) -> Self {
@@ -81,7 +81,7 @@ impl Relief {
     }
 
     pub(super) fn conflates(&self) -> bool {
-        self.policy == Policy::Conflate
+        self.policy == SlowPolicy::Conflate
     }
 
     /// So many events wait no longer, whatever became of them.
@@ -92,12 +92,12 @@ impl Relief {
     /// Whether the next event is passed by; it still counts as waiting. `newest`: of its subject, among those that wait.
     pub(super) fn passes_by(&mut self, tier: Tier, newest: bool) -> bool {
         let passes = match (self.policy, tier) {
-            (Policy::Disconnect, _) | (_, Tier::Critical) => false,
-            (Policy::Conflate, _) => !newest,
-            (Policy::Shed, Tier::Normal) => {
+            (SlowPolicy::Disconnect, _) | (_, Tier::Critical) => false,
+            (SlowPolicy::Conflate, _) => !newest,
+            (SlowPolicy::Shed, Tier::Normal) => {
                 self.waiting.saturating_mul(4) > self.lag.saturating_mul(3)
             }
-            (Policy::Shed, Tier::Telemetry) => self.waiting.saturating_mul(4) > self.lag,
+            (SlowPolicy::Shed, Tier::Telemetry) => self.waiting.saturating_mul(4) > self.lag,
         };
         if passes {
             self.skipped[tier as usize] += 1;
@@ -116,16 +116,16 @@ impl Relief {
 
 /// The gap of one read that can still grow: one tells of a whole run of events that are passed by.
 #[derive(Debug, Default)]
-pub(super) struct Run(Option<usize>);
+pub(super) struct GapRun(Option<usize>);
 
-impl Run {
+impl GapRun {
     /// The gap that was pushed last may grow.
     pub(super) fn begin(batch: &Batch) -> Self {
         Self(batch.items.len().checked_sub(1))
     }
 
     /// One more event is passed by, behind `position`.
-    pub(super) fn grow(&mut self, why: GapReason, position: Component, batch: &mut Batch) {
+    pub(super) fn grow(&mut self, why: GapReason, position: Position, batch: &mut Batch) {
         let known = self.0.and_then(|place| batch.items.get_mut(place));
         if let Some(Item::Gap {
             gap: Gap {
@@ -150,8 +150,8 @@ impl Run {
     }
 
     /// Something is given. When events are conflated one gap tells of the whole read all the same.
-    pub(super) fn interrupt(&mut self, relief: Option<&Relief>) {
-        if !relief.is_some_and(Relief::conflates) {
+    pub(super) fn interrupt(&mut self, relief: Option<&Shedder>) {
+        if !relief.is_some_and(Shedder::conflates) {
             self.0 = None;
         }
     }
@@ -161,8 +161,8 @@ impl Run {
 mod tests {
     use super::*;
 
-    fn relief(policy: Policy, waiting: u64) -> Relief {
-        Relief::new(
+    fn relief(policy: SlowPolicy, waiting: u64) -> Shedder {
+        Shedder::new(
             &Slow {
                 lag: 1000,
                 policy,
@@ -181,7 +181,7 @@ mod tests {
             (750, true, false),
             (751, true, true),
         ] {
-            let mut relief = relief(Policy::Shed, waiting);
+            let mut relief = relief(SlowPolicy::Shed, waiting);
             assert_eq!(
                 relief.passes_by(Tier::Telemetry, true),
                 telemetry,
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn shedding_stops_where_little_is_left() {
-        let mut relief = relief(Policy::Shed, 1000);
+        let mut relief = relief(SlowPolicy::Shed, 1000);
         let mut given = 0;
         for _ in 0..1000 {
             given += u64::from(!relief.passes_by(Tier::Normal, true));
@@ -207,12 +207,12 @@ mod tests {
 
     #[test]
     fn conflating_passes_by_all_but_the_newest_and_disconnecting_nothing() {
-        let mut conflate = relief(Policy::Conflate, 2);
+        let mut conflate = relief(SlowPolicy::Conflate, 2);
         assert!(conflate.passes_by(Tier::Normal, false));
         assert!(
             !conflate.passes_by(Tier::Normal, true) && !conflate.passes_by(Tier::Critical, false)
         );
-        let mut disconnect = relief(Policy::Disconnect, 1_000_000);
+        let mut disconnect = relief(SlowPolicy::Disconnect, 1_000_000);
         assert!(
             Tier::ALL
                 .into_iter()

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::sse::Component;
+use crate::sse::Position;
 use crate::subject::FilterSet;
 
 use super::feed::Feed;
-use super::replay::Ticket;
-use super::{Cursor, Log, OnDemand, Outcome, Profile, Republished, Start};
+use super::replay::ReplayMember;
+use super::{CoreSource, Cursor, FeedOptions, Outcome, RepublishSource, Start, StreamBuffer};
 
 /// Where cursors come from: a log that one tailer fills, or subscriptions made on demand.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A JetStream stream, followed for the whole pod.
-    Shared(Arc<Log>),
+    JetStream(Arc<StreamBuffer>),
     /// A JetStream stream that republishes, subscribed to on demand.
-    Republished(Arc<Republished>),
+    Republish(Arc<RepublishSource>),
     /// Core subjects.
-    OnDemand(Arc<OnDemand>),
+    Core(Arc<CoreSource>),
 }
 
 /// A reader that may begin.
@@ -47,9 +47,9 @@ impl Source {
     #[must_use]
     pub fn address(&self) -> usize {
         match self {
-            Self::Shared(log) => Arc::as_ptr(log).addr(),
-            Self::Republished(stream) => Arc::as_ptr(stream).addr(),
-            Self::OnDemand(core) => Arc::as_ptr(core).addr(),
+            Self::JetStream(log) => Arc::as_ptr(log).addr(),
+            Self::Republish(stream) => Arc::as_ptr(stream).addr(),
+            Self::Core(core) => Arc::as_ptr(core).addr(),
         }
     }
 
@@ -60,13 +60,13 @@ impl Source {
     pub async fn open(
         &self,
         filters: FilterSet,
-        profile: &Arc<Profile>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         match self {
-            Self::Shared(log) => log.open(filters, profile, start).await,
-            Self::Republished(stream) => stream.open(filters, profile, start).await,
-            Self::OnDemand(core) => core.open(filters, profile, start).await,
+            Self::JetStream(log) => log.open(filters, profile, start).await,
+            Self::Republish(stream) => stream.open(filters, profile, start).await,
+            Self::Core(core) => core.open(filters, profile, start).await,
         }
     }
 }
@@ -74,37 +74,37 @@ impl Source {
 /// What made a feed: asked for the head, and told when its last reader leaves.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
-    Log(Arc<Log>),
-    Republished(Arc<Republished>),
-    OnDemand(Arc<OnDemand>),
+    JetStream(Arc<StreamBuffer>),
+    Republish(Arc<RepublishSource>),
+    Core(Arc<CoreSource>),
 }
 
 impl Origin {
     /// Where the source is known to be, if a reader at this index of the feed has everything up to there.
-    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Component> {
+    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         match self {
-            Self::Log(log) => log.head_at_end(feed, index),
-            Self::Republished(_) => Republished::head_at_end(feed, index),
-            Self::OnDemand(core) => core.head_at_end(feed, index),
+            Self::JetStream(log) => log.head_at_end(feed, index),
+            Self::Republish(_) => RepublishSource::head_at_end(feed, index),
+            Self::Core(core) => core.head_at_end(feed, index),
         }
     }
 
     /// A place in the replays of the source, for a reader that has everything up to `after`; none where there is no
     /// archive, or too many wait.
-    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<Ticket>> {
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         match self {
-            Self::Log(log) => log.enter(feed, after),
-            Self::Republished(stream) => stream.enter(feed, after),
-            Self::OnDemand(_) => None,
+            Self::JetStream(log) => log.enter(feed, after),
+            Self::Republish(stream) => stream.enter(feed, after),
+            Self::Core(_) => None,
         }
     }
 
     /// The last reader of this feed has left.
     pub(super) fn left(&self, feed: &Arc<Feed>) {
         match self {
-            Self::Log(log) => log.left(feed),
-            Self::Republished(stream) => stream.left(feed),
-            Self::OnDemand(core) => core.left(feed),
+            Self::JetStream(log) => log.left(feed),
+            Self::Republish(stream) => stream.left(feed),
+            Self::Core(core) => core.left(feed),
         }
     }
 }

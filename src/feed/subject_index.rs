@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::subject::{Filter, FilterSet};
 
-use super::trie::Known;
+use super::trie::MatchCache;
 
 /// The subjects of the events in a log. One that is known is found by one look-up; the trie is for filters.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct SubjectIndex {
     subjects: HashMap<Arc<str>, Subject>,
     root: Node,
 }
@@ -19,7 +19,7 @@ pub(super) struct Index {
 struct Subject {
     /// The running indexes of its events, oldest first.
     events: VecDeque<u64>,
-    feeds: Known,
+    feeds: MatchCache,
 }
 
 #[derive(Debug, Default)]
@@ -29,9 +29,14 @@ struct Node {
     subject: Option<Arc<str>>,
 }
 
-impl Index {
+impl SubjectIndex {
     /// Notes an event and looks at what is known of its subject; indexes ascend.
-    pub(super) fn push(&mut self, subject: &Arc<str>, index: u64, look: impl FnOnce(&mut Known)) {
+    pub(super) fn push(
+        &mut self,
+        subject: &Arc<str>,
+        index: u64,
+        look: impl FnOnce(&mut MatchCache),
+    ) {
         let known = match self.subjects.get_mut(subject) {
             Some(known) => known,
             None => {
@@ -157,7 +162,7 @@ mod tests {
             let all: Vec<String> = subjects().collect();
             let events: Vec<&String> = picks.iter().map(|pick| pick.get(&all)).collect();
             let gone = gone.min(events.len());
-            let mut index = Index::default();
+            let mut index = SubjectIndex::default();
             for (place, subject) in events.iter().enumerate() {
                 index.push(&Arc::from(subject.as_str()), place as u64, |_| {});
             }

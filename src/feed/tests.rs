@@ -7,20 +7,20 @@ use futures_util::task::noop_waker;
 
 use super::cursor::Read;
 use super::*;
-use crate::sse::{Component, Event, Tag, Tier};
+use crate::sse::{Event, Position, SourceTag, Tier};
 use crate::subject::{Filter, FilterSet};
 
 pub(super) fn filters(texts: &[&str]) -> FilterSet {
     FilterSet::new(texts.iter().map(|text| Filter::parse(text).unwrap()))
 }
 
-fn tag() -> Tag {
-    Tag::of_stream("S", 1)
+fn tag() -> SourceTag {
+    SourceTag::of_stream("S", 1)
 }
 
 pub(super) fn event(seq: u64, subject: &str) -> Event {
     Event {
-        position: Component {
+        position: Position {
             tag: tag(),
             seq,
             check: Some(seq as u16),
@@ -34,16 +34,16 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
     }
 }
 
-fn log(limits: Limits) -> (LogWriter, Arc<Log>) {
+fn log(limits: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
     let (mut writer, log) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
     (writer, log)
 }
 
-pub(super) fn profile(window: Limits) -> Arc<Profile> {
-    Profile {
+pub(super) fn profile(window: Limits) -> Arc<FeedOptions> {
+    FeedOptions {
         window,
-        ..Profile::default()
+        ..FeedOptions::default()
     }
     .into()
 }
@@ -72,7 +72,7 @@ fn now<T>(opening: impl Future<Output = T>) -> T {
 }
 
 fn at(seq: u64) -> Start {
-    Start::After(Component {
+    Start::After(Position {
         tag: tag(),
         seq,
         check: None,
@@ -98,7 +98,7 @@ fn a_reader_sees_what_matches_from_where_it_began() {
     assert_eq!(drain(&mut all.cursor), [Ok(1), Ok(3), Ok(9)]);
     assert_eq!(
         all.cursor.position(),
-        Component {
+        Position {
             tag: tag(),
             seq: 9,
             check: Some(9)
@@ -174,9 +174,9 @@ fn a_gap_is_told_whether_it_stands_in_the_window_fell_out_of_it_or_was_before_th
         ]
     );
     let mut late = open(
-        Profile {
+        FeedOptions {
             event: Some(crate::subject::TextTemplate::parse("x").unwrap()),
-            ..Profile::default()
+            ..FeedOptions::default()
         }
         .into(),
     );
@@ -217,7 +217,7 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
     let profile = profile(Limits::default());
     let mut reader = now(log.open(filters(&["a"]), &profile, at(4))).unwrap();
     assert_eq!(drain(&mut reader.cursor), [Ok(5)]);
-    let other = Tag::of_stream("S", 2);
+    let other = SourceTag::of_stream("S", 2);
     writer.begin(other, 0);
     let gap = Gap {
         reason: GapReason::Recreated,
@@ -226,14 +226,14 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
     assert_eq!(drain(&mut reader.cursor), [Err(gap)]);
     assert_eq!(
         reader.cursor.position(),
-        Component {
+        Position {
             tag: other,
             seq: 0,
             check: None
         }
     );
     writer.append(vec![Event {
-        position: Component {
+        position: Position {
             tag: other,
             seq: 1,
             check: None,
@@ -246,7 +246,7 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
     let mut new = now(log.open(
         filters(&["a"]),
         &profile,
-        Start::After(Component {
+        Start::After(Position {
             tag: other,
             seq: 0,
             check: None,
@@ -260,7 +260,7 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
 fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
     let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(1, "a"), event(2, "a")]);
-    let known = Component {
+    let known = Position {
         tag: tag(),
         seq: 1,
         check: Some(77),
@@ -303,7 +303,7 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
     assert!(opened.cursor.checkpoint());
     assert_eq!(
         opened.cursor.position(),
-        Component {
+        Position {
             tag: tag(),
             seq: 9,
             check: None
@@ -421,10 +421,10 @@ fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
 #[test]
 fn a_route_names_events_that_have_no_name_and_ranks_them() {
     let (mut writer, log) = log(Limits::default());
-    let profile = Arc::new(Profile {
+    let profile = Arc::new(FeedOptions {
         event: Some(crate::subject::TextTemplate::parse("{subject.2}").unwrap()),
         priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
-        ..Profile::default()
+        ..FeedOptions::default()
     });
     let mut opened = now(log.open(filters(&["a.*"]), &profile, Start::Live)).unwrap();
     writer.append(vec![event(1, "a.alert"), event(2, "a.b")]);

@@ -4,7 +4,7 @@ use crate::sse::Tier;
 
 /// What becomes of the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ThrottleDecision {
     /// It is given.
     Give,
     /// It is not, and told.
@@ -14,9 +14,9 @@ pub enum Verdict {
 }
 
 /// Asked for each event of one turn of a reader. Nothing is kept for those that wait: the cursor stays where it is.
-pub trait Pace {
+pub trait Throttle {
     /// Whether the next event is given. `hurried`: something critical waits behind it, and must not wait for it.
-    fn ask(&mut self, tier: Tier, hurried: bool) -> Verdict;
+    fn ask(&mut self, tier: Tier, hurried: bool) -> ThrottleDecision;
 
     /// Whether an event may be given now, whatever it is: what comes out of a replay is not known before it is given.
     fn is_ready(&mut self) -> bool;

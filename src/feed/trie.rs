@@ -6,7 +6,7 @@ use crate::subject::FilterSet;
 
 /// Filters by their tokens; each leads to the keys of the feeds that hold it.
 #[derive(Debug, Default)]
-pub struct Interest {
+pub struct SubjectTrie {
     root: Node,
     /// Another number for each change: what was found under the same one still holds.
     version: u64,
@@ -22,7 +22,7 @@ struct Node {
     tail: Vec<usize>,
 }
 
-impl Interest {
+impl SubjectTrie {
     /// Adds a feed under all its filters.
     pub fn insert(&mut self, filters: &FilterSet, feed: usize) {
         self.version += 1;
@@ -79,7 +79,7 @@ impl Interest {
 
 /// Which feeds want one subject, for as long as that does not change.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct MatchCache {
     version: u64,
     feeds: Vec<usize>,
 }
@@ -87,9 +87,14 @@ pub(super) struct Known {
 /// So few feeds are remembered of each subject: whatever many want is found once for all of them.
 const KNOWN_MAX: usize = 4;
 
-impl Known {
-    /// As [`Interest::matches`], from memory if nothing has changed since.
-    pub(super) fn matches(&mut self, interest: &Interest, subject: &str, found: &mut Vec<usize>) {
+impl MatchCache {
+    /// As [`SubjectTrie::matches`], from memory if nothing has changed since.
+    pub(super) fn matches(
+        &mut self,
+        interest: &SubjectTrie,
+        subject: &str,
+        found: &mut Vec<usize>,
+    ) {
         if self.version == interest.version {
             found.extend_from_slice(&self.feeds);
             return;
@@ -169,11 +174,11 @@ mod tests {
             removed in prop::collection::vec(any::<bool>(), 8),
         ) {
             let sets: Vec<FilterSet> = sets.into_iter().map(FilterSet::new).collect();
-            let mut interest = Interest::default();
+            let mut interest = SubjectTrie::default();
             for (feed, set) in sets.iter().enumerate() {
                 interest.insert(set, feed);
             }
-            let mut known: HashMap<String, Known> = HashMap::new();
+            let mut known: HashMap<String, MatchCache> = HashMap::new();
             for subject in subjects() {
                 known.entry(subject.clone()).or_default().matches(&interest, &subject, &mut Vec::new());
             }

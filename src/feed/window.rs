@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sse::encode::Frame;
-use crate::sse::{Component, Tag, Tier};
+use crate::sse::{Position, SourceTag, Tier};
 
 use super::budget::Budget;
-use super::encoded::{LOOKS, Logged, look_into};
+use super::encoded::{EncodedEvent, LOOKS, look_into};
 use super::options::Appended;
 use super::{Gap, GapReason, Limits};
 
@@ -17,29 +17,29 @@ use super::{Gap, GapReason, Limits};
 pub(super) enum Entry {
     /// An event as the feed's route shows it.
     Event {
-        logged: Arc<Logged>,
+        logged: Arc<EncodedEvent>,
         /// Its encoding under the name that the route gives it, if it gives it one.
         named: Option<Arc<Frame>>,
         tier: Tier,
     },
     /// Events are missing between the neighbours; every reader that passes is told. Apart: there are few, and they are
     /// larger than events.
-    Gap(Box<Marked>),
+    Gap(Box<GapEntry>),
 }
 
 /// A gap between entries.
 #[derive(Clone, Debug)]
-pub(super) struct Marked {
+pub(super) struct GapEntry {
     pub(super) gap: Gap,
     /// Where a reader stands once it has been told.
-    pub(super) position: Component,
-    pub(super) place: Missing,
+    pub(super) position: Position,
+    pub(super) place: GapSide,
     pub(super) since: Instant,
 }
 
 /// Where the events are that a gap tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum GapSide {
     /// Behind its position: whoever stands there has not been told yet.
     Behind,
     /// Before its position: whoever stands there has been told.
@@ -49,7 +49,7 @@ pub(super) enum Missing {
 }
 
 impl Entry {
-    pub(super) fn position(&self) -> Component {
+    pub(super) fn position(&self) -> Position {
         match self {
             Self::Event { logged, .. } => logged.event.position,
             Self::Gap(marked) => marked.position,
@@ -59,7 +59,7 @@ impl Entry {
     /// Whether a reader that has everything up to this sequence number needs it no more.
     pub(super) fn is_passed(&self, seq: u64) -> bool {
         match self {
-            Self::Gap(marked) if marked.place == Missing::Behind => marked.position.seq < seq,
+            Self::Gap(marked) if marked.place == GapSide::Behind => marked.position.seq < seq,
             Self::Event { .. } | Self::Gap(_) => self.position().seq <= seq,
         }
     }
@@ -72,7 +72,7 @@ impl Entry {
         }
     }
 
-    fn logged(&self) -> Option<&Arc<Logged>> {
+    fn logged(&self) -> Option<&Arc<EncodedEvent>> {
         match self {
             Self::Event { logged, .. } => Some(logged),
             Self::Gap(_) => None,
@@ -98,7 +98,7 @@ struct Slot {
 const ENTRY_BYTES: usize = size_of::<Slot>();
 
 /// What a gap costs more.
-const GAP_BYTES: usize = size_of::<Marked>();
+const GAP_BYTES: usize = size_of::<GapEntry>();
 
 /// Entries from `base` to `end`, all with sequence numbers above `floor`.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ pub(super) struct Window {
     /// Where the present numbers begin, if they did not begin with the feed; earlier entries are of others.
     epoch: Option<Epoch>,
     /// Which numbers they are now.
-    tag: Tag,
+    tag: SourceTag,
     /// Everything after this sequence number that ever matched is here.
     floor: u64,
     limits: Limits,
@@ -135,7 +135,7 @@ pub(super) struct Totals {
 
 /// Where a reader stands: the next entry, and what came before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Offset {
     pub(super) index: u64,
     pub(super) before: Totals,
 }
@@ -144,12 +144,12 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Epoch {
     /// Of the entry that tells it.
-    pub(super) place: Place,
+    pub(super) place: Offset,
     /// Behind that entry.
-    pub(super) behind: Place,
+    pub(super) behind: Offset,
     pub(super) gap: Gap,
     /// Where a reader stands once it has been told.
-    pub(super) position: Component,
+    pub(super) position: Position,
 }
 
 impl Totals {
@@ -167,8 +167,8 @@ impl Totals {
 
 impl Window {
     /// An empty window of everything after `floor`.
-    pub(super) fn new(limits: Limits, floor: Component, budget: Arc<Budget>) -> Self {
-        let Component {
+    pub(super) fn new(limits: Limits, floor: Position, budget: Arc<Budget>) -> Self {
+        let Position {
             tag, seq: floor, ..
         } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
@@ -188,7 +188,7 @@ impl Window {
     }
 
     /// Says where an empty window begins.
-    pub(super) fn begin(&mut self, floor: Component) {
+    pub(super) fn begin(&mut self, floor: Position) {
         debug_assert!(
             self.slots.is_empty(),
             "what stands in a window is behind its floor"
@@ -239,8 +239,8 @@ impl Window {
     }
 
     /// Marks that events are missing beside `position`.
-    pub(super) fn push_gap(&mut self, gap: Gap, position: Component, place: Missing, now: Instant) {
-        self.push(Entry::Gap(Box::new(Marked {
+    pub(super) fn push_gap(&mut self, gap: Gap, position: Position, place: GapSide, now: Instant) {
+        self.push(Entry::Gap(Box::new(GapEntry {
             gap,
             position,
             place,
@@ -283,7 +283,7 @@ impl Window {
     }
 
     /// Goes on behind `floor` with a gap that tells of it: what stood here can be read, but no id is found in it.
-    pub(super) fn renew(&mut self, gap: Gap, floor: Component, now: Instant) {
+    pub(super) fn renew(&mut self, gap: Gap, floor: Position, now: Instant) {
         let place = self.end_place();
         // What expired is missing in the same numbers; anything else begins others, be it under the same tag.
         let renumbers = gap.reason != GapReason::Expired || floor.tag != self.tag;
@@ -299,9 +299,9 @@ impl Window {
             gap,
             floor,
             if renumbers {
-                Missing::Renumbered
+                GapSide::Renumbered
             } else {
-                Missing::Before
+                GapSide::Before
             },
             now,
         );
@@ -356,7 +356,7 @@ impl Window {
         if self.base >= self.epoch_index() {
             // Behind a gap nothing can be promised to a reader that stands before it.
             let passed = u64::from(
-                matches!(&slot.entry, Entry::Gap(marked) if marked.place == Missing::Behind),
+                matches!(&slot.entry, Entry::Gap(marked) if marked.place == GapSide::Behind),
             );
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
@@ -365,8 +365,8 @@ impl Window {
     }
 
     /// The place after the last entry.
-    pub(super) fn end_place(&self) -> Place {
-        Place {
+    pub(super) fn end_place(&self) -> Offset {
+        Offset {
             index: self.end(),
             before: self.end,
         }
@@ -378,13 +378,13 @@ impl Window {
     }
 
     /// The place of the oldest entry.
-    pub(super) fn oldest_place(&self) -> Place {
+    pub(super) fn oldest_place(&self) -> Offset {
         self.place_of(self.base)
     }
 
-    fn place_of(&self, index: u64) -> Place {
+    fn place_of(&self, index: u64) -> Offset {
         match self.slot(index) {
-            Some(slot) => Place {
+            Some(slot) => Offset {
                 index,
                 before: slot.before,
             },
@@ -413,7 +413,7 @@ impl Window {
             .min(self.slots.len());
         let to = from.saturating_add(LOOKS).min(self.slots.len());
         let some = self.slots.range(from..to);
-        Logged::look_at(some.clone().filter_map(|slot| slot.entry.logged()));
+        EncodedEvent::look_at(some.clone().filter_map(|slot| slot.entry.logged()));
         look_into(some.filter_map(|slot| slot.entry.frame()));
     }
 
@@ -436,7 +436,7 @@ impl Window {
     }
 
     /// The place behind this sequence number of the present tag, if everything after it is still here.
-    pub(super) fn place_after(&self, seq: u64) -> Option<Place> {
+    pub(super) fn place_after(&self, seq: u64) -> Option<Offset> {
         if seq < self.floor {
             return None;
         }
@@ -462,7 +462,7 @@ impl Window {
     }
 
     /// Which numbers they are now.
-    pub(super) fn tag(&self) -> Tag {
+    pub(super) fn tag(&self) -> SourceTag {
         self.tag
     }
 
@@ -503,7 +503,7 @@ impl Drop for Window {
         self.budget.sub(self.counted);
         while !self.slots.is_empty() {
             let some = self.slots.len().min(LOOKS);
-            Logged::look_at(
+            EncodedEvent::look_at(
                 self.slots
                     .range(..some)
                     .filter_map(|slot| slot.entry.logged()),

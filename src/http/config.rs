@@ -96,7 +96,7 @@ pub struct RouteConfig {
     /// How a client is answered of whose past nothing is retained any more.
     pub expired: Expired,
     /// How the end of an event stream looks to a client that is to come back.
-    pub close: End,
+    pub close: CloseStyle,
     /// Which other origins a browser may read the route from.
     pub cors: CorsConfig,
 }
@@ -120,7 +120,7 @@ impl RouteConfig {
             checkpoint: Some(Duration::from_secs(30)),
             last_event_id_query: None,
             expired: Expired::default(),
-            close: End::default(),
+            close: CloseStyle::default(),
             cors: CorsConfig::default(),
         }
     }
@@ -261,7 +261,7 @@ pub enum Delivery {
     #[default]
     Shared,
     /// By a core subscription for each set of filters that is asked for, to what the stream republishes.
-    OnDemand,
+    Republish,
 }
 
 /// How a client is answered whose `Last-Event-ID` is older than what is retained.
@@ -278,7 +278,7 @@ pub enum Expired {
 
 /// How the end of an event stream looks to a client that is to come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum End {
+pub enum CloseStyle {
     /// As the protocol ends an answer: the last chunk, END_STREAM.
     #[default]
     Clean,

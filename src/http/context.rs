@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
 use crate::http::request::route::Routes;
-use crate::limit::load_level::Gauge;
-use crate::limit::{Clients, Door, Entered};
-use crate::presence::{Protocol, Registry};
+use crate::limit::load_level::SharedLevel;
+use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit};
+use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
 /// Shared by every listener, connection and event stream.
@@ -19,13 +19,13 @@ pub struct Context {
     /// Every metric.
     pub metrics: Arc<Metrics>,
     /// Every open event stream.
-    pub registry: Registry,
+    pub registry: StreamTable,
     /// Who may come in.
-    pub door: Arc<Door>,
+    pub door: Arc<ConnectionLimiter>,
     /// How hard the pod is pressed.
-    pub pressure: Gauge,
+    pub pressure: SharedLevel,
     /// What each client may take.
-    pub clients: Arc<Clients>,
+    pub clients: Arc<ClientLimiter>,
     /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     routes: ArcSwap<Routes>,
@@ -38,9 +38,9 @@ impl Context {
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
-        registry: Registry,
-        door: Arc<Door>,
-        pressure: Gauge,
+        registry: StreamTable,
+        door: Arc<ConnectionLimiter>,
+        pressure: SharedLevel,
     ) -> Arc<Self> {
         let connections = [Protocol::Http11, Protocol::H2].map(|protocol| {
             ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls))
@@ -51,7 +51,7 @@ impl Context {
             registry,
             door,
             pressure,
-            clients: Clients::new(),
+            clients: ClientLimiter::new(),
             routes: ArcSwap::default(),
             refusing: AtomicBool::new(false),
             drain_retry: OnceLock::new(),
@@ -112,11 +112,11 @@ impl ConnectionMetrics {
 pub(super) struct Counted {
     /// Among those that speak its protocol, once that is known.
     among: Option<IntGauge>,
-    entered: Entered,
+    entered: ConnectionPermit,
 }
 
 impl Counted {
-    pub(super) fn new(entered: Entered) -> Self {
+    pub(super) fn new(entered: ConnectionPermit) -> Self {
         Self {
             among: None,
             entered,

@@ -17,7 +17,7 @@ use super::token_bucket::Bucket;
 /// Memory: some 500 bytes a client; those without an open event stream are at most 100,000, and the least
 /// recently seen are forgotten first. Nothing is kept while no limit is configured.
 #[derive(Debug)]
-pub struct Clients {
+pub struct ClientLimiter {
     config: ArcSwap<PerClient>,
     shards: [Mutex<Shard>; SHARDS],
     /// Log lines about single clients, all together.
@@ -50,9 +50,9 @@ struct Buckets {
 
 /// One event stream of a client, counted until it is dropped.
 #[derive(Debug)]
-pub struct Visit {
+pub struct ClientPermit {
     client: Arc<Client>,
-    clients: Arc<Clients>,
+    clients: Arc<ClientLimiter>,
     /// Sets of filters that it reads.
     filter_sets: SmallVec<[u64; 1]>,
 }
@@ -105,7 +105,7 @@ impl Limit {
     }
 }
 
-impl Clients {
+impl ClientLimiter {
     /// A table without limits.
     #[must_use]
     pub fn new() -> Arc<Self> {
@@ -134,7 +134,7 @@ impl Clients {
     ///
     /// # Errors
     /// [`Throttled`] when it has reached one.
-    pub fn enter(self: &Arc<Self>, id: &str) -> Result<Option<Visit>, Throttled> {
+    pub fn enter(self: &Arc<Self>, id: &str) -> Result<Option<ClientPermit>, Throttled> {
         let config = **self.config.load();
         if config == PerClient::default() {
             return Ok(None);
@@ -143,7 +143,7 @@ impl Clients {
         let most = config.connections.unwrap_or(usize::MAX);
         // Counted before it is compared: two that come at once are not both the last.
         let before = client.open.fetch_add(1, Ordering::Relaxed);
-        let visit = Visit {
+        let visit = ClientPermit {
             client,
             clients: Arc::clone(self),
             filter_sets: SmallVec::new(),
@@ -236,7 +236,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 // === impl Visit ===
 
-impl Visit {
+impl ClientPermit {
     /// Counts the sets of filters that the event stream reads, each by a hash. Called once, before they are opened.
     ///
     /// # Errors
@@ -298,7 +298,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         if !self.filter_sets.is_empty() {
             let mut held = self
@@ -327,7 +327,7 @@ impl Drop for Visit {
 #[derive(Debug)]
 pub struct EventTokens<'v> {
     buckets: Arc<Buckets>,
-    visit: &'v Visit,
+    visit: &'v ClientPermit,
 }
 
 impl EventTokens<'_> {
@@ -368,15 +368,15 @@ impl Buckets {
 mod tests {
     use super::*;
 
-    fn clients(config: PerClient) -> Arc<Clients> {
-        let clients = Clients::new();
+    fn clients(config: PerClient) -> Arc<ClientLimiter> {
+        let clients = ClientLimiter::new();
         clients.set(config);
         clients
     }
 
     #[test]
     fn nobody_is_remembered_while_nothing_is_limited() {
-        let clients = Clients::new();
+        let clients = ClientLimiter::new();
         assert!(clients.enter("a").unwrap().is_none());
         assert!(clients.is_empty());
     }
@@ -421,7 +421,7 @@ mod tests {
                 wait: None
             }
         );
-        let again: Vec<Visit> = (0..100).map(|_| read("a", &[1]).unwrap()).collect();
+        let again: Vec<ClientPermit> = (0..100).map(|_| read("a", &[1]).unwrap()).collect();
         assert!(read("b", &[3]).is_ok(), "another client has its own");
         drop(one);
         assert!(read("a", &[3]).is_err(), "the set is still read");

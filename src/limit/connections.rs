@@ -16,7 +16,7 @@ use super::Thresholds;
 /// How many descriptors are open is asked a few times a second; what connections add in between is counted here, so
 /// that a storm of them cannot outrun the asking.
 #[derive(Debug)]
-pub struct Door {
+pub struct ConnectionLimiter {
     connections: AtomicUsize,
     /// Whether a connection has ever come.
     is_used: AtomicBool,
@@ -30,7 +30,7 @@ pub struct Door {
 
 /// How much is left of the file descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Supply {
+pub enum FdHeadroom {
     /// Enough.
     Ample,
     /// An operator should look.
@@ -44,13 +44,13 @@ pub enum Supply {
 /// A connection that was let in; dropping it counts it out.
 #[derive(Debug)]
 #[must_use = "dropping it counts the connection out"]
-pub struct Entered {
-    door: Arc<Door>,
+pub struct ConnectionPermit {
+    door: Arc<ConnectionLimiter>,
     /// It is one more than `limits.connections`: it is answered, but gets no event stream.
     pub is_surplus: bool,
 }
 
-impl Door {
+impl ConnectionLimiter {
     /// A door under this limit of file descriptors, open to any number of connections within it.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
@@ -90,15 +90,15 @@ impl Door {
     }
 
     /// Counts a connection in; none when it is to be closed at once.
-    pub fn enter(self: &Arc<Self>) -> Option<Entered> {
+    pub fn enter(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         self.is_used.store(true, Ordering::Relaxed);
         let is_surplus = before >= self.connections_max.load(Ordering::Relaxed);
-        let entered = Entered {
+        let entered = ConnectionPermit {
             door: Arc::clone(self),
             is_surplus,
         };
-        (self.supply() < Supply::Spent).then_some(entered)
+        (self.supply() < FdHeadroom::Spent).then_some(entered)
     }
 
     /// Whether a connection has ever come: of a client, or of a load balancer that looks whether the port is open.
@@ -129,20 +129,20 @@ impl Door {
 
     /// How much is left.
     #[must_use]
-    pub fn supply(&self) -> Supply {
+    pub fn supply(&self) -> FdHeadroom {
         let Thresholds { warn, reject } = self.thresholds();
         let share = |percent: u8| self.limit.saturating_mul(percent.into()).div_ceil(100);
         let (in_use, rejects) = (self.in_use(), share(reject));
         match in_use {
-            _ if in_use > rejects + self.limit.saturating_sub(rejects) / 2 => Supply::Spent,
-            _ if in_use >= rejects => Supply::Reserved,
-            _ if in_use >= share(warn) => Supply::Scarce,
-            _ => Supply::Ample,
+            _ if in_use > rejects + self.limit.saturating_sub(rejects) / 2 => FdHeadroom::Spent,
+            _ if in_use >= rejects => FdHeadroom::Reserved,
+            _ if in_use >= share(warn) => FdHeadroom::Scarce,
+            _ => FdHeadroom::Ample,
         }
     }
 }
 
-impl Drop for Entered {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.door.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -152,25 +152,25 @@ impl Drop for Entered {
 mod tests {
     use super::*;
 
-    fn enter(door: &Arc<Door>, count: usize) -> Vec<Entered> {
+    fn enter(door: &Arc<ConnectionLimiter>, count: usize) -> Vec<ConnectionPermit> {
         (0..count).map_while(|_| door.enter()).collect()
     }
 
-    fn look(door: &Door, open: u64) {
+    fn look(door: &ConnectionLimiter, open: u64) {
         door.look(|| Ok::<_, ()>(open)).unwrap();
     }
 
     #[test]
     fn supply_goes_down_with_each_connection_and_up_as_they_leave() {
-        let door = Door::new(1_000);
+        let door = ConnectionLimiter::new(1_000);
         look(&door, 50);
         let mut clients = Vec::new();
         for (connections, supply) in [
-            (749, Supply::Ample),
-            (750, Supply::Scarce),
-            (849, Supply::Scarce),
-            (850, Supply::Reserved),
-            (900, Supply::Reserved),
+            (749, FdHeadroom::Ample),
+            (750, FdHeadroom::Scarce),
+            (849, FdHeadroom::Scarce),
+            (850, FdHeadroom::Reserved),
+            (900, FdHeadroom::Reserved),
         ] {
             clients.extend(enter(&door, connections - clients.len()));
             assert_eq!(door.supply(), supply, "{connections} connections");
@@ -181,26 +181,30 @@ mod tests {
         );
         assert_eq!(
             door.supply(),
-            Supply::Reserved,
+            FdHeadroom::Reserved,
             "who is not let in is not counted"
         );
         clients.truncate(700);
-        assert_eq!(door.supply(), Supply::Ample, "known without another look");
+        assert_eq!(
+            door.supply(),
+            FdHeadroom::Ample,
+            "known without another look"
+        );
     }
 
     #[test]
     fn descriptors_that_are_no_connections_count_from_the_next_look_on() {
-        let door = Door::new(100);
+        let door = ConnectionLimiter::new(100);
         let clients = enter(&door, 10);
         look(&door, 92);
-        assert_eq!((door.in_use(), door.supply()), (92, Supply::Reserved));
+        assert_eq!((door.in_use(), door.supply()), (92, FdHeadroom::Reserved));
         drop(clients);
         assert_eq!(door.in_use(), 82);
     }
 
     #[test]
     fn a_crowd_that_comes_during_the_count_hides_nothing() {
-        let door = Door::new(100);
+        let door = ConnectionLimiter::new(100);
         let mut crowd = Vec::new();
         let counted = door.look(|| {
             crowd = enter(&door, 40);
@@ -215,7 +219,7 @@ mod tests {
 
     #[test]
     fn one_connection_more_than_the_limit_is_surplus_and_not_shut_out() {
-        let door = Door::new(1_000);
+        let door = ConnectionLimiter::new(1_000);
         door.set(2, Thresholds::default());
         let clients = enter(&door, 3);
         assert_eq!(
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn thresholds_are_shares_of_the_limit() {
-        let door = Door::new(256);
+        let door = ConnectionLimiter::new(256);
         door.set(
             usize::MAX,
             Thresholds {
@@ -240,11 +244,11 @@ mod tests {
             },
         );
         for (open, supply) in [
-            (127, Supply::Ample),
-            (128, Supply::Scarce),
-            (153, Supply::Scarce),
-            (154, Supply::Reserved),
-            (206, Supply::Spent),
+            (127, FdHeadroom::Ample),
+            (128, FdHeadroom::Scarce),
+            (153, FdHeadroom::Scarce),
+            (154, FdHeadroom::Reserved),
+            (206, FdHeadroom::Spent),
         ] {
             look(&door, open);
             assert_eq!(door.supply(), supply, "{open}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// How hard the pod is pressed. What each level does is decided where event streams are opened and read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Level {
+pub enum LoadLevel {
     /// Nothing is cut.
     #[default]
     None,
@@ -48,12 +48,12 @@ pub struct Readings {
 
 /// The level in force, as everybody sees it. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<AtomicU8>);
+pub struct SharedLevel(Arc<AtomicU8>);
 
 /// Follows the readings with hysteresis.
 #[derive(Debug, Default)]
-pub struct Pressure {
-    level: Level,
+pub struct LoadMonitor {
+    level: LoadLevel,
     /// Since when more, or less, than the level has been asked for without a break.
     above: Option<Instant>,
     below: Option<Instant>,
@@ -63,9 +63,9 @@ pub struct Pressure {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
     /// Before.
-    pub from: Level,
+    pub from: LoadLevel,
     /// Now.
-    pub to: Level,
+    pub to: LoadLevel,
     /// What asks for most now, and what it measures; none when nothing asks for anything.
     pub asks: Option<(Measure, f64)>,
 }
@@ -94,7 +94,7 @@ const RISE_AFTER: Duration = Duration::from_millis(500);
 /// 3 s a step down: what has just been cut is what made it better.
 const FALL_AFTER: Duration = Duration::from_secs(3);
 
-impl Pressure {
+impl LoadMonitor {
     /// Takes one look in; the level changes by one step at a time.
     pub fn look(&mut self, readings: Readings, now: Instant) -> Option<Change> {
         let (asked, asks) = self.asked(readings);
@@ -107,9 +107,9 @@ impl Pressure {
         let from = self.level;
         let number = from as u8;
         if asked > from && above >= RISE_AFTER {
-            self.level = Level::from_number(number + 1);
+            self.level = LoadLevel::from_number(number + 1);
         } else if asked < from && below >= FALL_AFTER {
-            self.level = Level::from_number(number - 1);
+            self.level = LoadLevel::from_number(number - 1);
         }
         if self.level == from {
             return None;
@@ -124,13 +124,13 @@ impl Pressure {
 
     /// The level in force.
     #[must_use]
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> LoadLevel {
         self.level
     }
 
     /// The highest level that a measure asks for, and which one it is.
-    fn asked(&self, readings: Readings) -> (Level, Option<(Measure, f64)>) {
-        let mut most = (Level::None, None);
+    fn asked(&self, readings: Readings) -> (LoadLevel, Option<(Measure, f64)>) {
+        let mut most = (LoadLevel::None, None);
         for (measure, steps) in ASKS {
             let value = readings.of(measure);
             let mut asked = 0;
@@ -149,7 +149,7 @@ impl Pressure {
                 asked = if value >= eased { place } else { asked };
             }
             if asked > most.0 as u8 {
-                most = (Level::from_number(asked), Some((measure, value)));
+                most = (LoadLevel::from_number(asked), Some((measure, value)));
             }
         }
         most
@@ -167,20 +167,20 @@ impl Readings {
     }
 }
 
-impl Gauge {
+impl SharedLevel {
     /// The level in force.
     #[must_use]
-    pub fn level(&self) -> Level {
-        Level::from_number(self.0.load(Ordering::Relaxed))
+    pub fn level(&self) -> LoadLevel {
+        LoadLevel::from_number(self.0.load(Ordering::Relaxed))
     }
 
     /// Says that it is another one.
-    pub fn set(&self, level: Level) {
+    pub fn set(&self, level: LoadLevel) {
         self.0.store(level as u8, Ordering::Relaxed);
     }
 }
 
-impl Level {
+impl LoadLevel {
     fn from_number(number: u8) -> Self {
         match number {
             0 => Self::None,
@@ -235,7 +235,7 @@ mod tests {
 
     /// Looks four times a second, as the pod does; returns the changes as (milliseconds, level).
     fn follow(
-        pressure: &mut Pressure,
+        pressure: &mut LoadMonitor,
         start: Instant,
         looks: impl IntoIterator<Item = Readings>,
     ) -> Vec<(u64, u8)> {
@@ -338,7 +338,7 @@ mod tests {
             ),
         ];
         for (readings, level) in cases {
-            let mut pressure = Pressure::default();
+            let mut pressure = LoadMonitor::default();
             follow(&mut pressure, Instant::now(), [readings; 40]);
             assert_eq!(pressure.level().number(), level, "{readings:?}");
         }
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn it_rises_step_by_step_and_falls_more_slowly() {
-        let mut pressure = Pressure::default();
+        let mut pressure = LoadMonitor::default();
         let start = Instant::now();
         let hard = Readings {
             loop_lag: 9.0,
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_moment_is_no_pressure() {
-        let mut pressure = Pressure::default();
+        let mut pressure = LoadMonitor::default();
         let hard = Readings {
             loop_lag: 9.0,
             ..CALM
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_wavers_about_a_step_changes_nothing_twice() {
-        let mut pressure = Pressure::default();
+        let mut pressure = LoadMonitor::default();
         let at = |pending: f64| Readings { pending, ..CALM };
         let looks = [at(10_100.0); 4]
             .into_iter()
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_measure_that_asks_for_most_is_told() {
-        let mut pressure = Pressure::default();
+        let mut pressure = LoadMonitor::default();
         let readings = Readings {
             window_bytes: 1.0,
             pending: 70_000.0,
@@ -401,8 +401,8 @@ mod tests {
         assert_eq!(
             change,
             Change {
-                from: Level::None,
-                to: Level::Telemetry,
+                from: LoadLevel::None,
+                to: LoadLevel::Telemetry,
                 asks
             }
         );

@@ -11,10 +11,10 @@ const BEAT_EVERY: Duration = Duration::from_millis(100);
 
 /// The pulses of all runtimes that serve clients.
 #[derive(Clone, Debug, Default)]
-pub struct Pulses(Arc<Mutex<Vec<Arc<Pulse>>>>);
+pub struct LoopLagProbes(Arc<Mutex<Vec<Arc<LoopLagProbe>>>>);
 
 #[derive(Debug)]
-struct Pulse {
+struct LoopLagProbe {
     began: Instant,
     /// Milliseconds since it began at which it beat last.
     beat: AtomicU64,
@@ -22,10 +22,10 @@ struct Pulse {
     late: AtomicU64,
 }
 
-impl Pulses {
+impl LoopLagProbes {
     /// Beats for ever; to be spawned on the runtime that is looked at.
     pub fn beat(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let pulse = Arc::new(Pulse {
+        let pulse = Arc::new(LoopLagProbe {
             began: Instant::now(),
             beat: AtomicU64::new(0),
             late: AtomicU64::new(0),
@@ -56,7 +56,7 @@ impl Pulses {
     }
 }
 
-impl Pulse {
+impl LoopLagProbe {
     fn beaten(&self, late: Duration) {
         self.beat
             .store(millis(self.began.elapsed()), Ordering::Relaxed);
@@ -87,7 +87,7 @@ mod tests {
             .enable_all()
             .build()
             .unwrap();
-        let pulses = Pulses::default();
+        let pulses = LoopLagProbes::default();
         let (held, hold) = std::sync::mpsc::sync_channel::<()>(0);
         let beat = pulses.beat();
         let thread = std::thread::spawn(move || {

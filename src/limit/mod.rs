@@ -8,8 +8,8 @@ pub mod load_level;
 pub mod loop_lag;
 pub mod token_bucket;
 
-pub use clients::{Clients, Throttled, Visit};
+pub use clients::{ClientLimiter, ClientPermit, Throttled};
 pub use config::{PerClient, Rate, Thresholds};
-pub use connections::{Door, Entered, Supply};
-pub use load_level::Level;
-pub use loop_lag::Pulses;
+pub use connections::{ConnectionLimiter, ConnectionPermit, FdHeadroom};
+pub use load_level::LoadLevel;
+pub use loop_lag::LoopLagProbes;

@@ -22,26 +22,28 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::feed::{Archive, CoreWriter, Demands, LogWriter, PositionedWriter, Republished};
+use crate::feed::{
+    Archive, CoreWriter, RepublishSource, RepublishWriter, StreamWriter, SubscribeRequests,
+};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::shutdown::Watch;
-use crate::presence::{Bucket, Cluster};
-use crate::sse::{Component, Tag};
+use crate::presence::{Bucket, PresenceStore};
+use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
-use connection::flush::Barrier;
-use connection::{Links, Monitor};
+use connection::flush::ServerFlush;
+use connection::{NatsConnections, Supervisor};
 use core::subscriptions::Core;
 use history::JetStreamArchive;
 use jetstream::api::Api;
-use jetstream::tags::Tags;
-use jetstream::tailer::Tailer;
-use kv::KvRegistry;
+use jetstream::tags::SourceTags;
+use jetstream::tailer::StreamTailer;
+use kv::KvPresenceStore;
 
 pub use config::Config;
 pub use connection::{Identity, InvalidServer};
 pub use jetstream::api::StreamState;
-pub use jetstream::error::Trouble;
+pub use jetstream::error::JetStreamError;
 pub use jetstream::tailer::StreamConfig;
 pub use republish::Republish;
 
@@ -55,15 +57,15 @@ pub struct Nats(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     identity: Identity,
-    links: Links,
+    links: NatsConnections,
     api: Api,
-    barrier: Barrier,
+    barrier: ServerFlush,
     health: Health,
     metrics: Arc<Metrics>,
     states: Mutex<HashMap<String, Arc<Cached>>>,
-    tags: Arc<Tags>,
+    tags: Arc<SourceTags>,
     /// Ends with the last clone, and lets go of the connections.
-    _monitor: Monitor,
+    _monitor: Supervisor,
 }
 
 /// The state of one stream and when it was read; locked while it is read, so that it is read once.
@@ -82,7 +84,7 @@ pub async fn connect(
     let (links, monitor) = connection::connect(config, &identity, health, metrics).await?;
     Ok(Nats(Arc::new(Inner {
         api: Api::new(links.control.clone()),
-        barrier: Barrier::new(links.core.clone()),
+        barrier: ServerFlush::new(links.core.clone()),
         identity,
         links,
         health: health.clone(),
@@ -97,7 +99,7 @@ impl Nats {
     /// Whether every connection is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let Links {
+        let NatsConnections {
             data,
             replay,
             core,
@@ -111,12 +113,17 @@ impl Nats {
     /// Keeps the registry over all pods in a bucket until the drain begins; the watch is released when the last of it is
     /// written. `max_bytes`: size of the bucket, if it is made here.
     #[must_use]
-    pub fn registry(&self, bucket: &Bucket, max_bytes: u64, drain: Watch) -> Arc<dyn Cluster> {
-        KvRegistry::start(self, bucket, max_bytes, drain)
+    pub fn registry(
+        &self,
+        bucket: &Bucket,
+        max_bytes: u64,
+        drain: Watch,
+    ) -> Arc<dyn PresenceStore> {
+        KvPresenceStore::start(self, bucket, max_bytes, drain)
     }
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
-    pub fn tail(&self, config: StreamConfig, writer: LogWriter, drain: Watch) {
+    pub fn tail(&self, config: StreamConfig, writer: StreamWriter, drain: Watch) {
         let Inner {
             identity,
             links,
@@ -127,7 +134,7 @@ impl Nats {
             ..
         } = &*self.0;
         let server = (api.clone(), links.data.clone(), Arc::clone(tags));
-        let tailer = Tailer::new(config, identity.clone(), server, writer, health, metrics);
+        let tailer = StreamTailer::new(config, identity.clone(), server, writer, health, metrics);
         tokio::spawn(tailer.run(drain));
     }
 
@@ -156,8 +163,8 @@ impl Nats {
     pub fn serve_republished(
         &self,
         config: StreamConfig,
-        source: Arc<Republished>,
-        demands: Demands<PositionedWriter>,
+        source: Arc<RepublishSource>,
+        demands: SubscribeRequests<RepublishWriter>,
         drain: Watch,
     ) {
         tokio::spawn(republish::serve(
@@ -186,8 +193,12 @@ impl Nats {
     /// the question.
     ///
     /// # Errors
-    /// [`Trouble`] when JetStream does not tell it.
-    pub async fn stream_state(&self, stream: &str, seq: u64) -> Result<StreamState, Trouble> {
+    /// [`JetStreamError`] when JetStream does not tell it.
+    pub async fn stream_state(
+        &self,
+        stream: &str,
+        seq: u64,
+    ) -> Result<StreamState, JetStreamError> {
         let asked = Instant::now();
         let cached = {
             let mut states = self.0.states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,10 +221,14 @@ impl Nats {
     /// The check of the message at this position; none when no message stands there.
     ///
     /// # Errors
-    /// [`Trouble`] when JetStream does not tell it.
-    pub async fn message_check(&self, stream: &str, seq: u64) -> Result<Option<u16>, Trouble> {
+    /// [`JetStreamError`] when JetStream does not tell it.
+    pub async fn message_check(
+        &self,
+        stream: &str,
+        seq: u64,
+    ) -> Result<Option<u16>, JetStreamError> {
         let stored = self.0.api.stored(stream, seq, None).await?;
-        Ok(stored.map(|stored| Component::check_of(stored.published)))
+        Ok(stored.map(|stored| Position::check_of(stored.published)))
     }
 
     /// The last thing to do, when tails and services have released their watches: returns when NATS has done what
@@ -228,15 +243,18 @@ impl Nats {
 impl StreamState {
     /// The tag of its ids.
     #[must_use]
-    pub fn tag(&self, name: &str, identity: Option<&str>) -> Tag {
-        identity.map_or_else(|| Tag::of_stream(name, self.created), Tag::of_identity)
+    pub fn tag(&self, name: &str, identity: Option<&str>) -> SourceTag {
+        identity.map_or_else(
+            || SourceTag::of_stream(name, self.created),
+            SourceTag::of_identity,
+        )
     }
 }
 
 impl Identity {
     /// The tag of the core subjects' ids.
     #[must_use]
-    pub fn tag(&self) -> Tag {
-        Tag::of_process(&self.boot)
+    pub fn tag(&self) -> SourceTag {
+        SourceTag::of_process(&self.boot)
     }
 }

@@ -4,7 +4,7 @@ use tracing::Level;
 
 /// Why an event stream ended, or is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Close {
+pub enum CloseReason {
     /// The client went away, or no longer answered.
     Client,
     /// Handed over to another pod.
@@ -27,7 +27,7 @@ pub enum Close {
     Cut,
 }
 
-impl Close {
+impl CloseReason {
     /// Every reason, in the order of the documentation.
     pub const ALL: [Self; 10] = [
         Self::Client,
@@ -91,9 +91,15 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_label_of_its_own_and_clients_receive_six_of_them() {
-        let reasons: BTreeSet<_> = Close::ALL.iter().map(|close| close.reason()).collect();
-        assert_eq!(reasons.len(), Close::ALL.len());
-        let told: Vec<_> = Close::ALL.iter().filter_map(|close| close.told()).collect();
+        let reasons: BTreeSet<_> = CloseReason::ALL
+            .iter()
+            .map(|close| close.reason())
+            .collect();
+        assert_eq!(reasons.len(), CloseReason::ALL.len());
+        let told: Vec<_> = CloseReason::ALL
+            .iter()
+            .filter_map(|close| close.told())
+            .collect();
         assert_eq!(
             told,
             [

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Close, State};
+use super::{CloseReason, State};
 use crate::sse::EventId;
 
 /// Key of an entry: `<client>.<connection>` for an event stream, `<client>.<connection>.position` for the position that a
@@ -196,7 +196,7 @@ impl Entry {
     }
 
     fn is_recorded_for(&self, wanted: &Wanted, now: u64) -> bool {
-        self.reason.as_deref() == Some(Close::Drain.reason())
+        self.reason.as_deref() == Some(CloseReason::Drain.reason())
             && self.is_current(now)
             && now.saturating_sub(self.since) < ENDED_FOR.as_millis() as u64
             && self.route == wanted.route

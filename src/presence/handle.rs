@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Close;
+use super::CloseReason;
 
 /// An open event stream.
 ///
 /// All of it is called from other threads than the one that serves the stream, also while that one is stalled:
 /// nothing here waits.
-pub trait Member: Send + Sync {
+pub trait StreamHandle: Send + Sync {
     /// The `route` label: the path as it is configured.
     fn route(&self) -> &Arc<str>;
 
@@ -29,15 +29,15 @@ pub trait Member: Send + Sync {
     fn memory_bytes(&self) -> u64;
 
     /// Everything there is to tell.
-    fn describe(&self) -> Description;
+    fn describe(&self) -> StreamInfo;
 
     /// Asks it to end; returns at once. The first reason stands.
-    fn close(&self, close: Close);
+    fn close(&self, close: CloseReason);
 }
 
 /// What `/connections` tells of one event stream; its names are the keys of that JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Description {
+pub struct StreamInfo {
     /// Who it is, by the route's `client`.
     pub client: String,
     /// The path as it is configured.

@@ -8,10 +8,10 @@ pub mod queue;
 pub mod store;
 mod table;
 
-pub use close_reason::Close;
+pub use close_reason::CloseReason;
 pub use config::{Bucket, Config};
 pub use entry::{Entry, Key, Wanted};
-pub use handle::{Description, Lag, Member, Protocol, Sent, State};
-pub use queue::{Changes, Delivered};
-pub use store::{Claim, Cluster, Found, Handover, Later, Unavailable};
-pub use table::{Registration, Registry, RouteLag, SHARDS};
+pub use handle::{Lag, Protocol, Sent, State, StreamHandle, StreamInfo};
+pub use queue::{Delivered, PresenceQueue};
+pub use store::{Claim, Found, Handover, Later, PresenceStore, Unavailable};
+pub use table::{Registration, RouteLag, SHARDS, StreamTable};

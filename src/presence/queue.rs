@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use super::entry::{ENDED_FOR, Entry, Key, Unlisted};
-use super::{Close, Member, State};
+use super::{CloseReason, State, StreamHandle};
 
 /// 10,000 ends wait to be told, about 10 MB of them; what does not fit expires by itself.
 const ENDED_MAX: usize = 10_000;
 
 /// What is to be told. Shared by those who serve and the one who writes.
 #[derive(Debug)]
-pub struct Changes {
+pub struct PresenceQueue {
     pod: String,
     boot: String,
     waiting: Mutex<Waiting>,
@@ -27,7 +27,7 @@ struct Waiting {
     numbers: u64,
     open: HashMap<u64, Open>,
     /// Ends first: who comes back looks for them.
-    ended: VecDeque<Told>,
+    ended: VecDeque<PresenceUpdate>,
     changed: VecDeque<u64>,
     /// What was told and when, the oldest first; what was told again since stands there twice.
     told: VecDeque<(Instant, u64)>,
@@ -37,7 +37,7 @@ struct Waiting {
 /// One that is open. Memory: about 100 bytes, beside the member itself.
 #[derive(Clone)]
 struct Open {
-    member: Weak<dyn Member>,
+    member: Weak<dyn StreamHandle>,
     since: SystemTime,
     is_changed: bool,
     told: Option<Instant>,
@@ -45,7 +45,7 @@ struct Open {
 
 /// One value, to be written under its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct PresenceUpdate {
     /// Which event stream of the process.
     pub number: u64,
     /// Under which key.
@@ -68,7 +68,7 @@ pub struct Delivered {
     pub can_be_claimed: bool,
 }
 
-impl Changes {
+impl PresenceQueue {
     /// Nothing to tell yet. `boot` tells this process from every other.
     #[must_use]
     pub fn new(pod: &str, boot: &str) -> Self {
@@ -82,7 +82,7 @@ impl Changes {
     }
 
     /// An event stream has opened; its number is for the calls below.
-    pub(super) fn opened(&self, member: &Arc<dyn Member>) -> u64 {
+    pub(super) fn opened(&self, member: &Arc<dyn StreamHandle>) -> u64 {
         let mut waiting = self.lock();
         waiting.numbers += 1;
         let number = waiting.numbers;
@@ -115,8 +115,8 @@ impl Changes {
     pub(super) fn ended(
         &self,
         number: u64,
-        member: &dyn Member,
-        close: Close,
+        member: &dyn StreamHandle,
+        close: CloseReason,
         delivered: Option<Delivered>,
     ) {
         let was_told = self
@@ -143,7 +143,7 @@ impl Changes {
             entry.last_event_id = delivered.last_event_id;
         }
         let key = self.key(member.client(), number);
-        let position = can_be_claimed.then(|| Told {
+        let position = can_be_claimed.then(|| PresenceUpdate {
             number,
             key: Key {
                 is_position: true,
@@ -154,7 +154,7 @@ impl Changes {
             is_new: true,
         });
         // The position alone suffices for an event stream whose entry was never written.
-        let end = (was_told || position.is_none()).then_some(Told {
+        let end = (was_told || position.is_none()).then_some(PresenceUpdate {
             number,
             key,
             entry,
@@ -181,7 +181,7 @@ impl Changes {
 
     /// Takes what is to be told next, at most `most`: ends, then changes, then what was told `every` ago or earlier.
     /// It says nothing any more after twice that time.
-    pub fn take(&self, most: usize, every: Duration, now: Instant) -> Vec<Told> {
+    pub fn take(&self, most: usize, every: Duration, now: Instant) -> Vec<PresenceUpdate> {
         let mut taken = Vec::with_capacity(most.min(128));
         let mut open: Vec<(u64, Open)> = Vec::new();
         let mut waiting = self.lock();
@@ -210,7 +210,7 @@ impl Changes {
             };
             let entry = self.describe(&*member, millis(known.since), every * 2);
             let (key, is_new) = (self.key(member.client(), number), known.told.is_none());
-            taken.push(Told {
+            taken.push(PresenceUpdate {
                 number,
                 key,
                 entry,
@@ -223,7 +223,7 @@ impl Changes {
 
     /// It could not be told and is to be told later. An end is not if nobody knows whether it was told: meanwhile
     /// somebody may have taken over what it says.
-    pub fn failed(&self, told: Told, is_known: bool) {
+    pub fn failed(&self, told: PresenceUpdate, is_known: bool) {
         let mut waiting = self.lock();
         if !told.is_end {
             waiting.mark(told.number);
@@ -234,7 +234,7 @@ impl Changes {
         }
     }
 
-    /// Notes that its entry was not written for want of room; it waits for [`Changes::continue_postponed`].
+    /// Notes that its entry was not written for want of room; it waits for [`PresenceQueue::continue_postponed`].
     pub fn postpone(&self, number: u64) {
         let mut waiting = self.lock();
         if let Some(open) = waiting.open.get_mut(&number) {
@@ -300,7 +300,7 @@ impl Changes {
         self.wake.notified().await;
     }
 
-    fn describe(&self, member: &dyn Member, since: u64, lasts: Duration) -> Entry {
+    fn describe(&self, member: &dyn StreamHandle, since: u64, lasts: Duration) -> Entry {
         let mut description = member.describe();
         let unlisted = Unlisted::cut(&mut description.subjects);
         Entry {

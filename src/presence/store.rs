@@ -4,16 +4,16 @@ use std::fmt;
 use std::pin::Pin;
 
 use super::entry::{Entry, Key, Wanted};
-use super::queue::Changes;
+use super::queue::PresenceQueue;
 use crate::sse::EventId;
 
 /// An answer that comes later. It is bounded in time by who gives it.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Where clients are, over all pods.
-pub trait Cluster: Send + Sync {
+pub trait PresenceStore: Send + Sync {
     /// Where this pod's own event streams are told; never waits.
-    fn changes(&self) -> &Changes;
+    fn changes(&self) -> &PresenceQueue;
 
     /// The event streams of one client, on all pods, those that ended within a minute too; at most `limit`.
     fn find<'a>(&'a self, client: &'a str, limit: usize) -> Later<'a, Result<Found, Unavailable>>;

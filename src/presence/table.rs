@@ -5,13 +5,13 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{Close, Cluster, Delivered, Lag, Member};
+use super::{CloseReason, Delivered, Lag, PresenceStore, StreamHandle};
 
 /// Every event stream that is open on this pod. Clones share the table.
 ///
 /// Memory: 16 bytes for each at the highest count so far, beside the member itself, which its own task holds anyway.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Table>);
+pub struct StreamTable(Arc<Table>);
 
 /// The place of one event stream in the table; dropping it takes the event stream out.
 ///
@@ -33,9 +33,9 @@ pub struct RouteLag {
     pub slow: u64,
 }
 
-impl Registry {
+impl StreamTable {
     /// Takes an event stream in. O(1).
-    pub fn insert(&self, member: Arc<dyn Member>) -> Registration {
+    pub fn insert(&self, member: Arc<dyn StreamHandle>) -> Registration {
         let table = Arc::clone(&self.0);
         let shard = table.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let number = table
@@ -55,13 +55,13 @@ impl Registry {
     }
 
     /// From now on all pods are told of what is taken in. The first call counts.
-    pub fn set_cluster(&self, cluster: Arc<dyn Cluster>) {
+    pub fn set_cluster(&self, cluster: Arc<dyn PresenceStore>) {
         self.0.cluster.get_or_init(|| cluster);
     }
 
     /// The registry over all pods, if there is one.
     #[must_use]
-    pub fn cluster(&self) -> Option<&Arc<dyn Cluster>> {
+    pub fn cluster(&self) -> Option<&Arc<dyn PresenceStore>> {
         self.0.cluster.get()
     }
 
@@ -78,7 +78,7 @@ impl Registry {
     }
 
     /// Visits each; those that come or go meanwhile may be visited or not.
-    pub fn for_each(&self, mut visit: impl FnMut(&dyn Member)) {
+    pub fn for_each(&self, mut visit: impl FnMut(&dyn StreamHandle)) {
         let mut members = Vec::new();
         for shard in &self.0.shards {
             // Copied out before the visits: one that ends its event stream would wait for its own lock.
@@ -97,7 +97,7 @@ impl Registry {
 
     /// Those of one of the [`SHARDS`], as they are now: for a list that is written bit by bit.
     #[must_use]
-    pub fn shard(&self, shard: u32) -> Vec<Arc<dyn Member>> {
+    pub fn shard(&self, shard: u32) -> Vec<Arc<dyn StreamHandle>> {
         let Some(shard) = self.0.shards.get(shard as usize) else {
             return Vec::new();
         };
@@ -111,7 +111,7 @@ impl Registry {
 
     /// All of them, as they are now.
     #[must_use]
-    pub fn members(&self) -> Vec<Arc<dyn Member>> {
+    pub fn members(&self) -> Vec<Arc<dyn StreamHandle>> {
         let mut members = Vec::with_capacity(self.len());
         for shard in &self.0.shards {
             members.extend(
@@ -152,7 +152,12 @@ impl Registration {
     }
 
     /// It has ended; to be called once, with its own member. `delivered`: by a drain, with all up to this position sent.
-    pub fn ended(&self, member: &dyn Member, close: Close, delivered: Option<Delivered>) {
+    pub fn ended(
+        &self,
+        member: &dyn StreamHandle,
+        close: CloseReason,
+        delivered: Option<Delivered>,
+    ) {
         if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
             cluster
                 .changes()
@@ -180,7 +185,7 @@ impl Drop for Registration {
     }
 }
 
-impl std::fmt::Debug for Registry {
+impl std::fmt::Debug for StreamTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry")
             .field("len", &self.len())
@@ -205,7 +210,7 @@ struct Table {
     /// Which shard the next one goes to: they fill evenly whoever opens them.
     next: AtomicU32,
     len: AtomicUsize,
-    cluster: OnceLock<Arc<dyn Cluster>>,
+    cluster: OnceLock<Arc<dyn PresenceStore>>,
 }
 
 /// Slots that are used again, the latest freed first.
@@ -216,13 +221,13 @@ struct Slab {
 }
 
 enum Slot {
-    Taken(Arc<dyn Member>),
+    Taken(Arc<dyn StreamHandle>),
     /// And which one was freed before it.
     Free(Option<u32>),
 }
 
 impl Slab {
-    fn insert(&mut self, member: Arc<dyn Member>) -> u32 {
+    fn insert(&mut self, member: Arc<dyn StreamHandle>) -> u32 {
         if let Some(slot) = self.free {
             let freed = std::mem::replace(&mut self.slots[slot as usize], Slot::Taken(member));
             self.free = match freed {
@@ -236,7 +241,7 @@ impl Slab {
         u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
     }
 
-    fn remove(&mut self, slot: u32) -> Option<Arc<dyn Member>> {
+    fn remove(&mut self, slot: u32) -> Option<Arc<dyn StreamHandle>> {
         let taken = self.slots.get_mut(slot as usize)?;
         match std::mem::replace(taken, Slot::Free(self.free)) {
             Slot::Taken(member) => {
@@ -250,7 +255,7 @@ impl Slab {
         }
     }
 
-    fn members(&self) -> impl Iterator<Item = &Arc<dyn Member>> {
+    fn members(&self) -> impl Iterator<Item = &Arc<dyn StreamHandle>> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Taken(member) => Some(member),
             Slot::Free(_) => None,

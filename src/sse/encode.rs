@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{Component, EventName};
+use super::{EventName, Position};
 
 /// The comment that keeps a silent connection alive.
 ///
@@ -24,7 +24,7 @@ pub struct Chunk {
 
 /// Makes chunks one after the other in memory of its own, which it uses again when nobody holds them any more.
 #[derive(Debug, Default)]
-pub struct ChunkWriter(BytesMut);
+pub struct RunBuilder(BytesMut);
 
 /// One encoded event. Clients of one source share all of it; clients of several share the body and add their own id.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ impl Chunk {
     }
 }
 
-impl ChunkWriter {
+impl RunBuilder {
     /// Begins a chunk of at most so many bytes.
     pub fn begin(&mut self, most: usize) {
         debug_assert!(self.0.is_empty(), "the chunk before is finished");
@@ -135,7 +135,7 @@ impl Frame {
     ///
     /// Payloads that are not UTF-8 go as base64, and the name says so.
     #[must_use]
-    pub fn event(name: Option<&EventName>, data: &[u8], position: Component) -> Self {
+    pub fn event(name: Option<&EventName>, data: &[u8], position: Position) -> Self {
         let mut out =
             BytesMut::with_capacity(data.len() + 80 + name.map_or(0, |name| name.as_str().len()));
         out.put_bytes(b' ', CHUNK_HEAD_MAX);
@@ -302,12 +302,12 @@ fn put_data(out: &mut BytesMut, data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sse::Tag;
+    use crate::sse::SourceTag;
 
     fn frame(name: Option<&str>, data: &[u8]) -> String {
         let name = name.map(|name| EventName::parse(name).unwrap());
-        let position = Component {
-            tag: Tag::of_identity("t"),
+        let position = Position {
+            tag: SourceTag::of_identity("t"),
             seq: 7,
             check: Some(0xab),
         };
@@ -336,13 +336,13 @@ mod tests {
 
     #[test]
     fn events_that_are_copied_together_are_one_chunk_and_the_memory_is_used_again() {
-        let position = Component {
-            tag: Tag::of_identity("t"),
+        let position = Position {
+            tag: SourceTag::of_identity("t"),
             seq: 7,
             check: None,
         };
         let frames = [1, 20, 300].map(|length| Frame::event(None, &vec![b'x'; length], position));
-        let mut writer = ChunkWriter::default();
+        let mut writer = RunBuilder::default();
         let mut memory = None;
         for count in [1, 2, 3, 2] {
             writer.begin(1000);

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::id::Component;
+use super::id::Position;
 
 /// One event before it is encoded. In this order: readers look at the first three only.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Event {
     /// Where it stands in its source.
-    pub position: Component,
+    pub position: Position,
     /// When this process received it: the start of `sidestream_delivery_seconds`.
     pub received: Instant,
     /// The tier its publisher gave it (`Sidestream-Priority`), if it gave one.

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 ///
 /// A stream that is deleted and created again has another tag, so its numbers are never mistaken for the old ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tag(u32);
+pub struct SourceTag(u32);
 
-impl Tag {
+impl SourceTag {
     /// The tag of a JetStream stream: from its name and its creation time in unix nanoseconds.
     #[must_use]
     pub fn of_stream(name: &str, created_unix_nanos: i128) -> Self {
@@ -41,13 +41,13 @@ impl Tag {
     }
 }
 
-impl fmt::Display for Tag {
+impl fmt::Display for SourceTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:06x}", self.0)
     }
 }
 
-impl fmt::Debug for Tag {
+impl fmt::Debug for SourceTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -55,16 +55,16 @@ impl fmt::Debug for Tag {
 
 /// The position in one source: after the message with this sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Component {
+pub struct Position {
     /// Which numbers these are.
-    pub tag: Tag,
+    pub tag: SourceTag,
     /// The sequence number that was passed last; 0 stands before the first.
     pub seq: u64,
     /// Sixteen bits of the publish time of the message at `seq`; none when no message is known to stand there.
     pub check: Option<u16>,
 }
 
-impl Component {
+impl Position {
     /// Folds a publish time (unix nanoseconds) into the check of the message.
     #[must_use]
     pub fn check_of(published_unix_nanos: i128) -> u16 {
@@ -85,7 +85,7 @@ impl Component {
             return Err(InvalidId::Form);
         }
         Ok(Self {
-            tag: Tag(hex(tag, 6)?),
+            tag: SourceTag(hex(tag, 6)?),
             seq: seq.parse().map_err(|_| InvalidId::Form)?,
             check: check
                 .map(|check| hex(check, 4).map(|value| value as u16))
@@ -106,7 +106,7 @@ fn hex(text: &str, digits: usize) -> Result<u32, InvalidId> {
     u32::from_str_radix(text, 16).map_err(|_| InvalidId::Form)
 }
 
-impl fmt::Display for Component {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By hand, from behind: every event that comes bears one.
         let mut text = [0; COMPONENT_LENGTH_MAX];
@@ -140,7 +140,7 @@ const COMPONENT_LENGTH_MAX: usize = 6 + 1 + 20 + 1 + 4;
 /// A whole id: one component per source, found by tag, not by place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventId {
-    components: Vec<Component>,
+    components: Vec<Position>,
 }
 
 /// Why a text is no event id of ours.
@@ -164,7 +164,7 @@ impl EventId {
 
     /// An id of these components, in this order.
     #[must_use]
-    pub fn new(components: Vec<Component>) -> Self {
+    pub fn new(components: Vec<Position>) -> Self {
         debug_assert!(
             components.len() <= Self::COMPONENTS_MAX,
             "a route has at most four sources"
@@ -181,9 +181,9 @@ impl EventId {
             return Err(InvalidId::TooLong);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| InvalidId::Form)?;
-        let mut components: Vec<Component> = Vec::with_capacity(1);
+        let mut components: Vec<Position> = Vec::with_capacity(1);
         for part in text.split('.') {
-            let component = Component::parse(part)?;
+            let component = Position::parse(part)?;
             if components.len() == Self::COMPONENTS_MAX {
                 return Err(InvalidId::TooMany);
             }
@@ -197,7 +197,7 @@ impl EventId {
 
     /// The components, in the order of the text.
     #[must_use]
-    pub fn components(&self) -> &[Component] {
+    pub fn components(&self) -> &[Position] {
         &self.components
     }
 
@@ -215,7 +215,7 @@ impl EventId {
 
     /// The component with this tag.
     #[must_use]
-    pub fn find(&self, tag: Tag) -> Option<Component> {
+    pub fn find(&self, tag: SourceTag) -> Option<Position> {
         self.components
             .iter()
             .copied()
@@ -231,7 +231,7 @@ impl fmt::Display for EventId {
 
 /// Components as an id is written, without making one.
 #[derive(Clone, Copy, Debug)]
-pub struct Joined<'c>(pub &'c [Component]);
+pub struct Joined<'c>(pub &'c [Position]);
 
 impl fmt::Display for Joined<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -251,10 +251,10 @@ mod tests {
 
     use super::*;
 
-    fn component() -> impl Strategy<Value = Component> {
+    fn component() -> impl Strategy<Value = Position> {
         (0u32..1 << 24, 0..=i64::MAX as u64, any::<Option<u16>>()).prop_map(|(tag, seq, check)| {
-            Component {
-                tag: Tag(tag),
+            Position {
+                tag: SourceTag(tag),
                 seq,
                 check,
             }
@@ -270,7 +270,7 @@ mod tests {
             let id = EventId::new(components);
             let text = id.to_string();
             prop_assert!(text.len() <= EventId::LENGTH_MAX);
-            let by_the_book = |Component { tag, seq, check }: &Component| {
+            let by_the_book = |Position { tag, seq, check }: &Position| {
                 format!("{tag}-{seq}{}", check.map_or(String::new(), |check| format!("-{check:04x}")))
             };
             prop_assert_eq!(&text, &id.components.iter().map(by_the_book).collect::<Vec<_>>().join("."));
@@ -294,13 +294,13 @@ mod tests {
 
     #[test]
     fn the_written_form_is_the_documented_one() {
-        let one = Component {
-            tag: Tag(0x3f_a9c1),
+        let one = Position {
+            tag: SourceTag(0x3f_a9c1),
             seq: 18422,
             check: Some(0x7d3e),
         };
-        let two = Component {
-            tag: Tag(1),
+        let two = Position {
+            tag: SourceTag(1),
             seq: 0,
             check: None,
         };
@@ -313,11 +313,11 @@ mod tests {
     #[test]
     fn tags_and_checks_are_the_same_on_every_pod_and_release() {
         assert_eq!(
-            Tag::of_stream("ORDERS", 1_700_000_000_000_000_000).to_string(),
+            SourceTag::of_stream("ORDERS", 1_700_000_000_000_000_000).to_string(),
             "ed9319"
         );
-        assert_eq!(Tag::of_identity("orders").to_string(), "616b44");
-        assert_eq!(Component::check_of(1_700_000_000_123_456_789), 0x7bf9);
+        assert_eq!(SourceTag::of_identity("orders").to_string(), "616b44");
+        assert_eq!(Position::check_of(1_700_000_000_123_456_789), 0x7bf9);
     }
 
     #[test]

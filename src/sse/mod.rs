@@ -6,4 +6,4 @@ pub mod event;
 pub mod id;
 
 pub use event::{Event, EventName, Tier};
-pub use id::{Component, EventId, InvalidId, Tag};
+pub use id::{EventId, InvalidId, Position, SourceTag};

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
 use sidestream::sse::encode::Frame;
-use sidestream::sse::{Component, EventName, Tag};
+use sidestream::sse::{EventName, Position, SourceTag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -310,7 +310,7 @@ proptest! {
     ) {
         let (mut wire, mut expected) = (Vec::new(), Vec::new());
         for (seq, (payload, name)) in (1..).zip(&payloads) {
-            let position = Component { tag: Tag::of_identity("t"), seq, check: Some(7) };
+            let position = Position { tag: SourceTag::of_identity("t"), seq, check: Some(7) };
             let name = name.as_deref().and_then(EventName::parse);
             let frame = Frame::event(name.as_ref(), payload, position).bytes().to_vec();
             wire.extend_from_slice(&frame);

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use sidestream::feed::{Cursor, Gap, GapReason, Outcome, Policy, Profile, Read, Relief, Slow};
-use sidestream::sse::{Component, Tier};
+use sidestream::feed::{
+    Cursor, FeedOptions, Gap, GapReason, Outcome, Read, Shedder, Slow, SlowPolicy,
+};
+use sidestream::sse::{Position, Tier};
 use sidestream::subject::FilterSet;
 
 use super::courier::ChanceOutlet;
@@ -33,10 +35,10 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) pod: usize,
     pub(crate) filters: FilterSet,
-    pub(crate) profile: Arc<Profile>,
+    pub(crate) profile: Arc<FeedOptions>,
     pub(crate) cursor: Cursor,
     /// The id that it would come back with.
-    pub(crate) position: Component,
+    pub(crate) position: Position,
     pub(crate) wakes: Arc<Wakes>,
     outlet: Arc<ChanceOutlet>,
     /// Set by a read that found nothing: the wakes until then.
@@ -64,7 +66,7 @@ impl Client {
     pub(crate) fn new(
         number: usize,
         (at, pod): (usize, &Pod),
-        (filters, profile): (FilterSet, Arc<Profile>),
+        (filters, profile): (FilterSet, Arc<FeedOptions>),
         cursor: Cursor,
         outcome: Outcome,
     ) -> Self {
@@ -158,7 +160,8 @@ impl Client {
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
         let mut context = Context::from_waker(&waker);
-        let mut relief = slow.map(|slow| Relief::new(slow, self.cursor.standing().lag(now).events));
+        let mut relief =
+            slow.map(|slow| Shedder::new(slow, self.cursor.standing().lag(now).events));
         let read = match &mut relief {
             None => self.cursor.poll_read(&mut context, &mut batch, budget),
             Some(relief) => self
@@ -251,7 +254,7 @@ impl Client {
         &self,
         pod: &Pod,
         slow: Option<&Slow>,
-        relief: Option<&Relief>,
+        relief: Option<&Shedder>,
         seen: &[Seen],
     ) -> Option<Vec<usize>> {
         let (slow, relief) = (slow?, relief?);
@@ -299,10 +302,10 @@ impl Client {
             let waiting = (events.len() - nth) as u64;
             let is_newest = || !events[nth + 1..].iter().any(|(_, other)| other == subject);
             let is_spared = match (slow.policy, self.tier(subject)) {
-                (Policy::Disconnect, _) | (_, Tier::Critical) => false,
-                (Policy::Conflate, _) => !is_newest(),
-                (Policy::Shed, Tier::Telemetry) => waiting as f64 > slow.lag as f64 / 4.0,
-                (Policy::Shed, Tier::Normal) => waiting as f64 > slow.lag as f64 * 3.0 / 4.0,
+                (SlowPolicy::Disconnect, _) | (_, Tier::Critical) => false,
+                (SlowPolicy::Conflate, _) => !is_newest(),
+                (SlowPolicy::Shed, Tier::Telemetry) => waiting as f64 > slow.lag as f64 / 4.0,
+                (SlowPolicy::Shed, Tier::Normal) => waiting as f64 > slow.lag as f64 * 3.0 / 4.0,
             };
             if is_spared {
                 spared.push(*place);
@@ -322,7 +325,7 @@ impl Client {
         rule.map_or(Tier::Normal, |(_, tier)| *tier)
     }
 
-    fn take_event(&mut self, pod: &Pod, text: &str, position: Component, tier: Option<Tier>) {
+    fn take_event(&mut self, pod: &Pod, text: &str, position: Position, tier: Option<Tier>) {
         let place = (self.next..pod.history.len()).find(|place| {
             let entry = &pod.history[*place];
             (entry.epoch == self.epoch || self.is_loose)
@@ -366,7 +369,7 @@ impl Client {
         }
     }
 
-    fn take_gap(&mut self, pod: &Pod, gap: Gap, position: Component, is_slow: bool) {
+    fn take_gap(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {
         let source = lock(&pod.source);
         if gap.reason == GapReason::Conflated {
             assert!(
@@ -452,7 +455,7 @@ impl Client {
         self.position = position;
     }
 
-    fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Component, is_slow: bool) {
+    fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {
         assert_eq!(
             position, self.position,
             "{self}: a slow reader stays where it is"
@@ -648,7 +651,7 @@ impl Client {
         }
     }
 
-    fn encode(&self, subject: &str, content: u64, position: Component) -> String {
+    fn encode(&self, subject: &str, content: u64, position: Position) -> String {
         debug_assert_eq!(position.check, Some(check(content)));
         let name = match &self.profile.event {
             Some(_) => format!("event: {}\n", subject.split('.').next().unwrap_or_default()),

@@ -10,19 +10,20 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use futures_util::FutureExt;
 use sidestream::feed::{
-    Budget, Change, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OnDemand, OpenError, Relief,
+    Budget, Change, CoreSource, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OpenError,
+    Shedder,
 };
-use sidestream::feed::{Outcome, Profile, Read, Received, Start, SubscriptionKey, core_source};
-use sidestream::sse::{Component, Event, Tag};
+use sidestream::feed::{FeedOptions, Outcome, Read, Received, Start, SubscriptionKey, core_source};
+use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::client::Wakes;
-use super::courier::{ChanceOutlet, Courier};
+use super::courier::{ChanceOutlet, Dispatcher};
 use super::items::{self, Seen};
 use super::source::payload;
 use super::world;
 
-type Key = (FilterSet, Arc<Profile>);
+type Key = (FilterSet, Arc<FeedOptions>);
 
 /// One feed, from its first reader to a while after its last.
 struct Feed {
@@ -65,21 +66,21 @@ struct Client {
 /// An id, and which messages it stands behind: all that were published before this count.
 #[derive(Clone, Copy)]
 struct Known {
-    position: Component,
+    position: Position,
     published: u64,
 }
 
 pub(crate) struct World {
-    courier: Courier,
+    courier: Dispatcher,
     rng: Rng,
-    core: Arc<OnDemand>,
+    core: Arc<CoreSource>,
     writer: CoreWriter,
     budget: Arc<Budget>,
     feeds: Vec<Feed>,
     subscriptions: Vec<Subscription>,
     clients: Vec<Client>,
     left: Vec<(Known, Key)>,
-    profiles: Vec<Arc<Profile>>,
+    profiles: Vec<Arc<FeedOptions>>,
     /// Every message, in order; its number is its content.
     published: Vec<String>,
     /// The number given last.
@@ -94,11 +95,11 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let budget = Budget::new(world::bytes_max(&mut rng), rng.usize(2..12));
-        let (core, writer) = core_source::channel(Tag::of_process("p"), &budget);
+        let (core, writer) = core_source::channel(SourceTag::of_process("p"), &budget);
         let profiles = world::profiles(&mut rng);
         let (feeds, clients, left) = (Vec::new(), Vec::new(), Vec::new());
         let (published, counter, subscriptions) = (Vec::new(), 0, Vec::new());
-        let courier = Courier::new();
+        let courier = Dispatcher::new();
         Self {
             courier,
             rng,
@@ -198,7 +199,7 @@ impl World {
                 ));
             }
             let event = || Event {
-                position: Component {
+                position: Position {
                     tag: self.core.tag(),
                     seq: 0,
                     check: None,
@@ -442,7 +443,7 @@ impl World {
         let budget = [1, 100, 1 << 20][self.rng.usize(..3)];
         let mut context = Context::from_waker(&waker);
         let lag = client.cursor.standing().lag(now()).events;
-        let mut relief = world::slow(&mut self.rng).map(|slow| Relief::new(&slow, lag));
+        let mut relief = world::slow(&mut self.rng).map(|slow| Shedder::new(&slow, lag));
         let read = match &mut relief {
             None => client.cursor.poll_read(&mut context, &mut batch, budget),
             Some(relief) => client

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use fastrand::Rng;
-use sidestream::feed::{Handed, Outlet, Piece, answer};
-use sidestream::sse::{Component, EventId, Tag};
+use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, answer};
+use sidestream::sse::{EventId, Position, SourceTag};
 
 /// Answers the bell of the simulation's thread, a turn at a time.
-pub(crate) struct Courier(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);
+pub(crate) struct Dispatcher(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);
 
 /// The outlet of one reader.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(crate) struct ChanceOutlet {
 /// More turns than any step leaves to do.
 const ALL: usize = 64;
 
-impl Courier {
+impl Dispatcher {
     pub(crate) fn new() -> Self {
         Self(Box::pin(answer()))
     }
@@ -68,7 +68,7 @@ impl ChanceOutlet {
     }
 
     /// What was handed since, in the numbers of this tag.
-    pub(crate) fn take(&self, tag: Tag) -> Vec<(String, Component)> {
+    pub(crate) fn take(&self, tag: SourceTag) -> Vec<(String, Position)> {
         let position = |text: &str| {
             let id = text.rsplit("id: ").next().unwrap().trim_end();
             EventId::parse(id.as_bytes())
@@ -85,26 +85,26 @@ impl ChanceOutlet {
     }
 }
 
-impl Outlet for ChanceOutlet {
+impl DirectSink for ChanceOutlet {
     fn look(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    fn hand(self: Arc<Self>, piece: &Piece) -> Handed {
+    fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
         let handed = match fastrand::u8(..5) {
-            _ if !self.look() => Handed::Refused,
-            0 => Handed::Refused,
-            1 => Handed::Kept,
-            2 => Handed::Queued,
-            _ => Handed::Sent,
+            _ if !self.look() => SendOutcome::Refused,
+            0 => SendOutcome::Refused,
+            1 => SendOutcome::Kept,
+            2 => SendOutcome::Queued,
+            _ => SendOutcome::Sent,
         };
-        if handed != Handed::Refused {
+        if handed != SendOutcome::Refused {
             let text = std::str::from_utf8(piece.chunk.content()).unwrap();
             let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
             assert_eq!(events.len() as u64, piece.events);
             self.handed.lock().unwrap().extend(events);
         }
-        if matches!(handed, Handed::Refused | Handed::Kept) {
+        if matches!(handed, SendOutcome::Refused | SendOutcome::Kept) {
             self.close();
         }
         handed

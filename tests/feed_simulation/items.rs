@@ -1,18 +1,18 @@
 //! What a read brought, one event at a time, be they shared or copied together.
 
 use sidestream::feed::{Batch, Gap, Item};
-use sidestream::sse::{Component, EventId, Tier};
+use sidestream::sse::{EventId, Position, Tier};
 
 pub(crate) enum Seen {
     Event {
         text: String,
-        position: Component,
+        position: Position,
         /// Nothing where it is not told: of events that were copied.
         tier: Option<Tier>,
     },
     Gap {
         gap: Gap,
-        position: Component,
+        position: Position,
     },
 }
 

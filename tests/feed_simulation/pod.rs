@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use sidestream::feed::buffer::Past;
-use sidestream::feed::replay::{self, Replays};
-use sidestream::feed::{Budget, Gap, GapReason, Limits, Log, LogWriter, buffer};
-use sidestream::sse::{Component, Tag};
+use sidestream::feed::replay::{self, ReplaySlots};
+use sidestream::feed::{Budget, Gap, GapReason, Limits, StreamBuffer, StreamWriter, buffer};
+use sidestream::sse::{Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 use sidestream::telemetry::Metrics;
 
@@ -19,7 +19,7 @@ use super::source::{self, Shared, check, lock};
 pub(crate) struct Entry {
     /// Counts the numberings: numbers ascend within one.
     pub(crate) epoch: usize,
-    pub(crate) position: Component,
+    pub(crate) position: Position,
     pub(crate) kind: Kind,
 }
 
@@ -40,8 +40,8 @@ pub(crate) const ROOM: usize = 1 << 20;
 
 pub(crate) struct Pod {
     pub(crate) budget: Arc<Budget>,
-    pub(crate) log: Arc<Log>,
-    pub(crate) writer: LogWriter,
+    pub(crate) log: Arc<StreamBuffer>,
+    pub(crate) writer: StreamWriter,
     pub(crate) source: Shared,
     pub(crate) limits: Limits,
     /// What the log must still hold, as long as its budget leaves it alone: bytes, and when received.
@@ -50,7 +50,7 @@ pub(crate) struct Pod {
     pub(crate) epoch: usize,
     /// The source's generation that it follows; none before it began.
     pub(crate) generation: Option<u64>,
-    pub(crate) tag: Tag,
+    pub(crate) tag: SourceTag,
     pub(crate) head: u64,
     /// Where the present numbering began.
     pub(crate) floor: u64,
@@ -79,7 +79,7 @@ impl Pod {
         let past = has_archive.then(|| Past {
             archive: Arc::new(source::Past(source.clone())),
             reach,
-            replays: Replays::new(config, &Arc::new(Metrics::new().unwrap())),
+            replays: ReplaySlots::new(config, &Arc::new(Metrics::new().unwrap())),
         });
         let (writer, log) = buffer::channel("S", limits, budget, past);
         let replays = has_archive.then(|| tokio::spawn(log.replays()));
@@ -126,7 +126,7 @@ impl Pod {
                 };
                 self.writer.gap(gap.reason, gap.missed);
                 self.note(
-                    Component {
+                    Position {
                         tag: self.tag,
                         seq: self.head,
                         check: None,
@@ -216,7 +216,7 @@ impl Pod {
         self.generation == Some(lock(&self.source).generation)
     }
 
-    fn begin_epoch(&mut self, tag: Tag, head: u64, gap: Gap) {
+    fn begin_epoch(&mut self, tag: SourceTag, head: u64, gap: Gap) {
         if gap.reason == GapReason::Expired {
             self.holes.push((self.head, head));
         } else {
@@ -226,7 +226,7 @@ impl Pod {
         (self.tag, self.head) = (tag, head);
         self.held.clear();
         self.note(
-            Component {
+            Position {
                 tag,
                 seq: head,
                 check: None,
@@ -298,7 +298,7 @@ impl Pod {
         );
     }
 
-    fn note(&mut self, position: Component, kind: Kind) {
+    fn note(&mut self, position: Position, kind: Kind) {
         self.history.push(Entry {
             epoch: self.epoch,
             position,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sidestream::feed::history::{Answer, Archive, Page, Pages, State, Unavailable};
-use sidestream::sse::{Component, Event, Tag};
+use sidestream::feed::history::{Archive, BoxFuture, Page, Pages, State, Unavailable};
+use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::FilterSet;
 
 /// One message of the present numbering.
@@ -31,12 +31,12 @@ pub(crate) enum Fate {
 
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub(crate) tag: Tag,
+    pub(crate) tag: SourceTag,
     pub(crate) first_seq: u64,
     pub(crate) last_seq: u64,
     pub(crate) records: BTreeMap<u64, Record>,
     /// Everything that was ever published: a page of the archive may outlive what it was read from.
-    pub(crate) published: HashMap<Component, Record>,
+    pub(crate) published: HashMap<Position, Record>,
     /// Counts recreations and restorations: within one, a number means one message.
     pub(crate) generation: u64,
     /// The archive does not answer.
@@ -71,7 +71,7 @@ pub(crate) fn check(content: u64) -> u16 {
 impl Source {
     pub(crate) fn new(name: &'static str, seed: u64) -> Shared {
         Arc::new(Mutex::new(Self {
-            tag: Tag::of_stream(name, 0),
+            tag: SourceTag::of_stream(name, 0),
             first_seq: 1,
             last_seq: 0,
             records: BTreeMap::new(),
@@ -95,7 +95,7 @@ impl Source {
             fate: Fate::Kept,
             is_poison,
         };
-        let position = Component {
+        let position = Position {
             tag: self.tag,
             seq: self.last_seq,
             check: Some(check(record.content)),
@@ -128,7 +128,7 @@ impl Source {
     pub(crate) fn recreate(&mut self) {
         self.generation += 1;
         self.remembered = None; // It takes longer than an answer is remembered.
-        self.tag = Tag::of_stream(self.name, i128::from(self.generation));
+        self.tag = SourceTag::of_stream(self.name, i128::from(self.generation));
         (self.first_seq, self.last_seq) = (1, 0);
         self.records.clear();
         self.snapshot = None;
@@ -159,7 +159,7 @@ impl Source {
 
     pub(crate) fn event(&self, seq: u64, record: &Record, received: Instant) -> Event {
         Event {
-            position: Component {
+            position: Position {
                 tag: self.tag,
                 seq,
                 check: Some(check(record.content)),
@@ -203,7 +203,7 @@ impl Past {
 }
 
 impl Archive for Past {
-    fn state(&self, seq: u64) -> Answer<'_, State> {
+    fn state(&self, seq: u64) -> BoxFuture<'_, State> {
         Box::pin(async move {
             let now = tokio::time::Instant::now();
             let remembered = lock(&self.0).remembered;
@@ -224,7 +224,7 @@ impl Archive for Past {
         })
     }
 
-    fn check(&self, seq: u64) -> Answer<'_, Option<u16>> {
+    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
             Self::reach(&self.0).await?;
             let source = lock(&self.0);
@@ -248,7 +248,7 @@ impl Archive for Past {
 }
 
 impl Pages for Reading {
-    fn next(&mut self) -> Answer<'_, Page> {
+    fn next(&mut self) -> BoxFuture<'_, Page> {
         Box::pin(async {
             loop {
                 Past::reach(&self.source).await?;

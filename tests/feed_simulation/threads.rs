@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use sidestream::feed::{Budget, Item, Limits, Log, Profile, Read, Start, buffer};
-use sidestream::sse::{Component, Event, Tag};
+use sidestream::feed::{Budget, FeedOptions, Item, Limits, Read, Start, StreamBuffer, buffer};
+use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::items;
@@ -27,9 +27,9 @@ impl Wake for Signal {
     }
 }
 
-fn event(seq: u64, tag: Tag) -> Event {
+fn event(seq: u64, tag: SourceTag) -> Event {
     Event {
-        position: Component {
+        position: Position {
             tag,
             seq,
             check: Some(seq as u16),
@@ -48,7 +48,13 @@ fn event(seq: u64, tag: Tag) -> Event {
 }
 
 /// Reads to the end, only ever when woken, opening again now and then. Returns how many events it saw or was told of.
-fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened: &Barrier) -> u64 {
+fn read(
+    log: &Arc<StreamBuffer>,
+    filter: &str,
+    profile: &Arc<FeedOptions>,
+    turns: u64,
+    opened: &Barrier,
+) -> u64 {
     let (send, woken) = sync_channel(1);
     let waker = Waker::from(Arc::new(Signal(send)));
     let filters = FilterSet::new([Filter::parse(filter).unwrap()]);
@@ -57,8 +63,8 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
             .now_or_never()
             .unwrap()
     };
-    let begin = Component {
-        tag: Tag::of_stream("S", 1),
+    let begin = Position {
+        tag: SourceTag::of_stream("S", 1),
         seq: 0,
         check: None,
     };
@@ -118,15 +124,15 @@ fn read(log: &Arc<Log>, filter: &str, profile: &Arc<Profile>, turns: u64, opened
 fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
     let budget = Budget::new(64 << 20, 100);
     let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
-    let tag = Tag::of_stream("S", 1);
+    let tag = SourceTag::of_stream("S", 1);
     writer.begin(tag, 0);
-    let wide = Arc::new(Profile::default());
-    let tight = Arc::new(Profile {
+    let wide = Arc::new(FeedOptions::default());
+    let tight = Arc::new(FeedOptions {
         window: Limits {
             events: 50,
             ..Limits::default()
         },
-        ..Profile::default()
+        ..FeedOptions::default()
     });
     let cases = [
         ("a", &wide, 7),

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
-    Budget, Gap, GapReason, Limits, OpenError, Outcome, Policy, Profile, Slow, Start,
+    Budget, FeedOptions, Gap, GapReason, Limits, OpenError, Outcome, Slow, SlowPolicy, Start,
 };
-use sidestream::sse::{Component, Tag, Tier};
+use sidestream::sse::{Position, SourceTag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 
 use super::client::Client;
-use super::courier::Courier;
+use super::courier::Dispatcher;
 use super::pod::{Kind, Pod, ROOM};
 use super::source::{self, Fate, Shared, Source, lock};
 
@@ -23,14 +23,14 @@ const FILTERS: [&str; 10] = [
 ];
 
 pub(crate) struct World {
-    courier: Courier,
+    courier: Dispatcher,
     rng: Rng,
     source: Shared,
     pods: Vec<Pod>,
     clients: Vec<Client>,
     /// Ids that clients left with.
-    left: Vec<Component>,
-    profiles: Vec<Arc<Profile>>,
+    left: Vec<Position>,
+    profiles: Vec<Arc<FeedOptions>>,
     has_archive: bool,
     opened: usize,
 }
@@ -48,13 +48,13 @@ pub(crate) fn filters(rng: &mut Rng) -> FilterSet {
     )
 }
 
-pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
+pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
     let window = Limits {
         events: rng.usize(1..6),
         bytes: rng.usize(100..600),
         age: Duration::from_secs(rng.u64(2..40)),
     };
-    let named = Profile {
+    let named = FeedOptions {
         event: Some(TextTemplate::parse("{subject.1}").unwrap()),
         priority: vec![
             (Filter::parse("a.>").unwrap(), Tier::Critical),
@@ -68,9 +68,9 @@ pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
     };
     vec![
         Arc::default(),
-        Arc::new(Profile {
+        Arc::new(FeedOptions {
             window,
-            ..Profile::default()
+            ..FeedOptions::default()
         }),
         Arc::new(named),
     ]
@@ -79,10 +79,10 @@ pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<Profile>> {
 /// How a reader is treated that was slow until now; mostly it was not.
 pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
     let policy = [
-        Policy::Shed,
-        Policy::Shed,
-        Policy::Conflate,
-        Policy::Disconnect,
+        SlowPolicy::Shed,
+        SlowPolicy::Shed,
+        SlowPolicy::Conflate,
+        SlowPolicy::Disconnect,
     ][rng.usize(..4)];
     let slow = Slow {
         lag: rng.u64(Slow::LAG_MIN..24),
@@ -118,7 +118,7 @@ impl World {
         });
         let pods = pods.collect();
         let profiles = profiles(&mut rng);
-        let courier = Courier::new();
+        let courier = Dispatcher::new();
         Self {
             rng,
             courier,
@@ -290,12 +290,12 @@ impl World {
         match rng.u8(..20) {
             0..4 => Start::Live,
             4 => Start::Lost(GapReason::Invalid),
-            5 => Start::After(Component {
-                tag: Tag::of_identity("other"),
+            5 => Start::After(Position {
+                tag: SourceTag::of_identity("other"),
                 seq: rng.u64(..50),
                 check: None,
             }),
-            6 => Start::After(Component {
+            6 => Start::After(Position {
                 tag: lock(&self.source).tag,
                 seq: rng.u64(..100),
                 check: Some(rng.u16(..)),
@@ -306,7 +306,7 @@ impl World {
     }
 
     /// The table of what becomes of a position.
-    fn assert_outcome(&self, pod: &Pod, at: Component, outcome: Outcome, is_memory_whole: bool) {
+    fn assert_outcome(&self, pod: &Pod, at: Position, outcome: Outcome, is_memory_whole: bool) {
         let source = self.source();
         let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
         let is_other =

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use sidestream::feed::cursor::Read;
 use sidestream::feed::{
-    self, Budget, Cursor, GapReason, Item, Limits, Log, OnDemand, Profile, Start,
+    self, Budget, CoreSource, Cursor, FeedOptions, GapReason, Item, Limits, Start, StreamBuffer,
 };
 use sidestream::lifecycle::health::{Health, Status};
 use sidestream::lifecycle::shutdown;
@@ -83,7 +83,7 @@ impl Upstream {
     }
 
     /// Follows everything in a stream.
-    pub fn tail(&self, stream: &str, filters: &[&str]) -> Arc<Log> {
+    pub fn tail(&self, stream: &str, filters: &[&str]) -> Arc<StreamBuffer> {
         self.tail_with(StreamConfig {
             name: stream.to_owned(),
             filters: filter_set(filters),
@@ -93,7 +93,7 @@ impl Upstream {
     }
 
     /// Follows a stream.
-    pub fn tail_with(&self, config: StreamConfig) -> Arc<Log> {
+    pub fn tail_with(&self, config: StreamConfig) -> Arc<StreamBuffer> {
         let (writer, log) =
             feed::buffer::channel(config.name.as_str(), Limits::default(), &self.budget, None);
         self.nats.tail(config, writer, self.watch.clone());
@@ -101,7 +101,7 @@ impl Upstream {
     }
 
     /// Serves core subjects.
-    pub fn core(&self) -> Arc<OnDemand> {
+    pub fn core(&self) -> Arc<CoreSource> {
         let (core, writer) = feed::core_source::channel(self.identity.tag(), &self.budget);
         self.nats.serve(writer, self.watch.clone());
         core
@@ -144,8 +144,8 @@ impl Upstream {
 
 impl Reader {
     /// Reads a log from now on; waits until it has begun.
-    pub async fn of_log(log: &Arc<Log>, filters: &[&str]) -> Self {
-        let profile = Arc::new(Profile::default());
+    pub async fn of_log(log: &Arc<StreamBuffer>, filters: &[&str]) -> Self {
+        let profile = Arc::new(FeedOptions::default());
         let cursor = eventually(RECOVERY, "the log has begun", || async {
             log.open(filter_set(filters), &profile, Start::Live)
                 .await
@@ -160,17 +160,17 @@ impl Reader {
     }
 
     /// Reads a log from a position on.
-    pub async fn of_log_after(log: &Arc<Log>, filters: &[&str], seq: u64) -> Self {
+    pub async fn of_log_after(log: &Arc<StreamBuffer>, filters: &[&str], seq: u64) -> Self {
         let tag = eventually(RECOVERY, "the log has begun", || {
             std::future::ready(log.tag())
         })
         .await;
-        let start = Start::After(sidestream::sse::Component {
+        let start = Start::After(sidestream::sse::Position {
             tag,
             seq,
             check: None,
         });
-        let profile = Arc::new(Profile::default());
+        let profile = Arc::new(FeedOptions::default());
         let opened = eventually(RECOVERY, "the log is caught up", || async {
             log.open(filter_set(filters), &profile, start).await.ok()
         })
@@ -182,11 +182,11 @@ impl Reader {
     }
 
     /// Reads core subjects from now on.
-    pub async fn of_core(core: &Arc<OnDemand>, filters: &[impl AsRef<str>]) -> Self {
+    pub async fn of_core(core: &Arc<CoreSource>, filters: &[impl AsRef<str>]) -> Self {
         let opened = core
             .open(
                 filter_set(filters),
-                &Arc::new(Profile::default()),
+                &Arc::new(FeedOptions::default()),
                 Start::Live,
             )
             .await

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use super::super::problem::Mark;
 use super::super::walk::{Keys, Place};
 use super::cors::cors;
-use crate::feed::{self, Policy, Slow};
-use crate::http::config::{Delivery, End, Expired, PathTemplate, RouteConfig, SourceConfig};
+use crate::feed::{self, Slow, SlowPolicy};
+use crate::http::config::{CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, SourceConfig};
 use crate::sse::{EventName, Tier};
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{Covers, Filter, SubjectTemplate, TextTemplate, Variable, Variables};
@@ -162,7 +162,7 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
 
 const DELIVERY: [(&str, Delivery); 2] = [
     ("shared", Delivery::Shared),
-    ("on_demand", Delivery::OnDemand),
+    ("on_demand", Delivery::Republish),
 ];
 
 const EXPIRED: [(&str, Expired); 3] = [
@@ -170,7 +170,7 @@ const EXPIRED: [(&str, Expired); 3] = [
     ("status", Expired::Status),
     ("gap", Expired::Gap),
 ];
-const CLOSE: [(&str, End); 2] = [("clean", End::Clean), ("abort", End::Abort)];
+const CLOSE: [(&str, CloseStyle); 2] = [("clean", CloseStyle::Clean), ("abort", CloseStyle::Abort)];
 
 fn path(place: &Place<'_>) -> Option<PathTemplate> {
     let text = place.text()?;
@@ -523,10 +523,10 @@ fn window(place: &Place<'_>) -> Option<feed::Limits> {
     })
 }
 
-const POLICIES: [(&str, Policy); 3] = [
-    ("shed", Policy::Shed),
-    ("conflate", Policy::Conflate),
-    ("disconnect", Policy::Disconnect),
+const POLICIES: [(&str, SlowPolicy); 3] = [
+    ("shed", SlowPolicy::Shed),
+    ("conflate", SlowPolicy::Conflate),
+    ("disconnect", SlowPolicy::Disconnect),
 ];
 
 fn slow(place: &Place<'_>) -> Option<Slow> {

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::sse::Component;
+use crate::sse::Position;
 use crate::subject::FilterSet;
 
-use super::Log;
+use super::StreamBuffer;
 use crate::feed::history::State;
 use crate::feed::opening;
 use crate::feed::resume::{Check, View};
 use crate::feed::source::Origin;
-use crate::feed::{Cursor, Gap, OpenError, Opened, Outcome, Profile, Start};
+use crate::feed::{Cursor, FeedOptions, Gap, OpenError, Opened, Outcome, Start};
 
-impl Log {
+impl StreamBuffer {
     /// Opens a reader.
     ///
     /// # Errors
@@ -20,7 +20,7 @@ impl Log {
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<Profile>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         // The reader joins at the head before anything is asked: what comes meanwhile is not missed.
@@ -44,7 +44,7 @@ impl Log {
     fn join(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<Profile>,
+        profile: &Arc<FeedOptions>,
     ) -> Result<Cursor, OpenError> {
         let mut state = self.lock();
         if state.rejected {
@@ -59,14 +59,20 @@ impl Log {
         let key = feed.join(end, head);
         drop(state);
         self.budget.enforce(); // A feed that was made just now has entries of its own.
-        Ok(Cursor::new(Origin::Log(self.clone()), feed, key, end, head))
+        Ok(Cursor::new(
+            Origin::JetStream(self.clone()),
+            feed,
+            key,
+            end,
+            head,
+        ))
     }
 
     /// How things stand for a reader that was at `at`.
     fn view(
         &self,
         cursor: &Cursor,
-        at: Component,
+        at: Position,
         source: Option<State>,
         check: Check,
     ) -> Option<View> {

@@ -4,35 +4,35 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::Log;
-use crate::feed::encoded::Logged;
-use crate::feed::notify::News;
-use crate::feed::trie::Interest;
+use super::StreamBuffer;
+use crate::feed::encoded::EncodedEvent;
+use crate::feed::notify::WakeList;
+use crate::feed::trie::SubjectTrie;
 use crate::feed::{Gap, GapReason};
-use crate::sse::{Component, Event, Tag};
+use crate::sse::{Event, Position, SourceTag};
 
 /// Not `Clone`; dropping it ends every feed.
 #[derive(Debug)]
-pub struct LogWriter {
-    log: Arc<Log>,
-    news: News,
+pub struct StreamWriter {
+    log: Arc<StreamBuffer>,
+    news: WakeList,
 }
 
-impl LogWriter {
-    pub(super) fn new(log: &Arc<Log>) -> Self {
+impl StreamWriter {
+    pub(super) fn new(log: &Arc<StreamBuffer>) -> Self {
         Self {
             log: log.clone(),
-            news: News::default(),
+            news: WakeList::default(),
         }
     }
 
     /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
     /// the log is forgotten, and every reader is told that its source was recreated.
-    pub fn begin(&mut self, tag: Tag, head: u64) {
+    pub fn begin(&mut self, tag: SourceTag, head: u64) {
         let mut state = self.log.lock();
         match state.head {
             None => {
-                state.head = Some(Component {
+                state.head = Some(Position {
                     tag,
                     seq: head,
                     check: None,
@@ -73,7 +73,7 @@ impl LogWriter {
             let mut state = self.log.lock();
             state.rejected = true;
             state.keys.clear();
-            state.interest = Interest::default();
+            state.interest = SubjectTrie::default();
             std::mem::take(&mut state.feeds)
         };
         for (_, feed) in &feeds {
@@ -89,8 +89,8 @@ impl LogWriter {
 
     /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
     /// the same tag: the log forgets everything and every reader is told the gap.
-    pub fn renew(&mut self, tag: Tag, head: u64, gap: Gap) {
-        let position = Component {
+    pub fn renew(&mut self, tag: SourceTag, head: u64, gap: Gap) {
+        let position = Position {
             tag,
             seq: head,
             check: None,
@@ -116,7 +116,7 @@ impl LogWriter {
 
     /// The last sequence number passed: where to go on after a reconnect.
     #[must_use]
-    pub fn head(&self) -> Option<(Tag, u64)> {
+    pub fn head(&self) -> Option<(SourceTag, u64)> {
         self.log.lock().head.map(|head| (head.tag, head.seq))
     }
 
@@ -126,9 +126,9 @@ impl LogWriter {
             return;
         };
         // Encode before taking the lock: every reader that opens waits on it.
-        let logged: Vec<Arc<Logged>> = events
+        let logged: Vec<Arc<EncodedEvent>> = events
             .into_iter()
-            .map(|event| Logged::new(event, &self.log.budget))
+            .map(|event| EncodedEvent::new(event, &self.log.budget))
             .collect();
         self.log.lock().append(&logged, now, &mut self.news);
         // What a window gives back counts only when nobody else holds it.
@@ -148,7 +148,7 @@ impl LogWriter {
         if let Some(head) = &mut state.head
             && head.seq < seq
         {
-            *head = Component {
+            *head = Position {
                 tag: head.tag,
                 seq,
                 check: None,
@@ -176,7 +176,7 @@ impl LogWriter {
     }
 }
 
-impl Drop for LogWriter {
+impl Drop for StreamWriter {
     fn drop(&mut self) {
         {
             let mut state = self.log.lock();

@@ -7,19 +7,19 @@ use futures_util::FutureExt as _;
 
 use crate::feed::tests::{drain, event, filters, profile};
 use crate::feed::{
-    Budget, Change, CoreWriter, Gap, GapReason, Limits, OnDemand, Opened, Outcome, Profile,
+    Budget, Change, CoreSource, CoreWriter, FeedOptions, Gap, GapReason, Limits, Opened, Outcome,
     Received,
 };
 use crate::feed::{Start, SubscriptionKey, core_source, feed_map};
-use crate::sse::{Event, Tag};
+use crate::sse::{Event, SourceTag};
 use crate::subject::Filter;
 
 /// A reader of core subjects while `writer` is asked what to subscribe to.
 async fn open_core(
-    core: &Arc<OnDemand>,
+    core: &Arc<CoreSource>,
     writer: &mut CoreWriter,
     filter_texts: &[&str],
-    profile: &Arc<Profile>,
+    profile: &Arc<FeedOptions>,
     start: Start,
 ) -> (Opened, Vec<(SubscriptionKey, Filter)>) {
     let (core, filters, profile) = (core.clone(), filters(filter_texts), profile.clone());
@@ -45,7 +45,8 @@ async fn open_core(
 
 #[tokio::test(start_paused = true)]
 async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_last_reader() {
-    let (core, mut writer) = core_source::channel(Tag::of_process("p"), &Budget::new(1 << 20, 10));
+    let (core, mut writer) =
+        core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
     let profile = profile(Limits::default());
     let (mut one, made) = open_core(&core, &mut writer, &["a"], &profile, Start::Live).await;
     let [(key, _)] = made[..] else {
@@ -114,7 +115,8 @@ async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_las
 
 #[tokio::test(start_paused = true)]
 async fn a_feed_lingers_for_as_long_as_it_was_read_and_no_longer_than_the_bound() {
-    let (core, mut writer) = core_source::channel(Tag::of_process("p"), &Budget::new(1 << 20, 10));
+    let (core, mut writer) =
+        core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
     let profile = profile(Limits::default());
     for (read, lingers) in [(0, 0), (4, 4), (29, 29), (300, 30)]
         .map(|(one, two)| (Duration::from_secs(one), Duration::from_secs(two)))
@@ -137,7 +139,8 @@ async fn a_feed_lingers_for_as_long_as_it_was_read_and_no_longer_than_the_bound(
 
 #[tokio::test(start_paused = true)]
 async fn feeds_that_share_a_filter_share_its_subscription_and_each_has_a_message_once() {
-    let (core, mut writer) = core_source::channel(Tag::of_process("p"), &Budget::new(1 << 20, 10));
+    let (core, mut writer) =
+        core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
     let profile = profile(Limits::default());
     let (mut wide, made) = open_core(&core, &mut writer, &["a.>"], &profile, Start::Live).await;
     let wide_key = made[0].0;

@@ -10,15 +10,15 @@ use futures_util::stream::FuturesUnordered;
 use slab::Slab;
 
 use super::subscriptions::{SubscriptionKey, Subscriptions};
-use super::{Demands, Numbers};
-use crate::feed::dedup::Repeats;
-use crate::feed::encoded::Logged;
-use crate::feed::feed_map::Lease;
-use crate::feed::notify::News;
+use super::{Numbers, SubscribeRequests};
+use crate::feed::dedup::Dedup;
+use crate::feed::encoded::EncodedEvent;
+use crate::feed::feed_map::FeedLease;
+use crate::feed::notify::WakeList;
 use crate::feed::options::Named;
-use crate::feed::window::Missing;
+use crate::feed::window::GapSide;
 use crate::feed::{Budget, Gap, GapReason};
-use crate::sse::{Component, Event};
+use crate::sse::{Event, Position};
 use crate::subject::{Filter, FilterSet};
 
 /// Deliveries to feeds after which a batch is appended: 16,384 take a few milliseconds and 256 KiB.
@@ -29,7 +29,7 @@ pub const FAN_OUT_MAX: usize = 16_384;
 pub struct CoreWriter {
     numbers: Arc<Numbers>,
     budget: Arc<Budget>,
-    demands: Demands<Lease>,
+    demands: SubscribeRequests<FeedLease>,
     feeds: Slab<Written>,
     subscriptions: Subscriptions,
     /// Resolves to a feed that had no reader for long enough.
@@ -37,7 +37,7 @@ pub struct CoreWriter {
     /// How many feeds there have been.
     made: u64,
     hasher: RandomState,
-    news: News,
+    news: WakeList,
     /// The batch: what its messages became, and which feed wants which of them. Kept for their memory.
     steps: Vec<Step>,
     wanted: Vec<Wanted>,
@@ -79,8 +79,8 @@ pub enum Received {
 #[derive(Debug)]
 struct Written {
     number: u64,
-    lease: Lease,
-    repeats: Repeats,
+    lease: FeedLease,
+    repeats: Dedup,
     /// Its readers have begun: they are told of what is missing.
     is_established: bool,
 }
@@ -89,11 +89,11 @@ struct Written {
 #[derive(Debug)]
 enum Step {
     Event {
-        logged: Arc<Logged>,
+        logged: Arc<EncodedEvent>,
         /// Its subject and what its publisher calls it.
         id: Option<u64>,
     },
-    Gap(Gap, Component),
+    Gap(Gap, Position),
 }
 
 /// One delivery to a feed, ordered by feed and then as received.
@@ -106,7 +106,7 @@ struct Wanted {
 impl CoreWriter {
     pub(super) fn new(
         numbers: Arc<Numbers>,
-        demands: Demands<Lease>,
+        demands: SubscribeRequests<FeedLease>,
         budget: &Arc<Budget>,
     ) -> Self {
         Self {
@@ -118,7 +118,7 @@ impl CoreWriter {
             unwanted: FuturesUnordered::new(),
             made: 0,
             hasher: RandomState::new(),
-            news: News::default(),
+            news: WakeList::default(),
             steps: Vec::new(),
             wanted: Vec::new(),
         }
@@ -133,11 +133,11 @@ impl CoreWriter {
         }
     }
 
-    fn add(&mut self, lease: Lease) -> Change {
+    fn add(&mut self, lease: FeedLease) -> Change {
         self.made += 1;
         let number = self.made;
         let (filters, mut watch) = (lease.feed().filters.clone(), lease.watch());
-        let repeats = Repeats::new(&self.budget);
+        let repeats = Dedup::new(&self.budget);
         let place = self.feeds.insert(Written {
             number,
             lease,
@@ -237,12 +237,12 @@ impl CoreWriter {
                         .message_id
                         .take()
                         .map(|id| self.hasher.hash_one((&*subject, id)));
-                    event.position = Component {
+                    event.position = Position {
                         check: event.position.check,
                         ..position
                     };
                     Step::Event {
-                        logged: Logged::new(event, &self.budget),
+                        logged: EncodedEvent::new(event, &self.budget),
                         id,
                     }
                 }
@@ -280,7 +280,7 @@ impl CoreWriter {
                 if let Step::Gap(gap, position) = &self.steps[run[0].step] {
                     state
                         .window
-                        .push_gap(*gap, *position, Missing::Before, Instant::now());
+                        .push_gap(*gap, *position, GapSide::Before, Instant::now());
                     continue;
                 }
                 state.window.append(run.iter().filter_map(|wanted| {
@@ -354,7 +354,7 @@ impl CoreWriter {
             let mut state = feed.lock();
             state
                 .window
-                .push_gap(gap, position, Missing::Before, Instant::now());
+                .push_gap(gap, position, GapSide::Before, Instant::now());
             state.readers.tell(feed, &mut self.news);
         }
         self.numbers.set_complete(position.seq);

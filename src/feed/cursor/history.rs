@@ -3,9 +3,9 @@
 use std::task::{Context, Poll};
 
 use super::{Cursor, Read, lend};
-use crate::feed::replay::Turn;
-use crate::feed::{Batch, Gap, GapReason, Item, Pace};
-use crate::sse::Component;
+use crate::feed::replay::ReplayProgress;
+use crate::feed::{Batch, Gap, GapReason, Item, Throttle};
+use crate::sse::Position;
 
 impl Cursor {
     /// Reads with a replay until the window is reached. Pending without a ticket: go on in the window.
@@ -14,7 +14,7 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        mut pace: Option<&mut dyn Pace>,
+        mut pace: Option<&mut dyn Throttle>,
     ) -> Poll<Read> {
         let feed = self.standing.feed.clone();
         if lend(&mut pace).is_some_and(|pace| !pace.is_ready()) {
@@ -54,22 +54,22 @@ impl Cursor {
                     bytes < budget && goes_on
                 })
             } else {
-                Turn::Changed
+                ReplayProgress::Changed
             };
             match turn {
-                Turn::Some => {
+                ReplayProgress::Some => {
                     feed.lock()
                         .readers
                         .moved(self.standing.key, self.place, self.position);
                     return Poll::Ready(Read::Some);
                 }
-                Turn::Wait => return Poll::Pending,
-                Turn::Reached(through) => {
+                ReplayProgress::Wait => return Poll::Pending,
+                ReplayProgress::Reached(through) => {
                     let mut state = feed.lock();
                     // The window may have moved on since its floor was read.
                     if let Some(place) = state.window.place_after(through) {
                         self.place = place;
-                        self.skip = Component {
+                        self.skip = Position {
                             tag: self.position.tag,
                             seq: through,
                             check: None,
@@ -79,8 +79,8 @@ impl Cursor {
                         self.replay = None;
                     }
                 }
-                Turn::Missing(after, gap) => {
-                    self.position = Component {
+                ReplayProgress::GapSide(after, gap) => {
+                    self.position = Position {
                         tag: self.position.tag,
                         seq: after,
                         check: None,
@@ -95,8 +95,8 @@ impl Cursor {
                     return Poll::Ready(Read::Some);
                 }
                 // It keeps its position: what follows may be read once the source is repaired.
-                Turn::Rejected => return Poll::Ready(Read::Ended),
-                Turn::Changed => {
+                ReplayProgress::Rejected => return Poll::Ready(Read::Ended),
+                ReplayProgress::Changed => {
                     self.replay = None;
                     let state = feed.lock();
                     match state

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::feed::feed::Feed;
-use crate::sse::Component;
+use crate::sse::Position;
 use crate::subject::FilterSet;
 
 /// How far a reader is behind the head of its feed.
@@ -20,12 +20,12 @@ pub struct Lag {
 
 /// A view of where a cursor stands, for others than its reader.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct CursorProbe {
     pub(super) feed: Arc<Feed>,
     pub(super) key: usize,
 }
 
-impl Standing {
+impl CursorProbe {
     /// What the reader reads.
     #[must_use]
     pub fn filters(&self) -> &FilterSet {
@@ -54,7 +54,7 @@ impl Standing {
 
     /// The position that the reader has reached; nothing once it has left.
     #[must_use]
-    pub fn position(&self) -> Option<Component> {
+    pub fn position(&self) -> Option<Position> {
         self.feed
             .lock()
             .readers

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::{Phase, Replayer, State, leave};
+use super::{Phase, ReplayPool, State, leave};
 use crate::feed::Gap;
-use crate::feed::encoded::Logged;
+use crate::feed::encoded::EncodedEvent;
 
 /// Dropping it gives the place back.
 #[derive(Debug)]
-pub(in crate::feed) struct Ticket {
-    replayer: Arc<Replayer>,
+pub(in crate::feed) struct ReplayMember {
+    replayer: Arc<ReplayPool>,
     key: usize,
 }
 
 /// What a turn of a replay brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::feed) enum Turn {
+pub(in crate::feed) enum ReplayProgress {
     /// Events were handed out.
     Some,
     /// Nothing now; the waker is noted.
@@ -25,15 +25,15 @@ pub(in crate::feed) enum Turn {
     /// Everything up to this sequence number is handed out, and the window begins there.
     Reached(u64),
     /// The next events begin only behind this sequence number: the ones before are no longer retained, or cannot be read.
-    Missing(u64, Gap),
+    GapSide(u64, Gap),
     /// The source is another one now.
     Changed,
     /// The source rejects readings until an operator changes something.
     Rejected,
 }
 
-impl Ticket {
-    pub(super) fn new(replayer: Arc<Replayer>, key: usize) -> Self {
+impl ReplayMember {
+    pub(super) fn new(replayer: Arc<ReplayPool>, key: usize) -> Self {
         Self { replayer, key }
     }
 
@@ -42,16 +42,16 @@ impl Ticket {
         &self,
         floor: u64,
         waker: &Waker,
-        mut take: impl FnMut(&Arc<Logged>) -> bool,
-    ) -> Turn {
+        mut take: impl FnMut(&Arc<EncodedEvent>) -> bool,
+    ) -> ReplayProgress {
         let mut state = self.replayer.lock();
         let State { readers, runs, .. } = &mut *state;
         let Some(reader) = readers.get_mut(self.key) else {
-            return Turn::Changed;
+            return ReplayProgress::Changed;
         };
         match &mut reader.phase {
-            Phase::Changed => return Turn::Changed,
-            Phase::Rejected => return Turn::Rejected,
+            Phase::Changed => return ReplayProgress::Changed,
+            Phase::Rejected => return ReplayProgress::Rejected,
             Phase::Joined { run, events, next } => {
                 let run = &mut runs[*run];
                 if let Some((after, gap)) = reader.missing.take() {
@@ -65,7 +65,7 @@ impl Ticket {
                             reader.phase = Phase::Reached;
                         }
                     }
-                    return Turn::Missing(after, gap);
+                    return ReplayProgress::GapSide(after, gap);
                 }
                 let mut some = false;
                 while let Some(logged) = events
@@ -93,10 +93,12 @@ impl Ticket {
                     }
                 }
                 if some {
-                    return Turn::Some;
+                    return ReplayProgress::Some;
                 }
             }
-            Phase::Reached if floor <= reader.through => return Turn::Reached(reader.through),
+            Phase::Reached if floor <= reader.through => {
+                return ReplayProgress::Reached(reader.through);
+            }
             Phase::Reached => {
                 // The window has moved on meanwhile.
                 reader.phase = Phase::Queued;
@@ -106,16 +108,16 @@ impl Ticket {
             // It was left behind before it looked.
             Phase::Queued => {
                 if let Some((after, gap)) = reader.missing.take() {
-                    return Turn::Missing(after, gap);
+                    return ReplayProgress::GapSide(after, gap);
                 }
             }
         }
         reader.waker = Some(waker.clone());
-        Turn::Wait
+        ReplayProgress::Wait
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ReplayMember {
     fn drop(&mut self) {
         let replayer = &self.replayer;
         let mut state = replayer.lock();

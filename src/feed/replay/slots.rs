@@ -28,7 +28,7 @@ impl Default for Config {
 
 /// The places of all replays of the process.
 #[derive(Debug)]
-pub struct Replays {
+pub struct ReplaySlots {
     pub(super) places: Arc<Semaphore>,
     pub(super) readers: AtomicUsize,
     pub(super) readers_max: usize,
@@ -36,7 +36,7 @@ pub struct Replays {
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Replays {
+impl ReplaySlots {
     /// Places for replays.
     #[must_use]
     pub fn new(config: Config, metrics: &Arc<Metrics>) -> Arc<Self> {

@@ -5,18 +5,18 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
-use crate::feed::history::{Answer, Pages, State as SourceState};
+use crate::feed::history::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
-    Batch, Cursor, Gap, GapReason, Item, Limits, Log, LogWriter, Outcome, Past, Profile, Read,
-    Start, buffer,
+    Batch, Cursor, FeedOptions, Gap, GapReason, History, Item, Limits, Outcome, Read, Start,
+    StreamBuffer, StreamWriter, buffer,
 };
-use crate::sse::{Component, Event, Tag};
+use crate::sse::{Event, Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 
 #[derive(Debug)]
 struct Source {
-    tag: Tag,
+    tag: SourceTag,
     first: AtomicUsize,
     last: AtomicUsize,
     /// So many readings fail before one succeeds.
@@ -33,9 +33,9 @@ struct Reading {
 }
 
 /// Every source is published on `s.0` to `s.9` in turn.
-fn event(tag: Tag, seq: u64) -> Event {
+fn event(tag: SourceTag, seq: u64) -> Event {
     Event {
-        position: Component {
+        position: Position {
             tag,
             seq,
             check: Some(seq as u16),
@@ -50,7 +50,7 @@ fn event(tag: Tag, seq: u64) -> Event {
 }
 
 impl Archive for Arc<Source> {
-    fn state(&self, _: u64) -> Answer<'_, SourceState> {
+    fn state(&self, _: u64) -> BoxFuture<'_, SourceState> {
         let (first, last) = (
             self.first.load(Ordering::Relaxed) as u64,
             self.last.load(Ordering::Relaxed) as u64,
@@ -64,7 +64,7 @@ impl Archive for Arc<Source> {
         })
     }
 
-    fn check(&self, seq: u64) -> Answer<'_, Option<u16>> {
+    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move { Ok(Some(seq as u16)) })
     }
 
@@ -81,7 +81,7 @@ impl Archive for Arc<Source> {
 }
 
 impl Pages for Reading {
-    fn next(&mut self) -> Answer<'_, Page> {
+    fn next(&mut self) -> BoxFuture<'_, Page> {
         Box::pin(async move {
             sleep(Duration::from_millis(1)).await;
             let source = &self.source;
@@ -127,9 +127,9 @@ fn filters(text: &str) -> FilterSet {
 }
 
 /// A source of `last` events, the first of which are retained no more, and a log that holds the last 50.
-fn source(first: usize, last: u64) -> (Arc<Source>, LogWriter, Arc<Log>) {
+fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuffer>) {
     let source = Arc::new(Source {
-        tag: Tag::of_identity("s"),
+        tag: SourceTag::of_identity("s"),
         first: first.into(),
         last: (last as usize).into(),
         failures: 0.into(),
@@ -138,10 +138,10 @@ fn source(first: usize, last: u64) -> (Arc<Source>, LogWriter, Arc<Log>) {
         alive_max: 0.into(),
     });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let past = Past {
+    let past = History {
         archive: Arc::new(source.clone()),
         reach: filters(">"),
-        replays: Replays::new(Config::default(), &metrics),
+        replays: ReplaySlots::new(Config::default(), &metrics),
     };
     let limits = Limits {
         events: 50,
@@ -158,8 +158,8 @@ fn source(first: usize, last: u64) -> (Arc<Source>, LogWriter, Arc<Log>) {
     (source, writer, log)
 }
 
-async fn open(log: &Arc<Log>, filter: &str, seq: u64) -> (Cursor, Outcome) {
-    let at = Component {
+async fn open(log: &Arc<StreamBuffer>, filter: &str, seq: u64) -> (Cursor, Outcome) {
+    let at = Position {
         tag: log.tag().unwrap(),
         seq,
         check: None,
@@ -168,9 +168,9 @@ async fn open(log: &Arc<Log>, filter: &str, seq: u64) -> (Cursor, Outcome) {
         events: 50,
         ..Limits::default()
     };
-    let profile = Arc::new(Profile {
+    let profile = Arc::new(FeedOptions {
         window,
-        ..Profile::default()
+        ..FeedOptions::default()
     });
     let opened = log
         .open(filters(filter), &profile, Start::After(at))
@@ -333,7 +333,7 @@ async fn a_stream_that_is_recreated_during_a_replay_is_told() {
     let (source, mut writer, log) = source(1, 1000);
     let (mut cursor, _) = open(&log, "s.*", 0).await;
     read_to(&mut cursor, 150).await;
-    let other = Tag::of_identity("other");
+    let other = SourceTag::of_identity("other");
     writer.begin(other, 0);
     source.last.store(1, Ordering::Relaxed);
     writer.append(vec![event(other, 1)]);

@@ -17,13 +17,13 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::reclaim::{Held, Hello, TakeBack, Watched};
+use super::reclaim::{Parked, Preface, SniffingIo, SocketReclaim};
 use crate::http::context::{Context, Counted};
-use crate::http::h1::chunk_writer::Wire;
+use crate::http::h1::chunk_writer::ChunkWriter;
 use crate::http::h1::sink::TaskSocket;
-use crate::http::h1::stream::Driver;
+use crate::http::h1::stream::H1Stream;
 use crate::http::request::body::Body;
-use crate::http::request::rejection::Refusal;
+use crate::http::request::rejection::Rejection;
 use crate::http::request::respond::{answer, last_words, refuse};
 use crate::http::stream::state::Peer;
 use crate::http::stream::write_batch::Framing;
@@ -63,19 +63,19 @@ impl Connection {
         mut self,
         socket: TcpStream,
         mut leaving: Watch,
-    ) -> Result<Option<Driver<TaskSocket>>, (Self, TcpStream, Watch)> {
-        let place = Arc::new(TakeBack::default());
-        let io = Watched::any(socket, place.clone());
+    ) -> Result<Option<H1Stream<TaskSocket>>, (Self, TcpStream, Watch)> {
+        let place = Arc::new(SocketReclaim::default());
+        let io = SniffingIo::any(socket, place.clone());
         let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
         match place.hello() {
-            Hello::Silence => Err((self, io, leaving)),
-            Hello::Http1 => Ok(self.driver(io, before.len(), handed).await),
-            Hello::Http2 => {
+            Preface::Silence => Err((self, io, leaving)),
+            Preface::Http1 => Ok(self.driver(io, before.len(), handed).await),
+            Preface::Http2 => {
                 self.http2(io, before, leaving).await;
                 Ok(None)
             }
-            Hello::Tls => Ok(self.refused("tls_on_clear_port")),
-            Hello::Unknown => Ok(self.refused("no_request")),
+            Preface::Tls => Ok(self.refused("tls_on_clear_port")),
+            Preface::Unknown => Ok(self.refused("no_request")),
         }
     }
 
@@ -84,9 +84,9 @@ impl Connection {
         mut self,
         io: T,
         mut leaving: Watch,
-    ) -> Option<Driver<T::Task>> {
-        let place = Arc::new(TakeBack::default());
-        let io = Watched::http1(io, place.clone());
+    ) -> Option<H1Stream<T::Task>> {
+        let place = Arc::new(SocketReclaim::default());
+        let io = SniffingIo::http1(io, place.clone());
         let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
         self.driver(io, before.len(), handed).await
     }
@@ -97,27 +97,27 @@ impl Connection {
         mut io: T,
         before: usize,
         handed: Option<Handed>,
-    ) -> Option<Driver<T::Task>> {
+    ) -> Option<H1Stream<T::Task>> {
         let Some(Handed { held, early }) = handed else {
             // A last flush, and the close of TLS; nobody waits for it longer than a moment.
             drop(timeout(LAST_REQUEST, io.shutdown()).await);
             return None;
         };
-        let wire = Wire::new(
+        let wire = ChunkWriter::new(
             io.for_task(&held.stream),
             held.framing,
             before + early,
             held.head,
         );
-        Some(Driver::new(wire, held.stream, self.counted, self.release))
+        Some(H1Stream::new(wire, held.stream, self.counted, self.release))
     }
 
     /// Until the connection has ended, or is not hyper's any more: its socket, what was read and given to nobody, and the
     /// event stream that goes on.
     async fn http1_head<T: Transport>(
         &mut self,
-        io: Watched<T>,
-        place: &Arc<TakeBack>,
+        io: SniffingIo<T>,
+        place: &Arc<SocketReclaim>,
         leaving: &mut Watch,
     ) -> (T, Vec<u8>, Option<Handed>) {
         let mut connection = http1::Builder::new()
@@ -132,13 +132,13 @@ impl Connection {
         let ended = poll_fn(|task| {
             let polled = connection.poll_without_shutdown(task);
             match place.hello() {
-                Hello::Http1 if !is_counted => {
+                Preface::Http1 if !is_counted => {
                     is_counted = true;
                     self.counted
                         .speaks(&self.context, Protocol::Http11, self.tls);
                 }
-                Hello::Http1 | Hello::Unknown => {}
-                Hello::Silence | Hello::Http2 | Hello::Tls => return Poll::Ready(Ok(())),
+                Preface::Http1 | Preface::Unknown => {}
+                Preface::Silence | Preface::Http2 | Preface::Tls => return Poll::Ready(Ok(())),
             }
             if place.is_reached() && !place.is_blocked() {
                 return Poll::Ready(Ok(()));
@@ -165,9 +165,9 @@ impl Connection {
         let parts = connection.into_parts();
         let (mut io, before) = parts.io.into_inner().into_inner();
         let refusal = match place.refused() {
-            Some(431) => Some(Refusal::HeadTooLarge),
-            Some(414) => Some(Refusal::TargetTooLong),
-            Some(_) => Some(Refusal::Malformed),
+            Some(431) => Some(Rejection::HeadTooLarge),
+            Some(414) => Some(Rejection::TargetTooLong),
+            Some(_) => Some(Rejection::Malformed),
             None => None,
         };
         if let Some(refusal) = refusal {
@@ -192,7 +192,7 @@ impl Connection {
 
     fn http1_service(
         &self,
-        place: &Arc<TakeBack>,
+        place: &Arc<SocketReclaim>,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
@@ -210,7 +210,7 @@ impl Connection {
             let (context, place) = (context.clone(), place.clone());
             Box::pin(async move {
                 let (protocol, framing) = match request.version() {
-                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::Close),
+                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::CloseReason),
                     _ => (Protocol::Http11, Framing::Chunked),
                 };
                 let has_body = !request.body().is_end_stream();
@@ -224,11 +224,11 @@ impl Connection {
                     )
                     .await
                 } else {
-                    refuse(&context, &Refusal::BareLineFeed, &request)
+                    refuse(&context, &Rejection::BareLineFeed, &request)
                 };
                 Ok(answer.into_response(|stream| {
                     place.put(stream, framing);
-                    Body::TakeBack(place)
+                    Body::SocketReclaim(place)
                 }))
             })
         })
@@ -252,7 +252,7 @@ impl Connection {
 
 /// What a socket that was taken back carries now.
 struct Handed {
-    held: Held,
+    held: Parked,
     /// How many bytes came too early.
     early: usize,
 }

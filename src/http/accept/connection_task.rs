@@ -14,10 +14,10 @@ use tokio_rustls::server::TlsStream;
 use super::connection::{Connection, LAST_REQUEST};
 use crate::http::context::{Context, Counted};
 use crate::http::h1::sink::TaskSocket;
-use crate::http::h1::stream::Driver;
+use crate::http::h1::stream::H1Stream;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Watch;
-use crate::limit::Entered;
+use crate::limit::ConnectionPermit;
 use crate::net::tls;
 
 /// 5 s: a client that connects speaks at once.
@@ -39,7 +39,7 @@ pub(in crate::http) fn serve(
     context: &Arc<Context>,
     socket: TcpStream,
     remote: SocketAddr,
-    entered: Entered,
+    entered: ConnectionPermit,
     acceptor: Option<tls::Acceptor>,
     drain: Drain,
 ) {
@@ -53,11 +53,11 @@ pub(in crate::http) fn serve(
         release: release.clone().into_release(),
     };
     match acceptor {
-        None => drop(tokio::spawn(Serving::new(clear(
+        None => drop(tokio::spawn(ConnectionPhase::new(clear(
             connection, socket, leaving, release,
         )))),
         Some(acceptor) => {
-            drop(tokio::spawn(Serving::new(encrypted(
+            drop(tokio::spawn(ConnectionPhase::new(encrypted(
                 connection, socket, acceptor, leaving, release,
             ))));
         }
@@ -70,18 +70,18 @@ pub(in crate::http) fn serve(
     clippy::large_enum_variant,
     reason = "the large one is what is there for hours"
 )]
-enum Serving<T> {
-    Begins(Pin<Box<dyn Future<Output = Option<Driver<T>>> + Send>>),
-    Carries(Driver<T>),
+enum ConnectionPhase<T> {
+    Begins(Pin<Box<dyn Future<Output = Option<H1Stream<T>>> + Send>>),
+    Carries(H1Stream<T>),
 }
 
-impl<T: Transport> Serving<T> {
-    fn new(begins: impl Future<Output = Option<Driver<T>>> + Send + 'static) -> Self {
+impl<T: Transport> ConnectionPhase<T> {
+    fn new(begins: impl Future<Output = Option<H1Stream<T>>> + Send + 'static) -> Self {
         Self::Begins(Box::pin(begins))
     }
 }
 
-impl<T: Transport> Future for Serving<T> {
+impl<T: Transport> Future for ConnectionPhase<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
@@ -109,7 +109,7 @@ async fn clear(
     socket: TcpStream,
     leaving: Watch,
     mut release: Watch,
-) -> Option<Driver<TaskSocket>> {
+) -> Option<H1Stream<TaskSocket>> {
     let remote = connection.remote;
     tokio::select! {
         biased;
@@ -140,7 +140,7 @@ async fn encrypted(
     acceptor: tls::Acceptor,
     mut leaving: Watch,
     mut release: Watch,
-) -> Option<Driver<TlsStream<TcpStream>>> {
+) -> Option<H1Stream<TlsStream<TcpStream>>> {
     let remote = connection.remote;
     let begins = Box::pin(async move {
         match within(HANDSHAKE_MAX, &mut leaving, acceptor.accept(socket)).await {

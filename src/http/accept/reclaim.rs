@@ -16,10 +16,10 @@ use crate::net::request_head::LineScan;
 
 /// Where the event stream of an HTTP/1 connection waits until hyper has written the head of its answer.
 #[derive(Default)]
-pub(in crate::http) struct TakeBack {
+pub(in crate::http) struct SocketReclaim {
     reached: AtomicBool,
     blocked: AtomicBool,
-    /// A [`Hello`], as a number.
+    /// A [`Preface`], as a number.
     hello: AtomicU8,
     heard_bytes: AtomicUsize,
     /// Heads that were parsed, and the one with a bare line feed, counted from 1; 0: none.
@@ -29,12 +29,12 @@ pub(in crate::http) struct TakeBack {
     refused: AtomicU16,
     /// HTTP/2: what may still be read in this turn.
     turn_bytes: AtomicUsize,
-    held: Mutex<Option<Held>>,
+    held: Mutex<Option<Parked>>,
 }
 
 /// What a connection begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::http) enum Hello {
+pub(in crate::http) enum Preface {
     /// An end, or an error.
     #[default]
     Unknown,
@@ -48,16 +48,16 @@ pub(in crate::http) enum Hello {
 }
 
 /// An event stream that waits for its socket.
-pub(in crate::http) struct Held {
+pub(in crate::http) struct Parked {
     pub(in crate::http) stream: EventStream,
     pub(in crate::http) framing: Framing,
     /// What hyper wrote since: it goes out with the first bytes of the event stream, in one segment.
     pub(in crate::http) head: Vec<u8>,
 }
 
-impl TakeBack {
+impl SocketReclaim {
     pub(in crate::http) fn put(&self, stream: EventStream, framing: Framing) {
-        *self.lock() = Some(Held {
+        *self.lock() = Some(Parked {
             stream,
             framing,
             head: Vec::new(),
@@ -95,7 +95,7 @@ impl TakeBack {
         Some(self.refused.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Parked>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,17 +118,17 @@ impl TakeBack {
     }
 
     /// What the connection has begun with.
-    pub(in crate::http) fn hello(&self) -> Hello {
+    pub(in crate::http) fn hello(&self) -> Preface {
         match self.hello.load(Ordering::Relaxed) {
-            1 => Hello::Silence,
-            2 => Hello::Http1,
-            3 => Hello::Http2,
-            4 => Hello::Tls,
-            _ => Hello::Unknown,
+            1 => Preface::Silence,
+            2 => Preface::Http1,
+            3 => Preface::Http2,
+            4 => Preface::Tls,
+            _ => Preface::Unknown,
         }
     }
 
-    fn set_hello(&self, hello: Hello) {
+    fn set_hello(&self, hello: Preface) {
         self.hello.store(hello as u8, Ordering::Relaxed);
     }
 
@@ -157,15 +157,15 @@ impl TakeBack {
         self.turn_bytes.store(READ_BYTES, Ordering::Relaxed);
     }
 
-    pub(in crate::http) fn take(&self) -> Option<Held> {
+    pub(in crate::http) fn take(&self) -> Option<Parked> {
         self.lock().take()
     }
 }
 
 /// A transport lent to hyper, or to h2 for good; what happens on it is noted where hyper's will be taken back.
-pub(in crate::http) struct Watched<T> {
+pub(in crate::http) struct SniffingIo<T> {
     pub(in crate::http) inner: T,
-    place: Arc<TakeBack>,
+    place: Arc<SocketReclaim>,
     kind: Kind,
     /// HTTP/1: over everything that hyper is given.
     scan: LineScan,
@@ -204,9 +204,9 @@ const FIRST_BYTES: usize = 512;
 /// 64 KiB: what a client may still say in that time, far more than it has reason to.
 const LAST_WORDS_MAX: usize = 64 * 1024;
 
-impl<T> Watched<T> {
-    /// What it begins with is HTTP/1, or hyper is given nothing of it ([`TakeBack::hello`]).
-    pub(in crate::http) fn any(inner: T, place: Arc<TakeBack>) -> Self {
+impl<T> SniffingIo<T> {
+    /// What it begins with is HTTP/1, or hyper is given nothing of it ([`SocketReclaim::hello`]).
+    pub(in crate::http) fn any(inner: T, place: Arc<SocketReclaim>) -> Self {
         Self {
             inner,
             place,
@@ -217,17 +217,17 @@ impl<T> Watched<T> {
         }
     }
 
-    pub(in crate::http) fn http1(inner: T, place: Arc<TakeBack>) -> Self {
-        place.set_hello(Hello::Http1);
+    pub(in crate::http) fn http1(inner: T, place: Arc<SocketReclaim>) -> Self {
+        place.set_hello(Preface::Http1);
         Self {
             kind: Kind::Http1,
             ..Self::any(inner, place)
         }
     }
 
-    /// It reads in turns: whoever polls the connection begins each ([`TakeBack::begin_turn`]). `before`: what was read
+    /// It reads in turns: whoever polls the connection begins each ([`SocketReclaim::begin_turn`]). `before`: what was read
     /// already.
-    pub(in crate::http) fn http2(inner: T, before: Vec<u8>, place: Arc<TakeBack>) -> Self {
+    pub(in crate::http) fn http2(inner: T, before: Vec<u8>, place: Arc<SocketReclaim>) -> Self {
         Self {
             inner,
             place,
@@ -258,7 +258,7 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> Watched<T> {
+impl<T: AsyncRead + Unpin> SniffingIo<T> {
     /// Reads what was read before, then from the socket.
     fn poll_read_on(
         &mut self,
@@ -288,7 +288,7 @@ impl<T: AsyncRead + Unpin> Watched<T> {
         loop {
             let read = Pin::new(&mut self.inner).poll_read(cx, buf);
             if read.is_pending() && self.before.is_empty() {
-                self.place.set_hello(Hello::Silence);
+                self.place.set_hello(Preface::Silence);
             }
             ready!(read)?;
             let heard = &buf.filled()[begin..];
@@ -296,7 +296,7 @@ impl<T: AsyncRead + Unpin> Watched<T> {
                 // What nearly all are: where it is read to is where it stays. An end tells nothing.
                 if !heard.is_empty() {
                     self.kind = Kind::Http1;
-                    self.place.set_hello(Hello::Http1);
+                    self.place.set_hello(Preface::Http1);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -304,12 +304,12 @@ impl<T: AsyncRead + Unpin> Watched<T> {
             self.before.extend_from_slice(heard);
             buf.set_filled(begin);
             let hello = match &self.before[..] {
-                [0x16, ..] => Hello::Tls,
-                [b'P', b'R', b'I', ..] => Hello::Http2,
+                [0x16, ..] => Preface::Tls,
+                [b'P', b'R', b'I', ..] => Preface::Http2,
                 b"P" | b"PR" if !is_over => continue,
                 _ => {
                     self.kind = Kind::Http1;
-                    self.place.set_hello(Hello::Http1);
+                    self.place.set_hello(Preface::Http1);
                     return self.poll_read_on(cx, buf);
                 }
             };
@@ -341,7 +341,7 @@ impl<T: AsyncRead + Unpin> Watched<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for SniffingIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -363,7 +363,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SniffingIo<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -433,7 +433,7 @@ mod tests {
     use super::*;
 
     /// How much one read takes; nothing when the turn is over.
-    async fn read(io: &mut Watched<tokio::io::DuplexStream>) -> Option<usize> {
+    async fn read(io: &mut SniffingIo<tokio::io::DuplexStream>) -> Option<usize> {
         let mut space = [0; 8 * 1024];
         poll_fn(|task| {
             let mut buffer = ReadBuf::new(&mut space);
@@ -451,8 +451,8 @@ mod tests {
     #[tokio::test]
     async fn an_http2_connection_takes_a_burst_of_requests_in_turns() {
         let (mut client, server) = tokio::io::duplex(4 * READ_BYTES);
-        let place = Arc::new(TakeBack::default());
-        let mut io = Watched::http2(server, Vec::new(), place.clone());
+        let place = Arc::new(SocketReclaim::default());
+        let mut io = SniffingIo::http2(server, Vec::new(), place.clone());
         client.write_all(&[0; 2 * READ_BYTES + 1]).await.unwrap();
         for expected in [READ_BYTES, READ_BYTES, 1] {
             place.begin_turn();
@@ -475,8 +475,8 @@ mod tests {
     #[tokio::test]
     async fn a_turn_that_is_over_wakes_its_task() {
         let (mut client, server) = tokio::io::duplex(4 * READ_BYTES);
-        let place = Arc::new(TakeBack::default());
-        let mut io = Watched::http2(server, Vec::new(), place.clone());
+        let place = Arc::new(SocketReclaim::default());
+        let mut io = SniffingIo::http2(server, Vec::new(), place.clone());
         client.write_all(&[0; 3 * READ_BYTES]).await.unwrap();
         let mut space = [0; 3 * READ_BYTES];
         let mut buffer = ReadBuf::new(&mut space);
@@ -495,7 +495,7 @@ mod tests {
     #[tokio::test]
     async fn h2_is_told_to_gather_frames_and_then_how_to_write_them() {
         let (_client, server) = tokio::io::duplex(64);
-        let mut io = Watched::http2(server, Vec::new(), Arc::default());
+        let mut io = SniffingIo::http2(server, Vec::new(), Arc::default());
         assert!(!io.is_write_vectored());
         io.write_all(b"settings").await.unwrap();
         assert!(io.is_write_vectored());

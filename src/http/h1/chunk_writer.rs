@@ -10,11 +10,11 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
 use super::sink::{Rest, TaskSocket};
-use crate::http::stream::write_batch::{Framing, Output, TURN_BYTES, Tally, Written};
+use crate::http::stream::write_batch::{Framing, TURN_BYTES, WriteBatch, WriteStats, Written};
 use crate::http::transport::Transport;
 
 /// A socket that was taken back from hyper.
-pub(in crate::http) struct Wire<T> {
+pub(in crate::http) struct ChunkWriter<T> {
     io: T,
     framing: Framing,
     /// Bytes that the client sent although it has nothing to say any more.
@@ -47,7 +47,7 @@ const FIRST_TURN_COPIED_BYTES_MAX: usize = 1024;
 
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-impl<T: Transport> Wire<T> {
+impl<T: Transport> ChunkWriter<T> {
     /// `early`: how many bytes the client has sent behind its request already. `head`: of the answer, not written yet.
     pub(in crate::http) fn new(io: T, framing: Framing, early: usize, head: Vec<u8>) -> Self {
         let pending = Pending {
@@ -116,7 +116,7 @@ impl<T: Transport> Wire<T> {
     pub(in crate::http) fn write(
         &mut self,
         task: &mut Context<'_>,
-        out: &Output,
+        out: &WriteBatch,
     ) -> io::Result<Option<Written>> {
         let sent = (out.tally, out.bytes);
         if let Some(pending) = &mut self.pending {
@@ -137,7 +137,7 @@ impl<T: Transport> Wire<T> {
         }
         let pending = self.pending.insert(Box::default());
         pending.unsent = (
-            Tally {
+            WriteStats {
                 handed: None,
                 ..sent.0
             },
@@ -150,7 +150,7 @@ impl<T: Transport> Wire<T> {
     }
 
     /// Hands a turn to the socket: how many bytes it has taken, of how many.
-    fn accept(&mut self, task: &mut Context<'_>, out: &Output) -> io::Result<(usize, usize)> {
+    fn accept(&mut self, task: &mut Context<'_>, out: &WriteBatch) -> io::Result<(usize, usize)> {
         let io = Pin::new(&mut self.io);
         // What most turns are: events that stand as a chunk in memory.
         if let Some((_, chunk)) = out.chunk(self.framing) {
@@ -242,7 +242,7 @@ impl<T: Transport> Wire<T> {
 
 impl Pending {
     /// Keeps the first turn behind the head that has waited for it: both in one piece, unless the turn is a large one.
-    fn keep_head(&mut self, framing: Framing, out: &Output) {
+    fn keep_head(&mut self, framing: Framing, out: &WriteBatch) {
         let Some(mut head) = self.head.take() else {
             return;
         };
@@ -261,7 +261,7 @@ impl Pending {
     }
 
     /// Keeps what of a turn is not among the bytes that are written, its chunk around it.
-    fn keep_turn(&mut self, framing: Framing, out: &Output, mut written: usize) {
+    fn keep_turn(&mut self, framing: Framing, out: &WriteBatch, mut written: usize) {
         if let Some((part, chunk)) = out.chunk(framing) {
             return self.keep(chunk.len(), &mut written, |done| part.keep_chunk(done));
         }
@@ -343,8 +343,8 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::sse::encode::{ChunkWriter, Frame};
-    use crate::sse::{Component, Tag};
+    use crate::sse::encode::{Frame, RunBuilder};
+    use crate::sse::{Position, SourceTag};
 
     #[test]
     fn the_head_of_a_chunk_is_its_length_in_hex_and_http_1_0_has_none() {
@@ -353,7 +353,7 @@ mod tests {
             ChunkHead::new(Framing::Chunked, usize::MAX).bytes(),
             b"ffffffffffffffff\r\n"
         );
-        assert_eq!(ChunkHead::new(Framing::Close, 255).bytes(), b"");
+        assert_eq!(ChunkHead::new(Framing::CloseReason, 255).bytes(), b"");
     }
     #[tokio::test]
     async fn what_a_socket_does_not_take_of_copied_events_is_kept_while_their_memory_is_used_again()
@@ -363,17 +363,17 @@ mod tests {
             .await
             .unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let mut wire = Wire::new(server, Framing::Close, 0, Vec::new());
+        let mut wire = ChunkWriter::new(server, Framing::CloseReason, 0, Vec::new());
         let mut sent = Vec::new();
         let mut number = 0;
         let mut memory = None;
-        let mut copies = ChunkWriter::default();
-        let mut turn = |out: &mut Output| {
+        let mut copies = RunBuilder::default();
+        let mut turn = |out: &mut WriteBatch| {
             copies.begin(TURN_BYTES);
             while copies.len() < TURN_BYTES - 1000 {
                 number += 1;
-                let position = Component {
-                    tag: Tag::of_identity("t"),
+                let position = Position {
+                    tag: SourceTag::of_identity("t"),
                     seq: number,
                     check: None,
                 };
@@ -391,13 +391,13 @@ mod tests {
         let mut refusals = 0;
         while refusals < 3 {
             poll_fn(|task| {
-                Output::with(|out| {
+                WriteBatch::with(|out| {
                     turn(out);
                     sent.extend_from_slice(out.parts[0].as_slice());
                     wire.write(task, out).unwrap();
                 });
                 // The next turn is written into the same memory, while nothing of the one before is read.
-                Output::with(|out| turn(out));
+                WriteBatch::with(|out| turn(out));
                 Poll::Ready(())
             })
             .await;

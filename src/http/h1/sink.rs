@@ -9,11 +9,11 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::feed::{Handed, Outlet, Piece};
-use crate::http::stream::compact_time::Ticks;
-use crate::http::stream::direct_path::Gate;
+use crate::feed::{DirectSink, EncodedRun, SendOutcome};
+use crate::http::stream::compact_time::CompactInstant;
+use crate::http::stream::direct_path::DirectPath;
 use crate::http::stream::event_stream::EventStream;
-use crate::http::stream::write_batch::{Tally, Written};
+use crate::http::stream::write_batch::{WriteStats, Written};
 use crate::http::transport::Transport;
 use crate::net::socket;
 
@@ -22,7 +22,7 @@ use crate::net::socket;
 #[derive(Debug)]
 pub(in crate::http) struct SharedSocket {
     socket: TcpStream,
-    gate: Gate,
+    gate: DirectPath,
     rest: Mutex<Option<Box<Rest>>>,
 }
 
@@ -58,30 +58,30 @@ impl SharedSocket {
     }
 }
 
-impl Outlet for SharedSocket {
+impl DirectSink for SharedSocket {
     fn look(&self) -> bool {
         self.gate.look()
     }
 
-    fn hand(self: Arc<Self>, piece: &Piece) -> Handed {
+    fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
         if !self.gate.lets(piece) {
-            return Handed::Refused;
+            return SendOutcome::Refused;
         }
         let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
         let written = match self.socket.try_write(chunk) {
             Ok(written) if written > 0 => written,
             // The task finds out what is the matter.
-            Ok(_) | Err(_) => return Handed::Refused,
+            Ok(_) | Err(_) => return SendOutcome::Refused,
         };
         let tally = self.gate.passed(piece);
         if written == chunk.len() {
             self.gate.count((tally, content));
-            return Handed::Sent;
+            return SendOutcome::Sent;
         }
         // The rest comes first.
         self.gate.shut();
         let unsent = (
-            Tally {
+            WriteStats {
                 handed: None,
                 ..tally
             },
@@ -91,12 +91,12 @@ impl Outlet for SharedSocket {
             bytes: chunk.slice(written..),
             unsent,
         }));
-        Handed::Kept
+        SendOutcome::Kept
     }
 }
 
 impl TaskSocket {
-    pub(in crate::http) fn new(socket: TcpStream, gate: Gate) -> Self {
+    pub(in crate::http) fn new(socket: TcpStream, gate: DirectPath) -> Self {
         Self(Arc::new(SharedSocket {
             socket,
             gate,
@@ -104,7 +104,7 @@ impl TaskSocket {
         }))
     }
 
-    pub(in crate::http) fn outlet(&self) -> Arc<dyn Outlet> {
+    pub(in crate::http) fn outlet(&self) -> Arc<dyn DirectSink> {
         self.0.clone()
     }
 
@@ -114,7 +114,7 @@ impl TaskSocket {
     }
 
     /// The task runs. With when something was handed out past it last, and what of that is still to be written.
-    pub(in crate::http) fn close(&self) -> Option<(Ticks, Option<Box<Rest>>)> {
+    pub(in crate::http) fn close(&self) -> Option<(CompactInstant, Option<Box<Rest>>)> {
         Some((self.0.gate.close()?, self.0.rest().take()))
     }
 }

@@ -8,31 +8,31 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Sleep;
 
-use super::chunk_writer::Wire;
+use super::chunk_writer::ChunkWriter;
 use super::sink::TaskSocket;
 use crate::http::accept::reclaim::LINGER;
 use crate::http::context::Counted;
 use crate::http::stream::event_stream::{EventStream, Step};
-use crate::http::stream::stall::Patience;
+use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
-use crate::http::stream::write_batch::Output;
+use crate::http::stream::write_batch::WriteBatch;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Release;
-use crate::presence::Close;
+use crate::presence::CloseReason;
 
 /// Writes one event stream to its socket until either ends.
 ///
 /// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
-pub(in crate::http) struct Driver<T> {
+pub(in crate::http) struct H1Stream<T> {
     phase: Phase,
-    line: Box<Line<T>>,
+    line: Box<StreamIo<T>>,
 }
 
 /// What an event stream is written to, and what is given back at its end.
-struct Line<T> {
-    wire: Wire<T>,
+struct StreamIo<T> {
+    wire: ChunkWriter<T>,
     /// A socket that takes everything needs none.
-    patience: Option<Box<Patience>>,
+    patience: Option<Box<StallTimer>>,
     _counted: Counted,
     _release: Release,
 }
@@ -50,9 +50,9 @@ enum Phase {
     Linger(Pin<Box<Sleep>>),
 }
 
-impl<T: Transport> Driver<T> {
+impl<T: Transport> H1Stream<T> {
     pub(in crate::http) fn new(
-        wire: Wire<T>,
+        wire: ChunkWriter<T>,
         stream: EventStream,
         counted: Counted,
         release: Release,
@@ -60,7 +60,7 @@ impl<T: Transport> Driver<T> {
         if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
             stream.set_outlet(socket.outlet());
         }
-        let line = Line {
+        let line = StreamIo {
             wire,
             patience: None,
             _counted: counted,
@@ -103,23 +103,23 @@ impl<T: Transport> Driver<T> {
     }
 
     /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
-    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             if let Some(forced) = self.forced(task) {
                 self.line.wire.abort();
                 return Poll::Ready(forced);
             }
             if self.line.wire.poll_gone(task).is_ready() {
-                return Poll::Ready(Close::Client);
+                return Poll::Ready(CloseReason::Client);
             }
             match self.poll_sent(task) {
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(Close::Client),
+                Poll::Ready(false) => return Poll::Ready(CloseReason::Client),
                 Poll::Pending => return self.poll_refused(task),
             }
             match &mut self.phase {
                 Phase::Open(stream) => {
-                    let turn = Output::with(|out| {
+                    let turn = WriteBatch::with(|out| {
                         let step = ready!(stream.poll_next(task, out));
                         let written = self.line.wire.write(task, out);
                         if let Ok(Some(sent)) = written {
@@ -133,13 +133,13 @@ impl<T: Transport> Driver<T> {
                         Ok((Step::Wait, true)) => return Poll::Pending,
                         // There is more, or what is left goes to the socket first.
                         Ok((Step::More | Step::Wait, _)) => {}
-                        Ok((Step::End(close), _)) => self.finish(close),
-                        Err(_) => return Poll::Ready(Close::Client),
+                        Ok((Step::CloseStyle(close), _)) => self.finish(close),
+                        Err(_) => return Poll::Ready(CloseReason::Client),
                     }
                 }
                 Phase::Last(stream, _) => {
                     if ready!(self.line.wire.poll_shutdown(task)).is_err() {
-                        return Poll::Ready(Close::Client);
+                        return Poll::Ready(CloseReason::Client);
                     }
                     stream.set_delivered();
                     self.phase = Phase::Linger(Box::pin(tokio::time::sleep(LINGER)));
@@ -165,8 +165,8 @@ impl<T: Transport> Driver<T> {
     }
 
     /// Ends the body: with everything written that it is owed, the connection follows.
-    fn finish(&mut self, close: Close) {
-        let deadline = (close != Close::Drain).then(|| Box::pin(tokio::time::sleep(LINGER)));
+    fn finish(&mut self, close: CloseReason) {
+        let deadline = (close != CloseReason::Drain).then(|| Box::pin(tokio::time::sleep(LINGER)));
         let before = std::mem::replace(
             &mut self.phase,
             Phase::Linger(Box::pin(tokio::time::sleep(LINGER))),
@@ -187,7 +187,7 @@ impl<T: Transport> Driver<T> {
     }
 
     /// An end that waits for nobody.
-    fn forced(&mut self, task: &Context<'_>) -> Option<Close> {
+    fn forced(&mut self, task: &Context<'_>) -> Option<CloseReason> {
         let state = self.stream()?.state();
         state.asked()?;
         // The word to end has taken the note with it, and a forced end may follow.
@@ -197,7 +197,7 @@ impl<T: Transport> Driver<T> {
     }
 
     /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
-    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         let has_taken_a_turn = self.line.wire.has_taken_a_turn();
         if let Some(state) = self.stream().map(|stream| stream.state().clone()) {
             if has_taken_a_turn {
@@ -212,28 +212,28 @@ impl<T: Transport> Driver<T> {
                 .is_ready()
             {
                 self.line.wire.abort();
-                return Poll::Ready(Close::Slow);
+                return Poll::Ready(CloseReason::Slow);
             }
         }
         self.poll_deadline(task)
     }
 
     /// The end has its time; without an end there is none.
-    fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+    fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         match &mut self.phase {
             Phase::Open(_) | Phase::Last(_, None) => Poll::Pending,
             Phase::Last(_, Some(deadline)) => {
                 ready!(deadline.as_mut().poll(task));
                 self.line.wire.abort();
-                Poll::Ready(Close::Client)
+                Poll::Ready(CloseReason::Client)
             }
             // Not reset: what the kernel still holds is the client's, and it bounds how long that may take.
-            Phase::Linger(deadline) => deadline.as_mut().poll(task).map(|()| Close::Client),
+            Phase::Linger(deadline) => deadline.as_mut().poll(task).map(|()| CloseReason::Client),
         }
     }
 }
 
-impl<T> Line<T> {
+impl<T> StreamIo<T> {
     /// The socket takes bytes again.
     fn rest(&mut self) {
         if let Some(patience) = &mut self.patience {
@@ -242,7 +242,7 @@ impl<T> Line<T> {
     }
 }
 
-impl<T: Transport> Future for Driver<T> {
+impl<T: Transport> Future for H1Stream<T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
@@ -269,15 +269,15 @@ mod tests {
     #[test]
     fn what_waits_for_events_fits_sizes_of_the_allocator() {
         // tokio's part of a task is 104 bytes, and its alignment 128.
-        let task = 104 + size_of::<Driver<TaskSocket>>();
+        let task = 104 + size_of::<H1Stream<TaskSocket>>();
         assert!(task <= 384, "{task}: the next size is 512");
         assert_eq!(
-            size_of::<Driver<TaskSocket>>(),
-            size_of::<Driver<TlsStream<TcpStream>>>()
+            size_of::<H1Stream<TaskSocket>>(),
+            size_of::<H1Stream<TlsStream<TcpStream>>>()
         );
         let (clear, tls) = (
-            size_of::<Line<TaskSocket>>(),
-            size_of::<Line<TlsStream<TcpStream>>>(),
+            size_of::<StreamIo<TaskSocket>>(),
+            size_of::<StreamIo<TlsStream<TcpStream>>>(),
         );
         assert!(clear <= 64, "{clear}: the next size is 80");
         assert!(tls <= 1280, "{tls}: the next size is 1536");

@@ -10,15 +10,15 @@ use h2::Reason;
 use h2::server::{Builder, Handshake};
 use tokio::time::timeout;
 
-use super::group::{Clock, Family};
-use super::idle::Idle;
+use super::group::{GroupTimer, H2StreamGroup};
+use super::idle::IdleTracker;
 use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
 use crate::http::accept::connection_task::within;
-use crate::http::accept::reclaim::{TakeBack, Watched};
+use crate::http::accept::reclaim::{SniffingIo, SocketReclaim};
 use crate::http::h2::frames::Observed;
-use crate::http::h2::keepalive::Pulse;
-use crate::http::h2::request::{Exchange, Terms};
-use crate::http::h2::sink::Piece;
+use crate::http::h2::keepalive::Keepalive;
+use crate::http::h2::request::{H2Request, H2Shared};
+use crate::http::h2::sink::EncodedRun;
 use crate::http::stream::state::Peer;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Watch;
@@ -41,14 +41,14 @@ enum Leaving {
     /// Its event streams have come of age.
     Age,
     /// It has carried nothing for a while.
-    Idle,
+    IdleTracker,
 }
 
 /// The streams of a connection.
 struct Streams<T> {
-    h2: h2::server::Connection<Observed<Watched<T>>, Piece>,
-    pulse: Pulse,
-    terms: Terms,
+    h2: h2::server::Connection<Observed<SniffingIo<T>>, EncodedRun>,
+    pulse: Keepalive,
+    terms: H2Shared,
 }
 
 impl Connection {
@@ -60,9 +60,12 @@ impl Connection {
         leaving: Watch,
     ) -> impl Future<Output = ()> + Send {
         self.counted.speaks(&self.context, Protocol::H2, self.tls);
-        let (place, family) = (Arc::new(TakeBack::default()), Arc::new(Family::default()));
-        let (mut clock, siblings) = (Clock::new(family.clone()), family.clone());
-        let io = Observed::new(Watched::http2(io, before, place.clone()), family.clone());
+        let (place, family) = (
+            Arc::new(SocketReclaim::default()),
+            Arc::new(H2StreamGroup::default()),
+        );
+        let (mut clock, siblings) = (GroupTimer::new(family.clone()), family.clone());
+        let io = Observed::new(SniffingIo::http2(io, before, place.clone()), family.clone());
         // In a box of its own until the preface has come: what follows would be larger for it.
         let begins = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
@@ -81,9 +84,9 @@ impl Connection {
 
     async fn serve<T: Transport>(
         self,
-        begins: Pin<Box<Handshake<Observed<Watched<T>>, Piece>>>,
+        begins: Pin<Box<Handshake<Observed<SniffingIo<T>>, EncodedRun>>>,
         mut leaving: Watch,
-        family: Arc<Family>,
+        family: Arc<H2StreamGroup>,
     ) {
         // A client that has not said the preface when the pod drains has a moment to.
         let h2 = match within(HEAD_MAX, &mut leaving, begins).await {
@@ -94,8 +97,8 @@ impl Connection {
                 return;
             }
         };
-        let idle = Arc::new(Idle::default());
-        let terms = Terms {
+        let idle = Arc::new(IdleTracker::default());
+        let terms = H2Shared {
             context: self.context.clone(),
             peer: Peer::new(self.remote, Protocol::H2, self.tls),
             is_surplus: self.counted.is_surplus(),
@@ -109,7 +112,7 @@ impl Connection {
             () = family.aged() => Leaving::Age,
             ended = poll_fn(|task| streams.poll(task)) => return self.note_end(ended),
             // What is being answered is answered, and the client knows.
-            () = idle.over() => Leaving::Idle,
+            () = idle.over() => Leaving::IdleTracker,
         };
         streams.h2.graceful_shutdown();
         // This writes the GOAWAY; only then the connection counts as told, and only then its event streams end.
@@ -122,7 +125,7 @@ impl Connection {
             () = family.hand_over(), if why == Leaving::Age => {
                 timeout(LAST_TAKEN_MAX, poll_fn(|task| streams.poll(task))).await
             }
-            () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::Idle => return,
+            () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::IdleTracker => return,
         };
         match ended {
             Ok(ended) => self.note_end(ended),
@@ -140,9 +143,12 @@ impl Connection {
 }
 
 impl<T: Transport> Streams<T> {
-    fn new(mut h2: h2::server::Connection<Observed<Watched<T>>, Piece>, terms: Terms) -> Self {
+    fn new(
+        mut h2: h2::server::Connection<Observed<SniffingIo<T>>, EncodedRun>,
+        terms: H2Shared,
+    ) -> Self {
         Self {
-            pulse: Pulse::new(h2.ping_pong()),
+            pulse: Keepalive::new(h2.ping_pong()),
             h2,
             terms,
         }
@@ -168,7 +174,7 @@ impl<T: Transport> Streams<T> {
         }
         while let Some(request) = ready!(self.h2.poll_accept(task)) {
             let (request, respond) = request?;
-            drop(tokio::spawn(Exchange::new(&self.terms, request, respond)));
+            drop(tokio::spawn(H2Request::new(&self.terms, request, respond)));
         }
         Poll::Ready(Ok(()))
     }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::h2::group::Family;
+use crate::http::h2::group::H2StreamGroup;
 
 /// The connection preface (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -136,13 +136,13 @@ impl Frames {
 pub(super) struct Observed<T> {
     inner: T,
     frames: Frames,
-    family: Arc<Family>,
+    family: Arc<H2StreamGroup>,
     /// The connection ends for what the client has sent: h2 is not to see it.
     is_over: bool,
 }
 
 impl<T> Observed<T> {
-    pub(super) fn new(inner: T, family: Arc<Family>) -> Self {
+    pub(super) fn new(inner: T, family: Arc<H2StreamGroup>) -> Self {
         Self {
             inner,
             frames: Frames::new(),

@@ -12,14 +12,14 @@ use tokio::time::{Sleep, sleep};
 
 use crate::http::stream::compact_time::{instant_of, ticks_at};
 use crate::http::stream::state::StreamState;
-use crate::presence::{Close, Member as _};
+use crate::presence::{CloseReason, StreamHandle as _};
 
 /// 20 ms: the event streams of one connection, at most 256, come back over five seconds rather than in one moment.
 const PACE: Duration = Duration::from_millis(20);
 
 /// All event streams of a connection. The connection is what is handed over when the first comes of age.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Family {
+pub(in crate::http) struct H2StreamGroup {
     members: Mutex<Members>,
     /// The connection: a member is to be woken sooner than any other.
     task: AtomicWaker,
@@ -42,13 +42,13 @@ pub(in crate::http) struct Family {
 #[derive(Debug, Default)]
 struct Members {
     /// In the order of their HTTP/2 streams.
-    all: Vec<Sibling>,
+    all: Vec<GroupEntry>,
     /// When the first of them is to be woken, in ticks of the process; a member that has ended may count.
     next: Option<u64>,
 }
 
 #[derive(Debug)]
-struct Sibling {
+struct GroupEntry {
     state: Weak<StreamState>,
     /// When it is to be woken; [`NEVER`] until it says so again.
     due: u64,
@@ -64,21 +64,21 @@ const FIRST_WINDOW: u64 = 65_535;
 /// 1 KiB: with less of its window left the connection is as good as shut: h2 may leave a rest that no frame is made for.
 const WINDOW_REST: u64 = 1024;
 
-/// 3 s: a client that lives and is asked ([`Family::probe`]) is heard within that time.
+/// 3 s: a client that lives and is asked ([`H2StreamGroup::probe`]) is heard within that time.
 const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
 const NEVER: u64 = u64::MAX;
 
 /// The timer of a family.
-pub(in crate::http) struct Clock {
-    family: Arc<Family>,
+pub(in crate::http) struct GroupTimer {
+    family: Arc<H2StreamGroup>,
     /// None as long as there is nobody to be woken.
     timer: Option<Pin<Box<Sleep>>>,
     /// When it ends.
     set: Option<u64>,
 }
 
-impl Family {
+impl H2StreamGroup {
     /// Takes an event stream in, to be woken then (in ticks of the process); one that comes while the others are handed
     /// over goes with them.
     pub(in crate::http) fn add(&self, state: &Arc<StreamState>, stream: u32, due: u64) {
@@ -94,7 +94,7 @@ impl Family {
             .partition_point(|sibling| sibling.stream < stream);
         members.all.insert(
             place,
-            Sibling {
+            GroupEntry {
                 state: Arc::downgrade(state),
                 due: NEVER,
                 stream,
@@ -104,7 +104,7 @@ impl Family {
         drop(members);
         self.wake_at(state, due);
         if self.leaving.load(Ordering::Acquire) {
-            state.close(Close::Age);
+            state.close(CloseReason::Age);
         }
     }
 
@@ -263,7 +263,7 @@ impl Family {
             let Some(state) = member.upgrade() else {
                 continue;
             };
-            state.close(Close::Age);
+            state.close(CloseReason::Age);
             drop(state);
             sleep(PACE).await;
         }
@@ -292,8 +292,8 @@ impl Members {
     }
 }
 
-impl Clock {
-    pub(in crate::http) fn new(family: Arc<Family>) -> Self {
+impl GroupTimer {
+    pub(in crate::http) fn new(family: Arc<H2StreamGroup>) -> Self {
         Self {
             family,
             timer: None,

@@ -12,7 +12,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// What one connection carries. HTTP/1 needs none: hyper's deadline for a head covers the time between requests.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Idle {
+pub(in crate::http) struct IdleTracker {
     /// Requests that are being answered, event streams for as long as they are open.
     open: AtomicUsize,
     /// All requests so far.
@@ -22,14 +22,14 @@ pub(in crate::http) struct Idle {
 
 /// One request that is being answered, until it is dropped.
 #[derive(Debug)]
-pub(in crate::http) struct InUse(Arc<Idle>);
+pub(in crate::http) struct UseGuard(Arc<IdleTracker>);
 
-impl Idle {
+impl IdleTracker {
     /// A request has come.
-    pub(in crate::http) fn begin(self: &Arc<Self>) -> InUse {
+    pub(in crate::http) fn begin(self: &Arc<Self>) -> UseGuard {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        InUse(self.clone())
+        UseGuard(self.clone())
     }
 
     /// The request that is being answered was refused: without another one the connection is to end.
@@ -66,7 +66,7 @@ impl Idle {
     }
 }
 
-impl Drop for InUse {
+impl Drop for UseGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -80,7 +80,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_over_when_it_has_carried_nothing_for_a_while() {
-        let idle = Arc::new(Idle::default());
+        let idle = Arc::new(IdleTracker::default());
         let event_stream = idle.begin();
         assert!(
             timeout(IDLE_MAX * 10, idle.over()).await.is_err(),
@@ -92,7 +92,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_ends_a_connection_only_if_it_carries_nothing_else() {
-        let idle = Arc::new(Idle::default());
+        let idle = Arc::new(IdleTracker::default());
         let (event_stream, refused) = (idle.begin(), idle.begin());
         idle.dismiss();
         drop(refused);

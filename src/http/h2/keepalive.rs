@@ -11,14 +11,14 @@ use tokio::time::{Instant, Sleep};
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
 /// Pings a peer as long as it is polled.
-pub(super) struct Pulse {
+pub(super) struct Keepalive {
     pings: Option<PingPong>,
     timer: Pin<Box<Sleep>>,
     /// An answer is waited for.
     is_asked: bool,
 }
 
-impl Pulse {
+impl Keepalive {
     /// `pings`: of a connection that nobody else pings.
     pub(super) fn new(pings: Option<PingPong>) -> Self {
         Self {
@@ -70,7 +70,7 @@ mod tests {
     /// Serves a connection without streams until its peer is given up or goes; whether it was given up, and after how long.
     async fn serve(io: tokio::io::DuplexStream) -> (bool, Duration) {
         let mut connection = server::handshake(io).await.unwrap();
-        let mut pulse = Pulse::new(connection.ping_pong());
+        let mut pulse = Keepalive::new(connection.ping_pong());
         let (begun, _): (_, &mut server::Connection<_, bytes::Bytes>) =
             (Instant::now(), &mut connection);
         let is_dead = poll_fn(|task| match pulse.poll(task) {

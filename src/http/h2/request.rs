@@ -12,24 +12,24 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use hyper::{Method, Request, Response};
 
-use super::sink::{Piece, SharedStream};
-use super::stream::Driver;
+use super::sink::{EncodedRun, SharedStream};
+use super::stream::H2Stream;
 use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
-use crate::http::h2::group::Family;
-use crate::http::h2::idle::{Idle, InUse};
-use crate::http::request::rejection::Refusal;
+use crate::http::h2::group::H2StreamGroup;
+use crate::http::h2::idle::{IdleTracker, UseGuard};
+use crate::http::request::rejection::Rejection;
 use crate::http::request::respond::{Answer, answer, refuse};
 use crate::http::stream::state::Peer;
 
 /// What is the same for all streams of a connection.
-pub(super) struct Terms {
+pub(super) struct H2Shared {
     pub(super) context: Arc<Context>,
     pub(super) peer: Peer,
     /// The connection is one more than are served.
     pub(super) is_surplus: bool,
-    pub(super) family: Arc<Family>,
-    pub(super) idle: Arc<Idle>,
+    pub(super) family: Arc<H2StreamGroup>,
+    pub(super) idle: Arc<IdleTracker>,
 }
 
 /// The task of one stream. No larger for what is only at its beginning: an event stream is open for hours.
@@ -37,28 +37,28 @@ pub(super) struct Terms {
     clippy::large_enum_variant,
     reason = "the large one is what is there for hours"
 )]
-pub(super) enum Exchange {
+pub(super) enum H2Request {
     Answers(
         Pin<Box<dyn Future<Output = Answered> + Send>>,
-        SendResponse<Piece>,
+        SendResponse<EncodedRun>,
     ),
-    Carries(Driver),
+    Carries(H2Stream),
 }
 
 /// An answer, with what its event stream belongs to.
 pub(super) struct Answered {
     answer: Answer,
-    family: Arc<Family>,
-    in_use: InUse,
+    family: Arc<H2StreamGroup>,
+    in_use: UseGuard,
     /// The request was HEAD: whatever its status, the answer has no content (RFC 9110, 9.3.2).
     is_head: bool,
 }
 
-impl Exchange {
+impl H2Request {
     pub(super) fn new(
-        terms: &Terms,
+        terms: &H2Shared,
         request: Request<RecvStream>,
-        respond: SendResponse<Piece>,
+        respond: SendResponse<EncodedRun>,
     ) -> Self {
         let (context, family, idle) = (
             terms.context.clone(),
@@ -69,7 +69,7 @@ impl Exchange {
         let answers = async move {
             let has_body = !request.body().is_end_stream();
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
-                refuse(&context, &Refusal::HeadTooLarge, &request)
+                refuse(&context, &Rejection::HeadTooLarge, &request)
             } else {
                 answer(&context, peer, is_surplus, &request, has_body).await
             };
@@ -87,7 +87,7 @@ impl Exchange {
     }
 }
 
-impl Future for Exchange {
+impl Future for H2Request {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
@@ -115,7 +115,7 @@ impl Future for Exchange {
 
 impl Answered {
     /// Sends the answer, or its head and what carries its event stream.
-    fn send(self, respond: &mut SendResponse<Piece>) -> Result<Option<Driver>, h2::Error> {
+    fn send(self, respond: &mut SendResponse<EncodedRun>) -> Result<Option<H2Stream>, h2::Error> {
         match self.answer {
             Answer::Text(response) | Answer::Last(response) => {
                 let (mut head, text) = response.into_parts();
@@ -128,7 +128,7 @@ impl Answered {
                 if !is_all {
                     // What its window does not let out waits with the connection, which counts it among its streams.
                     self.family.uses_window(text.len());
-                    send.send_data(Piece::from(text), true)?;
+                    send.send_data(EncodedRun::from(text), true)?;
                 }
                 Ok(None)
             }
@@ -136,17 +136,17 @@ impl Answered {
                 let send = send_head(respond, head, false)?;
                 stream.join(self.family.clone(), send.stream_id().as_u32());
                 let shared = SharedStream::new(send, self.family, stream.gate());
-                Ok(Some(Driver::new(*stream, shared, self.in_use)))
+                Ok(Some(H2Stream::new(*stream, shared, self.in_use)))
             }
         }
     }
 }
 
 fn send_head(
-    respond: &mut SendResponse<Piece>,
+    respond: &mut SendResponse<EncodedRun>,
     mut head: Response<()>,
     is_all: bool,
-) -> Result<SendStream<Piece>, h2::Error> {
+) -> Result<SendStream<EncodedRun>, h2::Error> {
     head.headers_mut().insert(DATE, date());
     respond.send_response(head, is_all)
 }

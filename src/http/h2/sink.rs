@@ -6,26 +6,30 @@ use std::task::Context;
 use bytes::{Buf, Bytes};
 use h2::{Reason, SendStream};
 
-use crate::feed::{self, Handed, Outlet};
-use crate::http::h2::group::Family;
-use crate::http::stream::direct_path::Gate;
+use crate::feed::{self, DirectSink, SendOutcome};
+use crate::http::h2::group::H2StreamGroup;
+use crate::http::stream::direct_path::DirectPath;
 use crate::http::stream::write_batch::TURN_BYTES;
 
 /// The stream, on one thread with its connection. Its task has it to itself while it runs.
 ///
 /// h2 is not asked how much the client's window lets out: to be told wakes the task, with every event. It is given no more
-/// than a turn, and what is not out when the connection has had its own turn is refused ([`Family::tell_refused`]).
+/// than a turn, and what is not out when the connection has had its own turn is refused ([`H2StreamGroup::tell_refused`]).
 pub(super) struct SharedStream {
-    send: Mutex<SendStream<Piece>>,
-    family: Arc<Family>,
-    pub(super) gate: Gate,
+    send: Mutex<SendStream<EncodedRun>>,
+    family: Arc<H2StreamGroup>,
+    pub(super) gate: DirectPath,
 }
 
 /// The HTTP/2 stream has ended.
 pub(super) struct Ended;
 
 impl SharedStream {
-    pub(super) fn new(send: SendStream<Piece>, family: Arc<Family>, gate: Gate) -> Self {
+    pub(super) fn new(
+        send: SendStream<EncodedRun>,
+        family: Arc<H2StreamGroup>,
+        gate: DirectPath,
+    ) -> Self {
         Self {
             send: Mutex::new(send),
             family,
@@ -33,7 +37,7 @@ impl SharedStream {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, SendStream<Piece>> {
+    fn lock(&self) -> MutexGuard<'_, SendStream<EncodedRun>> {
         self.send.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -47,7 +51,7 @@ impl SharedStream {
         self.gate.state.begins_way(bytes.len());
         self.family.begins_way();
         self.lock()
-            .send_data(Piece::of(self.clone(), bytes), is_last)
+            .send_data(EncodedRun::of(self.clone(), bytes), is_last)
             .map_err(|_| Ended)
     }
 
@@ -77,21 +81,21 @@ impl SharedStream {
     }
 }
 
-impl Outlet for SharedStream {
+impl DirectSink for SharedStream {
     fn look(&self) -> bool {
         self.gate.look()
     }
 
-    fn hand(self: Arc<Self>, piece: &feed::Piece) -> Handed {
+    fn hand(self: Arc<Self>, piece: &feed::EncodedRun) -> SendOutcome {
         let content = piece.chunk.to_content();
         let bytes = content.len();
         let is_full = self.gate.state.under_way() + bytes > TURN_BYTES;
         // The task finds out what is the matter with a stream that has ended.
         if is_full || !self.gate.lets(piece) || self.send(content, false).is_err() {
-            return Handed::Refused;
+            return SendOutcome::Refused;
         }
         self.gate.count((self.gate.passed(piece), bytes));
-        Handed::Queued
+        SendOutcome::Queued
     }
 }
 
@@ -105,13 +109,13 @@ impl std::fmt::Debug for SharedStream {
 
 /// Bytes on their way out of an HTTP/2 connection: of one DATA frame, or of several. Those of an event stream are under way
 /// until they are among the connection's own.
-pub(super) struct Piece {
+pub(super) struct EncodedRun {
     bytes: Bytes,
     /// Whose they are.
     of: Option<Arc<SharedStream>>,
 }
 
-impl Piece {
+impl EncodedRun {
     /// Bytes of an event stream, counted as under way.
     pub(super) fn of(shared: Arc<SharedStream>, bytes: Bytes) -> Self {
         Self {
@@ -121,14 +125,14 @@ impl Piece {
     }
 }
 
-impl From<Bytes> for Piece {
+impl From<Bytes> for EncodedRun {
     /// Bytes that nobody waits for.
     fn from(bytes: Bytes) -> Self {
         Self { of: None, bytes }
     }
 }
 
-impl Buf for Piece {
+impl Buf for EncodedRun {
     fn remaining(&self) -> usize {
         self.bytes.len()
     }
@@ -146,7 +150,7 @@ impl Buf for Piece {
     }
 }
 
-impl Drop for Piece {
+impl Drop for EncodedRun {
     fn drop(&mut self) {
         if let Some(shared) = &self.of {
             shared.lets_go(self.bytes.len());

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 
 use super::sink::SharedStream;
-use crate::http::h2::idle::InUse;
+use crate::http::h2::idle::UseGuard;
 use crate::http::stream::event_stream::{EventStream, Step};
-use crate::http::stream::stall::Patience;
+use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
-use crate::http::stream::write_batch::{Output, Tally, Written};
-use crate::presence::Close;
+use crate::http::stream::write_batch::{WriteBatch, WriteStats, Written};
+use crate::presence::CloseReason;
 
 /// 64 KiB: of a larger event a part at a time is handed over, so that a peer that takes it slowly is seen to take it.
 const PART_BYTES_MAX: usize = 64 * 1024;
@@ -20,21 +20,21 @@ const PART_BYTES_MAX: usize = 64 * 1024;
 /// Hands one event stream to its HTTP/2 stream until either ends.
 ///
 /// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
-pub(super) struct Driver {
+pub(super) struct H2Stream {
     stream: EventStream,
-    line: Box<Line>,
+    line: Box<StreamIo>,
 }
 
 /// What an event stream is handed to.
-struct Line {
+struct StreamIo {
     shared: Arc<SharedStream>,
     /// What is still to be handed over of a turn that is larger than the others.
     rest: Option<Box<Rest>>,
     /// A window that lets everything out needs none.
-    patience: Option<Box<Patience>>,
+    patience: Option<Box<StallTimer>>,
     /// Its last bytes are handed out.
     last: Option<Last>,
-    _in_use: InUse,
+    _in_use: UseGuard,
 }
 
 struct Rest {
@@ -45,16 +45,16 @@ struct Rest {
 
 #[derive(Clone, Copy)]
 struct Last {
-    close: Close,
+    close: CloseReason,
     /// The HTTP/2 stream does not end with them; it is reset when they are out.
     breaks: bool,
 }
 
-impl Driver {
-    pub(super) fn new(stream: EventStream, shared: SharedStream, in_use: InUse) -> Self {
+impl H2Stream {
+    pub(super) fn new(stream: EventStream, shared: SharedStream, in_use: UseGuard) -> Self {
         let shared = Arc::new(shared);
         stream.set_outlet(shared.clone());
-        let line = Line {
+        let line = StreamIo {
             shared,
             rest: None,
             patience: None,
@@ -68,7 +68,7 @@ impl Driver {
     }
 
     /// Ready at the end of the HTTP/2 stream, with why.
-    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<Close> {
+    fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         // Noted each time: whoever wakes the task takes the note with it.
         let asked = self.stream.state().poll_asked(task.waker());
         if let Some(forced) = asked.filter(|close| StreamState::is_forced(*close)) {
@@ -76,7 +76,7 @@ impl Driver {
             return Poll::Ready(forced);
         }
         if self.line.shared.has_ended(task) {
-            return Poll::Ready(Close::Client);
+            return Poll::Ready(CloseReason::Client);
         }
         if self.stream.state().under_way() > 0 {
             return self.poll_refused(task);
@@ -93,24 +93,24 @@ impl Driver {
             }
             return Poll::Ready(close);
         }
-        let (step, unsent, bytes) = ready!(Output::with(|out| {
+        let (step, unsent, bytes) = ready!(WriteBatch::with(|out| {
             let step = ready!(self.stream.poll_next(task, out));
             Poll::Ready((step, (out.tally, out.bytes), join(out)))
         }));
         match step {
             Step::Wait if bytes.len() <= PART_BYTES_MAX => {
                 if self.line.shared.send(bytes, false).is_err() {
-                    return Poll::Ready(Close::Client);
+                    return Poll::Ready(CloseReason::Client);
                 }
                 self.stream.sent(unsent);
                 return Poll::Pending;
             }
             Step::Wait | Step::More => {}
-            Step::End(close) if StreamState::is_forced(close) => {
+            Step::CloseStyle(close) if StreamState::is_forced(close) => {
                 self.line.shared.reset();
                 return Poll::Ready(close);
             }
-            Step::End(close) => {
+            Step::CloseStyle(close) => {
                 self.line.last = Some(Last {
                     close,
                     breaks: self.stream.breaks(close),
@@ -121,14 +121,14 @@ impl Driver {
     }
 
     /// Hands over a part, and goes on behind a turn of the connection.
-    fn send(&mut self, task: &Context<'_>, mut rest: Rest) -> Poll<Close> {
+    fn send(&mut self, task: &Context<'_>, mut rest: Rest) -> Poll<CloseReason> {
         let part = rest.bytes.split_to(rest.bytes.len().min(PART_BYTES_MAX));
         let part_bytes = part.len();
         let is_all = rest.bytes.is_empty();
         let is_last = is_all && self.line.last.is_some_and(|last| !last.breaks);
         // An empty frame would count as a flood at a careful receiver, unless it is the end.
         if (is_last || !part.is_empty()) && self.line.shared.send(part, is_last).is_err() {
-            return Poll::Ready(Close::Client);
+            return Poll::Ready(CloseReason::Client);
         }
         if is_all {
             // Handed to HTTP/2 is the nearest to the socket that can be seen here.
@@ -137,7 +137,7 @@ impl Driver {
             // The bytes are counted as they go; the event, when it is complete.
             rest.unsent.0.handed = None;
             rest.unsent.1 -= part_bytes;
-            self.stream.sent((Tally::default(), part_bytes));
+            self.stream.sent((WriteStats::default(), part_bytes));
             self.line.rest = Some(Box::new(rest));
         }
         task.waker().wake_by_ref();
@@ -158,8 +158,8 @@ impl Driver {
     }
 
     /// What was handed over is not out: its client has the patience of its route.
-    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<Close> {
-        let Line {
+    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
+        let StreamIo {
             shared, patience, ..
         } = &mut *self.line;
         let holds_others_back = || shared.holds_others_back();
@@ -169,11 +169,11 @@ impl Driver {
                 .poll(task, self.stream.state(), holds_others_back)
         );
         self.line.shared.reset();
-        Poll::Ready(Close::Slow)
+        Poll::Ready(CloseReason::Slow)
     }
 }
 
-impl Future for Driver {
+impl Future for H2Stream {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
@@ -197,7 +197,7 @@ impl Future for Driver {
 }
 
 /// One piece: events are copied together only when there are several.
-fn join(out: &Output) -> Bytes {
+fn join(out: &WriteBatch) -> Bytes {
     if let [part] = &out.parts[..] {
         return part.keep(0);
     }
@@ -215,12 +215,12 @@ mod tests {
     #[test]
     fn what_waits_for_events_fits_sizes_of_the_allocator() {
         // tokio's part of a task is 104 bytes, and its alignment 128.
-        let task = 104 + size_of::<Driver>();
+        let task = 104 + size_of::<H2Stream>();
         assert!(task <= 384, "{task}: the next size is 512");
         assert!(
-            size_of::<Line>() <= 48,
+            size_of::<StreamIo>() <= 48,
             "{}: the next size is 64",
-            size_of::<Line>()
+            size_of::<StreamIo>()
         );
         let shared = 2 * size_of::<usize>() + size_of::<SharedStream>();
         assert!(shared <= 96, "{shared}: the next size is 112");

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use crate::http::accept::reclaim::TakeBack;
+use crate::http::accept::reclaim::SocketReclaim;
 
 /// What hyper carries.
 pub(in crate::http) enum Body {
     Text(Bytes),
     /// Says when hyper has come to the body, and never gives any.
-    TakeBack(Arc<TakeBack>),
+    SocketReclaim(Arc<SocketReclaim>),
 }
 
 impl hyper::body::Body for Body {
@@ -28,7 +28,7 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Self::Text(text) if text.is_empty() => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Self::TakeBack(place) => {
+            Self::SocketReclaim(place) => {
                 place.set_reached();
                 Poll::Pending
             }
@@ -38,14 +38,14 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
-            Self::TakeBack(_) => false,
+            Self::SocketReclaim(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Self::TakeBack(_) => SizeHint::default(),
+            Self::SocketReclaim(_) => SizeHint::default(),
         }
     }
 }

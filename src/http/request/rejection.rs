@@ -11,7 +11,7 @@ use crate::sse::encode;
 
 /// Why a request gets no event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::http) enum Refusal {
+pub(in crate::http) enum Rejection {
     /// No route has this path.
     NotFound,
     /// Something else than GET, HEAD or OPTIONS.
@@ -49,13 +49,13 @@ pub(in crate::http) enum Refusal {
     /// File descriptors in use beyond `limits.file_descriptors.reject`.
     Descriptors,
     /// The pod is pressed so hard that those who are there already are served less.
-    Pressure,
+    LoadMonitor,
     /// The client has reached a limit of `limits.per_client`.
     Throttled(Throttled),
     /// As many feeds as `limits.feeds`.
     Feeds,
     /// As many replays as `limits.replays.queued`.
-    Replays,
+    ReplaySlots,
     /// The pod is about to end.
     Draining,
 }
@@ -63,7 +63,7 @@ pub(in crate::http) enum Refusal {
 /// How long a program is told to wait after a refusal that will pass.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-impl Refusal {
+impl Rejection {
     /// Status, and the code in the body and in `sidestream_refusals_total`.
     pub(in crate::http) fn row(&self) -> (StatusCode, &'static str) {
         match self {
@@ -88,7 +88,7 @@ impl Refusal {
             Self::Rejected => (StatusCode::SERVICE_UNAVAILABLE, "nats_rejected"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Descriptors => (StatusCode::SERVICE_UNAVAILABLE, "no_file_descriptors"),
-            Self::Pressure => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::LoadMonitor => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Throttled(Throttled {
                 limit: Limit::Connections,
                 ..
@@ -105,7 +105,7 @@ impl Refusal {
             ),
             Self::Throttled(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connects"),
             Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
-            Self::Replays => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
+            Self::ReplaySlots => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         }
     }
@@ -220,7 +220,7 @@ impl Refusal {
                 "this pod has as many files and connections open as it may".into(),
                 "try again",
             ),
-            Self::Pressure => ("this pod is overloaded".into(), "try again"),
+            Self::LoadMonitor => ("this pod is overloaded".into(), "try again"),
             Self::Throttled(Throttled {
                 limit: Limit::Connections,
                 ..
@@ -243,7 +243,7 @@ impl Refusal {
                 "this pod serves as many different subjects as it may".into(),
                 "try again",
             ),
-            Self::Replays => (
+            Self::ReplaySlots => (
                 "too many clients wait for what they have missed".into(),
                 "try again",
             ),

@@ -13,14 +13,14 @@ use hyper::{Method, Response, StatusCode};
 use super::body::Body;
 use super::client_address::client_address;
 use super::cors;
-use super::rejection::Refusal;
+use super::rejection::Rejection;
 use super::request::{Request, is_browser};
 use super::route::{Found, Routes};
-use crate::http::config::End;
+use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::http::stream::event_stream::{EventStream, Opening};
 use crate::http::stream::state::Peer;
-use crate::limit::{Level, Supply};
+use crate::limit::{FdHeadroom, LoadLevel};
 use crate::net::request_head;
 use crate::presence::Protocol;
 
@@ -87,9 +87,9 @@ async fn respond<B: Sync>(
     surplus: bool,
     request: &hyper::Request<B>,
     has_body: bool,
-) -> Result<Answer, Refusal> {
-    request_head::host(request.version(), request.headers()).map_err(Refusal::Host)?;
-    let (route, path) = found.ok_or(Refusal::NotFound)?;
+) -> Result<Answer, Rejection> {
+    request_head::host(request.version(), request.headers()).map_err(Rejection::Host)?;
+    let (route, path) = found.ok_or(Rejection::NotFound)?;
     let asked = Request {
         path,
         query: request.uri().query().unwrap_or_default(),
@@ -112,13 +112,13 @@ async fn respond<B: Sync>(
                 .insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
             return Ok(Answer::Text(response));
         }
-        _ => return Err(Refusal::Method),
+        _ => return Err(Rejection::Method),
     }
     if !asked.accepts() {
-        return Err(Refusal::NotAcceptable);
+        return Err(Rejection::NotAcceptable);
     }
     if has_body {
-        return Err(Refusal::Body);
+        return Err(Rejection::Body);
     }
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let mut head = Response::new(());
@@ -127,16 +127,16 @@ async fn respond<B: Sync>(
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
     if context.is_refusing() {
-        return Err(Refusal::Draining);
+        return Err(Rejection::Draining);
     }
     if surplus {
-        return Err(Refusal::Connections);
+        return Err(Rejection::Connections);
     }
-    if context.door.supply() >= Supply::Reserved {
-        return Err(Refusal::Descriptors);
+    if context.door.supply() >= FdHeadroom::Reserved {
+        return Err(Rejection::Descriptors);
     }
-    if context.pressure.level() >= Level::Connections {
-        return Err(Refusal::Pressure);
+    if context.pressure.level() >= LoadLevel::Connections {
+        return Err(Rejection::LoadMonitor);
     }
     let (client, is_named) = route.client(&asked);
     let visit = context.clients.enter(&client).and_then(|mut visit| {
@@ -151,7 +151,7 @@ async fn respond<B: Sync>(
             .throttled_total
             .with_label_values(&[throttled.limit.as_str()])
             .inc();
-        Refusal::Throttled(throttled)
+        Rejection::Throttled(throttled)
     })?;
     let opening = Opening {
         route: route.clone(),
@@ -169,7 +169,7 @@ async fn respond<B: Sync>(
     Ok(Answer::Events(head, Box::new(stream)))
 }
 
-fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
+fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: CloseStyle) {
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(
         CACHE_CONTROL,
@@ -179,7 +179,7 @@ fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     // The connection never serves again after an event stream; a proxy must not send a request into its end. One that
     // is to end as if it broke does not announce it: undici, the fetch of Node, would take that end for a clean one.
-    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && end == End::Clean) {
+    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && end == CloseStyle::Clean) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -187,7 +187,7 @@ fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: End) {
 /// Answers a request that is refused; counts it.
 pub(in crate::http) fn refuse<B>(
     context: &Context,
-    refusal: &Refusal,
+    refusal: &Rejection,
     request: &hyper::Request<B>,
 ) -> Answer {
     let (status, code) = refusal.row();
@@ -205,7 +205,7 @@ pub(in crate::http) fn refuse<B>(
         } else {
             Protocol::Http11
         };
-        event_stream_head(response.headers_mut(), protocol, End::Clean);
+        event_stream_head(response.headers_mut(), protocol, CloseStyle::Clean);
         return Answer::Last(response);
     }
     let mut response = Response::new(refusal.body());
@@ -214,7 +214,7 @@ pub(in crate::http) fn refuse<B>(
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if *refusal == Refusal::Method {
+    if *refusal == Rejection::Method {
         headers.insert(ALLOW, METHODS);
     }
     if refusal.passes() {
@@ -231,7 +231,7 @@ pub(in crate::http) fn refuse<B>(
 }
 
 /// The whole answer to a head that hyper could not read: nothing follows it on its connection.
-pub(in crate::http) fn last_words(context: &Context, refusal: &Refusal) -> Vec<u8> {
+pub(in crate::http) fn last_words(context: &Context, refusal: &Rejection) -> Vec<u8> {
     let (status, code) = refusal.row();
     context
         .metrics

@@ -8,12 +8,12 @@ use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::cors;
-use super::rejection::Refusal;
+use super::rejection::Rejection;
 use super::request::Request;
-use crate::feed::{Profile, Source};
+use crate::feed::{FeedOptions, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
 use crate::net::AddressText;
-use crate::presence::{Close, Protocol};
+use crate::presence::{CloseReason, Protocol};
 use crate::subject::template::Unfilled;
 use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
@@ -30,7 +30,7 @@ pub struct Routes {
 pub(in crate::http) struct Route {
     pub(in crate::http) config: RouteConfig,
     pub(in crate::http) label: Arc<str>,
-    pub(in crate::http) profile: Arc<Profile>,
+    pub(in crate::http) profile: Arc<FeedOptions>,
     /// A hash of the profile, equal again after a reload that leaves it as it was.
     profile_hash: u64,
     pub(in crate::http) sources: Vec<RouteSource>,
@@ -97,7 +97,7 @@ impl Route {
         });
         let sources = sources.collect();
         let (event, priority) = (config.event.clone(), config.priority.clone());
-        let profile = Profile {
+        let profile = FeedOptions {
             event,
             priority,
             window: config.window,
@@ -120,7 +120,7 @@ impl Route {
     pub(in crate::http) fn is_resumable_elsewhere(&self) -> bool {
         self.sources
             .iter()
-            .any(|source| !matches!(source.source, Source::OnDemand(_)))
+            .any(|source| !matches!(source.source, Source::Core(_)))
     }
 
     /// What a request asks of each source.
@@ -128,7 +128,7 @@ impl Route {
         &self,
         request: &Request<'_>,
         most: usize,
-    ) -> Result<Vec<FilterSet>, Refusal> {
+    ) -> Result<Vec<FilterSet>, Rejection> {
         let mut sets = Vec::with_capacity(self.sources.len());
         let mut count = 0;
         for source in &self.sources {
@@ -140,7 +140,7 @@ impl Route {
             sets.push(FilterSet::new(all));
         }
         if count > most.max(self.sources.len()) {
-            return Err(Refusal::TooManySubjects);
+            return Err(Rejection::TooManySubjects);
         }
         Ok(sets)
     }
@@ -176,13 +176,13 @@ impl Route {
     }
 }
 
-fn refuse(unfilled: Unfilled) -> Refusal {
+fn refuse(unfilled: Unfilled) -> Rejection {
     match unfilled {
         Unfilled::Missing(variable) | Unfilled::Token(variable) => {
-            Refusal::Variable(variable.to_string())
+            Rejection::Variable(variable.to_string())
         }
-        Unfilled::Filter(invalid) => Refusal::Subject(invalid.explain()),
-        Unfilled::NotAllowed(filter) => Refusal::NotAllowed(filter.to_string()),
+        Unfilled::Filter(invalid) => Rejection::Subject(invalid.explain()),
+        Unfilled::NotAllowed(filter) => Rejection::NotAllowed(filter.to_string()),
     }
 }
 
@@ -203,7 +203,7 @@ impl RouteMetrics {
                     .streams_opened_total
                     .with_label_values(&[route, protocol.as_str()])
             }),
-            closed: Close::ALL
+            closed: CloseReason::ALL
                 .iter()
                 .map(|close| {
                     metrics
@@ -219,7 +219,7 @@ impl RouteMetrics {
         self.opened[protocol as usize].inc();
     }
 
-    pub(in crate::http) fn closed(&self, protocol: Protocol, close: Close) {
+    pub(in crate::http) fn closed(&self, protocol: Protocol, close: CloseReason) {
         self.streams[protocol as usize].dec();
         self.closed[close as usize].inc();
     }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 /// A time of an event stream, or a length of time: 497 days at the most, and a configured one is a year at the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::http) struct Ticks(u32);
+pub(in crate::http) struct CompactInstant(u32);
 
 /// When an event stream began, in ticks of the process.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::http) struct Began(u64);
+pub(in crate::http) struct StreamClock(u64);
 
 /// 10 ms: far below every duration of a route that is timed with it.
 const TICK: Duration = Duration::from_millis(10);
@@ -30,7 +30,7 @@ pub(in crate::http) fn instant_of(ticks: u64) -> Instant {
     *EPOCH + Duration::from_millis(ticks.saturating_mul(TICK.as_millis() as u64))
 }
 
-impl Ticks {
+impl CompactInstant {
     pub(in crate::http) const ZERO: Self = Self(0);
 
     pub(in crate::http) fn new(count: u32) -> Self {
@@ -60,23 +60,23 @@ impl Ticks {
     }
 }
 
-impl Began {
+impl StreamClock {
     pub(in crate::http) fn now() -> Self {
         Self(ticks_at(Instant::now()))
     }
 
     /// The time of the event stream that this is.
-    pub(in crate::http) fn at(self, time: Instant) -> Ticks {
-        Ticks(u32::try_from(ticks_at(time).saturating_sub(self.0)).unwrap_or(u32::MAX))
+    pub(in crate::http) fn at(self, time: Instant) -> CompactInstant {
+        CompactInstant(u32::try_from(ticks_at(time).saturating_sub(self.0)).unwrap_or(u32::MAX))
     }
 
     /// The time that this is, in ticks of the process.
-    pub(in crate::http) fn ticks_at(self, ticks: Ticks) -> u64 {
+    pub(in crate::http) fn ticks_at(self, ticks: CompactInstant) -> u64 {
         self.0 + u64::from(ticks.0)
     }
 
     /// The same as an instant.
-    pub(in crate::http) fn instant(self, ticks: Ticks) -> Instant {
+    pub(in crate::http) fn instant(self, ticks: CompactInstant) -> Instant {
         instant_of(self.ticks_at(ticks))
     }
 
@@ -91,28 +91,31 @@ mod tests {
 
     #[test]
     fn a_time_is_over_when_its_instant_has_come_and_not_before() {
-        let began = Began::now();
+        let began = StreamClock::now();
         let deadline = began
             .at(Instant::now())
-            .after(Ticks::lasting(Duration::from_millis(1234)));
+            .after(CompactInstant::lasting(Duration::from_millis(1234)));
         let instant = began.instant(deadline);
         assert_eq!(began.at(instant), deadline);
         assert!(began.at(instant - Duration::from_nanos(1)) < deadline);
         assert_eq!(
             deadline,
-            Ticks(123).after(began.at(Instant::now())),
+            CompactInstant(123).after(began.at(Instant::now())),
             "whole hundredths"
         );
     }
 
     #[test]
     fn nothing_that_lasts_is_over_at_once() {
-        assert!(Ticks::ZERO.after(Ticks::lasting(Duration::from_millis(1))) > Ticks::ZERO);
+        assert!(
+            CompactInstant::ZERO.after(CompactInstant::lasting(Duration::from_millis(1)))
+                > CompactInstant::ZERO
+        );
     }
 
     #[test]
     fn what_lasts_longer_than_can_be_told_ends_at_the_last_moment_that_can() {
-        let year = Ticks::lasting(Duration::from_secs(8760 * 3600));
-        assert!(year.after(year) == Ticks(u32::MAX) && year < Ticks(u32::MAX));
+        let year = CompactInstant::lasting(Duration::from_secs(8760 * 3600));
+        assert!(year.after(year) == CompactInstant(u32::MAX) && year < CompactInstant(u32::MAX));
     }
 }

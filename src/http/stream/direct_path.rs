@@ -4,30 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
-use super::compact_time::{Began, Ticks};
+use super::compact_time::{CompactInstant, StreamClock};
 use super::state::StreamState;
-use super::write_batch::{Tally, Written};
-use crate::feed::Piece;
+use super::write_batch::{WriteStats, Written};
+use crate::feed::EncodedRun;
 use crate::http::request::route::Route;
-use crate::limit::Level;
-use crate::limit::load_level::Gauge;
+use crate::limit::LoadLevel;
+use crate::limit::load_level::SharedLevel;
 
 /// Open while the task waits, with nothing under way to the client that was refused. Task and rounds run on one thread.
 #[derive(Debug)]
-pub(in crate::http) struct Gate {
+pub(in crate::http) struct DirectPath {
     is_open: AtomicBool,
     /// Ticks since the event stream began at which something was handed out past the task, plus one; 0 if nothing was.
     handed: AtomicU32,
     /// Of the state, as the route: here they are beside what else is needed.
-    began: Began,
+    began: StreamClock,
     pub(in crate::http) state: Arc<StreamState>,
     route: Arc<Route>,
-    pressure: Gauge,
+    pressure: SharedLevel,
 }
 
-impl Gate {
+impl DirectPath {
     /// A gate that is shut.
-    pub(in crate::http) fn new(state: Arc<StreamState>, pressure: Gauge) -> Self {
+    pub(in crate::http) fn new(state: Arc<StreamState>, pressure: SharedLevel) -> Self {
         let (is_open, handed) = (AtomicBool::new(false), AtomicU32::new(0));
         let (began, route) = (state.began, state.route.clone());
         Self {
@@ -51,9 +51,9 @@ impl Gate {
     }
 
     /// The task runs. With when something was handed out past it last, if anything was.
-    pub(in crate::http) fn close(&self) -> Option<Ticks> {
+    pub(in crate::http) fn close(&self) -> Option<CompactInstant> {
         self.shut();
-        let handed = Ticks::new(self.handed.load(Ordering::Relaxed).checked_sub(1)?);
+        let handed = CompactInstant::new(self.handed.load(Ordering::Relaxed).checked_sub(1)?);
         self.handed.store(0, Ordering::Relaxed);
         Some(handed)
     }
@@ -64,19 +64,19 @@ impl Gate {
     }
 
     /// Whether this may. Under pressure telemetry is passed by; a client without a rate of events gets all else.
-    pub(in crate::http) fn lets(&self, piece: &Piece) -> bool {
-        let is_thinned = piece.has_telemetry && self.pressure.level() != Level::None;
+    pub(in crate::http) fn lets(&self, piece: &EncodedRun) -> bool {
+        let is_thinned = piece.has_telemetry && self.pressure.level() != LoadLevel::None;
         !is_thinned && self.look()
     }
 
     /// It has passed, just now: what is to be counted of it.
-    pub(in crate::http) fn passed(&self, piece: &Piece) -> Tally {
+    pub(in crate::http) fn passed(&self, piece: &EncodedRun) -> WriteStats {
         let now = Instant::now();
         self.handed.store(
             self.began.at(now).count().saturating_add(1),
             Ordering::Relaxed,
         );
-        Tally {
+        WriteStats {
             events: piece.events,
             oldest: Some(piece.received),
             handed: Some(now),

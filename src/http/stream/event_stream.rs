@@ -13,20 +13,20 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
-use super::compact_time::Ticks;
-use super::direct_path::Gate;
+use super::compact_time::CompactInstant;
+use super::direct_path::DirectPath;
 use super::state::StreamState;
-use super::throttle::{Paced, Turn};
-use super::write_batch::{Output, TURN_BYTES, Written};
-use crate::feed::{Cursor, Gap, Item, Outlet, Read, Relief};
-use crate::http::config::End;
+use super::throttle::{ThrottlePass, ThrottleState};
+use super::write_batch::{TURN_BYTES, WriteBatch, Written};
+use crate::feed::{Cursor, DirectSink, Gap, Item, Read, Shedder};
+use crate::http::config::CloseStyle;
 use crate::http::context::Context;
-use crate::http::h2::group::Family;
-use crate::limit::Visit;
+use crate::http::h2::group::H2StreamGroup;
+use crate::limit::ClientPermit;
 use crate::limit::clients::Limit;
-use crate::presence::{Close, Member as _, Registration, State};
+use crate::presence::{CloseReason, Registration, State, StreamHandle as _};
 use crate::sse::id::Joined;
-use crate::sse::{Component, Tier, encode};
+use crate::sse::{Position, Tier, encode};
 
 pub(in crate::http) use opening::Opening;
 
@@ -38,30 +38,30 @@ pub(in crate::http) struct EventStream {
     state: Arc<StreamState>,
     context: Arc<Context>,
     /// Counted among those of its client, where these are limited.
-    visit: Option<Box<Visit>>,
-    paced: Option<Box<Paced>>,
+    visit: Option<Box<ClientPermit>>,
+    paced: Option<Box<ThrottleState>>,
     cursors: SmallVec<[Cursor; 1]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
-    positions: SmallVec<[Component; 1]>,
+    positions: SmallVec<[Position; 1]>,
     /// Which source was read first in the last turn.
     first: u16,
     opening: Option<Box<Bytes>>,
     /// HTTP/1: wakes the task at the deadline; made when there is nothing to write for the first time.
     timer: Option<Pin<Box<Sleep>>>,
     /// HTTP/2: with whom it is handed over, and who wakes the task at the deadline.
-    family: Option<Arc<Family>>,
+    family: Option<Arc<H2StreamGroup>>,
     /// When it is to be looked whether there is something to say.
-    deadline: Ticks,
+    deadline: CompactInstant,
     /// The task is woken at the deadline.
     is_timed: bool,
     /// Its own part of the route's heartbeat: how long this client hears nothing before a comment.
     part: f32,
     /// When something was handed out last.
-    spoke: Ticks,
+    spoke: CompactInstant,
     /// When an id was handed out last.
-    marked: Ticks,
+    marked: CompactInstant,
     /// When the client is handed over.
-    age: Ticks,
+    age: CompactInstant,
     /// HTTP/2: its family knows that it has come of age.
     is_aged: bool,
     ending: Option<Ending>,
@@ -72,7 +72,7 @@ pub(in crate::http) struct EventStream {
 /// An end that has begun: what the client is still owed comes first.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
-    close: Close,
+    close: CloseReason,
     owed: u32,
 }
 
@@ -84,7 +84,7 @@ pub(in crate::http) enum Step {
     /// That was all: the task is woken when there is more.
     Wait,
     /// Nothing will follow.
-    End(Close),
+    CloseStyle(CloseReason),
 }
 
 impl EventStream {
@@ -93,7 +93,7 @@ impl EventStream {
     }
 
     /// It is one of several on its connection, which are handed over together.
-    pub(in crate::http) fn join(&mut self, family: Arc<Family>, stream: u32) {
+    pub(in crate::http) fn join(&mut self, family: Arc<H2StreamGroup>, stream: u32) {
         family.add(
             &self.state,
             stream,
@@ -103,8 +103,8 @@ impl EventStream {
     }
 
     /// Whether its end is to look like a broken connection, by the route's `close`.
-    pub(in crate::http) fn breaks(&self, close: Close) -> bool {
-        self.state.route.config.close == End::Abort && close.comes_back()
+    pub(in crate::http) fn breaks(&self, close: CloseReason) -> bool {
+        self.state.route.config.close == CloseStyle::Abort && close.comes_back()
     }
 
     /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends. The driver
@@ -112,7 +112,7 @@ impl EventStream {
     pub(in crate::http) fn poll_next(
         &mut self,
         task: &mut TaskContext<'_>,
-        out: &mut Output,
+        out: &mut WriteBatch,
     ) -> Poll<Step> {
         if let Some(opening) = self.opening.take() {
             out.push(*opening);
@@ -125,7 +125,7 @@ impl EventStream {
         if !matches!(
             self.ending,
             Some(Ending {
-                close: Close::Slow,
+                close: CloseReason::Slow,
                 ..
             })
         ) {
@@ -141,7 +141,7 @@ impl EventStream {
         }
         if let Some(Ending { close, owed: 0 }) = self.ending {
             self.say_close(close, out);
-            return Poll::Ready(Step::End(close));
+            return Poll::Ready(Step::CloseStyle(close));
         }
         if out.is_empty() {
             return Poll::Pending;
@@ -164,20 +164,20 @@ impl EventStream {
     }
 
     /// A gate for whoever hands out what comes past the task.
-    pub(in crate::http) fn gate(&self) -> Gate {
-        Gate::new(self.state.clone(), self.context.pressure.clone())
+    pub(in crate::http) fn gate(&self) -> DirectPath {
+        DirectPath::new(self.state.clone(), self.context.pressure.clone())
     }
 
     /// Lets events that come while it waits be written without its task, if it has one source. While its client has a rate
     /// of events, it is not at rest.
-    pub(in crate::http) fn set_outlet(&self, outlet: Arc<dyn Outlet>) {
+    pub(in crate::http) fn set_outlet(&self, outlet: Arc<dyn DirectSink>) {
         if let [cursor] = &self.cursors[..] {
             cursor.set_outlet(outlet);
         }
     }
 
     /// Goes to where the client stands since something was handed out past the task, the last of it then.
-    pub(in crate::http) fn follow(&mut self, handed: Ticks) {
+    pub(in crate::http) fn follow(&mut self, handed: CompactInstant) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
             cursor.follow();
             *position = cursor.position();
@@ -222,14 +222,14 @@ impl EventStream {
     }
 
     /// Ends it, unless it is ending already.
-    pub(in crate::http) fn end(&mut self, close: Close) {
+    pub(in crate::http) fn end(&mut self, close: CloseReason) {
         if self.ending.is_some() {
             return;
         }
         self.state.close(close);
         // What waits at this moment is owed; what is published meanwhile is the next connection's.
         let owed = match close {
-            Close::Drain | Close::Age | Close::Unauthorized => {
+            CloseReason::Drain | CloseReason::Age | CloseReason::Unauthorized => {
                 u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
             }
             _ => 0,
@@ -238,28 +238,28 @@ impl EventStream {
     }
 
     /// What a client is spared that was slow until now; nothing when too much waits for it: then it is ended.
-    fn relieve(&mut self) -> Option<Relief> {
+    fn relieve(&mut self) -> Option<Shedder> {
         let waiting = self.state.lag().events;
         if self.state.is_ended_by(waiting) {
-            self.end(Close::Slow);
+            self.end(CloseReason::Slow);
             return None;
         }
-        (!self.state.is_resuming()).then(|| Relief::new(&self.state.route.config.slow, waiting))
+        (!self.state.is_resuming()).then(|| Shedder::new(&self.state.route.config.slow, waiting))
     }
 
     fn poll_events(
         &mut self,
         task: &mut TaskContext<'_>,
-        out: &mut Output,
-        mut relief: Option<&mut Relief>,
-    ) -> Option<Close> {
+        out: &mut WriteBatch,
+        mut relief: Option<&mut Shedder>,
+    ) -> Option<CloseReason> {
         let mut caught_up = true;
         let mut ended = false;
         let (visit, mut paced) = (self.visit.take(), self.paced.take());
         let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         // What is owed at the end is given at once.
         let mut pace = match self.ending {
-            None => Turn::new(
+            None => ThrottlePass::new(
                 visit.as_ref().and_then(|visit| visit.events()),
                 self.context.pressure.level(),
                 &mut paced,
@@ -311,11 +311,11 @@ impl EventStream {
             self.state.set_caught_up();
             self.note_active();
         }
-        ended.then_some(Close::Upstream)
+        ended.then_some(CloseReason::Upstream)
     }
 
     /// Notes until when events wait for tokens, so that the timer ends it.
-    fn wait_for_tokens(&mut self, paced: Option<Box<Paced>>, waited: bool) {
+    fn wait_for_tokens(&mut self, paced: Option<Box<ThrottleState>>, waited: bool) {
         let waits = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         self.paced = paced;
         if waits && !waited {
@@ -331,7 +331,7 @@ impl EventStream {
     }
 
     /// Moves what a cursor has read to the output, with ids of all sources where there are several.
-    fn hand_out(&mut self, place: usize, out: &mut Output) {
+    fn hand_out(&mut self, place: usize, out: &mut WriteBatch) {
         let mut items = std::mem::take(&mut out.batch.items);
         let alone = self.cursors.len() == 1;
         for item in items.drain(..) {
@@ -398,7 +398,7 @@ impl EventStream {
     }
 }
 
-fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Component]>) {
+fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Position]>) {
     let missed = gap
         .missed
         .map_or("null".to_owned(), |missed| missed.to_string());

@@ -57,7 +57,7 @@ pub(in crate::http) fn wanted(context: &Context, asked: &Opening) -> Option<Want
 /// positions of those streams and nothing after them is missing. An invented id has none.
 #[derive(Default)]
 pub(in crate::http) struct Confirmed {
-    components: Vec<crate::sse::Component>,
+    components: Vec<crate::sse::Position>,
     is_refuted: bool,
 }
 
@@ -65,7 +65,7 @@ impl Confirmed {
     /// Notes what became of the position in one source.
     pub(in crate::http) fn note(&mut self, source: &Source, start: Start, outcome: Outcome) {
         match (source, start, outcome) {
-            (Source::OnDemand(_), ..) => {}
+            (Source::Core(_), ..) => {}
             (_, Start::After(at), Outcome::Window | Outcome::Archive) => self.components.push(at),
             _ => self.is_refuted = true,
         }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::state::StreamState;
-use crate::presence::{Close, Member as _};
+use crate::presence::{CloseReason, StreamHandle as _};
 
 /// Watches one socket, or the window of one HTTP/2 stream, while it refuses bytes; while it takes them this is nothing.
 #[derive(Default)]
-pub(in crate::http) struct Patience {
+pub(in crate::http) struct StallTimer {
     timer: Option<Pin<Box<Sleep>>>,
     /// The event stream is ended for its slowness, and the timer runs until its peer is cut.
     is_last: bool,
@@ -41,7 +41,7 @@ enum Look {
     Stuck,
 }
 
-impl Patience {
+impl StallTimer {
     /// To be polled as long as bytes are refused. Ready when the peer is to be cut. `holds_others_back`: whether other event
     /// streams of its connection wait because of this one.
     pub(in crate::http) fn poll(
@@ -52,7 +52,7 @@ impl Patience {
     ) -> Poll<()> {
         state.refuses();
         loop {
-            if state.asked() == Some(Close::Slow) && !self.is_last {
+            if state.asked() == Some(CloseReason::Slow) && !self.is_last {
                 self.is_last = true;
                 self.timer = Some(Box::pin(tokio::time::sleep(FAREWELL)));
             }
@@ -85,7 +85,7 @@ impl Patience {
 fn look(state: &StreamState, holds_others_back: bool) -> Look {
     let (slow, refused) = (&state.route.config.slow, state.refused_for());
     if refused >= STUCK || (refused >= HOLDS_MAX && holds_others_back) {
-        state.close(Close::Slow);
+        state.close(CloseReason::Slow);
         return Look::Stuck;
     }
     if refused < slow.patience {
@@ -93,7 +93,7 @@ fn look(state: &StreamState, holds_others_back: bool) -> Look {
     }
     state.set_slow();
     if state.is_ended_by(state.lag().events) {
-        state.close(Close::Slow);
+        state.close(CloseReason::Slow);
     }
     Look::Again(LOOK_EVERY.min(STUCK - refused))
 }

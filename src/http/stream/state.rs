@@ -9,13 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::task::AtomicWaker;
 use smallvec::SmallVec;
 
-use super::compact_time::{Began, Ticks};
+use super::compact_time::{CompactInstant, StreamClock};
 use super::write_batch::Written;
-use crate::feed::Standing;
+use crate::feed::CursorProbe;
 use crate::http::request::route::Route;
 use crate::net::AddressText;
 use crate::presence::queue::millis;
-use crate::presence::{Close, Description, Lag, Member, Protocol, Registry, Sent, State};
+use crate::presence::{
+    CloseReason, Lag, Protocol, Sent, State, StreamHandle, StreamInfo, StreamTable,
+};
 use crate::sse::EventId;
 use crate::telemetry::Metrics;
 
@@ -65,10 +67,10 @@ pub(in crate::http) struct StreamState {
     /// See [`Client::can_come_back`].
     pub(in crate::http) can_come_back: bool,
     pub(in crate::http) peer: Peer,
-    standings: SmallVec<[Standing; 1]>,
+    standings: SmallVec<[CursorProbe; 1]>,
     /// Milliseconds of Unix time.
     opened: u64,
-    pub(in crate::http) began: Began,
+    pub(in crate::http) began: StreamClock,
 }
 
 /// What is looked at in every turn, side by side.
@@ -83,7 +85,7 @@ struct Turned {
     gaps: AtomicU32,
     /// HTTP/2: bytes that were handed over and are not out.
     under_way: AtomicU32,
-    /// 0, or a place in [`Close::ALL`] plus one: why it is asked to end. The first reason stands.
+    /// 0, or a place in [`CloseReason::ALL`] plus one: why it is asked to end. The first reason stands.
     asked: AtomicU8,
     /// Resumes, and has not caught up yet.
     resuming: AtomicBool,
@@ -118,7 +120,7 @@ impl StreamState {
             can_come_back,
         }: Client,
         peer: Peer,
-        standings: SmallVec<[Standing; 1]>,
+        standings: SmallVec<[CursorProbe; 1]>,
         resuming: bool,
     ) -> Self {
         let turn = Turned {
@@ -141,19 +143,19 @@ impl StreamState {
             peer,
             standings,
             opened: millis(SystemTime::now()),
-            began: Began::now(),
+            began: StreamClock::now(),
         }
     }
 
     /// Why it is asked to end, if it is; otherwise the task is woken when it will be.
-    pub(in crate::http) fn poll_asked(&self, waker: &Waker) -> Option<Close> {
+    pub(in crate::http) fn poll_asked(&self, waker: &Waker) -> Option<CloseReason> {
         self.turn.task.register(waker);
         self.asked()
     }
 
-    pub(in crate::http) fn asked(&self) -> Option<Close> {
+    pub(in crate::http) fn asked(&self) -> Option<CloseReason> {
         let place = usize::from(self.turn.asked.load(Ordering::Acquire)).checked_sub(1)?;
-        Close::ALL.get(place).copied()
+        CloseReason::ALL.get(place).copied()
     }
 
     /// Its time has come, or it is asked to do something: its task looks.
@@ -307,7 +309,10 @@ impl StreamState {
     pub(in crate::http) fn refused_for(&self) -> Duration {
         match self.turn.refused.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => self.began.at(Instant::now()).since(Ticks::new(since - 1)),
+            since => self
+                .began
+                .at(Instant::now())
+                .since(CompactInstant::new(since - 1)),
         }
     }
 
@@ -315,22 +320,22 @@ impl StreamState {
         EventId::new(
             self.standings
                 .iter()
-                .filter_map(Standing::position)
+                .filter_map(CursorProbe::position)
                 .collect(),
         )
         .to_string()
     }
 
     /// Whether this end waits for nobody: what is pending is thrown away.
-    pub(in crate::http) fn is_forced(close: Close) -> bool {
+    pub(in crate::http) fn is_forced(close: CloseReason) -> bool {
         matches!(
             close,
-            Close::Killed | Close::Cut | Close::Client | Close::Error
+            CloseReason::Killed | CloseReason::Cut | CloseReason::Client | CloseReason::Error
         )
     }
 }
 
-impl Member for StreamState {
+impl StreamHandle for StreamState {
     fn route(&self) -> &Arc<str> {
         &self.route.label
     }
@@ -364,7 +369,7 @@ impl Member for StreamState {
         }
     }
 
-    fn describe(&self) -> Description {
+    fn describe(&self) -> StreamInfo {
         let state = match (
             self.asked(),
             self.is_resuming(),
@@ -379,7 +384,7 @@ impl Member for StreamState {
             .standings
             .iter()
             .flat_map(|standing| standing.filters().filters());
-        Description {
+        StreamInfo {
             client: self.client.to_string(),
             route: self.route.label.clone(),
             subjects: filters.map(ToString::to_string).collect(),
@@ -397,8 +402,8 @@ impl Member for StreamState {
         }
     }
 
-    fn close(&self, close: Close) {
-        let place = Close::ALL
+    fn close(&self, close: CloseReason) {
+        let place = CloseReason::ALL
             .iter()
             .position(|known| *known == close)
             .unwrap_or_default() as u8
@@ -419,7 +424,7 @@ impl Member for StreamState {
 /// What all connections hold in memory, estimated from their kinds: event streams, and HTTP/2 connections whether they
 /// carry any or not. Those of HTTP/1 without an event stream are left out: they last seconds.
 #[must_use]
-pub fn memory_bytes(registry: &Registry, metrics: &Metrics) -> u64 {
+pub fn memory_bytes(registry: &StreamTable, metrics: &Metrics) -> u64 {
     let mut bytes = 0;
     registry.for_each(|member| bytes += member.memory_bytes());
     let h2 = |tls: &str| {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::feed::{Pace, Verdict};
-use crate::limit::Level;
+use crate::feed::{Throttle, ThrottleDecision};
+use crate::limit::LoadLevel;
 use crate::limit::clients::EventTokens;
 use crate::sse::Tier;
 
@@ -12,7 +12,7 @@ const TELEMETRY_EVERY: Duration = Duration::from_millis(100);
 
 /// What of it lasts from turn to turn; most event streams never have any.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Paced {
+pub(in crate::http) struct ThrottleState {
     /// When the client has tokens again, while events wait for them.
     pub(in crate::http) until: Option<Instant>,
     /// When a telemetry event was given last.
@@ -22,22 +22,22 @@ pub(in crate::http) struct Paced {
 }
 
 /// One turn.
-pub(in crate::http) struct Turn<'t> {
+pub(in crate::http) struct ThrottlePass<'t> {
     tokens: Option<EventTokens<'t>>,
-    level: Level,
-    paced: &'t mut Paced,
+    level: LoadLevel,
+    paced: &'t mut ThrottleState,
     now: Instant,
     skipped: [u64; Tier::ALL.len()],
 }
 
-impl<'t> Turn<'t> {
+impl<'t> ThrottlePass<'t> {
     /// A turn; none when nothing has to wait and nothing is cut.
     pub(in crate::http) fn new(
         tokens: Option<EventTokens<'t>>,
-        level: Level,
-        paced: &'t mut Option<Box<Paced>>,
+        level: LoadLevel,
+        paced: &'t mut Option<Box<ThrottleState>>,
     ) -> Option<Self> {
-        if tokens.is_none() && level == Level::None {
+        if tokens.is_none() && level == LoadLevel::None {
             *paced = None;
             return None;
         }
@@ -64,11 +64,11 @@ impl<'t> Turn<'t> {
     fn cuts_telemetry(&self) -> bool {
         let last = self.paced.telemetry;
         match self.level {
-            Level::None => false,
-            Level::Telemetry => {
+            LoadLevel::None => false,
+            LoadLevel::Telemetry => {
                 last.is_some_and(|last| self.now.saturating_duration_since(last) < TELEMETRY_EVERY)
             }
-            Level::Normal | Level::Connections => true,
+            LoadLevel::Normal | LoadLevel::Connections => true,
         }
     }
 
@@ -90,38 +90,38 @@ impl<'t> Turn<'t> {
     /// Half of the rate, and a quarter: an event costs as many tokens more.
     fn cost(&self) -> u32 {
         match self.level {
-            Level::None | Level::Telemetry => 1,
-            Level::Normal => 2,
-            Level::Connections => 4,
+            LoadLevel::None | LoadLevel::Telemetry => 1,
+            LoadLevel::Normal => 2,
+            LoadLevel::Connections => 4,
         }
     }
 }
 
-impl Pace for Turn<'_> {
-    fn ask(&mut self, tier: Tier, hurried: bool) -> Verdict {
+impl Throttle for ThrottlePass<'_> {
+    fn ask(&mut self, tier: Tier, hurried: bool) -> ThrottleDecision {
         if tier == Tier::Critical {
             self.charge();
-            return Verdict::Give;
+            return ThrottleDecision::Give;
         }
         let verdict = if tier == Tier::Telemetry && self.cuts_telemetry() {
-            Verdict::PassBy
+            ThrottleDecision::PassBy
         } else {
             match (self.take(self.cost()), tier) {
-                (Ok(()), _) => Verdict::Give,
+                (Ok(()), _) => ThrottleDecision::Give,
                 (Err(wait), _) if !hurried => {
                     self.paced.until = Some(self.now + wait);
-                    Verdict::Wait
+                    ThrottleDecision::Wait
                 }
-                (Err(_), Tier::Telemetry) => Verdict::PassBy,
+                (Err(_), Tier::Telemetry) => ThrottleDecision::PassBy,
                 (Err(_), _) => {
                     self.owe();
-                    Verdict::Give
+                    ThrottleDecision::Give
                 }
             }
         };
         match (verdict, tier) {
-            (Verdict::PassBy, _) => self.skipped[tier as usize] += 1,
-            (Verdict::Give, Tier::Telemetry) => self.paced.telemetry = Some(self.now),
+            (ThrottleDecision::PassBy, _) => self.skipped[tier as usize] += 1,
+            (ThrottleDecision::Give, Tier::Telemetry) => self.paced.telemetry = Some(self.now),
             _ => {}
         }
         verdict
@@ -147,10 +147,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::limit::{Clients, PerClient, Rate, Visit};
+    use crate::limit::{ClientLimiter, ClientPermit, PerClient, Rate};
 
-    fn visit(rate: u32, burst: u32) -> Visit {
-        let clients: Arc<Clients> = Clients::new();
+    fn visit(rate: u32, burst: u32) -> ClientPermit {
+        let clients: Arc<ClientLimiter> = ClientLimiter::new();
         clients.set(PerClient {
             events: Some(Rate::new(rate, burst)),
             ..PerClient::default()
@@ -158,23 +158,31 @@ mod tests {
         clients.enter("a").unwrap().unwrap()
     }
 
-    fn ask(turn: &mut Turn<'_>, tier: Tier, hurried: bool, times: usize) -> Vec<Verdict> {
+    fn ask(
+        turn: &mut ThrottlePass<'_>,
+        tier: Tier,
+        hurried: bool,
+        times: usize,
+    ) -> Vec<ThrottleDecision> {
         (0..times).map(|_| turn.ask(tier, hurried)).collect()
     }
 
     #[test]
     fn nothing_is_asked_for_without_tokens_and_pressure() {
-        assert!(Turn::new(None, Level::None, &mut None).is_none());
+        assert!(ThrottlePass::new(None, LoadLevel::None, &mut None).is_none());
     }
 
     #[test]
     fn events_wait_for_tokens_and_it_is_known_until_when() {
-        let (visit, mut paced) = (visit(1, 3), None::<Box<Paced>>);
-        let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
-        assert_eq!(ask(&mut turn, Tier::Normal, false, 3), [Verdict::Give; 3]);
+        let (visit, mut paced) = (visit(1, 3), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(visit.events(), LoadLevel::None, &mut paced).unwrap();
+        assert_eq!(
+            ask(&mut turn, Tier::Normal, false, 3),
+            [ThrottleDecision::Give; 3]
+        );
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
-            [Verdict::Wait; 2]
+            [ThrottleDecision::Wait; 2]
         );
         let wait = paced
             .as_ref()
@@ -190,16 +198,22 @@ mod tests {
 
     #[test]
     fn what_is_critical_never_waits_and_what_stands_before_it_goes_on_credit_or_is_passed_by() {
-        let (visit, mut paced) = (visit(1, 1), None::<Box<Paced>>);
-        let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
-        assert_eq!(ask(&mut turn, Tier::Critical, false, 5), [Verdict::Give; 5]);
-        assert_eq!(ask(&mut turn, Tier::Normal, true, 2), [Verdict::Give; 2]);
+        let (visit, mut paced) = (visit(1, 1), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(visit.events(), LoadLevel::None, &mut paced).unwrap();
+        assert_eq!(
+            ask(&mut turn, Tier::Critical, false, 5),
+            [ThrottleDecision::Give; 5]
+        );
+        assert_eq!(
+            ask(&mut turn, Tier::Normal, true, 2),
+            [ThrottleDecision::Give; 2]
+        );
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, true, 2),
-            [Verdict::PassBy; 2]
+            [ThrottleDecision::PassBy; 2]
         );
         assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
-        assert_eq!(turn.ask(Tier::Normal, false), Verdict::Wait);
+        assert_eq!(turn.ask(Tier::Normal, false), ThrottleDecision::Wait);
         assert!(
             paced.as_ref().unwrap().until.unwrap() > Instant::now() + Duration::from_millis(1200),
             "what is owed is paid first"
@@ -208,31 +222,31 @@ mod tests {
 
     #[test]
     fn pressure_thins_telemetry_then_cuts_it_and_leaves_the_rest_where_no_rate_is_configured() {
-        let mut paced = None::<Box<Paced>>;
-        let mut turn = Turn::new(None, Level::Telemetry, &mut paced).unwrap();
+        let mut paced = None::<Box<ThrottleState>>;
+        let mut turn = ThrottlePass::new(None, LoadLevel::Telemetry, &mut paced).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
-            [Verdict::Give, Verdict::PassBy]
+            [ThrottleDecision::Give, ThrottleDecision::PassBy]
         );
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 100),
-            [Verdict::Give; 100]
+            [ThrottleDecision::Give; 100]
         );
         turn.now += TELEMETRY_EVERY;
-        assert_eq!(turn.ask(Tier::Telemetry, false), Verdict::Give);
-        for level in [Level::Normal, Level::Connections] {
-            let mut turn = Turn::new(None, level, &mut paced).unwrap();
+        assert_eq!(turn.ask(Tier::Telemetry, false), ThrottleDecision::Give);
+        for level in [LoadLevel::Normal, LoadLevel::Connections] {
+            let mut turn = ThrottlePass::new(None, level, &mut paced).unwrap();
             assert_eq!(
                 ask(&mut turn, Tier::Telemetry, false, 2),
-                [Verdict::PassBy; 2]
+                [ThrottleDecision::PassBy; 2]
             );
             assert_eq!(
                 ask(&mut turn, Tier::Critical, false, 100),
-                [Verdict::Give; 100]
+                [ThrottleDecision::Give; 100]
             );
             assert_eq!(
                 ask(&mut turn, Tier::Normal, false, 100),
-                [Verdict::Give; 100]
+                [ThrottleDecision::Give; 100]
             );
         }
     }
@@ -240,17 +254,17 @@ mod tests {
     #[test]
     fn pressure_halves_and_quarters_the_rate_of_normal_events() {
         for (level, given) in [
-            (Level::Telemetry, 8),
-            (Level::Normal, 4),
-            (Level::Connections, 2),
+            (LoadLevel::Telemetry, 8),
+            (LoadLevel::Normal, 4),
+            (LoadLevel::Connections, 2),
         ] {
-            let (visit, mut paced) = (visit(1, 8), None::<Box<Paced>>);
-            let mut turn = Turn::new(visit.events(), level, &mut paced).unwrap();
+            let (visit, mut paced) = (visit(1, 8), None::<Box<ThrottleState>>);
+            let mut turn = ThrottlePass::new(visit.events(), level, &mut paced).unwrap();
             let verdicts = ask(&mut turn, Tier::Normal, false, 9);
             assert_eq!(
                 verdicts
                     .iter()
-                    .filter(|verdict| **verdict == Verdict::Give)
+                    .filter(|verdict| **verdict == ThrottleDecision::Give)
                     .count(),
                 given,
                 "{level:?}"
@@ -260,8 +274,8 @@ mod tests {
 
     #[test]
     fn a_token_that_was_taken_ahead_is_not_taken_twice() {
-        let (visit, mut paced) = (visit(1, 2), None::<Box<Paced>>);
-        let mut turn = Turn::new(visit.events(), Level::None, &mut paced).unwrap();
+        let (visit, mut paced) = (visit(1, 2), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(visit.events(), LoadLevel::None, &mut paced).unwrap();
         assert!(turn.is_ready() && turn.is_ready());
         turn.charge();
         assert!(turn.is_ready());

@@ -11,12 +11,12 @@ use crate::sse::encode::Chunk;
 
 /// What one turn brings: whole events, shared with every other client that gets them.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Output {
+pub(in crate::http) struct WriteBatch {
     /// To be written in this order.
-    pub(in crate::http) parts: Vec<Part>,
+    pub(in crate::http) parts: Vec<Segment>,
     /// Their length.
     pub(in crate::http) bytes: usize,
-    pub(in crate::http) tally: Tally,
+    pub(in crate::http) tally: WriteStats,
     /// What the cursors fill; empty between turns.
     pub(in crate::http) batch: Batch,
     /// Where short pieces of a client's own are written, such as ids of several sources.
@@ -25,7 +25,7 @@ pub(in crate::http) struct Output {
 
 /// A piece of a turn.
 #[derive(Debug)]
-pub(in crate::http) struct Part {
+pub(in crate::http) struct Segment {
     bytes: Bytes,
     /// What of it is the piece; around it stands what makes it a chunk of HTTP/1.1, if it is events.
     piece: Range<usize>,
@@ -35,7 +35,7 @@ pub(in crate::http) struct Part {
 
 /// What is counted when the bytes are on the socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::http) struct Tally {
+pub(in crate::http) struct WriteStats {
     pub(in crate::http) events: u64,
     /// Receipt of the oldest event among them.
     pub(in crate::http) oldest: Option<Instant>,
@@ -48,7 +48,7 @@ pub(in crate::http) struct Tally {
 pub(in crate::http) const TURN_BYTES: usize = 32 * 1024;
 
 /// What is counted of a turn that is on the socket, and its bytes.
-pub(in crate::http) type Written = (Tally, usize);
+pub(in crate::http) type Written = (WriteStats, usize);
 
 /// How the body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(in crate::http) enum Framing {
     /// HTTP/1.1: chunks, one per write.
     Chunked,
     /// HTTP/1.0: the close.
-    Close,
+    CloseReason,
 }
 
 impl Framing {
@@ -64,17 +64,17 @@ impl Framing {
     pub(in crate::http) fn tail(self) -> &'static [u8] {
         match self {
             Self::Chunked => b"\r\n",
-            Self::Close => b"",
+            Self::CloseReason => b"",
         }
     }
 }
 
-impl Output {
+impl WriteBatch {
     /// Runs with this thread's own output, emptied. It is used again, so that a delivery allocates nothing and a
     /// client that waits holds none.
     pub(in crate::http) fn with<R>(run: impl FnOnce(&mut Self) -> R) -> R {
         thread_local! {
-            static OUTPUT: RefCell<Output> = RefCell::default();
+            static OUTPUT: RefCell<WriteBatch> = RefCell::default();
         }
         OUTPUT.with(|output| match output.try_borrow_mut() {
             Ok(mut output) => {
@@ -93,12 +93,12 @@ impl Output {
         self.parts.clear();
         self.batch.items.clear();
         self.bytes = 0;
-        self.tally = Tally::default();
+        self.tally = WriteStats::default();
     }
 
     pub(in crate::http) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
-        self.parts.push(Part {
+        self.parts.push(Segment {
             piece: 0..bytes.len(),
             bytes,
             is_lent: false,
@@ -109,7 +109,7 @@ impl Output {
     pub(in crate::http) fn push_events(&mut self, chunk: Chunk, is_lent: bool) {
         let (bytes, piece) = chunk.into_parts();
         self.bytes += piece.len();
-        self.parts.push(Part {
+        self.parts.push(Segment {
             bytes,
             piece,
             is_lent,
@@ -138,7 +138,7 @@ impl Output {
     }
 
     /// The turn as it stands in memory with what makes it a chunk, if it is one part that does.
-    pub(in crate::http) fn chunk(&self, framing: Framing) -> Option<(&Part, &[u8])> {
+    pub(in crate::http) fn chunk(&self, framing: Framing) -> Option<(&Segment, &[u8])> {
         match &self.parts[..] {
             [part] if framing == Framing::Chunked => part.chunk().map(|chunk| (part, chunk)),
             _ => None,
@@ -146,7 +146,7 @@ impl Output {
     }
 }
 
-impl Part {
+impl Segment {
     pub(in crate::http) fn as_slice(&self) -> &[u8] {
         &self.bytes[self.piece.clone()]
     }

@@ -6,18 +6,18 @@ use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::nats::connection::Link;
+use crate::nats::connection::NatsConnection;
 
 /// How long a round trip may take before those who wait go on without it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Makes round trips; everyone who waits at a time shares one.
 #[derive(Clone, Debug)]
-pub(crate) struct Barrier(mpsc::Sender<oneshot::Sender<()>>);
+pub(crate) struct ServerFlush(mpsc::Sender<oneshot::Sender<()>>);
 
-impl Barrier {
+impl ServerFlush {
     /// Round trips on this connection.
-    pub(crate) fn new(link: Link) -> Self {
+    pub(crate) fn new(link: NatsConnection) -> Self {
         // 1024: who does not fit waits to wait.
         let (pass, waiting) = mpsc::channel(1024);
         tokio::spawn(serve(link, waiting));
@@ -34,7 +34,7 @@ impl Barrier {
     }
 }
 
-async fn serve(link: Link, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
+async fn serve(link: NatsConnection, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
     let inbox = link.client().new_inbox();
     let mut answers = None;
     let mut number: u64 = 0;
@@ -58,7 +58,12 @@ async fn serve(link: Link, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
 }
 
 /// Sends a message to ourselves. Where that is not permitted, the refusal is as good an answer.
-async fn round_trip(link: &Link, inbox: &str, subscribed: &mut Option<Subscriber>, number: u64) {
+async fn round_trip(
+    link: &NatsConnection,
+    inbox: &str,
+    subscribed: &mut Option<Subscriber>,
+    number: u64,
+) {
     let text = number.to_string();
     let known = link.now().denials(inbox);
     if subscribed.is_none() {

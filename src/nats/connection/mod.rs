@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-pub(crate) use nats_connection::{Ended, Link, LinkState};
-pub(crate) use supervisor::Monitor;
+pub(crate) use nats_connection::{ConnectionState, Ended, NatsConnection};
+pub(crate) use supervisor::Supervisor;
 use transport::Transport;
 
 use super::config::Config;
@@ -88,15 +88,15 @@ impl std::error::Error for InvalidServer {}
 /// The connections. They are four so that none waits for what another carries: a burst of core messages, a replay of the
 /// past, what is new in a stream, the answers to requests.
 #[derive(Clone, Debug)]
-pub(crate) struct Links {
+pub(crate) struct NatsConnections {
     /// What JetStream delivers.
-    pub(crate) data: Link,
+    pub(crate) data: NatsConnection,
     /// What JetStream delivers of the past.
-    pub(crate) replay: Link,
+    pub(crate) replay: NatsConnection,
     /// Core subjects.
-    pub(crate) core: Link,
+    pub(crate) core: NatsConnection,
     /// Requests.
-    pub(crate) control: Link,
+    pub(crate) control: NatsConnection,
 }
 
 /// Begins to connect, and goes on by itself for ever.
@@ -108,7 +108,7 @@ pub(crate) async fn connect(
     identity: &Identity,
     health: &Health,
     metrics: &Arc<Metrics>,
-) -> Result<(Links, Monitor), InvalidServer> {
+) -> Result<(NatsConnections, Supervisor), InvalidServer> {
     let servers = servers(config)?;
     let mut monitor = supervisor::Builder::new(health, metrics, Transport::new(config, &servers));
     let mut open = async |role: &'static str| {
@@ -121,7 +121,7 @@ pub(crate) async fn connect(
                 why,
             })
     };
-    let links = Links {
+    let links = NatsConnections {
         data: open("data").await?,
         replay: open("replay").await?,
         core: open(CORE).await?,

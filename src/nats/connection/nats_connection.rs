@@ -10,18 +10,18 @@ use tokio::sync::watch;
 
 /// One connection. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
-    pub(super) clients: Arc<Clients>,
-    pub(super) state: watch::Receiver<LinkState>,
+pub(crate) struct NatsConnection {
+    pub(super) clients: Arc<ClientSlot>,
+    pub(super) state: watch::Receiver<ConnectionState>,
 }
 
 /// The library's client of one connection, and how often those before it had connected.
 ///
 /// A client reconnects by itself. It ends with its task, should that panic; then nothing of that client works.
 #[derive(Debug)]
-pub(super) struct Clients(ArcSwap<(Client, u64)>);
+pub(super) struct ClientSlot(ArcSwap<(Client, u64)>);
 
-impl Clients {
+impl ClientSlot {
     pub(super) fn new(client: Client) -> Self {
         Self(ArcSwap::from_pointee((client, 0)))
     }
@@ -45,7 +45,7 @@ impl Clients {
 
 /// What is known of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LinkState {
+pub(crate) struct ConnectionState {
     /// Whether it is up.
     pub(crate) up: bool,
     /// How often it was made: another number means that messages may be missing between the two.
@@ -65,14 +65,14 @@ pub(crate) enum Ended {
     Denied(String),
 }
 
-impl LinkState {
+impl ConnectionState {
     /// How often the server refused this subject on this connection.
     pub(crate) fn denials(&self, subject: &str) -> u64 {
         self.denied.get(subject).copied().unwrap_or(0)
     }
 }
 
-impl Link {
+impl NatsConnection {
     /// The client of the library, as it is now.
     pub(crate) fn client(&self) -> Client {
         self.clients.current()
@@ -87,7 +87,7 @@ impl Link {
     }
 
     /// What is known now.
-    pub(crate) fn now(&self) -> LinkState {
+    pub(crate) fn now(&self) -> ConnectionState {
         self.state.borrow().clone()
     }
 
@@ -125,8 +125,8 @@ impl Link {
 
     /// Returns when the connection with this generation is gone, or the server refuses one of these subjects on it.
     pub(crate) async fn ended(&mut self, generation: u64, subjects: &[String]) -> Ended {
-        let is_gone = |state: &LinkState| !state.up || state.generation != generation;
-        let denied = |state: &LinkState| {
+        let is_gone = |state: &ConnectionState| !state.up || state.generation != generation;
+        let denied = |state: &ConnectionState| {
             subjects
                 .iter()
                 .find(|subject| state.denials(subject) > 0)

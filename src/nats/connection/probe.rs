@@ -8,7 +8,7 @@ use async_nats::Request;
 use async_nats::client::RequestErrorKind;
 use bytes::Bytes;
 
-use super::nats_connection::Link;
+use super::nats_connection::NatsConnection;
 
 /// 10 s between round trips, as often as the library sends a ping.
 const EVERY: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ enum Outcome {
 ///
 /// The library's own pings end a connection whose server has gone, after 30 s. They notice nothing of requests that get no
 /// answers on a connection that lives.
-pub(super) async fn run(mut link: Link, unanswered: Unanswered) {
+pub(super) async fn run(mut link: NatsConnection, unanswered: Unanswered) {
     let mut missing = 0;
     loop {
         tokio::time::sleep(if missing == 0 { EVERY } else { REPEATED }).await;
@@ -68,7 +68,7 @@ pub(super) async fn run(mut link: Link, unanswered: Unanswered) {
 }
 
 /// A request to an inbox without a subscription: the server itself answers that there are no responders.
-async fn make(link: &Link) -> Outcome {
+async fn make(link: &NatsConnection) -> Outcome {
     let client = link.client();
     let subject = client.new_inbox();
     let request = Request::new().payload(Bytes::new()).timeout(Some(DEADLINE));

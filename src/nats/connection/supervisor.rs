@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::nats_connection::{Clients, Link, LinkState};
+use super::nats_connection::{ClientSlot, ConnectionState, NatsConnection};
 use super::probe::{self, Unanswered};
 use super::transport::Transport;
 use super::{CORE, INBOX};
@@ -19,9 +19,9 @@ use crate::telemetry::Metrics;
 
 /// The tasks that watch; dropping them ends the watching and lets go of the connections.
 #[derive(Debug)]
-pub(crate) struct Monitor([JoinHandle<()>; 2]);
+pub(crate) struct Supervisor([JoinHandle<()>; 2]);
 
-impl Drop for Monitor {
+impl Drop for Supervisor {
     fn drop(&mut self) {
         for task in &self.0 {
             task.abort();
@@ -40,7 +40,7 @@ const REPEAT: Duration = Duration::from_secs(30);
 
 /// Opens connections and then watches them.
 pub(super) struct Builder {
-    links: Vec<Watched>,
+    links: Vec<SupervisedConnection>,
     events: mpsc::Sender<(usize, Event)>,
     heard: mpsc::Receiver<(usize, Event)>,
     check: Check,
@@ -72,9 +72,9 @@ impl Builder {
         role: &'static str,
         options: ConnectOptions,
         servers: &[ServerAddr],
-    ) -> Result<Link, String> {
+    ) -> Result<NatsConnection, String> {
         let place = self.links.len();
-        let opener = Opener {
+        let opener = Connector {
             place,
             options,
             servers: servers.to_vec(),
@@ -83,9 +83,9 @@ impl Builder {
         };
         let failure = Arc::new(Mutex::new(None));
         let (client, over) = opener.open(&failure).await?;
-        let clients = Arc::new(Clients::new(client));
-        let (state, link_state) = watch::channel(LinkState::default());
-        self.links.push(Watched {
+        let clients = Arc::new(ClientSlot::new(client));
+        let (state, link_state) = watch::channel(ConnectionState::default());
+        self.links.push(SupervisedConnection {
             role,
             opener,
             clients: Arc::clone(&clients),
@@ -96,15 +96,15 @@ impl Builder {
             dropped: 0,
             told: None,
         });
-        Ok(Link {
+        Ok(NatsConnection {
             clients,
             state: link_state,
         })
     }
 
     /// Watches from now on; `probe` ends with it.
-    pub(super) fn start(self, probe: JoinHandle<()>) -> Monitor {
-        Monitor([tokio::spawn(self.watch()), probe])
+    pub(super) fn start(self, probe: JoinHandle<()>) -> Supervisor {
+        Supervisor([tokio::spawn(self.watch()), probe])
     }
 
     async fn watch(mut self) {
@@ -131,7 +131,7 @@ impl Builder {
     }
 
     fn report(&self) {
-        let down: Vec<&Watched> = self
+        let down: Vec<&SupervisedConnection> = self
             .links
             .iter()
             .filter(|link| !link.state.borrow().up)
@@ -140,10 +140,11 @@ impl Builder {
         let denied: Vec<String> = self
             .links
             .iter()
-            .flat_map(Watched::denied)
+            .flat_map(SupervisedConnection::denied)
             .take(5)
             .collect();
-        let is_clear = |link: &Watched| !link.clients.current().server_info().tls_required;
+        let is_clear =
+            |link: &SupervisedConnection| !link.clients.current().server_info().tls_required;
         let exposed = self.transport.warning(!self.links.iter().any(is_clear));
         let denied = (!denied.is_empty()).then(|| format!("NATS refuses {}", denied.join(", ")));
         let warnings: Vec<String> = denied.into_iter().chain(exposed).collect();
@@ -175,7 +176,7 @@ impl Builder {
 }
 
 /// What it takes to open a connection, again if it must be.
-struct Opener {
+struct Connector {
     place: usize,
     options: ConnectOptions,
     servers: Vec<ServerAddr>,
@@ -187,13 +188,13 @@ struct Opener {
 type Failure = Arc<Mutex<Option<String>>>;
 
 /// Says when it is dropped that a client's own task has ended: whatever it is asked then it refuses.
-struct Over {
+struct ClientGuard {
     flag: Arc<AtomicBool>,
     place: usize,
     events: mpsc::Sender<(usize, Event)>,
 }
 
-impl Drop for Over {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.flag.store(true, Ordering::Release);
         if self.events.try_send((self.place, Event::Closed)).is_err() {
@@ -202,13 +203,13 @@ impl Drop for Over {
     }
 }
 
-impl Opener {
+impl Connector {
     /// Begins to connect. The flag is set when the client is over.
     async fn open(&self, failure: &Failure) -> Result<(Client, Arc<AtomicBool>), String> {
         let (place, told) = (self.place, Arc::clone(failure));
         let flag = Arc::new(AtomicBool::new(false));
         // The callback lives as long as the client's own task, however that ends.
-        let over = Over {
+        let over = ClientGuard {
             flag: Arc::clone(&flag),
             place,
             events: self.events.clone(),
@@ -254,13 +255,13 @@ fn reason(servers: &[async_nats::Server], transport: &Transport) -> Option<Strin
 }
 
 /// One connection, seen from the monitor.
-struct Watched {
+struct SupervisedConnection {
     role: &'static str,
-    opener: Opener,
-    clients: Arc<Clients>,
+    opener: Connector,
+    clients: Arc<ClientSlot>,
     /// The client is of no use any more.
     over: Arc<AtomicBool>,
-    state: watch::Sender<LinkState>,
+    state: watch::Sender<ConnectionState>,
     failure: Failure,
     /// When to leave a server that is about to end.
     leave_at: Option<Instant>,
@@ -270,7 +271,7 @@ struct Watched {
     told: Option<(String, Instant)>,
 }
 
-impl Watched {
+impl SupervisedConnection {
     fn hear(&mut self, event: Event, metrics: &Metrics) {
         match event {
             Event::Connected => self.set_up(true, metrics),

@@ -21,11 +21,11 @@ use super::inlet::{self, Inlet, Made};
 use crate::feed::core_source::FAN_OUT_MAX;
 use crate::feed::{Change, CoreWriter, FeedKey, GapReason, SubscriptionKey};
 use crate::lifecycle::shutdown::Watch;
-use crate::nats::connection::flush::Barrier;
-use crate::nats::connection::{Link, LinkState};
-use crate::nats::decode::decoder::{BATCH_MAX, Intake};
-use crate::nats::decode::message::Parts;
-use crate::sse::{Component, Tag};
+use crate::nats::connection::flush::ServerFlush;
+use crate::nats::connection::{ConnectionState, NatsConnection};
+use crate::nats::decode::decoder::{BATCH_MAX, EventDecoder};
+use crate::nats::decode::message::MessageFields;
+use crate::sse::{Position, SourceTag};
 use crate::subject::Filter;
 use crate::telemetry::Metrics;
 
@@ -34,18 +34,18 @@ const SOURCE: &str = "core";
 
 /// Subscribes to the core subjects that feeds want, and writes what comes to them.
 pub(crate) struct Core {
-    link: Link,
-    barrier: Barrier,
-    intake: Intake,
+    link: NatsConnection,
+    barrier: ServerFlush,
+    intake: EventDecoder,
     denied: IntCounter,
-    tag: Tag,
+    tag: SourceTag,
     writer: CoreWriter,
     inlet: Inlet<SubscriptionKey>,
     /// What the next round is for.
     waiting: Waiting,
     round: Option<Round>,
     /// The connection as it was when it was compared last.
-    seen: LinkState,
+    seen: ConnectionState,
     /// Subscriptions whose refusal was reported on this connection.
     refused: HashSet<SubscriptionKey>,
 }
@@ -67,28 +67,28 @@ struct Round {
 struct Done {
     made: Vec<(SubscriptionKey, Made)>,
     /// The connection that confirmed them.
-    seen: LinkState,
+    seen: ConnectionState,
 }
 
 impl Core {
     pub(crate) fn new(
-        link: Link,
-        barrier: Barrier,
-        tag: Tag,
+        link: NatsConnection,
+        barrier: ServerFlush,
+        tag: SourceTag,
         writer: CoreWriter,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let denied = metrics
             .events_rejected_total
             .with_label_values(&[SOURCE, "denied"]);
-        let seen = LinkState {
+        let seen = ConnectionState {
             denied: Arc::default(),
             ..link.now()
         };
         Self {
             link,
             barrier,
-            intake: Intake::new(metrics, SOURCE),
+            intake: EventDecoder::new(metrics, SOURCE),
             denied,
             tag,
             writer,
@@ -215,7 +215,7 @@ impl Core {
             messages.push((key, message));
         }
         // After the receipt: a message of another connection is never appended before the gap.
-        let state = LinkState {
+        let state = ConnectionState {
             generation: self.link.generation(),
             up: true,
             ..self.link.now()
@@ -237,7 +237,7 @@ impl Core {
                 continue;
             }
             // The writer sets the number.
-            let position = Component {
+            let position = Position {
                 tag: self.tag,
                 seq: 0,
                 check: None,
@@ -245,7 +245,7 @@ impl Core {
             batch.push((
                 *key,
                 self.intake
-                    .convert(Parts::of_core(message), position, received),
+                    .convert(MessageFields::of_core(message), position, received),
             ));
         }
         let may_be_more = is_full(&messages, work);
@@ -256,7 +256,7 @@ impl Core {
     }
 
     /// Marks a gap when messages may be missing: another connection, messages dropped, or a refused subject.
-    fn compare(&mut self, now: &LinkState) {
+    fn compare(&mut self, now: &ConnectionState) {
         if !now.up {
             return; // Once, when it is up again.
         }
@@ -273,7 +273,7 @@ impl Core {
         self.seen = now.clone();
     }
 
-    fn report_refused(&mut self, now: &LinkState) {
+    fn report_refused(&mut self, now: &ConnectionState) {
         let refused = now
             .denied
             .keys()
@@ -303,8 +303,8 @@ async fn next(round: &mut Option<Round>) -> Done {
 
 /// Subscribes and waits until the server has done so.
 async fn round(
-    mut link: Link,
-    barrier: Barrier,
+    mut link: NatsConnection,
+    barrier: ServerFlush,
     mut subscribe: Vec<(SubscriptionKey, Filter)>,
 ) -> Done {
     let mut made = Vec::with_capacity(subscribe.len());

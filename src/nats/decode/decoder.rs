@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use prometheus::IntCounter;
 
-use super::message::{Parts, to_event};
-use crate::feed::{GapReason, LogWriter, Received};
-use crate::sse::{Component, Event};
+use super::message::{MessageFields, to_event};
+use crate::feed::{GapReason, Received, StreamWriter};
+use crate::sse::{Event, Position};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
 
@@ -15,7 +15,7 @@ pub(crate) const BATCH_MAX: usize = 256;
 
 /// The counters of one source, resolved once.
 #[derive(Clone, Debug)]
-pub(crate) struct Intake {
+pub(crate) struct EventDecoder {
     received: IntCounter,
     name: IntCounter,
     tier: IntCounter,
@@ -25,7 +25,7 @@ pub(crate) struct Intake {
     foreign: IntCounter,
 }
 
-impl Intake {
+impl EventDecoder {
     pub(crate) fn new(metrics: &Metrics, source: &str) -> Self {
         let rejected = |reason| {
             metrics
@@ -61,8 +61,8 @@ impl Intake {
     /// Makes an event of a message that one of the filters selects.
     pub(crate) fn take(
         &self,
-        parts: Parts<'_>,
-        position: Component,
+        parts: MessageFields<'_>,
+        position: Position,
         received: Instant,
         filters: &FilterSet,
         batch: &mut Batch,
@@ -80,8 +80,8 @@ impl Intake {
     /// Makes an event of a message of core subjects.
     pub(crate) fn convert(
         &self,
-        parts: Parts<'_>,
-        position: Component,
+        parts: MessageFields<'_>,
+        position: Position,
         received: Instant,
     ) -> Received {
         let converted = to_event(parts, position, received);
@@ -114,11 +114,11 @@ impl Intake {
 
 /// Events in their order, and where between them one is missing.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(Vec<Step>);
+pub(crate) struct Batch(Vec<BatchItem>);
 
 /// What a batch is made of.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub(crate) enum BatchItem {
     /// Events side by side.
     Events(Vec<Event>),
     /// The message at this position cannot be given to anybody.
@@ -128,26 +128,26 @@ pub(crate) enum Step {
 impl Batch {
     pub(crate) fn push(&mut self, event: Event) {
         match self.0.last_mut() {
-            Some(Step::Events(events)) => events.push(event),
-            _ => self.0.push(Step::Events(vec![event])),
+            Some(BatchItem::Events(events)) => events.push(event),
+            _ => self.0.push(BatchItem::Events(vec![event])),
         }
     }
 
     fn lost(&mut self, sequence: u64) {
-        self.0.push(Step::Lost(sequence));
+        self.0.push(BatchItem::Lost(sequence));
     }
 
     /// What is in it, in order.
-    pub(crate) fn into_steps(self) -> Vec<Step> {
+    pub(crate) fn into_steps(self) -> Vec<BatchItem> {
         self.0
     }
 
     /// Writes everything to a log.
-    pub(crate) fn write_to_log(self, log: &mut LogWriter) {
+    pub(crate) fn write_to_log(self, log: &mut StreamWriter) {
         for step in self.0 {
             match step {
-                Step::Events(events) => log.append(events),
-                Step::Lost(sequence) => {
+                BatchItem::Events(events) => log.append(events),
+                BatchItem::Lost(sequence) => {
                     // The gap stands directly before what is missing, on every pod the same.
                     log.advance(sequence.saturating_sub(1));
                     log.gap(GapReason::Upstream, Some(1));

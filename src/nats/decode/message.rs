@@ -7,7 +7,7 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::sse::{Component, Event, EventName, Tier};
+use crate::sse::{Event, EventName, Position, Tier};
 
 /// The largest payload that becomes an event, in bytes. NATS itself recommends 8 MiB at the most; an event is one
 /// piece for every client, so a larger one would hold up everything behind it.
@@ -30,7 +30,7 @@ const REMOVALS: [&str; 5] = ["DEL", "PURGE", "MaxAge", "Purge", "Remove"];
 
 /// What an event is made of, borrowed from wherever it came.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct MessageFields<'a> {
     pub(crate) subject: &'a str,
     /// The header [`NAME`].
     pub(crate) name: Option<&'a str>,
@@ -45,7 +45,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) dropped_bytes: usize,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> MessageFields<'a> {
     /// The parts of a message that the client parsed.
     pub(crate) fn of(message: &'a Message) -> Self {
         let header = |name| {
@@ -110,7 +110,7 @@ fn is_removal(reason: &&str) -> bool {
 
 /// What a message became.
 #[derive(Debug)]
-pub(crate) struct Converted {
+pub(crate) struct Decoded {
     /// Nothing when the payload is larger than [`PAYLOAD_BYTES_MAX`].
     pub(crate) event: Option<Event>,
     /// The publisher gave a name that cannot stand in an `event:` field.
@@ -120,7 +120,7 @@ pub(crate) struct Converted {
 }
 
 /// Makes an event of a message.
-pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant) -> Converted {
+pub(crate) fn to_event(parts: MessageFields<'_>, position: Position, received: Instant) -> Decoded {
     let name = match parts.removed {
         None => parts
             .name
@@ -147,7 +147,7 @@ pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant)
             },
             received,
         });
-    Converted {
+    Decoded {
         event,
         name_refused,
         tier_refused,
@@ -159,7 +159,7 @@ pub(crate) fn to_event(parts: Parts<'_>, position: Component, received: Instant)
 /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`, or with the domain and
 /// the account's hash before the stream and possibly more behind (NATS ADR-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct AckInfo {
     /// The sequence number in the JetStream stream.
     pub(crate) sequence: u64,
     /// The sequence number of the delivery: the next is one more, or something was lost.
@@ -170,7 +170,7 @@ pub(crate) struct Place {
     pub(crate) pending: u64,
 }
 
-impl Place {
+impl AckInfo {
     pub(crate) fn parse(reply: &str) -> Option<Self> {
         let place = reply.strip_prefix("$JS.ACK.")?.as_bytes();
         // All dots first: which tokens are the numbers depends on how many there are.
@@ -224,11 +224,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sse::Tag;
+    use crate::sse::SourceTag;
 
-    fn convert(parts: Parts<'_>) -> Converted {
-        let position = Component {
-            tag: Tag::of_identity("x"),
+    fn convert(parts: MessageFields<'_>) -> Decoded {
+        let position = Position {
+            tag: SourceTag::of_identity("x"),
             seq: 1,
             check: None,
         };
@@ -261,23 +261,23 @@ mod tests {
         ) {
             let headers = value.map(|value| HeaderMap::from_iter([NAME, TIER, ID].map(|name| (name.parse().unwrap(), value.parse().unwrap()))));
             let message = message(&subject, headers, &payload, length);
-            let parts = Parts::of_core(&message);
+            let parts = MessageFields::of_core(&message);
             let is_kept = parts.dropped_bytes == 0;
             let event = convert(parts).event;
             prop_assert_eq!(event.is_some(), is_kept);
             if let Some(event) = event {
                 prop_assert_eq!(&event.data[..], &payload[..]);
             }
-            let _ = Place::parse(&reply);
+            let _ = AckInfo::parse(&reply);
         }
     }
 
     #[test]
     fn a_publisher_names_an_event_and_gives_its_tier() {
-        let converted = convert(Parts {
+        let converted = convert(MessageFields {
             name: Some("created"),
             tier: Some("Critical"),
-            ..Parts::default()
+            ..MessageFields::default()
         });
         let event = converted.event.unwrap();
         assert_eq!(event.name.unwrap().as_str(), "created");
@@ -292,7 +292,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             let message = message("a.\"b", Some(HeaderMap::from_iter(headers)), payload, 0);
-            let event = convert(Parts::of(&message)).event.unwrap();
+            let event = convert(MessageFields::of(&message)).event.unwrap();
             (
                 event.name.map(|name| name.as_str().to_owned()),
                 String::from_utf8(event.data.to_vec()).unwrap(),
@@ -330,10 +330,10 @@ mod tests {
 
     #[test]
     fn an_unusable_name_or_tier_is_left_out_and_told() {
-        let converted = convert(Parts {
+        let converted = convert(MessageFields {
             name: Some("a\nb"),
             tier: Some("urgent"),
-            ..Parts::default()
+            ..MessageFields::default()
         });
         let event = converted.event.unwrap();
         assert_eq!((event.name, event.tier), (None, None));
@@ -344,17 +344,17 @@ mod tests {
     fn a_payload_over_the_limit_is_no_event() {
         let payload = vec![0; PAYLOAD_BYTES_MAX + 1];
         assert!(
-            convert(Parts {
+            convert(MessageFields {
                 payload: &payload,
-                ..Parts::default()
+                ..MessageFields::default()
             })
             .event
             .is_none()
         );
         assert!(
-            convert(Parts {
+            convert(MessageFields {
                 payload: &payload[1..],
-                ..Parts::default()
+                ..MessageFields::default()
             })
             .event
             .is_some()
@@ -367,7 +367,7 @@ mod tests {
             [NAME, ID].map(|name| (name.parse().unwrap(), "a\u{fffd}".parse().unwrap())),
         );
         let message = message("a", Some(damaged), b"x", 0);
-        let converted = convert(Parts::of_core(&message));
+        let converted = convert(MessageFields::of_core(&message));
         assert!(converted.name_refused);
         let event = converted.event.unwrap();
         assert_eq!((event.name, event.message_id), (None, None));
@@ -376,30 +376,30 @@ mod tests {
     #[test]
     fn a_message_without_its_content_is_no_event_and_an_empty_one_is() {
         let dropped = message("a.b", None, b"", 20_000_003);
-        assert_eq!(Parts::of(&dropped).dropped_bytes, 20_000_000);
-        assert!(convert(Parts::of(&dropped)).event.is_none());
+        assert_eq!(MessageFields::of(&dropped).dropped_bytes, 20_000_000);
+        assert!(convert(MessageFields::of(&dropped)).event.is_none());
         let empty = message("a.b", None, b"", 3);
-        assert_eq!(convert(Parts::of(&empty)).event.unwrap().data, "");
+        assert_eq!(convert(MessageFields::of(&empty)).event.unwrap().data, "");
     }
 
     #[test]
     fn a_place_is_read_in_both_of_its_forms() {
-        let place = Some(Place {
+        let place = Some(AckInfo {
             sequence: 100,
             delivery: 7,
             published: 1_790_230_470_084_404_000,
             pending: 42,
         });
         assert_eq!(
-            Place::parse("$JS.ACK.events.c.3.100.7.1790230470084404000.42"),
+            AckInfo::parse("$JS.ACK.events.c.3.100.7.1790230470084404000.42"),
             place
         );
         assert_eq!(
-            Place::parse("$JS.ACK._.hash.events.c.3.100.7.1790230470084404000.42"),
+            AckInfo::parse("$JS.ACK._.hash.events.c.3.100.7.1790230470084404000.42"),
             place
         );
         assert_eq!(
-            Place::parse("$JS.ACK.hub.hash.events.c.3.100.7.1790230470084404000.42.token.more"),
+            AckInfo::parse("$JS.ACK.hub.hash.events.c.3.100.7.1790230470084404000.42.token.more"),
             place
         );
         for other in [
@@ -408,7 +408,7 @@ mod tests {
             "_INBOX.a.b",
             "$JS.ACK.events.c.3.100.7.1.42.8",
         ] {
-            assert_eq!(Place::parse(other), None, "{other:?}");
+            assert_eq!(AckInfo::parse(other), None, "{other:?}");
         }
     }
 }

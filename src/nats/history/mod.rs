@@ -5,38 +5,38 @@ mod reader;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Nats, Trouble};
-use crate::feed::history::{Answer, Archive, Pages, State, Unavailable};
-use crate::nats::decode::decoder::Intake;
-use crate::sse::Tag;
+use super::{JetStreamError, Nats};
+use crate::feed::history::{Archive, BoxFuture, Pages, State, Unavailable};
+use crate::nats::decode::decoder::EventDecoder;
+use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 use outlook::Outlook;
-use reader::Reading;
+use reader::HistoryReader;
 
 /// One JetStream stream as an archive.
 #[derive(Debug)]
-pub(super) struct JetStreamArchive(Arc<Place>);
+pub(super) struct JetStreamArchive(Arc<StreamHandle_>);
 
 /// What every reading of one stream needs.
 #[derive(Debug)]
-struct Place {
+struct StreamHandle_ {
     nats: Nats,
     stream: String,
     identity: Option<String>,
     /// Everything that can be asked of it: what NATS is asked for when a reading wants too many filters.
     all: FilterSet,
-    intake: Intake,
+    intake: EventDecoder,
     /// The tag that was told last: what a reading is asked to read.
-    told: Mutex<Option<Tag>>,
+    told: Mutex<Option<SourceTag>>,
     outlook: Outlook,
 }
 
 impl JetStreamArchive {
     pub(super) fn new(nats: Nats, stream: &str, identity: Option<&str>, all: &FilterSet) -> Self {
-        let intake = Intake::new(&nats.0.metrics, stream);
+        let intake = EventDecoder::new(&nats.0.metrics, stream);
         let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
         let (told, outlook) = (Mutex::default(), Outlook::default());
-        Self(Arc::new(Place {
+        Self(Arc::new(StreamHandle_ {
             nats,
             stream,
             identity,
@@ -48,13 +48,18 @@ impl JetStreamArchive {
     }
 
     /// Begins to read what these filters select of the stream that has this tag.
-    pub(super) fn read_as(&self, filters: &FilterSet, after: u64, tag: Tag) -> impl Pages + use<> {
-        Reading::new(Arc::clone(&self.0), filters.clone(), after, Some(tag))
+    pub(super) fn read_as(
+        &self,
+        filters: &FilterSet,
+        after: u64,
+        tag: SourceTag,
+    ) -> impl Pages + use<> {
+        HistoryReader::new(Arc::clone(&self.0), filters.clone(), after, Some(tag))
     }
 }
 
 impl Archive for JetStreamArchive {
-    fn state(&self, seq: u64) -> Answer<'_, State> {
+    fn state(&self, seq: u64) -> BoxFuture<'_, State> {
         Box::pin(async move {
             let place = &self.0;
             let state = place
@@ -73,7 +78,7 @@ impl Archive for JetStreamArchive {
         })
     }
 
-    fn check(&self, seq: u64) -> Answer<'_, Option<u16>> {
+    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
             if seq == 0 {
                 return Ok(None); // Before the first message; the server takes it for no number at all.
@@ -90,7 +95,7 @@ impl Archive for JetStreamArchive {
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
         let told = *self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        Box::new(Reading::new(
+        Box::new(HistoryReader::new(
             Arc::clone(&self.0),
             filters.clone(),
             after,
@@ -99,9 +104,9 @@ impl Archive for JetStreamArchive {
     }
 }
 
-impl Place {
+impl StreamHandle_ {
     /// The error for readers. A permanent one is reported.
-    fn unavailable(self: &Arc<Self>, trouble: &Trouble) -> Unavailable {
+    fn unavailable(self: &Arc<Self>, trouble: &JetStreamError) -> Unavailable {
         if !trouble.is_permanent() {
             return Unavailable::Now(trouble.explain(&self.stream));
         }

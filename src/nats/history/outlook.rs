@@ -8,9 +8,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Place;
+use super::StreamHandle_;
 use crate::lifecycle::health::{Check, Status};
-use crate::nats::Trouble;
+use crate::nats::JetStreamError;
 use crate::nats::jetstream::consumer::{self, Consumer, Spec, sequence};
 
 /// 5 s: how long clients are turned away at most after the operator has acted. A probe is three requests.
@@ -35,7 +35,7 @@ impl Outlook {
     }
 
     /// Degrades the check. True for the first error since readings worked.
-    fn fail(&self, place: &Place, trouble: &Trouble) -> bool {
+    fn fail(&self, place: &StreamHandle_, trouble: &JetStreamError) -> bool {
         let is_permanent = trouble.is_permanent();
         let effect = if is_permanent {
             "are turned away"
@@ -72,7 +72,7 @@ impl Outlook {
 }
 
 /// Reports an error that ended a reading, and probes from then on until readings work.
-pub(super) fn report(place: &Arc<Place>, trouble: &Trouble) {
+pub(super) fn report(place: &Arc<StreamHandle_>, trouble: &JetStreamError) {
     if !place.outlook.fail(place, trouble) {
         return;
     }
@@ -90,7 +90,7 @@ pub(super) fn report(place: &Arc<Place>, trouble: &Trouble) {
 }
 
 /// Does once what readings do.
-async fn probe(place: &Place) -> Result<(), Trouble> {
+async fn probe(place: &StreamHandle_) -> Result<(), JetStreamError> {
     let inner = &place.nats.0;
     let state = inner.api.describe_shareable(&place.stream).await?;
     inner

@@ -5,15 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Place, outlook};
-use crate::feed::history::{Answer, Page, Pages, Unavailable};
-use crate::nats::decode::decoder::{Batch, Step};
-use crate::nats::decode::message::Parts;
-use crate::nats::jetstream::api::{Api, StreamState, Trouble};
+use super::{StreamHandle_, outlook};
+use crate::feed::history::{BoxFuture, Page, Pages, Unavailable};
+use crate::nats::decode::decoder::{Batch, BatchItem};
+use crate::nats::decode::message::MessageFields;
+use crate::nats::jetstream::api::{Api, JetStreamError, StreamState};
 use crate::nats::jetstream::consumer::{
     self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence,
 };
-use crate::sse::{Component, Tag};
+use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 
 /// The most events of one page: what a reader shows in one go.
@@ -37,20 +37,20 @@ const CREATED_MIN: Duration = Duration::from_secs(2);
 const UNMADE: Duration = Duration::from_secs(1);
 
 /// Reads on from where it is, whatever happens to the consumer.
-pub(super) struct Reading {
-    place: Arc<Place>,
+pub(super) struct HistoryReader {
+    place: Arc<StreamHandle_>,
     filters: FilterSet,
     /// Which sequence its numbers are of; learned at the beginning if nobody was told.
-    tag: Option<Tag>,
+    tag: Option<SourceTag>,
     /// Everything up to here is in pages.
     head: u64,
     /// The last message that was seen.
-    last: Option<Component>,
+    last: Option<Position>,
     consumer: Option<Consumer>,
     /// The name of the consumer that is there, or was begun to be made.
     name: Option<String>,
     /// What was received and is not known yet to be complete.
-    stretch: Option<Stretch>,
+    stretch: Option<PendingRange>,
     ready: VecDeque<Page>,
     /// The server says that nothing waits for us.
     is_at_end: bool,
@@ -60,7 +60,7 @@ pub(super) struct Reading {
 
 /// What came in one go.
 #[derive(Debug)]
-struct Stretch {
+struct PendingRange {
     batch: Batch,
     through: u64,
     /// No number is left out: nothing can have expired in between.
@@ -68,21 +68,26 @@ struct Stretch {
 }
 
 /// Why there is no next page for the moment.
-enum Fault {
-    Trouble(Trouble),
+enum ReadError {
+    JetStreamError(JetStreamError),
     Lost(Lost),
     Unconnected,
     Changed,
 }
 
-impl From<Trouble> for Fault {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+impl From<JetStreamError> for ReadError {
+    fn from(trouble: JetStreamError) -> Self {
+        Self::JetStreamError(trouble)
     }
 }
 
-impl Reading {
-    pub(super) fn new(place: Arc<Place>, filters: FilterSet, after: u64, tag: Option<Tag>) -> Self {
+impl HistoryReader {
+    pub(super) fn new(
+        place: Arc<StreamHandle_>,
+        filters: FilterSet,
+        after: u64,
+        tag: Option<SourceTag>,
+    ) -> Self {
         Self {
             place,
             filters,
@@ -110,7 +115,7 @@ impl Reading {
         }
     }
 
-    async fn step(&mut self) -> Result<(), Fault> {
+    async fn step(&mut self) -> Result<(), ReadError> {
         if self.stretch.is_some() {
             return self.complete().await;
         }
@@ -125,17 +130,17 @@ impl Reading {
     }
 
     /// Makes a consumer that adjoins what is in pages.
-    async fn begin(&mut self) -> Result<(), Fault> {
+    async fn begin(&mut self) -> Result<(), ReadError> {
         let mut link = self.place.nats.0.links.replay.clone();
         tokio::time::timeout(CONNECTED_MAX, link.up())
             .await
-            .map_err(|_| Fault::Unconnected)?;
+            .map_err(|_| ReadError::Unconnected)?;
         let state = self.look().await?;
         if let Some(last) = self.last
             && (state.first_seq..=state.last_seq).contains(&last.seq)
             && !self.api().still_holds(&self.place.stream, last).await?
         {
-            return Err(Fault::Changed);
+            return Err(ReadError::Changed);
         }
         let spec = Spec {
             stream: self.place.stream.clone(),
@@ -155,7 +160,7 @@ impl Reading {
         let patience = CREATED_MIN * (1 << self.attempts.min(2));
         let consumer = tokio::time::timeout(patience, created)
             .await
-            .map_err(|_| Trouble::Timeout)??;
+            .map_err(|_| JetStreamError::Timeout)??;
         self.place.nats.0.metrics.consumers_created_total.inc();
         self.is_at_end = consumer.pending == 0;
         self.consumer = Some(consumer);
@@ -163,12 +168,12 @@ impl Reading {
     }
 
     /// The stream as it is now, if it is still the one that is read.
-    async fn look(&mut self) -> Result<StreamState, Fault> {
+    async fn look(&mut self) -> Result<StreamState, ReadError> {
         let state = self.api().describe_shareable(&self.place.stream).await?;
         let tag = state.tag(&self.place.stream, self.place.identity.as_deref());
         // Restored from an older snapshot when it ends before what was read.
         if *self.tag.get_or_insert(tag) != tag || state.last_seq < self.head {
-            return Err(Fault::Changed);
+            return Err(ReadError::Changed);
         }
         Ok(state)
     }
@@ -183,11 +188,11 @@ impl Reading {
         }
     }
 
-    fn take(&mut self, received: Received) -> Result<(), Fault> {
+    fn take(&mut self, received: Received) -> Result<(), ReadError> {
         let (Some(tag), now) = (self.tag, Instant::now()) else {
             return Ok(());
         };
-        let mut stretch = Stretch {
+        let mut stretch = PendingRange {
             batch: Batch::default(),
             through: self.head,
             is_whole: true,
@@ -198,15 +203,15 @@ impl Reading {
             }
             stretch.is_whole &= place.sequence == stretch.through + 1;
             stretch.through = place.sequence;
-            let check = Some(Component::check_of(place.published));
-            let position = Component {
+            let check = Some(Position::check_of(place.published));
+            let position = Position {
                 tag,
                 seq: place.sequence,
                 check,
             };
             self.last = Some(position);
             self.place.intake.take(
-                Parts::of(message),
+                MessageFields::of(message),
                 position,
                 now,
                 &self.filters,
@@ -227,12 +232,14 @@ impl Reading {
         if stretch.through > self.head {
             self.stretch = Some(stretch);
         }
-        received.lost.map_or(Ok(()), |lost| Err(Fault::Lost(lost)))
+        received
+            .lost
+            .map_or(Ok(()), |lost| Err(ReadError::Lost(lost)))
     }
 
     /// Makes pages of what was received, once it is known whether something expired meanwhile: the consumer passes over
     /// what is gone without a word.
-    async fn complete(&mut self) -> Result<(), Fault> {
+    async fn complete(&mut self) -> Result<(), ReadError> {
         let is_whole = self
             .stretch
             .as_ref()
@@ -251,7 +258,7 @@ impl Reading {
 
     /// At the end nothing more comes that tells how far the reader is: the stream's leader is asked whether there is
     /// anything up to what it said was its last message.
-    async fn confirm_end(&mut self) -> Result<(), Fault> {
+    async fn confirm_end(&mut self) -> Result<(), ReadError> {
         let last = self.look().await?.last_seq;
         let is_confirmed = last > self.head
             && match self
@@ -261,12 +268,12 @@ impl Reading {
             {
                 Ok(next) => next.is_none_or(|next| next.sequence > last),
                 // The consumer's heartbeats tell it later.
-                Err(Trouble::Denied(_)) => false,
+                Err(JetStreamError::Denied(_)) => false,
                 Err(trouble) => return Err(trouble.into()),
             };
         self.is_at_end = false;
         if is_confirmed {
-            self.stretch = Some(Stretch {
+            self.stretch = Some(PendingRange {
                 batch: Batch::default(),
                 through: last,
                 is_whole: false,
@@ -276,22 +283,29 @@ impl Reading {
     }
 
     /// Gets over a fault, or tells it.
-    async fn recover(&mut self, fault: Fault) -> Result<(), Unavailable> {
+    async fn recover(&mut self, fault: ReadError) -> Result<(), Unavailable> {
         // A description that did not come costs no consumer.
-        if !matches!((&fault, &self.consumer), (Fault::Trouble(_), Some(_))) {
+        if !matches!(
+            (&fault, &self.consumer),
+            (ReadError::JetStreamError(_), Some(_))
+        ) {
             self.forget();
         }
         let trouble = match fault {
-            Fault::Changed => return Err(Unavailable::Changed),
-            Fault::Unconnected => return Err(Unavailable::Now("not connected to NATS".to_owned())),
-            Fault::Trouble(trouble) => trouble,
-            Fault::Lost(Lost::Denied(subject)) => Trouble::Denied(subject),
-            Fault::Lost(Lost::Rejected(status, text)) => Trouble::Rejected {
+            ReadError::Changed => return Err(Unavailable::Changed),
+            ReadError::Unconnected => {
+                return Err(Unavailable::Now("not connected to NATS".to_owned()));
+            }
+            ReadError::JetStreamError(trouble) => trouble,
+            ReadError::Lost(Lost::Denied(subject)) => JetStreamError::Denied(subject),
+            ReadError::Lost(Lost::Rejected(status, text)) => JetStreamError::Rejected {
                 code: 0,
                 status,
                 text,
             },
-            Fault::Lost(lost) => Trouble::Refused(format!("its past cannot be read: {lost:?}")),
+            ReadError::Lost(lost) => {
+                JetStreamError::Refused(format!("its past cannot be read: {lost:?}"))
+            }
         };
         tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %trouble, "reading interrupted");
         self.attempts += 1;
@@ -334,19 +348,19 @@ impl Reading {
     }
 }
 
-impl Pages for Reading {
-    fn next(&mut self) -> Answer<'_, Page> {
+impl Pages for HistoryReader {
+    fn next(&mut self) -> BoxFuture<'_, Page> {
         Box::pin(self.page())
     }
 }
 
-impl Drop for Reading {
+impl Drop for HistoryReader {
     fn drop(&mut self) {
         self.forget();
     }
 }
 
-impl fmt::Debug for Reading {
+impl fmt::Debug for HistoryReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -358,13 +372,13 @@ impl fmt::Debug for Reading {
 
 /// Cuts a stretch behind `after` into pages. `first` is the oldest message that is still there: what was before it, and
 /// what can be given to nobody, shows as a page that begins later than the one before it ended.
-fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
+fn pages(stretch: PendingRange, after: u64, first: u64) -> Vec<Page> {
     let steps = stretch.batch.into_steps();
     let begin = match steps.first() {
-        Some(Step::Events(events)) => events
+        Some(BatchItem::Events(events)) => events
             .first()
             .map_or(stretch.through, |event| event.position.seq - 1),
-        Some(Step::Lost(sequence)) => sequence - 1,
+        Some(BatchItem::Lost(sequence)) => sequence - 1,
         None => stretch.through,
     };
     let mut pages = Vec::new();
@@ -375,7 +389,7 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
     let mut bytes = 0;
     for step in steps {
         match step {
-            Step::Events(events) => {
+            BatchItem::Events(events) => {
                 for event in events {
                     if let Some(before) = leave_out(&mut page, event.position.seq, first) {
                         pages.push(before);
@@ -396,7 +410,7 @@ fn pages(stretch: Stretch, after: u64, first: u64) -> Vec<Page> {
                     page.events.push(event);
                 }
             }
-            Step::Lost(sequence) => {
+            BatchItem::Lost(sequence) => {
                 page.through = sequence - 1;
                 pages.push(std::mem::replace(
                     &mut page,

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub(crate) use super::error::JetStreamError;
 use super::error::SEQUENCE_MAX;
-pub(crate) use super::error::Trouble;
-use crate::nats::connection::Link;
+use crate::nats::connection::NatsConnection;
 use crate::nats::republish::Republish;
-use crate::sse::Component;
+use crate::sse::Position;
 use crate::subject::{Filter, is_reserved};
 
 /// How long JetStream may take to answer: 5 s, as its own clients wait.
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// keeps the client that it was built with.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    link: Link,
+    link: NatsConnection,
     consumers: Arc<AtomicU64>,
 }
 
@@ -77,25 +77,25 @@ impl StreamState {
     /// The state of a stream that many can read.
     ///
     /// # Errors
-    /// [`Trouble::Retention`] for one that deletes what was consumed, [`Trouble::Unservable`] and [`Trouble::Numbers`]
+    /// [`JetStreamError::Retention`] for one that deletes what was consumed, [`JetStreamError::Unservable`] and [`JetStreamError::Numbers`]
     /// for one that can deliver nothing.
-    pub(crate) fn shareable(self) -> Result<Self, Trouble> {
+    pub(crate) fn shareable(self) -> Result<Self, JetStreamError> {
         if let Some(stored) = self.unservable {
-            return Err(Trouble::Unservable { stored });
+            return Err(JetStreamError::Unservable { stored });
         }
         if self.first_seq.max(self.last_seq) > SEQUENCE_MAX {
-            return Err(Trouble::Numbers(self.first_seq));
+            return Err(JetStreamError::Numbers(self.first_seq));
         }
         match self.retention {
             Retention::Limits => Ok(self),
-            Retention::Interest => Err(Trouble::Retention { kind: "interest" }),
-            Retention::Workqueue => Err(Trouble::Retention { kind: "work-queue" }),
+            Retention::Interest => Err(JetStreamError::Retention { kind: "interest" }),
+            Retention::Workqueue => Err(JetStreamError::Retention { kind: "work-queue" }),
         }
     }
 }
 
 impl Api {
-    pub(crate) fn new(link: Link) -> Self {
+    pub(crate) fn new(link: NatsConnection) -> Self {
         Self {
             link,
             consumers: Arc::default(),
@@ -113,23 +113,30 @@ impl Api {
     }
 
     /// The JetStream stream as it is now.
-    pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, Trouble> {
+    pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, JetStreamError> {
         let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &Empty {}).await?;
         info.state()
-            .ok_or_else(|| Trouble::Refused("its description cannot be read".to_owned()))
+            .ok_or_else(|| JetStreamError::Refused("its description cannot be read".to_owned()))
     }
 
     /// The same for a stream that many can read; a problem for one that deletes what was consumed.
-    pub(crate) async fn describe_shareable(&self, stream: &str) -> Result<StreamState, Trouble> {
+    pub(crate) async fn describe_shareable(
+        &self,
+        stream: &str,
+    ) -> Result<StreamState, JetStreamError> {
         self.describe(stream).await?.shareable()
     }
 
     /// Whether the message at this position is the one that was seen there.
-    pub(crate) async fn still_holds(&self, stream: &str, seen: Component) -> Result<bool, Trouble> {
+    pub(crate) async fn still_holds(
+        &self,
+        stream: &str,
+        seen: Position,
+    ) -> Result<bool, JetStreamError> {
         match self.stored(stream, seen.seq, None).await {
-            Ok(Some(stored)) => Ok(seen.check == Some(Component::check_of(stored.published))),
+            Ok(Some(stored)) => Ok(seen.check == Some(Position::check_of(stored.published))),
             // Deleted since, or nothing that we may look at.
-            Ok(None) | Err(Trouble::Denied(_)) => Ok(true),
+            Ok(None) | Err(JetStreamError::Denied(_)) => Ok(true),
             Err(trouble) => Err(trouble),
         }
     }
@@ -140,7 +147,7 @@ impl Api {
         stream: &str,
         from: u64,
         filters: &[Filter],
-    ) -> Result<Option<Stored>, Trouble> {
+    ) -> Result<Option<Stored>, JetStreamError> {
         let asked = filters
             .iter()
             .map(|filter| self.stored(stream, from, Some(filter)));
@@ -157,7 +164,7 @@ impl Api {
         stream: &str,
         from: u64,
         filter: Option<&Filter>,
-    ) -> Result<Option<Stored>, Trouble> {
+    ) -> Result<Option<Stored>, JetStreamError> {
         let (seq, next_by_subj) = (Some(from), filter.map(Filter::as_str));
         self.message(
             stream,
@@ -175,7 +182,7 @@ impl Api {
         &self,
         stream: &str,
         filter: &Filter,
-    ) -> Result<Option<u64>, Trouble> {
+    ) -> Result<Option<u64>, JetStreamError> {
         let request = MessageRequest {
             seq: None,
             next_by_subj: None,
@@ -191,15 +198,17 @@ impl Api {
         &self,
         stream: &str,
         request: &MessageRequest<'_>,
-    ) -> Result<Option<Stored>, Trouble> {
-        let found: Result<MessageAnswer, Trouble> =
+    ) -> Result<Option<Stored>, JetStreamError> {
+        let found: Result<MessageAnswer, JetStreamError> =
             self.ask(format!("STREAM.MSG.GET.{stream}"), request).await;
         match found {
             Ok(answer) => match answer.message.stored() {
                 Some(stored) => Ok(Some(stored)),
-                None => Err(Trouble::Refused("a message cannot be read".to_owned())),
+                None => Err(JetStreamError::Refused(
+                    "a message cannot be read".to_owned(),
+                )),
             },
-            Err(Trouble::Refused(why)) if why == NO_MESSAGE => Ok(None),
+            Err(JetStreamError::Refused(why)) if why == NO_MESSAGE => Ok(None),
             Err(trouble) => Err(trouble),
         }
     }
@@ -209,7 +218,7 @@ impl Api {
         &self,
         stream: &str,
         config: pull::Config,
-    ) -> Result<consumer::Info, Trouble> {
+    ) -> Result<consumer::Info, JetStreamError> {
         let name = config.name.clone().unwrap_or_default();
         let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
         if !config.filter_subject.is_empty() {
@@ -262,26 +271,26 @@ impl Api {
         &self,
         subject: String,
         request: &T,
-    ) -> Result<A, Trouble> {
+    ) -> Result<A, JetStreamError> {
         let full = format!("$JS.API.{subject}");
-        let body =
-            serde_json::to_vec(request).map_err(|error| Trouble::Refused(error.to_string()))?;
+        let body = serde_json::to_vec(request)
+            .map_err(|error| JetStreamError::Refused(error.to_string()))?;
         let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
         let known = self.link.now().denials(&full);
         let client = self.link.client();
         let answered = tokio::select! {
             answered = client.send_request(full.clone(), request) => answered,
-            () = self.link.denied(&full, known) => return Err(Trouble::Denied(full)),
+            () = self.link.denied(&full, known) => return Err(JetStreamError::Denied(full)),
         };
         let answer = answered.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Trouble::NoJetStream,
-            RequestErrorKind::TimedOut => Trouble::Timeout,
-            _ => Trouble::Refused(error.to_string()),
+            RequestErrorKind::NoResponders => JetStreamError::NoJetStream,
+            RequestErrorKind::TimedOut => JetStreamError::Timeout,
+            _ => JetStreamError::Refused(error.to_string()),
         })?;
         match serde_json::from_slice(&answer.payload) {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) => Err(refusal(&error)),
-            Err(error) => Err(Trouble::Refused(format!(
+            Err(error) => Err(JetStreamError::Refused(format!(
                 "its answer cannot be read: {error}"
             ))),
         }
@@ -291,12 +300,12 @@ impl Api {
 /// What a request for a message that is not there is answered.
 pub(crate) const NO_MESSAGE: &str = "no message found";
 
-fn refusal(error: &jetstream::Error) -> Trouble {
+fn refusal(error: &jetstream::Error) -> JetStreamError {
     match error.error_code() {
-        ErrorCode::STREAM_NOT_FOUND => Trouble::Missing,
-        ErrorCode::NO_MESSAGE_FOUND => Trouble::Refused(NO_MESSAGE.to_owned()),
-        ErrorCode::JETSTREAM_NOT_ENABLED => Trouble::NoJetStream,
-        code => Trouble::Rejected {
+        ErrorCode::STREAM_NOT_FOUND => JetStreamError::Missing,
+        ErrorCode::NO_MESSAGE_FOUND => JetStreamError::Refused(NO_MESSAGE.to_owned()),
+        ErrorCode::JETSTREAM_NOT_ENABLED => JetStreamError::NoJetStream,
+        code => JetStreamError::Rejected {
             code: code.0,
             status: error.code(),
             text: error.to_string(),

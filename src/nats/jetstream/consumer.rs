@@ -13,10 +13,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
-use super::api::{Api, Trouble};
-use crate::nats::connection::{Ended, Identity, Link, token};
+use super::api::{Api, JetStreamError};
+use crate::nats::connection::{Ended, Identity, NatsConnection, token};
 use crate::nats::decode::decoder::BATCH_MAX;
-use crate::nats::decode::message::Place;
+use crate::nats::decode::message::AckInfo;
 use crate::subject::{Filter, FilterSet};
 use notice::Notice;
 
@@ -67,7 +67,7 @@ pub(crate) struct Consumer {
     pub(crate) pending: u64,
     /// The most messages that the server admits in one pull request.
     batch_max: usize,
-    link: Link,
+    link: NatsConnection,
     /// The connection that the messages come on: with another one, the requests are gone.
     generation: u64,
     inbox: String,
@@ -95,7 +95,7 @@ struct Request {
 /// What came in one go.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
-    pub(crate) messages: Vec<(Place, Message)>,
+    pub(crate) messages: Vec<(AckInfo, Message)>,
     /// The server says that it has nothing for us up to this sequence, behind the messages.
     pub(crate) passed: Option<u64>,
     /// After the messages nothing more comes from this consumer.
@@ -127,10 +127,14 @@ impl Received {
 
 impl Consumer {
     /// Creates it at the server, on the control connection; its messages come on `link`.
-    pub(crate) async fn create(api: &Api, mut link: Link, spec: Spec) -> Result<Self, Trouble> {
+    pub(crate) async fn create(
+        api: &Api,
+        mut link: NatsConnection,
+        spec: Spec,
+    ) -> Result<Self, JetStreamError> {
         let info = match api.create(&spec.stream, spec.config(INACTIVE)).await {
             // The stream admits only less: without one of ours it gives the longest that it does.
-            Err(Trouble::Rejected {
+            Err(JetStreamError::Rejected {
                 code: INACTIVE_THRESHOLD_EXCESS,
                 ..
             }) => {
@@ -146,7 +150,7 @@ impl Consumer {
         let inbox_subject = format!("{inbox}.*");
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", spec.stream, spec.name);
         let subscribed = client.subscribe(inbox_subject.clone()).await;
-        let subscriber = subscribed.map_err(|error| Trouble::Refused(error.to_string()))?;
+        let subscriber = subscribed.map_err(|error| JetStreamError::Refused(error.to_string()))?;
         let mut consumer = Self {
             head: info.delivered.stream_sequence,
             pending: info.num_pending,
@@ -216,7 +220,11 @@ impl Consumer {
         };
         self.silent_since = Instant::now();
         // A stored message first: a publisher may have put a status into its headers.
-        if let Some(place) = message.reply.as_ref().and_then(|reply| Place::parse(reply)) {
+        if let Some(place) = message
+            .reply
+            .as_ref()
+            .and_then(|reply| AckInfo::parse(reply))
+        {
             if place.delivery != self.delivery + 1 {
                 received.lost = Some(Lost::Hole);
                 return;

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use crate::sse::Tag;
+use crate::sse::SourceTag;
 
 /// The highest sequence number that NATS delivers to a consumer: it compares them as signed numbers.
 pub(crate) const SEQUENCE_MAX: u64 = i64::MAX as u64;
 
 /// Why JetStream did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum JetStreamError {
     /// There is no such stream.
     Missing,
     /// The stream lets go of messages once they are consumed.
@@ -28,7 +28,7 @@ pub enum Trouble {
         /// That stream.
         other: String,
         /// The tag of both.
-        tag: Tag,
+        tag: SourceTag,
     },
     /// The stream is to be read on demand, and does not republish.
     NotRepublished,
@@ -61,7 +61,7 @@ pub enum Trouble {
     Numbers(u64),
 }
 
-impl Trouble {
+impl JetStreamError {
     /// The problem as a sentence that names the stream.
     #[must_use]
     pub fn explain(&self, stream: &str) -> String {
@@ -133,13 +133,13 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for JetStreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.explain("-"))
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for JetStreamError {}
 
 /// Errors that only an operator can end, with the remedy. Numbers and meanings: `server/errors.json` of nats-server.
 const PERMANENT: [(u64, &str); 15] = [
@@ -239,8 +239,8 @@ fn remedy(code: u64) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn rejected(code: u64, status: usize) -> Trouble {
-        Trouble::Rejected {
+    fn rejected(code: u64, status: usize) -> JetStreamError {
+        JetStreamError::Rejected {
             code,
             status,
             text: format!("x (code {status}, error code {code})"),
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn limits_of_a_pull_request_are_permanent_and_its_other_statuses_are_not() {
         let status = |status, text: &str| {
-            Trouble::Rejected {
+            JetStreamError::Rejected {
                 code: 0,
                 status,
                 text: text.to_owned(),
@@ -331,14 +331,14 @@ mod tests {
     #[test]
     fn an_outage_is_temporary() {
         for trouble in [
-            Trouble::Missing,
-            Trouble::NoJetStream,
-            Trouble::Timeout,
-            Trouble::Refused("x".to_owned()),
+            JetStreamError::Missing,
+            JetStreamError::NoJetStream,
+            JetStreamError::Timeout,
+            JetStreamError::Refused("x".to_owned()),
         ] {
             assert!(!trouble.is_permanent(), "{trouble:?}");
         }
-        assert!(Trouble::Denied("a".to_owned()).is_permanent());
+        assert!(JetStreamError::Denied("a".to_owned()).is_permanent());
     }
 
     #[test]
@@ -354,14 +354,14 @@ mod tests {
 
     #[test]
     fn a_problem_names_the_stream_and_the_way_out() {
-        let text = Trouble::Retention { kind: "work-queue" }.explain("JOBS");
+        let text = JetStreamError::Retention { kind: "work-queue" }.explain("JOBS");
         assert!(
             text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"),
             "{text}"
         );
-        assert!(Trouble::Missing.explain("A").contains("no stream A"));
+        assert!(JetStreamError::Missing.explain("A").contains("no stream A"));
         assert!(
-            Trouble::Denied("$JS.API.STREAM.INFO.A".into())
+            JetStreamError::Denied("$JS.API.STREAM.INFO.A".into())
                 .explain("A")
                 .contains("$JS.API.STREAM.INFO.A")
         );

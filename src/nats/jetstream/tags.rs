@@ -3,30 +3,30 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::api::Trouble;
-use crate::sse::Tag;
+use super::api::JetStreamError;
+use crate::sse::SourceTag;
 
 /// The tags of all streams that were heard from, each under the name of its stream.
 #[derive(Debug, Default)]
-pub(crate) struct Tags(Mutex<HashMap<String, Claim>>);
+pub(crate) struct SourceTags(Mutex<HashMap<String, Claim>>);
 
 #[derive(Debug)]
 struct Claim {
-    tag: Tag,
+    tag: SourceTag,
     identity: Option<String>,
 }
 
-impl Tags {
+impl SourceTags {
     /// Takes a tag for a stream, in the place of the one that it had.
     ///
     /// # Errors
-    /// [`Trouble::Collision`] when another stream has it. Those of one identity share theirs on purpose.
+    /// [`JetStreamError::Collision`] when another stream has it. Those of one identity share theirs on purpose.
     pub(crate) fn claim(
         &self,
         stream: &str,
         identity: Option<&str>,
-        tag: Tag,
-    ) -> Result<(), Trouble> {
+        tag: SourceTag,
+    ) -> Result<(), JetStreamError> {
         let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = |claim: &Claim| {
             claim.tag == tag && (claim.identity.is_none() || claim.identity.as_deref() != identity)
@@ -35,7 +35,7 @@ impl Tags {
             .iter()
             .find(|(name, claim)| *name != stream && is_other(claim));
         if let Some((other, _)) = other {
-            return Err(Trouble::Collision {
+            return Err(JetStreamError::Collision {
                 other: other.clone(),
                 tag,
             });
@@ -57,8 +57,8 @@ mod tests {
 
     #[test]
     fn two_streams_with_one_tag_are_told_by_name_and_the_way_out() {
-        let tags = Tags::default();
-        let tag = Tag::of_stream("A", 1);
+        let tags = SourceTags::default();
+        let tag = SourceTag::of_stream("A", 1);
         assert_eq!(tags.claim("A", None, tag), Ok(()));
         assert_eq!(
             tags.claim("A", None, tag),
@@ -77,14 +77,14 @@ mod tests {
             "whatever the tag was made from"
         );
         // A stream that was created anew gives its old tag back.
-        assert_eq!(tags.claim("A", None, Tag::of_stream("A", 2)), Ok(()));
+        assert_eq!(tags.claim("A", None, SourceTag::of_stream("A", 2)), Ok(()));
         assert_eq!(tags.claim("B", None, tag), Ok(()));
     }
 
     #[test]
     fn a_mirror_and_its_origin_share_the_tag_of_their_identity() {
-        let tags = Tags::default();
-        let tag = Tag::of_identity("orders");
+        let tags = SourceTags::default();
+        let tag = SourceTag::of_identity("orders");
         assert_eq!(tags.claim("A", Some("orders"), tag), Ok(()));
         assert_eq!(tags.claim("MIRROR", Some("orders"), tag), Ok(()));
         assert!(tags.claim("C", None, tag).is_err());

@@ -9,16 +9,16 @@ use std::time::Instant;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use time::OffsetDateTime;
 
-use super::api::{Api, StreamState, Trouble};
+use super::api::{Api, JetStreamError, StreamState};
 use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
-use super::tags::Tags;
-use crate::feed::{Gap, GapReason, Limits, LogWriter};
+use super::tags::SourceTags;
+use crate::feed::{Gap, GapReason, Limits, StreamWriter};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::shutdown::Watch;
-use crate::nats::connection::{Identity, Link};
-use crate::nats::decode::decoder::{Batch, Intake};
-use crate::nats::decode::message::Parts;
-use crate::sse::{Component, Tag};
+use crate::nats::connection::{Identity, NatsConnection};
+use crate::nats::decode::decoder::{Batch, EventDecoder};
+use crate::nats::decode::message::MessageFields;
+use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 use delivery::Delivery;
@@ -47,14 +47,14 @@ const NOT_CAUGHT_UP: &str = "not caught up yet";
 
 /// Follows one JetStream stream.
 #[derive(Debug)]
-pub(crate) struct Tailer {
+pub(crate) struct StreamTailer {
     config: StreamConfig,
     identity: Identity,
     api: Api,
-    data: Link,
-    tags: Arc<Tags>,
-    writer: LogWriter,
-    intake: Intake,
+    data: NatsConnection,
+    tags: Arc<SourceTags>,
+    writer: StreamWriter,
+    intake: EventDecoder,
     metrics: Arc<Metrics>,
     check: Check,
     followed: Option<Followed>,
@@ -74,21 +74,21 @@ pub(crate) struct Tailer {
 #[derive(Clone, Copy, Debug)]
 struct Followed {
     created: i128,
-    tag: Tag,
-    last: Option<Component>,
+    tag: SourceTag,
+    last: Option<Position>,
 }
 
-impl Tailer {
+impl StreamTailer {
     pub(crate) fn new(
         config: StreamConfig,
         identity: Identity,
-        (api, data, tags): (Api, Link, Arc<Tags>),
-        writer: LogWriter,
+        (api, data, tags): (Api, NatsConnection, Arc<SourceTags>),
+        writer: StreamWriter,
         health: &Health,
         metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
-            intake: Intake::new(metrics, &config.name),
+            intake: EventDecoder::new(metrics, &config.name),
             check: health.check(format!("stream:{}", config.name), NOT_CAUGHT_UP),
             metrics: Arc::clone(metrics),
             config,
@@ -143,7 +143,7 @@ impl Tailer {
     }
 
     /// Looks where the stream is and creates a consumer that adjoins what was passed.
-    async fn begin(&mut self) -> Result<(), Trouble> {
+    async fn begin(&mut self) -> Result<(), JetStreamError> {
         let state = self.api.describe_shareable(&self.config.name).await?;
         let tag = state.tag(&self.config.name, self.config.identity.as_deref());
         self.tags
@@ -228,7 +228,7 @@ impl Tailer {
         &self,
         state: &StreamState,
         followed: Followed,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, JetStreamError> {
         let Some(last) = followed.last else {
             return Ok(true);
         };
@@ -259,7 +259,7 @@ impl Tailer {
         &mut self,
         first: u64,
         since: Option<i128>,
-    ) -> Result<Consumer, Trouble> {
+    ) -> Result<Consumer, JetStreamError> {
         let since = since.and_then(|since| OffsetDateTime::from_unix_timestamp_nanos(since).ok());
         if let Some(start_time) = since {
             let consumer = self
@@ -273,7 +273,7 @@ impl Tailer {
         self.create(sequence(first)).await
     }
 
-    async fn create(&mut self, from: DeliverPolicy) -> Result<Consumer, Trouble> {
+    async fn create(&mut self, from: DeliverPolicy) -> Result<Consumer, JetStreamError> {
         let spec = Spec {
             stream: self.config.name.clone(),
             name: consumer::name(&self.api, &self.identity, &self.config.name, ""),
@@ -301,14 +301,14 @@ impl Tailer {
                 continue; // Never twice, whatever the server sends.
             }
             last = place.sequence;
-            let position = Component {
+            let position = Position {
                 tag: followed.tag,
                 seq: last,
-                check: Some(Component::check_of(place.published)),
+                check: Some(Position::check_of(place.published)),
             };
             followed.last = Some(position);
             self.intake.take(
-                Parts::of(message),
+                MessageFields::of(message),
                 position,
                 now,
                 &self.config.filters,
@@ -360,18 +360,18 @@ impl Tailer {
             self.api.forget(&self.config.name, consumer.name()).await;
         }
         match lost {
-            Lost::Rejected(status, text) => self.report(&Trouble::Rejected {
+            Lost::Rejected(status, text) => self.report(&JetStreamError::Rejected {
                 code: 0,
                 status,
                 text,
             }),
-            Lost::Denied(subject) => self.report(&Trouble::Denied(subject)),
+            Lost::Denied(subject) => self.report(&JetStreamError::Denied(subject)),
             Lost::Disconnected | Lost::Silent | Lost::Hole | Lost::Deleted => {}
         }
         self.back_off().await;
     }
 
-    fn report(&mut self, trouble: &Trouble) {
+    fn report(&mut self, trouble: &JetStreamError) {
         self.caught_up = false;
         if trouble.is_permanent() {
             self.rejections += 1;

@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::nats::connection::Link;
-use crate::nats::jetstream::api::{Api, NO_MESSAGE, Trouble};
+use crate::nats::connection::NatsConnection;
+use crate::nats::jetstream::api::{Api, JetStreamError, NO_MESSAGE};
 use crate::presence::entry::{POSITION, token};
 use crate::presence::{Bucket as Name, Entry, Key};
 
@@ -35,7 +35,7 @@ const NO_ROOM: &str = "maximum bytes exceeded";
 /// A bucket that is there.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
-    link: Link,
+    link: NatsConnection,
     api: Api,
     name: Name,
     /// Whether the server takes an expiry for a single message.
@@ -77,16 +77,16 @@ pub(super) enum Unwritten {
 impl Bucket {
     /// Looks at the bucket, and makes it if it is missing.
     pub(super) async fn open(
-        link: &Link,
+        link: &NatsConnection,
         api: &Api,
         name: &Name,
         max_bytes: u64,
-    ) -> Result<(Self, Look), Trouble> {
+    ) -> Result<(Self, Look), JetStreamError> {
         let info: Info = match api
             .ask(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {})
             .await
         {
-            Err(Trouble::Missing) => create(api, name, max_bytes).await?,
+            Err(JetStreamError::Missing) => create(api, name, max_bytes).await?,
             looked => looked?,
         };
         let max_age = Some(Duration::from_nanos(info.config.max_age)).filter(|age| !age.is_zero());
@@ -102,7 +102,7 @@ impl Bucket {
     }
 
     /// The state of the bucket now.
-    pub(super) async fn look(&self) -> Result<Look, Trouble> {
+    pub(super) async fn look(&self) -> Result<Look, JetStreamError> {
         let info: Info = self
             .api
             .ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &Empty {})
@@ -176,7 +176,7 @@ impl Bucket {
     }
 
     /// The keys of a client: of each event stream, its position if one is recorded, or else its entry.
-    pub(super) async fn keys(&self, client: &str) -> Result<Vec<Key>, Trouble> {
+    pub(super) async fn keys(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
         let mut keys = self.keys_under(&format!("{}.>", token(client))).await?;
         // The position comes after the entry of its event stream, and replaces it.
         keys.reverse();
@@ -186,13 +186,13 @@ impl Bucket {
     }
 
     /// The keys of the positions that are recorded of a client.
-    pub(super) async fn positions(&self, client: &str) -> Result<Vec<Key>, Trouble> {
+    pub(super) async fn positions(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
         self.keys_under(&format!("{}.*.{POSITION}", token(client)))
             .await
     }
 
     /// The keys that a filter selects. One request, whose cost does not grow with the bucket.
-    async fn keys_under(&self, filter: &str) -> Result<Vec<Key>, Trouble> {
+    async fn keys_under(&self, filter: &str) -> Result<Vec<Key>, JetStreamError> {
         let prefix = format!("$KV.{}.", self.name.as_str());
         let filter = Subjects {
             subjects_filter: format!("{prefix}{filter}"),
@@ -212,7 +212,7 @@ impl Bucket {
     }
 
     /// What stands under a key, and its revision; nothing if it is not there, or not ours.
-    pub(super) async fn get(&self, key: &Key) -> Result<Option<(Entry, u64)>, Trouble> {
+    pub(super) async fn get(&self, key: &Key) -> Result<Option<(Entry, u64)>, JetStreamError> {
         let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
         let request = Last {
             last_by_subj: subject,
@@ -227,7 +227,7 @@ impl Bucket {
             .await;
         let found: LastAnswer = match answer {
             Ok(found) => found,
-            Err(Trouble::Refused(why)) if why == NO_MESSAGE => return Ok(None),
+            Err(JetStreamError::Refused(why)) if why == NO_MESSAGE => return Ok(None),
             Err(trouble) => return Err(trouble),
         };
         let payload = STANDARD.decode(found.message.data).unwrap_or_default();
@@ -238,30 +238,30 @@ impl Bucket {
 }
 
 /// Why JetStream did not do what it was asked, as a sentence about the bucket.
-pub(super) fn explain(trouble: &Trouble) -> String {
+pub(super) fn explain(trouble: &JetStreamError) -> String {
     match trouble {
-        Trouble::Missing => "there is no such bucket any more".to_owned(),
-        Trouble::Denied(subject) => {
+        JetStreamError::Missing => "there is no such bucket any more".to_owned(),
+        JetStreamError::Denied(subject) => {
             format!("NATS refuses {subject} to this user: permission missing")
         }
-        Trouble::NoJetStream => {
+        JetStreamError::NoJetStream => {
             "nobody answers for JetStream: is it enabled for this account?".to_owned()
         }
-        Trouble::Timeout => "JetStream does not answer".to_owned(),
-        Trouble::Refused(why) if why.contains("insufficient") => {
+        JetStreamError::Timeout => "JetStream does not answer".to_owned(),
+        JetStreamError::Refused(why) if why.contains("insufficient") => {
             format!(
                 "JetStream refuses: {why}: lower registry.max_bytes, or give JetStream more memory"
             )
         }
-        Trouble::Refused(why) => format!("JetStream refuses: {why}"),
-        Trouble::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
+        JetStreamError::Refused(why) => format!("JetStream refuses: {why}"),
+        JetStreamError::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
         // What only a stream of events can have.
         _ => trouble.explain("-"),
     }
 }
 
 /// Makes the bucket with one replica where there cannot be three.
-async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, Trouble> {
+async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, JetStreamError> {
     let make = async |num_replicas| {
         let wanted = NewBucket {
             name: format!("KV_{}", name.as_str()),
@@ -279,7 +279,7 @@ async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, Trouble>
             allow_direct: true,
             allow_msg_ttl: api.is_server_at_least(2, 11),
         };
-        let made: Result<Info, Trouble> = api
+        let made: Result<Info, JetStreamError> = api
             .ask(format!("STREAM.CREATE.KV_{}", name.as_str()), &wanted)
             .await;
         if made.is_ok() {
@@ -293,7 +293,7 @@ async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, Trouble>
     };
     match make(REPLICAS).await {
         // A single server, or too few of them.
-        Err(Trouble::Refused(_) | Trouble::Rejected { .. }) => make(1).await,
+        Err(JetStreamError::Refused(_) | JetStreamError::Rejected { .. }) => make(1).await,
         made => made,
     }
 }

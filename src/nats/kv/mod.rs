@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Nats;
 use crate::lifecycle::shutdown::Watch;
-use crate::nats::jetstream::api::Trouble;
+use crate::nats::jetstream::api::JetStreamError;
 use crate::presence::entry::ENDED_FOR;
 use crate::presence::queue::millis;
 use crate::presence::{
-    Bucket as Name, Changes, Claim, Cluster, Entry, Found, Handover, Key, Later, Unavailable,
-    Wanted,
+    Bucket as Name, Claim, Entry, Found, Handover, Key, Later, PresenceQueue, PresenceStore,
+    Unavailable, Wanted,
 };
 use crate::sse::EventId;
 use crate::telemetry::Metrics;
@@ -54,8 +54,8 @@ const FULL: &str = "the bucket is full, and new entries are left out: raise `max
 const READ_AHEAD: usize = 16;
 
 /// The registry in a bucket.
-pub(super) struct KvRegistry {
-    changes: Changes,
+pub(super) struct KvPresenceStore {
+    changes: PresenceQueue,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     looking: Semaphore,
@@ -73,12 +73,12 @@ struct State {
     pause: Option<Instant>,
 }
 
-impl KvRegistry {
+impl KvPresenceStore {
     /// Begins to write; the watch is released when the last of it is written.
     pub(super) fn start(nats: &Nats, name: &Name, max_bytes: u64, drain: Watch) -> Arc<Self> {
         let inner = &*nats.0;
         let this = Arc::new(Self {
-            changes: Changes::new(&inner.identity.pod, &inner.identity.boot),
+            changes: PresenceQueue::new(&inner.identity.pod, &inner.identity.boot),
             metrics: Arc::clone(&inner.metrics),
             state: Mutex::new(State {
                 trouble: "not opened yet".to_owned(),
@@ -123,7 +123,7 @@ impl KvRegistry {
         bucket: &Bucket,
         wanted: &Wanted,
         is_recorded: &mut bool,
-    ) -> Result<Claim, Trouble> {
+    ) -> Result<Claim, JetStreamError> {
         let keys = bucket.positions(&wanted.client).await?;
         if keys.len() > POSITIONS_OF_CLIENT_MAX {
             return Ok(Claim::Lost);
@@ -157,7 +157,11 @@ impl KvRegistry {
     }
 
     /// Removes one position that is at or before `has`: the same one if it is there, or else the oldest.
-    async fn remove_passed(bucket: &Bucket, wanted: &Wanted, has: &EventId) -> Result<(), Trouble> {
+    async fn remove_passed(
+        bucket: &Bucket,
+        wanted: &Wanted,
+        has: &EventId,
+    ) -> Result<(), JetStreamError> {
         let mut keys = bucket.positions(&wanted.client).await?;
         keys.truncate(POSITIONS_OF_CLIENT_MAX);
         let now = millis(SystemTime::now());
@@ -182,19 +186,19 @@ async fn replace(
     key: &Key,
     entry: &Entry,
     revision: u64,
-) -> Result<Option<u64>, Trouble> {
+) -> Result<Option<u64>, JetStreamError> {
     match bucket.put(key, entry, ENDED_FOR, Some(revision)).await {
         Ok(revision) => Ok(Some(revision)),
         Err(Unwritten::Other) => Ok(None),
-        Err(Unwritten::Full) => Err(Trouble::Refused(FULL.to_owned())),
+        Err(Unwritten::Full) => Err(JetStreamError::Refused(FULL.to_owned())),
         Err(Unwritten::Refused(why) | Unwritten::Closed(why) | Unwritten::Unknown(why)) => {
-            Err(Trouble::Refused(why))
+            Err(JetStreamError::Refused(why))
         }
     }
 }
 
 /// The values of these keys, with their revisions; those that are gone are left out.
-async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)>, Trouble> {
+async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)>, JetStreamError> {
     let mut found = Vec::with_capacity(keys.len());
     let mut answers = stream::iter(keys)
         .map(|key| async move { bucket.get(&key).await.map(|value| (key, value)) })
@@ -207,8 +211,8 @@ async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)
     Ok(found)
 }
 
-impl Cluster for KvRegistry {
-    fn changes(&self) -> &Changes {
+impl PresenceStore for KvPresenceStore {
+    fn changes(&self) -> &PresenceQueue {
         &self.changes
     }
 
@@ -224,7 +228,7 @@ impl Cluster for KvRegistry {
                 let mut keys = bucket.keys(client).await?;
                 let is_complete = keys.len() <= limit;
                 keys.truncate(limit);
-                Ok::<_, Trouble>((values(&bucket, keys).await?, is_complete))
+                Ok::<_, JetStreamError>((values(&bucket, keys).await?, is_complete))
             };
             match timeout_at(Instant::now() + FIND_MAX, listed).await {
                 Ok(Ok((values, is_complete))) => {

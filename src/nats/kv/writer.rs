@@ -7,14 +7,14 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::bucket::{Bucket, Look, Unwritten, explain};
-use super::{FULL, KvRegistry};
+use super::{FULL, KvPresenceStore};
 use crate::lifecycle::health::{Check, Status};
 use crate::lifecycle::shutdown::Watch;
-use crate::nats::connection::Link;
-use crate::nats::jetstream::api::{Api, Trouble};
+use crate::nats::connection::NatsConnection;
+use crate::nats::jetstream::api::{Api, JetStreamError};
 use crate::presence::Bucket as Name;
 use crate::presence::entry::ENDED_FOR;
-use crate::presence::queue::Told;
+use crate::presence::queue::PresenceUpdate;
 
 /// 100 ms: what changes within it is written together, and once.
 const GATHER: Duration = Duration::from_millis(100);
@@ -55,8 +55,8 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// The task that writes.
 pub(super) struct Writer {
-    registry: Arc<KvRegistry>,
-    link: Link,
+    registry: Arc<KvPresenceStore>,
+    link: NatsConnection,
     api: Api,
     name: Name,
     /// Size of the bucket, if it is made here.
@@ -100,8 +100,8 @@ enum Pause {
 impl Writer {
     /// `bucket`: its name, and its size if it is made here.
     pub(super) fn new(
-        registry: &Arc<KvRegistry>,
-        (link, api): (Link, Api),
+        registry: &Arc<KvPresenceStore>,
+        (link, api): (NatsConnection, Api),
         (name, max_bytes): (&Name, u64),
         check: Check,
     ) -> Self {
@@ -225,7 +225,7 @@ impl Writer {
             Ok(look) => self.note(&look),
             Err(trouble) => {
                 self.looked = Instant::now();
-                if trouble == Trouble::Missing {
+                if trouble == JetStreamError::Missing {
                     self.close();
                 }
                 return Err(explain(&trouble));
@@ -262,7 +262,7 @@ impl Writer {
 
     /// Takes those out of a batch for which there may be no room. Returns how many there is no room for, of earlier batches
     /// too.
-    fn postpone(&mut self, batch: &mut Vec<Told>) -> u64 {
+    fn postpone(&mut self, batch: &mut Vec<PresenceUpdate>) -> u64 {
         let before = batch.len();
         batch.retain(|told| {
             if told.is_end || !told.is_new {
@@ -405,7 +405,7 @@ fn again_every(open: usize, max_age: Option<Duration>) -> Duration {
 }
 
 /// After how long a value goes by itself.
-fn lasts(told: &Told, every: Duration) -> Duration {
+fn lasts(told: &PresenceUpdate, every: Duration) -> Duration {
     if told.is_end { ENDED_FOR } else { every * 2 }
 }
 

@@ -18,14 +18,14 @@ use indexmap::IndexMap;
 use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::headers::Stamp;
-use crate::feed::encoded::Logged;
-use crate::feed::{PositionedWriter, Received};
-use crate::nats::connection::Link;
+use super::headers::RepublishHeaders;
+use crate::feed::encoded::EncodedEvent;
+use crate::feed::{Received, RepublishWriter};
+use crate::nats::connection::NatsConnection;
 use crate::nats::core::inlet::{self, Inlet};
-use crate::nats::decode::decoder::Intake;
-use crate::nats::decode::message::Parts;
-use crate::sse::{Component, Tag};
+use crate::nats::decode::decoder::EventDecoder;
+use crate::nats::decode::message::MessageFields;
+use crate::sse::{Position, SourceTag};
 
 /// Messages that wait for one feed at most: all that the connection may hand over at once, or a burst while the feed reads
 /// what it missed.
@@ -70,13 +70,13 @@ struct Left {
 /// The messages of one feed. Dropping it ends the subscriptions that no other feed needs.
 pub(super) struct Tap {
     number: u64,
-    messages: mpsc::Receiver<Arc<Stamped>>,
+    messages: mpsc::Receiver<Arc<PositionedMessage>>,
     distribution: Distribution,
 }
 
 /// A message of the stream with its place in it.
 #[derive(Debug)]
-pub(super) struct Stamped {
+pub(super) struct PositionedMessage {
     message: Message,
     subject: Arc<str>,
     pub(super) sequence: u64,
@@ -84,7 +84,7 @@ pub(super) struct Stamped {
     pub(super) published: Option<i128>,
     received: Instant,
     /// What it became for the first feed that took it, under which tag.
-    shown: OnceLock<(Tag, Option<Arc<Logged>>)>,
+    shown: OnceLock<(SourceTag, Option<Arc<EncodedEvent>>)>,
     _waiting: Waiting,
 }
 
@@ -98,8 +98,8 @@ struct Waiting {
 /// The task that has the subscriptions of one stream.
 pub(super) struct Distributor {
     stream: String,
-    link: Link,
-    intake: Intake,
+    link: NatsConnection,
+    intake: EventDecoder,
     overflows: IntCounter,
     requests: mpsc::Receiver<Request>,
     distribution: Distribution,
@@ -116,7 +116,7 @@ pub(super) struct Distributor {
 
 struct Subscription {
     subject: String,
-    takers: IndexMap<u64, mpsc::Sender<Arc<Stamped>>>,
+    takers: IndexMap<u64, mpsc::Sender<Arc<PositionedMessage>>>,
 }
 
 // === impl Distribution ===
@@ -149,21 +149,21 @@ impl Distribution {
 
 impl Tap {
     /// Waits for a message and takes all that are there; nothing when the tap has ended. Cancellation safe.
-    pub(super) async fn next(&mut self) -> Option<Vec<Arc<Stamped>>> {
+    pub(super) async fn next(&mut self) -> Option<Vec<Arc<PositionedMessage>>> {
         let mut all = vec![self.messages.recv().await?];
         self.take(&mut all);
         Some(all)
     }
 
     /// All that the connection has handed over, without waiting for more.
-    pub(super) async fn ready(&mut self) -> Vec<Arc<Stamped>> {
+    pub(super) async fn ready(&mut self) -> Vec<Arc<PositionedMessage>> {
         self.distribution.flush().await;
         let mut all = Vec::new();
         self.take(&mut all);
         all
     }
 
-    fn take(&mut self, all: &mut Vec<Arc<Stamped>>) {
+    fn take(&mut self, all: &mut Vec<Arc<PositionedMessage>>) {
         while let Ok(message) = self.messages.try_recv() {
             all.push(message);
         }
@@ -184,7 +184,7 @@ impl Drop for Tap {
 
 // === impl Stamped ===
 
-impl Stamped {
+impl PositionedMessage {
     pub(super) fn subject(&self) -> &str {
         &self.subject
     }
@@ -192,10 +192,10 @@ impl Stamped {
     /// The event, encoded once for all feeds that read the stream under the same tag; nothing if it is too large.
     pub(super) fn show(
         &self,
-        tag: Tag,
-        intake: &Intake,
-        writer: &PositionedWriter,
-    ) -> Option<Arc<Logged>> {
+        tag: SourceTag,
+        intake: &EventDecoder,
+        writer: &RepublishWriter,
+    ) -> Option<Arc<EncodedEvent>> {
         let (first, shown) = self
             .shown
             .get_or_init(|| (tag, self.convert(tag, intake, writer)));
@@ -206,10 +206,15 @@ impl Stamped {
         }
     }
 
-    fn convert(&self, tag: Tag, intake: &Intake, writer: &PositionedWriter) -> Option<Arc<Logged>> {
-        let parts = Parts {
+    fn convert(
+        &self,
+        tag: SourceTag,
+        intake: &EventDecoder,
+        writer: &RepublishWriter,
+    ) -> Option<Arc<EncodedEvent>> {
+        let parts = MessageFields {
             subject: &self.subject,
-            ..Parts::of(&self.message)
+            ..MessageFields::of(&self.message)
         };
         match intake.convert(parts, self.position(tag), self.received) {
             Received::Event(event) => Some(writer.encode(event)),
@@ -217,11 +222,11 @@ impl Stamped {
         }
     }
 
-    pub(super) fn position(&self, tag: Tag) -> Component {
-        Component {
+    pub(super) fn position(&self, tag: SourceTag) -> Position {
+        Position {
             tag,
             seq: self.sequence,
-            check: self.published.map(Component::check_of),
+            check: self.published.map(Position::check_of),
         }
     }
 }
@@ -237,8 +242,8 @@ impl Drop for Waiting {
 impl Distributor {
     pub(super) fn new(
         stream: &str,
-        link: Link,
-        intake: Intake,
+        link: NatsConnection,
+        intake: EventDecoder,
         overflows: IntCounter,
     ) -> (Self, Distribution) {
         let (asked, requests) = mpsc::channel(REQUESTS_MAX);
@@ -395,23 +400,23 @@ impl Distributor {
         let Some(subscription) = self.subscriptions.get(&subscription) else {
             return 1;
         };
-        let Some(stamp) = Stamp::of(&message, &self.stream) else {
+        let Some(stamp) = RepublishHeaders::of(&message, &self.stream) else {
             // Sent by another publisher.
             self.intake.foreign();
             return 1;
         };
-        let Stamp {
+        let RepublishHeaders {
             sequence,
             previous,
             published,
             subject,
         } = stamp;
-        let bytes = message.length + size_of::<Stamped>();
+        let bytes = message.length + size_of::<PositionedMessage>();
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
         // One message fits always: one that is larger than the bound would never come.
         let is_scarce = before > 0 && before + bytes > WAITING_BYTES_MAX;
         let is_spent = before > 0 && before + bytes > 2 * WAITING_BYTES_MAX;
-        let stamped = Arc::new(Stamped {
+        let stamped = Arc::new(PositionedMessage {
             subject: subject.into(),
             sequence,
             previous,

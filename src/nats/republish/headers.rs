@@ -6,7 +6,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// The place of a republished message (NATS ADR-28).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp<'m> {
+pub(crate) struct RepublishHeaders<'m> {
     /// The subject under which it is stored.
     pub(crate) subject: &'m str,
     /// Its sequence number in the stream.
@@ -17,7 +17,7 @@ pub(crate) struct Stamp<'m> {
     pub(crate) published: Option<i128>,
 }
 
-impl<'m> Stamp<'m> {
+impl<'m> RepublishHeaders<'m> {
     /// The stamp of a message that this stream has sent; nothing for any other.
     pub(crate) fn of(message: &'m Message, stream: &str) -> Option<Self> {
         let headers = message.headers.as_ref()?;
@@ -75,15 +75,15 @@ mod tests {
             ]
             .concat(),
         );
-        let stamp = Stamp::of(&forged, "A").unwrap();
+        let stamp = RepublishHeaders::of(&forged, "A").unwrap();
         assert_eq!((stamp.subject, stamp.sequence, stamp.previous), ("a", 7, 5));
         assert_eq!(stamp.published, Some(1_795_365_642_573_823_481));
     }
 
     #[test]
     fn what_the_stream_did_not_send_has_no_stamp() {
-        assert_eq!(Stamp::of(&message(&STAMPED), "B"), None);
-        assert_eq!(Stamp::of(&message(&[]), "A"), None);
-        assert_eq!(Stamp::of(&message(&STAMPED[..3]), "A"), None);
+        assert_eq!(RepublishHeaders::of(&message(&STAMPED), "B"), None);
+        assert_eq!(RepublishHeaders::of(&message(&[]), "A"), None);
+        assert_eq!(RepublishHeaders::of(&message(&STAMPED[..3]), "A"), None);
     }
 }

@@ -19,17 +19,17 @@ use tokio::sync::Semaphore;
 use super::history::JetStreamArchive;
 use super::jetstream::consumer;
 use super::{Nats, StreamConfig};
-use crate::feed::{Demand, Demands, PositionedWriter, Republished};
+use crate::feed::{RepublishSource, RepublishWriter, SubscribeRequest, SubscribeRequests};
 use crate::lifecycle::health::{Check, Status};
 use crate::lifecycle::shutdown::Watch;
-use crate::nats::decode::decoder::Intake;
-use crate::nats::jetstream::api::{StreamState, Trouble};
-use crate::sse::Tag;
+use crate::nats::decode::decoder::EventDecoder;
+use crate::nats::jetstream::api::{JetStreamError, StreamState};
+use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 use distribution::{Distribution, Distributor};
 pub use mapping::Republish;
 use sequence::SUBJECTS_MAX;
-use tailer::Follower;
+use tailer::RepublishTailer;
 
 /// How often a feed is compared with the last message of its filters. A lost message behind which nothing else came is
 /// found by it.
@@ -53,7 +53,7 @@ struct Place {
     nats: Nats,
     config: StreamConfig,
     archive: JetStreamArchive,
-    intake: Intake,
+    intake: EventDecoder,
     looks: Semaphore,
     readings: Semaphore,
     followers: AtomicU64,
@@ -66,8 +66,8 @@ struct Place {
 pub(super) async fn serve(
     nats: Nats,
     config: StreamConfig,
-    source: Arc<Republished>,
-    mut demands: Demands<PositionedWriter>,
+    source: Arc<RepublishSource>,
+    mut demands: SubscribeRequests<RepublishWriter>,
     drain: Watch,
 ) {
     let metrics = &nats.0.metrics;
@@ -83,7 +83,7 @@ pub(super) async fn serve(
     let (mut distributor, distribution) = Distributor::new(
         &config.name,
         core,
-        Intake::new(metrics, &config.name),
+        EventDecoder::new(metrics, &config.name),
         overflows,
     );
     let place = Arc::new(Place {
@@ -94,7 +94,7 @@ pub(super) async fn serve(
             config.identity.as_deref(),
             &config.filters,
         ),
-        intake: Intake::new(metrics, &config.name),
+        intake: EventDecoder::new(metrics, &config.name),
         looks: Semaphore::new(LOOKS_MAX),
         readings: Semaphore::new(READINGS_MAX),
         followers: AtomicU64::new(0),
@@ -113,8 +113,8 @@ pub(super) async fn serve(
         .check(format!("stream:{}", place.config.name), "not looked at yet");
     let keeper = place.keep(&source, &check);
     let receiver = async {
-        while let Some(Demand { filters, writer }) = demands.recv().await {
-            tokio::spawn(Follower::run(
+        while let Some(SubscribeRequest { filters, writer }) = demands.recv().await {
+            tokio::spawn(RepublishTailer::run(
                 Arc::clone(&place),
                 filters,
                 writer,
@@ -137,7 +137,7 @@ pub(super) async fn serve(
 
 impl Place {
     /// Looks again and again whether the stream is fit to be read so, and says it.
-    async fn keep(&self, source: &Republished, check: &Check) {
+    async fn keep(&self, source: &RepublishSource, check: &Check) {
         let mut attempts = 0;
         let mut control = self.nats.0.links.control.clone();
         loop {
@@ -163,7 +163,7 @@ impl Place {
     }
 
     /// The tag of the stream if everything that can be asked of it can be read.
-    async fn look(&self) -> Result<Tag, Trouble> {
+    async fn look(&self) -> Result<SourceTag, JetStreamError> {
         let state = self.state(0).await?;
         self.subjects(&state, &self.config.filters)?;
         if let Some(any) = self.config.filters.filters().first() {
@@ -173,14 +173,14 @@ impl Place {
         self.claim(&state)
     }
 
-    async fn state(&self, seq: u64) -> Result<StreamState, Trouble> {
+    async fn state(&self, seq: u64) -> Result<StreamState, JetStreamError> {
         self.nats
             .stream_state(&self.config.name, seq)
             .await?
             .shareable()
     }
 
-    fn claim(&self, state: &StreamState) -> Result<Tag, Trouble> {
+    fn claim(&self, state: &StreamState) -> Result<SourceTag, JetStreamError> {
         let (name, identity) = (&self.config.name, self.config.identity.as_deref());
         let tag = state.tag(name, identity);
         self.nats.0.tags.claim(name, identity, tag)?;
@@ -188,19 +188,27 @@ impl Place {
     }
 
     /// What to subscribe to for these filters.
-    fn subjects(&self, state: &StreamState, filters: &FilterSet) -> Result<Vec<String>, Trouble> {
-        let republish = state.republish.as_ref().ok_or(Trouble::NotRepublished)?;
+    fn subjects(
+        &self,
+        state: &StreamState,
+        filters: &FilterSet,
+    ) -> Result<Vec<String>, JetStreamError> {
+        let republish = state
+            .republish
+            .as_ref()
+            .ok_or(JetStreamError::NotRepublished)?;
         if republish.headers_only {
-            return Err(Trouble::HeadersOnly);
+            return Err(JetStreamError::HeadersOnly);
         }
         let mut subjects = Vec::new();
         for filter in filters.filters() {
-            let subject = republish
-                .subject_of(filter)
-                .ok_or_else(|| Trouble::Uncovered {
-                    filter: filter.to_string(),
-                    source: republish.source.clone(),
-                })?;
+            let subject =
+                republish
+                    .subject_of(filter)
+                    .ok_or_else(|| JetStreamError::Uncovered {
+                        filter: filter.to_string(),
+                        source: republish.source.clone(),
+                    })?;
             if !subjects.contains(&subject) {
                 subjects.push(subject);
             }
@@ -209,7 +217,7 @@ impl Place {
     }
 
     /// The last message that any of these filters selects; 0 if there is none.
-    async fn last(&self, filters: &FilterSet) -> Result<u64, Trouble> {
+    async fn last(&self, filters: &FilterSet) -> Result<u64, JetStreamError> {
         let mut last = 0;
         for filter in filters.filters() {
             last = last.max(

@@ -8,7 +8,7 @@ pub(super) const SUBJECTS_MAX: usize = 65_536;
 
 /// How far a feed has come, as a whole and in each subject.
 #[derive(Debug)]
-pub(super) struct Chain {
+pub(super) struct SequenceTracker {
     /// Everything up to here was handed on, or told as missing.
     complete: u64,
     /// The last number that was handed on, or is known not to concern the feed.
@@ -21,7 +21,7 @@ pub(super) struct Chain {
 
 /// What a message is to a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SequenceStep {
     /// The next one.
     Next,
     /// Handed on already.
@@ -34,7 +34,7 @@ pub(super) enum Verdict {
     LateHole,
 }
 
-impl Chain {
+impl SequenceTracker {
     /// A feed of everything behind `head`.
     pub(super) fn new(head: u64) -> Self {
         Self {
@@ -72,18 +72,18 @@ impl Chain {
 
     /// What a message is that stands at `sequence`, and behind `previous` in its subject. A predecessor that the stream
     /// has forgotten is not named: what it explains itself is no hole.
-    pub(super) fn judge(&self, subject: &str, sequence: u64, previous: u64) -> Verdict {
+    pub(super) fn judge(&self, subject: &str, sequence: u64, previous: u64) -> SequenceStep {
         let last = self.last_of(subject);
         if sequence <= last {
-            Verdict::Known
+            SequenceStep::Known
         } else if sequence <= self.head {
-            Verdict::Late
+            SequenceStep::Late
         } else if previous <= last {
-            Verdict::Next
+            SequenceStep::Next
         } else if previous <= self.head {
-            Verdict::LateHole
+            SequenceStep::LateHole
         } else {
-            Verdict::Hole
+            SequenceStep::Hole
         }
     }
 
@@ -131,42 +131,42 @@ mod tests {
 
     #[test]
     fn each_subject_names_what_is_missing_of_it() {
-        let mut chain = Chain::new(10);
-        assert_eq!(chain.judge("a", 10, 3), Verdict::Known);
+        let mut chain = SequenceTracker::new(10);
+        assert_eq!(chain.judge("a", 10, 3), SequenceStep::Known);
         assert_eq!(
             chain.judge("a", 11, 3),
-            Verdict::Next,
+            SequenceStep::Next,
             "its predecessor stood before the beginning"
         );
-        assert_eq!(chain.judge("a", 15, 12), Verdict::Hole);
+        assert_eq!(chain.judge("a", 15, 12), SequenceStep::Hole);
         chain.take("a", 12);
-        assert_eq!(chain.judge("a", 15, 12), Verdict::Next);
+        assert_eq!(chain.judge("a", 15, 12), SequenceStep::Next);
         assert_eq!(
             chain.judge("a", 15, 0),
-            Verdict::Next,
+            SequenceStep::Next,
             "the stream has deleted what stood there"
         );
         assert_eq!(
             chain.judge("b", 13, 11),
-            Verdict::LateHole,
+            SequenceStep::LateHole,
             "of b something should have come before 12 of a"
         );
-        assert_eq!(chain.judge("b", 11, 4), Verdict::Late);
+        assert_eq!(chain.judge("b", 11, 4), SequenceStep::Late);
         chain.take("b", 11);
-        assert_eq!(chain.judge("b", 13, 11), Verdict::Next);
+        assert_eq!(chain.judge("b", 13, 11), SequenceStep::Next);
         chain.advance(20);
         assert_eq!(
             chain.judge("c", 22, 19),
-            Verdict::LateHole,
+            SequenceStep::LateHole,
             "what is passed by may hold an earlier loss"
         );
     }
 
     #[test]
     fn what_adjoins_needs_no_memory_and_the_rest_is_bounded() {
-        let mut chain = Chain {
+        let mut chain = SequenceTracker {
             subjects_max: 8,
-            ..Chain::new(0)
+            ..SequenceTracker::new(0)
         };
         for sequence in 1..=100 {
             chain.take(&sequence.to_string(), sequence);
@@ -176,7 +176,7 @@ mod tests {
             chain.take(&sequence.to_string(), sequence);
             assert!(chain.last.len() <= 8);
         }
-        assert_eq!(chain.judge("300", 301, 300), Verdict::Next);
+        assert_eq!(chain.judge("300", 301, 300), SequenceStep::Next);
     }
 
     proptest! {
@@ -204,20 +204,20 @@ mod tests {
             arrived.sort_by_key(|(place, _)| *place);
             let end = stored.len() as u64;
             let closing = (0u8..4).map(|subject| (subject, end + 1 + u64::from(subject), last[usize::from(subject)]));
-            let mut chain = Chain::new(0);
+            let mut chain = SequenceTracker::new(0);
             let (mut given, mut gaps) = (Vec::new(), 0);
             for (subject, sequence, previous) in arrived.into_iter().map(|(_, message)| message).chain(closing) {
                 let name = subject.to_string();
                 match chain.judge(&name, sequence, previous) {
-                    Verdict::Known => prop_assert!(given.contains(&sequence) || gaps > 0),
-                    Verdict::Late => { gaps += 1; chain.take(&name, sequence); }
+                    SequenceStep::Known => prop_assert!(given.contains(&sequence) || gaps > 0),
+                    SequenceStep::Late => { gaps += 1; chain.take(&name, sequence); }
                     verdict => {
-                        if verdict == Verdict::LateHole { gaps += 1; }
-                        if verdict == Verdict::Hole {
+                        if verdict == SequenceStep::LateHole { gaps += 1; }
+                        if verdict == SequenceStep::Hole {
                             // Repaired: all that stands between the head and this one; what is missing before the head of
                             // any of these subjects is told.
                             let head = chain.head();
-                            let is_late = |chain: &Chain, of: u8| {
+                            let is_late = |chain: &SequenceTracker, of: u8| {
                                 let unsure = chain.last_of(&of.to_string()) + 1..=head;
                                 stored.iter().any(|(subject, number, _)| *subject == of && unsure.contains(number))
                             };

@@ -10,17 +10,17 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::Place;
-use super::distribution::{Stamped, Tap};
+use super::distribution::{PositionedMessage, Tap};
 use super::mapping::Republish;
-use super::sequence::{Chain, Verdict};
+use super::sequence::{SequenceStep, SequenceTracker};
 use crate::feed::history::{Page, Pages as _, Unavailable};
-use crate::feed::{GapReason, PositionedWriter};
+use crate::feed::{GapReason, RepublishWriter};
 use crate::lifecycle::shutdown::Watch;
-use crate::nats::connection::LinkState;
+use crate::nats::connection::ConnectionState;
 use crate::nats::decode::decoder::BATCH_MAX;
-use crate::nats::jetstream::api::Trouble;
+use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
-use crate::sse::{Component, Tag};
+use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 use open::Begun;
 
@@ -31,27 +31,27 @@ const ATTEMPTS_MAX: u32 = 3;
 const ASKED_MAX: usize = 1000;
 
 /// One feed that is wanted.
-pub(super) struct Follower {
+pub(super) struct RepublishTailer {
     place: Arc<Place>,
     filters: FilterSet,
-    writer: PositionedWriter,
-    chain: Chain,
+    writer: RepublishWriter,
+    chain: SequenceTracker,
     /// Its messages; none while it is to subscribe again.
     tap: Option<Tap>,
     /// What is subscribed to, by the republishing that it was made from.
     republish: Republish,
     subjects: Vec<String>,
     /// Received, and not handed on yet.
-    pending: VecDeque<Arc<Stamped>>,
+    pending: VecDeque<Arc<PositionedMessage>>,
     /// The stream as it was when it was looked at last.
     created: i128,
-    tag: Tag,
+    tag: SourceTag,
     /// The last event that was handed on.
-    last: Option<Component>,
+    last: Option<Position>,
     /// The newest message that was received: its number and when it was published.
     newest: Option<(u64, i128)>,
     /// The connection as it was when the feed was compared last.
-    seen: LinkState,
+    seen: ConnectionState,
     /// Something may be missing before what comes next: the feed is compared first.
     is_doubtful: bool,
     /// What could not be read yet ends here.
@@ -62,27 +62,27 @@ pub(super) struct Follower {
 }
 
 /// Why the feed cannot go on for the moment.
-enum Fault {
+enum ReadError {
     /// JetStream does not say something.
-    Trouble(Trouble),
+    JetStreamError(JetStreamError),
     /// What is missing cannot be read now.
     Unread(String),
     /// The missing messages cannot be read until an operator changes something.
     Rejected(String),
 }
 
-impl From<Trouble> for Fault {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+impl From<JetStreamError> for ReadError {
+    fn from(trouble: JetStreamError) -> Self {
+        Self::JetStreamError(trouble)
     }
 }
 
-impl Follower {
+impl RepublishTailer {
     /// Follows until the drain begins or nobody reads the feed any more.
     pub(super) async fn run(
         place: Arc<Place>,
         filters: FilterSet,
-        mut writer: PositionedWriter,
+        mut writer: RepublishWriter,
         mut drain: Watch,
     ) {
         let begun = tokio::select! {
@@ -104,7 +104,7 @@ impl Follower {
         place.followers.fetch_add(1, Ordering::Relaxed);
         let due = Instant::now() + place.pause();
         let mut follower = Self {
-            chain: Chain::new(head),
+            chain: SequenceTracker::new(head),
             pending: VecDeque::new(),
             last: None,
             newest: None,
@@ -145,7 +145,7 @@ impl Follower {
                 messages = next(&mut self.tap) => match messages {
                     Some(messages) => {
                         // Behind the receipt: what came on another connection is never handed on before the repair.
-                        let now = LinkState { generation: link.generation(), up: true, ..link.now() };
+                        let now = ConnectionState { generation: link.generation(), up: true, ..link.now() };
                         self.compare_link(&now);
                         self.receive(messages);
                     }
@@ -161,7 +161,7 @@ impl Follower {
     }
 
     /// Sorts what has come: each subscription brought its own part.
-    fn receive(&mut self, mut messages: Vec<Arc<Stamped>>) {
+    fn receive(&mut self, mut messages: Vec<Arc<PositionedMessage>>) {
         if self.subjects.len() > 1 {
             messages.sort_by_key(|message| message.sequence);
         }
@@ -192,16 +192,16 @@ impl Follower {
     }
 
     /// Waits before the next attempt, or tells that there is none.
-    async fn endure(&mut self, fault: &Fault) {
+    async fn endure(&mut self, fault: &ReadError) {
         let why = match fault {
-            Fault::Trouble(trouble) => trouble.explain(&self.place.config.name),
-            Fault::Unread(why) | Fault::Rejected(why) => why.clone(),
+            ReadError::JetStreamError(trouble) => trouble.explain(&self.place.config.name),
+            ReadError::Unread(why) | ReadError::Rejected(why) => why.clone(),
         };
         tracing::warn!(filters = %self.filters, why, "feed cannot be compared with its stream now");
         let is_hopeless = match fault {
-            Fault::Trouble(trouble) => trouble.is_permanent(),
-            Fault::Unread(_) => self.attempts >= ATTEMPTS_MAX,
-            Fault::Rejected(_) => true,
+            ReadError::JetStreamError(trouble) => trouble.is_permanent(),
+            ReadError::Unread(_) => self.attempts >= ATTEMPTS_MAX,
+            ReadError::Rejected(_) => true,
         };
         if is_hopeless {
             self.give_up();
@@ -228,7 +228,7 @@ impl Follower {
     }
 
     /// Hands on what has come, in order, each message after all that it says was before it.
-    async fn hand_on(&mut self) -> Result<(), Fault> {
+    async fn hand_on(&mut self) -> Result<(), ReadError> {
         self.chain.set_subjects_max(self.place.subjects_max());
         let mut batch = Vec::new();
         let mut count = 0;
@@ -240,17 +240,17 @@ impl Follower {
                 .chain
                 .judge(message.subject(), message.sequence, message.previous);
             match verdict {
-                Verdict::Known if self.is_of_other_numbers(&message) => {
+                SequenceStep::Known if self.is_of_other_numbers(&message) => {
                     self.is_doubtful = true;
                     break;
                 }
-                Verdict::Known => continue,
-                Verdict::Late | Verdict::LateHole => {
+                SequenceStep::Known => continue,
+                SequenceStep::Late | SequenceStep::LateHole => {
                     self.writer.append_encoded(std::mem::take(&mut batch));
-                    let missed = (verdict == Verdict::Late).then_some(1);
+                    let missed = (verdict == SequenceStep::Late).then_some(1);
                     self.tell_late(missed);
                 }
-                Verdict::Hole => {
+                SequenceStep::Hole => {
                     self.writer.append_encoded(std::mem::take(&mut batch));
                     let (subject, sequence) = (message.subject().to_owned(), message.sequence);
                     self.pending.push_front(message);
@@ -261,9 +261,9 @@ impl Follower {
                     }
                     continue;
                 }
-                Verdict::Next => {}
+                SequenceStep::Next => {}
             }
-            if verdict != Verdict::Late {
+            if verdict != SequenceStep::Late {
                 match message.show(self.tag, &self.place.intake, &self.writer) {
                     Some(event) => batch.push(event),
                     None => {
@@ -299,7 +299,7 @@ impl Follower {
     }
 
     /// Whether an old number stands on a message that is newer: the numbers have begun again.
-    fn is_of_other_numbers(&mut self, message: &Stamped) -> bool {
+    fn is_of_other_numbers(&mut self, message: &PositionedMessage) -> bool {
         let Some(published) = message.published else {
             return false;
         };
@@ -324,7 +324,7 @@ impl Follower {
     }
 
     /// Reads what is missing before this message of this subject, and the message.
-    async fn repair(&mut self, subject: &str, sequence: u64) -> Result<(), Fault> {
+    async fn repair(&mut self, subject: &str, sequence: u64) -> Result<(), ReadError> {
         if self.is_late(subject, self.chain.head()).await? {
             self.tell_late(None);
             // Not told again when the repair needs another attempt.
@@ -334,7 +334,7 @@ impl Follower {
     }
 
     /// Whether something of a subject is missing where later messages were handed on, up to this number.
-    async fn is_late(&self, subject: &str, head: u64) -> Result<bool, Fault> {
+    async fn is_late(&self, subject: &str, head: u64) -> Result<bool, ReadError> {
         let last = self.chain.last_of(subject);
         let Some(filter) = Filter::parse(subject).ok().filter(|_| last < head) else {
             return Ok(false);
@@ -356,7 +356,7 @@ impl Follower {
         page: &Page,
         head: u64,
         left: &mut usize,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ReadError> {
         let mut asked = HashSet::new();
         for event in &page.events {
             if *left == 0
@@ -376,7 +376,7 @@ impl Follower {
     }
 
     /// Reads everything up to here from JetStream.
-    async fn read_through(&mut self, through: u64) -> Result<(), Fault> {
+    async fn read_through(&mut self, through: u64) -> Result<(), ReadError> {
         let place = Arc::clone(&self.place);
         self.unread = self
             .pending
@@ -397,8 +397,8 @@ impl Follower {
                     self.is_doubtful = true;
                     return Ok(());
                 }
-                Err(Unavailable::Now(why)) => return Err(Fault::Unread(why)),
-                Err(Unavailable::Rejected(why)) => return Err(Fault::Rejected(why)),
+                Err(Unavailable::Now(why)) => return Err(ReadError::Unread(why)),
+                Err(Unavailable::Rejected(why)) => return Err(ReadError::Rejected(why)),
             };
             if page.after > self.chain.head() {
                 let gap = page.gap();
@@ -426,14 +426,14 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for RepublishTailer {
     fn drop(&mut self) {
         self.place.followers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The messages of a tap; never without one.
-async fn next(tap: &mut Option<Tap>) -> Option<Vec<Arc<Stamped>>> {
+async fn next(tap: &mut Option<Tap>) -> Option<Vec<Arc<PositionedMessage>>> {
     match tap {
         Some(tap) => tap.next().await,
         None => std::future::pending().await,

@@ -1,6 +1,6 @@
 //! One place for each, ends first, nothing for ever: what waits to be told is bounded and told again in time.
 
-use super::super::{Description, Lag, Protocol, Sent};
+use super::super::{Lag, Protocol, Sent, StreamInfo};
 use super::*;
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ impl Stub {
     }
 }
 
-impl Member for Stub {
+impl StreamHandle for Stub {
     fn route(&self) -> &Arc<str> {
         &self.route
     }
@@ -35,8 +35,8 @@ impl Member for Stub {
     fn memory_bytes(&self) -> u64 {
         0
     }
-    fn describe(&self) -> Description {
-        Description {
+    fn describe(&self) -> StreamInfo {
+        StreamInfo {
             client: "me".into(),
             route: self.route.clone(),
             subjects: vec!["a.1".into()],
@@ -53,12 +53,12 @@ impl Member for Stub {
             gaps: 0,
         }
     }
-    fn close(&self, _: Close) {}
+    fn close(&self, _: CloseReason) {}
 }
 
-fn open(changes: &Changes) -> (Arc<Stub>, u64) {
+fn open(changes: &PresenceQueue) -> (Arc<Stub>, u64) {
     let stub = Stub::new();
-    let number = changes.opened(&(stub.clone() as Arc<dyn Member>));
+    let number = changes.opened(&(stub.clone() as Arc<dyn StreamHandle>));
     (stub, number)
 }
 
@@ -70,13 +70,13 @@ fn delivered(id: &str) -> Option<Delivered> {
     })
 }
 
-fn numbers(told: &[Told]) -> Vec<u64> {
+fn numbers(told: &[PresenceUpdate]) -> Vec<u64> {
     told.iter().map(|told| told.number).collect()
 }
 
 #[test]
 fn one_that_changes_often_is_told_once_and_as_it_is_then() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let (stub, number) = open(&changes);
     for _ in 0..100 {
         changes.changed(number);
@@ -99,7 +99,7 @@ fn one_that_changes_often_is_told_once_and_as_it_is_then() {
 
 #[test]
 fn what_is_open_is_told_again_in_time_and_what_is_gone_is_not() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let (_one, first) = open(&changes);
     let (_two, second) = open(&changes);
     assert_eq!(numbers(&changes.take(10, EVERY, now)), [first, second]);
@@ -130,17 +130,17 @@ fn what_is_open_is_told_again_in_time_and_what_is_gone_is_not() {
 
 #[test]
 fn ends_come_first_and_no_more_is_taken_than_is_asked_for() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let (stub, drained) = open(&changes);
     let (other, closed) = open(&changes);
     let (_third, _) = open(&changes);
     changes.take(10, EVERY, now);
     let (_fourth, fourth) = open(&changes);
-    changes.ended(closed, &*other, Close::Client, None);
-    changes.ended(drained, &*stub, Close::Drain, delivered("3fa9c1-9"));
+    changes.ended(closed, &*other, CloseReason::Client, None);
+    changes.ended(drained, &*stub, CloseReason::Drain, delivered("3fa9c1-9"));
     let told = changes.take(2, EVERY, now);
     assert_eq!(numbers(&told), [closed, drained]);
-    let tell = |told: &Told| {
+    let tell = |told: &PresenceUpdate| {
         (
             told.entry.state,
             told.entry.reason.clone().unwrap(),
@@ -160,23 +160,23 @@ fn ends_come_first_and_no_more_is_taken_than_is_asked_for() {
 
 #[test]
 fn one_that_came_and_went_within_a_moment_is_not_told_unless_a_drain_ended_it() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, Close::Client, None);
+    changes.ended(number, &*stub, CloseReason::Client, None);
     assert_eq!(changes.take(10, EVERY, now), []);
     let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, Close::Drain, delivered("3fa9c1-7"));
+    changes.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
     assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
 }
 
 #[test]
 fn what_could_not_be_told_is_told_later_but_an_end_only_if_it_surely_was_not() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let (stub, number) = open(&changes);
     let told = changes.take(10, EVERY, now).remove(0);
     changes.failed(told, false);
     assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
-    changes.ended(number, &*stub, Close::Drain, delivered("3fa9c1-7"));
+    changes.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
     let told = changes.take(10, EVERY, now).remove(0);
     changes.failed(told, true);
     let told = changes.take(10, EVERY, now).remove(0);
@@ -188,7 +188,7 @@ fn what_could_not_be_told_is_told_later_but_an_end_only_if_it_surely_was_not() {
 
 #[test]
 fn a_bucket_that_was_made_anew_is_told_all_that_is_open() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let open: Vec<_> = (0..3).map(|_| open(&changes)).collect();
     changes.take(10, EVERY, now);
     changes.forgotten();
@@ -202,7 +202,7 @@ fn a_bucket_that_was_made_anew_is_told_all_that_is_open() {
 
 #[test]
 fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let claimable = || {
         Some(Delivered {
             last_event_id: "3fa9c1-9".into(),
@@ -211,7 +211,7 @@ fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
     };
     let (stub, number) = open(&changes);
     changes.take(10, EVERY, now);
-    changes.ended(number, &*stub, Close::Drain, claimable());
+    changes.ended(number, &*stub, CloseReason::Drain, claimable());
     let told = changes.take(10, EVERY, now);
     let keys: Vec<_> = told.iter().map(|told| told.key.encode()).collect();
     assert_eq!(keys, ["me.boot-1.position", "me.boot-1"]);
@@ -222,7 +222,7 @@ fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
     );
     // One that was never told has nothing to end.
     let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, Close::Drain, claimable());
+    changes.ended(number, &*stub, CloseReason::Drain, claimable());
     let told = changes.take(10, EVERY, now);
     assert_eq!(
         told.iter()
@@ -234,7 +234,7 @@ fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
 
 #[test]
 fn what_is_postponed_for_want_of_room_waits_for_it_and_has_no_end_to_write() {
-    let (changes, now) = (Changes::new("pod", "boot"), Instant::now());
+    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let (_stub, number) = open(&changes);
     let told = changes.take(10, EVERY, now).remove(0);
     assert!(told.is_new);
@@ -247,16 +247,16 @@ fn what_is_postponed_for_want_of_room_waits_for_it_and_has_no_end_to_write() {
     let (stub, number) = open(&changes);
     changes.take(10, EVERY, now);
     changes.postpone(number);
-    changes.ended(number, &*stub, Close::Client, None);
+    changes.ended(number, &*stub, CloseReason::Client, None);
     assert_eq!(changes.take(10, EVERY, now), []);
 }
 
 #[test]
 fn ends_that_nobody_takes_do_not_pile_up() {
-    let changes = Changes::new("pod", "boot");
+    let changes = PresenceQueue::new("pod", "boot");
     for _ in 0..ENDED_MAX + 5 {
         let (stub, number) = open(&changes);
-        changes.ended(number, &*stub, Close::Drain, delivered("3fa9c1-7"));
+        changes.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
     }
     assert_eq!(changes.len(), ENDED_MAX);
     assert_eq!(changes.take_lost(), 5);

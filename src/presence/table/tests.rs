@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::super::{Close, Description};
+use super::super::{CloseReason, StreamInfo};
 use super::*;
 
 struct Stub {
@@ -34,7 +34,7 @@ impl Stub {
     }
 }
 
-impl Member for Stub {
+impl StreamHandle for Stub {
     fn memory_bytes(&self) -> u64 {
         0
     }
@@ -51,17 +51,17 @@ impl Member for Stub {
     fn is_slow(&self) -> bool {
         self.slow
     }
-    fn describe(&self) -> Description {
+    fn describe(&self) -> StreamInfo {
         unreachable!("not asked for here")
     }
-    fn close(&self, _: Close) {
+    fn close(&self, _: CloseReason) {
         self.closed.fetch_add(1, Ordering::Relaxed);
         // What a real one must not do, and what must not hang all the same.
         drop(self.registration.lock().unwrap().take());
     }
 }
 
-fn clients(registry: &Registry) -> BTreeSet<String> {
+fn clients(registry: &StreamTable) -> BTreeSet<String> {
     let mut clients = BTreeSet::new();
     registry.for_each(|member| {
         assert!(clients.insert(member.client().to_owned()), "visited once");
@@ -78,7 +78,7 @@ fn an_entry_costs_a_fat_pointer_and_a_registration_little_more() {
 #[test]
 fn the_table_holds_exactly_what_is_registered_whatever_the_order_of_coming_and_going() {
     let random = &mut fastrand::Rng::with_seed(7);
-    let registry = Registry::default();
+    let registry = StreamTable::default();
     let mut held = Vec::new();
     for step in 0..4_000 {
         if held.is_empty() || random.u8(..) < 140 {
@@ -101,7 +101,7 @@ fn the_table_holds_exactly_what_is_registered_whatever_the_order_of_coming_and_g
 
 #[test]
 fn slots_are_used_again_so_that_a_reconnecting_client_costs_no_memory() {
-    let registry = Registry::default();
+    let registry = StreamTable::default();
     for step in 0..10_000 {
         drop(registry.insert(Stub::plain(step)));
     }
@@ -116,9 +116,9 @@ fn slots_are_used_again_so_that_a_reconnecting_client_costs_no_memory() {
 
 #[test]
 fn a_member_is_let_go_when_its_registration_is_dropped() {
-    let registry = Registry::default();
+    let registry = StreamTable::default();
     let stub = Stub::plain(1);
-    let registration = registry.insert(Arc::clone(&stub) as Arc<dyn Member>);
+    let registration = registry.insert(Arc::clone(&stub) as Arc<dyn StreamHandle>);
     assert_eq!(Arc::strong_count(&stub), 2);
     drop(registration);
     assert_eq!(Arc::strong_count(&stub), 1);
@@ -126,7 +126,7 @@ fn a_member_is_let_go_when_its_registration_is_dropped() {
 
 #[test]
 fn lag_is_the_maximum_of_each_measure_by_route_and_slow_clients_are_counted() {
-    let registry = Registry::default();
+    let registry = StreamTable::default();
     let lag = |events, bytes, seconds| Lag {
         events,
         bytes,
@@ -164,13 +164,13 @@ fn lag_is_the_maximum_of_each_measure_by_route_and_slow_clients_are_counted() {
 
 #[test]
 fn a_visit_may_end_event_streams() {
-    let registry = Registry::default();
+    let registry = StreamTable::default();
     let members: Vec<_> = (0..100).map(Stub::plain).collect();
     for member in &members {
-        let registration = registry.insert(Arc::clone(member) as Arc<dyn Member>);
+        let registration = registry.insert(Arc::clone(member) as Arc<dyn StreamHandle>);
         *member.registration.lock().unwrap() = Some(registration);
     }
-    registry.for_each(|member| member.close(Close::Drain));
+    registry.for_each(|member| member.close(CloseReason::Drain));
     assert!(registry.is_empty());
     assert!(
         members

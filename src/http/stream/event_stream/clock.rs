@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::EventStream;
-use crate::http::stream::compact_time::Ticks;
-use crate::http::stream::write_batch::Output;
-use crate::presence::Close;
+use crate::http::stream::compact_time::CompactInstant;
+use crate::http::stream::write_batch::WriteBatch;
+use crate::presence::CloseReason;
 use crate::sse::encode;
 use crate::sse::id::Joined;
 
@@ -17,18 +17,18 @@ const ALONE_AFTER: Duration = Duration::from_secs(10);
 
 impl EventStream {
     /// Says what is to be said by now, if anything; otherwise the task is woken at the deadline.
-    pub(super) fn poll_timer(&mut self, task: &mut Context<'_>, out: &mut Output) {
+    pub(super) fn poll_timer(&mut self, task: &mut Context<'_>, out: &mut WriteBatch) {
         while let Some(instant) = self.poll_deadline(task) {
             let now = self.state.began.at(instant);
             if now >= self.age {
                 let Some(family) = self.family.as_ref().filter(|_| !self.is_aged) else {
-                    self.end(Close::Age);
+                    self.end(CloseReason::Age);
                     return;
                 };
                 // The connection ends it, with the others; should it not come to that, it ends alone.
                 family.come_of_age();
                 self.is_aged = true;
-                self.age = now.after(Ticks::lasting(ALONE_AFTER));
+                self.age = now.after(CompactInstant::lasting(ALONE_AFTER));
             }
             let until = self.paced.as_mut().map(|paced| &mut paced.until);
             if until
@@ -42,7 +42,7 @@ impl EventStream {
             let config = &state.route.config;
             let silent = config
                 .checkpoint
-                .is_some_and(|silence| now >= self.marked.after(Ticks::lasting(silence)));
+                .is_some_and(|silence| now >= self.marked.after(CompactInstant::lasting(silence)));
             if silent && self.checkpoint() {
                 out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
                 self.spoke = now;
@@ -73,8 +73,8 @@ impl EventStream {
         (self.state.began.at(now) >= self.deadline).then_some(now)
     }
 
-    fn silence(&self) -> Ticks {
-        Ticks::lasting(self.state.route.config.heartbeat.mul_f32(self.part))
+    fn silence(&self) -> CompactInstant {
+        CompactInstant::lasting(self.state.route.config.heartbeat.mul_f32(self.part))
     }
 
     /// Sets the next deadline, and sees to it that the task is woken at it.
@@ -89,16 +89,16 @@ impl EventStream {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Ticks {
+    pub(super) fn next_deadline(&self) -> CompactInstant {
         let config = &self.state.route.config;
         let beat = self.spoke.after(self.silence());
         let mark = config.checkpoint.map_or(self.age, |silence| {
-            self.marked.after(Ticks::lasting(silence))
+            self.marked.after(CompactInstant::lasting(silence))
         });
         let tokens = self.paced.as_ref().and_then(|paced| paced.until);
         // Not before there are any.
         let tokens = tokens.map_or(self.age, |until| {
-            self.state.began.at(until).after(Ticks::new(1))
+            self.state.began.at(until).after(CompactInstant::new(1))
         });
         beat.min(mark).min(self.age).min(tokens)
     }

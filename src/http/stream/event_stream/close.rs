@@ -2,23 +2,23 @@
 
 use super::EventStream;
 use crate::http::stream::state::StreamState;
-use crate::http::stream::write_batch::Output;
-use crate::presence::{Close, Delivered, Member as _, State};
+use crate::http::stream::write_batch::WriteBatch;
+use crate::presence::{CloseReason, Delivered, State, StreamHandle as _};
 use crate::sse::encode;
 use crate::sse::id::Joined;
 
 impl EventStream {
-    pub(super) fn say_close(&mut self, close: Close, out: &mut Output) {
+    pub(super) fn say_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
         let Some(reason) = close.told() else { return };
         let config = &self.state.route.config;
         let retry = match close {
-            Close::Slow => Some(config.slow.retry),
-            Close::Drain => self.context.draw_drain_retry(),
+            CloseReason::Slow => Some(config.slow.retry),
+            CloseReason::Drain => self.context.draw_drain_retry(),
             _ => None,
         };
         // With chance in it: those who end together shall not return together.
         let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
-        if close != Close::Slow {
+        if close != CloseReason::Slow {
             self.checkpoint();
         }
         out.write(|bytes| encode::put_close(bytes, reason, retry, Some(Joined(&self.positions))));
@@ -32,12 +32,12 @@ impl Drop for EventStream {
         // reason counts too when it came upon an end that the client did not take.
         let forced = state.asked().filter(|close| StreamState::is_forced(*close));
         let ended = forced.or(self.ending.map(|ending| ending.close));
-        let close = ended.or(state.asked()).unwrap_or(Close::Client);
+        let close = ended.or(state.asked()).unwrap_or(CloseReason::Client);
         state.route.metrics.closed(state.peer.protocol, close);
         let sent = state.totals();
         let lag = state.lag();
         // Only what the socket has taken is known to be sent: another pod goes on behind it.
-        let handed_over = (close == Close::Drain && self.is_delivered).then(|| Delivered {
+        let handed_over = (close == CloseReason::Drain && self.is_delivered).then(|| Delivered {
             last_event_id: Joined(&self.positions).to_string(),
             can_be_claimed: state.can_come_back,
         });

@@ -9,12 +9,12 @@ use super::{EventStream, put_gap};
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
-use crate::http::request::rejection::Refusal;
+use crate::http::request::rejection::Rejection;
 use crate::http::request::route::Route;
-use crate::http::stream::compact_time::Ticks;
+use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
-use crate::limit::Visit;
+use crate::limit::ClientPermit;
 use crate::presence::{Claim, State};
 use crate::sse::id::Joined;
 use crate::sse::{EventId, encode};
@@ -29,7 +29,7 @@ pub(in crate::http) struct Opening {
     /// The route's `client` says who it is, not only its address.
     pub(in crate::http) is_named: bool,
     /// Counted among those of its client, where these are limited.
-    pub(in crate::http) visit: Option<Visit>,
+    pub(in crate::http) visit: Option<ClientPermit>,
     pub(in crate::http) peer: Peer,
     /// A browser's EventSource may be at the other end.
     pub(in crate::http) browser: bool,
@@ -40,7 +40,7 @@ impl EventStream {
     pub(in crate::http) async fn open(
         context: &Arc<Context>,
         mut asked: Opening,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, Rejection> {
         let wanted = handover::wanted(context, &asked);
         if asked.last_event_id.is_some() {
             let mut confirmed = Confirmed::default();
@@ -67,7 +67,7 @@ impl EventStream {
         asked: Opening,
         claim: &Claim,
         confirmed: &mut Confirmed,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, Rejection> {
         let Opening {
             route,
             filters,
@@ -108,10 +108,10 @@ impl EventStream {
                 opened = source.source.open(filters, &route.profile, start).await;
             }
             let opened = opened.map_err(|error| match error {
-                OpenError::NotReady => Refusal::NotReady,
-                OpenError::Rejected => Refusal::Rejected,
-                OpenError::TooManyFeeds => Refusal::Feeds,
-                OpenError::TooManyReplays => Refusal::Replays,
+                OpenError::NotReady => Rejection::NotReady,
+                OpenError::Rejected => Rejection::Rejected,
+                OpenError::TooManyFeeds => Rejection::Feeds,
+                OpenError::TooManyReplays => Rejection::ReplaySlots,
             })?;
             if id.is_some() {
                 context
@@ -131,7 +131,7 @@ impl EventStream {
             cursors.push(opened.cursor);
         }
         if tells_status && is_expired(&outcomes) {
-            return Err(Refusal::Expired);
+            return Err(Rejection::Expired);
         }
         let standings = cursors.iter().map(Cursor::standing).collect();
         let client = Client {
@@ -147,7 +147,7 @@ impl EventStream {
         ));
         let positions = cursors.iter().map(Cursor::position).collect();
         let config = &state.route.config;
-        let age = Ticks::lasting(config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
+        let age = CompactInstant::lasting(config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
         // Each client its own silence, never longer than the route's: those that came together, or heard the same event
         // at the same moment, do not beat together.
         let part = 0.5 + 0.5 * fastrand::f32();
@@ -165,8 +165,8 @@ impl EventStream {
             deadline: age,
             is_timed: false,
             part,
-            spoke: Ticks::ZERO,
-            marked: Ticks::ZERO,
+            spoke: CompactInstant::ZERO,
+            marked: CompactInstant::ZERO,
             age,
             is_aged: false,
             ending: None,
@@ -231,15 +231,16 @@ fn is_expired(outcomes: &[Outcome]) -> bool {
 fn start(
     id: Option<&Result<EventId, crate::sse::InvalidId>>,
     source: &Source,
-) -> Result<Start, Refusal> {
+) -> Result<Start, Rejection> {
     let (tag, lost) = match source {
-        Source::Shared(log) if log.is_rejected() => return Err(Refusal::Rejected),
-        Source::Shared(log) => (log.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated),
-        Source::Republished(stream) if stream.is_rejected() => return Err(Refusal::Rejected),
-        Source::Republished(stream) => {
-            (stream.tag().ok_or(Refusal::NotReady)?, GapReason::Recreated)
-        }
-        Source::OnDemand(core) => (core.tag(), GapReason::Restarted),
+        Source::JetStream(log) if log.is_rejected() => return Err(Rejection::Rejected),
+        Source::JetStream(log) => (log.tag().ok_or(Rejection::NotReady)?, GapReason::Recreated),
+        Source::Republish(stream) if stream.is_rejected() => return Err(Rejection::Rejected),
+        Source::Republish(stream) => (
+            stream.tag().ok_or(Rejection::NotReady)?,
+            GapReason::Recreated,
+        ),
+        Source::Core(core) => (core.tag(), GapReason::Restarted),
     };
     Ok(match id {
         None => Start::Live,

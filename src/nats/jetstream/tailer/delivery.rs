@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Tailer;
+use super::StreamTailer;
 use crate::lifecycle::health::Status;
 
 /// 10 s: one request for a stream that is silent, and longer than any delivery takes that is only slow.
@@ -30,7 +30,7 @@ impl Delivery {
     }
 }
 
-impl Tailer {
+impl StreamTailer {
     /// Compares a stream that is silent with what it held at the last look.
     pub(super) async fn look_at_delivery(&mut self) {
         if self

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Chain, Fault, Follower, open};
+use super::{ReadError, RepublishTailer, SequenceTracker, open};
 use crate::feed::{Gap, GapReason};
-use crate::nats::connection::LinkState;
-use crate::nats::jetstream::api::{StreamState, Trouble};
+use crate::nats::connection::ConnectionState;
+use crate::nats::jetstream::api::{JetStreamError, StreamState};
 use crate::nats::jetstream::tailer::start::{self, Known, Start};
-use crate::sse::Tag;
+use crate::sse::SourceTag;
 
-impl Follower {
+impl RepublishTailer {
     /// Puts the feed in doubt when messages may be missing: another connection, messages dropped, or a refused subject.
-    pub(super) fn compare_link(&mut self, now: &LinkState) {
+    pub(super) fn compare_link(&mut self, now: &ConnectionState) {
         if !now.up {
             return; // Looked at once it is back.
         }
-        let is_refused = |state: &LinkState| {
+        let is_refused = |state: &ConnectionState| {
             self.subjects
                 .iter()
                 .any(|subject| state.denials(subject) > 0)
@@ -35,15 +35,15 @@ impl Follower {
     }
 
     /// Compares a feed that may lack something; when it is over nothing is missing up to what the stream has.
-    pub(super) async fn settle(&mut self) -> Result<(), Fault> {
+    pub(super) async fn settle(&mut self) -> Result<(), ReadError> {
         if self.tap.is_none() {
             let (republish, subjects) = (self.republish.clone(), self.subjects.clone());
             self.place.nats.0.links.core.clone().up().await;
             if !self.subscribe_to(republish, subjects).await {
-                return Err(Fault::Unread("not subscribed".to_owned()));
+                return Err(ReadError::Unread("not subscribed".to_owned()));
             }
         }
-        self.seen = LinkState {
+        self.seen = ConnectionState {
             denied: Arc::clone(&self.seen.denied),
             ..open::stand(&self.place).await
         };
@@ -74,13 +74,13 @@ impl Follower {
         };
         match compared.await {
             Ok(()) => {}
-            Err(Fault::Trouble(trouble)) => {
+            Err(ReadError::JetStreamError(trouble)) => {
                 tracing::debug!(
                     why = trouble.explain(&self.place.config.name),
                     "feed not compared this time"
                 );
             }
-            Err(Fault::Unread(why) | Fault::Rejected(why)) => {
+            Err(ReadError::Unread(why) | ReadError::Rejected(why)) => {
                 tracing::warn!(why, "what a feed lost cannot be read yet");
                 self.is_doubtful = true;
             }
@@ -88,7 +88,7 @@ impl Follower {
     }
 
     /// The stream as it is, and the subscription as it republishes now.
-    async fn look(&mut self, seq: u64) -> Result<StreamState, Trouble> {
+    async fn look(&mut self, seq: u64) -> Result<StreamState, JetStreamError> {
         let place = Arc::clone(&self.place);
         let state = {
             let _turn = place.looks.acquire().await;
@@ -110,7 +110,7 @@ impl Follower {
     }
 
     /// Makes what was handed on adjoin what the stream has.
-    async fn adjoin(&mut self, state: &StreamState, is_doubtful: bool) -> Result<(), Fault> {
+    async fn adjoin(&mut self, state: &StreamState, is_doubtful: bool) -> Result<(), ReadError> {
         let place = Arc::clone(&self.place);
         let tag = place.claim(state)?;
         let known = Known {
@@ -137,7 +137,7 @@ impl Follower {
     }
 
     /// Whether JetStream still holds the event that was handed on last.
-    async fn is_content_known(&self, state: &StreamState) -> Result<bool, Trouble> {
+    async fn is_content_known(&self, state: &StreamState) -> Result<bool, JetStreamError> {
         let Some(last) = self.last.filter(|last| last.check.is_some()) else {
             return Ok(true);
         };
@@ -153,7 +153,7 @@ impl Follower {
     }
 
     /// Compares with the last message that the feed should have.
-    async fn catch_up(&mut self, stream_last: u64, is_doubtful: bool) -> Result<(), Fault> {
+    async fn catch_up(&mut self, stream_last: u64, is_doubtful: bool) -> Result<(), ReadError> {
         if stream_last <= self.chain.head() {
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Follower {
     }
 
     /// Tells that what was handed on and what follows do not adjoin.
-    fn renew(&mut self, tag: Tag, head: u64, reason: GapReason) {
+    fn renew(&mut self, tag: SourceTag, head: u64, reason: GapReason) {
         tracing::warn!(stream = self.place.config.name, filters = %self.filters, ?reason, after = head, "gap in a feed of the stream");
         self.writer.renew(
             tag,
@@ -198,6 +198,7 @@ impl Follower {
                 missed: None,
             },
         );
-        (self.tag, self.chain, self.last, self.newest) = (tag, Chain::new(head), None, None);
+        (self.tag, self.chain, self.last, self.newest) =
+            (tag, SequenceTracker::new(head), None, None);
     }
 }

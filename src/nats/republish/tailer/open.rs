@@ -1,12 +1,12 @@
 //! The way a feed subscribes, so that nothing is missing after the position at which it begins.
 
-use super::{Follower, Place};
-use crate::nats::connection::LinkState;
-use crate::nats::jetstream::api::Trouble;
+use super::{Place, RepublishTailer};
+use crate::nats::connection::ConnectionState;
+use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
 use crate::nats::republish::Republish;
 use crate::nats::republish::distribution::Tap;
-use crate::sse::Tag;
+use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 
 /// A subscription that stands, and the stream as it was then.
@@ -15,10 +15,10 @@ pub(super) struct Begun {
     pub(super) republish: Republish,
     pub(super) subjects: Vec<String>,
     pub(super) created: i128,
-    pub(super) tag: Tag,
+    pub(super) tag: SourceTag,
     /// Everything behind this number comes by the subscription.
     pub(super) head: u64,
-    pub(super) seen: LinkState,
+    pub(super) seen: ConnectionState,
 }
 
 /// Subscribes, as often as it takes.
@@ -39,7 +39,7 @@ pub(super) async fn begin(place: &Place, filters: &FilterSet) -> Begun {
 }
 
 /// Nothing when the stream or the connection became another one meanwhile.
-async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Trouble> {
+async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, JetStreamError> {
     place.nats.0.links.core.clone().up().await;
     let before = place.state(0).await?;
     let subjects = place.subjects(&before, filters)?;
@@ -70,7 +70,7 @@ async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Tr
 }
 
 /// Returns when the server knows what was subscribed to; with the connection on which it does.
-pub(super) async fn stand(place: &Place) -> LinkState {
+pub(super) async fn stand(place: &Place) -> ConnectionState {
     let mut link = place.nats.0.links.core.clone();
     loop {
         link.up().await;
@@ -83,7 +83,7 @@ pub(super) async fn stand(place: &Place) -> LinkState {
     }
 }
 
-impl Follower {
+impl RepublishTailer {
     /// Subscribes to these subjects in place of those before. True if that was done.
     pub(super) async fn subscribe_to(
         &mut self,
