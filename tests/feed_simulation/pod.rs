@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fastrand::Rng;
-use sidestream::feed::buffer::Past;
+use sidestream::feed::buffer::History;
 use sidestream::feed::replay::{self, ReplaySlots};
 use sidestream::feed::{Budget, Gap, GapReason, Limits, StreamBuffer, StreamWriter, buffer};
 use sidestream::sse::{Position, SourceTag};
@@ -76,7 +76,7 @@ impl Pod {
             running: rng.usize(1..4),
             queued: rng.usize(1..12),
         };
-        let past = has_archive.then(|| Past {
+        let past = has_archive.then(|| History {
             archive: Arc::new(source::Past(source.clone())),
             reach,
             replays: ReplaySlots::new(config, &Arc::new(Metrics::new().unwrap())),
