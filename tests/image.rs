@@ -5,17 +5,16 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
-mod support;
-
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::kubernetes::{file, root};
-use support::nats::Nats;
-use support::process::Process;
-use support::sidestream::BINARY;
-use support::wait::{DEADLINE, eventually};
+use testkit::kubernetes::{file, root};
+use testkit::nats::Nats;
+use testkit::process::Process;
+use testkit::wait::{DEADLINE, eventually};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sidestream");
 
 /// As a container runtime: a root of its own that cannot be written, `/run/sidestream` in memory, no privileges.
 const RUNTIME: &str = r#"

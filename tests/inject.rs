@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
-mod support;
-
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use sidestream::injector::{Defaults, review};
-use support::kubernetes::{self, ask, assert_valid, file, with_input};
-use support::sidestream::BINARY;
+use testkit::kubernetes::{self, ask, assert_valid, file, with_input};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sidestream");
 
 /// Pods of every kind, each with the patch that the webhook answers.
 const PODS: [&str; 4] = ["plain", "mesh", "old-cluster", "wrong"];

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
-mod support;
-
 #[path = "injector/cluster.rs"]
 mod cluster;
 #[path = "injector/exhaustion.rs"]
@@ -16,11 +14,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::certs::{Authority, Identity};
-use support::kubernetes::{self, ask};
-use support::process::Process;
-use support::sidestream::BINARY;
-use support::wait::{DEADLINE, eventually, within};
+use testkit::certs::{Authority, Identity};
+use testkit::kubernetes::{self, ask};
+use testkit::process::Process;
+use testkit::wait::{DEADLINE, eventually, within};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sidestream");
 
 /// A running webhook.
 struct Injector {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
-mod support;
-
 #[path = "kubernetes/nats_conf.rs"]
 mod nats_conf;
 
@@ -12,8 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::kubernetes::{self, assert_valid, file, root, with_input};
-use support::sidestream::BINARY;
+use testkit::kubernetes::{self, assert_valid, file, root, with_input};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sidestream");
 
 const BASES: [&str; 4] = ["sidecar", "injector", "example", "monitoring"];
 

@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
-mod support;
-
 use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use support::certs::Authority;
-use support::h2::{Builder, H2Client, H2Stream};
-use support::nats::Nats;
-use support::sidestream::{Sidestream, config};
-use support::sse::SseClient;
+use testkit::certs::Authority;
+use testkit::h2::{Builder, H2Client, H2Stream};
+use testkit::nats::Nats;
+use testkit::sidestream::{Sidestream, config};
+use testkit::sse::SseClient;
 
 /// Enough that what an allocator rounds up is lost among them.
 const CLIENTS: usize = 2000;

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::support::http1;
-use crate::support::nats::Nats;
-use crate::support::sidestream::Sidestream;
+use testkit::http1;
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
 
 /// One count of everything.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::h2::H2Client;
-use crate::support::sidestream::Sidestream;
-use crate::support::sse::SseClient;
+use testkit::h2::H2Client;
+use testkit::sidestream::Sidestream;
+use testkit::sse::SseClient;
 
 /// Distinct subjects of each route.
 pub(crate) const SUBJECTS: u64 = 50;
@@ -181,9 +181,7 @@ impl Place {
             }
         }
         if random.bool() {
-            streams
-                .into_iter()
-                .for_each(crate::support::h2::H2Stream::reset);
+            streams.into_iter().for_each(testkit::h2::H2Stream::reset);
         }
         served
     }

@@ -6,8 +6,6 @@
 
 mod census;
 mod lives;
-#[path = "../../tests/support/mod.rs"]
-mod support;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -20,8 +18,8 @@ use tokio::task::JoinSet;
 
 use census::Census;
 use lives::{Life, Place};
-use support::nats::{Nats, free_port};
-use support::sidestream::{Sidestream, config};
+use testkit::nats::{Nats, free_port};
+use testkit::sidestream::{Sidestream, config};
 
 /// Connects, stalls, kills and reconnects clients at random against the real sidecar and NATS, and fails when memory,
 /// file descriptors, subscriptions, consumers or feeds do not return to where they were.

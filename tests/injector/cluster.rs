@@ -19,11 +19,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::support::certs::{Authority, Identity, server_config};
-use super::support::process::Process;
-use super::support::sidestream::BINARY;
-use super::support::wait::{DEADLINE, eventually};
-use super::{Injector, patch, recorded};
+use super::{BINARY, Injector, patch, recorded};
+use testkit::certs::{Authority, Identity, server_config};
+use testkit::process::Process;
+use testkit::wait::{DEADLINE, eventually};
 
 const SECRETS: &str = "/api/v1/namespaces/sidestream/secrets";
 const SECRET: &str = "/api/v1/namespaces/sidestream/secrets/sidestream-injector-tls";

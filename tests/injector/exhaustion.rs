@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 
-use crate::support::wait::{DEADLINE, eventually};
 use crate::{Injector, injector, recorded};
+use testkit::wait::{DEADLINE, eventually};
 
 /// 4 s: an API server waits for 5 s, then the pod starts without a sidecar.
 const REVIEW_MAX: Duration = Duration::from_secs(4);

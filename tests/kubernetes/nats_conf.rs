@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::kubernetes::{self, file, root};
-use super::support::process::Process;
-use super::support::wait::{DEADLINE, eventually};
+use testkit::process::Process;
+use testkit::wait::{DEADLINE, eventually};
 
 /// The newest nats-server of `scripts/tools.sh`, and the oldest supported.
 const VERSIONS: [&str; 2] = ["2.15.1", "2.10.26"];

@@ -1,0 +1,335 @@
+//! A small HTTP/1 client over raw sockets that shows what a library would hide: framing, and how a connection ended.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::Uri;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::transport::{Connector, Transport};
+use crate::wait::{DEADLINE, within};
+
+/// No answer's head in the tests is longer; a server that sends more is at fault.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// How the bytes of an answer came to their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The framing said so: the zero chunk, the whole length, END_STREAM.
+    Terminated,
+    /// The peer's FIN, where the framing makes that the end (HTTP/1.0, no length).
+    Closed,
+    /// The peer's FIN in the middle: the answer is incomplete.
+    Truncated,
+    /// A reset or another socket error: the answer is incomplete.
+    Reset,
+    /// HTTP/2 only: RST_STREAM with this error code.
+    StreamReset(u32),
+}
+
+/// An answer whose head has been read and whose body is read chunk by chunk.
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The minor version in the status line: 0 or 1.
+    pub minor: u8,
+    /// Header names in lower case, in the order of the wire.
+    pub headers: Vec<(String, String)>,
+    transport: Transport,
+    buffer: BytesMut,
+    framing: Framing,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Header names in lower case, in the order of the wire.
+    pub headers: Vec<(String, String)>,
+    /// The body as text.
+    pub body: String,
+    /// How it ended.
+    pub end: End,
+}
+
+enum Framing {
+    /// In a chunk, this many bytes before its end; `None` between chunks.
+    Chunked(Option<usize>),
+    Length(usize),
+    UntilClose,
+    Over(End),
+}
+
+// === impl Response ===
+
+impl Response {
+    /// Sends `request`, byte for byte, and reads the head of the answer. `bodiless`: it answers a HEAD.
+    pub async fn exchange(
+        mut transport: Transport,
+        request: &[u8],
+        bodiless: bool,
+    ) -> io::Result<Self> {
+        transport.write_all(request).await?;
+        transport.flush().await?;
+        Self::read(transport, BytesMut::new(), bodiless).await
+    }
+
+    /// Sends another request on the connection of an answer that has been read to its end.
+    pub async fn again(self, request: &[u8]) -> io::Result<Self> {
+        assert!(
+            matches!(self.framing, Framing::Over(End::Terminated)),
+            "the answer before has been read"
+        );
+        let mut transport = self.transport;
+        transport.write_all(request).await?;
+        Self::read(transport, self.buffer, false).await
+    }
+
+    /// The value of a header, if it is there once or more; several are joined as a proxy would.
+    pub fn header(&self, name: &str) -> Option<String> {
+        header(&self.headers, name)
+    }
+
+    /// The next bytes of the body, as they arrive, or how it ended. Cancelling loses nothing.
+    pub async fn chunk(&mut self) -> Result<Bytes, End> {
+        loop {
+            if let Framing::Over(end) = self.framing {
+                return Err(end);
+            }
+            if let Some(bytes) = self.take_body() {
+                return Ok(bytes);
+            }
+            if matches!(self.framing, Framing::Over(_)) {
+                continue;
+            }
+            match self.transport.read_buf(&mut self.buffer).await {
+                Ok(0) if matches!(self.framing, Framing::UntilClose) => {
+                    self.framing = Framing::Over(End::Closed)
+                }
+                Ok(0) => self.framing = Framing::Over(End::Truncated),
+                Ok(_) => {}
+                // A TLS peer that closes without close_notify cut the answer, as a FIN does in clear text.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.framing = Framing::Over(End::Truncated)
+                }
+                Err(_) => self.framing = Framing::Over(End::Reset),
+            }
+        }
+    }
+
+    /// Reads the rest of the body.
+    pub async fn body(&mut self) -> (Vec<u8>, End) {
+        let mut body = Vec::new();
+        loop {
+            match self.chunk().await {
+                Ok(bytes) => body.extend_from_slice(&bytes),
+                Err(end) => return (body, end),
+            }
+        }
+    }
+
+    /// After the end of the body: whether the peer's FIN follows, with nothing before it.
+    pub async fn fin(&mut self) -> bool {
+        self.buffer.is_empty() && matches!(self.transport.read_buf(&mut self.buffer).await, Ok(0))
+    }
+
+    /// The connection below.
+    pub fn transport(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
+    /// Takes the connection.
+    pub fn into_transport(self) -> Transport {
+        self.transport
+    }
+
+    async fn read(
+        mut transport: Transport,
+        mut buffer: BytesMut,
+        bodiless: bool,
+    ) -> io::Result<Self> {
+        let end = loop {
+            if let Some(end) = find(&buffer, b"\r\n\r\n") {
+                break end;
+            }
+            if buffer.len() > HEAD_MAX {
+                return Err(io::Error::other("the head of the answer has no end"));
+            }
+            if transport.read_buf(&mut buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        };
+        let head = buffer.split_to(end + 4);
+        let (status, minor, headers) = parse_head(&head)?;
+        // A 1xx or HEAD answer has no body whatever its headers say (RFC 9112, section 6.3).
+        let framing = if bodiless || status < 200 || status == 204 || status == 304 {
+            Framing::Over(End::Terminated)
+        } else if header(&headers, "transfer-encoding")
+            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+        {
+            Framing::Chunked(None)
+        } else if let Some(length) = header(&headers, "content-length") {
+            Framing::Length(length.parse().map_err(io::Error::other)?)
+        } else {
+            Framing::UntilClose
+        };
+        Ok(Self {
+            status,
+            minor,
+            headers,
+            transport,
+            buffer,
+            framing,
+        })
+    }
+
+    /// What of the buffer belongs to the body; may find its end instead.
+    fn take_body(&mut self) -> Option<Bytes> {
+        loop {
+            match &mut self.framing {
+                Framing::Over(_) => return None,
+                Framing::UntilClose => {
+                    return (!self.buffer.is_empty()).then(|| self.buffer.split().freeze());
+                }
+                Framing::Length(0) => self.framing = Framing::Over(End::Terminated),
+                Framing::Length(left) => {
+                    let take = self.buffer.len().min(*left);
+                    *left -= take;
+                    return (take > 0).then(|| self.buffer.split_to(take).freeze());
+                }
+                Framing::Chunked(None) => {
+                    let line = find(&self.buffer, b"\r\n")?;
+                    let text = String::from_utf8_lossy(&self.buffer[..line]).into_owned();
+                    let digits = text.split(';').next().unwrap_or_default().trim();
+                    let size = usize::from_str_radix(digits, 16)
+                        .unwrap_or_else(|_| panic!("a chunk size, not {text:?}"));
+                    if size == 0 {
+                        // No trailers are expected: the last chunk is `0` and an empty line.
+                        if self.buffer.len() < line + 4 {
+                            return None;
+                        }
+                        self.buffer.advance(line + 4);
+                        self.framing = Framing::Over(End::Terminated);
+                    } else {
+                        self.buffer.advance(line + 2);
+                        self.framing = Framing::Chunked(Some(size));
+                    }
+                }
+                Framing::Chunked(Some(0)) => {
+                    if self.buffer.len() < 2 {
+                        return None;
+                    }
+                    assert_eq!(&self.buffer[..2], b"\r\n", "a chunk ends with CRLF");
+                    self.buffer.advance(2);
+                    self.framing = Framing::Chunked(None);
+                }
+                Framing::Chunked(Some(left)) => {
+                    let take = self.buffer.len().min(*left);
+                    *left -= take;
+                    return (take > 0).then(|| self.buffer.split_to(take).freeze());
+                }
+            }
+        }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<String> {
+        header(&self.headers, name)
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+    }
+}
+
+/// GET with `Connection: close`, read to the end; fails when the peer cannot be reached.
+pub async fn get(url: &str) -> io::Result<Answer> {
+    request("GET", url, &[]).await
+}
+
+/// One request with `Connection: close`, in clear text, read to the end within the usual deadline.
+pub async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
+    let url: Uri = url.parse().unwrap();
+    within(
+        DEADLINE,
+        &format!("{method} {url} is answered to the end"),
+        async {
+            let mut all = vec![("Connection", "close")];
+            all.extend_from_slice(headers);
+            let head = head(method, &url, 1, &all);
+            let transport = Connector::default().connect(&url).await?;
+            let mut response =
+                Response::exchange(transport, head.as_bytes(), method == "HEAD").await?;
+            let (body, end) = response.body().await;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            Ok(Answer {
+                status: response.status,
+                headers: response.headers,
+                body,
+                end,
+            })
+        },
+    )
+    .await
+}
+
+/// The text of a request without a body, HTTP/1.`minor`.
+pub fn head(method: &str, url: &Uri, minor: u8, headers: &[(&str, &str)]) -> String {
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    let authority = url.authority().unwrap();
+    let mut head = format!("{method} {target} HTTP/1.{minor}\r\nHost: {authority}\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head + "\r\n"
+}
+
+fn header(headers: &[(String, String)], name: &str) -> Option<String> {
+    let values: Vec<&str> = headers
+        .iter()
+        .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+        .collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+type Head = (u16, u8, Vec<(String, String)>);
+
+fn parse_head(head: &[u8]) -> io::Result<Head> {
+    let text = std::str::from_utf8(head).map_err(io::Error::other)?;
+    let mut lines = text.trim_end().split("\r\n");
+    let status_line = lines.next().unwrap_or_default();
+    let wrong = || io::Error::other(format!("not a status line: {status_line:?}"));
+    let (version, rest) = status_line.split_once(' ').ok_or_else(wrong)?;
+    let minor = match version {
+        "HTTP/1.0" => 0,
+        "HTTP/1.1" => 1,
+        _ => return Err(wrong()),
+    };
+    let status = rest
+        .get(..3)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(wrong)?;
+    let headers = lines
+        .map(|line| {
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| io::Error::other(format!("not a header: {line:?}")))?;
+            Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
+        })
+        .collect::<io::Result<_>>()?;
+    Ok((status, minor, headers))
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+}

@@ -1,0 +1,493 @@
+//! The real binary as a child: its configuration, its addresses from its log, its probes and metrics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http1;
+use crate::nats::Nats;
+use crate::process::Process;
+use crate::wait::{DEADLINE, eventually, within};
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    crate::repository::binary("sidestream")
+}
+
+/// A running sidecar; killed when dropped, its log printed if the test is failing.
+pub struct Sidestream {
+    process: Process,
+    folder: TempDir,
+    admin: String,
+    listeners: Vec<Listener>,
+}
+
+/// How a sidecar is to be started.
+pub struct Builder {
+    config: String,
+    environment: Vec<(String, String)>,
+    files: Vec<(String, Vec<u8>)>,
+    wait_ready: bool,
+    open_files: Option<(u64, u64)>,
+    link: Option<PathBuf>,
+}
+
+/// A line `listening` of the log.
+#[derive(Clone, Debug)]
+struct Listener {
+    address: String,
+    tls: bool,
+}
+
+/// The usual head of a configuration, on free ports, followed by `rest`: at least `routes:`.
+pub fn config(nats: &Nats, rest: &str) -> String {
+    config_for(&[nats.url()], rest)
+}
+
+/// As [`config`], with the addresses of a cluster or a proxy.
+pub fn config_for(servers: &[String], rest: &str) -> String {
+    let servers = serde_json::to_string(servers).unwrap();
+    format!(
+        "listen:\n  - address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\nnats:\n  servers: {servers}\n{rest}\n"
+    )
+}
+
+/// Runs the binary to its end, as a user would on a command line.
+pub async fn run(arguments: &[&str], folder: &Path) -> Output {
+    let child = tokio::process::Command::new(binary())
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    within(DEADLINE, &format!("sidestream {arguments:?} ends"), child)
+        .await
+        .unwrap()
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// Sets an environment variable of the child.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Writes a file beside the configuration, whose folder is the child's working directory.
+    pub fn file(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.files.push((name.to_owned(), content.into()));
+        self
+    }
+
+    /// Returns as soon as the sidecar listens, ready or not.
+    pub fn without_waiting(mut self) -> Self {
+        self.wait_ready = false;
+        self
+    }
+
+    /// Limits the open files of the child: soft, hard.
+    pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
+        self.open_files = Some((soft, hard));
+        self
+    }
+
+    /// Makes the configuration a symbolic link to this file instead of one of its own.
+    pub fn linked_to(mut self, file: &Path) -> Self {
+        self.link = Some(file.to_owned());
+        self
+    }
+
+    /// Starts the sidecar; returns when `/health/ready` says 200.
+    pub async fn start(self) -> Sidestream {
+        let wait_ready = self.wait_ready;
+        let mut sidestream = self.spawn();
+        sidestream.await_addresses().await;
+        if wait_ready {
+            sidestream.ready().await;
+        }
+        sidestream
+    }
+
+    /// Starts the sidecar and waits for nothing: for configurations with which it ends.
+    pub fn spawn(self) -> Sidestream {
+        let folder = tempfile::Builder::new()
+            .prefix("sidestream-")
+            .tempdir()
+            .unwrap();
+        for (name, content) in &self.files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        let file = folder.path().join("sidecar.yaml");
+        match &self.link {
+            None => std::fs::write(&file, &self.config).unwrap(),
+            Some(target) => std::os::unix::fs::symlink(target, &file).unwrap(),
+        }
+        let mut command = match self.open_files {
+            None => Command::new(binary()),
+            Some((soft, hard)) => {
+                let mut command = Command::new("prlimit");
+                command
+                    .arg(format!("--nofile={soft}:{hard}"))
+                    .arg("--")
+                    .arg(binary());
+                command
+            }
+        };
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .current_dir(folder.path());
+        // A control socket of its own, wherever the sidecar looks for a place.
+        command
+            .env("XDG_RUNTIME_DIR", folder.path())
+            .env("TMPDIR", folder.path());
+        command.envs(self.environment);
+        let process = Process::spawn("sidestream", &mut command);
+        Sidestream {
+            process,
+            folder,
+            admin: String::new(),
+            listeners: Vec::new(),
+        }
+    }
+}
+
+// === impl Sidestream ===
+
+impl Sidestream {
+    /// Starts a sidecar with this configuration; returns when it is ready.
+    pub async fn start(config: impl Into<String>) -> Self {
+        Self::builder(config).start().await
+    }
+
+    /// Options first, then [`Builder::start`].
+    pub fn builder(config: impl Into<String>) -> Builder {
+        Builder {
+            config: config.into(),
+            environment: Vec::new(),
+            files: Vec::new(),
+            wait_ready: true,
+            open_files: None,
+            link: None,
+        }
+    }
+
+    /// The URL of `path` on the first listener in clear text.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listener(false).address)
+    }
+
+    /// The URL of `path` on the first listener with TLS.
+    pub fn url_tls(&self, path: &str) -> String {
+        format!("https://{}{path}", self.listener(true).address)
+    }
+
+    /// The URL of `path` on the admin port.
+    pub fn url_admin(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
+    }
+
+    /// GET on the admin port.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        let answer = http1::get(&self.url_admin(path))
+            .await
+            .unwrap_or_else(|error| panic!("admin {path}: {error}"));
+        (answer.status, answer.body)
+    }
+
+    /// GET of JSON on the admin port, whatever the status.
+    pub async fn admin_json(&self, path: &str) -> Value {
+        let (status, body) = self.admin(path).await;
+        serde_json::from_str(&body)
+            .unwrap_or_else(|error| panic!("admin {path}: {status}, {error} in {body:?}"))
+    }
+
+    /// Waits until `/health/ready` says 200.
+    pub async fn ready(&mut self) {
+        eventually(DEADLINE, "the sidecar is ready", || async {
+            http1::get(&self.url_admin("/health/ready"))
+                .await
+                .is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    }
+
+    /// The sum of a metric's values whose labels include `labels`; 0 as long as there is none.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let (status, text) = self.admin("/metrics").await;
+        assert_eq!(status, 200, "the metrics are served");
+        metric(&text, name, labels)
+    }
+
+    /// Waits until a metric's value satisfies `wanted`; returns it.
+    pub async fn until_metric(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        wanted: impl Fn(f64) -> bool,
+    ) -> f64 {
+        self.until_metric_within(DEADLINE, name, labels, wanted)
+            .await
+    }
+
+    /// As [`Sidestream::until_metric`], for what takes its time.
+    pub async fn until_metric_within(
+        &self,
+        deadline: Duration,
+        name: &str,
+        labels: &[(&str, &str)],
+        wanted: impl Fn(f64) -> bool,
+    ) -> f64 {
+        eventually(
+            deadline,
+            &format!("{name}{labels:?} is as wanted"),
+            || async {
+                let value = self.metric(name, labels).await;
+                wanted(value).then_some(value)
+            },
+        )
+        .await
+    }
+
+    /// The log so far, one object per line, the fields of an event beside its level and target.
+    pub fn log(&self) -> Vec<Value> {
+        self.process.scan(0, parse_log)
+    }
+
+    /// Everything the process has printed.
+    pub fn output(&self) -> Vec<String> {
+        self.process.lines()
+    }
+
+    /// Waits for a line of the log, past or future.
+    pub async fn until_log(&self, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(DEADLINE, fact, || async {
+            self.log().into_iter().find(|line| wanted(line))
+        })
+        .await
+    }
+
+    /// Waits for a line of the log with this message.
+    pub async fn until_message(&self, message: &str) -> Value {
+        self.until_log(&format!("the sidecar logs {message:?}"), |line| {
+            line["message"] == message
+        })
+        .await
+    }
+
+    /// SIGTERM, as the kubelet sends it.
+    pub fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGKILL, and reaped when this returns.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Any signal; STOP and CONT freeze and thaw the whole pod.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for the end of the process; returns its exit code, or minus the signal that killed it.
+    pub async fn wait_exit(&mut self, deadline: Duration) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        let status = self.process.wait_exit(deadline).await;
+        status
+            .code()
+            .unwrap_or_else(|| -status.signal().unwrap_or_default())
+    }
+
+    /// Whether the process runs.
+    pub fn running(&mut self) -> bool {
+        self.process.exited().is_none()
+    }
+
+    /// Replaces the configuration file at once, as a ConfigMap does.
+    pub fn rewrite_config(&self, text: &str) {
+        let next = self.folder.path().join("sidecar.yaml.next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, self.config_file()).unwrap();
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("sidecar.yaml")
+    }
+
+    /// The child's working directory, gone with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Changes what happens to the log: read, left in its pipe, or its pipe closed.
+    pub fn set_output(&self, output: crate::process::Output) {
+        self.process.set_output(output);
+    }
+
+    /// The process id, for reading `/proc`.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The same when nothing more is given back: the allocator does that a fifth of a second after it is free, whenever
+    /// something else is allocated.
+    pub async fn resident_bytes_at_rest(&self) -> u64 {
+        let (mut least, mut since) = (u64::MAX, 0);
+        while since < 4 {
+            self.admin_json("/health").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            since += 1;
+            if self.resident_bytes() < least {
+                (least, since) = (self.resident_bytes(), 0);
+            }
+        }
+        least
+    }
+
+    /// The most that was ever resident, in bytes.
+    pub fn resident_bytes_peak(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// How many file descriptors are open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// A line of proc(5) `status`.
+    fn status_bytes(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(key))
+            .expect("the process has memory");
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
+    }
+
+    fn listener(&self, tls: bool) -> &Listener {
+        self.listeners
+            .iter()
+            .find(|listener| listener.tls == tls)
+            .unwrap_or_else(|| panic!("no listener with tls={tls} in {:?}", self.listeners))
+    }
+
+    async fn await_addresses(&mut self) {
+        let Self {
+            process,
+            admin,
+            listeners,
+            ..
+        } = self;
+        eventually(DEADLINE, "the sidecar logs its addresses", || {
+            // `assert` here, so that a sidecar that ends shows its log at once and not at the deadline.
+            assert!(
+                process.exited().is_none(),
+                "the sidecar ended before it listened"
+            );
+            let log = process.scan(0, parse_log);
+            let address = |line: &Value| line["address"].as_str().unwrap_or_default().to_owned();
+            *admin = log
+                .iter()
+                .find(|line| line["message"] == "admin listening")
+                .map(address)
+                .unwrap_or_default();
+            *listeners = log
+                .iter()
+                .filter(|line| line["message"] == "listening")
+                .map(|line| Listener {
+                    address: address(line),
+                    tls: line["tls"] == true,
+                })
+                .collect();
+            // Said after the last of them.
+            std::future::ready(
+                !admin.is_empty() && log.iter().any(|line| line["message"] == "serving"),
+            )
+        })
+        .await;
+    }
+}
+
+fn parse_log(lines: &[String]) -> Vec<Value> {
+    lines
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .map(flatten)
+        .collect()
+}
+
+/// `{"level": .., "fields": {"message": ..}}` and `{"level": .., "message": ..}` become the same.
+fn flatten(mut line: Value) -> Value {
+    if let Some(object) = line.as_object_mut()
+        && let Some(Value::Object(fields)) = object.remove("fields")
+    {
+        object.extend(fields);
+    }
+    line
+}
+
+/// Sums the series of `name` in a Prometheus text whose labels include `labels`.
+pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (series_name, series_labels) = series.split_once('{').unwrap_or((series, "}"));
+            let series_labels = parse_labels(series_labels);
+            let wanted = series_name == name
+                && labels
+                    .iter()
+                    .all(|(key, value)| series_labels.get(*key).is_some_and(|have| have == value));
+            wanted.then(|| value.parse::<f64>().unwrap())
+        })
+        .sum()
+}
+
+/// `a="b",c="d"}` with the escapes of the text format: backslash, quote, newline.
+fn parse_labels(text: &str) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let mut rest = text;
+    while let Some((key, after)) = rest.split_once("=\"") {
+        let mut value = String::new();
+        let mut chars = after.char_indices();
+        let mut end = after.len();
+        while let Some((at, char)) = chars.next() {
+            match char {
+                '"' => {
+                    end = at + 1;
+                    break;
+                }
+                '\\' => match chars.next() {
+                    Some((_, 'n')) => value.push('\n'),
+                    Some((_, escaped)) => value.push(escaped),
+                    None => break,
+                },
+                _ => value.push(char),
+            }
+        }
+        labels.insert(key.trim_start_matches([',', ' ']).to_owned(), value);
+        rest = &after[end..];
+    }
+    labels
+}

@@ -1,0 +1,313 @@
+//! A client of Server-Sent Events over HTTP/1 for tests: every event, the wire below them, and how they ended.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Uri;
+use rustls::ClientConfig;
+
+pub use crate::http1::End;
+use crate::http1::{Response, head};
+pub use crate::sse_parser::Event;
+use crate::sse_parser::Parser;
+use crate::transport::Connector;
+use crate::wait::{DEADLINE, within};
+
+/// The bytes kept for [`SseClient::wire`]: the beginning, which tests compare, never a whole load test.
+const WIRE_MAX: usize = 1 << 20;
+
+/// A request for an event stream, to be sent by [`Builder::connect`].
+pub struct Builder {
+    url: Uri,
+    method: &'static str,
+    minor: u8,
+    headers: Vec<(String, String)>,
+    last_event_id: String,
+    connector: Connector,
+}
+
+/// An answered request. A client that is not asked for events does not read: its socket fills.
+pub struct SseClient {
+    response: Response,
+    parser: Parser,
+    ready: VecDeque<Event>,
+    wire: Vec<u8>,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// Adds a request header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Resumes at this position.
+    pub fn last_event_id(mut self, id: &str) -> Self {
+        id.clone_into(&mut self.last_event_id);
+        self.header("Last-Event-ID", id)
+    }
+
+    /// Speaks HTTP/1.0, as old proxies do.
+    pub fn http10(mut self) -> Self {
+        self.minor = 0;
+        self
+    }
+
+    /// Sends HEAD instead of GET.
+    pub fn head(mut self) -> Self {
+        self.method = "HEAD";
+        self
+    }
+
+    /// Is taken for a browser: a refusal must then be a 200.
+    pub fn browser(self) -> Self {
+        self.header("Sec-Fetch-Mode", "cors")
+            .header("User-Agent", "Mozilla/5.0 (rig)")
+    }
+
+    /// The configuration for `https` addresses.
+    pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
+        self.connector = self.connector.tls(config);
+        self
+    }
+
+    /// A small socket buffer: a client that stops reading is noticed after a few events.
+    pub fn receive_buffer(mut self, bytes: u32) -> Self {
+        self.connector = self.connector.receive_buffer(bytes);
+        self
+    }
+
+    /// Connects, and returns when the head of the answer is there, whatever its status.
+    pub async fn connect(self) -> SseClient {
+        let url = self.url.clone();
+        self.try_connect()
+            .await
+            .unwrap_or_else(|error| panic!("GET {url}: {error}"))
+    }
+
+    /// As [`Builder::connect`], for servers that may not be there.
+    pub async fn try_connect(self) -> io::Result<SseClient> {
+        let Self {
+            url,
+            method,
+            minor,
+            headers,
+            last_event_id,
+            connector,
+        } = self;
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let request = head(method, &url, minor, &headers);
+        within(
+            DEADLINE,
+            &format!("{method} {url} has a head of an answer"),
+            async {
+                let transport = connector.connect(&url).await?;
+                let response =
+                    Response::exchange(transport, request.as_bytes(), method == "HEAD").await?;
+                let parser = Parser::resuming(&last_event_id);
+                Ok(SseClient {
+                    response,
+                    parser,
+                    ready: VecDeque::new(),
+                    wire: Vec::new(),
+                })
+            },
+        )
+        .await
+    }
+}
+
+// === impl SseClient ===
+
+impl SseClient {
+    /// A GET request that accepts an event stream.
+    pub fn get(url: impl AsRef<str>) -> Builder {
+        let builder = Self::bare(url);
+        builder.header("Accept", "text/event-stream")
+    }
+
+    /// A GET request with no header but Host.
+    pub fn bare(url: impl AsRef<str>) -> Builder {
+        Builder {
+            url: url.as_ref().parse().unwrap(),
+            method: "GET",
+            minor: 1,
+            headers: Vec::new(),
+            last_event_id: String::new(),
+            connector: Connector::default(),
+        }
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.response.status
+    }
+
+    /// The answer's headers, names in lower case, in the order of the wire.
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.response.headers
+    }
+
+    /// One header's value.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.response.header(name)
+    }
+
+    /// The next event; panics if none comes within the usual deadline, or the answer ends.
+    pub async fn next(&mut self) -> Event {
+        match within(DEADLINE, "the client has another event", self.advance()).await {
+            Ok(event) => event,
+            Err(end) => panic!(
+                "the answer ended ({end:?}) before another event: {}",
+                self.tail()
+            ),
+        }
+    }
+
+    /// The next event, however long it takes, or how the answer ended.
+    pub async fn advance(&mut self) -> Result<Event, End> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.read().await?;
+        }
+    }
+
+    /// The next event within `deadline`, or nothing.
+    pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
+        tokio::time::timeout(deadline, self.advance())
+            .await
+            .ok()?
+            .ok()
+    }
+
+    /// The next `count` events.
+    pub async fn take(&mut self, count: usize) -> Vec<Event> {
+        let mut events = Vec::with_capacity(count);
+        while events.len() < count {
+            events.push(self.next().await);
+        }
+        events
+    }
+
+    /// Reads until `wanted` says yes to an event; returns all of them, that one last.
+    pub async fn until(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.next().await;
+            let last = wanted(&event);
+            events.push(event);
+            if last {
+                return events;
+            }
+        }
+    }
+
+    /// Reads until the parser has seen what `seen` asks for: an id, a comment, a retry.
+    /// Events stay for [`SseClient::next`].
+    pub async fn until_seen(&mut self, fact: &str, seen: impl Fn(&Parser) -> bool) {
+        within(DEADLINE, fact, async {
+            while !seen(&self.parser) {
+                if let Err(end) = self.read().await {
+                    panic!("the answer ended ({end:?}) before {fact}: {}", self.tail());
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Reads until the server has ended the answer, and tells how.
+    /// Events that came before stay for [`SseClient::rest`].
+    pub async fn closed(&mut self) -> End {
+        self.closed_within(DEADLINE).await
+    }
+
+    /// As [`SseClient::closed`], for ends that take their time.
+    pub async fn closed_within(&mut self, deadline: Duration) -> End {
+        within(deadline, "the server has ended the answer", async {
+            loop {
+                if let Err(end) = self.read().await {
+                    return end;
+                }
+            }
+        })
+        .await
+    }
+
+    /// The events that were read and not asked for, after [`SseClient::closed`].
+    pub fn rest(&mut self) -> Vec<Event> {
+        self.ready.drain(..).collect()
+    }
+
+    /// After the end: whether the server closed the connection too.
+    pub async fn fin(&mut self) -> bool {
+        within(
+            DEADLINE,
+            "the connection is closed after the answer",
+            self.response.fin(),
+        )
+        .await
+    }
+
+    /// The rest of an answer that is no event stream, such as a refusal's JSON.
+    pub async fn body(&mut self) -> String {
+        let (bytes, _end) = within(DEADLINE, "the answer is complete", self.response.body()).await;
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What a reconnection would send as `Last-Event-ID`.
+    pub fn last_event_id(&self) -> &str {
+        self.parser.last_event_id()
+    }
+
+    /// The reconnection time that the server has set, in milliseconds.
+    pub fn retry(&self) -> Option<u64> {
+        self.parser.retry()
+    }
+
+    /// How many comments (heartbeats) were read so far.
+    pub fn comments(&self) -> usize {
+        self.parser.comments().len()
+    }
+
+    /// The state of the parser.
+    pub fn parser(&self) -> &Parser {
+        &self.parser
+    }
+
+    /// The body so far (the first mebibyte), without the framing of HTTP.
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Leaves with a reset instead of a FIN.
+    pub fn reset(self) {
+        self.response.into_transport().reset();
+    }
+
+    /// The answer below, for tests of HTTP itself.
+    pub fn response(&mut self) -> &mut Response {
+        &mut self.response
+    }
+
+    async fn read(&mut self) -> Result<(), End> {
+        let bytes = self.response.chunk().await?;
+        let room = WIRE_MAX.saturating_sub(self.wire.len());
+        self.wire.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.ready.extend(self.parser.feed(&bytes));
+        Ok(())
+    }
+
+    fn tail(&self) -> String {
+        let skipped = self.wire.len().saturating_sub(2000);
+        String::from_utf8_lossy(&self.wire[skipped..]).into_owned()
+    }
+}

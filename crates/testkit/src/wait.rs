@@ -1,0 +1,65 @@
+//! Deadlines: a test waits for a fact and says which one never came.
+
+use std::time::{Duration, Instant};
+
+/// 10 s: a hundred times what any step takes here, so that only a fault or a starved machine exceeds it.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// 30 s: the longest that a reconnect with its backoff takes on a busy machine.
+pub const RECOVERY: Duration = Duration::from_secs(30);
+
+/// 10 ms: short beside every timing that tests assert, long enough not to load two cores.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a probe answers: `true` or `Some` is the awaited fact.
+pub trait Fact {
+    /// What the fact carries.
+    type Value;
+
+    /// The value, once the fact holds.
+    fn established(self) -> Option<Self::Value>;
+}
+
+impl Fact for bool {
+    type Value = ();
+
+    fn established(self) -> Option<()> {
+        self.then_some(())
+    }
+}
+
+impl<T> Fact for Option<T> {
+    type Value = T;
+
+    fn established(self) -> Self {
+        self
+    }
+}
+
+/// Polls `probe` until it answers `true` or `Some`; panics with the sentence `fact` at the deadline.
+pub async fn eventually<F, P, T>(deadline: Duration, fact: &str, mut probe: P) -> T::Value
+where
+    P: FnMut() -> F,
+    F: Future<Output = T>,
+    T: Fact,
+{
+    let start = Instant::now();
+    loop {
+        if let Some(value) = probe().await.established() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < deadline,
+            "after {deadline:?} still not true: {fact}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Awaits `future`; panics with the sentence `fact` at the deadline.
+pub async fn within<T>(deadline: Duration, fact: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(deadline, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("after {deadline:?} still not true: {fact}"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Event streams of the real sidecar, over a real NATS, read by real clients on every protocol.
+
+mod clients;
+mod drain;
+mod end;
+mod events;
+mod handover;
+mod http2;
+mod leaving;
+mod numbers;
+mod opening;
+mod reader;
+mod sharing;
+mod time;
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, stream};
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use reader::{Reader, Via};
+use testkit::certs::Authority;
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
+
+/// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it and the core subjects `news.>`.
+struct Stage {
+    sidestream: Sidestream,
+    nats: Nats,
+    jetstream: jetstream::Context,
+    authority: Authority,
+}
+
+/// What a stage may be given beside its usual configuration.
+#[derive(Clone, Copy, Default)]
+struct Setting<'a> {
+    /// Further keys of every route, as flow entries: `heartbeat: 1s, max_age: 2s`.
+    route: &'a str,
+    /// Further lines at the end of the file, such as `drain:`.
+    rest: &'a str,
+    /// Lines for the configuration of the nats-server.
+    nats: &'a str,
+    /// The port of the listener in clear text; 0: a free one.
+    port: u16,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    async fn start() -> Self {
+        Self::with(Setting::default()).await
+    }
+
+    async fn with(setting: Setting<'_>) -> Self {
+        let nats = Nats::builder().config(setting.nats).start().await;
+        let jetstream = nats.jetstream().await;
+        let orders = stream::Config {
+            name: "ORDERS".into(),
+            subjects: vec!["orders.>".into()],
+            storage: stream::StorageType::Memory,
+            ..Default::default()
+        };
+        jetstream.create_stream(orders).await.unwrap();
+        let authority = Authority::new();
+        let sidestream = Sidestream::start(config(&nats, &authority, setting)).await;
+        Self {
+            sidestream,
+            nats,
+            jetstream,
+            authority,
+        }
+    }
+
+    /// Opens `path` by way of `via`; returns when the head of the answer is there.
+    async fn open(&self, via: Via, path: &str) -> Reader {
+        Reader::open(self, via, path, "").await
+    }
+
+    /// Opens `path` after the event with this id.
+    async fn resume(&self, via: Via, path: &str, id: &str) -> Reader {
+        Reader::open(self, via, path, id).await
+    }
+
+    /// Publishes to JetStream; returns the sequence number when the server has the message.
+    async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) -> u64 {
+        let sent = self
+            .jetstream
+            .publish(subject.to_owned(), payload.into())
+            .await
+            .unwrap();
+        sent.await.unwrap().sequence
+    }
+
+    /// As [`Stage::publish`], under this name.
+    async fn publish_named(
+        &self,
+        subject: &str,
+        name: &str,
+        payload: impl Into<bytes::Bytes>,
+    ) -> u64 {
+        let mut headers = HeaderMap::new();
+        headers.insert("Sidestream-Event", name);
+        let sent = self
+            .jetstream
+            .publish_with_headers(subject.to_owned(), headers, payload.into())
+            .await
+            .unwrap();
+        sent.await.unwrap().sequence
+    }
+
+    /// Publishes to core NATS.
+    async fn say(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
+        let client = self.jetstream.client();
+        client
+            .publish(subject.to_owned(), payload.into())
+            .await
+            .unwrap();
+        client.flush().await.unwrap();
+    }
+
+    /// How many event streams `/connections` tells of.
+    async fn connections(&self) -> u64 {
+        self.sidestream.admin_json("/connections").await["total"]
+            .as_u64()
+            .unwrap()
+    }
+
+    /// A TLS client that offers `protocol`.
+    fn tls(&self, protocol: &str) -> Arc<ClientConfig> {
+        self.authority.trusting(&[protocol])
+    }
+}
+
+fn config(nats: &Nats, authority: &Authority, setting: Setting<'_>) -> String {
+    let identity = authority.server("server");
+    let Setting {
+        route, rest, port, ..
+    } = setting;
+    let (url, certificate, key) = (
+        nats.url(),
+        identity.certificate.display(),
+        identity.key.display(),
+    );
+    let orders = "stream: ORDERS, subjects";
+    format!(
+        r#"
+listen:
+  - address: 127.0.0.1:{port}
+  - address: 127.0.0.1:0
+    tls: {{ certificate: "{certificate}", key: "{key}" }}
+admin: {{ address: 127.0.0.1:0, control: control.sock }}
+nats: {{ servers: ["{url}"] }}
+routes:
+  - {{ path: /orders, sources: [{{ {orders}: ["orders.>"] }}], {route} }}
+  - {{ path: "/orders/{{id}}", sources: [{{ {orders}: ["orders.{{id}}.>"] }}], {route} }}
+  - {{ path: /named, sources: [{{ {orders}: ["orders.>"] }}], event: "{{subject.3}}", {route} }}
+  - {{ path: /news, sources: [{{ subjects: ["news.>"] }}], {route} }}
+  - {{ path: /both, sources: [{{ {orders}: ["orders.>"] }}, {{ subjects: ["news.>"] }}], {route} }}
+{rest}
+"#
+    )
+}
+
+/// The sequence number in the component of an id at this place.
+fn sequence(id: &str, place: usize) -> u64 {
+    let component = id
+        .split('.')
+        .nth(place)
+        .unwrap_or_else(|| panic!("{id:?} has a component {place}"));
+    component.split('-').nth(1).unwrap().parse().unwrap()
+}
+
+/// The text of a control event as JSON.
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+}

@@ -1,0 +1,521 @@
+//! `sidestream drain`, and signals while it goes on: when the process stays, when it ends, and what it says.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use super::reader::{Reader, Via};
+use super::{Setting, Stage};
+use testkit::sidestream::{Sidestream, run};
+use testkit::sse::SseClient;
+use testkit::wait::{DEADLINE, eventually};
+
+/// A drain that is over quickly.
+const QUICK: &str =
+    "drain: { accept_for: 200ms, spread: 200ms, timeout: 5s, retry: { min: 600ms, max: 900ms } }";
+/// One that would take longer than any test waits.
+const LONG: &str = "drain: { accept_for: 20s, spread: 10s, timeout: 100s }";
+
+async fn drain(sidestream: &Sidestream, arguments: &[&str]) -> Output {
+    let all = [&["drain", "--config", "sidecar.yaml"], arguments].concat();
+    run(&all, sidestream.folder()).await
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+async fn phase(sidestream: &Sidestream) -> String {
+    sidestream.admin_json("/health").await["drain"]["phase"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+async fn until_phase(sidestream: &Sidestream, wanted: &str) {
+    eventually(
+        DEADLINE,
+        &format!("the drain is in its phase {wanted}"),
+        || async { phase(sidestream).await == wanted },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn after_the_command_the_process_stays_drained_until_a_signal() {
+    let mut stage = Stage::with(Setting {
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let mut readers = Vec::new();
+    for via in Via::ALL {
+        readers.push((via, stage.open(via, "/orders").await));
+    }
+    let begun = Instant::now();
+    let output = drain(&stage.sidestream, &["--wait"]).await;
+    assert_eq!(
+        (output.status.code(), &*said(&output)),
+        (Some(0), "drained\n")
+    );
+    assert!(
+        begun.elapsed() >= Duration::from_millis(400),
+        "accept_for and spread have passed"
+    );
+    for (via, reader) in &mut readers {
+        let (events, end) = reader.read_to_end().await;
+        assert_eq!(
+            (end, &*events.last().unwrap().name),
+            (via.proper_end(), "sidestream.close")
+        );
+    }
+
+    assert_eq!(
+        stage.sidestream.admin("/health/live").await.0,
+        200,
+        "or the kubelet would kill it"
+    );
+    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 503);
+    let health = stage.sidestream.admin_json("/health").await;
+    assert_eq!(health["status"], "draining");
+    let expected = serde_json::json!({ "phase": "done", "number": 8, "streams_left": 0, "cut": 0 });
+    assert_eq!(health["drain"], expected);
+    assert_eq!(
+        stage.sidestream.metric("sidestream_drain_phase", &[]).await,
+        8.0
+    );
+    let url = stage.sidestream.url("/orders");
+    assert!(
+        SseClient::get(&url).try_connect().await.is_err(),
+        "nobody listens"
+    );
+    let stream = stage.jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(
+        stream.cached_info().state.consumer_count,
+        0,
+        "NATS is left in order"
+    );
+
+    assert!(stage.sidestream.running());
+    stage.sidestream.terminate();
+    let told = Instant::now();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        told.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        told.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_drain_that_is_asked_for_again_is_the_same_one() {
+    let mut stage = Stage::with(Setting {
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let mut reader = stage.open(Via::Http11, "/orders").await;
+    let first = drain(&stage.sidestream, &[]).await;
+    assert_eq!(first.status.code(), Some(0));
+    assert!(
+        said(&first).starts_with("draining: phase"),
+        "{}",
+        said(&first)
+    );
+    let (second, third) = tokio::join!(
+        drain(&stage.sidestream, &["--wait"]),
+        drain(&stage.sidestream, &["--wait"])
+    );
+    for output in [
+        second,
+        third,
+        drain(&stage.sidestream, &[]).await,
+        drain(&stage.sidestream, &["--wait"]).await,
+    ] {
+        assert_eq!(
+            (output.status.code(), &*said(&output)),
+            (Some(0), "drained\n")
+        );
+    }
+    reader.read_to_end().await;
+    let began = stage
+        .sidestream
+        .log()
+        .iter()
+        .filter(|line| line["message"] == "the drain begins")
+        .count();
+    assert_eq!(began, 1);
+    stage.sidestream.terminate();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    let gone = drain(&stage.sidestream, &["--wait"]).await;
+    assert_eq!(gone.status.code(), Some(69), "{}", said(&gone));
+    assert!(
+        said(&gone).contains("no sidecar can be asked to drain:\n  control.sock: "),
+        "{}",
+        said(&gone)
+    );
+}
+
+#[tokio::test]
+async fn somebody_who_was_cut_makes_the_drain_incomplete() {
+    let short = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
+    let mut stage = Stage::with(Setting {
+        rest: short,
+        ..Setting::default()
+    })
+    .await;
+    let stalled = SseClient::get(stage.sidestream.url("/orders"))
+        .receive_buffer(4096)
+        .connect()
+        .await;
+    let mut reading = stage.open(Via::Http11, "/orders").await;
+    for _ in 0..100 {
+        stage.publish("orders.1.x", "x".repeat(64 * 1024)).await;
+    }
+    reading.take(100).await;
+    let begun = Instant::now();
+    let output = drain(&stage.sidestream, &["--wait"]).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(output.status.code(), Some(75));
+    assert_eq!(
+        said(&output),
+        "sidestream: drained, but not completely: 1 event streams were cut\n"
+    );
+    assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_drain_cut_total", &[])
+            .await,
+        1.0
+    );
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_streams_closed_total", &[("reason", "cut")])
+            .await,
+        1.0
+    );
+    assert_eq!(
+        stage.sidestream.admin_json("/health").await["drain"]["cut"],
+        1
+    );
+    stage
+        .sidestream
+        .until_metric("sidestream_connections", &[], |open| open == 0.0)
+        .await;
+    drop(stalled);
+    stage.sidestream.terminate();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_or_understood_has_its_own_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.yaml");
+    let ask = |arguments: &'static [&'static str]| run(arguments, folder.path());
+    let unknown = ask(&["drain", "--now"]).await;
+    assert_eq!(unknown.status.code(), Some(64), "{}", said(&unknown));
+    let missing = ask(&["drain", "--config", "other.yaml"]).await;
+    assert_eq!(missing.status.code(), Some(64), "{}", said(&missing));
+    std::fs::write(&file, "admin: { control: nobody.sock }\nrouts: []\n").unwrap();
+    let wrong = ask(&["drain", "--wait"]).await;
+    assert_eq!(wrong.status.code(), Some(64));
+    assert!(
+        said(&wrong).contains("unknown key `routs`"),
+        "{}",
+        said(&wrong)
+    );
+    let routes = "routes: [{ path: /a, sources: [{ subjects: [\"a.>\"] }] }]";
+    std::fs::write(
+        &file,
+        format!("admin: {{ control: nobody.sock }}\n{routes}\n"),
+    )
+    .unwrap();
+    let nobody = ask(&["drain", "--wait"]).await;
+    assert_eq!(nobody.status.code(), Some(69), "{}", said(&nobody));
+}
+
+#[tokio::test]
+async fn a_signal_in_the_middle_of_a_drain_compresses_it_and_a_second_one_ends_it() {
+    // 20 s before anything happens, and 10 s for two streams: compressed, 1.6 s and 0.8 s of 8 s.
+    let mut stage = Stage::with(Setting {
+        rest: LONG,
+        ..Setting::default()
+    })
+    .await;
+    let mut readers = [
+        stage.open(Via::Http11, "/orders").await,
+        stage.open(Via::H2, "/orders").await,
+    ];
+    assert_eq!(drain(&stage.sidestream, &[]).await.status.code(), Some(0));
+    until_phase(&stage.sidestream, "accepting").await;
+    let told = Instant::now();
+    stage.sidestream.terminate();
+    let line = stage
+        .sidestream
+        .until_message("a signal compresses what is left of the drain")
+        .await;
+    assert!(line["seconds"].as_f64().unwrap() <= 8.0, "{line}");
+    let output = drain(&stage.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        told.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        told.elapsed()
+    );
+    for reader in &mut readers {
+        let (events, end) = reader.read_to_end().await;
+        assert_eq!(
+            (end, &*events.last().unwrap().name),
+            (Via::H2.proper_end(), "sidestream.close")
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_signals_in_the_middle_of_a_drain_end_the_process_at_once() {
+    let mut stage = Stage::with(Setting {
+        rest: LONG,
+        ..Setting::default()
+    })
+    .await;
+    let _reader = stage.open(Via::Http11, "/orders").await;
+    assert_eq!(drain(&stage.sidestream, &[]).await.status.code(), Some(0));
+    let folder = stage.sidestream.folder().to_owned();
+    let waiting = tokio::spawn(async move {
+        run(&["drain", "--wait", "--config", "sidecar.yaml"], &folder).await
+    });
+    stage.sidestream.terminate();
+    stage
+        .sidestream
+        .until_message("a signal compresses what is left of the drain")
+        .await;
+    stage.sidestream.terminate();
+    let told = Instant::now();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        told.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        told.elapsed()
+    );
+    let output = waiting.await.unwrap();
+    assert!(
+        [69, 75].contains(&output.status.code().unwrap()),
+        "{}",
+        said(&output)
+    );
+}
+
+#[tokio::test]
+async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginning() {
+    let stage = Stage::start().await;
+    let config = format!(
+        "listen: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0, control: control.sock }}\n\
+         nats: {{ servers: [\"{}\"] }}\nroutes: [{{ path: /news, sources: [{{ subjects: [\"news.>\"] }}] }}]\n{LONG}\n",
+        stage.nats.url()
+    );
+    let name = "SIDESTREAM_TERMINATION_GRACE_PERIOD";
+    for period in ["4", "4000ms"] {
+        let mut sidestream = Sidestream::builder(config.clone())
+            .env(name, period)
+            .start()
+            .await;
+        sidestream
+            .until_message("drain.timeout does not fit into the grace period")
+            .await;
+        let mut reader = SseClient::get(sidestream.url("/news")).connect().await;
+        sidestream.terminate();
+        let begun = Instant::now();
+        assert_eq!(reader.closed().await, Via::Http11.proper_end());
+        assert_eq!(sidestream.wait_exit(DEADLINE).await, 0);
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{period}: {:?}",
+            begun.elapsed()
+        );
+    }
+    let mut wrong = Sidestream::builder(config).env(name, "soon").spawn();
+    assert_eq!(wrong.wait_exit(DEADLINE).await, 64);
+    eventually(DEADLINE, "it says what is wrong", || async {
+        wrong.output().iter().any(|line| line.contains(name))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() {
+    let rest = "drain: { accept_for: 500ms, spread: 20s, timeout: 30s }";
+    let mut stage = Stage::with(Setting {
+        rest,
+        ..Setting::default()
+    })
+    .await;
+    // A pod that has had a connection may be in a load balancer.
+    assert_eq!(
+        SseClient::get(stage.sidestream.url("/none"))
+            .connect()
+            .await
+            .status(),
+        404
+    );
+    stage.sidestream.terminate();
+    let begun = Instant::now();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    let taken = begun.elapsed();
+    assert!(
+        taken >= Duration::from_millis(500) && taken < Duration::from_millis(1500),
+        "{taken:?}"
+    );
+    let phases: Vec<String> = stage
+        .sidestream
+        .log()
+        .iter()
+        .filter(|line| line["message"] == "drain")
+        .map(|line| line["phase"].as_str().unwrap().to_owned())
+        .collect();
+    let all = [
+        "ready-off",
+        "accepting",
+        "listeners-closed",
+        "goaway",
+        "ending",
+        "lingering",
+        "upstream",
+        "done",
+    ];
+    assert_eq!(phases, all);
+}
+
+#[tokio::test]
+async fn three_hundred_clients_are_told_evenly_over_the_spread() {
+    let rest = "drain: { accept_for: 0s, spread: 2s, timeout: 10s, retry: { min: 1s, max: 2s } }";
+    let mut stage = Stage::with(Setting {
+        rest,
+        ..Setting::default()
+    })
+    .await;
+    let mut clients = tokio::task::JoinSet::new();
+    for place in 0..300 {
+        let mut reader = stage
+            .open(Via::ALL[place % Via::ALL.len()], "/orders")
+            .await;
+        clients.spawn(async move {
+            let (_, end) = reader.read_to_end().await;
+            (Instant::now(), reader.retry().unwrap(), end)
+        });
+    }
+    stage.sidestream.terminate();
+    let begun = Instant::now();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(7),
+        "{:?}",
+        begun.elapsed()
+    );
+    let ends = clients.join_all().await;
+    let mut fifths = [0; 5];
+    for (at, retry, _) in &ends {
+        let after = at.saturating_duration_since(begun).as_millis() as usize;
+        fifths[(after / 400).min(4)] += 1;
+        assert!((1000..=2000).contains(retry), "{retry}");
+    }
+    // 60 each on a machine with nothing else to do.
+    assert!(
+        fifths.iter().all(|count| (20..=140).contains(count)),
+        "{fifths:?}"
+    );
+    let retries: std::collections::BTreeSet<u64> =
+        ends.iter().map(|(_, retry, _)| *retry).collect();
+    assert!(
+        retries.len() > 100,
+        "each has a time of its own: {}",
+        retries.len()
+    );
+}
+
+#[tokio::test]
+#[ignore = "five thousand clients take their time to come: `make test-long`"]
+async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_seconds() {
+    let rest = "drain: { accept_for: 1s, spread: 10s, timeout: 60s, retry: { min: 1s, max: 2s } }";
+    let mut stage = Stage::with(Setting {
+        rest,
+        ..Setting::default()
+    })
+    .await;
+    let mut clients = tokio::task::JoinSet::new();
+    for place in 0..5000 {
+        let via = if place % 100 == 0 {
+            Via::ALL[place / 100 % Via::ALL.len()]
+        } else {
+            Via::Http11
+        };
+        let mut reader = stage.open(via, "/orders").await;
+        clients.spawn(async move {
+            let end = match &mut reader {
+                Reader::Http1(client) => client.closed_within(Duration::from_secs(120)).await,
+                Reader::H2(_, stream) => stream.closed_within(Duration::from_secs(120)).await,
+            };
+            (via, end, Instant::now())
+        });
+    }
+    let publisher = stage.jetstream.clone();
+    let publishing = tokio::spawn(async move {
+        for number in 1_u64.. {
+            publisher
+                .publish("orders.1.x", number.to_string().into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let begun = Instant::now();
+    assert_eq!(drain(&stage.sidestream, &[]).await.status.code(), Some(0));
+    let over = Duration::from_secs(60);
+    eventually(over, "the drain is over", || async {
+        phase(&stage.sidestream).await == "done"
+    })
+    .await;
+    let taken = begun.elapsed();
+    publishing.abort();
+    let output = drain(&stage.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(taken < Duration::from_secs(1 + 10 + 5), "{taken:?}");
+    let mut seconds = [0; 16];
+    for (via, end, at) in clients.join_all().await {
+        assert_eq!(end, via.proper_end(), "{via:?}");
+        seconds[(at.saturating_duration_since(begun).as_secs() as usize).min(15)] += 1;
+    }
+    // 500 a second are planned.
+    assert!(seconds.iter().all(|count| *count <= 1000), "{seconds:?}");
+    stage.sidestream.terminate();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}
+
+/// The sidecar of a Job ends right after its application.
+#[tokio::test]
+async fn a_pod_that_never_had_a_connection_does_not_wait_for_load_balancers() {
+    let mut stage = Stage::with(Setting {
+        rest: LONG,
+        ..Setting::default()
+    })
+    .await;
+    // Probes and scrapes are connections of the admin port.
+    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 200);
+    let begun = Instant::now();
+    let output = drain(&stage.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    stage.sidestream.terminate();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+}

@@ -1,0 +1,259 @@
+//! SIGTERM: how a sidecar ends its event streams, and itself.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::reader::{Reader, Via};
+use super::{Setting, Stage, json, sequence};
+use testkit::h2_tap::{DATA, GOAWAY};
+use testkit::http1;
+use testkit::sse::SseClient;
+use testkit::wait::{DEADLINE, eventually};
+
+/// RFC 9113, 6.1.
+const END_STREAM: u8 = 0x1;
+
+const QUICK: &str =
+    "drain: { accept_for: 500ms, spread: 300ms, timeout: 5s, retry: { min: 600ms, max: 900ms } }";
+
+#[tokio::test]
+async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
+    let mut stage = Stage::with(Setting {
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let mut readers = Vec::new();
+    for via in Via::ALL {
+        for path in ["/orders", "/both"] {
+            let mut reader = stage.open(via, path).await;
+            let begun = sequence(&reader.positioned().await, 0);
+            readers.push((via, begun, reader));
+        }
+    }
+    // Events flow until the end.
+    let publisher = stage.jetstream.clone();
+    let publishing = tokio::spawn(async move {
+        for number in 1_u64.. {
+            publisher
+                .publish("orders.1.x", number.to_string().into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    stage.sidestream.terminate();
+    let mut clients = JoinSet::new();
+    for (via, begun, mut reader) in readers {
+        clients.spawn(async move {
+            assert_handed_over(via, begun, &mut reader).await;
+            reader
+        });
+    }
+    clients.join_all().await;
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    publishing.abort();
+    let stream = stage.jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(
+        stream.cached_info().state.consumer_count,
+        0,
+        "NATS is left in order"
+    );
+}
+
+/// Reads an event stream that a drain ends: everything before its position came, the end is told, and is a proper one.
+async fn assert_handed_over(via: Via, begun: u64, reader: &mut Reader) {
+    let (mut events, end) = reader.read_to_end().await;
+    assert_eq!(end, via.proper_end(), "{via:?}");
+    let close = events.pop().unwrap();
+    assert_eq!(
+        (&*close.name, &json(&close.data)["reason"]),
+        ("sidestream.close", &"drain".into())
+    );
+    let retry = json(&close.data)["retry"].as_u64().unwrap();
+    assert!((600..=900).contains(&retry), "{retry}");
+    assert_eq!(reader.retry(), Some(retry));
+    let numbers: Vec<u64> = events
+        .iter()
+        .map(|event| event.data.parse().unwrap())
+        .collect();
+    let position = sequence(reader.last_event_id(), 0);
+    assert_eq!(
+        numbers,
+        (begun + 1..=position).collect::<Vec<_>>(),
+        "nothing that the position passes is missing"
+    );
+    let Some(connection) = reader.connection() else {
+        return;
+    };
+    assert_eq!(connection.ended().await, "closed", "{via:?}");
+    let frames = connection.frames();
+    let at = |wanted: fn(u8, u8) -> bool| {
+        frames
+            .iter()
+            .position(|frame| wanted(frame.kind, frame.flags))
+            .unwrap()
+    };
+    let goaway = at(|kind, _| kind == GOAWAY);
+    let ended = at(|kind, flags| kind == DATA && flags & END_STREAM != 0);
+    assert!(
+        goaway < ended,
+        "a client that is told of the end by its stream would come back to this connection"
+    );
+    assert!(
+        !frames
+            .iter()
+            .any(|frame| frame.kind == DATA && frame.length == 0),
+        "no empty frame: {frames:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_is_no_longer_ready_still_serves_for_a_while() {
+    let drain = "drain: { accept_for: 2s, spread: 100ms, timeout: 5s }";
+    let mut stage = Stage::with(Setting {
+        rest: drain,
+        ..Setting::default()
+    })
+    .await;
+    // A pod that has had a connection may be in a load balancer.
+    assert_eq!(
+        SseClient::get(stage.sidestream.url("/none"))
+            .connect()
+            .await
+            .status(),
+        404
+    );
+    let begun = Instant::now();
+    stage.sidestream.terminate();
+    eventually(DEADLINE, "readiness fails", || async {
+        stage.sidestream.admin("/health/ready").await.0 == 503
+    })
+    .await;
+    assert_eq!(stage.sidestream.admin("/health/live").await.0, 200);
+    for via in Via::ALL {
+        let mut reader = stage.open(via, "/orders").await;
+        assert_eq!(reader.status(), 200, "{via:?}");
+        reader.positioned().await;
+        stage.publish("orders.1.x", "as ever").await;
+        assert_eq!(reader.next().await.data, "as ever", "{via:?}");
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "too slow a machine to tell"
+    );
+    let url = stage.sidestream.url("/orders");
+    eventually(DEADLINE, "nobody listens any more", || async {
+        SseClient::get(&url).try_connect().await.is_err()
+    })
+    .await;
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2),
+        "accept_for has passed"
+    );
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}
+
+#[tokio::test]
+async fn the_probes_are_answered_until_the_last_client_is_gone() {
+    let drain = "drain: { accept_for: 100ms, spread: 1s, timeout: 5s }";
+    let mut stage = Stage::with(Setting {
+        rest: drain,
+        ..Setting::default()
+    })
+    .await;
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        readers.push(stage.open(Via::H2, "/orders").await);
+    }
+    stage.sidestream.terminate();
+    eventually(
+        DEADLINE,
+        "some event streams have ended and some have not",
+        || async {
+            let health = stage.sidestream.admin_json("/health").await;
+            assert_eq!(stage.sidestream.admin("/health/live").await.0, 200);
+            health["drain"]["phase"] == "ending"
+                && (1..9).contains(&health["drain"]["streams_left"].as_u64().unwrap())
+        },
+    )
+    .await;
+    let ended = stage
+        .sidestream
+        .metric("sidestream_streams_closed_total", &[("reason", "drain")])
+        .await;
+    assert!(ended > 0.0);
+    for reader in &mut readers {
+        assert_eq!(
+            reader.read_to_end().await.0.last().unwrap().name,
+            "sidestream.close"
+        );
+    }
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_hold_up_the_end() {
+    let drain = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
+    let mut stage = Stage::with(Setting {
+        rest: drain,
+        ..Setting::default()
+    })
+    .await;
+    let stalled = SseClient::get(stage.sidestream.url("/orders"))
+        .receive_buffer(4096)
+        .connect()
+        .await;
+    let mut reading = stage.open(Via::Http11, "/orders").await;
+    for _ in 0..100 {
+        stage.publish("orders.1.x", "x".repeat(64 * 1024)).await;
+    }
+    reading.take(100).await;
+    let begun = Instant::now();
+    stage.sidestream.terminate();
+    assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
+    stage.sidestream.until_message("event stream closed").await;
+    let cut = stage
+        .sidestream
+        .log()
+        .into_iter()
+        .any(|line| line["reason"] == "cut");
+    assert!(cut, "what is cut is told");
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    let drain = "drain: { accept_for: 30s, spread: 1s, timeout: 40s }";
+    let mut stage = Stage::with(Setting {
+        rest: drain,
+        ..Setting::default()
+    })
+    .await;
+    let _client = stage.open(Via::Http11, "/orders").await;
+    stage.sidestream.terminate();
+    eventually(DEADLINE, "the drain has begun", || async {
+        let ready = http1::get(&stage.sidestream.url_admin("/health/ready"))
+            .await
+            .unwrap();
+        ready.status == 503
+    })
+    .await;
+    stage.sidestream.terminate();
+    let begun = Instant::now();
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+}

@@ -1,0 +1,331 @@
+//! What a published message looks like when it arrives.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use proptest::prelude::*;
+use sidestream::sse::encode::Frame;
+use sidestream::sse::{EventName, Position, SourceTag};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::reader::Via;
+use super::{Stage, sequence};
+use testkit::sse::{Event, SseClient};
+use testkit::sse_parser::Parser;
+
+#[tokio::test]
+async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
+    let stage = Stage::start().await;
+    let mut plain = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    let mut named = SseClient::get(stage.sidestream.url("/named"))
+        .connect()
+        .await;
+    stage.publish_named("orders.1.created", "born", "a").await;
+    stage.publish("orders.1.changed", "b").await;
+    let names = |events: Vec<Event>| {
+        events
+            .into_iter()
+            .map(|event| event.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(plain.take(2).await), ["born", "message"]);
+    assert_eq!(names(named.take(2).await), ["born", "changed"]);
+    let wire = String::from_utf8_lossy(plain.wire()).into_owned();
+    assert_eq!(
+        wire.matches("event:").count(),
+        2,
+        "a position and one name: an event without a name has no such field: {wire}"
+    );
+}
+
+#[tokio::test]
+async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
+    let stage = Stage::start().await;
+    let payloads = [
+        "one line",
+        "",
+        "\n",
+        "a\nb",
+        "a\r\nb",
+        "a\rb",
+        "a\n\rb",
+        "ends\n",
+        "ends\r\n",
+        "\r\n\r\n",
+        " leading space",
+        ": no comment",
+        "id: 7\ndata: x\n\nretry: 1",
+        "{\"grüße\": \"☃ 𝄞\"}",
+        "nul \0, bell \u{7}, next line \u{85}, separator \u{2028}",
+        "\u{feff}no byte order mark",
+    ];
+    for via in Via::ALL {
+        let mut orders = stage.open(via, "/orders").await;
+        let mut news = stage.open(via, "/news").await;
+        for payload in payloads {
+            stage.publish("orders.1.created", payload).await;
+            stage.say("news.today", payload).await;
+        }
+        for payload in payloads {
+            let expected = payload.replace("\r\n", "\n").replace('\r', "\n");
+            for reader in [&mut orders, &mut news] {
+                let event = reader.next().await;
+                assert_eq!(
+                    (&*event.name, &event.data),
+                    ("message", &expected),
+                    "{via:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_utf8_comes_as_base64_under_a_name_that_says_so() {
+    let stage = Stage::start().await;
+    for via in Via::ALL {
+        let mut reader = stage.open(via, "/orders").await;
+        stage.publish("orders.1.image", &b"\xff\xfe\n"[..]).await;
+        stage
+            .publish_named("orders.1.image", "image", &b"\x89PNG\r\n"[..])
+            .await;
+        let [plain, named] = <[Event; 2]>::try_from(reader.take(2).await).unwrap();
+        assert_eq!(
+            (&*plain.name, BASE64.decode(&plain.data).unwrap()),
+            ("message;base64", b"\xff\xfe\n".to_vec())
+        );
+        assert_eq!(
+            (&*named.name, BASE64.decode(&named.data).unwrap()),
+            ("image;base64", b"\x89PNG\r\n".to_vec())
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_id_is_an_events_last_field() {
+    let stage = Stage::start().await;
+    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    client
+        .until_seen("the client has a position", |parser| {
+            parser.positions() == 1
+        })
+        .await;
+    let opening = client.wire().len();
+    stage
+        .publish_named("orders.1.created", "created", "one\ntwo")
+        .await;
+    let event = client.next().await;
+    let expected = format!("event: created\ndata: one\ndata: two\nid: {}\n\n", event.id);
+    assert_eq!(String::from_utf8_lossy(&client.wire()[opening..]), expected);
+}
+
+/// Publishes with headers as no library would send them.
+async fn publish_raw(stage: &Stage, subject: &str, name: &[u8], payload: &str) {
+    let mut socket = TcpStream::connect(("127.0.0.1", stage.nats.port()))
+        .await
+        .unwrap();
+    let headers = [b"NATS/1.0\r\nSidestream-Event: ", name, b"\r\n\r\n"].concat();
+    let (head, all) = (headers.len(), headers.len() + payload.len());
+    let mut text = b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec();
+    text.extend(format!("HPUB {subject} {head} {all}\r\n").bytes());
+    text.extend([&headers[..], payload.as_bytes(), b"\r\nPING\r\n"].concat());
+    socket.write_all(&text).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"PONG\r\n") {
+        assert_ne!(
+            socket.read_buf(&mut answer).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
+    let stage = Stage::start().await;
+    let mut orders = stage.open(Via::Http11, "/orders").await;
+    let mut news = stage.open(Via::H2, "/news").await;
+    orders.positioned().await;
+    news.positioned().await;
+    let names: [&[u8]; 4] = [b"nul\0", b"bell\x07", b"sidestream.close", &[b'x'; 200]];
+    for (place, name) in names.into_iter().enumerate() {
+        publish_raw(&stage, "orders.1.x", name, &place.to_string()).await;
+        publish_raw(&stage, "news.x", name, &place.to_string()).await;
+    }
+    for place in 0..names.len() {
+        for reader in [&mut orders, &mut news] {
+            let event = reader.next().await;
+            assert_eq!((&*event.name, event.data), ("message", place.to_string()));
+        }
+    }
+    let refused = stage
+        .sidestream
+        .metric(
+            "sidestream_events_rejected_total",
+            &[("reason", "event_name")],
+        )
+        .await;
+    assert_eq!(refused, 8.0, "four names on each source");
+}
+
+#[tokio::test]
+async fn a_header_value_with_a_carriage_return_stops_neither_source() {
+    let stage = Stage::start().await;
+    let mut orders = stage.open(Via::Http11, "/orders").await;
+    let mut news = stage.open(Via::H2, "/news").await;
+    for number in 0..3 {
+        stage
+            .publish("orders.1.x", format!("before {number}"))
+            .await;
+    }
+    // A CR alone is no line end to NATS.
+    publish_raw(&stage, "orders.1.x", b"a\rdata: forged", "poison").await;
+    publish_raw(&stage, "news.x", b"a\rdata: forged", "poison").await;
+    stage.publish("orders.1.x", "after").await;
+
+    let data: Vec<_> = orders
+        .take(5)
+        .await
+        .into_iter()
+        .map(|event| (event.name, event.data))
+        .collect();
+    let message = |data: &str| ("message".to_owned(), data.to_owned());
+    let expected = [
+        message("before 0"),
+        message("before 1"),
+        message("before 2"),
+        message("poison"),
+        message("after"),
+    ];
+    assert_eq!(data, expected, "every event once, in order");
+    stage.say("news.x", "after").await;
+    let data: Vec<_> = news
+        .take(2)
+        .await
+        .into_iter()
+        .map(|event| (event.name, event.data))
+        .collect();
+    assert_eq!(data, [message("poison"), message("after")]);
+    let refused = stage
+        .sidestream
+        .metric(
+            "sidestream_events_rejected_total",
+            &[("reason", "event_name")],
+        )
+        .await;
+    assert_eq!(refused, 2.0, "one name on each source");
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_nats_reconnects_total", &[])
+            .await,
+        0.0
+    );
+}
+
+#[tokio::test]
+async fn two_sources_make_one_event_stream_with_ids_of_two_components() {
+    let stage = Stage::start().await;
+    for via in [Via::Http11, Via::H2] {
+        let mut reader = stage.open(via, "/both").await;
+        reader.positioned().await;
+        for number in 0..20 {
+            stage.publish("orders.1.x", format!("order {number}")).await;
+            stage.say("news.x", format!("news {number}")).await;
+        }
+        let events = reader.take(40).await;
+        for kind in ["order", "news"] {
+            let seen: Vec<_> = events
+                .iter()
+                .filter(|event| event.data.starts_with(kind))
+                .collect();
+            let numbers: Vec<_> = (0..20).map(|number| format!("{kind} {number}")).collect();
+            assert_eq!(
+                seen.iter()
+                    .map(|event| event.data.clone())
+                    .collect::<Vec<_>>(),
+                numbers,
+                "{via:?}"
+            );
+        }
+        let mut before = (0, 0);
+        for event in &events {
+            assert_eq!(event.id.split('.').count(), 2, "{}", event.id);
+            let now = (sequence(&event.id, 0), sequence(&event.id, 1));
+            let moved = if event.data.starts_with("order") {
+                now.0 > before.0
+            } else {
+                now.1 > before.1
+            };
+            assert!(
+                moved && now.0 >= before.0 && now.1 >= before.1,
+                "{before:?}, then {now:?}"
+            );
+            before = now;
+        }
+        let mut resumed = stage.resume(via, "/both", &events[17].id).await;
+        let mut rest: Vec<_> = resumed
+            .take(22)
+            .await
+            .into_iter()
+            .map(|event| event.data)
+            .collect();
+        let mut owed: Vec<_> = events[18..]
+            .iter()
+            .map(|event| event.data.clone())
+            .collect();
+        // Between sources there is no order.
+        rest.sort();
+        owed.sort();
+        assert_eq!(rest, owed, "{via:?}");
+    }
+}
+
+/// Bytes in which line ends, colons, fields and broken UTF-8 are frequent.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just(b"\r".to_vec()),
+        Just(b"\n".to_vec()),
+        Just(b"\r\n".to_vec()),
+        Just(b"data: ".to_vec()),
+        Just(b"id: 1".to_vec()),
+        Just(b"\xef\xbb\xbf".to_vec()),
+        Just(b"\xff".to_vec()),
+        "\\PC{0,8}".prop_map(String::into_bytes),
+        any::<char>().prop_map(|char| char.to_string().into_bytes()),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn every_payload_and_name_comes_out_of_an_independent_parser_as_it_went_in(
+        payloads in prop::collection::vec((payload(), prop::option::of("\\PC{1,40}")), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (mut wire, mut expected) = (Vec::new(), Vec::new());
+        for (seq, (payload, name)) in (1..).zip(&payloads) {
+            let position = Position { tag: SourceTag::of_identity("t"), seq, check: Some(7) };
+            let name = name.as_deref().and_then(EventName::parse);
+            let frame = Frame::event(name.as_ref(), payload, position).bytes().to_vec();
+            wire.extend_from_slice(&frame);
+            let name = name.as_ref().map_or("message", EventName::as_str);
+            let (name, data) = match std::str::from_utf8(payload) {
+                Ok(text) => (name.to_owned(), text.replace("\r\n", "\n").replace('\r', "\n")),
+                Err(_) => (format!("{name};base64"), BASE64.encode(payload)),
+            };
+            expected.push(Event { name, data, id: position.to_string() });
+        }
+        let cut = cut.index(wire.len());
+        let mut parser = Parser::default();
+        let mut events = parser.feed(&wire[..cut]);
+        events.extend(parser.feed(&wire[cut..]));
+        prop_assert_eq!(events, expected);
+        prop_assert!(!parser.mid_block());
+    }
+}

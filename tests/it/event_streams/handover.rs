@@ -1,0 +1,534 @@
+//! What a hand-over looks like on the wire: the order of things, how the end is marked, and what clients make of it.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::reader::{Reader, Via};
+use super::{Setting, Stage, json, sequence};
+use testkit::h2::H2Client;
+use testkit::h2_tap::{DATA, GOAWAY, RST_STREAM};
+use testkit::http1::End;
+use testkit::node::NodeClient;
+use testkit::transport::Connector;
+use testkit::wait::{DEADLINE, eventually, within};
+
+/// RFC 9113, 6.1.
+const END_STREAM: u8 = 0x1;
+/// RFC 9113, 7: CANCEL.
+const CANCEL: u32 = 0x8;
+
+const QUICK: &str =
+    "drain: { accept_for: 0s, spread: 200ms, timeout: 5s, retry: { min: 600ms, max: 900ms } }";
+
+#[tokio::test]
+async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_the_end() {
+    let mut stage = Stage::with(Setting {
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    // A window so small that most of the events are still owed when the drain begins.
+    let mut connection = H2Client::builder()
+        .stream_window(500)
+        .connect(stage.sidestream.url("/"))
+        .await;
+    let mut stream = connection.get("/orders/mine").await;
+    stream
+        .until_seen("the client has a position", |parser| {
+            parser.positions() == 1
+        })
+        .await;
+    for number in 1..=40 {
+        stage
+            .publish("orders.mine.x", format!("{number:0>60}"))
+            .await;
+    }
+    let passed = stage.publish("orders.other.x", "not for this client").await;
+    stage.sidestream.terminate();
+    connection.goaway().await;
+    let before_goaway = connection
+        .frames()
+        .iter()
+        .filter(|frame| frame.kind == DATA)
+        .count();
+
+    assert_eq!(stream.closed().await, End::Terminated);
+    let mut events = stream.rest();
+    let close = events.pop().unwrap();
+    assert_eq!(&*close.name, "sidestream.close");
+    let numbers: Vec<u32> = events
+        .iter()
+        .map(|event| event.data.parse().unwrap())
+        .collect();
+    assert_eq!(
+        numbers,
+        (1..=40).collect::<Vec<_>>(),
+        "everything that waited is given"
+    );
+    assert_eq!(
+        sequence(stream.last_event_id(), 0),
+        passed,
+        "the checkpoint passes what was not for this client"
+    );
+    assert_eq!(
+        stream.retry(),
+        Some(json(&close.data)["retry"].as_u64().unwrap())
+    );
+
+    assert_eq!(connection.ended().await, "closed", "FIN, no reset");
+    let frames = connection.frames();
+    let goaway = frames
+        .iter()
+        .position(|frame| frame.kind == GOAWAY)
+        .unwrap();
+    let data: Vec<_> = frames
+        .iter()
+        .skip(goaway)
+        .filter(|frame| frame.kind == DATA && frame.id == stream.id())
+        .collect();
+    assert!(
+        data.len() > 1 && before_goaway < 40,
+        "events came after GOAWAY: {frames:?}"
+    );
+    let (last, others) = data.split_last().unwrap();
+    assert!(
+        last.flags & END_STREAM != 0 && last.length > 0,
+        "the end is on the last bytes: {last:?}"
+    );
+    assert!(
+        others
+            .iter()
+            .all(|frame| frame.flags & END_STREAM == 0 && frame.length > 0)
+    );
+    assert!(
+        !frames.iter().any(|frame| frame.kind == RST_STREAM),
+        "{frames:?}"
+    );
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}
+
+/// Sends a request and reads what comes to the end of the connection; nothing is closed on this side.
+async fn raw(stage: &mut Stage) -> Vec<u8> {
+    let url = stage.sidestream.url("/orders").parse().unwrap();
+    let mut transport = Connector::default().connect(&url).await.unwrap();
+    transport
+        .write_all(b"GET /orders HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.windows(4).any(|window| window == b"id: ") {
+        transport.read_buf(&mut bytes).await.unwrap();
+    }
+    stage.publish("orders.1.x", "the last event").await;
+    stage.sidestream.terminate();
+    let end = within(
+        DEADLINE,
+        "the server ends the connection",
+        transport.read_to_end(&mut bytes),
+    )
+    .await;
+    end.expect("it ends with FIN, not with a reset");
+    // Half open as it is now, it must not be reset either when the sidecar closes its side for good.
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert!(transport.error().is_none(), "no reset follows the end");
+    bytes
+}
+
+#[tokio::test]
+async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_and_no_reset() {
+    let mut stage = Stage::with(Setting {
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let text = String::from_utf8(raw(&mut stage).await).unwrap();
+    assert!(text.ends_with("\n\n\r\n0\r\n\r\n"), "{text}");
+    let at = |wanted: &str| {
+        text.rfind(wanted)
+            .unwrap_or_else(|| panic!("{wanted:?} in {text:?}"))
+    };
+    let order = [
+        "data: the last event",
+        "retry: ",
+        "event: sidestream.close",
+        "data: {\"reason\":\"drain\"",
+        "\nid: ",
+    ];
+    assert!(order.map(at).is_sorted(), "{text}");
+}
+
+#[tokio::test]
+async fn an_aborted_end_lacks_the_last_chunk_and_nothing_else() {
+    let mut stage = Stage::with(Setting {
+        route: "close: abort",
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let text = String::from_utf8(raw(&mut stage).await).unwrap();
+    assert!(
+        text.ends_with("\n\n\r\n") && !text.ends_with("0\r\n\r\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("data: the last event") && text.contains("event: sidestream.close"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent() {
+    let mut stage = Stage::with(Setting {
+        route: "close: abort",
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let mut readers = Vec::new();
+    for via in Via::ALL {
+        let mut reader = stage.open(via, "/orders").await;
+        reader.positioned().await;
+        readers.push((via, reader));
+    }
+    // More than one frame, and more than the first window of a stream.
+    for number in 0..30 {
+        stage
+            .publish("orders.1.x", format!("{number} {}", "x".repeat(9000)))
+            .await;
+    }
+    stage.sidestream.terminate();
+    for (via, reader) in &mut readers {
+        let (events, end) = reader.read_to_end().await;
+        let expected = match via {
+            // Its body ends with the connection: there is no other end.
+            Via::Http10 => End::Closed,
+            Via::Http11 | Via::Tls11 => End::Truncated,
+            Via::H2 | Via::TlsH2 => End::StreamReset(CANCEL),
+        };
+        assert_eq!(end, expected, "{via:?}");
+        assert_eq!(events.len(), 31, "{via:?}: thirty events and the close");
+        assert_eq!(events[30].name, "sidestream.close", "{via:?}");
+        assert_eq!(reader.last_event_id(), events[29].id, "{via:?}");
+        let Some(connection) = reader.connection() else {
+            continue;
+        };
+        assert_eq!(connection.ended().await, "closed", "{via:?}");
+        let kinds: Vec<u8> = connection.frames().iter().map(|frame| frame.kind).collect();
+        let at = |kind: u8| kinds.iter().rposition(|known| *known == kind).unwrap();
+        assert!(
+            kinds.iter().position(|kind| *kind == GOAWAY).unwrap() < at(RST_STREAM),
+            "{kinds:?}"
+        );
+        assert!(at(DATA) < at(RST_STREAM), "{kinds:?}");
+    }
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    let drained = stage
+        .sidestream
+        .log()
+        .into_iter()
+        .filter(|line| line["reason"] == "drain")
+        .count();
+    assert_eq!(
+        drained,
+        Via::ALL.len(),
+        "in the log it is a hand-over like any other"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_of_age_is_handed_over_with_all_that_it_carries() {
+    let stage = Stage::with(Setting {
+        route: "max_age: 1500ms, retry: 2s",
+        ..Setting::default()
+    })
+    .await;
+    let begun = Instant::now();
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut other = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut streams = Vec::new();
+    for path in ["/orders", "/news", "/both", "/orders/1"] {
+        streams.push(connection.get(path).await);
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    // Younger than the others, and younger than the connection.
+    streams.push(connection.get("/orders").await);
+    let mut apart = other.get("/orders").await;
+    connection.goaway().await;
+    let goaway = begun.elapsed();
+    // A fifth sooner at the earliest.
+    assert!(goaway >= Duration::from_millis(1200), "{goaway:?}");
+    for stream in &mut streams {
+        assert_eq!(stream.closed().await, End::Terminated);
+        let close = stream.rest().pop().unwrap();
+        assert_eq!(json(&close.data)["reason"], "age");
+    }
+    assert!(
+        begun.elapsed() < goaway + Duration::from_secs(1),
+        "they end together"
+    );
+    assert_eq!(connection.ended().await, "closed");
+    let frames = connection.frames();
+    let first = |wanted: fn(u8, u8) -> bool| {
+        frames
+            .iter()
+            .position(|frame| wanted(frame.kind, frame.flags))
+            .unwrap()
+    };
+    assert!(
+        first(|kind, _| kind == GOAWAY)
+            < first(|kind, flags| kind == DATA && flags & END_STREAM != 0),
+        "{frames:?}"
+    );
+    assert!(
+        !other.going_away(),
+        "another connection has an age of its own"
+    );
+    stage.publish("orders.1.x", "and goes on").await;
+    assert_eq!(apart.next().await.data, "and goes on");
+}
+
+#[tokio::test]
+async fn the_next_connection_takes_the_drawn_time_back() {
+    let mut stage = Stage::with(Setting {
+        route: "retry: 4s",
+        rest: QUICK,
+        ..Setting::default()
+    })
+    .await;
+    let mut reader = stage.open(Via::Http11, "/orders").await;
+    reader.positioned().await;
+    assert_eq!(reader.retry(), Some(4000));
+    stage.sidestream.terminate();
+    reader.read_to_end().await;
+    assert!(
+        (600..=900).contains(&reader.retry().unwrap()),
+        "{:?}",
+        reader.retry()
+    );
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    let id = reader.last_event_id().to_owned();
+    let text = super::config(
+        &stage.nats,
+        &stage.authority,
+        Setting {
+            route: "retry: 4s",
+            ..Setting::default()
+        },
+    );
+    stage.sidestream = testkit::sidestream::Sidestream::start(text).await;
+    let mut again = stage.resume(Via::Http11, "/orders", &id).await;
+    again
+        .until_seen("the first bytes", |parser| parser.retry().is_some())
+        .await;
+    assert_eq!(
+        again.retry(),
+        Some(4000),
+        "a client that reconnects later does not wait the drain's time"
+    );
+}
+
+#[tokio::test]
+async fn a_replay_that_takes_longer_than_the_drain_ends_at_its_position() {
+    let rest = "drain: { accept_for: 0s, spread: 200ms, timeout: 8s }";
+    let setting = Setting {
+        route: "window: { events: 20 }",
+        rest,
+        ..Setting::default()
+    };
+    let mut stage = Stage::with(setting).await;
+    let begun = stage.open(Via::Http11, "/orders").await.positioned().await;
+    // 20 MiB, of which the window has 200 KiB.
+    const COUNT: u64 = 2000;
+    let mut acks = Vec::new();
+    for number in 1..=COUNT {
+        let payload = format!("{number} {}", "x".repeat(10 * 1024));
+        acks.push(
+            stage
+                .jetstream
+                .publish("orders.1.x", payload.into())
+                .await
+                .unwrap(),
+        );
+        if acks.len() == 100 {
+            for ack in acks.drain(..) {
+                ack.await.unwrap();
+            }
+        }
+    }
+    let mut readers = Vec::new();
+    for via in [Via::Http11, Via::H2] {
+        readers.push(stage.resume(via, "/orders", &begun).await);
+    }
+    stage
+        .sidestream
+        .until_metric("sidestream_replays_running", &[], |running| running > 0.0)
+        .await;
+    for reader in &mut readers {
+        reader.take(50).await;
+    }
+    stage.sidestream.terminate();
+    let mut left = Vec::new();
+    for mut reader in readers {
+        let (events, end) = reader.read_to_end().await;
+        assert_eq!(end, End::Terminated, "nobody is cut");
+        let numbers = numbers(&events);
+        assert_eq!(numbers, (51..51 + numbers.len() as u64).collect::<Vec<_>>());
+        let last = numbers.last().copied().unwrap_or(50);
+        assert!(last < COUNT, "it did not get everything");
+        assert_eq!(
+            sequence(reader.last_event_id(), 0),
+            sequence(&begun, 0) + last,
+            "it ends where it stands"
+        );
+        left.push((reader.last_event_id().to_owned(), last));
+    }
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    stage.sidestream = testkit::sidestream::Sidestream::start(super::config(
+        &stage.nats,
+        &stage.authority,
+        setting,
+    ))
+    .await;
+    for (id, last) in left {
+        let mut reader: Reader = stage.resume(Via::Http11, "/orders", &id).await;
+        let rest = reader.take(usize::try_from(COUNT - last).unwrap()).await;
+        assert_eq!(numbers(&rest), (last + 1..=COUNT).collect::<Vec<_>>());
+    }
+}
+
+/// The numbers that events begin with; control events have none.
+fn numbers(events: &[testkit::sse::Event]) -> Vec<u64> {
+    let data = events
+        .iter()
+        .filter(|event| !event.name.starts_with("sidestream."));
+    data.map(|event| event.data.split(' ').next().unwrap().parse().unwrap())
+        .collect()
+}
+
+/// How often the client opened, and whether it says that it is done.
+fn lives(client: &NodeClient) -> (usize, bool) {
+    let reports = client.reports();
+    let opened = reports
+        .iter()
+        .filter(|report| report["kind"] == "open")
+        .count();
+    (
+        opened,
+        reports.iter().any(|report| report["kind"] == "done"),
+    )
+}
+
+#[tokio::test]
+async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_abort_or_with_two_lines()
+ {
+    let clean = Stage::with(Setting {
+        route: "max_age: 500ms, retry: 100ms",
+        ..Setting::default()
+    })
+    .await;
+    let abort = Stage::with(Setting {
+        route: "max_age: 500ms, retry: 100ms, close: abort",
+        ..Setting::default()
+    })
+    .await;
+    let stops = NodeClient::fetch_event_source(&clean.sidestream.url("/orders"));
+    let comes_back =
+        NodeClient::fetch_event_source_with_two_lines(&clean.sidestream.url("/orders"));
+    let aborted = NodeClient::fetch_event_source(&abort.sidestream.url("/orders"));
+    eventually(DEADLINE, "a clean end is the end of everything", || async {
+        lives(&stops) == (1, true)
+    })
+    .await;
+    for (stage, client) in [(&clean, comes_back), (&abort, aborted)] {
+        let publisher = stage.jetstream.clone();
+        let publishing = tokio::spawn(async move {
+            for number in 1_u64.. {
+                publisher
+                    .publish("orders.1.x", number.to_string().into())
+                    .await
+                    .unwrap()
+                    .await
+                    .unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let fact = "it has lived four times and seen a hundred events";
+        let seen = || {
+            let events = client
+                .events()
+                .into_iter()
+                .filter(|event| event["name"] == "message" && event["data"] != "");
+            events
+                .map(|event| event["data"].as_str().unwrap().parse::<u64>().unwrap())
+                .collect::<Vec<_>>()
+        };
+        eventually(DEADLINE, fact, || async {
+            lives(&client).0 >= 4 && seen().len() > 100
+        })
+        .await;
+        publishing.abort();
+        let seen = seen();
+        assert_eq!(
+            seen,
+            (seen[0]..).take(seen.len()).collect::<Vec<_>>(),
+            "every event once, in order"
+        );
+        assert!(!lives(&client).1, "it never ends");
+    }
+}
+
+#[tokio::test]
+async fn those_that_are_behind_are_told_last() {
+    let rest = "drain: { accept_for: 0s, spread: 3s, timeout: 10s }";
+    let mut stage = Stage::with(Setting {
+        rest,
+        ..Setting::default()
+    })
+    .await;
+    // Opened first, so that only its lag can make it the last.
+    let mut connection = H2Client::builder()
+        .stream_window(500)
+        .connect(stage.sidestream.url("/"))
+        .await;
+    let mut behind = connection.get("/orders/1").await;
+    behind
+        .until_seen("the client has a position", |parser| {
+            parser.positions() == 1
+        })
+        .await;
+    for number in 1..=40 {
+        stage.publish("orders.1.x", format!("{number:0>60}")).await;
+    }
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let mut reader = stage.open(Via::Http11, "/orders/2").await;
+        reader.positioned().await;
+        others.push(reader);
+    }
+    stage.sidestream.terminate();
+    for reader in &mut others[..2] {
+        reader.read_to_end().await;
+    }
+    // It would be asked to end already, and wait for its window, if it had been the first.
+    let open = stage
+        .sidestream
+        .admin_json("/connections?route=/orders/%7Bid%7D")
+        .await;
+    let entries = open["connections"].as_array().unwrap();
+    let late = entries
+        .iter()
+        .find(|entry| entry["subjects"][0] == "orders.1.>")
+        .unwrap();
+    assert_eq!(late["state"], "active", "{open}");
+    for reader in &mut others[2..] {
+        reader.read_to_end().await;
+    }
+    assert_eq!(behind.closed().await, End::Terminated);
+    assert_eq!(
+        behind.rest().len(),
+        41,
+        "it gets everything that waited, and the close"
+    );
+    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+}

@@ -1,0 +1,96 @@
+//! Many event streams on one HTTP/2 connection.
+
+use super::Stage;
+use testkit::h2::H2Client;
+use testkit::h2_tap::DATA;
+
+#[tokio::test]
+async fn a_hundred_streams_on_one_connection_all_get_their_events() {
+    let stage = Stage::start().await;
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut streams = Vec::new();
+    for number in 0..100 {
+        streams.push(connection.get(&format!("/orders/{number}")).await);
+    }
+    for number in (0..100).rev() {
+        stage
+            .publish(&format!("orders.{number}.paid"), number.to_string())
+            .await;
+    }
+    for (number, stream) in streams.iter_mut().enumerate() {
+        assert_eq!(stream.next().await.data, number.to_string());
+    }
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_streams", &[("protocol", "h2")])
+            .await,
+        100.0
+    );
+    assert_eq!(
+        stage.sidestream.metric("sidestream_connections", &[]).await,
+        1.0
+    );
+    let empty = connection
+        .frames()
+        .into_iter()
+        .filter(|frame| frame.kind == DATA && frame.length == 0)
+        .count();
+    assert_eq!(empty, 0, "a receiver may take empty frames for a flood");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
+    let stage = Stage::start().await;
+    let mut connection = H2Client::builder()
+        .stream_window(16 * 1024)
+        .connect(stage.sidestream.url("/"))
+        .await;
+    let mut stalled = connection.get("/orders").await;
+    let mut reading = connection.get("/orders").await;
+    for number in 0..300 {
+        stage
+            .publish("orders.1.x", format!("{number} {}", "x".repeat(1024)))
+            .await;
+    }
+    for number in 0..300 {
+        assert!(reading.next().await.data.starts_with(&format!("{number} ")));
+    }
+    let lag = stage
+        .sidestream
+        .metric("sidestream_lag_events", &[("route", "/orders")])
+        .await;
+    assert!(lag > 200.0, "what the stalled stream lacks is told: {lag}");
+    // And when it is read after all:
+    for number in 0..300 {
+        assert!(stalled.next().await.data.starts_with(&format!("{number} ")));
+    }
+    stage
+        .sidestream
+        .until_metric("sidestream_lag_events", &[("route", "/orders")], |lag| {
+            lag == 0.0
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_stalled_stream_is_released_by_rst_stream_too() {
+    let stage = Stage::start().await;
+    let mut connection = H2Client::builder()
+        .stream_window(16 * 1024)
+        .connect(stage.sidestream.url("/"))
+        .await;
+    let stalled = connection.get("/orders").await;
+    let mut reading = connection.get("/orders").await;
+    for _ in 0..100 {
+        stage.publish("orders.1.x", "x".repeat(1024)).await;
+    }
+    reading.take(100).await;
+    stalled.reset();
+    stage
+        .sidestream
+        .until_metric("sidestream_streams", &[], |streams| streams == 1.0)
+        .await;
+    stage.publish("orders.1.x", "the other goes on").await;
+    assert_eq!(reading.next().await.data, "the other goes on");
+}

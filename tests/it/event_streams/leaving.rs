@@ -1,0 +1,198 @@
+//! Clients that go away, in every way there is, and what they leave behind: nothing.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::Stage;
+use super::reader::{Reader, Via};
+use testkit::h2::H2Client;
+use testkit::http1::Response;
+use testkit::sse::{End, SseClient};
+use testkit::transport::Connector;
+use testkit::wait::eventually;
+
+/// What "at once" means on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+async fn gone(stage: &Stage, how: &str, left: u64) {
+    eventually(
+        AT_ONCE,
+        &format!("{left} event streams are left after {how}"),
+        || async {
+            stage.connections().await == left
+                && stage.sidestream.metric("sidestream_streams", &[]).await == left as f64
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
+    let stage = Stage::start().await;
+    for via in Via::ALL {
+        for path in ["/orders", "/news"] {
+            let mut reader = stage.open(via, path).await;
+            reader.positioned().await;
+            assert_eq!(stage.connections().await, 1);
+            drop(reader);
+            gone(&stage, &format!("a close by {via:?}"), 0).await;
+            eventually(AT_ONCE, "no connection is counted", || async {
+                stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
+            })
+            .await;
+        }
+    }
+    let closed = stage
+        .sidestream
+        .metric("sidestream_streams_closed_total", &[("reason", "client")])
+        .await;
+    assert_eq!(closed, 10.0);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_its_connection_is_noticed_at_once() {
+    let stage = Stage::start().await;
+    for via in [Via::Http10, Via::Http11, Via::Tls11] {
+        let Reader::Http1(mut client) = stage.open(via, "/orders").await else {
+            unreachable!()
+        };
+        client
+            .until_seen("the client has a position", |parser| {
+                parser.positions() == 1
+            })
+            .await;
+        client.reset();
+        gone(&stage, &format!("a reset by {via:?}"), 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_close_is_noticed_while_events_flow() {
+    let stage = Stage::start().await;
+    for via in Via::ALL {
+        let mut reader = stage.open(via, "/orders").await;
+        for number in 0..20 {
+            stage.publish("orders.1.x", number.to_string()).await;
+            reader.next().await;
+        }
+        drop(reader);
+        gone(&stage, &format!("a close by {via:?}"), 0).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_behind_the_request_do_not_hide_the_close() {
+    let stage = Stage::start().await;
+    let url = stage.sidestream.url("/orders").parse().unwrap();
+    let request = "GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
+    let transport = Connector::default().connect(&url).await.unwrap();
+    let pipelined = [request, request, "and more"].concat();
+    let mut answer = Response::exchange(transport, pipelined.as_bytes(), false)
+        .await
+        .unwrap();
+    answer.chunk().await.unwrap();
+    assert_eq!(
+        stage.connections().await,
+        1,
+        "the second request is not answered"
+    );
+    drop(answer);
+    gone(&stage, "a close after pipelined bytes", 0).await;
+}
+
+#[tokio::test]
+async fn a_request_during_an_event_stream_does_not_disturb_it() {
+    let stage = Stage::start().await;
+    for via in [Via::Http10, Via::Http11, Via::Tls11] {
+        let Reader::Http1(mut client) = stage.open(via, "/orders").await else {
+            unreachable!()
+        };
+        let request = b"GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
+        for number in 0..3 {
+            client
+                .response()
+                .transport()
+                .write_all(request)
+                .await
+                .unwrap();
+            client.response().transport().flush().await.unwrap();
+            stage.publish("orders.1.x", number.to_string()).await;
+            assert_eq!(client.next().await.data, number.to_string(), "{via:?}");
+        }
+        assert_eq!(stage.connections().await, 1);
+        drop(client);
+        gone(&stage, &format!("a close by {via:?}"), 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_more_than_a_stray_request_is_closed() {
+    let stage = Stage::start().await;
+    let mut polite = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    client
+        .response()
+        .transport()
+        .write_all(&[b'x'; 16 * 1024])
+        .await
+        .unwrap();
+    stage.publish("orders.1.x", "16 KiB are borne").await;
+    assert_eq!(client.next().await.data, "16 KiB are borne");
+    client.response().transport().write_all(b"x").await.unwrap();
+    assert_ne!(client.closed().await, End::Terminated);
+    gone(&stage, "a client that talked too much", 1).await;
+    stage.publish("orders.1.x", "others go on").await;
+    assert_eq!(polite.take(2).await[1].data, "others go on");
+}
+
+#[tokio::test]
+async fn rst_stream_releases_that_stream_and_nothing_else() {
+    let stage = Stage::start().await;
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut kept = connection.get("/orders").await;
+    let also_kept = connection.get("/news").await;
+    let left = connection.get("/orders").await;
+    assert_eq!(stage.connections().await, 3);
+    left.reset();
+    gone(&stage, "RST_STREAM of one of three", 2).await;
+    stage.publish("orders.1.x", "the others go on").await;
+    assert_eq!(kept.next().await.data, "the others go on");
+    let mut again = connection.get("/orders").await;
+    stage
+        .publish("orders.1.x", "and the connection takes new ones")
+        .await;
+    assert_eq!(again.next().await.data, "and the connection takes new ones");
+    drop((also_kept, connection));
+    gone(&stage, "the close of the whole connection", 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answers_reach_it() {
+    let stage = Stage::start().await;
+    for (target, is_event_stream) in [("/orders", true), ("/nowhere", false)] {
+        let url = stage.sidestream.url(target).parse().unwrap();
+        let mut transport = Connector::default().connect(&url).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        transport.write_all(request.as_bytes()).await.unwrap();
+        transport.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // To its end, which comes at once; an event stream may be cut.
+        let read = tokio::time::timeout(AT_ONCE * 3, transport.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "{target} ends");
+        let answer = String::from_utf8_lossy(&answer);
+        if is_event_stream {
+            assert!(!answer.contains("sidestream.close"), "{answer}");
+            gone(&stage, "a FIN after the request", 0).await;
+        } else {
+            assert!(
+                answer.contains("404") && answer.contains("not_found"),
+                "{answer}"
+            );
+        }
+    }
+}

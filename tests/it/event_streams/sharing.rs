@@ -1,0 +1,76 @@
+//! What clients share at NATS: subscriptions and consumers do not grow with their number.
+
+use super::reader::Via;
+use super::{Setting, Stage};
+use testkit::h2::H2Client;
+use testkit::http1;
+use testkit::nats::free_port;
+
+#[tokio::test]
+async fn clients_of_one_core_filter_share_one_subscription() {
+    let monitor = free_port();
+    let nats = format!("http: \"127.0.0.1:{monitor}\"");
+    let stage = Stage::with(Setting {
+        nats: &nats,
+        ..Setting::default()
+    })
+    .await;
+    let mut readers = Vec::new();
+    for via in [Via::Http11, Via::H2, Via::TlsH2, Via::Http10, Via::Tls11] {
+        for _ in 0..3 {
+            readers.push(stage.open(via, "/news").await);
+        }
+    }
+    let seen = http1::get(&format!("http://127.0.0.1:{monitor}/connz?subs=1"))
+        .await
+        .unwrap()
+        .json();
+    let lists = seen["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|connection| &connection["subscriptions_list"]);
+    let count = lists
+        .filter_map(|list| list.as_array())
+        .flatten()
+        .filter(|subject| *subject == "news.>")
+        .count();
+    assert_eq!(count, 1, "{seen:#}");
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_feeds", &[("source", "core")])
+            .await,
+        1.0
+    );
+    stage.say("news.today", "to all of them").await;
+    for reader in &mut readers {
+        assert_eq!(reader.next().await.data, "to all of them");
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_clients_of_a_stream_cost_nats_one_consumer() {
+    let stage = Stage::start().await;
+    let mut connections = Vec::new();
+    let mut streams = Vec::new();
+    for client in 0..2 {
+        let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+        for number in 0..100 {
+            streams.push(connection.get(&format!("/orders/{client}-{number}")).await);
+        }
+        connections.push(connection);
+    }
+    assert_eq!(stage.connections().await, 200);
+    let stream = stage.jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(stream.cached_info().state.consumer_count, 1);
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_consumers_created_total", &[])
+            .await,
+        1.0
+    );
+    stage.publish("orders.1-42.paid", "for one of them").await;
+    assert_eq!(streams[142].next().await.data, "for one of them");
+}

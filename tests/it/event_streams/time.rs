@@ -1,0 +1,255 @@
+//! What an event stream does by the clock: heartbeats, checkpoints, and its age.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::reader::Via;
+use super::{Setting, Stage, json, sequence};
+use testkit::h2::H2Client;
+use testkit::sse::SseClient;
+
+#[tokio::test]
+async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 100ms",
+        ..Setting::default()
+    })
+    .await;
+    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+        .connect()
+        .await;
+    client
+        .until_seen("the client has heard two heartbeats", |parser| {
+            parser.comments().len() == 2
+        })
+        .await;
+    let expected = format!(
+        "retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {}\n\n: hb\n: hb\n",
+        client.last_event_id()
+    );
+    assert_eq!(String::from_utf8_lossy(client.wire()), expected);
+    for via in Via::ALL {
+        let mut reader = stage.open(via, "/news").await;
+        reader
+            .until_seen("the client has heard a heartbeat", |parser| {
+                !parser.comments().is_empty()
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_with_events_does_not_beat() {
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 1s",
+        ..Setting::default()
+    })
+    .await;
+    let mut reader = stage.open(Via::Http11, "/orders").await;
+    let begun = Instant::now();
+    let mut pauses = Duration::ZERO;
+    while begun.elapsed() < Duration::from_millis(2500) {
+        let before = Instant::now();
+        stage.publish("orders.1.x", "x").await;
+        reader.next().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        pauses = pauses.max(before.elapsed());
+    }
+    // On a machine that stood still the stream was silent.
+    assert!(
+        reader.comments() == 0 || pauses > Duration::from_millis(400),
+        "{} heartbeats",
+        reader.comments()
+    );
+}
+
+#[tokio::test]
+async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 1s",
+        ..Setting::default()
+    })
+    .await;
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(connection.get("/orders").await);
+    }
+    for event in [false, true] {
+        if event {
+            stage.publish("orders.1.x", "the same to all").await;
+        }
+        let mut beats = JoinSet::new();
+        for mut stream in streams.drain(..) {
+            let heard = stream.comments();
+            beats.spawn(async move {
+                stream
+                    .until_seen("another heartbeat", |parser| {
+                        parser.comments().len() > heard
+                    })
+                    .await;
+                (Instant::now(), stream)
+            });
+        }
+        let mut times = Vec::new();
+        for (time, stream) in beats.join_all().await {
+            times.push(time);
+            streams.push(stream);
+        }
+        times.sort();
+        let together = |time: &Instant| {
+            times
+                .iter()
+                .filter(|other| **other >= *time && **other < *time + Duration::from_millis(100))
+                .count()
+        };
+        let most = times.iter().map(together).max().unwrap();
+        assert!(
+            most <= 25,
+            "{most} of 50 heartbeats within 100 ms, after an event: {event}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
+    let stage = Stage::with(Setting {
+        route: "heartbeat: 200ms",
+        ..Setting::default()
+    })
+    .await;
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let (mut gone, mut stays) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        gone.push(connection.get("/orders").await);
+        stays.push(connection.get("/orders").await);
+    }
+    gone.into_iter().for_each(|stream| stream.reset());
+    for stream in &mut stays {
+        let heard = stream.comments();
+        stream
+            .until_seen("three more heartbeats", |parser| {
+                parser.comments().len() >= heard + 3
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_client_is_told_how_far_its_source_has_come() {
+    let stage = Stage::with(Setting {
+        route: "checkpoint: 300ms",
+        ..Setting::default()
+    })
+    .await;
+    for via in [Via::Http11, Via::H2] {
+        let mut reader = stage.open(via, "/orders/mine").await;
+        let begun = reader.positioned().await;
+        let passed = stage.publish("orders.other.x", "not for this client").await;
+        assert!(passed > sequence(&begun, 0));
+        let fact = "the client has the position of an event that was not for it";
+        reader
+            .until_seen(fact, |parser| sequence(parser.last_event_id(), 0) == passed)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn the_close_event_has_the_position_and_is_the_last_block_also_without_checkpoints() {
+    for checkpoint in ["30s", "null"] {
+        let route = format!("max_age: 300ms, checkpoint: {checkpoint}");
+        let stage = Stage::with(Setting {
+            route: &route,
+            ..Setting::default()
+        })
+        .await;
+        let mut client = SseClient::get(stage.sidestream.url("/orders/mine"))
+            .connect()
+            .await;
+        client
+            .until_seen("the opening", |parser| parser.retry().is_some())
+            .await;
+        let passed = stage.publish("orders.other.x", "not for this client").await;
+        client.closed().await;
+        let (id, retry) = (client.last_event_id(), client.retry().unwrap());
+        assert_eq!(
+            sequence(id, 0),
+            passed,
+            "checkpoint: {checkpoint}: the close moves the client to the head"
+        );
+        let close = format!(
+            "retry: {retry}\nevent: sidestream.close\ndata: {{\"reason\":\"age\",\"retry\":{retry}}}\nid: {id}\n\n"
+        );
+        let wire = String::from_utf8_lossy(client.wire()).into_owned();
+        assert!(wire.ends_with(&close), "checkpoint: {checkpoint}: {wire}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
+    let stage = Stage::with(Setting {
+        route: "max_age: 400ms",
+        ..Setting::default()
+    })
+    .await;
+    let publisher = stage.jetstream.clone();
+    let publishing = tokio::spawn(async move {
+        for number in 1_u64.. {
+            publisher
+                .publish("orders.1.x", number.to_string().into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    for via in Via::ALL {
+        let mut reader = stage.open(via, "/orders").await;
+        let first = sequence(&reader.positioned().await, 0);
+        let (begun, mut lives, mut numbers) = (Instant::now(), 0, Vec::new());
+        while lives < 4 {
+            let (mut events, end) = reader.read_to_end().await;
+            assert_eq!(end, via.proper_end(), "{via:?}");
+            let close = events.pop().unwrap();
+            assert_eq!(
+                (&*close.name, &json(&close.data)["reason"]),
+                ("sidestream.close", &"age".into())
+            );
+            assert_eq!(json(&close.data)["retry"].as_u64(), reader.retry());
+            numbers.extend(
+                events
+                    .into_iter()
+                    .map(|event| event.data.parse::<u64>().unwrap()),
+            );
+            let id = reader.last_event_id().to_owned();
+            assert!(
+                sequence(&id, 0) >= *numbers.last().unwrap(),
+                "the end tells the position: {id}"
+            );
+            reader = stage.resume(via, "/orders", &id).await;
+            lives += 1;
+        }
+        // The first bytes may have brought the first events along.
+        assert!(
+            numbers[0] <= first + 1,
+            "{via:?}: {} after {first}",
+            numbers[0]
+        );
+        let expected: Vec<u64> = (numbers[0]..).take(numbers.len()).collect();
+        assert_eq!(numbers, expected, "{via:?}");
+        assert!(
+            begun.elapsed() > Duration::from_millis(4 * 320),
+            "a fifth sooner at the earliest"
+        );
+    }
+    publishing.abort();
+    let aged = stage
+        .sidestream
+        .metric("sidestream_streams_closed_total", &[("reason", "age")])
+        .await;
+    assert!(aged >= 20.0, "{aged}");
+    let lost = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
+    assert_eq!(lost, 0.0);
+}

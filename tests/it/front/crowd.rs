@@ -1,0 +1,344 @@
+//! Three hundred clients of every kind behind a proxy, each with its ledger.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::ledger::{Follows, Ledger};
+use super::publisher::{Published, SHARES};
+use super::stage::Stage;
+use testkit::browser::{Browser, Page};
+use testkit::h2::H2Client;
+use testkit::node::NodeClient;
+use testkit::process::Process;
+use testkit::sidestream::binary;
+use testkit::sse::SseClient;
+use testkit::sse_parser::Event;
+use testkit::wait::{RECOVERY, eventually};
+
+/// All clients together.
+pub(crate) const CLIENTS: usize = 300;
+
+/// Event streams of the npm package `eventsource`, in one process; as many of the browser.
+const MANY: usize = 10;
+
+/// Event streams on one HTTP/2 connection: below what proxies permit.
+const ON_ONE_CONNECTION: usize = 46;
+
+/// What the route says; a drain says it otherwise.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The clients at work.
+pub(crate) struct Crowd {
+    ledgers: Vec<Arc<Mutex<Ledger>>>,
+    tasks: JoinSet<()>,
+    witnesses: Vec<Witness>,
+}
+
+/// A process that follows event streams and tells what it sees.
+struct Witness {
+    teller: Teller,
+    /// How much of it has been read.
+    heard: usize,
+    /// One for each of its event streams.
+    ledgers: Vec<Arc<Mutex<Ledger>>>,
+}
+
+enum Teller {
+    Node(NodeClient),
+    Browser(Browser),
+    Tail(Process),
+}
+
+/// A client of the rig: where its events go.
+struct Follower {
+    target: String,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+// === impl Crowd ===
+
+impl Crowd {
+    /// Opens all event streams, so many of everything and the others of a share; returns when the pods have them all.
+    /// With a page, a browser is among them.
+    pub(crate) async fn gather(stage: &Stage, everything: usize, page: Option<Page>) -> Self {
+        let mut crowd = Self {
+            ledgers: Vec::new(),
+            tasks: JoinSet::new(),
+            witnesses: Vec::new(),
+        };
+        crowd.processes(stage, page);
+        let rig = CLIENTS - crowd.ledgers.len();
+        let follows = |number: usize| {
+            if number < everything {
+                Follows::All
+            } else {
+                share(number)
+            }
+        };
+        let mut numbers = (0..rig).map(follows).collect::<Vec<_>>().into_iter();
+        while numbers.len() > 0 {
+            let tls = stage.authority.trusting(&["h2"]);
+            let connection = Arc::new(
+                H2Client::builder()
+                    .tls(tls)
+                    .connect(stage.front.url_tls("/"))
+                    .await,
+            );
+            for follows in numbers.by_ref().take(ON_ONE_CONNECTION) {
+                let follower = crowd.another(follows);
+                crowd
+                    .tasks
+                    .spawn(follower.over_http2(Arc::clone(&connection)));
+            }
+            for follows in numbers.by_ref().take(ON_ONE_CONNECTION) {
+                let follower = crowd.another(follows);
+                crowd.tasks.spawn(follower.over_http1(stage.front.url("")));
+            }
+        }
+        eventually(RECOVERY, "every client is there", || async {
+            stage.streams().await == CLIENTS
+        })
+        .await;
+        crowd
+    }
+
+    /// Waits until every client has had an event.
+    pub(crate) async fn until_all_have_begun(&mut self) {
+        self.until_all("have had an event", Ledger::has_begun).await;
+    }
+
+    /// Waits until every client has everything, and nothing was wrong with any.
+    pub(crate) async fn until_all_have(&mut self, published: Published) {
+        self.until_all(&format!("have all of {published:?}"), |ledger| {
+            ledger.has(published)
+        })
+        .await;
+        self.assert_right();
+    }
+
+    async fn until_all(&mut self, fact: &str, is_so: impl Fn(&Ledger) -> bool) {
+        let begun = Instant::now();
+        loop {
+            self.hear();
+            let late = self
+                .ledgers
+                .iter()
+                .filter(|ledger| !is_so(&lock(ledger)))
+                .count();
+            if late == 0 {
+                return;
+            }
+            if begun.elapsed() > RECOVERY {
+                self.assert_right();
+                panic!("{late} clients do not {fact}");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Nothing was wrong with any client so far.
+    pub(crate) fn assert_right(&mut self) {
+        self.hear();
+        let wrong: Vec<String> = self
+            .ledgers
+            .iter()
+            .flat_map(|ledger| lock(ledger).mistakes().to_vec())
+            .collect();
+        let some = wrong
+            .iter()
+            .take(20)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(wrong.is_empty(), "{} mistakes:\n{some}", wrong.len());
+    }
+
+    /// How many ends of event streams were announced as those of a drain.
+    pub(crate) fn drains(&mut self) -> usize {
+        self.hear();
+        self.ledgers.iter().map(|ledger| lock(ledger).drains).sum()
+    }
+
+    fn hear(&mut self) {
+        self.witnesses.iter_mut().for_each(Witness::hear);
+    }
+
+    /// The next client: where its ledger stands.
+    fn another(&mut self, follows: Follows) -> Follower {
+        let ledger = Arc::new(Mutex::new(Ledger::new(follows)));
+        self.ledgers.push(Arc::clone(&ledger));
+        Follower {
+            target: follows.path(),
+            ledger,
+        }
+    }
+
+    fn processes(&mut self, stage: &Stage, page: Option<Page>) {
+        const NAMES: [&str; 2] = ["sidestream.gap", "sidestream.close"];
+        let mut many = |url: &dyn Fn(&str) -> String| -> (Vec<String>, Vec<Arc<Mutex<Ledger>>>) {
+            (0..MANY)
+                .map(|number| self.another(share(number)))
+                .map(|client| (url(&client.target), client.ledger))
+                .unzip()
+        };
+        let mut witnesses = Vec::new();
+        let (urls, ledgers) = many(&|target| stage.front.url(target));
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        let node = NodeClient::eventsources(&urls, &NAMES);
+        witnesses.push(Witness {
+            teller: Teller::Node(node),
+            heard: 0,
+            ledgers,
+        });
+        if let Some(page) = page {
+            // Over HTTP/2: a browser opens six HTTP/1 connections to one host.
+            let (urls, ledgers) = many(&|target| stage.front.url_tls(target));
+            let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+            let browser = page.open(&urls, &NAMES);
+            witnesses.push(Witness {
+                teller: Teller::Browser(browser),
+                heard: 0,
+                ledgers,
+            });
+        }
+        for secure in [false, true] {
+            let client = self.another(Follows::All);
+            let mut command = Command::new(binary());
+            command.args(["tail", "--json"]);
+            if secure {
+                let url = stage.front.url_tls(&client.target);
+                command.arg("--cacert").arg(stage.authority.file()).arg(url);
+            } else {
+                command.arg(stage.front.url(&client.target));
+            }
+            let tail = Process::spawn("tail", &mut command);
+            witnesses.push(Witness {
+                teller: Teller::Tail(tail),
+                heard: 0,
+                ledgers: vec![client.ledger],
+            });
+        }
+        self.witnesses = witnesses;
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    async fn over_http1(self, base: String) {
+        let (mut id, mut retry) = (String::new(), RETRY);
+        loop {
+            let mut request = SseClient::get(format!("{base}{}", self.target));
+            if !id.is_empty() {
+                request = request.last_event_id(&id);
+            }
+            match request.try_connect().await {
+                Err(error) => self.wrong(format!("no answer over HTTP/1.1: {error}")),
+                Ok(client) if client.status() != 200 => {
+                    self.wrong(format!("status {}", client.status()))
+                }
+                Ok(mut client) => {
+                    while let Ok(event) = client.advance().await {
+                        self.take(&event);
+                    }
+                    client.last_event_id().clone_into(&mut id);
+                    retry = client.retry().map_or(retry, Duration::from_millis);
+                }
+            }
+            sleep(retry).await;
+        }
+    }
+
+    async fn over_http2(self, connection: Arc<H2Client>) {
+        let (mut id, mut retry) = (String::new(), RETRY);
+        loop {
+            let mut headers = vec![("accept", "text/event-stream")];
+            if !id.is_empty() {
+                headers.push(("last-event-id", &id));
+            }
+            match connection.try_request("GET", &self.target, &headers).await {
+                Err(error) => self.wrong(format!("no answer over HTTP/2: {error}")),
+                Ok(stream) if stream.status() != 200 => {
+                    self.wrong(format!("status {}", stream.status()))
+                }
+                Ok(mut stream) => {
+                    while let Ok(event) = stream.advance().await {
+                        self.take(&event);
+                    }
+                    stream.last_event_id().clone_into(&mut id);
+                    retry = stream.retry().map_or(retry, Duration::from_millis);
+                }
+            }
+            sleep(retry).await;
+        }
+    }
+
+    fn take(&self, event: &Event) {
+        lock(&self.ledger).take(event);
+    }
+
+    fn wrong(&self, what: String) {
+        lock(&self.ledger).wrong(what);
+    }
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// Takes what was told since the last time.
+    fn hear(&mut self) {
+        let (reports, heard) = match &self.teller {
+            Teller::Node(node) => node.reports_since(self.heard),
+            Teller::Browser(browser) => browser.reports_since(self.heard),
+            Teller::Tail(tail) => tail.scan(self.heard, |lines| {
+                (
+                    lines.iter().filter_map(|line| tailed(line)).collect(),
+                    self.heard + lines.len(),
+                )
+            }),
+        };
+        self.heard = heard;
+        for report in reports {
+            let mut ledger = lock(&self.ledgers[report["source"].as_u64().unwrap() as usize]);
+            let text = |key: &str| report[key].as_str().unwrap_or_default().to_owned();
+            match report["kind"].as_str().unwrap() {
+                "event" => ledger.take(&Event {
+                    name: text("name"),
+                    data: text("data"),
+                    id: text("id"),
+                }),
+                // An EventSource that is closed has seen a status other than 200, and is so for ever.
+                "error" if report["state"] == 2 => ledger.wrong(report.to_string()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A line of `tail --json`, told as the others tell; what it says to people begins otherwise.
+fn tailed(line: &str) -> Option<Value> {
+    if line.contains("closes this stream: drain") {
+        let data = r#"{"reason":"drain"}"#;
+        return Some(
+            json!({ "source": 0, "kind": "event", "name": "sidestream.close", "data": data }),
+        );
+    }
+    let told: Value = serde_json::from_str(line).ok()?;
+    let event = told.as_object()?;
+    let (name, data, id) = (event.get("event")?, &event["data"], &event["id"]);
+    Some(json!({ "source": 0, "kind": "event", "name": name, "data": data, "id": id }))
+}
+
+/// Client `n` follows share `n % SHARES`, if not everything.
+fn share(number: usize) -> Follows {
+    Follows::Share(number as u64 % SHARES)
+}
+
+fn lock(ledger: &Arc<Mutex<Ledger>>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap()
+}

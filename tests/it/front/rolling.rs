@@ -1,0 +1,177 @@
+//! Pods are drained and restarted in turn, and killed, under 300 clients and 500 events a second.
+
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::crowd::{CLIENTS, Crowd};
+use super::publisher::Publisher;
+use super::stage::{SPREAD, Stage};
+use testkit::browser::Page;
+use testkit::front::Kind;
+use testkit::wait::{RECOVERY, eventually};
+
+/// One crowd at a time: how fast clients come back is measured.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// So many clients follow everything, 500 events a second; the others a tenth of it, and all of them see each pod go.
+const EVERYTHING: usize = 10;
+
+/// A third of `SPREAD`; a machine that stands still for less does not look like a crowd.
+const MOMENT: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_drains_behind_nginx_cost_nobody_an_event_or_an_error() {
+    drains_cost_nothing(Kind::Nginx, 3, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_behind_haproxy_costs_nobody_an_event_or_an_error() {
+    drains_cost_nothing(Kind::Haproxy, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_behind_envoy_costs_nobody_an_event_or_an_error() {
+    drains_cost_nothing(Kind::Envoy, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_behind_caddy_costs_nobody_an_event_or_an_error() {
+    drains_cost_nothing(Kind::Caddy, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "building Traefik takes minutes: `make test-long`"]
+async fn drain_with_traefik_in_front_loses_no_event_and_causes_no_error() {
+    drains_cost_nothing(Kind::Traefik, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_pod_behind_nginx_that_speaks_http_1_0_costs_nobody_an_event_or_an_error() {
+    kills_cost_nothing(Kind::NginxHttp10, 1, EVERYTHING).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: `make test-long`"]
+async fn ten_drains_and_ten_kills_behind_each_proxy_cost_nobody_an_event_or_an_error() {
+    for kind in Kind::ALL {
+        drains_cost_nothing(kind, 10, CLIENTS).await;
+        kills_cost_nothing(kind, 10, CLIENTS).await;
+    }
+}
+
+async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
+    let _alone = ALONE.lock().await;
+    let page = Page::serve().await;
+    let mut stage = Stage::set(kind, &page.origin()).await;
+    // A browser takes seconds to start; it sees HTTP/2 from all proxies alike.
+    let page = (kind == Kind::Nginx).then_some(page);
+    let mut crowd = Crowd::gather(&stage, everything, page).await;
+    let publisher = Publisher::start(&stage.nats).await;
+    crowd.until_all_have_begun().await;
+    let mut moved = 0;
+    for round in 0..rounds {
+        moved += drain(&mut stage, round % 2).await;
+        crowd.assert_right();
+    }
+    let published = publisher.stop().await;
+    crowd.until_all_have(published).await;
+    assert!(
+        crowd.drains() >= moved,
+        "{} of {moved} clients were told of a drain",
+        crowd.drains()
+    );
+    finish(stage, crowd, moved).await;
+}
+
+async fn kills_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
+    let _alone = ALONE.lock().await;
+    let mut stage = Stage::set(kind, "http://page.invalid").await;
+    let mut crowd = Crowd::gather(&stage, everything, None).await;
+    let publisher = Publisher::start(&stage.nats).await;
+    crowd.until_all_have_begun().await;
+    let mut moved = 0;
+    for round in 0..rounds {
+        let pod = round % 2;
+        let heard = stage.front.heard();
+        moved += stage.pods[pod].streams().await;
+        stage.pods[pod].sidestream.kill9();
+        everybody_is_back(&stage).await;
+        stage.pods[pod].restart().await;
+        stage.front.until_known(pod, true, heard).await;
+        crowd.assert_right();
+    }
+    // The one that all have gone to.
+    moved += drain(&mut stage, rounds % 2).await;
+    let published = publisher.stop().await;
+    crowd.until_all_have(published).await;
+    finish(stage, crowd, moved).await;
+}
+
+/// Drains a pod and starts it anew; returns how many clients it had, when all are back.
+async fn drain(stage: &mut Stage, pod: usize) -> usize {
+    let heard = stage.front.heard();
+    let clients = stage.pods[pod].streams().await;
+    assert!(clients > 0, "there is something to drain");
+    let before = stage.pods[1 - pod].opened().len();
+    let draining = &mut stage.pods[pod].sidestream;
+    draining.terminate();
+    assert_eq!(draining.wait_exit(RECOVERY).await, 0);
+    everybody_is_back(stage).await;
+    assert_pace(stage.pods[1 - pod].opened().split_off(before), clients);
+    // Not before all are back: nginx has no health checks and would turn to a pod that is not ready yet, and what that
+    // one tells a browser is "later".
+    stage.pods[pod].restart().await;
+    stage.front.until_known(pod, true, heard).await;
+    clients
+}
+
+/// In no moment more than twice as many come back as an even spread has in it.
+fn assert_pace(mut opened: Vec<f64>, clients: usize) {
+    opened.sort_by(f64::total_cmp);
+    let planned = clients as f64 * MOMENT.div_duration_f64(SPREAD);
+    let within = |from: f64| {
+        opened
+            .iter()
+            .filter(|at| (from..from + MOMENT.as_secs_f64()).contains(*at))
+            .count()
+    };
+    let most = opened
+        .iter()
+        .map(|from| within(*from))
+        .max()
+        .unwrap_or_default();
+    assert!(
+        most as f64 <= 2.0 * planned,
+        "{most} of {clients} came back within {MOMENT:?}, planned are {planned}"
+    );
+}
+
+async fn everybody_is_back(stage: &Stage) {
+    eventually(RECOVERY, "everybody is back", || async {
+        stage.streams().await == CLIENTS
+    })
+    .await;
+}
+
+/// The proxy has seen no other answer than 200 from the pods that it chose at last.
+async fn finish(stage: Stage, crowd: Crowd, moved: usize) {
+    drop(crowd);
+    eventually(RECOVERY, "everybody is gone", || async {
+        stage.streams().await == 0
+    })
+    .await;
+    let kind = stage.front.kind();
+    let logged = stage.front.stop().await;
+    assert_eq!(logged.failed, [""; 0], "answers that no pod gave");
+    // HAProxy drops lines of its log rather than wait for whoever reads it.
+    let least = if kind == Kind::Haproxy {
+        1
+    } else {
+        CLIENTS + moved
+    };
+    assert!(
+        logged.answered >= least,
+        "{logged:?}, {moved} clients were moved"
+    );
+}

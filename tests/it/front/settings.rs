@@ -1,0 +1,126 @@
+//! What the documented configurations promise one client: at once, as itself, past a pod that is not there.
+
+use std::time::Duration;
+
+use super::stage::Stage;
+use testkit::front::Kind;
+use testkit::nats::publish;
+use testkit::sse::{End, SseClient};
+use testkit::wait::{RECOVERY, eventually};
+
+#[tokio::test]
+async fn an_event_passes_nginx_at_once_and_the_pod_knows_the_client() {
+    serves(Kind::Nginx, End::Truncated).await;
+}
+
+#[tokio::test]
+async fn an_event_passes_nginx_that_speaks_http_1_0_at_once_and_the_pod_knows_the_client() {
+    // Over HTTP/1.0 the end of the connection is the end of the answer: nginx cannot tell a dead pod from a done one.
+    serves(Kind::NginxHttp10, End::Terminated).await;
+}
+
+#[tokio::test]
+async fn an_event_passes_haproxy_at_once_and_the_pod_knows_the_client() {
+    serves(Kind::Haproxy, End::Truncated).await;
+}
+
+#[tokio::test]
+async fn an_event_passes_envoy_at_once_and_the_pod_knows_the_client() {
+    serves(Kind::Envoy, End::Truncated).await;
+}
+
+#[tokio::test]
+async fn an_event_passes_caddy_at_once_and_the_pod_knows_the_client() {
+    serves(Kind::Caddy, End::Truncated).await;
+}
+
+#[tokio::test]
+#[ignore = "building Traefik takes minutes: `make test-long`"]
+async fn event_passes_traefik_at_once_and_the_pod_knows_the_client() {
+    serves(Kind::Traefik, End::Truncated).await;
+}
+
+/// 5 s: a heartbeat comes after half of its 15 s at the earliest, and would tell a proxy that its client is gone.
+const BEFORE_A_HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// `killed`: how an event stream ends whose pod is killed.
+async fn serves(kind: Kind, killed: End) {
+    let mut stage = Stage::set(kind, "http://page.invalid").await;
+    stage.pods[1].sidestream.kill9();
+    // Whichever pod the proxy turns to first, the client is served.
+    for _ in 0..6 {
+        let client = SseClient::get(stage.front.url("/share/0")).connect().await;
+        assert_eq!(client.status(), 200);
+    }
+    eventually(
+        BEFORE_A_HEARTBEAT,
+        "the pod knows that they have left",
+        || async { stage.streams().await == 0 },
+    )
+    .await;
+    let mut client = SseClient::get(stage.front.url("/share/0"))
+        .header("X-Forwarded-For", "203.0.113.9")
+        .connect()
+        .await;
+    // Envoy gives a peer on loopback the address of the machine, which no test can know.
+    let address = if kind == Kind::Envoy {
+        ""
+    } else {
+        "203.0.113.9"
+    };
+    eventually(RECOVERY, "the pod knows the client", || async {
+        let connections = stage.pods[0].sidestream.admin_json("/connections").await;
+        let client = connections["connections"][0]["client"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        client != "127.0.0.1" && client.contains(address) && connections["total"] == 1
+    })
+    .await;
+    // The answer goes on: what does not arrive at once would not arrive at all.
+    publish(
+        &stage.nats.jetstream().await,
+        "a.0",
+        ["a 0".to_owned(), "a 10".to_owned()],
+    )
+    .await;
+    let first = client.next().await;
+    assert_eq!(
+        (first.data.as_str(), client.next().await.data.as_str()),
+        ("a 0", "a 10")
+    );
+
+    // Without NATS no pod is ready, and each still serves from memory.
+    let heard = stage.front.heard();
+    stage.nats.kill9();
+    eventually(RECOVERY, "the pod is not ready", || async {
+        stage.pods[0].sidestream.admin("/health/ready").await.0 == 503
+    })
+    .await;
+    stage.front.until_known(0, false, heard).await;
+    let mut resumed = SseClient::get(stage.front.url("/share/0"))
+        .last_event_id(&first.id)
+        .connect()
+        .await;
+    assert_eq!(resumed.status(), 200);
+    assert_eq!(resumed.next().await.data, "a 10");
+
+    stage.pods[0].sidestream.kill9();
+    assert_eq!(client.closed().await, killed);
+    // Without any pod: no status that would be the end for an EventSource.
+    let mut client = SseClient::get(stage.front.url("/share/0")).connect().await;
+    assert_eq!(
+        (client.status(), client.header("content-type").as_deref()),
+        (200, Some("text/event-stream"))
+    );
+    let close = client.next().await;
+    assert_eq!(close.name, "sidestream.close");
+    assert!(close.data.contains("overload"), "{close:?}");
+    assert!(
+        client
+            .retry()
+            .is_some_and(|retry| (2000..=5000).contains(&retry)),
+        "{:?}",
+        client.retry()
+    );
+}

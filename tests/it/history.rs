@@ -1,0 +1,382 @@
+//! The past of a stream is read completely, once and in order, whatever happens to the stream, the consumer and the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::upstream::{Upstream, filter_set};
+use async_nats::jetstream::{self, stream};
+use sidestream::feed::Archive;
+use sidestream::feed::history::{Page, Pages, Unavailable};
+use testkit::nats::{Nats, create_stream, publish, publish_raw};
+use testkit::wait::{RECOVERY, eventually, within};
+
+/// One server, a stream `A` of `a.>`, and its archive.
+struct Past {
+    server: Nats,
+    jetstream: jetstream::Context,
+    stream: stream::Stream,
+    upstream: Upstream,
+    archive: Arc<dyn Archive>,
+}
+
+/// A reading and what it brought.
+struct Reader {
+    pages: Box<dyn Pages>,
+    /// Up to where the pages adjoin each other.
+    through: u64,
+    /// Where a page began later than the one before it ended, and that end.
+    jumps: Vec<(u64, u64)>,
+    events: Vec<(u64, String)>,
+}
+
+impl Past {
+    async fn start() -> Self {
+        let server = Nats::start().await;
+        let jetstream = server.jetstream().await;
+        let stream = create_stream(&jetstream, "A", &["a.>"]).await;
+        let upstream = Upstream::connect(&server.url()).await;
+        let archive = upstream.nats.archive("A", None, &filter_set(&["a.>"]));
+        upstream.until_ok("nats").await;
+        Self {
+            server,
+            jetstream,
+            stream,
+            upstream,
+            archive,
+        }
+    }
+
+    /// Publishes `count` messages to `subject`, numbered from `first` on, and waits until all are stored.
+    async fn fill(&self, subject: &str, first: u64, count: u64) {
+        let before = self.last().await;
+        let client = self.server.client().await;
+        for number in first..first + count {
+            client
+                .publish(subject.to_owned(), number.to_string().into())
+                .await
+                .unwrap();
+        }
+        client.flush().await.unwrap();
+        eventually(RECOVERY, "all messages are stored", || async {
+            self.last().await == before + count
+        })
+        .await;
+    }
+
+    async fn last(&self) -> u64 {
+        self.stream.get_info().await.unwrap().state.last_sequence
+    }
+
+    async fn consumers(&self) -> usize {
+        self.stream.get_info().await.unwrap().state.consumer_count
+    }
+
+    fn read(&self, filters: &[impl AsRef<str>], after: u64) -> Reader {
+        let pages = self.archive.read(&filter_set(filters), after);
+        Reader {
+            pages,
+            through: after,
+            jumps: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<(), Unavailable> {
+        let Page {
+            after,
+            events,
+            through,
+            ..
+        } = within(RECOVERY, "a page comes", self.pages.next()).await?;
+        assert!(
+            after >= self.through && through >= after,
+            "{after} to {through} behind {}",
+            self.through
+        );
+        assert!(events.len() <= 256);
+        if after > self.through {
+            self.jumps.push((self.through, after));
+        }
+        let mut last = after;
+        for event in events {
+            assert!(event.position.seq > last && event.position.check.is_some());
+            last = event.position.seq;
+            self.events
+                .push((last, String::from_utf8_lossy(&event.data).into_owned()));
+        }
+        assert!(last <= through);
+        self.through = through;
+        Ok(())
+    }
+
+    async fn until(&mut self, through: u64) -> &mut Self {
+        while self.through < through {
+            self.next().await.unwrap();
+        }
+        self
+    }
+
+    fn sequences(&self) -> Vec<u64> {
+        self.events.iter().map(|(sequence, _)| *sequence).collect()
+    }
+}
+
+fn range(first: u64, last: u64) -> Vec<u64> {
+    (first..=last).collect()
+}
+
+#[tokio::test]
+async fn ten_thousand_messages_are_read_without_a_hole_and_what_comes_later_too() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 10_000).await;
+    let mut reader = past.read(&["a.>"], 0);
+    reader.until(10_000).await;
+    assert_eq!(reader.sequences(), range(1, 10_000));
+    assert_eq!(reader.events[41].1, "42");
+    // At the end it waits.
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), reader.pages.next())
+            .await
+            .is_err()
+    );
+    past.fill("a.y", 10_001, 3).await;
+    reader.until(10_003).await;
+    assert_eq!(reader.events.len(), 10_003);
+    assert!(reader.jumps.is_empty());
+    assert_eq!(past.upstream.metrics.consumers_created_total.get(), 1);
+}
+
+#[tokio::test]
+async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
+    let past = Past::start().await;
+    for round in 0..20 {
+        past.fill("a.x", round * 3 + 1, 1).await;
+        past.fill("a.y.1", round * 3 + 2, 1).await;
+        past.fill("a.z", round * 3 + 3, 1).await;
+    }
+    let mut one = past.read(&["a.y.*"], 5);
+    one.until(60).await;
+    assert_eq!(one.sequences(), (8..60).step_by(3).collect::<Vec<u64>>());
+    let mut two = past.read(&["a.y.1", "a.x"], 50);
+    two.until(60).await;
+    assert_eq!(two.sequences(), [52, 53, 55, 56, 58, 59]);
+    let mut none = past.read(&["a.nobody"], 0);
+    none.until(60).await;
+    assert!(none.events.is_empty());
+    // More filters than one consumer is asked for, and one beside the stream's subjects.
+    let many: Vec<String> = (0..40)
+        .map(|number| format!("a.y.{number}"))
+        .chain(["b".to_owned()])
+        .collect();
+    let mut many = past.read(&many, 50);
+    many.until(60).await;
+    assert_eq!(many.sequences(), [53, 56, 59]);
+    let mut outside = past.read(&["b.c"], 0);
+    outside.until(60).await;
+    assert!(outside.events.is_empty());
+}
+
+#[tokio::test]
+async fn deleted_messages_are_passed_and_purged_ones_are_told() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 100).await;
+    for sequence in [10, 11, 12, 50, 100] {
+        past.stream.delete_message(sequence).await.unwrap();
+    }
+    let mut reader = past.read(&["a.>"], 5);
+    reader.until(100).await;
+    let expected: Vec<u64> = range(6, 99)
+        .into_iter()
+        .filter(|seq| ![10, 11, 12, 50].contains(seq))
+        .collect();
+    assert_eq!(reader.sequences(), expected);
+    assert!(reader.jumps.is_empty());
+
+    past.stream.purge().sequence(40).await.unwrap();
+    let mut below = past.read(&["a.>"], 5);
+    below.until(100).await;
+    assert_eq!(below.jumps, [(5, 39)]);
+    assert_eq!(below.events.len(), 59);
+    let mut at_the_edge = past.read(&["a.>"], 39);
+    at_the_edge.until(100).await;
+    assert!(at_the_edge.jumps.is_empty());
+
+    past.stream.purge().await.unwrap();
+    let mut empty = past.read(&["a.>"], 50);
+    empty.until(100).await;
+    assert_eq!(
+        (empty.jumps.as_slice(), empty.events.len()),
+        (&[(50, 100)][..], 0)
+    );
+}
+
+#[tokio::test]
+async fn what_expires_in_front_of_a_reading_is_told() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 5000).await;
+    let mut reader = past.read(&["a.>"], 0);
+    reader.next().await.unwrap();
+    past.stream.purge().sequence(4901).await.unwrap();
+    reader.until(5000).await;
+    let [(before, after)] = reader.jumps[..] else {
+        panic!("one gap: {:?}", reader.jumps)
+    };
+    assert_eq!(after, 4900);
+    assert_eq!(
+        reader.sequences(),
+        [range(1, before), range(4901, 5000)].concat()
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_costs_no_event_and_repeats_none() {
+    let mut past = Past::start().await;
+    past.fill("a.x", 1, 5000).await;
+    let mut reader = past.read(&["a.>"], 0);
+    for through in [500, 2000] {
+        reader.until(through).await;
+        past.server.kill9();
+        past.server.restart().await;
+    }
+    reader.until(5000).await;
+    assert_eq!(reader.sequences(), range(1, 5000));
+    assert!(reader.jumps.is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 10).await;
+    let mut reader = past.read(&["a.>"], 0);
+    for round in 1..=2 {
+        reader.until(round * 10).await;
+        let names: Vec<String> = {
+            use futures_util::TryStreamExt as _;
+            past.stream.consumer_names().try_collect().await.unwrap()
+        };
+        assert_eq!(names.len(), 1);
+        let identity = &past.upstream.identity;
+        assert!(
+            names[0].starts_with(&format!("sse-{}-A-{}-r", identity.pod, identity.boot)),
+            "{names:?}"
+        );
+        past.stream.delete_consumer(&names[0]).await.unwrap();
+        past.fill("a.x", round * 10 + 1, 10).await;
+    }
+    reader.until(30).await;
+    assert_eq!(reader.sequences(), range(1, 30));
+    assert_eq!(past.consumers().await, 1);
+    drop(reader);
+    eventually(RECOVERY, "no consumer is left", || async {
+        past.consumers().await == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_with_damaged_headers_is_read_with_the_sound_ones() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 20).await;
+    let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: odd\r\n\r\n";
+    publish_raw(past.server.port(), b"a.x", headers, b"poison").await;
+    past.fill("a.x", 22, 20).await;
+    let mut reader = past.read(&["a.x"], 0);
+    reader.until(41).await;
+    assert_eq!(reader.sequences(), range(1, 41));
+    assert_eq!(reader.events[20].1, "poison");
+    assert_eq!(past.upstream.metrics.nats_reconnects_total.get(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_another_one_now_is_never_read_on() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 20).await;
+    let state = past.archive.state(0).await.unwrap();
+    assert_eq!((state.first_seq, state.last_seq), (1, 20));
+    assert!(past.archive.check(20).await.unwrap().is_some());
+    assert_eq!(past.archive.check(21).await.unwrap(), None);
+    assert_eq!(past.archive.check(0).await.unwrap(), None);
+    // Ahead of its end: restored from an older snapshot.
+    assert_eq!(
+        past.read(&["a.>"], 21).next().await,
+        Err(Unavailable::Changed)
+    );
+
+    let mut reader = past.read(&["a.>"], 0);
+    reader.until(20).await;
+    past.jetstream.delete_stream("A").await.unwrap();
+    create_stream(&past.jetstream, "A", &["a.>"]).await;
+    publish(
+        &past.jetstream,
+        "a.x",
+        (1..=30).map(|number| number.to_string()),
+    )
+    .await;
+    assert_eq!(reader.next().await, Err(Unavailable::Changed));
+    // Asked for before it was known that there is another one.
+    assert_eq!(
+        past.read(&["a.>"], 3).next().await,
+        Err(Unavailable::Changed)
+    );
+    eventually(RECOVERY, "the other tag is told", || async {
+        past.archive
+            .state(0)
+            .await
+            .is_ok_and(|now| now.tag != state.tag)
+    })
+    .await;
+    past.read(&["a.>"], 0).until(30).await;
+}
+
+#[tokio::test]
+async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
+    let past = Past::start().await;
+    past.fill("a.x", 1, 5).await;
+    let origin = stream::Source {
+        name: "A".to_owned(),
+        ..stream::Source::default()
+    };
+    let config = stream::Config {
+        name: "M".to_owned(),
+        mirror: Some(origin),
+        ..stream::Config::default()
+    };
+    let mut mirror = past.jetstream.create_stream(config).await.unwrap();
+    eventually(RECOVERY, "the mirror has everything", || {
+        let info = mirror.get_info();
+        async { info.await.unwrap().state.last_sequence == 5 }
+    })
+    .await;
+    assert!(mirror.info().await.is_ok());
+    let all = filter_set(&["a.>"]);
+    let one = past.upstream.nats.archive("A", Some("orders"), &all);
+    let other = past.upstream.nats.archive("M", Some("orders"), &all);
+    assert_eq!(one.state(0).await.unwrap(), other.state(0).await.unwrap());
+    assert_eq!(one.check(5).await.unwrap(), other.check(5).await.unwrap());
+    let page = other.read(&all, 2).next().await.unwrap();
+    assert_eq!(
+        page.events
+            .iter()
+            .map(|event| event.position.seq)
+            .collect::<Vec<_>>(),
+        [3, 4, 5]
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_there_is_told_within_seconds() {
+    let past = Past::start().await;
+    let archive = past
+        .upstream
+        .nats
+        .archive("NOBODY", None, &filter_set(&["n.>"]));
+    let Err(Unavailable::Now(why)) = archive.state(0).await else {
+        panic!("a state of nothing")
+    };
+    assert!(why.contains("NOBODY"), "{why}");
+    let mut pages = archive.read(&filter_set(&["n.>"]), 0);
+    let told = within(RECOVERY, "the reading gives up", pages.next()).await;
+    assert!(matches!(told, Err(Unavailable::Now(_))), "{told:?}");
+}

@@ -1,0 +1,34 @@
+//! The integration tests: the real binary and the library, against real servers and real clients, one module per behaviour.
+//!
+//! All modules are one binary, so that a change of the product is linked once. libtest runs them in
+//! alphabetical order on as many threads as there are processors. Tests that change the whole process or
+//! measure it are binaries of their own (`tests/*.rs`).
+//!
+//! `cargo test --test it resume::` runs one module.
+
+#![allow(clippy::unwrap_used)] // a failure is the result
+#![allow(unreachable_pub)] // `pub` marks what other modules may use; a test crate exports nothing
+
+mod admin;
+mod check;
+mod clients;
+mod config;
+mod demo;
+mod event_streams;
+mod front;
+mod history;
+mod metrics;
+mod nats_connection;
+mod nats_core;
+mod nats_faults;
+mod nats_tailer;
+mod presence;
+mod rejections;
+mod reload;
+mod republish;
+mod resume;
+mod rig;
+mod rig_clients;
+mod slow;
+mod tail;
+mod upstream;

@@ -1,0 +1,143 @@
+//! The metrics keep the names that other programs rely on, and `docs/metrics.md` says what they are.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sidestream::telemetry::metrics::Described;
+use sidestream::telemetry::{InjectorMetrics, Metrics};
+
+/// Every metric that there is to be, with its labels; those of capabilities to come are not registered yet.
+const NAMES: &[(&str, &str)] = &[
+    ("build_info", "version"),
+    ("connections", "protocol, tls"),
+    ("connections_total", "protocol, tls"),
+    ("connections_memory_bytes", ""),
+    ("streams", "route, protocol"),
+    ("streams_opened_total", "route, protocol"),
+    ("streams_closed_total", "route, reason"),
+    ("refusals_total", "code"),
+    ("events_received_total", "source"),
+    ("events_rejected_total", "source, reason"),
+    ("events_delivered_total", "route"),
+    ("bytes_sent_total", "route"),
+    ("delivery_seconds", "route"),
+    ("lag_events", "route"),
+    ("lag_bytes", "route"),
+    ("lag_seconds", "route"),
+    ("slow_clients", "route"),
+    ("gaps_total", "reason"),
+    ("missed_events_total", "reason"),
+    ("shed_events_total", "tier"),
+    ("throttled_total", "limit"),
+    ("pressure_level", ""),
+    ("resumes_total", "outcome"),
+    ("replays_running", ""),
+    ("replays_queued", ""),
+    ("replay_seconds", ""),
+    ("replayed_events_total", ""),
+    ("window_events", "source"),
+    ("window_bytes", "source"),
+    ("feeds", "source"),
+    ("file_descriptors", ""),
+    ("file_descriptors_limit", ""),
+    ("sockets", "state"),
+    ("nats_connected", ""),
+    ("nats_reconnects_total", ""),
+    ("nats_slow_consumer_total", ""),
+    ("holes_total", "source, result"),
+    ("nats_pending_bytes", ""),
+    ("consumers_created_total", ""),
+    ("drain_phase", ""),
+    ("drain_streams_left", ""),
+    ("drain_cut_total", ""),
+    ("config_reloads_total", "result"),
+    ("registry_errors_total", ""),
+    ("admin_refusals_total", "port, code"),
+    ("registry_full_total", ""),
+    ("log_lines_dropped_total", ""),
+    ("injector_reviews_total", "outcome"),
+    ("injector_problems_total", ""),
+    ("injector_review_seconds", ""),
+    ("injector_refusals_total", "port, code"),
+];
+
+const INTRODUCTION: &str = "\
+# Metrics
+
+Prometheus text on `GET /metrics` of the admin port. Counters end in `_total` and begin at 0 with the process; a series
+with labels appears with its first value. The id of a client is never a label. Histograms have the usual `_bucket`,
+`_sum` and `_count` series.
+
+This table is written by a test from the metrics themselves: `UPDATE_DOCS=1 cargo test --test it metrics::`.
+
+| name | type | labels | what it is |
+| --- | --- | --- | --- |
+";
+
+const INJECTOR: &str = "
+The injector (`sidestream injector`) is a process of its own, with these on its admin port:
+
+| name | type | labels | what it is |
+| --- | --- | --- | --- |
+";
+
+#[test]
+fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
+    let names: BTreeMap<&str, &str> = NAMES.iter().copied().collect();
+    let (metrics, injector) = (Metrics::new().unwrap(), InjectorMetrics::new().unwrap());
+    assert!(!metrics.described().is_empty() && !injector.described().is_empty());
+    for metric in metrics.described().iter().chain(injector.described()) {
+        let name = metric.name.strip_prefix("sidestream_").expect(&metric.name);
+        let labels = names
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in the list"));
+        assert_eq!(metric.labels.join(", "), **labels, "{name}");
+        assert_eq!(
+            name.ends_with("_total"),
+            metric.kind == "counter",
+            "{name} is a {}",
+            metric.kind
+        );
+        assert!(
+            metric.help.ends_with('.') && !metric.help.contains('|'),
+            "{name}: {}",
+            metric.help
+        );
+        assert!(
+            !metric.labels.iter().any(|label| label.contains("client")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_documentation_of_metrics_is_what_the_metrics_say() {
+    let mut written = INTRODUCTION.to_owned();
+    written.extend(Metrics::new().unwrap().described().iter().map(row));
+    written.push_str(INJECTOR);
+    written.extend(InjectorMetrics::new().unwrap().described().iter().map(row));
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&page, &written).unwrap();
+    }
+    let stands = std::fs::read_to_string(&page).unwrap_or_default();
+    assert!(
+        stands == written,
+        "docs/metrics.md is out of date: UPDATE_DOCS=1 cargo test --test it metrics::"
+    );
+}
+
+fn row(metric: &Described) -> String {
+    let labels: Vec<_> = metric
+        .labels
+        .iter()
+        .map(|label| format!("`{label}`"))
+        .collect();
+    format!(
+        "| `{}` | {} | {} | {} |\n",
+        metric.name,
+        metric.kind,
+        labels.join(", "),
+        metric.help
+    )
+}

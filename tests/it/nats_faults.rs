@@ -1,0 +1,110 @@
+//! What clients of the sidecar notice when NATS goes wrong: nothing, or exactly one gap where one is owed.
+
+mod access;
+mod messages;
+mod server;
+mod streams;
+
+use async_nats::jetstream::{self, stream};
+use serde_json::Value;
+
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
+use testkit::sse::{Event, SseClient};
+use testkit::wait::{RECOVERY, eventually};
+
+/// A JetStream route, a core route, and one of both.
+const ROUTES: &str = "routes:
+  - path: /stream
+    sources: [{ stream: A, subjects: [\"a.>\"] }]
+  - path: /core
+    sources: [{ subjects: [\"c.>\"] }]
+  - path: /both
+    sources: [{ stream: A, subjects: [\"a.>\"] }, { subjects: [\"c.>\"] }]
+";
+
+async fn create_stream(context: &jetstream::Context, name: &str, subjects: &[&str]) {
+    let subjects = subjects.iter().map(ToString::to_string).collect();
+    let config = stream::Config {
+        name: name.into(),
+        subjects,
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap();
+}
+
+/// Publishes and waits until JetStream has it; tries again as long as the server is away.
+async fn publish(context: &jetstream::Context, subject: &str, data: &str) {
+    eventually(RECOVERY, "JetStream takes a message", || async {
+        match context
+            .publish(subject.to_owned(), data.to_owned().into())
+            .await
+        {
+            Ok(acknowledged) => acknowledged.await.is_ok(),
+            Err(_) => false,
+        }
+    })
+    .await;
+}
+
+/// Publishes to core NATS; returns when the server has it.
+async fn publish_core(nats: &Nats, subject: &'static str, data: &'static str) {
+    let client = nats.client().await;
+    client.publish(subject, data.into()).await.unwrap();
+    client.flush().await.unwrap();
+}
+
+/// An open event stream that has its position.
+async fn open(sidestream: &Sidestream, target: &str) -> SseClient {
+    let mut client = SseClient::get(sidestream.url(target)).connect().await;
+    assert_eq!(client.status(), 200, "{target}");
+    client
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    client
+}
+
+/// Waits until a check says something that holds all of these words; returns it.
+async fn until_told(sidestream: &Sidestream, check: &str, words: &[&str]) -> String {
+    eventually(
+        RECOVERY,
+        &format!("check {check} says {words:?}"),
+        || async {
+            let health = sidestream.admin_json("/health").await;
+            let why = health["checks"][check]["message"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            words.iter().all(|word| why.contains(word)).then_some(why)
+        },
+    )
+    .await
+}
+
+async fn until_ready(sidestream: &Sidestream) {
+    eventually(RECOVERY, "the sidecar is ready", || async {
+        sidestream.admin("/health/ready").await.0 == 200
+    })
+    .await;
+}
+
+/// The reason of a gap event.
+fn gap_reason(event: &Event) -> Option<String> {
+    let data: Value = serde_json::from_str(&event.data).ok()?;
+    (event.name == "sidestream.gap").then(|| data["reason"].as_str().unwrap().to_owned())
+}
+
+/// What a client has, gaps as `gap:reason`.
+fn told(events: &[Event]) -> Vec<String> {
+    events
+        .iter()
+        .map(|event| gap_reason(event).map_or(event.data.clone(), |reason| format!("gap:{reason}")))
+        .collect()
+}
+
+/// A JetStream context, and the stream A with everything under `a`.
+async fn with_stream(nats: &Nats) -> jetstream::Context {
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>"]).await;
+    context
+}

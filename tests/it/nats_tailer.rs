@@ -1,0 +1,582 @@
+//! A tailer follows its stream through everything that can happen to the stream, the consumer and the server.
+
+use std::time::Duration;
+
+use crate::upstream::{Reader, Seen, Upstream, filter_set};
+use async_nats::jetstream::stream;
+use futures_util::TryStreamExt as _;
+use sidestream::feed::{GapReason, Limits};
+use sidestream::lifecycle::health::Status;
+use sidestream::nats::StreamConfig;
+use testkit::nats::{Cluster, Nats, create_stream, free_port, publish, publish_raw, version};
+use testkit::proxy::Proxy;
+use testkit::wait::{RECOVERY, eventually};
+use time::OffsetDateTime;
+
+fn numbered(range: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = String> {
+    range.map(|number| number.to_string())
+}
+
+#[tokio::test]
+async fn what_is_published_is_read_in_order_with_the_streams_own_numbers() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.x.*", "a.y"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    publish(&jetstream, "a.x.1", ["1".into()]).await;
+    publish(&jetstream, "a.other", ["2".into()]).await;
+    publish(&jetstream, "a.y", ["3".into()]).await;
+    let seen = reader.until_seen(2).await;
+    assert_eq!(seen[0], Seen::Event(1, "message".into(), "1".into()));
+    assert_eq!(seen[1], Seen::Event(3, "message".into(), "3".into()));
+    assert_eq!(upstream.metrics.consumers_created_total.get(), 1);
+    assert_eq!(
+        upstream.nats.stream_state("A", 0).await.unwrap().last_seq,
+        3
+    );
+    assert!(upstream.nats.message_check("A", 3).await.unwrap().is_some());
+    assert_eq!(upstream.nats.message_check("A", 9).await.unwrap(), None);
+
+    // In order: afterwards nothing of ours is left at the server.
+    let stream = jetstream.get_stream("A").await.unwrap();
+    assert_eq!(stream.get_info().await.unwrap().state.consumer_count, 1);
+    upstream.shut_down().await;
+    assert_eq!(stream.get_info().await.unwrap().state.consumer_count, 0);
+}
+
+#[tokio::test]
+async fn a_tailer_begins_with_the_recent_past() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=20)).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let config = |window| StreamConfig {
+        name: "A".into(),
+        filters: filter_set(&["a.>"]),
+        identity: None,
+        window,
+    };
+    let log = upstream.tail_with(config(Limits {
+        events: 5,
+        ..Limits::default()
+    }));
+    let mut reader = Reader::of_log_after(&log, &["a.>"], 15).await;
+    assert_eq!(reader.until_seen(5).await.len(), 5);
+    assert_eq!(reader.sequences(), [16, 17, 18, 19, 20]);
+
+    // By time: what is older than the window is not asked for.
+    let age = Duration::from_millis(300);
+    tokio::time::sleep(age).await; // their age is the fact, and nothing else can bring it about
+    publish(&jetstream, "a.x", numbered(21..=22)).await;
+    let log = upstream.tail_with(config(Limits {
+        age,
+        ..Limits::default()
+    }));
+    eventually(RECOVERY, "the log holds the two recent events", || {
+        std::future::ready(log.size().0 == 2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_while_following_costs_no_event_and_repeats_none() {
+    let mut nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    // Synchronous writes: what the server confirmed survives its death.
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let publisher = tokio::spawn({
+        let jetstream = jetstream.clone();
+        async move { publish(&jetstream, "a.x", numbered(1..=600)).await }
+    });
+    for seen in [100, 300] {
+        reader.until_seen(seen).await;
+        nats.kill9();
+        nats.restart().await;
+    }
+    reader
+        .until(
+            "the last event is read",
+            |seen| matches!(seen.last(), Some(Seen::Event(_, _, data)) if data == "600"),
+        )
+        .await;
+    publisher.await.unwrap();
+    let expected: Vec<String> = numbered(1..=600).collect();
+    assert_eq!(reader.data(), expected);
+    assert_eq!(reader.gaps(), []);
+    assert!(upstream.metrics.nats_reconnects_total.get() >= 6);
+    upstream.until_ok("nats").await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_deleted_behind_our_back_is_made_again() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let stream = create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    upstream.until_ok("stream:A").await;
+    for round in 1..=3 {
+        publish(&jetstream, "a.x", numbered(round..=round)).await;
+        reader.until_seen(usize::try_from(round).unwrap()).await;
+        let names: Vec<String> = {
+            use futures_util::TryStreamExt as _;
+            stream.consumer_names().try_collect().await.unwrap()
+        };
+        for name in names {
+            stream.delete_consumer(&name).await.unwrap();
+        }
+    }
+    publish(&jetstream, "a.x", numbered(4..=4)).await;
+    reader.until_seen(4).await;
+    assert_eq!(reader.sequences(), [1, 2, 3, 4]);
+    assert_eq!(reader.gaps(), []);
+}
+
+#[tokio::test]
+async fn a_recreated_stream_is_told_and_followed_from_its_beginning() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=3)).await;
+    reader.until_seen(3).await;
+    let before = log.tag();
+    jetstream.delete_stream("A").await.unwrap();
+    upstream
+        .until_told("stream:A", &["no stream A", "waiting"])
+        .await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    publish(&jetstream, "a.x", ["new".into()]).await;
+    let seen = reader.until_seen(5).await;
+    assert_eq!(seen[3], Seen::Gap(GapReason::Recreated, None));
+    assert_eq!(seen[4], Seen::Event(1, "message".into(), "new".into()));
+    assert_ne!(log.tag(), before);
+    upstream.until_ok("stream:A").await;
+}
+
+#[tokio::test]
+async fn a_purge_while_following_is_no_gap_and_a_purge_while_away_is_told() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let stream = create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=3)).await;
+    reader.until_seen(3).await;
+    stream.purge().await.unwrap();
+    publish(&jetstream, "a.x", numbered(4..=4)).await;
+    reader.until_seen(4).await;
+    assert_eq!(reader.gaps(), []);
+
+    // Away: the connection is cut and nobody answers for a while.
+    let proxy = Proxy::to_port(nats.port()).await;
+    let away = Upstream::connect(&format!("nats://{}", proxy.address())).await;
+    let log = away.tail("A", &["a.>"]);
+    away.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    proxy.forward_to(([127, 0, 0, 1], free_port()).into());
+    proxy.cut();
+    publish(&jetstream, "a.x", numbered(5..=9)).await;
+    stream.purge().await.unwrap();
+    publish(&jetstream, "a.x", numbered(10..=10)).await;
+    proxy.forward_to(([127, 0, 0, 1], nats.port()).into());
+    let seen = reader.until_seen(2).await;
+    assert_eq!(
+        seen,
+        [
+            Seen::Gap(GapReason::Expired, Some(5)),
+            Seen::Event(10, "message".into(), "10".into())
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown_again() {
+    let mut nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=3)).await;
+    nats.snapshot().await;
+    let proxy = Proxy::to_port(nats.port()).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let away = Upstream::connect(&format!("nats://{}", proxy.address())).await;
+    let (log, log_away) = (upstream.tail("A", &["a.>"]), away.tail("A", &["a.>"]));
+    upstream.until_ok("stream:A").await;
+    away.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let mut reader_away = Reader::of_log(&log_away, &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(4..=6)).await;
+    reader.until_seen(3).await;
+    reader_away.until_seen(3).await;
+    proxy.forward_to(([127, 0, 0, 1], free_port()).into());
+    proxy.cut();
+    nats.restore().await;
+
+    // Fewer messages than were read: ahead. The next one has a number that was used before.
+    reader.until_seen(4).await;
+    assert_eq!(reader.seen[3], Seen::Gap(GapReason::Ahead, None));
+    publish(
+        &jetstream,
+        "a.x",
+        ["other 4", "other 5", "other 6", "other 7"].map(String::from),
+    )
+    .await;
+    reader.until_seen(8).await;
+    assert_eq!(
+        reader.seen[4],
+        Seen::Event(4, "message".into(), "other 4".into())
+    );
+
+    // As many messages, but others.
+    proxy.forward_to(([127, 0, 0, 1], nats.port()).into());
+    reader_away.until_seen(4).await;
+    assert_eq!(reader_away.seen[3], Seen::Gap(GapReason::Recreated, None));
+    publish(&jetstream, "a.x", ["8".into()]).await;
+    reader_away.until_seen(5).await;
+    assert_eq!(
+        reader_away.seen[4],
+        Seen::Event(8, "message".into(), "8".into())
+    );
+}
+
+#[tokio::test]
+async fn messages_with_damaged_headers_or_subjects_delay_no_others() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=3)).await;
+    let poison = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: bad\r\n\r\n";
+    publish_raw(nats.port(), b"a.x", poison, b"4").await;
+    publish(&jetstream, "a.x", numbered(5..=6)).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log_after(&log, &["a.>"], 0).await;
+    reader.until_seen(6).await;
+    assert_eq!(reader.data(), ["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(reader.seen[3], Seen::Event(4, "bad".into(), "4".into()));
+    upstream.until_ok("stream:A").await;
+
+    // And live, one of them with a subject that is not UTF-8.
+    publish_raw(nats.port(), b"a.x", poison, b"7").await;
+    publish_raw(nats.port(), b"a.\xff", b"", b"8").await;
+    publish_raw(nats.port(), b"a.x", b"NATS/1.0\r\nno colon\r\n\r\n", b"9").await;
+    publish(&jetstream, "a.x", numbered(10..=10)).await;
+    reader.until_seen(10).await;
+    assert_eq!(reader.sequences(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(upstream.metrics.nats_reconnects_total.get(), 0);
+    assert_eq!(reader.gaps(), []);
+}
+
+#[tokio::test]
+async fn a_missing_stream_is_waited_for_and_one_that_forgets_what_was_consumed_is_refused() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    for (name, retention) in [
+        ("JOBS", stream::RetentionPolicy::WorkQueue),
+        ("NEWS", stream::RetentionPolicy::Interest),
+    ] {
+        let subjects = vec![format!("{}.>", name.to_lowercase())];
+        let config = stream::Config {
+            name: name.into(),
+            subjects,
+            retention,
+            ..Default::default()
+        };
+        jetstream.create_stream(config).await.unwrap();
+    }
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("LATER", &["later.>"]);
+    upstream.tail("JOBS", &["jobs.>"]);
+    upstream.tail("NEWS", &["news.>"]);
+    upstream
+        .until_told("stream:LATER", &["no stream LATER", "waiting"])
+        .await;
+    upstream
+        .until_told("stream:JOBS", &["JOBS", "work-queue", "use a mirror"])
+        .await;
+    upstream
+        .until_told("stream:NEWS", &["NEWS", "interest", "use a mirror"])
+        .await;
+    assert!(!upstream.health.is_ready());
+    create_stream(&jetstream, "LATER", &["later.>"]).await;
+    publish(&jetstream, "later.x", ["1".into()]).await;
+    upstream.until_ok("stream:LATER").await;
+    eventually(RECOVERY, "the event is in the log", || {
+        std::future::ready(log.size().0 == 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_yet_is_waited_for() {
+    let mut nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    nats.kill9();
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let why = upstream
+        .until_told("nats", &["data", "core", "control", "127.0.0.1"])
+        .await;
+    assert!(why.to_lowercase().contains("refused"), "{why}");
+    assert!(!upstream.health.is_ready() && !upstream.nats.is_connected());
+    nats.restart().await;
+    upstream.until_ok("nats").await;
+    upstream.until_ok("stream:A").await;
+    assert!(upstream.health.is_ready() && upstream.nats.is_connected());
+    assert!(log.tag().is_some());
+}
+
+#[tokio::test]
+async fn a_large_message_passes_and_bytes_that_are_no_text_are_kept() {
+    let nats = Nats::builder()
+        .config("max_payload: 16777216\nmax_pending: 67108864")
+        .start()
+        .await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    for bytes in [100, 6 << 20, 9 << 20, 100] {
+        jetstream
+            .publish("a.x", vec![b'x'; bytes].into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    }
+    publish_raw(nats.port(), b"a.x", b"", b"\xff\x00").await;
+    let seen = reader.until_seen(5).await;
+    assert!(matches!(&seen[1], Seen::Event(2, _, data) if data.len() == 6 << 20));
+    assert_eq!(seen[2], Seen::Gap(GapReason::Upstream, Some(1)));
+    assert!(matches!(&seen[3], Seen::Event(4, _, data) if data.len() == 100));
+    assert_eq!(
+        seen[4],
+        Seen::Event(5, "message;base64".into(), "/wA=".into())
+    );
+    let oversize = upstream
+        .metrics
+        .events_rejected_total
+        .with_label_values(&["A", "oversize"]);
+    assert_eq!(oversize.get(), 1);
+}
+
+#[tokio::test]
+async fn a_silent_stream_moves_the_head_by_what_nobody_wants() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.x"]);
+    let mut reader = Reader::of_log(&log, &["a.x"]).await;
+    publish(&jetstream, "a.other", numbered(1..=50)).await;
+    eventually(
+        RECOVERY,
+        "the position passes the events that nobody wants",
+        || {
+            reader.cursor.checkpoint();
+            std::future::ready(reader.cursor.position().seq == 50)
+        },
+    )
+    .await;
+    assert_eq!(upstream.health.report()["stream:A"], Status::Ok);
+}
+
+#[tokio::test]
+async fn a_cluster_that_loses_the_leader_of_the_stream_costs_no_event() {
+    let mut cluster = Cluster::start().await;
+    let jetstream = async_nats::jetstream::new(cluster.client().await);
+    let config = stream::Config {
+        name: "A".into(),
+        subjects: vec!["a.>".into()],
+        num_replicas: 3,
+        ..Default::default()
+    };
+    let stream = eventually(RECOVERY, "the stream is created", || async {
+        jetstream.create_stream(config.clone()).await.ok()
+    })
+    .await;
+    let upstream = Upstream::connect(&cluster.urls().join(",")).await;
+    let log = upstream.tail("A", &["a.>"]);
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let publisher = tokio::spawn({
+        let jetstream = jetstream.clone();
+        async move { publish(&jetstream, "a.x", numbered(1..=400)).await }
+    });
+    reader.until_seen(100).await;
+    let leader = stream
+        .get_info()
+        .await
+        .unwrap()
+        .cluster
+        .unwrap()
+        .leader
+        .unwrap();
+    let index: usize = leader.rsplit('-').next().unwrap().parse().unwrap();
+    cluster.node(index).kill9();
+    let is_last =
+        |seen: &[Seen]| matches!(seen.last(), Some(Seen::Event(_, _, data)) if data == "400");
+    reader.until("the last event is read", is_last).await;
+    publisher.await.unwrap();
+    let expected: Vec<String> = numbered(1..=400).collect();
+    assert_eq!(reader.data(), expected);
+    assert_eq!(reader.gaps(), []);
+}
+
+#[tokio::test]
+async fn limits_of_the_server_and_of_the_stream_are_kept() {
+    let store = tempfile::tempdir().unwrap();
+    let config = format!(
+        "jetstream {{ store_dir: {:?}, limits {{ max_request_batch: 3 }} }}",
+        store.path()
+    );
+    let nats = Nats::builder()
+        .without_jetstream()
+        .config(&config)
+        .start()
+        .await;
+    let jetstream = nats.jetstream().await;
+    let limits = stream::ConsumerLimits {
+        inactive_threshold: Duration::from_secs(5),
+        max_ack_pending: 1,
+    };
+    let config = stream::Config {
+        name: "A".into(),
+        subjects: vec!["a.>".into()],
+        consumer_limits: Some(limits),
+        ..stream::Config::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+    publish(&jetstream, "a.x", numbered(1..=200)).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log_after(&log, &["a.>"], 0).await;
+    publish(&jetstream, "a.x", numbered(201..=300)).await;
+    reader.until_seen(300).await;
+    assert_eq!(reader.sequences(), (1..=300).collect::<Vec<_>>());
+    assert_eq!(upstream.metrics.consumers_created_total.get(), 1);
+
+    let mut pages = upstream
+        .nats
+        .archive("A", None, &filter_set(&["a.>"]))
+        .read(&filter_set(&["a.>"]), 0);
+    let mut read = Vec::new();
+    while read.len() < 300 {
+        read.extend(
+            pages
+                .next()
+                .await
+                .unwrap()
+                .events
+                .iter()
+                .map(|event| event.position.seq),
+        );
+    }
+    assert_eq!(read, (1..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stream_that_can_deliver_nothing_fails_its_check_with_the_remedy() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let config = |name: &str, subject: &str| stream::Config {
+        name: name.into(),
+        subjects: vec![subject.into()],
+        ..stream::Config::default()
+    };
+    jetstream
+        .create_stream(config("KV_config", "$KV.config.>"))
+        .await
+        .unwrap();
+    let high = stream::Config {
+        first_sequence: Some((1 << 63) + 5),
+        ..config("HIGH", "high.>")
+    };
+    jetstream.create_stream(high).await.unwrap();
+    let upstream = Upstream::connect(&nats.url()).await;
+    let _logs = [
+        upstream.tail("KV_config", &[">"]),
+        upstream.tail("HIGH", &["high.>"]),
+    ];
+    upstream
+        .until_told(
+            "stream:KV_config",
+            &["$KV.config.>", "never served", "subject transform"],
+        )
+        .await;
+    upstream
+        .until_told("stream:HIGH", &["9223372036854775813", "first_seq"])
+        .await;
+    assert!(!upstream.health.is_ready());
+}
+
+#[tokio::test]
+async fn a_consumer_that_an_operator_has_paused_degrades_the_check_until_it_goes_on() {
+    if version().starts_with("2.10.") {
+        return; // It cannot be paused there.
+    }
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let stream = create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
+    stream
+        .pause_consumer(
+            &names[0],
+            OffsetDateTime::now_utc() + Duration::from_secs(600),
+        )
+        .await
+        .unwrap();
+    publish(&jetstream, "a.x", ["1".into()]).await;
+    upstream
+        .until_told("stream:A", &["paused", "nats consumer resume A", &names[0]])
+        .await;
+    assert!(upstream.health.is_ready());
+    stream.resume_consumer(&names[0]).await.unwrap();
+    reader.until_seen(1).await;
+    upstream.until_ok("stream:A").await;
+}
+
+#[tokio::test]
+async fn what_is_removed_is_an_event_of_its_own() {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    let upstream = Upstream::connect(&nats.url()).await;
+    let log = upstream.tail("A", &["a.>"]);
+    upstream.until_ok("stream:A").await;
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    for headers in ["KV-Operation: DEL", "Nats-Marker-Reason: MaxAge", "X: y"] {
+        let headers = format!("NATS/1.0\r\n{headers}\r\n\r\n");
+        publish_raw(nats.port(), b"a.key", headers.as_bytes(), b"").await;
+    }
+    let removed = |seq, reason: &str| {
+        let data = format!(r#"{{"reason":"{reason}","subject":"a.key"}}"#);
+        Seen::Event(seq, "sidestream.removed".into(), data)
+    };
+    let seen = reader.until_seen(3).await;
+    assert_eq!(
+        seen,
+        [
+            removed(1, "DEL"),
+            removed(2, "MaxAge"),
+            Seen::Event(3, "message".into(), String::new())
+        ]
+    );
+}

@@ -1,0 +1,156 @@
+//! The registry over all pods in a NATS KV bucket: who is where, who goes on where another was, and that losing it harms nobody.
+
+mod entries;
+mod faults;
+mod takeover;
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, kv};
+use futures_util::TryStreamExt as _;
+use serde_json::Value;
+
+use testkit::nats::{Nats, create_stream};
+use testkit::sidestream::{Sidestream, config};
+use testkit::sse::SseClient;
+use testkit::wait::{DEADLINE, eventually};
+
+/// A server with a stream `A` of `a.>`, and pods that share a registry in the bucket `clients`.
+struct Stage {
+    nats: Nats,
+    jetstream: jetstream::Context,
+    pods: Vec<Sidestream>,
+}
+
+impl Stage {
+    /// With this many pods, named `pod-0`, `pod-1`, ...
+    async fn with(pods: usize) -> Self {
+        Self::on(Nats::start().await, pods).await
+    }
+
+    async fn on(nats: Nats, pods: usize) -> Self {
+        Self::on_with(nats, pods, "").await
+    }
+
+    /// As [`Stage::on`], with further keys of the configuration.
+    async fn on_with(nats: Nats, pods: usize, rest: &str) -> Self {
+        Self::edited(nats, pods, |text| format!("{text}{rest}\n")).await
+    }
+
+    /// As [`Stage::on`], with an edited configuration.
+    async fn edited(nats: Nats, pods: usize, edit: impl Fn(String) -> String) -> Self {
+        let jetstream = nats.jetstream().await;
+        create_stream(&jetstream, "A", &["a.>"]).await;
+        let mut stage = Self {
+            nats,
+            jetstream,
+            pods: Vec::new(),
+        };
+        for number in 0..pods {
+            let pod = Sidestream::builder(edit(configuration(&stage.nats)))
+                .env("POD_NAME", &format!("pod-{number}"));
+            stage.pods.push(pod.start().await);
+        }
+        stage
+    }
+
+    /// Publishes to the stream, and waits until it is stored.
+    async fn publish(&self, subject: &str, text: &str) {
+        let stored = self
+            .jetstream
+            .publish(subject.to_owned(), text.to_owned().into())
+            .await
+            .unwrap();
+        stored.await.unwrap();
+    }
+
+    /// A client of a pod that says nothing of what it had; returns when it has its position.
+    async fn connect(&self, pod: usize, target: &str) -> SseClient {
+        let mut client = SseClient::get(self.pods[pod].url(target)).connect().await;
+        assert_eq!(client.status(), 200);
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
+        client
+    }
+
+    /// What a pod tells of a client over all pods.
+    async fn find(&self, pod: usize, client: &str) -> Vec<Value> {
+        // A busy machine may take the connection to NATS for lost, and it is made again.
+        eventually(DEADLINE, &format!("pod {pod} can ask all pods"), || async {
+            let answer = self.pods[pod].admin_json(&target_of(client)).await;
+            let is_whole = answer["scope"] == "cluster" && answer["complete"] == true;
+            is_whole.then(|| answer["connections"].as_array().unwrap().clone())
+        })
+        .await
+    }
+
+    /// Waits until a pod tells this many entries of a client, all of which are so.
+    async fn until_found(
+        &self,
+        pod: usize,
+        client: &str,
+        count: usize,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
+        eventually(
+            DEADLINE,
+            &format!("pod {pod} finds {count} of {client:?} as wanted"),
+            || async {
+                let found = self.find(pod, client).await;
+                (found.len() == count && found.iter().all(&is_so)).then_some(found)
+            },
+        )
+        .await
+    }
+
+    async fn bucket(&self) -> kv::Store {
+        eventually(DEADLINE, "the bucket is there", || async {
+            self.jetstream.get_key_value("clients").await.ok()
+        })
+        .await
+    }
+
+    /// Ends a pod in order, and everything that it serves.
+    async fn drain(&mut self, pod: usize) {
+        self.pods[pod].terminate();
+        assert_eq!(self.pods[pod].wait_exit(DEADLINE).await, 0);
+    }
+}
+
+/// Routes with and without a name for their clients.
+fn configuration(nats: &Nats) -> String {
+    let all = "sources: [{ stream: A, subjects: [\"a.>\"] }]";
+    let one = "sources: [{ stream: A, subjects: [\"a.{id}\"] }]";
+    config(
+        nats,
+        &format!(
+            "routes:
+  - {{ path: /named, {all}, client: \"{{query.client}}\" }}
+  - {{ path: /other, {all}, client: \"{{query.client}}\" }}
+  - {{ path: \"/one/{{id}}\", {one}, client: \"{{query.client}}\" }}
+  - {{ path: /chosen, sources: [{{ stream: A, subjects: [\"{{query.subject}}\"], allow: [\"a.>\"] }}], client: \"{{query.client}}\" }}
+  - {{ path: /plain, {all} }}
+drain: {{ accept_for: 0s, spread: 0s, timeout: 1500ms, retry: {{ min: 10ms, max: 20ms }} }}
+registry: {{ bucket: clients }}"
+        ),
+    )
+}
+
+fn target_of(client: &str) -> String {
+    let client: String = form_urlencoded::byte_serialize(client.as_bytes()).collect();
+    format!("/connections?scope=cluster&client={client}")
+}
+
+/// Every key of the bucket.
+async fn keys(bucket: &kv::Store) -> Vec<String> {
+    bucket.keys().await.unwrap().try_collect().await.unwrap()
+}
+
+/// Whether nothing comes for a moment that is long beside a delivery.
+async fn is_silent(client: &mut SseClient) -> bool {
+    client
+        .next_within(Duration::from_millis(300))
+        .await
+        .is_none()
+}

@@ -1,0 +1,16 @@
+//! What goes wrong on the clients' side gets a clear no or a closed connection, and nobody else notices.
+
+mod cors;
+mod descriptors;
+mod floods;
+mod head;
+mod limits;
+mod log;
+mod malformed;
+mod pressure;
+mod rates;
+mod scene;
+mod stalled;
+mod subjects;
+mod table;
+mod tls;

@@ -1,0 +1,291 @@
+//! A process with few file descriptors: it serves as many as it can, refuses politely, and recovers.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::table::assert_passing;
+use testkit::h2::H2Client;
+use testkit::http1;
+use testkit::nats::Nats;
+use testkit::sidestream::{Sidestream, config};
+use testkit::sse::SseClient;
+use testkit::wait::{DEADLINE, eventually};
+
+/// The hard limit of the process. 90 % are 231, half of the rest begins at 243.
+const LIMIT: u64 = 256;
+
+const ROUTES: &str = "
+limits: { connections: 10000 }
+routes:
+  - path: /orders/{id}
+    sources: [{ subjects: [\"orders.{id}.>\"] }]
+    priority: [{ subjects: [\"orders.*.telemetry\"], tier: telemetry }]";
+
+async fn start() -> (Nats, Sidestream) {
+    let nats = Nats::start().await;
+    let sidestream = Sidestream::builder(config(&nats, ROUTES))
+        .open_files(LIMIT, LIMIT)
+        .start()
+        .await;
+    (nats, sidestream)
+}
+
+/// Opens event streams one after the other until one is refused.
+async fn fill(sidestream: &Sidestream) -> Vec<SseClient> {
+    let mut clients = Vec::new();
+    loop {
+        let client = SseClient::get(sidestream.url("/orders/1")).connect().await;
+        if client.status() != 200 {
+            assert_eq!(client.status(), 503);
+            return clients;
+        }
+        clients.push(client);
+        assert!((clients.len() as u64) < LIMIT, "nobody is refused");
+    }
+}
+
+fn file_descriptors(health: &serde_json::Value) -> (&str, &str) {
+    let check = &health["checks"]["file_descriptors"];
+    (
+        check["status"].as_str().unwrap(),
+        check["message"].as_str().unwrap_or_default(),
+    )
+}
+
+#[tokio::test]
+async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_and_recovers() {
+    let (nats, sidestream) = start().await;
+    let publisher = nats.client().await;
+    let mut clients = fill(&sidestream).await;
+    let open = sidestream.open_files() as u64;
+    assert!(
+        (226..=240).contains(&open),
+        "some more than 90 % of {LIMIT}: {open} are open"
+    );
+    assert_passing(&sidestream, "/orders/1", "no_file_descriptors", "overload").await;
+    // Over HTTP/2 the connection that was refused is told to go, or it would keep its descriptor.
+    let mut h2 = H2Client::connect(sidestream.url("/")).await;
+    assert_eq!(h2.get("/orders/1").await.status(), 503);
+    sidestream
+        .until_metric("sidestream_connections", &[("protocol", "h2")], |open| {
+            open == 0.0
+        })
+        .await;
+    drop(h2);
+
+    // The operator hears of it and nothing is restarted for it.
+    let warned =
+        |line: &serde_json::Value| line["check"] == "file_descriptors" && line["level"] == "WARN";
+    sidestream.until_log("a warning", warned).await;
+    let health = sidestream.admin_json("/health").await;
+    let (status, message) = file_descriptors(&health);
+    assert!(
+        status == "warning" && message.contains("of 256 are in use"),
+        "{health}"
+    );
+    assert_eq!(sidestream.admin("/health/ready").await.0, 200);
+    assert_eq!(
+        sidestream
+            .metric("sidestream_file_descriptors_limit", &[])
+            .await,
+        LIMIT as f64
+    );
+    let told = sidestream.metric("sidestream_file_descriptors", &[]).await;
+    // Probes come and go between the two.
+    assert!(
+        (told - sidestream.open_files() as f64).abs() <= 5.0,
+        "{told} are told"
+    );
+    assert!(
+        sidestream
+            .metric("sidestream_sockets", &[("state", "established")])
+            .await
+            >= clients.len() as f64
+    );
+    publisher
+        .publish("orders.1.a", "served".into())
+        .await
+        .unwrap();
+    for client in &mut clients {
+        assert_eq!(client.next().await.data, "served");
+    }
+
+    clients.truncate(100);
+    // Within a second, and what a busy machine adds.
+    eventually(
+        Duration::from_secs(3),
+        "who comes when there is room is served",
+        || async {
+            SseClient::get(sidestream.url("/orders/1"))
+                .connect()
+                .await
+                .status()
+                == 200
+        },
+    )
+    .await;
+    sidestream
+        .until_metric("sidestream_file_descriptors", &[], |open| {
+            open < told - 80.0
+        })
+        .await;
+    // Both ends are of this network namespace: who has left waits there for what may be under way.
+    sidestream
+        .until_metric("sidestream_sockets", &[("state", "time_wait")], |waiting| {
+            waiting >= 1.0
+        })
+        .await;
+    eventually(DEADLINE, "the warning is over", || async {
+        file_descriptors(&sidestream.admin_json("/health").await).0 == "ok"
+    })
+    .await;
+}
+
+/// CPU time of the process so far, from the clock ticks of proc(5): a hundred a second.
+fn cpu(sidestream: &Sidestream) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidestream.pid())).unwrap();
+    let words: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+#[tokio::test]
+async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_burns_no_cpu() {
+    let (mut nats, sidestream) = start().await;
+    let address = sidestream.url("").replace("http://", "");
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        // Reset as soon as it stands, for those who are turned away.
+        silent.extend(TcpStream::connect(&address).await);
+    }
+    let turned_away = sidestream
+        .until_metric(
+            "sidestream_refusals_total",
+            &[("code", "turned_away")],
+            |count| count >= 100.0,
+        )
+        .await;
+    assert!(turned_away <= 400.0);
+    let open = sidestream.open_files() as u64;
+    // The crowd has what was free when it came; probes of this moment and NATS are counted too.
+    assert!(open < LIMIT, "{open} of {LIMIT} are open");
+    let before = cpu(&sidestream);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = cpu(&sidestream) - before;
+    assert!(
+        used < Duration::from_millis(300),
+        "{used:?} in a second of waiting"
+    );
+    assert_eq!(sidestream.admin("/health/live").await.0, 200);
+    // NATS finds its descriptors again.
+    nats.restart().await;
+    sidestream
+        .until_metric("sidestream_nats_reconnects_total", &[], |count| {
+            count >= 4.0
+        })
+        .await;
+    sidestream
+        .until_metric("sidestream_nats_connected", &[], |up| up == 1.0)
+        .await;
+    // Who says nothing is closed after 5 s, and the places are free again.
+    eventually(DEADLINE * 2, "the crowd is gone", || async {
+        http1::request("HEAD", &sidestream.url("/orders/1"), &[])
+            .await
+            .is_ok_and(|answer| answer.status == 200)
+            && SseClient::get(sidestream.url("/orders/1"))
+                .try_connect()
+                .await
+                .is_ok_and(|client| client.status() == 200)
+    })
+    .await;
+    drop(silent);
+}
+
+/// Publishes so many telemetry events and a normal one behind them; returns how many a client is given, and how many it
+/// is told that it missed.
+pub(crate) async fn given_of_telemetry(
+    nats: &Nats,
+    client: &mut SseClient,
+    count: u64,
+) -> (u64, u64) {
+    let publisher = nats.client().await;
+    for _ in 0..count {
+        publisher
+            .publish("orders.1.telemetry", "t".into())
+            .await
+            .unwrap();
+    }
+    publisher.publish("orders.1.a", "end".into()).await.unwrap();
+    let (mut given, mut missed) = (0, 0);
+    for event in client.until(|event| event.data == "end").await {
+        if event.name == "sidestream.gap" {
+            let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+            missed += gap["missed"].as_u64().unwrap();
+        } else if event.data == "t" {
+            given += 1;
+        }
+    }
+    (given, missed)
+}
+
+#[tokio::test]
+async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_falls_again() {
+    let (nats, sidestream) = start().await;
+    let mut clients = Vec::new();
+    let level = |value: f64| {
+        sidestream.until_metric("sidestream_pressure_level", &[], move |level| {
+            level == value
+        })
+    };
+    let fill_to = async |clients: &mut Vec<SseClient>, files: usize| {
+        while sidestream.open_files() < files {
+            let client = SseClient::get(sidestream.url("/orders/1")).connect().await;
+            assert_eq!(client.status(), 200);
+            clients.push(client);
+        }
+    };
+    level(0.0).await;
+    // 80 % are 205, 85 % are 218.
+    fill_to(&mut clients, 211).await;
+    level(1.0).await;
+    let (given, missed) = given_of_telemetry(&nats, &mut clients[0], 20).await;
+    assert!(
+        given >= 1 && missed >= 10 && given + missed == 20,
+        "thinned to ten a second: {given}, {missed}"
+    );
+    fill_to(&mut clients, 225).await;
+    level(2.0).await;
+    assert_eq!(
+        given_of_telemetry(&nats, &mut clients[0], 20).await,
+        (0, 20),
+        "none, and told"
+    );
+    let health = sidestream.admin_json("/health").await;
+    assert_eq!(
+        health["checks"]["pressure"]["status"], "warning",
+        "{health}"
+    );
+    assert_eq!(
+        sidestream.admin("/health/ready").await.0,
+        200,
+        "a pod under pressure serves"
+    );
+    clients.truncate(50);
+    level(0.0).await;
+    let told = |line: &serde_json::Value| {
+        let number = |key: &str| line[key].as_u64().unwrap();
+        (line["message"] == "pressure").then(|| (number("from"), number("to")))
+    };
+    let changes: Vec<_> = sidestream.log().iter().filter_map(told).collect();
+    assert_eq!(
+        changes,
+        [(0, 1), (1, 2), (2, 1), (1, 0)],
+        "every change is logged"
+    );
+}

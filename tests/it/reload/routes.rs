@@ -1,0 +1,143 @@
+//! A stream that is already followed gets more subjects: open event streams notice nothing.
+
+use super::{ask_reload, create_stream, publish};
+use testkit::h2::H2Client;
+use testkit::nats::Nats;
+use testkit::sidestream::{Sidestream, config};
+use testkit::sse::SseClient;
+
+#[tokio::test]
+async fn wider_filters_close_nothing_and_lose_nothing() {
+    let nats = Nats::start().await;
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>", "b.>"]).await;
+    let text = |subjects: &str| {
+        config(
+            &nats,
+            &format!(
+                "routes:\n  - path: /e\n    sources: [{{ stream: A, subjects: [{subjects}] }}]"
+            ),
+        )
+    };
+    let sidestream = Sidestream::start(text("\"a.>\"")).await;
+    let mut old = SseClient::get(sidestream.url("/e")).connect().await;
+    old.until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    let mut h2 = H2Client::connect(sidestream.url("/")).await;
+    let mut multiplexed = h2.get("/e").await;
+    multiplexed
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    publish(&context, "a.x", "1").await;
+    assert_eq!(old.next().await.data, "1");
+    assert_eq!(multiplexed.next().await.data, "1");
+
+    sidestream.rewrite_config(&text("\"a.>\", \"b.>\""));
+    let reloading = ask_reload(&sidestream);
+    let publishing = async {
+        for number in 2..=30 {
+            publish(&context, "a.x", &number.to_string()).await;
+        }
+    };
+    let (answer, ()) = tokio::join!(reloading, publishing);
+    assert_eq!(answer["ok"], true, "{answer}");
+
+    let mut new = SseClient::get(sidestream.url("/e")).connect().await;
+    new.until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    let mut resumed = SseClient::get(sidestream.url("/e"))
+        .last_event_id(old.last_event_id())
+        .connect()
+        .await;
+    publish(&context, "b.x", "wide").await;
+    publish(&context, "a.x", "31").await;
+    let expected: Vec<String> = (2..=31).map(|number| number.to_string()).collect();
+    let data = |events: Vec<testkit::sse::Event>| {
+        events
+            .into_iter()
+            .map(|event| event.data)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        data(old.take(30).await),
+        expected,
+        "who is there keeps what it asked for"
+    );
+    assert_eq!(data(multiplexed.take(30).await), expected);
+    // Some of those before may still be on their way to the new consumer when a client begins.
+    let begun = data(new.until(|event| event.data == "31").await);
+    assert!(
+        begun.ends_with(&["wide".to_owned(), "31".to_owned()]),
+        "{begun:?}"
+    );
+    let mut wider = expected;
+    wider.insert(29, "wide".into());
+    assert_eq!(
+        data(resumed.take(31).await),
+        wider,
+        "who resumes has what was before, and the wider filter from then on"
+    );
+    assert_eq!(sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
+    assert_eq!(
+        sidestream
+            .metric("sidestream_nats_reconnects_total", &[])
+            .await,
+        0.0
+    );
+
+    // When nobody reads the old way any more, its consumer goes.
+    drop((old, multiplexed, h2));
+    let stream = context.get_stream("A").await.unwrap();
+    super::eventually(super::DEADLINE, "one consumer is left", || async {
+        stream
+            .get_info()
+            .await
+            .is_ok_and(|info| info.state.consumer_count == 1)
+    })
+    .await;
+    publish(&context, "b.x", "after").await;
+    assert_eq!(data(new.take(1).await), ["after"]);
+}
+
+#[tokio::test]
+async fn a_new_stream_of_a_reloaded_route_is_followed_and_named_while_it_is_missing() {
+    let nats = Nats::start().await;
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>"]).await;
+    let route = |name: &str| {
+        format!(
+            "  - path: /{name}\n    sources: [{{ stream: {name}, subjects: [\"{}.>\"] }}]\n",
+            name.to_lowercase()
+        )
+    };
+    let sidestream = Sidestream::start(config(&nats, &format!("routes:\n{}", route("A")))).await;
+    let mut client = SseClient::get(sidestream.url("/A")).connect().await;
+    client
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    sidestream.rewrite_config(&config(
+        &nats,
+        &format!("routes:\n{}{}", route("A"), route("B")),
+    ));
+    assert_eq!(ask_reload(&sidestream).await["ok"], true);
+    let why = sidestream.admin_json("/health").await["checks"]["stream:B"]["message"].to_string();
+    assert!(why.contains("no stream B"), "{why}");
+    publish(&context, "a.x", "undisturbed").await;
+    assert_eq!(client.next().await.data, "undisturbed");
+    assert_eq!(
+        SseClient::get(sidestream.url("/B"))
+            .connect()
+            .await
+            .status(),
+        503
+    );
+    create_stream(&context, "B", &["b.>"]).await;
+    super::eventually(super::DEADLINE, "the new stream is served", || async {
+        SseClient::get(sidestream.url("/B"))
+            .connect()
+            .await
+            .status()
+            == 200
+    })
+    .await;
+}

@@ -1,0 +1,316 @@
+//! Every position that a client can come back with, over both protocols: what follows it, or what is told.
+
+use super::reader::{Reader, Via};
+use super::{Stage, texts};
+use testkit::wait::{DEADLINE, eventually};
+
+/// What a client sends and what it gets before what is published last.
+struct Case {
+    what: &'static str,
+    target: String,
+    headers: Vec<(&'static str, String)>,
+    expected: Vec<String>,
+}
+
+/// A client whose `Last-Event-ID` is this.
+fn header(what: &'static str, id: impl Into<String>, expected: Vec<String>) -> Case {
+    Case {
+        what,
+        target: "/all".to_owned(),
+        headers: vec![("last-event-id", id.into())],
+        expected,
+    }
+}
+
+/// A client whose `?last_event_id=` is this.
+fn query(what: &'static str, id: &str, expected: Vec<String>) -> Case {
+    Case {
+        what,
+        target: format!("/all?last_event_id={id}"),
+        headers: Vec::new(),
+        expected,
+    }
+}
+
+fn gap(reason: &str) -> Vec<String> {
+    vec![format!("gap:{reason}:live")]
+}
+
+fn with_another_check(id: &str) -> String {
+    let (position, check) = id.rsplit_once('-').unwrap();
+    let check = u16::from_str_radix(check, 16).unwrap() ^ 1;
+    format!("{position}-{check:04x}")
+}
+
+impl Stage {
+    /// Opens every case over every protocol, publishes `end`, and compares.
+    async fn show(&self, cases: &[Case]) {
+        let mut readers = Vec::new();
+        for case in cases {
+            for via in Via::ALL {
+                let headers: Vec<_> = case
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()))
+                    .collect();
+                let reader = Reader::open(&self.sidestream, via, &case.target, &headers).await;
+                assert_eq!(reader.status(), 200, "{} over {via:?}", case.what);
+                readers.push((case, via, reader));
+            }
+        }
+        self.publish("a.end", "end").await;
+        for (case, via, mut reader) in readers {
+            assert_eq!(
+                reader.until("end").await,
+                case.expected,
+                "{} over {via:?}",
+                case.what
+            );
+        }
+    }
+
+    async fn purge_before(&self, sequence: u64) {
+        self.stream.purge().sequence(sequence).await.unwrap();
+        self.knows_expired(sequence - 2).await;
+    }
+
+    /// The sidecar believes for a second what it was told of the stream: until it knows that what follows this is gone.
+    pub(crate) async fn knows_expired(&self, sequence: u64) {
+        let id = format!("{}-{sequence}", self.tag().await);
+        eventually(DEADLINE, "the sidecar knows what is retained", || async {
+            self.resume(Via::Http1, "/status", &id).await.status() == 416
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_retained_follows_every_position_once_and_in_order() {
+    let named = "  - { path: /named, sources: [{ stream: A, subjects: [\"a.>\"] }], window: { events: 20 }, last_event_id_query: after }";
+    let stage = Stage::with_routes(300, named).await;
+    let ids = stage.ids().await;
+    stage.purge_before(101).await;
+    for sequence in [150, 151, 152] {
+        stage.stream.delete_message(sequence).await.unwrap();
+    }
+    // Whoever asked whether the sidecar knows of the purge may have been told of it on the way.
+    stage.at_rest().await;
+    let told = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
+    let past = |first: u64| -> Vec<String> {
+        texts(first, 300)
+            .into_iter()
+            .filter(|text| !["150", "151", "152"].contains(&text.as_str()))
+            .collect()
+    };
+    let id = |number: usize| ids[number - 1].clone();
+    let bare = |number: usize| ids[number - 1].rsplit_once('-').unwrap().0.to_owned();
+    let both = Case {
+        headers: vec![("last-event-id", id(298))],
+        ..query("both ways", &id(120), past(299))
+    };
+    let named = |name: &str| Case {
+        what: "under another name in the query",
+        target: format!("/named?{name}={}", id(250)),
+        headers: Vec::new(),
+        expected: past(251),
+    };
+    let appended = Case {
+        target: format!(
+            "/all?last_event_id={}&lastEventId={}&lastEventID=",
+            id(120),
+            id(298)
+        ),
+        ..query("the last of several in the query", "", past(299))
+    };
+    let empty = Case {
+        headers: vec![("last-event-id", String::new())],
+        ..query("an empty header", &id(298), past(299))
+    };
+    stage
+        .show(&[
+            header("in the window", id(290), past(291)),
+            header("the newest but one", id(299), past(300)),
+            header("last_seq", id(300), Vec::new()),
+            header("last_seq without a check", bare(300), Vec::new()),
+            header("at the beginning of the window", id(280), past(281)),
+            header("just outside of the window", id(279), past(280)),
+            header("only in the archive", id(200), past(201)),
+            header("in the archive without a check", bare(200), past(201)),
+            header("first_seq", id(101), past(102)),
+            header("first_seq - 1", id(100), past(101)),
+            header("before deleted messages", id(149), past(153)),
+            header("at a deleted message", id(151), past(153)),
+            query("in the archive, by the query", &id(250), past(251)),
+            named("last_event_id"),
+            named("lastEventId"),
+            named("lastEventID"),
+            named("Last-Event-ID"),
+            named("after"),
+            appended,
+            both,
+            empty,
+        ])
+        .await;
+    stage.at_rest().await;
+    assert_eq!(
+        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        told
+    );
+}
+
+#[tokio::test]
+async fn what_means_nothing_here_is_one_gap_and_then_live() {
+    let stage = Stage::with(300).await;
+    let ids = stage.ids().await;
+    let tag = ids[0].split('-').next().unwrap();
+    let other = ids[249].replacen(tag, if tag == "abcdef" { "fedcba" } else { "abcdef" }, 1);
+    stage
+        .show(&[
+            header("ahead by one", format!("{tag}-301"), gap("ahead")),
+            header(
+                "far ahead",
+                format!("{tag}-{}-0000", u64::MAX),
+                gap("ahead"),
+            ),
+            header(
+                "another check in the archive",
+                with_another_check(&ids[149]),
+                gap("recreated"),
+            ),
+            header(
+                "another check in the window",
+                with_another_check(&ids[289]),
+                gap("recreated"),
+            ),
+            header(
+                "another check of the newest",
+                with_another_check(&ids[299]),
+                gap("recreated"),
+            ),
+            header("another stream's", other, gap("recreated")),
+            header("garbage", "an id, or what?", gap("invalid")),
+            header("half an id", format!("{tag}-"), gap("invalid")),
+            header(
+                "a number too large",
+                format!("{tag}-99999999999999999999"),
+                gap("invalid"),
+            ),
+            header("10 kB", "9".repeat(10_240), gap("invalid")),
+            header(
+                "10 kB of ids",
+                format!("{tag}-1.").repeat(1000),
+                gap("invalid"),
+            ),
+            query("10 kB in the query", &"9".repeat(5_000), gap("invalid")),
+            query("NUL", "%00", gap("invalid")),
+            query("NUL in an id", &format!("{tag}-1%00"), gap("invalid")),
+            query("not UTF-8", "%ff%fe", gap("invalid")),
+            query(
+                "line ends",
+                &format!("{tag}-1%0d%0aid:%20x"),
+                gap("invalid"),
+            ),
+            query("empty, which is none", "", Vec::new()),
+        ])
+        .await;
+    stage.at_rest().await;
+}
+
+#[tokio::test]
+async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest() {
+    let stage = Stage::with(300).await;
+    let ids = stage.ids().await;
+    stage.purge_before(101).await;
+    const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (rig)");
+    let mut refused = Vec::new();
+    for via in Via::ALL {
+        for id in [&ids[49], &ids[98]] {
+            let id = ("last-event-id", id.as_str());
+            for (target, headers) in [
+                ("/all", vec![id]),
+                ("/status", vec![id]),
+                ("/status", vec![id, BROWSER]),
+            ] {
+                refused.push((
+                    via,
+                    target,
+                    Reader::open(&stage.sidestream, via, target, &headers).await,
+                ));
+            }
+        }
+    }
+    for (via, target, mut answer) in refused {
+        assert_eq!(answer.status(), 416, "{target} over {via:?}");
+        assert_eq!(
+            answer.header("content-type").as_deref(),
+            Some("application/json")
+        );
+        let error = answer.json().await["error"].clone();
+        assert_eq!(error["code"], "last_event_id_expired");
+        assert!(
+            error["message"].is_string() && error["hint"].is_string(),
+            "{error}"
+        );
+    }
+    let expected = [vec!["gap:expired:oldest".to_owned()], texts(101, 300)].concat();
+    let browser = vec![
+        ("last-event-id", ids[49].clone()),
+        (BROWSER.0, BROWSER.1.to_owned()),
+    ];
+    let at_the_edge = header("", ids[98].clone(), expected.clone());
+    stage
+        .show(&[
+            Case {
+                what: "a browser",
+                target: "/all".into(),
+                headers: browser.clone(),
+                expected: expected.clone(),
+            },
+            Case {
+                what: "a browser, gap",
+                target: "/gap".into(),
+                headers: browser,
+                expected,
+            },
+            Case {
+                what: "a program, gap",
+                target: "/gap".into(),
+                ..at_the_edge
+            },
+        ])
+        .await;
+    stage.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end_nothing() {
+    let stage = Stage::with(300).await;
+    let ids = stage.ids().await;
+    stage.stream.purge().await.unwrap();
+    stage.knows_expired(200).await;
+    let expired = header(
+        "before the end",
+        ids[199].clone(),
+        vec!["gap:expired:oldest".to_owned()],
+    );
+    stage
+        .show(&[
+            header("at the end", ids[299].clone(), Vec::new()),
+            // What this sidecar has in memory still is not withheld.
+            header("in the window", ids[289].clone(), texts(291, 300)),
+            Case {
+                target: "/gap".into(),
+                ..expired
+            },
+        ])
+        .await;
+    let mut refused = stage.resume(Via::Http1, "/all", &ids[199]).await;
+    assert_eq!(
+        (
+            refused.status(),
+            refused.json().await["error"]["code"].as_str()
+        ),
+        (416, Some("last_event_id_expired"))
+    );
+    stage.at_rest().await;
+}

@@ -1,0 +1,63 @@
+//! Streams that are deleted and made again: an id of the old one is never taken for one of the new.
+
+use super::reader::Via;
+use super::{Stage, fill};
+use testkit::nats::create_stream;
+use testkit::wait::{RECOVERY, eventually};
+
+/// Makes the stream anew with `count` messages behind one sidecar's back; returns the ids of the old one, once the
+/// sidecar has come to the end of the new one.
+pub(crate) async fn made_again(stage: &Stage, count: u64) -> Vec<String> {
+    let ids = stage.ids().await;
+    let tag = ids[0].split('-').next().unwrap().to_owned();
+    stage.jetstream.delete_stream("A").await.unwrap();
+    let again = create_stream(&stage.jetstream, "A", &["a.>"]).await;
+    fill(&stage.nats, &again, 1, count).await;
+    let end = count.to_string();
+    eventually(
+        RECOVERY,
+        "the sidecar has come to the end of the new one",
+        || async {
+            let ready = stage.sidestream.admin("/health/ready").await.0 == 200;
+            let position = if ready {
+                stage.position().await
+            } else {
+                String::new()
+            };
+            !position.starts_with(&tag) && position.split('-').nth(1) == Some(&*end)
+        },
+    )
+    .await;
+    ids
+}
+
+async fn old_ids_are_told(count: u64) {
+    let stage = Stage::with(100).await;
+    let ids = made_again(&stage, count).await;
+    let mut readers = Vec::new();
+    for via in Via::ALL {
+        for number in [1, 50, 90, 100] {
+            let reader = stage.resume(via, "/all", &ids[number - 1]).await;
+            assert_eq!(reader.status(), 200);
+            readers.push((via, number, reader));
+        }
+    }
+    stage.publish("a.end", "end").await;
+    for (via, number, mut reader) in readers {
+        assert_eq!(
+            reader.until("end").await,
+            ["gap:recreated:live"],
+            "{number} over {via:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_made_again_with_fewer_messages_is_a_gap() {
+    old_ids_are_told(30).await;
+}
+
+#[tokio::test]
+async fn a_stream_made_again_with_more_messages_is_a_gap() {
+    old_ids_are_told(200).await;
+}

@@ -1,0 +1,200 @@
+//! A NATS that rejects reading for good: clients learn it at once, keep their positions, and have everything once it ends.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream;
+
+use super::{Stage, configuration, fill, texts};
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
+use testkit::sse::SseClient;
+use testkit::wait::{RECOVERY, eventually};
+
+/// A stage whose stream admits two consumers: the tailer's and one more.
+async fn stage() -> Stage {
+    let nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    let config = stream::Config {
+        name: "A".to_owned(),
+        subjects: vec!["a.>".to_owned()],
+        max_consumers: 2,
+        ..stream::Config::default()
+    };
+    let stream = jetstream.create_stream(config).await.unwrap();
+    fill(&nats, &stream, 1, 60).await;
+    let sidestream = Sidestream::start(configuration(&nats, "")).await;
+    Stage {
+        nats,
+        jetstream,
+        stream,
+        sidestream,
+    }
+}
+
+impl Stage {
+    /// Takes a place for a consumer. False if none is free.
+    async fn occupy(&self, name: &str) -> bool {
+        let inactive_threshold = Duration::from_secs(600);
+        let config = pull::Config {
+            name: Some(name.to_owned()),
+            inactive_threshold,
+            ..pull::Config::default()
+        };
+        self.stream.create_consumer(config).await.is_ok()
+    }
+
+    /// Deletes the tailer's consumer and takes its place before it is made again.
+    async fn usurp(&self) {
+        use futures_util::TryStreamExt as _;
+        let client = self.nats.client().await;
+        eventually(
+            RECOVERY,
+            "the place of the tailer's consumer is taken",
+            || async {
+                let names = || async {
+                    let names: Vec<String> =
+                        self.stream.consumer_names().try_collect().await.unwrap();
+                    names
+                        .into_iter()
+                        .filter(|name| name.starts_with("sse-"))
+                        .collect::<Vec<_>>()
+                };
+                for name in names().await {
+                    client
+                        .publish(format!("$JS.API.CONSUMER.DELETE.A.{name}"), "".into())
+                        .await
+                        .unwrap();
+                }
+                client.flush().await.unwrap();
+                self.occupy("second").await && names().await.is_empty()
+            },
+        )
+        .await;
+    }
+
+    async fn check(&self, name: &str) -> Option<String> {
+        let health = self.sidestream.admin_json("/health").await;
+        health["checks"][name]["message"]
+            .as_str()
+            .map(str::to_owned)
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_once_it_is_admitted()
+{
+    let stage = stage().await;
+    let start = format!("{}-0", stage.tag().await);
+    assert!(stage.occupy("other").await);
+
+    // The first to need it waits for some attempts; then its event stream ends, and its position is kept.
+    let mut first = SseClient::get(stage.sidestream.url("/all"))
+        .last_event_id(&start)
+        .connect()
+        .await;
+    assert_eq!(first.status(), 200);
+    let end = first.next().await;
+    assert_eq!(
+        (end.name.as_str(), end.id.as_str()),
+        ("sidestream.close", start.as_str())
+    );
+    assert!(end.data.contains(r#""reason":"upstream""#), "{}", end.data);
+    let check = stage.check("replays:A").await.unwrap();
+    assert!(
+        check.contains("error code 10026") && check.contains("raise `max_consumers`"),
+        "{check}"
+    );
+    assert_eq!(
+        stage.sidestream.admin_json("/health").await["status"],
+        "warning"
+    );
+    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 200);
+
+    // From then on a program is rejected at once, and a browser goes on live after a gap that says why.
+    let mut program = SseClient::get(stage.sidestream.url("/status"))
+        .last_event_id(&start)
+        .connect()
+        .await;
+    assert_eq!(program.status(), 503);
+    assert!(program.body().await.contains("nats_rejected"));
+    let mut browser = SseClient::get(stage.sidestream.url("/gap"))
+        .last_event_id(&start)
+        .browser()
+        .connect()
+        .await;
+    let gap = browser.next().await;
+    assert_eq!(gap.name, "sidestream.gap");
+    assert_eq!(
+        gap.data,
+        r#"{"reason":"rejected","missed":null,"resume":"live"}"#
+    );
+    stage.publish("a.1", "61").await;
+    assert_eq!(browser.next().await.data, "61");
+    assert_eq!(
+        stage
+            .sidestream
+            .metric("sidestream_gaps_total", &[("reason", "rejected")])
+            .await,
+        1.0
+    );
+
+    stage.stream.delete_consumer("other").await.unwrap();
+    eventually(RECOVERY, "the check is gone", || async {
+        stage.check("replays:A").await.is_none()
+    })
+    .await;
+    let mut resumed = SseClient::get(stage.sidestream.url("/status"))
+        .last_event_id(&start)
+        .connect()
+        .await;
+    let events = resumed.until(|event| event.data == "61").await;
+    assert_eq!(
+        events
+            .into_iter()
+            .map(|event| event.data)
+            .collect::<Vec<_>>(),
+        texts(1, 61)
+    );
+}
+
+#[tokio::test]
+async fn a_rejected_tailer_closes_its_event_streams_and_admits_none_until_it_follows_again() {
+    let stage = stage().await;
+    let mut live = SseClient::get(stage.sidestream.url("/all")).connect().await;
+    stage.publish("a.1", "61").await;
+    assert_eq!(live.next().await.data, "61");
+    assert!(stage.occupy("first").await);
+    stage.usurp().await;
+    stage.publish("a.1", "62").await;
+
+    let end = live.next().await;
+    assert_eq!(end.name, "sidestream.close");
+    assert!(end.data.contains(r#""reason":"upstream""#), "{}", end.data);
+    let position = live.last_event_id().to_owned();
+    let mut program = SseClient::get(stage.sidestream.url("/all"))
+        .last_event_id(&position)
+        .connect()
+        .await;
+    assert_eq!(program.status(), 503);
+    assert!(program.body().await.contains("nats_rejected"));
+    let mut browser = SseClient::get(stage.sidestream.url("/all"))
+        .browser()
+        .connect()
+        .await;
+    assert_eq!(
+        (browser.status(), browser.next().await.name.as_str()),
+        (200, "sidestream.close")
+    );
+    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 503);
+
+    stage.stream.delete_consumer("second").await.unwrap();
+    stage.ready().await;
+    stage.publish("a.1", "63").await;
+    let mut resumed = SseClient::get(stage.sidestream.url("/all"))
+        .last_event_id(&position)
+        .connect()
+        .await;
+    assert_eq!(resumed.next().await.data, "62");
+    assert_eq!(resumed.next().await.data, "63");
+}

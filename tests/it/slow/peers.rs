@@ -1,0 +1,107 @@
+//! Peers that are stuck or gone without a word: found and closed within the documented time, whatever they speak.
+
+use std::time::{Duration, Instant};
+
+use super::stage::Stage;
+use testkit::h2::{Builder, H2Client};
+use testkit::sse::SseClient;
+use testkit::wait::eventually;
+
+/// docs/slow-clients.md: without acknowledgement, or without a turn taken.
+const STUCK: Duration = Duration::from_secs(25);
+
+/// docs/slow-clients.md: HTTP/2 pings.
+const PINGS: Duration = Duration::from_secs(30);
+
+/// What a busy machine, and a retransmission that is under way, may add.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// From now on nothing reaches this socket, and its kernel answers nothing: as if its machine had lost power.
+fn vanish(client: &mut SseClient) {
+    // `ret #0`: keep no byte of any packet, not even for an acknowledgement.
+    let nothing = [socket2::SockFilter::new(0x06, 0, 0, 0)];
+    let tcp = client.response().transport().tcp();
+    socket2::SockRef::from(tcp).attach_filter(&nothing).unwrap();
+}
+
+async fn until_closed(stage: &Stage, route: &str, most: Duration) -> Duration {
+    let began = Instant::now();
+    eventually(most + GRACE, &format!("{route} is closed"), || async {
+        stage
+            .sidestream
+            .metric("sidestream_streams", &[("route", route)])
+            .await
+            == 0.0
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
+    let stage = Stage::start().await;
+    let mut client = SseClient::get(stage.sidestream.url("/quiet"))
+        .connect()
+        .await;
+    client
+        .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
+        .await;
+    vanish(&mut client);
+    // A heartbeat of 2 s, then the kernel's time.
+    let lasted = until_closed(&stage, "/quiet", Duration::from_secs(2) + STUCK).await;
+    println!("found after {lasted:?}");
+    assert!(
+        lasted > Duration::from_secs(20),
+        "it was the vanishing that ended it: {lasted:?}"
+    );
+    eventually(GRACE, "its connection is gone too", || async {
+        stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn a_peer_that_vanished_is_found_by_pings_on_http_2() {
+    let stage = Stage::start().await;
+    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut stream = connection.get("/quiet").await;
+    stream
+        .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
+        .await;
+    connection.freeze();
+    let lasted = until_closed(&stage, "/quiet", PINGS).await;
+    println!("found after {lasted:?}");
+    eventually(GRACE, "its connection is gone too", || async {
+        stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn one_that_takes_nothing_is_closed_however_little_waits_for_it() {
+    let mut stage = Stage::start().await;
+    let _stuck = stage.lazy("/usual").await;
+    stage.publish_until_waiting("/usual", 20, 4000).await;
+    let mut connection = Builder::default().connect(stage.sidestream.url("/")).await;
+    let mut stalled = connection.get("/disconnect").await;
+    let mut reading = connection.get("/past").await;
+    for _ in 0..8 {
+        stage.publish(10, 4000).await;
+        reading.take(10).await;
+    }
+    let began = Instant::now();
+    until_closed(&stage, "/usual", STUCK).await;
+    until_closed(&stage, "/disconnect", STUCK).await;
+    println!("both closed after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_secs(15),
+        "patience alone ends nobody"
+    );
+    stalled.closed().await;
+    assert!(!connection.going_away(), "the connection is not at fault");
+    stage.publish(1, 10).await;
+    reading.next().await;
+}

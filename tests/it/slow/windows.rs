@@ -1,0 +1,190 @@
+//! Clients of HTTP/2 that open their windows by single bytes, or never: each costs little and is found slow, nobody else is.
+
+use std::time::{Duration, Instant};
+
+use super::stage::Stage;
+use testkit::h2::{Builder, H2Client, H2Stream};
+use testkit::h2_tap::RST_STREAM;
+use testkit::http1::End;
+use testkit::wait::{DEADLINE, eventually, within};
+
+/// As many as a gateway has on one connection.
+const STREAMS: usize = 200;
+
+/// docs/slow-clients.md: two turns, one that the window cuts and one behind it, each 32 KiB and the event that goes beyond them,
+/// for which the allocator takes 40.
+const EACH_MAX: u64 = 96 * 1024;
+
+async fn connect(stage: &Stage, window: u32) -> H2Client {
+    Builder::default()
+        .stream_window(window)
+        .connect(stage.sidestream.url("/"))
+        .await
+}
+
+/// Takes what is offered at twenty bytes a second, each by a WINDOW_UPDATE of its own, until the end.
+async fn sip(mut stream: H2Stream) -> End {
+    loop {
+        if let Err(end) = stream.piece().await {
+            return end;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_window_that_opens_byte_by_byte_is_as_good_as_shut() {
+    let mut stage = Stage::start().await;
+    let mut connection = connect(&stage, 1).await;
+    let sipping: Vec<_> = [
+        connection.get("/strict").await,
+        connection.get("/strict").await,
+    ]
+    .map(sip)
+    .into();
+    let sipping = tokio::spawn(futures_util::future::join_all(sipping));
+    let mut other = stage.http2().await;
+    let mut reading = other.get("/usual").await;
+    let began = Instant::now();
+    stage.publish(150, 1000).await;
+    reading.take(150).await;
+    stage.until_ended("/strict", 2.0).await;
+    let ends = within(DEADLINE, "both are reset", sipping).await.unwrap();
+    assert_eq!(
+        ends,
+        [End::StreamReset(8), End::StreamReset(8)],
+        "CANCEL, and nothing else of the connection"
+    );
+    // Patience, up to a second until it is looked at, a second for the word: not the 25 s of one that takes nothing.
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(!connection.going_away());
+}
+
+#[tokio::test]
+async fn one_that_takes_a_little_after_its_end_is_reset_a_second_later_all_the_same() {
+    let mut stage = Stage::start().await;
+    let mut connection = connect(&stage, 1).await;
+    let mut stalled = connection.get("/strict").await;
+    stage.publish(150, 1000).await;
+    let is_to_end = || async { stage.connection("/strict").await["state"] == "closed" };
+    eventually(DEADLINE, "it is to end", is_to_end).await;
+    // All of the opening and the beginning of the next turn; what it is told of its end stands behind that.
+    for _ in 0..100 {
+        stalled.piece().await.unwrap();
+    }
+    let is_reset = || async {
+        connection
+            .frames()
+            .iter()
+            .any(|frame| frame.kind == RST_STREAM)
+    };
+    eventually(Duration::from_secs(4), "its stream is reset", is_reset).await;
+    assert!(!connection.going_away());
+}
+
+#[tokio::test]
+#[ignore = "takes a minute and a half"]
+async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longer_than_others() {
+    let stage = Stage::start().await;
+    let mut connection = connect(&stage, 0).await;
+    let mut refusals = Vec::new();
+    for _ in 0..STREAMS {
+        let refused = connection.get("/nowhere").await;
+        assert_eq!(refused.status(), 404);
+        refusals.push(refused);
+    }
+    let began = Instant::now();
+    // Idle for 30 s to 60 s, then told to go, then half a minute for what was not taken.
+    let most = Duration::from_secs(100);
+    stage
+        .sidestream
+        .until_metric_within(most, "sidestream_connections", &[], |open| open == 0.0)
+        .await;
+    println!("closed after {:?}", began.elapsed());
+    assert!(connection.going_away(), "it was told to go before");
+}
+
+#[tokio::test]
+#[ignore = "takes half a minute"]
+async fn a_window_that_is_shut_is_found_however_little_waits() {
+    let stage = Stage::start().await;
+    let mut connections = [connect(&stage, 0).await, connect(&stage, 1).await];
+    let mut stalled = Vec::new();
+    for connection in &mut connections {
+        stalled.push(connection.get("/quiet").await);
+    }
+    let began = Instant::now();
+    let open = async |wanted: f64, most: u64| {
+        let most = Duration::from_secs(most);
+        stage
+            .sidestream
+            .until_metric_within(most, "sidestream_streams", &[], |open| open == wanted)
+            .await;
+    };
+    open(2.0, 1).await;
+    // docs/slow-clients.md: 25 s, and where something is taken and the next is not, a heartbeat (of 2 s here) before that.
+    open(0.0, 25 + 2 + 8).await;
+    println!("both closed after {:?}", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_secs(20),
+        "patience alone ends nobody"
+    );
+    assert!(
+        connections
+            .iter()
+            .all(|connection| !connection.going_away())
+    );
+}
+
+/// All streams of a connection with such windows; what each costs while it stalls, in bytes.
+async fn stall(stage: &mut Stage, window: u32) -> u64 {
+    let mut connection = connect(stage, window).await;
+    let mut stalled = Vec::new();
+    for _ in 0..STREAMS {
+        stalled.push(connection.get("/disconnect").await);
+    }
+    let mut other = stage.http2().await;
+    let mut reading = other.get("/usual").await;
+    let (resident, streams) = (
+        stage.sidestream.resident_bytes_at_rest().await,
+        STREAMS as f64,
+    );
+    let first = stage.published;
+    stage.publish(100, 4000).await;
+    reading.take(100).await;
+    let route = [("route", "/disconnect")];
+    stage
+        .sidestream
+        .until_metric("sidestream_slow_clients", &route, |slow| slow == streams)
+        .await;
+    let held = (stage.published - first) * 4000;
+    let each = stage
+        .sidestream
+        .resident_bytes()
+        .saturating_sub(resident + held)
+        / STREAMS as u64;
+    println!("windows of {window}: {each} bytes for each of {STREAMS} that stall");
+    assert!(!connection.going_away());
+    each
+}
+
+#[tokio::test]
+async fn two_hundred_streams_with_tiny_windows_cost_a_bounded_number_of_bytes_each() {
+    let mut stage = Stage::start().await;
+    for window in [0, 1, 100] {
+        let each = stall(&mut stage, window).await;
+        let route = [("route", "/disconnect")];
+        stage
+            .sidestream
+            .until_metric("sidestream_streams", &route, |streams| streams == 0.0)
+            .await;
+        assert!(
+            each < EACH_MAX,
+            "{each} bytes for each stream with a window of {window}"
+        );
+    }
+}
