@@ -84,7 +84,7 @@ struct App {
     live: Live,
     nats: nats::Nats,
     /// The end of the writing to the registry over all pods.
-    registry: crate::lifecycle::shutdown::Signal,
+    registry: crate::lifecycle::shutdown::Trigger,
     shards: Shards,
     health: Health,
     progress: watch::Sender<Progress>,

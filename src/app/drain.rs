@@ -8,9 +8,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::shards::{self, Shards};
 use crate::http::Context;
+use crate::lifecycle::drain::Config;
 use crate::lifecycle::phase::{Phase, Progress};
 use crate::lifecycle::schedule::Schedule;
-use crate::lifecycle::shutdown::{Config, Signal};
+use crate::lifecycle::shutdown::Trigger;
 use crate::net::queue;
 use crate::presence::{CloseReason, StreamHandle};
 use crate::telemetry::Metrics;
@@ -65,14 +66,14 @@ impl Clients<'_> {
         }
 
         context.refuse_all();
-        if timeout(GOAWAY_MAX, listeners.drain()).await.is_err() {
+        if timeout(GOAWAY_MAX, listeners.shut_down()).await.is_err() {
             tracing::warn!("a listener did not close in time");
         }
         enter(progress, Phase::ListenersClosed);
 
         enter(progress, Phase::Goaway);
         // GOAWAY before any body ends: a client must not send its next request into a connection that is ending.
-        if timeout(GOAWAY_MAX, goaway.drain()).await.is_err() {
+        if timeout(GOAWAY_MAX, goaway.shut_down()).await.is_err() {
             tracing::info!("a connection could not be told in time");
         }
         let mut clock = schedule.clone();
@@ -108,7 +109,7 @@ async fn until(schedule: &mut watch::Receiver<Schedule>, moment: impl Fn(&Schedu
 async fn end_all(
     context: &Context,
     progress: &watch::Sender<Progress>,
-    connections: &mut Signal,
+    connections: &mut Trigger,
     schedule: &mut watch::Receiver<Schedule>,
 ) {
     enter(progress, Phase::Ending);
@@ -123,7 +124,7 @@ async fn end_all(
         sleep(Duration::from_millis(20)).await;
     }
     progress.send_modify(|now| now.streams_left = 0);
-    connections.released().await;
+    connections.completed().await;
 }
 
 /// Tells the event streams to end one by one, evenly over what the schedule has left for it.
@@ -169,7 +170,7 @@ async fn cut(
     context: &Context,
     progress: &watch::Sender<Progress>,
     metrics: &Metrics,
-    mut connections: Signal,
+    mut connections: Trigger,
 ) {
     let cut = context.registry.len() as u64;
     context
@@ -186,10 +187,10 @@ async fn cut(
     }
     // A moment for the event streams to tell the log what became of them; then whatever is left of the connections.
     for _ in 0..2 {
-        if timeout(CUT_MAX, connections.released()).await.is_ok() {
+        if timeout(CUT_MAX, connections.completed()).await.is_ok() {
             return;
         }
-        connections.cut();
+        connections.abort();
     }
 }
 

@@ -11,7 +11,7 @@ use super::StartError;
 use crate::feed;
 use crate::http::{self, Context};
 use crate::lifecycle::health::Health;
-use crate::lifecycle::shutdown::{self, Signal, Watch};
+use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::limit::LoopLagProbes;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
@@ -20,11 +20,11 @@ use crate::net::tls::Tls;
 /// The running shards, and the ways in which they are told to end.
 pub(super) struct Shards {
     /// To close the listeners; over when all are closed.
-    pub(super) listeners: Signal,
+    pub(super) listeners: Trigger,
     /// To tell the connections not to be used again; over when all have been told.
-    pub(super) goaway: Signal,
+    pub(super) goaway: Trigger,
     /// Over when all connections have ended.
-    pub(super) connections: Signal,
+    pub(super) connections: Trigger,
     /// Other shards than the first.
     pub(super) others: Others,
     /// Where clients connect.
@@ -147,7 +147,7 @@ fn bind(
 /// What everything in a shard hears of a drain.
 #[derive(Clone)]
 struct Watches {
-    listening: Watch,
+    listening: Token,
     drain: http::Drain,
 }
 

@@ -12,9 +12,10 @@ use super::sources::Sources;
 use super::{App, Live};
 use crate::admin::{Admin, Command};
 use crate::http::Context;
+use crate::lifecycle::drain::Config;
 use crate::lifecycle::phase::{Phase, Progress};
 use crate::lifecycle::schedule::Schedule;
-use crate::lifecycle::shutdown::{Config, Signal};
+use crate::lifecycle::shutdown::Trigger;
 use crate::lifecycle::signals::Request;
 use crate::nats::Nats;
 use crate::telemetry::Metrics;
@@ -141,7 +142,7 @@ struct Parts {
     context: Arc<Context>,
     shards: Shards,
     /// The end of the writing to the registry over all pods.
-    registry: Signal,
+    registry: Trigger,
     sources: Arc<Sources>,
     nats: Nats,
     metrics: Arc<Metrics>,
@@ -171,7 +172,7 @@ impl Parts {
         .await;
         enter(&progress, Phase::Upstream);
         let upstream = async {
-            registry.drain().await;
+            registry.shut_down().await;
             sources.stop().await;
             nats.close().await;
         };

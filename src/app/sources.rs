@@ -9,7 +9,7 @@ use crate::feed::buffer::History;
 use crate::feed::replay::ReplaySlots;
 use crate::feed::{self, Budget, CoreSource, Limits, RepublishSource, Source, StreamBuffer};
 use crate::http::config::{Delivery, SourceConfig};
-use crate::lifecycle::shutdown::{self, Signal, Watch};
+use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::nats::{Nats, StreamConfig};
 use crate::sse::SourceTag;
 use crate::subject::{Filter, FilterSet};
@@ -29,13 +29,13 @@ struct State {
     /// Followed in a way that a reload has changed, as long as event streams read them.
     retired: Vec<Followed>,
     /// Ends the subscriptions to core subjects; none when they have been told to end.
-    core: Option<Signal>,
+    core: Option<Trigger>,
 }
 
 struct Followed {
     wanted: Wanted,
     reader: Reader,
-    stop: Signal,
+    stop: Trigger,
 }
 
 /// What cursors of a stream come from.
@@ -201,7 +201,7 @@ impl Sources {
 
     /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
     pub(super) async fn stop(&self) {
-        let stops: Vec<Signal> = {
+        let stops: Vec<Trigger> = {
             let mut state = self.lock();
             let State {
                 followed,
@@ -217,7 +217,7 @@ impl Sources {
                 .chain(core.take())
                 .collect()
         };
-        futures_util::future::join_all(stops.into_iter().map(Signal::drain)).await;
+        futures_util::future::join_all(stops.into_iter().map(Trigger::shut_down)).await;
     }
 
     /// Brings the gauges of windows and feeds up to date.
@@ -256,7 +256,7 @@ impl Sources {
             followed.reader.sweep(now);
         }
         for done in retired.extract_if(.., |followed| followed.reader.size().2 == 0) {
-            tokio::spawn(done.stop.drain());
+            tokio::spawn(done.stop.shut_down());
         }
     }
 
@@ -277,11 +277,11 @@ async fn sweep(sources: Weak<Sources>) {
 }
 
 /// Runs until the other end of the watch signals.
-fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Watch) {
+fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Token) {
     tokio::spawn(async move {
         tokio::select! {
             biased;
-            () = ended.signaled() => {}
+            () = ended.requested() => {}
             () = task => {}
         }
     });

@@ -45,7 +45,7 @@ pub struct Config {
     /// How many replays there may be.
     pub replays: feed::replay::Config,
     /// How a drain proceeds.
-    pub drain: lifecycle::shutdown::Config,
+    pub drain: lifecycle::drain::Config,
     /// Who is connected where, over all pods.
     pub registry: presence::Config,
     /// How the log is written.
@@ -71,7 +71,7 @@ impl Default for Config {
             feeds_max,
             file_descriptors: limit::Thresholds::default(),
             replays: feed::replay::Config::default(),
-            drain: lifecycle::shutdown::Config::default(),
+            drain: lifecycle::drain::Config::default(),
             registry: presence::Config::default(),
             log: telemetry::logs::Config::default(),
         }

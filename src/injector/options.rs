@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::notice::Notice;
-use crate::lifecycle::shutdown;
+use crate::lifecycle::drain;
 
 mod parse;
 
@@ -157,7 +157,7 @@ impl Options {
     /// How long a drain may take.
     pub(super) fn drain_timeout(&self) -> Duration {
         self.drain_timeout
-            .unwrap_or_else(|| shutdown::Config::default().timeout)
+            .unwrap_or_else(|| drain::Config::default().timeout)
     }
 
     /// What does not fit together counts as left out: the API server would refuse the pod, the sidecar its file.
@@ -197,7 +197,7 @@ impl Options {
             ));
             self.storage_limit = None;
         }
-        let usual = shutdown::Config::default();
+        let usual = drain::Config::default();
         let accept_for = self.drain_accept_for.unwrap_or(usual.accept_for);
         if accept_for + self.drain_spread.unwrap_or(usual.spread) > self.drain_timeout() {
             tell(format!(

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::options::Defaults;
 use crate::lifecycle::health::Health;
-use crate::lifecycle::shutdown::{self, Watch};
+use crate::lifecycle::shutdown::{self, Token};
 use crate::lifecycle::signals::Request;
 use crate::limit::Rate;
 use crate::limit::token_bucket::Bucket;
@@ -192,7 +192,7 @@ pub async fn run(config: Config, mut signals: mpsc::Receiver<Request>) -> Result
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     following.abort();
     tokio::select! {
-        () = signal.drain() => {}
+        () = signal.shut_down() => {}
         () = tokio::time::sleep(LAST_ANSWERS) => {}
         () = until_end(&mut signals) => {}
     }
@@ -213,7 +213,7 @@ async fn accept(
     listener: Listener,
     slots: Slots,
     shared: Arc<Shared>,
-    watch: Watch,
+    watch: Token,
     tls: Option<Tls>,
 ) {
     let converse = move |connection: TcpStream, slot| {
@@ -268,7 +268,7 @@ async fn converse(
     connection: TcpStream,
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
-    watch: Watch,
+    watch: Token,
     tls: Tls,
 ) -> Result<(), Failure> {
     let peer = connection.peer_addr()?.ip().to_canonical();
@@ -322,7 +322,7 @@ async fn until_asked<C>(
     end: fn(Pin<&mut C>),
     shared: &Shared,
     slot: &Slot,
-    mut watch: Watch,
+    mut watch: Token,
 ) -> Result<(), Failure>
 where
     C: Future<Output = hyper::Result<()>>,
@@ -330,7 +330,7 @@ where
     let mut connection = pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
-        () = watch.signaled() => end(connection.as_mut()),
+        () = watch.requested() => end(connection.as_mut()),
         () = slot.evicted() => {
             // An API server is not one of a crowd: its requests meanwhile are rejected, and it repeats them elsewhere.
             let Ok(_permit) = shared.farewells.try_acquire() else { return Ok(()) };

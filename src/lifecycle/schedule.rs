@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::shutdown::Config;
+use super::drain::Config;
 
 /// 2 s: what the process needs after its clients, to leave NATS in order and to end.
 const LEAVE: Duration = Duration::from_secs(2);

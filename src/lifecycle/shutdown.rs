@@ -1,138 +1,128 @@
-//! The counted end: one side signals, the other sides hold releases, and zero releases is the end.
-
-use std::time::Duration;
+//! Shutdown of tasks: a trigger requests it, and it completes when the last token is dropped.
+//!
+//! [`channel`] returns a [`Trigger`] and a [`Token`]. Every task that takes part holds a clone of the
+//! token: it awaits [`Token::requested`], finishes its work and drops the token. [`Trigger::completed`]
+//! returns when no token and no [`Guard`] is left, so completion is counted by ownership and cannot be
+//! forgotten on an early return or a panic.
+//!
+//! ```text
+//! Trigger::begin  -> Token::requested   finish in good order
+//! Trigger::abort  -> Token::aborted     drop what is left
+//! last Token or Guard dropped -> Trigger::completed
+//! ```
+//!
+//! The order of requests only rises: after an abort a later `begin` changes nothing. A trigger that is
+//! dropped without a request ends nothing. This is the mechanism inside the process; the graceful
+//! shutdown of the pod that uses it is the drain (`app::drain`).
 
 use tokio::sync::{mpsc, watch};
 
-/// How a drain proceeds (`drain:` in the configuration).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// How long everything is accepted and served as ever after readiness failed.
-    pub accept_for: Duration,
-    /// How long the ends of the event streams are spread over.
-    pub spread: Duration,
-    /// When what is left is cut.
-    pub timeout: Duration,
-    /// The shortest time a drained client is told to wait before it connects again.
-    pub retry_min: Duration,
-    /// The longest.
-    pub retry_max: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            // 5 s: what a load balancer needs to hear that a pod is not ready any more.
-            accept_for: Duration::from_secs(5),
-            spread: Duration::from_secs(20),
-            // 40 s: accept_for and spread, and as much again as clients need to take what is pending.
-            timeout: Duration::from_secs(40),
-            retry_min: Duration::from_millis(500),
-            retry_max: Duration::from_secs(3),
-        }
-    }
-}
-
-/// Makes the two ends of a drain.
+/// Returns a trigger and the first token.
 #[must_use]
-pub fn channel() -> (Signal, Watch) {
-    let (told, hears) = watch::channel(Told::Nothing);
-    let (release, released) = mpsc::channel(1);
+pub fn channel() -> (Trigger, Token) {
+    let (request, requests) = watch::channel(Request::None);
+    let (guard, guards) = mpsc::channel(1);
     (
-        Signal { told, released },
-        Watch {
-            told: hears,
-            release: Release { _release: release },
+        Trigger { request, guards },
+        Token {
+            requests,
+            guard: Guard { _guard: guard },
         },
     )
 }
 
-/// What the watches were told last.
+/// The latest request. Later variants are stronger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
-    Nothing,
-    /// To end in good order.
+enum Request {
+    None,
+    /// Finish in good order.
     End,
-    /// That the time for it is over.
-    Cut,
+    /// Stop at once: the time to finish is over.
+    Abort,
 }
 
-/// The side that drains and waits until everything is released.
+/// Requests a shutdown and waits for it to complete.
 #[derive(Debug)]
-pub struct Signal {
-    told: watch::Sender<Told>,
-    released: mpsc::Receiver<std::convert::Infallible>,
+pub struct Trigger {
+    request: watch::Sender<Request>,
+    guards: mpsc::Receiver<std::convert::Infallible>,
 }
 
-/// The side that hears of the drain. As long as a clone lives, the drain is not over: it is the release.
+/// Receives the requests. The shutdown completes after the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Watch {
-    told: watch::Receiver<Told>,
-    release: Release,
+pub struct Token {
+    requests: watch::Receiver<Request>,
+    guard: Guard,
 }
 
-/// A release alone: what only has to be waited for. A third of a watch's size.
+/// Delays completion without receiving requests. A third of the size of a [`Token`].
 #[derive(Clone, Debug)]
-pub struct Release {
-    // Never sent on; its end is the message.
-    _release: mpsc::Sender<std::convert::Infallible>,
+pub struct Guard {
+    // Nothing is ever sent: the receiver only observes that every sender is dropped.
+    _guard: mpsc::Sender<std::convert::Infallible>,
 }
 
-impl Signal {
-    /// Tells every watch to end, and returns when the last one is dropped.
-    pub async fn drain(mut self) {
+impl Trigger {
+    /// Requests the end and returns when the last token is dropped.
+    pub async fn shut_down(mut self) {
         self.begin();
-        self.released().await;
+        self.completed().await;
     }
 
-    /// Tells every watch to end.
+    /// Requests the end.
     pub fn begin(&self) {
-        self.tell(Told::End);
+        self.request(Request::End);
     }
 
-    /// Tells every watch that the time to end is over: what is left is to be dropped as it is.
-    pub fn cut(&self) {
-        self.tell(Told::Cut);
+    /// Requests that what is left is dropped as it is.
+    pub fn abort(&self) {
+        self.request(Request::Abort);
     }
 
-    /// Returns when the last watch is dropped. May be dropped and called again.
-    pub async fn released(&mut self) {
-        // `None` as soon as no sender is left.
-        let ended = self.released.recv().await;
-        debug_assert!(ended.is_none(), "nothing is ever sent");
+    /// Returns when the last token is dropped. Cancel safe; may be called again.
+    pub async fn completed(&mut self) {
+        // `None` once no sender is left.
+        let ended = self.guards.recv().await;
+        debug_assert!(ended.is_none(), "guards never send");
     }
 
-    fn tell(&self, told: Told) {
-        self.told.send_modify(|before| *before = told.max(*before));
+    fn request(&self, request: Request) {
+        self.request
+            .send_modify(|before| *before = request.max(*before));
     }
 }
 
-impl Watch {
-    /// Returns when the drain has begun, at once if it has already.
-    pub async fn signaled(&mut self) {
-        self.at_least(Told::End).await;
+impl Token {
+    /// Returns when the end is requested; at once if it already is.
+    pub async fn requested(&mut self) {
+        self.at_least(Request::End).await;
     }
 
-    /// Returns when the time of the drain is over, at once if it is already.
-    pub async fn cut(&mut self) {
-        self.at_least(Told::Cut).await;
+    /// Returns when the abort is requested; at once if it already is.
+    pub async fn aborted(&mut self) {
+        self.at_least(Request::Abort).await;
     }
 
-    /// Hears no more; the drain still waits for it.
+    /// Gives up receiving requests; the shutdown still waits for the guard.
     #[must_use]
-    pub fn into_release(self) -> Release {
-        self.release
+    pub fn into_guard(self) -> Guard {
+        self.guard
     }
 
-    /// Whether the drain has begun.
+    /// Whether the end is requested.
     #[must_use]
-    pub fn is_signaled(&self) -> bool {
-        *self.told.borrow() >= Told::End
+    pub fn is_requested(&self) -> bool {
+        *self.requests.borrow() >= Request::End
     }
 
-    async fn at_least(&mut self, wanted: Told) {
-        // An error means that the signal side is gone without draining: nobody waits for us, and nothing ends.
-        if self.told.wait_for(|told| *told >= wanted).await.is_err() {
+    async fn at_least(&mut self, wanted: Request) {
+        // An error means that the trigger was dropped without a request: no request can follow.
+        if self
+            .requests
+            .wait_for(|request| *request >= wanted)
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }
@@ -140,45 +130,39 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
+    const WHILE: Duration = Duration::from_secs(9);
+
     #[tokio::test(start_paused = true)]
-    async fn a_drain_is_over_when_the_last_release_is_dropped_and_not_before() {
-        let (signal, watch) = channel();
-        let mut second = watch.clone();
-        assert!(!watch.is_signaled());
-        let mut drained = tokio::spawn(signal.drain());
-        second.signaled().await;
+    async fn shutdown_completes_when_the_last_token_is_dropped() {
+        let (trigger, token) = channel();
+        let mut second = token.clone();
+        assert!(!token.is_requested());
+        let mut ended = tokio::spawn(trigger.shut_down());
+        second.requested().await;
         drop(second);
-        assert!(
-            tokio::time::timeout(Duration::from_secs(9), &mut drained)
-                .await
-                .is_err()
-        );
-        assert!(watch.is_signaled());
-        drop(watch);
-        drained.await.unwrap();
+        assert!(timeout(WHILE, &mut ended).await.is_err());
+        assert!(token.is_requested());
+        drop(token);
+        ended.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_end_in_time_hears_that_it_is_cut() {
-        let (mut signal, mut watch) = channel();
-        signal.begin();
-        watch.signaled().await;
-        assert!(
-            tokio::time::timeout(Duration::from_secs(9), watch.cut())
-                .await
-                .is_err()
-        );
-        assert!(
-            tokio::time::timeout(Duration::from_secs(9), signal.released())
-                .await
-                .is_err()
-        );
-        signal.cut();
-        signal.begin();
-        watch.cut().await;
-        drop(watch);
-        signal.released().await;
+    async fn a_task_that_does_not_end_in_time_receives_the_abort() {
+        let (mut trigger, mut token) = channel();
+        trigger.begin();
+        token.requested().await;
+        assert!(timeout(WHILE, token.aborted()).await.is_err());
+        assert!(timeout(WHILE, trigger.completed()).await.is_err());
+        trigger.abort();
+        trigger.begin();
+        token.aborted().await;
+        drop(token);
+        trigger.completed().await;
     }
 }

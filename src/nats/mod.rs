@@ -26,7 +26,7 @@ use crate::feed::{
     Archive, CoreWriter, RepublishSource, RepublishWriter, StreamWriter, SubscribeRequests,
 };
 use crate::lifecycle::health::Health;
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::presence::{Bucket, PresenceStore};
 use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
@@ -117,13 +117,13 @@ impl Nats {
         &self,
         bucket: &Bucket,
         max_bytes: u64,
-        drain: Watch,
+        drain: Token,
     ) -> Arc<dyn PresenceStore> {
         KvPresenceStore::start(self, bucket, max_bytes, drain)
     }
 
     /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
-    pub fn tail(&self, config: StreamConfig, writer: StreamWriter, drain: Watch) {
+    pub fn tail(&self, config: StreamConfig, writer: StreamWriter, drain: Token) {
         let Inner {
             identity,
             links,
@@ -140,7 +140,7 @@ impl Nats {
 
     /// Subscribes to core subjects that feeds want until the drain begins; the watch is released when all subscriptions
     /// are gone.
-    pub fn serve(&self, writer: CoreWriter, drain: Watch) {
+    pub fn serve(&self, writer: CoreWriter, drain: Token) {
         let Inner {
             identity,
             links,
@@ -165,7 +165,7 @@ impl Nats {
         config: StreamConfig,
         source: Arc<RepublishSource>,
         demands: SubscribeRequests<RepublishWriter>,
-        drain: Watch,
+        drain: Token,
     ) {
         tokio::spawn(republish::serve(
             self.clone(),

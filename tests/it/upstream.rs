@@ -24,8 +24,8 @@ pub struct Upstream {
     pub metrics: Arc<Metrics>,
     pub identity: Identity,
     budget: Arc<Budget>,
-    signal: shutdown::Signal,
-    watch: shutdown::Watch,
+    signal: shutdown::Trigger,
+    watch: shutdown::Token,
 }
 
 /// What a cursor has read.
@@ -126,7 +126,7 @@ impl Upstream {
         within(
             RECOVERY,
             "the tasks release their watches",
-            self.signal.drain(),
+            self.signal.shut_down(),
         )
         .await;
         self.nats.close().await;

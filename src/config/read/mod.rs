@@ -14,7 +14,7 @@ use super::Config;
 use super::problem::Mark;
 use super::walk::{Keys, Place};
 use crate::http::config::ForwardedHeader;
-use crate::lifecycle::shutdown;
+use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
 use crate::presence::{self, Bucket};
 use crate::telemetry::{self, logs};
@@ -182,9 +182,9 @@ fn network(place: &Place<'_>) -> Option<IpNet> {
     })
 }
 
-fn drain(place: &Place<'_>) -> Option<shutdown::Config> {
+fn drain(place: &Place<'_>) -> Option<drain::Config> {
     place.map(|keys| {
-        let default = shutdown::Config::default();
+        let default = drain::Config::default();
         let accept_for = keys.or("accept_for", default.accept_for, Place::duration);
         let spread = keys.or("spread", default.spread, Place::duration);
         let timeout = keys.or("timeout", default.timeout, Place::positive_duration);
@@ -193,13 +193,13 @@ fn drain(place: &Place<'_>) -> Option<shutdown::Config> {
             keys.problem("timeout", "`timeout` is shorter than `accept_for` and `spread` together", Some(hint));
         }
         let (retry_min, retry_max) = keys.or("retry", (default.retry_min, default.retry_max), drain_retry);
-        Some(shutdown::Config { accept_for, spread, timeout, retry_min, retry_max })
+        Some(drain::Config { accept_for, spread, timeout, retry_min, retry_max })
     })
 }
 
 fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Duration)> {
     place.map(|keys| {
-        let default = shutdown::Config::default();
+        let default = drain::Config::default();
         let min = keys.or("min", default.retry_min, Place::positive_duration);
         let max = keys.or("max", default.retry_max, Place::positive_duration);
         if min > max {

@@ -28,7 +28,7 @@ use crate::http::request::respond::{answer, last_words, refuse};
 use crate::http::stream::state::Peer;
 use crate::http::stream::write_batch::Framing;
 use crate::http::transport::Transport;
-use crate::lifecycle::shutdown::{Release, Watch};
+use crate::lifecycle::shutdown::{Guard, Token};
 use crate::presence::Protocol;
 
 /// 10 s: a head of a few hundred bytes, over the slowest network.
@@ -44,7 +44,7 @@ pub(in crate::http) struct Connection {
     pub(in crate::http) remote: SocketAddr,
     pub(in crate::http) tls: bool,
     pub(in crate::http) counted: Counted,
-    pub(in crate::http) release: Release,
+    pub(in crate::http) release: Guard,
 }
 
 impl Connection {
@@ -62,8 +62,8 @@ impl Connection {
     pub(in crate::http) async fn any(
         mut self,
         socket: TcpStream,
-        mut leaving: Watch,
-    ) -> Result<Option<H1Stream<TaskSocket>>, (Self, TcpStream, Watch)> {
+        mut leaving: Token,
+    ) -> Result<Option<H1Stream<TaskSocket>>, (Self, TcpStream, Token)> {
         let place = Arc::new(SocketReclaim::default());
         let io = SniffingIo::any(socket, place.clone());
         let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
@@ -83,7 +83,7 @@ impl Connection {
     pub(in crate::http) async fn http1<T: Transport>(
         mut self,
         io: T,
-        mut leaving: Watch,
+        mut leaving: Token,
     ) -> Option<H1Stream<T::Task>> {
         let place = Arc::new(SocketReclaim::default());
         let io = SniffingIo::http1(io, place.clone());
@@ -118,7 +118,7 @@ impl Connection {
         &mut self,
         io: SniffingIo<T>,
         place: &Arc<SocketReclaim>,
-        leaving: &mut Watch,
+        leaving: &mut Token,
     ) -> (T, Vec<u8>, Option<Handed>) {
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -126,7 +126,7 @@ impl Connection {
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(64)
             .serve_connection(TokioIo::new(io), self.http1_service(place));
-        let mut told = pin!(leaving.signaled());
+        let mut told = pin!(leaving.requested());
         let mut last_request = None;
         let mut is_counted = false;
         let ended = poll_fn(|task| {

@@ -16,7 +16,7 @@ use crate::http::context::{Context, Counted};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::transport::Transport;
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::limit::ConnectionPermit;
 use crate::net::tls;
 
@@ -29,9 +29,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Drain {
     /// Signaled: not to be used again. Released by a connection that has told its client so.
-    pub leaving: Watch,
+    pub leaving: Token,
     /// Held to the connection's end; cut when the time is over.
-    pub release: Watch,
+    pub release: Token,
 }
 
 /// Serves a connection in a task of its own, from its first byte to its last, or until the time of a drain is over.
@@ -50,7 +50,7 @@ pub(in crate::http) fn serve(
         remote,
         tls: acceptor.is_some(),
         counted,
-        release: release.clone().into_release(),
+        release: release.clone().into_guard(),
     };
     match acceptor {
         None => drop(tokio::spawn(ConnectionPhase::new(clear(
@@ -107,8 +107,8 @@ impl<T: Transport> Future for ConnectionPhase<T> {
 async fn clear(
     connection: Connection,
     socket: TcpStream,
-    leaving: Watch,
-    mut release: Watch,
+    leaving: Token,
+    mut release: Token,
 ) -> Option<H1Stream<TaskSocket>> {
     let remote = connection.remote;
     tokio::select! {
@@ -129,7 +129,7 @@ async fn clear(
                 }
             }
         } => driver,
-        () = release.cut() => cut(remote),
+        () = release.aborted() => cut(remote),
     }
 }
 
@@ -138,8 +138,8 @@ async fn encrypted(
     connection: Connection,
     socket: TcpStream,
     acceptor: tls::Acceptor,
-    mut leaving: Watch,
-    mut release: Watch,
+    mut leaving: Token,
+    mut release: Token,
 ) -> Option<H1Stream<TlsStream<TcpStream>>> {
     let remote = connection.remote;
     let begins = Box::pin(async move {
@@ -163,7 +163,7 @@ async fn encrypted(
     tokio::select! {
         biased;
         driver = begins => driver,
-        () = release.cut() => cut(remote),
+        () = release.aborted() => cut(remote),
     }
 }
 
@@ -175,12 +175,12 @@ fn cut<T>(remote: SocketAddr) -> Option<T> {
 /// What comes of it in this time; once the pod drains it has no more than a moment.
 pub(in crate::http) async fn within<F: Future>(
     time: Duration,
-    leaving: &mut Watch,
+    leaving: &mut Token,
     future: F,
 ) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut timer = pin!(tokio::time::sleep(time));
-    let mut told = pin!(leaving.signaled());
+    let mut told = pin!(leaving.requested());
     let mut is_told = false;
     poll_fn(|task| {
         if let Poll::Ready(done) = future.as_mut().poll(task) {

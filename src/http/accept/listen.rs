@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::connection_task::{self, Drain};
 use crate::http::context::Context;
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::net::listener::Listener;
 use crate::net::tls::Tls;
 
@@ -17,7 +17,7 @@ pub async fn serve(
     context: Arc<Context>,
     mut listener: Listener,
     tls: Option<Tls>,
-    mut listening: Watch,
+    mut listening: Token,
     drain: Drain,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
@@ -30,7 +30,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             biased;
-            () = listening.signaled() => break,
+            () = listening.requested() => break,
             (socket, remote) = listener.accept() => begin(socket, remote),
         }
     }

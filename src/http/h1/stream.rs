@@ -17,7 +17,7 @@ use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::http::transport::Transport;
-use crate::lifecycle::shutdown::Release;
+use crate::lifecycle::shutdown::Guard;
 use crate::presence::CloseReason;
 
 /// Writes one event stream to its socket until either ends.
@@ -34,7 +34,7 @@ struct StreamIo<T> {
     /// A socket that takes everything needs none.
     patience: Option<Box<StallTimer>>,
     _counted: Counted,
-    _release: Release,
+    _release: Guard,
 }
 
 #[expect(
@@ -55,7 +55,7 @@ impl<T: Transport> H1Stream<T> {
         wire: ChunkWriter<T>,
         stream: EventStream,
         counted: Counted,
-        release: Release,
+        release: Guard,
     ) -> Self {
         if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
             stream.set_outlet(socket.outlet());

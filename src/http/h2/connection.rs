@@ -21,7 +21,7 @@ use crate::http::h2::request::{H2Request, H2Shared};
 use crate::http::h2::sink::EncodedRun;
 use crate::http::stream::state::Peer;
 use crate::http::transport::Transport;
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::presence::Protocol;
 
 /// 30 s: what a client that was told to go has for its last bytes, when no event stream is left that it could wait for.
@@ -57,7 +57,7 @@ impl Connection {
         mut self,
         io: T,
         before: Vec<u8>,
-        leaving: Watch,
+        leaving: Token,
     ) -> impl Future<Output = ()> + Send {
         self.counted.speaks(&self.context, Protocol::H2, self.tls);
         let (place, family) = (
@@ -85,7 +85,7 @@ impl Connection {
     async fn serve<T: Transport>(
         self,
         begins: Pin<Box<Handshake<Observed<SniffingIo<T>>, EncodedRun>>>,
-        mut leaving: Watch,
+        mut leaving: Token,
         family: Arc<H2StreamGroup>,
     ) {
         // A client that has not said the preface when the pod drains has a moment to.
@@ -108,7 +108,7 @@ impl Connection {
         let mut streams = Streams::new(h2, terms);
         let why = tokio::select! {
             biased; // or what a drain ends could be written before it is said that the connection ends
-            () = leaving.signaled() => Leaving::Drain,
+            () = leaving.requested() => Leaving::Drain,
             () = family.aged() => Leaving::Age,
             ended = poll_fn(|task| streams.poll(task)) => return self.note_end(ended),
             // What is being answered is answered, and the client knows.

@@ -20,7 +20,7 @@ use prometheus::IntCounter;
 use super::inlet::{self, Inlet, Made};
 use crate::feed::core_source::FAN_OUT_MAX;
 use crate::feed::{Change, CoreWriter, FeedKey, GapReason, SubscriptionKey};
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::flush::ServerFlush;
 use crate::nats::connection::{ConnectionState, NatsConnection};
 use crate::nats::decode::decoder::{BATCH_MAX, EventDecoder};
@@ -101,12 +101,12 @@ impl Core {
     }
 
     /// Serves feeds until the drain begins or no reader can come any more.
-    pub(crate) async fn serve(mut self, mut drain: Watch) {
+    pub(crate) async fn serve(mut self, mut drain: Token) {
         loop {
             self.begin_round();
             tokio::select! {
                 biased; // The connection before its messages: a gap comes before the messages after it.
-                () = drain.signaled() => break,
+                () = drain.requested() => break,
                 () = self.link.changed() => self.compare(&self.link.now()),
                 done = next(&mut self.round) => self.finish_round(done),
                 change = self.writer.change() => match change {

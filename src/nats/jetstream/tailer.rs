@@ -14,7 +14,7 @@ use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequ
 use super::tags::SourceTags;
 use crate::feed::{Gap, GapReason, Limits, StreamWriter};
 use crate::lifecycle::health::{Check, Health, Status};
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::{Identity, NatsConnection};
 use crate::nats::decode::decoder::{Batch, EventDecoder};
 use crate::nats::decode::message::MessageFields;
@@ -108,12 +108,12 @@ impl StreamTailer {
     }
 
     /// Follows until the drain begins, whatever happens to the stream.
-    pub(crate) async fn run(mut self, mut drain: Watch) {
+    pub(crate) async fn run(mut self, mut drain: Token) {
         self.writer.catch_up();
         loop {
             tokio::select! {
                 biased; // A busy stream never ends by itself.
-                () = drain.signaled() => break,
+                () = drain.requested() => break,
                 () = self.follow() => {}
             }
         }

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::Nats;
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::presence::entry::ENDED_FOR;
 use crate::presence::queue::millis;
@@ -75,7 +75,7 @@ struct State {
 
 impl KvPresenceStore {
     /// Begins to write; the watch is released when the last of it is written.
-    pub(super) fn start(nats: &Nats, name: &Name, max_bytes: u64, drain: Watch) -> Arc<Self> {
+    pub(super) fn start(nats: &Nats, name: &Name, max_bytes: u64, drain: Token) -> Arc<Self> {
         let inner = &*nats.0;
         let this = Arc::new(Self {
             changes: PresenceQueue::new(&inner.identity.pod, &inner.identity.boot),

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::bucket::{Bucket, Look, Unwritten, explain};
 use super::{FULL, KvPresenceStore};
 use crate::lifecycle::health::{Check, Status};
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::NatsConnection;
 use crate::nats::jetstream::api::{Api, JetStreamError};
 use crate::presence::Bucket as Name;
@@ -129,19 +129,19 @@ impl Writer {
     }
 
     /// Writes until the drain, then what is left.
-    pub(super) async fn run(mut self, mut drain: Watch) {
+    pub(super) async fn run(mut self, mut drain: Token) {
         let mut late = drain.clone();
         let too_late = async {
-            late.signaled().await;
+            late.requested().await;
             sleep(LAST_WRITES).await;
         };
         let write = async {
-            while !drain.is_signaled() {
+            while !drain.is_requested() {
                 // Never dropped half-way: what is on its way is waited for.
                 let pause = self.step().await;
                 tokio::select! {
                     biased;
-                    () = drain.signaled() => break,
+                    () = drain.requested() => break,
                     () = self.pause(pause) => {}
                 }
             }

@@ -21,7 +21,7 @@ use super::jetstream::consumer;
 use super::{Nats, StreamConfig};
 use crate::feed::{RepublishSource, RepublishWriter, SubscribeRequest, SubscribeRequests};
 use crate::lifecycle::health::{Check, Status};
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::jetstream::api::{JetStreamError, StreamState};
 use crate::sse::SourceTag;
@@ -68,7 +68,7 @@ pub(super) async fn serve(
     config: StreamConfig,
     source: Arc<RepublishSource>,
     mut demands: SubscribeRequests<RepublishWriter>,
-    drain: Watch,
+    drain: Token,
 ) {
     let metrics = &nats.0.metrics;
     let holes = |result| {
@@ -127,7 +127,7 @@ pub(super) async fn serve(
     let mut ended = drain.clone();
     tokio::select! {
         biased;
-        () = ended.signaled() => {}
+        () = ended.requested() => {}
         () = keeper => {}
         () = receiver => {}
         () = distributor.serve() => {}

@@ -15,7 +15,7 @@ use super::mapping::Republish;
 use super::sequence::{SequenceStep, SequenceTracker};
 use crate::feed::history::{Page, Pages as _, Unavailable};
 use crate::feed::{GapReason, RepublishWriter};
-use crate::lifecycle::shutdown::Watch;
+use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::ConnectionState;
 use crate::nats::decode::decoder::BATCH_MAX;
 use crate::nats::jetstream::api::JetStreamError;
@@ -83,11 +83,11 @@ impl RepublishTailer {
         place: Arc<Place>,
         filters: FilterSet,
         mut writer: RepublishWriter,
-        mut drain: Watch,
+        mut drain: Token,
     ) {
         let begun = tokio::select! {
             biased;
-            () = drain.signaled() => return,
+            () = drain.requested() => return,
             () = writer.unwanted() => return,
             begun = open::begin(&place, &filters) => begun,
         };
@@ -126,20 +126,20 @@ impl RepublishTailer {
         follower.follow(&mut drain).await;
     }
 
-    async fn follow(&mut self, drain: &mut Watch) {
+    async fn follow(&mut self, drain: &mut Token) {
         let mut link = self.place.nats.0.links.core.clone();
         loop {
             // What is in doubt before what comes: a repair stands before what follows it.
             if self.is_doubtful || !self.pending.is_empty() || self.due <= Instant::now() {
                 tokio::select! {
                     biased;
-                    () = drain.signaled() => return,
+                    () = drain.requested() => return,
                     () = self.work() => continue,
                 }
             }
             tokio::select! {
                 biased; // The connection before its messages.
-                () = drain.signaled() => return,
+                () = drain.requested() => return,
                 () = self.writer.unwanted() => return,
                 () = link.changed() => self.compare_link(&link.now()),
                 messages = next(&mut self.tap) => match messages {
