@@ -26,14 +26,14 @@ use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
 
 /// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it and the core subjects `news.>`.
-struct Stage {
+struct Fixture {
     sidestream: Sidestream,
     nats: Nats,
     jetstream: jetstream::Context,
     authority: Authority,
 }
 
-/// What a stage may be given beside its usual configuration.
+/// What a fixture may be given beside its usual configuration.
 #[derive(Clone, Copy, Default)]
 struct Setting<'a> {
     /// Further keys of every route, as flow entries: `heartbeat: 1s, max_age: 2s`.
@@ -46,9 +46,9 @@ struct Setting<'a> {
     port: u16,
 }
 
-// === impl Stage ===
+// === impl Fixture ===
 
-impl Stage {
+impl Fixture {
     async fn start() -> Self {
         Self::with(Setting::default()).await
     }
@@ -93,7 +93,7 @@ impl Stage {
         sent.await.unwrap().sequence
     }
 
-    /// As [`Stage::publish`], under this name.
+    /// As [`Fixture::publish`], under this name.
     async fn publish_named(
         &self,
         subject: &str,
@@ -111,7 +111,7 @@ impl Stage {
     }
 
     /// Publishes to core NATS.
-    async fn say(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
+    async fn publish_core(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
         let client = self.jetstream.client();
         client
             .publish(subject.to_owned(), payload.into())

@@ -11,7 +11,7 @@ use testkit::nats::{Nats, create_stream, publish, publish_raw};
 use testkit::wait::{RECOVERY, eventually, within};
 
 /// One server, a stream `A` of `a.>`, and its archive.
-struct Past {
+struct Fixture {
     server: Nats,
     jetstream: jetstream::Context,
     stream: stream::Stream,
@@ -29,7 +29,7 @@ struct Reader {
     events: Vec<(u64, String)>,
 }
 
-impl Past {
+impl Fixture {
     async fn start() -> Self {
         let server = Nats::start().await;
         let jetstream = server.jetstream().await;
@@ -129,9 +129,9 @@ fn range(first: u64, last: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn ten_thousand_messages_are_read_without_a_hole_and_what_comes_later_too() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 10_000).await;
-    let mut reader = past.read(&["a.>"], 0);
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 10_000).await;
+    let mut reader = fixture.read(&["a.>"], 0);
     reader.until(10_000).await;
     assert_eq!(reader.sequences(), range(1, 10_000));
     assert_eq!(reader.events[41].1, "42");
@@ -141,28 +141,28 @@ async fn ten_thousand_messages_are_read_without_a_hole_and_what_comes_later_too(
             .await
             .is_err()
     );
-    past.fill("a.y", 10_001, 3).await;
+    fixture.fill("a.y", 10_001, 3).await;
     reader.until(10_003).await;
     assert_eq!(reader.events.len(), 10_003);
     assert!(reader.jumps.is_empty());
-    assert_eq!(past.upstream.metrics.consumers_created_total.get(), 1);
+    assert_eq!(fixture.upstream.metrics.consumers_created_total.get(), 1);
 }
 
 #[tokio::test]
 async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
-    let past = Past::start().await;
+    let fixture = Fixture::start().await;
     for round in 0..20 {
-        past.fill("a.x", round * 3 + 1, 1).await;
-        past.fill("a.y.1", round * 3 + 2, 1).await;
-        past.fill("a.z", round * 3 + 3, 1).await;
+        fixture.fill("a.x", round * 3 + 1, 1).await;
+        fixture.fill("a.y.1", round * 3 + 2, 1).await;
+        fixture.fill("a.z", round * 3 + 3, 1).await;
     }
-    let mut one = past.read(&["a.y.*"], 5);
+    let mut one = fixture.read(&["a.y.*"], 5);
     one.until(60).await;
     assert_eq!(one.sequences(), (8..60).step_by(3).collect::<Vec<u64>>());
-    let mut two = past.read(&["a.y.1", "a.x"], 50);
+    let mut two = fixture.read(&["a.y.1", "a.x"], 50);
     two.until(60).await;
     assert_eq!(two.sequences(), [52, 53, 55, 56, 58, 59]);
-    let mut none = past.read(&["a.nobody"], 0);
+    let mut none = fixture.read(&["a.nobody"], 0);
     none.until(60).await;
     assert!(none.events.is_empty());
     // More filters than one consumer is asked for, and one beside the stream's subjects.
@@ -170,22 +170,22 @@ async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
         .map(|number| format!("a.y.{number}"))
         .chain(["b".to_owned()])
         .collect();
-    let mut many = past.read(&many, 50);
+    let mut many = fixture.read(&many, 50);
     many.until(60).await;
     assert_eq!(many.sequences(), [53, 56, 59]);
-    let mut outside = past.read(&["b.c"], 0);
+    let mut outside = fixture.read(&["b.c"], 0);
     outside.until(60).await;
     assert!(outside.events.is_empty());
 }
 
 #[tokio::test]
 async fn deleted_messages_are_passed_and_purged_ones_are_told() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 100).await;
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 100).await;
     for sequence in [10, 11, 12, 50, 100] {
-        past.stream.delete_message(sequence).await.unwrap();
+        fixture.stream.delete_message(sequence).await.unwrap();
     }
-    let mut reader = past.read(&["a.>"], 5);
+    let mut reader = fixture.read(&["a.>"], 5);
     reader.until(100).await;
     let expected: Vec<u64> = range(6, 99)
         .into_iter()
@@ -194,17 +194,17 @@ async fn deleted_messages_are_passed_and_purged_ones_are_told() {
     assert_eq!(reader.sequences(), expected);
     assert!(reader.jumps.is_empty());
 
-    past.stream.purge().sequence(40).await.unwrap();
-    let mut below = past.read(&["a.>"], 5);
+    fixture.stream.purge().sequence(40).await.unwrap();
+    let mut below = fixture.read(&["a.>"], 5);
     below.until(100).await;
     assert_eq!(below.jumps, [(5, 39)]);
     assert_eq!(below.events.len(), 59);
-    let mut at_the_edge = past.read(&["a.>"], 39);
+    let mut at_the_edge = fixture.read(&["a.>"], 39);
     at_the_edge.until(100).await;
     assert!(at_the_edge.jumps.is_empty());
 
-    past.stream.purge().await.unwrap();
-    let mut empty = past.read(&["a.>"], 50);
+    fixture.stream.purge().await.unwrap();
+    let mut empty = fixture.read(&["a.>"], 50);
     empty.until(100).await;
     assert_eq!(
         (empty.jumps.as_slice(), empty.events.len()),
@@ -214,11 +214,11 @@ async fn deleted_messages_are_passed_and_purged_ones_are_told() {
 
 #[tokio::test]
 async fn what_expires_in_front_of_a_reading_is_told() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 5000).await;
-    let mut reader = past.read(&["a.>"], 0);
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 5000).await;
+    let mut reader = fixture.read(&["a.>"], 0);
     reader.next().await.unwrap();
-    past.stream.purge().sequence(4901).await.unwrap();
+    fixture.stream.purge().sequence(4901).await.unwrap();
     reader.until(5000).await;
     let [(before, after)] = reader.jumps[..] else {
         panic!("one gap: {:?}", reader.jumps)
@@ -232,13 +232,13 @@ async fn what_expires_in_front_of_a_reading_is_told() {
 
 #[tokio::test]
 async fn a_server_that_is_killed_costs_no_event_and_repeats_none() {
-    let mut past = Past::start().await;
-    past.fill("a.x", 1, 5000).await;
-    let mut reader = past.read(&["a.>"], 0);
+    let mut fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 5000).await;
+    let mut reader = fixture.read(&["a.>"], 0);
     for through in [500, 2000] {
         reader.until(through).await;
-        past.server.kill9();
-        past.server.restart().await;
+        fixture.server.kill9();
+        fixture.server.restart().await;
     }
     reader.until(5000).await;
     assert_eq!(reader.sequences(), range(1, 5000));
@@ -247,69 +247,69 @@ async fn a_server_that_is_killed_costs_no_event_and_repeats_none() {
 
 #[tokio::test]
 async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 10).await;
-    let mut reader = past.read(&["a.>"], 0);
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 10).await;
+    let mut reader = fixture.read(&["a.>"], 0);
     for round in 1..=2 {
         reader.until(round * 10).await;
         let names: Vec<String> = {
             use futures_util::TryStreamExt as _;
-            past.stream.consumer_names().try_collect().await.unwrap()
+            fixture.stream.consumer_names().try_collect().await.unwrap()
         };
         assert_eq!(names.len(), 1);
-        let identity = &past.upstream.identity;
+        let identity = &fixture.upstream.identity;
         assert!(
             names[0].starts_with(&format!("sse-{}-A-{}-r", identity.pod, identity.boot)),
             "{names:?}"
         );
-        past.stream.delete_consumer(&names[0]).await.unwrap();
-        past.fill("a.x", round * 10 + 1, 10).await;
+        fixture.stream.delete_consumer(&names[0]).await.unwrap();
+        fixture.fill("a.x", round * 10 + 1, 10).await;
     }
     reader.until(30).await;
     assert_eq!(reader.sequences(), range(1, 30));
-    assert_eq!(past.consumers().await, 1);
+    assert_eq!(fixture.consumers().await, 1);
     drop(reader);
     eventually(RECOVERY, "no consumer is left", || async {
-        past.consumers().await == 0
+        fixture.consumers().await == 0
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_message_with_damaged_headers_is_read_with_the_sound_ones() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 20).await;
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 20).await;
     let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: odd\r\n\r\n";
-    publish_raw(past.server.port(), b"a.x", headers, b"poison").await;
-    past.fill("a.x", 22, 20).await;
-    let mut reader = past.read(&["a.x"], 0);
+    publish_raw(fixture.server.port(), b"a.x", headers, b"poison").await;
+    fixture.fill("a.x", 22, 20).await;
+    let mut reader = fixture.read(&["a.x"], 0);
     reader.until(41).await;
     assert_eq!(reader.sequences(), range(1, 41));
     assert_eq!(reader.events[20].1, "poison");
-    assert_eq!(past.upstream.metrics.nats_reconnects_total.get(), 0);
+    assert_eq!(fixture.upstream.metrics.nats_reconnects_total.get(), 0);
 }
 
 #[tokio::test]
 async fn a_stream_that_is_another_one_now_is_never_read_on() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 20).await;
-    let state = past.archive.state(0).await.unwrap();
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 20).await;
+    let state = fixture.archive.state(0).await.unwrap();
     assert_eq!((state.first_seq, state.last_seq), (1, 20));
-    assert!(past.archive.check(20).await.unwrap().is_some());
-    assert_eq!(past.archive.check(21).await.unwrap(), None);
-    assert_eq!(past.archive.check(0).await.unwrap(), None);
+    assert!(fixture.archive.check(20).await.unwrap().is_some());
+    assert_eq!(fixture.archive.check(21).await.unwrap(), None);
+    assert_eq!(fixture.archive.check(0).await.unwrap(), None);
     // Ahead of its end: restored from an older snapshot.
     assert_eq!(
-        past.read(&["a.>"], 21).next().await,
+        fixture.read(&["a.>"], 21).next().await,
         Err(Unavailable::Changed)
     );
 
-    let mut reader = past.read(&["a.>"], 0);
+    let mut reader = fixture.read(&["a.>"], 0);
     reader.until(20).await;
-    past.jetstream.delete_stream("A").await.unwrap();
-    create_stream(&past.jetstream, "A", &["a.>"]).await;
+    fixture.jetstream.delete_stream("A").await.unwrap();
+    create_stream(&fixture.jetstream, "A", &["a.>"]).await;
     publish(
-        &past.jetstream,
+        &fixture.jetstream,
         "a.x",
         (1..=30).map(|number| number.to_string()),
     )
@@ -317,23 +317,24 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
     assert_eq!(reader.next().await, Err(Unavailable::Changed));
     // Asked for before it was known that there is another one.
     assert_eq!(
-        past.read(&["a.>"], 3).next().await,
+        fixture.read(&["a.>"], 3).next().await,
         Err(Unavailable::Changed)
     );
     eventually(RECOVERY, "the other tag is told", || async {
-        past.archive
+        fixture
+            .archive
             .state(0)
             .await
             .is_ok_and(|now| now.tag != state.tag)
     })
     .await;
-    past.read(&["a.>"], 0).until(30).await;
+    fixture.read(&["a.>"], 0).until(30).await;
 }
 
 #[tokio::test]
 async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
-    let past = Past::start().await;
-    past.fill("a.x", 1, 5).await;
+    let fixture = Fixture::start().await;
+    fixture.fill("a.x", 1, 5).await;
     let origin = stream::Source {
         name: "A".to_owned(),
         ..stream::Source::default()
@@ -343,7 +344,7 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
         mirror: Some(origin),
         ..stream::Config::default()
     };
-    let mut mirror = past.jetstream.create_stream(config).await.unwrap();
+    let mut mirror = fixture.jetstream.create_stream(config).await.unwrap();
     eventually(RECOVERY, "the mirror has everything", || {
         let info = mirror.get_info();
         async { info.await.unwrap().state.last_sequence == 5 }
@@ -351,8 +352,8 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
     .await;
     assert!(mirror.info().await.is_ok());
     let all = filter_set(&["a.>"]);
-    let one = past.upstream.nats.archive("A", Some("orders"), &all);
-    let other = past.upstream.nats.archive("M", Some("orders"), &all);
+    let one = fixture.upstream.nats.archive("A", Some("orders"), &all);
+    let other = fixture.upstream.nats.archive("M", Some("orders"), &all);
     assert_eq!(one.state(0).await.unwrap(), other.state(0).await.unwrap());
     assert_eq!(one.check(5).await.unwrap(), other.check(5).await.unwrap());
     let page = other.read(&all, 2).next().await.unwrap();
@@ -367,8 +368,8 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
 
 #[tokio::test]
 async fn a_stream_that_is_not_there_is_told_within_seconds() {
-    let past = Past::start().await;
-    let archive = past
+    let fixture = Fixture::start().await;
+    let archive = fixture
         .upstream
         .nats
         .archive("NOBODY", None, &filter_set(&["n.>"]));

@@ -30,7 +30,7 @@ async fn assert_authenticates(nats: &Nats, right: Credentials, wrong: Credential
     upstream.until_ok("nats").await;
     let refused = Upstream::connect_with(&nats.url(), wrong, None).await;
     let why = refused
-        .until_told("nats", &["authorization violation"])
+        .until_reported("nats", &["authorization violation"])
         .await;
     assert!(!why.contains("wrong"), "{why}");
     assert!(!refused.health.is_ready());
@@ -106,10 +106,10 @@ async fn a_credentials_file_is_read_again_at_every_connect() {
 
     // Not there yet, then another user's seed in it, then right: without a restart.
     let upstream = Upstream::connect_with(&nats.url(), credentials, None).await;
-    upstream.until_told("nats", &["user.creds"]).await;
+    upstream.until_reported("nats", &["user.creds"]).await;
     write_credentials(&file, &user_token, &KeyPair::new_user());
     upstream
-        .until_told("nats", &["authorization violation"])
+        .until_reported("nats", &["authorization violation"])
         .await;
     write_credentials(&file, &user_token, &user);
     upstream.until_ok("nats").await;
@@ -162,7 +162,7 @@ async fn tls_is_spoken_where_it_is_asked_for_and_an_unknown_authority_is_told() 
     upstream.until_ok("nats").await;
     let other = Authority::new();
     let refused = Upstream::connect_with(&nats.url(), Credentials::None, trusting(&other)).await;
-    refused.until_told("nats", &["certificate"]).await;
+    refused.until_reported("nats", &["certificate"]).await;
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn a_self_signed_certificate_is_accepted_as_its_own_authority_or_explained
         let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
         if is_authority {
             upstream
-                .until_told(
+                .until_reported(
                     "nats",
                     &["CaUsedAsEndEntity", "basicConstraints=critical,CA:FALSE"],
                 )
@@ -200,7 +200,7 @@ async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
     };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     upstream
-        .until_told(
+        .until_reported(
             "nats",
             &["`nats.tls.ca`", missing.to_str().unwrap(), "No such file"],
         )
@@ -215,7 +215,7 @@ async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
     };
     let upstream = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
     upstream
-        .until_told(
+        .until_reported(
             "nats",
             &[
                 "`nats.tls.certificate`",
@@ -243,7 +243,7 @@ async fn a_handshake_comes_first_where_the_server_wants_it() {
         ..Tls::default()
     };
     let late = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
-    late.until_told("nats", &["set `nats.tls.handshake_first: true`"])
+    late.until_reported("nats", &["set `nats.tls.handshake_first: true`"])
         .await;
 }
 
@@ -254,7 +254,7 @@ async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_
     let remote = format!("nats://0.0.0.0:{}", nats.port());
     let upstream = Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), None).await;
     let why = upstream
-        .until_told(
+        .until_reported(
             "nats",
             &[
                 "password",
@@ -287,7 +287,7 @@ async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_
     };
     let upstream =
         Upstream::connect_with(&between, password("a", "p@ss:w/rd"), Some(required)).await;
-    upstream.until_told("nats", &["down"]).await;
+    upstream.until_reported("nats", &["down"]).await;
     eventually(RECOVERY, "something is sent", || async {
         !sent.lock().unwrap().is_empty()
     })
@@ -364,7 +364,7 @@ async fn a_server_that_wants_a_certificate_gets_ours() {
         ..Tls::default()
     };
     let refused = Upstream::connect_with(&nats.url(), Credentials::None, Some(tls)).await;
-    refused.until_told("nats", &["down"]).await;
+    refused.until_reported("nats", &["down"]).await;
 }
 
 #[tokio::test]
@@ -412,14 +412,14 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
 
     let less = Upstream::connect_with(&nats.url(), password("less", "p"), None).await;
     less.tail("A", &["a.x", "a.y"]);
-    less.until_told(
+    less.until_reported(
         "stream:A",
         &["stream A", "$JS.API.CONSUMER.CREATE.A", "permission"],
     )
     .await;
     let mute = Upstream::connect_with(&nats.url(), password("mute", "p"), None).await;
     mute.tail("A", &["a.x", "a.y"]);
-    mute.until_told(
+    mute.until_reported(
         "stream:A",
         &["stream A", "$JS.API.CONSUMER.MSG.NEXT.A", "permission"],
     )

@@ -65,7 +65,7 @@ async fn open(sidestream: &Sidestream, target: &str) -> SseClient {
 }
 
 /// Waits until a check says something that holds all of these words; returns it.
-async fn until_told(sidestream: &Sidestream, check: &str, words: &[&str]) -> String {
+async fn until_reported(sidestream: &Sidestream, check: &str, words: &[&str]) -> String {
     eventually(
         RECOVERY,
         &format!("check {check} says {words:?}"),
@@ -95,7 +95,7 @@ fn gap_reason(event: &Event) -> Option<String> {
 }
 
 /// What a client has, gaps as `gap:reason`.
-fn told(events: &[Event]) -> Vec<String> {
+fn summaries(events: &[Event]) -> Vec<String> {
     events
         .iter()
         .map(|event| gap_reason(event).map_or(event.data.clone(), |reason| format!("gap:{reason}")))

@@ -153,7 +153,7 @@ async fn a_recreated_stream_is_told_and_followed_from_its_beginning() {
     let before = log.tag();
     jetstream.delete_stream("A").await.unwrap();
     upstream
-        .until_told("stream:A", &["no stream A", "waiting"])
+        .until_reported("stream:A", &["no stream A", "waiting"])
         .await;
     create_stream(&jetstream, "A", &["a.>"]).await;
     publish(&jetstream, "a.x", ["new".into()]).await;
@@ -300,13 +300,13 @@ async fn a_missing_stream_is_waited_for_and_one_that_forgets_what_was_consumed_i
     upstream.tail("JOBS", &["jobs.>"]);
     upstream.tail("NEWS", &["news.>"]);
     upstream
-        .until_told("stream:LATER", &["no stream LATER", "waiting"])
+        .until_reported("stream:LATER", &["no stream LATER", "waiting"])
         .await;
     upstream
-        .until_told("stream:JOBS", &["JOBS", "work-queue", "use a mirror"])
+        .until_reported("stream:JOBS", &["JOBS", "work-queue", "use a mirror"])
         .await;
     upstream
-        .until_told("stream:NEWS", &["NEWS", "interest", "use a mirror"])
+        .until_reported("stream:NEWS", &["NEWS", "interest", "use a mirror"])
         .await;
     assert!(!upstream.health.is_ready());
     create_stream(&jetstream, "LATER", &["later.>"]).await;
@@ -327,7 +327,7 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
     let upstream = Upstream::connect(&nats.url()).await;
     let log = upstream.tail("A", &["a.>"]);
     let why = upstream
-        .until_told("nats", &["data", "core", "control", "127.0.0.1"])
+        .until_reported("nats", &["data", "core", "control", "127.0.0.1"])
         .await;
     assert!(why.to_lowercase().contains("refused"), "{why}");
     assert!(!upstream.health.is_ready() && !upstream.nats.is_connected());
@@ -512,13 +512,13 @@ async fn a_stream_that_can_deliver_nothing_fails_its_check_with_the_remedy() {
         upstream.tail("HIGH", &["high.>"]),
     ];
     upstream
-        .until_told(
+        .until_reported(
             "stream:KV_config",
             &["$KV.config.>", "never served", "subject transform"],
         )
         .await;
     upstream
-        .until_told("stream:HIGH", &["9223372036854775813", "first_seq"])
+        .until_reported("stream:HIGH", &["9223372036854775813", "first_seq"])
         .await;
     assert!(!upstream.health.is_ready());
 }
@@ -545,7 +545,7 @@ async fn a_consumer_that_an_operator_has_paused_degrades_the_check_until_it_goes
         .unwrap();
     publish(&jetstream, "a.x", ["1".into()]).await;
     upstream
-        .until_told("stream:A", &["paused", "nats consumer resume A", &names[0]])
+        .until_reported("stream:A", &["paused", "nats consumer resume A", &names[0]])
         .await;
     assert!(upstream.health.is_ready());
     stream.resume_consumer(&names[0]).await.unwrap();

@@ -16,13 +16,13 @@ use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
 /// A server with a stream `A` of `a.>`, and pods that share a registry in the bucket `clients`.
-struct Stage {
+struct Fixture {
     nats: Nats,
     jetstream: jetstream::Context,
     pods: Vec<Sidestream>,
 }
 
-impl Stage {
+impl Fixture {
     /// With this many pods, named `pod-0`, `pod-1`, ...
     async fn with(pods: usize) -> Self {
         Self::on(Nats::start().await, pods).await
@@ -32,26 +32,26 @@ impl Stage {
         Self::on_with(nats, pods, "").await
     }
 
-    /// As [`Stage::on`], with further keys of the configuration.
+    /// As [`Fixture::on`], with further keys of the configuration.
     async fn on_with(nats: Nats, pods: usize, rest: &str) -> Self {
         Self::edited(nats, pods, |text| format!("{text}{rest}\n")).await
     }
 
-    /// As [`Stage::on`], with an edited configuration.
+    /// As [`Fixture::on`], with an edited configuration.
     async fn edited(nats: Nats, pods: usize, edit: impl Fn(String) -> String) -> Self {
         let jetstream = nats.jetstream().await;
         create_stream(&jetstream, "A", &["a.>"]).await;
-        let mut stage = Self {
+        let mut fixture = Self {
             nats,
             jetstream,
             pods: Vec::new(),
         };
         for number in 0..pods {
-            let pod = Sidestream::builder(edit(configuration(&stage.nats)))
+            let pod = Sidestream::builder(edit(configuration(&fixture.nats)))
                 .env("POD_NAME", &format!("pod-{number}"));
-            stage.pods.push(pod.start().await);
+            fixture.pods.push(pod.start().await);
         }
-        stage
+        fixture
     }
 
     /// Publishes to the stream, and waits until it is stored.

@@ -2,6 +2,7 @@
 
 mod cors;
 mod descriptors;
+mod fixture;
 mod floods;
 mod head;
 mod limits;
@@ -9,7 +10,6 @@ mod log;
 mod malformed;
 mod pressure;
 mod rates;
-mod scene;
 mod stalled;
 mod subjects;
 mod table;

@@ -15,14 +15,14 @@ use testkit::sse_parser::Event;
 use testkit::wait::{RECOVERY, eventually};
 
 /// A server with a stream `A` that republishes `a.>` to `live.>`.
-struct Stage {
+struct Fixture {
     nats: Nats,
     jetstream: jetstream::Context,
 }
 
-// === impl Stage ===
+// === impl Fixture ===
 
-impl Stage {
+impl Fixture {
     async fn start() -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
@@ -38,8 +38,8 @@ impl Stage {
         Sidestream::start(config(&self.nats, &routes(delivery))).await
     }
 
-    /// As [`Stage::pod`], on demand and behind a proxy.
-    async fn pod_behind(&self, address: std::net::SocketAddr) -> Sidestream {
+    /// As [`Fixture::pod`], on demand and behind a proxy.
+    async fn pod_through(&self, address: std::net::SocketAddr) -> Sidestream {
         Sidestream::start(config_for(
             &[format!("nats://{address}")],
             &routes("on_demand"),
@@ -111,7 +111,7 @@ async fn resume(pod: &Sidestream, target: &str, id: &str) -> SseClient {
 }
 
 /// Events as texts, gaps by their reason.
-fn told(events: &[Event]) -> Vec<String> {
+fn summaries(events: &[Event]) -> Vec<String> {
     let text = |event: &Event| {
         if event.name == "message" {
             return event.data.clone();
@@ -128,26 +128,26 @@ fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
 
 #[tokio::test]
 async fn a_live_client_has_the_events_and_ids_of_a_shared_pod_and_costs_no_consumer() {
-    let stage = Stage::start().await;
-    stage.publish("a.0", "before").await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    fixture.publish("a.0", "before").await;
+    let pod = fixture.pod("on_demand").await;
     let mut all = live(&pod, "/all").await;
     let mut one = live(&pod, "/one/1").await;
     for number in 1..=20 {
-        stage.publish(&format!("a.{}", number % 2), number).await;
+        fixture.publish(&format!("a.{}", number % 2), number).await;
     }
     let events = all.take(20).await;
-    assert_eq!(told(&events), numbers(1..=20));
+    assert_eq!(summaries(&events), numbers(1..=20));
     let odd = one.take(10).await;
     assert_eq!(
-        told(&odd),
+        summaries(&odd),
         (1..=20)
             .step_by(2)
             .map(|number| number.to_string())
             .collect::<Vec<_>>()
     );
-    assert_eq!(stage.consumers().await, [""; 0]);
-    let shared = stage.pod("shared").await;
+    assert_eq!(fixture.consumers().await, [""; 0]);
+    let shared = fixture.pod("shared").await;
     let mut same = resume(
         &shared,
         "/all",
@@ -160,16 +160,16 @@ async fn a_live_client_has_the_events_and_ids_of_a_shared_pod_and_costs_no_consu
 
 #[tokio::test]
 async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
-    let stage = Stage::start().await;
-    let (shared, on_demand) = (stage.pod("shared").await, stage.pod("on_demand").await);
+    let fixture = Fixture::start().await;
+    let (shared, on_demand) = (fixture.pod("shared").await, fixture.pod("on_demand").await);
     for number in 1..=10 {
-        stage.publish("a.1", number).await;
+        fixture.publish("a.1", number).await;
     }
     let mut client = live(&shared, "/one/1").await;
     let mut id = String::new();
     for (turn, pod) in [&on_demand, &shared, &on_demand].into_iter().enumerate() {
         for number in 0..10 {
-            stage.publish("a.1", (turn + 1) * 100 + number).await;
+            fixture.publish("a.1", (turn + 1) * 100 + number).await;
         }
         if id.is_empty() {
             // The shared pod may be a few messages behind its stream when a client comes.
@@ -187,7 +187,7 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
             expected.drain(..5);
         }
         let events = client.take(expected.len()).await;
-        assert_eq!(told(&events), expected);
+        assert_eq!(summaries(&events), expected);
         id = events.last().unwrap().id.clone();
     }
     // Far back: from JetStream, and on with what is live; the replay's consumer goes away.
@@ -197,15 +197,15 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
         &format!("{}-5", id.split('-').next().unwrap()),
     )
     .await;
-    assert_eq!(told(&back.take(5).await), numbers(6..=10));
+    assert_eq!(summaries(&back.take(5).await), numbers(6..=10));
     back.take(30).await;
-    stage.publish("a.1", "live").await;
+    fixture.publish("a.1", "live").await;
     assert_eq!(back.next().await.data, "live");
     drop(shared);
     eventually(
         RECOVERY,
         "only the shared pod's consumer is left",
-        || async { stage.consumers().await.len() <= 1 },
+        || async { fixture.consumers().await.len() <= 1 },
     )
     .await;
     let refused = resume(
@@ -216,19 +216,19 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
     .await
     .next()
     .await;
-    assert_eq!(told(&[refused]), ["sidestream.gap:ahead"]);
+    assert_eq!(summaries(&[refused]), ["sidestream.gap:ahead"]);
 }
 
 #[tokio::test]
 async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut client = live(
         &pod,
         "/named?subject=a.1&subject=a.2&subject=a.3.*&subject=a.3.x",
     )
     .await;
-    let publisher = stage.nats.client().await;
+    let publisher = fixture.nats.client().await;
     for number in 1..=3000 {
         let subject = match number % 4 {
             0 => "a.3.x".to_owned(),
@@ -240,7 +240,7 @@ async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
             .unwrap();
     }
     publisher.flush().await.unwrap();
-    assert_eq!(told(&client.take(3000).await), numbers(1..=3000));
+    assert_eq!(summaries(&client.take(3000).await), numbers(1..=3000));
     assert_eq!(
         pod.metric("sidestream_holes_total", &[("source", "A")])
             .await,
@@ -250,78 +250,81 @@ async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
 
 #[tokio::test]
 async fn a_quiet_client_is_told_positions_so_that_it_stays_inside_of_what_is_retained() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let routes = routes("on_demand")
         .replace("path: /all,", "path: /all, checkpoint: 1s,")
         .replace("\"/one/{id}\",", "\"/one/{id}\", checkpoint: 1s,");
-    let pod = Sidestream::start(config(&stage.nats, &routes)).await;
+    let pod = Sidestream::start(config(&fixture.nats, &routes)).await;
     let mut quiet = live(&pod, "/one/quiet").await;
     for number in 1..=5 {
-        stage.publish("a.1", number).await;
+        fixture.publish("a.1", number).await;
     }
     quiet
         .until_seen("a checkpoint behind the others' messages", |parser| {
             parser.last_event_id().ends_with("-5")
         })
         .await;
-    stage.publish("a.quiet", "6").await;
+    fixture.publish("a.quiet", "6").await;
     assert_eq!(quiet.next().await.data, "6");
 }
 
 #[tokio::test]
 async fn a_stream_that_is_made_anew_is_told_and_read_from_its_beginning() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut client = live(&pod, "/all").await;
     for number in 1..=5 {
-        stage.publish("a.1", number).await;
+        fixture.publish("a.1", number).await;
     }
     let before = client.take(5).await;
-    stage.jetstream.delete_stream("A").await.unwrap();
-    stage
+    fixture.jetstream.delete_stream("A").await.unwrap();
+    fixture
         .jetstream
         .create_stream(republishing(Some(("a.>", "live.>"))))
         .await
         .unwrap();
     for number in 101..=103 {
-        stage.publish("a.1", number).await;
+        fixture.publish("a.1", number).await;
     }
     let after = client.take(4).await;
     assert_eq!(
-        told(&after),
+        summaries(&after),
         ["sidestream.gap:recreated", "101", "102", "103"]
     );
     let tag = |event: &Event| event.id.split('-').next().unwrap().to_owned();
     assert_ne!(tag(&after[3]), tag(&before[4]));
-    stage.publish("a.1", 104).await;
+    fixture.publish("a.1", 104).await;
     assert_eq!(client.next().await.data, "104");
     let mut late = resume(&pod, "/all", &before[4].id).await;
-    assert_eq!(told(&[late.next().await]), ["sidestream.gap:recreated"]);
+    assert_eq!(
+        summaries(&[late.next().await]),
+        ["sidestream.gap:recreated"]
+    );
     let mut fresh = resume(&pod, "/all", &after[1].id).await;
-    assert_eq!(told(&fresh.take(3).await), numbers(102..=104));
+    assert_eq!(summaries(&fresh.take(3).await), numbers(102..=104));
 }
 
 #[tokio::test]
 async fn what_the_stream_itself_has_deleted_is_no_gap() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut client = live(&pod, "/all").await;
-    let stream = stage.jetstream.get_stream("A").await.unwrap();
+    let stream = fixture.jetstream.get_stream("A").await.unwrap();
     for number in 1..=4 {
-        stage.publish("a.1", number).await;
+        fixture.publish("a.1", number).await;
     }
     stream.delete_message(4).await.unwrap();
-    stage.publish("a.1", 5).await;
+    fixture.publish("a.1", 5).await;
     stream.purge().await.unwrap();
-    stage.publish("a.1", 6).await;
-    assert_eq!(told(&client.take(6).await), numbers(1..=6));
+    fixture.publish("a.1", 6).await;
+    assert_eq!(summaries(&client.take(6).await), numbers(1..=6));
 }
 
 #[tokio::test]
 async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let first = config(
-        &stage.nats,
+        &fixture.nats,
         "routes: [{ path: /core, sources: [{ subjects: [\"x\"] }] }]",
     );
     let mut pod = Sidestream::start(first.clone()).await;
@@ -332,9 +335,9 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
     pod.signal(rustix::process::Signal::HUP);
     pod.until_message("configuration applied").await;
     let mut client = live(&pod, "/all").await;
-    stage.publish("a.1", 1).await;
+    fixture.publish("a.1", 1).await;
     let event = client.next().await;
-    assert_eq!(stage.consumers().await, [""; 0]);
+    assert_eq!(fixture.consumers().await, [""; 0]);
     let shown = pod.admin_json("/config").await;
     assert_eq!(
         shown["effective"]["routes"][0]["sources"][0]["delivery"], "on_demand",
@@ -347,7 +350,7 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
     })
     .await;
     let mut moved = resume(&pod, "/all", &event.id).await;
-    stage.publish("a.1", 2).await;
+    fixture.publish("a.1", 2).await;
     assert_eq!(
         (moved.next().await.data, client.next().await.data),
         ("2".to_owned(), "2".to_owned())
@@ -356,8 +359,8 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
 
 #[tokio::test]
 async fn clients_that_share_a_subject_receive_one_copy_of_each_message_from_nats() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut clients = Vec::new();
     for number in 0..30 {
         clients.push(
@@ -371,14 +374,14 @@ async fn clients_that_share_a_subject_receive_one_copy_of_each_message_from_nats
     // A subscription of its own that matches as well: a second copy of each message.
     clients.push(live(&pod, "/named?subject=a.*&subject=a.busy.%3E").await);
     for number in 0..20 {
-        stage.publish("a.busy", number).await;
+        fixture.publish("a.busy", number).await;
     }
-    stage.publish("a.own.7", "of one client").await;
+    fixture.publish("a.own.7", "of one client").await;
     let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
     let mut ids = std::collections::HashSet::new();
     for client in &mut clients {
         let events = client.take(20).await;
-        assert_eq!(told(&events), expected, "each message once, in order");
+        assert_eq!(summaries(&events), expected, "each message once, in order");
         ids.insert(events[19].id.clone());
     }
     assert_eq!(clients[7].next().await.data, "of one client");

@@ -22,22 +22,22 @@ use testkit::wait::{RECOVERY, eventually};
 const SUBJECTS: u64 = 50;
 
 /// A server with a stream `A`, and a sidecar that has only its last twenty events in memory.
-struct Stage {
+struct Fixture {
     nats: Nats,
     jetstream: jetstream::Context,
     stream: stream::Stream,
     sidestream: Sidestream,
 }
 
-// === impl Stage ===
+// === impl Fixture ===
 
-impl Stage {
+impl Fixture {
     /// With `count` messages before the sidecar begins, numbered like their sequence.
     async fn with(count: u64) -> Self {
         Self::with_routes(count, "").await
     }
 
-    /// As [`Stage::with`], and with further routes.
+    /// As [`Fixture::with`], and with further routes.
     async fn with_routes(count: u64, routes: &str) -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
@@ -117,7 +117,7 @@ impl Stage {
     }
 
     /// No replay runs or waits any more, and none has left a consumer.
-    async fn at_rest(&self) {
+    async fn until_no_replay_runs(&self) {
         for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
             self.sidestream
                 .until_metric(metric, &[], |value| value == 0.0)

@@ -109,7 +109,7 @@ impl Upstream {
     }
 
     /// Returns when this check fails or warns with a text that holds these words.
-    pub async fn until_told(&self, check: &str, words: &[&str]) -> String {
+    pub async fn until_reported(&self, check: &str, words: &[&str]) -> String {
         eventually(RECOVERY, &format!("check {check} says {words:?}"), || {
             let text = match self.health.report().get(check) {
                 Some(Status::Failing(why) | Status::Warning(why)) => why.clone(),

@@ -396,12 +396,12 @@ impl Front {
     }
 
     /// How much of the log there is so far, for [`Front::until_known`].
-    pub fn heard(&self) -> usize {
+    pub fn log_length(&self) -> usize {
         self.process.scan(0, <[String]>::len)
     }
 
     /// Waits until a health check has found this pod (0 or 1) up or down, after `heard`. nginx, Caddy and Traefik have no checks.
-    pub async fn until_known(&self, pod: usize, up: bool, heard: usize) {
+    pub async fn until_health_checked(&self, pod: usize, up: bool, from: usize) {
         match self.kind {
             Kind::Haproxy => {
                 let wanted = format!(
@@ -410,7 +410,7 @@ impl Front {
                     if up { "UP" } else { "DOWN" }
                 );
                 let said = || {
-                    self.process.scan(heard, |lines| {
+                    self.process.scan(from, |lines| {
                         lines.iter().any(|line| line.contains(&wanted))
                     })
                 };

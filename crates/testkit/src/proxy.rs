@@ -121,7 +121,7 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>, open: Arc<
     while let Ok((client, _)) = listener.accept().await {
         let now = *state.borrow();
         if now.fault.refuse {
-            linger_not(&client);
+            reset_on_close(&client);
             continue;
         }
         let (state, open) = (state.clone(), Arc::clone(&open));
@@ -160,8 +160,8 @@ async fn forward(
         } => ended.is_ok(),
     };
     if !in_order {
-        linger_not(from_client.as_ref());
-        linger_not(from_server.as_ref());
+        reset_on_close(from_client.as_ref());
+        reset_on_close(from_server.as_ref());
         // Dropped, a write half sends FIN first, and the peer would take that for an end in order.
         to_client.forget();
         to_server.forget();
@@ -195,12 +195,12 @@ async fn copy(
             drop(state.wait_for(|state| !state.fault.swallow).await);
             return to.shutdown().await;
         }
-        tokio::time::sleep(fault.delay + pace(read, fault.bytes_per_second)).await;
+        tokio::time::sleep(fault.delay + pause_for(read, fault.bytes_per_second)).await;
         to.write_all(&buffer[..read]).await?;
     }
 }
 
-fn pace(bytes: usize, per_second: u32) -> Duration {
+fn pause_for(bytes: usize, per_second: u32) -> Duration {
     match per_second {
         0 => Duration::ZERO,
         rate => Duration::from_secs_f64(bytes as f64 / f64::from(rate)),
@@ -208,7 +208,7 @@ fn pace(bytes: usize, per_second: u32) -> Duration {
 }
 
 /// Closing this socket now sends RST instead of FIN.
-fn linger_not(socket: &TcpStream) {
+fn reset_on_close(socket: &TcpStream) {
     socket2::SockRef::from(socket)
         .set_linger(Some(Duration::ZERO))
         .unwrap();

@@ -8,7 +8,7 @@ use async_nats::jetstream::Context;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::{Setting, Stage, config};
+use super::{Fixture, Setting, config};
 use testkit::browser::Page;
 use testkit::nats::free_port;
 use testkit::node::NodeClient;
@@ -26,12 +26,12 @@ async fn prints(process: &Process, text: &str) {
 
 #[tokio::test]
 async fn curl_shows_events_as_they_come_on_every_protocol() {
-    let stage = Stage::start().await;
-    let authority = stage.authority.file();
+    let fixture = Fixture::start().await;
+    let authority = fixture.authority.file();
     let authority = authority.to_str().unwrap();
     let (clear, tls) = (
-        stage.sidestream.url("/orders"),
-        stage.sidestream.url_tls("/orders"),
+        fixture.sidestream.url("/orders"),
+        fixture.sidestream.url_tls("/orders"),
     );
     for (arguments, version) in [
         (vec!["--http1.0", &clear], "HTTP/1.0"),
@@ -55,7 +55,7 @@ async fn curl_shows_events_as_they_come_on_every_protocol() {
             .args(&arguments);
         let curl = Process::spawn("curl", &mut command);
         prints(&curl, "retry: 3000").await;
-        stage
+        fixture
             .publish_named("orders.1.x", "created", "for curl")
             .await;
         prints(&curl, "data: for curl").await;
@@ -66,7 +66,7 @@ async fn curl_shows_events_as_they_come_on_every_protocol() {
         );
         assert!(lines.contains(&"event: created".to_owned()), "{lines:?}");
         drop(curl);
-        stage
+        fixture
             .sidestream
             .until_metric("sidestream_streams", &[], |streams| streams == 0.0)
             .await;
@@ -75,15 +75,15 @@ async fn curl_shows_events_as_they_come_on_every_protocol() {
 
 #[tokio::test]
 async fn nghttp_gets_events_and_the_proper_end_of_their_stream() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "max_age: 500ms",
         ..Setting::default()
     })
     .await;
-    let publishing = publish_numbers(&stage.jetstream, "x");
+    let publishing = publish_numbers(&fixture.jetstream, "x");
     let mut nghttp = Process::spawn(
         "nghttp",
-        Command::new("nghttp").arg(stage.sidestream.url("/orders")),
+        Command::new("nghttp").arg(fixture.sidestream.url("/orders")),
     );
     assert!(nghttp.wait_exit(DEADLINE).await.success());
     publishing.abort();
@@ -118,7 +118,7 @@ fn publish_numbers(jetstream: &Context, token: &str) -> JoinHandle<()> {
 }
 
 /// How often a client connected, and the numbers that it saw.
-fn lives_and_numbers(reports: &[Value]) -> (usize, Vec<u64>) {
+fn connections_and_numbers(reports: &[Value]) -> (usize, Vec<u64>) {
     let lives = reports
         .iter()
         .filter(|report| report["kind"] == "open")
@@ -132,7 +132,7 @@ fn lives_and_numbers(reports: &[Value]) -> (usize, Vec<u64>) {
 
 /// What a client of three lives must have seen: every number once, in order, and why each life ended.
 fn assert_nothing_missed(reports: &[Value]) {
-    let (_, numbers) = lives_and_numbers(reports);
+    let (_, numbers) = connections_and_numbers(reports);
     assert_eq!(
         numbers,
         (numbers[0]..).take(numbers.len()).collect::<Vec<_>>()
@@ -167,24 +167,24 @@ async fn chromium_is_handed_over_and_misses_nothing() {
         "max_age: 500ms, retry: 100ms, cors: {{ origins: [\"{}\"] }}",
         page.origin()
     );
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: &route,
         ..Setting::default()
     })
     .await;
-    let publishing = publish_numbers(&stage.jetstream, "x");
+    let publishing = publish_numbers(&fixture.jetstream, "x");
     let browser = page.open(
-        &[&stage.sidestream.url("/orders")],
+        &[&fixture.sidestream.url("/orders")],
         &["sidestream.close", "sidestream.gap"],
     );
     let fact = "Chromium has lived three times and seen a hundred events";
     let done = |reports: &[Value]| {
-        let (lives, numbers) = lives_and_numbers(reports);
+        let (lives, numbers) = connections_and_numbers(reports);
         lives >= 3 && numbers.len() > 100
     };
     assert_nothing_missed(&browser.until(fact, done).await);
     publishing.abort();
-    let resumes = stage
+    let resumes = fixture
         .sidestream
         .metric("sidestream_resumes_total", &[("outcome", "window")])
         .await;
@@ -193,17 +193,17 @@ async fn chromium_is_handed_over_and_misses_nothing() {
 
 #[tokio::test]
 async fn the_npm_package_eventsource_is_handed_over_and_misses_nothing() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "max_age: 500ms, retry: 100ms",
         ..Setting::default()
     })
     .await;
-    let publishing = publish_numbers(&stage.jetstream, "x");
+    let publishing = publish_numbers(&fixture.jetstream, "x");
     let names = ["sidestream.close", "sidestream.gap"];
-    let client = NodeClient::eventsource(&stage.sidestream.url("/orders"), &names);
+    let client = NodeClient::eventsource(&fixture.sidestream.url("/orders"), &names);
     let fact = "eventsource has lived three times and seen a hundred events";
     let done = |reports: &[Value]| {
-        let (lives, numbers) = lives_and_numbers(reports);
+        let (lives, numbers) = connections_and_numbers(reports);
         lives >= 3 && numbers.len() > 100
     };
     assert_nothing_missed(&client.until(fact, done).await);
@@ -274,9 +274,9 @@ async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_l
         port: free_port(),
         ..Setting::default()
     };
-    let mut stage = Stage::with(setting).await;
+    let mut fixture = Fixture::with(setting).await;
     let names = ["sidestream.position", "sidestream.gap"];
-    let client = NodeClient::eventsource(&stage.sidestream.url("/orders"), &names);
+    let client = NodeClient::eventsource(&fixture.sidestream.url("/orders"), &names);
     let at = |reports: &[Value], name: &str| {
         reports
             .iter()
@@ -288,11 +288,12 @@ async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_l
             at(reports, "sidestream.position") == 1
         })
         .await;
-    stage.sidestream.kill9();
-    stage
+    fixture.sidestream.kill9();
+    fixture
         .publish("orders.1.x", "published while the sidecar was away")
         .await;
-    stage.sidestream = Sidestream::start(config(&stage.nats, &stage.authority, setting)).await;
+    fixture.sidestream =
+        Sidestream::start(config(&fixture.nats, &fixture.authority, setting)).await;
     let reports = client
         .until("it has an event", |reports| at(reports, "message") == 1)
         .await;
@@ -313,20 +314,21 @@ async fn our_own_tail_follows_across_a_restart_of_the_sidecar() {
         port: free_port(),
         ..Setting::default()
     };
-    let mut stage = Stage::with(setting).await;
-    let url = stage.sidestream.url("/orders");
+    let mut fixture = Fixture::with(setting).await;
+    let url = fixture.sidestream.url("/orders");
     let mut command = Command::new(binary());
     command
         .args(["tail", "--json", &url])
         .current_dir(Path::new("/"));
     let tail = Process::spawn("tail", &mut command);
     prints(&tail, "connected over HTTP/1.1").await;
-    let publishing = publish_numbers(&stage.jetstream, "x");
+    let publishing = publish_numbers(&fixture.jetstream, "x");
     prints(&tail, "\"data\":\"20\"").await;
 
-    stage.sidestream.terminate();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
-    stage.sidestream = Sidestream::start(config(&stage.nats, &stage.authority, setting)).await;
+    fixture.sidestream.terminate();
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
+    fixture.sidestream =
+        Sidestream::start(config(&fixture.nats, &fixture.authority, setting)).await;
 
     let connected = || {
         tail.scan(0, |lines| {
@@ -337,7 +339,7 @@ async fn our_own_tail_follows_across_a_restart_of_the_sidecar() {
         })
     };
     eventually(DEADLINE, "tail is back", || async { connected() == 2 }).await;
-    let last = stage
+    let last = fixture
         .jetstream
         .get_stream("ORDERS")
         .await

@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::reader::{Reader, Via};
-use super::{Setting, Stage};
+use super::{Fixture, Setting};
 use testkit::sidestream::{Sidestream, run};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
@@ -20,7 +20,7 @@ async fn drain(sidestream: &Sidestream, arguments: &[&str]) -> Output {
     run(&all, sidestream.folder()).await
 }
 
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -42,19 +42,19 @@ async fn until_phase(sidestream: &Sidestream, wanted: &str) {
 
 #[tokio::test]
 async fn after_the_command_the_process_stays_drained_until_a_signal() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
     })
     .await;
     let mut readers = Vec::new();
     for via in Via::ALL {
-        readers.push((via, stage.open(via, "/orders").await));
+        readers.push((via, fixture.open(via, "/orders").await));
     }
     let begun = Instant::now();
-    let output = drain(&stage.sidestream, &["--wait"]).await;
+    let output = drain(&fixture.sidestream, &["--wait"]).await;
     assert_eq!(
-        (output.status.code(), &*said(&output)),
+        (output.status.code(), &*printed(&output)),
         (Some(0), "drained\n")
     );
     assert!(
@@ -70,35 +70,38 @@ async fn after_the_command_the_process_stays_drained_until_a_signal() {
     }
 
     assert_eq!(
-        stage.sidestream.admin("/health/live").await.0,
+        fixture.sidestream.admin("/health/live").await.0,
         200,
         "or the kubelet would kill it"
     );
-    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 503);
-    let health = stage.sidestream.admin_json("/health").await;
+    assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 503);
+    let health = fixture.sidestream.admin_json("/health").await;
     assert_eq!(health["status"], "draining");
     let expected = serde_json::json!({ "phase": "done", "number": 8, "streams_left": 0, "cut": 0 });
     assert_eq!(health["drain"], expected);
     assert_eq!(
-        stage.sidestream.metric("sidestream_drain_phase", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_drain_phase", &[])
+            .await,
         8.0
     );
-    let url = stage.sidestream.url("/orders");
+    let url = fixture.sidestream.url("/orders");
     assert!(
         SseClient::get(&url).try_connect().await.is_err(),
         "nobody listens"
     );
-    let stream = stage.jetstream.get_stream("ORDERS").await.unwrap();
+    let stream = fixture.jetstream.get_stream("ORDERS").await.unwrap();
     assert_eq!(
         stream.cached_info().state.consumer_count,
         0,
         "NATS is left in order"
     );
 
-    assert!(stage.sidestream.running());
-    stage.sidestream.terminate();
+    assert!(fixture.sidestream.running());
+    fixture.sidestream.terminate();
     let told = Instant::now();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         told.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -108,72 +111,72 @@ async fn after_the_command_the_process_stays_drained_until_a_signal() {
 
 #[tokio::test]
 async fn a_drain_that_is_asked_for_again_is_the_same_one() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
     })
     .await;
-    let mut reader = stage.open(Via::Http11, "/orders").await;
-    let first = drain(&stage.sidestream, &[]).await;
+    let mut reader = fixture.open(Via::Http11, "/orders").await;
+    let first = drain(&fixture.sidestream, &[]).await;
     assert_eq!(first.status.code(), Some(0));
     assert!(
-        said(&first).starts_with("draining: phase"),
+        printed(&first).starts_with("draining: phase"),
         "{}",
-        said(&first)
+        printed(&first)
     );
     let (second, third) = tokio::join!(
-        drain(&stage.sidestream, &["--wait"]),
-        drain(&stage.sidestream, &["--wait"])
+        drain(&fixture.sidestream, &["--wait"]),
+        drain(&fixture.sidestream, &["--wait"])
     );
     for output in [
         second,
         third,
-        drain(&stage.sidestream, &[]).await,
-        drain(&stage.sidestream, &["--wait"]).await,
+        drain(&fixture.sidestream, &[]).await,
+        drain(&fixture.sidestream, &["--wait"]).await,
     ] {
         assert_eq!(
-            (output.status.code(), &*said(&output)),
+            (output.status.code(), &*printed(&output)),
             (Some(0), "drained\n")
         );
     }
     reader.read_to_end().await;
-    let began = stage
+    let began = fixture
         .sidestream
         .log()
         .iter()
         .filter(|line| line["message"] == "the drain begins")
         .count();
     assert_eq!(began, 1);
-    stage.sidestream.terminate();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
-    let gone = drain(&stage.sidestream, &["--wait"]).await;
-    assert_eq!(gone.status.code(), Some(69), "{}", said(&gone));
+    fixture.sidestream.terminate();
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
+    let gone = drain(&fixture.sidestream, &["--wait"]).await;
+    assert_eq!(gone.status.code(), Some(69), "{}", printed(&gone));
     assert!(
-        said(&gone).contains("no sidecar can be asked to drain:\n  control.sock: "),
+        printed(&gone).contains("no sidecar can be asked to drain:\n  control.sock: "),
         "{}",
-        said(&gone)
+        printed(&gone)
     );
 }
 
 #[tokio::test]
 async fn somebody_who_was_cut_makes_the_drain_incomplete() {
     let short = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: short,
         ..Setting::default()
     })
     .await;
-    let stalled = SseClient::get(stage.sidestream.url("/orders"))
+    let stalled = SseClient::get(fixture.sidestream.url("/orders"))
         .receive_buffer(4096)
         .connect()
         .await;
-    let mut reading = stage.open(Via::Http11, "/orders").await;
+    let mut reading = fixture.open(Via::Http11, "/orders").await;
     for _ in 0..100 {
-        stage.publish("orders.1.x", "x".repeat(64 * 1024)).await;
+        fixture.publish("orders.1.x", "x".repeat(64 * 1024)).await;
     }
     reading.take(100).await;
     let begun = Instant::now();
-    let output = drain(&stage.sidestream, &["--wait"]).await;
+    let output = drain(&fixture.sidestream, &["--wait"]).await;
     assert!(
         begun.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -181,35 +184,35 @@ async fn somebody_who_was_cut_makes_the_drain_incomplete() {
     );
     assert_eq!(output.status.code(), Some(75));
     assert_eq!(
-        said(&output),
+        printed(&output),
         "sidestream: drained, but not completely: 1 event streams were cut\n"
     );
     assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_drain_cut_total", &[])
             .await,
         1.0
     );
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams_closed_total", &[("reason", "cut")])
             .await,
         1.0
     );
     assert_eq!(
-        stage.sidestream.admin_json("/health").await["drain"]["cut"],
+        fixture.sidestream.admin_json("/health").await["drain"]["cut"],
         1
     );
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_connections", &[], |open| open == 0.0)
         .await;
     drop(stalled);
-    stage.sidestream.terminate();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    fixture.sidestream.terminate();
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }
 
 #[tokio::test]
@@ -218,16 +221,16 @@ async fn what_cannot_be_asked_or_understood_has_its_own_exit_code() {
     let file = folder.path().join("sidecar.yaml");
     let ask = |arguments: &'static [&'static str]| run(arguments, folder.path());
     let unknown = ask(&["drain", "--now"]).await;
-    assert_eq!(unknown.status.code(), Some(64), "{}", said(&unknown));
+    assert_eq!(unknown.status.code(), Some(64), "{}", printed(&unknown));
     let missing = ask(&["drain", "--config", "other.yaml"]).await;
-    assert_eq!(missing.status.code(), Some(64), "{}", said(&missing));
+    assert_eq!(missing.status.code(), Some(64), "{}", printed(&missing));
     std::fs::write(&file, "admin: { control: nobody.sock }\nrouts: []\n").unwrap();
     let wrong = ask(&["drain", "--wait"]).await;
     assert_eq!(wrong.status.code(), Some(64));
     assert!(
-        said(&wrong).contains("unknown key `routs`"),
+        printed(&wrong).contains("unknown key `routs`"),
         "{}",
-        said(&wrong)
+        printed(&wrong)
     );
     let routes = "routes: [{ path: /a, sources: [{ subjects: [\"a.>\"] }] }]";
     std::fs::write(
@@ -236,33 +239,33 @@ async fn what_cannot_be_asked_or_understood_has_its_own_exit_code() {
     )
     .unwrap();
     let nobody = ask(&["drain", "--wait"]).await;
-    assert_eq!(nobody.status.code(), Some(69), "{}", said(&nobody));
+    assert_eq!(nobody.status.code(), Some(69), "{}", printed(&nobody));
 }
 
 #[tokio::test]
 async fn a_signal_in_the_middle_of_a_drain_compresses_it_and_a_second_one_ends_it() {
     // 20 s before anything happens, and 10 s for two streams: compressed, 1.6 s and 0.8 s of 8 s.
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: LONG,
         ..Setting::default()
     })
     .await;
     let mut readers = [
-        stage.open(Via::Http11, "/orders").await,
-        stage.open(Via::H2, "/orders").await,
+        fixture.open(Via::Http11, "/orders").await,
+        fixture.open(Via::H2, "/orders").await,
     ];
-    assert_eq!(drain(&stage.sidestream, &[]).await.status.code(), Some(0));
-    until_phase(&stage.sidestream, "accepting").await;
+    assert_eq!(drain(&fixture.sidestream, &[]).await.status.code(), Some(0));
+    until_phase(&fixture.sidestream, "accepting").await;
     let told = Instant::now();
-    stage.sidestream.terminate();
-    let line = stage
+    fixture.sidestream.terminate();
+    let line = fixture
         .sidestream
         .until_message("a signal compresses what is left of the drain")
         .await;
     assert!(line["seconds"].as_f64().unwrap() <= 8.0, "{line}");
-    let output = drain(&stage.sidestream, &["--wait"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    let output = drain(&fixture.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         told.elapsed() < Duration::from_secs(6),
         "{:?}",
@@ -279,25 +282,25 @@ async fn a_signal_in_the_middle_of_a_drain_compresses_it_and_a_second_one_ends_i
 
 #[tokio::test]
 async fn two_signals_in_the_middle_of_a_drain_end_the_process_at_once() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: LONG,
         ..Setting::default()
     })
     .await;
-    let _reader = stage.open(Via::Http11, "/orders").await;
-    assert_eq!(drain(&stage.sidestream, &[]).await.status.code(), Some(0));
-    let folder = stage.sidestream.folder().to_owned();
+    let _reader = fixture.open(Via::Http11, "/orders").await;
+    assert_eq!(drain(&fixture.sidestream, &[]).await.status.code(), Some(0));
+    let folder = fixture.sidestream.folder().to_owned();
     let waiting = tokio::spawn(async move {
         run(&["drain", "--wait", "--config", "sidecar.yaml"], &folder).await
     });
-    stage.sidestream.terminate();
-    stage
+    fixture.sidestream.terminate();
+    fixture
         .sidestream
         .until_message("a signal compresses what is left of the drain")
         .await;
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     let told = Instant::now();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         told.elapsed() < Duration::from_secs(2),
         "{:?}",
@@ -307,17 +310,17 @@ async fn two_signals_in_the_middle_of_a_drain_end_the_process_at_once() {
     assert!(
         [69, 75].contains(&output.status.code().unwrap()),
         "{}",
-        said(&output)
+        printed(&output)
     );
 }
 
 #[tokio::test]
 async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginning() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let config = format!(
         "listen: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0, control: control.sock }}\n\
          nats: {{ servers: [\"{}\"] }}\nroutes: [{{ path: /news, sources: [{{ subjects: [\"news.>\"] }}] }}]\n{LONG}\n",
-        stage.nats.url()
+        fixture.nats.url()
     );
     let name = "SIDESTREAM_TERMINATION_GRACE_PERIOD";
     for period in ["4", "4000ms"] {
@@ -350,28 +353,28 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
 #[tokio::test]
 async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() {
     let rest = "drain: { accept_for: 500ms, spread: 20s, timeout: 30s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest,
         ..Setting::default()
     })
     .await;
     // A pod that has had a connection may be in a load balancer.
     assert_eq!(
-        SseClient::get(stage.sidestream.url("/none"))
+        SseClient::get(fixture.sidestream.url("/none"))
             .connect()
             .await
             .status(),
         404
     );
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     let begun = Instant::now();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     let taken = begun.elapsed();
     assert!(
         taken >= Duration::from_millis(500) && taken < Duration::from_millis(1500),
         "{taken:?}"
     );
-    let phases: Vec<String> = stage
+    let phases: Vec<String> = fixture
         .sidestream
         .log()
         .iter()
@@ -394,14 +397,14 @@ async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() 
 #[tokio::test]
 async fn three_hundred_clients_are_told_evenly_over_the_spread() {
     let rest = "drain: { accept_for: 0s, spread: 2s, timeout: 10s, retry: { min: 1s, max: 2s } }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest,
         ..Setting::default()
     })
     .await;
     let mut clients = tokio::task::JoinSet::new();
     for place in 0..300 {
-        let mut reader = stage
+        let mut reader = fixture
             .open(Via::ALL[place % Via::ALL.len()], "/orders")
             .await;
         clients.spawn(async move {
@@ -409,9 +412,9 @@ async fn three_hundred_clients_are_told_evenly_over_the_spread() {
             (Instant::now(), reader.retry().unwrap(), end)
         });
     }
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     let begun = Instant::now();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         begun.elapsed() < Duration::from_secs(7),
         "{:?}",
@@ -442,7 +445,7 @@ async fn three_hundred_clients_are_told_evenly_over_the_spread() {
 #[ignore = "five thousand clients take their time to come: `make test-long`"]
 async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_seconds() {
     let rest = "drain: { accept_for: 1s, spread: 10s, timeout: 60s, retry: { min: 1s, max: 2s } }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest,
         ..Setting::default()
     })
@@ -454,7 +457,7 @@ async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_se
         } else {
             Via::Http11
         };
-        let mut reader = stage.open(via, "/orders").await;
+        let mut reader = fixture.open(via, "/orders").await;
         clients.spawn(async move {
             let end = match &mut reader {
                 Reader::Http1(client) => client.closed_within(Duration::from_secs(120)).await,
@@ -463,7 +466,7 @@ async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_se
             (via, end, Instant::now())
         });
     }
-    let publisher = stage.jetstream.clone();
+    let publisher = fixture.jetstream.clone();
     let publishing = tokio::spawn(async move {
         for number in 1_u64.. {
             publisher
@@ -476,16 +479,16 @@ async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_se
         }
     });
     let begun = Instant::now();
-    assert_eq!(drain(&stage.sidestream, &[]).await.status.code(), Some(0));
+    assert_eq!(drain(&fixture.sidestream, &[]).await.status.code(), Some(0));
     let over = Duration::from_secs(60);
     eventually(over, "the drain is over", || async {
-        phase(&stage.sidestream).await == "done"
+        phase(&fixture.sidestream).await == "done"
     })
     .await;
     let taken = begun.elapsed();
     publishing.abort();
-    let output = drain(&stage.sidestream, &["--wait"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let output = drain(&fixture.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     assert!(taken < Duration::from_secs(1 + 10 + 5), "{taken:?}");
     let mut seconds = [0; 16];
     for (via, end, at) in clients.join_all().await {
@@ -494,25 +497,25 @@ async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_se
     }
     // 500 a second are planned.
     assert!(seconds.iter().all(|count| *count <= 1000), "{seconds:?}");
-    stage.sidestream.terminate();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    fixture.sidestream.terminate();
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }
 
 /// The sidecar of a Job ends right after its application.
 #[tokio::test]
 async fn a_pod_that_never_had_a_connection_does_not_wait_for_load_balancers() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: LONG,
         ..Setting::default()
     })
     .await;
     // Probes and scrapes are connections of the admin port.
-    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 200);
+    assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 200);
     let begun = Instant::now();
-    let output = drain(&stage.sidestream, &["--wait"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    stage.sidestream.terminate();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    let output = drain(&fixture.sidestream, &["--wait"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    fixture.sidestream.terminate();
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         begun.elapsed() < Duration::from_secs(8),
         "{:?}",

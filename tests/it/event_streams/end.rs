@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::reader::{Reader, Via};
-use super::{Setting, Stage, json, sequence};
+use super::{Fixture, Setting, json, sequence};
 use testkit::h2_tap::{DATA, GOAWAY};
 use testkit::http1;
 use testkit::sse::SseClient;
@@ -19,7 +19,7 @@ const QUICK: &str =
 
 #[tokio::test]
 async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
     })
@@ -27,13 +27,13 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
     let mut readers = Vec::new();
     for via in Via::ALL {
         for path in ["/orders", "/both"] {
-            let mut reader = stage.open(via, path).await;
+            let mut reader = fixture.open(via, path).await;
             let begun = sequence(&reader.positioned().await, 0);
             readers.push((via, begun, reader));
         }
     }
     // Events flow until the end.
-    let publisher = stage.jetstream.clone();
+    let publisher = fixture.jetstream.clone();
     let publishing = tokio::spawn(async move {
         for number in 1_u64.. {
             publisher
@@ -45,18 +45,18 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     let mut clients = JoinSet::new();
     for (via, begun, mut reader) in readers {
         clients.spawn(async move {
-            assert_handed_over(via, begun, &mut reader).await;
+            assert_drained(via, begun, &mut reader).await;
             reader
         });
     }
     clients.join_all().await;
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     publishing.abort();
-    let stream = stage.jetstream.get_stream("ORDERS").await.unwrap();
+    let stream = fixture.jetstream.get_stream("ORDERS").await.unwrap();
     assert_eq!(
         stream.cached_info().state.consumer_count,
         0,
@@ -65,7 +65,7 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
 }
 
 /// Reads an event stream that a drain ends: everything before its position came, the end is told, and is a proper one.
-async fn assert_handed_over(via: Via, begun: u64, reader: &mut Reader) {
+async fn assert_drained(via: Via, begun: u64, reader: &mut Reader) {
     let (mut events, end) = reader.read_to_end().await;
     assert_eq!(end, via.proper_end(), "{via:?}");
     let close = events.pop().unwrap();
@@ -114,38 +114,38 @@ async fn assert_handed_over(via: Via, begun: u64, reader: &mut Reader) {
 #[tokio::test]
 async fn a_pod_that_is_no_longer_ready_still_serves_for_a_while() {
     let drain = "drain: { accept_for: 2s, spread: 100ms, timeout: 5s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: drain,
         ..Setting::default()
     })
     .await;
     // A pod that has had a connection may be in a load balancer.
     assert_eq!(
-        SseClient::get(stage.sidestream.url("/none"))
+        SseClient::get(fixture.sidestream.url("/none"))
             .connect()
             .await
             .status(),
         404
     );
     let begun = Instant::now();
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     eventually(DEADLINE, "readiness fails", || async {
-        stage.sidestream.admin("/health/ready").await.0 == 503
+        fixture.sidestream.admin("/health/ready").await.0 == 503
     })
     .await;
-    assert_eq!(stage.sidestream.admin("/health/live").await.0, 200);
+    assert_eq!(fixture.sidestream.admin("/health/live").await.0, 200);
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/orders").await;
+        let mut reader = fixture.open(via, "/orders").await;
         assert_eq!(reader.status(), 200, "{via:?}");
         reader.positioned().await;
-        stage.publish("orders.1.x", "as ever").await;
+        fixture.publish("orders.1.x", "as ever").await;
         assert_eq!(reader.next().await.data, "as ever", "{via:?}");
     }
     assert!(
         begun.elapsed() < Duration::from_secs(2),
         "too slow a machine to tell"
     );
-    let url = stage.sidestream.url("/orders");
+    let url = fixture.sidestream.url("/orders");
     eventually(DEADLINE, "nobody listens any more", || async {
         SseClient::get(&url).try_connect().await.is_err()
     })
@@ -154,34 +154,34 @@ async fn a_pod_that_is_no_longer_ready_still_serves_for_a_while() {
         begun.elapsed() >= Duration::from_secs(2),
         "accept_for has passed"
     );
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }
 
 #[tokio::test]
 async fn the_probes_are_answered_until_the_last_client_is_gone() {
     let drain = "drain: { accept_for: 100ms, spread: 1s, timeout: 5s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: drain,
         ..Setting::default()
     })
     .await;
     let mut readers = Vec::new();
     for _ in 0..10 {
-        readers.push(stage.open(Via::H2, "/orders").await);
+        readers.push(fixture.open(Via::H2, "/orders").await);
     }
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     eventually(
         DEADLINE,
         "some event streams have ended and some have not",
         || async {
-            let health = stage.sidestream.admin_json("/health").await;
-            assert_eq!(stage.sidestream.admin("/health/live").await.0, 200);
+            let health = fixture.sidestream.admin_json("/health").await;
+            assert_eq!(fixture.sidestream.admin("/health/live").await.0, 200);
             health["drain"]["phase"] == "ending"
                 && (1..9).contains(&health["drain"]["streams_left"].as_u64().unwrap())
         },
     )
     .await;
-    let ended = stage
+    let ended = fixture
         .sidestream
         .metric("sidestream_streams_closed_total", &[("reason", "drain")])
         .await;
@@ -192,37 +192,40 @@ async fn the_probes_are_answered_until_the_last_client_is_gone() {
             "sidestream.close"
         );
     }
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_does_not_hold_up_the_end() {
     let drain = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: drain,
         ..Setting::default()
     })
     .await;
-    let stalled = SseClient::get(stage.sidestream.url("/orders"))
+    let stalled = SseClient::get(fixture.sidestream.url("/orders"))
         .receive_buffer(4096)
         .connect()
         .await;
-    let mut reading = stage.open(Via::Http11, "/orders").await;
+    let mut reading = fixture.open(Via::Http11, "/orders").await;
     for _ in 0..100 {
-        stage.publish("orders.1.x", "x".repeat(64 * 1024)).await;
+        fixture.publish("orders.1.x", "x".repeat(64 * 1024)).await;
     }
     reading.take(100).await;
     let begun = Instant::now();
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         begun.elapsed() < Duration::from_secs(4),
         "{:?}",
         begun.elapsed()
     );
-    stage.sidestream.until_message("event stream closed").await;
-    let cut = stage
+    fixture
+        .sidestream
+        .until_message("event stream closed")
+        .await;
+    let cut = fixture
         .sidestream
         .log()
         .into_iter()
@@ -234,23 +237,23 @@ async fn a_client_that_takes_nothing_does_not_hold_up_the_end() {
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
     let drain = "drain: { accept_for: 30s, spread: 1s, timeout: 40s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: drain,
         ..Setting::default()
     })
     .await;
-    let _client = stage.open(Via::Http11, "/orders").await;
-    stage.sidestream.terminate();
+    let _client = fixture.open(Via::Http11, "/orders").await;
+    fixture.sidestream.terminate();
     eventually(DEADLINE, "the drain has begun", || async {
-        let ready = http1::get(&stage.sidestream.url_admin("/health/ready"))
+        let ready = http1::get(&fixture.sidestream.url_admin("/health/ready"))
             .await
             .unwrap();
         ready.status == 503
     })
     .await;
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     let begun = Instant::now();
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
         begun.elapsed() < Duration::from_secs(3),
         "{:?}",

@@ -9,21 +9,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::reader::Via;
-use super::{Stage, sequence};
+use super::{Fixture, sequence};
 use testkit::sse::{Event, SseClient};
 use testkit::sse_parser::Parser;
 
 #[tokio::test]
 async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
-    let stage = Stage::start().await;
-    let mut plain = SseClient::get(stage.sidestream.url("/orders"))
+    let fixture = Fixture::start().await;
+    let mut plain = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
-    let mut named = SseClient::get(stage.sidestream.url("/named"))
+    let mut named = SseClient::get(fixture.sidestream.url("/named"))
         .connect()
         .await;
-    stage.publish_named("orders.1.created", "born", "a").await;
-    stage.publish("orders.1.changed", "b").await;
+    fixture.publish_named("orders.1.created", "born", "a").await;
+    fixture.publish("orders.1.changed", "b").await;
     let names = |events: Vec<Event>| {
         events
             .into_iter()
@@ -42,7 +42,7 @@ async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
 
 #[tokio::test]
 async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let payloads = [
         "one line",
         "",
@@ -62,11 +62,11 @@ async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
         "\u{feff}no byte order mark",
     ];
     for via in Via::ALL {
-        let mut orders = stage.open(via, "/orders").await;
-        let mut news = stage.open(via, "/news").await;
+        let mut orders = fixture.open(via, "/orders").await;
+        let mut news = fixture.open(via, "/news").await;
         for payload in payloads {
-            stage.publish("orders.1.created", payload).await;
-            stage.say("news.today", payload).await;
+            fixture.publish("orders.1.created", payload).await;
+            fixture.publish_core("news.today", payload).await;
         }
         for payload in payloads {
             let expected = payload.replace("\r\n", "\n").replace('\r', "\n");
@@ -84,11 +84,11 @@ async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
 
 #[tokio::test]
 async fn what_is_not_utf8_comes_as_base64_under_a_name_that_says_so() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/orders").await;
-        stage.publish("orders.1.image", &b"\xff\xfe\n"[..]).await;
-        stage
+        let mut reader = fixture.open(via, "/orders").await;
+        fixture.publish("orders.1.image", &b"\xff\xfe\n"[..]).await;
+        fixture
             .publish_named("orders.1.image", "image", &b"\x89PNG\r\n"[..])
             .await;
         let [plain, named] = <[Event; 2]>::try_from(reader.take(2).await).unwrap();
@@ -105,8 +105,8 @@ async fn what_is_not_utf8_comes_as_base64_under_a_name_that_says_so() {
 
 #[tokio::test]
 async fn the_id_is_an_events_last_field() {
-    let stage = Stage::start().await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+    let fixture = Fixture::start().await;
+    let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
     client
@@ -115,7 +115,7 @@ async fn the_id_is_an_events_last_field() {
         })
         .await;
     let opening = client.wire().len();
-    stage
+    fixture
         .publish_named("orders.1.created", "created", "one\ntwo")
         .await;
     let event = client.next().await;
@@ -124,8 +124,8 @@ async fn the_id_is_an_events_last_field() {
 }
 
 /// Publishes with headers as no library would send them.
-async fn publish_raw(stage: &Stage, subject: &str, name: &[u8], payload: &str) {
-    let mut socket = TcpStream::connect(("127.0.0.1", stage.nats.port()))
+async fn publish_raw(fixture: &Fixture, subject: &str, name: &[u8], payload: &str) {
+    let mut socket = TcpStream::connect(("127.0.0.1", fixture.nats.port()))
         .await
         .unwrap();
     let headers = [b"NATS/1.0\r\nSidestream-Event: ", name, b"\r\n\r\n"].concat();
@@ -147,15 +147,15 @@ async fn publish_raw(stage: &Stage, subject: &str, name: &[u8], payload: &str) {
 
 #[tokio::test]
 async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
-    let stage = Stage::start().await;
-    let mut orders = stage.open(Via::Http11, "/orders").await;
-    let mut news = stage.open(Via::H2, "/news").await;
+    let fixture = Fixture::start().await;
+    let mut orders = fixture.open(Via::Http11, "/orders").await;
+    let mut news = fixture.open(Via::H2, "/news").await;
     orders.positioned().await;
     news.positioned().await;
     let names: [&[u8]; 4] = [b"nul\0", b"bell\x07", b"sidestream.close", &[b'x'; 200]];
     for (place, name) in names.into_iter().enumerate() {
-        publish_raw(&stage, "orders.1.x", name, &place.to_string()).await;
-        publish_raw(&stage, "news.x", name, &place.to_string()).await;
+        publish_raw(&fixture, "orders.1.x", name, &place.to_string()).await;
+        publish_raw(&fixture, "news.x", name, &place.to_string()).await;
     }
     for place in 0..names.len() {
         for reader in [&mut orders, &mut news] {
@@ -163,7 +163,7 @@ async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
             assert_eq!((&*event.name, event.data), ("message", place.to_string()));
         }
     }
-    let refused = stage
+    let refused = fixture
         .sidestream
         .metric(
             "sidestream_events_rejected_total",
@@ -175,18 +175,18 @@ async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
 
 #[tokio::test]
 async fn a_header_value_with_a_carriage_return_stops_neither_source() {
-    let stage = Stage::start().await;
-    let mut orders = stage.open(Via::Http11, "/orders").await;
-    let mut news = stage.open(Via::H2, "/news").await;
+    let fixture = Fixture::start().await;
+    let mut orders = fixture.open(Via::Http11, "/orders").await;
+    let mut news = fixture.open(Via::H2, "/news").await;
     for number in 0..3 {
-        stage
+        fixture
             .publish("orders.1.x", format!("before {number}"))
             .await;
     }
     // A CR alone is no line end to NATS.
-    publish_raw(&stage, "orders.1.x", b"a\rdata: forged", "poison").await;
-    publish_raw(&stage, "news.x", b"a\rdata: forged", "poison").await;
-    stage.publish("orders.1.x", "after").await;
+    publish_raw(&fixture, "orders.1.x", b"a\rdata: forged", "poison").await;
+    publish_raw(&fixture, "news.x", b"a\rdata: forged", "poison").await;
+    fixture.publish("orders.1.x", "after").await;
 
     let data: Vec<_> = orders
         .take(5)
@@ -203,7 +203,7 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
         message("after"),
     ];
     assert_eq!(data, expected, "every event once, in order");
-    stage.say("news.x", "after").await;
+    fixture.publish_core("news.x", "after").await;
     let data: Vec<_> = news
         .take(2)
         .await
@@ -211,7 +211,7 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
         .map(|event| (event.name, event.data))
         .collect();
     assert_eq!(data, [message("poison"), message("after")]);
-    let refused = stage
+    let refused = fixture
         .sidestream
         .metric(
             "sidestream_events_rejected_total",
@@ -220,7 +220,7 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
         .await;
     assert_eq!(refused, 2.0, "one name on each source");
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_nats_reconnects_total", &[])
             .await,
@@ -230,13 +230,17 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
 
 #[tokio::test]
 async fn two_sources_make_one_event_stream_with_ids_of_two_components() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in [Via::Http11, Via::H2] {
-        let mut reader = stage.open(via, "/both").await;
+        let mut reader = fixture.open(via, "/both").await;
         reader.positioned().await;
         for number in 0..20 {
-            stage.publish("orders.1.x", format!("order {number}")).await;
-            stage.say("news.x", format!("news {number}")).await;
+            fixture
+                .publish("orders.1.x", format!("order {number}"))
+                .await;
+            fixture
+                .publish_core("news.x", format!("news {number}"))
+                .await;
         }
         let events = reader.take(40).await;
         for kind in ["order", "news"] {
@@ -268,7 +272,7 @@ async fn two_sources_make_one_event_stream_with_ids_of_two_components() {
             );
             before = now;
         }
-        let mut resumed = stage.resume(via, "/both", &events[17].id).await;
+        let mut resumed = fixture.resume(via, "/both", &events[17].id).await;
         let mut rest: Vec<_> = resumed
             .take(22)
             .await

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::reader::{Reader, Via};
-use super::{Setting, Stage, json, sequence};
+use super::{Fixture, Setting, json, sequence};
 use testkit::h2::H2Client;
 use testkit::h2_tap::{DATA, GOAWAY, RST_STREAM};
 use testkit::http1::End;
@@ -23,7 +23,7 @@ const QUICK: &str =
 
 #[tokio::test]
 async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_the_end() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
     })
@@ -31,7 +31,7 @@ async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_t
     // A window so small that most of the events are still owed when the drain begins.
     let mut connection = H2Client::builder()
         .stream_window(500)
-        .connect(stage.sidestream.url("/"))
+        .connect(fixture.sidestream.url("/"))
         .await;
     let mut stream = connection.get("/orders/mine").await;
     stream
@@ -40,12 +40,14 @@ async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_t
         })
         .await;
     for number in 1..=40 {
-        stage
+        fixture
             .publish("orders.mine.x", format!("{number:0>60}"))
             .await;
     }
-    let passed = stage.publish("orders.other.x", "not for this client").await;
-    stage.sidestream.terminate();
+    let passed = fixture
+        .publish("orders.other.x", "not for this client")
+        .await;
+    fixture.sidestream.terminate();
     connection.goaway().await;
     let before_goaway = connection
         .frames()
@@ -105,12 +107,12 @@ async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_t
         !frames.iter().any(|frame| frame.kind == RST_STREAM),
         "{frames:?}"
     );
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }
 
 /// Sends a request and reads what comes to the end of the connection; nothing is closed on this side.
-async fn raw(stage: &mut Stage) -> Vec<u8> {
-    let url = stage.sidestream.url("/orders").parse().unwrap();
+async fn raw(fixture: &mut Fixture) -> Vec<u8> {
+    let url = fixture.sidestream.url("/orders").parse().unwrap();
     let mut transport = Connector::default().connect(&url).await.unwrap();
     transport
         .write_all(b"GET /orders HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -120,8 +122,8 @@ async fn raw(stage: &mut Stage) -> Vec<u8> {
     while !bytes.windows(4).any(|window| window == b"id: ") {
         transport.read_buf(&mut bytes).await.unwrap();
     }
-    stage.publish("orders.1.x", "the last event").await;
-    stage.sidestream.terminate();
+    fixture.publish("orders.1.x", "the last event").await;
+    fixture.sidestream.terminate();
     let end = within(
         DEADLINE,
         "the server ends the connection",
@@ -130,19 +132,19 @@ async fn raw(stage: &mut Stage) -> Vec<u8> {
     .await;
     end.expect("it ends with FIN, not with a reset");
     // Half open as it is now, it must not be reset either when the sidecar closes its side for good.
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(transport.error().is_none(), "no reset follows the end");
     bytes
 }
 
 #[tokio::test]
 async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_and_no_reset() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
     })
     .await;
-    let text = String::from_utf8(raw(&mut stage).await).unwrap();
+    let text = String::from_utf8(raw(&mut fixture).await).unwrap();
     assert!(text.ends_with("\n\n\r\n0\r\n\r\n"), "{text}");
     let at = |wanted: &str| {
         text.rfind(wanted)
@@ -160,13 +162,13 @@ async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_and_no_reset() {
 
 #[tokio::test]
 async fn an_aborted_end_lacks_the_last_chunk_and_nothing_else() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         route: "close: abort",
         rest: QUICK,
         ..Setting::default()
     })
     .await;
-    let text = String::from_utf8(raw(&mut stage).await).unwrap();
+    let text = String::from_utf8(raw(&mut fixture).await).unwrap();
     assert!(
         text.ends_with("\n\n\r\n") && !text.ends_with("0\r\n\r\n"),
         "{text}"
@@ -179,7 +181,7 @@ async fn an_aborted_end_lacks_the_last_chunk_and_nothing_else() {
 
 #[tokio::test]
 async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         route: "close: abort",
         rest: QUICK,
         ..Setting::default()
@@ -187,17 +189,17 @@ async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent
     .await;
     let mut readers = Vec::new();
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/orders").await;
+        let mut reader = fixture.open(via, "/orders").await;
         reader.positioned().await;
         readers.push((via, reader));
     }
     // More than one frame, and more than the first window of a stream.
     for number in 0..30 {
-        stage
+        fixture
             .publish("orders.1.x", format!("{number} {}", "x".repeat(9000)))
             .await;
     }
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     for (via, reader) in &mut readers {
         let (events, end) = reader.read_to_end().await;
         let expected = match via {
@@ -222,8 +224,8 @@ async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent
         );
         assert!(at(DATA) < at(RST_STREAM), "{kinds:?}");
     }
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
-    let drained = stage
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
+    let drained = fixture
         .sidestream
         .log()
         .into_iter()
@@ -238,14 +240,14 @@ async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent
 
 #[tokio::test]
 async fn a_connection_of_age_is_handed_over_with_all_that_it_carries() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "max_age: 1500ms, retry: 2s",
         ..Setting::default()
     })
     .await;
     let begun = Instant::now();
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
-    let mut other = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
+    let mut other = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut streams = Vec::new();
     for path in ["/orders", "/news", "/both", "/orders/1"] {
         streams.push(connection.get(path).await);
@@ -284,40 +286,40 @@ async fn a_connection_of_age_is_handed_over_with_all_that_it_carries() {
         !other.going_away(),
         "another connection has an age of its own"
     );
-    stage.publish("orders.1.x", "and goes on").await;
+    fixture.publish("orders.1.x", "and goes on").await;
     assert_eq!(apart.next().await.data, "and goes on");
 }
 
 #[tokio::test]
 async fn the_next_connection_takes_the_drawn_time_back() {
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         route: "retry: 4s",
         rest: QUICK,
         ..Setting::default()
     })
     .await;
-    let mut reader = stage.open(Via::Http11, "/orders").await;
+    let mut reader = fixture.open(Via::Http11, "/orders").await;
     reader.positioned().await;
     assert_eq!(reader.retry(), Some(4000));
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     reader.read_to_end().await;
     assert!(
         (600..=900).contains(&reader.retry().unwrap()),
         "{:?}",
         reader.retry()
     );
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     let id = reader.last_event_id().to_owned();
     let text = super::config(
-        &stage.nats,
-        &stage.authority,
+        &fixture.nats,
+        &fixture.authority,
         Setting {
             route: "retry: 4s",
             ..Setting::default()
         },
     );
-    stage.sidestream = testkit::sidestream::Sidestream::start(text).await;
-    let mut again = stage.resume(Via::Http11, "/orders", &id).await;
+    fixture.sidestream = testkit::sidestream::Sidestream::start(text).await;
+    let mut again = fixture.resume(Via::Http11, "/orders", &id).await;
     again
         .until_seen("the first bytes", |parser| parser.retry().is_some())
         .await;
@@ -336,15 +338,19 @@ async fn a_replay_that_takes_longer_than_the_drain_ends_at_its_position() {
         rest,
         ..Setting::default()
     };
-    let mut stage = Stage::with(setting).await;
-    let begun = stage.open(Via::Http11, "/orders").await.positioned().await;
+    let mut fixture = Fixture::with(setting).await;
+    let begun = fixture
+        .open(Via::Http11, "/orders")
+        .await
+        .positioned()
+        .await;
     // 20 MiB, of which the window has 200 KiB.
     const COUNT: u64 = 2000;
     let mut acks = Vec::new();
     for number in 1..=COUNT {
         let payload = format!("{number} {}", "x".repeat(10 * 1024));
         acks.push(
-            stage
+            fixture
                 .jetstream
                 .publish("orders.1.x", payload.into())
                 .await
@@ -358,16 +364,16 @@ async fn a_replay_that_takes_longer_than_the_drain_ends_at_its_position() {
     }
     let mut readers = Vec::new();
     for via in [Via::Http11, Via::H2] {
-        readers.push(stage.resume(via, "/orders", &begun).await);
+        readers.push(fixture.resume(via, "/orders", &begun).await);
     }
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_replays_running", &[], |running| running > 0.0)
         .await;
     for reader in &mut readers {
         reader.take(50).await;
     }
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     let mut left = Vec::new();
     for mut reader in readers {
         let (events, end) = reader.read_to_end().await;
@@ -383,15 +389,15 @@ async fn a_replay_that_takes_longer_than_the_drain_ends_at_its_position() {
         );
         left.push((reader.last_event_id().to_owned(), last));
     }
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
-    stage.sidestream = testkit::sidestream::Sidestream::start(super::config(
-        &stage.nats,
-        &stage.authority,
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
+    fixture.sidestream = testkit::sidestream::Sidestream::start(super::config(
+        &fixture.nats,
+        &fixture.authority,
         setting,
     ))
     .await;
     for (id, last) in left {
-        let mut reader: Reader = stage.resume(Via::Http11, "/orders", &id).await;
+        let mut reader: Reader = fixture.resume(Via::Http11, "/orders", &id).await;
         let rest = reader.take(usize::try_from(COUNT - last).unwrap()).await;
         assert_eq!(numbers(&rest), (last + 1..=COUNT).collect::<Vec<_>>());
     }
@@ -407,7 +413,7 @@ fn numbers(events: &[testkit::sse::Event]) -> Vec<u64> {
 }
 
 /// How often the client opened, and whether it says that it is done.
-fn lives(client: &NodeClient) -> (usize, bool) {
+fn connections_and_done(client: &NodeClient) -> (usize, bool) {
     let reports = client.reports();
     let opened = reports
         .iter()
@@ -422,12 +428,12 @@ fn lives(client: &NodeClient) -> (usize, bool) {
 #[tokio::test]
 async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_abort_or_with_two_lines()
  {
-    let clean = Stage::with(Setting {
+    let clean = Fixture::with(Setting {
         route: "max_age: 500ms, retry: 100ms",
         ..Setting::default()
     })
     .await;
-    let abort = Stage::with(Setting {
+    let abort = Fixture::with(Setting {
         route: "max_age: 500ms, retry: 100ms, close: abort",
         ..Setting::default()
     })
@@ -437,11 +443,11 @@ async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_a
         NodeClient::fetch_event_source_with_two_lines(&clean.sidestream.url("/orders"));
     let aborted = NodeClient::fetch_event_source(&abort.sidestream.url("/orders"));
     eventually(DEADLINE, "a clean end is the end of everything", || async {
-        lives(&stops) == (1, true)
+        connections_and_done(&stops) == (1, true)
     })
     .await;
-    for (stage, client) in [(&clean, comes_back), (&abort, aborted)] {
-        let publisher = stage.jetstream.clone();
+    for (fixture, client) in [(&clean, comes_back), (&abort, aborted)] {
+        let publisher = fixture.jetstream.clone();
         let publishing = tokio::spawn(async move {
             for number in 1_u64.. {
                 publisher
@@ -464,7 +470,7 @@ async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_a
                 .collect::<Vec<_>>()
         };
         eventually(DEADLINE, fact, || async {
-            lives(&client).0 >= 4 && seen().len() > 100
+            connections_and_done(&client).0 >= 4 && seen().len() > 100
         })
         .await;
         publishing.abort();
@@ -474,14 +480,14 @@ async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_a
             (seen[0]..).take(seen.len()).collect::<Vec<_>>(),
             "every event once, in order"
         );
-        assert!(!lives(&client).1, "it never ends");
+        assert!(!connections_and_done(&client).1, "it never ends");
     }
 }
 
 #[tokio::test]
 async fn those_that_are_behind_are_told_last() {
     let rest = "drain: { accept_for: 0s, spread: 3s, timeout: 10s }";
-    let mut stage = Stage::with(Setting {
+    let mut fixture = Fixture::with(Setting {
         rest,
         ..Setting::default()
     })
@@ -489,7 +495,7 @@ async fn those_that_are_behind_are_told_last() {
     // Opened first, so that only its lag can make it the last.
     let mut connection = H2Client::builder()
         .stream_window(500)
-        .connect(stage.sidestream.url("/"))
+        .connect(fixture.sidestream.url("/"))
         .await;
     let mut behind = connection.get("/orders/1").await;
     behind
@@ -498,20 +504,22 @@ async fn those_that_are_behind_are_told_last() {
         })
         .await;
     for number in 1..=40 {
-        stage.publish("orders.1.x", format!("{number:0>60}")).await;
+        fixture
+            .publish("orders.1.x", format!("{number:0>60}"))
+            .await;
     }
     let mut others = Vec::new();
     for _ in 0..4 {
-        let mut reader = stage.open(Via::Http11, "/orders/2").await;
+        let mut reader = fixture.open(Via::Http11, "/orders/2").await;
         reader.positioned().await;
         others.push(reader);
     }
-    stage.sidestream.terminate();
+    fixture.sidestream.terminate();
     for reader in &mut others[..2] {
         reader.read_to_end().await;
     }
     // It would be asked to end already, and wait for its window, if it had been the first.
-    let open = stage
+    let open = fixture
         .sidestream
         .admin_json("/connections?route=/orders/%7Bid%7D")
         .await;
@@ -530,5 +538,5 @@ async fn those_that_are_behind_are_told_last() {
         41,
         "it gets everything that waited, and the close"
     );
-    assert_eq!(stage.sidestream.wait_exit(DEADLINE).await, 0);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }

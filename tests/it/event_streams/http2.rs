@@ -1,19 +1,19 @@
 //! Many event streams on one HTTP/2 connection.
 
-use super::Stage;
+use super::Fixture;
 use testkit::h2::H2Client;
 use testkit::h2_tap::DATA;
 
 #[tokio::test]
 async fn a_hundred_streams_on_one_connection_all_get_their_events() {
-    let stage = Stage::start().await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let fixture = Fixture::start().await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut streams = Vec::new();
     for number in 0..100 {
         streams.push(connection.get(&format!("/orders/{number}")).await);
     }
     for number in (0..100).rev() {
-        stage
+        fixture
             .publish(&format!("orders.{number}.paid"), number.to_string())
             .await;
     }
@@ -21,14 +21,17 @@ async fn a_hundred_streams_on_one_connection_all_get_their_events() {
         assert_eq!(stream.next().await.data, number.to_string());
     }
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams", &[("protocol", "h2")])
             .await,
         100.0
     );
     assert_eq!(
-        stage.sidestream.metric("sidestream_connections", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_connections", &[])
+            .await,
         1.0
     );
     let empty = connection
@@ -41,22 +44,22 @@ async fn a_hundred_streams_on_one_connection_all_get_their_events() {
 
 #[tokio::test]
 async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let mut connection = H2Client::builder()
         .stream_window(16 * 1024)
-        .connect(stage.sidestream.url("/"))
+        .connect(fixture.sidestream.url("/"))
         .await;
     let mut stalled = connection.get("/orders").await;
     let mut reading = connection.get("/orders").await;
     for number in 0..300 {
-        stage
+        fixture
             .publish("orders.1.x", format!("{number} {}", "x".repeat(1024)))
             .await;
     }
     for number in 0..300 {
         assert!(reading.next().await.data.starts_with(&format!("{number} ")));
     }
-    let lag = stage
+    let lag = fixture
         .sidestream
         .metric("sidestream_lag_events", &[("route", "/orders")])
         .await;
@@ -65,7 +68,7 @@ async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
     for number in 0..300 {
         assert!(stalled.next().await.data.starts_with(&format!("{number} ")));
     }
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_lag_events", &[("route", "/orders")], |lag| {
             lag == 0.0
@@ -75,22 +78,22 @@ async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_stalled_stream_is_released_by_rst_stream_too() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let mut connection = H2Client::builder()
         .stream_window(16 * 1024)
-        .connect(stage.sidestream.url("/"))
+        .connect(fixture.sidestream.url("/"))
         .await;
     let stalled = connection.get("/orders").await;
     let mut reading = connection.get("/orders").await;
     for _ in 0..100 {
-        stage.publish("orders.1.x", "x".repeat(1024)).await;
+        fixture.publish("orders.1.x", "x".repeat(1024)).await;
     }
     reading.take(100).await;
     stalled.reset();
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_streams", &[], |streams| streams == 1.0)
         .await;
-    stage.publish("orders.1.x", "the other goes on").await;
+    fixture.publish("orders.1.x", "the other goes on").await;
     assert_eq!(reading.next().await.data, "the other goes on");
 }

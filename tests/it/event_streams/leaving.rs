@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::Stage;
+use super::Fixture;
 use super::reader::{Reader, Via};
 use testkit::h2::H2Client;
 use testkit::http1::Response;
@@ -15,13 +15,13 @@ use testkit::wait::eventually;
 /// What "at once" means on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-async fn gone(stage: &Stage, how: &str, left: u64) {
+async fn gone(fixture: &Fixture, how: &str, left: u64) {
     eventually(
         AT_ONCE,
         &format!("{left} event streams are left after {how}"),
         || async {
-            stage.connections().await == left
-                && stage.sidestream.metric("sidestream_streams", &[]).await == left as f64
+            fixture.connections().await == left
+                && fixture.sidestream.metric("sidestream_streams", &[]).await == left as f64
         },
     )
     .await;
@@ -29,21 +29,25 @@ async fn gone(stage: &Stage, how: &str, left: u64) {
 
 #[tokio::test]
 async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in Via::ALL {
         for path in ["/orders", "/news"] {
-            let mut reader = stage.open(via, path).await;
+            let mut reader = fixture.open(via, path).await;
             reader.positioned().await;
-            assert_eq!(stage.connections().await, 1);
+            assert_eq!(fixture.connections().await, 1);
             drop(reader);
-            gone(&stage, &format!("a close by {via:?}"), 0).await;
+            gone(&fixture, &format!("a close by {via:?}"), 0).await;
             eventually(AT_ONCE, "no connection is counted", || async {
-                stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
+                fixture
+                    .sidestream
+                    .metric("sidestream_connections", &[])
+                    .await
+                    == 0.0
             })
             .await;
         }
     }
-    let closed = stage
+    let closed = fixture
         .sidestream
         .metric("sidestream_streams_closed_total", &[("reason", "client")])
         .await;
@@ -52,9 +56,9 @@ async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
 
 #[tokio::test]
 async fn a_client_that_resets_its_connection_is_noticed_at_once() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in [Via::Http10, Via::Http11, Via::Tls11] {
-        let Reader::Http1(mut client) = stage.open(via, "/orders").await else {
+        let Reader::Http1(mut client) = fixture.open(via, "/orders").await else {
             unreachable!()
         };
         client
@@ -63,28 +67,28 @@ async fn a_client_that_resets_its_connection_is_noticed_at_once() {
             })
             .await;
         client.reset();
-        gone(&stage, &format!("a reset by {via:?}"), 0).await;
+        gone(&fixture, &format!("a reset by {via:?}"), 0).await;
     }
 }
 
 #[tokio::test]
 async fn a_close_is_noticed_while_events_flow() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/orders").await;
+        let mut reader = fixture.open(via, "/orders").await;
         for number in 0..20 {
-            stage.publish("orders.1.x", number.to_string()).await;
+            fixture.publish("orders.1.x", number.to_string()).await;
             reader.next().await;
         }
         drop(reader);
-        gone(&stage, &format!("a close by {via:?}"), 0).await;
+        gone(&fixture, &format!("a close by {via:?}"), 0).await;
     }
 }
 
 #[tokio::test]
 async fn bytes_behind_the_request_do_not_hide_the_close() {
-    let stage = Stage::start().await;
-    let url = stage.sidestream.url("/orders").parse().unwrap();
+    let fixture = Fixture::start().await;
+    let url = fixture.sidestream.url("/orders").parse().unwrap();
     let request = "GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
     let transport = Connector::default().connect(&url).await.unwrap();
     let pipelined = [request, request, "and more"].concat();
@@ -93,19 +97,19 @@ async fn bytes_behind_the_request_do_not_hide_the_close() {
         .unwrap();
     answer.chunk().await.unwrap();
     assert_eq!(
-        stage.connections().await,
+        fixture.connections().await,
         1,
         "the second request is not answered"
     );
     drop(answer);
-    gone(&stage, "a close after pipelined bytes", 0).await;
+    gone(&fixture, "a close after pipelined bytes", 0).await;
 }
 
 #[tokio::test]
 async fn a_request_during_an_event_stream_does_not_disturb_it() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in [Via::Http10, Via::Http11, Via::Tls11] {
-        let Reader::Http1(mut client) = stage.open(via, "/orders").await else {
+        let Reader::Http1(mut client) = fixture.open(via, "/orders").await else {
             unreachable!()
         };
         let request = b"GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -117,22 +121,22 @@ async fn a_request_during_an_event_stream_does_not_disturb_it() {
                 .await
                 .unwrap();
             client.response().transport().flush().await.unwrap();
-            stage.publish("orders.1.x", number.to_string()).await;
+            fixture.publish("orders.1.x", number.to_string()).await;
             assert_eq!(client.next().await.data, number.to_string(), "{via:?}");
         }
-        assert_eq!(stage.connections().await, 1);
+        assert_eq!(fixture.connections().await, 1);
         drop(client);
-        gone(&stage, &format!("a close by {via:?}"), 0).await;
+        gone(&fixture, &format!("a close by {via:?}"), 0).await;
     }
 }
 
 #[tokio::test]
 async fn a_client_that_says_more_than_a_stray_request_is_closed() {
-    let stage = Stage::start().await;
-    let mut polite = SseClient::get(stage.sidestream.url("/orders"))
+    let fixture = Fixture::start().await;
+    let mut polite = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+    let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
     client
@@ -141,41 +145,41 @@ async fn a_client_that_says_more_than_a_stray_request_is_closed() {
         .write_all(&[b'x'; 16 * 1024])
         .await
         .unwrap();
-    stage.publish("orders.1.x", "16 KiB are borne").await;
+    fixture.publish("orders.1.x", "16 KiB are borne").await;
     assert_eq!(client.next().await.data, "16 KiB are borne");
     client.response().transport().write_all(b"x").await.unwrap();
     assert_ne!(client.closed().await, End::Terminated);
-    gone(&stage, "a client that talked too much", 1).await;
-    stage.publish("orders.1.x", "others go on").await;
+    gone(&fixture, "a client that talked too much", 1).await;
+    fixture.publish("orders.1.x", "others go on").await;
     assert_eq!(polite.take(2).await[1].data, "others go on");
 }
 
 #[tokio::test]
 async fn rst_stream_releases_that_stream_and_nothing_else() {
-    let stage = Stage::start().await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let fixture = Fixture::start().await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut kept = connection.get("/orders").await;
     let also_kept = connection.get("/news").await;
     let left = connection.get("/orders").await;
-    assert_eq!(stage.connections().await, 3);
+    assert_eq!(fixture.connections().await, 3);
     left.reset();
-    gone(&stage, "RST_STREAM of one of three", 2).await;
-    stage.publish("orders.1.x", "the others go on").await;
+    gone(&fixture, "RST_STREAM of one of three", 2).await;
+    fixture.publish("orders.1.x", "the others go on").await;
     assert_eq!(kept.next().await.data, "the others go on");
     let mut again = connection.get("/orders").await;
-    stage
+    fixture
         .publish("orders.1.x", "and the connection takes new ones")
         .await;
     assert_eq!(again.next().await.data, "and the connection takes new ones");
     drop((also_kept, connection));
-    gone(&stage, "the close of the whole connection", 0).await;
+    gone(&fixture, "the close of the whole connection", 0).await;
 }
 
 #[tokio::test]
 async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answers_reach_it() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for (target, is_event_stream) in [("/orders", true), ("/nowhere", false)] {
-        let url = stage.sidestream.url(target).parse().unwrap();
+        let url = fixture.sidestream.url(target).parse().unwrap();
         let mut transport = Connector::default().connect(&url).await.unwrap();
         let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
         transport.write_all(request.as_bytes()).await.unwrap();
@@ -187,7 +191,7 @@ async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answ
         let answer = String::from_utf8_lossy(&answer);
         if is_event_stream {
             assert!(!answer.contains("sidestream.close"), "{answer}");
-            gone(&stage, "a FIN after the request", 0).await;
+            gone(&fixture, "a FIN after the request", 0).await;
         } else {
             assert!(
                 answer.contains("404") && answer.contains("not_found"),

@@ -2,16 +2,16 @@
 
 use serde_json::Value;
 
-use super::Stage;
+use super::Fixture;
 use super::reader::Via;
 use testkit::http1;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
 /// The only event stream there is, when its description is as wanted.
-async fn the_connection(stage: &Stage, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+async fn the_connection(fixture: &Fixture, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     eventually(DEADLINE, fact, || async {
-        let list = stage.sidestream.admin_json("/connections").await;
+        let list = fixture.sidestream.admin_json("/connections").await;
         let connection = list["connections"][0].clone();
         wanted(&connection).then_some(connection)
     })
@@ -20,14 +20,14 @@ async fn the_connection(stage: &Stage, fact: &str, wanted: impl Fn(&Value) -> bo
 
 #[tokio::test]
 async fn connections_tells_of_every_event_stream() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/orders/7").await;
+        let mut reader = fixture.open(via, "/orders/7").await;
         reader.positioned().await;
-        stage.publish("orders.7.paid", "x").await;
+        fixture.publish("orders.7.paid", "x").await;
         let event = reader.next().await;
         let fact = format!("the event by {via:?} is told");
-        let seen = the_connection(&stage, &fact, |connection| {
+        let seen = the_connection(&fixture, &fact, |connection| {
             connection["sent"]["events"] == 1
         })
         .await;
@@ -46,7 +46,7 @@ async fn connections_tells_of_every_event_stream() {
         assert!(seen["memory"]["bytes"].as_u64().unwrap() > 0);
         drop(reader);
         eventually(DEADLINE, "it is forgotten", || async {
-            stage.connections().await == 0
+            fixture.connections().await == 0
         })
         .await;
     }
@@ -54,9 +54,9 @@ async fn connections_tells_of_every_event_stream() {
 
 #[tokio::test]
 async fn streams_and_connections_are_counted_by_protocol_while_they_are_open_and_for_good() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let metric = async |name: &str, labels: &[(&str, &str)]| {
-        stage
+        fixture
             .sidestream
             .metric(&format!("sidestream_{name}"), labels)
             .await
@@ -66,7 +66,7 @@ async fn streams_and_connections_are_counted_by_protocol_while_they_are_open_and
         let labels = [("protocol", protocol), ("route", "/orders")];
         let opened = metric("streams_opened_total", &labels).await;
         let accepted = metric("connections_total", &[("tls", tls)]).await;
-        let mut reader = stage.open(via, "/orders").await;
+        let mut reader = fixture.open(via, "/orders").await;
         reader.positioned().await;
         assert_eq!(metric("streams", &labels).await, 1.0, "{via:?}");
         assert_eq!(
@@ -82,11 +82,11 @@ async fn streams_and_connections_are_counted_by_protocol_while_they_are_open_and
         );
         assert!(metric("connections_memory_bytes", &[]).await > 0.0);
         drop(reader);
-        stage
+        fixture
             .sidestream
             .until_metric("sidestream_streams", &[], |streams| streams == 0.0)
             .await;
-        stage
+        fixture
             .sidestream
             .until_metric("sidestream_connections", &[], |connections| {
                 connections == 0.0
@@ -104,31 +104,31 @@ async fn streams_and_connections_are_counted_by_protocol_while_they_are_open_and
 
 #[tokio::test]
 async fn deliveries_are_counted_and_timed_from_their_receipt_to_the_socket() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let mut readers = Vec::new();
     for via in Via::ALL {
-        readers.push(stage.open(via, "/orders").await);
+        readers.push(fixture.open(via, "/orders").await);
     }
     for number in 0..10 {
-        stage.publish("orders.1.x", number.to_string()).await;
+        fixture.publish("orders.1.x", number.to_string()).await;
     }
     for reader in &mut readers {
         reader.take(10).await;
     }
     let route = [("route", "/orders")];
     let metric = async |name: &str| {
-        stage
+        fixture
             .sidestream
             .metric(&format!("sidestream_{name}"), &route)
             .await
     };
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_events_delivered_total", &route, |events| {
             events == 50.0
         })
         .await;
-    let received = stage
+    let received = fixture
         .sidestream
         .metric("sidestream_events_received_total", &[("source", "ORDERS")])
         .await;
@@ -146,94 +146,97 @@ async fn deliveries_are_counted_and_timed_from_their_receipt_to_the_socket() {
     assert!(sum > 0.0 && sum / count < 1.0, "{sum} s in {count} writes");
     let source = [("source", "ORDERS")];
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_window_events", &source)
             .await,
         10.0
     );
     assert!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_window_bytes", &source)
             .await
             > 0.0
     );
     assert_eq!(
-        stage.sidestream.metric("sidestream_feeds", &source).await,
+        fixture.sidestream.metric("sidestream_feeds", &source).await,
         1.0
     );
 }
 
 #[tokio::test]
 async fn what_a_client_that_does_not_read_lacks_is_told_from_outside_and_delivered_when_it_does() {
-    let stage = Stage::start().await;
-    let mut lazy = SseClient::get(stage.sidestream.url("/orders"))
+    let fixture = Fixture::start().await;
+    let mut lazy = SseClient::get(fixture.sidestream.url("/orders"))
         .receive_buffer(4096)
         .connect()
         .await;
     for number in 0..100 {
-        stage
+        fixture
             .publish("orders.1.x", format!("{number} {}", "x".repeat(32 * 1024)))
             .await;
     }
     let route = [("route", "/orders")];
-    let lag = stage
+    let lag = fixture
         .sidestream
         .until_metric("sidestream_lag_events", &route, |lag| lag > 10.0)
         .await;
     assert!(lag < 100.0);
-    let bytes = stage
+    let bytes = fixture
         .sidestream
         .metric("sidestream_lag_bytes", &route)
         .await;
     assert!(bytes > 10.0 * 32.0 * 1024.0, "{bytes}");
     assert!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_lag_seconds", &route)
             .await
             > 0.0
     );
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_slow_clients", &route, |slow| slow == 1.0)
         .await;
-    the_connection(&stage, "its lag is listed", |connection| {
+    the_connection(&fixture, "its lag is listed", |connection| {
         connection["lag"]["events"].as_u64() > Some(10)
     })
     .await;
     for number in 0..100 {
         assert!(lazy.next().await.data.starts_with(&format!("{number} ")));
     }
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_lag_events", &route, |lag| lag == 0.0)
         .await;
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_slow_clients", &route, |slow| slow == 0.0)
         .await;
     assert_eq!(
-        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_gaps_total", &[])
+            .await,
         0.0
     );
 }
 
 #[tokio::test]
 async fn outcomes_of_resuming_are_counted_and_gaps_too() {
-    let stage = Stage::start().await;
-    let mut first = stage.open(Via::Http11, "/orders").await;
+    let fixture = Fixture::start().await;
+    let mut first = fixture.open(Via::Http11, "/orders").await;
     first.positioned().await;
-    stage.publish("orders.1.x", "one").await;
-    stage.publish("orders.1.x", "two").await;
+    fixture.publish("orders.1.x", "one").await;
+    fixture.publish("orders.1.x", "two").await;
     let one = first.next().await;
     first.next().await;
 
-    let mut resumed = stage.resume(Via::H2, "/orders", &one.id).await;
+    let mut resumed = fixture.resume(Via::H2, "/orders", &one.id).await;
     assert_eq!(resumed.next().await.data, "two");
     let outcome = async |outcome: &str| {
-        stage
+        fixture
             .sidestream
             .metric("sidestream_resumes_total", &[("outcome", outcome)])
             .await
@@ -241,7 +244,7 @@ async fn outcomes_of_resuming_are_counted_and_gaps_too() {
     assert_eq!(outcome("window").await, 1.0);
 
     for (id, reason) in [("no id at all", "invalid"), ("abcdef-7-0000", "recreated")] {
-        let mut reader = stage.resume(Via::Http11, "/orders", id).await;
+        let mut reader = fixture.resume(Via::Http11, "/orders", id).await;
         let gap = reader.next().await;
         assert_eq!(gap.name, "sidestream.gap");
         assert_eq!(super::json(&gap.data)["reason"], reason);
@@ -249,7 +252,7 @@ async fn outcomes_of_resuming_are_counted_and_gaps_too() {
             !gap.id.is_empty() && gap.id != id,
             "the gap carries the position from which it goes on"
         );
-        let told = stage
+        let told = fixture
             .sidestream
             .metric("sidestream_gaps_total", &[("reason", reason)])
             .await;
@@ -259,8 +262,8 @@ async fn outcomes_of_resuming_are_counted_and_gaps_too() {
 
 #[tokio::test]
 async fn refusals_are_counted_by_their_code() {
-    let stage = Stage::start().await;
-    let url = |path: &str| stage.sidestream.url(path);
+    let fixture = Fixture::start().await;
+    let url = |path: &str| fixture.sidestream.url(path);
     let cases = [
         (http1::get(&url("/nothing")).await, 404, "not_found"),
         (
@@ -282,7 +285,7 @@ async fn refusals_are_counted_by_their_code() {
             (status, &code.into())
         );
         assert_eq!(
-            stage
+            fixture
                 .sidestream
                 .metric("sidestream_refusals_total", &[("code", code)])
                 .await,
@@ -291,7 +294,7 @@ async fn refusals_are_counted_by_their_code() {
         );
     }
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams_opened_total", &[])
             .await,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::reader::{Via, url};
-use super::{Setting, Stage, sequence};
+use super::{Fixture, Setting, sequence};
 use testkit::h2::H2Client;
 use testkit::http1;
 use testkit::nats::free_port;
@@ -27,10 +27,10 @@ fn assert_head(via: Via, header: impl Fn(&str) -> Option<String>) {
 
 #[tokio::test]
 async fn an_event_stream_has_the_same_head_and_first_bytes_on_every_protocol() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for via in Via::ALL {
         for path in ["/orders/1", "/news", "/both"] {
-            let mut reader = stage.open(via, path).await;
+            let mut reader = fixture.open(via, path).await;
             assert_eq!(reader.status(), 200);
             assert_head(via, |name| reader.header(name));
             let chunked = via.protocol() == "http/1.1";
@@ -53,13 +53,13 @@ async fn an_event_stream_has_the_same_head_and_first_bytes_on_every_protocol() {
 
 #[tokio::test]
 async fn the_first_bytes_are_a_retry_and_a_position_event() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "retry: 1500ms",
         ..Setting::default()
     })
     .await;
     for http10 in [false, true] {
-        let request = SseClient::get(stage.sidestream.url("/orders"));
+        let request = SseClient::get(fixture.sidestream.url("/orders"));
         let mut client = if http10 { request.http10() } else { request }
             .connect()
             .await;
@@ -78,14 +78,16 @@ async fn the_first_bytes_are_a_retry_and_a_position_event() {
 
 #[tokio::test]
 async fn a_live_start_is_at_the_present_head_and_a_resume_at_the_clients_own_position() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     for number in 1..=3 {
-        stage.publish("orders.1.created", number.to_string()).await;
+        fixture
+            .publish("orders.1.created", number.to_string())
+            .await;
     }
-    let mut witness = stage.open(Via::Http11, "/orders").await;
+    let mut witness = fixture.open(Via::Http11, "/orders").await;
     let head = witness.positioned().await;
     // The sidecar may have opened it before it had heard of the third.
-    stage.publish("orders.1.created", "4").await;
+    fixture.publish("orders.1.created", "4").await;
     let fourth = witness
         .take(4 - sequence(&head, 0) as usize)
         .await
@@ -94,11 +96,11 @@ async fn a_live_start_is_at_the_present_head_and_a_resume_at_the_clients_own_pos
     assert_eq!((sequence(&fourth.id, 0), &*fourth.data), (4, "4"));
     for via in Via::ALL {
         assert_eq!(
-            stage.open(via, "/orders").await.positioned().await,
+            fixture.open(via, "/orders").await.positioned().await,
             fourth.id,
             "{via:?}"
         );
-        let mut resumed = stage.resume(via, "/orders", &head).await;
+        let mut resumed = fixture.resume(via, "/orders", &head).await;
         resumed
             .until_seen("the client is told its own position", |parser| {
                 parser.last_event_id() == head
@@ -109,15 +111,15 @@ async fn a_live_start_is_at_the_present_head_and_a_resume_at_the_clients_own_pos
 
 #[tokio::test]
 async fn without_checkpoints_no_position_stands_alone() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "checkpoint: null",
         ..Setting::default()
     })
     .await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+    let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
-    stage.publish("orders.1.created", "x").await;
+    fixture.publish("orders.1.created", "x").await;
     let event = client.next().await;
     let expected = format!("retry: 3000\ndata: x\nid: {}\n\n", event.id);
     assert_eq!(String::from_utf8_lossy(client.wire()), expected);
@@ -127,16 +129,19 @@ async fn without_checkpoints_no_position_stands_alone() {
 async fn head_gives_the_head_and_opens_nothing() {
     let monitor = free_port();
     let nats = format!("http: \"127.0.0.1:{monitor}\"");
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         nats: &nats,
         ..Setting::default()
     })
     .await;
     for path in ["/orders/1", "/news"] {
         for via in Via::ALL {
-            let url = url(&stage, via, path);
+            let url = url(&fixture, via, path);
             if via.protocol() == "h2" {
-                let mut client = H2Client::builder().tls(stage.tls("h2")).connect(&url).await;
+                let mut client = H2Client::builder()
+                    .tls(fixture.tls("h2"))
+                    .connect(&url)
+                    .await;
                 let mut answer = client.request("HEAD", path, &[]).await;
                 assert_eq!(answer.status(), 200);
                 assert_head(via, |name| answer.header(name).map(str::to_owned));
@@ -146,7 +151,7 @@ async fn head_gives_the_head_and_opens_nothing() {
                 );
                 continue;
             }
-            let request = SseClient::get(url).tls(stage.tls("http/1.1")).head();
+            let request = SseClient::get(url).tls(fixture.tls("http/1.1")).head();
             let mut answer = if via == Via::Http10 {
                 request.http10()
             } else {
@@ -163,13 +168,16 @@ async fn head_gives_the_head_and_opens_nothing() {
         }
     }
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams_opened_total", &[])
             .await,
         0.0
     );
-    assert_eq!(stage.sidestream.metric("sidestream_feeds", &[]).await, 0.0);
+    assert_eq!(
+        fixture.sidestream.metric("sidestream_feeds", &[]).await,
+        0.0
+    );
     let connections = http1::get(&format!("http://127.0.0.1:{monitor}/connz?subs=1"))
         .await
         .unwrap()
@@ -188,8 +196,8 @@ async fn head_gives_the_head_and_opens_nothing() {
 }
 
 /// The addresses of all clients, as the operator sees them.
-async fn clients(stage: &Stage) -> Vec<String> {
-    let listed = stage.sidestream.admin_json("/connections").await;
+async fn clients(fixture: &Fixture) -> Vec<String> {
+    let listed = fixture.sidestream.admin_json("/connections").await;
     let client = |connection: &Value| connection["client"].as_str().unwrap().to_owned();
     listed["connections"]
         .as_array()
@@ -206,7 +214,7 @@ async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_i
         ("forwarded", "x-forwarded-for", "for="),
     ] {
         let rest = format!("trusted_proxies: [\"127.0.0.0/8\"]\nforwarded_header: {header}");
-        let stage = Stage::with(Setting {
+        let fixture = Fixture::with(Setting {
             rest: &rest,
             ..Setting::default()
         })
@@ -225,8 +233,8 @@ async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_i
             let appended = format!("{prefix}{spoofed}, {prefix}192.0.2.7");
             let (alone, seen) = (format!("{prefix}{spoofed}"), format!("{prefix}192.0.2.7"));
             for lines in [&[appended.as_str()][..], &[alone.as_str(), seen.as_str()]] {
-                let mut request =
-                    SseClient::get(stage.sidestream.url("/orders")).header(ignored, "for=6.6.6.6");
+                let mut request = SseClient::get(fixture.sidestream.url("/orders"))
+                    .header(ignored, "for=6.6.6.6");
                 for line in lines {
                     request = request.header(header, line);
                 }
@@ -235,11 +243,11 @@ async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_i
                     .until_seen("its position", |parser| parser.positions() > 0)
                     .await;
                 assert!(
-                    clients(&stage).await.contains(&"192.0.2.7".to_owned()),
+                    clients(&fixture).await.contains(&"192.0.2.7".to_owned()),
                     "{header} {lines:?}"
                 );
                 client.reset();
-                stage
+                fixture
                     .sidestream
                     .until_metric("sidestream_streams", &[], |streams| streams == 0.0)
                     .await;
@@ -247,11 +255,11 @@ async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_i
         }
         // Where the proxy itself names nobody, its own address is what is known.
         let request =
-            SseClient::get(stage.sidestream.url("/orders")).header(header, "6.6.6.6, unknown");
+            SseClient::get(fixture.sidestream.url("/orders")).header(header, "6.6.6.6, unknown");
         let mut client = request.connect().await;
         client
             .until_seen("its position", |parser| parser.positions() > 0)
             .await;
-        assert_eq!(clients(&stage).await, ["127.0.0.1"], "{header}");
+        assert_eq!(clients(&fixture).await, ["127.0.0.1"], "{header}");
     }
 }

@@ -1,6 +1,6 @@
 //! One event stream by any of the five ways to it, read alike.
 
-use super::Stage;
+use super::Fixture;
 use testkit::h2::{H2Client, H2Stream};
 use testkit::sse::{End, Event, SseClient};
 use testkit::sse_parser::Parser;
@@ -68,10 +68,10 @@ impl Via {
 
 impl Reader {
     /// Opens `path`; `id`: resumes after it, unless it is empty.
-    pub async fn open(stage: &Stage, via: Via, path: &str, id: &str) -> Self {
+    pub async fn open(fixture: &Fixture, via: Via, path: &str, id: &str) -> Self {
         if via.protocol() == "h2" {
-            let builder = H2Client::builder().tls(stage.tls("h2"));
-            let mut client = builder.connect(url(stage, via, path)).await;
+            let builder = H2Client::builder().tls(fixture.tls("h2"));
+            let mut client = builder.connect(url(fixture, via, path)).await;
             let mut headers = vec![("accept", "text/event-stream")];
             if !id.is_empty() {
                 headers.push(("last-event-id", id));
@@ -79,7 +79,7 @@ impl Reader {
             let stream = client.request("GET", path, &headers).await;
             return Self::H2(client, Box::new(stream));
         }
-        let mut request = SseClient::get(url(stage, via, path)).tls(stage.tls("http/1.1"));
+        let mut request = SseClient::get(url(fixture, via, path)).tls(fixture.tls("http/1.1"));
         if via == Via::Http10 {
             request = request.http10();
         }
@@ -190,10 +190,10 @@ impl Reader {
 }
 
 /// The address of `path` for clients that come this way.
-pub fn url(stage: &Stage, via: Via, path: &str) -> String {
+pub fn url(fixture: &Fixture, via: Via, path: &str) -> String {
     if via.is_tls() {
-        stage.sidestream.url_tls(path)
+        fixture.sidestream.url_tls(path)
     } else {
-        stage.sidestream.url(path)
+        fixture.sidestream.url(path)
     }
 }

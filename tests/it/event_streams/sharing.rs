@@ -1,7 +1,7 @@
 //! What clients share at NATS: subscriptions and consumers do not grow with their number.
 
 use super::reader::Via;
-use super::{Setting, Stage};
+use super::{Fixture, Setting};
 use testkit::h2::H2Client;
 use testkit::http1;
 use testkit::nats::free_port;
@@ -10,7 +10,7 @@ use testkit::nats::free_port;
 async fn clients_of_one_core_filter_share_one_subscription() {
     let monitor = free_port();
     let nats = format!("http: \"127.0.0.1:{monitor}\"");
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         nats: &nats,
         ..Setting::default()
     })
@@ -18,7 +18,7 @@ async fn clients_of_one_core_filter_share_one_subscription() {
     let mut readers = Vec::new();
     for via in [Via::Http11, Via::H2, Via::TlsH2, Via::Http10, Via::Tls11] {
         for _ in 0..3 {
-            readers.push(stage.open(via, "/news").await);
+            readers.push(fixture.open(via, "/news").await);
         }
     }
     let seen = http1::get(&format!("http://127.0.0.1:{monitor}/connz?subs=1"))
@@ -37,13 +37,13 @@ async fn clients_of_one_core_filter_share_one_subscription() {
         .count();
     assert_eq!(count, 1, "{seen:#}");
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_feeds", &[("source", "core")])
             .await,
         1.0
     );
-    stage.say("news.today", "to all of them").await;
+    fixture.publish_core("news.today", "to all of them").await;
     for reader in &mut readers {
         assert_eq!(reader.next().await.data, "to all of them");
     }
@@ -51,26 +51,26 @@ async fn clients_of_one_core_filter_share_one_subscription() {
 
 #[tokio::test]
 async fn two_hundred_clients_of_a_stream_cost_nats_one_consumer() {
-    let stage = Stage::start().await;
+    let fixture = Fixture::start().await;
     let mut connections = Vec::new();
     let mut streams = Vec::new();
     for client in 0..2 {
-        let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+        let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
         for number in 0..100 {
             streams.push(connection.get(&format!("/orders/{client}-{number}")).await);
         }
         connections.push(connection);
     }
-    assert_eq!(stage.connections().await, 200);
-    let stream = stage.jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(fixture.connections().await, 200);
+    let stream = fixture.jetstream.get_stream("ORDERS").await.unwrap();
     assert_eq!(stream.cached_info().state.consumer_count, 1);
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_consumers_created_total", &[])
             .await,
         1.0
     );
-    stage.publish("orders.1-42.paid", "for one of them").await;
+    fixture.publish("orders.1-42.paid", "for one of them").await;
     assert_eq!(streams[142].next().await.data, "for one of them");
 }

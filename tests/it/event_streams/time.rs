@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::reader::Via;
-use super::{Setting, Stage, json, sequence};
+use super::{Fixture, Setting, json, sequence};
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
 
 #[tokio::test]
 async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "heartbeat: 100ms",
         ..Setting::default()
     })
     .await;
-    let mut client = SseClient::get(stage.sidestream.url("/orders"))
+    let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
     client
@@ -30,7 +30,7 @@ async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
     );
     assert_eq!(String::from_utf8_lossy(client.wire()), expected);
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/news").await;
+        let mut reader = fixture.open(via, "/news").await;
         reader
             .until_seen("the client has heard a heartbeat", |parser| {
                 !parser.comments().is_empty()
@@ -41,17 +41,17 @@ async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
 
 #[tokio::test]
 async fn a_stream_with_events_does_not_beat() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "heartbeat: 1s",
         ..Setting::default()
     })
     .await;
-    let mut reader = stage.open(Via::Http11, "/orders").await;
+    let mut reader = fixture.open(Via::Http11, "/orders").await;
     let begun = Instant::now();
     let mut pauses = Duration::ZERO;
     while begun.elapsed() < Duration::from_millis(2500) {
         let before = Instant::now();
-        stage.publish("orders.1.x", "x").await;
+        fixture.publish("orders.1.x", "x").await;
         reader.next().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         pauses = pauses.max(before.elapsed());
@@ -66,19 +66,19 @@ async fn a_stream_with_events_does_not_beat() {
 
 #[tokio::test]
 async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "heartbeat: 1s",
         ..Setting::default()
     })
     .await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut streams = Vec::new();
     for _ in 0..50 {
         streams.push(connection.get("/orders").await);
     }
     for event in [false, true] {
         if event {
-            stage.publish("orders.1.x", "the same to all").await;
+            fixture.publish("orders.1.x", "the same to all").await;
         }
         let mut beats = JoinSet::new();
         for mut stream in streams.drain(..) {
@@ -114,12 +114,12 @@ async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
 
 #[tokio::test]
 async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "heartbeat: 200ms",
         ..Setting::default()
     })
     .await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let (mut gone, mut stays) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         gone.push(connection.get("/orders").await);
@@ -138,15 +138,17 @@ async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
 
 #[tokio::test]
 async fn a_silent_client_is_told_how_far_its_source_has_come() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "checkpoint: 300ms",
         ..Setting::default()
     })
     .await;
     for via in [Via::Http11, Via::H2] {
-        let mut reader = stage.open(via, "/orders/mine").await;
+        let mut reader = fixture.open(via, "/orders/mine").await;
         let begun = reader.positioned().await;
-        let passed = stage.publish("orders.other.x", "not for this client").await;
+        let passed = fixture
+            .publish("orders.other.x", "not for this client")
+            .await;
         assert!(passed > sequence(&begun, 0));
         let fact = "the client has the position of an event that was not for it";
         reader
@@ -159,18 +161,20 @@ async fn a_silent_client_is_told_how_far_its_source_has_come() {
 async fn the_close_event_has_the_position_and_is_the_last_block_also_without_checkpoints() {
     for checkpoint in ["30s", "null"] {
         let route = format!("max_age: 300ms, checkpoint: {checkpoint}");
-        let stage = Stage::with(Setting {
+        let fixture = Fixture::with(Setting {
             route: &route,
             ..Setting::default()
         })
         .await;
-        let mut client = SseClient::get(stage.sidestream.url("/orders/mine"))
+        let mut client = SseClient::get(fixture.sidestream.url("/orders/mine"))
             .connect()
             .await;
         client
             .until_seen("the opening", |parser| parser.retry().is_some())
             .await;
-        let passed = stage.publish("orders.other.x", "not for this client").await;
+        let passed = fixture
+            .publish("orders.other.x", "not for this client")
+            .await;
         client.closed().await;
         let (id, retry) = (client.last_event_id(), client.retry().unwrap());
         assert_eq!(
@@ -188,12 +192,12 @@ async fn the_close_event_has_the_position_and_is_the_last_block_also_without_che
 
 #[tokio::test]
 async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
-    let stage = Stage::with(Setting {
+    let fixture = Fixture::with(Setting {
         route: "max_age: 400ms",
         ..Setting::default()
     })
     .await;
-    let publisher = stage.jetstream.clone();
+    let publisher = fixture.jetstream.clone();
     let publishing = tokio::spawn(async move {
         for number in 1_u64.. {
             publisher
@@ -206,7 +210,7 @@ async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
         }
     });
     for via in Via::ALL {
-        let mut reader = stage.open(via, "/orders").await;
+        let mut reader = fixture.open(via, "/orders").await;
         let first = sequence(&reader.positioned().await, 0);
         let (begun, mut lives, mut numbers) = (Instant::now(), 0, Vec::new());
         while lives < 4 {
@@ -228,7 +232,7 @@ async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
                 sequence(&id, 0) >= *numbers.last().unwrap(),
                 "the end tells the position: {id}"
             );
-            reader = stage.resume(via, "/orders", &id).await;
+            reader = fixture.resume(via, "/orders", &id).await;
             lives += 1;
         }
         // The first bytes may have brought the first events along.
@@ -245,11 +249,14 @@ async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
         );
     }
     publishing.abort();
-    let aged = stage
+    let aged = fixture
         .sidestream
         .metric("sidestream_streams_closed_total", &[("reason", "age")])
         .await;
     assert!(aged >= 20.0, "{aged}");
-    let lost = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
+    let lost = fixture
+        .sidestream
+        .metric("sidestream_gaps_total", &[])
+        .await;
     assert_eq!(lost, 0.0);
 }

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::fixture::Fixture;
 use super::ledger::{Follows, Ledger};
 use super::publisher::{Published, SHARES};
-use super::stage::Stage;
 use testkit::browser::{Browser, Page};
 use testkit::h2::H2Client;
 use testkit::node::NodeClient;
@@ -41,14 +41,14 @@ pub(crate) struct Crowd {
 
 /// A process that follows event streams and tells what it sees.
 struct Witness {
-    teller: Teller,
+    source: ReportSource,
     /// How much of it has been read.
     heard: usize,
     /// One for each of its event streams.
     ledgers: Vec<Arc<Mutex<Ledger>>>,
 }
 
-enum Teller {
+enum ReportSource {
     Node(NodeClient),
     Browser(Browser),
     Tail(Process),
@@ -65,13 +65,13 @@ struct Follower {
 impl Crowd {
     /// Opens all event streams, so many of everything and the others of a share; returns when the pods have them all.
     /// With a page, a browser is among them.
-    pub(crate) async fn gather(stage: &Stage, everything: usize, page: Option<Page>) -> Self {
+    pub(crate) async fn gather(fixture: &Fixture, everything: usize, page: Option<Page>) -> Self {
         let mut crowd = Self {
             ledgers: Vec::new(),
             tasks: JoinSet::new(),
             witnesses: Vec::new(),
         };
-        crowd.processes(stage, page);
+        crowd.processes(fixture, page);
         let rig = CLIENTS - crowd.ledgers.len();
         let follows = |number: usize| {
             if number < everything {
@@ -82,11 +82,11 @@ impl Crowd {
         };
         let mut numbers = (0..rig).map(follows).collect::<Vec<_>>().into_iter();
         while numbers.len() > 0 {
-            let tls = stage.authority.trusting(&["h2"]);
+            let tls = fixture.authority.trusting(&["h2"]);
             let connection = Arc::new(
                 H2Client::builder()
                     .tls(tls)
-                    .connect(stage.front.url_tls("/"))
+                    .connect(fixture.front.url_tls("/"))
                     .await,
             );
             for follows in numbers.by_ref().take(ON_ONE_CONNECTION) {
@@ -97,18 +97,20 @@ impl Crowd {
             }
             for follows in numbers.by_ref().take(ON_ONE_CONNECTION) {
                 let follower = crowd.another(follows);
-                crowd.tasks.spawn(follower.over_http1(stage.front.url("")));
+                crowd
+                    .tasks
+                    .spawn(follower.over_http1(fixture.front.url("")));
             }
         }
         eventually(RECOVERY, "every client is there", || async {
-            stage.streams().await == CLIENTS
+            fixture.streams().await == CLIENTS
         })
         .await;
         crowd
     }
 
     /// Waits until every client has had an event.
-    pub(crate) async fn until_all_have_begun(&mut self) {
+    pub(crate) async fn until_all_have_an_event(&mut self) {
         self.until_all("have had an event", Ledger::has_begun).await;
     }
 
@@ -118,7 +120,7 @@ impl Crowd {
             ledger.has(published)
         })
         .await;
-        self.assert_right();
+        self.assert_no_mistakes();
     }
 
     async fn until_all(&mut self, fact: &str, is_so: impl Fn(&Ledger) -> bool) {
@@ -134,7 +136,7 @@ impl Crowd {
                 return;
             }
             if begun.elapsed() > RECOVERY {
-                self.assert_right();
+                self.assert_no_mistakes();
                 panic!("{late} clients do not {fact}");
             }
             sleep(Duration::from_millis(100)).await;
@@ -142,7 +144,7 @@ impl Crowd {
     }
 
     /// Nothing was wrong with any client so far.
-    pub(crate) fn assert_right(&mut self) {
+    pub(crate) fn assert_no_mistakes(&mut self) {
         self.hear();
         let wrong: Vec<String> = self
             .ledgers
@@ -178,7 +180,7 @@ impl Crowd {
         }
     }
 
-    fn processes(&mut self, stage: &Stage, page: Option<Page>) {
+    fn processes(&mut self, fixture: &Fixture, page: Option<Page>) {
         const NAMES: [&str; 2] = ["sidestream.gap", "sidestream.close"];
         let mut many = |url: &dyn Fn(&str) -> String| -> (Vec<String>, Vec<Arc<Mutex<Ledger>>>) {
             (0..MANY)
@@ -187,21 +189,21 @@ impl Crowd {
                 .unzip()
         };
         let mut witnesses = Vec::new();
-        let (urls, ledgers) = many(&|target| stage.front.url(target));
+        let (urls, ledgers) = many(&|target| fixture.front.url(target));
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
         let node = NodeClient::eventsources(&urls, &NAMES);
         witnesses.push(Witness {
-            teller: Teller::Node(node),
+            source: ReportSource::Node(node),
             heard: 0,
             ledgers,
         });
         if let Some(page) = page {
             // Over HTTP/2: a browser opens six HTTP/1 connections to one host.
-            let (urls, ledgers) = many(&|target| stage.front.url_tls(target));
+            let (urls, ledgers) = many(&|target| fixture.front.url_tls(target));
             let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
             let browser = page.open(&urls, &NAMES);
             witnesses.push(Witness {
-                teller: Teller::Browser(browser),
+                source: ReportSource::Browser(browser),
                 heard: 0,
                 ledgers,
             });
@@ -211,14 +213,17 @@ impl Crowd {
             let mut command = Command::new(binary());
             command.args(["tail", "--json"]);
             if secure {
-                let url = stage.front.url_tls(&client.target);
-                command.arg("--cacert").arg(stage.authority.file()).arg(url);
+                let url = fixture.front.url_tls(&client.target);
+                command
+                    .arg("--cacert")
+                    .arg(fixture.authority.file())
+                    .arg(url);
             } else {
-                command.arg(stage.front.url(&client.target));
+                command.arg(fixture.front.url(&client.target));
             }
             let tail = Process::spawn("tail", &mut command);
             witnesses.push(Witness {
-                teller: Teller::Tail(tail),
+                source: ReportSource::Tail(tail),
                 heard: 0,
                 ledgers: vec![client.ledger],
             });
@@ -292,10 +297,10 @@ impl Follower {
 impl Witness {
     /// Takes what was told since the last time.
     fn hear(&mut self) {
-        let (reports, heard) = match &self.teller {
-            Teller::Node(node) => node.reports_since(self.heard),
-            Teller::Browser(browser) => browser.reports_since(self.heard),
-            Teller::Tail(tail) => tail.scan(self.heard, |lines| {
+        let (reports, heard) = match &self.source {
+            ReportSource::Node(node) => node.reports_since(self.heard),
+            ReportSource::Browser(browser) => browser.reports_since(self.heard),
+            ReportSource::Tail(tail) => tail.scan(self.heard, |lines| {
                 (
                     lines.iter().filter_map(|line| tailed(line)).collect(),
                     self.heard + lines.len(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::crowd::{CLIENTS, Crowd};
+use super::fixture::{Fixture, SPREAD};
 use super::publisher::Publisher;
-use super::stage::{SPREAD, Stage};
 use testkit::browser::Page;
 use testkit::front::Kind;
 use testkit::wait::{RECOVERY, eventually};
@@ -18,7 +18,7 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 const EVERYTHING: usize = 10;
 
 /// A third of `SPREAD`; a machine that stands still for less does not look like a crowd.
-const MOMENT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_drains_behind_nginx_cost_nobody_an_event_or_an_error() {
@@ -63,16 +63,16 @@ async fn ten_drains_and_ten_kills_behind_each_proxy_cost_nobody_an_event_or_an_e
 async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
     let _alone = ALONE.lock().await;
     let page = Page::serve().await;
-    let mut stage = Stage::set(kind, &page.origin()).await;
+    let mut fixture = Fixture::set(kind, &page.origin()).await;
     // A browser takes seconds to start; it sees HTTP/2 from all proxies alike.
     let page = (kind == Kind::Nginx).then_some(page);
-    let mut crowd = Crowd::gather(&stage, everything, page).await;
-    let publisher = Publisher::start(&stage.nats).await;
-    crowd.until_all_have_begun().await;
+    let mut crowd = Crowd::gather(&fixture, everything, page).await;
+    let publisher = Publisher::start(&fixture.nats).await;
+    crowd.until_all_have_an_event().await;
     let mut moved = 0;
     for round in 0..rounds {
-        moved += drain(&mut stage, round % 2).await;
-        crowd.assert_right();
+        moved += drain(&mut fixture, round % 2).await;
+        crowd.assert_no_mistakes();
     }
     let published = publisher.stop().await;
     crowd.until_all_have(published).await;
@@ -81,59 +81,59 @@ async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
         "{} of {moved} clients were told of a drain",
         crowd.drains()
     );
-    finish(stage, crowd, moved).await;
+    finish(fixture, crowd, moved).await;
 }
 
 async fn kills_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
     let _alone = ALONE.lock().await;
-    let mut stage = Stage::set(kind, "http://page.invalid").await;
-    let mut crowd = Crowd::gather(&stage, everything, None).await;
-    let publisher = Publisher::start(&stage.nats).await;
-    crowd.until_all_have_begun().await;
+    let mut fixture = Fixture::set(kind, "http://page.invalid").await;
+    let mut crowd = Crowd::gather(&fixture, everything, None).await;
+    let publisher = Publisher::start(&fixture.nats).await;
+    crowd.until_all_have_an_event().await;
     let mut moved = 0;
     for round in 0..rounds {
         let pod = round % 2;
-        let heard = stage.front.heard();
-        moved += stage.pods[pod].streams().await;
-        stage.pods[pod].sidestream.kill9();
-        everybody_is_back(&stage).await;
-        stage.pods[pod].restart().await;
-        stage.front.until_known(pod, true, heard).await;
-        crowd.assert_right();
+        let from = fixture.front.log_length();
+        moved += fixture.pods[pod].streams().await;
+        fixture.pods[pod].sidestream.kill9();
+        everybody_is_back(&fixture).await;
+        fixture.pods[pod].restart().await;
+        fixture.front.until_health_checked(pod, true, from).await;
+        crowd.assert_no_mistakes();
     }
     // The one that all have gone to.
-    moved += drain(&mut stage, rounds % 2).await;
+    moved += drain(&mut fixture, rounds % 2).await;
     let published = publisher.stop().await;
     crowd.until_all_have(published).await;
-    finish(stage, crowd, moved).await;
+    finish(fixture, crowd, moved).await;
 }
 
 /// Drains a pod and starts it anew; returns how many clients it had, when all are back.
-async fn drain(stage: &mut Stage, pod: usize) -> usize {
-    let heard = stage.front.heard();
-    let clients = stage.pods[pod].streams().await;
+async fn drain(fixture: &mut Fixture, pod: usize) -> usize {
+    let from = fixture.front.log_length();
+    let clients = fixture.pods[pod].streams().await;
     assert!(clients > 0, "there is something to drain");
-    let before = stage.pods[1 - pod].opened().len();
-    let draining = &mut stage.pods[pod].sidestream;
+    let before = fixture.pods[1 - pod].opened().len();
+    let draining = &mut fixture.pods[pod].sidestream;
     draining.terminate();
     assert_eq!(draining.wait_exit(RECOVERY).await, 0);
-    everybody_is_back(stage).await;
-    assert_pace(stage.pods[1 - pod].opened().split_off(before), clients);
+    everybody_is_back(fixture).await;
+    assert_pace(fixture.pods[1 - pod].opened().split_off(before), clients);
     // Not before all are back: nginx has no health checks and would turn to a pod that is not ready yet, and what that
     // one tells a browser is "later".
-    stage.pods[pod].restart().await;
-    stage.front.until_known(pod, true, heard).await;
+    fixture.pods[pod].restart().await;
+    fixture.front.until_health_checked(pod, true, from).await;
     clients
 }
 
 /// In no moment more than twice as many come back as an even spread has in it.
 fn assert_pace(mut opened: Vec<f64>, clients: usize) {
     opened.sort_by(f64::total_cmp);
-    let planned = clients as f64 * MOMENT.div_duration_f64(SPREAD);
+    let planned = clients as f64 * PAUSE.div_duration_f64(SPREAD);
     let within = |from: f64| {
         opened
             .iter()
-            .filter(|at| (from..from + MOMENT.as_secs_f64()).contains(*at))
+            .filter(|at| (from..from + PAUSE.as_secs_f64()).contains(*at))
             .count()
     };
     let most = opened
@@ -143,26 +143,26 @@ fn assert_pace(mut opened: Vec<f64>, clients: usize) {
         .unwrap_or_default();
     assert!(
         most as f64 <= 2.0 * planned,
-        "{most} of {clients} came back within {MOMENT:?}, planned are {planned}"
+        "{most} of {clients} came back within {PAUSE:?}, planned are {planned}"
     );
 }
 
-async fn everybody_is_back(stage: &Stage) {
+async fn everybody_is_back(fixture: &Fixture) {
     eventually(RECOVERY, "everybody is back", || async {
-        stage.streams().await == CLIENTS
+        fixture.streams().await == CLIENTS
     })
     .await;
 }
 
 /// The proxy has seen no other answer than 200 from the pods that it chose at last.
-async fn finish(stage: Stage, crowd: Crowd, moved: usize) {
+async fn finish(fixture: Fixture, crowd: Crowd, moved: usize) {
     drop(crowd);
     eventually(RECOVERY, "everybody is gone", || async {
-        stage.streams().await == 0
+        fixture.streams().await == 0
     })
     .await;
-    let kind = stage.front.kind();
-    let logged = stage.front.stop().await;
+    let kind = fixture.front.kind();
+    let logged = fixture.front.stop().await;
     assert_eq!(logged.failed, [""; 0], "answers that no pod gave");
     // HAProxy drops lines of its log rather than wait for whoever reads it.
     let least = if kind == Kind::Haproxy {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::stage::Stage;
+use super::fixture::Fixture;
 use testkit::front::Kind;
 use testkit::nats::publish;
 use testkit::sse::{End, SseClient};
@@ -45,20 +45,22 @@ const BEFORE_A_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// `killed`: how an event stream ends whose pod is killed.
 async fn serves(kind: Kind, killed: End) {
-    let mut stage = Stage::set(kind, "http://page.invalid").await;
-    stage.pods[1].sidestream.kill9();
+    let mut fixture = Fixture::set(kind, "http://page.invalid").await;
+    fixture.pods[1].sidestream.kill9();
     // Whichever pod the proxy turns to first, the client is served.
     for _ in 0..6 {
-        let client = SseClient::get(stage.front.url("/share/0")).connect().await;
+        let client = SseClient::get(fixture.front.url("/share/0"))
+            .connect()
+            .await;
         assert_eq!(client.status(), 200);
     }
     eventually(
         BEFORE_A_HEARTBEAT,
         "the pod knows that they have left",
-        || async { stage.streams().await == 0 },
+        || async { fixture.streams().await == 0 },
     )
     .await;
-    let mut client = SseClient::get(stage.front.url("/share/0"))
+    let mut client = SseClient::get(fixture.front.url("/share/0"))
         .header("X-Forwarded-For", "203.0.113.9")
         .connect()
         .await;
@@ -69,7 +71,7 @@ async fn serves(kind: Kind, killed: End) {
         "203.0.113.9"
     };
     eventually(RECOVERY, "the pod knows the client", || async {
-        let connections = stage.pods[0].sidestream.admin_json("/connections").await;
+        let connections = fixture.pods[0].sidestream.admin_json("/connections").await;
         let client = connections["connections"][0]["client"]
             .as_str()
             .unwrap_or_default()
@@ -79,7 +81,7 @@ async fn serves(kind: Kind, killed: End) {
     .await;
     // The answer goes on: what does not arrive at once would not arrive at all.
     publish(
-        &stage.nats.jetstream().await,
+        &fixture.nats.jetstream().await,
         "a.0",
         ["a 0".to_owned(), "a 10".to_owned()],
     )
@@ -91,24 +93,26 @@ async fn serves(kind: Kind, killed: End) {
     );
 
     // Without NATS no pod is ready, and each still serves from memory.
-    let heard = stage.front.heard();
-    stage.nats.kill9();
+    let from = fixture.front.log_length();
+    fixture.nats.kill9();
     eventually(RECOVERY, "the pod is not ready", || async {
-        stage.pods[0].sidestream.admin("/health/ready").await.0 == 503
+        fixture.pods[0].sidestream.admin("/health/ready").await.0 == 503
     })
     .await;
-    stage.front.until_known(0, false, heard).await;
-    let mut resumed = SseClient::get(stage.front.url("/share/0"))
+    fixture.front.until_health_checked(0, false, from).await;
+    let mut resumed = SseClient::get(fixture.front.url("/share/0"))
         .last_event_id(&first.id)
         .connect()
         .await;
     assert_eq!(resumed.status(), 200);
     assert_eq!(resumed.next().await.data, "a 10");
 
-    stage.pods[0].sidestream.kill9();
+    fixture.pods[0].sidestream.kill9();
     assert_eq!(client.closed().await, killed);
     // Without any pod: no status that would be the end for an EventSource.
-    let mut client = SseClient::get(stage.front.url("/share/0")).connect().await;
+    let mut client = SseClient::get(fixture.front.url("/share/0"))
+        .connect()
+        .await;
     assert_eq!(
         (client.status(), client.header("content-type").as_deref()),
         (200, Some("text/event-stream"))

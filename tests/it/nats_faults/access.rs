@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::ConnectOptions;
 use nkeys::KeyPair;
 
-use super::{ROUTES, open, until_told};
+use super::{ROUTES, open, until_reported};
 use testkit::certs::Authority;
 use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
@@ -42,7 +42,7 @@ async fn assert_access(
         .without_waiting()
         .start()
         .await;
-    let why = until_told(&refused, "nats", words).await;
+    let why = until_reported(&refused, "nats", words).await;
     assert!(why.contains("127.0.0.1"), "which server: {why}");
     assert_eq!(refused.admin("/health/ready").await.0, 503);
     assert_eq!(refused.admin("/health/live").await.0, 200);

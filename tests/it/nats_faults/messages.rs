@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::{ROUTES, gap_reason, open, publish, publish_core, told, until_ready, with_stream};
+use super::{ROUTES, gap_reason, open, publish, publish_core, summaries, until_ready, with_stream};
 use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
@@ -88,7 +88,7 @@ async fn messages_with_damaged_headers_arrive_in_order_and_cost_no_connection() 
         expected.extend([format!("damaged {number}"), format!("sound {number}")]);
     }
     for reader in [&mut client, &mut core] {
-        assert_eq!(told(&reader.take(expected.len()).await), expected);
+        assert_eq!(summaries(&reader.take(expected.len()).await), expected);
     }
     assert_eq!(sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
     assert_eq!(
@@ -121,7 +121,7 @@ async fn a_message_to_the_sidecars_own_inboxes_leaves_resumes_and_reconnects_wor
             .connect()
             .await;
         assert_eq!(client.status(), 200, "{}", client.body().await);
-        told(&client.until(|event| event.data == "60").await)
+        summaries(&client.until(|event| event.data == "60").await)
     };
     let expected: Vec<String> = (6..=60).map(|number| number.to_string()).collect();
     // Any user of the account that may subscribe to them learns the inboxes.
@@ -198,7 +198,7 @@ async fn a_payload_of_the_servers_largest_size_and_one_that_is_no_text_pass() {
         (binary.name.as_str(), binary.data.as_str()),
         ("message;base64", "/wD+")
     );
-    let last = told(&client.until(|event| event.data == "after").await);
+    let last = summaries(&client.until(|event| event.data == "after").await);
     assert!(last.len() <= 2, "{last:?}");
 }
 
@@ -216,7 +216,7 @@ async fn a_message_above_the_bound_is_a_gap_and_is_not_buffered() {
     publish_raw(&nats, "c.x", b"NATS/1.0\r\n\r\n", &vec![b'x'; 50 << 20]).await;
     publish_core(&nats, "c.x", "after").await;
     assert_eq!(
-        told(&core.until(|event| event.data == "after").await),
+        summaries(&core.until(|event| event.data == "after").await),
         ["gap:upstream", "after"]
     );
     // JetStream stores no message above 32 MiB.
@@ -228,7 +228,7 @@ async fn a_message_above_the_bound_is_a_gap_and_is_not_buffered() {
         .unwrap();
     publish(&context, "a.x", "after").await;
     assert_eq!(
-        told(&client.until(|event| event.data == "after").await),
+        summaries(&client.until(|event| event.data == "after").await),
         ["gap:upstream", "after"]
     );
     let grown = sidestream.resident_bytes_peak().saturating_sub(before);
@@ -294,7 +294,7 @@ routes:
     })
     .await;
     let reading = client.until(|event| event.data == "end");
-    let events = told(&within(RECOVERY, "the end of the flood arrives", reading).await);
+    let events = summaries(&within(RECOVERY, "the end of the flood arrives", reading).await);
     let complete = events
         .iter()
         .filter(|event| event.len() == payload.len())
@@ -344,7 +344,7 @@ async fn a_flood_of_core_messages_is_delivered_or_told() {
         reading,
     )
     .await;
-    let told = told(&events);
+    let told = summaries(&events);
     let numbers: Vec<u32> = told.iter().filter_map(|event| event.parse().ok()).collect();
     assert!(
         numbers.is_sorted_by(|one, next| one < next),

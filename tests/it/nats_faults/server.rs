@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{ROUTES, open, publish, publish_core, told, until_ready, until_told, with_stream};
+use super::{
+    ROUTES, open, publish, publish_core, summaries, until_ready, until_reported, with_stream,
+};
 use testkit::nats::Nats;
 use testkit::proxy::{Fault, Proxy};
 use testkit::sidestream::{Sidestream, config, config_for};
@@ -18,7 +20,7 @@ async fn a_server_that_is_down_at_the_start_is_waited_for() {
         .without_waiting()
         .start()
         .await;
-    let why = until_told(&sidestream, "nats", &["down", "127.0.0.1"]).await;
+    let why = until_reported(&sidestream, "nats", &["down", "127.0.0.1"]).await;
     assert!(why.contains("refused"), "{why}");
     assert_eq!(sidestream.admin("/health/ready").await.0, 503);
     assert_eq!(sidestream.admin("/health/live").await.0, 200);
@@ -75,7 +77,7 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
     for client in clients.iter_mut().skip(1).step_by(2) {
         // Until the subscription stands again nothing is owed; then everything is, behind one gap.
         let gap = client.until(|event| event.name == "sidestream.gap").await;
-        assert_eq!(told(&gap).last().unwrap(), "gap:upstream");
+        assert_eq!(summaries(&gap).last().unwrap(), "gap:upstream");
     }
     core.publish("c.x", "core after".into()).await.unwrap();
     publish(&context, "a.x", "after").await;
@@ -84,7 +86,7 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
     for (number, client) in clients.iter_mut().enumerate() {
         if number % 2 == 0 {
             assert_eq!(
-                told(&client.take(22).await),
+                summaries(&client.take(22).await),
                 expected,
                 "no gap, no duplicate, nothing lost"
             );
@@ -104,7 +106,7 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
         );
         seen == (true, true)
     });
-    let rest = told(&rest.await);
+    let rest = summaries(&rest.await);
     assert_eq!(
         rest.iter()
             .filter(|event| event.starts_with("gap:"))
@@ -165,7 +167,7 @@ async fn a_connection_that_is_up_and_does_not_answer_requests_fails_a_check() {
         delay: Duration::from_secs(4),
         ..Fault::default()
     });
-    until_told(
+    until_reported(
         &sidestream,
         "nats",
         &["connection control", "is up", "no answer within 5 s"],

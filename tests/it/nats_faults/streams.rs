@@ -2,7 +2,9 @@
 
 use async_nats::jetstream::stream;
 
-use super::{ROUTES, create_stream, open, publish, told, until_ready, until_told, with_stream};
+use super::{
+    ROUTES, create_stream, open, publish, summaries, until_ready, until_reported, with_stream,
+};
 use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
@@ -15,7 +17,7 @@ async fn a_missing_stream_is_named_and_served_when_it_comes() {
         .without_waiting()
         .start()
         .await;
-    until_told(&sidestream, "stream:A", &["no stream A", "waiting"]).await;
+    until_reported(&sidestream, "stream:A", &["no stream A", "waiting"]).await;
     assert_eq!(sidestream.admin("/health/ready").await.0, 503);
     assert_eq!(
         SseClient::get(sidestream.url("/stream"))
@@ -49,7 +51,7 @@ async fn a_work_queue_is_refused_by_name_and_nothing_of_it_is_consumed() {
         .without_waiting()
         .start()
         .await;
-    until_told(
+    until_reported(
         &sidestream,
         "stream:A",
         &["stream A", "work-queue", "mirror"],
@@ -127,11 +129,11 @@ async fn a_stream_made_again_is_one_gap_and_then_live() {
     let before = client.next().await;
     assert_eq!(before.data, "6");
     context.delete_stream("A").await.unwrap();
-    until_told(&sidestream, "stream:A", &["no stream A"]).await;
+    until_reported(&sidestream, "stream:A", &["no stream A"]).await;
     create_stream(&context, "A", &["a.>"]).await;
     until_ready(&sidestream).await;
     publish(&context, "a.x", "new").await;
-    let events = told(&client.until(|event| event.data == "new").await);
+    let events = summaries(&client.until(|event| event.data == "new").await);
     assert_eq!(events, ["gap:recreated", "new"]);
     assert_ne!(
         client.last_event_id().split('-').next(),
@@ -143,7 +145,7 @@ async fn a_stream_made_again_is_one_gap_and_then_live() {
         .connect()
         .await;
     publish(&context, "a.x", "newer").await;
-    let events = told(&old.until(|event| event.data == "newer").await);
+    let events = summaries(&old.until(|event| event.data == "newer").await);
     assert_eq!(events, ["gap:recreated", "newer"]);
     assert_eq!(client.next().await.data, "newer");
     eventually(RECOVERY, "the check passes", || async {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::kv;
 use serde_json::Value;
 
-use super::{Stage, configuration, keys, target_of};
+use super::{Fixture, configuration, keys, target_of};
 use testkit::h2::H2Client;
 use testkit::nats::{Cluster, Nats, create_stream};
 use testkit::sidestream::{Sidestream, config, config_for};
@@ -14,10 +14,10 @@ use testkit::wait::{DEADLINE, eventually};
 
 #[tokio::test]
 async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
-    let stage = Stage::with(2).await;
-    let mut client = stage.connect(0, "/one/7?client=42").await;
+    let fixture = Fixture::with(2).await;
+    let mut client = fixture.connect(0, "/one/7?client=42").await;
     // Any pod tells it, not only the one that serves.
-    let found = stage
+    let found = fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "active")
         .await
         .remove(0);
@@ -31,7 +31,7 @@ async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
         (&"42".into(), &Value::Null)
     );
     assert_eq!(found["last_event_id"], client.last_event_id());
-    let bucket = stage.bucket().await;
+    let bucket = fixture.bucket().await;
     let key = keys(&bucket).await.remove(0);
     assert_eq!(key, format!("42.{}", found["connection"].as_str().unwrap()));
     let value: Value = serde_json::from_slice(&bucket.get(&key).await.unwrap().unwrap()).unwrap();
@@ -40,18 +40,18 @@ async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
         (&"pod-0".into(), &"active".into())
     );
 
-    stage.publish("a.7", "x").await;
+    fixture.publish("a.7", "x").await;
     client.next().await;
     let active_since = found["since"].as_u64().unwrap();
     drop(client);
-    let found = stage
+    let found = fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "closed")
         .await
         .remove(0);
     assert_eq!(found["reason"], "client");
     assert!(found["since"].as_u64().unwrap() >= active_since);
     // Each step is a line of the log as well.
-    let log = stage.pods[0].log();
+    let log = fixture.pods[0].log();
     let states: Vec<_> = log
         .iter()
         .filter(|line| line["client"] == "42")
@@ -62,7 +62,7 @@ async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
 
 #[tokio::test]
 async fn clients_of_all_pods_are_found_by_any_name_and_only_by_their_own() {
-    let stage = Stage::with(2).await;
+    let fixture = Fixture::with(2).await;
     let names = [
         "42",
         "a.b",
@@ -78,11 +78,15 @@ async fn clients_of_all_pods_are_found_by_any_name_and_only_by_their_own() {
     for name in names {
         let query: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
         for pod in [0, 1] {
-            clients.push(stage.connect(pod, &format!("/named?client={query}")).await);
+            clients.push(
+                fixture
+                    .connect(pod, &format!("/named?client={query}"))
+                    .await,
+            );
         }
     }
     for name in names {
-        let found = stage
+        let found = fixture
             .until_found(0, name, 2, |entry| entry["state"] == "active")
             .await;
         let pods: BTreeSet<_> = found
@@ -92,25 +96,25 @@ async fn clients_of_all_pods_are_found_by_any_name_and_only_by_their_own() {
         assert_eq!(pods, BTreeSet::from(["pod-0", "pod-1"]), "{name:?}");
         assert!(found.iter().all(|entry| entry["client"] == name));
     }
-    assert!(stage.find(1, "4").await.is_empty());
-    let keys = keys(&stage.bucket().await).await;
+    assert!(fixture.find(1, "4").await.is_empty());
+    let keys = keys(&fixture.bucket().await).await;
     assert_eq!(keys.len(), 2 * names.len());
     // One pod alone, as before.
-    let here = stage.pods[0].admin_json("/connections?client=42").await;
+    let here = fixture.pods[0].admin_json("/connections?client=42").await;
     assert_eq!(
         (here["total"].as_u64(), here["scope"].as_str()),
         (Some(1), None)
     );
-    let (status, body) = stage.pods[0].admin("/connections?scope=cluster").await;
+    let (status, body) = fixture.pods[0].admin("/connections?scope=cluster").await;
     assert_eq!(status, 400, "{body}");
-    let limited = stage.pods[0]
+    let limited = fixture.pods[0]
         .admin_json("/connections?scope=cluster&client=42&limit=1")
         .await;
     assert_eq!(
         (limited["total"].as_u64(), limited["complete"].as_bool()),
         (Some(1), Some(false))
     );
-    let none = stage.pods[0]
+    let none = fixture.pods[0]
         .admin_json("/connections?scope=cluster&client=42&route=/other")
         .await;
     assert_eq!(none["total"], 0);
@@ -131,16 +135,16 @@ async fn the_entries_of_a_killed_pod_go_by_themselves_and_those_of_others_stay()
         .create_key_value(config)
         .await
         .unwrap();
-    let mut stage = Stage::on(nats, 2).await;
+    let mut fixture = Fixture::on(nats, 2).await;
     let _clients = [
-        stage.connect(0, "/named?client=42").await,
-        stage.connect(1, "/named?client=42").await,
+        fixture.connect(0, "/named?client=42").await,
+        fixture.connect(1, "/named?client=42").await,
     ];
-    stage
+    fixture
         .until_found(1, "42", 2, |entry| entry["state"] == "active")
         .await;
-    stage.pods[0].kill9();
-    stage
+    fixture.pods[0].kill9();
+    fixture
         .until_found(1, "42", 1, |entry| entry["pod"] == "pod-1")
         .await;
     eventually(
@@ -150,26 +154,26 @@ async fn the_entries_of_a_killed_pod_go_by_themselves_and_those_of_others_stay()
     )
     .await;
     // The other one has been written again meanwhile, more than once.
-    stage
+    fixture
         .until_found(1, "42", 1, |entry| entry["pod"] == "pod-1")
         .await;
 }
 
 #[tokio::test]
 async fn a_bucket_that_is_made_here_forgets_and_its_values_expire_where_the_server_can_do_that() {
-    let stage = Stage::with(1).await;
-    let client = stage.connect(0, "/named?client=42").await;
-    stage
+    let fixture = Fixture::with(1).await;
+    let client = fixture.connect(0, "/named?client=42").await;
+    fixture
         .until_found(0, "42", 1, |entry| entry["state"] == "active")
         .await;
-    let mut stream = stage.bucket().await.stream;
+    let mut stream = fixture.bucket().await.stream;
     let info = stream.info().await.unwrap().clone();
     let config = &info.config;
     assert_eq!(
         (config.max_age, config.max_messages_per_subject),
         (Duration::from_secs(600), 1)
     );
-    let can_expire = stage.nats.client().await.is_server_compatible(2, 11, 0);
+    let can_expire = fixture.nats.client().await.is_server_compatible(2, 11, 0);
     assert_eq!(config.allow_message_ttl, can_expire);
     let ttl = |sequence| {
         let stream = &stream;
@@ -183,7 +187,7 @@ async fn a_bucket_that_is_made_here_forgets_and_its_values_expire_where_the_serv
         can_expire.then(|| "120s".to_owned())
     );
     drop(client);
-    stage
+    fixture
         .until_found(0, "42", 1, |entry| entry["state"] == "closed")
         .await;
     assert_eq!(

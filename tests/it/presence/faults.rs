@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
 
-use super::{Stage, keys, target_of};
+use super::{Fixture, keys, target_of};
 use testkit::h2::H2Client;
 use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config, config_for};
@@ -15,29 +15,29 @@ const ERRORS: &str = "sidestream_registry_errors_total";
 
 #[tokio::test]
 async fn a_bucket_that_is_deleted_is_made_again_with_everyone_in_it_and_no_event_is_lost() {
-    let stage = Stage::with(1).await;
-    let mut client = stage.connect(0, "/named?client=42").await;
-    stage
+    let fixture = Fixture::with(1).await;
+    let mut client = fixture.connect(0, "/named?client=42").await;
+    fixture
         .until_found(0, "42", 1, |entry| entry["state"] == "active")
         .await;
-    stage.jetstream.delete_key_value("clients").await.unwrap();
+    fixture.jetstream.delete_key_value("clients").await.unwrap();
     let begun = Instant::now();
     // Somebody new is what makes it noticed; nobody waits for that.
-    let _other = stage.connect(0, "/named?client=43").await;
+    let _other = fixture.connect(0, "/named?client=43").await;
     assert!(begun.elapsed() < Duration::from_secs(2));
-    stage.pods[0]
+    fixture.pods[0]
         .until_metric(ERRORS, &[], |errors| errors >= 1.0)
         .await;
-    stage.publish("a.1", "x").await;
+    fixture.publish("a.1", "x").await;
     assert_eq!(client.next().await.data, "x");
     eventually(DEADLINE, "both are in a new bucket", || async {
-        match stage.jetstream.get_key_value("clients").await {
+        match fixture.jetstream.get_key_value("clients").await {
             Ok(bucket) => keys(&bucket).await.len() == 2,
             Err(_) => false,
         }
     })
     .await;
-    assert_eq!(stage.pods[0].admin("/health/ready").await.0, 200);
+    assert_eq!(fixture.pods[0].admin("/health/ready").await.0, 200);
 }
 
 #[tokio::test]
@@ -77,30 +77,30 @@ drain: { accept_for: 0s, spread: 0s, timeout: 5s }";
 
 #[tokio::test]
 async fn nats_that_is_away_keeps_nobody_waiting_and_everyone_is_told_when_it_is_back() {
-    let mut stage = Stage::with(1).await;
-    let _client = stage.connect(0, "/named?client=42").await;
-    stage
+    let mut fixture = Fixture::with(1).await;
+    let _client = fixture.connect(0, "/named?client=42").await;
+    fixture
         .until_found(0, "42", 1, |entry| entry["state"] == "active")
         .await;
-    stage.nats.kill9();
-    stage.pods[0]
+    fixture.nats.kill9();
+    fixture.pods[0]
         .until_metric("sidestream_nats_connected", &[], |up| up == 0.0)
         .await;
     let begun = Instant::now();
-    let _other = stage.connect(0, "/named?client=43").await;
+    let _other = fixture.connect(0, "/named?client=43").await;
     assert!(
         begun.elapsed() < Duration::from_secs(2),
         "{:?}",
         begun.elapsed()
     );
-    stage.nats.restart().await;
+    fixture.nats.restart().await;
     // In memory, so both are told anew.
     for client in ["42", "43"] {
         eventually(
             Duration::from_secs(30),
             "the client is found again",
             || async {
-                let (status, body) = stage.pods[0].admin(&target_of(client)).await;
+                let (status, body) = fixture.pods[0].admin(&target_of(client)).await;
                 status == 200 && body.contains("\"active\"")
             },
         )
@@ -179,17 +179,17 @@ registry: { bucket: clients }";
 
 #[tokio::test]
 async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_any_change() {
-    let stage = Stage::with(1).await;
-    let _client = stage.connect(0, "/named?client=42").await;
-    stage
+    let fixture = Fixture::with(1).await;
+    let _client = fixture.connect(0, "/named?client=42").await;
+    fixture
         .until_found(0, "42", 1, |entry| entry["state"] == "active")
         .await;
     // Deleted; and emptied, as a bucket in memory is by the restart of a server that this pod is not connected to.
     for is_deleted in [true, false] {
         if is_deleted {
-            stage.jetstream.delete_key_value("clients").await.unwrap();
+            fixture.jetstream.delete_key_value("clients").await.unwrap();
         } else {
-            stage
+            fixture
                 .jetstream
                 .get_stream("KV_clients")
                 .await
@@ -203,7 +203,7 @@ async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_
             Duration::from_secs(15),
             "the client is found again",
             || async {
-                let (status, body) = stage.pods[0].admin(&target_of("42")).await;
+                let (status, body) = fixture.pods[0].admin(&target_of("42")).await;
                 status == 200 && body.contains("\"active\"")
             },
         )
@@ -224,13 +224,13 @@ async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_
 async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_were() {
     const FULL: &str = "sidestream_registry_full_total";
     let small = |text: String| text.replace("bucket: clients", "bucket: clients, max_bytes: 64KiB");
-    let mut stage = Stage::edited(Nats::start().await, 2, small).await;
-    let mut client = stage.connect(0, "/named?client=42").await;
-    stage
+    let mut fixture = Fixture::edited(Nats::start().await, 2, small).await;
+    let mut client = fixture.connect(0, "/named?client=42").await;
+    fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "active")
         .await;
     // Names as long as they can be, on the other pod, until three quarters are in use; they go on coming.
-    let mut crowd = H2Client::connect(stage.pods[1].url("/")).await;
+    let mut crowd = H2Client::connect(fixture.pods[1].url("/")).await;
     let mut held = Vec::new();
     for number in 0..200 {
         let target = format!(
@@ -242,10 +242,10 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
                 .await,
         );
     }
-    stage.pods[1]
+    fixture.pods[1]
         .until_metric(FULL, &[], |full| full >= 100.0)
         .await;
-    let health = stage.pods[1].admin_json("/health").await;
+    let health = fixture.pods[1].admin_json("/health").await;
     assert_eq!(
         health["checks"]["registry"]["status"], "warning",
         "{health}"
@@ -255,23 +255,28 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
         told.contains("full") && told.contains("max_bytes"),
         "{told}"
     );
-    assert_eq!(stage.pods[1].admin("/health/ready").await.0, 200);
-    let mut stream = stage.jetstream.get_stream("KV_clients").await.unwrap();
+    assert_eq!(fixture.pods[1].admin("/health/ready").await.0, 200);
+    let mut stream = fixture.jetstream.get_stream("KV_clients").await.unwrap();
     let info = stream.info().await.unwrap();
     assert_eq!(info.config.max_bytes, 64 * 1024);
     assert!(info.state.bytes <= 64 * 1024, "{}", info.state.bytes);
-    let lines = stage.pods[1]
+    let lines = fixture.pods[1]
         .log()
         .into_iter()
         .filter(|line| line["check"] == "registry" && line["why"] != "")
         .count();
     assert!(lines <= 3, "{lines}");
     // The position has its place still.
-    stage.drain(0).await;
+    fixture.drain(0).await;
     client.closed_within(DEADLINE).await;
-    stage.publish("a.x", "missed").await;
+    fixture.publish("a.x", "missed").await;
     assert_eq!(
-        stage.connect(1, "/named?client=42").await.next().await.data,
+        fixture
+            .connect(1, "/named?client=42")
+            .await
+            .next()
+            .await
+            .data,
         "missed"
     );
     // Room again: the others are written.
@@ -279,7 +284,7 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
     eventually(
         Duration::from_secs(90),
         "one that had no room is found",
-        || async { stage.find(1, &format!("{:x<256}", 9)).await.len() == 1 },
+        || async { fixture.find(1, &format!("{:x<256}", 9)).await.len() == 1 },
     )
     .await;
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sidestream::lifecycle::shutdown;
 use sidestream::presence::{Bucket, Claim, Wanted};
 
-use super::{Stage, is_silent};
+use super::{Fixture, is_silent};
 use crate::upstream::Upstream;
 use testkit::h2::H2Client;
 use testkit::nats::Nats;
@@ -39,8 +39,10 @@ fn json(text: &str) -> Value {
 }
 
 /// A client without a position of its own; returns when it has one, alone or with a gap.
-async fn come_back(stage: &Stage, pod: usize, target: &str) -> SseClient {
-    let mut client = SseClient::get(stage.pods[pod].url(target)).connect().await;
+async fn come_back(fixture: &Fixture, pod: usize, target: &str) -> SseClient {
+    let mut client = SseClient::get(fixture.pods[pod].url(target))
+        .connect()
+        .await;
     assert_eq!(client.status(), 200);
     client
         .until_seen("its position", |parser| !parser.last_event_id().is_empty())
@@ -58,9 +60,9 @@ async fn assert_claimed(client: &mut SseClient) {
 
 #[tokio::test]
 async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_only_once() {
-    let mut stage = Stage::with(2).await;
-    let mut client = stage.connect(0, "/named?client=42").await;
-    let mut connection = H2Client::connect(stage.pods[0].url("/")).await;
+    let mut fixture = Fixture::with(2).await;
+    let mut client = fixture.connect(0, "/named?client=42").await;
+    let mut connection = H2Client::connect(fixture.pods[0].url("/")).await;
     let mut other = connection
         .request(
             "GET",
@@ -72,12 +74,12 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
         .until_seen("its position", |parser| parser.positions() > 0)
         .await;
     for number in 1..=3 {
-        stage.publish("a.1", &number.to_string()).await;
+        fixture.publish("a.1", &number.to_string()).await;
     }
-    stage.drain(0).await;
+    fixture.drain(0).await;
     assert_eq!(read_to_end(&mut client).await, ["1", "2", "3"]);
     other.closed().await;
-    let left = stage
+    let left = fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "reconnecting")
         .await
         .remove(0);
@@ -86,20 +88,20 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
         (&"drain".into(), &"pod-0".into())
     );
     assert_eq!(left["last_event_id"], client.last_event_id());
-    stage.publish("a.1", "4").await;
-    stage.publish("a.2", "5").await;
+    fixture.publish("a.1", "4").await;
+    fixture.publish("a.2", "5").await;
 
     for (name, id) in [
         ("42", client.last_event_id()),
         ("43", other.last_event_id()),
     ] {
-        let mut back = stage.connect(1, &format!("/named?client={name}")).await;
+        let mut back = fixture.connect(1, &format!("/named?client={name}")).await;
         let begun = back.wire().starts_with(
             format!("retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {id}\n\n").as_bytes(),
         );
         assert!(begun, "{}", String::from_utf8_lossy(back.wire()));
         // A second one of that name begins live, and learns that it cannot know where it was.
-        let mut second = come_back(&stage, 1, &format!("/named?client={name}")).await;
+        let mut second = come_back(&fixture, 1, &format!("/named?client={name}")).await;
         assert_eq!(
             back.take(2)
                 .await
@@ -110,23 +112,23 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
         );
         assert_claimed(&mut second).await;
         assert!(is_silent(&mut second).await && is_silent(&mut back).await);
-        stage
+        fixture
             .until_found(1, name, 3, |entry| entry["state"] != "reconnecting")
             .await;
     }
     assert_eq!(
-        stage.pods[1]
+        fixture.pods[1]
             .metric("sidestream_resumes_total", &[("outcome", "window")])
             .await,
         2.0
     );
     assert_eq!(
-        stage.pods[1]
+        fixture.pods[1]
             .metric("sidestream_registry_errors_total", &[])
             .await,
         0.0
     );
-    let log = stage.pods[1].log();
+    let log = fixture.pods[1].log();
     let taken = log
         .iter()
         .filter(|line| line["message"] == "event stream opened" && line["taken_over"] == true);
@@ -136,14 +138,14 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
 
 #[tokio::test]
 async fn of_many_that_come_back_at_once_to_two_pods_exactly_one_takes_over() {
-    let mut stage = Stage::with(3).await;
-    let mut client = stage.connect(0, "/named?client=42").await;
-    stage.drain(0).await;
+    let mut fixture = Fixture::with(3).await;
+    let mut client = fixture.connect(0, "/named?client=42").await;
+    fixture.drain(0).await;
     read_to_end(&mut client).await;
-    stage.publish("a.1", "missed").await;
-    let back = (0..20).map(|number| come_back(&stage, 1 + number % 2, "/named?client=42"));
+    fixture.publish("a.1", "missed").await;
+    let back = (0..20).map(|number| come_back(&fixture, 1 + number % 2, "/named?client=42"));
     let mut back = futures_util::future::join_all(back).await;
-    stage.publish("a.1", "new").await;
+    fixture.publish("a.1", "new").await;
     let mut resumed = 0;
     for client in &mut back {
         let first = client.next().await;
@@ -159,28 +161,28 @@ async fn of_many_that_come_back_at_once_to_two_pods_exactly_one_takes_over() {
 
 #[tokio::test]
 async fn two_windows_of_one_client_are_taken_over_in_the_order_in_which_they_were_sent_away() {
-    let mut stage = Stage::with(2).await;
+    let mut fixture = Fixture::with(2).await;
     let mut windows = [
-        stage.connect(0, "/named?client=42").await,
-        stage.connect(0, "/named?client=42").await,
+        fixture.connect(0, "/named?client=42").await,
+        fixture.connect(0, "/named?client=42").await,
     ];
-    stage.drain(0).await;
+    fixture.drain(0).await;
     for window in &mut windows {
         read_to_end(window).await;
     }
-    stage.publish("a.1", "missed").await;
+    fixture.publish("a.1", "missed").await;
     for _ in 0..2 {
-        let mut back = stage.connect(1, "/named?client=42").await;
+        let mut back = fixture.connect(1, "/named?client=42").await;
         assert_eq!(back.next().await.data, "missed");
     }
-    assert_claimed(&mut come_back(&stage, 1, "/named?client=42").await).await;
+    assert_claimed(&mut come_back(&fixture, 1, "/named?client=42").await).await;
 }
 
 #[tokio::test]
 async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_with_a_position_of_its_own()
  {
-    let mut stage = Stage::with(2).await;
-    stage.publish("a.1", "first").await;
+    let mut fixture = Fixture::with(2).await;
+    fixture.publish("a.1", "first").await;
     let mut clients = Vec::new();
     for target in [
         "/named?client=a",
@@ -190,14 +192,14 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
         "/named",
         "/named?client=f",
     ] {
-        clients.push(stage.connect(0, target).await);
+        clients.push(fixture.connect(0, target).await);
     }
-    stage.drain(0).await;
+    fixture.drain(0).await;
     for client in &mut clients {
         read_to_end(client).await;
     }
-    stage.publish("a.1", "missed").await;
-    stage.publish("a.2", "missed").await;
+    fixture.publish("a.1", "missed").await;
+    fixture.publish("a.2", "missed").await;
     for target in [
         "/other?client=a",
         "/one/2?client=b",
@@ -208,12 +210,12 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
         "/named?client=",
     ] {
         assert!(
-            is_silent(&mut stage.connect(1, target).await).await,
+            is_silent(&mut fixture.connect(1, target).await).await,
             "{target}"
         );
     }
     // Its own position counts, and what was left for it is gone then.
-    let request = SseClient::get(stage.pods[1].url("/named?client=f"))
+    let request = SseClient::get(fixture.pods[1].url("/named?client=f"))
         .last_event_id(clients[5].last_event_id());
     let mut back = request.connect().await;
     assert_eq!(
@@ -224,14 +226,14 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
             .collect::<Vec<_>>(),
         ["missed", "missed"]
     );
-    stage
+    fixture
         .until_found(1, "f", 2, |entry| entry["state"] != "reconnecting")
         .await;
-    assert!(is_silent(&mut stage.connect(1, "/named?client=f").await).await);
+    assert!(is_silent(&mut fixture.connect(1, "/named?client=f").await).await);
     // Those that fit are still there.
-    let mut back = stage.connect(1, "/named?client=a").await;
+    let mut back = fixture.connect(1, "/named?client=a").await;
     assert_eq!(back.next().await.data, "missed");
-    let mut back = stage.connect(1, "/one/1?client=b").await;
+    let mut back = fixture.connect(1, "/one/1?client=b").await;
     assert_eq!(back.next().await.data, "missed");
 }
 
@@ -289,14 +291,14 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
 
 #[tokio::test]
 async fn a_client_that_did_not_take_its_last_events_leaves_no_position() {
-    let mut stage = Stage::with(2).await;
-    let request = SseClient::get(stage.pods[0].url("/named?client=42")).receive_buffer(4096);
+    let mut fixture = Fixture::with(2).await;
+    let request = SseClient::get(fixture.pods[0].url("/named?client=42")).receive_buffer(4096);
     let mut client = request.connect().await;
     // More than its socket takes.
     for letter in ["x", "y"] {
-        stage.publish("a.1", &letter.repeat(900_000)).await;
+        fixture.publish("a.1", &letter.repeat(900_000)).await;
     }
-    let pod = &stage.pods[0];
+    let pod = &fixture.pods[0];
     eventually(
         DEADLINE,
         "the first event is half-way, the second waits",
@@ -305,47 +307,47 @@ async fn a_client_that_did_not_take_its_last_events_leaves_no_position() {
         },
     )
     .await;
-    stage.pods[0].terminate();
-    stage.pods[0]
+    fixture.pods[0].terminate();
+    fixture.pods[0]
         .until_log("it is told to end", |line| line["phase"] == "lingering")
         .await;
     // With the first one taken the second is handed out, and the end: and then nothing is taken any more.
     assert!(client.next().await.data.starts_with('x'));
-    assert_eq!(stage.pods[0].wait_exit(DEADLINE).await, 0);
-    stage
+    assert_eq!(fixture.pods[0].wait_exit(DEADLINE).await, 0);
+    fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "closed")
         .await;
-    assert!(is_silent(&mut stage.connect(1, "/named?client=42").await).await);
+    assert!(is_silent(&mut fixture.connect(1, "/named?client=42").await).await);
 }
 
 #[tokio::test]
 async fn what_was_taken_over_in_vain_is_left_again() {
     let nats = Nats::start().await;
-    let stage = Stage::on_with(nats, 1, "limits: { feeds: 1 }").await;
-    let occupant = stage.connect(0, "/one/1?client=a").await;
+    let fixture = Fixture::on_with(nats, 1, "limits: { feeds: 1 }").await;
+    let occupant = fixture.connect(0, "/one/1?client=a").await;
     let begin = occupant.last_event_id().to_owned();
-    stage.publish("a.2", "missed").await;
+    fixture.publish("a.2", "missed").await;
     let now = now();
     let left = json!({ "pod": "gone", "route": "/one/{id}", "subjects": ["a.2"], "state": "reconnecting", "since": now,
         "last_event_id": begin, "reason": "drain", "expires": now + 60_000 });
-    stage
+    fixture
         .bucket()
         .await
         .put("b.x-1.position", left.to_string().into())
         .await
         .unwrap();
-    let refused = SseClient::get(stage.pods[0].url("/one/2?client=b"))
+    let refused = SseClient::get(fixture.pods[0].url("/one/2?client=b"))
         .connect()
         .await;
     assert_eq!(refused.status(), 503);
-    let found = stage.find(0, "b").await.remove(0);
+    let found = fixture.find(0, "b").await.remove(0);
     assert_eq!(
         (&found["state"], &found["since"]),
         (&"reconnecting".into(), &now.into())
     );
     drop(occupant);
     let mut back = eventually(DEADLINE, "there is room for the client", || async {
-        let back = SseClient::get(stage.pods[0].url("/one/2?client=b"))
+        let back = SseClient::get(fixture.pods[0].url("/one/2?client=b"))
             .connect()
             .await;
         (back.status() == 200).then_some(back)
@@ -356,14 +358,14 @@ async fn what_was_taken_over_in_vain_is_left_again() {
 
 #[tokio::test]
 async fn what_was_left_more_than_a_minute_ago_or_by_no_drain_is_nobodys() {
-    let stage = Stage::with(1).await;
-    let begin = stage
+    let fixture = Fixture::with(1).await;
+    let begin = fixture
         .connect(0, "/named?client=0")
         .await
         .last_event_id()
         .to_owned();
-    stage.publish("a.1", "missed").await;
-    let bucket = stage.bucket().await;
+    fixture.publish("a.1", "missed").await;
+    let bucket = fixture.bucket().await;
     let now = now();
     let left = |since: u64, state: &str, reason: Value, id: &str| {
         json!({ "pod": "gone", "route": "/named", "subjects": ["a.>"], "state": state, "since": since,
@@ -394,13 +396,13 @@ async fn what_was_left_more_than_a_minute_ago_or_by_no_drain_is_nobodys() {
             .put(format!("{client}.x-1.position"), value.into())
             .await
             .unwrap();
-        let mut back = stage.connect(0, &format!("/named?client={client}")).await;
+        let mut back = fixture.connect(0, &format!("/named?client={client}")).await;
         assert_eq!(is_silent(&mut back).await, !is_taken, "{client}");
     }
     // A position that is none is told like any other.
     let value = left(now, "reconnecting", "drain".into(), "nonsense");
     bucket.put("odd.x-1.position", value.into()).await.unwrap();
-    let mut back = SseClient::get(stage.pods[0].url("/named?client=odd"))
+    let mut back = SseClient::get(fixture.pods[0].url("/named?client=odd"))
         .connect()
         .await;
     assert_eq!(back.next().await.name, "sidestream.gap");
@@ -408,47 +410,52 @@ async fn what_was_left_more_than_a_minute_ago_or_by_no_drain_is_nobodys() {
 
 #[tokio::test]
 async fn a_stolen_position_is_reported_to_every_client_that_comes_back_for_it() {
-    let mut stage = Stage::with(2).await;
-    let mut victim = stage.connect(0, "/named?client=42").await;
-    let mut other = stage.connect(0, "/one/1?client=42").await;
-    stage.drain(0).await;
+    let mut fixture = Fixture::with(2).await;
+    let mut victim = fixture.connect(0, "/named?client=42").await;
+    let mut other = fixture.connect(0, "/one/1?client=42").await;
+    fixture.drain(0).await;
     read_to_end(&mut victim).await;
     read_to_end(&mut other).await;
-    stage.publish("a.1", "missed").await;
-    let mut thief = stage.connect(1, "/named?client=42").await;
+    fixture.publish("a.1", "missed").await;
+    let mut thief = fixture.connect(1, "/named?client=42").await;
     assert_eq!(thief.next().await.data, "missed");
-    let gaps = stage.pods[1]
+    let gaps = fixture.pods[1]
         .metric("sidestream_gaps_total", &[("reason", "claimed")])
         .await;
     // The thief cannot use up what is reported to its victim.
     for _ in 0..3 {
-        let mut back = come_back(&stage, 1, "/named?client=42").await;
+        let mut back = come_back(&fixture, 1, "/named?client=42").await;
         assert_claimed(&mut back).await;
-        stage.publish("a.1", "live").await;
+        fixture.publish("a.1", "live").await;
         assert_eq!(back.next().await.data, "live");
     }
     assert_eq!(
-        stage.pods[1]
+        fixture.pods[1]
             .metric("sidestream_gaps_total", &[("reason", "claimed")])
             .await,
         gaps + 3.0
     );
     // What was recorded for other subjects of the same name is still there.
     assert_eq!(
-        stage.connect(1, "/one/1?client=42").await.next().await.data,
+        fixture
+            .connect(1, "/one/1?client=42")
+            .await
+            .next()
+            .await
+            .data,
         "missed"
     );
 }
 
 #[tokio::test]
 async fn only_a_position_of_that_stream_at_or_after_the_recorded_one_removes_it() {
-    let mut stage = Stage::with(2).await;
-    stage.publish("a.1", "1").await;
-    let mut older = stage.connect(0, "/named?client=0").await;
-    stage.publish("a.1", "2").await;
+    let mut fixture = Fixture::with(2).await;
+    fixture.publish("a.1", "1").await;
+    let mut older = fixture.connect(0, "/named?client=0").await;
+    fixture.publish("a.1", "2").await;
     older.next().await;
-    let mut victim = stage.connect(0, "/named?client=42").await;
-    stage.drain(0).await;
+    let mut victim = fixture.connect(0, "/named?client=42").await;
+    fixture.drain(0).await;
     read_to_end(&mut victim).await;
     let recorded = victim.last_event_id().to_owned();
     let [tag, sequence, check] = recorded.split('-').collect::<Vec<_>>()[..] else {
@@ -466,30 +473,35 @@ async fn only_a_position_of_that_stream_at_or_after_the_recorded_one_removes_it(
         format!("{tag}-{sequence}-{false_check}"),
         format!("{recorded}.aaaaaa-1").replace(&format!("{tag}-{sequence}"), &format!("{tag}-1")),
     ] {
-        let request = SseClient::get(stage.pods[1].url("/named?client=42")).last_event_id(&id);
+        let request = SseClient::get(fixture.pods[1].url("/named?client=42")).last_event_id(&id);
         let mut attacker = request.browser().connect().await;
         attacker
             .until_seen("its position", |parser| !parser.last_event_id().is_empty())
             .await;
     }
     // Every attempt had its time: the removal of another client's position, begun later, is over.
-    let request = SseClient::get(stage.pods[1].url("/named?client=0")).last_event_id(&recorded);
+    let request = SseClient::get(fixture.pods[1].url("/named?client=0")).last_event_id(&recorded);
     let _back = request.connect().await;
-    stage
+    fixture
         .until_found(1, "0", 2, |entry| entry["state"] != "reconnecting")
         .await;
-    stage.publish("a.1", "missed").await;
+    fixture.publish("a.1", "missed").await;
     assert_eq!(
-        stage.connect(1, "/named?client=42").await.next().await.data,
+        fixture
+            .connect(1, "/named?client=42")
+            .await
+            .next()
+            .await
+            .data,
         "missed"
     );
 }
 
 #[tokio::test]
 async fn many_event_streams_under_a_name_do_not_block_its_position() {
-    let mut stage = Stage::with(2).await;
-    let mut victim = stage.connect(0, "/named?client=42").await;
-    let mut crowd = H2Client::connect(stage.pods[1].url("/")).await;
+    let mut fixture = Fixture::with(2).await;
+    let mut victim = fixture.connect(0, "/named?client=42").await;
+    let mut crowd = H2Client::connect(fixture.pods[1].url("/")).await;
     let mut held = Vec::new();
     for number in 0..100 {
         let target = format!("/chosen?client=42&subject=a.{number}");
@@ -501,27 +513,32 @@ async fn many_event_streams_under_a_name_do_not_block_its_position() {
             .await;
         held.push(stream);
     }
-    stage
+    fixture
         .until_found(1, "42", 101, |entry| entry["state"] == "active")
         .await;
-    stage.drain(0).await;
+    fixture.drain(0).await;
     read_to_end(&mut victim).await;
-    stage.publish("a.x", "missed").await;
+    fixture.publish("a.x", "missed").await;
     assert_eq!(
-        stage.connect(1, "/named?client=42").await.next().await.data,
+        fixture
+            .connect(1, "/named?client=42")
+            .await
+            .next()
+            .await
+            .data,
         "missed"
     );
 }
 
 #[tokio::test]
 async fn more_positions_under_a_name_than_are_looked_at_are_no_silence() {
-    let stage = Stage::with(1).await;
-    let begin = stage
+    let fixture = Fixture::with(1).await;
+    let begin = fixture
         .connect(0, "/named?client=0")
         .await
         .last_event_id()
         .to_owned();
-    let (bucket, now) = (stage.bucket().await, now());
+    let (bucket, now) = (fixture.bucket().await, now());
     let left = json!({ "pod": "gone", "route": "/other", "subjects": ["a.>"], "state": "reconnecting", "since": now,
         "last_event_id": begin, "reason": "drain", "expires": now + 60_000 });
     for number in 0..65 {
@@ -533,20 +550,20 @@ async fn more_positions_under_a_name_than_are_looked_at_are_no_silence() {
             .await
             .unwrap();
     }
-    assert_claimed(&mut come_back(&stage, 0, "/named?client=crowd").await).await;
+    assert_claimed(&mut come_back(&fixture, 0, "/named?client=crowd").await).await;
 }
 
 #[tokio::test]
 async fn a_client_of_many_subjects_has_a_small_entry_and_comes_back_to_all_of_them() {
-    let mut stage = Stage::with(2).await;
+    let mut fixture = Fixture::with(2).await;
     let subjects = |count: usize| {
         (0..count)
             .map(|number| format!("&subject=a.{number}"))
             .collect::<String>()
     };
     let target = format!("/chosen?client=42{}", subjects(16));
-    let mut client = stage.connect(0, &target).await;
-    let found = stage
+    let mut client = fixture.connect(0, &target).await;
+    let found = fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "active")
         .await
         .remove(0);
@@ -557,17 +574,20 @@ async fn a_client_of_many_subjects_has_a_small_entry_and_comes_back_to_all_of_th
         ),
         (4, Some(16))
     );
-    stage.drain(0).await;
+    fixture.drain(0).await;
     read_to_end(&mut client).await;
-    stage.publish("a.15", "missed").await;
+    fixture.publish("a.15", "missed").await;
     // Fifteen of them are others.
     assert!(
         is_silent(
-            &mut stage
+            &mut fixture
                 .connect(1, &format!("/chosen?client=42{}", subjects(15)))
                 .await
         )
         .await
     );
-    assert_eq!(stage.connect(1, &target).await.next().await.data, "missed");
+    assert_eq!(
+        fixture.connect(1, &target).await.next().await.data,
+        "missed"
+    );
 }

@@ -1,6 +1,6 @@
 //! Which pages may read: the answers of CORS, on event streams, refusals and preflights.
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::sse::SseClient;
 
 const ROUTES: &str = "
@@ -21,8 +21,8 @@ const ROUTES: &str = "
 /// Allowed origin, credentials, and whether caches are told that it depends on the origin.
 type Cors = (Option<String>, bool, bool);
 
-async fn ask(scene: &Scene, target: &str, origin: &str) -> (u16, Cors, SseClient) {
-    let mut builder = SseClient::get(scene.sidestream.url(target)).browser();
+async fn ask(fixture: &Fixture, target: &str, origin: &str) -> (u16, Cors, SseClient) {
+    let mut builder = SseClient::get(fixture.sidestream.url(target)).browser();
     if !origin.is_empty() {
         builder = builder.header("Origin", origin);
     }
@@ -41,7 +41,7 @@ async fn ask(scene: &Scene, target: &str, origin: &str) -> (u16, Cors, SseClient
 
 #[tokio::test]
 async fn an_origin_reads_what_it_may_and_hears_refusals_too() {
-    let scene = Scene::start(ROUTES).await;
+    let fixture = Fixture::start(ROUTES).await;
     let app = "https://app.example";
     let allowed = |origin: &str, credentials| (Some(origin.to_owned()), credentials, true);
     for (target, origin, status, cors) in [
@@ -76,18 +76,18 @@ async fn an_origin_reads_what_it_may_and_hears_refusals_too() {
         ),
         ("/nowhere", app, 404, (None, false, false)),
     ] {
-        let (got, seen, client) = ask(&scene, target, origin).await;
+        let (got, seen, client) = ask(&fixture, target, origin).await;
         assert_eq!((got, seen), (status, cors), "{target} from {origin:?}");
         drop(client);
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_preflight_allows_what_fetch_clients_send() {
-    let scene = Scene::start(ROUTES).await;
+    let fixture = Fixture::start(ROUTES).await;
     let preflight = |target: &str, origin: &str| {
-        let url = scene.sidestream.url(target);
+        let url = fixture.sidestream.url(target);
         let origin = origin.to_owned();
         async move {
             let headers = [
@@ -133,5 +133,5 @@ async fn a_preflight_allows_what_fetch_clients_send() {
         preflight("/listed/a.b", "https://app.example").await.status,
         204
     );
-    scene.finish().await;
+    fixture.finish().await;
 }

@@ -209,7 +209,7 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
 
 /// Publishes so many telemetry events and a normal one behind them; returns how many a client is given, and how many it
 /// is told that it missed.
-pub(crate) async fn given_of_telemetry(
+pub(crate) async fn delivered_and_missed_telemetry(
     nats: &Nats,
     client: &mut SseClient,
     count: u64,
@@ -254,7 +254,7 @@ async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_f
     // 80 % are 205, 85 % are 218.
     fill_to(&mut clients, 211).await;
     level(1.0).await;
-    let (given, missed) = given_of_telemetry(&nats, &mut clients[0], 20).await;
+    let (given, missed) = delivered_and_missed_telemetry(&nats, &mut clients[0], 20).await;
     assert!(
         given >= 1 && missed >= 10 && given + missed == 20,
         "thinned to ten a second: {given}, {missed}"
@@ -262,7 +262,7 @@ async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_f
     fill_to(&mut clients, 225).await;
     level(2.0).await;
     assert_eq!(
-        given_of_telemetry(&nats, &mut clients[0], 20).await,
+        delivered_and_missed_telemetry(&nats, &mut clients[0], 20).await,
         (0, 20),
         "none, and told"
     );

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, within};
@@ -29,7 +29,7 @@ const END_HEADERS: u8 = 4;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// 16 MiB: what a flood may leave behind at most, the allocator's own reserves counted in.
-const LEFT_BEHIND_MAX: u64 = 16 << 20;
+const LEAKED_MAX: u64 = 16 << 20;
 
 /// 48 MiB: what all of them, one after the other, may have held at any time.
 const HELD_MAX: u64 = 48 << 20;
@@ -121,8 +121,8 @@ async fn flood_until(
 
 #[tokio::test]
 async fn floods_of_frames_are_bounded() {
-    let scene = Scene::start("").await;
-    let resident = scene.sidestream.resident_bytes();
+    let fixture = Fixture::start("").await;
+    let resident = fixture.sidestream.resident_bytes();
     let request = get("/orders/1");
     let open = |stream: u32| frame(HEADERS, END_STREAM | END_HEADERS, stream, &request);
     let reset = |stream: u32| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
@@ -156,7 +156,7 @@ async fn floods_of_frames_are_bounded() {
         .collect();
 
     let run = |bytes: Vec<u8>| {
-        let socket = scene.socket();
+        let socket = fixture.socket();
         async move { flood(socket.await, &bytes).await }
     };
     let rapid_reset = run(rapid_reset).await;
@@ -185,20 +185,20 @@ async fn floods_of_frames_are_bounded() {
         let taken = run(bytes).await;
         assert!(taken.goaway.is_some() || taken.ponged, "{name}: {taken:?}");
     }
-    let left = scene.sidestream.resident_bytes().saturating_sub(resident);
-    assert!(left < LEFT_BEHIND_MAX, "{left} bytes stay behind");
-    let held = scene
+    let left = fixture.sidestream.resident_bytes().saturating_sub(resident);
+    assert!(left < LEAKED_MAX, "{left} bytes stay behind");
+    let held = fixture
         .sidestream
         .resident_bytes_peak()
         .saturating_sub(resident);
     assert!(held < HELD_MAX, "{held} bytes were held");
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 /// The longest that an event takes from its publisher to a client of its own, until it is stopped.
-async fn watch_latency(scene: &Scene, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
-    let publisher = scene.nats.client().await;
-    let mut client = SseClient::get(scene.sidestream.url("/orders/beside"))
+async fn watch_latency(fixture: &Fixture, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
+    let publisher = fixture.nats.client().await;
+    let mut client = SseClient::get(fixture.sidestream.url("/orders/beside"))
         .connect()
         .await;
     client
@@ -223,22 +223,22 @@ async fn watch_latency(scene: &Scene, stop: Arc<AtomicBool>) -> JoinHandle<Durat
 #[tokio::test]
 async fn windows_that_open_byte_by_byte_hold_up_nobody_and_hoard_nothing() {
     const STREAMS: u32 = 200;
-    let scene = Scene::start("").await;
-    let resident = scene.sidestream.resident_bytes();
+    let fixture = Fixture::start("").await;
+    let resident = fixture.sidestream.resident_bytes();
     let stop = Arc::new(AtomicBool::new(false));
-    let longest = watch_latency(&scene, stop.clone()).await;
+    let longest = watch_latency(&fixture, stop.clone()).await;
     // SETTINGS_INITIAL_WINDOW_SIZE of 1, and a byte more for each stream, five hundred times.
     let mut bytes = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]);
     let streams = || (0..STREAMS).map(|number| 2 * number + 1);
     bytes.extend(
         streams().flat_map(|id| frame(HEADERS, END_STREAM | END_HEADERS, id, &get("/orders/1"))),
     );
-    let opened = scene.socket().await;
+    let opened = fixture.socket().await;
     let updates: Vec<u8> = (0..500)
         .flat_map(|_| streams())
         .flat_map(|id| frame(WINDOW_UPDATE, 0, id, &1_u32.to_be_bytes()))
         .collect();
-    let publisher = scene.nats.client().await;
+    let publisher = fixture.nats.client().await;
     let feeding = {
         let stop = stop.clone();
         tokio::spawn(async move {
@@ -268,17 +268,17 @@ async fn windows_that_open_byte_by_byte_hold_up_nobody_and_hoard_nothing() {
         longest < LATENCY_MAX,
         "another client waited for {longest:?}"
     );
-    let held = scene
+    let held = fixture
         .sidestream
         .resident_bytes_peak()
         .saturating_sub(resident);
     assert!(held < HELD_MAX, "{held} bytes were held");
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn frames_against_the_rules_end_their_connection_or_stream() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     let request = get("/orders/1");
     let open = frame(HEADERS, END_STREAM | END_HEADERS, 1, &request);
     let cases = [
@@ -310,7 +310,7 @@ async fn frames_against_the_rules_end_their_connection_or_stream() {
         ("SETTINGS of a wrong length", frame(SETTINGS, 0, 0, &[0; 5])),
     ];
     for (name, bytes) in cases {
-        let taken = flood(scene.socket().await, &bytes).await;
+        let taken = flood(fixture.socket().await, &bytes).await;
         assert!(
             taken.goaway.is_some_and(|code| code != 0),
             "{name}: {taken:?}"
@@ -324,24 +324,24 @@ async fn frames_against_the_rules_end_their_connection_or_stream() {
         let bytes = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block);
         let refused =
             |taken: &Taken| taken.ponged && !(taken.resets.is_empty() && taken.heads == 0);
-        let taken = flood_until(scene.socket().await, &bytes, refused).await;
+        let taken = flood_until(fixture.socket().await, &bytes, refused).await;
         assert!(
             refused(&taken),
             "the stream ends and the connection goes on: {taken:?}"
         );
     }
-    let answer = scene
+    let answer = fixture
         .raw(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n0123456789")
         .await;
     assert!(!answer.contains("HTTP/1.1 200"), "{answer}");
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
-    let scene = Scene::start("").await;
-    let publisher = scene.nats.client().await;
-    let mut client = H2Client::connect(scene.sidestream.url("/")).await;
+    let fixture = Fixture::start("").await;
+    let publisher = fixture.nats.client().await;
+    let mut client = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut first = client.get("/orders/1").await;
     assert_eq!(first.status(), 200);
     let large = "x".repeat(20 * 1024);
@@ -371,9 +371,9 @@ async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
             )
         })
         .collect();
-    let taken = flood(scene.socket().await, &more).await;
+    let taken = flood(fixture.socket().await, &more).await;
     assert!(taken.ponged || taken.goaway.is_some(), "{taken:?}");
-    scene
+    fixture
         .sidestream
         .until_metric("sidestream_streams", &[("protocol", "h2")], |streams| {
             streams <= 257.0
@@ -393,12 +393,12 @@ async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
             .is_none()
     );
     drop((first, client));
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn settings_that_are_forbidden_end_the_connection_with_the_error_of_their_kind() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     let setting =
         |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat();
     // RFC 9113, 6.5.2: FLOW_CONTROL_ERROR for a window above 2^31-1, PROTOCOL_ERROR for the others.
@@ -411,24 +411,24 @@ async fn settings_that_are_forbidden_end_the_connection_with_the_error_of_their_
     ] {
         let request = frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/orders/1"));
         let bytes = [request, frame(SETTINGS, 0, 0, &payload)].concat();
-        let taken = flood_until(scene.socket().await, &bytes, |_| false).await;
+        let taken = flood_until(fixture.socket().await, &bytes, |_| false).await;
         assert_eq!(taken.goaway, Some(code), "{payload:?}: {taken:?}");
     }
     // The largest one that is allowed.
     let taken = flood(
-        scene.socket().await,
+        fixture.socket().await,
         &frame(SETTINGS, 0, 0, &setting(4, (1 << 31) - 1)),
     )
     .await;
     assert!(taken.ponged && taken.goaway.is_none(), "{taken:?}");
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_within_seconds() {
     const ACK: u8 = 1;
-    let scene = Scene::start("").await;
-    let mut socket = scene.socket().await;
+    let fixture = Fixture::start("").await;
+    let mut socket = fixture.socket().await;
     let open =
         |stream: u32, path: &str| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get(path));
     // Both windows as they are by default, and nothing is returned.
@@ -440,13 +440,13 @@ async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_withi
     ]
     .concat();
     socket.write_all(&begin).await.unwrap();
-    scene
+    fixture
         .sidestream
         .until_metric("sidestream_streams", &[("protocol", "h2")], |streams| {
             streams == 2.0
         })
         .await;
-    let publisher = scene.nats.client().await;
+    let publisher = fixture.nats.client().await;
     for _ in 0..100 {
         publisher
             .publish("orders.1.x", "x".repeat(1024).into())
@@ -499,5 +499,5 @@ async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_withi
         begun.elapsed()
     );
     drop(socket);
-    scene.finish().await;
+    fixture.finish().await;
 }

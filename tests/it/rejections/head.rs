@@ -2,17 +2,17 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::h2::H2Client;
 use testkit::http1;
 use testkit::wait::{DEADLINE, within};
 
 #[tokio::test]
 async fn a_request_has_one_host_and_its_lines_end_with_crlf() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     let before = (
-        scene.refused("bad_host").await,
-        scene.refused("bare_line_feed").await,
+        fixture.refused("bad_host").await,
+        fixture.refused("bare_line_feed").await,
     );
     for (head, code) in [
         ("GET /orders/1 HTTP/1.1\r\n\r\n", "bad_host"),
@@ -39,7 +39,7 @@ async fn a_request_has_one_host_and_its_lines_end_with_crlf() {
         ),
         ("POST /orders/1 HTTP/1.1\nHost: a\r\n\r\n", "bare_line_feed"),
     ] {
-        let answer = scene.raw(head.as_bytes()).await;
+        let answer = fixture.raw(head.as_bytes()).await;
         assert!(
             answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.0 400 "),
             "{head:?}: {answer}"
@@ -49,25 +49,25 @@ async fn a_request_has_one_host_and_its_lines_end_with_crlf() {
             "{head:?}: {answer}"
         );
     }
-    assert_eq!(scene.refused("bad_host").await, before.0 + 6.0);
-    assert_eq!(scene.refused("bare_line_feed").await, before.1 + 5.0);
-    scene.finish().await;
+    assert_eq!(fixture.refused("bad_host").await, before.0 + 6.0);
+    assert_eq!(fixture.refused("bare_line_feed").await, before.1 + 5.0);
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_bare_line_feed_is_blamed_on_its_own_request_and_content_is_no_head() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     // Pipelined: the first is answered, the second rejected, and a third is never read.
     let pipelined = "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\n\r\n\
                      GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n";
-    let answer = scene.raw(pipelined.as_bytes()).await;
+    let answer = fixture.raw(pipelined.as_bytes()).await;
     let statuses: Vec<_> = answer
         .match_indices("HTTP/1.1 ")
         .map(|(at, _)| &answer[at + 9..at + 12])
         .collect();
     assert_eq!(statuses, ["404", "400"], "{answer}");
     // Line by line, byte by byte.
-    let mut socket = scene.socket().await;
+    let mut socket = fixture.socket().await;
     for byte in b"GET /orders/1 HTTP/1.1\r\nHost: x\n\r\n" {
         socket.write_all(&[*byte]).await.unwrap();
         tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ async fn a_bare_line_feed_is_blamed_on_its_own_request_and_content_is_no_head() 
     for request in ["POST /orders/1", "OPTIONS /orders/1", "POST /nowhere"] {
         let content =
             format!("{request} HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\na\n\nb\n\n");
-        let answer = scene.raw(content.as_bytes()).await;
+        let answer = fixture.raw(content.as_bytes()).await;
         assert!(!answer.contains("bare_line_feed"), "{request}: {answer}");
         assert!(
             answer.to_ascii_lowercase().contains("connection: close"),
@@ -97,19 +97,19 @@ async fn a_bare_line_feed_is_blamed_on_its_own_request_and_content_is_no_head() 
             "{request}: {answer}"
         );
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     for (method, path) in [
         ("HEAD", "/orders/1"),
         ("OPTIONS", "/orders/1"),
         ("GET", "/nowhere"),
         ("POST", "/orders/1"),
     ] {
-        let answer = http1::request(method, &scene.sidestream.url(path), &[])
+        let answer = http1::request(method, &fixture.sidestream.url(path), &[])
             .await
             .unwrap();
         assert_eq!(
@@ -118,7 +118,7 @@ async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
             "{method} {path}"
         );
     }
-    let mut socket = scene.socket().await;
+    let mut socket = fixture.socket().await;
     socket
         .write_all(b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
@@ -136,7 +136,7 @@ async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
         "{head}"
     );
     drop(socket);
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     for target in ["/orders/1", "/nowhere"] {
         assert_eq!(
             h2.get(target).await.header("x-content-type-options"),
@@ -145,5 +145,5 @@ async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
         );
     }
     drop(h2);
-    scene.finish().await;
+    fixture.finish().await;
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
-use super::scene::{Scene, socket};
+use super::fixture::{Fixture, socket};
 use super::table::assert_passing;
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
@@ -16,28 +16,28 @@ use testkit::wait::{DEADLINE, eventually};
 #[tokio::test]
 async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_there_is_room() {
     // One is the witness.
-    let scene = Scene::start("limits: { connections: 4 }").await;
+    let fixture = Fixture::start("limits: { connections: 4 }").await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        let client = SseClient::get(scene.sidestream.url("/orders/1"))
+        let client = SseClient::get(fixture.sidestream.url("/orders/1"))
             .connect()
             .await;
         assert_eq!(client.status(), 200);
         clients.push(client);
     }
     assert_passing(
-        &scene.sidestream,
+        &fixture.sidestream,
         "/orders/1",
         "too_many_connections",
         "overload",
     )
     .await;
     // What is refused for good is refused for good, room or not.
-    let wrong = SseClient::get(scene.sidestream.url("/nowhere"))
+    let wrong = SseClient::get(fixture.sidestream.url("/nowhere"))
         .connect()
         .await;
     assert_eq!(wrong.status(), 404);
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut refused = h2.get("/orders/1").await;
     assert_eq!(
         (refused.status(), refused.header("connection")),
@@ -48,7 +48,7 @@ async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_
 
     clients.pop();
     eventually(DEADLINE, "the place of who left is given away", || async {
-        SseClient::get(scene.sidestream.url("/orders/1"))
+        SseClient::get(fixture.sidestream.url("/orders/1"))
             .connect()
             .await
             .status()
@@ -56,21 +56,27 @@ async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_
     })
     .await;
     drop(clients);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
     // One is the witness's.
-    let scene = Scene::start("limits: { feeds: 3, per_client: { filter_sets: null } }").await;
-    let get = |target: &str| SseClient::get(scene.sidestream.url(target)).connect();
+    let fixture = Fixture::start("limits: { feeds: 3, per_client: { filter_sets: null } }").await;
+    let get = |target: &str| SseClient::get(fixture.sidestream.url(target)).connect();
     let (one, two) = (get("/orders/1").await, get("/orders/2").await);
     assert_eq!((one.status(), two.status()), (200, 200));
-    assert_passing(&scene.sidestream, "/orders/3", "too_many_feeds", "overload").await;
+    assert_passing(
+        &fixture.sidestream,
+        "/orders/3",
+        "too_many_feeds",
+        "overload",
+    )
+    .await;
     let again = get("/orders/2").await;
     assert_eq!(again.status(), 200, "a feed that is there takes any number");
     drop((one, two, again));
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 /// A route on which clients say who they are.
@@ -82,17 +88,17 @@ const NAMED: &str = "
 
 #[tokio::test]
 async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have() {
-    let scene = Scene::start(&format!(
+    let fixture = Fixture::start(&format!(
         "{NAMED}limits: {{ per_client: {{ connections: 2 }} }}"
     ))
     .await;
     let get = |client: &str| {
-        SseClient::get(scene.sidestream.url(&format!("/named/1?client={client}"))).connect()
+        SseClient::get(fixture.sidestream.url(&format!("/named/1?client={client}"))).connect()
     };
     let (one, two) = (get("a").await, get("a").await);
     assert_eq!((one.status(), two.status()), (200, 200));
     assert_passing(
-        &scene.sidestream,
+        &fixture.sidestream,
         "/named/1?client=a",
         "too_many_connections_of_client",
         "overload",
@@ -101,15 +107,15 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
     let other = get("b").await;
     assert_eq!(other.status(), 200);
     // Over HTTP/2 an event stream is one too, and another of the same connection is not harmed by a refusal.
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     let memory = "sidestream_connections_memory_bytes";
-    let before = scene
+    let before = fixture
         .sidestream
         .until_metric(memory, &[], |bytes| bytes >= 22.0 * 1024.0)
         .await;
     let mut mine = h2.get("/named/1?client=b").await;
     assert_eq!(mine.status(), 200);
-    let after = scene.sidestream.metric(memory, &[]).await;
+    let after = fixture.sidestream.metric(memory, &[]).await;
     assert!(
         after > before,
         "the connection, and its event stream: {before}, {after}"
@@ -117,20 +123,20 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
     mine.until_seen("its position", |parser| parser.positions() > 0)
         .await;
     assert_eq!(h2.get("/named/1?client=a").await.status(), 503);
-    let publisher = scene.nats.client().await;
+    let publisher = fixture.nats.client().await;
     publisher
         .publish("orders.1.a", "still here".into())
         .await
         .unwrap();
     assert_eq!(mine.next().await.data, "still here");
-    let throttled = scene
+    let throttled = fixture
         .sidestream
         .metric("sidestream_throttled_total", &[("limit", "connections")])
         .await;
     assert_eq!(throttled, 6.0);
     let is_told = |line: &Value| line["message"] == "client throttled" && line["client"] == "a";
     assert_eq!(
-        scene.sidestream.log().into_iter().filter(is_told).count(),
+        fixture.sidestream.log().into_iter().filter(is_told).count(),
         1,
         "logged once, not each time"
     );
@@ -140,17 +146,17 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
     })
     .await;
     drop((two, other, h2));
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_own() {
-    let scene = Scene::start(&format!(
+    let fixture = Fixture::start(&format!(
         "{NAMED}limits: {{ per_client: {{ filter_sets: 2 }} }}"
     ))
     .await;
     let url = |client: &str, id: u32| {
-        scene
+        fixture
             .sidestream
             .url(&format!("/named/{id}?client={client}"))
     };
@@ -179,7 +185,7 @@ async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_
     let other = get("b", 3).await;
     assert_eq!(other.status(), 200);
     assert_eq!(
-        scene
+        fixture
             .sidestream
             .metric("sidestream_throttled_total", &[("limit", "filter_sets")])
             .await,
@@ -193,16 +199,16 @@ async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_
     )
     .await;
     drop((two, again, other));
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn one_client_leaves_feeds_for_others_by_default() {
     // A quarter of the feeds for each client, one for the witness.
-    let scene = Scene::start(&format!("{NAMED}limits: {{ feeds: 8 }}")).await;
+    let fixture = Fixture::start(&format!("{NAMED}limits: {{ feeds: 8 }}")).await;
     let get = async |client: &str, id: u32| {
         SseClient::get(
-            scene
+            fixture
                 .sidestream
                 .url(&format!("/named/{id}?client={client}")),
         )
@@ -214,15 +220,15 @@ async fn one_client_leaves_feeds_for_others_by_default() {
     let others = [get("b", 4).await, get("c", 5).await];
     assert_eq!(others.each_ref().map(SseClient::status), [200, 200]);
     drop((greedy, others));
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn feeds_that_were_opened_and_left_at_once_are_gone_at_once() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     let core = [("source", "core")];
     for round in 0..3 {
-        let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+        let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
         let mut streams = Vec::new();
         for number in 0..100 {
             streams.push(h2.get(&format!("/orders/{round}-{number}")).await);
@@ -231,17 +237,17 @@ async fn feeds_that_were_opened_and_left_at_once_are_gone_at_once() {
     }
     // Well before the 30 s that a feed lingers at most.
     eventually(DEADLINE, "no feed lingers", || async {
-        scene.sidestream.metric("sidestream_feeds", &core).await == 0.0
+        fixture.sidestream.metric("sidestream_feeds", &core).await == 0.0
     })
     .await;
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
     let limits = "limits: { per_client: { connects: { rate: 1, burst: 5 } } }";
-    let scene = Scene::start(&format!("{NAMED}{limits}")).await;
-    let url = |client: &str| scene.sidestream.url(&format!("/named/1?client={client}"));
+    let fixture = Fixture::start(&format!("{NAMED}{limits}")).await;
+    let url = |client: &str| fixture.sidestream.url(&format!("/named/1?client={client}"));
     // What opens nothing costs nothing.
     for _ in 0..10 {
         assert_eq!(
@@ -283,13 +289,13 @@ async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
     })
     .await;
     assert!(
-        scene
+        fixture
             .sidestream
             .metric("sidestream_throttled_total", &[("limit", "connects")])
             .await
             >= 2.0
     );
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 /// What one of the thousand does.
@@ -341,8 +347,8 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
     let routes = "
   - path: /streams/{id}
     sources: [{ stream: WITNESS, subjects: [\"witness.of.{id}\"] }]";
-    let scene = Scene::start(routes).await;
-    let url = scene.sidestream.url("");
+    let fixture = Fixture::start(routes).await;
+    let url = fixture.sidestream.url("");
     // 50 at a time: a crowd, on a machine that has other things to do.
     let places = Arc::new(Semaphore::new(50));
     let visits = (0..1000).map(|number| {
@@ -356,15 +362,15 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
         visited.unwrap();
     }
     let feeds = [("source", "WITNESS")];
-    scene
+    fixture
         .sidestream
         .until_metric("sidestream_feeds", &feeds, |feeds| feeds == 1.0)
         .await;
-    scene
+    fixture
         .sidestream
         .until_metric("sidestream_streams", &[], |streams| streams == 1.0)
         .await;
-    let connections = scene.sidestream.admin_json("/connections").await;
+    let connections = fixture.sidestream.admin_json("/connections").await;
     let routes: Vec<_> = connections["connections"]
         .as_array()
         .unwrap()
@@ -372,25 +378,25 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
         .map(|one| &one["route"])
         .collect();
     assert_eq!(routes, ["/witness"]);
-    let opened = scene
+    let opened = fixture
         .sidestream
         .metric("sidestream_streams_opened_total", &[])
         .await;
-    let closed = scene
+    let closed = fixture
         .sidestream
         .metric("sidestream_streams_closed_total", &[])
         .await;
     assert_eq!(opened, closed + 1.0, "each end is counted once");
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 /// Asks for so many different subjects, one after the other over one connection, and ends each event stream at once.
-async fn ask_for_many(count: usize) {
+async fn open_many_subjects(count: usize) {
     let routes = "
   - path: /streams/{id}
     sources: [{ stream: WITNESS, subjects: [\"witness.of.{id}\"] }]";
-    let scene = Scene::start(routes).await;
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let fixture = Fixture::start(routes).await;
+    let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     let ask = async |h2: &mut H2Client, from: usize, to: usize| {
         for number in from..to {
             let client = h2.get(&format!("/streams/{number}")).await;
@@ -400,39 +406,39 @@ async fn ask_for_many(count: usize) {
     };
     // What the first ones leave to the allocator is no leak.
     ask(&mut h2, 0, count / 10).await;
-    let resident = scene.sidestream.resident_bytes();
+    let resident = fixture.sidestream.resident_bytes();
     ask(&mut h2, count / 10, count).await;
-    scene
+    fixture
         .sidestream
         .until_metric("sidestream_feeds", &[("source", "WITNESS")], |feeds| {
             feeds == 1.0
         })
         .await;
-    let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
+    let grown = fixture.sidestream.resident_bytes().saturating_sub(resident);
     assert!(grown < 16 << 20, "{grown} bytes stay behind");
     drop(h2);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn five_thousand_subjects_of_one_client_leave_nothing() {
-    ask_for_many(5_000).await;
+    open_many_subjects(5_000).await;
 }
 
 #[tokio::test]
 #[ignore = "takes a minute"]
 async fn a_hundred_thousand_subjects_of_one_client_leave_nothing() {
-    ask_for_many(100_000).await;
+    open_many_subjects(100_000).await;
 }
 
 #[tokio::test]
 async fn core_subjects_are_bounded_by_the_limit_of_feeds_and_their_memory_is_given_back() {
-    let scene = Scene::start("limits: { feeds: 500, per_client: { filter_sets: null } }").await;
-    let resident = scene.sidestream.resident_bytes();
+    let fixture = Fixture::start("limits: { feeds: 500, per_client: { filter_sets: null } }").await;
+    let resident = fixture.sidestream.resident_bytes();
     let (mut clients, mut connections) = (Vec::new(), Vec::new());
     for number in 0..499 {
         if number % 100 == 0 {
-            connections.push(H2Client::connect(scene.sidestream.url("/")).await);
+            connections.push(H2Client::connect(fixture.sidestream.url("/")).await);
         }
         let client = connections
             .last_mut()
@@ -447,20 +453,20 @@ async fn core_subjects_are_bounded_by_the_limit_of_feeds_and_their_memory_is_giv
         clients.push(client);
     }
     for number in 499..510 {
-        let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+        let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
         assert_eq!(h2.get(&format!("/orders/{number}")).await.status(), 503);
     }
-    assert_eq!(scene.refused("too_many_feeds").await, 11.0);
-    let grown = scene.sidestream.resident_bytes().saturating_sub(resident);
+    assert_eq!(fixture.refused("too_many_feeds").await, 11.0);
+    let grown = fixture.sidestream.resident_bytes().saturating_sub(resident);
     assert!(grown < 32 << 20, "{grown} bytes for 499 feeds");
     drop((clients, connections));
     eventually(DEADLINE * 4, "feeds end", || async {
-        scene
+        fixture
             .sidestream
             .metric("sidestream_feeds", &[("source", "core")])
             .await
             == 0.0
     })
     .await;
-    scene.finish().await;
+    fixture.finish().await;
 }

@@ -5,21 +5,21 @@ use std::time::Instant;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::http1;
 use testkit::process::Output;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually, within};
 
 /// Every client that comes and goes writes lines; this filter makes more of them.
-const TALKATIVE: &str = "log: { filter: debug }\n";
+const VERBOSE: &str = "log: { filter: debug }\n";
 
 /// Connects clients until this holds: each writes some lines to the log.
-async fn churn_until(scene: &Scene, fact: &str, mut holds: impl AsyncFnMut() -> bool) {
+async fn churn_until(fixture: &Fixture, fact: &str, mut holds: impl AsyncFnMut() -> bool) {
     within(DEADLINE * 4, fact, async {
         while !holds().await {
             for _ in 0..200 {
-                let mut client = scene.socket().await;
+                let mut client = fixture.socket().await;
                 client
                     .write_all(b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n")
                     .await
@@ -31,9 +31,9 @@ async fn churn_until(scene: &Scene, fact: &str, mut holds: impl AsyncFnMut() -> 
 }
 
 /// A new client gets an event.
-async fn assert_delivers(scene: &Scene) {
-    let publisher = scene.nats.client().await;
-    let mut client = SseClient::get(scene.sidestream.url("/orders/beside"))
+async fn assert_delivers(fixture: &Fixture) {
+    let publisher = fixture.nats.client().await;
+    let mut client = SseClient::get(fixture.sidestream.url("/orders/beside"))
         .connect()
         .await;
     client
@@ -48,27 +48,30 @@ async fn assert_delivers(scene: &Scene) {
 
 #[tokio::test]
 async fn stuck_standard_error_stops_nothing_and_dropped_lines_are_counted_and_reported() {
-    let mut scene = Scene::start(TALKATIVE).await;
+    let mut fixture = Fixture::start(VERBOSE).await;
     let dropped = async || {
-        scene
+        fixture
             .sidestream
             .metric("sidestream_log_lines_dropped_total", &[])
             .await
     };
     assert_eq!(dropped().await, 0.0);
-    scene.sidestream.set_output(Output::Left);
-    churn_until(&scene, "lines are dropped", async || dropped().await > 0.0).await;
-    let live = http1::get(&scene.sidestream.url_admin("/health/live"))
+    fixture.sidestream.set_output(Output::Left);
+    churn_until(&fixture, "lines are dropped", async || {
+        dropped().await > 0.0
+    })
+    .await;
+    let live = http1::get(&fixture.sidestream.url_admin("/health/live"))
         .await
         .unwrap();
     assert_eq!(live.status, 200);
 
-    scene.sidestream.set_output(Output::Read);
+    fixture.sidestream.set_output(Output::Read);
     let report = eventually(
         DEADLINE,
         "dropped lines are reported when writing works again",
         || async {
-            let lines = scene.sidestream.output();
+            let lines = fixture.sidestream.output();
             let lines = lines
                 .iter()
                 .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -83,31 +86,34 @@ async fn stuck_standard_error_stops_nothing_and_dropped_lines_are_counted_and_re
         "{report}"
     );
 
-    scene.sidestream.set_output(Output::Left);
+    fixture.sidestream.set_output(Output::Left);
     let before = dropped().await;
-    churn_until(&scene, "lines are dropped again", async || {
+    churn_until(&fixture, "lines are dropped again", async || {
         dropped().await > before
     })
     .await;
-    assert_delivers(&scene).await;
+    assert_delivers(&fixture).await;
     let begun = Instant::now();
-    scene.sidestream.signal(Signal::TERM);
-    let code = scene.sidestream.wait_exit(DEADLINE * 3).await;
+    fixture.sidestream.signal(Signal::TERM);
+    let code = fixture.sidestream.wait_exit(DEADLINE * 3).await;
     assert_eq!(code, 0, "after {:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn closed_standard_error_stops_nothing() {
-    let mut scene = Scene::start(TALKATIVE).await;
-    scene.sidestream.set_output(Output::Closed);
+    let mut fixture = Fixture::start(VERBOSE).await;
+    fixture.sidestream.set_output(Output::Closed);
     let dropped = async || {
-        scene
+        fixture
             .sidestream
             .metric("sidestream_log_lines_dropped_total", &[])
             .await
     };
-    churn_until(&scene, "lines are dropped", async || dropped().await > 0.0).await;
-    assert_delivers(&scene).await;
-    scene.sidestream.signal(Signal::TERM);
-    assert_eq!(scene.sidestream.wait_exit(DEADLINE * 3).await, 0);
+    churn_until(&fixture, "lines are dropped", async || {
+        dropped().await > 0.0
+    })
+    .await;
+    assert_delivers(&fixture).await;
+    fixture.sidestream.signal(Signal::TERM);
+    assert_eq!(fixture.sidestream.wait_exit(DEADLINE * 3).await, 0);
 }

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::scene::{Scene, say};
+use super::fixture::{Fixture, exchange};
 use super::table::assert_explained;
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
@@ -14,8 +14,8 @@ fn status(answer: &str) -> &str {
 
 #[tokio::test]
 async fn what_is_no_http_is_refused_or_closed_and_counted() {
-    let scene = Scene::start("").await;
-    let before = scene.refused("malformed").await;
+    let fixture = Fixture::start("").await;
+    let before = fixture.refused("malformed").await;
     let cases: [(&[u8], &[&str]); 15] = [
         (b"\x00\x01\x02\x03\r\n\r\n", &["400", ""]),
         (b"GET\r\n\r\n", &["400"]),
@@ -47,7 +47,7 @@ async fn what_is_no_http_is_refused_or_closed_and_counted() {
         (b"\r\n\r\n\r\n\xff\xff\xff\xff\r\n\r\n", &["400", ""]),
     ];
     for (bytes, statuses) in cases {
-        let answer = scene.raw(bytes).await;
+        let answer = fixture.raw(bytes).await;
         let shown = String::from_utf8_lossy(bytes);
         assert!(statuses.contains(&status(&answer)), "{shown:?}: {answer:?}");
         assert!(
@@ -55,14 +55,14 @@ async fn what_is_no_http_is_refused_or_closed_and_counted() {
             "{shown:?}: {answer:?}"
         );
     }
-    scene.until_refused("malformed", before + 10.0).await;
-    scene.finish().await;
+    fixture.until_refused("malformed", before + 10.0).await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_without_being_kept() {
-    let scene = Scene::start("").await;
-    let resident = scene.sidestream.resident_bytes();
+    let fixture = Fixture::start("").await;
+    let resident = fixture.sidestream.resident_bytes();
     let long = "x".repeat(17 * 1024);
     let huge = "x".repeat(10 << 20);
     let many: String = (0..1000)
@@ -87,7 +87,7 @@ async fn what_is_too_large_is_refused_without_being_kept() {
         ),
         (huge.clone(), ["400", "431"]),
     ] {
-        let answer = scene.raw(request.as_bytes()).await;
+        let answer = fixture.raw(request.as_bytes()).await;
         // The answer may be lost to the reset that unread bytes cause; a refusal is all that may come.
         let shown = &request[..30];
         assert!(
@@ -95,7 +95,7 @@ async fn what_is_too_large_is_refused_without_being_kept() {
             "{shown:?}: {answer:?}"
         );
     }
-    let answer = scene
+    let answer = fixture
         .raw(format!("GET /witness HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n").as_bytes())
         .await;
     assert_eq!(
@@ -112,7 +112,7 @@ async fn what_is_too_large_is_refused_without_being_kept() {
         answer.contains("content-type: application/json\r\n"),
         "{answer}"
     );
-    let mut connection = H2Client::connect(scene.sidestream.url("/")).await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut refused = connection.request("GET", "/witness", &[("x", &long)]).await;
     assert_eq!(
         (refused.status(), refused.header("content-type")),
@@ -125,7 +125,7 @@ async fn what_is_too_large_is_refused_without_being_kept() {
         "the connection goes on"
     );
     drop(connection);
-    let malformed = scene
+    let malformed = fixture
         .raw(b"GET /witness HTTP/1.1\r\nHost: x\r\nX Y: z\r\n\r\n")
         .await;
     assert_explained(
@@ -134,55 +134,55 @@ async fn what_is_too_large_is_refused_without_being_kept() {
         &malformed,
     );
     assert!(
-        scene.sidestream.resident_bytes() < resident + (8 << 20),
+        fixture.sidestream.resident_bytes() < resident + (8 << 20),
         "nothing of 30 MB is kept"
     );
     // As large as it may be.
     let fits = "x".repeat(12 * 1024);
-    let client = SseClient::get(scene.sidestream.url("/orders/1"))
+    let client = SseClient::get(fixture.sidestream.url("/orders/1"))
         .header("X", &fits)
         .connect()
         .await;
     assert_eq!(client.status(), 200);
     drop(client);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_get_with_a_body_is_refused_and_its_connection_ends() {
-    let scene = Scene::start("").await;
-    let before = scene.refused("unexpected_body").await;
+    let fixture = Fixture::start("").await;
+    let before = fixture.refused("unexpected_body").await;
     for body in [
         "Content-Length: 5\r\n\r\nhello",
         "Content-Length: 5\r\n\r\n",
         "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
     ] {
-        let answer = scene
+        let answer = fixture
             .raw(format!("GET /orders/1 HTTP/1.1\r\nHost: x\r\n{body}").as_bytes())
             .await;
         assert_eq!(status(&answer), "400", "{body:?}: {answer}");
         assert!(answer.contains("unexpected_body"), "{body:?}: {answer}");
     }
-    assert_eq!(scene.refused("unexpected_body").await, before + 4.0);
+    assert_eq!(fixture.refused("unexpected_body").await, before + 4.0);
     // No body is no body, whatever else is said.
     for headers in [
         &[("Content-Length", "0")][..],
         &[("Expect", "100-continue")],
     ] {
-        let mut builder = SseClient::get(scene.sidestream.url("/orders/1"));
+        let mut builder = SseClient::get(fixture.sidestream.url("/orders/1"));
         for (name, value) in headers {
             builder = builder.header(name, value);
         }
         let client = builder.connect().await;
         assert_eq!(client.status(), 200, "{headers:?}");
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn proxies_tunnels_and_absolute_targets_get_an_answer() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     for (request, expected) in [
         (
             "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n",
@@ -207,7 +207,7 @@ async fn proxies_tunnels_and_absolute_targets_get_an_answer() {
         ("GET //orders/1 HTTP/1.1\r\nHost: x\r\n", "404"),
         ("GET /x/../orders/1 HTTP/1.1\r\nHost: x\r\n", "404"),
     ] {
-        let answer = scene
+        let answer = fixture
             .raw(format!("{request}Connection: close\r\n\r\n").as_bytes())
             .await;
         assert!(
@@ -217,9 +217,9 @@ async fn proxies_tunnels_and_absolute_targets_get_an_answer() {
     }
     let absolute = format!(
         "GET {} HTTP/1.1\r\nHost: other\r\n\r\n",
-        scene.sidestream.url("/orders/1")
+        fixture.sidestream.url("/orders/1")
     );
-    let mut socket = scene.socket().await;
+    let mut socket = fixture.socket().await;
     socket.write_all(absolute.as_bytes()).await.unwrap();
     let mut head = [0; 15];
     within(
@@ -231,14 +231,14 @@ async fn proxies_tunnels_and_absolute_targets_get_an_answer() {
     .unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
     drop(socket);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn bytes_behind_the_request_change_nothing_and_too_many_end_it() {
-    let scene = Scene::start("").await;
-    let publisher = scene.nats.client().await;
-    let mut client = SseClient::get(scene.sidestream.url("/orders/1"))
+    let fixture = Fixture::start("").await;
+    let publisher = fixture.nats.client().await;
+    let mut client = SseClient::get(fixture.sidestream.url("/orders/1"))
         .connect()
         .await;
     client
@@ -265,7 +265,7 @@ async fn bytes_behind_the_request_change_nothing_and_too_many_end_it() {
     // Pipelined in one packet: the second is never answered.
     let twice =
         "GET /orders/a.b HTTP/1.1\r\nHost: x\r\n\r\nGET /witness HTTP/1.1\r\nHost: x\r\n\r\n";
-    let mut socket = scene.socket().await;
+    let mut socket = fixture.socket().await;
     socket.write_all(twice.as_bytes()).await.unwrap();
     let mut start = vec![0; 15];
     within(
@@ -282,19 +282,19 @@ async fn bytes_behind_the_request_change_nothing_and_too_many_end_it() {
         "GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n{}",
         "x".repeat(1 << 20)
     );
-    let answer = say(scene.socket().await, flood.as_bytes()).await;
+    let answer = exchange(fixture.socket().await, flood.as_bytes()).await;
     assert!(
         !answer.contains("400"),
         "its end is the connection's: {answer}"
     );
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn http_1_0_is_served_until_the_close_with_and_without_a_host() {
-    let scene = Scene::start("").await;
-    let publisher = scene.nats.client().await;
-    let mut socket = scene.socket().await;
+    let fixture = Fixture::start("").await;
+    let publisher = fixture.nats.client().await;
+    let mut socket = fixture.socket().await;
     socket
         .write_all(b"GET /orders/1 HTTP/1.0\r\n\r\n")
         .await
@@ -318,5 +318,5 @@ async fn http_1_0_is_served_until_the_close_with_and_without_a_host() {
     assert!(text.starts_with(read("HTTP/1.0 200 OK")), "{text}");
     assert!(!text.to_ascii_lowercase().contains("chunked"), "{text}");
     drop(socket);
-    scene.finish().await;
+    fixture.finish().await;
 }

@@ -6,7 +6,7 @@ use async_nats::jetstream::stream;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::descriptors::given_of_telemetry;
+use super::descriptors::delivered_and_missed_telemetry;
 use super::table::assert_passing;
 use testkit::nats::Nats;
 use testkit::proxy::{Fault, Proxy};
@@ -94,7 +94,7 @@ impl Pressed {
     }
 
     /// The level stands in the body of `/health`, and costs no readiness.
-    async fn assert_told(&self, level: u64) {
+    async fn assert_reported(&self, level: u64) {
         let health = self.sidestream.admin_json("/health").await;
         let check = &health["checks"]["pressure"];
         let message = check["message"].as_str().unwrap_or_default();
@@ -169,9 +169,9 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
     });
     pressed.flood(70_000, 8).await;
     pressed.until_level(2, DEADLINE).await;
-    pressed.assert_told(2).await;
+    pressed.assert_reported(2).await;
     assert_eq!(
-        given_of_telemetry(&pressed.nats, &mut watching, 20).await,
+        delivered_and_missed_telemetry(&pressed.nats, &mut watching, 20).await,
         (0, 20),
         "none, and told"
     );
@@ -189,7 +189,7 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
     pressed.until_level(0, FALL_MAX).await;
     // One whose tokens are all there.
     let mut later = pressed.client("later").await;
-    let (given, missed) = given_of_telemetry(&pressed.nats, &mut later, 5).await;
+    let (given, missed) = delivered_and_missed_telemetry(&pressed.nats, &mut later, 5).await;
     assert_eq!((given, missed), (5, 0), "nothing is cut any more");
     let pending = "messages that wait at NATS".to_owned();
     let changes = pressed.changes();
@@ -262,8 +262,8 @@ async fn windows_near_their_bound_thin_telemetry_until_they_have_given_way() {
             })
             .await;
     }
-    pressed.assert_told(1).await;
-    let (given, missed) = given_of_telemetry(&pressed.nats, &mut watching, 20).await;
+    pressed.assert_reported(1).await;
+    let (given, missed) = delivered_and_missed_telemetry(&pressed.nats, &mut watching, 20).await;
     assert!(
         given >= 1 && missed >= 10 && given + missed == 20,
         "thinned to ten a second: {given}, {missed}"
@@ -273,7 +273,7 @@ async fn windows_near_their_bound_thin_telemetry_until_they_have_given_way() {
     pressed.flood(30, EVENT).await;
     pressed.until_level(0, FALL_MAX).await;
     assert_eq!(
-        given_of_telemetry(&pressed.nats, &mut watching, 5).await,
+        delivered_and_missed_telemetry(&pressed.nats, &mut watching, 5).await,
         (5, 0)
     );
     let memory = "memory of windows".to_owned();
@@ -286,12 +286,12 @@ async fn event_loops_that_are_late_thin_telemetry_until_they_are_not() {
     let mut watching = pressed.client("watching").await;
     pressed.until_level(0, DEADLINE).await;
     pressed.hold_up(Duration::from_millis(600), 1).await;
-    let (given, missed) = given_of_telemetry(&pressed.nats, &mut watching, 20).await;
+    let (given, missed) = delivered_and_missed_telemetry(&pressed.nats, &mut watching, 20).await;
     assert!(
         given >= 1 && missed >= 10 && given + missed == 20,
         "thinned to ten a second: {given}, {missed}"
     );
-    pressed.assert_told(1).await;
+    pressed.assert_reported(1).await;
     pressed.until_level(0, FALL_MAX).await;
     let late = "event loops that are late".to_owned();
     assert_eq!(pressed.changes()[0], (0, 1, late));
@@ -305,11 +305,11 @@ async fn event_loops_that_serve_nobody_refuse_new_event_streams_until_they_do() 
     pressed.hold_up(Duration::from_millis(3300), 3).await;
     assert_passing(&pressed.sidestream, "/orders/1", "overloaded", "overload").await;
     assert_eq!(
-        given_of_telemetry(&pressed.nats, &mut watching, 20).await,
+        delivered_and_missed_telemetry(&pressed.nats, &mut watching, 20).await,
         (0, 20),
         "who is there is served"
     );
-    pressed.assert_told(3).await;
+    pressed.assert_reported(3).await;
     eventually(FALL_MAX, "who comes later is served", || async {
         SseClient::get(pressed.sidestream.url("/orders/1"))
             .connect()

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::sse::SseClient;
 
 /// Two events a second, ten at once.
@@ -21,8 +21,8 @@ limits: { per_client: { events: { rate: 2, burst: 10 } } }
 /// The witness's rate is the machine's address's: it must not be slowed.
 const UNLIMITED: &str = "limits: { per_client: { events: { rate: 1000, burst: 100000 } } }";
 
-async fn connect(scene: &Scene, client: &str) -> SseClient {
-    let mut client = SseClient::get(scene.sidestream.url(&format!("/named/1?client={client}")))
+async fn connect(fixture: &Fixture, client: &str) -> SseClient {
+    let mut client = SseClient::get(fixture.sidestream.url(&format!("/named/1?client={client}")))
         .connect()
         .await;
     assert_eq!(client.status(), 200);
@@ -34,9 +34,9 @@ async fn connect(scene: &Scene, client: &str) -> SseClient {
 
 #[tokio::test]
 async fn events_beyond_the_rate_wait_in_the_window_and_none_is_lost() {
-    let scene = Scene::start(REST).await;
-    let publisher = scene.nats.client().await;
-    let (mut a, mut b) = (connect(&scene, "a").await, connect(&scene, "b").await);
+    let fixture = Fixture::start(REST).await;
+    let publisher = fixture.nats.client().await;
+    let (mut a, mut b) = (connect(&fixture, "a").await, connect(&fixture, "b").await);
     let began = Instant::now();
     for number in 0..14 {
         publisher
@@ -72,13 +72,13 @@ async fn events_beyond_the_rate_wait_in_the_window_and_none_is_lost() {
         .map(|event| event.data)
         .collect();
     assert_eq!(of_b, expected, "each client has a bucket of its own");
-    let throttled = scene
+    let throttled = fixture
         .sidestream
         .metric("sidestream_throttled_total", &[("limit", "events")])
         .await;
     assert!(throttled >= 2.0, "{throttled}");
     assert_eq!(
-        scene
+        fixture
             .sidestream
             .metric("sidestream_slow_clients", &[])
             .await,
@@ -90,9 +90,9 @@ async fn events_beyond_the_rate_wait_in_the_window_and_none_is_lost() {
 
 #[tokio::test]
 async fn what_is_critical_does_not_wait_and_neither_does_what_stands_before_it() {
-    let scene = Scene::start(REST).await;
-    let publisher = scene.nats.client().await;
-    let mut client = connect(&scene, "a").await;
+    let fixture = Fixture::start(REST).await;
+    let publisher = fixture.nats.client().await;
+    let mut client = connect(&fixture, "a").await;
     let began = Instant::now();
     let subjects = [
         ("n", "orders.1.a", 30),
@@ -136,7 +136,7 @@ async fn what_is_critical_does_not_wait_and_neither_does_what_stands_before_it()
         "waiting for tokens would have taken thirteen seconds: {took:?}"
     );
     assert_eq!(
-        scene
+        fixture
             .sidestream
             .metric("sidestream_shed_events_total", &[("tier", "telemetry")])
             .await,
@@ -160,9 +160,9 @@ async fn what_is_critical_does_not_wait_and_neither_does_what_stands_before_it()
 
 #[tokio::test]
 async fn a_rate_that_is_never_reached_changes_nothing() {
-    let scene = Scene::start(UNLIMITED).await;
-    let publisher = scene.nats.client().await;
-    let mut client = SseClient::get(scene.sidestream.url("/orders/1"))
+    let fixture = Fixture::start(UNLIMITED).await;
+    let publisher = fixture.nats.client().await;
+    let mut client = SseClient::get(fixture.sidestream.url("/orders/1"))
         .connect()
         .await;
     client
@@ -178,12 +178,12 @@ async fn a_rate_that_is_never_reached_changes_nothing() {
         assert_eq!(client.next().await.data, number.to_string());
     }
     assert_eq!(
-        scene
+        fixture
             .sidestream
             .metric("sidestream_throttled_total", &[])
             .await,
         0.0
     );
     drop(client);
-    scene.finish().await;
+    fixture.finish().await;
 }

@@ -6,7 +6,7 @@ use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::scene::{Scene, socket};
+use super::fixture::{Fixture, socket};
 use testkit::certs::Authority;
 use testkit::transport::Connector;
 use testkit::wait::within;
@@ -66,10 +66,10 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
         "  - address: 127.0.0.1:0\n  - address: 127.0.0.1:0\n    tls: {{ certificate: {:?}, key: {:?} }}",
         server.certificate, server.key
     );
-    let scene = Scene::listening(&listen, "").await;
+    let fixture = Fixture::listening(&listen, "").await;
     let (clear, tls) = (
-        scene.sidestream.url("/"),
-        scene.sidestream.url_tls("/").replace("https", "http"),
+        fixture.sidestream.url("/"),
+        fixture.sidestream.url_tls("/").replace("https", "http"),
     );
     let hello = client_hello(&authority);
     let head = b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n";
@@ -112,7 +112,7 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
         ("h2", b"", b""),
         ("h2", &preface[..12], b""),
     ];
-    let url = scene.sidestream.url_tls("/").parse().unwrap();
+    let url = fixture.sidestream.url_tls("/").parse().unwrap();
     let ends_behind =
         futures_util::future::join_all(behind.iter().map(|(protocol, first, rest)| async {
             let connector = Connector::default().tls(authority.trusting(&[*protocol]));
@@ -145,9 +145,9 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
         );
     }
     for code in ["no_request", "request_timeout", "tls_handshake_timeout"] {
-        scene.until_refused(code, 0.0).await;
+        fixture.until_refused(code, 0.0).await;
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 /// The first flight of a TLS client.

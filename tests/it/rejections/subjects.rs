@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::http1;
 use testkit::sse::SseClient;
 
 #[tokio::test]
 async fn a_variable_never_becomes_more_or_less_than_one_token() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     for segment in [
         "*",
         "%2A",
@@ -34,7 +34,7 @@ async fn a_variable_never_becomes_more_or_less_than_one_token() {
         "%ff",
         "",
     ] {
-        let answer = scene.raw(&request(&format!("/orders/{segment}"))).await;
+        let answer = fixture.raw(&request(&format!("/orders/{segment}"))).await;
         let status = answer.get(9..12).unwrap_or_default();
         // A path that ends in a slash is not this route's, and what no URI may hold is refused before the route is known.
         assert!(["400", "404"].contains(&status), "{segment:?}: {answer}");
@@ -43,10 +43,10 @@ async fn a_variable_never_becomes_more_or_less_than_one_token() {
         let text = format!(
             "GET /tenant HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Tenant: {header}\r\n\r\n"
         );
-        let answer = scene.raw(text.as_bytes()).await;
+        let answer = fixture.raw(text.as_bytes()).await;
         assert_eq!(answer.get(9..12), Some("400"), "{header:?}: {answer}");
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 fn request(target: &str) -> Vec<u8> {
@@ -55,7 +55,7 @@ fn request(target: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_filter_is_sound_allowed_and_never_of_the_server_itself() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     for (subject, status) in [
         ("", 400),
         (".", 400),
@@ -80,9 +80,13 @@ async fn a_filter_is_sound_allowed_and_never_of_the_server_itself() {
         ("_INBOX.%3E", 400),
         ("%24SYS.ACCOUNT", 400),
     ] {
-        let answer = http1::get(&scene.sidestream.url(&format!("/events?subject={subject}")))
-            .await
-            .unwrap();
+        let answer = http1::get(
+            &fixture
+                .sidestream
+                .url(&format!("/events?subject={subject}")),
+        )
+        .await
+        .unwrap();
         assert_eq!(answer.status, status, "{subject}: {}", answer.body);
     }
     for subject in [
@@ -97,18 +101,18 @@ async fn a_filter_is_sound_allowed_and_never_of_the_server_itself() {
             "/any?subject={}",
             subject.replace('>', "%3E").replace('$', "%24")
         );
-        let answer = http1::get(&scene.sidestream.url(&target)).await.unwrap();
+        let answer = http1::get(&fixture.sidestream.url(&target)).await.unwrap();
         assert_eq!(answer.status, 400, "{subject}: {}", answer.body);
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_route_that_allows_everything_still_serves_no_inbox_and_nothing_of_the_server() {
-    let scene = Scene::start("").await;
-    let publisher = scene.nats.client().await;
+    let fixture = Fixture::start("").await;
+    let publisher = fixture.nats.client().await;
     for wildcard in ["%3E", "*.x", "*.%3E"] {
-        let target = scene.sidestream.url(&format!("/any?subject={wildcard}"));
+        let target = fixture.sidestream.url(&format!("/any?subject={wildcard}"));
         let mut client = SseClient::get(target).connect().await;
         assert_eq!(client.status(), 200, "{wildcard}");
         for subject in ["_INBOX.x", "$SIDE.x", "plain.x"] {
@@ -123,17 +127,19 @@ async fn a_route_that_allows_everything_still_serves_no_inbox_and_nothing_of_the
             "{wildcard}: {data:?}"
         );
     }
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn what_is_asked_twice_is_read_once_and_a_raw_wildcard_is_malformed() {
-    let scene = Scene::start("").await;
+    let fixture = Fixture::start("").await;
     let target =
         "/events?subject=orders.1.%3E&subject=orders.1.*&subject=orders.1.a&subject=news.%2A";
-    let mut client = SseClient::get(scene.sidestream.url(target)).connect().await;
+    let mut client = SseClient::get(fixture.sidestream.url(target))
+        .connect()
+        .await;
     assert_eq!(client.status(), 200);
-    let publisher = scene.nats.client().await;
+    let publisher = fixture.nats.client().await;
     publisher
         .publish("orders.1.a", "once".into())
         .await
@@ -143,9 +149,9 @@ async fn what_is_asked_twice_is_read_once_and_a_raw_wildcard_is_malformed() {
     drop(client);
 
     // RFC 3986 has no raw `>` in a query: hyper refuses it before anything of ours could say why.
-    let before = scene.refused("malformed").await;
-    let answer = scene.raw(&request("/events?subject=orders.>")).await;
+    let before = fixture.refused("malformed").await;
+    let answer = fixture.raw(&request("/events?subject=orders.>")).await;
     assert_eq!(answer.get(9..12), Some("400"), "{answer}");
-    scene.until_refused("malformed", before).await;
-    scene.finish().await;
+    fixture.until_refused("malformed", before).await;
+    fixture.finish().await;
 }

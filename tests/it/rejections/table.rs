@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use testkit::h2::H2Client;
 use testkit::h2_tap::DATA;
 use testkit::http1::{self, Answer, End};
@@ -78,12 +78,12 @@ pub(crate) fn assert_explained(body: &str, code: &str, case: &str) {
 
 #[tokio::test]
 async fn each_refusal_has_its_status_its_reason_its_hint_and_its_metric() {
-    let scene = Scene::start("limits: { subjects_per_request: 4 }").await;
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let fixture = Fixture::start("limits: { subjects_per_request: 4 }").await;
+    let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     for (method, target, headers, status, code) in ROWS {
         let case = format!("{method} {target} {headers:?}");
-        let before = scene.refused(code).await;
-        let answer = http1::request(method, &scene.sidestream.url(target), headers)
+        let before = fixture.refused(code).await;
+        let answer = http1::request(method, &fixture.sidestream.url(target), headers)
             .await
             .unwrap();
         assert_eq!(answer.status, status, "{case}");
@@ -111,16 +111,16 @@ async fn each_refusal_has_its_status_its_reason_its_hint_and_its_metric() {
             "{case} over HTTP/2"
         );
         assert_explained(&answer.body().await, code, &case);
-        assert_eq!(scene.refused(code).await, before + 2.0, "{case}: counted");
+        assert_eq!(fixture.refused(code).await, before + 2.0, "{case}: counted");
     }
     drop(h2);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_refusal_for_good_is_a_status_to_a_browser_too_and_head_has_its_head() {
-    let scene = Scene::start("").await;
-    let url = |target: &str| scene.sidestream.url(target);
+    let fixture = Fixture::start("").await;
+    let url = |target: &str| fixture.sidestream.url(target);
     let browser = SseClient::get(url("/nowhere")).browser().connect().await;
     assert_eq!(browser.status(), 404);
     let head = SseClient::get(url("/orders/1")).head().connect().await;
@@ -138,7 +138,7 @@ async fn a_refusal_for_good_is_a_status_to_a_browser_too_and_head_has_its_head()
         (204, Some("GET, HEAD, OPTIONS"))
     );
     drop((browser, head));
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 /// What no HEAD may have over HTTP/2: a frame of content. Some clients take it for an error of the protocol.
@@ -161,8 +161,8 @@ async fn assert_only_a_head(
 
 #[tokio::test]
 async fn head_over_http_2_has_no_content_whatever_its_status() {
-    let scene = Scene::start("limits: { subjects_per_request: 4 }").await;
-    let mut h2 = H2Client::connect(scene.sidestream.url("/")).await;
+    let fixture = Fixture::start("limits: { subjects_per_request: 4 }").await;
+    let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     assert_only_a_head(&mut h2, "/orders/1", &[], 200).await;
     for (method, target, headers, status, _) in ROWS {
         if method == "GET" {
@@ -172,7 +172,7 @@ async fn head_over_http_2_has_no_content_whatever_its_status() {
     // The connection goes on.
     assert_eq!(h2.get("/nowhere").await.status(), 404);
     drop(h2);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]

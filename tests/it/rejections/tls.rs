@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::scene::{Scene, say, socket};
+use super::fixture::{Fixture, exchange, socket};
 use testkit::certs::{Authority, Identity};
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
@@ -25,12 +25,12 @@ fn listen(server: &Identity, client_ca: Option<&Authority>) -> String {
 #[tokio::test]
 async fn the_wrong_port_is_a_closed_connection_and_a_metric() {
     let authority = Authority::new();
-    let scene = Scene::listening(&listen(&authority.server("server"), None), "").await;
-    let (clear, tls) = (scene.sidestream.url("/"), scene.sidestream.url_tls("/"));
+    let fixture = Fixture::listening(&listen(&authority.server("server"), None), "").await;
+    let (clear, tls) = (fixture.sidestream.url("/"), fixture.sidestream.url_tls("/"));
 
     let (on_clear, on_tls) = (
-        scene.refused("tls_on_clear_port").await,
-        scene.refused("tls_handshake").await,
+        fixture.refused("tls_on_clear_port").await,
+        fixture.refused("tls_handshake").await,
     );
     let connector = Connector::default().tls(authority.trusting(&["http/1.1"]));
     let url = clear.replace("http:", "https:").parse().unwrap();
@@ -41,7 +41,7 @@ async fn the_wrong_port_is_a_closed_connection_and_a_metric() {
     )
     .await;
     assert!(refused.is_err());
-    scene.until_refused("tls_on_clear_port", on_clear).await;
+    fixture.until_refused("tls_on_clear_port", on_clear).await;
 
     for bytes in [
         &b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n"[..],
@@ -49,12 +49,12 @@ async fn the_wrong_port_is_a_closed_connection_and_a_metric() {
         &[0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5],
         &[0xff; 4096],
     ] {
-        let answer = say(socket(&tls.replace("https", "http")).await, bytes).await;
+        let answer = exchange(socket(&tls.replace("https", "http")).await, bytes).await;
         assert!(!answer.starts_with("HTTP"), "{answer}");
     }
-    scene.until_refused("tls_handshake", on_tls + 3.0).await;
+    fixture.until_refused("tls_handshake", on_tls + 3.0).await;
 
-    let mut client = SseClient::get(scene.sidestream.url_tls("/orders/1"))
+    let mut client = SseClient::get(fixture.sidestream.url_tls("/orders/1"))
         .tls(authority.trusting(&[]))
         .connect()
         .await;
@@ -62,21 +62,22 @@ async fn the_wrong_port_is_a_closed_connection_and_a_metric() {
     client
         .until_seen("its position", |parser| parser.positions() > 0)
         .await;
-    let unknown =
-        SseClient::get(scene.sidestream.url_tls("/orders/1")).tls(authority.trusting(&["spdy/3"]));
+    let unknown = SseClient::get(fixture.sidestream.url_tls("/orders/1"))
+        .tls(authority.trusting(&["spdy/3"]));
     assert!(
         unknown.try_connect().await.is_err(),
         "RFC 7301: no_application_protocol"
     );
     drop(client);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn with_a_client_authority_only_its_clients_are_served() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let scene = Scene::listening(&listen(&authority.server("server"), Some(&authority)), "").await;
-    let url = scene.sidestream.url_tls("/orders/1");
+    let fixture =
+        Fixture::listening(&listen(&authority.server("server"), Some(&authority)), "").await;
+    let url = fixture.sidestream.url_tls("/orders/1");
     let get = |config: Arc<ClientConfig>| {
         let url = url.clone();
         async move {
@@ -85,7 +86,7 @@ async fn with_a_client_authority_only_its_clients_are_served() {
             Ok::<_, std::io::Error>(client.status())
         }
     };
-    let before = scene.refused("tls_handshake").await;
+    let before = fixture.refused("tls_handshake").await;
     let protocols = &["http/1.1"];
     assert!(
         get(authority.trusting(protocols)).await.is_err(),
@@ -110,21 +111,21 @@ async fn with_a_client_authority_only_its_clients_are_served() {
             .unwrap(),
         200
     );
-    scene.until_refused("tls_handshake", before + 2.0).await;
+    fixture.until_refused("tls_handshake", before + 2.0).await;
 
     let config = authority.trusting_as(&["h2"], &authority.client("bob"));
     let mut client = H2Client::builder().tls(config).connect(&url).await;
     assert_eq!(client.get("/orders/1").await.status(), 200);
     drop(client);
-    scene.finish().await;
+    fixture.finish().await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_without_a_word_of_tls_leaves_nothing() {
     let authority = Authority::new();
-    let scene = Scene::listening(&listen(&authority.server("server"), None), "").await;
+    let fixture = Fixture::listening(&listen(&authority.server("server"), None), "").await;
     let connector = Connector::default().tls(authority.trusting(&["http/1.1"]));
-    let url = scene.sidestream.url_tls("/").parse().unwrap();
+    let url = fixture.sidestream.url_tls("/").parse().unwrap();
     for _ in 0..20 {
         let mut transport = connector.connect(&url).await.unwrap();
         transport
@@ -136,5 +137,5 @@ async fn a_client_that_leaves_without_a_word_of_tls_leaves_nothing() {
         assert_eq!(&start, b"HTTP/1.1 200");
         transport.reset();
     }
-    scene.finish().await;
+    fixture.finish().await;
 }

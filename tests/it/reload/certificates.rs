@@ -10,7 +10,7 @@ use testkit::transport::{Connector, Transport};
 use testkit::wait::eventually;
 
 /// The certificate that a new connection is shown.
-async fn shown(sidestream: &Sidestream, authority: &Authority) -> Vec<u8> {
+async fn served_certificate(sidestream: &Sidestream, authority: &Authority) -> Vec<u8> {
     let connector = Connector::default().tls(authority.trusting(&["http/1.1"]));
     let transport = connector
         .connect(&sidestream.url_tls("/").parse().unwrap())
@@ -43,7 +43,7 @@ async fn a_renewed_certificate_is_shown_to_new_connections_and_old_streams_stay_
     client
         .until_seen("its position", |parser| parser.positions() > 0)
         .await;
-    let before = shown(&sidestream, &authority).await;
+    let before = served_certificate(&sidestream, &authority).await;
 
     // A certificate without its key, as when two files are replaced one after the other: the old pair stays.
     let key = std::fs::read(&server.key).unwrap();
@@ -60,13 +60,13 @@ async fn a_renewed_certificate_is_shown_to_new_connections_and_old_streams_stay_
             .contains("certificate in use is kept")
     })
     .await;
-    assert_eq!(shown(&sidestream, &authority).await, before);
+    assert_eq!(served_certificate(&sidestream, &authority).await, before);
     std::fs::write(&server.key, key).unwrap();
     authority.server("server");
     eventually(
         Duration::from_secs(10),
         "the renewed certificate is shown",
-        || async { shown(&sidestream, &authority).await != before },
+        || async { served_certificate(&sidestream, &authority).await != before },
     )
     .await;
     let health = sidestream.admin_json("/health").await;

@@ -28,7 +28,7 @@ fn pipe(folder: &Path) -> PathBuf {
 }
 
 /// Returns when the pipe is being read, with its other end.
-async fn being_read(pipe: &Path) -> File {
+async fn until_read(pipe: &Path) -> File {
     eventually(DEADLINE, "the file is being read", || async {
         File::options()
             .write(true)
@@ -44,7 +44,7 @@ async fn sigterm_is_answered_while_the_file_is_read_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = pipe(folder.path());
     let mut sidestream = Sidestream::builder("").linked_to(&pipe).spawn();
-    let _other_end = being_read(&pipe).await;
+    let _other_end = until_read(&pipe).await;
     sidestream.terminate();
     assert_eq!(
         sidestream.wait_exit(DEADLINE).await,
@@ -68,7 +68,7 @@ async fn clients_and_sigterm_are_answered_while_the_file_is_read_again() {
     let mut client = SseClient::get(sidestream.url("/one")).connect().await;
     let pipe = pipe(sidestream.folder());
     std::fs::rename(&pipe, sidestream.config_file()).unwrap();
-    let _other_end = being_read(&sidestream.config_file()).await;
+    let _other_end = until_read(&sidestream.config_file()).await;
     publish_core(&nats, "one.a", "meanwhile").await;
     assert_eq!(client.next().await.data, "meanwhile");
     sidestream.terminate();

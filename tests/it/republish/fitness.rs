@@ -21,45 +21,45 @@ async fn is_unfit(pod: &Sidestream, words: &[&str]) {
 
 #[tokio::test]
 async fn a_stream_that_does_not_republish_what_is_asked_for_is_refused_until_it_does() {
-    let stage = Stage::start().await;
-    stage.republish(None).await;
-    let builder = Sidestream::builder(config(&stage.nats, &routes("on_demand")));
+    let fixture = Fixture::start().await;
+    fixture.republish(None).await;
+    let builder = Sidestream::builder(config(&fixture.nats, &routes("on_demand")));
     let mut pod = builder.without_waiting().start().await;
     is_unfit(&pod, &["does not republish", "--republish-destination"]).await;
-    stage.republish(Some(("a.1", "live.1"))).await;
+    fixture.republish(Some(("a.1", "live.1"))).await;
     is_unfit(&pod, &["republishes only a.1", "a.>"]).await;
     let mut headers_only = republishing(Some(("a.>", "live.>")));
     headers_only.republish.as_mut().unwrap().headers_only = true;
-    stage.jetstream.update_stream(headers_only).await.unwrap();
+    fixture.jetstream.update_stream(headers_only).await.unwrap();
     is_unfit(&pod, &["headers only"]).await;
-    stage.republish(Some(("a.>", "live.>"))).await;
+    fixture.republish(Some(("a.>", "live.>"))).await;
     pod.ready().await;
     let mut client = live(&pod, "/all").await;
-    stage.publish("a.1", 1).await;
+    fixture.publish("a.1", 1).await;
     assert_eq!(client.next().await.data, "1");
 }
 
 #[tokio::test]
 async fn messages_come_under_the_subject_that_they_were_stored_under() {
-    let stage = Stage::start().await;
-    stage
+    let fixture = Fixture::start().await;
+    fixture
         .republish(Some(("a.*.>", "live.x.{{wildcard(1)}}.>")))
         .await;
     let routes = "routes:
   - { path: /named, event: \"{subject.2}\", sources: [{ stream: A, subjects: [\"{query.subject}\"], allow: [\"a.*.>\"], delivery: on_demand }] }";
-    let pod = Sidestream::start(config(&stage.nats, routes)).await;
+    let pod = Sidestream::start(config(&fixture.nats, routes)).await;
     let mut client = live(&pod, "/named?subject=a.7.*.created").await;
     for subject in ["a.8.1.created", "a.7.1.deleted", "a.7.2.created"] {
-        stage.publish(subject, subject).await;
+        fixture.publish(subject, subject).await;
     }
     // Not by the stream: no event, whatever it says of itself.
-    let forger = stage.nats.client().await;
+    let forger = fixture.nats.client().await;
     forger
         .publish("live.x.7.3.created", "forged".into())
         .await
         .unwrap();
     forger.flush().await.unwrap();
-    stage.publish("a.7.4.created", "last").await;
+    fixture.publish("a.7.4.created", "last").await;
     let names: Vec<(String, String)> = client
         .take(2)
         .await
@@ -80,13 +80,13 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
     )
     .await;
     // Another destination while clients are there.
-    stage
+    fixture
         .republish(Some(("a.*.>", "other.{{wildcard(1)}}.>")))
         .await;
-    stage.publish("a.7.5.created", "moved").await;
+    fixture.publish("a.7.5.created", "moved").await;
     assert_eq!(client.next().await.data, "moved");
     pod.until_message("stream republishes in another way now")
         .await;
-    stage.publish("a.7.6.created", "by the new way").await;
+    fixture.publish("a.7.6.created", "by the new way").await;
     assert_eq!(client.next().await.data, "by the new way");
 }

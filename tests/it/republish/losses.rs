@@ -4,22 +4,26 @@ use super::*;
 use testkit::proxy::Proxy;
 
 /// Publishes where nobody is sent it: as if it was lost on the way.
-async fn lose(stage: &Stage, subject: &str, range: std::ops::RangeInclusive<u64>) {
-    stage.republish(Some(("a.>", "elsewhere.>"))).await;
+async fn publish_without_republishing(
+    fixture: &Fixture,
+    subject: &str,
+    range: std::ops::RangeInclusive<u64>,
+) {
+    fixture.republish(Some(("a.>", "elsewhere.>"))).await;
     for number in range {
-        stage.publish(subject, number).await;
+        fixture.publish(subject, number).await;
     }
-    stage.republish(Some(("a.>", "live.>"))).await;
+    fixture.republish(Some(("a.>", "live.>"))).await;
 }
 
 #[tokio::test]
 async fn connections_that_are_cut_while_messages_come_cost_no_event() {
-    let stage = Stage::start().await;
-    let proxy = Proxy::to_port(stage.nats.port()).await;
-    let pod = stage.pod_behind(proxy.address()).await;
+    let fixture = Fixture::start().await;
+    let proxy = Proxy::to_port(fixture.nats.port()).await;
+    let pod = fixture.pod_through(proxy.address()).await;
     let mut all = live(&pod, "/all").await;
     let mut one = live(&pod, "/named?subject=a.1&subject=a.0").await;
-    let publisher = stage.nats.client().await;
+    let publisher = fixture.nats.client().await;
     for number in 1..=3000u64 {
         publisher
             .publish(format!("a.{}", number % 3), number.to_string().into())
@@ -34,12 +38,12 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
         }
     }
     publisher.flush().await.unwrap();
-    assert_eq!(told(&all.take(3000).await), numbers(1..=3000));
+    assert_eq!(summaries(&all.take(3000).await), numbers(1..=3000));
     let expected: Vec<String> = (1..=3000)
         .filter(|number| number % 3 != 2)
         .map(|number: u64| number.to_string())
         .collect();
-    assert_eq!(told(&one.take(2000).await), expected);
+    assert_eq!(summaries(&one.take(2000).await), expected);
     assert!(
         pod.metric(
             "sidestream_holes_total",
@@ -49,38 +53,38 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
             >= 1.0
     );
     eventually(RECOVERY, "no reading has left a consumer", || async {
-        stage.consumers().await.is_empty()
+        fixture.consumers().await.is_empty()
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_server_that_is_killed_and_restarted_costs_no_event() {
-    let mut stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let mut fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut client = live(&pod, "/all").await;
     for number in 1..=5 {
-        stage.publish("a.1", number).await;
+        fixture.publish("a.1", number).await;
     }
-    stage.nats.kill9();
-    stage.nats.restart().await;
-    let jetstream = stage.nats.jetstream().await;
+    fixture.nats.kill9();
+    fixture.nats.restart().await;
+    let jetstream = fixture.nats.jetstream().await;
     testkit::nats::publish(&jetstream, "a.1", numbers(6..=10)).await;
-    assert_eq!(told(&client.take(10).await), numbers(1..=10));
+    assert_eq!(summaries(&client.take(10).await), numbers(1..=10));
 }
 
 #[tokio::test]
 async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut all = live(&pod, "/all").await;
     let mut one = live(&pod, "/one/1").await;
-    stage.publish("a.1", 1).await;
-    lose(&stage, "a.1", 2..=40).await;
-    stage.publish("a.1", 41).await;
-    assert_eq!(told(&all.take(41).await), numbers(1..=41));
+    fixture.publish("a.1", 1).await;
+    publish_without_republishing(&fixture, "a.1", 2..=40).await;
+    fixture.publish("a.1", 41).await;
+    assert_eq!(summaries(&all.take(41).await), numbers(1..=41));
     let events = one.take(41).await;
-    assert_eq!(told(&events), numbers(1..=41));
+    assert_eq!(summaries(&events), numbers(1..=41));
     let mut again = resume(&pod, "/one/1", &events[9].id).await;
     assert_eq!(
         again.take(31).await[..],
@@ -91,11 +95,11 @@ async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
 
 #[tokio::test]
 async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut client = live(&pod, "/one/1").await;
-    lose(&stage, "a.1", 1..=3).await;
-    assert_eq!(told(&client.take(3).await), numbers(1..=3));
+    publish_without_republishing(&fixture, "a.1", 1..=3).await;
+    assert_eq!(summaries(&client.take(3).await), numbers(1..=3));
     pod.until_metric(
         "sidestream_holes_total",
         &[("source", "A"), ("result", "repaired")],
@@ -106,40 +110,40 @@ async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
 
 #[tokio::test]
 async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_who_comes_back() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut all = live(&pod, "/all").await;
-    stage.publish("a.1", 1).await;
+    fixture.publish("a.1", 1).await;
     let first = all.next().await;
-    lose(&stage, "a.1", 2..=2).await;
-    stage.publish("a.2", 3).await;
-    stage.publish("a.1", 4).await;
-    let rest = told(&all.take(3).await);
+    publish_without_republishing(&fixture, "a.1", 2..=2).await;
+    fixture.publish("a.2", 3).await;
+    fixture.publish("a.1", 4).await;
+    let rest = summaries(&all.take(3).await);
     // A comparison may have come between: then nothing is lost.
     assert!(
         rest == ["3", "sidestream.gap:upstream", "4"] || rest == ["2", "3", "4"],
         "{rest:?}"
     );
     let mut again = resume(&pod, "/all", &first.id).await;
-    let replayed = told(&again.take(3).await);
+    let replayed = summaries(&again.take(3).await);
     assert_eq!(replayed[..2], ["2", "3"], "{replayed:?}");
 }
 
 #[tokio::test]
 async fn a_loss_before_what_a_repair_reads_of_another_subject_is_told() {
-    let stage = Stage::start().await;
-    let pod = stage.pod("on_demand").await;
+    let fixture = Fixture::start().await;
+    let pod = fixture.pod("on_demand").await;
     let mut all = live(&pod, "/all").await;
-    stage.publish("a.1", 1).await;
+    fixture.publish("a.1", 1).await;
     all.next().await;
-    lose(&stage, "a.1", 2..=2).await;
-    stage.publish("a.2", 3).await;
-    lose(&stage, "a.1", 4..=4).await;
-    lose(&stage, "a.2", 5..=5).await;
+    publish_without_republishing(&fixture, "a.1", 2..=2).await;
+    fixture.publish("a.2", 3).await;
+    publish_without_republishing(&fixture, "a.1", 4..=4).await;
+    publish_without_republishing(&fixture, "a.2", 5..=5).await;
     // This one says that 5 is missing; 4 is read with it, and 7 names it as the one before.
-    stage.publish("a.2", 6).await;
-    stage.publish("a.1", 7).await;
-    let rest = told(&all.take(6).await);
+    fixture.publish("a.2", 6).await;
+    fixture.publish("a.1", 7).await;
+    let rest = summaries(&all.take(6).await);
     let with_gap = ["3", "sidestream.gap:upstream", "4", "5", "6", "7"];
     // A comparison may have come between: then nothing is lost.
     assert!(rest == with_gap || rest == numbers(2..=7), "{rest:?}");
@@ -159,17 +163,17 @@ async fn a_loss_that_cannot_be_read_either_is_told_once_and_what_follows_comes()
         .await
         .unwrap();
     let server = nats.url().replace("nats://", "nats://pod:b@");
-    let stage = Stage { nats, jetstream };
+    let fixture = Fixture { nats, jetstream };
     let pod = Sidestream::start(config_for(&[server], &routes("on_demand"))).await;
     let mut client = live(&pod, "/one/1").await;
-    stage.publish("a.1", 1).await;
-    lose(&stage, "a.1", 2..=3).await;
-    stage.publish("a.1", 4).await;
+    fixture.publish("a.1", 1).await;
+    publish_without_republishing(&fixture, "a.1", 2..=3).await;
+    fixture.publish("a.1", 4).await;
     assert_eq!(
-        told(&client.take(3).await),
+        summaries(&client.take(3).await),
         ["1", "sidestream.gap:upstream", "4"]
     );
-    stage.publish("a.1", 5).await;
+    fixture.publish("a.1", 5).await;
     assert_eq!(client.next().await.data, "5");
     pod.until_metric(
         "sidestream_holes_total",

@@ -2,16 +2,16 @@
 
 use serde_json::Value;
 
-use super::{Stage, texts};
+use super::{Fixture, texts};
 use testkit::browser::Page;
 
 /// A stream of so many messages and a route for the page's origin.
-pub(crate) async fn stage(page: &Page, count: u64) -> Stage {
+pub(crate) async fn fixture(page: &Page, count: u64) -> Fixture {
     let route = format!(
         "  - {{ path: /page, sources: [{{ stream: A, subjects: [\"a.>\"] }}], window: {{ events: 20 }}, cors: {{ origins: [\"{}\"] }} }}",
         page.origin()
     );
-    Stage::with_routes(count, &route).await
+    Fixture::with_routes(count, &route).await
 }
 
 /// What the page's EventSource of this number has seen, in order; gaps as `gap:reason`.
@@ -32,12 +32,12 @@ fn seen(reports: &[Value], source: usize) -> Vec<String> {
 }
 
 /// Opens an EventSource at each id, waits for what is expected, publishes one more event, and compares.
-pub(crate) async fn show(stage: &Stage, page: Page, cases: &[(String, Vec<String>)]) {
+pub(crate) async fn show(fixture: &Fixture, page: Page, cases: &[(String, Vec<String>)]) {
     // A browser opens six connections to one host: the other half names it otherwise.
     let by_name = |url: &str| url.replacen("127.0.0.1", "localhost", 1);
     let urls: Vec<String> = (cases.iter().enumerate())
         .map(|(number, (id, _))| {
-            let url = stage.sidestream.url(&format!("/page?last_event_id={id}"));
+            let url = fixture.sidestream.url(&format!("/page?last_event_id={id}"));
             if number < 6 { url } else { by_name(&url) }
         })
         .collect();
@@ -54,7 +54,7 @@ pub(crate) async fn show(stage: &Stage, page: Page, cases: &[(String, Vec<String
             (0..cases.len()).all(|source| is_open(reports, source))
         })
         .await;
-    stage.publish("a.end", "end").await;
+    fixture.publish("a.end", "end").await;
     let at_end = |reports: &[Value], source| seen(reports, source).iter().any(|text| text == "end");
     let reports = browser
         .until("every EventSource is live", |reports| {
@@ -70,11 +70,11 @@ pub(crate) async fn show(stage: &Stage, page: Page, cases: &[(String, Vec<String
 #[tokio::test]
 async fn chromium_goes_on_from_every_position_and_is_told_what_it_cannot_have() {
     let page = Page::serve().await;
-    let stage = stage(&page, 300).await;
-    let ids = stage.ids().await;
-    stage.stream.purge().sequence(101).await.unwrap();
-    stage.stream.delete_message(150).await.unwrap();
-    stage.knows_expired(99).await;
+    let fixture = fixture(&page, 300).await;
+    let ids = fixture.ids().await;
+    fixture.stream.purge().sequence(101).await.unwrap();
+    fixture.stream.delete_message(150).await.unwrap();
+    fixture.knows_expired(99).await;
     let tag = ids[0].split('-').next().unwrap();
     let gap = |reason: &str| vec![format!("gap:{reason}")];
     let past = |first| {
@@ -98,27 +98,27 @@ async fn chromium_goes_on_from_every_position_and_is_told_what_it_cannot_have() 
         ("%00".to_owned(), gap("invalid")), // NUL.
         ("9".repeat(5_000), gap("invalid")), // Garbage, and much of it.
     ];
-    show(&stage, page, &cases).await;
+    show(&fixture, page, &cases).await;
 }
 
 #[tokio::test]
 async fn chromium_is_told_of_a_purged_stream_and_of_one_made_again() {
     let page = Page::serve().await;
-    let stage = stage(&page, 300).await;
-    let ids = stage.ids().await;
-    stage.stream.purge().await.unwrap();
-    stage.knows_expired(200).await;
+    let fixture = fixture(&page, 300).await;
+    let ids = fixture.ids().await;
+    fixture.stream.purge().await.unwrap();
+    fixture.knows_expired(200).await;
     let cases = [
         (ids[199].clone(), vec!["gap:expired".to_owned()]),
         (ids[299].clone(), Vec::new()),
     ];
-    show(&stage, page, &cases).await;
+    show(&fixture, page, &cases).await;
 
     let page = Page::serve().await;
-    let stage = self::stage(&page, 100).await;
-    let ids = super::recreated::made_again(&stage, 30).await;
+    let fixture = self::fixture(&page, 100).await;
+    let ids = super::recreated::recreate_stream(&fixture, 30).await;
     show(
-        &stage,
+        &fixture,
         page,
         &[(ids[49].clone(), vec!["gap:recreated".to_owned()])],
     )

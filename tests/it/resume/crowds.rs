@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::reader::told;
-use super::{Stage, replaying, subject};
+use super::reader::summary;
+use super::{Fixture, replaying, subject};
 use testkit::nats::publish;
 use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually, within};
@@ -16,9 +16,9 @@ const CLIENTS: u64 = 300;
 #[tokio::test]
 async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     const ROUNDS: u64 = 20;
-    let stage = Stage::with(0).await;
+    let fixture = Fixture::with(0).await;
     // Each its own subject: number `n` to that of client `n % CLIENTS`.
-    let nats = stage.nats.client().await;
+    let nats = fixture.nats.client().await;
     for number in 1..=CLIENTS * ROUNDS {
         nats.publish(
             format!("a.c{}", number % CLIENTS),
@@ -29,14 +29,14 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     }
     nats.flush().await.unwrap();
     eventually(RECOVERY, "all messages are stored", || async {
-        stage.last().await == CLIENTS * ROUNDS
+        fixture.last().await == CLIENTS * ROUNDS
     })
     .await;
-    let tag = stage.tag().await;
+    let tag = fixture.tag().await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let watch = tokio::spawn({
-        let (jetstream, stop) = (stage.nats.jetstream().await, Arc::clone(&stop));
+        let (jetstream, stop) = (fixture.nats.jetstream().await, Arc::clone(&stop));
         async move {
             let stream = jetstream.get_stream("A").await.unwrap();
             let mut most = 0;
@@ -49,7 +49,7 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     });
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
-        let url = stage.sidestream.url(&format!("/one/c{client}"));
+        let url = fixture.sidestream.url(&format!("/one/c{client}"));
         // Each behind the window by its own distance.
         let after = client * 7;
         let id = format!("{tag}-{after}");
@@ -61,7 +61,7 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
             assert_eq!(reader.status(), 200);
             for number in expected {
                 assert_eq!(
-                    told(&reader.next().await),
+                    summary(&reader.next().await),
                     number.to_string(),
                     "client {client}"
                 );
@@ -73,7 +73,7 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     for client in clients {
         readers.push(client.await.unwrap());
     }
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
     stop.store(true, Ordering::Relaxed);
     let most = watch.await.unwrap();
     assert!(
@@ -88,10 +88,13 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     }
     nats.flush().await.unwrap();
     for (client, mut reader) in readers.into_iter().enumerate() {
-        assert_eq!(told(&reader.next().await), format!("live {client}"));
+        assert_eq!(summary(&reader.next().await), format!("live {client}"));
     }
     assert_eq!(
-        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_gaps_total", &[])
+            .await,
         0.0
     );
 }
@@ -109,12 +112,12 @@ async fn a_server_killed_twenty_times_in_replays_and_live_delivery_costs_nothing
 
 async fn kills_cost_nothing(kills: u64) {
     const STORED: u64 = 10_000;
-    let mut stage = Stage::with(STORED).await;
-    let tag = stage.tag().await;
+    let mut fixture = Fixture::with(STORED).await;
+    let tag = fixture.tag().await;
     let stop = Arc::new(AtomicBool::new(false));
     let last = Arc::new(AtomicU64::new(0));
     let publishing = tokio::spawn({
-        let (jetstream, stop) = (stage.nats.jetstream().await, Arc::clone(&stop));
+        let (jetstream, stop) = (fixture.nats.jetstream().await, Arc::clone(&stop));
         async move {
             let mut last = STORED;
             while !stop.load(Ordering::Relaxed) {
@@ -126,7 +129,7 @@ async fn kills_cost_nothing(kills: u64) {
     });
     let mut readers = Vec::new();
     for round in 0..kills {
-        let before = stage
+        let before = fixture
             .sidestream
             .metric("sidestream_replayed_events_total", &[])
             .await;
@@ -139,7 +142,7 @@ async fn kills_cost_nothing(kills: u64) {
             };
             let after = round % 5 * 1000;
             let id = format!("{tag}-{after}");
-            let reader = SseClient::get(stage.sidestream.url(&target))
+            let reader = SseClient::get(fixture.sidestream.url(&target))
                 .last_event_id(&id)
                 .connect()
                 .await;
@@ -152,18 +155,18 @@ async fn kills_cost_nothing(kills: u64) {
             )));
         }
         let replayed = |value: f64| value > before;
-        stage
+        fixture
             .sidestream
             .until_metric("sidestream_replayed_events_total", &[], replayed)
             .await;
-        stage.nats.kill9();
-        let running = stage
+        fixture.nats.kill9();
+        let running = fixture
             .sidestream
             .metric("sidestream_replays_running", &[])
             .await;
         assert!(running >= 1.0, "it died in the middle of a replay");
-        stage.nats.restart().await;
-        stage
+        fixture.nats.restart().await;
+        fixture
             .sidestream
             .until_metric("sidestream_nats_connected", &[], |up| up == 1.0)
             .await;
@@ -176,13 +179,16 @@ async fn kills_cost_nothing(kills: u64) {
             .unwrap();
     }
     for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
-        stage
+        fixture
             .sidestream
             .until_metric(metric, &[], |value| value == 0.0)
             .await;
     }
     assert_eq!(
-        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_gaps_total", &[])
+            .await,
         0.0
     );
 }
@@ -203,7 +209,7 @@ async fn all_of(mut reader: SseClient, client: u64, after: u64, last: Arc<Atomic
             }
         };
         assert_eq!(
-            told(&event),
+            summary(&event),
             number.to_string(),
             "client {client} after {after}"
         );

@@ -1,7 +1,7 @@
 //! Every position that a client can come back with, over both protocols: what follows it, or what is told.
 
 use super::reader::{Reader, Via};
-use super::{Stage, texts};
+use super::{Fixture, texts};
 use testkit::wait::{DEADLINE, eventually};
 
 /// What a client sends and what it gets before what is published last.
@@ -42,7 +42,7 @@ fn with_another_check(id: &str) -> String {
     format!("{position}-{check:04x}")
 }
 
-impl Stage {
+impl Fixture {
     /// Opens every case over every protocol, publishes `end`, and compares.
     async fn show(&self, cases: &[Case]) {
         let mut readers = Vec::new();
@@ -87,15 +87,18 @@ impl Stage {
 #[tokio::test]
 async fn what_is_retained_follows_every_position_once_and_in_order() {
     let named = "  - { path: /named, sources: [{ stream: A, subjects: [\"a.>\"] }], window: { events: 20 }, last_event_id_query: after }";
-    let stage = Stage::with_routes(300, named).await;
-    let ids = stage.ids().await;
-    stage.purge_before(101).await;
+    let fixture = Fixture::with_routes(300, named).await;
+    let ids = fixture.ids().await;
+    fixture.purge_before(101).await;
     for sequence in [150, 151, 152] {
-        stage.stream.delete_message(sequence).await.unwrap();
+        fixture.stream.delete_message(sequence).await.unwrap();
     }
     // Whoever asked whether the sidecar knows of the purge may have been told of it on the way.
-    stage.at_rest().await;
-    let told = stage.sidestream.metric("sidestream_gaps_total", &[]).await;
+    fixture.until_no_replay_runs().await;
+    let told = fixture
+        .sidestream
+        .metric("sidestream_gaps_total", &[])
+        .await;
     let past = |first: u64| -> Vec<String> {
         texts(first, 300)
             .into_iter()
@@ -126,7 +129,7 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
         headers: vec![("last-event-id", String::new())],
         ..query("an empty header", &id(298), past(299))
     };
-    stage
+    fixture
         .show(&[
             header("in the window", id(290), past(291)),
             header("the newest but one", id(299), past(300)),
@@ -151,20 +154,23 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
             empty,
         ])
         .await;
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
     assert_eq!(
-        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_gaps_total", &[])
+            .await,
         told
     );
 }
 
 #[tokio::test]
 async fn what_means_nothing_here_is_one_gap_and_then_live() {
-    let stage = Stage::with(300).await;
-    let ids = stage.ids().await;
+    let fixture = Fixture::with(300).await;
+    let ids = fixture.ids().await;
     let tag = ids[0].split('-').next().unwrap();
     let other = ids[249].replacen(tag, if tag == "abcdef" { "fedcba" } else { "abcdef" }, 1);
-    stage
+    fixture
         .show(&[
             header("ahead by one", format!("{tag}-301"), gap("ahead")),
             header(
@@ -213,14 +219,14 @@ async fn what_means_nothing_here_is_one_gap_and_then_live() {
             query("empty, which is none", "", Vec::new()),
         ])
         .await;
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }
 
 #[tokio::test]
 async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest() {
-    let stage = Stage::with(300).await;
-    let ids = stage.ids().await;
-    stage.purge_before(101).await;
+    let fixture = Fixture::with(300).await;
+    let ids = fixture.ids().await;
+    fixture.purge_before(101).await;
     const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (rig)");
     let mut refused = Vec::new();
     for via in Via::ALL {
@@ -234,7 +240,7 @@ async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest()
                 refused.push((
                     via,
                     target,
-                    Reader::open(&stage.sidestream, via, target, &headers).await,
+                    Reader::open(&fixture.sidestream, via, target, &headers).await,
                 ));
             }
         }
@@ -258,7 +264,7 @@ async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest()
         (BROWSER.0, BROWSER.1.to_owned()),
     ];
     let at_the_edge = header("", ids[98].clone(), expected.clone());
-    stage
+    fixture
         .show(&[
             Case {
                 what: "a browser",
@@ -279,21 +285,21 @@ async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest()
             },
         ])
         .await;
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }
 
 #[tokio::test]
 async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end_nothing() {
-    let stage = Stage::with(300).await;
-    let ids = stage.ids().await;
-    stage.stream.purge().await.unwrap();
-    stage.knows_expired(200).await;
+    let fixture = Fixture::with(300).await;
+    let ids = fixture.ids().await;
+    fixture.stream.purge().await.unwrap();
+    fixture.knows_expired(200).await;
     let expired = header(
         "before the end",
         ids[199].clone(),
         vec!["gap:expired:oldest".to_owned()],
     );
-    stage
+    fixture
         .show(&[
             header("at the end", ids[299].clone(), Vec::new()),
             // What this sidecar has in memory still is not withheld.
@@ -304,7 +310,7 @@ async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end
             },
         ])
         .await;
-    let mut refused = stage.resume(Via::Http1, "/all", &ids[199]).await;
+    let mut refused = fixture.resume(Via::Http1, "/all", &ids[199]).await;
     assert_eq!(
         (
             refused.status(),
@@ -312,5 +318,5 @@ async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end
         ),
         (416, Some("last_event_id_expired"))
     );
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }

@@ -111,7 +111,7 @@ impl Reader {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), plain(&events).count(), "an id came twice");
-        events.iter().map(told).collect()
+        events.iter().map(summary).collect()
     }
 }
 
@@ -120,7 +120,7 @@ fn plain(events: &[Event]) -> impl Iterator<Item = &Event> {
 }
 
 /// What an event says.
-pub(crate) fn told(event: &Event) -> String {
+pub(crate) fn summary(event: &Event) -> String {
     if event.name == "message" {
         return event.data.clone();
     }

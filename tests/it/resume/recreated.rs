@@ -1,26 +1,26 @@
 //! Streams that are deleted and made again: an id of the old one is never taken for one of the new.
 
 use super::reader::Via;
-use super::{Stage, fill};
+use super::{Fixture, fill};
 use testkit::nats::create_stream;
 use testkit::wait::{RECOVERY, eventually};
 
 /// Makes the stream anew with `count` messages behind one sidecar's back; returns the ids of the old one, once the
 /// sidecar has come to the end of the new one.
-pub(crate) async fn made_again(stage: &Stage, count: u64) -> Vec<String> {
-    let ids = stage.ids().await;
+pub(crate) async fn recreate_stream(fixture: &Fixture, count: u64) -> Vec<String> {
+    let ids = fixture.ids().await;
     let tag = ids[0].split('-').next().unwrap().to_owned();
-    stage.jetstream.delete_stream("A").await.unwrap();
-    let again = create_stream(&stage.jetstream, "A", &["a.>"]).await;
-    fill(&stage.nats, &again, 1, count).await;
+    fixture.jetstream.delete_stream("A").await.unwrap();
+    let again = create_stream(&fixture.jetstream, "A", &["a.>"]).await;
+    fill(&fixture.nats, &again, 1, count).await;
     let end = count.to_string();
     eventually(
         RECOVERY,
         "the sidecar has come to the end of the new one",
         || async {
-            let ready = stage.sidestream.admin("/health/ready").await.0 == 200;
+            let ready = fixture.sidestream.admin("/health/ready").await.0 == 200;
             let position = if ready {
-                stage.position().await
+                fixture.position().await
             } else {
                 String::new()
             };
@@ -31,18 +31,18 @@ pub(crate) async fn made_again(stage: &Stage, count: u64) -> Vec<String> {
     ids
 }
 
-async fn old_ids_are_told(count: u64) {
-    let stage = Stage::with(100).await;
-    let ids = made_again(&stage, count).await;
+async fn assert_old_ids_get_a_gap(count: u64) {
+    let fixture = Fixture::with(100).await;
+    let ids = recreate_stream(&fixture, count).await;
     let mut readers = Vec::new();
     for via in Via::ALL {
         for number in [1, 50, 90, 100] {
-            let reader = stage.resume(via, "/all", &ids[number - 1]).await;
+            let reader = fixture.resume(via, "/all", &ids[number - 1]).await;
             assert_eq!(reader.status(), 200);
             readers.push((via, number, reader));
         }
     }
-    stage.publish("a.end", "end").await;
+    fixture.publish("a.end", "end").await;
     for (via, number, mut reader) in readers {
         assert_eq!(
             reader.until("end").await,
@@ -54,10 +54,10 @@ async fn old_ids_are_told(count: u64) {
 
 #[tokio::test]
 async fn a_stream_made_again_with_fewer_messages_is_a_gap() {
-    old_ids_are_told(30).await;
+    assert_old_ids_get_a_gap(30).await;
 }
 
 #[tokio::test]
 async fn a_stream_made_again_with_more_messages_is_a_gap() {
-    old_ids_are_told(200).await;
+    assert_old_ids_get_a_gap(200).await;
 }

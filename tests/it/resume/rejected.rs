@@ -5,14 +5,14 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream;
 
-use super::{Stage, configuration, fill, texts};
+use super::{Fixture, configuration, fill, texts};
 use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
 use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually};
 
-/// A stage whose stream admits two consumers: the tailer's and one more.
-async fn stage() -> Stage {
+/// A fixture whose stream admits two consumers: the tailer's and one more.
+async fn fixture() -> Fixture {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     let config = stream::Config {
@@ -24,7 +24,7 @@ async fn stage() -> Stage {
     let stream = jetstream.create_stream(config).await.unwrap();
     fill(&nats, &stream, 1, 60).await;
     let sidestream = Sidestream::start(configuration(&nats, "")).await;
-    Stage {
+    Fixture {
         nats,
         jetstream,
         stream,
@@ -32,9 +32,9 @@ async fn stage() -> Stage {
     }
 }
 
-impl Stage {
+impl Fixture {
     /// Takes a place for a consumer. False if none is free.
-    async fn occupy(&self, name: &str) -> bool {
+    async fn create_consumer(&self, name: &str) -> bool {
         let inactive_threshold = Duration::from_secs(600);
         let config = pull::Config {
             name: Some(name.to_owned()),
@@ -45,7 +45,7 @@ impl Stage {
     }
 
     /// Deletes the tailer's consumer and takes its place before it is made again.
-    async fn usurp(&self) {
+    async fn replace_consumer_of_tailer(&self) {
         use futures_util::TryStreamExt as _;
         let client = self.nats.client().await;
         eventually(
@@ -67,7 +67,7 @@ impl Stage {
                         .unwrap();
                 }
                 client.flush().await.unwrap();
-                self.occupy("second").await && names().await.is_empty()
+                self.create_consumer("second").await && names().await.is_empty()
             },
         )
         .await;
@@ -84,12 +84,12 @@ impl Stage {
 #[tokio::test]
 async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_once_it_is_admitted()
 {
-    let stage = stage().await;
-    let start = format!("{}-0", stage.tag().await);
-    assert!(stage.occupy("other").await);
+    let fixture = fixture().await;
+    let start = format!("{}-0", fixture.tag().await);
+    assert!(fixture.create_consumer("other").await);
 
     // The first to need it waits for some attempts; then its event stream ends, and its position is kept.
-    let mut first = SseClient::get(stage.sidestream.url("/all"))
+    let mut first = SseClient::get(fixture.sidestream.url("/all"))
         .last_event_id(&start)
         .connect()
         .await;
@@ -100,25 +100,25 @@ async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_o
         ("sidestream.close", start.as_str())
     );
     assert!(end.data.contains(r#""reason":"upstream""#), "{}", end.data);
-    let check = stage.check("replays:A").await.unwrap();
+    let check = fixture.check("replays:A").await.unwrap();
     assert!(
         check.contains("error code 10026") && check.contains("raise `max_consumers`"),
         "{check}"
     );
     assert_eq!(
-        stage.sidestream.admin_json("/health").await["status"],
+        fixture.sidestream.admin_json("/health").await["status"],
         "warning"
     );
-    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 200);
+    assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 200);
 
     // From then on a program is rejected at once, and a browser goes on live after a gap that says why.
-    let mut program = SseClient::get(stage.sidestream.url("/status"))
+    let mut program = SseClient::get(fixture.sidestream.url("/status"))
         .last_event_id(&start)
         .connect()
         .await;
     assert_eq!(program.status(), 503);
     assert!(program.body().await.contains("nats_rejected"));
-    let mut browser = SseClient::get(stage.sidestream.url("/gap"))
+    let mut browser = SseClient::get(fixture.sidestream.url("/gap"))
         .last_event_id(&start)
         .browser()
         .connect()
@@ -129,22 +129,22 @@ async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_o
         gap.data,
         r#"{"reason":"rejected","missed":null,"resume":"live"}"#
     );
-    stage.publish("a.1", "61").await;
+    fixture.publish("a.1", "61").await;
     assert_eq!(browser.next().await.data, "61");
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_gaps_total", &[("reason", "rejected")])
             .await,
         1.0
     );
 
-    stage.stream.delete_consumer("other").await.unwrap();
+    fixture.stream.delete_consumer("other").await.unwrap();
     eventually(RECOVERY, "the check is gone", || async {
-        stage.check("replays:A").await.is_none()
+        fixture.check("replays:A").await.is_none()
     })
     .await;
-    let mut resumed = SseClient::get(stage.sidestream.url("/status"))
+    let mut resumed = SseClient::get(fixture.sidestream.url("/status"))
         .last_event_id(&start)
         .connect()
         .await;
@@ -160,25 +160,27 @@ async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_o
 
 #[tokio::test]
 async fn a_rejected_tailer_closes_its_event_streams_and_admits_none_until_it_follows_again() {
-    let stage = stage().await;
-    let mut live = SseClient::get(stage.sidestream.url("/all")).connect().await;
-    stage.publish("a.1", "61").await;
+    let fixture = fixture().await;
+    let mut live = SseClient::get(fixture.sidestream.url("/all"))
+        .connect()
+        .await;
+    fixture.publish("a.1", "61").await;
     assert_eq!(live.next().await.data, "61");
-    assert!(stage.occupy("first").await);
-    stage.usurp().await;
-    stage.publish("a.1", "62").await;
+    assert!(fixture.create_consumer("first").await);
+    fixture.replace_consumer_of_tailer().await;
+    fixture.publish("a.1", "62").await;
 
     let end = live.next().await;
     assert_eq!(end.name, "sidestream.close");
     assert!(end.data.contains(r#""reason":"upstream""#), "{}", end.data);
     let position = live.last_event_id().to_owned();
-    let mut program = SseClient::get(stage.sidestream.url("/all"))
+    let mut program = SseClient::get(fixture.sidestream.url("/all"))
         .last_event_id(&position)
         .connect()
         .await;
     assert_eq!(program.status(), 503);
     assert!(program.body().await.contains("nats_rejected"));
-    let mut browser = SseClient::get(stage.sidestream.url("/all"))
+    let mut browser = SseClient::get(fixture.sidestream.url("/all"))
         .browser()
         .connect()
         .await;
@@ -186,12 +188,12 @@ async fn a_rejected_tailer_closes_its_event_streams_and_admits_none_until_it_fol
         (browser.status(), browser.next().await.name.as_str()),
         (200, "sidestream.close")
     );
-    assert_eq!(stage.sidestream.admin("/health/ready").await.0, 503);
+    assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 503);
 
-    stage.stream.delete_consumer("second").await.unwrap();
-    stage.ready().await;
-    stage.publish("a.1", "63").await;
-    let mut resumed = SseClient::get(stage.sidestream.url("/all"))
+    fixture.stream.delete_consumer("second").await.unwrap();
+    fixture.ready().await;
+    fixture.publish("a.1", "63").await;
+    let mut resumed = SseClient::get(fixture.sidestream.url("/all"))
         .last_event_id(&position)
         .connect()
         .await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::reader::{Reader, Via, told};
-use super::{SUBJECTS, Stage, configuration, last, texts};
+use super::reader::{Reader, Via, summary};
+use super::{Fixture, SUBJECTS, configuration, last, texts};
 use testkit::nats::{Nats, create_stream, publish_raw};
 use testkit::proxy::{Fault, Proxy};
 use testkit::sidestream::Sidestream;
@@ -14,10 +14,10 @@ use testkit::wait::{DEADLINE, RECOVERY, eventually, within};
 
 #[tokio::test]
 async fn a_filter_that_matches_little_is_replayed_exactly() {
-    let stage = Stage::with(1000).await;
-    let start = format!("{}-0", stage.tag().await);
+    let fixture = Fixture::with(1000).await;
+    let start = format!("{}-0", fixture.tag().await);
     for via in Via::ALL {
-        let mut reader = stage.resume(via, "/one/7", &start).await;
+        let mut reader = fixture.resume(via, "/one/7", &start).await;
         let expected: Vec<String> = (0..20)
             .map(|round| (7 + round * SUBJECTS).to_string())
             .collect();
@@ -25,31 +25,34 @@ async fn a_filter_that_matches_little_is_replayed_exactly() {
         while events.len() < expected.len() {
             events.push(reader.next().await);
         }
-        assert_eq!(events.iter().map(told).collect::<Vec<_>>(), expected);
+        assert_eq!(events.iter().map(summary).collect::<Vec<_>>(), expected);
         // From the middle of it, and from between its own.
-        let mut middle = stage.resume(via, "/one/7", &events[9].id).await;
+        let mut middle = fixture.resume(via, "/one/7", &events[9].id).await;
         let tag = start.split('-').next().unwrap();
-        let mut between = stage.resume(via, "/one/7", &format!("{tag}-500")).await;
+        let mut between = fixture.resume(via, "/one/7", &format!("{tag}-500")).await;
         for expected in &expected[10..] {
             assert_eq!(
-                (&told(&middle.next().await), &told(&between.next().await)),
+                (
+                    &summary(&middle.next().await),
+                    &summary(&between.next().await)
+                ),
                 (expected, expected)
             );
         }
     }
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }
 
 #[tokio::test]
 async fn checkpoints_move_a_silent_client_past_what_is_purged() {
     let route = "  - { path: /silent, sources: [{ stream: A, subjects: [\"a.silent\"] }], window: { events: 20 }, checkpoint: 200ms }";
-    let stage = Stage::with_routes(100, route).await;
-    let start = format!("{}-10", stage.tag().await);
-    let mut client = SseClient::get(stage.sidestream.url("/silent"))
+    let fixture = Fixture::with_routes(100, route).await;
+    let start = format!("{}-10", fixture.tag().await);
+    let mut client = SseClient::get(fixture.sidestream.url("/silent"))
         .last_event_id(&start)
         .connect()
         .await;
-    stage.fill(200).await;
+    fixture.fill(200).await;
     let at = |id: &str| id.split('-').nth(1).map(str::to_owned);
     let fact = "a checkpoint at the end of the stream";
     client
@@ -59,22 +62,22 @@ async fn checkpoints_move_a_silent_client_past_what_is_purged() {
         .await;
     let id = client.last_event_id().to_owned();
     drop(client);
-    stage.stream.purge().sequence(301).await.unwrap();
+    fixture.stream.purge().sequence(301).await.unwrap();
     for via in Via::ALL {
-        let mut reader = stage.resume(via, "/silent", &id).await;
+        let mut reader = fixture.resume(via, "/silent", &id).await;
         assert_eq!(reader.status(), 200);
-        stage.publish("a.silent", "heard").await;
-        assert_eq!(told(&reader.next().await), "heard");
+        fixture.publish("a.silent", "heard").await;
+        assert_eq!(summary(&reader.next().await), "heard");
     }
 }
 
 #[tokio::test]
 async fn a_client_that_moves_between_two_sidecars_has_every_event_once() {
-    let stage = Stage::with(300).await;
-    let other = Sidestream::start(configuration(&stage.nats, "")).await;
-    let sidecars = [&stage.sidestream, &other];
-    let mut id = format!("{}-0", stage.tag().await);
-    let jetstream = stage.nats.jetstream().await;
+    let fixture = Fixture::with(300).await;
+    let other = Sidestream::start(configuration(&fixture.nats, "")).await;
+    let sidecars = [&fixture.sidestream, &other];
+    let mut id = format!("{}-0", fixture.tag().await);
+    let jetstream = fixture.nats.jetstream().await;
     let publishing = tokio::spawn(async move {
         for number in 301..=1500 {
             let stored = jetstream
@@ -99,7 +102,7 @@ async fn a_client_that_moves_between_two_sidecars_has_every_event_once() {
         assert_eq!(reader.status(), 200, "{id}");
         for _ in 0..(37 + moves % 90).min(1500 - seen.len()) {
             let event = reader.next().await;
-            seen.push(told(&event));
+            seen.push(summary(&event));
             id = event.id;
         }
         moves += 1;
@@ -110,31 +113,31 @@ async fn a_client_that_moves_between_two_sidecars_has_every_event_once() {
 
 #[tokio::test]
 async fn a_client_that_knows_more_than_its_new_sidecar_is_believed() {
-    let stage = Stage::with(300).await;
-    let ids = stage.ids().await;
+    let fixture = Fixture::with(300).await;
+    let ids = fixture.ids().await;
     // Its connections to NATS are slower than the client.
-    let proxy = Proxy::to_port(stage.nats.port()).await;
+    let proxy = Proxy::to_port(fixture.nats.port()).await;
     let far = format!("nats://{}", proxy.address());
-    let text = configuration(&stage.nats, "").replace(&stage.nats.url(), &far);
+    let text = configuration(&fixture.nats, "").replace(&fixture.nats.url(), &far);
     let late = Sidestream::start(text).await;
     proxy.set(Fault {
         delay: Duration::from_millis(150),
         ..Fault::default()
     });
-    let mut near = stage.resume(Via::Http1, "/all", &ids[299]).await;
+    let mut near = fixture.resume(Via::Http1, "/all", &ids[299]).await;
     for number in 301..=305 {
         // It asks where the stream is, and believes the answer for a while.
         let past = Reader::open(&late, Via::Http1, "/all", &[("last-event-id", &ids[100])]).await;
         assert_eq!(past.status(), 200);
-        stage.publish("a.1", &number.to_string()).await;
+        fixture.publish("a.1", &number.to_string()).await;
         let event = near.next().await;
-        assert_eq!(told(&event), number.to_string());
+        assert_eq!(summary(&event), number.to_string());
         let mut moved = Reader::open(&late, Via::H2, "/all", &[("last-event-id", &event.id)]).await;
         let next = format!("after {number}");
-        stage.publish("a.end", &next).await;
-        assert_eq!(told(&near.next().await), next);
+        fixture.publish("a.end", &next).await;
+        assert_eq!(summary(&near.next().await), next);
         assert_eq!(
-            told(&moved.next().await),
+            summary(&moved.next().await),
             next,
             "neither a gap nor an event twice"
         );
@@ -143,17 +146,17 @@ async fn a_client_that_knows_more_than_its_new_sidecar_is_believed() {
 
 #[tokio::test]
 async fn a_message_with_damaged_headers_in_the_archive_delays_no_replay() {
-    let stage = Stage::with(100).await;
+    let fixture = Fixture::with(100).await;
     let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n";
-    publish_raw(stage.nats.port(), b"a.0", headers, b"poison").await;
-    stage.fill(199).await;
-    let start = format!("{}-20", stage.tag().await);
+    publish_raw(fixture.nats.port(), b"a.0", headers, b"poison").await;
+    fixture.fill(199).await;
+    let start = format!("{}-20", fixture.tag().await);
     let expected = [texts(21, 100), vec!["poison".to_owned()], texts(102, 300)].concat();
     let mut readers = Vec::new();
     for via in Via::ALL {
-        readers.push(stage.resume(via, "/all", &start).await);
+        readers.push(fixture.resume(via, "/all", &start).await);
     }
-    stage.publish("a.end", "end").await;
+    fixture.publish("a.end", "end").await;
     for mut reader in readers {
         assert_eq!(
             within(RECOVERY, "the reader is live", reader.until("end")).await,
@@ -161,23 +164,26 @@ async fn a_message_with_damaged_headers_in_the_archive_delays_no_replay() {
         );
     }
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_nats_reconnects_total", &[])
             .await,
         0.0
     );
     assert_eq!(
-        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_gaps_total", &[])
+            .await,
         0.0
     );
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }
 
 #[tokio::test]
 async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
-    let stage = Stage::with(0).await;
-    let client = stage.nats.client().await;
+    let fixture = Fixture::with(0).await;
+    let client = fixture.nats.client().await;
     let filling = "x".repeat(2000);
     for number in 1..=2000 {
         client
@@ -187,11 +193,11 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
     }
     client.flush().await.unwrap();
     eventually(RECOVERY, "all is stored", || async {
-        last(&stage.stream).await == 2000
+        last(&fixture.stream).await == 2000
     })
     .await;
-    let start = format!("{}-0", stage.tag().await);
-    let url = stage.sidestream.url("/all");
+    let start = format!("{}-0", fixture.tag().await);
+    let url = fixture.sidestream.url("/all");
     let number = |data: &str| data.split(' ').next().unwrap().parse::<u64>().unwrap();
     let (hurry, hurried) = tokio::sync::watch::channel(false);
     let mut ends = Vec::new();
@@ -216,12 +222,12 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
             }
         }));
     }
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_replays_running", &[], |running| running >= 1.0)
         .await;
     for via in Via::ALL {
-        let mut reader = stage.resume(via, "/all", &start).await;
+        let mut reader = fixture.resume(via, "/all", &start).await;
         let all = async {
             for expected in 1..=2000 {
                 assert_eq!(number(&reader.next().await.data), expected);
@@ -233,7 +239,7 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
     for end in ends {
         end.await.unwrap();
     }
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }
 
 #[tokio::test]
@@ -245,18 +251,20 @@ async fn a_message_that_is_too_large_is_the_same_gap_in_a_replay_as_live() {
     let jetstream = nats.jetstream().await;
     let stream = create_stream(&jetstream, "A", &["a.>"]).await;
     let sidestream = Sidestream::start(configuration(&nats, "")).await;
-    let stage = Stage {
+    let fixture = Fixture {
         nats,
         jetstream,
         stream,
         sidestream,
     };
-    let mut live = SseClient::get(stage.sidestream.url("/all")).connect().await;
+    let mut live = SseClient::get(fixture.sidestream.url("/all"))
+        .connect()
+        .await;
     live.until_seen("its position", |parser| parser.positions() > 0)
         .await;
     let start = live.last_event_id().to_owned();
-    stage.fill(2).await;
-    stage
+    fixture.fill(2).await;
+    fixture
         .jetstream
         .publish("a.1", vec![b'x'; 9 << 20].into())
         .await
@@ -272,12 +280,12 @@ async fn a_message_that_is_too_large_is_the_same_gap_in_a_replay_as_live() {
     let mut seen = Vec::new();
     // More than the window holds, but not at a time.
     for _ in 0..3 {
-        stage.fill(10).await;
+        fixture.fill(10).await;
         let count = if seen.is_empty() { 13 } else { 10 };
         seen.extend(live.take(count).await.into_iter().map(|event| event.data));
     }
     assert_eq!(seen, expected);
-    let mut resumed = SseClient::get(stage.sidestream.url("/gap"))
+    let mut resumed = SseClient::get(fixture.sidestream.url("/gap"))
         .last_event_id(&start)
         .connect()
         .await;

@@ -1,33 +1,33 @@
 //! A stream that is put back to an older snapshot: its numbers are given again, to other messages.
 
-use super::reader::{Via, told};
-use super::{Stage, chromium, last, texts};
+use super::reader::{Via, summary};
+use super::{Fixture, chromium, last, texts};
 use testkit::browser::Page;
 use testkit::wait::{RECOVERY, eventually};
 
-/// A stage whose stream had 300 messages, was put back to 200 of them and has grown to 350 with others; and the ids that
+/// A fixture whose stream had 300 messages, was put back to 200 of them and has grown to 350 with others; and the ids that
 /// its clients had.
-async fn restored(mut stage: Stage) -> (Stage, Vec<String>) {
-    stage.nats.snapshot().await;
-    stage.ready().await;
-    stage.fill(100).await;
-    let ids = stage.ids().await;
-    let mut live = stage.resume(Via::Http1, "/all", &ids[299]).await;
-    stage.nats.restore().await;
+async fn restored(mut fixture: Fixture) -> (Fixture, Vec<String>) {
+    fixture.nats.snapshot().await;
+    fixture.ready().await;
+    fixture.fill(100).await;
+    let ids = fixture.ids().await;
+    let mut live = fixture.resume(Via::Http1, "/all", &ids[299]).await;
+    fixture.nats.restore().await;
     eventually(RECOVERY, "the stream is back", || async {
-        stage.stream.get_info().await.is_ok()
+        fixture.stream.get_info().await.is_ok()
     })
     .await;
-    assert_eq!(last(&stage.stream).await, 200);
+    assert_eq!(last(&fixture.stream).await, 200);
     // Who was there is told, and goes on.
-    assert_eq!(told(&live.next().await), "gap:ahead:live");
-    stage.publish("a.other", "other 201").await;
-    assert_eq!(told(&live.next().await), "other 201");
+    assert_eq!(summary(&live.next().await), "gap:ahead:live");
+    fixture.publish("a.other", "other 201").await;
+    assert_eq!(summary(&live.next().await), "other 201");
     for number in 202..=350 {
-        stage.publish("a.other", &format!("other {number}")).await;
+        fixture.publish("a.other", &format!("other {number}")).await;
     }
-    stage.ready().await;
-    (stage, ids)
+    fixture.ready().await;
+    (fixture, ids)
 }
 
 /// What follows a number of before the snapshot.
@@ -38,7 +38,7 @@ fn after(number: u64) -> Vec<String> {
 
 #[tokio::test]
 async fn an_id_of_before_the_snapshot_goes_on_and_one_that_was_lost_with_it_is_a_gap() {
-    let (stage, ids) = restored(Stage::with(200).await).await;
+    let (fixture, ids) = restored(Fixture::with(200).await).await;
     let gap = |reason: &str| vec![format!("gap:{reason}:live")];
     let cases = [
         ("in the archive", ids[149].clone(), after(150)),
@@ -58,23 +58,23 @@ async fn an_id_of_before_the_snapshot_goes_on_and_one_that_was_lost_with_it_is_a
     let mut readers = Vec::new();
     for (what, id, expected) in &cases {
         for via in Via::ALL {
-            let reader = stage.resume(via, "/all", id).await;
+            let reader = fixture.resume(via, "/all", id).await;
             assert_eq!(reader.status(), 200, "{what} over {via:?}");
             readers.push((what, via, reader, expected));
         }
     }
-    stage.publish("a.end", "end").await;
+    fixture.publish("a.end", "end").await;
     for (what, via, mut reader, expected) in readers {
         assert_eq!(reader.until("end").await, *expected, "{what} over {via:?}");
     }
-    stage.at_rest().await;
+    fixture.until_no_replay_runs().await;
 }
 
 #[tokio::test]
 async fn chromium_comes_back_to_a_restored_stream() {
     let page = Page::serve().await;
-    let (stage, ids) = restored(chromium::stage(&page, 200).await).await;
+    let (fixture, ids) = restored(chromium::fixture(&page, 200).await).await;
     let gap = vec!["gap:recreated".to_owned()];
     let cases = [(ids[149].clone(), after(150)), (ids[299].clone(), gap)];
-    chromium::show(&stage, page, &cases).await;
+    chromium::show(&fixture, page, &cases).await;
 }

@@ -9,15 +9,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::stage::Stage;
+use super::fixture::Fixture;
 use testkit::sse::SseClient;
 use testkit::wait::{eventually, within};
 
 /// What the largest of these takes, many times over.
-const PATIENT: Duration = Duration::from_secs(120);
+const LONG_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a client is handed at the most that never reads: buffers of two kernels' sockets, and one turn.
-const HANDED_BYTES_MAX: f64 = 1024.0 * 1024.0;
+const SENT_BYTES_MAX: f64 = 1024.0 * 1024.0;
 
 /// Clients that read all they can, and what they saw: numbers must follow each other.
 struct Crowd {
@@ -39,9 +39,15 @@ fn micros(since: Instant) -> u64 {
 
 impl Crowd {
     /// `after`: the id that they come back with.
-    async fn open(stage: &Stage, path: &str, clients: usize, after: &str, began: Instant) -> Self {
+    async fn open(
+        fixture: &Fixture,
+        path: &str,
+        clients: usize,
+        after: &str,
+        began: Instant,
+    ) -> Self {
         let (seen, mut readers) = (Arc::new(Seen::default()), JoinSet::new());
-        let authority = stage.sidestream.url("").replace("http://", "");
+        let authority = fixture.sidestream.url("").replace("http://", "");
         for _ in 0..clients {
             let mut socket = TcpStream::connect(&authority).await.unwrap();
             let id = if after.is_empty() {
@@ -55,7 +61,7 @@ impl Crowd {
         }
         let route = [("route", path)];
         let opened = clients as f64;
-        stage
+        fixture
             .sidestream
             .until_metric("sidestream_streams", &route, |streams| streams == opened)
             .await;
@@ -64,7 +70,7 @@ impl Crowd {
 
     async fn until_seen(&self, events: u64) {
         let all = || async { self.seen.events.load(Ordering::Relaxed) >= events };
-        eventually(PATIENT, &format!("{events} events are read"), all).await;
+        eventually(LONG_DEADLINE, &format!("{events} events are read"), all).await;
         assert_eq!(self.seen.events.load(Ordering::Relaxed), events);
         assert_eq!(
             self.seen.faults.load(Ordering::Relaxed),
@@ -129,14 +135,14 @@ async fn follow(mut socket: TcpStream, seen: Arc<Seen>, began: Instant) {
 
 /// Publishes at a rate for a while; how many.
 async fn publish(
-    stage: &Stage,
+    fixture: &Fixture,
     first: u64,
     rate: u64,
     lasting: Duration,
     bytes: usize,
     began: Instant,
 ) -> u64 {
-    let (start, client) = (Instant::now(), stage.jetstream.client());
+    let (start, client) = (Instant::now(), fixture.jetstream.client());
     let (mut number, text) = (first, "x".repeat(bytes));
     while start.elapsed() < lasting {
         let due = first + rate * micros(start) / 1_000_000;
@@ -156,8 +162,8 @@ async fn publish(
     number - first
 }
 
-/// How large a scene is.
-struct Scene {
+/// How large a scenario is.
+struct Scenario {
     readers: usize,
     stalled: usize,
     /// Events per second.
@@ -168,48 +174,48 @@ struct Scene {
 }
 
 /// Latency of those who read, without and with some that never do; everything that is promised of both.
-async fn beside_those_who_never_read(scene: Scene) {
-    let Scene {
+async fn measure_beside_stalled_clients(scenario: Scenario) {
+    let Scenario {
         readers,
         stalled,
         rate,
         lasting,
         bytes,
         stalled_path,
-    } = scene;
-    let (stage, began) = (Stage::start().await, Instant::now());
-    let crowd = Crowd::open(&stage, "/usual", readers, "", began).await;
-    let warm = publish(&stage, 0, rate, Duration::from_millis(500), bytes, began).await;
+    } = scenario;
+    let (fixture, began) = (Fixture::start().await, Instant::now());
+    let crowd = Crowd::open(&fixture, "/usual", readers, "", began).await;
+    let warm = publish(&fixture, 0, rate, Duration::from_millis(500), bytes, began).await;
     crowd.until_seen(warm * readers as u64).await;
     crowd.measure();
-    let mut published = warm + publish(&stage, warm, rate, lasting, bytes, began).await;
+    let mut published = warm + publish(&fixture, warm, rate, lasting, bytes, began).await;
     crowd.until_seen(published * readers as u64).await;
     let without = crowd.latency();
 
-    let before_bytes = stage.sidestream.resident_bytes_at_rest().await;
+    let before_bytes = fixture.sidestream.resident_bytes_at_rest().await;
     let mut sleepers = Vec::new();
     for _ in 0..stalled {
-        sleepers.push(stage.lazy(stalled_path).await);
+        sleepers.push(fixture.lazy(stalled_path).await);
     }
     crowd.measure();
-    published += publish(&stage, published, rate, lasting, bytes, began).await;
+    published += publish(&fixture, published, rate, lasting, bytes, began).await;
     crowd.until_seen(published * readers as u64).await;
     let with = crowd.latency();
-    let each = stage
+    let each = fixture
         .sidestream
         .resident_bytes()
         .saturating_sub(before_bytes)
         / stalled as u64;
     let closed = [("route", stalled_path), ("reason", "slow")];
     let all = stalled as f64;
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_streams_closed_total", &closed, |ended| {
             ended == all
         })
         .await;
     let closed = |line: &&serde_json::Value| line["message"] == "event stream closed";
-    let handed = stage
+    let handed = fixture
         .sidestream
         .log()
         .iter()
@@ -222,7 +228,7 @@ async fn beside_those_who_never_read(scene: Scene) {
         without.0, without.1, with.0, with.1
     );
     assert!(
-        handed < HANDED_BYTES_MAX,
+        handed < SENT_BYTES_MAX,
         "{handed} bytes were handed to one that never reads"
     );
     // A machine that others share: what is excluded is that the readers wait for the stalled.
@@ -232,7 +238,7 @@ async fn beside_those_who_never_read(scene: Scene) {
         "{without:?} without, {with:?} with"
     );
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams", &[("route", "/usual")])
             .await,
@@ -245,7 +251,7 @@ async fn beside_those_who_never_read(scene: Scene) {
 async fn those_who_read_do_not_notice_those_who_never_do() {
     let stalled_path = "/strict";
     let lasting = Duration::from_millis(1500);
-    beside_those_who_never_read(Scene {
+    measure_beside_stalled_clients(Scenario {
         readers: 45,
         stalled: 5,
         rate: 300,
@@ -260,7 +266,7 @@ async fn those_who_read_do_not_notice_those_who_never_do() {
 #[ignore = "takes half a minute of both cores"]
 async fn nine_hundred_who_read_do_not_notice_a_hundred_who_never_do() {
     let (stalled_path, lasting) = ("/past", Duration::from_secs(10));
-    let scene = Scene {
+    let scenario = Scenario {
         readers: 900,
         stalled: 100,
         rate: 2000,
@@ -268,16 +274,16 @@ async fn nine_hundred_who_read_do_not_notice_a_hundred_who_never_do() {
         bytes: 128,
         stalled_path,
     };
-    beside_those_who_never_read(scene).await;
+    measure_beside_stalled_clients(scenario).await;
 }
 
-async fn assert_nobody_was_slow(stage: &Stage) {
+async fn assert_no_client_was_slow(fixture: &Fixture) {
     for (name, label) in [
         ("sidestream_gaps_total", None),
         ("sidestream_streams_closed_total", Some(("reason", "slow"))),
     ] {
         assert_eq!(
-            stage.sidestream.metric(name, label.as_slice()).await,
+            fixture.sidestream.metric(name, label.as_slice()).await,
             0.0,
             "{name}"
         );
@@ -285,18 +291,18 @@ async fn assert_nobody_was_slow(stage: &Stage) {
 }
 
 async fn burst(readers: usize, events: u64) {
-    let (mut stage, began) = (Stage::start().await, Instant::now());
-    let crowd = Crowd::open(&stage, "/usual", readers, "", began).await;
+    let (mut fixture, began) = (Fixture::start().await, Instant::now());
+    let crowd = Crowd::open(&fixture, "/usual", readers, "", began).await;
     within(
-        PATIENT,
+        LONG_DEADLINE,
         "the burst is published",
-        stage.publish(events, 128),
+        fixture.publish(events, 128),
     )
     .await;
     crowd.until_seen(events * readers as u64).await;
-    assert_nobody_was_slow(&stage).await;
+    assert_no_client_was_slow(&fixture).await;
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams", &[("route", "/usual")])
             .await,
@@ -316,8 +322,8 @@ async fn a_burst_of_five_thousand_to_five_hundred_is_not_slowness() {
 }
 
 async fn replay(readers: usize, events: u64) {
-    let (mut stage, began) = (Stage::start().await, Instant::now());
-    let mut first = SseClient::get(stage.sidestream.url("/past"))
+    let (mut fixture, began) = (Fixture::start().await, Instant::now());
+    let mut first = SseClient::get(fixture.sidestream.url("/past"))
         .connect()
         .await;
     first
@@ -327,24 +333,29 @@ async fn replay(readers: usize, events: u64) {
         .await;
     let id = first.last_event_id().to_owned();
     drop(first);
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_streams", &[("route", "/past")], |streams| {
             streams == 0.0
         })
         .await;
-    within(PATIENT, "the past is published", stage.publish(events, 128)).await;
-    let crowd = Crowd::open(&stage, "/past", readers, &id, began).await;
+    within(
+        LONG_DEADLINE,
+        "the past is published",
+        fixture.publish(events, 128),
+    )
+    .await;
+    let crowd = Crowd::open(&fixture, "/past", readers, &id, began).await;
     crowd.until_seen(events * readers as u64).await;
-    assert_nobody_was_slow(&stage).await;
-    stage
+    assert_no_client_was_slow(&fixture).await;
+    fixture
         .sidestream
         .until_metric("sidestream_replay_seconds_count", &[], |replays| {
             replays >= 1.0
         })
         .await;
     assert!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_replay_seconds_sum", &[])
             .await
@@ -365,18 +376,18 @@ async fn five_hundred_replays_of_two_thousand_events_are_not_lag() {
 
 #[tokio::test]
 async fn who_comes_back_and_takes_it_slowly_is_spared_nothing_before_it_has_caught_up() {
-    let mut stage = Stage::start().await;
-    let first = stage.lazy("/shed").await;
+    let mut fixture = Fixture::start().await;
+    let first = fixture.lazy("/shed").await;
     let id = first.last_event_id().to_owned();
     drop(first);
-    stage.publish(1500, 500).await;
-    let back = SseClient::get(stage.sidestream.url("/shed"))
+    fixture.publish(1500, 500).await;
+    let back = SseClient::get(fixture.sidestream.url("/shed"))
         .last_event_id(&id)
         .receive_buffer(4096);
     let mut back = back.connect().await;
-    stage.until_slow("/shed").await;
+    fixture.until_slow("/shed").await;
     assert!(
-        stage.connection("/shed").await["lag"]["events"]
+        fixture.connection("/shed").await["lag"]["events"]
             .as_u64()
             .unwrap()
             > 1000,
@@ -386,9 +397,9 @@ async fn who_comes_back_and_takes_it_slowly_is_spared_nothing_before_it_has_caug
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let events = back.take(1500).await;
     assert!(
-        super::stage::Account::of(&events, 0, "slow")
+        super::fixture::Tally::of(&events, 0, "slow")
             .missed
             .is_empty()
     );
-    assert_nobody_was_slow(&stage).await;
+    assert_no_client_was_slow(&fixture).await;
 }

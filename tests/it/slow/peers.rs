@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::stage::Stage;
+use super::fixture::Fixture;
 use testkit::h2::{Builder, H2Client};
 use testkit::sse::SseClient;
 use testkit::wait::eventually;
@@ -17,17 +17,17 @@ const PINGS: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(8);
 
 /// From now on nothing reaches this socket, and its kernel answers nothing: as if its machine had lost power.
-fn vanish(client: &mut SseClient) {
+fn drop_all_packets(client: &mut SseClient) {
     // `ret #0`: keep no byte of any packet, not even for an acknowledgement.
     let nothing = [socket2::SockFilter::new(0x06, 0, 0, 0)];
     let tcp = client.response().transport().tcp();
     socket2::SockRef::from(tcp).attach_filter(&nothing).unwrap();
 }
 
-async fn until_closed(stage: &Stage, route: &str, most: Duration) -> Duration {
+async fn until_closed(fixture: &Fixture, route: &str, most: Duration) -> Duration {
     let began = Instant::now();
     eventually(most + GRACE, &format!("{route} is closed"), || async {
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams", &[("route", route)])
             .await
@@ -40,23 +40,27 @@ async fn until_closed(stage: &Stage, route: &str, most: Duration) -> Duration {
 #[tokio::test]
 #[ignore = "takes half a minute"]
 async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
-    let stage = Stage::start().await;
-    let mut client = SseClient::get(stage.sidestream.url("/quiet"))
+    let fixture = Fixture::start().await;
+    let mut client = SseClient::get(fixture.sidestream.url("/quiet"))
         .connect()
         .await;
     client
         .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
         .await;
-    vanish(&mut client);
+    drop_all_packets(&mut client);
     // A heartbeat of 2 s, then the kernel's time.
-    let lasted = until_closed(&stage, "/quiet", Duration::from_secs(2) + STUCK).await;
+    let lasted = until_closed(&fixture, "/quiet", Duration::from_secs(2) + STUCK).await;
     println!("found after {lasted:?}");
     assert!(
         lasted > Duration::from_secs(20),
         "it was the vanishing that ended it: {lasted:?}"
     );
     eventually(GRACE, "its connection is gone too", || async {
-        stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
+        fixture
+            .sidestream
+            .metric("sidestream_connections", &[])
+            .await
+            == 0.0
     })
     .await;
 }
@@ -64,17 +68,21 @@ async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
 #[tokio::test]
 #[ignore = "takes half a minute"]
 async fn a_peer_that_vanished_is_found_by_pings_on_http_2() {
-    let stage = Stage::start().await;
-    let mut connection = H2Client::connect(stage.sidestream.url("/")).await;
+    let fixture = Fixture::start().await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut stream = connection.get("/quiet").await;
     stream
         .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
         .await;
     connection.freeze();
-    let lasted = until_closed(&stage, "/quiet", PINGS).await;
+    let lasted = until_closed(&fixture, "/quiet", PINGS).await;
     println!("found after {lasted:?}");
     eventually(GRACE, "its connection is gone too", || async {
-        stage.sidestream.metric("sidestream_connections", &[]).await == 0.0
+        fixture
+            .sidestream
+            .metric("sidestream_connections", &[])
+            .await
+            == 0.0
     })
     .await;
 }
@@ -82,19 +90,21 @@ async fn a_peer_that_vanished_is_found_by_pings_on_http_2() {
 #[tokio::test]
 #[ignore = "takes half a minute"]
 async fn one_that_takes_nothing_is_closed_however_little_waits_for_it() {
-    let mut stage = Stage::start().await;
-    let _stuck = stage.lazy("/usual").await;
-    stage.publish_until_waiting("/usual", 20, 4000).await;
-    let mut connection = Builder::default().connect(stage.sidestream.url("/")).await;
+    let mut fixture = Fixture::start().await;
+    let _stuck = fixture.lazy("/usual").await;
+    fixture.publish_until_waiting("/usual", 20, 4000).await;
+    let mut connection = Builder::default()
+        .connect(fixture.sidestream.url("/"))
+        .await;
     let mut stalled = connection.get("/disconnect").await;
     let mut reading = connection.get("/past").await;
     for _ in 0..8 {
-        stage.publish(10, 4000).await;
+        fixture.publish(10, 4000).await;
         reading.take(10).await;
     }
     let began = Instant::now();
-    until_closed(&stage, "/usual", STUCK).await;
-    until_closed(&stage, "/disconnect", STUCK).await;
+    until_closed(&fixture, "/usual", STUCK).await;
+    until_closed(&fixture, "/disconnect", STUCK).await;
     println!("both closed after {:?}", began.elapsed());
     assert!(
         began.elapsed() > Duration::from_secs(15),
@@ -102,6 +112,6 @@ async fn one_that_takes_nothing_is_closed_however_little_waits_for_it() {
     );
     stalled.closed().await;
     assert!(!connection.going_away(), "the connection is not at fault");
-    stage.publish(1, 10).await;
+    fixture.publish(1, 10).await;
     reading.next().await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::stage::{Account, PATIENCE, Published, Stage};
+use super::fixture::{Fixture, Published, STALL_TIMEOUT, Tally};
 use testkit::h2::H2Client;
 use testkit::proxy::{Fault, Proxy};
 use testkit::sse::{End, Event, SseClient};
@@ -15,111 +15,114 @@ fn is_number(number: u64) -> impl Fn(&Event) -> bool {
     move |event| event.data.starts_with(&format!("{number} "))
 }
 
-async fn assert_counted(stage: &Stage, account: &Account, reason: &str) {
+async fn assert_counted(fixture: &Fixture, tally: &Tally, reason: &str) {
     for tier in ["critical", "normal", "telemetry"] {
-        let counted = stage
+        let counted = fixture
             .sidestream
             .metric("sidestream_shed_events_total", &[("tier", tier)])
             .await;
-        assert_eq!(counted, account.count_missed(tier) as f64, "{tier}");
+        assert_eq!(counted, tally.count_missed(tier) as f64, "{tier}");
     }
     let reason = [("reason", reason)];
-    let missed = stage
+    let missed = fixture
         .sidestream
         .metric("sidestream_missed_events_total", &reason)
         .await;
-    assert_eq!(missed, account.missed.len() as f64);
+    assert_eq!(missed, tally.missed.len() as f64);
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_gaps_total", &reason)
             .await,
-        account.gaps as f64
+        tally.gaps as f64
     );
 }
 
 /// A client that does not read yet, on the route that sheds.
-pub async fn is_shed_and_told(mut stage: Stage, mut client: SseClient) {
-    stage.publish_until_waiting("/shed", 900, 500).await;
-    stage.until_slow("/shed").await;
-    assert_eq!(stage.connection("/shed").await["slow"], true);
-    let events = client.until(is_number(stage.published - 1)).await;
-    let account = Account::of(&events, 0, "slow");
-    assert_eq!(account.count_missed("critical"), 0);
+pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
+    fixture.publish_until_waiting("/shed", 900, 500).await;
+    fixture.until_slow("/shed").await;
+    assert_eq!(fixture.connection("/shed").await["slow"], true);
+    let events = client.until(is_number(fixture.published - 1)).await;
+    let tally = Tally::of(&events, 0, "slow");
+    assert_eq!(tally.count_missed("critical"), 0);
     assert!(
-        account.count_missed("telemetry") > 0 && account.count_missed("normal") > 0,
+        tally.count_missed("telemetry") > 0 && tally.count_missed("normal") > 0,
         "{:?}",
-        account.missed
+        tally.missed
     );
     // With less than three quarters waiting what is normal is given again, and what is telemetry is not yet.
-    let last_normal = account
+    let last_normal = tally
         .missed
         .iter()
         .rposition(|missed| missed.tier == "normal")
         .unwrap();
     assert!(
-        account.missed[last_normal + 1..]
+        tally.missed[last_normal + 1..]
             .iter()
             .all(|missed| missed.tier == "telemetry")
     );
     assert!(
-        account.missed.len() > last_normal + 1,
+        tally.missed.len() > last_normal + 1,
         "telemetry is shed longer"
     );
-    assert_counted(&stage, &account, "slow").await;
+    assert_counted(&fixture, &tally, "slow").await;
 
     // Where it was told of a gap it can go on: what follows that position is given again, from memory.
     let gap = events
         .iter()
         .find(|event| event.name == "sidestream.gap")
         .unwrap();
-    let mut again = SseClient::get(stage.sidestream.url("/shed"))
+    let mut again = SseClient::get(fixture.sidestream.url("/shed"))
         .last_event_id(&gap.id)
         .connect()
         .await;
-    let events = again.until(is_number(stage.published - 1)).await;
+    let events = again.until(is_number(fixture.published - 1)).await;
     let first = Published::read(&events[0]).number;
-    assert!(Account::of(&events, first, "slow").missed.is_empty());
-    assert_eq!(account.missed[0].number, first);
+    assert!(Tally::of(&events, first, "slow").missed.is_empty());
+    assert_eq!(tally.missed[0].number, first);
 }
 
 #[tokio::test]
 async fn a_slow_client_gets_everything_critical_in_order_and_is_told_exactly_what_was_shed() {
-    let stage = Stage::start().await;
-    let client = stage.lazy("/shed").await;
-    is_shed_and_told(stage, client).await;
+    let fixture = Fixture::start().await;
+    let client = fixture.lazy("/shed").await;
+    is_shed_and_told(fixture, client).await;
 }
 
 #[tokio::test]
 async fn a_client_that_was_slow_with_little_waiting_misses_nothing() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/shed").await;
-    stage.publish_until_waiting("/shed", 100, 1000).await;
-    stage.until_slow("/shed").await;
-    let events = client.until(is_number(stage.published - 1)).await;
-    assert_eq!(events.len() as u64, stage.published);
+    let mut fixture = Fixture::start().await;
+    let mut client = fixture.lazy("/shed").await;
+    fixture.publish_until_waiting("/shed", 100, 1000).await;
+    fixture.until_slow("/shed").await;
+    let events = client.until(is_number(fixture.published - 1)).await;
+    assert_eq!(events.len() as u64, fixture.published);
     assert_eq!(
-        stage.sidestream.metric("sidestream_gaps_total", &[]).await,
+        fixture
+            .sidestream
+            .metric("sidestream_gaps_total", &[])
+            .await,
         0.0
     );
 }
 
 #[tokio::test]
 async fn conflated_is_all_but_the_newest_of_each_subject_with_one_gap_before() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/conflate").await;
-    stage.publish_until_waiting("/conflate", 900, 1000).await;
-    stage.until_slow("/conflate").await;
-    let waiting = stage.connection("/conflate").await["lag"]["events"]
+    let mut fixture = Fixture::start().await;
+    let mut client = fixture.lazy("/conflate").await;
+    fixture.publish_until_waiting("/conflate", 900, 1000).await;
+    fixture.until_slow("/conflate").await;
+    let waiting = fixture.connection("/conflate").await["lag"]["events"]
         .as_u64()
         .unwrap();
-    let first = stage.published - waiting;
-    let events = client.until(is_number(stage.published - 1)).await;
-    let account = Account::of(&events, 0, "conflated");
-    assert_eq!(account.gaps, 1);
-    assert_eq!(account.count_missed("critical"), 0);
+    let first = fixture.published - waiting;
+    let events = client.until(is_number(fixture.published - 1)).await;
+    let tally = Tally::of(&events, 0, "conflated");
+    assert_eq!(tally.gaps, 1);
+    assert_eq!(tally.count_missed("critical"), 0);
     assert_eq!(
-        account.missed.first().unwrap().number,
+        tally.missed.first().unwrap().number,
         first + u64::from(Published::of(first).tier == "critical")
     );
     let gap = events
@@ -133,37 +136,39 @@ async fn conflated_is_all_but_the_newest_of_each_subject_with_one_gap_before() {
         "it stands before what it tells of"
     );
     // One turn is conflated: 32 KiB. Within it, what is missing was not the newest of its subject.
-    let newest = |one: &Published| one.number + 10 >= stage.published;
+    let newest = |one: &Published| one.number + 10 >= fixture.published;
     assert!(
-        !account.missed.iter().any(newest),
+        !tally.missed.iter().any(newest),
         "the newest of each subject is given"
     );
-    assert_counted(&stage, &account, "conflated").await;
+    assert_counted(&fixture, &tally, "conflated").await;
 }
 
 #[tokio::test]
 async fn nothing_is_skipped_on_a_route_that_only_disconnects() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/disconnect").await;
-    stage.publish_until_waiting("/disconnect", 900, 1000).await;
-    stage.until_slow("/disconnect").await;
-    let events = client.until(is_number(stage.published - 1)).await;
-    assert_eq!(events.len() as u64, stage.published);
+    let mut fixture = Fixture::start().await;
+    let mut client = fixture.lazy("/disconnect").await;
+    fixture
+        .publish_until_waiting("/disconnect", 900, 1000)
+        .await;
+    fixture.until_slow("/disconnect").await;
+    let events = client.until(is_number(fixture.published - 1)).await;
+    assert_eq!(events.len() as u64, fixture.published);
 }
 
 #[tokio::test]
 async fn with_two_sources_what_waits_in_both_counts() {
-    let mut stage = Stage::start().await;
-    let mut client = stage.lazy("/both").await;
-    stage.publish_until_waiting("/both", 900, 1000).await;
-    stage.until_slow("/both").await;
-    stage.say(LAST).await;
+    let mut fixture = Fixture::start().await;
+    let mut client = fixture.lazy("/both").await;
+    fixture.publish_until_waiting("/both", 900, 1000).await;
+    fixture.until_slow("/both").await;
+    fixture.publish_core(LAST).await;
     let mut events = Vec::new();
     let mut said = false;
     while !said
         || events
             .last()
-            .is_none_or(|event| !is_number(stage.published - 1)(event))
+            .is_none_or(|event| !is_number(fixture.published - 1)(event))
     {
         let event = client.next().await;
         assert_eq!(event.id.split('.').count(), 2, "{event:?}");
@@ -173,17 +178,17 @@ async fn with_two_sources_what_waits_in_both_counts() {
             events.push(event);
         }
     }
-    let account = Account::of(&events, 0, "slow");
-    assert!(account.count_missed("critical") == 0 && account.count_missed("telemetry") > 0);
-    assert_counted(&stage, &account, "slow").await;
+    let tally = Tally::of(&events, 0, "slow");
+    assert!(tally.count_missed("critical") == 0 && tally.count_missed("telemetry") > 0);
+    assert_counted(&fixture, &tally, "slow").await;
 }
 
 /// A client that does not read yet, on the route that ends with a hundred waiting.
-pub async fn is_told_of_its_end(mut stage: Stage, mut client: SseClient) {
-    stage.publish_until_waiting("/strict", 101, 4000).await;
+pub async fn is_told_of_its_end(mut fixture: Fixture, mut client: SseClient) {
+    fixture.publish_until_waiting("/strict", 101, 4000).await;
     // It reads again within the second that it has to take the word.
     eventually(DEADLINE, "it is to end", || async {
-        stage.connection("/strict").await["state"] == "closed"
+        fixture.connection("/strict").await["state"] == "closed"
     })
     .await;
     assert_eq!(client.closed().await, End::Terminated);
@@ -194,15 +199,15 @@ pub async fn is_told_of_its_end(mut stage: Stage, mut client: SseClient) {
         ("sidestream.close", r#"{"reason":"slow","retry":5000}"#)
     );
     assert_eq!(client.retry(), Some(5000));
-    stage.until_ended("/strict", 1.0).await;
-    let before = Account::of(&events, 0, "slow");
+    fixture.until_ended("/strict", 1.0).await;
+    let before = Tally::of(&events, 0, "slow");
     assert!(before.missed.is_empty(), "nothing is skipped here");
     let back =
-        SseClient::get(stage.sidestream.url("/strict")).last_event_id(client.last_event_id());
+        SseClient::get(fixture.sidestream.url("/strict")).last_event_id(client.last_event_id());
     let mut client = back.connect().await;
-    let events = client.until(is_number(stage.published - 1)).await;
+    let events = client.until(is_number(fixture.published - 1)).await;
     assert!(
-        Account::of(&events, before.given.len() as u64, "slow")
+        Tally::of(&events, before.given.len() as u64, "slow")
             .missed
             .is_empty()
     );
@@ -210,26 +215,29 @@ pub async fn is_told_of_its_end(mut stage: Stage, mut client: SseClient) {
 
 #[tokio::test]
 async fn too_much_waiting_for_a_slow_client_ends_its_event_stream_and_it_goes_on_where_it_was() {
-    let stage = Stage::start().await;
-    let client = stage.lazy("/strict").await;
-    is_told_of_its_end(stage, client).await;
+    let fixture = Fixture::start().await;
+    let client = fixture.lazy("/strict").await;
+    is_told_of_its_end(fixture, client).await;
 }
 
 /// As [`is_told_of_its_end`], of one that never reads.
-pub async fn is_reset(mut stage: Stage, mut client: SseClient) {
-    stage.publish_until_waiting("/strict", 101, 4000).await;
-    stage.until_ended("/strict", 1.0).await;
-    let line = stage.sidestream.until_message("event stream closed").await;
+pub async fn is_reset(mut fixture: Fixture, mut client: SseClient) {
+    fixture.publish_until_waiting("/strict", 101, 4000).await;
+    fixture.until_ended("/strict", 1.0).await;
+    let line = fixture
+        .sidestream
+        .until_message("event stream closed")
+        .await;
     assert_eq!(
         (&line["reason"], &line["level"]),
         (&"slow".into(), &"WARN".into())
     );
     // Patience, up to a second until it is looked at, a second for the word.
     let lasted = line["seconds"].as_f64().unwrap();
-    assert!(lasted < PATIENCE.as_secs_f64() + 4.0, "{lasted}");
+    assert!(lasted < STALL_TIMEOUT.as_secs_f64() + 4.0, "{lasted}");
     assert_eq!(client.closed().await, End::Reset);
     assert_eq!(
-        stage
+        fixture
             .sidestream
             .metric("sidestream_streams", &[("route", "/strict")])
             .await,
@@ -239,65 +247,65 @@ pub async fn is_reset(mut stage: Stage, mut client: SseClient) {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_reset_a_second_after_its_end() {
-    let stage = Stage::start().await;
-    let client = stage.lazy("/strict").await;
-    is_reset(stage, client).await;
+    let fixture = Fixture::start().await;
+    let client = fixture.lazy("/strict").await;
+    is_reset(fixture, client).await;
 }
 
 /// Two event streams of one connection, one of which is never read.
-pub async fn is_reset_alone(mut stage: Stage, mut connection: H2Client) {
+pub async fn is_reset_alone(mut fixture: Fixture, mut connection: H2Client) {
     let mut stalled = connection.get("/strict").await;
     let mut reading = connection.get("/usual").await;
     for _ in 0..6 {
-        stage.publish(50, 4000).await;
-        reading.until(is_number(stage.published - 1)).await;
+        fixture.publish(50, 4000).await;
+        reading.until(is_number(fixture.published - 1)).await;
     }
-    stage.until_ended("/strict", 1.0).await;
+    fixture.until_ended("/strict", 1.0).await;
     assert_eq!(stalled.closed().await, End::StreamReset(8), "CANCEL");
     assert!(!connection.going_away());
-    stage.publish(1, 10).await;
-    reading.until(is_number(stage.published - 1)).await;
+    fixture.publish(1, 10).await;
+    reading.until(is_number(fixture.published - 1)).await;
 }
 
 #[tokio::test]
 async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_go_on() {
-    let stage = Stage::start().await;
-    let connection = stage.http2().await;
-    is_reset_alone(stage, connection).await;
+    let fixture = Fixture::start().await;
+    let connection = fixture.http2().await;
+    is_reset_alone(fixture, connection).await;
 }
 
 /// An HTTP/2 stream on the route that sheds.
-pub async fn is_shed_like_a_socket(mut stage: Stage, mut connection: H2Client) {
+pub async fn is_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Client) {
     let mut client = connection.get("/shed").await;
     client
         .until_seen("the client has a position", |parser| {
             !parser.last_event_id().is_empty()
         })
         .await;
-    stage.publish_until_waiting("/shed", 900, 1000).await;
-    stage.until_slow("/shed").await;
-    let events = client.until(is_number(stage.published - 1)).await;
-    let account = Account::of(&events, 0, "slow");
-    assert_eq!(account.count_missed("critical"), 0);
+    fixture.publish_until_waiting("/shed", 900, 1000).await;
+    fixture.until_slow("/shed").await;
+    let events = client.until(is_number(fixture.published - 1)).await;
+    let tally = Tally::of(&events, 0, "slow");
+    assert_eq!(tally.count_missed("critical"), 0);
     let missed = [
-        account.count_missed("telemetry"),
-        account.count_missed("normal"),
+        tally.count_missed("telemetry"),
+        tally.count_missed("normal"),
     ];
     assert!(missed.iter().all(|count| *count > 0), "{missed:?}");
-    assert_counted(&stage, &account, "slow").await;
+    assert_counted(&fixture, &tally, "slow").await;
 }
 
 #[tokio::test]
 async fn a_slow_http2_stream_is_shed_and_told_like_a_socket() {
-    let stage = Stage::start().await;
-    let connection = stage.http2().await;
-    is_shed_like_a_socket(stage, connection).await;
+    let fixture = Fixture::start().await;
+    let connection = fixture.http2().await;
+    is_shed_like_a_socket(fixture, connection).await;
 }
 
 #[tokio::test]
 async fn a_large_event_over_a_slow_line_is_no_standstill() {
-    let mut stage = Stage::start().await;
-    let url: hyper::Uri = stage.sidestream.url("/").parse().unwrap();
+    let mut fixture = Fixture::start().await;
+    let url: hyper::Uri = fixture.sidestream.url("/").parse().unwrap();
     let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
     // A turn in a tenth of the patience of 2 s, the event in twice that.
     proxy.set(Fault {
@@ -308,16 +316,16 @@ async fn a_large_event_over_a_slow_line_is_no_standstill() {
     let mut one = SseClient::get(format!("{url}/usual")).connect().await;
     let mut connection = H2Client::connect(&url).await;
     let mut other = connection.get("/usual").await;
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_streams", &[], |streams| streams == 2.0)
         .await;
-    stage.publish(1, 900_000).await;
-    stage.publish(1, 10).await;
+    fixture.publish(1, 900_000).await;
+    fixture.publish(1, 10).await;
     let began = Instant::now();
     let watch = async {
         loop {
-            let slow = stage
+            let slow = fixture
                 .sidestream
                 .metric("sidestream_slow_clients", &[])
                 .await;
@@ -339,8 +347,8 @@ async fn a_large_event_over_a_slow_line_is_no_standstill() {
 #[tokio::test]
 #[ignore = "takes a minute: ten kilobytes a second"]
 async fn at_ten_kilobytes_a_second_all_that_is_critical_comes_in_order_and_a_reconnect_goes_on() {
-    let mut stage = Stage::start().await;
-    let url: hyper::Uri = stage.sidestream.url("/").parse().unwrap();
+    let mut fixture = Fixture::start().await;
+    let url: hyper::Uri = fixture.sidestream.url("/").parse().unwrap();
     let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
     proxy.set(Fault {
         bytes_per_second: 10_000,
@@ -353,43 +361,44 @@ async fn at_ten_kilobytes_a_second_all_that_is_critical_comes_in_order_and_a_rec
             !parser.last_event_id().is_empty()
         })
         .await;
-    stage.publish_until_waiting("/tiers", 900, 300).await;
-    let most = stage.published - 50;
+    fixture.publish_until_waiting("/tiers", 900, 300).await;
+    let most = fixture.published - 50;
     let mut events = client
         .until(|event| event.name == "message" && Published::read(event).number >= most)
         .await;
-    let shed = stage
+    let shed = fixture
         .sidestream
         .metric("sidestream_shed_events_total", &[])
         .await;
     // More than it may have waiting, at once: it is ended.
-    stage.publish(1700, 300).await;
+    fixture.publish(1700, 300).await;
     while let Some(event) = client.next_within(DEADLINE).await {
         events.push(event);
     }
-    stage.until_ended("/tiers", 1.0).await;
+    fixture.until_ended("/tiers", 1.0).await;
     let closed = events
         .pop_if(|event| event.name == "sidestream.close")
         .is_some();
     while events.pop_if(|event| event.name != "message").is_some() {}
-    let account = Account::of(&events, 0, "slow");
+    let tally = Tally::of(&events, 0, "slow");
     println!(
         "given {}, missed {} in {} gaps, shed {shed} before the end, told of it: {closed}",
-        account.given.len(),
-        account.missed.len(),
-        account.gaps
+        tally.given.len(),
+        tally.missed.len(),
+        tally.gaps
     );
-    assert_eq!(account.count_missed("critical"), 0);
-    assert!(account.count_missed("telemetry") > 0);
-    let back = SseClient::get(stage.sidestream.url("/tiers")).last_event_id(client.last_event_id());
+    assert_eq!(tally.count_missed("critical"), 0);
+    assert!(tally.count_missed("telemetry") > 0);
+    let back =
+        SseClient::get(fixture.sidestream.url("/tiers")).last_event_id(client.last_event_id());
     let events = back
         .connect()
         .await
-        .until(is_number(stage.published - 1))
+        .until(is_number(fixture.published - 1))
         .await;
-    let next = account.given.last().unwrap().number + 1;
+    let next = tally.given.last().unwrap().number + 1;
     assert!(
-        Account::of(&events, next, "slow").missed.is_empty(),
+        Tally::of(&events, next, "slow").missed.is_empty(),
         "everything from {next} on"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::stage::Stage;
+use super::fixture::Fixture;
 use testkit::h2::{Builder, H2Client, H2Stream};
 use testkit::h2_tap::RST_STREAM;
 use testkit::http1::End;
@@ -15,15 +15,15 @@ const STREAMS: usize = 200;
 /// for which the allocator takes 40.
 const EACH_MAX: u64 = 96 * 1024;
 
-async fn connect(stage: &Stage, window: u32) -> H2Client {
+async fn connect(fixture: &Fixture, window: u32) -> H2Client {
     Builder::default()
         .stream_window(window)
-        .connect(stage.sidestream.url("/"))
+        .connect(fixture.sidestream.url("/"))
         .await
 }
 
 /// Takes what is offered at twenty bytes a second, each by a WINDOW_UPDATE of its own, until the end.
-async fn sip(mut stream: H2Stream) -> End {
+async fn read_by_single_bytes(mut stream: H2Stream) -> End {
     loop {
         if let Err(end) = stream.piece().await {
             return end;
@@ -34,21 +34,21 @@ async fn sip(mut stream: H2Stream) -> End {
 
 #[tokio::test]
 async fn a_window_that_opens_byte_by_byte_is_as_good_as_shut() {
-    let mut stage = Stage::start().await;
-    let mut connection = connect(&stage, 1).await;
+    let mut fixture = Fixture::start().await;
+    let mut connection = connect(&fixture, 1).await;
     let sipping: Vec<_> = [
         connection.get("/strict").await,
         connection.get("/strict").await,
     ]
-    .map(sip)
+    .map(read_by_single_bytes)
     .into();
     let sipping = tokio::spawn(futures_util::future::join_all(sipping));
-    let mut other = stage.http2().await;
+    let mut other = fixture.http2().await;
     let mut reading = other.get("/usual").await;
     let began = Instant::now();
-    stage.publish(150, 1000).await;
+    fixture.publish(150, 1000).await;
     reading.take(150).await;
-    stage.until_ended("/strict", 2.0).await;
+    fixture.until_ended("/strict", 2.0).await;
     let ends = within(DEADLINE, "both are reset", sipping).await.unwrap();
     assert_eq!(
         ends,
@@ -66,11 +66,11 @@ async fn a_window_that_opens_byte_by_byte_is_as_good_as_shut() {
 
 #[tokio::test]
 async fn one_that_takes_a_little_after_its_end_is_reset_a_second_later_all_the_same() {
-    let mut stage = Stage::start().await;
-    let mut connection = connect(&stage, 1).await;
+    let mut fixture = Fixture::start().await;
+    let mut connection = connect(&fixture, 1).await;
     let mut stalled = connection.get("/strict").await;
-    stage.publish(150, 1000).await;
-    let is_to_end = || async { stage.connection("/strict").await["state"] == "closed" };
+    fixture.publish(150, 1000).await;
+    let is_to_end = || async { fixture.connection("/strict").await["state"] == "closed" };
     eventually(DEADLINE, "it is to end", is_to_end).await;
     // All of the opening and the beginning of the next turn; what it is told of its end stands behind that.
     for _ in 0..100 {
@@ -89,8 +89,8 @@ async fn one_that_takes_a_little_after_its_end_is_reset_a_second_later_all_the_s
 #[tokio::test]
 #[ignore = "takes a minute and a half"]
 async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longer_than_others() {
-    let stage = Stage::start().await;
-    let mut connection = connect(&stage, 0).await;
+    let fixture = Fixture::start().await;
+    let mut connection = connect(&fixture, 0).await;
     let mut refusals = Vec::new();
     for _ in 0..STREAMS {
         let refused = connection.get("/nowhere").await;
@@ -100,7 +100,7 @@ async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longe
     let began = Instant::now();
     // Idle for 30 s to 60 s, then told to go, then half a minute for what was not taken.
     let most = Duration::from_secs(100);
-    stage
+    fixture
         .sidestream
         .until_metric_within(most, "sidestream_connections", &[], |open| open == 0.0)
         .await;
@@ -111,8 +111,8 @@ async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longe
 #[tokio::test]
 #[ignore = "takes half a minute"]
 async fn a_window_that_is_shut_is_found_however_little_waits() {
-    let stage = Stage::start().await;
-    let mut connections = [connect(&stage, 0).await, connect(&stage, 1).await];
+    let fixture = Fixture::start().await;
+    let mut connections = [connect(&fixture, 0).await, connect(&fixture, 1).await];
     let mut stalled = Vec::new();
     for connection in &mut connections {
         stalled.push(connection.get("/quiet").await);
@@ -120,7 +120,7 @@ async fn a_window_that_is_shut_is_found_however_little_waits() {
     let began = Instant::now();
     let open = async |wanted: f64, most: u64| {
         let most = Duration::from_secs(most);
-        stage
+        fixture
             .sidestream
             .until_metric_within(most, "sidestream_streams", &[], |open| open == wanted)
             .await;
@@ -141,28 +141,28 @@ async fn a_window_that_is_shut_is_found_however_little_waits() {
 }
 
 /// All streams of a connection with such windows; what each costs while it stalls, in bytes.
-async fn stall(stage: &mut Stage, window: u32) -> u64 {
-    let mut connection = connect(stage, window).await;
+async fn stall(fixture: &mut Fixture, window: u32) -> u64 {
+    let mut connection = connect(fixture, window).await;
     let mut stalled = Vec::new();
     for _ in 0..STREAMS {
         stalled.push(connection.get("/disconnect").await);
     }
-    let mut other = stage.http2().await;
+    let mut other = fixture.http2().await;
     let mut reading = other.get("/usual").await;
     let (resident, streams) = (
-        stage.sidestream.resident_bytes_at_rest().await,
+        fixture.sidestream.resident_bytes_at_rest().await,
         STREAMS as f64,
     );
-    let first = stage.published;
-    stage.publish(100, 4000).await;
+    let first = fixture.published;
+    fixture.publish(100, 4000).await;
     reading.take(100).await;
     let route = [("route", "/disconnect")];
-    stage
+    fixture
         .sidestream
         .until_metric("sidestream_slow_clients", &route, |slow| slow == streams)
         .await;
-    let held = (stage.published - first) * 4000;
-    let each = stage
+    let held = (fixture.published - first) * 4000;
+    let each = fixture
         .sidestream
         .resident_bytes()
         .saturating_sub(resident + held)
@@ -174,11 +174,11 @@ async fn stall(stage: &mut Stage, window: u32) -> u64 {
 
 #[tokio::test]
 async fn two_hundred_streams_with_tiny_windows_cost_a_bounded_number_of_bytes_each() {
-    let mut stage = Stage::start().await;
+    let mut fixture = Fixture::start().await;
     for window in [0, 1, 100] {
-        let each = stall(&mut stage, window).await;
+        let each = stall(&mut fixture, window).await;
         let route = [("route", "/disconnect")];
-        stage
+        fixture
             .sidestream
             .until_metric("sidestream_streams", &route, |streams| streams == 0.0)
             .await;

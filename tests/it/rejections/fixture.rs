@@ -31,7 +31,7 @@ const ROUTES: &str = "routes:
 ";
 
 /// A running sidecar with its NATS and its witness.
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) sidestream: Sidestream,
     pub(crate) nats: Nats,
     files_before: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Scene {
     witness: JoinHandle<(u64, bool)>,
 }
 
-impl Scene {
+impl Fixture {
     /// The usual routes, and `rest` behind them.
     pub(crate) async fn start(rest: &str) -> Self {
         let nats = Nats::start().await;
@@ -48,7 +48,7 @@ impl Scene {
         Self::with(nats, Sidestream::builder(text)).await
     }
 
-    /// As [`Scene::start`], with another list of listeners.
+    /// As [`Fixture::start`], with another list of listeners.
     pub(crate) async fn listening(listen: &str, rest: &str) -> Self {
         let nats = Nats::start().await;
         let text = format!(
@@ -121,7 +121,7 @@ impl Scene {
 
     /// What the sidecar answers to these bytes until it closes the connection.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
-        say(self.socket().await, bytes).await
+        exchange(self.socket().await, bytes).await
     }
 
     /// A refusal's counter.
@@ -183,7 +183,7 @@ pub(crate) async fn socket(url: &str) -> TcpStream {
 }
 
 /// Sends these bytes and reads until the peer closes; a reset ends the reading as well.
-pub(crate) async fn say(mut socket: TcpStream, bytes: &[u8]) -> String {
+pub(crate) async fn exchange(mut socket: TcpStream, bytes: &[u8]) -> String {
     // The peer may close before it has read everything.
     let (mut from, mut to) = socket.split();
     let mut answer = Vec::new();

@@ -16,7 +16,7 @@ use testkit::sse::{Event, SseClient};
 const TIERS: [&str; 5] = ["critical", "normal", "telemetry", "normal", "normal"];
 
 /// Every route is impatient: a test need not wait for long.
-pub const PATIENCE: Duration = Duration::from_millis(300);
+pub const STALL_TIMEOUT: Duration = Duration::from_millis(300);
 
 const ROUTES: &str = r#"
 routes:
@@ -55,7 +55,7 @@ routes:
     priority: *rules
 "#;
 
-pub struct Stage {
+pub struct Fixture {
     pub sidestream: Sidestream,
     pub jetstream: jetstream::Context,
     /// How many were published to JetStream.
@@ -75,7 +75,7 @@ pub struct Published {
 
 /// What became of a stretch of events at a client.
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct Tally {
     pub given: Vec<Published>,
     /// Missing, and told by the gap before what follows.
     pub missed: Vec<Published>,
@@ -101,9 +101,9 @@ impl Published {
     }
 }
 
-// === impl Stage ===
+// === impl Fixture ===
 
-impl Stage {
+impl Fixture {
     pub async fn start() -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
@@ -166,7 +166,7 @@ impl Stage {
     }
 
     /// Publishes to core NATS what nobody is spared.
-    pub async fn say(&self, text: &str) {
+    pub async fn publish_core(&self, text: &str) {
         let client = self.nats.client().await;
         let mut headers = HeaderMap::new();
         headers.insert("Sidestream-Priority", "critical");
@@ -191,7 +191,7 @@ impl Stage {
         client
     }
 
-    /// As [`Stage::lazy`], over TLS.
+    /// As [`Fixture::lazy`], over TLS.
     pub async fn lazy_tls(&self, path: &str) -> SseClient {
         let client = SseClient::get(self.sidestream.url_tls(path))
             .tls(self.authority.trusting(&["http/1.1"]));
@@ -209,7 +209,7 @@ impl Stage {
         H2Client::connect(self.sidestream.url("/")).await
     }
 
-    /// As [`Stage::http2`], over TLS.
+    /// As [`Fixture::http2`], over TLS.
     pub async fn http2_tls(&self) -> H2Client {
         Builder::default()
             .tls(self.authority.trusting(&["h2"]))
@@ -262,17 +262,17 @@ impl Stage {
 
 // === impl Account ===
 
-impl Account {
+impl Tally {
     /// Holds what a client received of the events from `first` on, in order, against what was published; every gap must
     /// say exactly how many are missing between its neighbours.
     pub fn of(events: &[Event], first: u64, reason: &str) -> Self {
-        let (mut account, mut next, mut told) = (Self::default(), first, 0);
+        let (mut tally, mut next, mut told) = (Self::default(), first, 0);
         for event in events {
             if event.name == "sidestream.gap" {
                 let gap: Value = serde_json::from_str(&event.data).unwrap();
                 assert_eq!(gap["reason"], reason, "{event:?}");
                 told += gap["missed"].as_u64().unwrap();
-                account.gaps += 1;
+                tally.gaps += 1;
                 continue;
             }
             let given = Published::read(event);
@@ -282,7 +282,7 @@ impl Account {
                 given.number
             );
             let missing = (next..given.number).map(Published::of);
-            account.missed.extend(missing);
+            tally.missed.extend(missing);
             if reason == "slow" {
                 assert_eq!(
                     told,
@@ -292,17 +292,17 @@ impl Account {
                 );
                 told = 0;
             }
-            account.given.push(given);
+            tally.given.push(given);
             next = given.number + 1;
         }
         if reason == "conflated" {
             assert_eq!(
                 told,
-                account.missed.len() as u64,
+                tally.missed.len() as u64,
                 "the gaps say what is missing"
             );
         }
-        account
+        tally
     }
 
     pub fn count_missed(&self, tier: &str) -> usize {

@@ -21,7 +21,7 @@ pub(crate) struct Pod {
 }
 
 /// Everything but clients.
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     pub(crate) nats: Nats,
     pub(crate) pods: [Pod; 2],
     pub(crate) authority: Authority,
@@ -65,9 +65,9 @@ impl Pod {
     }
 }
 
-// === impl Stage ===
+// === impl Fixture ===
 
-impl Stage {
+impl Fixture {
     /// Two pods that are ready behind a proxy that knows it. `origin`: a page that may read from another origin.
     pub(crate) async fn set(kind: Kind, origin: &str) -> Self {
         let nats = Nats::start().await;
