@@ -111,7 +111,7 @@ impl App {
         let system = |error: &dyn fmt::Display| StartError::System(error.to_string());
         let health = Health::default();
         let metrics = Arc::new(Metrics::new().map_err(|error| system(&error))?);
-        let door = ConnectionLimiter::new(descriptors::raise());
+        let limiter = ConnectionLimiter::new(descriptors::raise());
         descriptors::sample_with(&metrics);
         sockets::sample_with(&metrics);
 
@@ -119,11 +119,11 @@ impl App {
         let (progress, drain) = watch::channel(Progress::default());
         let (commanded, commands) = mpsc::channel(16);
         let shown = Arc::new(Mutex::new(reload::shown(&loaded, &[], None)));
-        let registry = StreamTable::default();
+        let streams = StreamTable::default();
         let parts = admin::Parts {
             health: health.clone(),
             metrics: metrics.clone(),
-            registry: registry.clone(),
+            registry: streams.clone(),
             drain,
             config: Box::new({
                 let shown = shown.clone();
@@ -132,15 +132,15 @@ impl App {
             commands: commanded,
         };
         let budget = Budget::new(config.window_bytes_max, config.feeds_max);
-        let (pulses, pressure) = (LoopLagProbes::default(), SharedLevel::default());
+        let (loop_lag, load_level) = (LoopLagProbes::default(), SharedLevel::default());
         let load = load::Watched {
-            door: door.clone(),
+            limiter: limiter.clone(),
             budget: budget.clone(),
-            pulses: pulses.clone(),
+            loop_lag: loop_lag.clone(),
             sources: Arc::default(),
             metrics: metrics.clone(),
             health: health.clone(),
-            gauge: pressure.clone(),
+            level: load_level.clone(),
         };
         let followed = load.sources.clone();
         let admin =
@@ -160,11 +160,11 @@ impl App {
 
         let (registering, registered) = crate::lifecycle::shutdown::channel();
         if let Some(bucket) = &config.registry.bucket {
-            registry.set_cluster(nats.registry(bucket, config.registry.max_bytes, registered));
+            streams.set_cluster(nats.registry(bucket, config.registry.max_bytes, registered));
         }
 
         // Clients last: from the first connection on everything that answers it is there.
-        let context = http::Context::new(metrics.clone(), registry, door, pressure);
+        let context = http::Context::new(metrics.clone(), streams, limiter, load_level);
         let live = Live {
             context,
             sources,
@@ -173,7 +173,7 @@ impl App {
         };
         live.apply(config);
         live.sample();
-        let shards = Shards::start(&config.listen, &live.context, &health, &pulses).await?;
+        let shards = Shards::start(&config.listen, &live.context, &health, &loop_lag).await?;
         if let Some(grace) = grace.filter(|grace| schedule::usable(*grace) < config.drain.timeout) {
             tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout does not fit into the grace period");
         }
@@ -267,10 +267,10 @@ impl Live {
     fn apply(&self, config: &config::Config) {
         self.budget
             .set_max(config.window_bytes_max, config.feeds_max);
-        let door = &self.context.door;
-        let auto = || descriptors::connections_max(door.limit());
-        self.context.clients.set(config.http.per_client);
-        door.set(
+        let limiter = &self.context.connection_limiter;
+        let auto = || descriptors::connections_max(limiter.limit());
+        self.context.client_limiter.set(config.http.per_client);
+        limiter.set(
             config.http.connections_max.unwrap_or_else(auto),
             config.file_descriptors,
         );
@@ -284,9 +284,9 @@ impl Live {
         let sources = self.sources.clone();
         self.metrics
             .sample_with(move |metrics| sources.sample(metrics));
-        let registry = self.context.registry.clone();
+        let streams = self.context.streams.clone();
         self.metrics.sample_with(move |metrics| {
-            let bytes = http::memory_bytes(&registry, metrics);
+            let bytes = http::memory_bytes(&streams, metrics);
             metrics
                 .connections_memory_bytes
                 .set(i64::try_from(bytes).unwrap_or(i64::MAX));

@@ -55,17 +55,17 @@ impl Clients<'_> {
             others,
             ports,
         } = shards;
-        progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
+        progress.send_modify(|now| now.streams_left = context.streams.len() as u64);
         enter(progress, Phase::ReadyOff);
         context.set_drain_retry(config.retry_min, config.retry_max);
         enter(progress, Phase::Accepting);
         // A pod that never had a connection is in no load balancer that could still send it one. So is the pod of a Job,
         // which would end `accept_for` later than its work.
-        if context.door.is_used() {
+        if context.connection_limiter.has_accepted() {
             until(&mut schedule, |schedule| schedule.accept_until).await;
         }
 
-        context.refuse_all();
+        context.set_draining();
         if timeout(GOAWAY_MAX, listeners.shut_down()).await.is_err() {
             tracing::warn!("a listener did not close in time");
         }
@@ -115,12 +115,12 @@ async fn end_all(
     enter(progress, Phase::Ending);
     end_streams(context, progress, schedule).await;
     enter(progress, Phase::Lingering);
-    while !context.registry.is_empty() {
+    while !context.streams.is_empty() {
         // Those among them that had been accepted and had not asked yet are told now; the others know.
         context
-            .registry
+            .streams
             .for_each(|member| member.close(CloseReason::Drain));
-        progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
+        progress.send_modify(|now| now.streams_left = context.streams.len() as u64);
         sleep(Duration::from_millis(20)).await;
     }
     progress.send_modify(|now| now.streams_left = 0);
@@ -150,7 +150,7 @@ async fn end_streams(
             };
             stream.close(CloseReason::Drain);
             drop(stream);
-            progress.send_modify(|now| now.streams_left = context.registry.len() as u64);
+            progress.send_modify(|now| now.streams_left = context.streams.len() as u64);
             if place == count {
                 return;
             }
@@ -172,9 +172,9 @@ async fn cut(
     metrics: &Metrics,
     mut connections: Trigger,
 ) {
-    let cut = context.registry.len() as u64;
+    let cut = context.streams.len() as u64;
     context
-        .registry
+        .streams
         .for_each(|member| member.close(CloseReason::Cut));
     metrics.drain_cut_total.inc_by(cut);
     progress.send_modify(|now| now.cut = cut);
@@ -209,9 +209,8 @@ async fn sent(ports: &[u16]) {
 }
 
 fn by_lag(context: &Context) -> Vec<Weak<dyn StreamHandle>> {
-    let mut members: Vec<(u64, Weak<dyn StreamHandle>)> =
-        Vec::with_capacity(context.registry.len());
-    for member in context.registry.members() {
+    let mut members: Vec<(u64, Weak<dyn StreamHandle>)> = Vec::with_capacity(context.streams.len());
+    for member in context.streams.members() {
         members.push((member.lag().events, Arc::downgrade(&member)));
     }
     members.sort_by_key(|(lag, _)| *lag);

@@ -48,7 +48,7 @@ impl Shards {
         listen: &[ListenConfig],
         context: &Arc<Context>,
         health: &Health,
-        pulses: &LoopLagProbes,
+        loop_lag: &LoopLagProbes,
     ) -> Result<Self, StartError> {
         // The CPU quota of the cgroup counts too, not only the cores of the machine.
         let count = std::thread::available_parallelism().map_or(1, usize::from);
@@ -79,9 +79,9 @@ impl Shards {
         let mut others = Vec::new();
         for (place, bound) in shards.into_iter().enumerate() {
             let (context, watches) = (context.clone(), watches.clone());
-            let beat = pulses.beat();
+            let probe = loop_lag.run_probe();
             if place == 0 {
-                tokio::spawn(beat);
+                tokio::spawn(probe);
                 tokio::spawn(feed::answer());
                 serve(bound, &context, &watches);
                 continue;
@@ -91,7 +91,7 @@ impl Shards {
             let runtime = runtime().map_err(system)?;
             let shard = move || {
                 runtime.block_on(async {
-                    tokio::spawn(beat);
+                    tokio::spawn(probe);
                     tokio::spawn(feed::answer());
                     serve(bound, &context, &watches);
                     // Or the drain would wait for this thread's end, and this thread for the drain's.

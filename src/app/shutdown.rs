@@ -80,7 +80,7 @@ impl App {
         let seconds = planned.as_secs_f64();
         tracing::info!(
             ?cause,
-            streams = context.registry.len(),
+            streams = context.streams.len(),
             seconds,
             "the drain begins"
         );

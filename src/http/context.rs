@@ -19,17 +19,17 @@ pub struct Context {
     /// Every metric.
     pub metrics: Arc<Metrics>,
     /// Every open event stream.
-    pub registry: StreamTable,
+    pub streams: StreamTable,
     /// Who may come in.
-    pub door: Arc<ConnectionLimiter>,
+    pub connection_limiter: Arc<ConnectionLimiter>,
     /// How hard the pod is pressed.
-    pub pressure: SharedLevel,
+    pub load_level: SharedLevel,
     /// What each client may take.
-    pub clients: Arc<ClientLimiter>,
+    pub client_limiter: Arc<ClientLimiter>,
     /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     routes: ArcSwap<Routes>,
-    refusing: AtomicBool,
+    draining: AtomicBool,
     drain_retry: OnceLock<(Duration, Duration)>,
 }
 
@@ -38,9 +38,9 @@ impl Context {
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
-        registry: StreamTable,
-        door: Arc<ConnectionLimiter>,
-        pressure: SharedLevel,
+        streams: StreamTable,
+        connection_limiter: Arc<ConnectionLimiter>,
+        load_level: SharedLevel,
     ) -> Arc<Self> {
         let connections = [Protocol::Http11, Protocol::H2].map(|protocol| {
             ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls))
@@ -48,12 +48,12 @@ impl Context {
         Arc::new(Self {
             connections,
             metrics,
-            registry,
-            door,
-            pressure,
-            clients: ClientLimiter::new(),
+            streams,
+            connection_limiter,
+            load_level,
+            client_limiter: ClientLimiter::new(),
             routes: ArcSwap::default(),
-            refusing: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             drain_retry: OnceLock::new(),
         })
     }
@@ -64,8 +64,8 @@ impl Context {
     }
 
     /// From now on every request is told that the pod is about to end.
-    pub fn refuse_all(&self) {
-        self.refusing.store(true, Ordering::Relaxed);
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// How long drained clients are told to wait: a time drawn between these two for each.
@@ -80,8 +80,8 @@ impl Context {
         Some(min + max.saturating_sub(min).mul_f64(fastrand::f64()))
     }
 
-    pub(super) fn is_refusing(&self) -> bool {
-        self.refusing.load(Ordering::Relaxed)
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     pub(super) fn routes(&self) -> Arc<Routes> {
@@ -124,8 +124,8 @@ impl Counted {
     }
 
     /// It is one more than are served: it is answered, but gets no event stream.
-    pub(super) fn is_surplus(&self) -> bool {
-        self.entered.is_surplus
+    pub(super) fn over_limit(&self) -> bool {
+        self.entered.over_limit
     }
 
     /// Its protocol is known now.

@@ -21,7 +21,7 @@ pub struct ClientLimiter {
     config: ArcSwap<PerClient>,
     shards: [Mutex<Shard>; SHARDS],
     /// Log lines about single clients, all together.
-    lines: Bucket,
+    log_bucket: Bucket,
     began: Instant,
 }
 
@@ -39,7 +39,7 @@ struct Client {
     /// Seconds since the table began at which it opened an event stream last.
     seen: AtomicU64,
     /// Seconds since the table began, plus one, at which it was last logged as throttled; 0: never.
-    told: AtomicU64,
+    logged: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -87,10 +87,10 @@ const CLIENTS_MAX: usize = 100_000;
 const SHARDS: usize = 16;
 
 /// 60 s: how often one client is logged as throttled.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Ten lines a second about all clients together.
-const LINES: Rate = Rate::new(10, 10);
+const LOG_RATE: Rate = Rate::new(10, 10);
 
 impl Limit {
     /// The `limit` label of `sidestream_throttled_total`.
@@ -112,7 +112,7 @@ impl ClientLimiter {
         Arc::new(Self {
             config: ArcSwap::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
-            lines: Bucket::new(LINES),
+            log_bucket: Bucket::new(LOG_RATE),
             began: Instant::now(),
         })
     }
@@ -134,7 +134,7 @@ impl ClientLimiter {
     ///
     /// # Errors
     /// [`Throttled`] when it has reached one.
-    pub fn enter(self: &Arc<Self>, id: &str) -> Result<Option<ClientPermit>, Throttled> {
+    pub fn acquire(self: &Arc<Self>, id: &str) -> Result<Option<ClientPermit>, Throttled> {
         let config = **self.config.load();
         if config == PerClient::default() {
             return Ok(None);
@@ -143,13 +143,13 @@ impl ClientLimiter {
         let most = config.connections.unwrap_or(usize::MAX);
         // Counted before it is compared: two that come at once are not both the last.
         let before = client.open.fetch_add(1, Ordering::Relaxed);
-        let visit = ClientPermit {
+        let permit = ClientPermit {
             client,
             clients: Arc::clone(self),
             filter_sets: SmallVec::new(),
         };
-        // The token first: who knocks too often with all its event streams open is told of the rate.
-        if let Some(Err(wait)) = visit
+        // The token first: who knocks too often with all its event streams open is logged of the rate.
+        if let Some(Err(wait)) = permit
             .client
             .buckets
             .load()
@@ -157,23 +157,23 @@ impl ClientLimiter {
             .as_ref()
             .map(|bucket| bucket.take(1))
         {
-            return Err(visit.refuse(Limit::Connects, Some(wait)));
+            return Err(permit.reject(Limit::Connects, Some(wait)));
         }
         if before >= most {
-            return Err(visit.refuse(Limit::Connections, None));
+            return Err(permit.reject(Limit::Connections, None));
         }
-        Ok(Some(visit))
+        Ok(Some(permit))
     }
 
     fn client(&self, id: &str, config: PerClient) -> Arc<Client> {
         let now = self.began.elapsed().as_secs();
-        let mut shard = lock(&self.shards[place(id)]);
+        let mut shard = lock(&self.shards[shard_of(id)]);
         if let Some(known) = shard.get(id) {
             known.seen.store(now, Ordering::Relaxed);
             return Arc::clone(known);
         }
         if shard.len() >= CLIENTS_MAX / SHARDS {
-            forget(&mut shard);
+            evict_idle(&mut shard);
         }
         let client = Arc::new(Client {
             id: id.into(),
@@ -181,7 +181,7 @@ impl ClientLimiter {
             filter_sets: Mutex::default(),
             buckets: ArcSwap::from_pointee(Buckets::new(config)),
             seen: AtomicU64::new(now),
-            told: AtomicU64::new(0),
+            logged: AtomicU64::new(0),
         });
         shard.insert(id.into(), Arc::clone(&client));
         client
@@ -202,7 +202,7 @@ impl ClientLimiter {
 
 /// Forgets the eighth that has been away longest of those without an open event stream: whoever is forgotten begins
 /// with full buckets.
-fn forget(shard: &mut Shard) {
+fn evict_idle(shard: &mut Shard) {
     let away = |client: &Client| client.open.load(Ordering::Relaxed) == 0;
     let mut seen: Vec<u64> = shard
         .values()
@@ -222,7 +222,7 @@ fn forget(shard: &mut Shard) {
     });
 }
 
-fn place(id: &str) -> usize {
+fn shard_of(id: &str) -> usize {
     // FNV-1a: spreads, and an attacker gains nothing from one shard but a fuller one.
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -241,7 +241,10 @@ impl ClientPermit {
     ///
     /// # Errors
     /// [`Throttled`] when its client reads too many different ones.
-    pub fn read(&mut self, filter_sets: impl IntoIterator<Item = u64>) -> Result<(), Throttled> {
+    pub fn add_filter_sets(
+        &mut self,
+        filter_sets: impl IntoIterator<Item = u64>,
+    ) -> Result<(), Throttled> {
         let most = self.clients.config.load().filter_sets.unwrap_or(usize::MAX);
         let is_full = {
             let mut held = self
@@ -259,7 +262,7 @@ impl ClientPermit {
             held.len() > most && held.len() > before && before > 0
         };
         if is_full {
-            Err(self.refuse(Limit::FilterSets, None))
+            Err(self.reject(Limit::FilterSets, None))
         } else {
             Ok(())
         }
@@ -271,24 +274,24 @@ impl ClientPermit {
         let buckets = self.client.buckets.load_full();
         buckets.events.is_some().then_some(EventTokens {
             buckets,
-            visit: self,
+            permit: self,
         })
     }
 
-    fn refuse(&self, limit: Limit, wait: Option<Duration>) -> Throttled {
-        self.tell(limit);
+    fn reject(&self, limit: Limit, wait: Option<Duration>) -> Throttled {
+        self.log_throttled(limit);
         Throttled { limit, wait }
     }
 
     /// One line for a client in a minute, ten in a second for all.
-    fn tell(&self, limit: Limit) {
+    fn log_throttled(&self, limit: Limit) {
         let now = self.clients.began.elapsed().as_secs() + 1;
-        let told = self.client.told.load(Ordering::Relaxed);
-        if told != 0 && now < told + TELL_EVERY.as_secs() {
+        let logged = self.client.logged.load(Ordering::Relaxed);
+        if logged != 0 && now < logged + LOG_EVERY.as_secs() {
             return;
         }
-        if self.clients.lines.take(1).is_ok() {
-            self.client.told.store(now, Ordering::Relaxed);
+        if self.clients.log_bucket.take(1).is_ok() {
+            self.client.logged.store(now, Ordering::Relaxed);
             tracing::info!(
                 client = &*self.client.id,
                 limit = limit.as_str(),
@@ -327,7 +330,7 @@ impl Drop for ClientPermit {
 #[derive(Debug)]
 pub struct EventTokens<'v> {
     buckets: Arc<Buckets>,
-    visit: &'v ClientPermit,
+    permit: &'v ClientPermit,
 }
 
 impl EventTokens<'_> {
@@ -342,15 +345,15 @@ impl EventTokens<'_> {
             .as_ref()
             .map_or(Ok(()), |bucket| bucket.take(cost));
         if taken.is_err() {
-            self.visit.tell(Limit::Events);
+            self.permit.log_throttled(Limit::Events);
         }
         taken
     }
 
     /// Takes a token that is not there: the bucket goes negative, by one burst at most.
-    pub fn owe(&self) {
+    pub fn borrow(&self) {
         if let Some(bucket) = &self.buckets.events {
-            bucket.owe();
+            bucket.borrow();
         }
     }
 }
@@ -377,7 +380,7 @@ mod tests {
     #[test]
     fn nobody_is_remembered_while_nothing_is_limited() {
         let clients = ClientLimiter::new();
-        assert!(clients.enter("a").unwrap().is_none());
+        assert!(clients.acquire("a").unwrap().is_none());
         assert!(clients.is_empty());
     }
 
@@ -387,19 +390,22 @@ mod tests {
             connections: Some(2),
             ..PerClient::default()
         });
-        let (one, _two) = (clients.enter("a").unwrap(), clients.enter("a").unwrap());
+        let (one, _two) = (clients.acquire("a").unwrap(), clients.acquire("a").unwrap());
         for _ in 0..3 {
             assert_eq!(
-                clients.enter("a").unwrap_err(),
+                clients.acquire("a").unwrap_err(),
                 Throttled {
                     limit: Limit::Connections,
                     wait: None
                 }
             );
         }
-        assert!(clients.enter("b").is_ok());
+        assert!(clients.acquire("b").is_ok());
         drop(one);
-        assert!(clients.enter("a").is_ok(), "who was refused is not counted");
+        assert!(
+            clients.acquire("a").is_ok(),
+            "who was refused is not counted"
+        );
     }
 
     #[test]
@@ -409,8 +415,10 @@ mod tests {
             ..PerClient::default()
         });
         let read = |id: &str, filter_sets: &[u64]| {
-            let mut visit = clients.enter(id).unwrap().unwrap();
-            visit.read(filter_sets.iter().copied()).map(|()| visit)
+            let mut permit = clients.acquire(id).unwrap().unwrap();
+            permit
+                .add_filter_sets(filter_sets.iter().copied())
+                .map(|()| permit)
         };
         let (one, _two) = (read("a", &[1]).unwrap(), read("a", &[2]).unwrap());
         let throttled = read("a", &[3]).unwrap_err();
@@ -443,14 +451,14 @@ mod tests {
             ..PerClient::default()
         });
         for _ in 0..3 {
-            assert!(clients.enter("a").is_ok());
+            assert!(clients.acquire("a").is_ok());
         }
-        let throttled = clients.enter("a").unwrap_err();
+        let throttled = clients.acquire("a").unwrap_err();
         assert_eq!(throttled.limit, Limit::Connects);
         assert!(throttled.wait.is_some_and(
             |wait| wait > Duration::from_millis(500) && wait <= Duration::from_secs(1)
         ));
-        assert!(clients.enter("b").is_ok());
+        assert!(clients.acquire("b").is_ok());
     }
 
     #[test]
@@ -459,15 +467,15 @@ mod tests {
             connections: Some(5),
             ..PerClient::default()
         });
-        let visit = clients.enter("a").unwrap().unwrap();
-        assert!(visit.events().is_none());
+        let permit = clients.acquire("a").unwrap().unwrap();
+        assert!(permit.events().is_none());
         clients.set(PerClient {
             connections: Some(1),
             events: Some(Rate::new(1, 1)),
             ..PerClient::default()
         });
-        assert!(clients.enter("a").is_err());
-        let events = visit.events().unwrap();
+        assert!(clients.acquire("a").is_err());
+        let events = permit.events().unwrap();
         assert!(events.take(1).is_ok() && events.take(1).is_err());
     }
 
@@ -478,14 +486,14 @@ mod tests {
             ..PerClient::default()
         });
         let here: Vec<_> = (0..100)
-            .map(|number| clients.enter(&format!("here-{number}")).unwrap())
+            .map(|number| clients.acquire(&format!("here-{number}")).unwrap())
             .collect();
         for number in 0..CLIENTS_MAX * 2 {
-            assert!(clients.enter(&format!("gone-{number}")).is_ok());
+            assert!(clients.acquire(&format!("gone-{number}")).is_ok());
         }
         assert!(clients.len() <= CLIENTS_MAX, "{}", clients.len());
         for number in 0..here.len() {
-            assert!(clients.enter(&format!("here-{number}")).is_err());
+            assert!(clients.acquire(&format!("here-{number}")).is_err());
         }
     }
 }

@@ -19,9 +19,9 @@ use super::Thresholds;
 pub struct ConnectionLimiter {
     connections: AtomicUsize,
     /// Whether a connection has ever come.
-    is_used: AtomicBool,
+    has_accepted: AtomicBool,
     connections_max: AtomicUsize,
-    /// Descriptors that were open at the last look and are no connection.
+    /// Descriptors that were open at the last refresh and are no connection.
     others: AtomicU64,
     limit: u64,
     warn: AtomicU8,
@@ -33,31 +33,31 @@ pub struct ConnectionLimiter {
 pub enum FdHeadroom {
     /// Enough.
     Ample,
-    /// An operator should look.
-    Scarce,
+    /// An operator should refresh.
+    Low,
     /// What is left is not for event streams.
     Reserved,
     /// What is left is not for clients at all.
-    Spent,
+    Exhausted,
 }
 
 /// A connection that was let in; dropping it counts it out.
 #[derive(Debug)]
 #[must_use = "dropping it counts the connection out"]
 pub struct ConnectionPermit {
-    door: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     /// It is one more than `limits.connections`: it is answered, but gets no event stream.
-    pub is_surplus: bool,
+    pub over_limit: bool,
 }
 
 impl ConnectionLimiter {
-    /// A door under this limit of file descriptors, open to any number of connections within it.
+    /// A limiter under this limit of file descriptors, open to any number of connections within it.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         let Thresholds { warn, reject } = Thresholds::default();
         Arc::new(Self {
             connections: AtomicUsize::new(0),
-            is_used: AtomicBool::new(false),
+            has_accepted: AtomicBool::new(false),
             connections_max: AtomicUsize::new(usize::MAX),
             others: AtomicU64::new(0),
             limit,
@@ -90,28 +90,28 @@ impl ConnectionLimiter {
     }
 
     /// Counts a connection in; none when it is to be closed at once.
-    pub fn enter(self: &Arc<Self>) -> Option<ConnectionPermit> {
+    pub fn acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        self.is_used.store(true, Ordering::Relaxed);
-        let is_surplus = before >= self.connections_max.load(Ordering::Relaxed);
+        self.has_accepted.store(true, Ordering::Relaxed);
+        let over_limit = before >= self.connections_max.load(Ordering::Relaxed);
         let entered = ConnectionPermit {
-            door: Arc::clone(self),
-            is_surplus,
+            limiter: Arc::clone(self),
+            over_limit,
         };
-        (self.supply() < FdHeadroom::Spent).then_some(entered)
+        (self.headroom() < FdHeadroom::Exhausted).then_some(entered)
     }
 
     /// Whether a connection has ever come: of a client, or of a load balancer that looks whether the port is open.
     #[must_use]
-    pub fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::Relaxed)
+    pub fn has_accepted(&self) -> bool {
+        self.has_accepted.load(Ordering::Relaxed)
     }
 
     /// Asks how many descriptors are open now, connections among them.
     ///
     /// # Errors
     /// What `open` fails with; what was known before stays.
-    pub fn look<E>(&self, open: impl FnOnce() -> Result<u64, E>) -> Result<(), E> {
+    pub fn refresh<E>(&self, open: impl FnOnce() -> Result<u64, E>) -> Result<(), E> {
         let before = self.connections.load(Ordering::Relaxed);
         let open = open()?;
         // The fewer of the two: who comes while it is being counted must not hide a descriptor that is something else.
@@ -129,14 +129,14 @@ impl ConnectionLimiter {
 
     /// How much is left.
     #[must_use]
-    pub fn supply(&self) -> FdHeadroom {
+    pub fn headroom(&self) -> FdHeadroom {
         let Thresholds { warn, reject } = self.thresholds();
         let share = |percent: u8| self.limit.saturating_mul(percent.into()).div_ceil(100);
         let (in_use, rejects) = (self.in_use(), share(reject));
         match in_use {
-            _ if in_use > rejects + self.limit.saturating_sub(rejects) / 2 => FdHeadroom::Spent,
+            _ if in_use > rejects + self.limit.saturating_sub(rejects) / 2 => FdHeadroom::Exhausted,
             _ if in_use >= rejects => FdHeadroom::Reserved,
-            _ if in_use >= share(warn) => FdHeadroom::Scarce,
+            _ if in_use >= share(warn) => FdHeadroom::Low,
             _ => FdHeadroom::Ample,
         }
     }
@@ -144,7 +144,7 @@ impl ConnectionLimiter {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.door.connections.fetch_sub(1, Ordering::Relaxed);
+        self.limiter.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -152,106 +152,109 @@ impl Drop for ConnectionPermit {
 mod tests {
     use super::*;
 
-    fn enter(door: &Arc<ConnectionLimiter>, count: usize) -> Vec<ConnectionPermit> {
-        (0..count).map_while(|_| door.enter()).collect()
+    fn acquire(limiter: &Arc<ConnectionLimiter>, count: usize) -> Vec<ConnectionPermit> {
+        (0..count).map_while(|_| limiter.acquire()).collect()
     }
 
-    fn look(door: &ConnectionLimiter, open: u64) {
-        door.look(|| Ok::<_, ()>(open)).unwrap();
+    fn refresh(limiter: &ConnectionLimiter, open: u64) {
+        limiter.refresh(|| Ok::<_, ()>(open)).unwrap();
     }
 
     #[test]
     fn supply_goes_down_with_each_connection_and_up_as_they_leave() {
-        let door = ConnectionLimiter::new(1_000);
-        look(&door, 50);
+        let limiter = ConnectionLimiter::new(1_000);
+        refresh(&limiter, 50);
         let mut clients = Vec::new();
-        for (connections, supply) in [
+        for (connections, headroom) in [
             (749, FdHeadroom::Ample),
-            (750, FdHeadroom::Scarce),
-            (849, FdHeadroom::Scarce),
+            (750, FdHeadroom::Low),
+            (849, FdHeadroom::Low),
             (850, FdHeadroom::Reserved),
             (900, FdHeadroom::Reserved),
         ] {
-            clients.extend(enter(&door, connections - clients.len()));
-            assert_eq!(door.supply(), supply, "{connections} connections");
+            clients.extend(acquire(&limiter, connections - clients.len()));
+            assert_eq!(limiter.headroom(), headroom, "{connections} connections");
         }
         assert!(
-            door.enter().is_none(),
+            limiter.acquire().is_none(),
             "the 951st descriptor is not for clients"
         );
         assert_eq!(
-            door.supply(),
+            limiter.headroom(),
             FdHeadroom::Reserved,
             "who is not let in is not counted"
         );
         clients.truncate(700);
         assert_eq!(
-            door.supply(),
+            limiter.headroom(),
             FdHeadroom::Ample,
-            "known without another look"
+            "known without another refresh"
         );
     }
 
     #[test]
     fn descriptors_that_are_no_connections_count_from_the_next_look_on() {
-        let door = ConnectionLimiter::new(100);
-        let clients = enter(&door, 10);
-        look(&door, 92);
-        assert_eq!((door.in_use(), door.supply()), (92, FdHeadroom::Reserved));
+        let limiter = ConnectionLimiter::new(100);
+        let clients = acquire(&limiter, 10);
+        refresh(&limiter, 92);
+        assert_eq!(
+            (limiter.in_use(), limiter.headroom()),
+            (92, FdHeadroom::Reserved)
+        );
         drop(clients);
-        assert_eq!(door.in_use(), 82);
+        assert_eq!(limiter.in_use(), 82);
     }
 
     #[test]
     fn a_crowd_that_comes_during_the_count_hides_nothing() {
-        let door = ConnectionLimiter::new(100);
+        let limiter = ConnectionLimiter::new(100);
         let mut crowd = Vec::new();
-        let counted = door.look(|| {
-            crowd = enter(&door, 40);
+        let counted = limiter.refresh(|| {
+            crowd = acquire(&limiter, 40);
             Ok::<_, ()>(60)
         });
         assert_eq!(
-            (counted, door.in_use()),
+            (counted, limiter.in_use()),
             (Ok(()), 100),
-            "too many rather than too few, until the next look"
+            "too many rather than too few, until the next refresh"
         );
     }
 
     #[test]
     fn one_connection_more_than_the_limit_is_surplus_and_not_shut_out() {
-        let door = ConnectionLimiter::new(1_000);
-        door.set(2, Thresholds::default());
-        let clients = enter(&door, 3);
+        let limiter = ConnectionLimiter::new(1_000);
+        limiter.set(2, Thresholds::default());
+        let clients = acquire(&limiter, 3);
         assert_eq!(
             clients
                 .iter()
-                .map(|client| client.is_surplus)
+                .map(|client| client.over_limit)
                 .collect::<Vec<_>>(),
             [false, false, true]
         );
         drop(clients);
-        assert!(!door.enter().unwrap().is_surplus);
+        assert!(!limiter.acquire().unwrap().over_limit);
     }
 
     #[test]
     fn thresholds_are_shares_of_the_limit() {
-        let door = ConnectionLimiter::new(256);
-        door.set(
+        let limiter = ConnectionLimiter::new(256);
+        limiter.set(
             usize::MAX,
             Thresholds {
                 warn: 50,
                 reject: 60,
             },
         );
-        for (open, supply) in [
+        for (open, headroom) in [
             (127, FdHeadroom::Ample),
-            (128, FdHeadroom::Scarce),
-            (153, FdHeadroom::Scarce),
+            (128, FdHeadroom::Low),
+            (153, FdHeadroom::Low),
             (154, FdHeadroom::Reserved),
-            (206, FdHeadroom::Spent),
+            (206, FdHeadroom::Exhausted),
         ] {
-            look(&door, open);
-            assert_eq!(door.supply(), supply, "{open}");
+            refresh(&limiter, open);
+            assert_eq!(limiter.headroom(), headroom, "{open}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One level for everything that can become scarce: what is measured, what it asks for, and how quickly that is followed.
+//! One level for everything that can become scarce: what is measured, what it cause for, and how quickly that is followed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ pub enum LoadLevel {
     #[default]
     None,
     /// Telemetry is thinned.
-    Telemetry,
+    Thin,
     /// No telemetry; normal events at half their rate.
-    Normal,
+    Shed,
     /// A quarter of that rate, and no new event streams.
-    Connections,
+    Reject,
 }
 
 /// What is measured.
@@ -66,17 +66,17 @@ pub struct Change {
     pub from: LoadLevel,
     /// Now.
     pub to: LoadLevel,
-    /// What asks for most now, and what it measures; none when nothing asks for anything.
-    pub asks: Option<(Measure, f64)>,
+    /// What cause for most now, and what it measures; none when nothing cause for anything.
+    pub cause: Option<(Measure, f64)>,
 }
 
-/// From which reading on a measure asks for levels 1, 2 and 3.
+/// From which reading on a measure cause for levels 1, 2 and 3.
 ///
 /// - Descriptors never ask for 3: over `reject` event streams are refused by the door, which sees the end of it at once.
-/// - Windows give way by themselves at their bound, so their memory asks for no more than 1; 2 is more than the bound,
+/// - Windows give way by themselves at their bound, so their memory cause for no more than 1; 2 is more than the bound,
 ///   with nothing left to give.
 /// - A shard that is a quarter of a second late is felt; one that is three seconds late serves nobody.
-/// - 10,000 messages are a second's at a high rate. How far a pod is behind never asks for 3: whoever is refused finds
+/// - 10,000 messages are a second's at a high rate. How far a pod is behind never cause for 3: whoever is refused finds
 ///   other pods behind the same messages, and what makes a pod slow at them is seen by its event loops.
 const ASKS: [(Measure, [f64; 3]); 4] = [
     (Measure::Descriptors, [0.0, 0.5, f64::INFINITY]),
@@ -88,7 +88,7 @@ const ASKS: [(Measure, [f64; 3]); 4] = [
 /// 0.1: a level is asked for until its measure is a tenth below where it began.
 const EASE: f64 = 0.1;
 
-/// 500 ms a step up: a burst, or a moment in which the machine was busy elsewhere, is no pressure.
+/// 500 ms a step up: a burst, or a moment in which the machine was busy elsewhere, is no monitor.
 const RISE_AFTER: Duration = Duration::from_millis(500);
 
 /// 3 s a step down: what has just been cut is what made it better.
@@ -96,8 +96,8 @@ const FALL_AFTER: Duration = Duration::from_secs(3);
 
 impl LoadMonitor {
     /// Takes one look in; the level changes by one step at a time.
-    pub fn look(&mut self, readings: Readings, now: Instant) -> Option<Change> {
-        let (asked, asks) = self.asked(readings);
+    pub fn update(&mut self, readings: Readings, now: Instant) -> Option<Change> {
+        let (asked, cause) = self.asked(readings);
         let since = |clock: &mut Option<Instant>, runs: bool| {
             *clock = runs.then(|| clock.unwrap_or(now));
             clock.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
@@ -118,7 +118,7 @@ impl LoadMonitor {
         Some(Change {
             from,
             to: self.level,
-            asks,
+            cause,
         })
     }
 
@@ -128,7 +128,7 @@ impl LoadMonitor {
         self.level
     }
 
-    /// The highest level that a measure asks for, and which one it is.
+    /// The highest level that a measure cause for, and which one it is.
     fn asked(&self, readings: Readings) -> (LoadLevel, Option<(Measure, f64)>) {
         let mut most = (LoadLevel::None, None);
         for (measure, steps) in ASKS {
@@ -184,9 +184,9 @@ impl LoadLevel {
     fn from_number(number: u8) -> Self {
         match number {
             0 => Self::None,
-            1 => Self::Telemetry,
-            2 => Self::Normal,
-            _ => Self::Connections,
+            1 => Self::Thin,
+            2 => Self::Shed,
+            _ => Self::Reject,
         }
     }
 
@@ -201,9 +201,9 @@ impl LoadLevel {
     pub fn explain(self) -> &'static str {
         match self {
             Self::None => "nothing is cut",
-            Self::Telemetry => "telemetry is thinned",
-            Self::Normal => "no telemetry, normal events at half their rate",
-            Self::Connections => {
+            Self::Thin => "telemetry is thinned",
+            Self::Shed => "no telemetry, normal events at half their rate",
+            Self::Reject => {
                 "no telemetry, normal events at a quarter of their rate, no new event streams"
             }
         }
@@ -235,13 +235,13 @@ mod tests {
 
     /// Looks four times a second, as the pod does; returns the changes as (milliseconds, level).
     fn follow(
-        pressure: &mut LoadMonitor,
+        monitor: &mut LoadMonitor,
         start: Instant,
         looks: impl IntoIterator<Item = Readings>,
     ) -> Vec<(u64, u8)> {
         let times = (0..).map(|look| look * 250);
         let changed = |(at, readings): (u64, Readings)| {
-            let change = pressure.look(readings, start + Duration::from_millis(at))?;
+            let change = monitor.update(readings, start + Duration::from_millis(at))?;
             Some((at, change.to.number()))
         };
         times.zip(looks).filter_map(changed).collect()
@@ -338,78 +338,78 @@ mod tests {
             ),
         ];
         for (readings, level) in cases {
-            let mut pressure = LoadMonitor::default();
-            follow(&mut pressure, Instant::now(), [readings; 40]);
-            assert_eq!(pressure.level().number(), level, "{readings:?}");
+            let mut monitor = LoadMonitor::default();
+            follow(&mut monitor, Instant::now(), [readings; 40]);
+            assert_eq!(monitor.level().number(), level, "{readings:?}");
         }
     }
 
     #[test]
     fn it_rises_step_by_step_and_falls_more_slowly() {
-        let mut pressure = LoadMonitor::default();
+        let mut monitor = LoadMonitor::default();
         let start = Instant::now();
         let hard = Readings {
             loop_lag: 9.0,
             ..CALM
         };
         assert_eq!(
-            follow(&mut pressure, start, [hard; 10]),
+            follow(&mut monitor, start, [hard; 10]),
             [(500, 1), (1250, 2), (2000, 3)]
         );
         let later = start + Duration::from_secs(10);
         assert_eq!(
-            follow(&mut pressure, later, [CALM; 60]),
+            follow(&mut monitor, later, [CALM; 60]),
             [(3000, 2), (6250, 1), (9500, 0)]
         );
     }
 
     #[test]
     fn a_moment_is_no_pressure() {
-        let mut pressure = LoadMonitor::default();
+        let mut monitor = LoadMonitor::default();
         let hard = Readings {
             loop_lag: 9.0,
             ..CALM
         };
         let looks = [hard, hard, CALM].into_iter().cycle().take(300);
-        assert_eq!(follow(&mut pressure, Instant::now(), looks), []);
+        assert_eq!(follow(&mut monitor, Instant::now(), looks), []);
     }
 
     #[test]
     fn what_wavers_about_a_step_changes_nothing_twice() {
-        let mut pressure = LoadMonitor::default();
+        let mut monitor = LoadMonitor::default();
         let at = |pending: f64| Readings { pending, ..CALM };
         let looks = [at(10_100.0); 4]
             .into_iter()
             .chain([at(9_500.0), at(10_100.0)].into_iter().cycle().take(400));
-        assert_eq!(follow(&mut pressure, Instant::now(), looks), [(500, 1)]);
-        let below = follow(&mut pressure, Instant::now(), [at(8_900.0); 20]);
+        assert_eq!(follow(&mut monitor, Instant::now(), looks), [(500, 1)]);
+        let below = follow(&mut monitor, Instant::now(), [at(8_900.0); 20]);
         assert_eq!(below, [(3000, 0)]);
     }
 
     #[test]
     fn the_measure_that_asks_for_most_is_told() {
-        let mut pressure = LoadMonitor::default();
+        let mut monitor = LoadMonitor::default();
         let readings = Readings {
             window_bytes: 1.0,
             pending: 70_000.0,
             ..CALM
         };
         let start = Instant::now();
-        assert_eq!(pressure.look(readings, start), None);
-        let change = pressure.look(readings, start + RISE_AFTER).unwrap();
-        let asks = Some((Measure::Pending, 70_000.0));
+        assert_eq!(monitor.update(readings, start), None);
+        let change = monitor.update(readings, start + RISE_AFTER).unwrap();
+        let cause = Some((Measure::Pending, 70_000.0));
         assert_eq!(
             change,
             Change {
                 from: LoadLevel::None,
-                to: LoadLevel::Telemetry,
-                asks
+                to: LoadLevel::Thin,
+                cause
             }
         );
         let looks =
-            (0..20).filter_map(|look| pressure.look(CALM, start + Duration::from_secs(1 + look)));
+            (0..20).filter_map(|look| monitor.update(CALM, start + Duration::from_secs(1 + look)));
         assert_eq!(
-            looks.map(|change| change.asks).collect::<Vec<_>>(),
+            looks.map(|change| change.cause).collect::<Vec<_>>(),
             [None],
             "nothing is the cause of its end"
         );

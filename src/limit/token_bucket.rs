@@ -15,7 +15,7 @@ pub struct Bucket {
     tokens: DefaultDirectRateLimiter,
     rate: Rate,
     /// Tokens that were taken before they were there; paid before anything else is.
-    owed: AtomicU32,
+    debt: AtomicU32,
 }
 
 impl Bucket {
@@ -26,7 +26,7 @@ impl Bucket {
         Self {
             tokens: RateLimiter::direct(quota),
             rate,
-            owed: AtomicU32::new(0),
+            debt: AtomicU32::new(0),
         }
     }
 
@@ -35,14 +35,14 @@ impl Bucket {
     /// # Errors
     /// How long until they are there.
     pub fn take(&self, cost: u32) -> Result<(), Duration> {
-        while let owed @ 1.. = self.owed.load(Ordering::Relaxed) {
-            self.try_take(1).map_err(|wait| wait + self.refill(owed))?;
-            // Another thread may have paid it meanwhile: then one token more was taken than was owed, which is the
+        while let debt @ 1.. = self.debt.load(Ordering::Relaxed) {
+            self.try_take(1).map_err(|wait| wait + self.refill(debt))?;
+            // Another thread may have paid it meanwhile: then one token more was taken than was debt, which is the
             // client's own.
             let paid = self
-                .owed
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| {
-                    owed.checked_sub(1)
+                .debt
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |debt| {
+                    debt.checked_sub(1)
                 });
             if paid.is_err() {
                 break;
@@ -51,16 +51,16 @@ impl Bucket {
         self.try_take(cost)
     }
 
-    /// Takes a token that is not there. At most a burst is owed: nobody waits for longer than a full bucket takes.
-    pub fn owe(&self) {
+    /// Takes a token that is not there. At most a burst is debt: nobody waits for longer than a full bucket takes.
+    pub fn borrow(&self) {
         let most = self.rate.burst.get();
-        let owe = |owed| (owed < most).then_some(owed + 1);
+        let borrow = |debt| (debt < most).then_some(debt + 1);
         if self
-            .owed
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, owe)
+            .debt
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, borrow)
             .is_err()
         {
-            tracing::trace!(most, "as much is owed as can be");
+            tracing::trace!(most, "as much is debt as can be");
         }
     }
 
@@ -102,12 +102,12 @@ mod tests {
         let bucket = Bucket::new(Rate::new(10, 2));
         assert!(bucket.take(2).is_ok());
         for _ in 0..100 {
-            bucket.owe();
+            bucket.borrow();
         }
         let wait = bucket.take(1).unwrap_err();
         assert!(
             wait > Duration::from_millis(200) && wait <= Duration::from_millis(300),
-            "two owed, one asked: {wait:?}"
+            "two debt, one asked: {wait:?}"
         );
     }
 

@@ -199,11 +199,11 @@ impl Connection {
         Error = Infallible,
         Future = Answering,
     > + use<> {
-        let (context, remote, tls, surplus) = (
+        let (context, remote, tls, over_limit) = (
             self.context.clone(),
             self.remote,
             self.tls,
-            self.counted.is_surplus(),
+            self.counted.over_limit(),
         );
         let place = place.clone();
         service_fn(move |request: Request<Incoming>| -> Answering {
@@ -218,7 +218,7 @@ impl Connection {
                     answer(
                         &context,
                         Peer::new(remote, protocol, tls),
-                        surplus,
+                        over_limit,
                         &request,
                         has_body,
                     )

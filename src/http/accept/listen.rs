@@ -21,7 +21,7 @@ pub async fn serve(
     drain: Drain,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
-        let Some(entered) = context.door.enter() else {
+        let Some(entered) = context.connection_limiter.acquire() else {
             return turn_away(&context, &socket);
         };
         let acceptor = tls.as_ref().map(Tls::acceptor);

@@ -101,7 +101,7 @@ impl Connection {
         let terms = H2Shared {
             context: self.context.clone(),
             peer: Peer::new(self.remote, Protocol::H2, self.tls),
-            is_surplus: self.counted.is_surplus(),
+            over_limit: self.counted.over_limit(),
             family: family.clone(),
             idle: idle.clone(),
         };

@@ -27,7 +27,7 @@ pub(super) struct H2Shared {
     pub(super) context: Arc<Context>,
     pub(super) peer: Peer,
     /// The connection is one more than are served.
-    pub(super) is_surplus: bool,
+    pub(super) over_limit: bool,
     pub(super) family: Arc<H2StreamGroup>,
     pub(super) idle: Arc<IdleTracker>,
 }
@@ -65,13 +65,13 @@ impl H2Request {
             terms.family.clone(),
             terms.idle.clone(),
         );
-        let (peer, is_surplus, in_use) = (terms.peer, terms.is_surplus, terms.idle.begin());
+        let (peer, over_limit, in_use) = (terms.peer, terms.over_limit, terms.idle.begin());
         let answers = async move {
             let has_body = !request.body().is_end_stream();
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
                 refuse(&context, &Rejection::HeadTooLarge, &request)
             } else {
-                answer(&context, peer, is_surplus, &request, has_body).await
+                answer(&context, peer, over_limit, &request, has_body).await
             };
             if matches!(answer, Answer::Last(_)) {
                 idle.dismiss();

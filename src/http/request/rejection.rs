@@ -49,7 +49,7 @@ pub(in crate::http) enum Rejection {
     /// File descriptors in use beyond `limits.file_descriptors.reject`.
     Descriptors,
     /// The pod is pressed so hard that those who are there already are served less.
-    LoadMonitor,
+    Overloaded,
     /// The client has reached a limit of `limits.per_client`.
     Throttled(Throttled),
     /// As many feeds as `limits.feeds`.
@@ -88,7 +88,7 @@ impl Rejection {
             Self::Rejected => (StatusCode::SERVICE_UNAVAILABLE, "nats_rejected"),
             Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
             Self::Descriptors => (StatusCode::SERVICE_UNAVAILABLE, "no_file_descriptors"),
-            Self::LoadMonitor => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Throttled(Throttled {
                 limit: Limit::Connections,
                 ..
@@ -220,7 +220,7 @@ impl Rejection {
                 "this pod has as many files and connections open as it may".into(),
                 "try again",
             ),
-            Self::LoadMonitor => ("this pod is overloaded".into(), "try again"),
+            Self::Overloaded => ("this pod is overloaded".into(), "try again"),
             Self::Throttled(Throttled {
                 limit: Limit::Connections,
                 ..

@@ -43,22 +43,22 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Nginx and what is built on it shall not collect events.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Answers one request. `surplus`: its connection is one more than are served.
+/// Answers one request. `over_limit`: its connection is one more than are served.
 pub(in crate::http) async fn answer<B: Sync>(
     context: &Arc<Context>,
     peer: Peer,
-    surplus: bool,
+    over_limit: bool,
     request: &hyper::Request<B>,
     has_body: bool,
 ) -> Answer {
     let routes = context.routes();
     let found = routes.find(request.uri().path());
     let route = found.as_ref().map(|(route, _)| *route);
-    let mut answer = match respond(context, &routes, found, peer, surplus, request, has_body).await
-    {
-        Ok(answer) => answer,
-        Err(refusal) => refuse(context, &refusal, request),
-    };
+    let mut answer =
+        match respond(context, &routes, found, peer, over_limit, request, has_body).await {
+            Ok(answer) => answer,
+            Err(refusal) => refuse(context, &refusal, request),
+        };
     let headers = answer.headers_mut();
     if has_body && peer.protocol != Protocol::H2 {
         // What follows a head is the next head, always: content would be read as one.
@@ -84,7 +84,7 @@ async fn respond<B: Sync>(
     routes: &Routes,
     found: Option<Found<'_>>,
     peer: Peer,
-    surplus: bool,
+    over_limit: bool,
     request: &hyper::Request<B>,
     has_body: bool,
 ) -> Result<Answer, Rejection> {
@@ -126,26 +126,29 @@ async fn respond<B: Sync>(
     if request.method() == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
-    if context.is_refusing() {
+    if context.is_draining() {
         return Err(Rejection::Draining);
     }
-    if surplus {
+    if over_limit {
         return Err(Rejection::Connections);
     }
-    if context.door.supply() >= FdHeadroom::Reserved {
+    if context.connection_limiter.headroom() >= FdHeadroom::Reserved {
         return Err(Rejection::Descriptors);
     }
-    if context.pressure.level() >= LoadLevel::Connections {
-        return Err(Rejection::LoadMonitor);
+    if context.load_level.level() >= LoadLevel::Reject {
+        return Err(Rejection::Overloaded);
     }
     let (client, is_named) = route.client(&asked);
-    let visit = context.clients.enter(&client).and_then(|mut visit| {
-        visit
-            .as_mut()
-            .map_or(Ok(()), |visit| visit.read(route.feeds(&filters)))?;
-        Ok(visit)
-    });
-    let visit = visit.map_err(|throttled| {
+    let permit = context
+        .client_limiter
+        .acquire(&client)
+        .and_then(|mut permit| {
+            permit.as_mut().map_or(Ok(()), |permit| {
+                permit.add_filter_sets(route.feeds(&filters))
+            })?;
+            Ok(permit)
+        });
+    let permit = permit.map_err(|throttled| {
         context
             .metrics
             .throttled_total
@@ -161,7 +164,7 @@ async fn respond<B: Sync>(
             .map(Cow::into_owned),
         client,
         is_named,
-        visit,
+        permit,
         peer,
         browser: is_browser(request.headers()),
     };

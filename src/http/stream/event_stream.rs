@@ -38,7 +38,7 @@ pub(in crate::http) struct EventStream {
     state: Arc<StreamState>,
     context: Arc<Context>,
     /// Counted among those of its client, where these are limited.
-    visit: Option<Box<ClientPermit>>,
+    permit: Option<Box<ClientPermit>>,
     paced: Option<Box<ThrottleState>>,
     cursors: SmallVec<[Cursor; 1]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
@@ -165,7 +165,7 @@ impl EventStream {
 
     /// A gate for whoever hands out what comes past the task.
     pub(in crate::http) fn gate(&self) -> DirectPath {
-        DirectPath::new(self.state.clone(), self.context.pressure.clone())
+        DirectPath::new(self.state.clone(), self.context.load_level.clone())
     }
 
     /// Lets events that come while it waits be written without its task, if it has one source. While its client has a rate
@@ -188,9 +188,9 @@ impl EventStream {
     /// Whether all that can come next is events: it waits for them, and is given every one.
     pub(in crate::http) fn is_at_rest(&self) -> bool {
         let has_rate = self
-            .visit
+            .permit
             .as_ref()
-            .is_some_and(|visit| visit.events().is_some());
+            .is_some_and(|permit| permit.events().is_some());
         !has_rate && self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
     }
 
@@ -255,13 +255,13 @@ impl EventStream {
     ) -> Option<CloseReason> {
         let mut caught_up = true;
         let mut ended = false;
-        let (visit, mut paced) = (self.visit.take(), self.paced.take());
+        let (permit, mut paced) = (self.permit.take(), self.paced.take());
         let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
         // What is owed at the end is given at once.
         let mut pace = match self.ending {
             None => ThrottlePass::new(
-                visit.as_ref().and_then(|visit| visit.events()),
-                self.context.pressure.level(),
+                permit.as_ref().and_then(|permit| permit.events()),
+                self.context.load_level.level(),
                 &mut paced,
             ),
             Some(_) => None,
@@ -301,7 +301,7 @@ impl EventStream {
         pace.iter()
             .for_each(|pace| self.count_skipped(pace.skipped()));
         drop(pace);
-        self.visit = visit;
+        self.permit = permit;
         self.wait_for_tokens(paced, waited);
         if let (true, Some(ending)) = (caught_up, &mut self.ending) {
             // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.

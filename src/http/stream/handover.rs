@@ -11,7 +11,7 @@ use crate::subject::FilterSet;
 
 /// The position that is recorded for a client without one.
 pub(in crate::http) async fn find(context: &Context, wanted: Option<&Wanted>) -> Claim {
-    match (context.registry.cluster(), wanted) {
+    match (context.streams.cluster(), wanted) {
         (Some(cluster), Some(wanted)) => cluster.take_over(wanted.clone()).await,
         _ => Claim::Nothing,
     }
@@ -19,7 +19,7 @@ pub(in crate::http) async fn find(context: &Context, wanted: Option<&Wanted>) ->
 
 /// Removes what is recorded for a client that has resumed from a position of its own: no other connection is to resume there.
 pub(in crate::http) fn remove(context: &Context, wanted: Wanted, has: EventId) {
-    let Some(cluster) = context.registry.cluster().map(Arc::clone) else {
+    let Some(cluster) = context.streams.cluster().map(Arc::clone) else {
         return;
     };
     // The registry bounds how many of these look at a time, and how long.
@@ -28,7 +28,7 @@ pub(in crate::http) fn remove(context: &Context, wanted: Wanted, has: EventId) {
 
 /// Leaves it to the next try: nothing was opened.
 pub(in crate::http) async fn give_back(context: &Context, handover: Handover) {
-    if let Some(cluster) = context.registry.cluster() {
+    if let Some(cluster) = context.streams.cluster() {
         cluster.give_back(handover).await;
     }
 }
@@ -36,7 +36,7 @@ pub(in crate::http) async fn give_back(context: &Context, handover: Handover) {
 /// The position to look for. None if the client cannot come back: there is no registry, the client has no name by the route's
 /// `client`, or no source of the route has positions that another pod knows.
 pub(in crate::http) fn wanted(context: &Context, asked: &Opening) -> Option<Wanted> {
-    context.registry.cluster()?;
+    context.streams.cluster()?;
     let can_come_back = asked.is_named && asked.route.is_resumable_elsewhere();
     can_come_back.then(|| {
         let subjects = asked

@@ -65,10 +65,10 @@ impl<'t> ThrottlePass<'t> {
         let last = self.paced.telemetry;
         match self.level {
             LoadLevel::None => false,
-            LoadLevel::Telemetry => {
+            LoadLevel::Thin => {
                 last.is_some_and(|last| self.now.saturating_duration_since(last) < TELEMETRY_EVERY)
             }
-            LoadLevel::Normal | LoadLevel::Connections => true,
+            LoadLevel::Shed | LoadLevel::Reject => true,
         }
     }
 
@@ -83,16 +83,16 @@ impl<'t> ThrottlePass<'t> {
 
     fn owe(&self) {
         if let Some(tokens) = &self.tokens {
-            tokens.owe();
+            tokens.borrow();
         }
     }
 
     /// Half of the rate, and a quarter: an event costs as many tokens more.
     fn cost(&self) -> u32 {
         match self.level {
-            LoadLevel::None | LoadLevel::Telemetry => 1,
-            LoadLevel::Normal => 2,
-            LoadLevel::Connections => 4,
+            LoadLevel::None | LoadLevel::Thin => 1,
+            LoadLevel::Shed => 2,
+            LoadLevel::Reject => 4,
         }
     }
 }
@@ -149,13 +149,13 @@ mod tests {
     use super::*;
     use crate::limit::{ClientLimiter, ClientPermit, PerClient, Rate};
 
-    fn visit(rate: u32, burst: u32) -> ClientPermit {
+    fn permit(rate: u32, burst: u32) -> ClientPermit {
         let clients: Arc<ClientLimiter> = ClientLimiter::new();
         clients.set(PerClient {
             events: Some(Rate::new(rate, burst)),
             ..PerClient::default()
         });
-        clients.enter("a").unwrap().unwrap()
+        clients.acquire("a").unwrap().unwrap()
     }
 
     fn ask(
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn events_wait_for_tokens_and_it_is_known_until_when() {
-        let (visit, mut paced) = (visit(1, 3), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(visit.events(), LoadLevel::None, &mut paced).unwrap();
+        let (permit, mut paced) = (permit(1, 3), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut paced).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 3),
             [ThrottleDecision::Give; 3]
@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn what_is_critical_never_waits_and_what_stands_before_it_goes_on_credit_or_is_passed_by() {
-        let (visit, mut paced) = (visit(1, 1), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(visit.events(), LoadLevel::None, &mut paced).unwrap();
+        let (permit, mut paced) = (permit(1, 1), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut paced).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Critical, false, 5),
             [ThrottleDecision::Give; 5]
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn pressure_thins_telemetry_then_cuts_it_and_leaves_the_rest_where_no_rate_is_configured() {
         let mut paced = None::<Box<ThrottleState>>;
-        let mut turn = ThrottlePass::new(None, LoadLevel::Telemetry, &mut paced).unwrap();
+        let mut turn = ThrottlePass::new(None, LoadLevel::Thin, &mut paced).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
             [ThrottleDecision::Give, ThrottleDecision::PassBy]
@@ -234,7 +234,7 @@ mod tests {
         );
         turn.now += TELEMETRY_EVERY;
         assert_eq!(turn.ask(Tier::Telemetry, false), ThrottleDecision::Give);
-        for level in [LoadLevel::Normal, LoadLevel::Connections] {
+        for level in [LoadLevel::Shed, LoadLevel::Reject] {
             let mut turn = ThrottlePass::new(None, level, &mut paced).unwrap();
             assert_eq!(
                 ask(&mut turn, Tier::Telemetry, false, 2),
@@ -254,12 +254,12 @@ mod tests {
     #[test]
     fn pressure_halves_and_quarters_the_rate_of_normal_events() {
         for (level, given) in [
-            (LoadLevel::Telemetry, 8),
-            (LoadLevel::Normal, 4),
-            (LoadLevel::Connections, 2),
+            (LoadLevel::Thin, 8),
+            (LoadLevel::Shed, 4),
+            (LoadLevel::Reject, 2),
         ] {
-            let (visit, mut paced) = (visit(1, 8), None::<Box<ThrottleState>>);
-            let mut turn = ThrottlePass::new(visit.events(), level, &mut paced).unwrap();
+            let (permit, mut paced) = (permit(1, 8), None::<Box<ThrottleState>>);
+            let mut turn = ThrottlePass::new(permit.events(), level, &mut paced).unwrap();
             let verdicts = ask(&mut turn, Tier::Normal, false, 9);
             assert_eq!(
                 verdicts
@@ -274,8 +274,8 @@ mod tests {
 
     #[test]
     fn a_token_that_was_taken_ahead_is_not_taken_twice() {
-        let (visit, mut paced) = (visit(1, 2), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(visit.events(), LoadLevel::None, &mut paced).unwrap();
+        let (permit, mut paced) = (permit(1, 2), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut paced).unwrap();
         assert!(turn.is_ready() && turn.is_ready());
         turn.charge();
         assert!(turn.is_ready());

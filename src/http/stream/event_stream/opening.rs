@@ -29,7 +29,7 @@ pub(in crate::http) struct Opening {
     /// The route's `client` says who it is, not only its address.
     pub(in crate::http) is_named: bool,
     /// Counted among those of its client, where these are limited.
-    pub(in crate::http) visit: Option<ClientPermit>,
+    pub(in crate::http) permit: Option<ClientPermit>,
     pub(in crate::http) peer: Peer,
     /// A browser's EventSource may be at the other end.
     pub(in crate::http) browser: bool,
@@ -74,7 +74,7 @@ impl EventStream {
             last_event_id,
             client,
             is_named,
-            visit,
+            permit,
             peer,
             browser,
         } = asked;
@@ -152,9 +152,9 @@ impl EventStream {
         // at the same moment, do not beat together.
         let part = 0.5 + 0.5 * fastrand::f32();
         let mut stream = Self {
-            registration: context.registry.insert(state.clone()),
+            registration: context.streams.insert(state.clone()),
             context: context.clone(),
-            visit: visit.map(Box::new),
+            permit: permit.map(Box::new),
             paced: None,
             cursors,
             positions,
