@@ -29,7 +29,7 @@ impl Transport for TcpStream {
     type Task = TaskSocket;
 
     fn for_task(self, stream: &EventStream) -> TaskSocket {
-        TaskSocket::new(self, stream.gate())
+        TaskSocket::new(self, stream.direct_path())
     }
 
     fn abort(&self) {

@@ -210,7 +210,7 @@ impl Connection {
             let (context, place) = (context.clone(), place.clone());
             Box::pin(async move {
                 let (protocol, framing) = match request.version() {
-                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::CloseReason),
+                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::UntilClose),
                     _ => (Protocol::Http11, Framing::Chunked),
                 };
                 let has_body = !request.body().is_end_stream();

@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
 use super::sink::{Rest, TaskSocket};
-use crate::http::stream::write_batch::{Framing, TURN_BYTES, WriteBatch, WriteStats, Written};
+use crate::http::stream::write_batch::{BATCH_BYTES, Framing, WriteBatch, WriteStats, Written};
 use crate::http::transport::Transport;
 
 /// A socket that was taken back from hyper.
@@ -27,7 +27,7 @@ pub(in crate::http) struct ChunkWriter<T> {
 #[derive(Default)]
 struct Pending {
     /// Shared bytes, at most one turn of them.
-    parts: VecDeque<Bytes>,
+    segments: VecDeque<Bytes>,
     /// How much of an event larger than a turn the socket has taken since that was last asked.
     taken: usize,
     /// What will be counted when all of it is on the socket.
@@ -84,9 +84,9 @@ impl<T: Transport> ChunkWriter<T> {
             self.is_clear(),
             "nothing is handed out past a task with something under way"
         );
-        let parts = VecDeque::from([rest.bytes]);
+        let segments = VecDeque::from([rest.bytes]);
         self.pending = Some(Box::new(Pending {
-            parts,
+            segments,
             unsent: rest.unsent,
             ..Pending::default()
         }));
@@ -98,7 +98,7 @@ impl<T: Transport> ChunkWriter<T> {
     }
 
     /// Ready when the client is gone, or says more than it may; what it says is thrown away.
-    pub(in crate::http) fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::http) fn poll_disconnected(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let mut space = [MaybeUninit::uninit(); 512];
         while self.discarded <= DISCARD_MAX {
             let mut buffer = ReadBuf::uninit(&mut space);
@@ -118,7 +118,7 @@ impl<T: Transport> ChunkWriter<T> {
         task: &mut Context<'_>,
         out: &WriteBatch,
     ) -> io::Result<Option<Written>> {
-        let sent = (out.tally, out.bytes);
+        let sent = (out.stats, out.bytes);
         if let Some(pending) = &mut self.pending {
             debug_assert!(
                 pending.head.is_some(),
@@ -158,17 +158,17 @@ impl<T: Transport> ChunkWriter<T> {
         }
         let (head, tail) = (ChunkHead::new(self.framing, out.bytes), self.framing.tail());
         let whole = head.bytes().len() + out.bytes + tail.len();
-        if out.parts.len() + 2 > SLICES {
+        if out.segments.len() + 2 > SLICES {
             return Ok((0, whole));
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         slices[0] = IoSlice::new(head.bytes());
-        for (slice, part) in slices[1..].iter_mut().zip(&out.parts) {
+        for (slice, part) in slices[1..].iter_mut().zip(&out.segments) {
             *slice = IoSlice::new(part.as_slice());
         }
-        slices[out.parts.len() + 1] = IoSlice::new(tail);
+        slices[out.segments.len() + 1] = IoSlice::new(tail);
         Ok((
-            accepted(io.poll_write_vectored(task, &slices[..out.parts.len() + 2]))?,
+            accepted(io.poll_write_vectored(task, &slices[..out.segments.len() + 2]))?,
             whole,
         ))
     }
@@ -178,7 +178,7 @@ impl<T: Transport> ChunkWriter<T> {
         if self.framing == Framing::Chunked {
             self.pending
                 .get_or_insert_default()
-                .parts
+                .segments
                 .push_back(Bytes::from_static(LAST_CHUNK));
         }
     }
@@ -195,15 +195,15 @@ impl<T: Transport> ChunkWriter<T> {
         else {
             return Poll::Ready(Ok(None));
         };
-        while !pending.parts.is_empty() {
+        while !pending.segments.is_empty() {
             let io = Pin::new(&mut self.io);
-            let written = match pending.parts.as_slices() {
+            let written = match pending.segments.as_slices() {
                 // What a client begins with, and what is left of an event alone.
                 ([part], []) => ready!(io.poll_write(task, part))?,
                 _ => {
                     let mut slices = [IoSlice::new(&[]); SLICES];
-                    let count = pending.parts.len().min(SLICES);
-                    for (slice, part) in slices.iter_mut().zip(&pending.parts) {
+                    let count = pending.segments.len().min(SLICES);
+                    for (slice, part) in slices.iter_mut().zip(&pending.segments) {
                         *slice = IoSlice::new(part);
                     }
                     ready!(io.poll_write_vectored(task, &slices[..count]))?
@@ -226,7 +226,7 @@ impl<T: Transport> ChunkWriter<T> {
         let taken = |pending: &mut Box<Pending>| std::mem::take(&mut pending.taken);
         self.pending
             .as_mut()
-            .filter(|pending| pending.taken >= TURN_BYTES)
+            .filter(|pending| pending.taken >= BATCH_BYTES)
             .map(taken)
             .is_some()
     }
@@ -247,17 +247,17 @@ impl Pending {
             return;
         };
         if out.bytes > FIRST_TURN_COPIED_BYTES_MAX {
-            self.parts.push_back(head.into());
+            self.segments.push_back(head.into());
             return self.keep_turn(framing, out, 0);
         }
         if !out.is_empty() {
             head.extend_from_slice(ChunkHead::new(framing, out.bytes).bytes());
-            out.parts
+            out.segments
                 .iter()
                 .for_each(|part| head.extend_from_slice(part.as_slice()));
             head.extend_from_slice(framing.tail());
         }
-        self.parts.push_back(head.into());
+        self.segments.push_back(head.into());
     }
 
     /// Keeps what of a turn is not among the bytes that are written, its chunk around it.
@@ -269,7 +269,7 @@ impl Pending {
         self.keep(head.bytes().len(), &mut written, |done| {
             Bytes::copy_from_slice(&head.bytes()[done..])
         });
-        for part in &out.parts {
+        for part in &out.segments {
             self.keep(part.as_slice().len(), &mut written, |done| part.keep(done));
         }
         self.keep(tail.len(), &mut written, |done| {
@@ -282,19 +282,19 @@ impl Pending {
         let done = length.min(*written);
         *written -= done;
         if done < length {
-            self.parts.push_back(rest(done));
+            self.segments.push_back(rest(done));
         }
     }
 
     /// Lets go of what the socket has taken.
     fn pass(&mut self, mut written: usize) {
         self.taken += written;
-        while let Some(first) = self.parts.front_mut().filter(|_| written > 0) {
+        while let Some(first) = self.segments.front_mut().filter(|_| written > 0) {
             let done = first.len().min(written);
             written -= done;
             first.advance(done);
             if first.is_empty() {
-                self.parts.pop_front();
+                self.segments.pop_front();
             }
         }
     }
@@ -353,7 +353,7 @@ mod tests {
             ChunkHead::new(Framing::Chunked, usize::MAX).bytes(),
             b"ffffffffffffffff\r\n"
         );
-        assert_eq!(ChunkHead::new(Framing::CloseReason, 255).bytes(), b"");
+        assert_eq!(ChunkHead::new(Framing::UntilClose, 255).bytes(), b"");
     }
     #[tokio::test]
     async fn what_a_socket_does_not_take_of_copied_events_is_kept_while_their_memory_is_used_again()
@@ -363,14 +363,14 @@ mod tests {
             .await
             .unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let mut wire = ChunkWriter::new(server, Framing::CloseReason, 0, Vec::new());
+        let mut writer = ChunkWriter::new(server, Framing::UntilClose, 0, Vec::new());
         let mut sent = Vec::new();
         let mut number = 0;
         let mut memory = None;
         let mut copies = RunBuilder::default();
         let mut turn = |out: &mut WriteBatch| {
-            copies.begin(TURN_BYTES);
-            while copies.len() < TURN_BYTES - 1000 {
+            copies.begin(BATCH_BYTES);
+            while copies.len() < BATCH_BYTES - 1000 {
                 number += 1;
                 let position = Position {
                     tag: SourceTag::of_identity("t"),
@@ -393,15 +393,15 @@ mod tests {
             poll_fn(|task| {
                 WriteBatch::with(|out| {
                     turn(out);
-                    sent.extend_from_slice(out.parts[0].as_slice());
-                    wire.write(task, out).unwrap();
+                    sent.extend_from_slice(out.segments[0].as_slice());
+                    writer.write(task, out).unwrap();
                 });
                 // The next turn is written into the same memory, while nothing of the one before is read.
                 WriteBatch::with(|out| turn(out));
                 Poll::Ready(())
             })
             .await;
-            while !poll_fn(|task| Poll::Ready(wire.poll_written(task).is_ready())).await {
+            while !poll_fn(|task| Poll::Ready(writer.poll_written(task).is_ready())).await {
                 refusals += 1;
                 let mut some = vec![0; 100_000];
                 client.read_exact(&mut some).await.unwrap();

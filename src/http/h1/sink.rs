@@ -22,7 +22,7 @@ use crate::net::socket;
 #[derive(Debug)]
 pub(in crate::http) struct SharedSocket {
     socket: TcpStream,
-    gate: DirectPath,
+    direct_path: DirectPath,
     rest: Mutex<Option<Box<Rest>>>,
 }
 
@@ -60,11 +60,11 @@ impl SharedSocket {
 
 impl DirectSink for SharedSocket {
     fn look(&self) -> bool {
-        self.gate.look()
+        self.direct_path.is_ready()
     }
 
     fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
-        if !self.gate.lets(piece) {
+        if !self.direct_path.admits(piece) {
             return SendOutcome::Refused;
         }
         let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
@@ -73,17 +73,17 @@ impl DirectSink for SharedSocket {
             // The task finds out what is the matter.
             Ok(_) | Err(_) => return SendOutcome::Refused,
         };
-        let tally = self.gate.passed(piece);
+        let stats = self.direct_path.record(piece);
         if written == chunk.len() {
-            self.gate.count((tally, content));
+            self.direct_path.count((stats, content));
             return SendOutcome::Sent;
         }
         // The rest comes first.
-        self.gate.shut();
+        self.direct_path.disable();
         let unsent = (
             WriteStats {
                 handed: None,
-                ..tally
+                ..stats
             },
             content,
         );
@@ -96,26 +96,26 @@ impl DirectSink for SharedSocket {
 }
 
 impl TaskSocket {
-    pub(in crate::http) fn new(socket: TcpStream, gate: DirectPath) -> Self {
+    pub(in crate::http) fn new(socket: TcpStream, direct_path: DirectPath) -> Self {
         Self(Arc::new(SharedSocket {
             socket,
-            gate,
+            direct_path,
             rest: Mutex::default(),
         }))
     }
 
-    pub(in crate::http) fn outlet(&self) -> Arc<dyn DirectSink> {
+    pub(in crate::http) fn direct_sink(&self) -> Arc<dyn DirectSink> {
         self.0.clone()
     }
 
     /// The task waits, and nothing is under way: what comes next may be written past it.
     pub(in crate::http) fn open(&self) {
-        self.0.gate.open();
+        self.0.direct_path.enable();
     }
 
     /// The task runs. With when something was handed out past it last, and what of that is still to be written.
     pub(in crate::http) fn close(&self) -> Option<(CompactInstant, Option<Box<Rest>>)> {
-        Some((self.0.gate.close()?, self.0.rest().take()))
+        Some((self.0.direct_path.take_over()?, self.0.rest().take()))
     }
 }
 

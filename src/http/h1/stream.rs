@@ -25,14 +25,14 @@ use crate::presence::CloseReason;
 /// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
 pub(in crate::http) struct H1Stream<T> {
     phase: Phase,
-    line: Box<StreamIo<T>>,
+    io: Box<StreamIo<T>>,
 }
 
 /// What an event stream is written to, and what is given back at its end.
 struct StreamIo<T> {
-    wire: ChunkWriter<T>,
+    writer: ChunkWriter<T>,
     /// A socket that takes everything needs none.
-    patience: Option<Box<StallTimer>>,
+    stall: Option<Box<StallTimer>>,
     _counted: Counted,
     _release: Guard,
 }
@@ -52,51 +52,51 @@ enum Phase {
 
 impl<T: Transport> H1Stream<T> {
     pub(in crate::http) fn new(
-        wire: ChunkWriter<T>,
+        writer: ChunkWriter<T>,
         stream: EventStream,
         counted: Counted,
         release: Guard,
     ) -> Self {
-        if let Some(socket) = wire.shared().filter(|_| wire.is_chunked()) {
-            stream.set_outlet(socket.outlet());
+        if let Some(socket) = writer.shared().filter(|_| writer.is_chunked()) {
+            stream.set_direct_sink(socket.direct_sink());
         }
-        let line = StreamIo {
-            wire,
-            patience: None,
+        let io = StreamIo {
+            writer,
+            stall: None,
             _counted: counted,
             _release: release,
         };
         Self {
             phase: Phase::Open(stream),
-            line: Box::new(line),
+            io: Box::new(io),
         }
     }
 
     /// To be called once by the task that polls it: whoever asks for the end wakes it.
     pub(in crate::http) fn begin(&self, task: &Context<'_>) {
         if let Some(stream) = self.stream() {
-            stream.state().poll_asked(task.waker());
+            stream.state().poll_close_request(task.waker());
         }
     }
 
     /// The task runs: nobody else writes to the socket until it waits again.
     fn take_over(&mut self) {
-        let Some((handed, rest)) = self.line.wire.shared().and_then(TaskSocket::close) else {
+        let Some((handed, rest)) = self.io.writer.shared().and_then(TaskSocket::close) else {
             return;
         };
         if let Phase::Open(stream) = &mut self.phase {
-            stream.follow(handed);
+            stream.resync(handed);
         }
         if let Some(rest) = rest {
-            self.line.wire.keep(*rest);
+            self.io.writer.keep(*rest);
         }
     }
 
     /// The task waits: what it waits for may be written past it, if nothing else is under way to the client.
-    fn give_over(&self) {
-        if let (Some(socket), Phase::Open(stream)) = (self.line.wire.shared(), &self.phase)
-            && self.line.wire.is_clear()
-            && stream.is_at_rest()
+    fn release(&self) {
+        if let (Some(socket), Phase::Open(stream)) = (self.io.writer.shared(), &self.phase)
+            && self.io.writer.is_clear()
+            && stream.is_idle()
         {
             socket.open();
         }
@@ -106,25 +106,25 @@ impl<T: Transport> H1Stream<T> {
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             if let Some(forced) = self.forced(task) {
-                self.line.wire.abort();
+                self.io.writer.abort();
                 return Poll::Ready(forced);
             }
-            if self.line.wire.poll_gone(task).is_ready() {
+            if self.io.writer.poll_disconnected(task).is_ready() {
                 return Poll::Ready(CloseReason::Client);
             }
-            match self.poll_sent(task) {
+            match self.poll_flushed(task) {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(CloseReason::Client),
-                Poll::Pending => return self.poll_refused(task),
+                Poll::Pending => return self.poll_blocked(task),
             }
             match &mut self.phase {
                 Phase::Open(stream) => {
                     let turn = WriteBatch::with(|out| {
                         let step = ready!(stream.poll_next(task, out));
-                        let written = self.line.wire.write(task, out);
+                        let written = self.io.writer.write(task, out);
                         if let Ok(Some(sent)) = written {
                             stream.sent(sent);
-                            self.line.rest();
+                            self.io.rest();
                         }
                         Poll::Ready(written.map(|sent| (step, sent.is_some())))
                     });
@@ -133,12 +133,12 @@ impl<T: Transport> H1Stream<T> {
                         Ok((Step::Wait, true)) => return Poll::Pending,
                         // There is more, or what is left goes to the socket first.
                         Ok((Step::More | Step::Wait, _)) => {}
-                        Ok((Step::CloseStyle(close), _)) => self.finish(close),
+                        Ok((Step::Close(close), _)) => self.finish(close),
                         Err(_) => return Poll::Ready(CloseReason::Client),
                     }
                 }
                 Phase::Last(stream, _) => {
-                    if ready!(self.line.wire.poll_shutdown(task)).is_err() {
+                    if ready!(self.io.writer.poll_shutdown(task)).is_err() {
                         return Poll::Ready(CloseReason::Client);
                     }
                     stream.set_delivered();
@@ -150,16 +150,16 @@ impl<T: Transport> H1Stream<T> {
     }
 
     /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
-    fn poll_sent(&mut self, task: &mut Context<'_>) -> Poll<bool> {
-        let Ok(sent) = ready!(self.line.wire.poll_written(task)) else {
+    fn poll_flushed(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+        let Ok(sent) = ready!(self.io.writer.poll_written(task)) else {
             return Poll::Ready(false);
         };
         if let Some(sent) = sent {
             if let Some(stream) = self.stream() {
                 stream.sent(sent);
-                stream.state().takes();
+                stream.state().clear_blocked();
             }
-            self.line.rest();
+            self.io.rest();
         }
         Poll::Ready(true)
     }
@@ -172,8 +172,8 @@ impl<T: Transport> H1Stream<T> {
             Phase::Linger(Box::pin(tokio::time::sleep(LINGER))),
         );
         let Phase::Open(stream) = before else { return };
-        if !stream.breaks(close) {
-            self.line.wire.finish();
+        if !stream.is_aborted(close) {
+            self.io.writer.finish();
         }
         self.phase = Phase::Last(Box::new(stream), deadline);
     }
@@ -189,29 +189,29 @@ impl<T: Transport> H1Stream<T> {
     /// An end that waits for nobody.
     fn forced(&mut self, task: &Context<'_>) -> Option<CloseReason> {
         let state = self.stream()?.state();
-        state.asked()?;
+        state.close_request()?;
         // The word to end has taken the note with it, and a forced end may follow.
         state
-            .poll_asked(task.waker())
+            .poll_close_request(task.waker())
             .filter(|close| StreamState::is_forced(*close))
     }
 
     /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
-    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
-        let has_taken_a_turn = self.line.wire.has_taken_a_turn();
+    fn poll_blocked(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
+        let has_taken_a_turn = self.io.writer.has_taken_a_turn();
         if let Some(state) = self.stream().map(|stream| stream.state().clone()) {
             if has_taken_a_turn {
-                state.takes_a_turn();
-                self.line.rest();
+                state.clear_slow();
+                self.io.rest();
             }
             if self
-                .line
-                .patience
+                .io
+                .stall
                 .get_or_insert_default()
                 .poll(task, &state, || false)
                 .is_ready()
             {
-                self.line.wire.abort();
+                self.io.writer.abort();
                 return Poll::Ready(CloseReason::Slow);
             }
         }
@@ -224,7 +224,7 @@ impl<T: Transport> H1Stream<T> {
             Phase::Open(_) | Phase::Last(_, None) => Poll::Pending,
             Phase::Last(_, Some(deadline)) => {
                 ready!(deadline.as_mut().poll(task));
-                self.line.wire.abort();
+                self.io.writer.abort();
                 Poll::Ready(CloseReason::Client)
             }
             // Not reset: what the kernel still holds is the client's, and it bounds how long that may take.
@@ -236,8 +236,8 @@ impl<T: Transport> H1Stream<T> {
 impl<T> StreamIo<T> {
     /// The socket takes bytes again.
     fn rest(&mut self) {
-        if let Some(patience) = &mut self.patience {
-            patience.rest();
+        if let Some(stall) = &mut self.stall {
+            stall.rest();
         }
     }
 }
@@ -249,7 +249,7 @@ impl<T: Transport> Future for H1Stream<T> {
         let this = self.get_mut();
         this.take_over();
         let Poll::Ready(close) = this.poll_drive(task) else {
-            this.give_over();
+            this.release();
             return Poll::Pending;
         };
         if let Phase::Open(stream) = &mut this.phase {

@@ -47,8 +47,8 @@ enum Leaving {
 /// The streams of a connection.
 struct Streams<T> {
     h2: h2::server::Connection<Observed<SniffingIo<T>>, EncodedRun>,
-    pulse: Keepalive,
-    terms: H2Shared,
+    keepalive: Keepalive,
+    shared: H2Shared,
 }
 
 impl Connection {
@@ -60,24 +60,24 @@ impl Connection {
         leaving: Token,
     ) -> impl Future<Output = ()> + Send {
         self.counted.speaks(&self.context, Protocol::H2, self.tls);
-        let (place, family) = (
+        let (place, group) = (
             Arc::new(SocketReclaim::default()),
             Arc::new(H2StreamGroup::default()),
         );
-        let (mut clock, siblings) = (GroupTimer::new(family.clone()), family.clone());
-        let io = Observed::new(SniffingIo::http2(io, before, place.clone()), family.clone());
+        let (mut clock, member) = (GroupTimer::new(group.clone()), group.clone());
+        let io = Observed::new(SniffingIo::http2(io, before, place.clone()), group.clone());
         // In a box of its own until the preface has come: what follows would be larger for it.
         let begins = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_HEARD as u32)
             .handshake(io);
         // And that in another: the tasks of all other connections would be as large.
-        let mut served = Box::pin(self.serve(Box::pin(begins), leaving, family));
+        let mut served = Box::pin(self.serve(Box::pin(begins), leaving, group));
         poll_fn(move |task| {
             clock.poll(task);
             place.begin_turn();
             let polled = served.as_mut().poll(task);
-            siblings.tell_refused();
+            member.wake_blocked();
             polled
         })
     }
@@ -86,7 +86,7 @@ impl Connection {
         self,
         begins: Pin<Box<Handshake<Observed<SniffingIo<T>>, EncodedRun>>>,
         mut leaving: Token,
-        family: Arc<H2StreamGroup>,
+        group: Arc<H2StreamGroup>,
     ) {
         // A client that has not said the preface when the pod drains has a moment to.
         let h2 = match within(HEAD_MAX, &mut leaving, begins).await {
@@ -98,18 +98,18 @@ impl Connection {
             }
         };
         let idle = Arc::new(IdleTracker::default());
-        let terms = H2Shared {
+        let shared = H2Shared {
             context: self.context.clone(),
             peer: Peer::new(self.remote, Protocol::H2, self.tls),
             over_limit: self.counted.over_limit(),
-            family: family.clone(),
+            group: group.clone(),
             idle: idle.clone(),
         };
-        let mut streams = Streams::new(h2, terms);
+        let mut streams = Streams::new(h2, shared);
         let why = tokio::select! {
             biased; // or what a drain ends could be written before it is said that the connection ends
             () = leaving.requested() => Leaving::Drain,
-            () = family.aged() => Leaving::Age,
+            () = group.aged() => Leaving::Age,
             ended = poll_fn(|task| streams.poll(task)) => return self.note_end(ended),
             // What is being answered is answered, and the client knows.
             () = idle.over() => Leaving::IdleTracker,
@@ -122,7 +122,7 @@ impl Connection {
         drop(leaving);
         let ended = tokio::select! {
             ended = poll_fn(|task| streams.poll(task)) => Ok(ended),
-            () = family.hand_over(), if why == Leaving::Age => {
+            () = group.hand_over(), if why == Leaving::Age => {
                 timeout(LAST_TAKEN_MAX, poll_fn(|task| streams.poll(task))).await
             }
             () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::IdleTracker => return,
@@ -145,26 +145,26 @@ impl Connection {
 impl<T: Transport> Streams<T> {
     fn new(
         mut h2: h2::server::Connection<Observed<SniffingIo<T>>, EncodedRun>,
-        terms: H2Shared,
+        shared: H2Shared,
     ) -> Self {
         Self {
-            pulse: Keepalive::new(h2.ping_pong()),
+            keepalive: Keepalive::new(h2.ping_pong()),
             h2,
-            terms,
+            shared,
         }
     }
 
     /// Begins each stream that the client opens; ready at the end of the connection.
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), h2::Error>> {
-        if self.terms.family.is_window_too_large() {
+        if self.shared.group.is_window_too_large() {
             // h2 would name another error. Its GOAWAY is all that is left to do.
             self.h2.abrupt_shutdown(Reason::FLOW_CONTROL_ERROR);
             return self.h2.poll_closed(task);
         }
-        if self.terms.family.takes_probe() {
-            self.pulse.ask();
+        if self.shared.group.take_probe() {
+            self.keepalive.ask();
         }
-        if self.pulse.poll(task).is_ready() {
+        if self.keepalive.poll(task).is_ready() {
             // Whoever does not answer will hardly hear why.
             self.h2.abrupt_shutdown(Reason::NO_ERROR);
             return Poll::Ready(match self.h2.poll_closed(task) {
@@ -174,7 +174,7 @@ impl<T: Transport> Streams<T> {
         }
         while let Some(request) = ready!(self.h2.poll_accept(task)) {
             let (request, respond) = request?;
-            drop(tokio::spawn(H2Request::new(&self.terms, request, respond)));
+            drop(tokio::spawn(H2Request::new(&self.shared, request, respond)));
         }
         Poll::Ready(Ok(()))
     }

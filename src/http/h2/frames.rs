@@ -136,17 +136,17 @@ impl Frames {
 pub(super) struct Observed<T> {
     inner: T,
     frames: Frames,
-    family: Arc<H2StreamGroup>,
+    group: Arc<H2StreamGroup>,
     /// The connection ends for what the client has sent: h2 is not to see it.
     is_over: bool,
 }
 
 impl<T> Observed<T> {
-    pub(super) fn new(inner: T, family: Arc<H2StreamGroup>) -> Self {
+    pub(super) fn new(inner: T, group: Arc<H2StreamGroup>) -> Self {
         Self {
             inner,
             frames: Frames::new(),
-            family,
+            group,
             is_over: false,
         }
     }
@@ -164,17 +164,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(task, buf))?;
-        let (family, mut is_over) = (&this.family, false);
+        let (group, mut is_over) = (&this.group, false);
         this.frames
             .read(&buf.filled()[before..], |note| match note {
-                Note::Returned { stream, bytes } => family.returns(stream, bytes),
+                Note::Returned { stream, bytes } => group.returns(stream, bytes),
                 Note::WindowTooLarge => is_over = true,
             });
-        family.hears();
+        group.hears();
         if is_over {
             this.is_over = true;
             buf.set_filled(before);
-            family.set_window_too_large();
+            group.set_window_too_large();
             task.waker().wake_by_ref();
             return Poll::Pending;
         }

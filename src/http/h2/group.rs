@@ -26,7 +26,7 @@ pub(in crate::http) struct H2StreamGroup {
     aged: Notify,
     leaving: AtomicBool,
     /// Pieces that were handed to HTTP/2 and are not out.
-    under_way: AtomicUsize,
+    in_flight: AtomicUsize,
     /// Bytes that have used the window of the connection.
     out: AtomicU64,
     /// Bytes of it that the client has returned.
@@ -71,7 +71,7 @@ const NEVER: u64 = u64::MAX;
 
 /// The timer of a family.
 pub(in crate::http) struct GroupTimer {
-    family: Arc<H2StreamGroup>,
+    group: Arc<H2StreamGroup>,
     /// None as long as there is nobody to be woken.
     timer: Option<Pin<Box<Sleep>>>,
     /// When it ends.
@@ -85,13 +85,9 @@ impl H2StreamGroup {
         let mut members = self.lock();
         if members.all.len() == members.all.capacity() {
             // Before it grows: those that ended leave their places.
-            members
-                .all
-                .retain(|sibling| sibling.state.strong_count() > 0);
+            members.all.retain(|member| member.state.strong_count() > 0);
         }
-        let place = members
-            .all
-            .partition_point(|sibling| sibling.stream < stream);
+        let place = members.all.partition_point(|member| member.stream < stream);
         members.all.insert(
             place,
             GroupEntry {
@@ -116,8 +112,8 @@ impl H2StreamGroup {
             .all
             .iter_mut()
             .rev()
-            .find(|sibling| sibling.state.as_ptr() == Arc::as_ptr(state));
-        known.into_iter().for_each(|sibling| sibling.due = due);
+            .find(|member| member.state.as_ptr() == Arc::as_ptr(state));
+        known.into_iter().for_each(|member| member.due = due);
         let is_first = members.next.is_none_or(|next| due < next);
         if is_first {
             members.next = Some(due);
@@ -129,13 +125,13 @@ impl H2StreamGroup {
     }
 
     /// Bytes of one of them are handed to HTTP/2.
-    pub(in crate::http) fn begins_way(&self) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+    pub(in crate::http) fn add_in_flight(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
     /// They are out, or thrown away.
-    pub(in crate::http) fn ends_way(&self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    pub(in crate::http) fn remove_in_flight(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// So many bytes have used the window of the connection. On its thread alone: no need for an operation that locks.
@@ -155,7 +151,7 @@ impl H2StreamGroup {
         let mut members = self.lock();
         if let Ok(place) = members
             .all
-            .binary_search_by_key(&stream, |sibling| sibling.stream)
+            .binary_search_by_key(&stream, |member| member.stream)
         {
             let returned = &mut members.all[place].returned;
             *returned = returned.wrapping_add(bytes);
@@ -164,7 +160,7 @@ impl H2StreamGroup {
 
     /// The client has sent something.
     pub(in crate::http) fn hears(&self) {
-        if self.under_way.load(Ordering::Relaxed) > 0 {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
             self.heard
                 .store(ticks_at(Instant::now()), Ordering::Relaxed);
         }
@@ -177,7 +173,7 @@ impl H2StreamGroup {
     }
 
     /// Whether the client is to be asked; true once.
-    pub(in crate::http) fn takes_probe(&self) -> bool {
+    pub(in crate::http) fn take_probe(&self) -> bool {
         self.probe.load(Ordering::Relaxed) && self.probe.swap(false, Ordering::Relaxed)
     }
 
@@ -201,21 +197,21 @@ impl H2StreamGroup {
             return false;
         }
         let (mut own, mut largest, mut do_others_wait) = (0, 0, false);
-        for sibling in &self.lock().all {
-            let Some(other) = sibling.state.upgrade() else {
+        for member in &self.lock().all {
+            let Some(other) = member.state.upgrade() else {
                 continue;
             };
             // Windows are at most 2^31-1, so the difference is right modulo 2^32. A client may return more than it was sent.
             let held = other
                 .out()
-                .wrapping_sub(sibling.returned)
+                .wrapping_sub(member.returned)
                 .cast_signed()
                 .max(0);
             if std::ptr::eq(&*other, state) {
                 own = held;
             } else {
                 largest = largest.max(held);
-                do_others_wait |= other.is_refused();
+                do_others_wait |= other.is_blocked();
             }
         }
         do_others_wait && own > 0 && own >= largest
@@ -223,24 +219,24 @@ impl H2StreamGroup {
 
     /// Wakes those of whom something is not out: for when the connection has had its turn. The window of such a client is
     /// shut, or the socket full, and it is to be seen for how long.
-    pub(in crate::http) fn tell_refused(&self) {
-        if self.under_way.load(Ordering::Relaxed) == 0 {
+    pub(in crate::http) fn wake_blocked(&self) {
+        if self.in_flight.load(Ordering::Relaxed) == 0 {
             return;
         }
         let members: Vec<_> = self
             .lock()
             .all
             .iter()
-            .filter_map(|sibling| sibling.state.upgrade())
+            .filter_map(|member| member.state.upgrade())
             .collect();
         members
             .iter()
-            .filter(|state| state.under_way() > 0 && !state.is_refused())
+            .filter(|state| state.in_flight() > 0 && !state.is_blocked())
             .for_each(|state| state.wake());
     }
 
     /// The first of them has reached its age.
-    pub(in crate::http) fn come_of_age(&self) {
+    pub(in crate::http) fn max_age_reached(&self) {
         self.aged.notify_one();
     }
 
@@ -257,7 +253,7 @@ impl H2StreamGroup {
             .lock()
             .all
             .iter()
-            .map(|sibling| sibling.state.clone())
+            .map(|member| member.state.clone())
             .collect();
         for member in members {
             let Some(state) = member.upgrade() else {
@@ -278,14 +274,14 @@ impl Members {
     /// Takes those that are due, and looks who is next.
     fn take_due(&mut self, now: u64) -> Vec<Arc<StreamState>> {
         let mut due = Vec::new();
-        for sibling in self.all.iter_mut().filter(|sibling| sibling.due <= now) {
-            sibling.due = NEVER;
-            due.extend(sibling.state.upgrade());
+        for member in self.all.iter_mut().filter(|member| member.due <= now) {
+            member.due = NEVER;
+            due.extend(member.state.upgrade());
         }
         self.next = self
             .all
             .iter()
-            .map(|sibling| sibling.due)
+            .map(|member| member.due)
             .min()
             .filter(|due| *due != NEVER);
         due
@@ -293,9 +289,9 @@ impl Members {
 }
 
 impl GroupTimer {
-    pub(in crate::http) fn new(family: Arc<H2StreamGroup>) -> Self {
+    pub(in crate::http) fn new(group: Arc<H2StreamGroup>) -> Self {
         Self {
-            family,
+            group,
             timer: None,
             set: None,
         }
@@ -303,9 +299,9 @@ impl GroupTimer {
 
     /// Wakes whoever is due. To be polled with the connection, whose task is woken when it is to be polled.
     pub(in crate::http) fn poll(&mut self, task: &mut Context<'_>) {
-        self.family.task.register(task.waker());
+        self.group.task.register(task.waker());
         loop {
-            let next = self.family.lock().next;
+            let next = self.group.lock().next;
             let Some(next) = next else { return };
             let deadline = || tokio::time::Instant::from_std(instant_of(next));
             let timer = self
@@ -319,7 +315,7 @@ impl GroupTimer {
                 return;
             }
             let due = self
-                .family
+                .group
                 .lock()
                 .take_due(ticks_at(Instant::now()).max(next));
             self.set = None;

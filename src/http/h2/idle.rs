@@ -17,7 +17,7 @@ pub(in crate::http) struct IdleTracker {
     open: AtomicUsize,
     /// All requests so far.
     requests: AtomicUsize,
-    dismissed: Notify,
+    close_now: Notify,
 }
 
 /// One request that is being answered, until it is dropped.
@@ -33,9 +33,9 @@ impl IdleTracker {
     }
 
     /// The request that is being answered was refused: without another one the connection is to end.
-    pub(in crate::http) fn dismiss(&self) {
+    pub(in crate::http) fn close_if_unused(&self) {
         if self.open.load(Ordering::Relaxed) <= 1 {
-            self.dismissed.notify_one();
+            self.close_now.notify_one();
         }
     }
 
@@ -44,7 +44,7 @@ impl IdleTracker {
         loop {
             let before = self.requests.load(Ordering::Relaxed);
             tokio::select! {
-                () = self.dismissed.notified() => return,
+                () = self.close_now.notified() => return,
                 () = tokio::time::sleep(IDLE_MAX) => {}
             }
             if self.open.load(Ordering::Relaxed) == 0
@@ -94,12 +94,12 @@ mod tests {
     async fn a_refusal_ends_a_connection_only_if_it_carries_nothing_else() {
         let idle = Arc::new(IdleTracker::default());
         let (event_stream, refused) = (idle.begin(), idle.begin());
-        idle.dismiss();
+        idle.close_if_unused();
         drop(refused);
         assert!(timeout(IDLE_MAX * 2, idle.over()).await.is_err());
         drop(event_stream);
         let _refused = idle.begin();
-        idle.dismiss();
+        idle.close_if_unused();
         assert!(timeout(Duration::from_millis(1), idle.over()).await.is_ok());
     }
 }

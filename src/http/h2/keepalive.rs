@@ -70,10 +70,10 @@ mod tests {
     /// Serves a connection without streams until its peer is given up or goes; whether it was given up, and after how long.
     async fn serve(io: tokio::io::DuplexStream) -> (bool, Duration) {
         let mut connection = server::handshake(io).await.unwrap();
-        let mut pulse = Keepalive::new(connection.ping_pong());
+        let mut keepalive = Keepalive::new(connection.ping_pong());
         let (begun, _): (_, &mut server::Connection<_, bytes::Bytes>) =
             (Instant::now(), &mut connection);
-        let is_dead = poll_fn(|task| match pulse.poll(task) {
+        let is_dead = poll_fn(|task| match keepalive.poll(task) {
             Poll::Ready(()) => Poll::Ready(true),
             Poll::Pending => connection.poll_closed(task).map(|_| false),
         });

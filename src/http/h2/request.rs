@@ -28,7 +28,7 @@ pub(super) struct H2Shared {
     pub(super) peer: Peer,
     /// The connection is one more than are served.
     pub(super) over_limit: bool,
-    pub(super) family: Arc<H2StreamGroup>,
+    pub(super) group: Arc<H2StreamGroup>,
     pub(super) idle: Arc<IdleTracker>,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum H2Request {
 /// An answer, with what its event stream belongs to.
 pub(super) struct Answered {
     answer: Answer,
-    family: Arc<H2StreamGroup>,
+    group: Arc<H2StreamGroup>,
     in_use: UseGuard,
     /// The request was HEAD: whatever its status, the answer has no content (RFC 9110, 9.3.2).
     is_head: bool,
@@ -56,16 +56,16 @@ pub(super) struct Answered {
 
 impl H2Request {
     pub(super) fn new(
-        terms: &H2Shared,
+        shared: &H2Shared,
         request: Request<RecvStream>,
         respond: SendResponse<EncodedRun>,
     ) -> Self {
-        let (context, family, idle) = (
-            terms.context.clone(),
-            terms.family.clone(),
-            terms.idle.clone(),
+        let (context, group, idle) = (
+            shared.context.clone(),
+            shared.group.clone(),
+            shared.idle.clone(),
         );
-        let (peer, over_limit, in_use) = (terms.peer, terms.over_limit, terms.idle.begin());
+        let (peer, over_limit, in_use) = (shared.peer, shared.over_limit, shared.idle.begin());
         let answers = async move {
             let has_body = !request.body().is_end_stream();
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
@@ -74,11 +74,11 @@ impl H2Request {
                 answer(&context, peer, over_limit, &request, has_body).await
             };
             if matches!(answer, Answer::Last(_)) {
-                idle.dismiss();
+                idle.close_if_unused();
             }
             Answered {
                 answer,
-                family,
+                group,
                 in_use,
                 is_head: request.method() == Method::HEAD,
             }
@@ -127,15 +127,15 @@ impl Answered {
                 let mut send = send_head(respond, Response::from_parts(head, ()), is_all)?;
                 if !is_all {
                     // What its window does not let out waits with the connection, which counts it among its streams.
-                    self.family.uses_window(text.len());
+                    self.group.uses_window(text.len());
                     send.send_data(EncodedRun::from(text), true)?;
                 }
                 Ok(None)
             }
             Answer::Events(head, mut stream) => {
                 let send = send_head(respond, head, false)?;
-                stream.join(self.family.clone(), send.stream_id().as_u32());
-                let shared = SharedStream::new(send, self.family, stream.gate());
+                stream.join(self.group.clone(), send.stream_id().as_u32());
+                let shared = SharedStream::new(send, self.group, stream.direct_path());
                 Ok(Some(H2Stream::new(*stream, shared, self.in_use)))
             }
         }

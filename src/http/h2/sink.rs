@@ -9,7 +9,7 @@ use h2::{Reason, SendStream};
 use crate::feed::{self, DirectSink, SendOutcome};
 use crate::http::h2::group::H2StreamGroup;
 use crate::http::stream::direct_path::DirectPath;
-use crate::http::stream::write_batch::TURN_BYTES;
+use crate::http::stream::write_batch::BATCH_BYTES;
 
 /// The stream, on one thread with its connection. Its task has it to itself while it runs.
 ///
@@ -17,8 +17,8 @@ use crate::http::stream::write_batch::TURN_BYTES;
 /// than a turn, and what is not out when the connection has had its own turn is refused ([`H2StreamGroup::tell_refused`]).
 pub(super) struct SharedStream {
     send: Mutex<SendStream<EncodedRun>>,
-    family: Arc<H2StreamGroup>,
-    pub(super) gate: DirectPath,
+    group: Arc<H2StreamGroup>,
+    pub(super) direct_path: DirectPath,
 }
 
 /// The HTTP/2 stream has ended.
@@ -27,13 +27,13 @@ pub(super) struct Ended;
 impl SharedStream {
     pub(super) fn new(
         send: SendStream<EncodedRun>,
-        family: Arc<H2StreamGroup>,
-        gate: DirectPath,
+        group: Arc<H2StreamGroup>,
+        direct_path: DirectPath,
     ) -> Self {
         Self {
             send: Mutex::new(send),
-            family,
-            gate,
+            group,
+            direct_path,
         }
     }
 
@@ -48,8 +48,8 @@ impl SharedStream {
 
     /// Hands bytes over. With `is_last` they end the stream.
     pub(super) fn send(self: &Arc<Self>, bytes: Bytes, is_last: bool) -> Result<(), Ended> {
-        self.gate.state.begins_way(bytes.len());
-        self.family.begins_way();
+        self.direct_path.state.add_in_flight(bytes.len());
+        self.group.add_in_flight();
         self.lock()
             .send_data(EncodedRun::of(self.clone(), bytes), is_last)
             .map_err(|_| Ended)
@@ -57,22 +57,22 @@ impl SharedStream {
 
     /// So many bytes are with the connection's own, in their order.
     fn is_out(&self, bytes: usize) {
-        self.family.uses_window(bytes);
-        self.gate.state.ends_way(bytes);
+        self.group.uses_window(bytes);
+        self.direct_path.state.remove_in_flight(bytes);
     }
 
     /// h2 has let go of a piece; so many bytes of it were thrown away with a stream that has ended.
     fn lets_go(&self, unsent: usize) {
-        self.family.ends_way();
+        self.group.remove_in_flight();
         if unsent > 0 {
-            self.gate.state.ends_way(unsent);
+            self.direct_path.state.remove_in_flight(unsent);
         }
     }
 
     /// Whether other event streams of the connection wait because this one is not read.
-    pub(super) fn holds_others_back(&self) -> bool {
-        self.family.probe();
-        self.family.is_held_by(&self.gate.state)
+    pub(super) fn blocks_others(&self) -> bool {
+        self.group.probe();
+        self.group.is_held_by(&self.direct_path.state)
     }
 
     /// Ends the stream, and nothing else of its connection: what it has not sent is thrown away.
@@ -83,18 +83,19 @@ impl SharedStream {
 
 impl DirectSink for SharedStream {
     fn look(&self) -> bool {
-        self.gate.look()
+        self.direct_path.is_ready()
     }
 
     fn hand(self: Arc<Self>, piece: &feed::EncodedRun) -> SendOutcome {
         let content = piece.chunk.to_content();
         let bytes = content.len();
-        let is_full = self.gate.state.under_way() + bytes > TURN_BYTES;
+        let is_full = self.direct_path.state.in_flight() + bytes > BATCH_BYTES;
         // The task finds out what is the matter with a stream that has ended.
-        if is_full || !self.gate.lets(piece) || self.send(content, false).is_err() {
+        if is_full || !self.direct_path.admits(piece) || self.send(content, false).is_err() {
             return SendOutcome::Refused;
         }
-        self.gate.count((self.gate.passed(piece), bytes));
+        self.direct_path
+            .count((self.direct_path.record(piece), bytes));
         SendOutcome::Queued
     }
 }
@@ -102,7 +103,7 @@ impl DirectSink for SharedStream {
 impl std::fmt::Debug for SharedStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SharedStream")
-            .field("gate", &self.gate)
+            .field("direct_path", &self.direct_path)
             .finish_non_exhaustive()
     }
 }

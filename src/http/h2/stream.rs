@@ -22,7 +22,7 @@ const PART_BYTES_MAX: usize = 64 * 1024;
 /// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
 pub(super) struct H2Stream {
     stream: EventStream,
-    line: Box<StreamIo>,
+    io: Box<StreamIo>,
 }
 
 /// What an event stream is handed to.
@@ -31,7 +31,7 @@ struct StreamIo {
     /// What is still to be handed over of a turn that is larger than the others.
     rest: Option<Box<Rest>>,
     /// A window that lets everything out needs none.
-    patience: Option<Box<StallTimer>>,
+    stall: Option<Box<StallTimer>>,
     /// Its last bytes are handed out.
     last: Option<Last>,
     _in_use: UseGuard,
@@ -47,73 +47,73 @@ struct Rest {
 struct Last {
     close: CloseReason,
     /// The HTTP/2 stream does not end with them; it is reset when they are out.
-    breaks: bool,
+    is_aborted: bool,
 }
 
 impl H2Stream {
     pub(super) fn new(stream: EventStream, shared: SharedStream, in_use: UseGuard) -> Self {
         let shared = Arc::new(shared);
-        stream.set_outlet(shared.clone());
-        let line = StreamIo {
+        stream.set_direct_sink(shared.clone());
+        let io = StreamIo {
             shared,
             rest: None,
-            patience: None,
+            stall: None,
             last: None,
             _in_use: in_use,
         };
         Self {
             stream,
-            line: Box::new(line),
+            io: Box::new(io),
         }
     }
 
     /// Ready at the end of the HTTP/2 stream, with why.
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         // Noted each time: whoever wakes the task takes the note with it.
-        let asked = self.stream.state().poll_asked(task.waker());
+        let asked = self.stream.state().poll_close_request(task.waker());
         if let Some(forced) = asked.filter(|close| StreamState::is_forced(*close)) {
-            self.line.shared.reset();
+            self.io.shared.reset();
             return Poll::Ready(forced);
         }
-        if self.line.shared.has_ended(task) {
+        if self.io.shared.has_ended(task) {
             return Poll::Ready(CloseReason::Client);
         }
-        if self.stream.state().under_way() > 0 {
-            return self.poll_refused(task);
+        if self.stream.state().in_flight() > 0 {
+            return self.poll_blocked(task);
         }
         self.note_taken();
-        if let Some(rest) = self.line.rest.take() {
+        if let Some(rest) = self.io.rest.take() {
             return self.send(task, *rest);
         }
-        if let Some(Last { close, breaks }) = self.line.last {
+        if let Some(Last { close, is_aborted }) = self.io.last {
             self.stream.set_delivered();
-            if breaks {
+            if is_aborted {
                 // Sooner, the reset would overtake them: h2 throws away what a stream that is reset has not sent.
-                self.line.shared.reset();
+                self.io.shared.reset();
             }
             return Poll::Ready(close);
         }
         let (step, unsent, bytes) = ready!(WriteBatch::with(|out| {
             let step = ready!(self.stream.poll_next(task, out));
-            Poll::Ready((step, (out.tally, out.bytes), join(out)))
+            Poll::Ready((step, (out.stats, out.bytes), join(out)))
         }));
         match step {
             Step::Wait if bytes.len() <= PART_BYTES_MAX => {
-                if self.line.shared.send(bytes, false).is_err() {
+                if self.io.shared.send(bytes, false).is_err() {
                     return Poll::Ready(CloseReason::Client);
                 }
                 self.stream.sent(unsent);
                 return Poll::Pending;
             }
             Step::Wait | Step::More => {}
-            Step::CloseStyle(close) if StreamState::is_forced(close) => {
-                self.line.shared.reset();
+            Step::Close(close) if StreamState::is_forced(close) => {
+                self.io.shared.reset();
                 return Poll::Ready(close);
             }
-            Step::CloseStyle(close) => {
-                self.line.last = Some(Last {
+            Step::Close(close) => {
+                self.io.last = Some(Last {
                     close,
-                    breaks: self.stream.breaks(close),
+                    is_aborted: self.stream.is_aborted(close),
                 })
             }
         }
@@ -125,9 +125,9 @@ impl H2Stream {
         let part = rest.bytes.split_to(rest.bytes.len().min(PART_BYTES_MAX));
         let part_bytes = part.len();
         let is_all = rest.bytes.is_empty();
-        let is_last = is_all && self.line.last.is_some_and(|last| !last.breaks);
+        let is_last = is_all && self.io.last.is_some_and(|last| !last.is_aborted);
         // An empty frame would count as a flood at a careful receiver, unless it is the end.
-        if (is_last || !part.is_empty()) && self.line.shared.send(part, is_last).is_err() {
+        if (is_last || !part.is_empty()) && self.io.shared.send(part, is_last).is_err() {
             return Poll::Ready(CloseReason::Client);
         }
         if is_all {
@@ -138,7 +138,7 @@ impl H2Stream {
             rest.unsent.0.handed = None;
             rest.unsent.1 -= part_bytes;
             self.stream.sent((WriteStats::default(), part_bytes));
-            self.line.rest = Some(Box::new(rest));
+            self.io.rest = Some(Box::new(rest));
         }
         task.waker().wake_by_ref();
         Poll::Pending
@@ -146,29 +146,27 @@ impl H2Stream {
 
     /// What was handed over is out.
     fn note_taken(&mut self) {
-        if self.line.rest.is_some() {
+        if self.io.rest.is_some() {
             // A large event is on its way.
-            self.stream.state().takes_a_turn();
+            self.stream.state().clear_slow();
         } else {
-            self.stream.state().takes();
+            self.stream.state().clear_blocked();
         }
-        if let Some(patience) = &mut self.line.patience {
-            patience.rest();
+        if let Some(stall) = &mut self.io.stall {
+            stall.rest();
         }
     }
 
     /// What was handed over is not out: its client has the patience of its route.
-    fn poll_refused(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
-        let StreamIo {
-            shared, patience, ..
-        } = &mut *self.line;
-        let holds_others_back = || shared.holds_others_back();
+    fn poll_blocked(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
+        let StreamIo { shared, stall, .. } = &mut *self.io;
+        let blocks_others = || shared.blocks_others();
         ready!(
-            patience
+            stall
                 .get_or_insert_default()
-                .poll(task, self.stream.state(), holds_others_back)
+                .poll(task, self.stream.state(), blocks_others)
         );
-        self.line.shared.reset();
+        self.io.shared.reset();
         Poll::Ready(CloseReason::Slow)
     }
 }
@@ -178,16 +176,16 @@ impl Future for H2Stream {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Some(handed) = this.line.shared.gate.close() {
-            this.stream.follow(handed);
+        if let Some(handed) = this.io.shared.direct_path.take_over() {
+            this.stream.resync(handed);
         }
         let Poll::Ready(close) = this.poll_drive(task) else {
             // What it waits for may be handed over past it, if nothing else is on its way to the client.
-            let is_free = this.line.rest.is_none()
-                && this.line.last.is_none()
-                && !this.stream.state().is_refused();
-            if is_free && this.stream.is_at_rest() {
-                this.line.shared.gate.open();
+            let is_free = this.io.rest.is_none()
+                && this.io.last.is_none()
+                && !this.stream.state().is_blocked();
+            if is_free && this.stream.is_idle() {
+                this.io.shared.direct_path.enable();
             }
             return Poll::Pending;
         };
@@ -198,11 +196,11 @@ impl Future for H2Stream {
 
 /// One piece: events are copied together only when there are several.
 fn join(out: &WriteBatch) -> Bytes {
-    if let [part] = &out.parts[..] {
+    if let [part] = &out.segments[..] {
         return part.keep(0);
     }
     let mut joined = BytesMut::with_capacity(out.bytes);
-    out.parts
+    out.segments
         .iter()
         .for_each(|part| joined.extend_from_slice(part.as_slice()));
     joined.freeze()

@@ -15,7 +15,7 @@ use crate::limit::load_level::SharedLevel;
 /// Open while the task waits, with nothing under way to the client that was refused. Task and rounds run on one thread.
 #[derive(Debug)]
 pub(in crate::http) struct DirectPath {
-    is_open: AtomicBool,
+    is_enabled: AtomicBool,
     /// Ticks since the event stream began at which something was handed out past the task, plus one; 0 if nothing was.
     handed: AtomicU32,
     /// Of the state, as the route: here they are beside what else is needed.
@@ -28,10 +28,10 @@ pub(in crate::http) struct DirectPath {
 impl DirectPath {
     /// A gate that is shut.
     pub(in crate::http) fn new(state: Arc<StreamState>, pressure: SharedLevel) -> Self {
-        let (is_open, handed) = (AtomicBool::new(false), AtomicU32::new(0));
+        let (is_enabled, handed) = (AtomicBool::new(false), AtomicU32::new(0));
         let (began, route) = (state.began, state.route.clone());
         Self {
-            is_open,
+            is_enabled,
             handed,
             began,
             state,
@@ -41,36 +41,36 @@ impl DirectPath {
     }
 
     /// The task waits.
-    pub(in crate::http) fn open(&self) {
-        self.is_open.store(true, Ordering::Relaxed);
+    pub(in crate::http) fn enable(&self) {
+        self.is_enabled.store(true, Ordering::Relaxed);
     }
 
     /// What was handed out last is not all on its way.
-    pub(in crate::http) fn shut(&self) {
-        self.is_open.store(false, Ordering::Relaxed);
+    pub(in crate::http) fn disable(&self) {
+        self.is_enabled.store(false, Ordering::Relaxed);
     }
 
     /// The task runs. With when something was handed out past it last, if anything was.
-    pub(in crate::http) fn close(&self) -> Option<CompactInstant> {
-        self.shut();
+    pub(in crate::http) fn take_over(&self) -> Option<CompactInstant> {
+        self.disable();
         let handed = CompactInstant::new(self.handed.load(Ordering::Relaxed).checked_sub(1)?);
         self.handed.store(0, Ordering::Relaxed);
         Some(handed)
     }
 
     /// Whether something may pass.
-    pub(in crate::http) fn look(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed) && self.state.asked().is_none()
+    pub(in crate::http) fn is_ready(&self) -> bool {
+        self.is_enabled.load(Ordering::Relaxed) && self.state.close_request().is_none()
     }
 
     /// Whether this may. Under pressure telemetry is passed by; a client without a rate of events gets all else.
-    pub(in crate::http) fn lets(&self, piece: &EncodedRun) -> bool {
+    pub(in crate::http) fn admits(&self, piece: &EncodedRun) -> bool {
         let is_thinned = piece.has_telemetry && self.pressure.level() != LoadLevel::None;
-        !is_thinned && self.look()
+        !is_thinned && self.is_ready()
     }
 
     /// It has passed, just now: what is to be counted of it.
-    pub(in crate::http) fn passed(&self, piece: &EncodedRun) -> WriteStats {
+    pub(in crate::http) fn record(&self, piece: &EncodedRun) -> WriteStats {
         let now = Instant::now();
         self.handed.store(
             self.began.at(now).count().saturating_add(1),

@@ -17,7 +17,7 @@ use super::compact_time::CompactInstant;
 use super::direct_path::DirectPath;
 use super::state::StreamState;
 use super::throttle::{ThrottlePass, ThrottleState};
-use super::write_batch::{TURN_BYTES, WriteBatch, Written};
+use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::feed::{Cursor, DirectSink, Gap, Item, Read, Shedder};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
@@ -39,7 +39,7 @@ pub(in crate::http) struct EventStream {
     context: Arc<Context>,
     /// Counted among those of its client, where these are limited.
     permit: Option<Box<ClientPermit>>,
-    paced: Option<Box<ThrottleState>>,
+    throttle: Option<Box<ThrottleState>>,
     cursors: SmallVec<[Cursor; 1]>,
     /// Where the client stands in each source, by what was handed out: the id of several sources.
     positions: SmallVec<[Position; 1]>,
@@ -49,21 +49,21 @@ pub(in crate::http) struct EventStream {
     /// HTTP/1: wakes the task at the deadline; made when there is nothing to write for the first time.
     timer: Option<Pin<Box<Sleep>>>,
     /// HTTP/2: with whom it is handed over, and who wakes the task at the deadline.
-    family: Option<Arc<H2StreamGroup>>,
+    group: Option<Arc<H2StreamGroup>>,
     /// When it is to be looked whether there is something to say.
     deadline: CompactInstant,
     /// The task is woken at the deadline.
     is_timed: bool,
     /// Its own part of the route's heartbeat: how long this client hears nothing before a comment.
-    part: f32,
+    heartbeat_jitter: f32,
     /// When something was handed out last.
-    spoke: CompactInstant,
+    last_write: CompactInstant,
     /// When an id was handed out last.
-    marked: CompactInstant,
+    last_id: CompactInstant,
     /// When the client is handed over.
     age: CompactInstant,
     /// HTTP/2: its family knows that it has come of age.
-    is_aged: bool,
+    has_reported_age: bool,
     ending: Option<Ending>,
     /// Everything that was handed out has been taken by the socket, its end included.
     is_delivered: bool,
@@ -73,7 +73,7 @@ pub(in crate::http) struct EventStream {
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     close: CloseReason,
-    owed: u32,
+    pending_events: u32,
 }
 
 /// What a turn brought.
@@ -84,7 +84,7 @@ pub(in crate::http) enum Step {
     /// That was all: the task is woken when there is more.
     Wait,
     /// Nothing will follow.
-    CloseStyle(CloseReason),
+    Close(CloseReason),
 }
 
 impl EventStream {
@@ -93,17 +93,17 @@ impl EventStream {
     }
 
     /// It is one of several on its connection, which are handed over together.
-    pub(in crate::http) fn join(&mut self, family: Arc<H2StreamGroup>, stream: u32) {
-        family.add(
+    pub(in crate::http) fn join(&mut self, group: Arc<H2StreamGroup>, stream: u32) {
+        group.add(
             &self.state,
             stream,
             self.state.began.ticks_at(self.deadline),
         );
-        self.family = Some(family);
+        self.group = Some(group);
     }
 
     /// Whether its end is to look like a broken connection, by the route's `close`.
-    pub(in crate::http) fn breaks(&self, close: CloseReason) -> bool {
+    pub(in crate::http) fn is_aborted(&self, close: CloseReason) -> bool {
         self.state.route.config.close == CloseStyle::Abort && close.comes_back()
     }
 
@@ -117,10 +117,14 @@ impl EventStream {
         if let Some(opening) = self.opening.take() {
             out.push(*opening);
         }
-        if let (None, Some(close)) = (self.ending, self.state.asked()) {
+        if let (None, Some(close)) = (self.ending, self.state.close_request()) {
             self.end(close);
         }
-        let mut relief = self.state.was_slow().then(|| self.relieve()).flatten();
+        let mut shedder = self
+            .state
+            .take_slow()
+            .then(|| self.start_shedding())
+            .flatten();
         // Whoever was too slow takes the word that it was, and comes back for the rest.
         if !matches!(
             self.ending,
@@ -129,19 +133,31 @@ impl EventStream {
                 ..
             })
         ) {
-            if let Some(close) = self.poll_events(task, out, relief.as_mut()) {
+            if let Some(close) = self.poll_events(task, out, shedder.as_mut()) {
                 self.end(close);
             }
-            relief
+            shedder
                 .iter()
-                .for_each(|relief| self.count_skipped(relief.skipped()));
+                .for_each(|shedder| self.count_skipped(shedder.skipped()));
         }
-        if out.is_empty() && !matches!(self.ending, Some(Ending { owed: 0, .. })) {
+        if out.is_empty()
+            && !matches!(
+                self.ending,
+                Some(Ending {
+                    pending_events: 0,
+                    ..
+                })
+            )
+        {
             self.poll_timer(task, out);
         }
-        if let Some(Ending { close, owed: 0 }) = self.ending {
-            self.say_close(close, out);
-            return Poll::Ready(Step::CloseStyle(close));
+        if let Some(Ending {
+            close,
+            pending_events: 0,
+        }) = self.ending
+        {
+            self.write_close(close, out);
+            return Poll::Ready(Step::Close(close));
         }
         if out.is_empty() {
             return Poll::Pending;
@@ -158,40 +174,40 @@ impl EventStream {
         // A deadline that has passed has woken the task already, perhaps for this very turn.
         self.ending.is_none()
             && self.is_timed
-            && self.spoke < self.deadline
+            && self.last_write < self.deadline
             && self.cursors.iter().all(Cursor::waits)
             && !self.state.is_resuming()
     }
 
     /// A gate for whoever hands out what comes past the task.
-    pub(in crate::http) fn gate(&self) -> DirectPath {
+    pub(in crate::http) fn direct_path(&self) -> DirectPath {
         DirectPath::new(self.state.clone(), self.context.load_level.clone())
     }
 
     /// Lets events that come while it waits be written without its task, if it has one source. While its client has a rate
     /// of events, it is not at rest.
-    pub(in crate::http) fn set_outlet(&self, outlet: Arc<dyn DirectSink>) {
+    pub(in crate::http) fn set_direct_sink(&self, sink: Arc<dyn DirectSink>) {
         if let [cursor] = &self.cursors[..] {
-            cursor.set_outlet(outlet);
+            cursor.set_outlet(sink);
         }
     }
 
     /// Goes to where the client stands since something was handed out past the task, the last of it then.
-    pub(in crate::http) fn follow(&mut self, handed: CompactInstant) {
+    pub(in crate::http) fn resync(&mut self, handed: CompactInstant) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
             cursor.follow();
             *position = cursor.position();
         }
-        (self.spoke, self.marked) = (handed, handed);
+        (self.last_write, self.last_id) = (handed, handed);
     }
 
     /// Whether all that can come next is events: it waits for them, and is given every one.
-    pub(in crate::http) fn is_at_rest(&self) -> bool {
+    pub(in crate::http) fn is_idle(&self) -> bool {
         let has_rate = self
             .permit
             .as_ref()
             .is_some_and(|permit| permit.events().is_some());
-        !has_rate && self.is_awaited() && self.state.is_active() && !self.state.is_to_be_relieved()
+        !has_rate && self.is_awaited() && self.state.is_active() && !self.state.has_slow_mark()
     }
 
     /// Counts what has reached the socket.
@@ -208,7 +224,7 @@ impl EventStream {
     /// Says, once, that it is live: its first bytes are out, and it has caught up.
     fn note_active(&self) {
         // Without a registry there is no other state between the lines of its beginning and its end.
-        if self.state.begins_active() && self.registration.changed() {
+        if self.state.becomes_active() && self.registration.changed() {
             let state = &self.state;
             tracing::info!(
                 client = &*state.client,
@@ -228,19 +244,22 @@ impl EventStream {
         }
         self.state.close(close);
         // What waits at this moment is owed; what is published meanwhile is the next connection's.
-        let owed = match close {
+        let pending_events = match close {
             CloseReason::Drain | CloseReason::Age | CloseReason::Unauthorized => {
                 u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
             }
             _ => 0,
         };
-        self.ending = Some(Ending { close, owed });
+        self.ending = Some(Ending {
+            close,
+            pending_events,
+        });
     }
 
     /// What a client is spared that was slow until now; nothing when too much waits for it: then it is ended.
-    fn relieve(&mut self) -> Option<Shedder> {
+    fn start_shedding(&mut self) -> Option<Shedder> {
         let waiting = self.state.lag().events;
-        if self.state.is_ended_by(waiting) {
+        if self.state.exceeds_max_lag(waiting) {
             self.end(CloseReason::Slow);
             return None;
         }
@@ -251,18 +270,20 @@ impl EventStream {
         &mut self,
         task: &mut TaskContext<'_>,
         out: &mut WriteBatch,
-        mut relief: Option<&mut Shedder>,
+        mut shedder: Option<&mut Shedder>,
     ) -> Option<CloseReason> {
         let mut caught_up = true;
         let mut ended = false;
-        let (permit, mut paced) = (self.permit.take(), self.paced.take());
-        let waited = paced.as_ref().is_some_and(|paced| paced.until.is_some());
+        let (permit, mut throttle) = (self.permit.take(), self.throttle.take());
+        let waited = throttle
+            .as_ref()
+            .is_some_and(|throttle| throttle.until.is_some());
         // What is owed at the end is given at once.
         let mut pace = match self.ending {
             None => ThrottlePass::new(
                 permit.as_ref().and_then(|permit| permit.events()),
                 self.context.load_level.level(),
-                &mut paced,
+                &mut throttle,
             ),
             Some(_) => None,
         };
@@ -276,36 +297,38 @@ impl EventStream {
         out.batch.copies = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
             let place = (usize::from(self.first) + turn) % self.cursors.len();
-            let budget = TURN_BYTES.saturating_sub(out.bytes);
+            let budget = BATCH_BYTES.saturating_sub(out.bytes);
             let cursor = &mut self.cursors[place];
-            let read = match (relief.as_deref_mut(), &mut pace) {
-                (relief, Some(pace)) => {
-                    cursor.poll_read_paced(task, &mut out.batch, budget, relief, pace)
+            let read = match (shedder.as_deref_mut(), &mut pace) {
+                (shedder, Some(pace)) => {
+                    cursor.poll_read_paced(task, &mut out.batch, budget, shedder, pace)
                 }
                 (None, None) => cursor.poll_read(task, &mut out.batch, budget),
-                (Some(relief), None) => cursor.poll_read_slow(task, &mut out.batch, budget, relief),
+                (Some(shedder), None) => {
+                    cursor.poll_read_slow(task, &mut out.batch, budget, shedder)
+                }
             };
             match read {
                 Poll::Ready(Read::Some) => caught_up = false,
                 Poll::Ready(Read::Ended) => ended = true,
                 Poll::Pending => continue,
             }
-            let before = out.tally.events;
-            self.hand_out(place, out);
+            let before = out.stats.events;
+            self.write_items(place, out);
             if let Some(ending) = &mut self.ending {
-                ending.owed = ending
-                    .owed
-                    .saturating_sub((out.tally.events - before) as u32);
+                ending.pending_events = ending
+                    .pending_events
+                    .saturating_sub((out.stats.events - before) as u32);
             }
         }
         pace.iter()
             .for_each(|pace| self.count_skipped(pace.skipped()));
         drop(pace);
         self.permit = permit;
-        self.wait_for_tokens(paced, waited);
+        self.wait_for_tokens(throttle, waited);
         if let (true, Some(ending)) = (caught_up, &mut self.ending) {
             // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
-            ending.owed = 0;
+            ending.pending_events = 0;
         }
         if caught_up && self.state.is_resuming() && !self.cursors.iter().any(Cursor::is_replaying) {
             self.state.set_caught_up();
@@ -315,9 +338,11 @@ impl EventStream {
     }
 
     /// Notes until when events wait for tokens, so that the timer ends it.
-    fn wait_for_tokens(&mut self, paced: Option<Box<ThrottleState>>, waited: bool) {
-        let waits = paced.as_ref().is_some_and(|paced| paced.until.is_some());
-        self.paced = paced;
+    fn wait_for_tokens(&mut self, throttle: Option<Box<ThrottleState>>, waited: bool) {
+        let waits = throttle
+            .as_ref()
+            .is_some_and(|throttle| throttle.until.is_some());
+        self.throttle = throttle;
         if waits && !waited {
             self.context
                 .metrics
@@ -331,7 +356,7 @@ impl EventStream {
     }
 
     /// Moves what a cursor has read to the output, with ids of all sources where there are several.
-    fn hand_out(&mut self, place: usize, out: &mut WriteBatch) {
+    fn write_items(&mut self, place: usize, out: &mut WriteBatch) {
         let mut items = std::mem::take(&mut out.batch.items);
         let alone = self.cursors.len() == 1;
         for item in items.drain(..) {
@@ -366,9 +391,9 @@ impl EventStream {
         out.batch.items = items;
         if !out.is_empty() {
             let now = Instant::now();
-            self.spoke = self.state.began.at(now);
-            self.marked = self.spoke;
-            out.tally.handed = Some(now);
+            self.last_write = self.state.began.at(now);
+            self.last_id = self.last_write;
+            out.stats.handed = Some(now);
         }
     }
 

@@ -19,26 +19,26 @@ pub(in crate::http) struct StallTimer {
 
 /// 25 s, as long as the kernel waits for an acknowledgement (`net::socket`): for peers that the kernel does not find
 /// because they acknowledge something, such as one stalled stream of a living HTTP/2 connection.
-const STUCK: Duration = Duration::from_secs(25);
+const STALLED_MAX: Duration = Duration::from_secs(25);
 
 /// 5 s: after that an event stream of HTTP/2 is ended that is not read and holds the window of its connection, so that the
 /// others on it wait. A client that reads on takes a window's worth sooner; most give their connections much more than an
 /// event stream can hold.
-const HOLDS_MAX: Duration = Duration::from_secs(5);
+const BLOCKS_OTHERS_MAX: Duration = Duration::from_secs(5);
 
 /// 2 s: after that it is looked whether others wait.
-const HOLDS_LOOK: Duration = Duration::from_secs(2);
+const BLOCKS_OTHERS_CHECK: Duration = Duration::from_secs(2);
 
 /// 1 s: how often it is looked how much waits for a slow client.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// 1 s: how long a client that was too slow has to take the word that it was.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// What comes of a look at a socket that refuses bytes.
-enum Look {
+enum Check {
     Again(Duration),
-    Stuck,
+    Stalled,
 }
 
 impl StallTimer {
@@ -48,15 +48,15 @@ impl StallTimer {
         &mut self,
         task: &mut Context<'_>,
         state: &StreamState,
-        holds_others_back: impl Fn() -> bool,
+        blocks_others: impl Fn() -> bool,
     ) -> Poll<()> {
-        state.refuses();
+        state.set_blocked();
         loop {
-            if state.asked() == Some(CloseReason::Slow) && !self.is_last {
+            if state.close_request() == Some(CloseReason::Slow) && !self.is_last {
                 self.is_last = true;
-                self.timer = Some(Box::pin(tokio::time::sleep(FAREWELL)));
+                self.timer = Some(Box::pin(tokio::time::sleep(CLOSE_GRACE)));
             }
-            let first = state.route.config.slow.patience.min(HOLDS_LOOK);
+            let first = state.route.config.slow.patience.min(BLOCKS_OTHERS_CHECK);
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
@@ -66,9 +66,9 @@ impl StallTimer {
             }
             // The timer and the socket are looked at in one turn of the runtime: it refuses bytes still, however late
             // this turn came.
-            match look(state, holds_others_back()) {
-                Look::Again(wait) => timer.as_mut().reset(Instant::now() + wait),
-                Look::Stuck => return Poll::Ready(()),
+            match look(state, blocks_others()) {
+                Check::Again(wait) => timer.as_mut().reset(Instant::now() + wait),
+                Check::Stalled => return Poll::Ready(()),
             }
         }
     }
@@ -82,18 +82,18 @@ impl StallTimer {
 }
 
 /// Looks at how long its bytes were refused and how much waits; ends the event stream if that is too much.
-fn look(state: &StreamState, holds_others_back: bool) -> Look {
-    let (slow, refused) = (&state.route.config.slow, state.refused_for());
-    if refused >= STUCK || (refused >= HOLDS_MAX && holds_others_back) {
+fn look(state: &StreamState, blocks_others: bool) -> Check {
+    let (slow, refused) = (&state.route.config.slow, state.blocked_for());
+    if refused >= STALLED_MAX || (refused >= BLOCKS_OTHERS_MAX && blocks_others) {
         state.close(CloseReason::Slow);
-        return Look::Stuck;
+        return Check::Stalled;
     }
     if refused < slow.patience {
-        return Look::Again((slow.patience - refused).min(LOOK_EVERY));
+        return Check::Again((slow.patience - refused).min(CHECK_EVERY));
     }
     state.set_slow();
-    if state.is_ended_by(state.lag().events) {
+    if state.exceeds_max_lag(state.lag().events) {
         state.close(CloseReason::Slow);
     }
-    Look::Again(LOOK_EVERY.min(STUCK - refused))
+    Check::Again(CHECK_EVERY.min(STALLED_MAX - refused))
 }

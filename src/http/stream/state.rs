@@ -67,7 +67,7 @@ pub(in crate::http) struct StreamState {
     /// See [`Client::can_come_back`].
     pub(in crate::http) can_come_back: bool,
     pub(in crate::http) peer: Peer,
-    standings: SmallVec<[CursorProbe; 1]>,
+    probes: SmallVec<[CursorProbe; 1]>,
     /// Milliseconds of Unix time.
     opened: u64,
     pub(in crate::http) began: StreamClock,
@@ -84,7 +84,7 @@ struct Turned {
     refused: AtomicU32,
     gaps: AtomicU32,
     /// HTTP/2: bytes that were handed over and are not out.
-    under_way: AtomicU32,
+    in_flight: AtomicU32,
     /// 0, or a place in [`CloseReason::ALL`] plus one: why it is asked to end. The first reason stands.
     asked: AtomicU8,
     /// Resumes, and has not caught up yet.
@@ -120,7 +120,7 @@ impl StreamState {
             can_come_back,
         }: Client,
         peer: Peer,
-        standings: SmallVec<[CursorProbe; 1]>,
+        probes: SmallVec<[CursorProbe; 1]>,
         resuming: bool,
     ) -> Self {
         let turn = Turned {
@@ -133,7 +133,7 @@ impl StreamState {
             resuming: AtomicBool::new(resuming),
             active: AtomicBool::new(false),
             slow: AtomicBool::new(false),
-            under_way: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
         };
         Self {
             turn,
@@ -141,19 +141,19 @@ impl StreamState {
             client,
             can_come_back,
             peer,
-            standings,
+            probes,
             opened: millis(SystemTime::now()),
             began: StreamClock::now(),
         }
     }
 
     /// Why it is asked to end, if it is; otherwise the task is woken when it will be.
-    pub(in crate::http) fn poll_asked(&self, waker: &Waker) -> Option<CloseReason> {
+    pub(in crate::http) fn poll_close_request(&self, waker: &Waker) -> Option<CloseReason> {
         self.turn.task.register(waker);
-        self.asked()
+        self.close_request()
     }
 
-    pub(in crate::http) fn asked(&self) -> Option<CloseReason> {
+    pub(in crate::http) fn close_request(&self) -> Option<CloseReason> {
         let place = usize::from(self.turn.asked.load(Ordering::Acquire)).checked_sub(1)?;
         CloseReason::ALL.get(place).copied()
     }
@@ -164,32 +164,32 @@ impl StreamState {
     }
 
     /// HTTP/2: so many bytes are handed over.
-    pub(in crate::http) fn begins_way(&self, bytes: usize) {
+    pub(in crate::http) fn add_in_flight(&self, bytes: usize) {
         self.turn
-            .under_way
+            .in_flight
             .fetch_add(bytes as u32, Ordering::Relaxed);
     }
 
     /// HTTP/2: so many bytes are out, or thrown away. The task that waits for them is woken after the last.
-    pub(in crate::http) fn ends_way(&self, bytes: usize) {
+    pub(in crate::http) fn remove_in_flight(&self, bytes: usize) {
         let before = self
             .turn
-            .under_way
+            .in_flight
             .fetch_sub(bytes as u32, Ordering::Relaxed);
-        if before == bytes as u32 && self.is_refused() {
+        if before == bytes as u32 && self.is_blocked() {
             self.wake();
         }
     }
 
     /// HTTP/2: bytes that were handed over and are not out.
-    pub(in crate::http) fn under_way(&self) -> usize {
-        self.turn.under_way.load(Ordering::Relaxed) as usize
+    pub(in crate::http) fn in_flight(&self) -> usize {
+        self.turn.in_flight.load(Ordering::Relaxed) as usize
     }
 
     /// HTTP/2: bytes that are out, modulo 2^32.
     pub(in crate::http) fn out(&self) -> u32 {
         (self.turn.bytes.load(Ordering::Relaxed) as u32)
-            .wrapping_sub(self.turn.under_way.load(Ordering::Relaxed))
+            .wrapping_sub(self.turn.in_flight.load(Ordering::Relaxed))
     }
 
     /// It was told of a gap.
@@ -200,21 +200,21 @@ impl StreamState {
     /// Counts what has reached the socket; for the thread of its task alone.
     ///
     /// `route` is its own, for whoever has that at hand.
-    pub(in crate::http) fn count(&self, route: &Route, (tally, bytes): Written) {
+    pub(in crate::http) fn count(&self, route: &Route, (stats, bytes): Written) {
         // Nobody else writes here: no need for an operation that locks the line.
         let add = |count: &AtomicU64, more| {
             count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed)
         };
-        add(&self.turn.events, tally.events);
+        add(&self.turn.events, stats.events);
         add(&self.turn.bytes, bytes as u64);
         let metrics = &route.metrics;
         metrics.bytes.inc_by(bytes as u64);
-        if tally.events > 0 {
-            metrics.events.inc_by(tally.events);
+        if stats.events > 0 {
+            metrics.events.inc_by(stats.events);
         }
-        if let Some(oldest) = tally.oldest {
+        if let Some(oldest) = stats.oldest {
             // What the socket took at once it has from the turn that handed it out: one look at the clock for both.
-            let taken = tally.handed.unwrap_or_else(Instant::now);
+            let taken = stats.handed.unwrap_or_else(Instant::now);
             metrics
                 .delivery
                 .observe(taken.saturating_duration_since(oldest).as_secs_f64());
@@ -227,7 +227,7 @@ impl StreamState {
     }
 
     /// Whether its socket had refused bytes for too long until what is read next.
-    pub(in crate::http) fn is_to_be_relieved(&self) -> bool {
+    pub(in crate::http) fn has_slow_mark(&self) -> bool {
         self.turn.slow.load(Ordering::Relaxed)
     }
 
@@ -242,7 +242,7 @@ impl StreamState {
     }
 
     /// True once: when its first bytes are on the socket and it has caught up.
-    pub(in crate::http) fn begins_active(&self) -> bool {
+    pub(in crate::http) fn becomes_active(&self) -> bool {
         // A look first: this is asked after every write.
         !self.turn.active.load(Ordering::Relaxed)
             && !self.is_resuming()
@@ -257,13 +257,13 @@ impl StreamState {
         }
     }
 
-    pub(in crate::http) fn lasted(&self) -> Duration {
+    pub(in crate::http) fn age(&self) -> Duration {
         self.began.elapsed()
     }
 
     /// The socket refuses bytes, since now unless it did before.
-    pub(in crate::http) fn refuses(&self) {
-        if !self.is_refused() {
+    pub(in crate::http) fn set_blocked(&self) {
+        if !self.is_blocked() {
             self.turn.refused.store(
                 self.began.at(Instant::now()).count().saturating_add(1),
                 Ordering::Relaxed,
@@ -272,20 +272,20 @@ impl StreamState {
     }
 
     /// Whether the socket refuses bytes.
-    pub(in crate::http) fn is_refused(&self) -> bool {
+    pub(in crate::http) fn is_blocked(&self) -> bool {
         self.turn.refused.load(Ordering::Relaxed) != 0
     }
 
     /// The socket takes what it refused.
-    pub(in crate::http) fn takes(&self) {
-        if self.is_refused() {
+    pub(in crate::http) fn clear_blocked(&self) {
+        if self.is_blocked() {
             self.turn.refused.store(0, Ordering::Relaxed);
         }
     }
 
     /// The socket has taken as much as a turn of something larger: whatever it refused before that, it is not slow.
-    pub(in crate::http) fn takes_a_turn(&self) {
-        self.takes();
+    pub(in crate::http) fn clear_slow(&self) {
+        self.clear_blocked();
         self.turn.slow.store(false, Ordering::Relaxed);
     }
 
@@ -295,18 +295,18 @@ impl StreamState {
     }
 
     /// Whether it had until what is read now; true once.
-    pub(in crate::http) fn was_slow(&self) -> bool {
+    pub(in crate::http) fn take_slow(&self) -> bool {
         self.turn.slow.load(Ordering::Relaxed) && self.turn.slow.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a client that is slow is ended with so many events waiting. What it came back for is not held against
     /// it: a replay is not lag.
-    pub(in crate::http) fn is_ended_by(&self, waiting: u64) -> bool {
+    pub(in crate::http) fn exceeds_max_lag(&self, waiting: u64) -> bool {
         waiting > self.route.config.slow.lag && !self.is_resuming()
     }
 
     /// For how long the socket has refused bytes.
-    pub(in crate::http) fn refused_for(&self) -> Duration {
+    pub(in crate::http) fn blocked_for(&self) -> Duration {
         match self.turn.refused.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => self
@@ -318,7 +318,7 @@ impl StreamState {
 
     fn last_event_id(&self) -> String {
         EventId::new(
-            self.standings
+            self.probes
                 .iter()
                 .filter_map(CursorProbe::position)
                 .collect(),
@@ -346,9 +346,9 @@ impl StreamHandle for StreamState {
 
     fn lag(&self) -> Lag {
         let now = Instant::now();
-        self.standings
+        self.probes
             .iter()
-            .map(|standing| standing.lag(now))
+            .map(|probe| probe.lag(now))
             .fold(Lag::default(), |sum, one| Lag {
                 events: sum.events + one.events,
                 bytes: sum.bytes + one.bytes,
@@ -357,7 +357,7 @@ impl StreamHandle for StreamState {
     }
 
     fn is_slow(&self) -> bool {
-        self.refused_for() > self.route.config.slow.patience && self.lag().events > 0
+        self.blocked_for() > self.route.config.slow.patience && self.lag().events > 0
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -371,7 +371,7 @@ impl StreamHandle for StreamState {
 
     fn describe(&self) -> StreamInfo {
         let state = match (
-            self.asked(),
+            self.close_request(),
             self.is_resuming(),
             self.turn.bytes.load(Ordering::Relaxed),
         ) {
@@ -381,9 +381,9 @@ impl StreamHandle for StreamState {
             (None, false, _) => State::Active,
         };
         let filters = self
-            .standings
+            .probes
             .iter()
-            .flat_map(|standing| standing.filters().filters());
+            .flat_map(|probe| probe.filters().filters());
         StreamInfo {
             client: self.client.to_string(),
             route: self.route.label.clone(),

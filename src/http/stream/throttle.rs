@@ -25,7 +25,7 @@ pub(in crate::http) struct ThrottleState {
 pub(in crate::http) struct ThrottlePass<'t> {
     tokens: Option<EventTokens<'t>>,
     level: LoadLevel,
-    paced: &'t mut ThrottleState,
+    throttle: &'t mut ThrottleState,
     now: Instant,
     skipped: [u64; Tier::ALL.len()],
 }
@@ -35,18 +35,18 @@ impl<'t> ThrottlePass<'t> {
     pub(in crate::http) fn new(
         tokens: Option<EventTokens<'t>>,
         level: LoadLevel,
-        paced: &'t mut Option<Box<ThrottleState>>,
+        throttle: &'t mut Option<Box<ThrottleState>>,
     ) -> Option<Self> {
         if tokens.is_none() && level == LoadLevel::None {
-            *paced = None;
+            *throttle = None;
             return None;
         }
-        let paced = &mut **paced.get_or_insert_default();
-        paced.until = None;
+        let throttle = &mut **throttle.get_or_insert_default();
+        throttle.until = None;
         Some(Self {
             tokens,
             level,
-            paced,
+            throttle,
             now: Instant::now(),
             skipped: [0; Tier::ALL.len()],
         })
@@ -62,7 +62,7 @@ impl<'t> ThrottlePass<'t> {
 
     /// Whether the pressure leaves no place for telemetry.
     fn cuts_telemetry(&self) -> bool {
-        let last = self.paced.telemetry;
+        let last = self.throttle.telemetry;
         match self.level {
             LoadLevel::None => false,
             LoadLevel::Thin => {
@@ -73,7 +73,7 @@ impl<'t> ThrottlePass<'t> {
     }
 
     fn take(&mut self, cost: u32) -> Result<(), Duration> {
-        if std::mem::take(&mut self.paced.holds) {
+        if std::mem::take(&mut self.throttle.holds) {
             return Ok(());
         }
         self.tokens
@@ -109,7 +109,7 @@ impl Throttle for ThrottlePass<'_> {
             match (self.take(self.cost()), tier) {
                 (Ok(()), _) => ThrottleDecision::Give,
                 (Err(wait), _) if !hurried => {
-                    self.paced.until = Some(self.now + wait);
+                    self.throttle.until = Some(self.now + wait);
                     ThrottleDecision::Wait
                 }
                 (Err(_), Tier::Telemetry) => ThrottleDecision::PassBy,
@@ -121,7 +121,7 @@ impl Throttle for ThrottlePass<'_> {
         };
         match (verdict, tier) {
             (ThrottleDecision::PassBy, _) => self.skipped[tier as usize] += 1,
-            (ThrottleDecision::Give, Tier::Telemetry) => self.paced.telemetry = Some(self.now),
+            (ThrottleDecision::Give, Tier::Telemetry) => self.throttle.telemetry = Some(self.now),
             _ => {}
         }
         verdict
@@ -129,10 +129,10 @@ impl Throttle for ThrottlePass<'_> {
 
     fn is_ready(&mut self) -> bool {
         match self.take(self.cost()) {
-            Ok(()) => self.paced.holds = true,
-            Err(wait) => self.paced.until = Some(self.now + wait),
+            Ok(()) => self.throttle.holds = true,
+            Err(wait) => self.throttle.until = Some(self.now + wait),
         }
-        self.paced.holds
+        self.throttle.holds
     }
 
     fn charge(&mut self) {
@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn events_wait_for_tokens_and_it_is_known_until_when() {
-        let (permit, mut paced) = (permit(1, 3), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut paced).unwrap();
+        let (permit, mut throttle) = (permit(1, 3), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 3),
             [ThrottleDecision::Give; 3]
@@ -184,7 +184,7 @@ mod tests {
             ask(&mut turn, Tier::Telemetry, false, 2),
             [ThrottleDecision::Wait; 2]
         );
-        let wait = paced
+        let wait = throttle
             .as_ref()
             .unwrap()
             .until
@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn what_is_critical_never_waits_and_what_stands_before_it_goes_on_credit_or_is_passed_by() {
-        let (permit, mut paced) = (permit(1, 1), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut paced).unwrap();
+        let (permit, mut throttle) = (permit(1, 1), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Critical, false, 5),
             [ThrottleDecision::Give; 5]
@@ -215,15 +215,16 @@ mod tests {
         assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
         assert_eq!(turn.ask(Tier::Normal, false), ThrottleDecision::Wait);
         assert!(
-            paced.as_ref().unwrap().until.unwrap() > Instant::now() + Duration::from_millis(1200),
-            "what is owed is paid first"
+            throttle.as_ref().unwrap().until.unwrap()
+                > Instant::now() + Duration::from_millis(1200),
+            "borrowed tokens are paid back first"
         );
     }
 
     #[test]
     fn pressure_thins_telemetry_then_cuts_it_and_leaves_the_rest_where_no_rate_is_configured() {
-        let mut paced = None::<Box<ThrottleState>>;
-        let mut turn = ThrottlePass::new(None, LoadLevel::Thin, &mut paced).unwrap();
+        let mut throttle = None::<Box<ThrottleState>>;
+        let mut turn = ThrottlePass::new(None, LoadLevel::Thin, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
             [ThrottleDecision::Give, ThrottleDecision::PassBy]
@@ -235,7 +236,7 @@ mod tests {
         turn.now += TELEMETRY_EVERY;
         assert_eq!(turn.ask(Tier::Telemetry, false), ThrottleDecision::Give);
         for level in [LoadLevel::Shed, LoadLevel::Reject] {
-            let mut turn = ThrottlePass::new(None, level, &mut paced).unwrap();
+            let mut turn = ThrottlePass::new(None, level, &mut throttle).unwrap();
             assert_eq!(
                 ask(&mut turn, Tier::Telemetry, false, 2),
                 [ThrottleDecision::PassBy; 2]
@@ -258,8 +259,8 @@ mod tests {
             (LoadLevel::Shed, 4),
             (LoadLevel::Reject, 2),
         ] {
-            let (permit, mut paced) = (permit(1, 8), None::<Box<ThrottleState>>);
-            let mut turn = ThrottlePass::new(permit.events(), level, &mut paced).unwrap();
+            let (permit, mut throttle) = (permit(1, 8), None::<Box<ThrottleState>>);
+            let mut turn = ThrottlePass::new(permit.events(), level, &mut throttle).unwrap();
             let verdicts = ask(&mut turn, Tier::Normal, false, 9);
             assert_eq!(
                 verdicts
@@ -274,8 +275,8 @@ mod tests {
 
     #[test]
     fn a_token_that_was_taken_ahead_is_not_taken_twice() {
-        let (permit, mut paced) = (permit(1, 2), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut paced).unwrap();
+        let (permit, mut throttle) = (permit(1, 2), None::<Box<ThrottleState>>);
+        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert!(turn.is_ready() && turn.is_ready());
         turn.charge();
         assert!(turn.is_ready());

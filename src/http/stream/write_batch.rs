@@ -13,10 +13,10 @@ use crate::sse::encode::Chunk;
 #[derive(Debug, Default)]
 pub(in crate::http) struct WriteBatch {
     /// To be written in this order.
-    pub(in crate::http) parts: Vec<Segment>,
+    pub(in crate::http) segments: Vec<Segment>,
     /// Their length.
     pub(in crate::http) bytes: usize,
-    pub(in crate::http) tally: WriteStats,
+    pub(in crate::http) stats: WriteStats,
     /// What the cursors fill; empty between turns.
     pub(in crate::http) batch: Batch,
     /// Where short pieces of a client's own are written, such as ids of several sources.
@@ -30,7 +30,7 @@ pub(in crate::http) struct Segment {
     /// What of it is the piece; around it stands what makes it a chunk of HTTP/1.1, if it is events.
     piece: Range<usize>,
     /// The bytes stand in memory of this thread, which is used again: whoever keeps some of them copies those.
-    is_lent: bool,
+    is_borrowed: bool,
 }
 
 /// What is counted when the bytes are on the socket.
@@ -45,7 +45,7 @@ pub(in crate::http) struct WriteStats {
 
 /// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
 /// little that is handed out but not yet on the socket.
-pub(in crate::http) const TURN_BYTES: usize = 32 * 1024;
+pub(in crate::http) const BATCH_BYTES: usize = 32 * 1024;
 
 /// What is counted of a turn that is on the socket, and its bytes.
 pub(in crate::http) type Written = (WriteStats, usize);
@@ -56,7 +56,7 @@ pub(in crate::http) enum Framing {
     /// HTTP/1.1: chunks, one per write.
     Chunked,
     /// HTTP/1.0: the close.
-    CloseReason,
+    UntilClose,
 }
 
 impl Framing {
@@ -64,7 +64,7 @@ impl Framing {
     pub(in crate::http) fn tail(self) -> &'static [u8] {
         match self {
             Self::Chunked => b"\r\n",
-            Self::CloseReason => b"",
+            Self::UntilClose => b"",
         }
     }
 }
@@ -90,29 +90,29 @@ impl WriteBatch {
     }
 
     fn clear(&mut self) {
-        self.parts.clear();
+        self.segments.clear();
         self.batch.items.clear();
         self.bytes = 0;
-        self.tally = WriteStats::default();
+        self.stats = WriteStats::default();
     }
 
     pub(in crate::http) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
-        self.parts.push(Segment {
+        self.segments.push(Segment {
             piece: 0..bytes.len(),
             bytes,
-            is_lent: false,
+            is_borrowed: false,
         });
     }
 
     /// Adds whole events with the ids of a single source. `is_lent`: copied for this turn, rather than shared.
-    pub(in crate::http) fn push_events(&mut self, chunk: Chunk, is_lent: bool) {
+    pub(in crate::http) fn push_events(&mut self, chunk: Chunk, is_borrowed: bool) {
         let (bytes, piece) = chunk.into_parts();
         self.bytes += piece.len();
-        self.parts.push(Segment {
+        self.segments.push(Segment {
             bytes,
             piece,
-            is_lent,
+            is_borrowed,
         });
     }
 
@@ -125,9 +125,9 @@ impl WriteBatch {
 
     /// Counts events of which the oldest was received then.
     pub(in crate::http) fn count(&mut self, events: u64, received: Instant) {
-        self.tally.events += events;
-        self.tally.oldest = Some(
-            self.tally
+        self.stats.events += events;
+        self.stats.oldest = Some(
+            self.stats
                 .oldest
                 .map_or(received, |oldest| oldest.min(received)),
         );
@@ -139,7 +139,7 @@ impl WriteBatch {
 
     /// The turn as it stands in memory with what makes it a chunk, if it is one part that does.
     pub(in crate::http) fn chunk(&self, framing: Framing) -> Option<(&Segment, &[u8])> {
-        match &self.parts[..] {
+        match &self.segments[..] {
             [part] if framing == Framing::Chunked => part.chunk().map(|chunk| (part, chunk)),
             _ => None,
         }
@@ -167,7 +167,7 @@ impl Segment {
     }
 
     fn keep_range(&self, range: Range<usize>) -> Bytes {
-        if self.is_lent {
+        if self.is_borrowed {
             Bytes::copy_from_slice(&self.bytes[range])
         } else {
             self.bytes.slice(range)

@@ -21,16 +21,16 @@ impl EventStream {
         while let Some(instant) = self.poll_deadline(task) {
             let now = self.state.began.at(instant);
             if now >= self.age {
-                let Some(family) = self.family.as_ref().filter(|_| !self.is_aged) else {
+                let Some(group) = self.group.as_ref().filter(|_| !self.has_reported_age) else {
                     self.end(CloseReason::Age);
                     return;
                 };
                 // The connection ends it, with the others; should it not come to that, it ends alone.
-                family.come_of_age();
-                self.is_aged = true;
+                group.max_age_reached();
+                self.has_reported_age = true;
                 self.age = now.after(CompactInstant::lasting(ALONE_AFTER));
             }
-            let until = self.paced.as_mut().map(|paced| &mut paced.until);
+            let until = self.throttle.as_mut().map(|throttle| &mut throttle.until);
             if until
                 .and_then(|until| until.take_if(|until| instant >= *until))
                 .is_some()
@@ -42,16 +42,16 @@ impl EventStream {
             let config = &state.route.config;
             let silent = config
                 .checkpoint
-                .is_some_and(|silence| now >= self.marked.after(CompactInstant::lasting(silence)));
+                .is_some_and(|silence| now >= self.last_id.after(CompactInstant::lasting(silence)));
             if silent && self.checkpoint() {
                 out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
-                self.spoke = now;
-            } else if now >= self.spoke.after(self.silence()) {
+                self.last_write = now;
+            } else if now >= self.last_write.after(self.silence()) {
                 out.push(Bytes::from_static(encode::HEARTBEAT));
-                self.spoke = now;
+                self.last_write = now;
             }
             if silent {
-                self.marked = now;
+                self.last_id = now;
             }
             self.set_deadline();
         }
@@ -60,7 +60,7 @@ impl EventStream {
 
     /// The time, if it is the deadline or later; otherwise the task is woken at the deadline.
     fn poll_deadline(&mut self, task: &mut Context<'_>) -> Option<Instant> {
-        if self.family.is_none() {
+        if self.group.is_none() {
             let deadline = self.state.began.instant(self.deadline).into();
             let timer = self
                 .timer
@@ -74,7 +74,13 @@ impl EventStream {
     }
 
     fn silence(&self) -> CompactInstant {
-        CompactInstant::lasting(self.state.route.config.heartbeat.mul_f32(self.part))
+        CompactInstant::lasting(
+            self.state
+                .route
+                .config
+                .heartbeat
+                .mul_f32(self.heartbeat_jitter),
+        )
     }
 
     /// Sets the next deadline, and sees to it that the task is woken at it.
@@ -82,8 +88,8 @@ impl EventStream {
         self.deadline = self.next_deadline();
         self.is_timed = false;
         let began = self.state.began;
-        if let Some(family) = &self.family {
-            family.wake_at(&self.state, began.ticks_at(self.deadline));
+        if let Some(group) = &self.group {
+            group.wake_at(&self.state, began.ticks_at(self.deadline));
         } else if let Some(timer) = &mut self.timer {
             timer.as_mut().reset(began.instant(self.deadline).into());
         }
@@ -91,11 +97,11 @@ impl EventStream {
 
     pub(super) fn next_deadline(&self) -> CompactInstant {
         let config = &self.state.route.config;
-        let beat = self.spoke.after(self.silence());
+        let beat = self.last_write.after(self.silence());
         let mark = config.checkpoint.map_or(self.age, |silence| {
-            self.marked.after(CompactInstant::lasting(silence))
+            self.last_id.after(CompactInstant::lasting(silence))
         });
-        let tokens = self.paced.as_ref().and_then(|paced| paced.until);
+        let tokens = self.throttle.as_ref().and_then(|throttle| throttle.until);
         // Not before there are any.
         let tokens = tokens.map_or(self.age, |until| {
             self.state.began.at(until).after(CompactInstant::new(1))

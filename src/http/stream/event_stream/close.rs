@@ -8,7 +8,7 @@ use crate::sse::encode;
 use crate::sse::id::Joined;
 
 impl EventStream {
-    pub(super) fn say_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
+    pub(super) fn write_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
         let Some(reason) = close.told() else { return };
         let config = &self.state.route.config;
         let retry = match close {
@@ -30,9 +30,13 @@ impl Drop for EventStream {
         let state = &self.state;
         // Dropped without an end of its own: the peer is gone, or it was aborted for the reason that was asked. That
         // reason counts too when it came upon an end that the client did not take.
-        let forced = state.asked().filter(|close| StreamState::is_forced(*close));
+        let forced = state
+            .close_request()
+            .filter(|close| StreamState::is_forced(*close));
         let ended = forced.or(self.ending.map(|ending| ending.close));
-        let close = ended.or(state.asked()).unwrap_or(CloseReason::Client);
+        let close = ended
+            .or(state.close_request())
+            .unwrap_or(CloseReason::Client);
         state.route.metrics.closed(state.peer.protocol, close);
         let sent = state.totals();
         let lag = state.lag();
@@ -56,7 +60,7 @@ impl Drop for EventStream {
                     protocol = state.peer.protocol.as_str(),
                     state = end.as_str(),
                     reason = close.reason(),
-                    seconds = state.lasted().as_secs_f64(),
+                    seconds = state.age().as_secs_f64(),
                     events = sent.events,
                     bytes = sent.bytes,
                     lag = lag.events,

@@ -133,55 +133,49 @@ impl EventStream {
         if tells_status && is_expired(&outcomes) {
             return Err(Rejection::Expired);
         }
-        let standings = cursors.iter().map(Cursor::standing).collect();
+        let probes = cursors.iter().map(Cursor::standing).collect();
         let client = Client {
             can_come_back: is_named && route.is_resumable_elsewhere(),
             name: client,
         };
-        let state = Arc::new(StreamState::new(
-            route,
-            client,
-            peer,
-            standings,
-            id.is_some(),
-        ));
+        let state = Arc::new(StreamState::new(route, client, peer, probes, id.is_some()));
         let positions = cursors.iter().map(Cursor::position).collect();
         let config = &state.route.config;
         let age = CompactInstant::lasting(config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
         // Each client its own silence, never longer than the route's: those that came together, or heard the same event
         // at the same moment, do not beat together.
-        let part = 0.5 + 0.5 * fastrand::f32();
+        let heartbeat_jitter = 0.5 + 0.5 * fastrand::f32();
         let mut stream = Self {
             registration: context.streams.insert(state.clone()),
             context: context.clone(),
             permit: permit.map(Box::new),
-            paced: None,
+            throttle: None,
             cursors,
             positions,
             first: 0,
             opening: None,
             timer: None,
-            family: None,
+            group: None,
             deadline: age,
             is_timed: false,
-            part,
-            spoke: CompactInstant::ZERO,
-            marked: CompactInstant::ZERO,
+            heartbeat_jitter,
+            last_write: CompactInstant::ZERO,
+            last_id: CompactInstant::ZERO,
             age,
-            is_aged: false,
+            has_reported_age: false,
             ending: None,
             is_delivered: false,
             state,
         };
         stream.deadline = stream.next_deadline();
-        stream.opening = Some(Box::new(stream.first_bytes(&gaps)));
+        stream.opening = Some(Box::new(stream.opening_bytes(&gaps)));
         stream.state.route.metrics.opened(peer.protocol);
         stream.log_open(id.is_some(), is_taken_over, &gaps);
         Ok(stream)
     }
 
     /// `retry:`, then the gaps or the position.
-    fn first_bytes(&self, gaps: &[Gap]) -> Bytes {
+    fn opening_bytes(&self, gaps: &[Gap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
         encode::put_retry(&mut out, config.retry);
