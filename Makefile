@@ -40,6 +40,9 @@ test: ## Run the whole suite, then the tests that use NATS with the oldest suppo
 	@echo "--- the load tool, a short run: no event missing or duplicated"
 	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
 	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --behind 200 --spawn
+	@echo "--- the guard for speed, a short run: one binary compared with itself"
+	@target="$${CARGO_TARGET_DIR:-target}"; $(CARGO) test --quiet --locked --bench load -- guard --brief --rounds 1 \
+		--only broadcast --base "$$target/debug/sidestream" | grep -E '^broadcast .* (ok|noise)$$'
 	@echo "--- the soak, a short run: no resource leaked"
 	@$(CARGO) test --quiet --locked --bench soak -- --seconds 20
 	@echo "--- again with nats-server $(NATS_OLDEST)"
@@ -77,6 +80,11 @@ bench-load: ## Run one load scenario; LOAD="..." replaces the options
 	@scripts/tools.sh demo
 	@$(CARGO) build --release --quiet --locked
 	@$(CARGO) bench --quiet --locked --bench load -- $(LOAD)
+
+.PHONY: bench-guard
+bench-guard: ## Compare the speed of the working tree with BASE=<commit>: ten minutes; ROUNDS=5, ONLY=storm,idle
+	@scripts/tools.sh demo
+	@scripts/bench-guard.sh "$(BASE)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: soak
 soak: ## Run clients with random behaviour for half an hour

@@ -4,10 +4,13 @@
 #[allow(dead_code)]
 #[path = "../benches/load/report.rs"]
 mod report;
+#[path = "../benches/load/guard/verdict.rs"]
+mod verdict;
 #[path = "../benches/load/wire/mod.rs"]
 mod wire;
 
 use serde_json::json;
+use verdict::{Spread, Verdict};
 use wire::events::{EventReader, Seen};
 use wire::http1::{Fault, Response};
 use wire::sequence::{Order, Sequence};
@@ -216,4 +219,52 @@ fn the_median_is_taken_of_every_number_by_itself() {
         report::median(&runs),
         json!({"a": {"b": 5}, "c": 1.5, "d": "x"})
     );
+}
+
+fn spread(ratios: &[f64]) -> Spread {
+    Spread::of(ratios.to_vec()).expect("there are ratios")
+}
+
+fn against_base(ratios: &[f64]) -> Verdict {
+    spread(ratios).against_base(0.03)
+}
+
+#[test]
+fn guard_fails_only_if_the_tree_is_slower_in_all_rounds_and_beyond_the_limit() {
+    assert_eq!(
+        against_base(&[1.05, 1.04, 1.09, 1.01, 1.06]),
+        Verdict::Slower
+    );
+    assert_eq!(
+        against_base(&[1.05, 1.04, 1.09, 0.99, 1.06]),
+        Verdict::Noise
+    );
+    assert_eq!(against_base(&[1.02, 1.01, 1.03, 1.01, 1.02]), Verdict::Ok);
+    assert_eq!(
+        against_base(&[0.95, 0.96, 0.99, 0.93, 0.94]),
+        Verdict::Faster
+    );
+    assert_eq!(against_base(&[1.5, 1.5]), Verdict::Noise);
+}
+
+#[test]
+fn guard_ignores_an_outlier_from_nine_rounds_on() {
+    let mut ratios = vec![0.8, 1.05, 1.06, 1.07, 1.08, 1.09, 1.05, 1.06];
+    assert_eq!(against_base(&ratios), Verdict::Noise);
+    ratios.push(1.07);
+    assert_eq!(against_base(&ratios), Verdict::Slower);
+    let spread = spread(&ratios);
+    assert_eq!((spread.low, spread.median, spread.high), (1.05, 1.06, 1.08));
+}
+
+#[test]
+fn guard_compares_the_storm_with_a_multiple_of_the_bare_loop() {
+    for (ratios, expected) in [
+        ([1.34, 1.2, 1.5], Verdict::Ok),
+        ([1.34, 1.4, 1.5], Verdict::Noise),
+        ([1.36, 1.4, 1.5], Verdict::Slower),
+    ] {
+        assert_eq!(spread(&ratios).against_bound(1.35), expected, "{ratios:?}");
+    }
+    assert_eq!(Spread::of(Vec::new()), None);
 }

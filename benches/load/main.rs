@@ -4,6 +4,7 @@
 
 mod bare;
 mod client;
+mod guard;
 mod measure;
 mod options;
 mod plan;
@@ -40,10 +41,13 @@ struct Measured {
 
 /// 0: everything arrived once and in order. 1: it did not. 2: the tool could not do its work.
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let result = match &arguments.command {
+    let mut arguments = Arguments::parse();
+    let result = match &mut arguments.command {
         Some(Command::Bare { nats, keep }) => bare::run(nats, *keep).map(|()| true),
         Some(Command::Suite(suite)) => on_core(Some(suite.load_cpu()), suite.run()),
+        Some(Command::Guard(guard)) => guard
+            .choose_cores()
+            .and_then(|()| on_core(guard.load_cpu(), guard.run())),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // Also what `cargo bench` and `cargo test --all-targets` come to.
             Arguments::command()

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::guard::Guard;
 use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
 use crate::suite::Suite;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     },
     /// Everything that docs/benchmarks.md says, in one go: some forty minutes
     Suite(Suite),
+    /// Compares the speed of two builds; exits 1 if the tree is slower
+    Guard(Guard),
 }
 
 /// A kind of measurement, with its own defaults for the rest.

@@ -66,11 +66,7 @@ impl Child {
             if let Some(found) = look() {
                 return Ok(found);
             }
-            if let Some(status) = self.process.try_wait()? {
-                return Err(
-                    format!("{status} before `{what}`; it said:\n{}", self.last_words()).into(),
-                );
-            }
+            self.check_running(what)?;
             if tokio::time::Instant::now() > deadline {
                 return Err(format!(
                     "no `{what}` in {START_PATIENCE:?}; it said:\n{}",
@@ -79,6 +75,16 @@ impl Child {
                 .into());
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Fails with the end of the log if the child has ended before `what`.
+    pub(crate) fn check_running(&mut self, what: &str) -> Fallible<()> {
+        match self.process.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                Err(format!("{status} before `{what}`; it said:\n{}", self.last_words()).into())
+            }
         }
     }
 

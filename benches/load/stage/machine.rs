@@ -41,6 +41,16 @@ pub(crate) fn pin(core: usize) -> Fallible<()> {
     Ok(())
 }
 
+/// Returns the first two cores that this thread may run on, or `None` if it has only one.
+pub(crate) fn two_cores() -> Fallible<Option<[usize; 2]>> {
+    let allowed = sched_getaffinity(None)?;
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    Ok(cores
+        .next()
+        .zip(cores.next())
+        .map(|(one, other)| [one, other]))
+}
+
 /// How busy the machine was in the last one, five and fifteen minutes.
 pub(crate) fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();

@@ -86,13 +86,13 @@ impl Server {
     /// Starts the sidecar and waits until it is ready.
     pub(crate) async fn sidestream(recipe: &Recipe, nats: &str) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-sidestream-")?;
-        let configuration = sidecar::configuration(folder.path(), nats, recipe)?;
+        // The log would say which ports it took of its own, but its messages differ between versions.
+        let [address, admin] = free_addresses()?;
+        let configuration = sidecar::configuration(folder.path(), nats, recipe, address, admin)?;
         let mut command = Command::new(&recipe.sidestream);
         command.arg("run").arg("--config").arg(configuration);
         let mut child = Child::start("sidestream", command, recipe.core, folder.path())?;
-        let address = child.address("listening").await?;
-        let admin = child.address("admin listening").await?;
-        wait_until_ready(admin).await?;
+        wait_until_ready(&mut child, admin).await?;
         let (scheme, ca) = match recipe.tls {
             true => ("https", Some(sidecar::certificate_file(folder.path()))),
             false => ("http", None),
@@ -196,15 +196,24 @@ impl Server {
     }
 }
 
-async fn wait_until_ready(admin: SocketAddr) -> Fallible<()> {
-    let ready = async {
-        while !matches!(ask_ready(admin).await, Ok(true)) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Two addresses whose ports were free a moment ago.
+fn free_addresses() -> Fallible<[SocketAddr; 2]> {
+    let listeners = [
+        std::net::TcpListener::bind("127.0.0.1:0")?,
+        std::net::TcpListener::bind("127.0.0.1:0")?,
+    ];
+    Ok([listeners[0].local_addr()?, listeners[1].local_addr()?])
+}
+
+async fn wait_until_ready(child: &mut Child, admin: SocketAddr) -> Fallible<()> {
+    let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+    while !matches!(ask_ready(admin).await, Ok(true)) {
+        child.check_running("readiness")?;
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("not ready after {READY_TIMEOUT:?}").into());
         }
-    };
-    tokio::time::timeout(READY_PATIENCE, ready)
-        .await
-        .map_err(|_| format!("not ready after {READY_PATIENCE:?}"))?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 
@@ -219,4 +228,4 @@ async fn ask_ready(admin: SocketAddr) -> std::io::Result<bool> {
 }
 
 /// 20 s: the sidecar reads the window of a stream before it is ready.
-const READY_PATIENCE: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);

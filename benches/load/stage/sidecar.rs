@@ -1,6 +1,7 @@
 //! The configuration that the sidecar is measured with, and a certificate for it.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::nats::STREAM;
@@ -41,9 +42,17 @@ pub(crate) fn subject(path: &str) -> Option<String> {
     }
 }
 
-/// Writes `sidecar.yaml` into `folder`: one listener on a free port, under TLS if asked, and the three routes.
-pub(crate) fn configuration(folder: &Path, nats: &str, recipe: &Recipe) -> Fallible<PathBuf> {
-    let mut text = String::from("listen:\n  - address: 127.0.0.1:0\n");
+/// Writes `sidecar.yaml` into `folder`: one listener, with TLS if the recipe says so, and three routes.
+///
+/// [`crate::guard`] starts older builds with it too, so it uses only keys that never changed.
+pub(crate) fn configuration(
+    folder: &Path,
+    nats: &str,
+    recipe: &Recipe,
+    address: SocketAddr,
+    admin: SocketAddr,
+) -> Fallible<PathBuf> {
+    let mut text = format!("listen:\n  - address: {address}\n");
     if recipe.tls {
         let (certificate, key) = certificate(folder)?;
         writeln!(
@@ -56,7 +65,7 @@ pub(crate) fn configuration(folder: &Path, nats: &str, recipe: &Recipe) -> Falli
     write!(
         text,
         "admin:
-  address: 127.0.0.1:0
+  address: {admin}
   control: {control}
 nats:
   servers: [\"{nats}\"]
