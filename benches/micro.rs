@@ -1,7 +1,10 @@
-//! The steps of the hot path one by one: encoding, appending, matching, reading, seeding, parsing ids.
+//! Micro-benchmarks of the steps of the hot path.
+//!
+//! Criterion measures encoding, appending to a stream buffer, matching subjects, reading with a
+//! cursor, filling a new feed, and parsing event ids. `make bench-micro` runs them.
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
-#![allow(missing_docs)] // criterion's macros write functions without
+#![allow(missing_docs)] // criterion's macros generate functions without docs
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -18,14 +21,14 @@ use sidestream::sse::encode::Frame;
 use sidestream::sse::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
-/// What a tailer appends at once when much comes.
+/// Number of events that a tailer appends at once under load.
 const BATCH: u64 = 64;
 
 fn tag() -> SourceTag {
     SourceTag::of_stream("S", 1)
 }
 
-/// Filters side by side, parted by spaces.
+/// Parses filters separated by spaces.
 fn filters(text: &str) -> FilterSet {
     FilterSet::new(text.split(' ').map(|filter| Filter::parse(filter).unwrap()))
 }
@@ -46,7 +49,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
     }
 }
 
-/// A log that nothing is evicted from by its budget.
+/// Returns a stream buffer whose memory budget evicts nothing.
 fn log_of(feeds: usize, window: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
     let (mut writer, log) = buffer::channel("S", window, &Budget::new(4 << 30, feeds), None);
     writer.begin(tag(), 0);
@@ -84,9 +87,9 @@ fn encode(criterion: &mut Criterion) {
     }
 }
 
-/// One batch into a log whose feeds have these filters.
+/// Measures appending a batch to a stream buffer whose feeds have these filters.
 fn append_to(bencher: &mut criterion::Bencher<'_>, filters: &[String], subjects: &[Arc<str>]) {
-    // Small, so that windows are full after a few batches: every event then evicts one.
+    // Small windows are full after a few batches; then every event evicts one.
     let window = Limits {
         events: 1000,
         ..Limits::default()
@@ -131,7 +134,7 @@ fn append(criterion: &mut Criterion) {
         append_to(bencher, &["users.>".into()], &subjects(users(100)))
     });
     group.bench_function("1000 feeds want all", |bencher| {
-        // Each is a feed of its own by what never comes.
+        // A second filter, which never matches, makes each one a feed of its own.
         let filters: Vec<_> = (0..1000)
             .map(|number| format!("users.> others.{number}"))
             .collect();
@@ -256,7 +259,7 @@ fn id(criterion: &mut Criterion) {
 
 criterion_group! {
     name = micro;
-    // Short: what is slow by a factor is seen in half a second.
+    // Half a second is enough to notice a change by a factor.
     config = Criterion::default()
         .without_plots()
         .sample_size(20)

@@ -1,7 +1,7 @@
 //! Compares the speed of two builds of the sidecar: `make bench-guard`.
 //!
-//! `scripts/bench-guard.sh` builds the base commit and the working tree, then starts this subcommand
-//! with both binaries. One load tool, that of the working tree, drives both.
+//! `scripts/bench-guard.sh` builds the base commit and the working tree, then starts this
+//! subcommand with both binaries. The load tool is that of the working tree for both.
 //!
 //! Each round runs every scenario once with each build, one directly after the other. The ratio
 //! of such a pair is free of the drift of the machine, which is larger than the differences of

@@ -1,6 +1,16 @@
-//! The load tool: many clients, a publisher, one server; what arrived, when, and what it cost.
+//! The load tool: measures a server of event streams with many clients and one publisher.
 //!
-//! `cargo bench --bench load -- --spawn --target bare,sidestream` is a beginning, `--help` tells the rest.
+//! A run starts nats-server and the server under test ([`stage`]), opens the clients ([`client`]),
+//! publishes events that carry a timestamp and a number ([`publisher`], [`wire`]), and reports
+//! latencies, processor time, memory, and every event that is missing, duplicated or out of order
+//! ([`measure`], [`report`]). A scenario is data ([`plan`]). [`bare`] is the server with the least
+//! possible cost; [`suite`] measures everything in `docs/benchmarks.md`; [`guard`] compares two
+//! builds of the sidecar.
+//!
+//! Clients run on one thread and count into one meter. The publisher has a thread of its own. On a
+//! machine with two cores, the server gets one, and everything else the other.
+//!
+//! To begin: `cargo bench --bench load -- --spawn --target bare,sidestream`. `--help` has the rest.
 
 mod bare;
 mod client;
@@ -29,17 +39,17 @@ use stage::machine;
 use stage::nats::{self, Nats};
 use stage::server::{Recipe, Server, Target};
 
-/// Every failure of the tool is a sentence for the person who runs it.
+/// Errors of the tool are messages to its user; no caller matches on them.
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The runs of each target, in the order of the targets.
+/// Results of the runs of each target, in the order of the targets.
 struct Measured {
     plan: Plan,
     targets: Vec<Target>,
     runs: Vec<Vec<Value>>,
 }
 
-/// 0: everything arrived once and in order. 1: it did not. 2: the tool could not do its work.
+/// Exits with 0 if all events arrived once and in order, with 1 if not, and with 2 on an error.
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     let result = match &mut arguments.command {
@@ -49,7 +59,7 @@ fn main() -> ExitCode {
             .choose_cores()
             .and_then(|()| on_core(guard.load_cpu(), guard.run())),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
-            // Also what `cargo bench` and `cargo test --all-targets` come to.
+            // `cargo bench` and `cargo test --all-targets` run this.
             Arguments::command()
                 .print_help()
                 .map(|()| true)
@@ -67,10 +77,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the work on this thread, until it is done or somebody ends the program.
+/// Runs the work on this thread until it is done, or a signal ends the program.
 fn on_core(core: Option<usize>, work: impl Future<Output = Fallible<bool>>) -> Fallible<bool> {
     machine::raise_file_descriptors()?;
-    // Before the first thread and the first child: all of them inherit it.
+    // Before the first thread and the first child, because all of them inherit the core.
     if let Some(core) = core {
         machine::pin(core)?;
     }
@@ -81,21 +91,21 @@ fn on_core(core: Option<usize>, work: impl Future<Output = Fallible<bool>>) -> F
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
             result = work => result,
-            // Dropping what runs kills the children.
+            // Dropping the work kills the children.
             _ = terminate.recv() => Err("terminated".into()),
             _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
         }
     })
 }
 
-/// Measures and tells; true if nothing was lost.
+/// Measures and prints the report. Returns true if nothing was lost.
 async fn load(options: &Options) -> Fallible<bool> {
     let measured = measure_all(options, 0).await?;
-    tell(options, &measured)?;
+    print_report(options, &measured)?;
     Ok(!measured.runs.iter().flatten().any(measure::is_faulty))
 }
 
-/// Every target in turn, as often as asked, after so many runs that this process has made before.
+/// Measures every target in turn, `--runs` times. `before` is the number of earlier runs.
 async fn measure_all(options: &Options, before: usize) -> Fallible<Measured> {
     let plan = Plan::new(options)?;
     let targets = if options.url.is_some() {
@@ -110,7 +120,7 @@ async fn measure_all(options: &Options, before: usize) -> Fallible<Measured> {
     let mut runs = vec![Vec::new(); targets.len()];
     for run in 0..usize::from(options.runs) {
         for (index, &target) in targets.iter().enumerate() {
-            // Each run has a source address of its own.
+            // The number selects the source address of the clients.
             let number = before + run * targets.len() + index;
             match measure_one(options, &plan, &nats, target, number).await {
                 Ok(result) => runs[index].push(result),
@@ -182,7 +192,7 @@ async fn measure_one(
     Ok(result)
 }
 
-fn tell(
+fn print_report(
     options: &Options,
     Measured {
         plan,

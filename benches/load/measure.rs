@@ -1,4 +1,11 @@
-//! One run: open the clients, look at the memory, publish, wait for everything, count.
+//! One run: open the clients, read the memory, publish, wait for all events, count.
+//!
+//! Processor time and memory are those of the server's process, from `/proc` ([`process`]). The
+//! result is a JSON object; [`report`] has the names of its fields. [`is_faulty`] decides whether
+//! anything was lost. The scenarios *replay* and *saturate* have modules of their own.
+//!
+//! [`process`]: crate::stage::process
+//! [`report`]: crate::report
 
 mod replay;
 mod saturate;
@@ -20,19 +27,19 @@ use crate::publisher::{Outlet, Publisher, Work};
 use crate::stage::nats::Nats;
 use crate::stage::process::{Cpu, resident_bytes};
 
-/// What a run needs besides its plan.
+/// Environment of a run.
 pub(crate) struct Setting<'a> {
-    /// Where the clients go.
+    /// Address of the server.
     pub(crate) endpoint: Endpoint,
-    /// The server's process, if it can be looked at.
+    /// Process id of the server, if it is known.
     pub(crate) pid: Option<u32>,
     /// The NATS server.
     pub(crate) nats: &'a Nats,
-    /// Where events are published to.
+    /// Destination of the events.
     pub(crate) outlet: Outlet,
 }
 
-/// Runs the plan once. The result is one JSON object; units stand last in the names.
+/// Runs the plan once. Returns a JSON object whose names end with their units.
 pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     match (plan.replay, plan.pace) {
         (Some(replay), _) => replay::run(plan, replay, setting).await,
@@ -108,7 +115,7 @@ impl<'a> Run<'a> {
             crowd(self.plan, endpoint, visit, &self.meter),
         );
         self.meter
-            .until(Goal::Settled(clients as u64), CONNECT_PATIENCE)
+            .until(Goal::Settled(clients as u64), CONNECT_TIMEOUT)
             .await;
         let seconds = begin.elapsed().as_secs_f64();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
@@ -117,7 +124,9 @@ impl<'a> Run<'a> {
             .read(|tally| (tally.opened, milliseconds(&tally.first_byte)));
         if opened == 0 {
             let problem = self.meter.read(|tally| tally.problem.clone());
-            return Err(format!("no client got an answer: {}", problem.unwrap_or_default()).into());
+            return Err(
+                format!("no client got a response: {}", problem.unwrap_or_default()).into(),
+            );
         }
         let value = json!({
             "clients": clients,
@@ -130,10 +139,10 @@ impl<'a> Run<'a> {
         Ok((fleet, value))
     }
 
-    /// Waits until the server's memory stays as it is, and tells it.
+    /// Waits until the server's memory no longer changes, and returns it.
     async fn settle(&self) -> Fallible<Option<u64>> {
         let mut memory = self.memory()?;
-        for _ in 0..SETTLE_LOOKS_MAX {
+        for _ in 0..SETTLE_CHECKS_MAX {
             tokio::time::sleep(SETTLE_INTERVAL).await;
             let now = self.memory()?;
             let same = now == memory;
@@ -145,7 +154,7 @@ impl<'a> Run<'a> {
         Ok(memory)
     }
 
-    /// Publishes and waits for everything; the worst lateness of the publisher.
+    /// Publishes and waits for all events. Returns the maximum lateness of the publisher.
     async fn publish(&mut self, events: u64, pace: Pace) -> Fallible<Duration> {
         if events == 0 {
             return Ok(Duration::ZERO);
@@ -160,7 +169,7 @@ impl<'a> Run<'a> {
             let expected = self.plan.deliveries(0, self.publisher.published());
             if !self
                 .meter
-                .until(Goal::Events(expected), DELIVERY_PATIENCE)
+                .until(Goal::Events(expected), DELIVERY_TIMEOUT)
                 .await
             {
                 break;
@@ -172,7 +181,7 @@ impl<'a> Run<'a> {
         Ok(late)
     }
 
-    /// Publishes what is measured, and tells what came of it.
+    /// Publishes the measured events, and returns rates, latencies and costs.
     async fn deliver(&mut self, events: u64, pace: Pace) -> Fallible<Value> {
         let (plan, published) = (self.plan, self.publisher.published());
         let alone = plan.subjects == 1;
@@ -206,7 +215,7 @@ impl<'a> Run<'a> {
                     "user": per_delivery(spent.user),
                     "system": per_delivery(spent.system),
                 })),
-                // What is left to compare when a busy machine made the servers join events.
+                // Comparable even if a busy machine made one server coalesce more events.
                 "cpu_us_per_read": spent.map(|spent| microseconds(spent.total()) / reads),
                 "server_busy": spent.map(|spent| share(spent.total())),
                 "load_busy": share(own.total()),
@@ -214,8 +223,10 @@ impl<'a> Run<'a> {
         }))
     }
 
-    /// What went wrong since the clients came, to whom `events` from number `from` on were due; only zeros mean that
-    /// every client had every event once and in order.
+    /// Returns all faults since the clients opened.
+    ///
+    /// Expected are the `events` events from number `from` on. If all counts are zero, every client
+    /// received every event once and in order.
     fn faults(&self, from: u64, events: u64) -> Value {
         let expected = self.plan.deliveries(from, events);
         self.meter.read(|tally| {
@@ -236,24 +247,22 @@ impl<'a> Run<'a> {
     }
 
     fn cpu(&self) -> Fallible<Option<Cpu>> {
-        self.look(Cpu::of)
+        self.inspect(Cpu::of)
     }
 
     fn memory(&self) -> Fallible<Option<u64>> {
-        self.look(resident_bytes)
+        self.inspect(resident_bytes)
     }
 
-    fn look<T>(&self, at: impl FnOnce(u32) -> Fallible<T>) -> Fallible<Option<T>> {
-        let gone = |pid, error| {
-            format!("the server (pid {pid}) cannot be looked at, has it ended? {error}")
-        };
-        self.pid
-            .map(|pid| at(pid).map_err(|error| gone(pid, error).into()))
-            .transpose()
+    fn inspect<T>(&self, read: impl FnOnce(u32) -> Fallible<T>) -> Fallible<Option<T>> {
+        let Some(pid) = self.pid else { return Ok(None) };
+        read(pid).map(Some).map_err(|error| {
+            format!("cannot inspect the server (pid {pid}), it may have ended: {error}").into()
+        })
     }
 }
 
-/// Whether a run lost, doubled or disordered something, or a client was not served.
+/// Returns whether an event was lost, duplicated or reordered, or a client was not served.
 pub(crate) fn is_faulty(run: &Value) -> bool {
     const FAULTS: [&str; 10] = [
         "missing",
@@ -292,11 +301,11 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
-/// 10 s behind the last event: a server that needs longer has lost it.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two events that go one by one: everyone sleeps again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// 10 s after the last event: then it counts as lost.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between events that are published one by one, so that all tasks are idle again.
 const PAUSE: Duration = Duration::from_millis(10);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// At most 3 s.
-const SETTLE_LOOKS_MAX: usize = 30;
+const SETTLE_CHECKS_MAX: usize = 30;

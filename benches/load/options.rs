@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line of the load tool.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,11 @@ use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
 use crate::suite::Suite;
 
-/// Measures a server of event streams: opens clients, publishes stamped events through NATS, tells what arrived, when,
-/// and what it cost. Exits 1 when an event is missing, doubled or out of order.
+/// Measures a server of event streams: opens clients, publishes events through NATS, and reports
+/// latencies, processor time and memory. Exits with 1 if an event is missing, duplicated or out of
+/// order.
 ///
-/// `--spawn` starts everything; `--url` measures a server that runs already.
+/// `--spawn` starts everything; `--url` measures a running server.
 #[derive(Debug, Parser)]
 #[command(name = "load", args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
@@ -22,20 +23,20 @@ pub(crate) struct Arguments {
     pub(crate) options: Options,
 }
 
-/// What this program also is.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The bare send loop, as `--target bare` starts it
+    /// The bare send loop, started by `--target bare`
     #[command(hide = true)]
     Bare {
-        /// The NATS server it reads from
+        /// NATS server to read from
         #[arg(long)]
         nats: String,
-        /// Forget no event, for those who come back
+        /// Keep all events in memory, for clients that return
         #[arg(long)]
         keep: bool,
     },
-    /// Everything that docs/benchmarks.md says, in one go: some forty minutes
+    /// Measures everything in docs/benchmarks.md: about forty minutes
     Suite(Suite),
     /// Compares the speed of two builds; exits 1 if the tree is slower
     Guard(Guard),
@@ -47,55 +48,55 @@ pub(crate) enum Command {
 pub(crate) enum Scenario {
     /// 1,000 clients on one subject, 40 events per second
     Broadcast,
-    /// 10,000 clients that wait: memory per client, then ten events
+    /// 10,000 idle clients: memory per client, then ten events
     Idle,
     /// 2,000 clients, each with its own subject, 20,000 events per second in all
     ManySubjects,
-    /// 5,000 clients at once, up to the first byte
+    /// 5,000 clients connect at once: until the first byte
     Storm,
     /// One event at a time to 1,000 idle clients
     Single,
-    /// 10,000 clients on one subject, one event per second: time until the last of them has it
+    /// 10,000 clients on one subject, one event per second: time until the last client has it
     TenThousand,
-    /// 1,000 clients on one subject, the rate raised step by step until they lag a second
+    /// 1,000 clients on one subject, the rate rises until they lag by a second
     Saturate,
-    /// 1,000 clients, each with its own subject, come back at once, 1,000 events behind each
+    /// 1,000 clients, each with its own subject, return at once; each missed 1,000 events
     Replay,
     /// 10 HTTP/2 connections with 100 clients each, 100 events per second
     H2,
-    /// 50 clients over HTTP/1.1 and 20 over HTTP/2, a second of events: is anything missing or doubled?
+    /// 50 clients over HTTP/1.1 and 20 over HTTP/2, one second of events: a test of correctness
     Smoke,
 }
 
-/// Where a server has the events that clients come back for.
+/// Storage of the events that clients missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum From {
-    /// In its memory
+    /// Memory of the server
     Window,
-    /// In JetStream: its window is smaller than what is missed
+    /// JetStream: the window in memory is smaller than the missed events
     Archive,
 }
 
 /// HTTP version of the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
-    /// One connection per client
+    /// A connection for each client
     H1,
-    /// `--connections` with `--streams` clients in each, by prior knowledge
+    /// `--connections` with `--streams` clients on each, with prior knowledge
     H2,
 }
 
-/// Everything but the subcommand.
+/// All options outside of subcommands.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// What is measured, and the defaults of the rest
+    /// Scenario to measure; it has defaults for most options
     #[arg(long, value_enum, default_value = "broadcast")]
     pub(crate) scenario: Scenario,
     /// Start nats-server (unless --nats) and the targets, and stop them at the end
     #[arg(long)]
     pub(crate) spawn: bool,
-    /// The servers to measure, in turn (with --spawn): bare,sidestream,nchan,node
+    /// Servers to measure in turn (with --spawn): bare,sidestream,nchan,node
     #[arg(
         long = "target",
         value_enum,
@@ -103,36 +104,36 @@ pub(crate) struct Options {
         default_value = "sidestream"
     )]
     pub(crate) targets: Vec<Target>,
-    /// How often; the report tells medians
+    /// Number of runs; the report has medians
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) runs: u16,
-    /// JSON on standard output, the table on standard error
+    /// Print JSON to standard output, the table to standard error
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Measure what answers here; the number of the client's subject takes the place of "n" in braces
+    /// Measure this running server; "n" in braces becomes the number of the client's subject
     #[arg(long, conflicts_with = "spawn", requires = "nats")]
     pub(crate) url: Option<String>,
     /// Publish to this subject (with --url); "n" in braces as above
     #[arg(long, requires = "url")]
     pub(crate) subject: Option<String>,
-    /// The process behind --url, for its processor time and memory
+    /// Process id of the server at --url, to measure its processor time and memory
     #[arg(long, requires = "url")]
     pub(crate) pid: Option<u32>,
-    /// PEM file with the certificate to trust behind --url
+    /// PEM file with the trusted certificate of the server at --url
     #[arg(long, requires = "url")]
     pub(crate) ca: Option<PathBuf>,
-    /// A NATS server that runs already
+    /// Running NATS server to use
     #[arg(long)]
     pub(crate) nats: Option<String>,
 
     /// nats-server to start [default: the one in .tools, else in PATH]
     #[arg(long)]
     pub(crate) nats_server: Option<PathBuf>,
-    /// sidestream to start
+    /// sidestream binary to start
     #[arg(long, default_value = env!("CARGO_BIN_EXE_sidestream"), hide_default_value = true)]
     pub(crate) sidestream: PathBuf,
-    /// Log filter of the sidecar that is started
+    /// Log filter of the sidecar
     #[arg(long, default_value = "info")]
     pub(crate) log: String,
     /// Core for the server
@@ -145,52 +146,52 @@ pub(crate) struct Options {
     /// HTTP version [default: h1; scenario h2: h2; smoke: both]
     #[arg(long, value_enum)]
     pub(crate) protocol: Option<Protocol>,
-    /// TLS (HTTP/1.1, with --spawn)
+    /// Use TLS (HTTP/1.1, with --spawn)
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,
-    /// Clients over HTTP/1.1
+    /// Number of clients over HTTP/1.1
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: Option<u32>,
-    /// Connections over HTTP/2
+    /// Number of connections over HTTP/2
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connections: u32,
-    /// Clients per HTTP/2 connection
+    /// Clients on each HTTP/2 connection
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) streams: u32,
     /// Distinct subjects, shared evenly by the clients
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) subjects: Option<u32>,
-    /// Where the events come from
+    /// Source of the events
     #[arg(long, value_enum, default_value = "jetstream")]
     pub(crate) source: Source,
-    /// Where the server has what a client missed (scenario replay)
+    /// Storage of the missed events (scenario replay)
     #[arg(long, value_enum, default_value = "window")]
     pub(crate) from: From,
-    /// How many events each client missed (scenario replay)
+    /// Events that each client missed (scenario replay)
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) behind: u32,
-    /// Clients between connect and first byte at one time
+    /// Maximum number of clients between connect and first byte
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connecting: Option<u32>,
 
-    /// Events per second, over all subjects (scenario saturate: to begin with)
+    /// Events per second over all subjects (scenario saturate: in the first step)
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// How long events are published
+    /// Seconds to publish for
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=600))]
     pub(crate) seconds: Option<u16>,
-    /// How many events are published, instead of --seconds
+    /// Number of events to publish, instead of --seconds
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) events: Option<u64>,
-    /// Payload bytes
+    /// Bytes of each payload
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) size: u32,
 
-    /// A run that fails is told and left out, if its target only stands beside the sidecar
+    /// Skip failed runs of targets other than the sidecar and the bare loop
     #[arg(skip)]
     pub(crate) forgiving: bool,
 
-    /// What cargo adds
+    /// Added by cargo
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
 }

@@ -1,58 +1,60 @@
-//! A scenario as data: which clients, which events, at which pace.
+//! A scenario as data: clients, events and their rate.
+//!
+//! [`Preset`] has the defaults of each scenario; [`Plan::new`] applies the command line.
 
 use crate::Fallible;
 use crate::client::fleet::Shape;
 use crate::options::{From, Options, Protocol, Scenario};
 use crate::stage::server::Target;
 
-/// How events follow each other.
+/// Rate of publishing.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Pace {
-    /// So many per second, over all subjects.
+    /// Events per second over all subjects.
     PerSecond(f64),
-    /// Each one when the one before has reached all its clients.
+    /// Each event is published after the previous one has reached all its clients.
     OneByOne,
 }
 
-/// What clients come back for.
+/// Events that clients return for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Replay {
-    /// Where the server has it.
+    /// Their storage.
     pub(crate) from: From,
-    /// How many events each client missed.
+    /// Events that each client missed.
     pub(crate) behind: u64,
-    /// All of them, over all subjects.
+    /// Missed events of all subjects.
     pub(crate) events: u64,
-    /// Payload bytes of each.
+    /// Bytes of each payload.
     pub(crate) size: usize,
 }
 
-/// What one run does.
+/// Parameters of one run.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(crate) struct Plan {
-    /// Its name.
+    /// Scenario that the plan is made from.
     pub(crate) scenario: Scenario,
-    /// The clients.
+    /// Clients by HTTP version.
     pub(crate) clients: Vec<Shape>,
-    /// Distinct subjects.
+    /// Number of distinct subjects.
     pub(crate) subjects: usize,
-    /// How events follow each other.
+    /// Rate of publishing.
     pub(crate) pace: Pace,
-    /// How many are measured.
+    /// Number of measured events.
     pub(crate) events: u64,
-    /// How many go before: caches, branch predictors and buffers are warm when it counts.
+    /// Number of events before those: they warm up caches, branch predictors and buffers.
     pub(crate) warm_up: u64,
-    /// Payload bytes.
+    /// Bytes of each payload.
     pub(crate) size: usize,
-    /// Clients between connect and first byte at one time.
+    /// Maximum number of clients between connect and first byte.
     pub(crate) connecting: usize,
-    /// What is missed before the clients come back; then nothing is published while they are there.
+    /// Events missed before the clients return. Nothing is published after their return.
     pub(crate) replay: Option<Replay>,
 }
 
 impl Plan {
-    /// The scenario's defaults, and what the command line says otherwise.
+    /// Returns the plan of the scenario with the changes of the command line.
     pub(crate) fn new(options: &Options) -> Fallible<Self> {
         let scenario = options.scenario;
         let preset = Preset::of(scenario);
@@ -93,9 +95,9 @@ impl Plan {
         let pace = rate.map_or(Pace::OneByOne, Pace::PerSecond);
         let (events, warm_up) = match rate {
             Some(rate) if !(0.01..=1e7).contains(&rate) => {
-                return Err("--rate stands between 0.01 and 10,000,000".into());
+                return Err("--rate must be between 0.01 and 10,000,000".into());
             }
-            // One second, and at least one event for each subject.
+            // The warm-up takes one second, and has at least one event for each subject.
             Some(rate) => {
                 let seconds = options.seconds.map_or(preset.seconds, f64::from);
                 (
@@ -134,7 +136,7 @@ impl Plan {
         })
     }
 
-    /// The same for a target that may not speak HTTP/2: these then have as many clients over HTTP/1.1.
+    /// Returns the plan for `target`: servers without HTTP/2 get as many clients over HTTP/1.1.
     pub(crate) fn for_target(&self, target: Target) -> Self {
         let mut plan = self.clone();
         if target == Target::Bare || target.is_peer() {
@@ -143,12 +145,14 @@ impl Plan {
         plan
     }
 
-    /// All event streams.
+    /// Returns the number of event streams.
     pub(crate) fn client_count(&self) -> usize {
         self.clients.iter().map(|shape| shape.clients()).sum()
     }
 
-    /// How many deliveries the events `from..from + events` come to; client `k` reads subject `k % subjects`.
+    /// Returns the number of deliveries of the events `from..from + events`.
+    ///
+    /// Client `k` reads subject `k % subjects`.
     pub(crate) fn deliveries(&self, from: u64, events: u64) -> u64 {
         let (clients, subjects) = (self.client_count() as u64, self.subjects as u64);
         let audience =
@@ -159,7 +163,7 @@ impl Plan {
 
 struct Preset {
     clients: usize,
-    /// None: one by one.
+    /// Events per second; `None` means one by one.
     rate: Option<f64>,
     seconds: f64,
     events: u64,
@@ -193,7 +197,7 @@ impl Preset {
                 seconds: 5.0,
                 ..base
             },
-            // More at once than any accept loop takes in one turn, less than the backlog of 4,096.
+            // More than any accept loop accepts in one turn, less than the backlog of 4,096.
             Scenario::Storm => Self {
                 clients: 5_000,
                 connecting: 2_000,
@@ -214,7 +218,7 @@ impl Preset {
                 seconds: 2.0,
                 ..base
             },
-            // At once.
+            // All at once.
             Scenario::Replay => Self {
                 connecting: 100_000,
                 ..base

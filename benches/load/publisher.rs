@@ -1,4 +1,9 @@
-//! The publisher: a thread of its own that sends stamped events at a given rate.
+//! The publisher: a thread that sends events at a given rate.
+//!
+//! Every event carries a [`Stamp`] with the time and its number within its subject. Events go to
+//! the subjects in turn, through NATS, or as HTTP requests to servers that do not read from NATS.
+//! The thread has its own runtime, because clients keep theirs busy for milliseconds, and an event
+//! must leave on time.
 
 mod posts;
 
@@ -13,46 +18,48 @@ use crate::Fallible;
 use crate::wire::stamp::{Stamp, now};
 use posts::Posts;
 
-/// What is published.
+/// Parameters of the publisher.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
-    /// Where to.
+    /// Destination.
     pub(crate) outlet: Outlet,
-    /// How many subjects; events go to them in turn.
+    /// Number of subjects; events go to them in turn.
     pub(crate) groups: usize,
     /// Payload size in bytes, padding included.
     pub(crate) size: usize,
 }
 
-/// Where events are published to; `{n}` stands for the number of the subject.
+/// Destination of events; `{n}` is replaced by the number of the subject.
 #[derive(Clone, Debug)]
 pub(crate) enum Outlet {
     /// A NATS server.
     Nats {
-        /// Its URL.
+        /// URL of the server.
         url: String,
-        /// The subject.
+        /// Subject to publish to.
         subject: String,
     },
-    /// A server that takes events by HTTP.
+    /// A server that accepts events over HTTP.
     Posts {
-        /// Where it listens.
+        /// Address of the server.
         address: SocketAddr,
-        /// The path to post to.
+        /// Path to post to.
         path: String,
     },
 }
 
-/// What a burst of events came to.
+/// Result of publishing a number of events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Published {
-    /// How many events.
+    /// Number of events.
     pub(crate) events: u64,
-    /// How late the latest one left, measured against the rate. Latencies begin when an event leaves, so lateness is not in them.
+    /// Maximum delay of an event compared with the rate.
+    ///
+    /// Latencies do not include it: they begin when the event leaves.
     pub(crate) late_max: Duration,
 }
 
-/// The handle of the publishing thread, which ends when it is dropped.
+/// Handle of the publishing thread. The thread ends when the handle is dropped.
 pub(crate) struct Publisher {
     orders: mpsc::Sender<Order>,
     published: u64,
@@ -60,17 +67,16 @@ pub(crate) struct Publisher {
 
 struct Order {
     events: u64,
-    /// Events per second; infinite for as fast as possible.
+    /// Events per second; infinite means as fast as possible.
     rate: f64,
     done: oneshot::Sender<Fallible<Published>>,
 }
 
 impl Publisher {
-    /// Connects to NATS and waits until that has happened.
+    /// Starts the thread and waits until it is connected.
     pub(crate) async fn start(work: Work) -> Fallible<Self> {
         let (orders, inbox) = mpsc::channel(1);
         let (ready, connected) = oneshot::channel();
-        // A thread of its own: the clients keep theirs busy for milliseconds, and an event must leave when it is due.
         std::thread::Builder::new()
             .name("publisher".to_owned())
             .spawn(move || {
@@ -89,18 +95,18 @@ impl Publisher {
         })
     }
 
-    /// How many events were published since the start.
+    /// Returns the number of events published since the start.
     pub(crate) fn published(&self) -> u64 {
         self.published
     }
 
-    /// Publishes `events` at `rate` per second and returns when the last has left.
+    /// Publishes `events` at `rate` per second. Returns after the last one has left.
     pub(crate) async fn publish(&mut self, events: u64, rate: f64) -> Fallible<Published> {
         let (done, result) = oneshot::channel();
         self.orders
             .send(Order { events, rate, done })
             .await
-            .map_err(|_| "the publisher is gone")?;
+            .map_err(|_| "the publisher has ended")?;
         let published = result.await??;
         self.published += published.events;
         Ok(published)
@@ -169,7 +175,8 @@ impl Source {
                 if let Way::Posts(posts) = &mut self.way {
                     posts.flush().await?;
                 }
-                // The clock of the runtime has a millisecond: at more than 1,000 per second the events leave in small groups.
+                // The timer's resolution is a millisecond: above 1,000 per second, events leave in
+                // small groups.
                 tokio::time::sleep_until(due).await;
             }
             if rate.is_finite() {
@@ -207,7 +214,7 @@ impl Source {
 // === impl Outlet ===
 
 impl Outlet {
-    /// Whether the stream `LOAD` has what is published here.
+    /// Returns whether the stream `LOAD` stores these events.
     pub(crate) fn is_stored(&self) -> bool {
         matches!(self, Self::Nats { subject, .. } if subject.starts_with("load."))
     }

@@ -1,10 +1,12 @@
-//! What the tool tells: medians over runs, a table for people.
+//! The report: medians of several runs, and a table.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-/// The median of many runs of one shape: of every number by itself, of everything else the first.
+/// Returns the median of runs with equal fields.
+///
+/// Each number is the median of that number; everything else comes from the first run.
 pub(crate) fn median(runs: &[Value]) -> Value {
     match runs.first() {
         Some(Value::Object(first)) => {
@@ -34,13 +36,13 @@ pub(crate) fn median(runs: &[Value]) -> Value {
     }
 }
 
-/// The median of numbers; none of none.
+/// Returns the median of numbers, or `None` if there are no numbers.
 pub(crate) fn middle(mut numbers: Vec<f64>) -> Option<f64> {
     numbers.sort_by(f64::total_cmp);
     numbers.get(numbers.len() / 2).copied()
 }
 
-/// The table: one column for each target (its name and its median), and ratios to the first one if it is not alone.
+/// Formats the table: a column for each target (name and median), and the ratios to the first one.
 pub(crate) fn table(title: &str, columns: &[(String, Value)]) -> String {
     let mut text = format!("{title}\n\n{:<36}", "");
     for (name, _) in columns {
@@ -89,7 +91,7 @@ pub(crate) fn table(title: &str, columns: &[(String, Value)]) -> String {
     text
 }
 
-/// With thousands set apart.
+/// Formats a number with thousands separators.
 pub(crate) fn number(value: f64, decimals: usize) -> String {
     let plain = format!("{value:.decimals$}");
     let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
@@ -103,7 +105,7 @@ pub(crate) fn number(value: f64, decimals: usize) -> String {
     text + fraction
 }
 
-/// Label, place in a run's JSON, decimals.
+/// Label, JSON pointer into the result of a run, and decimals.
 pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("clients opened", "/connect/opened", 0),
     ("connects per second", "/connect/per_second", 0),
@@ -123,7 +125,7 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
         0,
     ),
     ("peak memory bytes", "/memory/peak_bytes", 0),
-    ("clients that came back", "/replay/clients", 0),
+    ("clients that returned", "/replay/clients", 0),
     ("events replayed", "/replay/events", 0),
     ("seconds until the last client", "/replay/seconds", 3),
     ("events per second", "/replay/per_second", 0),
@@ -135,11 +137,15 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("server busy (share of a core)", "/replay/server_busy", 2),
     ("load busy (share of a core)", "/replay/load_busy", 2),
     (
-        "JetStream readings at once, max",
+        "JetStream consumers at once, max",
         "/replay/consumers_max",
         0,
     ),
-    ("JetStream readings in all", "/replay/consumers_created", 0),
+    (
+        "JetStream consumers in total",
+        "/replay/consumers_created",
+        0,
+    ),
     ("most deliveries per second", "/saturation/per_second", 0),
     ("  at events per second", "/saturation/rate", 0),
     ("  latency p50 ms", "/saturation/latency_ms/p50", 1),
@@ -193,7 +199,7 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("holes in sequences", "/faults/holes", 0),
     ("gap events", "/faults/gap_events", 0),
     ("events without id", "/faults/without_id", 0),
-    ("clients refused", "/faults/refused", 0),
+    ("clients rejected", "/faults/refused", 0),
     ("clients unanswered", "/faults/unanswered", 0),
     ("event streams ended", "/faults/ended", 0),
 ];

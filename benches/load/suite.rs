@@ -1,4 +1,7 @@
-//! Everything that docs/benchmarks.md says, measured in one go: the scenarios in turn, then the goals as a table.
+//! Measures everything in docs/benchmarks.md: `make bench`.
+//!
+//! [`MEASUREMENTS`] are run in turn, each with all installed targets. [`goals`] compares the
+//! results with the goals, [`page`] formats both and replaces the figures in the document.
 
 mod goals;
 mod page;
@@ -14,10 +17,10 @@ use crate::stage::machine;
 use crate::stage::server::Target;
 use crate::{Fallible, Measured};
 
-/// The options of the suite.
+/// Options of the suite.
 #[derive(Args, Debug)]
 pub(crate) struct Suite {
-    /// How often each target of each measurement; medians are told
+    /// Runs of each target in each measurement; the page has medians
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     runs: u16,
     /// Core for the server
@@ -26,49 +29,51 @@ pub(crate) struct Suite {
     /// Core for clients, publisher and nats-server
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// sidestream to start
+    /// sidestream binary to start
     #[arg(long, default_value = env!("CARGO_BIN_EXE_sidestream"), hide_default_value = true)]
     sidestream: PathBuf,
     /// Only these measurements: idle,idle-tls,...
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// The page whose figures, between the two markers, are replaced
+    /// Document whose figures, between two markers, are replaced
     #[arg(long)]
     write: Option<PathBuf>,
-    /// Where criterion left the results of `--bench micro`
+    /// Folder with criterion's results of `--bench micro`
     #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/../criterion"), hide_default_value = true)]
     criterion: PathBuf,
-    /// All results as JSON
+    /// File to write all results to, as JSON
     #[arg(long)]
     results: Option<PathBuf>,
-    /// What cargo adds
+    /// Added by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// One measurement of the suite: its name, its options, what it is measured of.
+/// One measurement of the suite: a scenario with options and targets.
 struct Measurement {
     name: &'static str,
     title: &'static str,
     options: &'static str,
     targets: &'static [Target],
-    /// What the page tells of it: pointers of [`report::ROWS`].
+    /// Rows of the page: JSON pointers of [`report::ROWS`].
     rows: &'static [&'static str],
 }
 
-/// What was measured: the runs of each target.
+/// Results of a measurement: the runs of each target.
 pub(crate) struct Result {
     measurement: &'static Measurement,
     targets: Vec<(Target, Vec<Value>)>,
 }
 
 impl Suite {
-    /// The core for everything but the servers.
+    /// Returns the core for everything but the servers.
     pub(crate) fn load_cpu(&self) -> usize {
         self.load_cpu
     }
 
-    /// Measures everything, prints the page, and writes it if that was asked for; true if the sidecar lost nothing.
+    /// Measures everything, prints the page, and writes it if requested.
+    ///
+    /// Returns true if the sidecar lost nothing.
     pub(crate) async fn run(&self) -> Fallible<bool> {
         let unknown = self
             .only
@@ -76,7 +81,11 @@ impl Suite {
             .find(|name| MEASUREMENTS.iter().all(|one| one.name != **name));
         if let Some(name) = unknown {
             let names: Vec<&str> = MEASUREMENTS.iter().map(|one| one.name).collect();
-            return Err(format!("{name} is not measured; there are {}", names.join(", ")).into());
+            return Err(format!(
+                "unknown measurement {name:?}: expected one of {}",
+                names.join(", ")
+            )
+            .into());
         }
         let load_before = machine::load_average();
         let mut results: Vec<Result> = Vec::new();
@@ -134,7 +143,7 @@ impl Suite {
             .into_iter()
             .chain(measurement.options.split_ascii_whitespace());
         let mut options = Arguments::try_parse_from(arguments)?.options;
-        // What is not installed is left out: a comparison, not a goal.
+        // Targets that are not installed are omitted: they are comparisons, not goals.
         options.targets = measurement
             .targets
             .iter()
@@ -168,7 +177,7 @@ fn json(results: &[Result], load_before: &str) -> Value {
 // === impl Result ===
 
 impl Result {
-    /// The runs of one target; none if it was not measured.
+    /// Returns the runs of one target; empty if it was not measured.
     fn runs(&self, target: Target) -> &[Value] {
         self.targets
             .iter()
@@ -182,7 +191,7 @@ use Target::{Bare, Nchan, Node, Sidestream};
 const MEASUREMENTS: [Measurement; 13] = [
     Measurement {
         name: "idle",
-        title: "idle: 10,000 clients wait, then ten events",
+        title: "idle: 10,000 idle clients, then ten events",
         options: "--scenario idle",
         targets: &[Bare, Sidestream, Nchan, Node],
         rows: &[
@@ -235,7 +244,7 @@ const MEASUREMENTS: [Measurement; 13] = [
     },
     Measurement {
         name: "saturate",
-        title: "saturate: 1,000 clients, the rate raised until they lag a second",
+        title: "saturate: 1,000 clients, the rate rises until they lag by a second",
         options: "--scenario saturate --rate 40",
         targets: &[Bare, Sidestream, Nchan, Node],
         rows: &[
@@ -256,7 +265,7 @@ const MEASUREMENTS: [Measurement; 13] = [
     },
     Measurement {
         name: "many-subjects",
-        title: "many-subjects: 2,000 clients, each its own, 20,000 events/s in all",
+        title: "many-subjects: 2,000 clients, each its own, 20,000 events/s in total",
         options: "--scenario many-subjects",
         targets: &[Bare, Sidestream, Nchan, Node],
         rows: &[
@@ -302,7 +311,7 @@ const MEASUREMENTS: [Measurement; 13] = [
     },
     Measurement {
         name: "storm",
-        title: "storm: 5,000 clients at once, to the first byte",
+        title: "storm: 5,000 clients connect at once, until the first byte",
         options: "--scenario storm",
         targets: &[Bare, Sidestream, Nchan, Node],
         rows: &[

@@ -1,4 +1,6 @@
-//! Everything that must return to where it was, counted from outside: /proc, the metrics, NATS itself.
+//! Counts of all resources that must return to their earlier values.
+//!
+//! They are read from outside the sidecar: `/proc`, its metrics, and the monitoring of NATS.
 
 use std::fmt;
 
@@ -6,7 +8,7 @@ use testkit::http1;
 use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
 
-/// One count of everything.
+/// Counts of all resources at one time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Census {
     resident_bytes: u64,
@@ -22,7 +24,7 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Counts. `monitor` is the port of NATS' own monitoring.
+    /// Counts all resources. `monitor` is the monitoring port of NATS.
     pub(crate) async fn take(sidestream: &Sidestream, monitor: u16, nats: &Nats) -> Self {
         let metric = async |name| sidestream.metric(name, &[]).await as u64;
         let consumers = nats.jetstream().await.get_stream("SOAK").await.unwrap();
@@ -36,7 +38,7 @@ impl Census {
             nats_connections,
             subscriptions,
             consumers: consumers.cached_info().state.consumer_count,
-            // Last: the questions before have come and gone.
+            // Last, because the requests above open connections.
             open_files: sidestream.open_files(),
             threads: std::fs::read_dir(format!("/proc/{}/task", sidestream.pid()))
                 .unwrap()
@@ -45,7 +47,7 @@ impl Census {
         }
     }
 
-    /// Whether nobody is there.
+    /// Returns an error unless all clients are disconnected.
     pub(crate) fn at_rest(&self) -> Result<(), String> {
         let left = [
             ("connections", self.connections),
@@ -55,12 +57,12 @@ impl Census {
         match left.iter().find(|(_, count)| *count > 0) {
             None => Ok(()),
             Some((what, count)) => Err(format!(
-                "{count} {what} are left though all clients are gone"
+                "{count} {what} remain after all clients disconnected"
             )),
         }
     }
 
-    /// Whether no more is there than before.
+    /// Returns an error if a count is higher than before.
     pub(crate) fn counts_as(&self, before: &Self) -> Result<(), String> {
         let counts = [
             (
@@ -69,7 +71,8 @@ impl Census {
                 before.open_files as u64,
             ),
             ("threads", self.threads as u64, before.threads as u64),
-            // Before, they still lingered: for half a minute after their last reader, each with its subscription.
+            // Feeds of the warm-up may still linger: for half a minute after their last reader,
+            // each with its subscription.
             ("feeds", self.feeds, 0),
             (
                 "connections to NATS",
@@ -93,19 +96,19 @@ impl Census {
         }
     }
 
-    /// Whether resident memory is at most so many times what it was.
+    /// Returns an error if resident memory is more than `most` times that of before.
     pub(crate) fn memory_as(&self, before: &Self, most: f64) -> Result<(), String> {
         match self.resident_bytes as f64 / before.resident_bytes as f64 {
             growth if growth <= most => Ok(()),
             growth => Err(format!(
-                "resident memory has grown by {:.1} %",
+                "resident memory grew by {:.1} %",
                 (growth - 1.0) * 100.0
             )),
         }
     }
 }
 
-/// The sidecar's connections to NATS and their subscriptions: those that are named as the sidecar names them.
+/// Returns the sidecar's connections to NATS and their subscriptions. They are found by their name.
 async fn subscriptions(monitor: u16) -> (usize, u64) {
     let answer = http1::get(&format!("http://127.0.0.1:{monitor}/connz?limit=1000"))
         .await

@@ -1,4 +1,7 @@
-//! How a client of the soak lives: what it asks for, whether it reads, how it goes.
+//! Behaviour of the clients of the soak: their request, their reading, and their end.
+//!
+//! Each client is one [`Life`], chosen at random, that lasts up to three seconds. Clients share the
+//! event ids they received, so that others resume from them, also from old ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,33 +18,33 @@ use testkit::sse::SseClient;
 /// Distinct subjects of each route.
 pub(crate) const SUBJECTS: u64 = 50;
 
-/// What all lives share.
+/// State that all clients share.
 pub(crate) struct Place {
     origin: String,
-    /// Ids that clients had, old ones too: where others come back to.
+    /// Event ids that clients received, including old ones, for others to resume from.
     ids: Mutex<Vec<String>>,
     served: [AtomicU64; Life::KINDS],
 }
 
-/// One way to live.
+/// Kinds of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     /// Reads for a while.
     Reader,
-    /// Comes back with an id that it or another one had.
+    /// Resumes from an event id of its own or of another client.
     Returner,
-    /// Asks, and then does not read.
+    /// Sends a request and does not read.
     Staller,
-    /// Several event streams in one HTTP/2 connection, of which one is not read.
+    /// Opens several event streams on one HTTP/2 connection and does not read one of them.
     Multiplexer,
-    /// Goes in the middle of its request.
+    /// Disconnects in the middle of its request.
     Quitter,
 }
 
 impl Life {
-    /// How many there are.
+    /// Number of kinds.
     pub(crate) const KINDS: usize = 5;
-    /// Their names, in order.
+    /// Names of the kinds, in order.
     pub(crate) const NAMES: [&str; Self::KINDS] = [
         "readers",
         "returners",
@@ -50,7 +53,7 @@ impl Life {
         "quitters",
     ];
 
-    /// Any of them; those who come back are the most frequent.
+    /// Returns a random kind; returners are the most frequent.
     pub(crate) fn random(random: &mut fastrand::Rng) -> Self {
         match random.u8(0..10) {
             0..3 => Self::Reader,
@@ -61,12 +64,14 @@ impl Life {
         }
     }
 
-    /// Its number among the kinds.
+    /// Returns the index of the kind.
     pub(crate) fn kind(self) -> usize {
         self as usize
     }
 
-    /// Lives, until it has enough. What the server does not answer is no failure here: it is counted as not served.
+    /// Runs the client for up to three seconds.
+    ///
+    /// A request without a response is not an error; the client only counts as not served.
     pub(crate) async fn live(self, place: Arc<Place>, mut random: fastrand::Rng) {
         let end = Instant::now() + Duration::from_millis(random.u64(10..3_000));
         let served = match self {
@@ -84,7 +89,7 @@ impl Life {
 }
 
 impl Place {
-    /// The listener of a sidecar.
+    /// Returns the state for clients of this sidecar.
     pub(crate) fn new(sidestream: &Sidestream) -> Self {
         Self {
             origin: sidestream.url(""),
@@ -93,19 +98,19 @@ impl Place {
         }
     }
 
-    /// A soak in which a kind of client was never served says nothing about it.
+    /// Returns an error if no client of some kind was served, because then it was not tested.
     pub(crate) fn every_kind_was_served(&self) -> Result<(), String> {
         let unserved = self
             .served
             .iter()
             .position(|count| count.load(Ordering::Relaxed) == 0);
         unserved.map_or(Ok(()), |kind| {
-            Err(format!("none of the {} was served", Life::NAMES[kind]))
+            Err(format!("no {} were served", Life::NAMES[kind]))
         })
     }
 
     async fn read(&self, random: &mut fastrand::Rng, end: Instant, id: Option<String>) -> bool {
-        // An id belongs to the stream: the other route would refuse it.
+        // Ids belong to the JetStream route; the other route would reject them.
         let path = if id.is_some() {
             stream_path(random)
         } else {
@@ -131,7 +136,7 @@ impl Place {
         if path.starts_with("/stream/") {
             self.keep(client.last_event_id(), random);
         }
-        // Half of them vanish without a word.
+        // Half of the clients reset the connection.
         if random.bool() {
             client.reset();
         }
@@ -172,7 +177,7 @@ impl Place {
         }
         let mut served = false;
         while Instant::now() < end {
-            // The first one is never read.
+            // The first event stream is never read.
             for stream in &mut streams[1..] {
                 served |= stream
                     .next_within(Duration::from_millis(20))
@@ -215,7 +220,7 @@ impl Place {
         if ids.len() < IDS_MAX {
             ids.push(id.to_owned());
         } else {
-            // Some stay for ever, until they are too old for the stream.
+            // Some stay until they are too old for the stream.
             let place = random.usize(..IDS_MAX);
             id.clone_into(&mut ids[place]);
         }
@@ -234,5 +239,5 @@ fn stream_path(random: &mut fastrand::Rng) -> String {
     format!("/stream/{}", random.u64(..SUBJECTS))
 }
 
-/// Ids from now back to the beginning, more or less evenly.
+/// Maximum number of event ids, of all ages.
 const IDS_MAX: usize = 500;

@@ -1,6 +1,12 @@
-//! The soak: clients come, stall, break off and come back at random, then everything must be as it was before.
+//! The soak: random clients for a long time, then no resource may have leaked.
 //!
-//! `cargo bench --bench soak -- --seconds 1800` is the long one; the seed that it prints repeats one.
+//! Up to 200 clients connect, read, stall, disconnect and resume at random against the real sidecar
+//! and a real nats-server. A warm-up comes first, because windows and the allocator fill up. After
+//! it, and again at the end, the soak waits until all clients are disconnected and counts resources
+//! ([`census`]): memory, file descriptors, threads, connections, feeds, subscriptions, consumers.
+//! The second count must not be higher than the first one.
+//!
+//! `make soak` runs half an hour; `make test` runs 20 seconds. `--seed` repeats a run.
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
@@ -21,20 +27,21 @@ use lives::{Life, Place};
 use testkit::nats::{Nats, free_port};
 use testkit::sidestream::{Sidestream, config};
 
-/// Connects, stalls, kills and reconnects clients at random against the real sidecar and NATS, and fails when memory,
-/// file descriptors, subscriptions, consumers or feeds do not return to where they were.
+/// Connects, stalls, kills and reconnects clients at random against the real sidecar and NATS.
+/// Fails if memory, file descriptors, subscriptions, consumers or feeds do not return to their
+/// earlier values.
 #[derive(Debug, Parser)]
 struct Options {
-    /// How long clients come and go after the warm-up; without it nothing is done
+    /// Duration after the warm-up; without it the soak does nothing
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: Option<u64>,
-    /// Which chances are taken [default: another one each time]
+    /// Seed of the random choices [default: a random one]
     #[arg(long)]
     seed: Option<u64>,
-    /// Clients at one time, at most
+    /// Maximum number of clients at one time
     #[arg(long, default_value_t = 200)]
     clients: usize,
-    /// What cargo adds
+    /// Added by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -42,8 +49,8 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let Some(seconds) = options.seconds else {
-        // Also what `cargo bench` and `cargo test --all-targets` come to.
-        println!("--seconds tells how long; --help tells the rest");
+        // `cargo bench` and `cargo test --all-targets` run this.
+        println!("nothing to do without --seconds; see --help");
         return ExitCode::SUCCESS;
     };
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -86,7 +93,7 @@ async fn soak(length: Duration, clients: usize, seed: u64) -> Result<(), String>
     );
 
     let lived = live(&place, &mut random, clients, length).await;
-    // In a long soak the warm-up has found out how much memory the process takes at most and keeps.
+    // In a long soak, the process reaches its maximum memory during the warm-up, and keeps it.
     let growth = if length > WARM_UP_MAX {
         GROWTH_MAX
     } else {
@@ -103,7 +110,7 @@ async fn soak(length: Duration, clients: usize, seed: u64) -> Result<(), String>
     place.every_kind_was_served()
 }
 
-/// Lets clients live at random; all of them are gone when this returns.
+/// Runs random clients for `length`. Returns after all of them are disconnected.
 async fn live(
     place: &Arc<Place>,
     random: &mut fastrand::Rng,
@@ -134,7 +141,7 @@ async fn live(
     text
 }
 
-/// Looks until nobody is connected any more and `wanted` holds, and tells what is there then.
+/// Waits until all clients are disconnected and `wanted` holds, and returns the counts.
 async fn settled(
     sidestream: &Sidestream,
     monitor: u16,
@@ -143,12 +150,12 @@ async fn settled(
 ) -> Result<Census, String> {
     let begin = Instant::now();
     loop {
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let census = Census::take(sidestream, monitor, nats).await;
         let problem = census.at_rest().and_then(|()| wanted(&census)).err();
         match problem {
             None => return Ok(census),
-            Some(problem) if begin.elapsed() > PATIENCE => {
+            Some(problem) if begin.elapsed() > TIMEOUT => {
                 return Err(format!("{problem}; {census}"));
             }
             Some(_) => {}
@@ -170,7 +177,7 @@ async fn make_stream(nats: &Nats) {
         .unwrap();
 }
 
-/// As many events as the stream keeps: replays are as long at the beginning as at the end.
+/// Fills the stream, so that replays are as long at the beginning as at the end.
 async fn fill_stream(nats: &Nats) {
     let jetstream = nats.jetstream().await;
     for number in 0..STREAM_EVENTS {
@@ -184,7 +191,7 @@ async fn fill_stream(nats: &Nats) {
     }
 }
 
-/// Large enough that clients who do not read are noticed by their full sockets.
+/// Returns a payload large enough to fill the sockets of clients that do not read.
 fn payload(number: u64) -> String {
     format!(
         "{{\"number\":{number},\"padding\":\"{}\"}}",
@@ -192,7 +199,7 @@ fn payload(number: u64) -> String {
     )
 }
 
-/// 500 events per second over all subjects, from the stream and from core NATS.
+/// Publishes 500 events per second over all subjects, to the stream and to core NATS.
 async fn publish(client: async_nats::Client) {
     let mut pace = tokio::time::interval(Duration::from_millis(20));
     for number in 0_u64.. {
@@ -210,7 +217,7 @@ async fn publish(client: async_nats::Client) {
     }
 }
 
-/// The window is a fifth of what the stream keeps: who comes back from before it is served by replays.
+/// Two routes. The window is a fifth of the stream, so that older ids are served by replays.
 const ROUTES: &str = "routes:
   - path: /stream/{n}
     sources: [{ stream: SOAK, subjects: [\"soak.{n}\"] }]
@@ -221,16 +228,17 @@ const ROUTES: &str = "routes:
     heartbeat: 1s
     window: { events: 20, bytes: 1MiB, age: 1h }
 ";
-/// Twenty seconds of what is published.
+/// Messages in the stream: those of twenty seconds.
 const STREAM_EVENTS: u64 = 5_000;
-/// The windows are full after four seconds, 1,000 events at 250 a second, and ids of every age are known after twelve.
+/// 15 s: windows are full after four seconds (1,000 events at 250 a second), and ids of every age
+/// are stored after twelve.
 const WARM_UP_MIN: Duration = Duration::from_secs(15);
-/// With 200 clients memory was seen to grow for about a minute, and then no more.
+/// 2 min: with 200 clients, memory grew for about a minute.
 const WARM_UP_MAX: Duration = Duration::from_secs(120);
-/// Five in a hundred.
+/// 5 %.
 const GROWTH_MAX: f64 = 1.05;
-/// Half, where the warm-up was too short to tell more: what a thousand lives would leave behind if each left 16 KiB.
+/// 50 % after a short warm-up: a thousand clients that each leak 16 KiB exceed it.
 const GROWTH_MAX_BRIEFLY: f64 = 1.5;
-/// A minute: a consumer that was lost is removed by NATS after 30 s.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// 1 min: NATS removes an orphaned consumer after 30 s.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);

@@ -1,8 +1,15 @@
-//! The bare send loop: the least that a server can do for an event stream, as the limit to compare with.
+//! The bare send loop: the least work a server can do for an event stream.
 //!
-//! One thread, one epoll. A connection is asked for its path once; afterwards it is a socket in a list, and every
-//! frame for its subject is one `send` of bytes that were prepared once. No timers, no heartbeats, no limits. Resuming
-//! means: whoever comes with an id, whichever, gets all that was kept behind the first event of its subject.
+//! It is the limit that the sidecar is compared with. One thread runs one epoll loop. It reads
+//! messages from NATS with a parser of its own ([`nats`]), and accepts HTTP/1.1 connections.
+//!
+//! A connection sends its request once; the path selects a subject. Afterwards the connection is
+//! a socket in the list of its subject, and every frame for the subject is one `send` of bytes that
+//! were prepared once. Frames that are ready together leave together. There are no timers, no
+//! heartbeats and no limits.
+//!
+//! With `--keep` the loop keeps all frames in memory for the scenario *replay*. A client that
+//! sends any `Last-Event-ID` then receives every frame after the first one of its subject.
 
 mod nats;
 
@@ -17,7 +24,9 @@ use crate::Fallible;
 use crate::stage::sidecar;
 use nats::Feed;
 
-/// Serves on a free port what NATS sends on `load.>` and `core.>`, until it is killed. With `keep` it forgets nothing.
+/// Serves messages on `load.>` and `core.>` on a free port until the process is killed.
+///
+/// With `keep` all frames stay in memory.
 pub(crate) fn run(nats: &str, keep: bool) -> Fallible<()> {
     let mut server = Bare::start(nats, keep)?;
     let mut events = Events::with_capacity(1024);
@@ -51,18 +60,18 @@ struct Bare {
 struct Connection {
     socket: TcpStream,
     asked: bool,
-    /// What the socket did not take; without memory as long as it takes everything.
+    /// Bytes that the socket did not accept. Allocates nothing while the socket accepts everything.
     unsent: Vec<u8>,
-    /// Where frames are kept: the subject, and how many of its bytes were sent.
+    /// With `keep`: the subject, and the number of its bytes that were sent.
     reading: Option<(Vec<u8>, usize)>,
 }
 
 #[derive(Default)]
 struct Subject {
     connections: Vec<usize>,
-    /// Frames that are ready together go out together.
+    /// Frames to send. Frames that are ready together are sent together.
     frames: Vec<u8>,
-    /// Where frames are kept: all of them so far, and how many bytes the first of them has.
+    /// With `keep`: all frames, and the length of the first one.
     kept: Vec<u8>,
     first: usize,
 }
@@ -121,9 +130,9 @@ impl Bare {
         }
     }
 
-    /// A connection has sent something, has gone, or takes bytes again.
+    /// Handles a connection that is readable, closed or writable again.
     fn serve(&mut self, index: usize, writable: bool) -> Fallible<()> {
-        // Gone in the same round of events.
+        // Closed by an earlier event of the same batch.
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return Ok(());
         };
@@ -183,7 +192,7 @@ impl Bare {
         }
     }
 
-    /// Everything that NATS has sent so far, one write for each connection that it concerns.
+    /// Sends all messages that NATS has delivered, with one write for each connection.
     fn deliver(&mut self) -> Fallible<()> {
         while self.feed.fill()? {
             while let Some((name, payload)) = self.feed.next()? {
@@ -236,7 +245,7 @@ impl Bare {
 // === impl Connection ===
 
 impl Connection {
-    /// One `send`; false if the connection is of no use any more.
+    /// Sends `bytes` with one `send`. Returns false if the connection must be closed.
     fn send(&mut self, bytes: &[u8], poll: &Poll, index: usize) -> Fallible<bool> {
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(bytes);
@@ -249,12 +258,14 @@ impl Connection {
         };
         if sent < bytes.len() {
             self.unsent.extend_from_slice(&bytes[sent..]);
-            self.tell_when_writable(poll, index)?;
+            self.watch_writable(poll, index)?;
         }
         Ok(true)
     }
 
-    /// As much of what its subject keeps as the socket takes, in large writes; false as with [`Connection::send`].
+    /// Sends frames of the subject until the socket is full, in large writes.
+    ///
+    /// Returns false if the connection must be closed.
     fn catch_up(&mut self, kept: &[u8], poll: &Poll, index: usize) -> Fallible<bool> {
         let Some((_, sent)) = self.reading.as_mut().filter(|_| self.unsent.is_empty()) else {
             return Ok(true);
@@ -263,7 +274,7 @@ impl Connection {
             match self.socket.write(&kept[*sent..]) {
                 Ok(taken) => *sent += taken,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.tell_when_writable(poll, index)?;
+                    self.watch_writable(poll, index)?;
                     return Ok(true);
                 }
                 Err(_) => return Ok(false),
@@ -272,7 +283,7 @@ impl Connection {
         Ok(true)
     }
 
-    fn tell_when_writable(&mut self, poll: &Poll, index: usize) -> Fallible<()> {
+    fn watch_writable(&mut self, poll: &Poll, index: usize) -> Fallible<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         Ok(poll
             .registry()
@@ -287,7 +298,7 @@ impl Connection {
     }
 }
 
-/// One event as the sidecar writes it, in one chunk.
+/// Appends one event in the sidecar's format, in one chunk.
 fn frame(frames: &mut Vec<u8>, payload: &[u8]) {
     let length = b"data: ".len() + payload.len() + ID.len();
     // Writing into a vector cannot fail.
@@ -301,11 +312,11 @@ const LISTENER: Token = Token(0);
 const FEED: Token = Token(1);
 /// The token of the first connection.
 const FIRST: usize = 2;
-/// A client that is so far behind is given up; max memory = this x clients that do not read.
+/// Unsent bytes at which a client is disconnected: maximum memory for each client that stalls.
 const UNSENT_MAX: usize = 16 * 1024 * 1024;
-/// As long as a real one, so that the bytes on the wire are comparable.
+/// An `id:` field as long as a real one, so that the bytes on the wire are comparable.
 const ID: &[u8] = b"\nid: 000000-00000000-0000\n\n";
-/// Head and first chunk, of the size that the sidecar sends.
+/// Head and first chunk, as long as those of the sidecar.
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store, no-transform\r\n\
 x-accel-buffering: no\r\nconnection: close\r\ntransfer-encoding: chunked\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n\
 26\r\nretry: 3000\nid: 000000-00000000-0000\n\n\r\n";

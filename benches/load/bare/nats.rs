@@ -1,4 +1,7 @@
-//! The NATS protocol, as far as a subscriber needs it: subscribe, read messages, answer pings.
+//! The part of the NATS protocol that a subscriber needs: subscribe, read messages, answer pings.
+//!
+//! The parser is the cheapest one possible: messages are slices of the read buffer. It parses
+//! `MSG`, `PING` and `-ERR`; messages with headers are an error, since the load tool sends none.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::ToSocketAddrs as _;
@@ -11,13 +14,13 @@ use crate::Fallible;
 pub(super) struct Feed {
     socket: TcpStream,
     buffer: Vec<u8>,
-    /// What of the buffer is not consumed yet.
+    /// Range of the buffer that is not consumed yet.
     begin: usize,
     end: usize,
 }
 
 impl Feed {
-    /// Connects and subscribes; returns when the server has confirmed it.
+    /// Connects and subscribes. Returns after the server has confirmed both.
     pub(super) fn subscribe(url: &str, subjects: &[&str]) -> Fallible<Self> {
         let authority = url.trim_start_matches("nats://");
         let address = authority
@@ -39,7 +42,11 @@ impl Feed {
             let read = socket.read(&mut bytes)?;
             answer.extend_from_slice(&bytes[..read]);
             if read == 0 || memchr::memmem::find(&answer, b"-ERR").is_some() {
-                return Err(format!("NATS refuses: {}", String::from_utf8_lossy(&answer)).into());
+                return Err(format!(
+                    "NATS rejects the connection: {}",
+                    String::from_utf8_lossy(&answer)
+                )
+                .into());
             }
         }
         socket.set_nonblocking(true)?;
@@ -51,12 +58,12 @@ impl Feed {
         })
     }
 
-    /// For the registration with epoll.
+    /// Returns the socket, to register it with epoll.
     pub(super) fn socket(&mut self) -> &mut TcpStream {
         &mut self.socket
     }
 
-    /// One read; false when there is nothing to read for now.
+    /// Reads once. Returns false if nothing is available.
     pub(super) fn fill(&mut self) -> Fallible<bool> {
         self.buffer.copy_within(self.begin..self.end, 0);
         self.end -= self.begin;
@@ -75,7 +82,7 @@ impl Feed {
         }
     }
 
-    /// The next complete message: subject and payload.
+    /// Returns subject and payload of the next complete message.
     pub(super) fn next(&mut self) -> Fallible<Option<(&[u8], &[u8])>> {
         loop {
             let line_begin = self.begin;
@@ -86,8 +93,7 @@ impl Feed {
             let line = &self.buffer[line_begin..line_begin + length];
             let payload_begin = line_begin + length + 2;
             if let Some(message) = line.strip_prefix(b"MSG ") {
-                let (subject, size) =
-                    read_message(message).ok_or("NATS has sent a strange MSG line")?;
+                let (subject, size) = read_message(message).ok_or("invalid MSG line from NATS")?;
                 let payload_end = payload_begin + size;
                 if payload_end + 2 > self.end {
                     return Ok(None);
@@ -109,7 +115,7 @@ impl Feed {
     }
 }
 
-/// The length of the subject and the size of the payload, from `subject sid [reply] size`.
+/// Returns the length of the subject and the size of the payload of `subject sid [reply] size`.
 fn read_message(line: &[u8]) -> Option<(usize, usize)> {
     let subject = memchr::memchr(b' ', line)?;
     let size = memchr::memrchr(b' ', line)? + 1;

@@ -1,4 +1,6 @@
-//! Where clients connect to, and how: address, request line, TLS, source address.
+//! Address of the server for all clients: request line, TLS settings, source address.
+//!
+//! A URL is parsed once. Each client then opens its own connection with [`Endpoint::connect`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -12,20 +14,20 @@ use tokio_rustls::TlsConnector;
 
 use crate::Fallible;
 
-/// A URL, taken apart once for all clients.
+/// A parsed URL, shared by all clients.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     address: SocketAddr,
-    /// Host and port as the URL names them.
+    /// Host and port as in the URL.
     authority: String,
-    /// Path and query; `{n}` stands for the number of the client's subject.
+    /// Path and query; `{n}` is replaced by the number of the client's subject.
     path: String,
     local: Option<IpAddr>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
 impl Endpoint {
-    /// Resolves `url`. For `https`, `ca` is the PEM file that is trusted.
+    /// Resolves `url`. For `https`, `ca` is the PEM file with the trusted certificate.
     pub(crate) async fn resolve(url: &str, ca: Option<&Path>) -> Fallible<Self> {
         let (tls, rest) = match url.split_once("://") {
             Some(("http", rest)) => (false, rest),
@@ -57,29 +59,31 @@ impl Endpoint {
         })
     }
 
-    /// Connects from a loopback address that no other run of the last minute had, where the server is on loopback:
-    /// the ports that earlier runs left in TIME_WAIT would run out otherwise (28,000 per address).
+    /// If the server is on loopback, makes clients connect from a loopback address of their own.
+    ///
+    /// No other run of the last minute uses the address. Otherwise ports would run out: an address
+    /// has 28,000, and those of earlier runs are in TIME_WAIT.
     pub(crate) fn with_own_source(mut self, run: usize) -> Self {
         let [.., middle, low] = std::process::id().to_be_bytes();
-        // 127.0.x.y is left to others.
+        // 127.0.x.y stays free for other programs.
         let host = u8::try_from(1 + run % 250).unwrap_or(1);
         let source = Ipv4Addr::new(127, middle | 1, low, host);
         self.local = (self.address.ip() == Ipv4Addr::LOCALHOST).then(|| source.into());
         self
     }
 
-    /// The same with the subject of all clients fixed.
+    /// Returns the endpoint with one subject for all clients.
     pub(crate) fn at(mut self, n: usize) -> Self {
         self.path = self.path(n);
         self
     }
 
-    /// The name of the server, and its TLS settings if the URL says `https`.
+    /// Returns TLS settings and server name if the scheme is `https`.
     pub(crate) fn tls(&self) -> Option<&(TlsConnector, ServerName<'static>)> {
         self.tls.as_ref()
     }
 
-    /// One connection, before TLS.
+    /// Opens a TCP connection. The TLS handshake is up to the caller.
     pub(crate) async fn connect(&self) -> std::io::Result<TcpStream> {
         let socket = if self.address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -94,12 +98,12 @@ impl Endpoint {
         Ok(stream)
     }
 
-    /// Path and query for the subject `n`.
+    /// Returns path and query for subject `n`.
     pub(crate) fn path(&self, n: usize) -> String {
         self.path.replace("{n}", &n.to_string())
     }
 
-    /// Host and port.
+    /// Returns host and port.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
@@ -115,7 +119,7 @@ fn connector(ca: Option<&Path>) -> Fallible<TlsConnector> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Every client is a new one: a resumed handshake would cost the server less than it does in life.
+    // All clients are new ones: a resumed handshake would cost the server too little.
     config.resumption = Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -1,4 +1,8 @@
-//! All clients of a run: opened at a bounded rate, held, and closed by dropping.
+//! All clients of a run.
+//!
+//! A fleet opens its clients with a bounded number of simultaneous connection attempts, keeps them
+//! reading, and closes them when it is dropped. Every client is a task on the thread of the load
+//! tool; an HTTP/2 connection is one task with a subtask for each of its streams.
 
 use std::sync::Arc;
 
@@ -10,27 +14,27 @@ use super::meter::Meter;
 use super::visit::Visit;
 use super::{http1, http2};
 
-/// How the clients of a fleet reach the server.
+/// HTTP version and number of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) enum Shape {
     /// One connection for each client.
     #[serde(rename = "http/1.1")]
     Http1 {
-        /// How many.
+        /// Number of clients.
         clients: usize,
     },
     /// Many clients in each connection.
     #[serde(rename = "http/2")]
     Http2 {
-        /// How many connections.
+        /// Number of connections.
         connections: usize,
-        /// How many clients in each.
+        /// Number of clients in each connection.
         streams: usize,
     },
 }
 
 impl Shape {
-    /// How many event streams there are.
+    /// Returns the number of event streams.
     pub(crate) fn clients(self) -> usize {
         match self {
             Self::Http1 { clients } => clients,
@@ -41,7 +45,7 @@ impl Shape {
         }
     }
 
-    /// As many clients, each with a connection of its own.
+    /// Returns the shape with a connection for each client.
     pub(crate) fn as_http1(self) -> Self {
         Self::Http1 {
             clients: self.clients(),
@@ -49,33 +53,33 @@ impl Shape {
     }
 }
 
-/// What all clients of a fleet have in common.
+/// Settings that all clients of a fleet share.
 pub(crate) struct Crowd {
-    /// Where they go.
+    /// Address of the server.
     pub(crate) endpoint: Endpoint,
     /// Client `k` reads the subject numbered `k % groups`.
     pub(crate) groups: usize,
-    /// At most so many are between connect and first byte at one time.
+    /// Maximum number of clients between connect and first byte.
     pub(crate) connecting: usize,
-    /// How they come.
+    /// First connection or a return.
     pub(crate) visit: Visit,
-    /// Where they tell what they see.
+    /// Counts what they receive.
     pub(crate) meter: Arc<Meter>,
 }
 
 /// Clients that read until the fleet is dropped.
 pub(crate) struct Fleet {
-    /// Dropping the set ends all its tasks, and with them the connections.
+    /// Dropping the set ends its tasks, and with them the connections.
     clients: JoinSet<()>,
 }
 
 impl Fleet {
-    /// Begins to open `shapes`.
+    /// Starts to open clients of all `shapes`.
     pub(crate) fn open(shapes: &[Shape], crowd: Crowd) -> Self {
         let mut clients = JoinSet::new();
         let (crowd, shapes) = (Arc::new(crowd), shapes.to_vec());
         clients.spawn(async move {
-            // Inside the task, so that the sets of tasks end with it.
+            // Owned by this task, so that all clients end with it.
             let mut tasks = JoinSet::new();
             let permits = Arc::new(Semaphore::new(crowd.connecting));
             let mut first = 0;

@@ -1,4 +1,4 @@
-//! One client over HTTP/1.1, in clear text or under TLS.
+//! One client over HTTP/1.1, in clear text or over TLS.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,7 +13,9 @@ use crate::wire::events::EventReader;
 use crate::wire::http1::Response;
 use crate::wire::stamp;
 
-/// Connects, asks, and reads until the event stream ends. `connecting` goes back with the first byte of the body.
+/// Connects, sends the request, and reads until the event stream ends.
+///
+/// Releases the permit `connecting` at the first byte of the body.
 pub(super) async fn follow(crowd: &Crowd, number: usize, connecting: OwnedSemaphorePermit) {
     let mut client = Client {
         number,
@@ -33,9 +35,9 @@ struct Client {
     number: usize,
     response: Response,
     events: EventReader,
-    /// When the connect began.
+    /// Start of the connect.
     started: u64,
-    /// Whether a byte of the body was read.
+    /// True after the first byte of the body.
     opened: bool,
 }
 
@@ -83,7 +85,7 @@ impl Client {
         request
     }
 
-    /// One read, into the buffer that all clients share.
+    /// Reads once, into the buffer that all clients share.
     fn poll_read(
         &mut self,
         socket: &mut (impl AsyncRead + Unpin),

@@ -1,4 +1,4 @@
-//! One connection over HTTP/2 with prior knowledge, and its many clients.
+//! One HTTP/2 connection with prior knowledge, and the clients on it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::Fallible;
 use crate::wire::http1::Fault;
 use crate::wire::stamp;
 
-/// Connects and opens one event stream for each of `clients`.
+/// Connects and opens an event stream for each of `clients`.
 pub(super) async fn follow(
     crowd: Arc<Crowd>,
     clients: Range<usize>,
@@ -52,12 +52,13 @@ async fn connect(
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // A burst of small frames is what this tool is for: without it h2 would end the connection with ENHANCE_YOUR_CALM.
+        // Bursts of small frames are the load of this tool; by default h2 would end the
+        // connection with ENHANCE_YOUR_CALM.
         .data_frame_budget(CONNECTION_WINDOW as usize)
         .handshake(socket)
         .await?;
     tasks.spawn(async {
-        // How the connection ended reaches every client as the end of its own event stream.
+        // Every client learns of an error as the end of its own event stream.
         connection.await.ok();
     });
     Ok(requests)
@@ -113,5 +114,5 @@ async fn read(
 
 /// 1 MiB: a second of 100 events of 10 KB.
 const STREAM_WINDOW: u32 = 1 << 20;
-/// 64 MiB: the window of one connection never holds back the sum of its clients.
+/// 64 MiB: the window of a connection never limits the sum of its clients.
 const CONNECTION_WINDOW: u32 = 1 << 26;

@@ -1,4 +1,7 @@
-//! What all clients together have seen, and the wait until it is enough.
+//! Counts and latencies of all clients together, and the wait for a goal.
+//!
+//! Every client calls [`Meter::update`] for every read. The measurement sets a [`Goal`] with
+//! [`Meter::until`] and sleeps until the counts reach it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,45 +12,47 @@ use tokio::sync::Notify;
 use crate::wire::events::Seen;
 use crate::wire::sequence::Order;
 
-/// Shared by all clients. The lock is never contended: clients run on one thread.
+/// Counter shared by all clients. The lock is never contended, because clients run on one thread.
 pub(crate) struct Meter {
     inner: Mutex<Inner>,
     reached: Notify,
 }
 
 struct Inner {
-    /// One read buffer for all clients: ten thousand of them must fit into a cache, not into memory.
+    /// Read buffer of all clients: one buffer stays in the cache, ten thousand would not.
     scratch: Vec<u8>,
     tally: Tally,
     goal: Goal,
 }
 
-/// What the tool waits for.
+/// Condition to wait for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
-    /// So many clients have had their first byte or failed.
+    /// Number of clients that received their first byte or failed.
     Settled(u64),
-    /// So many events, duplicates not counted, since the clients opened.
+    /// Number of events without duplicates, since the clients opened.
     Events(u64),
 }
 
-/// Counts since the clients opened; the histograms since the last [`Meter::begin`], in microseconds.
+/// Counts since the clients opened, and histograms since the last [`Meter::begin`].
+///
+/// Histograms are in microseconds.
 pub(crate) struct Tally {
-    /// Clients that have had their first byte of a body.
+    /// Clients that received the first byte of a body.
     pub(crate) opened: u64,
-    /// Clients that were refused, or could not connect.
+    /// Clients that were rejected, or could not connect.
     pub(crate) failed: u64,
-    /// Clients whose event stream ended although nobody asked for it.
+    /// Clients whose event stream ended unexpectedly.
     pub(crate) ended: u64,
-    /// The first reason of all in `failed` and `ended`.
+    /// Error of the first client in `failed` or `ended`.
     pub(crate) problem: Option<String>,
-    /// Events, duplicates not counted.
+    /// Events without duplicates.
     pub(crate) events: u64,
-    /// Events that had been there before.
+    /// Events received before.
     pub(crate) duplicates: u64,
-    /// Jumps in a sequence, filled later or not.
+    /// Jumps in a sequence, even if they are filled later.
     pub(crate) holes: u64,
-    /// Events that came after a later one.
+    /// Events received after a later one.
     pub(crate) late: u64,
     /// Events without an `id:` field.
     pub(crate) without_id: u64,
@@ -59,25 +64,25 @@ pub(crate) struct Tally {
     pub(crate) heartbeats: u64,
     /// Bytes read from sockets or DATA frames.
     pub(crate) bytes: u64,
-    /// Reads that had bytes: with `events` it tells how many events share a write.
+    /// Reads that returned bytes. `events / reads` is the number of events in a write.
     pub(crate) reads: u64,
-    /// From the begin of the connect to the first byte of the body.
+    /// Time from the start of the connect to the first byte of the body.
     pub(crate) first_byte: Histogram<u64>,
-    /// From publication to the client.
+    /// Time from publication to receipt.
     pub(crate) latency: Histogram<u64>,
-    /// From publication to the last client of all.
+    /// Time from publication to receipt by the last client.
     pub(crate) last_client: Histogram<u64>,
     fanout: Fanout,
 }
 
-/// How many clients still wait for each event, where all clients read one subject.
+/// Number of clients that wait for each event, if all clients read one subject.
 struct Fanout {
     first: u64,
     waiting: Vec<u32>,
 }
 
 impl Meter {
-    /// A meter that has seen nothing.
+    /// Returns a meter with all counts at zero.
     pub(crate) fn new() -> Self {
         let inner = Inner {
             scratch: vec![0; SCRATCH_BYTES],
@@ -90,7 +95,7 @@ impl Meter {
         }
     }
 
-    /// Gives a client the read buffer and the counts, then wakes whoever waits for the goal.
+    /// Calls `act` with the read buffer and the counts. Notifies the waiter if the goal is met.
     pub(crate) fn update<R>(&self, act: impl FnOnce(&mut [u8], &mut Tally) -> R) -> R {
         let mut inner = self.lock();
         let Inner {
@@ -113,8 +118,10 @@ impl Meter {
         look(&self.lock().tally)
     }
 
-    /// Begins a measurement: forgets latencies. With `clients`, the time to the last client is taken for
-    /// `events` events from sequence `first` on.
+    /// Begins a measurement: clears the latencies.
+    ///
+    /// With `clients`, the time to the last client is measured for `events` events from sequence
+    /// `first` on.
     pub(crate) fn begin(&self, first: u64, events: u64, clients: Option<u64>) {
         let events = usize::try_from(events).unwrap_or(0).min(FANOUT_EVENTS_MAX);
         let clients = clients.and_then(|clients| u32::try_from(clients).ok());
@@ -130,16 +137,16 @@ impl Meter {
         };
     }
 
-    /// Waits for the goal; false if it was not reached in time.
-    pub(crate) async fn until(&self, goal: Goal, patience: Duration) -> bool {
-        // The goal first, then the look: a client that reaches it between the two leaves a permit behind.
+    /// Waits for the goal. Returns false if it is not met in time.
+    pub(crate) async fn until(&self, goal: Goal, timeout: Duration) -> bool {
+        // Set the goal before the check: a client that meets it in between stores a notification.
         self.lock().goal = goal;
         let wait = async {
             while !self.read(|tally| goal.is_met(tally)) {
                 self.reached.notified().await;
             }
         };
-        tokio::time::timeout(patience, wait).await.is_ok()
+        tokio::time::timeout(timeout, wait).await.is_ok()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -187,14 +194,14 @@ impl Tally {
         }
     }
 
-    /// A client had the first byte of its body; both times from [`crate::wire::stamp::now`].
+    /// Counts the first byte of a client's body. Both times are from [`crate::wire::stamp::now`].
     pub(crate) fn open(&mut self, started: u64, now: u64) {
         self.opened += 1;
         self.first_byte
             .saturating_record(microseconds(started, now));
     }
 
-    /// A client is over: before its first byte it failed, behind it its event stream ended.
+    /// Counts the end of a client: a failure before its first byte, else the end of its stream.
     pub(crate) fn close(&mut self, opened: bool, problem: &dyn std::fmt::Display) {
         *(if opened {
             &mut self.ended
@@ -204,13 +211,13 @@ impl Tally {
         self.problem.get_or_insert_with(|| problem.to_string());
     }
 
-    /// One read of a client had so many bytes.
+    /// Counts one read of `bytes` bytes.
     pub(crate) fn read(&mut self, bytes: usize) {
         self.reads += 1;
         self.bytes += bytes as u64;
     }
 
-    /// A client has seen something, at `now`.
+    /// Counts something that a client received at `now`.
     pub(crate) fn see(&mut self, seen: Seen, now: u64) {
         match seen {
             Seen::Event {
@@ -238,7 +245,7 @@ impl Tally {
 // === impl Fanout ===
 
 impl Fanout {
-    /// One more client has the event; true for the last one.
+    /// Counts a client that received the event. Returns true for the last one.
     fn is_last(&mut self, sequence: u64) -> bool {
         let index = usize::try_from(sequence.wrapping_sub(self.first)).unwrap_or(usize::MAX);
         let Some(waiting) = self.waiting.get_mut(index) else {
@@ -253,12 +260,12 @@ fn microseconds(from: u64, to: u64) -> u64 {
     to.saturating_sub(from) / 1_000
 }
 
-/// From 1 microsecond to [`LATENCY_MAX_US`], to three digits.
+/// Histogram from 1 microsecond to [`LATENCY_MAX_US`], with three digits.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(LATENCY_MAX_US, 3).expect("the bounds of the histogram are constants")
 }
 
-/// 256 KiB: what a socket holds at most by default on Linux, and small enough for the cache.
+/// 256 KiB: the most that a socket holds by default on Linux, and small enough for the cache.
 const SCRATCH_BYTES: usize = 256 * 1024;
 /// Two minutes: longer than any phase of the tool.
 const LATENCY_MAX_US: u64 = 120_000_000;

@@ -1,4 +1,7 @@
-//! The clients: many event streams over few system calls, all seen by one meter.
+//! The clients: many event streams, with one meter that counts for all of them.
+//!
+//! Clients must cost little, because they run on one core beside a server that is measured. They
+//! share a read buffer, parse without allocating, and count into one [`meter::Meter`].
 
 pub(crate) mod endpoint;
 pub(crate) mod fleet;

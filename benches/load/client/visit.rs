@@ -1,36 +1,36 @@
-//! What clients know when they come: nothing, or the id of the last event that they had.
+//! Clients that connect for the first time, and clients that return with a `Last-Event-ID`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::wire::events::EventReader;
 
-/// The last id that each client had, by its number.
+/// Last event id of each client, by its number.
 pub(crate) struct Positions {
     ids: Mutex<Vec<String>>,
 }
 
-/// How the clients of a fleet come.
+/// First connection or return of the clients of a fleet.
 #[derive(Clone)]
 pub(crate) enum Visit {
-    /// They have never been here.
+    /// First connection.
     First,
-    /// The same, and they remember where they were.
+    /// First connection; the last event id is stored.
     Remembered(Arc<Positions>),
-    /// They come back with what they remember; each had everything of its subject up to this event.
+    /// Return with the stored ids, after each client received all events up to this one.
     Return(Arc<Positions>, u64),
 }
 
 // === impl Positions ===
 
 impl Positions {
-    /// Of so many clients, none of which has an id.
+    /// Returns positions of `clients` clients without an id.
     pub(crate) fn new(clients: usize) -> Arc<Self> {
         Arc::new(Self {
             ids: Mutex::new(vec![String::new(); clients]),
         })
     }
 
-    /// How many clients have an id.
+    /// Returns the number of clients with an id.
     pub(crate) fn known(&self) -> usize {
         self.ids
             .lock()
@@ -47,8 +47,8 @@ impl Positions {
 
     fn set(&self, client: usize, id: &[u8]) {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = ids.get_mut(client) {
-            *place = String::from_utf8_lossy(id).into_owned();
+        if let Some(stored) = ids.get_mut(client) {
+            *stored = String::from_utf8_lossy(id).into_owned();
         }
     }
 }
@@ -56,7 +56,7 @@ impl Positions {
 // === impl Visit ===
 
 impl Visit {
-    /// The reader for a client that comes like this.
+    /// Returns the reader for a client of this kind.
     pub(super) fn reader(&self) -> EventReader {
         match self {
             Self::First => EventReader::new(),
@@ -65,7 +65,7 @@ impl Visit {
         }
     }
 
-    /// The `Last-Event-ID` of a client.
+    /// Returns the `Last-Event-ID` of a client.
     pub(super) fn last_id(&self, client: usize) -> Option<String> {
         match self {
             Self::Return(positions, _) => positions.get(client),
@@ -73,7 +73,7 @@ impl Visit {
         }
     }
 
-    /// Keeps where a client is, if that is wanted.
+    /// Stores the last event id of a client, if this kind stores it.
     pub(super) fn remember(&self, client: usize, events: &EventReader) {
         if let (Self::Remembered(positions), Some(id)) = (self, events.last_id()) {
             positions.set(client, id);

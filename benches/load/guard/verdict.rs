@@ -39,7 +39,7 @@ pub(crate) enum Verdict {
 }
 
 impl Spread {
-    /// Returns the spread of `ratios`, or `None` if there are none.
+    /// Returns the spread of `ratios`, or `None` if it is empty.
     pub(crate) fn of(mut ratios: Vec<f64>) -> Option<Self> {
         ratios.sort_by(f64::total_cmp);
         let count = ratios.len();

@@ -1,4 +1,10 @@
-//! Clients that come back all at once for what they missed: how long until the last of them has everything.
+//! Scenario *replay*: all clients return at once for the events they missed.
+//!
+//! Every client connects, receives one event of its subject, stores its id and disconnects. Then
+//! the missed events are published. When the server has all of them, the clients return with
+//! their ids, and the time until the last one is complete is measured. While they read, the
+//! consumers of the stream are listed every [`POLL_INTERVAL`]: those that did not exist before
+//! serve the replay.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,9 +20,9 @@ use crate::client::meter::{Goal, Meter};
 use crate::client::visit::{Positions, Visit};
 use crate::plan::{Pace, Plan, Replay};
 use crate::stage::nats::Nats;
-use crate::stage::process::{Cpu, forget_peak, peak_bytes};
+use crate::stage::process::{Cpu, peak_bytes, reset_peak};
 
-/// First visit with one event each, a time away in which events are published, then the return that is measured.
+/// Runs the first visit, publishes the missed events, and measures the return.
 pub(super) async fn run(plan: &Plan, replay: Replay, setting: Setting<'_>) -> Fallible<Value> {
     let mut run = Run::new(plan, &setting).await?;
     let stored = setting.nats.stored().await?;
@@ -33,12 +39,12 @@ pub(super) async fn run(plan: &Plan, replay: Replay, setting: Setting<'_>) -> Fa
         .await?;
     Ok(json!({
         "replay": result,
-        "memory": { "before_bytes": memory, "peak_bytes": run.look(peak_bytes)? },
+        "memory": { "before_bytes": memory, "peak_bytes": run.inspect(peak_bytes)? },
         "faults": run.faults(plan.warm_up, replay.events),
     }))
 }
 
-/// Every client comes, has the first event of its subject, remembers its id, and goes.
+/// Every client connects, receives the first event of its subject, stores its id, and disconnects.
 async fn first_visit(run: &mut Run<'_>, setting: &Setting<'_>) -> Fallible<Arc<Positions>> {
     let positions = Positions::new(run.plan.client_count());
     let (fleet, _) = run
@@ -49,13 +55,13 @@ async fn first_visit(run: &mut Run<'_>, setting: &Setting<'_>) -> Fallible<Arc<P
     fleet.close().await;
     match run.plan.client_count() - positions.known() {
         0 => Ok(positions),
-        without => {
-            Err(format!("{without} clients had no event with an id on their first visit").into())
-        }
+        without => Err(format!("{without} clients received no event with an id at first").into()),
     }
 }
 
-/// Publishes what is missed, and returns when the server has all of it, as one client that stayed can tell.
+/// Publishes the missed events. Returns when the server has all of them.
+///
+/// A client that stays connected is the witness.
 async fn miss(
     run: &mut Run<'_>,
     setting: &Setting<'_>,
@@ -63,35 +69,35 @@ async fn miss(
     stored: u64,
 ) -> Fallible<()> {
     let meter = Arc::new(Meter::new());
-    // The subject that is last in turn: whoever has its last event, has been sent all others before.
+    // The last subject of each cycle: all other events are published before its last event.
     let endpoint = setting.endpoint.clone().at(run.plan.subjects - 1);
     let witness = Fleet::open(
         &[Shape::Http1 { clients: 1 }],
         crowd(run.plan, &endpoint, Visit::First, &meter),
     );
-    if !meter.until(Goal::Settled(1), PATIENCE).await {
-        return Err("the server does not answer".into());
+    if !meter.until(Goal::Settled(1), TIMEOUT).await {
+        return Err("no response from the server".into());
     }
     while run.publisher.published() < run.plan.warm_up + replay.events {
         let left = run.plan.warm_up + replay.events - run.publisher.published();
         run.publisher
             .publish(left.min(BURST), f64::INFINITY)
             .await?;
-        // JetStream drops what it cannot store at once.
-        let deadline = Instant::now() + PATIENCE;
+        // JetStream drops messages if too many wait to be stored.
+        let deadline = Instant::now() + TIMEOUT;
         while setting.outlet.is_stored()
             && setting.nats.stored().await? - stored < run.publisher.published()
         {
             if Instant::now() > deadline {
-                return Err("NATS has not stored everything that was published".into());
+                return Err("NATS did not store all published events".into());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    if !meter.until(Goal::Events(replay.behind), PATIENCE).await {
+    if !meter.until(Goal::Events(replay.behind), TIMEOUT).await {
         let seen = meter.read(|tally| tally.events);
         return Err(format!(
-            "a client that stayed has {seen} of {} events",
+            "a client that stayed connected received {seen} of {} events",
             replay.behind
         )
         .into());
@@ -111,16 +117,16 @@ impl Run<'_> {
         readings: &Readings<'_>,
     ) -> Fallible<Value> {
         let expected = replay.behind * self.plan.client_count() as u64;
-        self.look(forget_peak)?;
+        self.inspect(reset_peak)?;
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
-        // Everyone had the first event of their subject.
+        // All clients received the first event of their subject.
         let visit = Visit::Return(positions, 1);
         let fleet = Fleet::open(
             &self.plan.clients,
             crowd(self.plan, &setting.endpoint, visit, &self.meter),
         );
         tokio::select! {
-            _ = self.meter.until(Goal::Events(expected), PATIENCE) => {}
+            _ = self.meter.until(Goal::Events(expected), TIMEOUT) => {}
             error = readings.watch() => return Err(error),
         }
         let elapsed = begin.elapsed();
@@ -148,7 +154,7 @@ impl Run<'_> {
     }
 }
 
-/// The consumers that serve the replay: those that were not there before it.
+/// Consumers that serve the replay: those that did not exist before it.
 struct Readings<'a> {
     nats: &'a Nats,
     before: BTreeSet<String>,
@@ -164,17 +170,17 @@ impl<'a> Readings<'a> {
         })
     }
 
-    /// Looks every [`LOOK_INTERVAL`] until it is dropped; returns only when NATS cannot be asked.
+    /// Lists the consumers every [`POLL_INTERVAL`] until it is dropped. Returns only on an error.
     async fn watch(&self) -> Box<dyn std::error::Error + Send + Sync> {
         loop {
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.poll().await {
                 return error;
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn look(&self) -> Fallible<()> {
+    async fn poll(&self) -> Fallible<()> {
         let alive: BTreeSet<String> = self
             .nats
             .consumers()
@@ -188,27 +194,29 @@ impl<'a> Readings<'a> {
         Ok(())
     }
 
-    /// The most that were alive at one look.
+    /// Returns the maximum number at one time.
     fn most(&self) -> usize {
         self.seen.borrow().0
     }
 
-    /// How many there were in all; one that lived between two looks is not among them.
+    /// Returns the total number, except for those that existed only between two polls.
     fn seen(&self) -> usize {
         self.seen.borrow().1.len()
     }
 }
 
-/// A debug build that reads a million events from JetStream.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// One event for each client: what JetStream stores without a queue.
+/// 2 min: a debug build that reads a million events from JetStream.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Rate of the first events, one for each client: JetStream stores them without a queue.
 const WARM_UP_RATE: f64 = 10_000.0;
-/// Less than the 10,000 that JetStream lets wait for storage.
+/// Fewer than the 10,000 messages that may wait to be stored in JetStream.
 const BURST: u64 = 4_000;
-/// A reading lives for 0.1 s at least.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// 20 ms: a replay takes at least 0.1 s.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A pod that so many messages wait for takes no new event streams; here they are published as fast as NATS takes them.
+/// Events from which on the sidecar may reject new event streams because of its NATS backlog.
+///
+/// They are published as fast as NATS accepts them.
 const PRESSING: u64 = 200_000;
-/// 12 s: three levels of pressure, each of which falls after three seconds, and some.
+/// 12 s: each of the three load levels falls after three seconds, and a margin.
 const REST: Duration = Duration::from_secs(12);

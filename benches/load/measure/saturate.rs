@@ -1,4 +1,7 @@
-//! The rate goes up step by step until the clients lag: the most deliveries per second that a server keeps up with.
+//! Scenario *saturate*: the highest rate of deliveries that a server sustains.
+//!
+//! The rate rises by a quarter in each step, until one delivery in a hundred is a second late.
+//! The result is the last step before that.
 
 use serde_json::{Value, json};
 
@@ -7,7 +10,7 @@ use crate::Fallible;
 use crate::client::visit::Visit;
 use crate::plan::{Pace, Plan};
 
-/// Begins at `rate` events per second. What is told is the last step that everyone kept up with.
+/// Begins at `rate` events per second. Returns the last step without lag.
 pub(super) async fn run(plan: &Plan, mut rate: f64, setting: Setting<'_>) -> Fallible<Value> {
     let mut run = Run::new(plan, &setting).await?;
     let (fleet, connect) = run.connect(&setting.endpoint, Visit::First).await?;
@@ -18,7 +21,7 @@ pub(super) async fn run(plan: &Plan, mut rate: f64, setting: Setting<'_>) -> Fal
         Vec::new(),
         run.faults(0, run.publisher.published()),
     );
-    // On a busy machine a step may fail that the server could do: it has a second try.
+    // On a busy machine a step may fail although the server is fast enough, so it has two tries.
     let mut tries = TRIES;
     while tries > 0 && rate <= RATE_MAX {
         let mut step = run
@@ -33,7 +36,7 @@ pub(super) async fn run(plan: &Plan, mut rate: f64, setting: Setting<'_>) -> Fal
             .unwrap_or(f64::INFINITY);
         steps.push(step.clone());
         if whole && lag < LAG_MAX_MS && late < LAG_MAX_MS {
-            // A server may shed or cut who lags: only what happened while everyone kept up is a fault.
+            // A server may shed events of slow clients: only steps without lag can be faulty.
             faults = run.faults(0, run.publisher.published());
             best = step;
             rate *= RAISE;
@@ -46,16 +49,16 @@ pub(super) async fn run(plan: &Plan, mut rate: f64, setting: Setting<'_>) -> Fal
     }
     fleet.close().await;
     if best.is_null() {
-        return Err("the clients lag from the first step on: begin with a lower --rate".into());
+        return Err("the clients lag in the first step: begin with a lower --rate".into());
     }
     best["steps"] = json!(steps);
     Ok(json!({ "connect": connect, "saturation": best, "faults": faults }))
 }
 
-/// A second, in one of a hundred deliveries.
+/// One second, in the 99th percentile.
 const LAG_MAX_MS: f64 = 1_000.0;
-/// A quarter: as fine as medians of a few runs are worth.
+/// Factor from step to step, as precise as medians of a few runs.
 const RAISE: f64 = 1.25;
 const TRIES: usize = 2;
-/// 20,000 events per second to 1,000 clients: no core has that much copying in it.
+/// 20,000 events per second to 1,000 clients: more bytes than one core can copy.
 const RATE_MAX: f64 = 20_000.0;

@@ -1,4 +1,4 @@
-// A server of event streams as one writes it in an afternoon: plain http, NATS, one write per client and event.
+// A simple server of event streams: plain http, NATS, one write for each client and event.
 import { createServer } from 'node:http'
 import { connect } from 'nats'
 

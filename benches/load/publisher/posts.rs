@@ -1,4 +1,4 @@
-//! Events as HTTP POST requests, one behind the other on one connection.
+//! Events as pipelined HTTP POST requests on one connection.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::Fallible;
 
-/// The connection. Answers are read and thrown away: an event that was not taken is missed by the clients.
+/// Connection to the server. Responses are discarded: a rejected event is missing at the clients.
 pub(super) struct Posts {
     out: BufWriter<OwnedWriteHalf>,
     /// Request line and headers, up to the length of the body.
@@ -18,7 +18,7 @@ pub(super) struct Posts {
 }
 
 impl Posts {
-    /// Connects; `paths` are those of the subjects by their numbers.
+    /// Connects. `paths` has the path of each subject.
     pub(super) async fn connect(address: SocketAddr, paths: Vec<String>) -> Fallible<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -39,10 +39,10 @@ impl Posts {
         })
     }
 
-    /// One event; it leaves at the next flush at the latest.
+    /// Writes one event. It leaves at the next flush at the latest.
     pub(super) async fn send(&mut self, subject: usize, payload: &[u8]) -> Fallible<()> {
         if self.answers.is_finished() {
-            return Err("the server has closed the connection of the publisher".into());
+            return Err("the server closed the connection of the publisher".into());
         }
         self.out.write_all(self.heads[subject].as_bytes()).await?;
         self.out
@@ -51,7 +51,7 @@ impl Posts {
         Ok(self.out.write_all(payload).await?)
     }
 
-    /// What was written leaves.
+    /// Sends all written events.
     pub(super) async fn flush(&mut self) -> Fallible<()> {
         Ok(self.out.flush().await?)
     }

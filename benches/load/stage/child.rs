@@ -1,4 +1,4 @@
-//! A child process: started on its core, known by its log, stopped by its pid.
+//! A child process: started on a core, observed through its log, stopped by its pid.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,14 +12,16 @@ use serde_json::Value;
 use super::machine;
 use crate::Fallible;
 
-/// A running child; killed when it is dropped without [`Child::stop`].
+/// Running child process. Dropping it without [`Child::stop`] kills it.
 pub(crate) struct Child {
     process: std::process::Child,
     log: PathBuf,
 }
 
 impl Child {
-    /// Starts `command` on `core`. Its output goes to a file in `folder`: a pipe would have to be read all the time.
+    /// Starts `command` on `core`. Its output goes to a file in `folder`.
+    ///
+    /// A pipe would have to be read all the time.
     pub(crate) fn start(
         name: &str,
         mut command: Command,
@@ -40,12 +42,12 @@ impl Child {
         })
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// The `address` field of the JSON line in its log whose message is `message`.
+    /// Waits for the JSON log line with this message, and returns its `address` field.
     pub(crate) async fn address(&mut self, message: &str) -> Fallible<SocketAddr> {
         let log = self.log.clone();
         self.wait_for(message, || {
@@ -55,26 +57,26 @@ impl Child {
         .await
     }
 
-    /// Waits until `look` finds something; fails when the child ends or [`START_PATIENCE`] is over.
+    /// Waits until `find` returns something. Fails if the child ends, or after [`START_TIMEOUT`].
     pub(crate) async fn wait_for<T>(
         &mut self,
         what: &str,
-        look: impl Fn() -> Option<T>,
+        find: impl Fn() -> Option<T>,
     ) -> Fallible<T> {
-        let deadline = tokio::time::Instant::now() + START_PATIENCE;
+        let deadline = tokio::time::Instant::now() + START_TIMEOUT;
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = find() {
                 return Ok(found);
             }
             self.check_running(what)?;
             if tokio::time::Instant::now() > deadline {
                 return Err(format!(
-                    "no `{what}` in {START_PATIENCE:?}; it said:\n{}",
-                    self.last_words()
+                    "no `{what}` in {START_TIMEOUT:?}; its log ends with:\n{}",
+                    self.log_end()
                 )
                 .into());
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -82,32 +84,34 @@ impl Child {
     pub(crate) fn check_running(&mut self, what: &str) -> Fallible<()> {
         match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => {
-                Err(format!("{status} before `{what}`; it said:\n{}", self.last_words()).into())
-            }
+            Some(status) => Err(format!(
+                "{status} before `{what}`; its log ends with:\n{}",
+                self.log_end()
+            )
+            .into()),
         }
     }
 
-    /// SIGTERM, again after a while (a second one cuts a drain short), then SIGKILL.
+    /// Stops the child: SIGTERM, a second SIGTERM that cuts a drain short, then SIGKILL.
     pub(crate) async fn stop(mut self) -> Fallible<()> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         for _ in 0..2 {
             if let Some(pid) = pid {
                 kill_process(pid, Signal::TERM)?;
             }
-            let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
+            let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
             while tokio::time::Instant::now() < deadline {
                 if self.process.try_wait()?.is_some() {
                     return Ok(());
                 }
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
-        // Dropping kills.
+        // Dropping the child kills it.
         Ok(())
     }
 
-    fn last_words(&self) -> String {
+    fn log_end(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -116,13 +120,13 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Both fail only for a process that is gone.
+        // Both fail only if the process has ended.
         self.process.kill().ok();
         self.process.wait().ok();
     }
 }
 
-/// Fields of a log line stand beside the message, or all of them under `fields`.
+/// Returns the address of a log line. Its fields are at the top level, or under `fields`.
 fn address(line: &str, message: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
@@ -132,8 +136,8 @@ fn address(line: &str, message: &str) -> Option<SocketAddr> {
     fields.get("address")?.as_str()?.parse().ok()
 }
 
-/// 20 s: a debug build that waits for a full stream to be read again.
-const START_PATIENCE: Duration = Duration::from_secs(20);
-/// 3 s: what a drain without clients takes, and some.
-const STOP_PATIENCE: Duration = Duration::from_secs(3);
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// 20 s: a debug build that reads a full stream before it is ready.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// 3 s: the duration of a drain without clients, and a margin.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! The machine: its description, the limit of file descriptors, and which core a process runs on.
+//! The machine: its description, the limit of file descriptors, and CPU affinity.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::Fallible;
 
-/// Raises the soft limit of file descriptors to the hard one, for this process and its children, and returns it.
+/// Raises the soft limit of file descriptors to the hard limit, and returns it.
+///
+/// Children inherit it.
 pub(crate) fn raise_file_descriptors() -> Fallible<u64> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
@@ -19,8 +21,10 @@ pub(crate) fn raise_file_descriptors() -> Fallible<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Runs `act` with this thread on one core, so that what it starts stays there, and goes back afterwards.
-/// A child inherits the core before its first thread exists; setting it from outside would come too late.
+/// Runs `act` with this thread pinned to a core, and restores the affinity afterwards.
+///
+/// Processes started by `act` inherit the core before their first thread exists. Setting their
+/// affinity afterwards would be too late for servers that count their cores.
 pub(crate) fn on_core<R>(core: Option<usize>, act: impl FnOnce() -> R) -> Fallible<R> {
     let Some(core) = core else { return Ok(act()) };
     let home = sched_getaffinity(None)?;
@@ -30,7 +34,7 @@ pub(crate) fn on_core<R>(core: Option<usize>, act: impl FnOnce() -> R) -> Fallib
     Ok(result)
 }
 
-/// Keeps this thread, and every thread and process that it starts from now on, on one core.
+/// Pins this thread to a core, and every thread and process that it starts from now on.
 pub(crate) fn pin(core: usize) -> Fallible<()> {
     let mut cores = CpuSet::new();
     if core >= CpuSet::MAX_CPU {
@@ -51,13 +55,13 @@ pub(crate) fn two_cores() -> Fallible<Option<[usize; 2]>> {
         .map(|(one, other)| [one, other]))
 }
 
-/// How busy the machine was in the last one, five and fifteen minutes.
+/// Returns the load average of the last one, five and fifteen minutes.
 pub(crate) fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(", ")
 }
 
-/// What a reader of figures must know: processor, cores, kernel.
+/// Describes the machine: processor, cores, kernel.
 pub(crate) fn describe() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");

@@ -1,4 +1,8 @@
-//! The processes of a run: NATS, the server that is measured, what the system says about them.
+//! The processes of a run: nats-server, the server under test, and their costs.
+//!
+//! Every process is a [`child::Child`] with its log in a temporary folder. [`server`] starts the
+//! server under test, [`sidecar`] writes the sidecar's configuration, [`process`] reads processor
+//! time and memory from `/proc`, [`machine`] pins processes to cores.
 
 pub(crate) mod child;
 pub(crate) mod machine;

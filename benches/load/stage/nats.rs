@@ -1,4 +1,4 @@
-//! The NATS server of a run: a child of its own or one that is there, and the stream `LOAD` in it.
+//! The NATS server of a run, started here or running already, and its stream `LOAD`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::child::Child;
 use crate::Fallible;
 
-/// A NATS server with the JetStream stream `LOAD` on `load.>`.
+/// NATS server with the JetStream stream `LOAD` on `load.>`.
 pub(crate) struct Nats {
     url: String,
     jetstream: jetstream::Context,
@@ -18,7 +18,7 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Starts `program` on a free port, with a store of its own.
+    /// Starts `program` on a free port with a temporary store.
     pub(crate) async fn start(program: &Path) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-nats-")?;
         let mut command = Command::new(program);
@@ -34,7 +34,7 @@ impl Nats {
             .arg(folder.path());
         command.arg("--ports_file_dir").arg(folder.path());
         let mut child = Child::start("nats-server", command, None, folder.path())?;
-        // The server writes its real port into this file.
+        // The server writes its port to this file.
         let ports = folder
             .path()
             .join(format!("{}_{}.ports", file_name(program), child.pid()));
@@ -42,7 +42,7 @@ impl Nats {
         Self::connect(url, Some((child, folder))).await
     }
 
-    /// Takes a server that runs already.
+    /// Uses a running server.
     pub(crate) async fn existing(url: &str) -> Fallible<Self> {
         Self::connect(url.to_owned(), None).await
     }
@@ -68,18 +68,20 @@ impl Nats {
         })
     }
 
-    /// Its URL.
+    /// Returns the URL.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Empties the stream, so that every run begins with the same memory in the server.
+    /// Empties the stream, so that all runs begin with the same memory usage of the server.
     pub(crate) async fn purge(&self) -> Fallible<()> {
         self.jetstream.get_stream(STREAM).await?.purge().await?;
         Ok(())
     }
 
-    /// How many messages the stream has ever stored: what is missing there was lost before the server that is measured.
+    /// Returns the number of messages that were ever stored.
+    ///
+    /// A message that is missing here was not lost by the server under test.
     pub(crate) async fn stored(&self) -> Fallible<u64> {
         Ok(self
             .jetstream
@@ -91,13 +93,13 @@ impl Nats {
             .last_sequence)
     }
 
-    /// The names of the stream's consumers that are alive.
+    /// Returns the names of the stream's consumers.
     pub(crate) async fn consumers(&self) -> Fallible<Vec<String>> {
         let stream = self.jetstream.get_stream(STREAM).await?;
         Ok(stream.consumer_names().try_collect().await?)
     }
 
-    /// Ends the child, if it is one.
+    /// Stops the server, if it was started here.
     pub(crate) async fn stop(self) -> Fallible<()> {
         match self.child {
             Some((child, _folder)) => child.stop().await,
@@ -106,10 +108,10 @@ impl Nats {
     }
 }
 
-/// The `nats-server` to start: the one asked for, the project's own, or the one in `PATH`.
-pub(crate) fn program(asked: Option<PathBuf>) -> PathBuf {
+/// Returns the `nats-server` to start: the requested one, that in `.tools`, or that in `PATH`.
+pub(crate) fn program(requested: Option<PathBuf>) -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/nats-2.15.1/bin/nats-server");
-    asked
+    requested
         .or_else(|| own.exists().then_some(own))
         .unwrap_or_else(|| PathBuf::from("nats-server"))
 }
@@ -128,7 +130,7 @@ fn first_url(ports: &Path) -> Option<String> {
     Some(ports.get("nats")?.get(0)?.as_str()?.to_owned())
 }
 
-/// The JetStream stream of all scenarios.
+/// JetStream stream of all scenarios.
 pub(crate) const STREAM: &str = "LOAD";
-/// 2 GiB, in memory: a million events of 1 KB to be replayed. The oldest messages go first.
+/// 2 GiB, in memory: a replay of a million events of 1 KB.
 const STREAM_BYTES_MAX: i64 = 2 * 1024 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! Other servers of event streams, to be measured beside the sidecar where they are installed.
+//! Other servers of event streams, measured for comparison if they are installed.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,15 +9,17 @@ use tempfile::TempDir;
 use super::child::Child;
 use crate::Fallible;
 
-/// Starts nginx with nchan, which keeps so many events of each subject. Clients ask for `/sub` and the path, publishers post to `/pub` and the path.
+/// Starts nginx with nchan, which keeps `kept` events of each subject.
+///
+/// Clients request `/sub` and the path, publishers post to `/pub` and the path.
 pub(super) async fn nchan(
     core: Option<usize>,
     kept: u64,
 ) -> Fallible<(SocketAddr, Child, TempDir)> {
     let module = nchan_module()
-        .ok_or("nginx has no nchan here: install it with `scripts/tools.sh bench`")?;
+        .ok_or("nginx has no nchan module: install it with `scripts/tools.sh bench`")?;
     let folder = TempDir::with_prefix("load-nchan-")?;
-    // nginx does not tell which port it took of its own: one that was free a moment ago.
+    // nginx does not report a port that it chooses itself: use one that was free a moment ago.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let file = folder.path().join("nginx.conf");
     std::fs::write(
@@ -57,12 +59,12 @@ pub(super) async fn node(
     Ok((address, child, folder))
 }
 
-/// The nchan module of nginx, where packages put it.
+/// Returns the path of the nchan module, if it is installed.
 pub(super) fn nchan_module() -> Option<&'static Path> {
     MODULES.iter().map(Path::new).find(|path| path.exists())
 }
 
-/// The Node server, if its packages are there.
+/// Returns the path of the Node server, if its packages are installed.
 pub(super) fn node_server() -> Option<PathBuf> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/load/peers");
     home.join("node_modules/nats")
@@ -70,7 +72,7 @@ pub(super) fn node_server() -> Option<PathBuf> {
         .then(|| home.join("server.mjs"))
 }
 
-/// One process, because one core is measured: the worker is the process that was started.
+/// Returns the configuration: one process, because one core is measured and its pid must be known.
 fn nchan_configuration(folder: &Path, module: &Path, address: SocketAddr, kept: u64) -> String {
     format!(
         "load_module {module};
@@ -109,7 +111,7 @@ http {{
     )
 }
 
-/// Where packages put the module: Debian, Alpine.
+/// Paths of the module in the packages of Debian and Alpine.
 const MODULES: [&str; 2] = [
     "/usr/lib/nginx/modules/ngx_nchan_module.so",
     "/usr/lib/nginx/modules/ngx_nchan.so",

@@ -1,4 +1,4 @@
-//! What the kernel says about a process: its processor time and its resident memory.
+//! Processor time and resident memory of a process, from `/proc`.
 
 use std::fs::read_to_string;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use crate::Fallible;
 /// Processor time of a process since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
-    /// All of it, from the scheduler: exact to the nanosecond.
+    /// User and kernel time from the scheduler: exact to the nanosecond.
     total: Duration,
-    /// In user code and in the kernel, in clock ticks: only good for the proportion.
+    /// User and kernel time in clock ticks: precise enough only for the proportion.
     user_ticks: u64,
     system_ticks: u64,
 }
 
-/// Processor time that was spent between two looks.
+/// Processor time between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spent {
-    /// In user code.
+    /// Time in user code.
     pub(crate) user: Duration,
-    /// In the kernel, on behalf of the process.
+    /// Time in the kernel for the process.
     pub(crate) system: Duration,
 }
 
 impl Cpu {
-    /// Looks at a process.
+    /// Reads the times of a process.
     pub(crate) fn of(pid: u32) -> Fallible<Self> {
         let stat = read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in brackets may hold blanks; behind it the numbering of proc(5) goes on with field 3.
+        // The name in parentheses may contain spaces; field 3 of proc(5) follows it.
         let fields: Vec<&str> = stat
             .rsplit_once(") ")
             .map_or("", |(_, rest)| rest)
@@ -45,7 +45,7 @@ impl Cpu {
         })
     }
 
-    /// What was spent since an earlier look at the same process.
+    /// Returns the time since an earlier reading of the same process.
     pub(crate) fn since(self, earlier: Self) -> Spent {
         let total = self.total.saturating_sub(earlier.total);
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64;
@@ -64,17 +64,17 @@ impl Cpu {
 }
 
 impl Spent {
-    /// User and kernel together.
+    /// Returns the sum of user and kernel time.
     pub(crate) fn total(self) -> Duration {
         self.user + self.system
     }
 }
 
-/// The time on a processor of all threads that are alive: servers do not end threads while they serve.
+/// Returns the processor time of all threads that exist: servers end no threads while they serve.
 fn running_time(pid: u32) -> Fallible<Duration> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may be gone by now.
+        // The thread may have ended.
         let schedule = read_to_string(task?.path().join("schedstat")).unwrap_or_default();
         nanoseconds += schedule
             .split(' ')
@@ -85,7 +85,9 @@ fn running_time(pid: u32) -> Fallible<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// Resident memory in bytes. `smaps_rollup` counts pages; `VmRSS`, where that is not readable, may lag behind by some.
+/// Returns the resident memory in bytes.
+///
+/// `smaps_rollup` counts pages. `VmRSS` is the fallback and may lag by a few pages.
 pub(crate) fn resident_bytes(pid: u32) -> Fallible<u64> {
     let rollup = read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .ok()
@@ -100,12 +102,12 @@ pub(crate) fn resident_bytes(pid: u32) -> Fallible<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// Lets the peak of a process's resident memory begin anew at what it is now (proc(5), `clear_refs`).
-pub(crate) fn forget_peak(pid: u32) -> Fallible<()> {
+/// Resets the peak of the resident memory to its current value (proc(5), `clear_refs`).
+pub(crate) fn reset_peak(pid: u32) -> Fallible<()> {
     Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }
 
-/// The most resident memory that a process had since [`forget_peak`], in bytes.
+/// Returns the peak of the resident memory since [`reset_peak`], in bytes.
 pub(crate) fn peak_bytes(pid: u32) -> Fallible<u64> {
     let status = read_to_string(format!("/proc/{pid}/status"))?;
     Ok(kilobytes(&status, "VmHWM:").ok_or("/proc/<pid>/status has no VmHWM")? * 1024)

@@ -1,4 +1,7 @@
-//! The server that is measured: the sidecar, the bare send loop, or one that runs already.
+//! The server under test: the sidecar, the bare send loop, another product, or a running server.
+//!
+//! Each server gets a free port and a temporary folder. The sidecar is ready when
+//! `/health/ready` on its admin port returns 200.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,15 +17,15 @@ use super::{peer, sidecar};
 use crate::Fallible;
 use crate::plan::Replay;
 
-/// What is measured.
+/// Kinds of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Target {
-    /// The bare send loop of this program: the limit that no server can pass.
+    /// The bare send loop of this program: no server can cost less.
     Bare,
     /// The sidecar.
     Sidestream,
-    /// nginx with the nchan module; events are posted to it, not read from NATS.
+    /// nginx with the nchan module. It does not read from NATS: events are posted to it.
     Nchan,
     /// The Node server in benches/load/peers.
     Node,
@@ -32,7 +35,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// As the command line calls it.
+    /// Returns the name on the command line.
     pub(crate) fn name(self) -> String {
         serde_json::to_value(self)
             .ok()
@@ -40,12 +43,12 @@ impl Target {
             .unwrap_or_default()
     }
 
-    /// Whether it only stands beside what is measured.
+    /// Returns whether it is another product, measured for comparison.
     pub(crate) fn is_peer(self) -> bool {
         matches!(self, Self::Nchan | Self::Node)
     }
 
-    /// Whether it can be started here.
+    /// Returns whether it is installed.
     pub(crate) fn is_installed(self) -> bool {
         match self {
             Self::Nchan => peer::nchan_module().is_some(),
@@ -55,30 +58,30 @@ impl Target {
     }
 }
 
-/// A running server and how to reach it.
+/// Running server and its address.
 pub(crate) struct Server {
     /// Scheme, host and port.
     origin: String,
-    /// What is looked at in /proc, if anything.
+    /// Process id, if it is known.
     pid: Option<u32>,
-    /// The certificate to trust.
+    /// File with the trusted certificate.
     ca: Option<PathBuf>,
     child: Option<(Child, TempDir)>,
-    /// Where events are posted to, if the server does not read them from NATS.
+    /// Address to post events to, if the server does not read from NATS.
     posts: Option<SocketAddr>,
 }
 
-/// How the servers of a run are started.
+/// Settings for starting a server.
 pub(crate) struct Recipe {
-    /// The sidecar's binary.
+    /// Binary of the sidecar.
     pub(crate) sidestream: PathBuf,
-    /// The core for the server.
+    /// Core for the server.
     pub(crate) core: Option<usize>,
-    /// Clients come over TLS.
+    /// Serve TLS.
     pub(crate) tls: bool,
-    /// The sidecar's log filter.
+    /// Log filter of the sidecar.
     pub(crate) log: String,
-    /// What is going to be replayed.
+    /// Events that will be replayed.
     pub(crate) replay: Option<Replay>,
 }
 
@@ -86,7 +89,7 @@ impl Server {
     /// Starts the sidecar and waits until it is ready.
     pub(crate) async fn sidestream(recipe: &Recipe, nats: &str) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-sidestream-")?;
-        // The log would say which ports it took of its own, but its messages differ between versions.
+        // The log has the ports that the sidecar chooses, but its messages change with versions.
         let [address, admin] = free_addresses()?;
         let configuration = sidecar::configuration(folder.path(), nats, recipe, address, admin)?;
         let mut command = Command::new(&recipe.sidestream);
@@ -106,7 +109,7 @@ impl Server {
         })
     }
 
-    /// Starts the bare send loop: this program once more.
+    /// Starts the bare send loop, which is a subcommand of this program.
     pub(crate) async fn bare(recipe: &Recipe, nats: &str) -> Fallible<Self> {
         let folder = TempDir::with_prefix("load-bare-")?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -127,7 +130,7 @@ impl Server {
 
     /// Starts nginx with nchan.
     pub(crate) async fn nchan(recipe: &Recipe) -> Fallible<Self> {
-        // As many as clients come back for; else what a reconnect needs.
+        // The events that clients will miss, or a few for reconnects.
         let kept = recipe.replay.map_or(10, |replay| replay.behind + 1);
         let (address, child, folder) = peer::nchan(recipe.core, kept).await?;
         let (origin, pid) = (format!("http://{address}/sub"), Some(child.pid()));
@@ -143,7 +146,7 @@ impl Server {
     /// Starts the Node server.
     pub(crate) async fn node(recipe: &Recipe, nats: &str) -> Fallible<Self> {
         if recipe.replay.is_some() {
-            return Err("the Node server keeps nothing that clients could come back for".into());
+            return Err("the Node server does not store events for a replay".into());
         }
         let (address, child, folder) = peer::node(recipe.core, nats).await?;
         let (origin, pid) = (format!("http://{address}"), Some(child.pid()));
@@ -156,7 +159,7 @@ impl Server {
         })
     }
 
-    /// Takes a server that runs already.
+    /// Uses a running server.
     pub(crate) fn existing(origin: &str, pid: Option<u32>, ca: Option<&Path>) -> Self {
         Self {
             origin: origin.to_owned(),
@@ -167,27 +170,27 @@ impl Server {
         }
     }
 
-    /// Scheme, host and port; for an existing server what `--url` says.
+    /// Returns scheme, host and port, or `--url` for a running server.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// Where events are posted to, if the server does not read them from NATS.
+    /// Returns the address to post events to, if the server does not read from NATS.
     pub(crate) fn posts(&self) -> Option<SocketAddr> {
         self.posts
     }
 
-    /// The process to look at in /proc.
+    /// Returns the process id, if it is known.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.pid
     }
 
-    /// The certificate to trust.
+    /// Returns the file with the trusted certificate.
     pub(crate) fn ca(&self) -> Option<&Path> {
         self.ca.as_deref()
     }
 
-    /// Ends it, if this tool started it.
+    /// Stops the server, if it was started here.
     pub(crate) async fn stop(self) -> Fallible<()> {
         match self.child {
             Some((child, _folder)) => child.stop().await,
@@ -196,7 +199,7 @@ impl Server {
     }
 }
 
-/// Two addresses whose ports were free a moment ago.
+/// Returns two addresses whose ports were free a moment ago.
 fn free_addresses() -> Fallible<[SocketAddr; 2]> {
     let listeners = [
         std::net::TcpListener::bind("127.0.0.1:0")?,

@@ -1,4 +1,4 @@
-//! The configuration that the sidecar is measured with, and a certificate for it.
+//! Configuration and certificate of the sidecar under test.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::Fallible;
 use crate::options::From;
 use crate::plan::Replay;
 
-/// Where events come from, and with it the route that clients ask for.
+/// Source of the events, which determines the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Source {
@@ -21,7 +21,9 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Path of the route and subject to publish to; `{n}` in both when every group has its own subject.
+    /// Returns the path of the route and the subject to publish to.
+    ///
+    /// Both contain `{n}` if every group of clients has a subject of its own.
     pub(crate) fn route(self, groups: usize) -> (&'static str, &'static str) {
         match (self, groups) {
             (Self::Jetstream, 1) => ("/broadcast", "load.all"),
@@ -32,7 +34,7 @@ impl Source {
     }
 }
 
-/// The subject behind a path, as the routes in [`configuration`] say.
+/// Returns the subject of a path, according to the routes in [`configuration`].
 pub(crate) fn subject(path: &str) -> Option<String> {
     match path.trim_start_matches('/').split_once('/') {
         None if path == "/broadcast" => Some("load.all".to_owned()),
@@ -42,7 +44,7 @@ pub(crate) fn subject(path: &str) -> Option<String> {
     }
 }
 
-/// Writes `sidecar.yaml` into `folder`: one listener, with TLS if the recipe says so, and three routes.
+/// Writes `sidecar.yaml` into `folder`: one listener, with TLS if requested, and three routes.
 ///
 /// [`crate::guard`] starts older builds with it too, so it uses only keys that never changed.
 pub(crate) fn configuration(
@@ -92,7 +94,7 @@ log: {{ format: json, filter: {log} }}
     Ok(path)
 }
 
-/// The window from which, or behind which, clients are served that come back.
+/// Returns the window of a route, larger or, for a replay from JetStream, smaller than the replay.
 fn window(replay: Replay) -> String {
     let events = match replay.from {
         From::Window => 2 * replay.events,
@@ -104,12 +106,12 @@ fn window(replay: Replay) -> String {
     )
 }
 
-/// More than the events to be replayed take when they are encoded.
+/// Returns more bytes than the encoded missed events need.
 fn bytes(replay: Replay) -> u64 {
     2 * replay.events * (replay.size as u64 + 256) + (1 << 20)
 }
 
-/// The certificate that [`configuration`] wrote, for clients to trust.
+/// Returns the path of the certificate that [`configuration`] writes.
 pub(crate) fn certificate_file(folder: &Path) -> PathBuf {
     folder.join("certificate.pem")
 }

@@ -1,4 +1,4 @@
-//! What the sidecar has to reach, and whether it does.
+//! Goals of the sidecar, compared with the results.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use crate::stage::server::Target;
 pub(super) struct Verdict {
     /// Scenario and quantity.
     pub(super) what: &'static str,
-    /// What the sidecar came to.
+    /// Median of the sidecar.
     pub(super) measured: String,
-    /// The target it is compared with, and how many times that it is.
+    /// Ratio to the target it is compared with.
     pub(super) ratio: String,
-    /// What was asked.
+    /// Bound of the goal.
     pub(super) goal: String,
-    /// None: not measured, or nothing was asked.
+    /// `None` if it was not measured, or has no bound.
     pub(super) reached: Option<bool>,
 }
 
@@ -31,18 +31,18 @@ struct Goal {
 }
 
 enum Bound {
-    /// A figure of the sidecar alone.
+    /// Upper bound of the sidecar's figure.
     AtMost(f64),
     AtLeast(f64),
-    /// So many times that of another target, in the same round of runs.
+    /// Upper bound of the ratio to another target, in the same round of runs.
     Times(Target, f64),
-    /// Told beside another target, not asked.
+    /// No bound; the ratio to another target is shown.
     Beside(Target),
-    /// Told, not asked.
+    /// No bound.
     Stated,
 }
 
-/// Every goal against what was measured.
+/// Compares all goals with the results.
 pub(super) fn verdicts(results: &[Result], micro: &[(String, f64)]) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = GOALS.iter().map(|goal| goal.verdict(results)).collect();
     let trie = micro
@@ -59,7 +59,7 @@ pub(super) fn verdicts(results: &[Result], micro: &[(String, f64)]) -> Vec<Verdi
     verdicts
 }
 
-/// The means, in nanoseconds, of the benchmarks that criterion has measured; empty if there are none.
+/// Returns the means in nanoseconds of criterion's benchmarks; empty if nothing was measured.
 pub(super) fn micro(folder: &Path) -> Vec<(String, f64)> {
     let mut found = Vec::new();
     for group in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -101,7 +101,7 @@ impl Goal {
                 report::number(value, self.decimals)
             })
         };
-        // Within one round: the machine drifts from one to the next.
+        // Both figures of a ratio are from one round, because the machine drifts between rounds.
         let times = |other| {
             report::middle(
                 own.iter()
@@ -156,7 +156,7 @@ const CPU: &str = "/delivery/cpu_us_per_delivery/total";
 const IDLE: &str = "/memory/idle_per_client_bytes";
 const CONNECT: &str = "/connect/cpu_us_per_client";
 
-/// What was asked of the sidecar before its first line was written.
+/// Goals that were set before the first line was written.
 const GOALS: [Goal; 19] = [
     goal(
         "idle HTTP/1.1 client: bytes",

@@ -72,8 +72,8 @@ fn method(runs: u16, load_before: &str) -> String {
     let machine = machine::describe();
     format!(
         "Commit {}, {}. {}, {} cores, Linux {}; load average before: {load_before}. Everything on loopback: the server\non one core, clients, publisher and nats-server on the other. Release build, payloads of 128 bytes, clear text and HTTP/1.1\nunless the row names something else. Medians of {runs} interleaved runs; ratios are medians of the ratios within a round.\n",
-        said_by("git", &["describe", "--always", "--dirty", "--exclude=*"]),
-        said_by("date", &["-u", "+%F"]),
+        output_of("git", &["describe", "--always", "--dirty", "--exclude=*"]),
+        output_of("date", &["-u", "+%F"]),
         machine["processor"].as_str().unwrap_or("unknown processor"),
         machine["cores"],
         machine["kernel"]
@@ -86,7 +86,7 @@ fn method(runs: u16, load_before: &str) -> String {
     )
 }
 
-fn said_by(program: &str, arguments: &[&str]) -> String {
+fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,18 +1,21 @@
-//! Reads `text/event-stream` for what the tool counts, without an allocation per event.
+//! Parser of `text/event-stream`, without an allocation for each event.
+//!
+//! It shares no code with the sidecar, so that an error of the encoder cannot hide here. It keeps
+//! only the beginning of a line: all fields that the tool counts are there.
 
 use super::sequence::{Order, Sequence};
 use super::stamp::Stamp;
 
-/// One thing that a client has seen.
+/// Something that a client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// A stamped event, finished by its blank line.
+    /// A complete event with a stamp.
     Event {
-        /// What the publisher wrote.
+        /// Stamp of the publisher.
         stamp: Stamp,
-        /// How it continues what this client had before.
+        /// Position after the events received before.
         order: Order,
-        /// Whether the event carried an `id:` field.
+        /// True if the event has an `id:` field.
         id: bool,
     },
     /// A `sidestream.gap` event.
@@ -23,22 +26,22 @@ pub(crate) enum Seen {
     Heartbeat,
 }
 
-/// The event stream of one client: the line that is not complete yet, the event that is not complete yet, the order so far.
+/// State of one event stream: its incomplete line, its incomplete event, and the order.
 #[derive(Debug)]
 pub(crate) struct EventReader {
     line: [u8; LINE_MAX],
-    /// Bytes of `line` in use; 0 between lines.
+    /// Number of bytes in `line`; 0 between lines.
     line_len: usize,
     stamp: Option<Stamp>,
-    /// The `id:` of the event that is not complete yet.
+    /// True if the incomplete event has an `id:` field.
     id: bool,
     sequence: Sequence,
-    /// The last id of all, where it is remembered.
+    /// Last event id, if it is stored.
     last_id: Option<Vec<u8>>,
 }
 
 impl EventReader {
-    /// A reader at the beginning of a body.
+    /// Returns a reader for the beginning of a body.
     pub(crate) fn new() -> Self {
         Self {
             line: [0; LINE_MAX],
@@ -50,7 +53,7 @@ impl EventReader {
         }
     }
 
-    /// A reader that had everything up to the event `sequence` before.
+    /// Returns a reader of a client that received all events up to `sequence`.
     pub(crate) fn after(sequence: u64) -> Self {
         Self {
             sequence: Sequence::after(sequence),
@@ -58,7 +61,7 @@ impl EventReader {
         }
     }
 
-    /// A reader that remembers the last id.
+    /// Returns a reader that stores the last event id.
     pub(crate) fn remembering() -> Self {
         Self {
             last_id: Some(Vec::new()),
@@ -66,12 +69,12 @@ impl EventReader {
         }
     }
 
-    /// The id that a client would come back with, if it is remembered.
+    /// Returns the id that the client would resume from, if it is stored.
     pub(crate) fn last_id(&self) -> Option<&[u8]> {
         self.last_id.as_deref().filter(|id| !id.is_empty())
     }
 
-    /// Takes a piece of the body, cut anywhere, and tells everything that it completes.
+    /// Parses a piece of the body, cut anywhere, and reports everything that it completes.
     pub(crate) fn push(&mut self, mut body: &[u8], seen: &mut impl FnMut(Seen)) {
         while let Some(end) = memchr::memchr(b'\n', body) {
             if self.line_len == 0 {
@@ -87,7 +90,7 @@ impl EventReader {
         self.keep(body);
     }
 
-    /// Keeps the beginning of a line; what stands behind it is padding.
+    /// Keeps the beginning of a line; the rest is padding.
     fn keep(&mut self, bytes: &[u8]) {
         let taken = bytes.len().min(LINE_MAX - self.line_len);
         self.line[self.line_len..self.line_len + taken].copy_from_slice(&bytes[..taken]);
@@ -130,5 +133,5 @@ impl EventReader {
     }
 }
 
-/// A stamp needs 56 bytes at most (`data: {"t":`, two numbers of 20 digits, `,"s":` and the comma).
+/// A stamp has at most 56 bytes: `data: {"t":`, two numbers of 20 digits, `,"s":` and the comma.
 const LINE_MAX: usize = 64;

@@ -1,11 +1,13 @@
-//! Reads an HTTP/1.1 response: its head, then its body without the chunk framing.
+//! Parser of HTTP/1.1 responses: the head, then the body without the chunk framing.
+//!
+//! Like [`super::events`] it shares no code with the sidecar.
 
 use std::fmt;
 
-/// Why a response is of no use.
+/// Reason to reject a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The server refused; the status code.
+    /// The status code is not 200.
     Status(u16),
     /// The head or the chunk framing breaks the rules of RFC 9112.
     Malformed,
@@ -14,41 +16,41 @@ pub(crate) enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(code) => write!(out, "the server answered {code}"),
-            Self::Malformed => write!(out, "the response breaks the rules of HTTP/1.1"),
+            Self::Status(code) => write!(out, "the server returned {code}"),
+            Self::Malformed => write!(out, "invalid HTTP/1.1 response"),
         }
     }
 }
 
 impl std::error::Error for Fault {}
 
-/// One response, fed with bytes that may be cut anywhere.
+/// State of one response. Its bytes may be cut anywhere.
 #[derive(Debug)]
 pub(crate) struct Response {
     state: State,
-    /// The head so far; empty and without memory afterwards.
+    /// Bytes of the head; without memory after the head.
     head: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
     Head,
-    /// The size line of a chunk; the value so far.
+    /// In the digits of a chunk size; the value of those read.
     Size(usize),
-    /// Behind the digits of a size line, up to its end.
+    /// After the digits of a chunk size, up to the line end.
     SizeEnd(usize),
-    /// Bytes left of a chunk.
+    /// In a chunk; the number of bytes left.
     Data(usize),
-    /// The line end behind a chunk.
+    /// In the line end after a chunk.
     DataEnd,
-    /// A body that ends with the connection.
+    /// In a body that ends with the connection.
     Rest,
-    /// Behind the last chunk.
+    /// After the last chunk.
     Over,
 }
 
 impl Response {
-    /// A response of which nothing was read yet.
+    /// Returns the state before the first byte.
     pub(crate) fn new() -> Self {
         Self {
             state: State::Head,
@@ -56,12 +58,12 @@ impl Response {
         }
     }
 
-    /// Whether the last chunk was read.
+    /// Returns whether the last chunk was read.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
 
-    /// Takes bytes from the socket, and gives on those of the body.
+    /// Parses bytes from the socket and calls `body` with those of the body.
     pub(crate) fn push(
         &mut self,
         mut bytes: &[u8],
@@ -113,7 +115,7 @@ impl Response {
         Ok(())
     }
 
-    /// Takes what belongs to the head and returns what stands behind it.
+    /// Consumes the head and returns the bytes after it.
     fn read_head<'bytes>(&mut self, bytes: &'bytes [u8]) -> Result<&'bytes [u8], Fault> {
         let before = self.head.len();
         self.head.extend_from_slice(bytes);
@@ -139,7 +141,7 @@ impl Response {
     }
 }
 
-/// Bound of a response head; servers send some 300 bytes.
+/// Maximum size of a response head; servers send about 300 bytes.
 const HEAD_MAX: usize = 16 * 1024;
-/// Bound of the digits that are read of a chunk size: 2^28 times 16 still fits everywhere.
+/// Maximum chunk size before the last digit: 2^28 times 16 does not overflow.
 const CHUNK_MAX: usize = 1 << 28;

@@ -1,4 +1,6 @@
-//! What stands in the bytes between publisher, server and client: stamps, order, events, HTTP/1.1.
+//! Parsers of the bytes between publisher, server and client: stamps, order, events, HTTP/1.1.
+//!
+//! `tests/load_tool.rs` includes this folder and tests that no loss or duplicate stays undetected.
 
 pub(crate) mod events;
 pub(crate) mod http1;

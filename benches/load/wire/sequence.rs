@@ -1,29 +1,29 @@
-//! The order of the events that one client receives: holes, late ones, duplicates.
+//! Order of the events of one client: holes, late events, duplicates.
 
-/// What one more number says about the order.
+/// Position of a number relative to the numbers before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// The one that was due, or the first of all.
+    /// The expected number, or the first one.
     Next,
-    /// So many numbers before it have not come (yet).
+    /// Later than expected; the count of missing numbers.
     Hole(u64),
-    /// Fills a hole: it came, but out of order.
+    /// Out of order: fills a hole.
     Late,
-    /// Was there before, or stands more than 63 numbers back, where nothing is remembered.
+    /// Received before, or more than 63 numbers back, which is not stored.
     Duplicate,
 }
 
-/// Numbers seen by one client; 16 bytes, whatever it receives.
+/// Numbers received by one client, in 16 bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence {
-    /// The number that is due; 0 before the first.
+    /// Expected number; 0 before the first one.
     next: u64,
-    /// Bit `k` set: `next - 1 - k` was seen.
+    /// Bit `k` is set if `next - 1 - k` was received.
     seen: u64,
 }
 
 impl Sequence {
-    /// Of a client that had everything up to `number`: what comes next is due, and nothing before it.
+    /// Returns the sequence of a client that received all numbers up to `number`.
     pub(crate) fn after(number: u64) -> Self {
         Self {
             next: number + 1,
@@ -31,7 +31,7 @@ impl Sequence {
         }
     }
 
-    /// Takes over one number (counted from 1).
+    /// Records one number; numbers begin at 1.
     pub(crate) fn observe(&mut self, number: u64) -> Order {
         if self.next == 0 || number == self.next {
             self.seen = self.seen << 1 | 1;

@@ -1,10 +1,10 @@
-//! The stamp that every published event carries: when it was sent, and its number within its subject.
+//! The stamp in every published event: the time of publication and a number within the subject.
 
 use std::io::Write as _;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds of `CLOCK_MONOTONIC`: one clock for all processes of a machine.
+/// Returns nanoseconds of `CLOCK_MONOTONIC`, which all processes of a machine share.
 pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -12,17 +12,17 @@ pub(crate) fn now() -> u64 {
     seconds * 1_000_000_000 + nanoseconds
 }
 
-/// When an event was published and which one of its subject it is.
+/// Time of publication and number of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// [`now`] at the publisher.
+    /// Time of publication, from [`now`].
     pub(crate) sent: u64,
-    /// Counts from 1 in each subject.
+    /// Number within the subject, from 1.
     pub(crate) sequence: u64,
 }
 
 impl Stamp {
-    /// The payload `{"t":<sent>,"s":<sequence>,"p":"..."}`, padded to `size` bytes where that is more than the stamp needs.
+    /// Returns the payload `{"t":<sent>,"s":<sequence>,"p":"..."}`, padded to `size` bytes.
     pub(crate) fn payload(self, size: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(size.max(64));
         // Writing into a vector cannot fail.
@@ -37,13 +37,13 @@ impl Stamp {
         payload
     }
 
-    /// Reads a stamp from the beginning of a payload; `None` if there is none.
+    /// Parses the stamp at the beginning of a payload.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let rest = payload.strip_prefix(b"{\"t\":")?;
         let (sent, rest) = digits(rest)?;
         let rest = rest.strip_prefix(b",\"s\":")?;
         let (sequence, rest) = digits(rest)?;
-        // Without the comma a stamp that was cut in the middle would read as a smaller number.
+        // Without the comma, a truncated stamp would parse as a smaller number.
         (rest.first() == Some(&b',')).then_some(Self { sent, sequence })
     }
 }
