@@ -1,4 +1,24 @@
-//! The composition root: from a configuration to running parts, in the order they start, and back in the order they stop.
+//! Composition root: builds, starts, reloads and stops the parts of the process.
+//!
+//! [`run`] is the only entry; `cli::run` calls it on the main thread, which becomes the first
+//! shard. The order of starting makes every dependency available before something can use it, and
+//! the order of stopping is its reverse:
+//!
+//! ```text
+//! start  admin port (probes answer) -> NATS connections -> sources -> presence -> listeners
+//! run    signals, admin commands and reloads, one at a time, in `App::run`
+//! end    drain: listeners and event streams -> presence, sources, NATS -> admin port
+//! ```
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `sources` | streams and core subjects that the routes name |
+//! | `shards` | one thread with a runtime and listeners for each core |
+//! | `load` | load level, measured on the admin thread |
+//! | `reload` | a changed configuration; the answer of `/config` |
+//! | `shutdown`, `drain` | the end of the process; the drain of its clients |
+//!
+//! Only this folder knows both the NATS side and the HTTP side.
 
 mod drain;
 mod load;
@@ -34,12 +54,12 @@ use shards::Shards;
 use shutdown::Cause;
 use sources::Sources;
 
-/// Why the process could not start.
+/// Failure to start the process.
 #[derive(Debug)]
 pub enum StartError {
-    /// What the configuration names does not work: an address, a certificate.
+    /// Something that the configuration names does not work, such as an address or a certificate.
     Configuration(String),
-    /// The system refuses: an address in use, no thread.
+    /// The operating system returned an error: address in use, no thread.
     System(String),
 }
 
@@ -51,11 +71,12 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Runs the sidecar until a signal ends it, drained, within what `grace` leaves for that. Blocks; the calling thread
-/// becomes the first shard.
+/// Runs the sidecar until a signal ends it, including the drain, which fits into `grace`.
+///
+/// Blocks; the calling thread becomes the first shard.
 ///
 /// # Errors
-/// [`StartError`] when it could not start.
+/// [`StartError`] if the process cannot start.
 pub fn run(
     path: PathBuf,
     loaded: Loaded,
@@ -66,24 +87,24 @@ pub fn run(
     let ended = runtime
         .block_on(App::start(path, loaded, signals, grace))
         .map(|app| runtime.block_on(app.run()));
-    // A file that is being read, perhaps from a pipe without a writer, is not waited for.
+    // Do not wait for a blocking read of the configuration, for example from a pipe without writer.
     runtime.shutdown_background();
     ended
 }
 
-/// The running parts.
+/// All running parts.
 struct App {
     loaded: Loaded,
-    /// Keys of the file that only a restart applies.
+    /// Changed keys that only a restart applies.
     restart: Vec<&'static str>,
     path: PathBuf,
     signals: mpsc::Receiver<Request>,
-    /// How long the process may take to end, if whoever started it has said so.
+    /// Grace period of the pod, if it is configured.
     grace: Option<Duration>,
     commands: mpsc::Receiver<admin::Command>,
     live: Live,
     nats: nats::Nats,
-    /// The end of the writing to the registry over all pods.
+    /// Stops the writer of presence entries.
     registry: crate::lifecycle::shutdown::Trigger,
     shards: Shards,
     health: Health,
@@ -92,7 +113,7 @@ struct App {
     admin: admin::Admin,
 }
 
-/// The parts that a configuration is applied to while event streams are open.
+/// Parts that a reload changes while event streams are open.
 struct Live {
     context: Arc<http::Context>,
     sources: Arc<Sources>,
@@ -115,7 +136,7 @@ impl App {
         descriptors::sample_with(&metrics);
         sockets::sample_with(&metrics);
 
-        // The admin first: probes are answered while everything else is still to come.
+        // The admin port is first: probes are answered while the rest starts.
         let (progress, drain) = watch::channel(Progress::default());
         let (commanded, commands) = mpsc::channel(16);
         let shown = Arc::new(Mutex::new(reload::shown(&loaded, &[], None)));
@@ -146,7 +167,7 @@ impl App {
         let admin =
             admin::start(&config.admin, parts, load.watch()).map_err(|error| system(&error))?;
 
-        // Then NATS, which is waited for in the background.
+        // NATS next; it connects in the background.
         let identity = nats::Identity::new(&pod());
         let tag = identity.tag();
         let nats = nats::connect(&config.nats, identity, &health, &metrics)
@@ -155,7 +176,7 @@ impl App {
         let replays = ReplaySlots::new(config.replays, &metrics);
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         sources.apply(config);
-        // Set once, here.
+        // The load monitor starts before NATS and reads the sources once they are set here.
         followed.get_or_init(|| sources.clone());
 
         let (registering, registered) = crate::lifecycle::shutdown::channel();
@@ -163,7 +184,7 @@ impl App {
             streams.set_cluster(nats.registry(bucket, config.registry.max_bytes, registered));
         }
 
-        // Clients last: from the first connection on everything that answers it is there.
+        // Listeners are last: the first connection finds everything that serves it.
         let context = http::Context::new(metrics.clone(), streams, limiter, load_level);
         let live = Live {
             context,
@@ -175,7 +196,7 @@ impl App {
         live.sample();
         let shards = Shards::start(&config.listen, &live.context, &health, &loop_lag).await?;
         if let Some(grace) = grace.filter(|grace| schedule::usable(*grace) < config.drain.timeout) {
-            tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout does not fit into the grace period");
+            tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout exceeds the grace period; the drain will be compressed");
         }
         let restart = Vec::new();
         Ok(Self {
@@ -196,7 +217,7 @@ impl App {
         })
     }
 
-    /// Serves until a signal or the command to drain.
+    /// Serves until a signal or the drain command.
     async fn run(mut self) {
         let asked = Arc::new(Notify::new());
         let mut reloads =
@@ -205,7 +226,7 @@ impl App {
         self.log_warnings();
         check.set(self.status());
         let mut pending: Option<(Pending, Outcomes)> = None;
-        // Asked for, and not read yet.
+        // Requests for a reload that is not read yet.
         let mut outcomes: Outcomes = Vec::new();
         let cause = loop {
             tokio::select! {
@@ -220,7 +241,7 @@ impl App {
                         asked.notify_one();
                     }
                     Some(admin::Command::Drain { outcome }) => {
-                        // Whoever asked may be gone.
+                        // The requester may have disconnected.
                         drop(outcome.send(Ok(())));
                         break Cause::Command;
                     }
@@ -243,17 +264,17 @@ impl App {
     }
 }
 
-/// Those that asked for the file to be read again.
+/// Answers that the requesters of a reload wait for.
 type Outcomes = Vec<oneshot::Sender<Result<(), String>>>;
 
 fn answer(outcomes: Outcomes, result: &Result<(), String>) {
     for outcome in outcomes {
-        // The one that asked may be gone.
+        // The requester may have disconnected.
         drop(outcome.send(result.clone()));
     }
 }
 
-/// The configuration that waits for its streams, when they are caught up with; nothing if none waits.
+/// Returns the pending configuration once its streams are caught up; `None` if none is pending.
 async fn caught_up(
     pending: &mut Option<(Pending, Outcomes)>,
     sources: &Sources,
@@ -279,7 +300,7 @@ impl Live {
             .set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
     }
 
-    /// What is counted only when metrics are read.
+    /// Registers gauges that are computed at each scrape.
     fn sample(&self) {
         let sources = self.sources.clone();
         self.metrics
@@ -294,7 +315,7 @@ impl Live {
     }
 }
 
-/// The name under which NATS and logs know this process: the pod's, else the machine's.
+/// Name of this process in NATS and in logs: the pod name, else the host name.
 fn pod() -> String {
     let named = ["POD_NAME", "HOSTNAME"]
         .iter()

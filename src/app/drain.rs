@@ -1,4 +1,18 @@
-//! The drain: from a pod that serves to one that nobody is connected to, phase by phase, counted and never slept out.
+//! Drain: the graceful shutdown of this pod's clients, phase by phase.
+//!
+//! ```text
+//! not-ready         readiness fails; clients that connect now get the drain's `retry:`
+//! accepting         serve everything for `accept_for`: load balancers need time to notice
+//! listeners-closed  close the listeners after their queues are empty; reject new requests
+//! goaway            send GOAWAY or `Connection: close`, before any event stream ends
+//! ending            end event streams one by one over `spread`, least lag first
+//! lingering         wait until every connection has ended
+//! ```
+//!
+//! Called by `app::shutdown` on the first shard. Each phase ends by counting tokens
+//! ([`lifecycle::shutdown`](crate::lifecycle::shutdown)), not by sleeping; the moments come from a
+//! [`Schedule`], which a signal may compress meanwhile. At the deadline the event streams that are
+//! left are cut and counted in `sidestream_drain_cut_total`.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,30 +30,30 @@ use crate::net::queue;
 use crate::presence::{CloseReason, StreamHandle};
 use crate::telemetry::Metrics;
 
-/// 1 s: a connection is told in a moment; one that has not finished its handshake by then is not waited for.
+/// 1 s: sending GOAWAY takes milliseconds; a connection still in its handshake is not waited for.
 const GOAWAY_MAX: Duration = Duration::from_secs(1);
 
-/// 2 s: how long clients have to acknowledge what the kernel still holds for them.
+/// 2 s: time for clients to acknowledge bytes that are still in the kernel's send buffers.
 const UNSENT_MAX: Duration = Duration::from_secs(2);
 
-/// What clients are connected through.
+/// The downstream side of the process, while it drains.
 pub(super) struct Clients<'a> {
     pub(super) context: Arc<Context>,
     pub(super) shards: Shards,
     pub(super) progress: &'a watch::Sender<Progress>,
     pub(super) metrics: &'a Metrics,
-    /// When what is to be over; it may come nearer while the drain runs.
+    /// Moments of the drain; they may move closer while it runs.
     pub(super) schedule: watch::Receiver<Schedule>,
 }
 
-/// Says which phase begins.
+/// Enters a phase: visible in `/health`, in the metric and in the log.
 pub(super) fn enter(progress: &watch::Sender<Progress>, phase: Phase) {
     progress.send_modify(|now| now.phase = phase);
-    tracing::info!(phase = phase.as_str(), "drain");
+    tracing::info!(phase = phase.as_str(), "drain phase");
 }
 
 impl Clients<'_> {
-    /// Returns when every connection has ended, at the schedule's deadline at the latest.
+    /// Drains, and returns when every connection has ended or was cut at the deadline.
     pub(super) async fn drain(self, config: &Config) {
         let Self {
             context,
@@ -59,22 +73,23 @@ impl Clients<'_> {
         enter(progress, Phase::ReadyOff);
         context.set_drain_retry(config.retry_min, config.retry_max);
         enter(progress, Phase::Accepting);
-        // A pod that never had a connection is in no load balancer that could still send it one. So is the pod of a Job,
-        // which would end `accept_for` later than its work.
+        // A pod that never had a connection is in no load balancer: skip the wait. A Job
+        // would otherwise end `accept_for` later than its work.
         if context.connection_limiter.has_accepted() {
             until(&mut schedule, |schedule| schedule.accept_until).await;
         }
 
         context.set_draining();
         if timeout(GOAWAY_MAX, listeners.shut_down()).await.is_err() {
-            tracing::warn!("a listener did not close in time");
+            tracing::warn!("listener did not close within 1 s");
         }
         enter(progress, Phase::ListenersClosed);
 
         enter(progress, Phase::Goaway);
-        // GOAWAY before any body ends: a client must not send its next request into a connection that is ending.
+        // GOAWAY before any body ends: a client must not send its next request on a closing
+        // connection.
         if timeout(GOAWAY_MAX, goaway.shut_down()).await.is_err() {
-            tracing::info!("a connection could not be told in time");
+            tracing::info!("GOAWAY could not be sent on every connection within 1 s");
         }
         let mut clock = schedule.clone();
         let ended = tokio::select! {
@@ -88,13 +103,13 @@ impl Clients<'_> {
         progress.send_modify(|now| now.streams_left = 0);
         let deadline = schedule.borrow().deadline.min(Instant::now() + UNSENT_MAX);
         if timeout_at(deadline, sent(&ports)).await.is_err() {
-            tracing::info!("clients have not acknowledged everything that they were sent");
+            tracing::info!("clients have not acknowledged all bytes in the send buffers");
         }
         shards::stop(others);
     }
 }
 
-/// Returns at a moment of the schedule, wherever it is moved meanwhile.
+/// Returns at a moment of the schedule, also if the moment moves meanwhile.
 async fn until(schedule: &mut watch::Receiver<Schedule>, moment: impl Fn(&Schedule) -> Instant) {
     loop {
         let at = moment(&schedule.borrow_and_update());
@@ -116,7 +131,8 @@ async fn end_all(
     end_streams(context, progress, schedule).await;
     enter(progress, Phase::Lingering);
     while !context.streams.is_empty() {
-        // Those among them that had been accepted and had not asked yet are told now; the others know.
+        // Event streams that began after the others were asked to end; for the rest this changes
+        // nothing.
         context
             .streams
             .for_each(|member| member.close(CloseReason::Drain));
@@ -127,10 +143,10 @@ async fn end_all(
     connections.completed().await;
 }
 
-/// Tells the event streams to end one by one, evenly over what the schedule has left for it.
+/// Ends the event streams one by one, evenly spaced over the time that the schedule has left.
 ///
-/// The one with the least pending goes first: most clients are soon elsewhere, and those that are behind have the
-/// longest time to take what they are owed.
+/// Least lag first: most clients reconnect early, and lagging clients get the longest time to read
+/// their pending events.
 async fn end_streams(
     context: &Context,
     progress: &watch::Sender<Progress>,
@@ -138,12 +154,12 @@ async fn end_streams(
 ) {
     let mut streams = by_lag(context).into_iter();
     loop {
-        // An even pace from here on; it is found anew when the schedule changes.
+        // Even spacing from now on; recomputed when the schedule changes.
         let (from, to) = (Instant::now(), schedule.borrow_and_update().spread_until);
         let left = to.saturating_duration_since(from);
         let count = u32::try_from(streams.len()).unwrap_or(u32::MAX);
         for place in 1..=count {
-            // One that is gone by itself leaves its place in time to the others.
+            // A stream that has already ended leaves its slot to the next one.
             let Some(stream) = streams.next() else { return };
             let Some(stream) = stream.upgrade() else {
                 continue;
@@ -165,7 +181,7 @@ async fn end_streams(
     }
 }
 
-/// The time is over: what is left is dropped as it is, and counted.
+/// Cuts what is left at the deadline, and counts it.
 async fn cut(
     context: &Context,
     progress: &watch::Sender<Progress>,
@@ -179,13 +195,11 @@ async fn cut(
     metrics.drain_cut_total.inc_by(cut);
     progress.send_modify(|now| now.cut = cut);
     if cut > 0 {
-        tracing::warn!(cut, "the time of the drain is over; event streams were cut");
+        tracing::warn!(cut, "drain deadline reached; event streams cut");
     } else {
-        tracing::info!(
-            "the time of the drain is over; connections without an event stream were cut"
-        );
+        tracing::info!("drain deadline reached; connections without an event stream cut");
     }
-    // A moment for the event streams to tell the log what became of them; then whatever is left of the connections.
+    // First round: event streams log how they ended. Second round: every other connection.
     for _ in 0..2 {
         if timeout(CUT_MAX, connections.completed()).await.is_ok() {
             return;
@@ -194,13 +208,13 @@ async fn cut(
     }
 }
 
-/// 200 ms: what is cut needs only its turn.
+/// 200 ms: a cut task only needs to be polled once.
 const CUT_MAX: Duration = Duration::from_millis(200);
 
-/// Returns when the kernel holds nothing any more that clients have not acknowledged: it ends with the network
-/// namespace of a pod.
+/// Returns when clients have acknowledged everything in the kernel's send buffers, which are lost
+/// with the pod's network namespace.
 async fn sent(ports: &[u16]) {
-    // Seldom more and more: with many connections each look takes a while.
+    // Exponential interval: with many connections each look takes a while.
     let mut pause = Duration::from_millis(10);
     while queue::unsent(ports).is_ok_and(|count| count > 0) {
         sleep(pause).await;

@@ -1,4 +1,9 @@
-//! The load of the pod, looked at a few times a second however busy its other threads are.
+//! Load level: measures four times a second what can become scarce, and publishes one level.
+//!
+//! Runs on the admin thread, so that the measurement does not wait for busy shards. Each pass
+//! counts file descriptors, memory of windows, event-loop lag of the shards and messages that NATS
+//! has ready; [`LoadMonitor`] turns the readings into a level. Event streams read the level from
+//! [`SharedLevel`]; the operator sees it in the check `pressure`, in the log and in the metrics.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,21 +19,21 @@ use crate::limit::{
 };
 use crate::telemetry::Metrics;
 
-/// 250 ms: a shortage that is over is seen well within a second.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// 250 ms: the level falls well within a second after a shortage ends.
+const MEASURE_EVERY: Duration = Duration::from_millis(250);
 
-/// 50: on kernels before 6.2, where open descriptors have to be listed, looking takes at most 2 % of a core.
+/// 50: kernels before 6.2 have to list open descriptors; counting then takes at most 2 % of a core.
 const COST_SHARE: u32 = 50;
 
-/// Core messages that were dropped since the last look count as so many that wait: they ask for level 2 while it goes on.
+/// Pending messages assumed while NATS drops core messages: a value that asks for level 2.
 const DROPPED: f64 = 50_000.0;
 
-/// What is looked at, and where it is told.
+/// Inputs of the measurement, and the places where its result is published.
 pub(super) struct Watched {
     pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) budget: Arc<Budget>,
     pub(super) loop_lag: LoopLagProbes,
-    /// There once NATS has been begun with.
+    /// Set once the NATS side has started.
     pub(super) sources: Arc<OnceLock<Arc<Sources>>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Health,
@@ -36,25 +41,25 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Looks for ever.
+    /// Measures until the runtime ends.
     pub(super) async fn watch(self) {
         let check = self.health.check("file_descriptors", "not counted yet");
         let pressure_check = self.health.check("pressure", "not measured yet");
         pressure_check.set(Status::Ok);
         let mut monitor = LoadMonitor::default();
-        let (mut next, mut told, mut dropped) = (Instant::now(), None, 0);
-        let mut ticks = interval(LOOK_EVERY);
+        let (mut next, mut last, mut dropped) = (Instant::now(), None, 0);
+        let mut ticks = interval(MEASURE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let began = Instant::now();
             if began >= next {
                 if let Err(error) = self.limiter.refresh(descriptors::open) {
-                    tracing::debug!(%error, "open file descriptors cannot be counted");
+                    tracing::debug!(%error, "cannot count open file descriptors");
                 }
                 next = began + began.elapsed() * COST_SHARE;
             }
-            report_headroom(&check, &self.limiter, &mut told);
+            report_headroom(&check, &self.limiter, &mut last);
             let readings = self.read(&mut dropped);
             if let Some(change) = monitor.update(readings, Instant::now()) {
                 let (from, to) = (change.from.number(), change.to.number());
@@ -89,20 +94,20 @@ impl Watched {
     }
 }
 
-/// Where what is in use stands on the way from `warn`, which is 0, to `reject`, which is 1.
+/// Use of descriptors between the thresholds: 0 at `warn`, 1 at `reject`.
 fn between(limiter: &ConnectionLimiter) -> f64 {
     let Thresholds { warn, reject } = limiter.thresholds();
     let share = limiter.in_use() as f64 * 100.0 / limiter.limit() as f64;
-    // Both may be the same: then there is no way between.
+    // The thresholds may be equal.
     (share - f64::from(warn)) / f64::from(reject - warn).max(f64::MIN_POSITIVE)
 }
 
-/// Says how file descriptors stand. Once it has warned it goes on until there is some room, or a client that comes and
-/// goes would write a line each time.
-fn report_headroom(check: &Check, limiter: &ConnectionLimiter, told: &mut Option<FdHeadroom>) {
+/// Sets the check `file_descriptors`. It recovers with a margin of 2 %: otherwise a single client
+/// that connects and disconnects would log a line each time.
+fn report_headroom(check: &Check, limiter: &ConnectionLimiter, last: &mut Option<FdHeadroom>) {
     let (limit, thresholds) = (limiter.limit(), limiter.thresholds());
     let eased = limiter.in_use() + limit / 50;
-    let headroom = match (limiter.headroom(), *told) {
+    let headroom = match (limiter.headroom(), *last) {
         (FdHeadroom::Ample, Some(FdHeadroom::Low))
             if eased * 100 >= limit * u64::from(thresholds.warn) =>
         {
@@ -116,7 +121,7 @@ fn report_headroom(check: &Check, limiter: &ConnectionLimiter, told: &mut Option
         (FdHeadroom::Exhausted, _) => FdHeadroom::Reserved,
         (headroom, _) => headroom,
     };
-    *told = Some(headroom);
+    *last = Some(headroom);
     check.set(match headroom {
         FdHeadroom::Ample => Status::Ok,
         FdHeadroom::Low => Status::Warning(format!(
@@ -124,7 +129,7 @@ fn report_headroom(check: &Check, limiter: &ConnectionLimiter, told: &mut Option
             thresholds.warn
         )),
         FdHeadroom::Reserved | FdHeadroom::Exhausted => Status::Warning(format!(
-            "more than {} % of {limit} are in use: new event streams are refused",
+            "more than {} % of {limit} are in use: new event streams are rejected",
             thresholds.reject
         )),
     });

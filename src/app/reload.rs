@@ -1,4 +1,13 @@
-//! A changed configuration, applied while event streams are open, and what `/config` tells of it.
+//! Reload: applies a changed configuration while event streams are open.
+//!
+//! ```text
+//! Reload::Changed -> sources follow the new streams -> caught up (at most 5 s) -> routes are replaced
+//! Reload::Refused -> the running configuration stays; check, log and `/config` show the problems
+//! ```
+//!
+//! Called from the loop of [`App::run`](super::App), which never waits here: it awaits
+//! [`Pending::caught_up`] beside signals and commands. Event streams that are open keep the routes
+//! and sources with which they began.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -13,18 +22,18 @@ use crate::config::{self, Loaded, Problem, Problems};
 use crate::lifecycle::health::{Check, Status};
 use crate::telemetry::logs;
 
-/// 5 s: how long new routes wait until the streams that they name are caught up with; clients are served by the old ones.
+/// 5 s: longest wait for streams that new routes name; the old routes serve clients meanwhile.
 const CAUGHT_UP_MAX: Duration = Duration::from_secs(5);
 
-/// What is done about a reading of the file.
+/// Next step after the file was read.
 pub(super) enum Step {
-    /// It was answered; the error is what is told to whoever asked for it.
+    /// Done; the error is returned to the requester of the reload.
     Answered(Result<(), String>),
-    /// The streams that it names are followed; it is applied when they are caught up with.
+    /// Apply the configuration when its streams are caught up.
     CatchUp(Pending),
 }
 
-/// A configuration that waits for its streams.
+/// Configuration that waits for its streams.
 pub(super) struct Pending {
     loaded: Box<Loaded>,
     restart: Vec<&'static str>,
@@ -32,7 +41,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Returns when its streams are caught up with, or after five seconds. May be dropped at any await.
+    /// Returns when its streams are caught up, or after five seconds. Cancel safe.
     pub(super) async fn caught_up(&self, sources: &Sources) {
         sources
             .caught_up(self.until.saturating_duration_since(Instant::now()))
@@ -41,7 +50,7 @@ impl Pending {
 }
 
 impl App {
-    /// Takes a reading of the file. Never waits: signals are answered meanwhile.
+    /// Handles a file that was read. Never waits: signals are answered meanwhile.
     pub(super) fn reload(&mut self, reload: Reload, check: &Check) -> Step {
         let result = match &reload {
             Reload::Changed { .. } => "changed",
@@ -56,13 +65,13 @@ impl App {
         match reload {
             Reload::Unchanged => {
                 check.set(self.status());
-                tracing::info!("configuration read again; nothing has changed");
+                tracing::info!("configuration reloaded; unchanged");
                 self.show(None);
                 Step::Answered(Ok(()))
             }
             Reload::Refused(problems) => {
                 for problem in problems.as_slice() {
-                    tracing::warn!(%problem, "problem in the configuration");
+                    tracing::warn!(%problem, "configuration problem; reload refused");
                 }
                 check.set(Status::Warning(refused(&problems)));
                 self.show(Some(&problems));
@@ -79,14 +88,14 @@ impl App {
         }
     }
 
-    /// Applies a configuration whose streams are followed.
+    /// Applies a configuration whose streams are caught up.
     pub(super) fn apply(&mut self, pending: Pending, check: &Check) {
         let Pending {
             loaded, restart, ..
         } = pending;
         self.live.apply(&loaded.config);
         if logs::set_filter(&loaded.config.log.filter).is_err() {
-            tracing::warn!("the filter of the log stays as it was");
+            tracing::warn!("log filter not changed");
         }
         tracing::info!(
             hash = loaded.content_hash,
@@ -100,14 +109,14 @@ impl App {
         self.show(None);
     }
 
-    /// Logs what of the configuration may not do what was meant.
+    /// Logs the warnings of the configuration.
     pub(super) fn log_warnings(&self) {
         for problem in &self.loaded.warnings {
-            tracing::warn!(%problem, "warning about the configuration");
+            tracing::warn!(%problem, "configuration warning");
         }
     }
 
-    /// What the probes are told about the configuration that is applied.
+    /// Status of the check `config` for the running configuration.
     pub(super) fn status(&self) -> Status {
         let warning = match &self.loaded.warnings[..] {
             [] => None,
@@ -135,7 +144,7 @@ impl App {
     }
 }
 
-/// One line for the probes: the first problem with its place, and how many more there are.
+/// One line for the check: the first problem with its location, and the number of others.
 fn refused(problems: &Problems) -> String {
     let first = problems
         .as_slice()
@@ -165,7 +174,7 @@ fn more(count: usize) -> String {
     }
 }
 
-/// What `/config` answers.
+/// Answer of `/config`.
 pub(super) fn shown(loaded: &Loaded, restart: &[&str], problems: Option<&Problems>) -> Value {
     json!({
         "effective": config::effective(&loaded.config),

@@ -1,4 +1,10 @@
-//! Shards: one thread, one runtime and one set of listeners per core; a connection stays where it was accepted.
+//! Shards: for each core one thread with a single-threaded runtime and its own listeners.
+//!
+//! Every shard binds the same addresses with `SO_REUSEPORT`; the kernel spreads connections over
+//! the shards, and a connection stays on the shard that accepted it. So its tasks never move
+//! between cores and need no work stealing (decision 0003). The first shard is the main thread; the
+//! others are joined when the drain is over. Each shard runs the loop-lag probe, the feed
+//! dispatcher and one accept loop per listener.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,40 +23,41 @@ use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::tls::Tls;
 
-/// The running shards, and the ways in which they are told to end.
+/// Running shards and the triggers that stop them.
 pub(super) struct Shards {
-    /// To close the listeners; over when all are closed.
+    /// Closes the listeners; completes when all are closed.
     pub(super) listeners: Trigger,
-    /// To tell the connections not to be used again; over when all have been told.
+    /// Sends GOAWAY or `Connection: close`; completes when every connection has sent it.
     pub(super) goaway: Trigger,
-    /// Over when all connections have ended.
+    /// Completes when all connections have ended.
     pub(super) connections: Trigger,
-    /// Other shards than the first.
+    /// All shards but the first.
     pub(super) others: Others,
-    /// Where clients connect.
+    /// Ports of the listeners.
     pub(super) ports: Vec<u16>,
 }
 
-/// Threads, each of which ends when its sender is dropped.
+/// Threads; each ends when its sender is dropped.
 pub(super) type Others = Vec<(oneshot::Sender<()>, JoinHandle<()>)>;
 
-/// Listeners that are bound and not yet served.
+/// Bound listeners without an accept loop yet.
 type Bound = Vec<(std::net::TcpListener, Option<Tls>)>;
 
-/// The runtime of one shard.
+/// Returns the runtime of one shard.
 pub(super) fn runtime() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
 impl Shards {
-    /// Binds every listener once per shard and serves. The calling task's runtime is the first shard.
+    /// Binds every listener once per shard and serves. The calling task's runtime is the first
+    /// shard.
     pub(super) async fn start(
         listen: &[ListenConfig],
         context: &Arc<Context>,
         health: &Health,
         loop_lag: &LoopLagProbes,
     ) -> Result<Self, StartError> {
-        // The CPU quota of the cgroup counts too, not only the cores of the machine.
+        // Respects the CPU quota of the cgroup, not only the number of cores.
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let sharing = if count > 1 {
             Sharing::Shared
@@ -60,7 +67,7 @@ impl Shards {
         let (listeners, listening) = shutdown::channel();
         let (goaway, leaving) = shutdown::channel();
         let (connections, release) = shutdown::channel();
-        let watches = Watches {
+        let tokens = Tokens {
             listening,
             drain: http::Drain { leaving, release },
         };
@@ -78,12 +85,12 @@ impl Shards {
         }
         let mut others = Vec::new();
         for (place, bound) in shards.into_iter().enumerate() {
-            let (context, watches) = (context.clone(), watches.clone());
+            let (context, tokens) = (context.clone(), tokens.clone());
             let probe = loop_lag.run_probe();
             if place == 0 {
                 tokio::spawn(probe);
                 tokio::spawn(feed::answer());
-                serve(bound, &context, &watches);
+                serve(bound, &context, &tokens);
                 continue;
             }
             let (stop, stopped) = oneshot::channel::<()>();
@@ -93,10 +100,11 @@ impl Shards {
                 runtime.block_on(async {
                     tokio::spawn(probe);
                     tokio::spawn(feed::answer());
-                    serve(bound, &context, &watches);
-                    // Or the drain would wait for this thread's end, and this thread for the drain's.
-                    drop(watches);
-                    // Its end is the message.
+                    serve(bound, &context, &tokens);
+                    // Tokens held here would make the drain wait for this thread, which waits for
+                    // the drain.
+                    drop(tokens);
+                    // Returns when the sender is dropped.
                     drop(stopped.await);
                 });
             };
@@ -117,17 +125,17 @@ impl Shards {
     }
 }
 
-/// Ends the other threads; their connections have ended before.
+/// Joins the other threads, after their connections have ended.
 pub(super) fn stop(others: Others) {
     for (stop, thread) in others {
         drop(stop);
         if thread.join().is_err() {
-            tracing::error!("a shard's thread had panicked");
+            tracing::error!("shard thread panicked");
         }
     }
 }
 
-/// Binds one listener in every shard; the first decides the port where any is asked for.
+/// Binds one listener in every shard. For port 0 the first bind chooses the port of all.
 fn bind(
     address: SocketAddr,
     sharing: Sharing,
@@ -144,16 +152,16 @@ fn bind(
     Ok(address)
 }
 
-/// What everything in a shard hears of a drain.
+/// Shutdown tokens of everything in a shard.
 #[derive(Clone)]
-struct Watches {
+struct Tokens {
     listening: Token,
     drain: http::Drain,
 }
 
-fn serve(bound: Bound, context: &Arc<Context>, watches: &Watches) {
+fn serve(bound: Bound, context: &Arc<Context>, tokens: &Tokens) {
     for (bound, tls) in bound {
-        let Watches { listening, drain } = watches.clone();
+        let Tokens { listening, drain } = tokens.clone();
         match Listener::new(bound) {
             Ok(listener) => {
                 tokio::spawn(http::serve(
@@ -164,7 +172,7 @@ fn serve(bound: Bound, context: &Arc<Context>, watches: &Watches) {
                     drain,
                 ));
             }
-            Err(error) => tracing::error!(%error, "a listener cannot be served"),
+            Err(error) => tracing::error!(%error, "cannot serve listener"),
         }
     }
 }

@@ -1,4 +1,15 @@
-//! The end of the process: a drain that a signal or a command has begun, what is asked meanwhile, and when it is over.
+//! End of the process: runs the drain, answers signals and commands meanwhile, then exits.
+//!
+//! ```text
+//! SIGTERM       -> drain -> exit
+//! drain command -> drain -> stay, drained, until a signal (the container's preStop hook)
+//! SIGTERM during the drain of a command  -> the rest of the drain is compressed
+//! second SIGTERM                         -> exit at once
+//! ```
+//!
+//! Runs on the first shard, called by [`App::run`](super::App). Order: clients first
+//! ([`app::drain`](super::drain)), then presence, sources and NATS, the admin port last, so that
+//! probes and `/health` answer until the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,36 +31,36 @@ use crate::lifecycle::signals::Request;
 use crate::nats::Nats;
 use crate::telemetry::Metrics;
 
-/// 3 s: consumers are deleted and a last round trip is made; NATS forgets by itself what it is not told.
+/// 3 s: delete the consumers and make one last round trip. NATS removes the rest by inactivity.
 const UPSTREAM_MAX: Duration = Duration::from_secs(3);
 
-/// What began the end.
+/// Reason for the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The process ends when it is drained.
+    /// A signal: the process exits when it is drained.
     Signal,
-    /// The process stays, drained, until a signal.
+    /// The drain command: the process stays, drained, until a signal.
     Command,
 }
 
-/// What hears while the drain goes on.
+/// Signals and commands that arrive during the drain.
 struct ShutdownControl {
     signals: mpsc::Receiver<Request>,
     commands: mpsc::Receiver<Command>,
-    /// A signal has said already that the process is to end.
-    told: bool,
+    /// Set once a signal has requested the exit.
+    exit_requested: bool,
 }
 
-/// What is said to them that matters.
+/// Signal that changes a running drain.
 enum ShutdownEvent {
-    /// The first signal.
-    Hurry,
-    /// The second.
-    Now,
+    /// First signal: compress the rest of the drain.
+    Compress,
+    /// Second signal: exit at once.
+    Exit,
 }
 
 impl App {
-    /// Stops everything, clients first and the admin last.
+    /// Stops everything: clients first, the admin port last.
     pub(super) async fn end(self, cause: Cause) {
         let Self {
             live:
@@ -82,10 +93,10 @@ impl App {
             ?cause,
             streams = context.streams.len(),
             seconds,
-            "the drain begins"
+            "drain started"
         );
         if planned < config.timeout {
-            tracing::warn!(?grace, timeout = ?config.timeout, "the drain is compressed into the grace period");
+            tracing::warn!(?grace, timeout = ?config.timeout, "drain compressed to fit into the grace period");
         }
         let parts = Parts {
             context,
@@ -96,10 +107,10 @@ impl App {
             metrics,
             progress,
         };
-        let mut ears = ShutdownControl {
+        let mut control = ShutdownControl {
             signals,
             commands,
-            told: cause == Cause::Signal,
+            exit_requested: cause == Cause::Signal,
         };
         let drained = {
             let drain = parts.drain(config, scheduled);
@@ -107,12 +118,12 @@ impl App {
             loop {
                 tokio::select! {
                     biased;
-                    heard = ears.listen() => match heard {
-                        ShutdownEvent::Now => break false,
-                        ShutdownEvent::Hurry => {
+                    event = control.next() => match event {
+                        ShutdownEvent::Exit => break false,
+                        ShutdownEvent::Compress => {
                             let mut left = Duration::ZERO;
-                            schedule.send_modify(|schedule| left = schedule.hurry(Instant::now()));
-                            tracing::warn!(seconds = left.as_secs_f64(), "a signal compresses what is left of the drain");
+                            schedule.send_modify(|schedule| left = schedule.compress_after_signal(Instant::now()));
+                            tracing::warn!(seconds = left.as_secs_f64(), "signal received; the rest of the drain is compressed");
                         }
                     },
                     () = &mut drain => break true,
@@ -120,28 +131,28 @@ impl App {
             }
         };
         if !drained {
-            tracing::warn!("a second signal ends the process at once");
-        } else if !ears.told {
-            // Whoever asked for the drain, such as a preStop hook, decides when the process goes.
-            tracing::info!("drained; the process stays until it gets a signal");
-            ears.listen().await;
+            tracing::warn!("second signal received; exiting at once");
+        } else if !control.exit_requested {
+            // The requester of the drain, such as a preStop hook, decides when the process exits.
+            tracing::info!("drained; waiting for a signal to exit");
+            control.next().await;
         }
         leave(admin);
     }
 }
 
-/// The last act of the process.
+/// Stops the admin port as the last step.
 fn leave(admin: Admin) {
-    tracing::info!("ended");
-    // Blocks half a second at most, with nothing left that could wait for this thread.
+    tracing::info!("exiting");
+    // Blocks for at most 500 ms; no task of this thread is left.
     admin.stop();
 }
 
-/// What ends, in its order.
+/// Parts of the process in the order in which they stop.
 struct Parts {
     context: Arc<Context>,
     shards: Shards,
-    /// The end of the writing to the registry over all pods.
+    /// Stops the writer of presence entries.
     registry: Trigger,
     sources: Arc<Sources>,
     nats: Nats,
@@ -178,7 +189,7 @@ impl Parts {
         };
         if timeout(UPSTREAM_MAX, upstream).await.is_err() {
             tracing::warn!(
-                "NATS did not answer in time; it removes by itself what this pod has left"
+                "NATS did not answer within 3 s; the server removes this pod's consumers by inactivity"
             );
         }
         let cut = progress.borrow().cut;
@@ -188,20 +199,20 @@ impl Parts {
 }
 
 impl ShutdownControl {
-    /// Returns at a signal that ends the process; answers everything else. May be dropped at any await.
-    async fn listen(&mut self) -> ShutdownEvent {
+    /// Returns at the next signal that changes the drain; answers everything else. Cancel safe.
+    async fn next(&mut self) -> ShutdownEvent {
         loop {
             tokio::select! {
                 biased;
                 signal = self.signals.recv() => match signal {
-                    Some(Request::End) if std::mem::replace(&mut self.told, true) => return ShutdownEvent::Now,
-                    Some(Request::End) => return ShutdownEvent::Hurry,
-                    Some(Request::Reload) => tracing::info!("the configuration is not read again while the pod drains"),
-                    // The thread that waits for them is gone: nothing can be heard any more.
+                    Some(Request::End) if std::mem::replace(&mut self.exit_requested, true) => return ShutdownEvent::Exit,
+                    Some(Request::End) => return ShutdownEvent::Compress,
+                    Some(Request::Reload) => tracing::info!("SIGHUP ignored: the pod is draining"),
+                    // The signal thread has ended: no signal can arrive.
                     None => std::future::pending().await,
                 },
                 command = self.commands.recv() => match command {
-                    // The drain that is asked for is this one. Whoever asked may be gone.
+                    // This drain is the requested one. The requester may have disconnected.
                     Some(Command::Drain { outcome }) => drop(outcome.send(Ok(()))),
                     Some(Command::Reload { outcome }) => drop(outcome.send(Err("the sidecar is draining".to_owned()))),
                     None => std::future::pending().await,

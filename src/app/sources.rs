@@ -1,4 +1,17 @@
-//! The sources that the routes name: which streams are followed with which filters, and the core subjects.
+//! Sources of all routes: the JetStream streams with their filters, and core subjects.
+//!
+//! [`Sources::apply`] compares the configuration with what is followed. A stream is followed once
+//! for the whole pod, with the union of the filters of all routes and the largest of their windows:
+//!
+//! ```text
+//! delivery: shared     StreamBuffer    <- one tailer with one consumer
+//! delivery: republish  RepublishSource <- subscriptions on demand
+//! no stream            CoreSource      <- subscriptions on demand, one source for the process
+//! ```
+//!
+//! If filters, identity or delivery of a stream change, a new source replaces the old one; event
+//! streams that read the old one keep it, and the sweep drops it when its last feed is gone. The
+//! only lock is `state`; the locks inside the sources may be acquired while it is held, none other.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,7 +28,7 @@ use crate::sse::SourceTag;
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 
-/// Everything that events come from.
+/// All sources of the process.
 pub(super) struct Sources {
     nats: Nats,
     budget: Arc<Budget>,
@@ -26,26 +39,26 @@ pub(super) struct Sources {
 
 struct State {
     followed: HashMap<String, Followed>,
-    /// Followed in a way that a reload has changed, as long as event streams read them.
+    /// Sources that a reload has replaced, while event streams still read them.
     retired: Vec<Followed>,
-    /// Ends the subscriptions to core subjects; none when they have been told to end.
+    /// Stops the subscriptions to core subjects; `None` once they are stopped.
     core: Option<Trigger>,
 }
 
 struct Followed {
     wanted: Wanted,
-    reader: Reader,
+    source: StreamSource,
     stop: Trigger,
 }
 
-/// What cursors of a stream come from.
+/// Source of one JetStream stream.
 #[derive(Clone)]
-enum Reader {
+enum StreamSource {
     Shared(Arc<StreamBuffer>),
-    RepublishSource(Arc<RepublishSource>),
+    Republish(Arc<RepublishSource>),
 }
 
-/// What all routes together want of a stream.
+/// Requirements of all routes on one stream.
 #[derive(Clone)]
 struct Wanted {
     identity: Option<String>,
@@ -54,14 +67,14 @@ struct Wanted {
     limits: Limits,
 }
 
-/// The `source` label of core subjects.
+/// `source` label of core subjects in metrics.
 const CORE: &str = "core";
 
-/// 1 s: how often what is too old leaves memory, and retired logs are looked at.
+/// 1 s: interval of eviction by age, and of the check for retired sources without readers.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 impl Sources {
-    /// Begins to serve core subjects, and to sweep.
+    /// Starts the subscriptions to core subjects and the sweep.
     pub(super) fn start(
         nats: Nats,
         tag: SourceTag,
@@ -89,8 +102,8 @@ impl Sources {
         sources
     }
 
-    /// Follows what a configuration names. A stream whose filters or identity change is followed anew; event streams
-    /// that read the old way keep it until they end.
+    /// Follows the streams of a configuration. If filters or identity of a stream change, a new
+    /// source replaces the old one; event streams that read the old one keep it until they end.
     pub(super) fn apply(&self, config: &Config) {
         let wanted = wanted(config);
         let mut state = self.lock();
@@ -104,7 +117,7 @@ impl Sources {
             {
                 if known.wanted.limits != wanted.limits {
                     known.wanted.limits = wanted.limits;
-                    known.reader.set_limits(wanted.limits);
+                    known.source.set_limits(wanted.limits);
                 }
                 continue;
             }
@@ -139,29 +152,30 @@ impl Sources {
             window: limits,
         };
         let (stop, stopped) = shutdown::channel();
-        let reader = match delivery {
+        let source = match delivery {
             Delivery::Shared => {
                 let (writer, log) = feed::buffer::channel(stream, limits, &self.budget, Some(past));
                 spawn_until(log.replays(), stopped.clone());
                 self.nats.tail(followed, writer, stopped);
-                Reader::Shared(log)
+                StreamSource::Shared(log)
             }
             Delivery::Republish => {
-                let (source, demands) = feed::republish_source::channel(stream, &self.budget, past);
-                spawn_until(source.replays(), stopped.clone());
+                let (republish, requests) =
+                    feed::republish_source::channel(stream, &self.budget, past);
+                spawn_until(republish.replays(), stopped.clone());
                 self.nats
-                    .serve_republished(followed, source.clone(), demands, stopped);
-                Reader::RepublishSource(source)
+                    .serve_republished(followed, republish.clone(), requests, stopped);
+                StreamSource::Republish(republish)
             }
         };
         Followed {
             wanted,
-            reader,
+            source,
             stop,
         }
     }
 
-    /// The source of a route.
+    /// Returns the source of a route.
     pub(super) fn find(&self, source: &SourceConfig) -> Source {
         let state = self.lock();
         let followed = source
@@ -170,36 +184,36 @@ impl Sources {
             .and_then(|stream| state.followed.get(stream));
         followed.map_or_else(
             || Source::Core(self.core.clone()),
-            |followed| followed.reader.source(),
+            |followed| followed.source.to_source(),
         )
     }
 
-    /// Returns when every stream that is followed has been caught up with, or after `most`.
+    /// Returns when every followed stream is caught up, or after `most`.
     pub(super) async fn caught_up(&self, most: Duration) {
         let ready = async {
             while self
                 .lock()
                 .followed
                 .values()
-                .any(|followed| !followed.reader.is_ready())
+                .any(|followed| !followed.source.is_ready())
             {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        // Whatever is not caught up with in time is refused as at the start of the process.
+        // Requests to streams that are not caught up get the rejection of a starting process.
         drop(tokio::time::timeout(most, ready).await);
     }
 
-    /// Messages that JetStream has ready and this pod has not taken.
+    /// Messages that JetStream has ready and this pod has not received.
     pub(super) fn pending(&self) -> u64 {
         self.lock()
             .followed
             .values()
-            .map(|followed| followed.reader.pending())
+            .map(|followed| followed.source.pending())
             .sum()
     }
 
-    /// Ends every consumer and every subscription; returns when NATS has been told of all of them.
+    /// Stops every consumer and subscription; returns when NATS has confirmed.
     pub(super) async fn stop(&self) {
         let stops: Vec<Trigger> = {
             let mut state = self.lock();
@@ -220,7 +234,7 @@ impl Sources {
         futures_util::future::join_all(stops.into_iter().map(Trigger::shut_down)).await;
     }
 
-    /// Brings the gauges of windows and feeds up to date.
+    /// Updates the gauges of windows and feeds.
     pub(super) fn sample(&self, metrics: &Metrics) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let set = |source: &str, (events, bytes, feeds): (usize, usize, usize)| {
@@ -235,14 +249,14 @@ impl Sources {
             metrics.feeds.with_label_values(&[source]).set(gauge(feeds));
         };
         set(CORE, self.core.size());
-        let readers: Vec<Reader> = self
+        let sources: Vec<StreamSource> = self
             .lock()
             .followed
             .values()
-            .map(|followed| followed.reader.clone())
+            .map(|followed| followed.source.clone())
             .collect();
-        for reader in readers {
-            set(reader.name(), reader.size());
+        for source in sources {
+            set(source.name(), source.size());
         }
     }
 
@@ -253,9 +267,9 @@ impl Sources {
             followed, retired, ..
         } = &mut *state;
         for followed in followed.values().chain(&*retired) {
-            followed.reader.sweep(now);
+            followed.source.sweep(now);
         }
-        for done in retired.extract_if(.., |followed| followed.reader.size().2 == 0) {
+        for done in retired.extract_if(.., |followed| followed.source.size().2 == 0) {
             tokio::spawn(done.stop.shut_down());
         }
     }
@@ -276,7 +290,7 @@ async fn sweep(sources: Weak<Sources>) {
     }
 }
 
-/// Runs until the other end of the watch signals.
+/// Runs the task until the shutdown is requested.
 fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Token) {
     tokio::spawn(async move {
         tokio::select! {
@@ -287,61 +301,61 @@ fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Token
     });
 }
 
-impl Reader {
+impl StreamSource {
     fn name(&self) -> &Arc<str> {
         match self {
             Self::Shared(log) => log.name(),
-            Self::RepublishSource(source) => source.name(),
+            Self::Republish(source) => source.name(),
         }
     }
 
-    fn source(&self) -> Source {
+    fn to_source(&self) -> Source {
         match self {
             Self::Shared(log) => Source::JetStream(log.clone()),
-            Self::RepublishSource(source) => Source::Republish(source.clone()),
+            Self::Republish(source) => Source::Republish(source.clone()),
         }
     }
 
     fn is_ready(&self) -> bool {
         match self {
             Self::Shared(log) => log.is_ready(),
-            Self::RepublishSource(source) => source.tag().is_some(),
+            Self::Republish(source) => source.tag().is_some(),
         }
     }
 
-    /// Messages that JetStream has ready for it; what is republished is sent without being asked for.
+    /// Messages that JetStream has ready; republished messages are pushed and never pending.
     fn pending(&self) -> u64 {
         match self {
             Self::Shared(log) => log.pending(),
-            Self::RepublishSource(_) => 0,
+            Self::Republish(_) => 0,
         }
     }
 
-    /// How much all routes together keep: of a stream on demand each feed has its own window.
+    /// Sets the window of a shared buffer; each republish feed has its own window.
     fn set_limits(&self, limits: Limits) {
         match self {
             Self::Shared(log) => log.set_limits(limits),
-            Self::RepublishSource(_) => {}
+            Self::Republish(_) => {}
         }
     }
 
     fn sweep(&self, now: Instant) {
         match self {
             Self::Shared(log) => log.sweep(now),
-            Self::RepublishSource(source) => source.sweep(now),
+            Self::Republish(source) => source.sweep(now),
         }
     }
 
     fn size(&self) -> (usize, usize, usize) {
         match self {
             Self::Shared(log) => log.size(),
-            Self::RepublishSource(source) => source.size(),
+            Self::Republish(source) => source.size(),
         }
     }
 }
 
 impl Wanted {
-    /// Whether one tailer serves both: their limits may differ.
+    /// True if one source serves both; the limits may differ.
     fn is_followed_as(&self, other: &Self) -> bool {
         self.identity == other.identity
             && self.delivery == other.delivery
@@ -349,9 +363,10 @@ impl Wanted {
     }
 }
 
-/// Every stream that a route names, with all that any route can ask of it and the largest of their windows.
+/// Requirements per stream: the union of all filters and the largest window of its routes.
 fn wanted(config: &Config) -> HashMap<String, Wanted> {
-    // All filters of a stream first, and each once: to add them to a set route by route takes the square of their number.
+    // Collect all filters of a stream before building its set: adding them route by route is
+    // quadratic.
     let mut reach: HashMap<&str, HashSet<Filter>> = HashMap::new();
     let mut wanted: HashMap<String, Wanted> = HashMap::new();
     for route in &config.http.routes {
@@ -367,7 +382,7 @@ fn wanted(config: &Config) -> HashMap<String, Wanted> {
                     limits.bytes = limits.bytes.max(route.window.bytes);
                     limits.age = limits.age.max(route.window.age);
                 })
-                // Identity and delivery are the same in every route: the configuration was checked.
+                // The configuration check ensures that all routes agree on identity and delivery.
                 .or_insert_with(|| Wanted {
                     identity: source.identity.clone(),
                     delivery: source.delivery,

@@ -1,31 +1,36 @@
-//! What the probes are told: named checks, each set by the part it speaks of.
+//! Health checks: the named statuses of `/health` and of the readiness probe.
+//!
+//! A part of the process adds a check and gets a [`Check`], the only handle that sets it; dropping
+//! the handle removes the check. The pod is ready while no check fails. A degraded check does not
+//! change readiness. Every change is logged once, by the handle that makes it. One mutex guards all
+//! checks; it is held for a map operation and one log call, never across an await.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// All checks of the process.
+/// All checks of the process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<Checks>>);
 
 #[derive(Debug, Default)]
 struct Checks {
-    /// Each with the number of the handle that sets it.
+    /// Status of each check, with the number of the handle that may set it.
     by_name: BTreeMap<String, (u64, Status)>,
     made: u64,
 }
 
-/// How one part is.
+/// Status of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// As it should be.
+    /// Works.
     Ok,
-    /// Works, but a human should look; readiness is not touched.
+    /// Works, but an operator should look. Readiness does not change.
     Warning(String),
-    /// Does not work: the pod is not ready.
+    /// Does not work. The pod is not ready.
     Failing(String),
 }
 
-/// The handle with which a part sets its check; dropping it takes the check away.
+/// Handle that sets one check; dropping it removes the check.
 #[derive(Debug)]
 pub struct Check {
     health: Health,
@@ -34,14 +39,14 @@ pub struct Check {
 }
 
 impl Health {
-    /// Adds a check that is failing until it is set, with this as the reason. One of the same name that is there
-    /// already is replaced: its handle sets nothing any more.
+    /// Adds a check that fails with this reason until it is set. An existing check of the same name
+    /// is replaced; its handle has no effect from then on.
     #[must_use]
     pub fn check(&self, name: impl Into<String>, why: impl Into<String>) -> Check {
         self.add(name.into(), Status::Failing(why.into()))
     }
 
-    /// Adds a check of a part that works until now, with a status that is no failure: readiness is not touched.
+    /// Adds a check with a status other than failing: readiness does not change.
     #[must_use]
     pub fn degraded(&self, name: impl Into<String>, status: Status) -> Check {
         let check = self.add(name.into(), Status::Ok);
@@ -61,7 +66,7 @@ impl Health {
         }
     }
 
-    /// Every check by name.
+    /// Returns every check by name.
     #[must_use]
     pub fn report(&self) -> BTreeMap<String, Status> {
         self.lock()
@@ -71,7 +76,7 @@ impl Health {
             .collect()
     }
 
-    /// Whether no check is failing.
+    /// Returns true while no check fails.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self
@@ -87,7 +92,7 @@ impl Health {
 }
 
 impl Check {
-    /// Says how the part is now; a change is logged.
+    /// Sets the status; a change is logged.
     pub fn set(&self, status: Status) {
         let mut checks = self.health.lock();
         let Some((number, before)) = checks.by_name.get_mut(&self.name) else {
@@ -99,7 +104,7 @@ impl Check {
         let name = &*self.name;
         match (&status, &*before) {
             (Status::Ok, _) => tracing::info!(check = name, "check passes"),
-            (Status::Warning(why), _) => tracing::warn!(check = name, why, "check warns"),
+            (Status::Warning(why), _) => tracing::warn!(check = name, why, "check degraded"),
             (Status::Failing(why), Status::Failing(_)) => {
                 tracing::info!(check = name, why, "check still fails")
             }
@@ -127,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readiness_fails_while_any_check_fails_and_a_warning_does_not_touch_it() {
+    fn readiness_fails_while_any_check_fails_and_ignores_degraded_checks() {
         let health = Health::default();
         assert!(health.is_ready());
         let nats = health.check("nats", "not connected yet");
@@ -143,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_was_replaced_neither_sets_nor_removes_the_new_one() {
+    fn replaced_check_neither_sets_nor_removes_its_successor() {
         let health = Health::default();
         let old = health.check("stream", "not caught up yet");
         let new = health.check("stream", "not caught up yet");

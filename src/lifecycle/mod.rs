@@ -1,4 +1,13 @@
-//! Beginning and end: signals, the counted drain, and what the probes are told.
+//! Life of the process: signals, health checks, the shutdown mechanism and the timing of a drain.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `signals` | SIGTERM, SIGINT and SIGHUP as values in a channel |
+//! | `health` | named checks for `/health` and readiness |
+//! | `shutdown` | trigger, tokens and guards: request an end and count its completion |
+//! | `drain`, `schedule`, `phase` | settings, moments and progress of the pod's graceful shutdown |
+//!
+//! Nothing here knows NATS or HTTP; `app` connects these parts.
 
 pub mod drain;
 pub mod health;

@@ -1,31 +1,33 @@
-//! Where a drain stands: its phases by name and number, and how far it has come.
+//! Progress of a drain: its phases and the number of event streams that are left.
+//!
+//! `app::drain` sends the progress through a watch channel; `/health` and the metrics read it.
 
-/// The phases of a drain, in their order.
+/// Phases of a drain in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// No drain.
+    /// No drain has started.
     #[default]
     Running,
-    /// Readiness has just failed.
+    /// Readiness fails.
     ReadyOff,
-    /// Everything is accepted and served as ever, until load balancers have heard.
+    /// Everything is still accepted and served while load balancers notice.
     Accepting,
-    /// The listeners are closed, after what was queued at them.
+    /// The listeners are closed, after their accept queues were emptied.
     ListenersClosed,
-    /// Connections are told not to be used again.
+    /// Connections get GOAWAY or `Connection: close`.
     Goaway,
-    /// The event streams end, one by one.
+    /// Event streams end one by one.
     Ending,
-    /// What was written is waited for until clients have it.
+    /// Written bytes are on their way to the clients.
     Lingering,
-    /// NATS is left in order.
+    /// Consumers, subscriptions and NATS connections are closed.
     Upstream,
-    /// Nothing is left.
+    /// The drain is complete.
     Done,
 }
 
 impl Phase {
-    /// Every phase, in its order.
+    /// All phases in their order.
     pub const ALL: [Self; 9] = [
         Self::Running,
         Self::ReadyOff,
@@ -38,7 +40,7 @@ impl Phase {
         Self::Done,
     ];
 
-    /// As logs and `/health` write it.
+    /// Name in logs, metrics and `/health`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -61,19 +63,19 @@ impl Phase {
     }
 }
 
-/// How far a drain has come: what `/health` shows. The drain sends it through a `tokio::sync::watch`.
+/// Progress of a drain, as `/health` shows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Where it stands.
+    /// Current phase.
     pub phase: Phase,
-    /// Event streams that are still to be ended.
+    /// Event streams that have not ended yet.
     pub streams_left: u64,
-    /// Event streams that were cut at the deadline.
+    /// Event streams cut at the deadline.
     pub cut: u64,
 }
 
 impl Progress {
-    /// Whether a drain has begun: from then on the pod is not ready.
+    /// True once a drain has started; from then on the pod is not ready.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.phase != Phase::Running

@@ -1,4 +1,9 @@
-//! When what of a drain is to be over, and how what is left of it is compressed when there is less time than planned.
+//! Moments of a drain as pure time, and their compression when less time is left than planned.
+//!
+//! A [`Schedule`] is built from the settings and the grace period of the pod. If a signal arrives
+//! while a drain that a command began is running, the container runtime will kill the process soon:
+//! every moment that is still ahead moves closer by the same factor, so no phase is skipped.
+//! `app::drain` receives the moments through a watch channel and follows when they move.
 
 use std::time::Duration;
 
@@ -6,35 +11,36 @@ use tokio::time::Instant;
 
 use super::drain::Config;
 
-/// 2 s: what the process needs after its clients, to leave NATS in order and to end.
+/// 2 s: time after the clients to close NATS and exit.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// 8 s, of the 10 s that container runtimes give between their signal and their kill when nobody says otherwise.
+/// 8 s of the 10 s that container runtimes wait by default between SIGTERM and SIGKILL.
 const AFTER_SIGNAL_MAX: Duration = Duration::from_secs(8);
 
-/// The moments of one drain, in their order.
+/// Moments of one drain in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// Until then everything is accepted and served as ever.
+    /// End of the time in which everything is still accepted.
     pub accept_until: Instant,
-    /// By then every event stream has been told to end.
+    /// Moment by which every event stream was asked to end.
     pub spread_until: Instant,
-    /// What is left then is cut.
+    /// Moment at which the event streams that are left are cut.
     pub deadline: Instant,
 }
 
-/// What of a grace period a drain may use.
+/// Part of a grace period that the drain may use.
 #[must_use]
 pub fn usable(grace: Duration) -> Duration {
     grace.saturating_sub(LEAVE).max(grace / 2)
 }
 
 impl Schedule {
-    /// The schedule of a drain that begins now, within what a grace period leaves to it.
+    /// Returns the schedule of a drain that begins now, compressed into the grace period if it is
+    /// known.
     #[must_use]
     pub fn new(config: &Config, began: Instant, grace: Option<Duration>) -> Self {
         let accept_until = began + config.accept_for;
-        // A configuration with a shorter `timeout` is refused; here the order holds whatever comes.
+        // The configuration check rejects a shorter `timeout`; the order holds here regardless.
         let deadline = began + config.timeout;
         let spread_until = (accept_until + config.spread).min(deadline);
         let mut schedule = Self {
@@ -48,14 +54,15 @@ impl Schedule {
         schedule
     }
 
-    /// A signal says that the end is near: what is left is compressed. Returns how long that may take.
-    pub fn hurry(&mut self, now: Instant) -> Duration {
-        // Where the grace period is known it does not end sooner: the deadline is within it from the beginning.
+    /// Compresses the rest after a signal. Returns the time until the deadline.
+    pub fn compress_after_signal(&mut self, now: Instant) -> Duration {
+        // With a known grace period the deadline already fits into it.
         self.compress(now, AFTER_SIGNAL_MAX);
         self.deadline.saturating_duration_since(now)
     }
 
-    /// Brings every moment that is still to come nearer, all by the same factor, so that the last is `within` from now.
+    /// Moves every future moment closer by the same factor, so that the deadline is `within` from
+    /// now.
     fn compress(&mut self, now: Instant, within: Duration) {
         let left = self.deadline.saturating_duration_since(now);
         if left <= within {
@@ -74,7 +81,7 @@ impl Schedule {
         }
         debug_assert!(
             self.accept_until <= self.spread_until && self.spread_until <= self.deadline,
-            "in their order"
+            "moments of a drain are ordered"
         );
     }
 }
@@ -85,7 +92,7 @@ mod tests {
 
     const S: fn(u64) -> Duration = Duration::from_secs;
 
-    /// The three moments, in milliseconds from `from`.
+    /// The three moments in milliseconds after `from`.
     fn moments(schedule: &Schedule, from: Instant) -> [u128; 3] {
         [
             schedule.accept_until,
@@ -96,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_takes_the_times_of_the_configuration() {
+    fn drain_follows_the_configured_durations() {
         let began = Instant::now();
         let config = Config::default();
         assert_eq!(
@@ -110,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn a_grace_period_that_is_too_short_compresses_every_part_alike_and_leaves_two_seconds() {
+    fn short_grace_period_compresses_every_phase_and_leaves_two_seconds() {
         let began = Instant::now();
         let config = Config::default();
         assert_eq!(
             moments(&Schedule::new(&config, began, Some(S(22))), began),
             [2_500, 12_500, 20_000]
         );
-        // Of a tiny one half is used.
+        // Half of a very short grace period is used.
         assert_eq!(
             moments(&Schedule::new(&config, began, Some(S(2))), began),
             [125, 625, 1_000]
@@ -125,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_compresses_what_is_left_and_moves_nothing_that_is_over() {
+    fn signal_compresses_the_rest_and_does_not_move_past_moments() {
         let began = Instant::now();
         let mut schedule = Schedule::new(&Config::default(), began, None);
         let now = began + S(8);
-        assert_eq!(schedule.hurry(now), S(8));
+        assert_eq!(schedule.compress_after_signal(now), S(8));
         assert_eq!(moments(&schedule, began), [5_000, 8_000 + 4_250, 16_000]);
-        // Near its end there is nothing to compress.
-        assert_eq!(schedule.hurry(began + S(14)), S(2));
+        // Close to the deadline there is nothing to compress.
+        assert_eq!(schedule.compress_after_signal(began + S(14)), S(2));
         assert_eq!(moments(&schedule, began), [5_000, 12_250, 16_000]);
     }
 }

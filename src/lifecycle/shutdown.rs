@@ -1,9 +1,9 @@
 //! Shutdown of tasks: a trigger requests it, and it completes when the last token is dropped.
 //!
-//! [`channel`] returns a [`Trigger`] and a [`Token`]. Every task that takes part holds a clone of the
-//! token: it awaits [`Token::requested`], finishes its work and drops the token. [`Trigger::completed`]
-//! returns when no token and no [`Guard`] is left, so completion is counted by ownership and cannot be
-//! forgotten on an early return or a panic.
+//! [`channel`] returns a [`Trigger`] and a [`Token`]. Every task that takes part holds a clone of
+//! the token: it awaits [`Token::requested`], finishes its work and drops the token.
+//! [`Trigger::completed`] returns when no token and no [`Guard`] is left, so completion is counted
+//! by ownership and cannot be forgotten on an early return or a panic.
 //!
 //! ```text
 //! Trigger::begin  -> Token::requested   finish in good order
@@ -11,9 +11,9 @@
 //! last Token or Guard dropped -> Trigger::completed
 //! ```
 //!
-//! The order of requests only rises: after an abort a later `begin` changes nothing. A trigger that is
-//! dropped without a request ends nothing. This is the mechanism inside the process; the graceful
-//! shutdown of the pod that uses it is the drain (`app::drain`).
+//! The order of requests only rises: after an abort a later `begin` changes nothing. A trigger that
+//! is dropped without a request ends nothing. This is the mechanism inside the process; the
+//! graceful shutdown of the pod that uses it is the drain (`app::drain`).
 
 use tokio::sync::{mpsc, watch};
 
@@ -109,7 +109,7 @@ impl Token {
         self.guard
     }
 
-    /// Whether the end is requested.
+    /// True once the end is requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {
         *self.requests.borrow() >= Request::End

@@ -1,4 +1,6 @@
-//! The process's signals as values: SIGTERM and SIGINT end it, SIGHUP reads the configuration again.
+//! Signals as values: SIGTERM and SIGINT end the process, SIGHUP reloads the configuration.
+//!
+//! A dedicated thread waits for signals and forwards them into a bounded channel that `app` reads.
 
 use std::io;
 
@@ -6,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-/// What a signal asks for.
+/// Request that a signal makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// SIGTERM or SIGINT.
@@ -15,15 +17,15 @@ pub enum Request {
     Reload,
 }
 
-/// Installs the handlers and returns what they hear. To be called first in the process: as PID 1 it has no default
-/// action for signals.
+/// Installs the handlers and returns the requests. Call this first in the process: PID 1 has no
+/// default action for signals.
 ///
 /// # Errors
-/// When the system refuses the handlers or the thread that waits for them.
+/// If the system cannot install the handlers or start the thread.
 pub fn listen() -> io::Result<mpsc::Receiver<Request>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    // 16: a person with a finger on Ctrl-C; what does not fit was said already.
-    let (heard, requests) = mpsc::channel(16);
+    // 16: repeated Ctrl-C; a request that does not fit is a duplicate.
+    let (sender, requests) = mpsc::channel(16);
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -33,7 +35,7 @@ pub fn listen() -> io::Result<mpsc::Receiver<Request>> {
                 } else {
                     Request::End
                 };
-                if let Err(mpsc::error::TrySendError::Closed(_)) = heard.try_send(request) {
+                if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(request) {
                     return;
                 }
             }

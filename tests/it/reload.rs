@@ -301,9 +301,7 @@ async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_gone() {
     let nats = Nats::start().await;
     let text = |path: &str| config(&nats, &format!("routes:\n{}", route(path, "one.>")));
     let sidestream = Sidestream::start(text("/one/*.json")).await;
-    let told = sidestream
-        .until_message("warning about the configuration")
-        .await;
+    let told = sidestream.until_message("configuration warning").await;
     assert!(
         told["level"] == "WARN" && told.to_string().contains("letter like any other"),
         "{told}"

@@ -144,7 +144,7 @@ async fn a_drain_that_is_asked_for_again_is_the_same_one() {
         .sidestream
         .log()
         .iter()
-        .filter(|line| line["message"] == "the drain begins")
+        .filter(|line| line["message"] == "drain started")
         .count();
     assert_eq!(began, 1);
     fixture.sidestream.terminate();
@@ -260,7 +260,7 @@ async fn a_signal_in_the_middle_of_a_drain_compresses_it_and_a_second_one_ends_i
     fixture.sidestream.terminate();
     let line = fixture
         .sidestream
-        .until_message("a signal compresses what is left of the drain")
+        .until_message("signal received; the rest of the drain is compressed")
         .await;
     assert!(line["seconds"].as_f64().unwrap() <= 8.0, "{line}");
     let output = drain(&fixture.sidestream, &["--wait"]).await;
@@ -296,7 +296,7 @@ async fn two_signals_in_the_middle_of_a_drain_end_the_process_at_once() {
     fixture.sidestream.terminate();
     fixture
         .sidestream
-        .until_message("a signal compresses what is left of the drain")
+        .until_message("signal received; the rest of the drain is compressed")
         .await;
     fixture.sidestream.terminate();
     let told = Instant::now();
@@ -329,7 +329,7 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
             .start()
             .await;
         sidestream
-            .until_message("drain.timeout does not fit into the grace period")
+            .until_message("drain.timeout exceeds the grace period; the drain will be compressed")
             .await;
         let mut reader = SseClient::get(sidestream.url("/news")).connect().await;
         sidestream.terminate();
@@ -378,7 +378,7 @@ async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() 
         .sidestream
         .log()
         .iter()
-        .filter(|line| line["message"] == "drain")
+        .filter(|line| line["message"] == "drain phase")
         .map(|line| line["phase"].as_str().unwrap().to_owned())
         .collect();
     let all = [
