@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
+#[path = "tidy/cycles.rs"]
+mod cycles;
 #[path = "tidy/links.rs"]
 mod links;
+#[path = "tidy/nesting.rs"]
+mod nesting;
+#[path = "tidy/prose.rs"]
+mod prose;
 #[path = "tidy/tokens.rs"]
 mod tokens;
 
@@ -271,11 +277,16 @@ fn heads(tokens: &[Token]) -> Vec<Token> {
     found
 }
 
+/// Source before the tests of its file.
+fn without_tests(source: &str) -> &str {
+    source.split("#[cfg(test)]").next().unwrap_or_default()
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn assert_tidy(folders: &[&str], rule: impl Fn(&Path, &str) -> Vec<String>) {
+fn assert_tidy(folders: &[&str], mut rule: impl FnMut(&Path, &str) -> Vec<String>) {
     let mut files = Vec::new();
     folders
         .iter()

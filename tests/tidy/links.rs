@@ -101,10 +101,10 @@ fn normalized(path: &Path) -> PathBuf {
     normalized
 }
 
-/// Lines outside of fenced code blocks.
-fn prose(text: &str) -> impl Iterator<Item = &str> {
+/// Lines outside of fenced code blocks, with their numbers from 0.
+pub(crate) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fenced = false;
-    text.lines().filter(move |line| {
+    text.lines().enumerate().filter(move |(_, line)| {
         let fence = line.trim_start().starts_with("```");
         fenced ^= fence;
         !fenced && !fence
@@ -113,7 +113,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
 
 /// Targets of inline links, `[text](target)`.
 fn link_targets(text: &str) -> Vec<String> {
-    let parts = prose(text).flat_map(|line| line.split("](").skip(1));
+    let parts = prose(text).flat_map(|(_, line)| line.split("](").skip(1));
     parts
         .filter_map(|part| part.split_once(')'))
         .map(|(target, _)| target.to_owned())
@@ -124,7 +124,7 @@ fn link_targets(text: &str) -> Vec<String> {
 fn anchors(text: &str) -> Vec<String> {
     let mut anchors: Vec<String> = Vec::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for line in prose(text).filter(|line| line.starts_with('#')) {
+    for (_, line) in prose(text).filter(|(_, line)| line.starts_with('#')) {
         let heading = line.trim_start_matches('#').trim().to_lowercase();
         let anchor: String = heading
             .chars()
@@ -142,7 +142,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 /// Markdown files below a folder.
-fn markdown_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn markdown_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,36 +1,45 @@
-//! Just enough of Rust's lexical grammar to see names and punctuation without comments, strings and lifetimes.
+//! Lexer for as much of Rust as the rules need: names and punctuation, comments, and string literals.
 
-/// A name, a number or one character of punctuation (`::` counts as one), and its line, from 1.
+/// Name, number or one character of punctuation (`::` counts as one), with its line, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) text: String,
     pub(crate) line: usize,
 }
 
-/// The tokens of a source text.
+/// Kind of a lexeme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Code,
+    Comment,
+    Literal,
+}
+
+/// Tokens of a source text without comments, literals and lifetimes.
 pub(crate) fn tokens(source: &str) -> Vec<Token> {
+    of_kind(source, Kind::Code)
+}
+
+/// Tokens, comments or literals of a source text. Comments and literals include their delimiters.
+pub(crate) fn of_kind(source: &str, wanted: Kind) -> Vec<Token> {
     let chars: Vec<char> = source.chars().collect();
     let mut found = Vec::new();
     let (mut at, mut line) = (0, 1);
     while at < chars.len() {
-        let end = skip(&chars, at);
-        if end > at {
-            line += newlines(&chars[at..end]);
-            at = end;
-            continue;
-        }
         let start = at;
-        if is_word(chars[at]) {
-            at += chars[at..]
-                .iter()
-                .take_while(|char| is_word(**char))
-                .count();
-        } else if chars[at..].starts_with(&[':', ':']) {
-            at += 2;
+        let end = skip(&chars, at);
+        let kind = match chars[start] {
+            _ if end == at => Some(Kind::Code),
+            '/' => Some(Kind::Comment),
+            '\'' => None,
+            _ => Some(Kind::Literal),
+        };
+        at = if kind == Some(Kind::Code) {
+            token_end(&chars, at)
         } else {
-            at += 1;
-        }
-        if !chars[start].is_whitespace() {
+            end
+        };
+        if kind == Some(wanted) && !chars[start].is_whitespace() {
             found.push(Token {
                 text: chars[start..at].iter().collect(),
                 line,
@@ -41,7 +50,23 @@ pub(crate) fn tokens(source: &str) -> Vec<Token> {
     found
 }
 
-/// The end of the comment, literal or lifetime that begins at `at`; `at` itself if none does.
+/// End of the name, number or punctuation that begins at `at`.
+fn token_end(chars: &[char], at: usize) -> usize {
+    if is_word(chars[at]) {
+        return at
+            + chars[at..]
+                .iter()
+                .take_while(|char| is_word(**char))
+                .count();
+    }
+    at + if chars[at..].starts_with(&[':', ':']) {
+        2
+    } else {
+        1
+    }
+}
+
+/// End of the comment, literal or lifetime that begins at `at`; `at` itself if none begins there.
 fn skip(chars: &[char], at: usize) -> usize {
     match chars[at] {
         '/' if chars.get(at + 1) == Some(&'/') => line_end(chars, at),
@@ -99,7 +124,7 @@ fn quote_or_lifetime(chars: &[char], at: usize) -> usize {
             .count()
 }
 
-/// `b"..."`, `r#"..."#`, `br"..."`, `c"..."`, `b'x'`; a name that begins with these letters is none of them.
+/// End of `b"..."`, `r#"..."#`, `br"..."`, `c"..."` or `b'x'`; `at` itself for a name that begins with these letters.
 fn prefixed_literal(chars: &[char], at: usize) -> usize {
     let letters = chars[at..]
         .iter()
