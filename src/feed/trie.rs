@@ -17,7 +17,7 @@ struct Node {
     children: HashMap<Box<str>, Self>,
     star: Option<Box<Self>>,
     /// Feeds whose filter ends here.
-    here: Vec<usize>,
+    exact: Vec<usize>,
     /// Feeds whose filter ends here with `>`.
     tail: Vec<usize>,
 }
@@ -39,7 +39,7 @@ impl SubjectTrie {
             if tail {
                 node.tail.push(feed)
             } else {
-                node.here.push(feed)
+                node.exact.push(feed)
             }
         }
     }
@@ -85,26 +85,21 @@ pub(super) struct MatchCache {
 }
 
 /// So few feeds are remembered of each subject: whatever many want is found once for all of them.
-const KNOWN_MAX: usize = 4;
+const CACHED_FEEDS_MAX: usize = 4;
 
 impl MatchCache {
     /// As [`SubjectTrie::matches`], from memory if nothing has changed since.
-    pub(super) fn matches(
-        &mut self,
-        interest: &SubjectTrie,
-        subject: &str,
-        found: &mut Vec<usize>,
-    ) {
-        if self.version == interest.version {
+    pub(super) fn matches(&mut self, trie: &SubjectTrie, subject: &str, found: &mut Vec<usize>) {
+        if self.version == trie.version {
             found.extend_from_slice(&self.feeds);
             return;
         }
         let before = found.len();
-        interest.matches(subject, found);
-        if found.len() - before <= KNOWN_MAX {
+        trie.matches(subject, found);
+        if found.len() - before <= CACHED_FEEDS_MAX {
             self.feeds.clear();
             self.feeds.extend_from_slice(&found[before..]);
-            self.version = interest.version;
+            self.version = trie.version;
         }
     }
 }
@@ -113,13 +108,13 @@ impl Node {
     fn is_empty(&self) -> bool {
         self.children.is_empty()
             && self.star.is_none()
-            && self.here.is_empty()
+            && self.exact.is_empty()
             && self.tail.is_empty()
     }
 
     fn remove(&mut self, tokens: &[&str], feed: usize) {
         match tokens {
-            [] => self.here.retain(|other| *other != feed),
+            [] => self.exact.retain(|other| *other != feed),
             [">"] => self.tail.retain(|other| *other != feed),
             ["*", rest @ ..] => {
                 if let Some(star) = &mut self.star {
@@ -143,7 +138,7 @@ impl Node {
     /// `rest` is what of the subject lies below this node.
     fn matches(&self, rest: Option<&str>, found: &mut Vec<usize>) {
         let Some(rest) = rest else {
-            found.extend_from_slice(&self.here);
+            found.extend_from_slice(&self.exact);
             return;
         };
         found.extend_from_slice(&self.tail);
@@ -174,25 +169,25 @@ mod tests {
             removed in prop::collection::vec(any::<bool>(), 8),
         ) {
             let sets: Vec<FilterSet> = sets.into_iter().map(FilterSet::new).collect();
-            let mut interest = SubjectTrie::default();
+            let mut trie = SubjectTrie::default();
             for (feed, set) in sets.iter().enumerate() {
-                interest.insert(set, feed);
+                trie.insert(set, feed);
             }
             let mut known: HashMap<String, MatchCache> = HashMap::new();
             for subject in subjects() {
-                known.entry(subject.clone()).or_default().matches(&interest, &subject, &mut Vec::new());
+                known.entry(subject.clone()).or_default().matches(&trie, &subject, &mut Vec::new());
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| removed[*feed]) {
-                interest.remove(set, feed);
+                trie.remove(set, feed);
             }
             for subject in subjects() {
                 let mut found = Vec::new();
-                interest.matches(&subject, &mut found);
+                trie.matches(&subject, &mut found);
                 let known = known.entry(subject.clone()).or_default();
                 // Known from before the others left, or not; then from memory.
                 for _ in 0..2 {
                     let mut again = Vec::new();
-                    known.matches(&interest, &subject, &mut again);
+                    known.matches(&trie, &subject, &mut again);
                     prop_assert_eq!(&again, &found, "{}", subject);
                 }
                 let naive: Vec<usize> = (0..sets.len())
@@ -202,9 +197,9 @@ mod tests {
                 prop_assert_eq!(found, naive, "{}", subject);
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| !removed[*feed]) {
-                interest.remove(set, feed);
+                trie.remove(set, feed);
             }
-            prop_assert!(interest.is_empty(), "nothing is left of feeds that are gone");
+            prop_assert!(trie.is_empty(), "nothing is left of feeds that are gone");
         }
     }
 }

@@ -228,7 +228,7 @@ impl Nats {
         seq: u64,
     ) -> Result<Option<u16>, JetStreamError> {
         let stored = self.0.api.stored(stream, seq, None).await?;
-        Ok(stored.map(|stored| Position::check_of(stored.published)))
+        Ok(stored.map(|stored| Position::fingerprint_of(stored.published)))
     }
 
     /// The last thing to do, when tails and services have released their watches: returns when NATS has done what

@@ -128,11 +128,11 @@ impl Core {
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Wanted { feed, subscribe } => {
+            Change::Subscribe { feed, subscribe } => {
                 self.waiting.feeds.push(feed);
                 self.waiting.subscribe.extend(subscribe);
             }
-            Change::Unwanted { unsubscribe } => {
+            Change::Unsubscribe { unsubscribe } => {
                 for key in unsubscribe {
                     self.inlet.remove(key);
                     self.refused.remove(&key);
@@ -197,7 +197,7 @@ impl Core {
             if is_stale || is_refused().unwrap_or(false) {
                 self.writer.gap_of_feed(feed, GapReason::Upstream, None);
             }
-            self.writer.established(feed);
+            self.writer.confirm_subscribed(feed);
         }
     }
 
@@ -240,7 +240,7 @@ impl Core {
             let position = Position {
                 tag: self.tag,
                 seq: 0,
-                check: None,
+                fingerprint: None,
             };
             batch.push((
                 *key,

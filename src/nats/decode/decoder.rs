@@ -73,7 +73,7 @@ impl EventDecoder {
         }
         match self.convert(parts, position, received) {
             Received::Event(event) => batch.push(event),
-            Received::Lost(_) => batch.lost(position.seq),
+            Received::TooLarge(_) => batch.lost(position.seq),
         }
     }
 
@@ -100,7 +100,7 @@ impl EventDecoder {
                     bytes = parts.payload.len().max(parts.dropped_bytes),
                     "message too large for an event"
                 );
-                Received::Lost(parts.subject.into())
+                Received::TooLarge(parts.subject.into())
             },
             Received::Event,
         )

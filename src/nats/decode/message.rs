@@ -230,7 +230,7 @@ mod tests {
         let position = Position {
             tag: SourceTag::of_identity("x"),
             seq: 1,
-            check: None,
+            fingerprint: None,
         };
         to_event(parts, position, Instant::now())
     }

@@ -6,7 +6,7 @@ mod reader;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{JetStreamError, Nats};
-use crate::feed::history::{Archive, BoxFuture, Pages, State, Unavailable};
+use crate::feed::archive::{Archive, BoxFuture, Pages, State, Unavailable};
 use crate::nats::decode::decoder::EventDecoder;
 use crate::sse::SourceTag;
 use crate::subject::FilterSet;
@@ -78,7 +78,7 @@ impl Archive for JetStreamArchive {
         })
     }
 
-    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
             if seq == 0 {
                 return Ok(None); // Before the first message; the server takes it for no number at all.
@@ -108,7 +108,7 @@ impl StreamHandle_ {
     /// The error for readers. A permanent one is reported.
     fn unavailable(self: &Arc<Self>, trouble: &JetStreamError) -> Unavailable {
         if !trouble.is_permanent() {
-            return Unavailable::Now(trouble.explain(&self.stream));
+            return Unavailable::Temporary(trouble.explain(&self.stream));
         }
         outlook::report(self, trouble);
         Unavailable::Rejected(trouble.explain(&self.stream))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{StreamHandle_, outlook};
-use crate::feed::history::{BoxFuture, Page, Pages, Unavailable};
+use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;
 use crate::nats::jetstream::api::{Api, JetStreamError, StreamState};
@@ -203,11 +203,11 @@ impl HistoryReader {
             }
             stretch.is_whole &= place.sequence == stretch.through + 1;
             stretch.through = place.sequence;
-            let check = Some(Position::check_of(place.published));
+            let fingerprint = Some(Position::fingerprint_of(place.published));
             let position = Position {
                 tag,
                 seq: place.sequence,
-                check,
+                fingerprint,
             };
             self.last = Some(position);
             self.place.intake.take(
@@ -294,7 +294,7 @@ impl HistoryReader {
         let trouble = match fault {
             ReadError::Changed => return Err(Unavailable::Changed),
             ReadError::Unconnected => {
-                return Err(Unavailable::Now("not connected to NATS".to_owned()));
+                return Err(Unavailable::Temporary("not connected to NATS".to_owned()));
             }
             ReadError::JetStreamError(trouble) => trouble,
             ReadError::Lost(Lost::Denied(subject)) => JetStreamError::Denied(subject),

@@ -218,7 +218,7 @@ impl PositionedMessage {
         };
         match intake.convert(parts, self.position(tag), self.received) {
             Received::Event(event) => Some(writer.encode(event)),
-            Received::Lost(_) => None,
+            Received::TooLarge(_) => None,
         }
     }
 
@@ -226,7 +226,7 @@ impl PositionedMessage {
         Position {
             tag,
             seq: self.sequence,
-            check: self.published.map(Position::check_of),
+            fingerprint: self.published.map(Position::fingerprint_of),
         }
     }
 }

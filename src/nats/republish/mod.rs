@@ -145,7 +145,7 @@ impl Place {
             let wait = match self.look().await {
                 Ok(tag) => {
                     attempts = 0;
-                    source.stands(tag);
+                    source.set_ready(tag);
                     check.set(Status::Ok);
                     COMPARE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())
                 }

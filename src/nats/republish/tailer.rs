@@ -13,7 +13,7 @@ use super::Place;
 use super::distribution::{PositionedMessage, Tap};
 use super::mapping::Republish;
 use super::sequence::{SequenceStep, SequenceTracker};
-use crate::feed::history::{Page, Pages as _, Unavailable};
+use crate::feed::archive::{Page, Pages as _, Unavailable};
 use crate::feed::{GapReason, RepublishWriter};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::ConnectionState;
@@ -88,7 +88,7 @@ impl RepublishTailer {
         let begun = tokio::select! {
             biased;
             () = drain.requested() => return,
-            () = writer.unwanted() => return,
+            () = writer.wait_idle() => return,
             begun = open::begin(&place, &filters) => begun,
         };
         let Begun {
@@ -140,7 +140,7 @@ impl RepublishTailer {
             tokio::select! {
                 biased; // The connection before its messages.
                 () = drain.requested() => return,
-                () = self.writer.unwanted() => return,
+                () = self.writer.wait_idle() => return,
                 () = link.changed() => self.compare_link(&link.now()),
                 messages = next(&mut self.tap) => match messages {
                     Some(messages) => {
@@ -213,7 +213,7 @@ impl RepublishTailer {
     /// Goes on with what has come, behind a gap.
     fn give_up(&mut self) {
         self.place.told.inc();
-        self.writer.hole(GapReason::Upstream, None);
+        self.writer.gap_before_head(GapReason::Upstream, None);
         self.is_doubtful = false;
         self.attempts = 0;
         // Whatever is missing up to here, and before the next message, has been told.
@@ -287,7 +287,7 @@ impl RepublishTailer {
             }
         }
         self.writer.append_encoded(batch);
-        self.writer.charge(self.chain.bytes());
+        self.writer.set_external_bytes(self.chain.bytes());
         Ok(())
     }
 
@@ -320,7 +320,7 @@ impl RepublishTailer {
     fn tell_late(&mut self, missed: Option<u64>) {
         tracing::warn!(stream = self.place.config.name, filters = %self.filters, "republished messages were lost behind later ones");
         self.place.told.inc();
-        self.writer.hole(GapReason::Upstream, missed);
+        self.writer.gap_before_head(GapReason::Upstream, missed);
     }
 
     /// Reads what is missing before this message of this subject, and the message.
@@ -397,7 +397,7 @@ impl RepublishTailer {
                     self.is_doubtful = true;
                     return Ok(());
                 }
-                Err(Unavailable::Now(why)) => return Err(ReadError::Unread(why)),
+                Err(Unavailable::Temporary(why)) => return Err(ReadError::Unread(why)),
                 Err(Unavailable::Rejected(why)) => return Err(ReadError::Rejected(why)),
             };
             if page.after > self.chain.head() {
@@ -408,7 +408,7 @@ impl RepublishTailer {
                     self.writer.gap(gap.reason, gap.missed);
                     self.writer.advance(page.after);
                 } else {
-                    self.writer.renew(self.tag, page.after, gap);
+                    self.writer.start_epoch(self.tag, page.after, gap);
                 }
                 self.chain.advance(page.after);
             }

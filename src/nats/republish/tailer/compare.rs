@@ -138,7 +138,7 @@ impl RepublishTailer {
 
     /// Whether JetStream still holds the event that was handed on last.
     async fn is_content_known(&self, state: &StreamState) -> Result<bool, JetStreamError> {
-        let Some(last) = self.last.filter(|last| last.check.is_some()) else {
+        let Some(last) = self.last.filter(|last| last.fingerprint.is_some()) else {
             return Ok(true);
         };
         if !(state.first_seq..=state.last_seq).contains(&last.seq) {
@@ -190,7 +190,7 @@ impl RepublishTailer {
     /// Tells that what was handed on and what follows do not adjoin.
     fn renew(&mut self, tag: SourceTag, head: u64, reason: GapReason) {
         tracing::warn!(stream = self.place.config.name, filters = %self.filters, ?reason, after = head, "gap in a feed of the stream");
-        self.writer.renew(
+        self.writer.start_epoch(
             tag,
             head,
             Gap {
