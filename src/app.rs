@@ -181,7 +181,7 @@ impl App {
 
         let (registering, registered) = crate::lifecycle::shutdown::channel();
         if let Some(bucket) = &config.registry.bucket {
-            streams.set_cluster(nats.registry(bucket, config.registry.max_bytes, registered));
+            streams.set_presence(nats.presence(bucket, config.registry.max_bytes, registered));
         }
 
         // Listeners are last: the first connection finds everything that serves it.

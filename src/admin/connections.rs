@@ -103,7 +103,7 @@ async fn of_cluster(
     filter: &Filter,
     limit: usize,
 ) -> Result<Entries, NoList> {
-    let cluster = registry.cluster().ok_or(NoList::NotConfigured)?;
+    let cluster = registry.presence().ok_or(NoList::NotConfigured)?;
     let mut found = cluster
         .find(client, limit)
         .await

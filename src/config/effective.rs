@@ -12,7 +12,7 @@ use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig};
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
-use crate::presence::Bucket;
+use crate::presence::BucketName;
 use crate::subject::Filter;
 use crate::telemetry::logs::Format;
 
@@ -70,7 +70,7 @@ pub fn effective(config: &Config) -> Value {
             "retry": { "min": format_duration(drain.retry_min), "max": format_duration(drain.retry_max) },
         },
         "registry": {
-            "bucket": registry.bucket.as_ref().map(Bucket::as_str),
+            "bucket": registry.bucket.as_ref().map(BucketName::as_str),
             "max_bytes": format_size(usize::try_from(registry.max_bytes).unwrap_or(usize::MAX)),
         },
         "log": {
@@ -163,7 +163,7 @@ fn route(route: &RouteConfig) -> Value {
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
         "slow": {
             "lag": route.slow.lag,
-            "patience": format_duration(route.slow.stall_timeout),
+            "patience": format_duration(route.slow.patience),
             "retry": format_duration(route.slow.retry),
             "policy": match route.slow.policy {
                 SlowPolicy::Shed => "shed",

@@ -43,7 +43,7 @@ pub struct Config {
     /// From which shares of the file descriptors on something is done.
     pub file_descriptors: limit::Thresholds,
     /// How many replays there may be.
-    pub replays: feed::replay::ReplayLimits,
+    pub replays: feed::replay::Config,
     /// How a drain proceeds.
     pub drain: lifecycle::drain::Config,
     /// Who is connected where, over all pods.
@@ -70,7 +70,7 @@ impl Default for Config {
             window_bytes_max,
             feeds_max,
             file_descriptors: limit::Thresholds::default(),
-            replays: feed::replay::ReplayLimits::default(),
+            replays: feed::replay::Config::default(),
             drain: lifecycle::drain::Config::default(),
             registry: presence::Config::default(),
             log: telemetry::logs::Config::default(),

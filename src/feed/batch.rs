@@ -1,9 +1,4 @@
-//! Result of one read: encoded events and gaps, in order.
-//!
-//! The event stream owns the batch and reuses it, so a read allocates nothing. An event is either
-//! shared (a reference to the bytes that all clients of the feed use) or copied together with its
-//! neighbours into one chunk. Copying is cheaper for a replay of small events; sharing is cheaper
-//! for the newest event, which all clients receive at the same time.
+//! What one read brings: encoded events and gaps, in order.
 
 use std::time::Instant;
 
@@ -12,87 +7,85 @@ use crate::sse::{Position, Tier};
 
 use super::Gap;
 
-/// Items of one read.
+/// The items of one read. Kept by whoever reads and used again: a read allocates nothing.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Events and gaps, in the order of the source.
+    /// In the order of the source.
     pub items: Vec<Item>,
-    /// Copy small neighbouring events into one chunk instead of sharing each. For readers that
-    /// write the bytes unchanged.
+    /// Small events that stand side by side are copied into one piece, for a reader that hands them out as they are.
     ///
-    /// Copying 200 bytes costs less than incrementing and decrementing a reference count: the
-    /// counts of a million events are a million cold cache lines.
-    pub copy_small: bool,
+    /// To copy two hundred bytes is less than to count a reference to them up and down: the counts of a million events
+    /// are a million places in memory that nobody has looked at for long.
+    pub copies: bool,
     copy: RunBuilder,
-    /// Description of the copy in progress.
-    copied_events: Option<Copied>,
+    /// What the copy that was begun will say.
+    begun: Option<Copied>,
 }
 
-/// One item of a batch.
+/// One thing that a reader is given.
 #[derive(Debug)]
 pub enum Item {
-    /// One event, shared.
+    /// An event.
     Event {
-        /// Encoded event.
+        /// Its encoding.
         frame: Frame,
-        /// Position of the event.
+        /// Where it stands.
         position: Position,
-        /// Tier on this route.
+        /// How much it matters.
         tier: Tier,
-        /// Time of receipt from NATS.
+        /// When this process received it.
         received: Instant,
     },
-    /// Small neighbouring events, copied into one chunk.
+    /// Small events side by side.
     Copied {
-        /// The encoded events, in pooled memory that is reused once the chunk is dropped.
+        /// Their encodings, in memory that is lent: it is used again once the chunk is dropped.
         chunk: Chunk,
-        /// Count and position.
+        /// How many, and where they stand.
         copied: Copied,
     },
     /// Events are missing before the next item.
     Gap {
-        /// Reason and count.
+        /// Why, and how many.
         gap: Gap,
-        /// Position of the reader after the gap.
+        /// Where the reader stands once it has been told.
         position: Position,
     },
 }
 
-/// Description of events that were copied together.
+/// What is known of events that were copied together.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied {
-    /// Number of events.
+    /// How many.
     pub events: u64,
-    /// Position of the last event.
+    /// Where the last of them stands.
     pub position: Position,
-    /// Earliest time of receipt among them.
+    /// When this process received the oldest of them.
     pub received: Instant,
 }
 
-/// 1 KiB: copying a larger event costs more than counting a reference.
+/// 1 KiB: to copy more costs more than to count references.
 pub(super) const COPIED_EVENT_MAX: usize = 1024;
 
-/// 32 KiB: the size of one write of an event stream, and of a core's L1 data cache.
+/// 32 KiB: what a turn of an event stream takes, and the first cache of a core holds.
 pub(super) const COPIED_MAX: usize = 32 * 1024;
 
 impl Batch {
-    /// Appends an item that is not a copied event.
+    /// Adds what is no event.
     pub(super) fn push(&mut self, item: Item) {
         self.seal();
         self.items.push(item);
     }
 
-    /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
-    /// all sockets send the same memory.
+    /// Adds an event. One that is the last to be had now is shared: what all clients are waiting for is one piece of
+    /// memory that all sockets are given.
     pub(super) fn push_event(
         &mut self,
         frame: &Frame,
         (position, tier, received): (Position, Tier, Instant),
         is_last: bool,
     ) {
-        let is_copied = self.copy_small
-            && frame.len() <= COPIED_EVENT_MAX
-            && !(is_last && self.copied_events.is_none());
+        let is_copied =
+            self.copies && frame.len() <= COPIED_EVENT_MAX && !(is_last && self.begun.is_none());
         if !is_copied {
             self.push(Item::Event {
                 frame: frame.clone(),
@@ -105,7 +98,7 @@ impl Batch {
         if self.copy.len() + frame.len() > COPIED_MAX {
             self.seal();
         }
-        match &mut self.copied_events {
+        match &mut self.begun {
             Some(copied) => {
                 let received = copied.received.min(received);
                 *copied = Copied {
@@ -116,7 +109,7 @@ impl Batch {
             }
             None => {
                 self.copy.begin(COPIED_MAX);
-                self.copied_events = Some(Copied {
+                self.begun = Some(Copied {
                     events: 1,
                     position,
                     received,
@@ -126,9 +119,9 @@ impl Batch {
         self.copy.push(frame);
     }
 
-    /// Ends the copy in progress; the next event starts another item.
+    /// Ends the copy that was begun: what follows is another item.
     pub(super) fn seal(&mut self) {
-        if let Some(copied) = self.copied_events.take() {
+        if let Some(copied) = self.begun.take() {
             self.items.push(Item::Copied {
                 chunk: self.copy.finish(),
                 copied,

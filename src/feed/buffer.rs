@@ -1,20 +1,4 @@
-//! Stream buffer: the recent events of one JetStream stream, and the feeds that select from it.
-//!
-//! A pod follows each stream with one consumer. Its tailer appends through [`StreamWriter`]; the
-//! buffer keeps the events in order within [`Limits`], indexes them by subject, and appends each to
-//! every feed whose filters match (a trie over all filters, with a cache per subject). A feed
-//! exists while it has a reader: the first reader creates it and fills it from the subject index,
-//! without a scan of the buffer; the last one removes it.
-//!
-//! ```text
-//! events:  [base ..................... end)   running indexes, ascending sequence numbers
-//! gaps:        ^ position, index of the event that follows
-//! floor:   every event after this sequence number is in `events`
-//! head:    the last sequence number that the writer passed
-//! ```
-//!
-//! One mutex guards the state. It is locked before the lock of a feed, never after. Events are
-//! encoded before the lock is taken, and tasks are woken after it is released.
+//! The recent events of one JetStream stream, once for the whole pod, and the feeds that are made of them.
 
 mod opening;
 mod writer;
@@ -29,10 +13,10 @@ use slab::Slab;
 use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 
-use super::archive::Archive;
 use super::budget::{Budget, Evict};
-use super::encoded::{EncodedEvent, PREFETCH_AHEAD};
+use super::encoded::{EncodedEvent, LOOKS};
 use super::feed::Feed;
+use super::history::Archive;
 use super::notify::WakeList;
 use super::options::Named;
 use super::replay::{ReplayMember, ReplayPool, ReplaySlots};
@@ -43,24 +27,24 @@ use super::{FeedOptions, Gap, Limits, OpenError};
 
 pub use writer::StreamWriter;
 
-/// Reading side of a stream buffer.
+/// The reading side.
 pub struct StreamBuffer {
     name: Arc<str>,
     budget: Arc<Budget>,
-    replay_pool: Option<Arc<ReplayPool>>,
-    /// Messages that the stream has ready for the writer, as the server reports it.
+    replayer: Option<Arc<ReplayPool>>,
+    /// What the source has ready for the writer, by its own word.
     pending: AtomicU64,
     state: Mutex<State>,
 }
 
-/// Access to the stored events of a stream that are older than the buffer.
+/// What lies behind a log's window.
 #[derive(Clone, Debug)]
-pub struct ArchiveAccess {
-    /// Source of the stored events.
+pub struct History {
+    /// Where it is read.
     pub archive: Arc<dyn Archive>,
-    /// Every filter that any route can request.
+    /// Everything that any reader can ask for.
     pub reach: FilterSet,
-    /// Replay slots of the process.
+    /// The places of all replays.
     pub replays: Arc<ReplaySlots>,
 }
 
@@ -69,105 +53,103 @@ struct State {
     /// Running index of the first of `events`.
     base: u64,
     bytes: usize,
-    /// Gaps for feeds that are created later; bounded by the number of events.
-    gaps: VecDeque<BufferGap>,
+    /// Where events are missing, for feeds that are made later; never more than events.
+    holes: VecDeque<Hole>,
     index: SubjectIndex,
     limits: Limits,
-    /// Position of the writer; `None` before it starts.
+    /// Where the writer is; none before it began.
     head: Option<Position>,
-    /// Every event after this sequence number is in `events`.
+    /// Everything after this sequence number is in `events`.
     floor: u64,
-    trie: SubjectTrie,
+    interest: SubjectTrie,
     feeds: Slab<Arc<Feed>>,
     keys: HashMap<Key, usize>,
-    /// The writer has not reached the point where readers may start.
+    /// The writer is still on its way to where readers begin.
     catching_up: bool,
     /// NATS rejects the writer until an operator changes something.
     rejected: bool,
     ended: bool,
 }
 
-/// Events are missing after a position.
+/// Events are missing behind a position.
 #[derive(Clone, Copy, Debug)]
-struct BufferGap {
+struct Hole {
     gap: Gap,
     position: Position,
-    /// Running index of the next event.
+    /// The running index of the event that follows.
     index: u64,
     since: Instant,
 }
 
-/// Readers with the same key share a feed.
+/// What makes two readers share a feed.
 type Key = (FilterSet, Arc<FeedOptions>);
 
-/// Creates a buffer and its writer. Without an archive, events that leave memory are lost to
-/// readers that have not read them.
+/// A log and its writer. Without a past, what is not in memory any more is lost to readers.
 #[must_use]
 pub fn channel(
     name: impl Into<Arc<str>>,
     limits: Limits,
     budget: &Arc<Budget>,
-    access: Option<ArchiveAccess>,
+    past: Option<History>,
 ) -> (StreamWriter, Arc<StreamBuffer>) {
     let state = State {
         events: VecDeque::new(),
         base: 0,
         bytes: 0,
-        gaps: VecDeque::new(),
+        holes: VecDeque::new(),
         index: SubjectIndex::default(),
         limits,
         head: None,
         floor: 0,
-        trie: SubjectTrie::default(),
+        interest: SubjectTrie::default(),
         feeds: Slab::new(),
         keys: HashMap::new(),
         catching_up: false,
         rejected: false,
         ended: false,
     };
-    let replay_pool =
-        access.map(|access| ReplayPool::new(&access.replays, access.archive, access.reach, budget));
-    let buffer = Arc::new(StreamBuffer {
+    let replayer =
+        past.map(|past| ReplayPool::new(&past.replays, past.archive, past.reach, budget));
+    let log = Arc::new(StreamBuffer {
         name: name.into(),
         budget: budget.clone(),
-        replay_pool,
+        replayer,
         pending: AtomicU64::new(0),
         state: Mutex::new(state),
     });
-    let evictable: Arc<dyn Evict> = buffer.clone();
-    budget.register(Arc::downgrade(&evictable));
-    (StreamWriter::new(&buffer), buffer)
+    let shrink: Arc<dyn Evict> = log.clone();
+    budget.join(Arc::downgrade(&shrink));
+    (StreamWriter::new(&log), log)
 }
 
-// === impl StreamBuffer ===
+// === impl Log ===
 
 impl StreamBuffer {
-    /// Name of the stream.
+    /// The name of the stream.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Tag of the stream's event ids; `None` before the writer starts.
+    /// The tag of its ids; none before the writer began.
     #[must_use]
     pub fn tag(&self) -> Option<SourceTag> {
         self.lock().head.map(|head| head.tag)
     }
 
-    /// True if readers may start.
+    /// Whether readers may begin.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.lock().is_ready()
     }
 
-    /// True if NATS rejects reading the stream until an operator changes something.
+    /// Whether NATS rejects reading the stream until an operator changes something.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         self.lock().rejected
     }
 
-    /// Messages that the stream has ready and the writer has not received; 0 before the writer has
-    /// caught up.
+    /// Messages that the source has ready and the writer has not taken: 0 while it is on its way to where readers begin.
     #[must_use]
     pub fn pending(&self) -> u64 {
         if self.is_ready() {
@@ -177,12 +159,12 @@ impl StreamBuffer {
         }
     }
 
-    /// Changes the limits, from the next event on.
+    /// Changes how much is kept; takes effect with the next event.
     pub fn set_limits(&self, limits: Limits) {
         self.lock().limits = limits;
     }
 
-    /// Evicts events older than the age limit, here and in every feed.
+    /// Drops what is too old at this time, here and in every feed.
     pub fn sweep(&self, now: Instant) {
         let mut state = self.lock();
         state.evict(now);
@@ -191,7 +173,7 @@ impl StreamBuffer {
         }
     }
 
-    /// Events and bytes in memory, and the number of feeds.
+    /// Events and bytes in memory, and feeds.
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         let state = self.lock();
@@ -199,35 +181,34 @@ impl StreamBuffer {
         (state.events.len(), state.bytes + entries, state.feeds.len())
     }
 
-    /// Runs the replays of this stream. To be spawned once; pending forever without an archive.
+    /// Serves readers that are behind the window, until the log is gone. To be spawned once.
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
-        let replay_pool = self.replay_pool.clone();
+        let replayer = self.replayer.clone();
         async move {
-            match replay_pool {
-                Some(replay_pool) => replay_pool.run().await,
+            match replayer {
+                Some(replayer) => replayer.run().await,
                 None => std::future::pending().await,
             }
         }
     }
 
-    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
-        self.replay_pool.as_ref()?.join(feed, after)
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+        self.replayer.as_ref()?.enter(feed, after)
     }
 
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = self.lock();
-        // Under both locks: an appended event is either before the head and in the feed, or
-        // neither.
+        // Both locks: an event that is appended is either before the head and in the feed, or neither.
         (index >= feed.lock().window.end())
             .then_some(state.head)
             .flatten()
     }
 
-    /// Removes a feed after its last reader has left. The buffer can create it again.
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
+    /// The last reader of a feed has left: the feed goes too, since the log can make it again.
+    pub(super) fn left(&self, feed: &Arc<Feed>) {
         let mut state = self.lock();
-        let key = (feed.filters.clone(), feed.options.clone());
-        // A reader may have joined between its own lock and this one.
+        let key = (feed.filters.clone(), feed.profile.clone());
+        // Another reader may have come between its own lock and this one.
         if !feed.lock().readers.is_empty() {
             return;
         }
@@ -236,7 +217,7 @@ impl StreamBuffer {
         };
         if Arc::ptr_eq(&state.feeds[slot], feed) {
             state.keys.remove(&key);
-            state.trie.remove(&feed.filters, slot);
+            state.interest.remove(&feed.filters, slot);
             let gone = state.feeds.remove(slot);
             drop(state);
             drop(gone);
@@ -250,12 +231,11 @@ impl StreamBuffer {
 
 impl Evict for StreamBuffer {
     fn last_read(&self) -> u64 {
-        // Clients read feeds; the buffer is evicted first among equals, because feeds keep their
-        // events.
+        // Feeds are what clients read; the log gives first among equals, since it can be filled again.
         0
     }
 
-    fn evict_half(&self) -> bool {
+    fn shrink(&self) -> bool {
         let mut state = self.lock();
         let count = state.events.len().div_ceil(2);
         for _ in 0..count {
@@ -267,7 +247,7 @@ impl Evict for StreamBuffer {
 
 impl std::fmt::Debug for StreamBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StreamBuffer({})", self.name)
+        write!(f, "Log({})", self.name)
     }
 }
 
@@ -278,34 +258,34 @@ impl State {
         self.head.is_some() && !self.catching_up && !self.ended
     }
 
-    fn append(&mut self, encoded: &[Arc<EncodedEvent>], now: Instant, wake_list: &mut WakeList) {
-        let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(encoded.len());
+    fn append(&mut self, logged: &[Arc<EncodedEvent>], now: Instant, news: &mut WakeList) {
+        let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
         let mut found = Vec::new();
-        for (place, one) in encoded.iter().enumerate() {
+        for (place, one) in logged.iter().enumerate() {
             debug_assert!(
                 self.head
                     .is_none_or(|head| head.tag == one.event.position.tag
                         && head.seq < one.event.position.seq),
-                "sequence numbers in a buffer ascend"
+                "a log ascends"
             );
             let (subject, index) = (&one.event.subject, self.base + self.events.len() as u64);
             self.index.push(subject, index, |feeds| {
-                feeds.matches(&self.trie, subject, &mut found)
+                feeds.matches(&self.interest, subject, &mut found)
             });
             self.bytes += one.frame.len();
             self.events.push_back(one.clone());
             self.head = Some(one.event.position);
             wanted.extend(found.drain(..).map(|feed| (feed, place)));
         }
-        // One lock and one notification per feed, with its events in order.
+        // One lock and one wake per feed: its events side by side, still in order.
         wanted.sort_unstable();
         let mut named = Named::default();
         for group in wanted.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
             let events = group
                 .iter()
-                .map(|(_, place)| named.show(&encoded[*place], &feed.options, *place));
-            feed.append(events, wake_list);
+                .map(|(_, place)| named.show(&logged[*place], &feed.profile, *place));
+            feed.append(events, news);
         }
         self.evict(now);
     }
@@ -313,72 +293,72 @@ impl State {
     fn feed(
         &mut self,
         filters: FilterSet,
-        options: &Arc<FeedOptions>,
-        buffer: &StreamBuffer,
+        profile: &Arc<FeedOptions>,
+        log: &StreamBuffer,
         tag: SourceTag,
     ) -> Result<Arc<Feed>, OpenError> {
-        let key = (filters, options.clone());
+        let key = (filters, profile.clone());
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
         let floor = Position {
             tag,
             seq: self.floor,
-            fingerprint: None,
+            check: None,
         };
-        let feed = Feed::new(key.0.clone(), options.clone(), floor, &buffer.budget)
+        let feed = Feed::new(key.0.clone(), profile.clone(), floor, &log.budget)
             .ok_or(OpenError::TooManyFeeds)?;
         self.seed(&feed);
         let slot = self.feeds.insert(feed.clone());
-        self.trie.insert(&key.0, slot);
+        self.interest.insert(&key.0, slot);
         self.keys.insert(key, slot);
         Ok(feed)
     }
 
-    /// Fills a new feed before it has readers, through the subject index.
+    /// Fills a feed before anyone can read it: the log's events through its index, never by a scan.
     fn seed(&self, feed: &Feed) {
         let window = &mut feed.lock().window;
-        let mut gaps = self.gaps.iter().peekable();
+        let mut holes = self.holes.iter().peekable();
         let found = self.index.find(&feed.filters);
         window.reserve(found.len());
-        for some in found.chunks(PREFETCH_AHEAD) {
-            EncodedEvent::prefetch(some.iter().filter_map(|index| self.get(*index)));
+        for some in found.chunks(LOOKS) {
+            EncodedEvent::look_at(some.iter().filter_map(|index| self.get(*index)));
             let mut rest = some;
             while let Some(first) = rest.first() {
-                while let Some(gap) = gaps.next_if(|gap| gap.index <= *first) {
-                    window.push_gap(gap.gap, gap.position, GapSide::After, gap.since);
+                while let Some(hole) = holes.next_if(|hole| hole.index <= *first) {
+                    window.push_gap(hole.gap, hole.position, GapSide::Behind, hole.since);
                 }
-                let until = gaps.peek().map_or(u64::MAX, |gap| gap.index);
+                let until = holes.peek().map_or(u64::MAX, |hole| hole.index);
                 let (before, behind) = rest.split_at(rest.partition_point(|index| *index < until));
                 let events = before.iter().filter_map(|index| self.get(*index));
-                window.append(events.map(|encoded| feed.options.show(encoded.clone())));
+                window.append(events.map(|logged| feed.profile.show(logged.clone())));
                 rest = behind;
             }
         }
-        for gap in gaps {
-            window.push_gap(gap.gap, gap.position, GapSide::After, gap.since);
+        for hole in holes {
+            window.push_gap(hole.gap, hole.position, GapSide::Behind, hole.since);
         }
     }
 
-    fn push_gap(&mut self, gap: Gap, position: Position, since: Instant) {
+    fn push_hole(&mut self, gap: Gap, position: Position, since: Instant) {
         let index = self.base + self.events.len() as u64;
-        self.gaps.push_back(BufferGap {
+        self.holes.push_back(Hole {
             gap,
             position,
             index,
             since,
         });
-        if self.gaps.len() > self.limits.events {
-            self.pop_gap();
+        if self.holes.len() > self.limits.events {
+            self.pop_hole();
         }
     }
 
-    /// Removes the oldest gap. Completeness can no longer be promised to a reader before it.
-    fn pop_gap(&mut self) {
-        let Some(gap) = self.gaps.pop_front() else {
+    /// Forgets the oldest hole: to a reader before it nothing can be promised.
+    fn pop_hole(&mut self) {
+        let Some(hole) = self.holes.pop_front() else {
             return;
         };
-        self.floor = self.floor.max(gap.position.seq + 1);
+        self.floor = self.floor.max(hole.position.seq + 1);
     }
 
     fn get(&self, index: u64) -> Option<&Arc<EncodedEvent>> {
@@ -386,17 +366,17 @@ impl State {
             .get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 
-    /// Fingerprint of the message at this sequence number, if it is in memory.
-    fn fingerprint_at(&self, seq: u64) -> Option<u16> {
+    /// The check of the message at this sequence number, if it is in memory.
+    fn check_at(&self, seq: u64) -> Option<u16> {
         let place = self
             .events
-            .partition_point(|encoded| encoded.event.position.seq < seq);
+            .partition_point(|logged| logged.event.position.seq < seq);
         self.events
             .get(place)
-            .filter(|encoded| encoded.event.position.seq == seq)?
+            .filter(|logged| logged.event.position.seq == seq)?
             .event
             .position
-            .fingerprint
+            .check
     }
 
     fn evict(&mut self, now: Instant) {
@@ -411,9 +391,9 @@ impl State {
         }
         let (base, age) = (self.base, self.limits.age);
         let is_old =
-            |gap: &BufferGap| gap.index <= base && now.saturating_duration_since(gap.since) > age;
-        while self.gaps.front().is_some_and(is_old) {
-            self.pop_gap();
+            |hole: &Hole| hole.index <= base && now.saturating_duration_since(hole.since) > age;
+        while self.holes.front().is_some_and(is_old) {
+            self.pop_hole();
         }
     }
 
@@ -425,8 +405,12 @@ impl State {
         self.bytes -= first.frame.len();
         self.floor = self.floor.max(first.event.position.seq);
         self.index.pop(&first.event.subject);
-        while self.gaps.front().is_some_and(|gap| gap.index < self.base) {
-            self.gaps.pop_front();
+        while self
+            .holes
+            .front()
+            .is_some_and(|hole| hole.index < self.base)
+        {
+            self.holes.pop_front();
         }
     }
 
@@ -434,7 +418,7 @@ impl State {
         while !self.events.is_empty() {
             self.pop();
         }
-        self.gaps.clear();
+        self.holes.clear();
         self.floor = floor;
     }
 }

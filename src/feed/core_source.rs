@@ -1,19 +1,14 @@
-//! Core source: core NATS subjects, subscribed to while they have readers.
+//! Core subjects on demand: subscribed to when the first reader comes, numbered by one counter of the process.
 //!
 //! ```text
-//! CoreSource::open -> FeedMap -> CoreWriter::change -> one subscription per filter, made by `nats`
-//! NATS message -> CoreWriter::append -> one number, one encoding
-//!              -> every feed with the filter of its subscription
+//! OnDemand::open -> Feeds (lease.rs) -> CoreWriter::change -> one subscription for each filter, made by `nats`
+//! NATS message -> CoreWriter::append -> one number, one encoding -> every feed with the filter of its subscription
 //! ```
 //!
-//! Core messages have no sequence numbers, so the process assigns them. Several threads allocate
-//! numbers (each new feed takes one), but only [`CoreWriter`] appends. A number is *complete* when
-//! every event up to it is in the window of every feed that matches. A new reader and a checkpoint
-//! take the complete number as their position, so no position is ahead of an event that is yet to
-//! be appended.
-//!
-//! Core subjects have no archive: a position that is no longer in the window, or that another
-//! process assigned, results in a gap.
+//! Numbers are allocated by several threads (a new feed takes one), but only [`CoreWriter`] appends. A number counts as
+//! *complete* when every event up to it is in the window of every feed that wants it. A reader that begins, and a
+//! checkpoint, take the complete number as their position, so that no position is ahead of an event that is still to be
+//! appended.
 
 mod subscriptions;
 #[cfg(test)]
@@ -37,113 +32,107 @@ use super::{Budget, Cursor, FeedOptions, Gap, GapReason, OpenError, Opened, Outc
 pub use subscriptions::SubscriptionKey;
 pub use writer::{Change, CoreWriter, FAN_OUT_MAX, FeedKey, Received};
 
-/// Request to subscribe for a new feed, sent to the side that owns the NATS connection.
+/// A feed that a reader waits for, for the side that subscribes.
 #[derive(Debug)]
 pub struct SubscribeRequest<W> {
-    /// Filters of the feed.
+    /// Its filters.
     pub filters: FilterSet,
-    /// Writer of the feed's events.
+    /// Where its events go.
     pub writer: W,
 }
 
-/// Receiving end of the subscribe requests; bounded.
+/// Demands as the upstream side receives them; bounded.
 pub type SubscribeRequests<W> = mpsc::Receiver<SubscribeRequest<W>>;
 
-/// 1024 subscribe requests wait to be received: those of a reconnect storm. Further readers wait in
-/// turn.
-pub(super) const REQUESTS_MAX: usize = 1024;
+/// How many demands wait to be received: those of a reconnect storm; readers wait in turn.
+pub(super) const DEMANDS_MAX: usize = 1024;
 
-/// Reading side of the core subjects. All feeds of a process share one sequence and one tag.
+/// The reading side of core subjects: all of one process count in one sequence under one tag.
 #[derive(Debug)]
 pub struct CoreSource {
-    sequence: Arc<SequenceCounter>,
-    requests: mpsc::Sender<SubscribeRequest<super::feed_map::FeedLease>>,
+    numbers: Arc<Numbers>,
+    demands: mpsc::Sender<SubscribeRequest<super::feed_map::FeedLease>>,
     feeds: Arc<FeedMap>,
 }
 
-/// Sequence of one process. A number is never reused: a feed that is created again continues the
-/// sequence.
+/// The sequence of one process. A number is never reused: a feed that is made again continues the sequence.
 #[derive(Debug)]
-struct SequenceCounter {
+struct Numbers {
     tag: SourceTag,
-    /// Number allocated last.
+    /// The number allocated last.
     last: AtomicU64,
-    /// Every event up to this number is in the windows of all feeds that match it.
+    /// Every event up to this number is in the windows of the feeds that want it.
     complete: AtomicU64,
 }
 
-/// Creates a core source under this tag, and the one writer of all its feeds.
+/// Core subjects under a tag: the side of the readers, and the one writer of all their feeds.
 #[must_use]
 pub fn channel(tag: SourceTag, budget: &Arc<Budget>) -> (Arc<CoreSource>, CoreWriter) {
-    let (requests, received) = mpsc::channel(REQUESTS_MAX);
-    let sequence = Arc::new(SequenceCounter {
+    let (demands, received) = mpsc::channel(DEMANDS_MAX);
+    let numbers = Arc::new(Numbers {
         tag,
         last: AtomicU64::new(0),
         complete: AtomicU64::new(0),
     });
     let core = Arc::new(CoreSource {
-        sequence: sequence.clone(),
-        requests,
+        numbers: numbers.clone(),
+        demands,
         feeds: FeedMap::new(budget),
     });
-    (core, CoreWriter::new(sequence, received, budget))
+    (core, CoreWriter::new(numbers, received, budget))
 }
 
-// === impl CoreSource ===
+// === impl OnDemand ===
 
 impl CoreSource {
-    /// Tag of this process's event ids.
+    /// The tag of this process's ids.
     #[must_use]
     pub fn tag(&self) -> SourceTag {
-        self.sequence.tag
+        self.numbers.tag
     }
 
-    /// Opens a reader. Returns after its subscriptions are confirmed, so that it receives
-    /// everything published later.
+    /// Opens a reader; returns when its subscriptions are confirmed, so that nothing published later is missed.
     ///
     /// # Errors
-    /// [`OpenError::NotReady`] if they are not confirmed in time, [`OpenError::TooManyFeeds`] at
-    /// the limit.
+    /// [`OpenError::NotReady`] when they were not confirmed in time, [`OpenError::TooManyFeeds`] at the limit.
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        options: &Arc<FeedOptions>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
-        // A new feed takes a number: a returning reader may have missed messages while no feed
-        // existed.
-        let found = self.feeds.find(filters, options, || self.sequence.take())?;
+        // A number of its own: a reader that comes back may have missed what was published while no feed existed.
+        let found = self.feeds.find(filters, profile, || self.numbers.take())?;
         let opened = self.join(found.feed.clone(), start);
-        found.wait_subscribed(&self.requests, |lease| lease).await?;
+        found.stands(&self.demands, |lease| lease).await?;
         Ok(opened)
     }
 
-    /// Number of feeds, events and bytes.
+    /// Feeds, and the events and bytes in them.
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         self.feeds.size()
     }
 
-    /// Evicts events older than the age limit.
+    /// Drops what is too old at this time.
     pub fn sweep(&self, now: Instant) {
         self.feeds.sweep(now);
     }
 
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = feed.lock();
-        // Under the feed's lock: nothing is appended between reading its end and reading the
-        // sequence.
-        (index >= state.window.end()).then(|| self.sequence.complete())
+        // Under the feed's lock: nothing is appended between the look at its end and the look at the numbers.
+        (index >= state.window.end()).then(|| self.numbers.complete())
     }
 
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
-        self.feeds.reader_left(feed);
+    pub(super) fn left(&self, feed: &Arc<Feed>) {
+        self.feeds.left(feed);
     }
 
     fn join(self: &Arc<Self>, feed: Arc<Feed>, start: Start) -> Opened {
         let state = feed.lock();
-        // The newest entry and the floor of a new feed may be later than the complete number.
-        let complete = self.sequence.complete();
+        // The newest entry and the floor of a new feed may be later than what is complete everywhere.
+        let complete = self.numbers.complete();
         let newest = state
             .window
             .end()
@@ -156,71 +145,70 @@ impl CoreSource {
             seq: complete.seq.max(newest),
             ..complete
         };
-        let live = (state.window.end_offset(), head);
+        let live = (state.window.end_place(), head);
         let gap = |reason| {
             Outcome::Gap(Gap {
                 reason,
                 missed: None,
             })
         };
-        let (outcome, (offset, position)) = match start {
+        let (outcome, (place, position)) = match start {
             Start::Live => (Outcome::Live, live),
-            Start::Unknown(reason) => (gap(reason), live),
+            Start::Lost(reason) => (gap(reason), live),
             Start::After(at) if at.tag != self.tag() => (gap(GapReason::Restarted), live),
-            Start::After(at) if at.seq > self.sequence.last() => (gap(GapReason::Ahead), live),
-            Start::After(at) => match state.window.offset_after(at.seq) {
-                Some(offset) => (Outcome::Window, (offset, at)),
+            Start::After(at) if at.seq > self.numbers.last() => (gap(GapReason::Ahead), live),
+            Start::After(at) => match state.window.place_after(at.seq) {
+                Some(place) => (Outcome::Window, (place, at)),
                 None => {
                     let position = Position {
                         tag: self.tag(),
                         seq: state.window.floor(),
-                        fingerprint: None,
+                        check: None,
                     };
                     (
                         gap(GapReason::Expired),
-                        (state.window.oldest_offset(), position),
+                        (state.window.oldest_place(), position),
                     )
                 }
             },
         };
         drop(state);
-        let key = feed.join(offset, position);
+        let key = feed.join(place, position);
         Opened {
-            cursor: Cursor::new(Origin::Core(self.clone()), feed, key, offset, position),
+            cursor: Cursor::new(Origin::Core(self.clone()), feed, key, place, position),
             outcome,
         }
     }
 }
 
-// === impl SequenceCounter ===
+// === impl Numbers ===
 
-impl SequenceCounter {
+impl Numbers {
     /// Allocates the next number.
     fn take(&self) -> Position {
         let seq = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         Position {
             tag: self.tag,
             seq,
-            fingerprint: None,
+            check: None,
         }
     }
 
-    /// Returns the number allocated last.
+    /// The number allocated last.
     fn last(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
     }
 
-    /// Returns the last complete number as a position.
+    /// Every event up to this one is in the windows of the feeds that want it.
     fn complete(&self) -> Position {
         Position {
             tag: self.tag,
             seq: self.complete.load(Ordering::Acquire),
-            fingerprint: None,
+            check: None,
         }
     }
 
-    /// Marks everything up to this number as complete. Called only by the writer, in ascending
-    /// order.
+    /// Marks everything up to this number as appended. Only the one writer calls it, in ascending order.
     fn set_complete(&self, seq: u64) {
         self.complete.store(seq, Ordering::Release);
     }

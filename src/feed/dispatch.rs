@@ -1,21 +1,7 @@
-//! Dispatcher: writes new events to the idle readers of a shard, or wakes them.
+//! Goes round the readers of a thread that wait at a feed: hands each what it waits for, or wakes it.
 //!
-//! An event for a thousand clients would otherwise be a thousand task polls, each with cache misses
-//! on a task, an event stream and a cursor, to write the same bytes. The dispatcher needs only the
-//! reader's offset and its sink.
-//!
-//! A pass visits all idle readers of this shard in one feed, in groups:
-//!
-//! ```text
-//! loop:  lock feed -> commit the previous group -> collect the next group -> unlock
-//!        wake the readers that have to read themselves
-//!        try_send the same EncodedRun to every sink of the group
-//! ```
-//!
-//! Readers in a group have the same offset and so receive the same bytes, which are encoded once
-//! ([`EncodedRun`]). A run that cannot be sent directly (a gap, the end of the feed, more than 32
-//! KiB) wakes the reader instead. The dispatcher is one task per shard; a step is bounded by
-//! [`SENDS_MAX`]. Sinks belong to the same thread, so a reader's task never runs at the same time.
+//! An event for a thousand clients would be a thousand turns of tasks, each of which waits for the memory of a task, of an
+//! event stream and of a cursor, to write the same bytes. A round needs a reader's place and its socket.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,50 +15,44 @@ use super::readers::Readers;
 use super::sink::{DirectSink, EncodedRun, SendOutcome};
 use super::window::Window;
 
-/// One pass over the readers of one feed.
+/// One round of one feed.
 #[derive(Debug)]
 pub(super) struct Pass {
     feed: Arc<Feed>,
-    /// Key of the next reader; `None` before the pass has started.
+    /// The key of the reader that is next; none before it has begun.
     next: Option<usize>,
 }
 
-/// Buffers that passes reuse, so that they allocate nothing.
+/// What rounds use again and again, so that they allocate nothing.
 #[derive(Debug, Default)]
 pub(super) struct Dispatcher {
-    /// Readers that are sent the same run, and the outcomes.
-    group: Vec<Recipient>,
-    collected: Option<CollectedRun>,
-    wakers: Vec<Waker>,
+    /// Readers that are handed the same piece, and what became of it.
+    group: Vec<Given>,
+    cut: Option<CollectedRun>,
+    woken: Vec<Waker>,
     copy: RunBuilder,
 }
 
-/// One reader of the group.
-#[derive(Debug)]
-struct Recipient {
-    key: usize,
-    /// Taken when the run is sent.
-    sink: Option<Arc<dyn DirectSink>>,
-    outcome: SendOutcome,
-}
+/// The key of a reader, its outlet until it is handed something, and what became of that.
+type Given = (usize, Option<Arc<dyn DirectSink>>, SendOutcome);
 
-/// Events between two indexes of a window.
+/// What stands in a window from here to there.
 #[derive(Debug)]
 struct CollectedRun {
     from: u64,
     to: u64,
-    /// `None` if readers have to read it themselves.
-    run: Option<EncodedRun>,
+    /// None where readers must look at it themselves.
+    piece: Option<EncodedRun>,
 }
 
-/// Writes per step; then the runtime polls for I/O, as it does after the same number of tasks.
-const SENDS_MAX: usize = 64;
+/// How many readers are handed something in one turn: then the runtime looks for news, as it does after as many tasks.
+const HANDED_MAX: usize = 64;
 
-/// A queued send costs a fraction of a write: the connection writes all of them together after the
-/// step, the more the better.
-const QUEUED_PER_SEND: usize = 16;
+/// What is queued for a connection costs a fraction of a write, which follows when the turn is over: the more of them go
+/// into it the better.
+const QUEUED_PER_HANDED: usize = 16;
 
-/// Readers per group, sent to between two locks of the feed.
+/// So many at once, between two locks of their feed.
 const GROUP_MAX: usize = 32;
 
 impl Pass {
@@ -82,56 +62,51 @@ impl Pass {
 }
 
 impl Dispatcher {
-    /// Continues the passes as far as one step allows, and removes the finished ones.
-    pub(super) fn run(&mut self, notifier: &Arc<ShardNotifier>, passes: &mut VecDeque<Pass>) {
-        let mut left = SENDS_MAX * QUEUED_PER_SEND;
-        while let Some(pass) = passes.front_mut() {
-            if !self.step(notifier, pass, &mut left) {
+    /// Goes on with these rounds as far as one turn allows, and removes those that are over.
+    pub(super) fn turn(&mut self, bell: &Arc<ShardNotifier>, rounds: &mut VecDeque<Pass>) {
+        let mut left = HANDED_MAX * QUEUED_PER_HANDED;
+        while let Some(round) = rounds.front_mut() {
+            if !self.go(bell, round, &mut left) {
                 return;
             }
-            passes.pop_front();
+            rounds.pop_front();
         }
     }
 
-    /// Continues a pass. True if every reader was visited.
-    fn step(&mut self, notifier: &Arc<ShardNotifier>, pass: &mut Pass, left: &mut usize) -> bool {
+    /// Goes on with a round. True when every reader was seen.
+    fn go(&mut self, bell: &Arc<ShardNotifier>, round: &mut Pass, left: &mut usize) -> bool {
         let before = *left;
         let is_over = loop {
-            let mut state = pass.feed.lock();
-            self.commit(&mut state.readers);
-            let is_over = self.collect(
-                notifier,
-                &mut pass.next,
+            let mut state = round.feed.lock();
+            self.settle(&mut state.readers);
+            let is_over = self.gather(
+                bell,
+                &mut round.next,
                 &mut state,
-                GROUP_MAX.min(left.div_ceil(QUEUED_PER_SEND)),
+                GROUP_MAX.min(left.div_ceil(QUEUED_PER_HANDED)),
             );
             drop(state);
-            // With no lock held: a woken reader locks the feed at once.
-            self.wakers.drain(..).for_each(Waker::wake);
+            // With no lock held: who is woken reads the feed at once.
+            self.woken.drain(..).for_each(Waker::wake);
             if self.group.is_empty() {
                 break is_over;
             }
-            self.send();
-            *left = left.saturating_sub(
-                self.group
-                    .iter()
-                    .map(|recipient| recipient.outcome.cost())
-                    .sum(),
-            );
+            self.hand();
+            *left =
+                left.saturating_sub(self.group.iter().map(|(_, _, handed)| handed.cost()).sum());
         };
-        // An event must not stay in memory because this shard becomes idle.
-        self.collected = None;
+        // An event must not live on because this thread fell silent.
+        self.cut = None;
         if *left < before {
-            pass.feed.touch();
+            round.feed.touch();
         }
         is_over
     }
 
-    /// Collects up to `most` readers of the same run, and the wakers of those that have to read
-    /// themselves. True if all readers were visited.
-    fn collect(
+    /// Gathers who waits for the same piece, so many at most, and wakes who must look itself. True when all were seen.
+    fn gather(
         &mut self,
-        notifier: &Arc<ShardNotifier>,
+        bell: &Arc<ShardNotifier>,
         next: &mut Option<usize>,
         state: &mut State,
         most: usize,
@@ -142,44 +117,38 @@ impl Dispatcher {
             ended,
             ..
         } = state;
-        let Some(shard) = readers.shard_of(notifier) else {
+        let Some(thread) = readers.thread_of(bell) else {
             return true;
         };
-        readers.prefetch_sinks(next.unwrap_or_default(), most);
+        readers.look_from(next.unwrap_or_default(), most);
         let mut from = next.unwrap_or_else(|| {
-            readers.clear_notified(shard);
+            readers.answer(thread);
             0
         });
-        while let Some((key, reader)) = readers.next_waiting(shard, from) {
-            if reader.offset.index == window.end() && !*ended {
+        while let Some((key, reader)) = readers.waiting(thread, from) {
+            if reader.place.index == window.end() && !*ended {
                 from = key + 1;
                 continue;
             }
-            let sink = reader.sink.as_ref().filter(|_| !*ended);
-            let is_collected = self.collected.as_ref().is_some_and(|collected| {
-                (collected.from, collected.to) == (reader.offset.index, window.end())
-            });
-            if sink.is_some()
-                && (self.group.len() == most || !is_collected && !self.group.is_empty())
-            {
+            let outlet = reader.outlet.as_ref().filter(|_| !*ended);
+            let is_cut = self
+                .cut
+                .as_ref()
+                .is_some_and(|cut| (cut.from, cut.to) == (reader.place.index, window.end()));
+            if outlet.is_some() && (self.group.len() == most || !is_cut && !self.group.is_empty()) {
                 *next = Some(key);
                 return false;
             }
-            if sink.is_some() && !is_collected {
-                self.collect_run(window, reader.offset.index);
+            if outlet.is_some() && !is_cut {
+                self.cut(window, reader.place.index);
             }
-            let run = self
-                .collected
-                .as_ref()
-                .and_then(|collected| collected.run.as_ref());
-            let fits = run.is_some_and(|run| run.starts_at(reader.offset, reader.position));
-            match sink.filter(|_| fits) {
-                Some(sink) => self.group.push(Recipient {
-                    key,
-                    sink: Some(sink.clone()),
-                    outcome: SendOutcome::Rejected,
-                }),
-                None => self.wakers.extend(reader.waker.take()),
+            let piece = self.cut.as_ref().and_then(|cut| cut.piece.as_ref());
+            let fits = piece.is_some_and(|piece| piece.follows(reader.place, reader.position));
+            match outlet.filter(|_| fits) {
+                Some(outlet) => self
+                    .group
+                    .push((key, Some(outlet.clone()), SendOutcome::Refused)),
+                None => self.woken.extend(reader.waker.take()),
             }
             from = key + 1;
         }
@@ -187,65 +156,56 @@ impl Dispatcher {
         true
     }
 
-    fn collect_run(&mut self, window: &Window, from: u64) {
-        let run = EncodedRun::from_window(window, from, &mut self.copy);
-        self.collected = Some(CollectedRun {
+    fn cut(&mut self, window: &Window, from: u64) {
+        let piece = EncodedRun::cut(window, from, &mut self.copy);
+        self.cut = Some(CollectedRun {
             from,
             to: window.end(),
-            run,
+            piece,
         });
     }
 
-    /// Sends the run to the group, with no lock held.
-    fn send(&mut self) {
-        let Some(run) = self
-            .collected
-            .as_ref()
-            .and_then(|collected| collected.run.as_ref())
-        else {
+    /// Hands the piece to those who were gathered, with no lock held.
+    fn hand(&mut self) {
+        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else {
             return;
         };
         std::hint::black_box(
             self.group
                 .iter()
-                .filter_map(|recipient| Some(recipient.sink.as_ref()?.prefetch()))
+                .filter_map(|(_, outlet, _)| Some(outlet.as_ref()?.look()))
                 .count(),
         );
-        for Recipient { sink, outcome, .. } in &mut self.group {
-            *outcome = sink
+        for (_, outlet, handed) in &mut self.group {
+            *handed = outlet
                 .take()
-                .map_or(SendOutcome::Rejected, |sink| sink.try_send(run));
+                .map_or(SendOutcome::Refused, |outlet| outlet.hand(piece));
         }
     }
 
-    /// Advances the readers that accepted the run, and takes the wakers of those that did not, or
-    /// only in part.
-    fn commit(&mut self, readers: &mut Readers) {
-        let Some(run) = self
-            .collected
-            .as_ref()
-            .and_then(|collected| collected.run.as_ref())
-        else {
+    /// Notes where those stand who took it, and takes the wakers of those who did not, or not whole.
+    fn settle(&mut self, readers: &mut Readers) {
+        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else {
             return;
         };
-        for Recipient { key, outcome, .. } in self.group.drain(..) {
-            if outcome != SendOutcome::Rejected {
-                readers.set_position(key, run.end, run.last);
+        for (key, _, handed) in self.group.drain(..) {
+            if handed != SendOutcome::Refused {
+                readers.moved(key, piece.end, piece.last);
             }
-            if matches!(outcome, SendOutcome::Partial | SendOutcome::Rejected) {
-                self.wakers.extend(readers.take_waker(key));
+            if matches!(handed, SendOutcome::Kept | SendOutcome::Refused) {
+                self.woken.extend(readers.take(key));
             }
         }
     }
 }
 
 impl SendOutcome {
-    /// Cost of the outcome, in units of a step.
+    /// What it takes of a turn.
     fn cost(self) -> usize {
         if self == Self::Queued {
             1
         } else {
-            QUEUED_PER_SEND
+            QUEUED_PER_HANDED
         }
     }
 }
@@ -262,24 +222,24 @@ mod tests {
 
     use super::*;
     use crate::feed::{
-        Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, buffer,
-        run_dispatcher,
+        Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, answer,
+        buffer,
     };
     use crate::sse::{Event, Position, SourceTag};
     use crate::subject::{Filter, FilterSet};
 
-    /// Sink with a fixed outcome that records what it was sent.
+    /// Answers always the same, and keeps what it was handed.
     #[derive(Debug)]
     struct Always(SendOutcome, Mutex<Vec<(u64, String)>>);
 
     impl DirectSink for Always {
-        fn prefetch(&self) -> bool {
+        fn look(&self) -> bool {
             true
         }
 
-        fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
-            let text = String::from_utf8(run.chunk.content().to_vec()).unwrap();
-            self.1.lock().unwrap().push((run.events, text));
+        fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
+            let text = String::from_utf8(piece.chunk.content().to_vec()).unwrap();
+            self.1.lock().unwrap().push((piece.events, text));
             self.0
         }
     }
@@ -295,46 +255,46 @@ mod tests {
 
     struct Scene {
         writer: StreamWriter,
-        buffer: Arc<StreamBuffer>,
-        dispatching: Pin<Box<dyn Future<Output = std::convert::Infallible>>>,
+        log: Arc<StreamBuffer>,
+        answering: Pin<Box<dyn Future<Output = std::convert::Infallible>>>,
         seq: u64,
     }
 
     struct Reader {
         cursor: Cursor,
-        sink: Arc<Always>,
+        outlet: Arc<Always>,
         wakes: Arc<Wakes>,
     }
 
     impl Scene {
         fn new() -> Self {
-            let (mut writer, buffer) =
+            let (mut writer, log) =
                 buffer::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
             writer.begin(SourceTag::of_stream("S", 1), 0);
             Self {
                 writer,
-                buffer,
-                dispatching: Box::pin(run_dispatcher()),
+                log,
+                answering: Box::pin(answer()),
                 seq: 0,
             }
         }
 
-        fn reader(&self, outcome: SendOutcome) -> Reader {
+        fn reader(&self, handed: SendOutcome) -> Reader {
             let filters = FilterSet::new([Filter::parse("a").unwrap()]);
             let opened = self
-                .buffer
+                .log
                 .open(filters, &Arc::default(), Start::Live)
                 .now_or_never()
                 .unwrap()
                 .unwrap();
-            let sink = Arc::new(Always(outcome, Mutex::default()));
-            opened.cursor.set_sink(sink.clone());
+            let outlet = Arc::new(Always(handed, Mutex::default()));
+            opened.cursor.set_outlet(outlet.clone());
             let mut reader = Reader {
                 cursor: opened.cursor,
-                sink,
+                outlet,
                 wakes: Arc::default(),
             };
-            assert_eq!(reader.read(), None, "an idle reader has nothing to read");
+            assert_eq!(reader.read(), None, "it waits");
             reader
         }
 
@@ -345,7 +305,7 @@ mod tests {
                     position: Position {
                         tag: SourceTag::of_stream("S", 1),
                         seq: self.seq,
-                        fingerprint: None,
+                        check: None,
                     },
                     subject: "a".into(),
                     name: None,
@@ -361,7 +321,7 @@ mod tests {
 
         fn turn(&mut self) {
             assert!(
-                self.dispatching
+                self.answering
                     .as_mut()
                     .poll(&mut Context::from_waker(Waker::noop()))
                     .is_pending()
@@ -370,7 +330,7 @@ mod tests {
     }
 
     impl Reader {
-        /// Number of items that a read returns; `None` if it is pending.
+        /// The sequence numbers that a read brings; none when it waits.
         fn read(&mut self) -> Option<usize> {
             let mut batch = Batch::default();
             let waker = Waker::from(self.wakes.clone());
@@ -383,8 +343,8 @@ mod tests {
             }
         }
 
-        fn received(&self) -> Vec<(u64, String)> {
-            std::mem::take(&mut *self.sink.1.lock().unwrap())
+        fn handed(&self) -> Vec<(u64, String)> {
+            std::mem::take(&mut *self.outlet.1.lock().unwrap())
         }
 
         fn wakes(&self) -> usize {
@@ -403,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_reader_is_sent_each_event_without_being_woken() {
+    fn who_waits_is_given_one_event_after_the_other_and_is_not_woken() {
         let mut scene = Scene::new();
         let mut readers = [
             scene.reader(SendOutcome::Sent),
@@ -412,66 +372,66 @@ mod tests {
         for data in ["1", "2", "3"] {
             scene.append(&[data]);
             assert!(
-                readers.iter().all(|reader| reader.received().is_empty()),
-                "the writer does not send"
+                readers.iter().all(|reader| reader.handed().is_empty()),
+                "not while the writer writes"
             );
             scene.turn();
             for reader in &readers {
                 assert_eq!(
-                    (texts(&reader.received()), reader.wakes()),
+                    (texts(&reader.handed()), reader.wakes()),
                     (vec![data.to_owned()], 0)
                 );
                 assert_eq!(
                     reader
                         .cursor
-                        .probe()
+                        .standing()
                         .position()
                         .map(|position| position.seq),
                     Some(scene.seq)
                 );
-                assert_eq!(reader.cursor.probe().lag(Instant::now()).events, 0);
+                assert_eq!(reader.cursor.standing().lag(Instant::now()).events, 0);
             }
         }
         for reader in &mut readers {
-            reader.cursor.resync();
+            reader.cursor.follow();
             assert_eq!(
                 (reader.cursor.position().seq, reader.read()),
                 (3, None),
-                "the cursor continues after the events that were sent"
+                "it goes on behind what it was given"
             );
         }
     }
 
     #[test]
-    fn events_up_to_32_kib_are_sent_as_one_run() {
+    fn what_has_come_together_is_one_piece_for_everyone_up_to_32_kib() {
         let mut scene = Scene::new();
         let mut reader = scene.reader(SendOutcome::Sent);
         scene.append(&["1", "2"]);
         scene.append(&["3"]);
         scene.turn();
-        let received = reader.received();
+        let handed = reader.handed();
         assert_eq!(
-            (texts(&received), received[0].0, reader.wakes()),
+            (texts(&handed), handed[0].0, reader.wakes()),
             (vec!["1,2,3".to_owned()], 3, 0)
         );
         let large = "x".repeat(20_000);
         scene.append(&[&large, &large]);
         scene.turn();
         assert_eq!(
-            (reader.received().len(), reader.wakes()),
+            (reader.handed().len(), reader.wakes()),
             (0, 1),
-            "a larger run is read by the reader's task"
+            "more than a turn is read by its task"
         );
-        reader.cursor.resync();
+        reader.cursor.follow();
         assert_eq!(reader.read(), Some(1));
     }
 
     #[test]
-    fn rejected_run_is_read_by_the_task_and_partial_run_is_not_read_again() {
+    fn who_refuses_is_woken_and_reads_and_who_keeps_is_woken_behind_it() {
         let mut scene = Scene::new();
         let (mut refuses, mut keeps) = (
-            scene.reader(SendOutcome::Rejected),
-            scene.reader(SendOutcome::Partial),
+            scene.reader(SendOutcome::Refused),
+            scene.reader(SendOutcome::Kept),
         );
         scene.append(&["1"]);
         scene.turn();
@@ -479,12 +439,12 @@ mod tests {
         scene.append(&["2"]);
         scene.turn();
         assert_eq!(
-            (refuses.received().len(), keeps.received().len()),
+            (refuses.handed().len(), keeps.handed().len()),
             (1, 1),
-            "neither reader is idle"
+            "neither waits any more"
         );
-        refuses.cursor.resync();
-        keeps.cursor.resync();
+        refuses.cursor.follow();
+        keeps.cursor.follow();
         assert_eq!(
             (refuses.cursor.position().seq, keeps.cursor.position().seq),
             (0, 1)
@@ -497,13 +457,13 @@ mod tests {
     }
 
     #[test]
-    fn gaps_and_the_end_of_a_feed_are_read_by_the_task() {
+    fn gaps_and_ends_are_left_to_tasks() {
         let mut scene = Scene::new();
         let mut reader = scene.reader(SendOutcome::Sent);
         scene.writer.gap(GapReason::Upstream, None);
         scene.append(&["1"]);
         scene.turn();
-        assert_eq!((reader.received().len(), reader.wakes()), (0, 1));
+        assert_eq!((reader.handed().len(), reader.wakes()), (0, 1));
         assert_eq!(
             (reader.read(), reader.read()),
             (Some(2), None),
@@ -511,54 +471,54 @@ mod tests {
         );
         drop(scene.writer);
         scene
-            .dispatching
+            .answering
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()))
             .is_pending()
             .then_some(())
             .unwrap();
-        assert_eq!(reader.wakes(), 2, "woken for the end of the feed");
+        assert_eq!(reader.wakes(), 2, "the end");
     }
 
     #[tokio::test]
-    async fn queued_sends_cost_a_fraction_of_a_step() {
+    async fn more_readers_are_given_what_their_connections_write_together() {
         let mut scene = Scene::new();
-        let readers: Vec<_> = (0..10 * SENDS_MAX)
+        let readers: Vec<_> = (0..10 * HANDED_MAX)
             .map(|_| scene.reader(SendOutcome::Queued))
             .collect();
         scene.append(&["1"]);
         scene.turn();
         let given = readers
             .iter()
-            .filter(|reader| (texts(&reader.received()), reader.wakes()) == (vec!["1".into()], 0));
+            .filter(|reader| (texts(&reader.handed()), reader.wakes()) == (vec!["1".into()], 0));
         assert_eq!(given.count(), readers.len());
     }
 
     #[tokio::test]
-    async fn step_sends_to_a_bounded_number_of_readers_and_late_ones_receive_events_together() {
+    async fn a_turn_gives_to_a_bounded_number_of_readers_and_those_who_are_late_get_more_at_once() {
         let mut scene = Scene::new();
-        let readers: Vec<_> = (0..SENDS_MAX + 10)
+        let readers: Vec<_> = (0..HANDED_MAX + 10)
             .map(|_| scene.reader(SendOutcome::Sent))
             .collect();
         scene.append(&["1"]);
         scene.turn();
         let given = readers
             .iter()
-            .filter(|reader| !reader.sink.1.lock().unwrap().is_empty())
+            .filter(|reader| !reader.outlet.1.lock().unwrap().is_empty())
             .count();
-        assert_eq!(given, SENDS_MAX);
+        assert_eq!(given, HANDED_MAX);
         scene.append(&["2"]);
         for _ in 0..8 {
             scene.turn();
         }
         for (nth, reader) in readers.iter().enumerate() {
-            let expected = if nth < SENDS_MAX {
+            let expected = if nth < HANDED_MAX {
                 vec!["1", "2"]
             } else {
                 vec!["1,2"]
             };
             assert_eq!(
-                (texts(&reader.received()), reader.wakes()),
+                (texts(&reader.handed()), reader.wakes()),
                 (expected.iter().map(ToString::to_string).collect(), 0)
             );
         }

@@ -1,10 +1,4 @@
-//! Event in its encoded form, shared by all feeds, and the prefetch of such events from memory.
-//!
-//! Each event is encoded once, for all routes that do not rename it. Readers of a replay or of a
-//! large window touch a million of them, one cache miss each, if the memory is not fetched ahead:
-//! the field order of [`EncodedEvent`] and the two prefetch functions are for that. Both read one
-//! word per cache line into [`black_box`], because the loads of several events overlap, while the
-//! updates of reference counts wait for each other.
+//! One event as a log holds it: encoded once, counted in the budget, and laid out for those who read a million of them.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -18,32 +12,31 @@ use crate::sse::encode::Frame;
 use super::batch::COPIED_EVENT_MAX;
 use super::budget::{Budget, Reservation};
 
-/// Encoded event: the payload, and its encoding without a route's event name.
+/// An event as the log holds it: the payload and its encoding without a route's name, shared by all who want it.
 ///
-/// The field order is deliberate: the fields that a reader uses are next to the reference counts,
-/// and so are the first fields of [`Event`], its position and time of receipt.
+/// In this order: what a reader looks at stands beside the counts of the references, and so do an event's position and
+/// receipt, which are its first.
 #[derive(Debug)]
 #[repr(C)]
 pub struct EncodedEvent {
-    /// Encoding under the event's own name.
+    /// Its encoding under its own name.
     pub frame: Frame,
-    /// The event without its payload, see [`EncodedEvent::data`].
+    /// The event, without its payload: see [`EncodedEvent::data`].
     pub event: Event,
-    /// Range of the payload in the encoding; otherwise `event` has the payload.
+    /// Where the payload stands in the encoding; otherwise the event has it.
     payload: Option<Range<u32>>,
-    /// Memory budget of this event, released with the last reference.
-    _reservation: Reservation,
+    /// What it takes of the budget; given back when the last holder lets go.
+    _charge: Reservation,
 }
 
 impl EncodedEvent {
-    /// Encodes an event. The payload is then kept only inside the frame, if it is in one piece
-    /// there.
+    /// Encodes an event, once for everyone. The payload then lies in the frame's own bytes where it can.
     #[must_use]
     pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {
         let frame = Frame::event(event.name.as_ref(), &event.data, event.position);
-        let narrow =
+        let place =
             |range: Range<usize>| Some(range.start.try_into().ok()?..range.end.try_into().ok()?);
-        let payload = frame.find(&event.data).and_then(narrow);
+        let payload = frame.find(&event.data).and_then(place);
         if payload.is_some() {
             event.data = Bytes::new();
         }
@@ -52,11 +45,11 @@ impl EncodedEvent {
             frame,
             event,
             payload,
-            _reservation: budget.reserve(bytes),
+            _charge: budget.charge(bytes),
         })
     }
 
-    /// Payload as published.
+    /// The payload as published.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         match &self.payload {
@@ -65,49 +58,46 @@ impl EncodedEvent {
         }
     }
 
-    /// Prefetches events whose reference counts are about to be changed.
-    pub(super) fn prefetch<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
-        // Pointers first: they are spread over memory too, and their loads should not wait for the
-        // events.
+    /// Looks at events whose references are about to be counted, a few at a time: a look does not wait for the look
+    /// before, so that the memory of all of them is fetched at once, while each count waits for its own.
+    pub(super) fn look_at<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
+        // Where they are first: those places, too, lie apart from each other, and none is to wait for what lies behind it.
         black_box(
             events
                 .clone()
-                .map(|encoded| Arc::as_ptr(encoded).addr())
+                .map(|logged| Arc::as_ptr(logged).addr())
                 .fold(0, usize::wrapping_add),
         );
         black_box(
             events
-                .map(|encoded| {
-                    Arc::strong_count(encoded) + usize::from(encoded.event.tier.is_some())
-                })
+                .map(|logged| Arc::strong_count(logged) + usize::from(logged.event.tier.is_some()))
                 .sum::<usize>(),
         );
     }
 }
 
-/// Prefetches encodings that are about to be copied, every cache line of them.
-pub(super) fn prefetch_frames<'f>(frames: impl Iterator<Item = &'f Frame>) {
-    let touch = |frame: &Frame| {
+/// The same of encodings that are about to be copied: at each line of memory that they take.
+pub(super) fn look_into<'f>(frames: impl Iterator<Item = &'f Frame>) {
+    let look = |frame: &Frame| {
         let bytes = frame.bytes();
         bytes
             .iter()
-            .step_by(CACHE_LINE_BYTES)
+            .step_by(LINE_BYTES)
             .chain(bytes.last())
             .map(|byte| usize::from(*byte))
             .sum::<usize>()
     };
-    // Larger frames are shared, not copied.
+    // What is larger is shared.
     black_box(
         frames
             .filter(|frame| frame.len() <= COPIED_EVENT_MAX)
-            .map(touch)
+            .map(look)
             .sum::<usize>(),
     );
 }
 
-/// Size of a cache line.
-const CACHE_LINE_BYTES: usize = 64;
+/// What a core fetches at once.
+const LINE_BYTES: usize = 64;
 
-/// Number of events to prefetch: more than the loads a core has in flight, and few enough for its
-/// L1 cache.
-pub(super) const PREFETCH_AHEAD: usize = 32;
+/// How many events are looked at ahead: more than a core fetches at once, few enough for its first cache.
+pub(super) const LOOKS: usize = 32;

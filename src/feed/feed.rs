@@ -1,9 +1,4 @@
-//! Feed: the events of one source that match one set of filters, shared by all their readers.
-//!
-//! A feed holds one [`Window`] and the table of its [`Readers`] under one mutex. Its writer (the
-//! stream buffer or a subscription) appends and collects the shards to notify; after the lock is
-//! released, the caller wakes them. Readers lock the feed for one read or one checkpoint. The lock
-//! is held for a few lines at a time and never while a task is woken or a socket is written.
+//! The events of one source that match one set of filters, as one route shows them: what cursors read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,40 +14,40 @@ use super::readers::Readers;
 use super::window::{GapSide, Offset, Window};
 use super::{FeedOptions, Gap};
 
-/// One feed. It is written by the source that created it and read through cursors.
+/// One feed. Its writer is the log (or the subscription) that made it; its readers are cursors.
 pub(super) struct Feed {
     pub(super) filters: FilterSet,
-    pub(super) options: Arc<FeedOptions>,
+    pub(super) profile: Arc<FeedOptions>,
     state: Mutex<State>,
-    /// Number of the last read, for the order of eviction.
+    /// The last reading, in ticks of the budget's order; only compared.
     last_read: AtomicU64,
-    _slot: FeedSlot,
+    _place: FeedSlot,
 }
 
-/// State under the lock, which is never held while a task is woken.
+/// Locked for a few lines at a time, never while a task is woken.
 pub(super) struct State {
     pub(super) window: Window,
     pub(super) readers: Readers,
-    /// Of a feed with its own head: every event up to here is in the window or does not match.
+    /// Everything up to here is in the window or does not match, of a feed that counts on its own.
     pub(super) head: Option<Position>,
-    /// The writer is gone: readers end after the last entry.
+    /// The writer is gone: readers end when they have read what is left.
     pub(super) ended: bool,
 }
 
-/// Numbers the reads of all feeds, to find the least recently read one.
+/// Counts reads of all feeds, so that the least recently read one can be found.
 static READS: AtomicU64 = AtomicU64::new(0);
 
 impl Feed {
-    /// Creates an empty feed; `None` if the budget has no slot.
+    /// A feed without events; none if there may be no more feeds.
     pub(super) fn new(
         filters: FilterSet,
-        options: Arc<FeedOptions>,
+        profile: Arc<FeedOptions>,
         floor: Position,
         budget: &Arc<Budget>,
     ) -> Option<Arc<Self>> {
-        let slot = budget.add_feed(&filters)?;
+        let place = budget.add_feed(&filters)?;
         let state = State {
-            window: Window::new(options.window, floor, budget.clone()),
+            window: Window::new(profile.window, floor, budget.clone()),
             readers: Readers::default(),
             head: None,
             ended: false,
@@ -60,20 +55,19 @@ impl Feed {
         let (state, last_read) = (Mutex::new(state), AtomicU64::new(0));
         let feed = Arc::new(Self {
             filters,
-            options,
+            profile,
             state,
             last_read,
-            _slot: slot,
+            _place: place,
         });
         feed.touch();
-        let evictable: Arc<dyn Evict> = feed.clone();
-        budget.register(Arc::downgrade(&evictable));
+        let shrink: Arc<dyn Evict> = feed.clone();
+        budget.join(Arc::downgrade(&shrink));
         Some(feed)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves the window consistent: every mutator ends in one
-        // assignment.
+        // A panic under the lock leaves a window that is whole: every mutator ends in one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,62 +76,62 @@ impl Feed {
             .store(READS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Appends events. The caller wakes `wake_list` after all locks are released.
+    /// Appends a batch; who waits is to be told when no lock is held.
     pub(super) fn append(
         self: &Arc<Self>,
         events: impl Iterator<Item = Appended>,
-        wake_list: &mut WakeList,
+        news: &mut WakeList,
     ) {
         let mut state = self.lock();
         state.window.append(events);
-        state.readers.notify(self, wake_list);
+        state.readers.tell(self, news);
     }
 
-    /// Appends a gap: events are missing after `position`.
+    /// Marks that events are missing after `position`.
     pub(super) fn append_gap(
         self: &Arc<Self>,
         gap: Gap,
         position: Position,
         now: Instant,
-        wake_list: &mut WakeList,
+        news: &mut WakeList,
     ) {
         let mut state = self.lock();
-        state.window.push_gap(gap, position, GapSide::After, now);
-        state.readers.notify(self, wake_list);
+        state.window.push_gap(gap, position, GapSide::Behind, now);
+        state.readers.tell(self, news);
     }
 
-    /// Continues after `floor` with a gap.
-    pub(super) fn start_epoch(
+    /// Goes on behind `floor`, with a gap that tells of it.
+    pub(super) fn renew(
         self: &Arc<Self>,
         gap: Gap,
         floor: Position,
         now: Instant,
-        wake_list: &mut WakeList,
+        news: &mut WakeList,
     ) {
         let mut state = self.lock();
-        state.window.start_epoch(gap, floor, now);
-        state.readers.notify(self, wake_list);
+        state.window.renew(gap, floor, now);
+        state.readers.tell(self, news);
     }
 
-    /// Marks the feed as ended: nothing is appended any longer.
-    pub(super) fn end(self: &Arc<Self>, wake_list: &mut WakeList) {
+    /// Says that nothing will ever be appended again.
+    pub(super) fn end(self: &Arc<Self>, news: &mut WakeList) {
         let mut state = self.lock();
         state.ended = true;
-        state.readers.notify(self, wake_list);
+        state.readers.tell(self, news);
     }
 
-    /// Adds a reader and returns its key.
-    pub(super) fn join(&self, offset: Offset, position: Position) -> usize {
+    /// Adds a reader.
+    pub(super) fn join(&self, place: Offset, position: Position) -> usize {
         self.touch();
-        self.lock().readers.add(offset, position)
+        self.lock().readers.add(place, position)
     }
 
-    /// Bytes of the feed without the events that it shares with the buffer.
+    /// Bytes that it holds beside the events that it shares with the log.
     pub(super) fn overhead(&self) -> usize {
         self.lock().window.overhead()
     }
 
-    /// Number of entries and bytes.
+    /// Entries and bytes held.
     pub(super) fn size(&self) -> (usize, usize) {
         let state = self.lock();
         (state.window.len(), state.window.bytes())
@@ -149,8 +143,8 @@ impl Evict for Feed {
         self.last_read.load(Ordering::Relaxed)
     }
 
-    fn evict_half(&self) -> bool {
-        self.lock().window.evict_half()
+    fn shrink(&self) -> bool {
+        self.lock().window.halve()
     }
 }
 

@@ -1,15 +1,15 @@
-//! Limits of a window: events, bytes and age.
+//! How much of the past stays in memory.
 
 use std::time::Duration;
 
-/// Limits of a window. The first one reached evicts the oldest entries.
+/// The bounds of a window; whichever is reached first evicts the oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Number of events.
+    /// The most events.
     pub events: usize,
-    /// Bytes of encoded events.
+    /// The most bytes of encoded events.
     pub bytes: usize,
-    /// Age of the oldest event.
+    /// The oldest event.
     pub age: Duration,
 }
 

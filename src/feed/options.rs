@@ -1,4 +1,4 @@
-//! Options of a feed, set by its route: event names, tiers and the limits of the window.
+//! How a route shows events: their names, their tiers, its window.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,55 +12,55 @@ use crate::subject::{Filter, TextTemplate};
 use super::Limits;
 use super::encoded::EncodedEvent;
 
-/// Options of a feed. Feeds with equal options share the encodings under their event names.
+/// What of an event depends on the route that shows it. Feeds of one profile share their encoded events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FeedOptions {
-    /// Name of events that have none of their own.
+    /// The name of an event that bears none itself.
     pub event: Option<TextTemplate>,
-    /// Tiers of events without a tier of their own; the first matching filter applies.
+    /// Tiers of events that name none themselves; the first filter that fits decides.
     pub priority: Vec<(Filter, Tier)>,
-    /// Limits of the window.
+    /// What of a feed is kept in memory.
     pub window: Limits,
 }
 
-/// Event to be appended to a window.
+/// One event on its way into a window.
 #[derive(Debug)]
 pub(super) struct Appended {
-    pub(super) encoded: Arc<EncodedEvent>,
-    /// Encoding under the name that the route gives the event, if it does.
+    pub(super) logged: Arc<EncodedEvent>,
+    /// Its encoding under the name that the route gives it, if it gives it one.
     pub(super) named: Option<Arc<Frame>>,
     pub(super) tier: Tier,
 }
 
-/// Encodings of one batch under the routes' event names: one per event and options.
+/// Encodings of one batch under the names that routes give: once for each event and profile.
 #[derive(Debug, Default)]
 pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Frame>>);
 
 impl Named {
-    /// Returns an event as a route shows it. `place` is its index in the batch.
+    /// An event as a profile shows it; `place`: which one of the batch it is.
     pub(super) fn show(
         &mut self,
-        encoded: &Arc<EncodedEvent>,
-        options: &Arc<FeedOptions>,
+        logged: &Arc<EncodedEvent>,
+        profile: &Arc<FeedOptions>,
         place: usize,
     ) -> Appended {
-        let named = options.renames(&encoded.event).then(|| {
-            let key = (Arc::as_ptr(options), place);
+        let named = profile.renames(&logged.event).then(|| {
+            let key = (Arc::as_ptr(profile), place);
             self.0
                 .entry(key)
-                .or_insert_with(|| Arc::new(options.frame(encoded)))
+                .or_insert_with(|| Arc::new(profile.frame(logged)))
                 .clone()
         });
         Appended {
-            encoded: encoded.clone(),
+            logged: logged.clone(),
             named,
-            tier: options.tier(&encoded.event),
+            tier: profile.tier(&logged.event),
         }
     }
 }
 
 impl FeedOptions {
-    /// Event name on this route: the event's own, or filled from the template.
+    /// The name under which the route shows an event: its own, else from the template.
     #[must_use]
     pub fn name<'e>(&self, event: &'e Event) -> Option<Cow<'e, EventName>> {
         if let Some(name) = &event.name {
@@ -70,37 +70,34 @@ impl FeedOptions {
         EventName::parse(&text).map(Cow::Owned)
     }
 
-    /// Encoding on this route; encoded again only if the route names the event.
-    pub(super) fn frame(&self, encoded: &EncodedEvent) -> Frame {
-        self.named(encoded).unwrap_or_else(|| encoded.frame.clone())
+    /// The event as the route shows it: encoded anew only if the route names it.
+    pub(super) fn frame(&self, logged: &EncodedEvent) -> Frame {
+        self.named(logged).unwrap_or_else(|| logged.frame.clone())
     }
 
-    /// Encoding under the name that the route gives the event, if it does.
-    pub(super) fn named(&self, encoded: &EncodedEvent) -> Option<Frame> {
-        let event = &encoded.event;
+    /// The event under the name that the route gives it, if it gives it one.
+    pub(super) fn named(&self, logged: &EncodedEvent) -> Option<Frame> {
+        let event = &logged.event;
         self.renames(event)
-            .then(|| Frame::event(self.name(event).as_deref(), encoded.data(), event.position))
+            .then(|| Frame::event(self.name(event).as_deref(), logged.data(), event.position))
     }
 
-    /// True if the route names this event.
+    /// Whether the route gives this event a name that it does not bear itself.
     pub(super) fn renames(&self, event: &Event) -> bool {
         self.event.is_some() && event.name.is_none()
     }
 
-    /// Returns the event as this route shows it.
-    pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> Appended {
-        let (named, tier) = (
-            self.named(&encoded).map(Arc::new),
-            self.tier(&encoded.event),
-        );
+    /// An event as it is shown here.
+    pub(super) fn show(&self, logged: Arc<EncodedEvent>) -> Appended {
+        let (named, tier) = (self.named(&logged).map(Arc::new), self.tier(&logged.event));
         Appended {
-            encoded,
+            logged,
             named,
             tier,
         }
     }
 
-    /// Tier on this route: the event's own, or from the rules, or normal.
+    /// The tier of an event on this route: its own, else from the rules, else normal.
     #[must_use]
     pub fn tier(&self, event: &Event) -> Tier {
         let ruled = || {

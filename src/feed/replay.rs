@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::subject::FilterSet;
 
 use super::Gap;
-use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
 use super::feed::Feed;
+use super::history::{Archive, Page, Unavailable};
 use super::trie::SubjectTrie;
 
 pub(super) use member::{ReplayMember, ReplayProgress};
-pub use slots::{ReplayLimits, ReplaySlots};
+pub use slots::{Config, ReplaySlots};
 
 /// The replays of one source.
 #[derive(Debug)]
@@ -38,15 +38,15 @@ pub(super) struct ReplayPool {
     budget: Arc<Budget>,
     state: Mutex<State>,
     /// Somebody waits.
-    queued_notify: Notify,
+    wanted: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     readers: Slab<Reader>,
-    sessions: Slab<Session>,
+    runs: Slab<Session>,
     /// How often the numbers of the source have begun again. A run is of one numbering, and so are its readers.
-    epoch: u64,
+    numbering: u64,
 }
 
 /// One reader that is behind the window.
@@ -67,7 +67,7 @@ enum Phase {
     Queued,
     /// Reads with this run: `next..` of these events of its page.
     Joined {
-        session: usize,
+        run: usize,
         events: Vec<u32>,
         next: usize,
     },
@@ -81,7 +81,7 @@ enum Phase {
 
 /// Why a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SessionEnd {
+enum End {
     /// Its members have what they need, or wait for another.
     Over,
     /// The source is another one now.
@@ -93,8 +93,8 @@ enum SessionEnd {
 /// One replay.
 #[derive(Debug)]
 struct Session {
-    epoch: u64,
-    trie: SubjectTrie,
+    numbering: u64,
+    interest: SubjectTrie,
     filters: FilterSet,
     /// The page ends here, as does all that was read before it.
     through: u64,
@@ -103,9 +103,9 @@ struct Session {
     events: Vec<Arc<EncodedEvent>>,
     members: usize,
     /// Members that have not taken all that they want of the page.
-    unread: usize,
+    behind: usize,
     /// Nobody is behind any more.
-    page_taken: Arc<Notify>,
+    taken: Arc<Notify>,
 }
 
 /// 10 ms: how long a replay waits for others before it begins. Clients of a drained pod come together and read together.
@@ -130,14 +130,14 @@ impl ReplayPool {
         reach: FilterSet,
         budget: &Arc<Budget>,
     ) -> Arc<Self> {
-        let (state, queued_notify) = (Mutex::default(), Notify::new());
+        let (state, wanted) = (Mutex::default(), Notify::new());
         Arc::new(Self {
             replays: replays.clone(),
             archive,
             reach,
             budget: budget.clone(),
             state,
-            queued_notify,
+            wanted,
         })
     }
 
@@ -146,19 +146,19 @@ impl ReplayPool {
     }
 
     /// A place for a reader that has everything up to `after`; none when too many wait.
-    pub(super) fn join(
+    pub(super) fn enter(
         self: &Arc<Self>,
         feed: &Arc<Feed>,
         after: u64,
     ) -> Option<Box<ReplayMember>> {
         let replays = &self.replays;
-        let joined_count =
+        let entered =
             replays
                 .readers
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
                     (readers < replays.readers_max).then_some(readers + 1)
                 });
-        joined_count.ok()?;
+        entered.ok()?;
         replays.queue();
         let reader = Reader {
             feed: feed.clone(),
@@ -168,14 +168,14 @@ impl ReplayPool {
             waker: None,
         };
         let key = self.lock().readers.insert(reader);
-        self.queued_notify.notify_one();
+        self.wanted.notify_one();
         Some(Box::new(ReplayMember::new(self.clone(), key)))
     }
 
     /// Serves the readers for ever. To be spawned once.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
-            self.queued_notify.notified().await;
+            self.wanted.notified().await;
             sleep(GATHER).await;
             while self
                 .lock()
@@ -183,25 +183,23 @@ impl ReplayPool {
                 .iter()
                 .any(|(_, reader)| matches!(reader.phase, Phase::Queued))
             {
-                let Ok(slot) = self.replays.slots.clone().acquire_owned().await else {
+                let Ok(place) = self.replays.places.clone().acquire_owned().await else {
                     return;
                 };
-                let Some(session_key) = self.begin() else {
-                    break;
-                };
-                let replay_pool = self.clone();
+                let Some(run) = self.begin() else { break };
+                let replayer = self.clone();
                 tokio::spawn(async move {
-                    let metrics = &replay_pool.replays.metrics;
+                    let metrics = &replayer.replays.metrics;
                     metrics.replays_running.inc();
                     let began = Instant::now();
-                    replay_pool.read(session_key).await;
+                    replayer.read(run).await;
                     metrics
                         .replay_seconds
                         .observe(began.elapsed().as_secs_f64());
                     metrics.replays_running.dec();
-                    drop(slot);
+                    drop(place);
                     // Those who were left behind want another.
-                    replay_pool.queued_notify.notify_one();
+                    replayer.wanted.notify_one();
                 });
             }
         }
@@ -212,8 +210,8 @@ impl ReplayPool {
         let mut state = self.lock();
         let State {
             readers,
-            sessions,
-            epoch,
+            runs,
+            numbering,
         } = &mut *state;
         let queued = || {
             readers
@@ -231,32 +229,32 @@ impl ReplayPool {
         } else {
             asked
         };
-        let session_key = sessions.insert(Session {
-            epoch: *epoch,
-            trie: SubjectTrie::default(),
+        let run = runs.insert(Session {
+            numbering: *numbering,
+            interest: SubjectTrie::default(),
             filters,
             through,
             after: through,
             events: Vec::new(),
             members: 0,
-            unread: 0,
-            page_taken: Arc::default(),
+            behind: 0,
+            taken: Arc::default(),
         });
-        self.admit(&mut state, session_key);
-        Some(session_key)
+        self.take_along(&mut state, run);
+        Some(run)
     }
 
     /// Lets everybody join who waits and needs nothing from before this point of the run.
-    fn admit(&self, state: &mut State, session_key: usize) {
-        let session = &mut state.sessions[session_key];
-        if session.epoch != state.epoch {
+    fn take_along(&self, state: &mut State, run: usize) {
+        let place = &mut state.runs[run];
+        if place.numbering != state.numbering {
             return;
         }
         for (key, reader) in &mut state.readers {
             if matches!(reader.phase, Phase::Queued)
-                && reader.through >= session.through
+                && reader.through >= place.through
                 && reader.feed.filters.filters().iter().all(|wanted| {
-                    session
+                    place
                         .filters
                         .filters()
                         .iter()
@@ -264,38 +262,34 @@ impl ReplayPool {
                 })
             {
                 reader.phase = Phase::Joined {
-                    session: session_key,
+                    run,
                     events: Vec::new(),
                     next: 0,
                 };
-                session.trie.insert(&reader.feed.filters, key);
-                session.members += 1;
+                place.interest.insert(&reader.feed.filters, key);
+                place.members += 1;
                 self.replays.unqueue();
             }
         }
     }
 
     /// The numbers of the source begin again: what runs is of the old ones.
-    pub(super) fn start_epoch(&self) {
-        self.lock().epoch += 1;
+    pub(super) fn renumber(&self) {
+        self.lock().numbering += 1;
     }
 
     /// How far a run has come; nothing once the numbers have begun again.
-    fn progress(&self, session_key: usize) -> Option<u64> {
+    fn standing(&self, run: usize) -> Option<u64> {
         let state = self.lock();
-        let session = &state.sessions[session_key];
-        (session.epoch == state.epoch).then_some(session.through)
+        let place = &state.runs[run];
+        (place.numbering == state.numbering).then_some(place.through)
     }
 
-    async fn read(&self, session_key: usize) {
-        let (filters, after, page_taken) = {
+    async fn read(&self, run: usize) {
+        let (filters, after, taken) = {
             let state = self.lock();
-            let session = &state.sessions[session_key];
-            (
-                session.filters.clone(),
-                session.after,
-                session.page_taken.clone(),
-            )
+            let run = &state.runs[run];
+            (run.filters.clone(), run.after, run.taken.clone())
         };
         let mut pages = self.archive.read(&filters, after);
         let began = Instant::now();
@@ -303,20 +297,20 @@ impl ReplayPool {
         loop {
             let page = tokio::select! {
                 biased;
-                () = self.all_left(session_key, &page_taken) => return self.finish(session_key, SessionEnd::Over),
+                () = self.deserted(run, &taken) => return self.end(run, End::Over),
                 page = pages.next() => page,
             };
             match page {
                 Ok(page) => {
                     failures = 0;
-                    self.publish(session_key, page);
+                    self.publish(run, page);
                 }
-                Err(Unavailable::Changed) => return self.finish(session_key, SessionEnd::Changed),
+                Err(Unavailable::Changed) => return self.end(run, End::Changed),
                 Err(Unavailable::Rejected(why)) => {
                     tracing::warn!(why, "replay rejected by NATS");
-                    return self.finish(session_key, SessionEnd::Rejected);
+                    return self.end(run, End::Rejected);
                 }
-                Err(Unavailable::Temporary(why)) => {
+                Err(Unavailable::Now(why)) => {
                     tracing::warn!(why, failures, "replay interrupted");
                     let wait = BACKOFF
                         .0
@@ -324,35 +318,35 @@ impl ReplayPool {
                         .min(BACKOFF.1);
                     failures += 1;
                     sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    let Some(through) = self.progress(session_key) else {
-                        return self.finish(session_key, SessionEnd::Changed);
+                    let Some(through) = self.standing(run) else {
+                        return self.end(run, End::Changed);
                     };
                     pages = self.archive.read(&filters, through);
                     continue;
                 }
             }
             let all = async {
-                while self.lock().sessions[session_key].unread > 0 {
-                    page_taken.notified().await;
+                while self.lock().runs[run].behind > 0 {
+                    taken.notified().await;
                 }
             };
             // Those who have not taken their part in time wait for another run.
             drop(timeout(PAGE_MAX, all).await);
-            if !self.advance(session_key, began) {
-                return self.finish(session_key, SessionEnd::Over);
+            if !self.go_on(run, began) {
+                return self.end(run, End::Over);
             }
         }
     }
 
     /// Returns when nobody reads with this run any more.
-    async fn all_left(&self, session_key: usize, page_taken: &Notify) {
-        while self.lock().sessions[session_key].members > 0 {
-            page_taken.notified().await;
+    async fn deserted(&self, run: usize, taken: &Notify) {
+        while self.lock().runs[run].members > 0 {
+            taken.notified().await;
         }
     }
 
     /// Hands a page to the members that want something of it.
-    fn publish(&self, session_key: usize, page: Page) {
+    fn publish(&self, run: usize, page: Page) {
         self.replays
             .metrics
             .replayed_events_total
@@ -366,42 +360,40 @@ impl ReplayPool {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
-            let State {
-                readers, sessions, ..
-            } = &mut *state;
-            let session = &mut sessions[session_key];
+            let State { readers, runs, .. } = &mut *state;
+            let place = &mut runs[run];
             let mut found = Vec::new();
-            for (number, encoded) in (0u32..).zip(&events) {
-                session.trie.matches(&encoded.event.subject, &mut found);
+            for (number, logged) in (0u32..).zip(&events) {
+                place.interest.matches(&logged.event.subject, &mut found);
                 for key in found.drain(..) {
                     if let Some(Reader {
                         phase: Phase::Joined { events, next, .. },
                         through,
                         ..
                     }) = readers.get_mut(key)
-                        && encoded.event.position.seq > *through
+                        && logged.event.position.seq > *through
                     {
                         if events.is_empty() {
-                            session.unread += 1;
+                            place.behind += 1;
                             *next = 0;
                         }
                         events.push(number);
                     }
                 }
             }
-            session.after = page.after;
-            session.through = page.through;
-            session.events = events;
+            place.after = page.after;
+            place.through = page.through;
+            place.events = events;
             for (key, reader) in readers.iter_mut() {
                 let Phase::Joined {
-                    session: joined,
+                    run: joined,
                     events,
                     ..
                 } = &reader.phase
                 else {
                     continue;
                 };
-                if *joined != session_key {
+                if *joined != run {
                     continue;
                 }
                 if page.after > reader.through {
@@ -413,10 +405,10 @@ impl ReplayPool {
                 if events.is_empty() && reader.missing.is_none() {
                     reader.through = reader.through.max(page.through);
                     // Who has nothing to take is woken only if it can go on in the window.
-                    if !reader.reaches_window() {
+                    if !reader.reaches() {
                         continue;
                     }
-                    leave(session, &reader.feed, key);
+                    leave(place, &reader.feed, key);
                     reader.phase = Phase::Reached;
                 }
                 wakers.extend(reader.waker.take());
@@ -426,55 +418,52 @@ impl ReplayPool {
     }
 
     /// Leaves behind who is behind and takes along who waits. False when the run is over.
-    fn advance(&self, session_key: usize, began: Instant) -> bool {
+    fn go_on(&self, run: usize, began: Instant) -> bool {
         let mut state = self.lock();
-        let State {
-            readers, sessions, ..
-        } = &mut *state;
+        let State { readers, runs, .. } = &mut *state;
         for (key, reader) in readers.iter_mut() {
             let Phase::Joined {
-                session: joined,
+                run: joined,
                 events,
                 ..
             } = &reader.phase
             else {
                 continue;
             };
-            if *joined == session_key && !events.is_empty() {
-                leave(&mut sessions[session_key], &reader.feed, key);
+            if *joined == run && !events.is_empty() {
+                leave(&mut runs[run], &reader.feed, key);
                 reader.phase = Phase::Queued;
                 self.replays.queue();
-                self.queued_notify.notify_one();
+                self.wanted.notify_one();
             }
         }
-        sessions[session_key].events = Vec::new();
-        sessions[session_key].unread = 0;
-        self.admit(&mut state, session_key);
+        runs[run].events = Vec::new();
+        runs[run].behind = 0;
+        self.take_along(&mut state, run);
         let others = self.replays.queued.load(Ordering::Relaxed) > 0;
-        state.sessions[session_key].members > 0 && !(others && began.elapsed() > SLICE)
+        state.runs[run].members > 0 && !(others && began.elapsed() > SLICE)
     }
 
     /// Ends a run; its members wait again, or learn that their source has changed or rejects them. A source that rejects
     /// one run rejects the next: those that wait for it learn that too.
-    fn finish(&self, session_key: usize, end: SessionEnd) {
+    fn end(&self, run: usize, end: End) {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
-            let State {
-                readers, sessions, ..
-            } = &mut *state;
+            let State { readers, runs, .. } = &mut *state;
             for (_, reader) in readers.iter_mut() {
-                let is_member = matches!(reader.phase, Phase::Joined { session: joined, .. } if joined == session_key);
+                let is_member =
+                    matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run);
                 let is_queued = matches!(reader.phase, Phase::Queued);
                 reader.phase = match end {
-                    SessionEnd::Over if is_member => {
+                    End::Over if is_member => {
                         self.replays.queue();
                         reader.phase = Phase::Queued;
                         continue;
                     }
-                    SessionEnd::Changed if is_member => Phase::Changed,
-                    SessionEnd::Rejected if is_member => Phase::Rejected,
-                    SessionEnd::Rejected if is_queued => {
+                    End::Changed if is_member => Phase::Changed,
+                    End::Rejected if is_member => Phase::Rejected,
+                    End::Rejected if is_queued => {
                         self.replays.unqueue();
                         Phase::Rejected
                     }
@@ -482,7 +471,7 @@ impl ReplayPool {
                 };
                 wakers.extend(reader.waker.take());
             }
-            sessions.remove(session_key);
+            runs.remove(run);
         }
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -494,14 +483,14 @@ impl ReplayPool {
 
 impl Reader {
     /// Whether everything after what it has is in the window.
-    fn reaches_window(&self) -> bool {
+    fn reaches(&self) -> bool {
         self.feed.lock().window.floor() <= self.through
     }
 }
 
-fn leave(session: &mut Session, feed: &Feed, key: usize) {
-    session.trie.remove(&feed.filters, key);
-    session.members -= 1;
+fn leave(run: &mut Session, feed: &Feed, key: usize) {
+    run.interest.remove(&feed.filters, key);
+    run.members -= 1;
 }
 
 #[cfg(test)]

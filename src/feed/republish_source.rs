@@ -9,15 +9,15 @@ use tokio::sync::mpsc;
 use crate::sse::{Event, Position, SourceTag};
 use crate::subject::FilterSet;
 
-use super::archive::State;
-use super::buffer::ArchiveAccess;
-use super::core_source::REQUESTS_MAX;
+use super::buffer::History;
+use super::core_source::DEMANDS_MAX;
 use super::encoded::EncodedEvent;
 use super::feed::{self, Feed};
 use super::feed_map::{FeedLease, FeedMap};
+use super::history::State;
 use super::opening;
 use super::replay::{ReplayMember, ReplayPool};
-use super::resume::{StoredFingerprint, View};
+use super::resume::{Check, View};
 use super::source::Origin;
 use super::window::GapSide;
 use super::{
@@ -33,8 +33,8 @@ pub struct RepublishSource {
     /// NATS rejects reading the stream until an operator changes something.
     rejected: AtomicBool,
     feeds: Arc<FeedMap>,
-    requests: mpsc::Sender<SubscribeRequest<RepublishWriter>>,
-    replay_pool: Arc<ReplayPool>,
+    demands: mpsc::Sender<SubscribeRequest<RepublishWriter>>,
+    replayer: Arc<ReplayPool>,
 }
 
 /// The writing end of one feed of events that have a position already. Not `Clone`; dropping it ends the feed.
@@ -42,8 +42,8 @@ pub struct RepublishSource {
 pub struct RepublishWriter {
     source: Arc<RepublishSource>,
     lease: FeedLease,
-    /// Bytes of [`RepublishWriter::set_external_bytes`].
-    external_bytes: usize,
+    /// Bytes of [`RepublishWriter::charge`].
+    charged: usize,
 }
 
 /// A stream and the demands that will come of its readers.
@@ -51,10 +51,10 @@ pub struct RepublishWriter {
 pub fn channel(
     name: impl Into<Arc<str>>,
     budget: &Arc<Budget>,
-    access: ArchiveAccess,
+    past: History,
 ) -> (Arc<RepublishSource>, SubscribeRequests<RepublishWriter>) {
-    let (requests, received) = mpsc::channel(REQUESTS_MAX);
-    let replay_pool = ReplayPool::new(&access.replays, access.archive, access.reach, budget);
+    let (demands, received) = mpsc::channel(DEMANDS_MAX);
+    let replayer = ReplayPool::new(&past.replays, past.archive, past.reach, budget);
     let (name, tag, rejected, feeds) = (
         name.into(),
         Mutex::default(),
@@ -67,8 +67,8 @@ pub fn channel(
             tag,
             rejected,
             feeds,
-            requests,
-            replay_pool,
+            demands,
+            replayer,
         }),
         received,
     )
@@ -95,13 +95,13 @@ impl RepublishSource {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// Admits no reader until [`Self::set_ready`]: an operator has to change something first.
+    /// Admits no reader until [`Self::stands`]: an operator has to change something first.
     pub fn reject(&self) {
         self.rejected.store(true, Ordering::Relaxed);
     }
 
     /// Says that the stream is fit to be read, and under which tag: readers may begin.
-    pub fn set_ready(&self, tag: SourceTag) {
+    pub fn stands(&self, tag: SourceTag) {
         self.rejected.store(false, Ordering::Relaxed);
         let before = self
             .tag
@@ -110,7 +110,7 @@ impl RepublishSource {
             .replace(tag);
         if before.is_some_and(|before| before != tag) {
             // Replays that run are of the old numbers.
-            self.replay_pool.start_epoch();
+            self.replayer.renumber();
         }
     }
 
@@ -121,7 +121,7 @@ impl RepublishSource {
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        options: &Arc<FeedOptions>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         if self.is_rejected() {
@@ -129,31 +129,31 @@ impl RepublishSource {
         }
         let tag = self.tag().ok_or(OpenError::NotReady)?;
         // Where a feed begins is known when its subscription stands.
-        let found = self.feeds.find(filters, options, || Position {
+        let found = self.feeds.find(filters, profile, || Position {
             tag,
             seq: 0,
-            fingerprint: None,
+            check: None,
         })?;
         let mut cursor = Cursor::at_end(Origin::Republish(self.clone()), found.feed.clone());
         let writer = |lease| RepublishWriter {
             source: self.clone(),
             lease,
-            external_bytes: 0,
+            charged: 0,
         };
-        found.wait_subscribed(&self.requests, writer).await?;
-        if !cursor.seek_to_end() {
+        found.stands(&self.demands, writer).await?;
+        if !cursor.go_to_end() {
             return Err(OpenError::NotReady);
         }
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Unknown(reason) => Outcome::Gap(Gap {
+            Start::Lost(reason) => Outcome::Gap(Gap {
                 reason,
                 missed: None,
             }),
             Start::After(at) => {
-                let archive = Some(&**self.replay_pool.archive());
-                opening::resume(&mut cursor, at, archive, |cursor, source, fingerprint| {
-                    view(cursor, at, source, fingerprint)
+                let archive = Some(&**self.replayer.archive());
+                opening::place(&mut cursor, at, archive, |cursor, source, check| {
+                    view(cursor, at, source, check)
                 })
                 .await?
             }
@@ -174,7 +174,7 @@ impl RepublishSource {
 
     /// Serves readers that are behind their window. To be spawned once.
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.replay_pool.clone().run()
+        self.replayer.clone().run()
     }
 
     pub(super) fn head_at_end(feed: &Feed, index: u64) -> Option<Position> {
@@ -184,12 +184,12 @@ impl RepublishSource {
             .flatten()
     }
 
-    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
-        self.replay_pool.join(feed, after)
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+        self.replayer.enter(feed, after)
     }
 
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
-        self.feeds.reader_left(feed);
+    pub(super) fn left(&self, feed: &Arc<Feed>) {
+        self.feeds.left(feed);
     }
 }
 
@@ -200,24 +200,16 @@ impl std::fmt::Debug for RepublishSource {
 }
 
 /// How things stand for a reader that was at `at`.
-fn view(
-    cursor: &Cursor,
-    at: Position,
-    source: Option<State>,
-    fingerprint: StoredFingerprint,
-) -> Option<View> {
+fn view(cursor: &Cursor, at: Position, source: Option<State>, check: Check) -> Option<View> {
     let state = cursor.feed().lock();
     let head = state.head?;
-    let fingerprint = state
-        .window
-        .fingerprint_at(at.seq)
-        .map_or(fingerprint, StoredFingerprint::Found);
+    let check = state.window.check_at(at.seq).map_or(check, Check::Is);
     Some(View {
         tag: head.tag,
         floor: state.window.floor(),
         head: head.seq,
         source,
-        fingerprint,
+        check,
     })
 }
 
@@ -230,14 +222,14 @@ impl RepublishWriter {
         let head = Position {
             tag,
             seq: head,
-            fingerprint: None,
+            check: None,
         };
         {
             let mut state = self.lease.feed().lock();
             state.window.begin(head);
             state.head = Some(head);
         }
-        self.lease.confirm_subscribed();
+        self.lease.established();
     }
 
     /// Everything up to here was appended, or does not match.
@@ -261,7 +253,7 @@ impl RepublishWriter {
 
     /// As [`Self::append`], of events that other feeds may share.
     pub fn append_encoded(&mut self, events: Vec<Arc<EncodedEvent>>) {
-        let Some(last) = events.last().map(|encoded| encoded.event.position) else {
+        let Some(last) = events.last().map(|logged| logged.event.position) else {
             return;
         };
         {
@@ -274,7 +266,7 @@ impl RepublishWriter {
                     "a feed ascends"
                 );
                 *head = Some(one.event.position);
-                feed.options.show(one.clone())
+                feed.profile.show(one.clone())
             }));
             debug_assert_eq!(state.head, Some(last), "the last event is the head");
         }
@@ -284,11 +276,11 @@ impl RepublishWriter {
     }
 
     /// Charges the budget with what is remembered of the feed elsewhere, in place of the charge before.
-    pub fn set_external_bytes(&mut self, bytes: usize) {
-        if bytes != self.external_bytes {
+    pub fn charge(&mut self, bytes: usize) {
+        if bytes != self.charged {
             let budget = self.lease.budget();
             budget.add(bytes);
-            budget.sub(std::mem::replace(&mut self.external_bytes, bytes));
+            budget.sub(std::mem::replace(&mut self.charged, bytes));
         }
     }
 
@@ -301,7 +293,7 @@ impl RepublishWriter {
             *head = Position {
                 tag: head.tag,
                 seq,
-                fingerprint: None,
+                check: None,
             };
         }
     }
@@ -313,7 +305,7 @@ impl RepublishWriter {
 
     /// Tells every reader that events are missing before the head. Who comes from further back reads the archive, where
     /// they may be.
-    pub fn gap_before_head(&mut self, reason: GapReason, missed: Option<u64>) {
+    pub fn hole(&mut self, reason: GapReason, missed: Option<u64>) {
         self.push_gap(Gap { reason, missed }, true);
     }
 
@@ -323,9 +315,9 @@ impl RepublishWriter {
             let Some(head) = state.head else { return };
             state
                 .window
-                .push_gap(gap, head, GapSide::After, Instant::now());
+                .push_gap(gap, head, GapSide::Behind, Instant::now());
             if is_before {
-                state.window.raise_floor(head.seq);
+                state.window.forget(head.seq);
             }
         }
         self.lease.wake();
@@ -333,35 +325,35 @@ impl RepublishWriter {
 
     /// Begins again behind sequence `head`, where nothing that stands in the feed adjoins what will follow; every reader
     /// is told the gap.
-    pub fn start_epoch(&mut self, tag: SourceTag, head: u64, gap: Gap) {
+    pub fn renew(&mut self, tag: SourceTag, head: u64, gap: Gap) {
         let head = Position {
             tag,
             seq: head,
-            fingerprint: None,
+            check: None,
         };
-        let starts_epoch = gap.reason != GapReason::Expired;
+        let renumbers = gap.reason != GapReason::Expired;
         {
             let mut state = self.lease.feed().lock();
-            state.window.start_epoch(gap, head, Instant::now());
+            state.window.renew(gap, head, Instant::now());
             state.head = Some(head);
         }
         if self.source.tag() != Some(tag) {
-            self.source.set_ready(tag);
-        } else if starts_epoch {
-            self.source.replay_pool.start_epoch();
+            self.source.stands(tag);
+        } else if renumbers {
+            self.source.replayer.renumber();
         }
         self.lease.wake();
     }
 
     /// Returns when nobody has read the feed for a while ([`super::feed_map::LINGER`]): the subscription may end. Can be
     /// dropped and called again.
-    pub async fn wait_idle(&mut self) {
-        self.lease.wait_idle().await;
+    pub async fn unwanted(&mut self) {
+        self.lease.unwanted().await;
     }
 }
 
 impl Drop for RepublishWriter {
     fn drop(&mut self) {
-        self.set_external_bytes(0);
+        self.charge(0);
     }
 }

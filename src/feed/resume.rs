@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::archive::State;
+use super::history::State;
 use crate::sse::{Position, SourceTag};
 
 /// Why events are missing.
@@ -99,7 +99,7 @@ pub enum Start {
     /// After this position.
     After(Position),
     /// With what comes next, after being told that its position means nothing here.
-    Unknown(GapReason),
+    Lost(GapReason),
 }
 
 /// What becomes of a start.
@@ -139,19 +139,19 @@ pub(super) struct View {
     pub(super) head: u64,
     /// What the source says of itself, if it was asked.
     pub(super) source: Option<State>,
-    /// The fingerprint of the message at the position, if it is known or was asked for.
-    pub(super) fingerprint: StoredFingerprint,
+    /// The check of the message at the position, if it is known or was asked for.
+    pub(super) check: Check,
 }
 
 /// What is known of the message at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StoredFingerprint {
+pub(super) enum Check {
     /// Nothing; the source would have to be asked.
     Unknown,
     /// No message stands there (any more).
-    Missing,
+    Nothing,
     /// This one.
-    Found(u16),
+    Is(u16),
 }
 
 /// The answer for one component of an id.
@@ -162,7 +162,7 @@ pub(super) enum Decision {
     /// The source has to be asked where it is.
     AskState,
     /// The source has to be asked for the message at the position.
-    AskFingerprint,
+    AskCheck,
 }
 
 /// What becomes of a reader that was at `at`: every rule of resuming is here.
@@ -190,9 +190,9 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
             return gap(Expired);
         }
     }
-    match (at.fingerprint, view.fingerprint) {
-        (Some(_), StoredFingerprint::Unknown) => return Decision::AskFingerprint,
-        (Some(known), StoredFingerprint::Found(found)) if known != found => return gap(Recreated),
+    match (at.check, view.check) {
+        (Some(_), Check::Unknown) => return Decision::AskCheck,
+        (Some(known), Check::Is(found)) if known != found => return gap(Recreated),
         _ => {}
     }
     Decision::Outcome(if at.seq < view.floor {
@@ -206,11 +206,11 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
 mod tests {
     use super::*;
 
-    fn at(seq: u64, fingerprint: Option<u16>) -> Position {
+    fn at(seq: u64, check: Option<u16>) -> Position {
         Position {
             tag: SourceTag::of_identity("s"),
             seq,
-            fingerprint,
+            check,
         }
     }
 
@@ -226,7 +226,7 @@ mod tests {
             floor: 50,
             head: 80,
             source: Some(source),
-            fingerprint: StoredFingerprint::Missing,
+            check: Check::Nothing,
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
             Decision::Outcome(Outcome::Gap(gap)) => gap.reason.as_str(),
             Decision::Outcome(outcome) => outcome.as_str(),
             Decision::AskState => "ask state",
-            Decision::AskFingerprint => "ask fingerprint",
+            Decision::AskCheck => "ask check",
         }
     }
 
@@ -261,7 +261,7 @@ mod tests {
                 Position {
                     tag: SourceTag::of_identity("other"),
                     seq: 60,
-                    fingerprint: None
+                    check: None
                 },
                 &view()
             ),
@@ -273,29 +273,29 @@ mod tests {
     fn the_source_is_asked_only_for_what_memory_does_not_know() {
         let known = View {
             source: None,
-            fingerprint: StoredFingerprint::Found(7),
+            check: Check::Is(7),
             ..view()
         };
         assert_eq!(outcome(at(60, Some(7)), &known), "window");
         assert_eq!(outcome(at(60, Some(8)), &known), "recreated");
         let unknown = View {
             source: None,
-            fingerprint: StoredFingerprint::Unknown,
+            check: Check::Unknown,
             ..view()
         };
         assert_eq!(outcome(at(60, None), &unknown), "window");
-        assert_eq!(outcome(at(60, Some(7)), &unknown), "ask fingerprint");
+        assert_eq!(outcome(at(60, Some(7)), &unknown), "ask check");
         assert_eq!(outcome(at(40, None), &unknown), "ask state");
         assert_eq!(outcome(at(85, None), &unknown), "ask state");
         assert_eq!(
             outcome(
                 at(40, Some(7)),
                 &View {
-                    fingerprint: StoredFingerprint::Unknown,
+                    check: Check::Unknown,
                     ..view()
                 }
             ),
-            "ask fingerprint"
+            "ask check"
         );
     }
 

@@ -12,7 +12,7 @@ pub struct Slow {
     /// The most events that may wait for a slow client: with more its event stream ends.
     pub lag: u64,
     /// For how long a socket may refuse bytes before its client is slow.
-    pub stall_timeout: Duration,
+    pub patience: Duration,
     /// How long a client that was ended for it waits before it comes back.
     pub retry: Duration,
     /// What it is given until then.
@@ -48,7 +48,7 @@ impl Default for Slow {
             // 1000: a tenth of a window; at ten events a second more than a minute and a half behind.
             lag: 1000,
             // 2 s: longer than a lost segment or a hand-over between radio cells takes.
-            stall_timeout: Duration::from_secs(2),
+            patience: Duration::from_secs(2),
             retry: Duration::from_secs(5),
             policy: SlowPolicy::Shed,
         }
@@ -85,13 +85,13 @@ impl Shedder {
     }
 
     /// So many events wait no longer, whatever became of them.
-    pub(super) fn consumed(&mut self, events: u64) {
+    pub(super) fn passed(&mut self, events: u64) {
         self.waiting = self.waiting.saturating_sub(events);
     }
 
     /// Whether the next event is passed by; it still counts as waiting. `newest`: of its subject, among those that wait.
-    pub(super) fn skips(&mut self, tier: Tier, newest: bool) -> bool {
-        let is_skipped = match (self.policy, tier) {
+    pub(super) fn passes_by(&mut self, tier: Tier, newest: bool) -> bool {
+        let passes = match (self.policy, tier) {
             (SlowPolicy::Disconnect, _) | (_, Tier::Critical) => false,
             (SlowPolicy::Conflate, _) => !newest,
             (SlowPolicy::Shed, Tier::Normal) => {
@@ -99,10 +99,10 @@ impl Shedder {
             }
             (SlowPolicy::Shed, Tier::Telemetry) => self.waiting.saturating_mul(4) > self.lag,
         };
-        if is_skipped {
+        if passes {
             self.skipped[tier as usize] += 1;
         }
-        is_skipped
+        passes
     }
 
     pub(super) fn reason(&self) -> GapReason {
@@ -150,8 +150,8 @@ impl GapRun {
     }
 
     /// Something is given. When events are conflated one gap tells of the whole read all the same.
-    pub(super) fn end(&mut self, shedder: Option<&Shedder>) {
-        if !shedder.is_some_and(Shedder::conflates) {
+    pub(super) fn interrupt(&mut self, relief: Option<&Shedder>) {
+        if !relief.is_some_and(Shedder::conflates) {
             self.0 = None;
         }
     }
@@ -161,7 +161,7 @@ impl GapRun {
 mod tests {
     use super::*;
 
-    fn shedder(policy: SlowPolicy, waiting: u64) -> Shedder {
+    fn relief(policy: SlowPolicy, waiting: u64) -> Shedder {
         Shedder::new(
             &Slow {
                 lag: 1000,
@@ -181,36 +181,42 @@ mod tests {
             (750, true, false),
             (751, true, true),
         ] {
-            let mut shedder = shedder(SlowPolicy::Shed, waiting);
-            assert_eq!(shedder.skips(Tier::Telemetry, true), telemetry, "{waiting}");
-            assert_eq!(shedder.skips(Tier::Normal, true), normal, "{waiting}");
-            assert!(!shedder.skips(Tier::Critical, false), "{waiting}");
-            let skipped: u64 = shedder.skipped().map(|(_, count)| count).sum();
+            let mut relief = relief(SlowPolicy::Shed, waiting);
+            assert_eq!(
+                relief.passes_by(Tier::Telemetry, true),
+                telemetry,
+                "{waiting}"
+            );
+            assert_eq!(relief.passes_by(Tier::Normal, true), normal, "{waiting}");
+            assert!(!relief.passes_by(Tier::Critical, false), "{waiting}");
+            let skipped: u64 = relief.skipped().map(|(_, count)| count).sum();
             assert_eq!(skipped, u64::from(telemetry) + u64::from(normal));
         }
     }
 
     #[test]
     fn shedding_stops_where_little_is_left() {
-        let mut shedder = shedder(SlowPolicy::Shed, 1000);
+        let mut relief = relief(SlowPolicy::Shed, 1000);
         let mut given = 0;
         for _ in 0..1000 {
-            given += u64::from(!shedder.skips(Tier::Normal, true));
-            shedder.consumed(1);
+            given += u64::from(!relief.passes_by(Tier::Normal, true));
+            relief.passed(1);
         }
         assert_eq!(given, 750);
     }
 
     #[test]
     fn conflating_passes_by_all_but_the_newest_and_disconnecting_nothing() {
-        let mut conflate = shedder(SlowPolicy::Conflate, 2);
-        assert!(conflate.skips(Tier::Normal, false));
-        assert!(!conflate.skips(Tier::Normal, true) && !conflate.skips(Tier::Critical, false));
-        let mut disconnect = shedder(SlowPolicy::Disconnect, 1_000_000);
+        let mut conflate = relief(SlowPolicy::Conflate, 2);
+        assert!(conflate.passes_by(Tier::Normal, false));
+        assert!(
+            !conflate.passes_by(Tier::Normal, true) && !conflate.passes_by(Tier::Critical, false)
+        );
+        let mut disconnect = relief(SlowPolicy::Disconnect, 1_000_000);
         assert!(
             Tier::ALL
                 .into_iter()
-                .all(|tier| !disconnect.skips(tier, false))
+                .all(|tier| !disconnect.passes_by(tier, false))
         );
     }
 }

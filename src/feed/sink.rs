@@ -17,10 +17,10 @@ use super::window::{Entry, Offset, Window};
 pub trait DirectSink: Debug + Send + Sync {
     /// Looks at what it needs to take a piece: the memory of several outlets is fetched at once, while each that is used
     /// waits for its own. Whether it would take one; it may change its mind.
-    fn prefetch(&self) -> bool;
+    fn look(&self) -> bool;
 
     /// Takes all of a piece or nothing of it.
-    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome;
+    fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome;
 }
 
 /// What became of a piece.
@@ -31,9 +31,9 @@ pub enum SendOutcome {
     /// It goes out with what others on the same connection are handed in this turn: the reader goes on waiting.
     Queued,
     /// It is taken, and not all of it has reached the socket: the reader is woken for the rest.
-    Partial,
+    Kept,
     /// The reader is woken, and reads it.
-    Rejected,
+    Refused,
 }
 
 /// Events side by side, all that came since a reader began to wait: the same bytes for everyone that waits there.
@@ -59,12 +59,12 @@ pub struct EncodedRun {
 
 impl EncodedRun {
     /// What stands in a window from an index to its end; none where a reader must look at it itself.
-    pub(super) fn from_window(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
-        let end = window.end_offset();
+    pub(super) fn cut(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
+        let end = window.end_place();
         let (events, mut bytes, mut received, mut has_telemetry) =
             (end.index.checked_sub(index)?, 0, None, false);
         for index in index..end.index {
-            let Some(entry @ Entry::Event { encoded, tier, .. }) = window.get(index) else {
+            let Some(entry @ Entry::Event { logged, tier, .. }) = window.get(index) else {
                 return None;
             };
             bytes += entry.frame()?.len();
@@ -72,8 +72,8 @@ impl EncodedRun {
                 return None;
             }
             has_telemetry |= *tier == Tier::Telemetry;
-            let oldest = received.get_or_insert(encoded.event.received);
-            *oldest = (*oldest).min(encoded.event.received);
+            let oldest = received.get_or_insert(logged.event.received);
+            *oldest = (*oldest).min(logged.event.received);
         }
         let frame = |index| window.get(index).and_then(Entry::frame);
         let chunk = if events == 1 {
@@ -102,9 +102,7 @@ impl EncodedRun {
     }
 
     /// Whether it is what a reader waits for that stands there, in the numbers that it has.
-    pub(super) fn starts_at(&self, offset: Offset, position: Position) -> bool {
-        self.index == offset.index
-            && position.tag == self.first.tag
-            && position.seq < self.first.seq
+    pub(super) fn follows(&self, place: Offset, position: Position) -> bool {
+        self.index == place.index && position.tag == self.first.tag && position.seq < self.first.seq
     }
 }

@@ -47,7 +47,7 @@ impl Source {
     #[must_use]
     pub fn address(&self) -> usize {
         match self {
-            Self::JetStream(buffer) => Arc::as_ptr(buffer).addr(),
+            Self::JetStream(log) => Arc::as_ptr(log).addr(),
             Self::Republish(stream) => Arc::as_ptr(stream).addr(),
             Self::Core(core) => Arc::as_ptr(core).addr(),
         }
@@ -60,13 +60,13 @@ impl Source {
     pub async fn open(
         &self,
         filters: FilterSet,
-        options: &Arc<FeedOptions>,
+        profile: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         match self {
-            Self::JetStream(buffer) => buffer.open(filters, options, start).await,
-            Self::Republish(stream) => stream.open(filters, options, start).await,
-            Self::Core(core) => core.open(filters, options, start).await,
+            Self::JetStream(log) => log.open(filters, profile, start).await,
+            Self::Republish(stream) => stream.open(filters, profile, start).await,
+            Self::Core(core) => core.open(filters, profile, start).await,
         }
     }
 }
@@ -83,7 +83,7 @@ impl Origin {
     /// Where the source is known to be, if a reader at this index of the feed has everything up to there.
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         match self {
-            Self::JetStream(buffer) => buffer.head_at_end(feed, index),
+            Self::JetStream(log) => log.head_at_end(feed, index),
             Self::Republish(_) => RepublishSource::head_at_end(feed, index),
             Self::Core(core) => core.head_at_end(feed, index),
         }
@@ -91,20 +91,20 @@ impl Origin {
 
     /// A place in the replays of the source, for a reader that has everything up to `after`; none where there is no
     /// archive, or too many wait.
-    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         match self {
-            Self::JetStream(buffer) => buffer.join_replay(feed, after),
-            Self::Republish(stream) => stream.join_replay(feed, after),
+            Self::JetStream(log) => log.enter(feed, after),
+            Self::Republish(stream) => stream.enter(feed, after),
             Self::Core(_) => None,
         }
     }
 
     /// The last reader of this feed has left.
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
+    pub(super) fn left(&self, feed: &Arc<Feed>) {
         match self {
-            Self::JetStream(buffer) => buffer.reader_left(feed),
-            Self::Republish(stream) => stream.reader_left(feed),
-            Self::Core(core) => core.reader_left(feed),
+            Self::JetStream(log) => log.left(feed),
+            Self::Republish(stream) => stream.left(feed),
+            Self::Core(core) => core.left(feed),
         }
     }
 }

@@ -35,7 +35,7 @@ impl SubjectIndex {
         &mut self,
         subject: &Arc<str>,
         index: u64,
-        visit: impl FnOnce(&mut MatchCache),
+        look: impl FnOnce(&mut MatchCache),
     ) {
         let known = match self.subjects.get_mut(subject) {
             Some(known) => known,
@@ -45,7 +45,7 @@ impl SubjectIndex {
             }
         };
         known.events.push_back(index);
-        visit(&mut known.feeds);
+        look(&mut known.feeds);
     }
 
     /// Forgets the oldest event of a subject, and the subject with its last.

@@ -23,7 +23,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         position: Position {
             tag: tag(),
             seq,
-            fingerprint: Some(seq as u16),
+            check: Some(seq as u16),
         },
         subject: subject.into(),
         name: None,
@@ -34,13 +34,13 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
     }
 }
 
-fn buffer(limits: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
-    let (mut writer, buffer) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
+fn log(limits: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
+    let (mut writer, log) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
-    (writer, buffer)
+    (writer, log)
 }
 
-pub(super) fn options(window: Limits) -> Arc<FeedOptions> {
+pub(super) fn profile(window: Limits) -> Arc<FeedOptions> {
     FeedOptions {
         window,
         ..FeedOptions::default()
@@ -75,16 +75,16 @@ fn at(seq: u64) -> Start {
     Start::After(Position {
         tag: tag(),
         seq,
-        fingerprint: None,
+        check: None,
     })
 }
 
 #[test]
 fn a_reader_sees_what_matches_from_where_it_began() {
-    let (mut writer, buffer) = buffer(Limits::default());
+    let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(1, "a.x"), event(2, "b"), event(3, "a.y")]);
     let open =
-        |start| now(buffer.open(filters(&["a.*"]), &options(Limits::default()), start)).unwrap();
+        |start| now(log.open(filters(&["a.*"]), &profile(Limits::default()), start)).unwrap();
     let (mut live, mut resumed, mut all) = (open(Start::Live), open(at(1)), open(at(0)));
     assert_eq!(
         (live.outcome, resumed.outcome),
@@ -101,7 +101,7 @@ fn a_reader_sees_what_matches_from_where_it_began() {
         Position {
             tag: tag(),
             seq: 9,
-            fingerprint: Some(9)
+            check: Some(9)
         }
     );
 }
@@ -112,11 +112,15 @@ fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
         events: 3,
         ..Limits::default()
     };
-    let (mut writer, buffer) = buffer(limits);
-    let mut opened = now(buffer.open(filters(&[">"]), &options(limits), Start::Live)).unwrap();
+    let (mut writer, log) = log(limits);
+    let mut opened = now(log.open(filters(&[">"]), &profile(limits), Start::Live)).unwrap();
     writer.append((1..=10).map(|seq| event(seq, "a")).collect());
     assert_eq!(
-        opened.cursor.probe().lag(std::time::Instant::now()).events,
+        opened
+            .cursor
+            .standing()
+            .lag(std::time::Instant::now())
+            .events,
         10
     );
     let gap = Gap {
@@ -124,7 +128,7 @@ fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
         missed: Some(7),
     };
     assert_eq!(drain(&mut opened.cursor), [Err(gap), Ok(8), Ok(9), Ok(10)]);
-    let late = now(buffer.open(filters(&[">"]), &options(limits), at(6))).unwrap();
+    let late = now(log.open(filters(&[">"]), &profile(limits), at(6))).unwrap();
     assert!(matches!(
         late.outcome,
         Outcome::Gap(Gap {
@@ -132,7 +136,7 @@ fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
             ..
         })
     ));
-    let edge = now(buffer.open(filters(&[">"]), &options(limits), at(7))).unwrap();
+    let edge = now(log.open(filters(&[">"]), &profile(limits), at(7))).unwrap();
     assert_eq!(edge.outcome, Outcome::Window);
 }
 
@@ -142,13 +146,13 @@ fn a_gap_is_told_whether_it_stands_in_the_window_fell_out_of_it_or_was_before_th
         events: 2,
         ..Limits::default()
     };
-    let (mut writer, buffer) = buffer(Limits::default());
-    let open = |options| {
-        now(buffer.open(filters(&["a"]), &options, at(0)))
+    let (mut writer, log) = log(Limits::default());
+    let open = |profile| {
+        now(log.open(filters(&["a"]), &profile, at(0)))
             .unwrap()
             .cursor
     };
-    let (mut wide, mut tight) = (open(options(Limits::default())), open(options(limits)));
+    let (mut wide, mut tight) = (open(profile(Limits::default())), open(profile(limits)));
     writer.append(vec![event(1, "a")]);
     writer.gap(GapReason::Upstream, Some(5));
     writer.append(vec![event(7, "a"), event(8, "a")]);
@@ -184,12 +188,12 @@ fn a_gap_is_told_whether_it_stands_in_the_window_fell_out_of_it_or_was_before_th
 
 #[test]
 fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
-    let (mut writer, buffer) = buffer(Limits::default());
-    let mut reader = now(buffer.open(filters(&["a"]), &options(Limits::default()), at(0)))
+    let (mut writer, log) = log(Limits::default());
+    let mut reader = now(log.open(filters(&["a"]), &profile(Limits::default()), at(0)))
         .unwrap()
         .cursor;
     writer.append((1..=9).map(|seq| event(seq, "a")).collect());
-    let mut back = now(buffer.open(filters(&["a"]), &options(Limits::default()), at(9)))
+    let mut back = now(log.open(filters(&["a"]), &profile(Limits::default()), at(9)))
         .unwrap()
         .cursor;
     assert_eq!(drain(&mut reader).len(), 9);
@@ -198,7 +202,7 @@ fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
         missed: None,
     };
     for _ in 0..2 {
-        writer.start_epoch(tag(), 4, gap);
+        writer.renew(tag(), 4, gap);
         writer.append(vec![event(5, "a")]);
     }
     for cursor in [&mut reader, &mut back] {
@@ -208,10 +212,10 @@ fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
 
 #[test]
 fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who_come_back() {
-    let (mut writer, buffer) = buffer(Limits::default());
+    let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(5, "a")]);
-    let options = options(Limits::default());
-    let mut reader = now(buffer.open(filters(&["a"]), &options, at(4))).unwrap();
+    let profile = profile(Limits::default());
+    let mut reader = now(log.open(filters(&["a"]), &profile, at(4))).unwrap();
     assert_eq!(drain(&mut reader.cursor), [Ok(5)]);
     let other = SourceTag::of_stream("S", 2);
     writer.begin(other, 0);
@@ -225,27 +229,27 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
         Position {
             tag: other,
             seq: 0,
-            fingerprint: None
+            check: None
         }
     );
     writer.append(vec![Event {
         position: Position {
             tag: other,
             seq: 1,
-            fingerprint: None,
+            check: None,
         },
         ..event(1, "a")
     }]);
     assert_eq!(drain(&mut reader.cursor), [Ok(1)]);
-    let back = now(buffer.open(filters(&["a"]), &options, at(5))).unwrap();
+    let back = now(log.open(filters(&["a"]), &profile, at(5))).unwrap();
     assert_eq!(back.outcome, Outcome::Gap(gap));
-    let mut new = now(buffer.open(
+    let mut new = now(log.open(
         filters(&["a"]),
-        &options,
+        &profile,
         Start::After(Position {
             tag: other,
             seq: 0,
-            fingerprint: None,
+            check: None,
         }),
     ))
     .unwrap();
@@ -254,16 +258,16 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
 
 #[test]
 fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
-    let (mut writer, buffer) = buffer(Limits::default());
+    let (mut writer, log) = log(Limits::default());
     writer.append(vec![event(1, "a"), event(2, "a")]);
     let known = Position {
         tag: tag(),
         seq: 1,
-        fingerprint: Some(77),
+        check: Some(77),
     };
-    let opened = now(buffer.open(
+    let opened = now(log.open(
         filters(&["a"]),
-        &options(Limits::default()),
+        &profile(Limits::default()),
         Start::After(known),
     ))
     .unwrap();
@@ -278,17 +282,17 @@ fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
 
 #[test]
 fn a_reader_that_is_ahead_of_its_log_sees_nothing_twice() {
-    let (mut writer, buffer) = buffer(Limits::default());
-    let mut opened = now(buffer.open(filters(&["a"]), &options(Limits::default()), at(3))).unwrap();
+    let (mut writer, log) = log(Limits::default());
+    let mut opened = now(log.open(filters(&["a"]), &profile(Limits::default()), at(3))).unwrap();
     writer.append((1..=5).map(|seq| event(seq, "a")).collect());
     assert_eq!(drain(&mut opened.cursor), [Ok(4), Ok(5)]);
 }
 
 #[test]
 fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
-    let (mut writer, buffer) = buffer(Limits::default());
+    let (mut writer, log) = log(Limits::default());
     let mut opened =
-        now(buffer.open(filters(&["a"]), &options(Limits::default()), Start::Live)).unwrap();
+        now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
     writer.append(vec![event(1, "b"), event(2, "b")]);
     assert!(opened.cursor.checkpoint());
     assert_eq!(opened.cursor.position().seq, 2);
@@ -302,7 +306,7 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
         Position {
             tag: tag(),
             seq: 9,
-            fingerprint: None
+            check: None
         }
     );
 }
@@ -310,25 +314,25 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
 #[test]
 fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
     let budget = Budget::new(1 << 20, 1);
-    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
-    let options = options(Limits::default());
+    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
+    let profile = profile(Limits::default());
     assert_eq!(
-        now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap_err(),
+        now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap_err(),
         OpenError::NotReady
     );
     writer.begin(tag(), 0);
-    let one = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();
-    let two = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();
+    let one = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
+    let two = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
     assert_eq!(
-        now(buffer.open(filters(&["b"]), &options, Start::Live)).unwrap_err(),
+        now(log.open(filters(&["b"]), &profile, Start::Live)).unwrap_err(),
         OpenError::TooManyFeeds
     );
     writer.append((1..=100).map(|seq| event(seq, "a")).collect());
-    assert_eq!((buffer.size().0, buffer.size().2), (100, 1));
+    assert_eq!((log.size().0, log.size().2), (100, 1));
     drop((one, two));
-    assert_eq!(buffer.size().2, 0);
+    assert_eq!(log.size().2, 0);
     assert!(budget.used() > 0);
-    drop((writer, buffer));
+    drop((writer, log));
     assert_eq!(budget.used(), 0);
 }
 
@@ -337,14 +341,14 @@ fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together
     let events: Vec<Event> = (1..=150).map(|seq| event(seq, "a")).collect();
     let held = |sizes: &[usize]| {
         let budget = Budget::new(1 << 20, 10);
-        let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+        let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
         writer.begin(tag(), 0);
         let open = |events, start| {
-            let options = options(Limits {
+            let profile = profile(Limits {
                 events,
                 ..Limits::default()
             });
-            now(buffer.open(filters(&["a"]), &options, start))
+            now(log.open(filters(&["a"]), &profile, start))
                 .unwrap()
                 .cursor
         };
@@ -362,14 +366,14 @@ fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together
         readers.push(open(501, at(0)));
         let used = budget.used();
         let seen: Vec<_> = readers.iter_mut().map(drain).collect();
-        drop((readers, buffer, writer));
+        drop((readers, log, writer));
         assert_eq!(budget.used(), 0);
         (used, seen)
     };
     let one_by_one = held(&[1; 150]);
     assert_eq!(
         one_by_one.1[1], one_by_one.1[2],
-        "a feed that is made of the buffer has what one has that was there"
+        "a feed that is made of the log has what one has that was there"
     );
     assert_eq!(one_by_one.1[1].len(), 153);
     assert_eq!(one_by_one.1[0].last(), Some(&Ok(150)));
@@ -379,10 +383,10 @@ fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together
 #[test]
 fn all_windows_together_stay_within_the_budget() {
     let budget = Budget::new(20_000, 10);
-    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
     writer.begin(tag(), 0);
-    let options = options(Limits::default());
-    let mut reader = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();
+    let profile = profile(Limits::default());
+    let mut reader = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
     for seq in 1..=1000 {
         writer.append(vec![event(seq, "a")]);
         assert!(budget.used() <= 20_000, "{budget:?}");
@@ -401,9 +405,9 @@ fn all_windows_together_stay_within_the_budget() {
 
 #[test]
 fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
-    let (mut writer, buffer) = buffer(Limits::default());
+    let (mut writer, log) = log(Limits::default());
     let mut opened =
-        now(buffer.open(filters(&["a"]), &options(Limits::default()), Start::Live)).unwrap();
+        now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
     writer.append(vec![event(1, "a")]);
     drop(writer);
     assert_eq!(drain(&mut opened.cursor), [Ok(1)]);
@@ -416,13 +420,13 @@ fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
 
 #[test]
 fn a_route_names_events_that_have_no_name_and_ranks_them() {
-    let (mut writer, buffer) = buffer(Limits::default());
-    let options = Arc::new(FeedOptions {
+    let (mut writer, log) = log(Limits::default());
+    let profile = Arc::new(FeedOptions {
         event: Some(crate::subject::TextTemplate::parse("{subject.2}").unwrap()),
         priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
         ..FeedOptions::default()
     });
-    let mut opened = now(buffer.open(filters(&["a.*"]), &options, Start::Live)).unwrap();
+    let mut opened = now(log.open(filters(&["a.*"]), &profile, Start::Live)).unwrap();
     writer.append(vec![event(1, "a.alert"), event(2, "a.b")]);
     let mut batch = Batch::default();
     let waker = noop_waker();
@@ -453,9 +457,9 @@ fn a_route_names_events_that_have_no_name_and_ranks_them() {
 
 #[test]
 fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_are_shared() {
-    let (mut writer, buffer) = buffer(Limits::default());
+    let (mut writer, log) = log(Limits::default());
     let mut opened =
-        now(buffer.open(filters(&["a"]), &options(Limits::default()), Start::Live)).unwrap();
+        now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
     let event = |seq, bytes: usize| Event {
         data: vec![b'x'; bytes].into(),
         ..event(seq, "a")
@@ -469,7 +473,7 @@ fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_
                 .collect(),
         );
         let mut batch = Batch::default();
-        batch.copy_small = !sizes.is_empty();
+        batch.copies = !sizes.is_empty();
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(
             opened

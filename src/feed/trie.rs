@@ -17,7 +17,7 @@ struct Node {
     children: HashMap<Box<str>, Self>,
     star: Option<Box<Self>>,
     /// Feeds whose filter ends here.
-    exact: Vec<usize>,
+    here: Vec<usize>,
     /// Feeds whose filter ends here with `>`.
     tail: Vec<usize>,
 }
@@ -39,7 +39,7 @@ impl SubjectTrie {
             if tail {
                 node.tail.push(feed)
             } else {
-                node.exact.push(feed)
+                node.here.push(feed)
             }
         }
     }
@@ -85,21 +85,26 @@ pub(super) struct MatchCache {
 }
 
 /// So few feeds are remembered of each subject: whatever many want is found once for all of them.
-const CACHED_FEEDS_MAX: usize = 4;
+const KNOWN_MAX: usize = 4;
 
 impl MatchCache {
     /// As [`SubjectTrie::matches`], from memory if nothing has changed since.
-    pub(super) fn matches(&mut self, trie: &SubjectTrie, subject: &str, found: &mut Vec<usize>) {
-        if self.version == trie.version {
+    pub(super) fn matches(
+        &mut self,
+        interest: &SubjectTrie,
+        subject: &str,
+        found: &mut Vec<usize>,
+    ) {
+        if self.version == interest.version {
             found.extend_from_slice(&self.feeds);
             return;
         }
         let before = found.len();
-        trie.matches(subject, found);
-        if found.len() - before <= CACHED_FEEDS_MAX {
+        interest.matches(subject, found);
+        if found.len() - before <= KNOWN_MAX {
             self.feeds.clear();
             self.feeds.extend_from_slice(&found[before..]);
-            self.version = trie.version;
+            self.version = interest.version;
         }
     }
 }
@@ -108,13 +113,13 @@ impl Node {
     fn is_empty(&self) -> bool {
         self.children.is_empty()
             && self.star.is_none()
-            && self.exact.is_empty()
+            && self.here.is_empty()
             && self.tail.is_empty()
     }
 
     fn remove(&mut self, tokens: &[&str], feed: usize) {
         match tokens {
-            [] => self.exact.retain(|other| *other != feed),
+            [] => self.here.retain(|other| *other != feed),
             [">"] => self.tail.retain(|other| *other != feed),
             ["*", rest @ ..] => {
                 if let Some(star) = &mut self.star {
@@ -138,7 +143,7 @@ impl Node {
     /// `rest` is what of the subject lies below this node.
     fn matches(&self, rest: Option<&str>, found: &mut Vec<usize>) {
         let Some(rest) = rest else {
-            found.extend_from_slice(&self.exact);
+            found.extend_from_slice(&self.here);
             return;
         };
         found.extend_from_slice(&self.tail);
@@ -169,25 +174,25 @@ mod tests {
             removed in prop::collection::vec(any::<bool>(), 8),
         ) {
             let sets: Vec<FilterSet> = sets.into_iter().map(FilterSet::new).collect();
-            let mut trie = SubjectTrie::default();
+            let mut interest = SubjectTrie::default();
             for (feed, set) in sets.iter().enumerate() {
-                trie.insert(set, feed);
+                interest.insert(set, feed);
             }
             let mut known: HashMap<String, MatchCache> = HashMap::new();
             for subject in subjects() {
-                known.entry(subject.clone()).or_default().matches(&trie, &subject, &mut Vec::new());
+                known.entry(subject.clone()).or_default().matches(&interest, &subject, &mut Vec::new());
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| removed[*feed]) {
-                trie.remove(set, feed);
+                interest.remove(set, feed);
             }
             for subject in subjects() {
                 let mut found = Vec::new();
-                trie.matches(&subject, &mut found);
+                interest.matches(&subject, &mut found);
                 let known = known.entry(subject.clone()).or_default();
                 // Known from before the others left, or not; then from memory.
                 for _ in 0..2 {
                     let mut again = Vec::new();
-                    known.matches(&trie, &subject, &mut again);
+                    known.matches(&interest, &subject, &mut again);
                     prop_assert_eq!(&again, &found, "{}", subject);
                 }
                 let naive: Vec<usize> = (0..sets.len())
@@ -197,9 +202,9 @@ mod tests {
                 prop_assert_eq!(found, naive, "{}", subject);
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| !removed[*feed]) {
-                trie.remove(set, feed);
+                interest.remove(set, feed);
             }
-            prop_assert!(trie.is_empty(), "nothing is left of feeds that are gone");
+            prop_assert!(interest.is_empty(), "nothing is left of feeds that are gone");
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::sse::encode::Frame;
 use crate::sse::{Position, SourceTag, Tier};
 
 use super::budget::Budget;
-use super::encoded::{EncodedEvent, PREFETCH_AHEAD, prefetch_frames};
+use super::encoded::{EncodedEvent, LOOKS, look_into};
 use super::options::Appended;
 use super::{Gap, GapReason, Limits};
 
@@ -17,7 +17,7 @@ use super::{Gap, GapReason, Limits};
 pub(super) enum Entry {
     /// An event as the feed's route shows it.
     Event {
-        encoded: Arc<EncodedEvent>,
+        logged: Arc<EncodedEvent>,
         /// Its encoding under the name that the route gives it, if it gives it one.
         named: Option<Arc<Frame>>,
         tier: Tier,
@@ -33,7 +33,7 @@ pub(super) struct GapEntry {
     pub(super) gap: Gap,
     /// Where a reader stands once it has been told.
     pub(super) position: Position,
-    pub(super) side: GapSide,
+    pub(super) place: GapSide,
     pub(super) since: Instant,
 }
 
@@ -41,27 +41,25 @@ pub(super) struct GapEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GapSide {
     /// Behind its position: whoever stands there has not been told yet.
-    After,
+    Behind,
     /// Before its position: whoever stands there has been told.
     Before,
     /// Before its position, where the numbers begin again: nobody has what follows from elsewhere.
-    NewEpoch,
+    Renumbered,
 }
 
 impl Entry {
     pub(super) fn position(&self) -> Position {
         match self {
-            Self::Event { encoded, .. } => encoded.event.position,
-            Self::Gap(gap_entry) => gap_entry.position,
+            Self::Event { logged, .. } => logged.event.position,
+            Self::Gap(marked) => marked.position,
         }
     }
 
     /// Whether a reader that has everything up to this sequence number needs it no more.
-    pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
+    pub(super) fn is_passed(&self, seq: u64) -> bool {
         match self {
-            Self::Gap(gap_entry) if gap_entry.side == GapSide::After => {
-                gap_entry.position.seq < seq
-            }
+            Self::Gap(marked) if marked.place == GapSide::Behind => marked.position.seq < seq,
             Self::Event { .. } | Self::Gap(_) => self.position().seq <= seq,
         }
     }
@@ -69,22 +67,22 @@ impl Entry {
     /// The event as it is shown here.
     pub(super) fn frame(&self) -> Option<&Frame> {
         match self {
-            Self::Event { encoded, named, .. } => Some(named.as_deref().unwrap_or(&encoded.frame)),
+            Self::Event { logged, named, .. } => Some(named.as_deref().unwrap_or(&logged.frame)),
             Self::Gap(_) => None,
         }
     }
 
-    fn encoded(&self) -> Option<&Arc<EncodedEvent>> {
+    fn logged(&self) -> Option<&Arc<EncodedEvent>> {
         match self {
-            Self::Event { encoded, .. } => Some(encoded),
+            Self::Event { logged, .. } => Some(logged),
             Self::Gap(_) => None,
         }
     }
 
     pub(super) fn received(&self) -> Instant {
         match self {
-            Self::Event { encoded, .. } => encoded.event.received,
-            Self::Gap(gap_entry) => gap_entry.since,
+            Self::Event { logged, .. } => logged.event.received,
+            Self::Gap(marked) => marked.since,
         }
     }
 }
@@ -119,7 +117,7 @@ pub(super) struct Window {
     limits: Limits,
     budget: Arc<Budget>,
     /// What of the budget it has: all that it holds, once a mutator is done.
-    charged: usize,
+    counted: usize,
     /// The index of the newest event that is critical.
     critical: Option<u64>,
 }
@@ -146,9 +144,9 @@ pub(super) struct Offset {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Epoch {
     /// Of the entry that tells it.
-    pub(super) start: Offset,
+    pub(super) place: Offset,
     /// Behind that entry.
-    pub(super) after: Offset,
+    pub(super) behind: Offset,
     pub(super) gap: Gap,
     /// Where a reader stands once it has been told.
     pub(super) position: Position,
@@ -184,7 +182,7 @@ impl Window {
             floor,
             limits,
             budget,
-            charged: 0,
+            counted: 0,
             critical: None,
         }
     }
@@ -199,14 +197,14 @@ impl Window {
     }
 
     /// Promises nothing up to this sequence number any more: something that matched there was never here.
-    pub(super) fn raise_floor(&mut self, seq: u64) {
+    pub(super) fn forget(&mut self, seq: u64) {
         self.floor = self.floor.max(seq);
     }
 
     /// Makes room for so many events more, as far as the limits let them stay.
     pub(super) fn reserve(&mut self, events: usize) {
         self.slots
-            .reserve(events.min(self.limits.events.saturating_add(PREFETCH_AHEAD)));
+            .reserve(events.min(self.limits.events.saturating_add(LOOKS)));
     }
 
     /// Appends events; older ones make place, once for some of them.
@@ -215,22 +213,22 @@ impl Window {
         for (
             nth,
             Appended {
-                encoded,
+                logged,
                 named,
                 tier,
             },
         ) in events.into_iter().enumerate()
         {
-            if nth % PREFETCH_AHEAD == 0 {
+            if nth % LOOKS == 0 {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
-            newest = newest.max(Some(encoded.event.received));
-            let bytes = named.as_deref().unwrap_or(&encoded.frame).len() as u64;
+            newest = newest.max(Some(logged.event.received));
+            let bytes = named.as_deref().unwrap_or(&logged.frame).len() as u64;
             if tier == Tier::Critical {
                 self.critical = Some(self.end());
             }
             self.push(Entry::Event {
-                encoded,
+                logged,
                 named,
                 tier,
             });
@@ -241,25 +239,25 @@ impl Window {
     }
 
     /// Marks that events are missing beside `position`.
-    pub(super) fn push_gap(&mut self, gap: Gap, position: Position, side: GapSide, now: Instant) {
+    pub(super) fn push_gap(&mut self, gap: Gap, position: Position, place: GapSide, now: Instant) {
         self.push(Entry::Gap(Box::new(GapEntry {
             gap,
             position,
-            side,
+            place,
             since: now,
         })));
         match gap.missed {
             Some(missed) => self.end.lost += missed,
             None => self.end.unknown += 1,
         }
-        self.update_budget();
+        self.count();
     }
 
     fn push(&mut self, entry: Entry) {
         // Where another epoch begins the numbers may too: a stream was restored from an older snapshot.
         debug_assert!(
             self.epoch
-                .is_some_and(|epoch| self.end() <= epoch.start.index)
+                .is_some_and(|epoch| self.end() <= epoch.place.index)
                 || self
                     .slots
                     .back()
@@ -274,25 +272,25 @@ impl Window {
     }
 
     /// Counts what came and went in the budget, in one step: mostly as much has gone as has come.
-    fn update_budget(&mut self) {
+    fn count(&mut self) {
         let held = self.overhead();
-        match held.checked_sub(self.charged) {
+        match held.checked_sub(self.counted) {
             Some(0) => {}
             Some(more) => self.budget.add(more),
-            None => self.budget.sub(self.charged - held),
+            None => self.budget.sub(self.counted - held),
         }
-        self.charged = held;
+        self.counted = held;
     }
 
     /// Goes on behind `floor` with a gap that tells of it: what stood here can be read, but no id is found in it.
-    pub(super) fn start_epoch(&mut self, gap: Gap, floor: Position, now: Instant) {
-        let offset = self.end_offset();
+    pub(super) fn renew(&mut self, gap: Gap, floor: Position, now: Instant) {
+        let place = self.end_place();
         // What expired is missing in the same numbers; anything else begins others, be it under the same tag.
-        let starts_epoch = gap.reason != GapReason::Expired || floor.tag != self.tag;
-        if starts_epoch {
+        let renumbers = gap.reason != GapReason::Expired || floor.tag != self.tag;
+        if renumbers {
             self.epoch = Some(Epoch {
-                start: offset,
-                after: offset,
+                place,
+                behind: place,
                 gap,
                 position: floor,
             });
@@ -300,16 +298,16 @@ impl Window {
         self.push_gap(
             gap,
             floor,
-            if starts_epoch {
-                GapSide::NewEpoch
+            if renumbers {
+                GapSide::Renumbered
             } else {
                 GapSide::Before
             },
             now,
         );
-        let after = self.end_offset();
-        if let Some(epoch) = self.epoch.as_mut().filter(|_| starts_epoch) {
-            epoch.after = after;
+        let behind = self.end_place();
+        if let Some(epoch) = self.epoch.as_mut().filter(|_| renumbers) {
+            epoch.behind = behind;
         }
         (self.tag, self.floor) = (floor.tag, floor.seq);
     }
@@ -320,8 +318,8 @@ impl Window {
     }
 
     /// Whether the numbers that a reader at this index has are the present ones.
-    pub(super) fn is_current_epoch(&self, index: u64) -> bool {
-        self.epoch.is_none_or(|epoch| epoch.start.index < index)
+    pub(super) fn is_present(&self, index: u64) -> bool {
+        self.epoch.is_none_or(|epoch| epoch.place.index < index)
     }
 
     /// Drops what the limits do not allow at this time.
@@ -338,16 +336,16 @@ impl Window {
             }
             self.pop();
         }
-        self.update_budget();
+        self.count();
     }
 
     /// Drops the oldest half; false when nothing was there.
-    pub(super) fn evict_half(&mut self) -> bool {
+    pub(super) fn halve(&mut self) -> bool {
         let count = self.slots.len().div_ceil(2);
         for _ in 0..count {
             self.pop();
         }
-        self.update_budget();
+        self.count();
         count > 0
     }
 
@@ -358,7 +356,7 @@ impl Window {
         if self.base >= self.epoch_index() {
             // Behind a gap nothing can be promised to a reader that stands before it.
             let passed = u64::from(
-                matches!(&slot.entry, Entry::Gap(gap_entry) if gap_entry.side == GapSide::After),
+                matches!(&slot.entry, Entry::Gap(marked) if marked.place == GapSide::Behind),
             );
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
@@ -367,7 +365,7 @@ impl Window {
     }
 
     /// The place after the last entry.
-    pub(super) fn end_offset(&self) -> Offset {
+    pub(super) fn end_place(&self) -> Offset {
         Offset {
             index: self.end(),
             before: self.end,
@@ -380,22 +378,22 @@ impl Window {
     }
 
     /// The place of the oldest entry.
-    pub(super) fn oldest_offset(&self) -> Offset {
-        self.offset_of(self.base)
+    pub(super) fn oldest_place(&self) -> Offset {
+        self.place_of(self.base)
     }
 
-    fn offset_of(&self, index: u64) -> Offset {
+    fn place_of(&self, index: u64) -> Offset {
         match self.slot(index) {
             Some(slot) => Offset {
                 index,
                 before: slot.before,
             },
-            None => self.end_offset(),
+            None => self.end_place(),
         }
     }
 
     fn epoch_index(&self) -> u64 {
-        self.epoch.map_or(0, |epoch| epoch.start.index)
+        self.epoch.map_or(0, |epoch| epoch.place.index)
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
@@ -409,21 +407,21 @@ impl Window {
     }
 
     /// Looks at the next events that are about to be copied, so many at most (see [`look_into`]).
-    pub(super) fn prefetch_from(&self, index: u64) {
+    pub(super) fn look_ahead(&self, index: u64) {
         let from = usize::try_from(index.saturating_sub(self.base))
             .unwrap_or(usize::MAX)
             .min(self.slots.len());
-        let to = from.saturating_add(PREFETCH_AHEAD).min(self.slots.len());
+        let to = from.saturating_add(LOOKS).min(self.slots.len());
         let some = self.slots.range(from..to);
-        EncodedEvent::prefetch(some.clone().filter_map(|slot| slot.entry.encoded()));
-        prefetch_frames(some.filter_map(|slot| slot.entry.frame()));
+        EncodedEvent::look_at(some.clone().filter_map(|slot| slot.entry.logged()));
+        look_into(some.filter_map(|slot| slot.entry.frame()));
     }
 
     /// The indexes, latest first, of the newest event of each subject from an index on.
     pub(super) fn newest(&self, from: u64) -> Vec<u64> {
         let mut subjects = HashSet::new();
         let mut is_newest = |entry: &Entry| match entry {
-            Entry::Event { encoded, .. } => subjects.insert(encoded.event.subject.clone()),
+            Entry::Event { logged, .. } => subjects.insert(logged.event.subject.clone()),
             Entry::Gap(_) => false,
         };
         let indexes = (from.max(self.base)..self.end()).rev();
@@ -433,12 +431,12 @@ impl Window {
     }
 
     /// Whether a critical event stands behind this index.
-    pub(super) fn has_critical_after(&self, index: u64) -> bool {
+    pub(super) fn is_critical_behind(&self, index: u64) -> bool {
         self.critical.is_some_and(|critical| critical > index)
     }
 
     /// The place behind this sequence number of the present tag, if everything after it is still here.
-    pub(super) fn offset_after(&self, seq: u64) -> Option<Offset> {
+    pub(super) fn place_after(&self, seq: u64) -> Option<Offset> {
         if seq < self.floor {
             return None;
         }
@@ -449,13 +447,13 @@ impl Window {
         while low < high {
             let middle = low.midpoint(high);
             let slot = &self.slots[middle];
-            if slot.entry.is_at_or_before(seq) {
+            if slot.entry.is_passed(seq) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        Some(self.offset_of(self.base + low as u64))
+        Some(self.place_of(self.base + low as u64))
     }
 
     /// Everything after this sequence number that ever matched is here.
@@ -468,16 +466,16 @@ impl Window {
         self.tag
     }
 
-    /// The fingerprint of the event at this sequence number, if it is here.
-    pub(super) fn fingerprint_at(&self, seq: u64) -> Option<u16> {
-        let offset = self.offset_after(seq.checked_sub(1)?)?;
-        let found = (offset.index..self.end()).map_while(|index| self.get(index));
+    /// The check of the event at this sequence number, if it is here.
+    pub(super) fn check_at(&self, seq: u64) -> Option<u16> {
+        let place = self.place_after(seq.checked_sub(1)?)?;
+        let found = (place.index..self.end()).map_while(|index| self.get(index));
         let event = found
             .into_iter()
             .find(|entry| matches!(entry, Entry::Event { .. }))?;
         Some(event.position())
             .filter(|position| position.seq == seq)?
-            .fingerprint
+            .check
     }
 
     /// Bytes of the entries alone: what a feed holds beside the events that it shares.
@@ -502,13 +500,13 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.budget.sub(self.charged);
+        self.budget.sub(self.counted);
         while !self.slots.is_empty() {
-            let some = self.slots.len().min(PREFETCH_AHEAD);
-            EncodedEvent::prefetch(
+            let some = self.slots.len().min(LOOKS);
+            EncodedEvent::look_at(
                 self.slots
                     .range(..some)
-                    .filter_map(|slot| slot.entry.encoded()),
+                    .filter_map(|slot| slot.entry.logged()),
             );
             self.slots.drain(..some);
         }

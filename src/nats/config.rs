@@ -1,16 +1,16 @@
-//! How NATS is reached (`nats:` in the configuration).
+//! Settings of the connections to NATS (`nats:` in the configuration).
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Servers and who we are to them.
+/// Servers, credentials and TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Addresses, such as `nats://127.0.0.1:4222`.
     pub servers: Vec<String>,
-    /// Who we are.
+    /// Credentials for every server.
     pub credentials: Credentials,
-    /// TLS towards the servers; none: as the server's address (`tls://`) or the server itself asks.
+    /// TLS settings. `None`: TLS is used if the address (`tls://`) or the server requires it.
     pub tls: Option<Tls>,
 }
 
@@ -24,17 +24,17 @@ impl Default for Config {
     }
 }
 
-/// How we prove who we are.
+/// Credentials of the sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Credentials {
-    /// Not at all.
+    /// No credentials, or those in the server addresses.
     #[default]
     None,
-    /// A `.creds` file, read again at every connect.
+    /// A `.creds` file, read at every connect.
     File(PathBuf),
-    /// A name and a password.
+    /// A user name and a password.
     Password {
-        /// The name.
+        /// The user name.
         user: String,
         /// The password.
         password: Secret,
@@ -45,7 +45,7 @@ pub enum Credentials {
     Nkey(Secret),
 }
 
-/// A text that is never printed.
+/// A secret that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -55,18 +55,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// TLS towards NATS.
+/// TLS settings for connections to NATS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Whether TLS is spoken with every server, whatever its address and the server say; none: as these ask. `false` also
-    /// says that a password in clear text is no fault.
+    /// `true`: TLS is required for every server. `None`: the address and the server decide.
+    /// `false`: the same, and no warning about a password in clear text.
     pub required: Option<bool>,
-    /// Whether the handshake comes before anything of NATS; the server is configured so as well.
+    /// The TLS handshake comes before the NATS protocol; the server needs the same setting.
     pub handshake_first: bool,
-    /// Authorities, PEM; none: those of the system.
+    /// PEM file with certificate authorities. `None`: those of the system.
     pub ca: Option<PathBuf>,
-    /// Our certificate, PEM, for mutual TLS.
+    /// PEM file with the client certificate, for mutual TLS.
     pub certificate: Option<PathBuf>,
-    /// Its key, PEM.
+    /// PEM file with its private key.
     pub key: Option<PathBuf>,
 }

@@ -1,11 +1,23 @@
-//! The upstream side: connections to NATS, and messages that become events.
+//! Connections to NATS, and the sources that turn NATS messages into events.
+//!
+//! [`connect`] opens four connections and returns a [`Nats`] handle. The application uses that
+//! handle to start one task per configured source; each task runs until its shutdown token is
+//! requested and writes into the feed core through a writer type:
 //!
 //! ```text
-//! tailer (JetStream: one consumer per stream and pod)  -> message -> intake -> LogWriter
-//! archive (JetStream: one consumer per reading)        -> message -> intake -> Page
-//! republish (JetStream: one subscription per set of filters, to what the stream republishes) -> PositionedWriter
-//! subscription (core subjects: one per filter) -> message -> intake -> CoreWriter
+//! connection/  four connections, a supervisor, TLS, credentials, flush, probe
+//! jetstream/   StreamTailer: one pull consumer per stream and pod  -> decode -> StreamWriter
+//! core/        CoreSubscriptions: one subscription per filter      -> decode -> CoreWriter
+//! republish/   RepublishTailer: one task per feed, subscriptions to
+//!              what the stream republishes                         -> decode -> RepublishWriter
+//! history/     HistoryReader: one pull consumer per replay         -> decode -> Page
+//! kv/          presence bucket: which clients are connected to which pod
+//! decode/      a NATS message becomes an event
 //! ```
+//!
+//! Messages, requests and replays use different connections (decision record 0006). Nothing in this
+//! folder panics on bytes from the network. A lost message becomes a gap in the event stream. An
+//! error that only an operator can resolve is a failing health check that names the remedy.
 
 pub mod config;
 mod connection;
@@ -27,13 +39,13 @@ use crate::feed::{
 };
 use crate::lifecycle::health::Health;
 use crate::lifecycle::shutdown::Token;
-use crate::presence::{Bucket, PresenceStore};
+use crate::presence::{BucketName, PresenceStore};
 use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
 use connection::flush::ServerFlush;
 use connection::{NatsConnections, Supervisor};
-use core::subscriptions::Core;
+use core::subscriptions::CoreSubscriptions;
 use history::JetStreamArchive;
 use jetstream::api::Api;
 use jetstream::tags::SourceTags;
@@ -47,56 +59,58 @@ pub use jetstream::error::JetStreamError;
 pub use jetstream::tailer::StreamConfig;
 pub use republish::Republish;
 
-/// How long the state of a JetStream stream is believed: a thousand clients that come back at once ask once.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// Maximum age of a cached stream state: a thousand clients that reconnect at once cause one
+/// request.
+const STATE_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// NATS as the rest of the process uses it. Cheap to clone.
+/// Handle to NATS for the rest of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Nats(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     identity: Identity,
-    links: NatsConnections,
+    connections: NatsConnections,
     api: Api,
-    barrier: ServerFlush,
+    server_flush: ServerFlush,
     health: Health,
     metrics: Arc<Metrics>,
     states: Mutex<HashMap<String, Arc<Cached>>>,
     tags: Arc<SourceTags>,
-    /// Ends with the last clone, and lets go of the connections.
-    _monitor: Supervisor,
+    /// Stops with the last clone and closes the connections.
+    _supervisor: Supervisor,
 }
 
-/// The state of one stream and when it was read; locked while it is read, so that it is read once.
+/// State of one stream and when it was read. Locked during the request, so that concurrent callers
+/// share one request.
 type Cached = tokio::sync::Mutex<Option<(Instant, StreamState)>>;
 
-/// Begins to connect and returns at once: a NATS that is not there yet is waited for, in readiness and here.
+/// Starts connecting and returns at once. A server that is not reachable yet is retried; until then
+/// the health check `nats` fails.
 ///
-/// # Errors
-/// [`InvalidServer`] when the address of a server is none.
+/// # Errors [`InvalidServer`] if the address of a server cannot be parsed.
 pub async fn connect(
     config: &Config,
     identity: Identity,
     health: &Health,
     metrics: &Arc<Metrics>,
 ) -> Result<Nats, InvalidServer> {
-    let (links, monitor) = connection::connect(config, &identity, health, metrics).await?;
+    let (connections, supervisor) = connection::connect(config, &identity, health, metrics).await?;
     Ok(Nats(Arc::new(Inner {
-        api: Api::new(links.control.clone()),
-        barrier: ServerFlush::new(links.core.clone()),
+        api: Api::new(connections.control.clone()),
+        server_flush: ServerFlush::new(connections.core.clone()),
         identity,
-        links,
+        connections,
         health: health.clone(),
         metrics: Arc::clone(metrics),
         states: Mutex::default(),
         tags: Arc::default(),
-        _monitor: monitor,
+        _supervisor: supervisor,
     })))
 }
 
 impl Nats {
-    /// Whether every connection is up.
+    /// Returns true if every connection is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         let NatsConnections {
@@ -104,80 +118,81 @@ impl Nats {
             replay,
             core,
             control,
-        } = &self.0.links;
+        } = &self.0.connections;
         [data, replay, core, control]
             .iter()
-            .all(|link| link.now().up)
+            .all(|connection| connection.state().up)
     }
 
-    /// Keeps the registry over all pods in a bucket until the drain begins; the watch is released when the last of it is
-    /// written. `max_bytes`: size of the bucket, if it is made here.
+    /// Starts the presence store in a KV bucket. It runs until shutdown is requested, and drops its
+    /// token after the last write. `max_bytes` is the size of the bucket if it is created here.
     #[must_use]
-    pub fn registry(
+    pub fn presence(
         &self,
-        bucket: &Bucket,
+        bucket: &BucketName,
         max_bytes: u64,
-        drain: Token,
+        shutdown: Token,
     ) -> Arc<dyn PresenceStore> {
-        KvPresenceStore::start(self, bucket, max_bytes, drain)
+        KvPresenceStore::start(self, bucket, max_bytes, shutdown)
     }
 
-    /// Follows a JetStream stream into a log until the drain begins; the watch is released when the consumer is gone.
-    pub fn tail(&self, config: StreamConfig, writer: StreamWriter, drain: Token) {
+    /// Follows a JetStream stream into a stream buffer until shutdown is requested. The token is
+    /// dropped after the consumer is deleted.
+    pub fn tail(&self, config: StreamConfig, writer: StreamWriter, shutdown: Token) {
         let Inner {
             identity,
-            links,
+            connections,
             api,
             tags,
             health,
             metrics,
             ..
         } = &*self.0;
-        let server = (api.clone(), links.data.clone(), Arc::clone(tags));
+        let server = (api.clone(), connections.data.clone(), Arc::clone(tags));
         let tailer = StreamTailer::new(config, identity.clone(), server, writer, health, metrics);
-        tokio::spawn(tailer.run(drain));
+        tokio::spawn(tailer.run(shutdown));
     }
 
-    /// Subscribes to core subjects that feeds want until the drain begins; the watch is released when all subscriptions
-    /// are gone.
-    pub fn serve(&self, writer: CoreWriter, drain: Token) {
+    /// Subscribes to the core subjects that feeds need until shutdown is requested. The token is
+    /// dropped after the last subscription has ended.
+    pub fn serve(&self, writer: CoreWriter, shutdown: Token) {
         let Inner {
             identity,
-            links,
-            barrier,
+            connections,
+            server_flush,
             metrics,
             ..
         } = &*self.0;
-        let core = Core::new(
-            links.core.clone(),
-            barrier.clone(),
+        let core = CoreSubscriptions::new(
+            connections.core.clone(),
+            server_flush.clone(),
             identity.tag(),
             writer,
             metrics,
         );
-        tokio::spawn(core.serve(drain));
+        tokio::spawn(core.run(shutdown));
     }
 
-    /// Serves demands for a JetStream stream that republishes until the drain begins; the watch is released when all
-    /// subscriptions are gone.
+    /// Serves subscribe requests for a JetStream stream that republishes, until shutdown is
+    /// requested. The token is dropped after the last subscription has ended.
     pub fn serve_republished(
         &self,
         config: StreamConfig,
         source: Arc<RepublishSource>,
         demands: SubscribeRequests<RepublishWriter>,
-        drain: Token,
+        shutdown: Token,
     ) {
         tokio::spawn(republish::serve(
             self.clone(),
             config,
             source,
             demands,
-            drain,
+            shutdown,
         ));
     }
 
-    /// What JetStream still has of a stream. `identity` replaces the stream's creation time in ids; `filters` is
-    /// everything that can be asked of it.
+    /// History of a stream: the messages that JetStream retains. `identity` replaces the stream's
+    /// creation time in event ids. `filters` is the union of all filters that can be read.
     #[must_use]
     pub fn archive(
         &self,
@@ -188,60 +203,58 @@ impl Nats {
         Arc::new(JetStreamArchive::new(self.clone(), name, identity, filters))
     }
 
-    /// The state of a JetStream stream, at most a second old. Whoever asks meanwhile waits for the same answer. `seq` has
-    /// been seen by somebody, perhaps on another pod: a state that ends before it is believed only if it is newer than
-    /// the question.
+    /// State of a JetStream stream, at most a second old. Concurrent callers share one request.
+    /// `seq` is a sequence that a client knows, perhaps from another pod: a cached state that ends
+    /// before `seq` is not returned unless it is newer than the call.
     ///
-    /// # Errors
-    /// [`JetStreamError`] when JetStream does not tell it.
+    /// # Errors [`JetStreamError`] if the request fails.
     pub async fn stream_state(
         &self,
         stream: &str,
         seq: u64,
     ) -> Result<StreamState, JetStreamError> {
-        let asked = Instant::now();
+        let called_at = Instant::now();
         let cached = {
             let mut states = self.0.states.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(states.entry(stream.to_owned()).or_default())
         };
         let mut cached = cached.lock().await;
         if let Some((read, state)) = &*cached
-            && read.elapsed() < BELIEVED
-            && (seq <= state.last_seq || *read >= asked)
+            && read.elapsed() < STATE_MAX_AGE
+            && (seq <= state.last_seq || *read >= called_at)
         {
             return Ok(state.clone());
         }
-        // The moment of the question: the answer may be as old.
+        // Time of the request: the response may be as old as that.
         let read = Instant::now();
-        let state = self.0.api.describe(stream).await?;
+        let state = self.0.api.stream_info(stream).await?;
         *cached = Some((read, state.clone()));
         Ok(state)
     }
 
-    /// The check of the message at this position; none when no message stands there.
+    /// Fingerprint of the message at this sequence, or `None` if there is no such message.
     ///
-    /// # Errors
-    /// [`JetStreamError`] when JetStream does not tell it.
-    pub async fn message_check(
+    /// # Errors [`JetStreamError`] if the request fails.
+    pub async fn message_fingerprint(
         &self,
         stream: &str,
         seq: u64,
     ) -> Result<Option<u16>, JetStreamError> {
         let stored = self.0.api.stored(stream, seq, None).await?;
-        Ok(stored.map(|stored| Position::fingerprint_of(stored.published)))
+        Ok(stored.map(|stored| Position::check_of(stored.published)))
     }
 
-    /// The last thing to do, when tails and services have released their watches: returns when NATS has done what
-    /// they asked for last, at most 2 s later. The connections close with the last clone.
+    /// Waits until NATS has processed the last requests, at most 2 s. Called after tailers and
+    /// subscriptions have dropped their tokens. The connections close with the last clone.
     pub async fn close(self) {
-        if self.0.links.core.now().up {
-            self.0.barrier.pass().await;
+        if self.0.connections.core.state().up {
+            self.0.server_flush.flush().await;
         }
     }
 }
 
 impl StreamState {
-    /// The tag of its ids.
+    /// Source tag of the stream's event ids.
     #[must_use]
     pub fn tag(&self, name: &str, identity: Option<&str>) -> SourceTag {
         identity.map_or_else(
@@ -252,7 +265,7 @@ impl StreamState {
 }
 
 impl Identity {
-    /// The tag of the core subjects' ids.
+    /// Source tag of the event ids of core subjects.
     #[must_use]
     pub fn tag(&self) -> SourceTag {
         SourceTag::of_process(&self.boot)

@@ -1,34 +1,34 @@
-//! Why an event stream ended: one closed list for labels, logs and what the client is told.
+//! Reasons why an event stream ends: one closed list for metrics, logs and the client.
 
 use tracing::Level;
 
-/// Why an event stream ended, or is to end.
+/// Reason why an event stream ended or shall end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// The client went away, or no longer answered.
+    /// The client disconnected, or its connection failed.
     Client,
-    /// Handed over to another pod.
+    /// The pod is draining; another pod continues.
     Drain,
     /// The connection reached the route's `max_age`.
     Age,
-    /// The client took its events too slowly.
+    /// The client read its events too slowly.
     Slow,
-    /// This pod needs the resources.
+    /// This pod is short of resources.
     Overload,
-    /// What the client may read has changed or run out.
+    /// The client's authorization changed or expired.
     Unauthorized,
-    /// An operator ended it.
+    /// An operator closed it.
     Killed,
-    /// NATS: what it reads from is gone for good, or NATS rejects reading it until an operator changes something.
+    /// The source is gone, or NATS rejects reading it until an operator acts.
     Upstream,
-    /// A defect of the sidecar.
+    /// A bug in the sidecar.
     Error,
-    /// Still open when the time for the process's end was up.
+    /// Still open at the end of the shutdown timeout.
     Cut,
 }
 
 impl CloseReason {
-    /// Every reason, in the order of the documentation.
+    /// All reasons, in the order of the documentation.
     pub const ALL: [Self; 10] = [
         Self::Client,
         Self::Drain,
@@ -42,7 +42,7 @@ impl CloseReason {
         Self::Cut,
     ];
 
-    /// The label of metrics and logs; what the client is told, if it is told at all; how loud the log is.
+    /// Label in metrics and logs; reason sent to the client, if any; log level.
     const fn row(self) -> (&'static str, Option<&'static str>, Level) {
         match self {
             Self::Client => ("client", None, Level::INFO),
@@ -60,23 +60,23 @@ impl CloseReason {
 
     /// The `reason` label of metrics and logs.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         self.row().0
     }
 
-    /// The reason in the event `sidestream.close`; none: the stream ends without one.
+    /// Reason in the event `sidestream.close`. `None`: the event stream ends without that event.
     #[must_use]
-    pub const fn told(self) -> Option<&'static str> {
+    pub const fn client_reason(self) -> Option<&'static str> {
         self.row().1
     }
 
-    /// Whether the client may come back, here or to another pod, and have its events.
+    /// Returns true if the client may reconnect, here or to another pod, and continue.
     #[must_use]
-    pub const fn comes_back(self) -> bool {
+    pub const fn may_reconnect(self) -> bool {
         !matches!(self, Self::Unauthorized)
     }
 
-    /// How loud its line in the log is.
+    /// Level of its log line.
     #[must_use]
     pub const fn level(self) -> Level {
         self.row().2
@@ -90,18 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_label_of_its_own_and_clients_receive_six_of_them() {
-        let reasons: BTreeSet<_> = CloseReason::ALL
-            .iter()
-            .map(|close| close.reason())
-            .collect();
+    fn every_reason_has_its_own_label_and_clients_receive_six_of_them() {
+        let reasons: BTreeSet<_> = CloseReason::ALL.iter().map(|close| close.label()).collect();
         assert_eq!(reasons.len(), CloseReason::ALL.len());
-        let told: Vec<_> = CloseReason::ALL
+        let client_reason: Vec<_> = CloseReason::ALL
             .iter()
-            .filter_map(|close| close.told())
+            .filter_map(|close| close.client_reason())
             .collect();
         assert_eq!(
-            told,
+            client_reason,
             [
                 "drain",
                 "age",

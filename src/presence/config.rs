@@ -1,22 +1,23 @@
-//! Where the registry of all pods is kept (`registry:` in the configuration).
+//! Settings of the presence store.
 
-/// The registry over all pods.
+/// Presence over all pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// A NATS KV bucket; none: each pod knows its own clients only.
-    pub bucket: Option<Bucket>,
-    /// Size of a bucket that is made here, in bytes.
+    /// NATS KV bucket. `None`: each pod knows only its own clients.
+    pub bucket: Option<BucketName>,
+    /// Size of the bucket in bytes, if it is created here.
     pub max_bytes: u64,
 }
 
 impl Config {
-    /// 64 KiB: fewer than a hundred entries are of no use to a pod.
+    /// 64 KiB: fewer than a hundred entries are of no use.
     pub const MAX_BYTES_MIN: u64 = 64 * 1024;
 }
 
 impl Default for Config {
     fn default() -> Self {
-        // 64 MiB: a hundred thousand event streams of about 0.5 KiB. JetStream reserves it, so not more.
+        // 64 MiB: a hundred thousand event streams of about 0.5 KiB. Not more, because JetStream
+        // reserves it.
         Self {
             bucket: None,
             max_bytes: 64 * 1024 * 1024,
@@ -24,21 +25,21 @@ impl Default for Config {
     }
 }
 
-/// The name of a bucket: letters, digits, `_` and `-`, as NATS has it.
+/// Name of a bucket: letters, digits, `_` and `-`, as NATS requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bucket(Box<str>);
+pub struct BucketName(Box<str>);
 
-impl Bucket {
-    /// Takes a name; the error is a sentence.
+impl BucketName {
+    /// Parses a name; the error is a sentence.
     ///
-    /// # Errors
-    /// When NATS would not take it.
+    /// # Errors If NATS would reject the name.
     pub fn parse(name: &str) -> Result<Self, &'static str> {
-        // 128: half of what a file name on the server's disk may have, for a stream's name with its prefix.
+        // 128: half the length of a file name on the server's disk, for the stream name with its
+        // prefix.
         let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         match name.len() {
             1..=128 if name.bytes().all(is_sound) => Ok(Self(name.into())),
-            _ => Err("the name of a bucket has 1 to 128 letters, digits, `_` and `-`"),
+            _ => Err("a bucket name has 1 to 128 letters, digits, `_` and `-`"),
         }
     }
 
@@ -54,12 +55,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_has_a_name_that_nats_takes() {
+    fn bucket_names_follow_the_rules_of_nats() {
         for name in ["clients", "SSE_clients-2", &"b".repeat(128)] {
-            assert_eq!(Bucket::parse(name).unwrap().as_str(), name);
+            assert_eq!(BucketName::parse(name).unwrap().as_str(), name);
         }
         for name in ["", "a.b", "a b", "a>", "é", &"b".repeat(129)] {
-            Bucket::parse(name).unwrap_err();
+            BucketName::parse(name).unwrap_err();
         }
     }
 }

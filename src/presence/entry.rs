@@ -1,4 +1,8 @@
-//! What all pods are told of one event stream: its key and its value in a bucket.
+//! Entry of one event stream in the presence bucket: key, value, and rules for claiming a position.
+//!
+//! Pure. The value is JSON; its field names are what `nats kv get` and `/connections` show. Times
+//! are milliseconds of Unix time. Each value contains the time at which it expires, so that readers
+//! do not depend on the server deleting it.
 
 use std::time::Duration;
 
@@ -8,16 +12,16 @@ use sha2::{Digest, Sha256};
 use super::{CloseReason, State};
 use crate::sse::EventId;
 
-/// Key of an entry: `<client>.<connection>` for an event stream, `<client>.<connection>.position` for the position that a
-/// drain has recorded of it.
+/// Key of an entry: `<client>.<connection>` for an event stream, `<client>.<connection>.position`
+/// for the position that a drain recorded.
 ///
-/// Positions have keys of their own, so that looking for those of a client costs nothing more when many event streams are
-/// open under its name.
+/// Positions have their own keys, so that looking up those of a client does not become slower with
+/// the number of event streams that are open under its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Who it is, by the route's `client`.
+    /// Client name, from the route's `client`.
     pub client: String,
-    /// Tells the event stream from all others, of all pods and times.
+    /// Identifies the event stream among those of all pods and times.
     pub connection: String,
     /// The entry is a recorded position.
     pub is_position: bool,
@@ -27,7 +31,7 @@ pub struct Key {
 pub const POSITION: &str = "position";
 
 impl Key {
-    /// The key as NATS takes it, whatever the client is called.
+    /// Encodes the key for NATS, for any client name.
     #[must_use]
     pub fn encode(&self) -> String {
         let (client, connection) = (token(&self.client), token(&self.connection));
@@ -38,7 +42,7 @@ impl Key {
         }
     }
 
-    /// Reads what [`Key::encode`] has written.
+    /// Decodes the output of [`Key::encode`].
     #[must_use]
     pub fn decode(text: &str) -> Option<Self> {
         let (client, rest) = text.split_once('.')?;
@@ -48,15 +52,16 @@ impl Key {
             None => (rest, false),
         };
         Some(Self {
-            client: plain(client)?,
-            connection: plain(connection)?,
+            client: decode_token(client)?,
+            connection: decode_token(connection)?,
             is_position,
         })
     }
 }
 
-/// Any text as one token of a key (ADR-8: letters, digits and `-/_=`): what is no letter, digit, `-` or `_` becomes `=`
-/// and two hex digits a byte, and nothing at all a single `=`.
+/// Encodes any text as one token of a key (ADR-8: letters, digits and `-/_=`). Any other byte than
+/// a letter, a digit, `-` or `_` becomes `=` and two hex digits; the empty text becomes a single
+/// `=`.
 #[must_use]
 pub fn token(text: &str) -> String {
     if text.is_empty() {
@@ -72,7 +77,7 @@ pub fn token(text: &str) -> String {
     token
 }
 
-fn plain(token: &str) -> Option<String> {
+fn decode_token(token: &str) -> Option<String> {
     if token == "=" {
         return Some(String::new());
     }
@@ -91,48 +96,50 @@ fn plain(token: &str) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8(bytes).ok())?
 }
 
-/// The value: what is told of one event stream. Times are in milliseconds of Unix time.
+/// Value of an entry. Times are milliseconds of Unix time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Which pod serves it, or did.
+    /// Name of the pod that serves the event stream, or did.
     pub pod: String,
-    /// The path as it is configured.
+    /// Path of the route as configured.
     pub route: String,
-    /// The first [`SUBJECTS_MAX`] of the filters that it reads.
+    /// The first [`SUBJECTS_MAX`] filters of the event stream.
     pub subjects: Vec<String>,
-    /// All filters that it reads, when there are more.
+    /// Digest of all its filters, if there are more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlisted: Option<Unlisted>,
-    /// Where it stands. `reconnecting` with a `reason`: it was handed over, and its client is expected at another pod.
+    /// State of the event stream. `reconnecting` with a `reason`: a drain ended it, and its client
+    /// is expected on another pod.
     pub state: State,
-    /// Since when.
+    /// Start of the state.
     pub since: u64,
-    /// The position that was handed out last; once it has ended by a drain, the last one that was sent.
+    /// Last event id that was sent.
     pub last_event_id: String,
-    /// Why it ended; none while it is open.
+    /// Reason of the end; `None` while it is open.
     #[serde(default)]
     pub reason: Option<String>,
-    /// When a client that came back without a position resumed from this one.
+    /// Time at which a client without a position resumed from this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<u64>,
-    /// After this it says nothing any more: its pod is gone, or everyone has had time to read it.
+    /// Time after which the entry is obsolete: its pod is gone, or readers have had time to read
+    /// it.
     pub expires: u64,
 }
 
-/// 4 filters of at most 255 bytes each are listed in an entry: however many a client names, its entry stays below 3 KiB.
+/// 4 filters of at most 255 bytes each: the entry stays below 2 KiB for any number of filters.
 pub const SUBJECTS_MAX: usize = 4;
 
-/// Filters of an event stream that reads more than an entry lists.
+/// Digest of the filters of an event stream that has more than an entry lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unlisted {
-    /// Number of filters, those that are listed included.
+    /// Number of filters, listed ones included.
     pub total: usize,
-    /// SHA-256 over all of them, joined by line ends: recognises a request for the same ones.
+    /// SHA-256 of all filters, joined by line feeds: identifies a request for the same filters.
     pub sha256: String,
 }
 
 impl Unlisted {
-    /// Cuts a list of filters to what an entry lists; what was cut is summed up.
+    /// Truncates a list of filters to what an entry lists. Returns a digest if it was longer.
     #[must_use]
     pub fn cut(subjects: &mut Vec<String>) -> Option<Self> {
         if subjects.len() <= SUBJECTS_MAX {
@@ -146,24 +153,25 @@ impl Unlisted {
     }
 }
 
-/// A minute: how long after a drain its clients may come back without a position, and how long an end is told.
+/// One minute: how long clients may reconnect without a position after a drain, and how long an
+/// ended entry is kept.
 pub const ENDED_FOR: Duration = Duration::from_secs(60);
 
-/// Who comes back, and to what.
+/// Request of a reconnecting client for its recorded position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Who it is, by the route's own `client`.
+pub struct ClaimRequest {
+    /// Client name, from the route's own `client`.
     pub client: String,
-    /// The path as it is configured.
+    /// Path of the route as configured.
     pub route: String,
-    /// The filters that it wants to read; the first of them, as in an entry.
+    /// Filters of the event stream, truncated as in an entry.
     pub subjects: Vec<String>,
-    /// All of them, when there are more than an entry lists.
+    /// Digest of all filters, if an entry does not list all.
     pub unlisted: Option<Unlisted>,
 }
 
-impl Wanted {
-    /// An event stream of these filters.
+impl ClaimRequest {
+    /// Returns the request for an event stream with these filters.
     #[must_use]
     pub fn new(client: String, route: String, mut subjects: Vec<String>) -> Self {
         let unlisted = Unlisted::cut(&mut subjects);
@@ -177,35 +185,36 @@ impl Wanted {
 }
 
 impl Entry {
-    /// Whether it still says anything.
+    /// Returns true if the entry has not expired.
     #[must_use]
     pub fn is_current(&self, now: u64) -> bool {
         self.expires > now
     }
 
-    /// Whether a drain has left it for whoever comes back so.
+    /// Returns true if a drain recorded the position for such a request, and it is not claimed.
     #[must_use]
-    pub fn is_left_for(&self, wanted: &Wanted, now: u64) -> bool {
-        self.state == State::Reconnecting && self.is_recorded_for(wanted, now)
+    pub fn is_available_to(&self, request: &ClaimRequest, now: u64) -> bool {
+        self.state == State::Reconnecting && self.is_recorded_for(request, now)
     }
 
-    /// Whether a drain has left it so, and another connection has resumed from it.
+    /// Returns true if a drain recorded the position for such a request, and another connection has
+    /// claimed it.
     #[must_use]
-    pub fn is_claimed_from(&self, wanted: &Wanted, now: u64) -> bool {
-        self.claimed.is_some() && self.is_recorded_for(wanted, now)
+    pub fn is_claimed_from(&self, request: &ClaimRequest, now: u64) -> bool {
+        self.claimed.is_some() && self.is_recorded_for(request, now)
     }
 
-    fn is_recorded_for(&self, wanted: &Wanted, now: u64) -> bool {
-        self.reason.as_deref() == Some(CloseReason::Drain.reason())
+    fn is_recorded_for(&self, request: &ClaimRequest, now: u64) -> bool {
+        self.reason.as_deref() == Some(CloseReason::Drain.label())
             && self.is_current(now)
             && now.saturating_sub(self.since) < ENDED_FOR.as_millis() as u64
-            && self.route == wanted.route
-            && self.subjects == wanted.subjects
-            && self.unlisted == wanted.unlisted
+            && self.route == request.route
+            && self.subjects == request.subjects
+            && self.unlisted == request.unlisted
     }
 
-    /// Whether a client that was served up to `id` has passed it: in each of the sources of `id` it is at or before that
-    /// position.
+    /// Returns true if a client with `id` is past the recorded position: for each source in `id`,
+    /// the record is at or before it.
     #[must_use]
     pub fn is_passed_by(&self, id: &EventId) -> bool {
         let Ok(recorded) = EventId::parse(self.last_event_id.as_bytes()) else {
@@ -215,8 +224,8 @@ impl Entry {
         !id.components().is_empty() && id.components().iter().all(|at| is_passed(at.seq, at.tag))
     }
 
-    /// The same, when a connection without a position resumes from it: no other connection may, and those that come for it
-    /// learn that one has.
+    /// Returns the entry as claimed by a connection without a position. No other connection may
+    /// claim it; those that try can see that it was claimed.
     #[must_use]
     pub fn claim(&self, now: u64) -> Self {
         Self {
@@ -225,7 +234,7 @@ impl Entry {
         }
     }
 
-    /// The same, when its client has a position itself and this one is obsolete.
+    /// Returns the entry as removed, because its client has a position and no longer needs it.
     #[must_use]
     pub fn remove(&self, now: u64) -> Self {
         Self {
@@ -245,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_client_has_a_key_that_is_legal_and_read_back(client in any::<String>(), connection in "[a-f0-9-]{1,20}", is_position: bool) {
+        fn every_client_name_has_a_valid_key_that_decodes(client in any::<String>(), connection in "[a-f0-9-]{1,20}", is_position: bool) {
             let key = Key { client, connection, is_position };
             let text = key.encode();
             prop_assert_eq!(text.matches('.').count(), 1 + usize::from(is_position));
@@ -255,7 +264,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_gets_an_answer(text in any::<String>()) {
+        fn decoding_never_panics_and_round_trips(text in any::<String>()) {
             if let Some(key) = Key::decode(&text) {
                 prop_assert_eq!(Key::decode(&key.encode()), Some(key));
             }
@@ -263,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_written_as_documented_and_what_is_none_is_not_read() {
+    fn keys_are_encoded_as_documented_and_invalid_ones_are_rejected() {
         let key = |client: &str| {
             Key {
                 client: client.into(),
@@ -315,28 +324,31 @@ mod tests {
         }
     }
 
-    fn wanted() -> Wanted {
-        Wanted::new("42".into(), left().route, left().subjects)
+    fn request() -> ClaimRequest {
+        ClaimRequest::new("42".into(), left().route, left().subjects)
     }
 
     #[test]
-    fn only_what_a_drain_left_within_a_minute_for_this_route_and_these_subjects_is_taken_over() {
-        assert!(left().is_left_for(&wanted(), NOW) && left().is_left_for(&wanted(), NOW + 59_999));
-        for (what, entry, wanted) in [
+    fn position_is_claimable_only_within_a_minute_for_the_same_route_and_subjects() {
+        assert!(
+            left().is_available_to(&request(), NOW)
+                && left().is_available_to(&request(), NOW + 59_999)
+        );
+        for (what, entry, request) in [
             (
                 "other subjects",
                 left(),
-                Wanted {
+                ClaimRequest {
                     subjects: vec!["a.1".into()],
-                    ..wanted()
+                    ..request()
                 },
             ),
             (
                 "another route",
                 left(),
-                Wanted {
+                ClaimRequest {
                     route: "/all".into(),
-                    ..wanted()
+                    ..request()
                 },
             ),
             (
@@ -345,7 +357,7 @@ mod tests {
                     reason: None,
                     ..left()
                 },
-                wanted(),
+                request(),
             ),
             (
                 "ended otherwise",
@@ -353,10 +365,10 @@ mod tests {
                     reason: Some("client".into()),
                     ..left()
                 },
-                wanted(),
+                request(),
             ),
-            ("claimed already", left().claim(NOW), wanted()),
-            ("removed", left().remove(NOW), wanted()),
+            ("claimed already", left().claim(NOW), request()),
+            ("removed", left().remove(NOW), request()),
             (
                 "a minute ago",
                 Entry {
@@ -364,7 +376,7 @@ mod tests {
                     expires: NOW + 1,
                     ..left()
                 },
-                wanted(),
+                request(),
             ),
             (
                 "expired",
@@ -372,39 +384,39 @@ mod tests {
                     expires: NOW,
                     ..left()
                 },
-                wanted(),
+                request(),
             ),
         ] {
-            assert!(!entry.is_left_for(&wanted, NOW), "{what}");
+            assert!(!entry.is_available_to(&request, NOW), "{what}");
         }
     }
 
     #[test]
-    fn only_a_claim_for_the_same_route_and_subjects_is_reported_to_others() {
+    fn claim_is_visible_only_to_requests_for_the_same_route_and_subjects() {
         let claimed = left().claim(NOW);
         assert!(
-            claimed.is_claimed_from(&wanted(), NOW)
-                && claimed.is_claimed_from(&wanted(), NOW + 59_999)
+            claimed.is_claimed_from(&request(), NOW)
+                && claimed.is_claimed_from(&request(), NOW + 59_999)
         );
-        for (what, entry, wanted) in [
+        for (what, entry, request) in [
             (
                 "other subjects",
                 claimed.clone(),
-                Wanted::new("42".into(), left().route, vec!["b".into()]),
+                ClaimRequest::new("42".into(), left().route, vec!["b".into()]),
             ),
             (
                 "another route",
                 claimed.clone(),
-                Wanted {
+                ClaimRequest {
                     route: "/all".into(),
-                    ..wanted()
+                    ..request()
                 },
             ),
-            ("left for it", left(), wanted()),
-            ("removed by its owner", left().remove(NOW), wanted()),
-            ("a minute ago", left().claim(NOW - 60_000), wanted()),
+            ("left for it", left(), request()),
+            ("removed by its owner", left().remove(NOW), request()),
+            ("a minute ago", left().claim(NOW - 60_000), request()),
         ] {
-            assert!(!entry.is_claimed_from(&wanted, NOW), "{what}");
+            assert!(!entry.is_claimed_from(&request, NOW), "{what}");
         }
     }
 
@@ -423,7 +435,7 @@ mod tests {
                 && !passes("3fa9c1-7", "3fa9c2-7")
                 && !passes("nonsense", "3fa9c1-7")
         );
-        // Several sources: each of them counts; a source of core subjects is left out by the caller.
+        // Several sources: each must be passed. The caller leaves out sources of core subjects.
         assert!(
             passes("3fa9c1-7.aaaaaa-3", "3fa9c1-7.aaaaaa-4")
                 && passes("3fa9c1-7.aaaaaa-3", "3fa9c1-9")
@@ -433,27 +445,29 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lists_four_subjects_and_recognises_all_of_them() {
+    fn entry_lists_four_subjects_and_identifies_all_of_them() {
         let many: Vec<String> = (0..16).map(|number| format!("a.{number}")).collect();
-        let wanted = Wanted::new("42".into(), left().route, many.clone());
+        let request = ClaimRequest::new("42".into(), left().route, many.clone());
         assert_eq!(
             (
-                wanted.subjects.len(),
-                wanted.unlisted.as_ref().unwrap().total
+                request.subjects.len(),
+                request.unlisted.as_ref().unwrap().total
             ),
             (SUBJECTS_MAX, 16)
         );
-        let (subjects, unlisted) = (wanted.subjects.clone(), wanted.unlisted.clone());
+        let (subjects, unlisted) = (request.subjects.clone(), request.unlisted.clone());
         let entry = Entry {
             subjects,
             unlisted,
             ..left()
         };
-        assert!(entry.is_left_for(&wanted, NOW));
+        assert!(entry.is_available_to(&request, NOW));
         let mut other = many.clone();
         other[15] = "a.x".into();
         for other in [other, many[..15].to_vec(), many[..4].to_vec()] {
-            assert!(!entry.is_left_for(&Wanted::new("42".into(), left().route, other), NOW));
+            assert!(
+                !entry.is_available_to(&ClaimRequest::new("42".into(), left().route, other), NOW)
+            );
         }
         let largest = Entry {
             subjects: vec!["s".repeat(255); SUBJECTS_MAX],

@@ -1,4 +1,7 @@
-//! One open event stream as the operator sees it.
+//! Handle of one open event stream, as seen by the admin port, the drain and the metrics.
+//!
+//! Implemented by the HTTP side. Every method may be called from any thread, also while the event
+//! stream's own thread is stalled, and none of them waits.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,80 +13,80 @@ use super::CloseReason;
 
 /// An open event stream.
 ///
-/// All of it is called from other threads than the one that serves the stream, also while that one is stalled:
-/// nothing here waits.
+/// Every method is called from other threads than the one that serves the stream, also while that
+/// one is stalled: none may wait.
 pub trait StreamHandle: Send + Sync {
-    /// The `route` label: the path as it is configured.
+    /// The `route` label: path of the route as configured.
     fn route(&self) -> &Arc<str>;
 
-    /// Whose it is.
+    /// Name of the client.
     fn client(&self) -> &str;
 
-    /// What waits for it now.
+    /// Current lag of the client.
     fn lag(&self) -> Lag;
 
-    /// Whether its own socket has refused bytes for too long while events wait.
+    /// Returns true if its socket has not accepted bytes for too long while events are waiting.
     fn is_slow(&self) -> bool;
 
-    /// What is held in memory for it alone, estimated, in bytes.
+    /// Estimated memory that only this event stream uses, in bytes.
     fn memory_bytes(&self) -> u64;
 
-    /// Everything there is to tell.
+    /// Complete information about the event stream.
     fn describe(&self) -> StreamInfo;
 
-    /// Asks it to end; returns at once. The first reason stands.
+    /// Asks it to end, and returns at once. The first reason counts.
     fn close(&self, close: CloseReason);
 }
 
-/// What `/connections` tells of one event stream; its names are the keys of that JSON.
+/// Information about one event stream. The field names are the JSON keys of `/connections`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StreamInfo {
-    /// Who it is, by the route's `client`.
+    /// Client name, from the route's `client`.
     pub client: String,
-    /// The path as it is configured.
+    /// Path of the route as configured.
     #[serde(serialize_with = "text")]
     pub route: Arc<str>,
-    /// The filters that it reads.
+    /// Filters of the event stream.
     pub subjects: Vec<String>,
-    /// How it is connected.
+    /// HTTP version of its connection.
     pub protocol: Protocol,
-    /// Whether its connection is encrypted.
+    /// The connection is encrypted.
     pub tls: bool,
-    /// Where its connection comes from; behind a proxy the proxy.
+    /// Remote address of the connection; behind a proxy, that of the proxy.
     pub remote: SocketAddr,
-    /// Where it stands.
+    /// State of the event stream.
     pub state: State,
-    /// When it was opened, in milliseconds of Unix time.
+    /// Start time, in milliseconds of Unix time.
     pub opened: u64,
-    /// The last id that was written to it; empty before the first.
+    /// Last event id that was written; empty before the first.
     pub last_event_id: String,
-    /// What waits for it.
+    /// Lag of the client.
     pub lag: Lag,
-    /// What was written to it.
+    /// Amount that was written.
     pub sent: Sent,
-    /// What is held in memory for it alone, estimated.
+    /// Estimated memory that only this event stream uses.
     #[serde(rename = "memory", serialize_with = "bytes")]
     pub memory_bytes: u64,
-    /// Whether it is slow.
+    /// The client is slow.
     pub slow: bool,
-    /// How many gaps it was told.
+    /// Number of gaps that the client received.
     pub gaps: u64,
 }
 
-/// Head minus cursor.
+/// Distance between head and cursor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lag {
-    /// Events that wait.
+    /// Number of waiting events.
     pub events: u64,
-    /// Their bytes.
+    /// Bytes of the waiting events.
     pub bytes: u64,
-    /// For how long the oldest of them has waited.
+    /// Age of the oldest waiting event.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub age: Duration,
 }
 
 impl Lag {
-    /// The larger of the two in each respect.
+    /// Returns the larger of the two in each field.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -94,16 +97,16 @@ impl Lag {
     }
 }
 
-/// What one event stream was given.
+/// Amount written to one event stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sent {
-    /// Events, control events left out.
+    /// Number of events, without control events.
     pub events: u64,
-    /// Bytes of the event stream, those of HTTP and TLS left out.
+    /// Bytes of the event stream, without those of HTTP and TLS.
     pub bytes: u64,
 }
 
-/// Where an event stream stands.
+/// State of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -111,14 +114,15 @@ pub enum State {
     Connecting,
     /// Live.
     Active,
-    /// Came back with an id and has not caught up yet; over all pods also: was handed over, and is expected elsewhere.
+    /// Resumed from an id and not caught up yet. In the presence bucket also: ended by a drain, and
+    /// expected on another pod.
     Reconnecting,
-    /// At its end.
+    /// Ended.
     Closed,
 }
 
 impl State {
-    /// As logs and JSON write it.
+    /// Name in logs and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -130,16 +134,16 @@ impl State {
     }
 }
 
-/// What an event stream is carried by.
+/// Protocol of an event stream's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Protocol {
-    /// Delimited by the close.
+    /// The response ends with the connection.
     #[serde(rename = "http/1.0")]
     Http10,
-    /// Chunked.
+    /// Chunked response.
     #[serde(rename = "http/1.1")]
     Http11,
-    /// One stream of many in its connection.
+    /// One of many streams of a connection.
     #[serde(rename = "h2")]
     H2,
 }
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_and_json_name_protocols_and_states_alike() {
+    fn labels_and_json_use_the_same_names() {
         for protocol in [Protocol::Http10, Protocol::Http11, Protocol::H2] {
             assert_eq!(serde_json::to_value(protocol).unwrap(), protocol.as_str());
         }

@@ -1,4 +1,10 @@
-//! What of this pod's event streams is still to be told to all pods: one place for each, however often it changes.
+//! Queue of presence updates: changes of this pod's event streams that are not written yet.
+//!
+//! An event stream has one place in the queue, so that several changes between two batches are one
+//! write of its current state. Threads that serve event streams only lock, mark and notify; the
+//! writer of the store calls [`PresenceQueue::next_batch`], in this order: ended streams (a
+//! reconnecting client may look for them), changed ones, and open ones that were written too long
+//! ago. The queue is bounded: by the number of open event streams, and by [`ENDED_MAX`] ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,128 +15,128 @@ use tokio::sync::Notify;
 use super::entry::{ENDED_FOR, Entry, Key, Unlisted};
 use super::{CloseReason, State, StreamHandle};
 
-/// 10,000 ends wait to be told, about 10 MB of them; what does not fit expires by itself.
+/// 10,000 waiting ends, about 10 MB. Further ones are dropped; their entries expire by themselves.
 const ENDED_MAX: usize = 10_000;
 
-/// What is to be told. Shared by those who serve and the one who writes.
+/// Updates to write. Shared by the threads that serve and the task that writes.
 #[derive(Debug)]
 pub struct PresenceQueue {
     pod: String,
     boot: String,
-    waiting: Mutex<Waiting>,
-    /// Something waits.
+    state: Mutex<QueueState>,
+    /// Notified when an update is queued.
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueueState {
     numbers: u64,
     open: HashMap<u64, Open>,
-    /// Ends first: who comes back looks for them.
+    /// Written first, because reconnecting clients look for them.
     ended: VecDeque<PresenceUpdate>,
     changed: VecDeque<u64>,
-    /// What was told and when, the oldest first; what was told again since stands there twice.
-    told: VecDeque<(Instant, u64)>,
-    lost: u64,
+    /// Times of writes, oldest first. A stream that was written again has two elements.
+    rewrites: VecDeque<(Instant, u64)>,
+    dropped: u64,
 }
 
-/// One that is open. Memory: about 100 bytes, beside the member itself.
+/// An open event stream. About 100 bytes, besides the stream itself.
 #[derive(Clone)]
 struct Open {
-    member: Weak<dyn StreamHandle>,
+    stream: Weak<dyn StreamHandle>,
     since: SystemTime,
     is_changed: bool,
-    told: Option<Instant>,
+    queued_at: Option<Instant>,
 }
 
-/// One value, to be written under its key.
+/// One value to write under its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresenceUpdate {
-    /// Which event stream of the process.
+    /// Number of the event stream in this process.
     pub number: u64,
-    /// Under which key.
+    /// Key of the entry.
     pub key: Key,
-    /// What is told.
+    /// Value of the entry.
     pub entry: Entry,
-    /// Nothing follows.
+    /// The event stream has ended: no update follows.
     pub is_end: bool,
-    /// Nothing was written under this key before.
+    /// No value was written under this key before.
     pub is_new: bool,
 }
 
-/// Position up to which a client had everything when a drain ended its event stream.
+/// Position up to which a client received everything when a drain ended its event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// The last id that was sent.
+    /// Last event id that was sent.
     pub last_event_id: String,
-    /// The client may resume from it elsewhere without sending it: the route names its clients, this one has a name, and
-    /// another pod knows the position.
+    /// The client may resume from it on another pod without sending it: the route names its
+    /// clients, this client has a name, and other pods know the position.
     pub can_be_claimed: bool,
 }
 
 impl PresenceQueue {
-    /// Nothing to tell yet. `boot` tells this process from every other.
+    /// Returns an empty queue. `boot` distinguishes this process from all others.
     #[must_use]
     pub fn new(pod: &str, boot: &str) -> Self {
-        let (waiting, wake) = (Mutex::default(), Notify::new());
+        let (state, wake) = (Mutex::default(), Notify::new());
         Self {
             pod: pod.to_owned(),
             boot: boot.to_owned(),
-            waiting,
+            state,
             wake,
         }
     }
 
-    /// An event stream has opened; its number is for the calls below.
-    pub(super) fn opened(&self, member: &Arc<dyn StreamHandle>) -> u64 {
-        let mut waiting = self.lock();
-        waiting.numbers += 1;
-        let number = waiting.numbers;
+    /// Adds an event stream. The returned number identifies it in the calls below.
+    pub(super) fn opened(&self, stream: &Arc<dyn StreamHandle>) -> u64 {
+        let mut state = self.lock();
+        state.numbers += 1;
+        let number = state.numbers;
         let open = Open {
-            member: Arc::downgrade(member),
+            stream: Arc::downgrade(stream),
             since: SystemTime::now(),
             is_changed: true,
-            told: None,
+            queued_at: None,
         };
-        waiting.open.insert(number, open);
-        waiting.changed.push_back(number);
-        drop(waiting);
+        state.open.insert(number, open);
+        state.changed.push_back(number);
+        drop(state);
         self.wake.notify_one();
         number
     }
 
-    /// Its state is another one.
+    /// Its state has changed.
     pub(super) fn changed(&self, number: u64) {
-        let mut waiting = self.lock();
-        let Some(open) = waiting.open.get_mut(&number) else {
+        let mut state = self.lock();
+        let Some(open) = state.open.get_mut(&number) else {
             return;
         };
         open.since = SystemTime::now();
-        waiting.mark(number);
-        drop(waiting);
+        state.mark_changed(number);
+        drop(state);
         self.wake.notify_one();
     }
 
-    /// It has ended. `delivered`: by a drain, with everything up to this position sent.
+    /// It has ended. `delivered`: ended by a drain, with everything up to this position sent.
     pub(super) fn ended(
         &self,
         number: u64,
-        member: &dyn StreamHandle,
+        stream: &dyn StreamHandle,
         close: CloseReason,
         delivered: Option<Delivered>,
     ) {
-        let was_told = self
+        let was_queued = self
             .lock()
             .open
             .get(&number)
-            .is_some_and(|open| open.told.is_some());
-        if !was_told && delivered.is_none() {
-            // It came and went within a moment, and nobody needs to know.
-            return self.gone(number);
+            .is_some_and(|open| open.queued_at.is_some());
+        if !was_queued && delivered.is_none() {
+            // It opened and closed within a moment: no entry is needed.
+            return self.removed(number);
         }
-        let since = millis(SystemTime::now());
-        let mut entry = self.describe(member, since, ENDED_FOR);
-        entry.reason = Some(close.reason().to_owned());
+        let since = unix_millis(SystemTime::now());
+        let mut entry = self.describe(stream, since, ENDED_FOR);
+        entry.reason = Some(close.label().to_owned());
         entry.state = if delivered.is_some() {
             State::Reconnecting
         } else {
@@ -142,7 +148,7 @@ impl PresenceQueue {
         if let Some(delivered) = delivered {
             entry.last_event_id = delivered.last_event_id;
         }
-        let key = self.key(member.client(), number);
+        let key = self.key(stream.client(), number);
         let position = can_be_claimed.then(|| PresenceUpdate {
             number,
             key: Key {
@@ -153,63 +159,63 @@ impl PresenceQueue {
             is_end: true,
             is_new: true,
         });
-        // The position alone suffices for an event stream whose entry was never written.
-        let end = (was_told || position.is_none()).then_some(PresenceUpdate {
+        // If the entry was never written, the position alone is enough.
+        let end = (was_queued || position.is_none()).then_some(PresenceUpdate {
             number,
             key,
             entry,
             is_end: true,
-            is_new: !was_told,
+            is_new: !was_queued,
         });
-        let mut waiting = self.lock();
-        waiting.open.remove(&number);
-        for told in position.into_iter().chain(end) {
-            if waiting.ended.len() < ENDED_MAX {
-                waiting.ended.push_back(told);
+        let mut state = self.lock();
+        state.open.remove(&number);
+        for update in position.into_iter().chain(end) {
+            if state.ended.len() < ENDED_MAX {
+                state.ended.push_back(update);
             } else {
-                waiting.lost += 1;
+                state.dropped += 1;
             }
         }
-        drop(waiting);
+        drop(state);
         self.wake.notify_one();
     }
 
-    /// It is not there any more, and there is nothing to say of it.
-    pub(super) fn gone(&self, number: u64) {
+    /// Removes it without an update.
+    pub(super) fn removed(&self, number: u64) {
         self.lock().open.remove(&number);
     }
 
-    /// Takes what is to be told next, at most `most`: ends, then changes, then what was told `every` ago or earlier.
-    /// It says nothing any more after twice that time.
-    pub fn take(&self, most: usize, every: Duration, now: Instant) -> Vec<PresenceUpdate> {
+    /// Takes at most `most` updates: ends, then changes, then open streams that were written
+    /// `every` ago or earlier. A written entry expires after twice that time.
+    pub fn next_batch(&self, most: usize, every: Duration, now: Instant) -> Vec<PresenceUpdate> {
         let mut taken = Vec::with_capacity(most.min(128));
         let mut open: Vec<(u64, Open)> = Vec::new();
-        let mut waiting = self.lock();
-        let wall = millis(SystemTime::now());
+        let mut state = self.lock();
+        let wall = unix_millis(SystemTime::now());
         while taken.len() < most
-            && let Some(ended) = waiting.ended.pop_front()
+            && let Some(ended) = state.ended.pop_front()
         {
             if ended.entry.is_current(wall) {
                 taken.push(ended);
             }
         }
         while taken.len() + open.len() < most
-            && let Some(number) = waiting.next(every, now)
+            && let Some(number) = state.next(every, now)
         {
-            if let Some(known) = waiting.open.get_mut(&number) {
+            if let Some(known) = state.open.get_mut(&number) {
                 open.push((number, known.clone()));
-                (known.is_changed, known.told) = (false, Some(now));
-                waiting.told.push_back((now, number));
+                (known.is_changed, known.queued_at) = (false, Some(now));
+                state.rewrites.push_back((now, number));
             }
         }
-        drop(waiting);
-        // Described without the lock: each looks into the feeds that it reads.
+        drop(state);
+        // Described without the lock: each reads the state of its feeds.
         for (number, known) in open {
-            let Some(member) = known.member.upgrade() else {
+            let Some(stream) = known.stream.upgrade() else {
                 continue;
             };
-            let entry = self.describe(&*member, millis(known.since), every * 2);
-            let (key, is_new) = (self.key(member.client(), number), known.told.is_none());
+            let entry = self.describe(&*stream, unix_millis(known.since), every * 2);
+            let (key, is_new) = (self.key(stream.client(), number), known.queued_at.is_none());
             taken.push(PresenceUpdate {
                 number,
                 key,
@@ -221,87 +227,88 @@ impl PresenceQueue {
         taken
     }
 
-    /// It could not be told and is to be told later. An end is not if nobody knows whether it was told: meanwhile
-    /// somebody may have taken over what it says.
-    pub fn failed(&self, told: PresenceUpdate, is_known: bool) {
-        let mut waiting = self.lock();
-        if !told.is_end {
-            waiting.mark(told.number);
-        } else if is_known && waiting.ended.len() < ENDED_MAX {
-            waiting.ended.push_front(told);
+    /// Queues an update whose write failed. An end is dropped if it may have been written
+    /// (`is_known` is false): meanwhile another pod may have claimed its position.
+    pub fn requeue(&self, update: PresenceUpdate, is_known: bool) {
+        let mut state = self.lock();
+        if !update.is_end {
+            state.mark_changed(update.number);
+        } else if is_known && state.ended.len() < ENDED_MAX {
+            state.ended.push_front(update);
         } else {
-            waiting.lost += 1;
+            state.dropped += 1;
         }
     }
 
-    /// Notes that its entry was not written for want of room; it waits for [`PresenceQueue::continue_postponed`].
+    /// Records that its entry was not written because the bucket is full; it waits for
+    /// [`PresenceQueue::continue_postponed`].
     pub fn postpone(&self, number: u64) {
-        let mut waiting = self.lock();
-        if let Some(open) = waiting.open.get_mut(&number) {
-            open.told = None;
+        let mut state = self.lock();
+        if let Some(open) = state.open.get_mut(&number) {
+            open.queued_at = None;
         }
     }
 
-    /// Marks those that wait for room.
+    /// Marks the postponed streams as changed.
     pub fn continue_postponed(&self) {
-        let mut waiting = self.lock();
-        let postponed = |open: &Open| open.told.is_none() && !open.is_changed;
-        let numbers: Vec<u64> = waiting
+        let mut state = self.lock();
+        let postponed = |open: &Open| open.queued_at.is_none() && !open.is_changed;
+        let numbers: Vec<u64> = state
             .open
             .iter()
             .filter(|(_, open)| postponed(open))
             .map(|(number, _)| *number)
             .collect();
         for number in numbers {
-            waiting.mark(number);
+            state.mark_changed(number);
         }
     }
 
-    /// Nothing that was told is known any more: all of it is to be told again.
-    pub fn forgotten(&self) {
-        let mut waiting = self.lock();
-        let told: Vec<u64> = waiting
+    /// Marks every written stream as changed, because the bucket lost its contents.
+    pub fn rewrite_all(&self) {
+        let mut state = self.lock();
+        let numbers: Vec<u64> = state
             .open
             .iter()
-            .filter(|(_, open)| open.told.is_some())
+            .filter(|(_, open)| open.queued_at.is_some())
             .map(|(key, _)| *key)
             .collect();
-        for number in told {
-            waiting.mark(number);
+        for number in numbers {
+            state.mark_changed(number);
         }
     }
 
-    /// How many ends were given up since the last call.
-    pub fn take_lost(&self) -> u64 {
-        std::mem::take(&mut self.lock().lost)
+    /// Number of ends dropped since the last call.
+    pub fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.lock().dropped)
     }
 
-    /// How many are open or waiting.
+    /// Number of open streams and waiting ends.
     #[must_use]
     pub fn len(&self) -> usize {
-        let waiting = self.lock();
-        waiting.open.len() + waiting.ended.len()
+        let state = self.lock();
+        state.open.len() + state.ended.len()
     }
 
-    /// Whether none is.
+    /// Returns true if the number is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether an end waits to be told.
+    /// Returns true if an end is waiting.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         !self.lock().ended.is_empty()
     }
 
-    /// Returns when something is to be told that was not before the last call; may be dropped.
-    pub async fn woken(&self) {
+    /// Returns after an update was queued since the last call. Cancel safe.
+    pub async fn wait(&self) {
         self.wake.notified().await;
     }
 
-    fn describe(&self, member: &dyn StreamHandle, since: u64, lasts: Duration) -> Entry {
-        let mut description = member.describe();
+    fn describe(&self, stream: &dyn StreamHandle, since: u64, lasts: Duration) -> Entry {
+        let mut description = stream.describe();
         let unlisted = Unlisted::cut(&mut description.subjects);
         Entry {
             pod: self.pod.clone(),
@@ -313,7 +320,7 @@ impl PresenceQueue {
             last_event_id: description.last_event_id,
             reason: None,
             claimed: None,
-            expires: millis(SystemTime::now() + lasts),
+            expires: unix_millis(SystemTime::now() + lasts),
         }
     }
 
@@ -325,14 +332,14 @@ impl PresenceQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    /// Once, however often it changes.
-    fn mark(&mut self, number: u64) {
+impl QueueState {
+    /// Queues it once, for any number of changes.
+    fn mark_changed(&mut self, number: u64) {
         if let Some(open) = self.open.get_mut(&number)
             && !std::mem::replace(&mut open.is_changed, true)
         {
@@ -340,22 +347,22 @@ impl Waiting {
         }
     }
 
-    /// One that has changed, else one that was told too long ago.
+    /// Returns a changed stream, otherwise one that was written too long ago.
     fn next(&mut self, every: Duration, now: Instant) -> Option<u64> {
         while let Some(number) = self.changed.pop_front() {
             if self.open.get(&number).is_some_and(|open| open.is_changed) {
                 return Some(number);
             }
         }
-        while let Some((told, number)) = self.told.front().copied() {
-            if now.saturating_duration_since(told) < every {
+        while let Some((queued_at, number)) = self.rewrites.front().copied() {
+            if now.saturating_duration_since(queued_at) < every {
                 return None;
             }
-            self.told.pop_front();
+            self.rewrites.pop_front();
             if self
                 .open
                 .get(&number)
-                .is_some_and(|open| open.told == Some(told))
+                .is_some_and(|open| open.queued_at == Some(queued_at))
             {
                 return Some(number);
             }
@@ -368,14 +375,14 @@ impl std::fmt::Debug for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Open")
             .field("since", &self.since)
-            .field("told", &self.told)
+            .field("queued_at", &self.queued_at)
             .finish_non_exhaustive()
     }
 }
 
 /// Milliseconds of Unix time.
 #[must_use]
-pub fn millis(time: SystemTime) -> u64 {
+pub fn unix_millis(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,65 +1,75 @@
-//! The registry over all pods as the rest of the process uses it; NATS is behind it.
+//! Interface to the presence store of all pods. Implemented by `nats::kv`.
+//!
+//! Every future is bounded in time by the implementation. Failures never affect event streams:
+//! without a store a client begins live, and an operator sees only this pod's clients.
 
 use std::fmt;
 use std::pin::Pin;
 
-use super::entry::{Entry, Key, Wanted};
+use super::entry::{ClaimRequest, Entry, Key};
 use super::queue::PresenceQueue;
 use crate::sse::EventId;
 
-/// An answer that comes later. It is bounded in time by who gives it.
-pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// Boxed future with a bounded duration.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Where clients are, over all pods.
+/// Presence store of all pods.
 pub trait PresenceStore: Send + Sync {
-    /// Where this pod's own event streams are told; never waits.
-    fn changes(&self) -> &PresenceQueue;
+    /// Queue of this pod's updates. Never waits.
+    fn queue(&self) -> &PresenceQueue;
 
-    /// The event streams of one client, on all pods, those that ended within a minute too; at most `limit`.
-    fn find<'a>(&'a self, client: &'a str, limit: usize) -> Later<'a, Result<Found, Unavailable>>;
+    /// Event streams of one client on all pods, including those that ended within a minute; at most
+    /// `limit`.
+    fn find<'a>(
+        &'a self,
+        client: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Found, Unavailable>>;
 
-    /// Takes what a drain has left for this client, if it left anything: nobody else gets it. Within 500 ms.
-    fn take_over(&self, wanted: Wanted) -> Later<'_, Claim>;
+    /// Claims the position that a drain recorded for this client. Only one caller gets it. Within
+    /// 500 ms.
+    fn claim_position(&self, request: ClaimRequest) -> BoxFuture<'_, Claim>;
 
-    /// Removes what a drain has left for this client, which was served from `has` on and needs it no more. Within 500 ms.
-    fn remove(&self, wanted: Wanted, has: EventId) -> Later<'_, ()>;
+    /// Removes the recorded position of this client, which resumed from its own position `has`.
+    /// Within 500 ms.
+    fn discard_position(&self, request: ClaimRequest, has: EventId) -> BoxFuture<'_, ()>;
 
-    /// Leaves again what was taken over in vain.
-    fn give_back(&self, handover: Handover) -> Later<'_, ()>;
+    /// Releases a claimed position: the event stream could not be opened.
+    fn release_position(&self, handover: Handover) -> BoxFuture<'_, ()>;
 }
 
-/// What is known of a client.
+/// Event streams of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// By key.
+    /// Sorted by key.
     pub entries: Vec<(Key, Entry)>,
-    /// Whether these are all.
+    /// The list has all of them.
     pub is_complete: bool,
 }
 
-/// Answer to a client that comes back without a position.
+/// Result for a client that reconnects without a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// No position is recorded for it, or the registry does not answer: it begins live.
+    /// No position is recorded, or the store does not respond: the client begins live.
     Nothing,
-    /// It resumes from this one.
+    /// The client resumes from this position.
     Granted(Box<Handover>),
-    /// A position was recorded, and it cannot resume from there: it begins live, after a gap.
+    /// A position is recorded, but the client cannot resume from it: it begins live, after a gap.
     Lost,
 }
 
-/// What was taken over.
+/// A claimed position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handover {
-    /// Whose it is.
+    /// Key of the entry.
     pub key: Key,
-    /// What the drain has left; its `last_event_id` is where to go on.
+    /// Entry that the drain recorded; the client resumes from its `last_event_id`.
     pub entry: Entry,
-    /// Which version of the key is ours now.
+    /// Revision of the key after the claim.
     pub revision: u64,
 }
 
-/// Why nothing can be told now: a sentence.
+/// Reason why the store does not respond: a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable(pub String);
 

@@ -1,4 +1,9 @@
-//! The table of open event streams: a slot and a pointer each, in shards that are locked one at a time.
+//! Table of the open event streams of this pod.
+//!
+//! Event streams are spread over [`SHARDS`] shards, each a slab with its own mutex, so that
+//! threads that open and close rarely wait for each other. A shard is locked for one insertion or
+//! removal, or to copy its handles; never while a handle is called, because a handle that closes
+//! its stream removes it from the table.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -7,45 +12,47 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{CloseReason, Delivered, Lag, PresenceStore, StreamHandle};
 
-/// Every event stream that is open on this pod. Clones share the table.
+/// All open event streams of this pod. Clones share the table.
 ///
-/// Memory: 16 bytes for each at the highest count so far, beside the member itself, which its own task holds anyway.
+/// Memory: 16 bytes per stream at the highest count ever, besides the stream itself, which its
+/// own task holds anyway.
 #[derive(Clone, Default)]
 pub struct StreamTable(Arc<Table>);
 
-/// The place of one event stream in the table; dropping it takes the event stream out.
+/// Place of one event stream in the table. Dropping it removes the stream.
 ///
-/// To be held by the task that serves, never by the member: the table holds the member, and both would stay for ever.
-#[must_use = "dropping it takes the event stream out again"]
+/// Held by the task that serves the stream, never by the stream itself: the table holds the stream,
+/// and neither would ever be freed.
+#[must_use = "dropping it removes the event stream from the table"]
 pub struct Registration {
     table: Arc<Table>,
     key: u32,
-    /// Under which all pods are told of it.
+    /// Number in the presence queue, if there is a store.
     number: Option<NonZeroU64>,
 }
 
-/// The clients of one route together.
+/// Sum over the clients of one route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteLag {
-    /// The maximum over its clients, in each respect by itself.
+    /// Maximum over its clients, in each field separately.
     pub lag: Lag,
-    /// How many of them are slow.
+    /// Number of slow clients.
     pub slow: u64,
 }
 
 impl StreamTable {
-    /// Takes an event stream in. O(1).
-    pub fn insert(&self, member: Arc<dyn StreamHandle>) -> Registration {
+    /// Adds an event stream. O(1).
+    pub fn insert(&self, stream: Arc<dyn StreamHandle>) -> Registration {
         let table = Arc::clone(&self.0);
         let shard = table.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let number = table
-            .cluster
+            .presence
             .get()
-            .and_then(|cluster| NonZeroU64::new(cluster.changes().opened(&member)));
+            .and_then(|presence| NonZeroU64::new(presence.queue().opened(&stream)));
         let slot = table.shards[shard as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(member);
+            .insert(stream);
         table.len.fetch_add(1, Ordering::Relaxed);
         Registration {
             table,
@@ -54,34 +61,34 @@ impl StreamTable {
         }
     }
 
-    /// From now on all pods are told of what is taken in. The first call counts.
-    pub fn set_cluster(&self, cluster: Arc<dyn PresenceStore>) {
-        self.0.cluster.get_or_init(|| cluster);
+    /// Sets the presence store. Streams added later are written to it. Only the first call counts.
+    pub fn set_presence(&self, presence: Arc<dyn PresenceStore>) {
+        self.0.presence.get_or_init(|| presence);
     }
 
-    /// The registry over all pods, if there is one.
+    /// The presence store, if configured.
     #[must_use]
-    pub fn cluster(&self) -> Option<&Arc<dyn PresenceStore>> {
-        self.0.cluster.get()
+    pub fn presence(&self) -> Option<&Arc<dyn PresenceStore>> {
+        self.0.presence.get()
     }
 
-    /// How many there are.
+    /// Number of open event streams.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len.load(Ordering::Relaxed)
     }
 
-    /// Whether there are none.
+    /// Returns true if the number is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Visits each; those that come or go meanwhile may be visited or not.
+    /// Calls `visit` for each stream. Streams that open or close meanwhile may be visited or not.
     pub fn for_each(&self, mut visit: impl FnMut(&dyn StreamHandle)) {
         let mut members = Vec::new();
         for shard in &self.0.shards {
-            // Copied out before the visits: one that ends its event stream would wait for its own lock.
+            // Copied before the calls: a stream that closes itself needs this lock.
             members.extend(
                 shard
                     .lock()
@@ -89,13 +96,13 @@ impl StreamTable {
                     .members()
                     .cloned(),
             );
-            for member in members.drain(..) {
-                visit(&*member);
+            for stream in members.drain(..) {
+                visit(&*stream);
             }
         }
     }
 
-    /// Those of one of the [`SHARDS`], as they are now: for a list that is written bit by bit.
+    /// Streams of one of the [`SHARDS`]: for a list that is written in parts.
     #[must_use]
     pub fn shard(&self, shard: u32) -> Vec<Arc<dyn StreamHandle>> {
         let Some(shard) = self.0.shards.get(shard as usize) else {
@@ -109,7 +116,7 @@ impl StreamTable {
             .collect()
     }
 
-    /// All of them, as they are now.
+    /// All streams.
     #[must_use]
     pub fn members(&self) -> Vec<Arc<dyn StreamHandle>> {
         let mut members = Vec::with_capacity(self.len());
@@ -125,51 +132,52 @@ impl StreamTable {
         members
     }
 
-    /// What waits for clients, by route.
+    /// Lag by route.
     #[must_use]
     pub fn lag(&self) -> BTreeMap<Arc<str>, RouteLag> {
         let mut routes = BTreeMap::<Arc<str>, RouteLag>::new();
-        self.for_each(|member| {
-            let route = match routes.get_mut(member.route()) {
+        self.for_each(|stream| {
+            let route = match routes.get_mut(stream.route()) {
                 Some(route) => route,
-                None => routes.entry(Arc::clone(member.route())).or_default(),
+                None => routes.entry(Arc::clone(stream.route())).or_default(),
             };
-            route.lag = route.lag.max(member.lag());
-            route.slow += u64::from(member.is_slow());
+            route.lag = route.lag.max(stream.lag());
+            route.slow += u64::from(stream.is_slow());
         });
         routes
     }
 }
 
 impl Registration {
-    /// Its state is another one; false if there is no registry over all pods that is told of it.
+    /// Records a change of state. Returns false if there is no presence store.
     pub fn changed(&self) -> bool {
-        let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) else {
+        let (Some(presence), Some(number)) = (self.table.presence.get(), self.number) else {
             return false;
         };
-        cluster.changes().changed(number.get());
+        presence.queue().changed(number.get());
         true
     }
 
-    /// It has ended; to be called once, with its own member. `delivered`: by a drain, with all up to this position sent.
+    /// Records the end. Called once, with its own stream. `delivered`: ended by a drain, with
+    /// everything up to this position sent.
     pub fn ended(
         &self,
-        member: &dyn StreamHandle,
+        stream: &dyn StreamHandle,
         close: CloseReason,
         delivered: Option<Delivered>,
     ) {
-        if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
-            cluster
-                .changes()
-                .ended(number.get(), member, close, delivered);
+        if let (Some(presence), Some(number)) = (self.table.presence.get(), self.number) {
+            presence
+                .queue()
+                .ended(number.get(), stream, close, delivered);
         }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let (Some(cluster), Some(number)) = (self.table.cluster.get(), self.number) {
-            cluster.changes().gone(number.get());
+        if let (Some(presence), Some(number)) = (self.table.presence.get(), self.number) {
+            presence.queue().removed(number.get());
         }
         let (slot, shard) = (self.key / SHARDS, self.key % SHARDS);
         let removed = {
@@ -180,7 +188,7 @@ impl Drop for Registration {
         };
         debug_assert!(removed.is_some(), "a registration is removed once");
         self.table.len.fetch_sub(1, Ordering::Relaxed);
-        // The member is dropped here, after the lock: what it holds may take a while to give back.
+        // Dropped after the lock is released: freeing its state may take a while.
         drop(removed);
     }
 }
@@ -201,19 +209,19 @@ impl std::fmt::Debug for Registration {
 
 // === impl Table ===
 
-/// 16: more than the cores of a sidecar, so that a visit and two openings rarely meet.
+/// 16: more than the cores of a sidecar, so that threads rarely use the same shard.
 pub const SHARDS: u32 = 16;
 
 #[derive(Default)]
 struct Table {
     shards: [Mutex<Slab>; SHARDS as usize],
-    /// Which shard the next one goes to: they fill evenly whoever opens them.
+    /// Shard of the next stream: all shards fill evenly.
     next: AtomicU32,
     len: AtomicUsize,
-    cluster: OnceLock<Arc<dyn PresenceStore>>,
+    presence: OnceLock<Arc<dyn PresenceStore>>,
 }
 
-/// Slots that are used again, the latest freed first.
+/// Slots that are reused, the last freed first.
 #[derive(Default)]
 struct Slab {
     slots: Vec<Slot>,
@@ -222,31 +230,31 @@ struct Slab {
 
 enum Slot {
     Taken(Arc<dyn StreamHandle>),
-    /// And which one was freed before it.
+    /// Index of the slot that was freed before.
     Free(Option<u32>),
 }
 
 impl Slab {
-    fn insert(&mut self, member: Arc<dyn StreamHandle>) -> u32 {
+    fn insert(&mut self, stream: Arc<dyn StreamHandle>) -> u32 {
         if let Some(slot) = self.free {
-            let freed = std::mem::replace(&mut self.slots[slot as usize], Slot::Taken(member));
+            let freed = std::mem::replace(&mut self.slots[slot as usize], Slot::Taken(stream));
             self.free = match freed {
                 Slot::Free(before) => before,
                 Slot::Taken(_) => None,
             };
             return slot;
         }
-        self.slots.push(Slot::Taken(member));
-        // Bounded by the file descriptors of the process and the streams in each, far below.
+        self.slots.push(Slot::Taken(stream));
+        // Bounded by the process's file descriptors and the streams per connection, far below.
         u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
     }
 
     fn remove(&mut self, slot: u32) -> Option<Arc<dyn StreamHandle>> {
         let taken = self.slots.get_mut(slot as usize)?;
         match std::mem::replace(taken, Slot::Free(self.free)) {
-            Slot::Taken(member) => {
+            Slot::Taken(stream) => {
                 self.free = Some(slot);
-                Some(member)
+                Some(stream)
             }
             freed @ Slot::Free(_) => {
                 *taken = freed;
@@ -257,7 +265,7 @@ impl Slab {
 
     fn members(&self) -> impl Iterator<Item = &Arc<dyn StreamHandle>> {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Taken(member) => Some(member),
+            Slot::Taken(stream) => Some(stream),
             Slot::Free(_) => None,
         })
     }

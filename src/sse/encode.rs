@@ -309,7 +309,7 @@ mod tests {
         let position = Position {
             tag: SourceTag::of_identity("t"),
             seq: 7,
-            fingerprint: Some(0xab),
+            check: Some(0xab),
         };
         let frame = Frame::event(name.as_ref(), data, position);
         let whole = String::from_utf8(frame.bytes().to_vec()).unwrap();
@@ -339,7 +339,7 @@ mod tests {
         let position = Position {
             tag: SourceTag::of_identity("t"),
             seq: 7,
-            fingerprint: None,
+            check: None,
         };
         let frames = [1, 20, 300].map(|length| Frame::event(None, &vec![b'x'; length], position));
         let mut writer = RunBuilder::default();

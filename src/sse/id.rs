@@ -1,4 +1,4 @@
-//! Event ids: a position in every source of one event stream, `tag-seq-fingerprint` joined by dots.
+//! Event ids: a position in every source of one event stream, `tag-seq-check` joined by dots.
 
 use std::fmt;
 
@@ -61,22 +61,22 @@ pub struct Position {
     /// The sequence number that was passed last; 0 stands before the first.
     pub seq: u64,
     /// Sixteen bits of the publish time of the message at `seq`; none when no message is known to stand there.
-    pub fingerprint: Option<u16>,
+    pub check: Option<u16>,
 }
 
 impl Position {
-    /// Folds a publish time (unix nanoseconds) into the fingerprint of the message.
+    /// Folds a publish time (unix nanoseconds) into the check of the message.
     #[must_use]
-    pub fn fingerprint_of(published_unix_nanos: i128) -> u16 {
+    pub fn check_of(published_unix_nanos: i128) -> u16 {
         let bytes = published_unix_nanos.to_be_bytes();
-        bytes.chunks_exact(2).fold(0, |fingerprint, pair| {
-            fingerprint ^ u16::from_be_bytes([pair[0], pair[1]])
+        bytes.chunks_exact(2).fold(0, |check, pair| {
+            check ^ u16::from_be_bytes([pair[0], pair[1]])
         })
     }
 
     fn parse(text: &str) -> Result<Self, InvalidId> {
         let mut parts = text.split('-');
-        let (Some(tag), Some(seq), fingerprint, None) =
+        let (Some(tag), Some(seq), check, None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(InvalidId::Form);
@@ -87,8 +87,8 @@ impl Position {
         Ok(Self {
             tag: SourceTag(hex(tag, 6)?),
             seq: seq.parse().map_err(|_| InvalidId::Form)?,
-            fingerprint: fingerprint
-                .map(|fingerprint| hex(fingerprint, 4).map(|value| value as u16))
+            check: check
+                .map(|check| hex(check, 4).map(|value| value as u16))
                 .transpose()?,
         })
     }
@@ -116,8 +116,8 @@ impl fmt::Display for Position {
             text[start] = byte;
         };
         let digit = |value: u32| b"0123456789abcdef"[(value % 16) as usize];
-        if let Some(fingerprint) = self.fingerprint {
-            (0..4).for_each(|place| put(digit(u32::from(fingerprint) >> (4 * place))));
+        if let Some(check) = self.check {
+            (0..4).for_each(|place| put(digit(u32::from(check) >> (4 * place))));
             put(b'-');
         }
         let mut seq = self.seq;
@@ -134,7 +134,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// A tag, twenty digits, a fingerprint, and what parts them.
+/// A tag, twenty digits, a check, and what parts them.
 const COMPONENT_LENGTH_MAX: usize = 6 + 1 + 20 + 1 + 4;
 
 /// A whole id: one component per source, found by tag, not by place.
@@ -152,7 +152,7 @@ pub enum InvalidId {
     TooMany,
     /// The same tag twice.
     Repeated,
-    /// Not `tag-seq` or `tag-seq-fingerprint` joined by dots.
+    /// Not `tag-seq` or `tag-seq-check` joined by dots.
     Form,
 }
 
@@ -252,13 +252,13 @@ mod tests {
     use super::*;
 
     fn component() -> impl Strategy<Value = Position> {
-        (0u32..1 << 24, 0..=i64::MAX as u64, any::<Option<u16>>()).prop_map(
-            |(tag, seq, fingerprint)| Position {
+        (0u32..1 << 24, 0..=i64::MAX as u64, any::<Option<u16>>()).prop_map(|(tag, seq, check)| {
+            Position {
                 tag: SourceTag(tag),
                 seq,
-                fingerprint,
-            },
-        )
+                check,
+            }
+        })
     }
 
     proptest! {
@@ -270,8 +270,8 @@ mod tests {
             let id = EventId::new(components);
             let text = id.to_string();
             prop_assert!(text.len() <= EventId::LENGTH_MAX);
-            let by_the_book = |Position { tag, seq, fingerprint }: &Position| {
-                format!("{tag}-{seq}{}", fingerprint.map_or(String::new(), |fingerprint| format!("-{fingerprint:04x}")))
+            let by_the_book = |Position { tag, seq, check }: &Position| {
+                format!("{tag}-{seq}{}", check.map_or(String::new(), |check| format!("-{check:04x}")))
             };
             prop_assert_eq!(&text, &id.components.iter().map(by_the_book).collect::<Vec<_>>().join("."));
             prop_assert_eq!(EventId::parse(text.as_bytes()), Ok(id));
@@ -297,12 +297,12 @@ mod tests {
         let one = Position {
             tag: SourceTag(0x3f_a9c1),
             seq: 18422,
-            fingerprint: Some(0x7d3e),
+            check: Some(0x7d3e),
         };
         let two = Position {
             tag: SourceTag(1),
             seq: 0,
-            fingerprint: None,
+            check: None,
         };
         assert_eq!(
             EventId::new(vec![one, two]).to_string(),
@@ -317,7 +317,7 @@ mod tests {
             "ed9319"
         );
         assert_eq!(SourceTag::of_identity("orders").to_string(), "616b44");
-        assert_eq!(Position::fingerprint_of(1_700_000_000_123_456_789), 0x7bf9);
+        assert_eq!(Position::check_of(1_700_000_000_123_456_789), 0x7bf9);
     }
 
     #[test]

@@ -220,7 +220,7 @@ async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
             &[
                 "`nats.tls.certificate`",
                 key.to_str().unwrap(),
-                "no certificate in it",
+                "no PEM certificate",
             ],
         )
         .await;

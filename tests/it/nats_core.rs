@@ -134,7 +134,7 @@ async fn a_refused_subject_is_told_and_touches_no_other() {
     let mut refused = Reader::of_core(&core, &["b.x"]).await;
     refused.until_seen(1).await;
     assert_eq!(refused.seen, [Seen::Gap(GapReason::Upstream, None)]);
-    let why = upstream.until_reported("nats", &["refuses", "b.x"]).await;
+    let why = upstream.until_reported("nats", &["denies", "b.x"]).await;
     assert!(!why.contains("_INBOX"), "{why}");
     assert!(upstream.health.is_ready());
     let options = async_nats::ConnectOptions::with_user_and_password("pub".into(), "b".into());

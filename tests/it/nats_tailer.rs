@@ -37,8 +37,18 @@ async fn what_is_published_is_read_in_order_with_the_streams_own_numbers() {
         upstream.nats.stream_state("A", 0).await.unwrap().last_seq,
         3
     );
-    assert!(upstream.nats.message_check("A", 3).await.unwrap().is_some());
-    assert_eq!(upstream.nats.message_check("A", 9).await.unwrap(), None);
+    assert!(
+        upstream
+            .nats
+            .message_fingerprint("A", 3)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(
+        upstream.nats.message_fingerprint("A", 9).await.unwrap(),
+        None
+    );
 
     // In order: afterwards nothing of ours is left at the server.
     let stream = jetstream.get_stream("A").await.unwrap();

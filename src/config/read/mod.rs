@@ -16,7 +16,7 @@ use super::walk::{Keys, Place};
 use crate::http::config::ForwardedHeader;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};
-use crate::presence::{self, Bucket};
+use crate::presence::{self, BucketName};
 use crate::telemetry::{self, logs};
 use crate::{admin, http};
 use limits::Limits;
@@ -216,7 +216,7 @@ fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Dur
 fn registry(place: &Place<'_>) -> Option<presence::Config> {
     place.map(|keys| {
         let default = presence::Config::default();
-        let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", Bucket::parse);
+        let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", BucketName::parse);
         let bucket = keys.nullable("bucket", None, bucket);
         let max_bytes = keys.or("max_bytes", default.max_bytes, |place| {
             Some(place.positive_size()? as u64)

@@ -545,7 +545,7 @@ fn slow(place: &Place<'_>) -> Option<Slow> {
         }
         Some(Slow {
             lag,
-            stall_timeout: keys.or("patience", default.stall_timeout, Place::positive_duration),
+            patience: keys.or("patience", default.patience, Place::positive_duration),
             retry: keys.or("retry", default.retry, Place::positive_duration),
             policy: keys.or("policy", default.policy, |place| place.one_of(&POLICIES)),
         })

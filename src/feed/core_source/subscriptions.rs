@@ -1,8 +1,7 @@
-//! Subscriptions of the core source: one per distinct filter, shared by all feeds that have it.
+//! Filters that feeds have in common: one subscription for each, and which feeds take what it delivers.
 //!
-//! NATS delivers one copy of a message for each matching subscription of a connection. A feed whose
-//! own filters overlap therefore receives a message only from the subscription of its first filter
-//! that matches; each feed keeps the earlier overlapping filters per subscription for that test.
+//! NATS delivers one copy of a message for each matching subscription of a connection. A feed whose own filters overlap
+//! takes a message only from the subscription of the first of its filters that matches, so that it has each message once.
 
 use std::collections::HashMap;
 
@@ -11,33 +10,32 @@ use slab::Slab;
 
 use crate::subject::{Filter, FilterSet};
 
-/// Key of one subscription. Never reused: a late message of an ended subscription finds no feed.
+/// One subscription. Never reused: a message that is late for a subscription that has ended finds no feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionKey {
-    slot: usize,
+    place: usize,
     number: u64,
 }
 
-/// All current subscriptions.
+/// Every subscription that feeds want now.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     all: Slab<Shared>,
     by_filter: HashMap<Filter, usize>,
-    /// Number of subscriptions created so far.
-    created: u64,
+    /// How many there have been.
+    made: u64,
 }
 
 #[derive(Debug)]
 struct Shared {
     number: u64,
     filter: Filter,
-    /// Receiving feeds by their slot, each with its earlier filters that overlap this one; mostly
-    /// none.
-    recipients: IndexMap<usize, Box<[Filter]>>,
+    /// By the place of the feed. Earlier filters of the feed that share subjects with this one; mostly none.
+    takers: IndexMap<usize, Box<[Filter]>>,
 }
 
 impl Subscriptions {
-    /// Adds a feed. Appends the subscriptions that have to be made to `new`.
+    /// Adds a feed. Appends the subscriptions that are new with it to `new`.
     pub(super) fn add(
         &mut self,
         feed: usize,
@@ -45,25 +43,25 @@ impl Subscriptions {
         new: &mut Vec<(SubscriptionKey, Filter)>,
     ) {
         for (nth, filter) in filters.filters().iter().enumerate() {
-            let slot = match self.by_filter.get(filter) {
-                Some(slot) => *slot,
+            let place = match self.by_filter.get(filter) {
+                Some(place) => *place,
                 None => {
-                    self.created += 1;
+                    self.made += 1;
                     let shared = Shared {
-                        number: self.created,
+                        number: self.made,
                         filter: filter.clone(),
-                        recipients: IndexMap::new(),
+                        takers: IndexMap::new(),
                     };
-                    let slot = self.all.insert(shared);
-                    self.by_filter.insert(filter.clone(), slot);
+                    let place = self.all.insert(shared);
+                    self.by_filter.insert(filter.clone(), place);
                     new.push((
                         SubscriptionKey {
-                            slot,
-                            number: self.created,
+                            place,
+                            number: self.made,
                         },
                         filter.clone(),
                     ));
-                    slot
+                    place
                 }
             };
             let earlier = filters.filters()[..nth]
@@ -71,11 +69,11 @@ impl Subscriptions {
                 .filter(|other| other.overlaps(filter))
                 .cloned()
                 .collect();
-            self.all[slot].recipients.insert(feed, earlier);
+            self.all[place].takers.insert(feed, earlier);
         }
     }
 
-    /// Removes a feed. Appends the subscriptions that no feed needs afterwards to `ended`.
+    /// Removes a feed. Appends the subscriptions that no feed wants after that to `ended`.
     pub(super) fn remove(
         &mut self,
         feed: usize,
@@ -83,69 +81,66 @@ impl Subscriptions {
         ended: &mut Vec<SubscriptionKey>,
     ) {
         for filter in filters.filters() {
-            let Some(slot) = self.by_filter.get(filter).copied() else {
+            let Some(place) = self.by_filter.get(filter).copied() else {
                 continue;
             };
-            let shared = &mut self.all[slot];
-            shared.recipients.swap_remove(&feed);
-            if shared.recipients.is_empty() {
+            let shared = &mut self.all[place];
+            shared.takers.swap_remove(&feed);
+            if shared.takers.is_empty() {
                 ended.push(SubscriptionKey {
-                    slot,
+                    place,
                     number: shared.number,
                 });
                 self.by_filter.remove(filter);
-                self.all.remove(slot);
+                self.all.remove(place);
             }
         }
     }
 
-    /// Returns the feeds that receive a message with this subject from this subscription.
-    pub(super) fn recipients(
+    /// The feeds that take a message of this subject from this subscription.
+    pub(super) fn takers(
         &self,
         key: SubscriptionKey,
         subject: &str,
     ) -> impl Iterator<Item = usize> {
-        let recipients = self
-            .get(key)
-            .into_iter()
-            .flat_map(|shared| &shared.recipients);
-        recipients
+        let takers = self.get(key).into_iter().flat_map(|shared| &shared.takers);
+        takers
             .filter(move |(_, earlier)| !earlier.iter().any(|filter| filter.matches(subject)))
             .map(|(feed, _)| *feed)
     }
 
-    /// Returns the feeds with this filter.
+    /// The feeds with this filter.
     pub(super) fn feeds(&self, key: SubscriptionKey) -> impl Iterator<Item = usize> {
         self.get(key)
             .into_iter()
-            .flat_map(|shared| shared.recipients.keys().copied())
+            .flat_map(|shared| shared.takers.keys().copied())
     }
 
-    /// Returns the filter of a subscription that has not ended.
+    /// The filter of a subscription that has not ended.
     pub(super) fn filter(&self, key: SubscriptionKey) -> Option<&Filter> {
         self.get(key).map(|shared| &shared.filter)
     }
 
-    /// Returns the number of feeds with this filter.
+    /// How many feeds have this filter.
     pub(super) fn count(&self, key: SubscriptionKey) -> usize {
-        self.get(key).map_or(0, |shared| shared.recipients.len())
+        self.get(key).map_or(0, |shared| shared.takers.len())
     }
 
-    /// Returns the subscription of a filter, if it exists.
+    /// The subscription of a filter, if a feed wants it.
     pub(super) fn find(&self, filter: &Filter) -> Option<SubscriptionKey> {
-        let slot = *self.by_filter.get(filter)?;
+        let place = *self.by_filter.get(filter)?;
         Some(SubscriptionKey {
-            slot,
-            number: self.all[slot].number,
+            place,
+            number: self.all[place].number,
         })
     }
 
-    /// Iterates over all subscriptions.
+    /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SubscriptionKey, &Filter)> {
-        self.all.iter().map(|(slot, shared)| {
+        self.all.iter().map(|(place, shared)| {
             (
                 SubscriptionKey {
-                    slot,
+                    place,
                     number: shared.number,
                 },
                 &shared.filter,
@@ -155,7 +150,7 @@ impl Subscriptions {
 
     fn get(&self, key: SubscriptionKey) -> Option<&Shared> {
         self.all
-            .get(key.slot)
+            .get(key.place)
             .filter(|shared| shared.number == key.number)
     }
 }
@@ -190,7 +185,7 @@ mod tests {
                 let mut found: Vec<usize> = Vec::new();
                 for (key, filter) in subscriptions.iter() {
                     if filter.matches(&subject) {
-                        found.extend(subscriptions.recipients(key, &subject));
+                        found.extend(subscriptions.takers(key, &subject));
                     }
                 }
                 found.sort_unstable();

@@ -1,10 +1,4 @@
-//! Writer of all core feeds: numbers each message once and appends it to every feed that matches.
-//!
-//! One task owns the writer (`nats::core`). It alternates between [`CoreWriter::change`], which
-//! reports which subscriptions to make and to end, and [`CoreWriter::append`] with the messages
-//! that arrived. A batch is sorted by feed, so that each feed is locked once and each shard is
-//! notified once. A message that a feed's window already has (same subject and `Nats-Msg-Id`) is
-//! omitted in that feed.
+//! The one writer of all feeds of core subjects: numbers each message once and appends it to the feeds that want it.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
@@ -16,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use slab::Slab;
 
 use super::subscriptions::{SubscriptionKey, Subscriptions};
-use super::{SequenceCounter, SubscribeRequests};
+use super::{Numbers, SubscribeRequests};
 use crate::feed::dedup::Dedup;
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::feed_map::FeedLease;
@@ -27,234 +21,232 @@ use crate::feed::{Budget, Gap, GapReason};
 use crate::sse::{Event, Position};
 use crate::subject::{Filter, FilterSet};
 
-/// Deliveries to feeds after which a batch is flushed: 16,384 take a few milliseconds and 256 KiB.
+/// Deliveries to feeds after which a batch is appended: 16,384 take a few milliseconds and 256 KiB.
 pub const FAN_OUT_MAX: usize = 16_384;
 
-/// Writing side of the core source. Dropping it ends every feed.
+/// The writing side of core subjects. Dropping it ends every feed.
 #[derive(Debug)]
 pub struct CoreWriter {
-    sequence: Arc<SequenceCounter>,
+    numbers: Arc<Numbers>,
     budget: Arc<Budget>,
-    requests: SubscribeRequests<FeedLease>,
-    feeds: Slab<CoreFeed>,
+    demands: SubscribeRequests<FeedLease>,
+    feeds: Slab<Written>,
     subscriptions: Subscriptions,
-    /// Resolves to the slot of a feed whose idle period is over.
-    idle: FuturesUnordered<Pin<Box<dyn Future<Output = usize> + Send>>>,
-    /// Number of feeds created so far.
-    created: u64,
+    /// Resolves to a feed that had no reader for long enough.
+    unwanted: FuturesUnordered<Pin<Box<dyn Future<Output = usize> + Send>>>,
+    /// How many feeds there have been.
+    made: u64,
     hasher: RandomState,
-    wake_list: WakeList,
-    /// Current batch and its deliveries to feeds; kept to reuse their memory.
-    batch: Vec<BatchItem>,
-    deliveries: Vec<Delivery>,
+    news: WakeList,
+    /// The batch: what its messages became, and which feed wants which of them. Kept for their memory.
+    steps: Vec<Step>,
+    wanted: Vec<Wanted>,
 }
 
-/// Key of one feed. Never reused.
+/// One feed. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FeedKey {
-    slot: usize,
+    place: usize,
     number: u64,
 }
 
-/// Change of the set of subscriptions.
+/// A change of what is to be subscribed to.
 #[derive(Debug)]
 pub enum Change {
-    /// A feed was created. Its readers start after [`CoreWriter::confirm_subscribed`].
-    Subscribe {
-        /// Key of the feed.
+    /// A feed is wanted. Its readers begin once [`CoreWriter::established`] is called for it.
+    Wanted {
+        /// The feed.
         feed: FeedKey,
-        /// Subscriptions to make; the feed's other filters have one already.
+        /// Subscriptions to make for it; its other filters have one already.
         subscribe: Vec<(SubscriptionKey, Filter)>,
     },
-    /// A feed has ended and no other feed needs these subscriptions.
-    Unsubscribe {
+    /// A feed has ended; no other feed wants these subscriptions.
+    Unwanted {
         /// Subscriptions to end.
         unsubscribe: Vec<SubscriptionKey>,
     },
 }
 
-/// Message of one subscription.
+/// A message of one subscription.
 #[derive(Debug)]
 pub enum Received {
-    /// Decoded event; the writer sets its position.
+    /// It became an event. Its position is set by the writer.
     Event(Event),
-    /// The message is larger than an event may be; its subject.
-    TooLarge(Arc<str>),
+    /// It is too large to become one; its subject.
+    Lost(Arc<str>),
 }
 
 #[derive(Debug)]
-struct CoreFeed {
+struct Written {
     number: u64,
     lease: FeedLease,
-    dedup: Dedup,
-    /// Its readers have started, so they receive gaps.
-    is_subscribed: bool,
+    repeats: Dedup,
+    /// Its readers have begun: they are told of what is missing.
+    is_established: bool,
 }
 
-/// Decoded message of the current batch.
+/// What a message became.
 #[derive(Debug)]
-enum BatchItem {
+enum Step {
     Event {
-        encoded: Arc<EncodedEvent>,
-        /// Hash of the subject and `Nats-Msg-Id`.
+        logged: Arc<EncodedEvent>,
+        /// Its subject and what its publisher calls it.
         id: Option<u64>,
     },
     Gap(Gap, Position),
 }
 
-/// One delivery to a feed; sorts by feed, then by order of receipt.
+/// One delivery to a feed, ordered by feed and then as received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Delivery {
+struct Wanted {
     feed: usize,
-    item: usize,
+    step: usize,
 }
 
 impl CoreWriter {
     pub(super) fn new(
-        sequence: Arc<SequenceCounter>,
-        requests: SubscribeRequests<FeedLease>,
+        numbers: Arc<Numbers>,
+        demands: SubscribeRequests<FeedLease>,
         budget: &Arc<Budget>,
     ) -> Self {
         Self {
-            sequence,
+            numbers,
             budget: budget.clone(),
-            requests,
+            demands,
             feeds: Slab::new(),
             subscriptions: Subscriptions::default(),
-            idle: FuturesUnordered::new(),
-            created: 0,
+            unwanted: FuturesUnordered::new(),
+            made: 0,
             hasher: RandomState::new(),
-            wake_list: WakeList::default(),
-            batch: Vec::new(),
-            deliveries: Vec::new(),
+            news: WakeList::default(),
+            steps: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
-    /// Returns the next change of the subscriptions; `None` after the reading side is gone. Cancel
-    /// safe.
+    /// The next change of what is to be subscribed to; none once no reader can come any more. Cancellation safe.
     pub async fn change(&mut self) -> Option<Change> {
         tokio::select! {
             biased;
-            Some(feed) = self.idle.next(), if !self.idle.is_empty() => Some(self.remove(feed)),
-            request = self.requests.recv() => request.map(|request| self.add(request.writer)),
+            Some(feed) = self.unwanted.next(), if !self.unwanted.is_empty() => Some(self.remove(feed)),
+            demand = self.demands.recv() => demand.map(|demand| self.add(demand.writer)),
         }
     }
 
     fn add(&mut self, lease: FeedLease) -> Change {
-        self.created += 1;
-        let number = self.created;
+        self.made += 1;
+        let number = self.made;
         let (filters, mut watch) = (lease.feed().filters.clone(), lease.watch());
-        let dedup = Dedup::new(&self.budget);
-        let slot = self.feeds.insert(CoreFeed {
+        let repeats = Dedup::new(&self.budget);
+        let place = self.feeds.insert(Written {
             number,
             lease,
-            dedup,
-            is_subscribed: false,
+            repeats,
+            is_established: false,
         });
         let mut subscribe = Vec::new();
-        self.subscriptions.add(slot, &filters, &mut subscribe);
-        self.idle.push(Box::pin(async move {
-            watch.wait_idle().await;
-            slot
+        self.subscriptions.add(place, &filters, &mut subscribe);
+        self.unwanted.push(Box::pin(async move {
+            watch.unwanted().await;
+            place
         }));
-        Change::Subscribe {
-            feed: FeedKey { slot, number },
+        Change::Wanted {
+            feed: FeedKey { place, number },
             subscribe,
         }
     }
 
-    fn remove(&mut self, slot: usize) -> Change {
+    fn remove(&mut self, place: usize) -> Change {
         let mut unsubscribe = Vec::new();
-        let CoreFeed { lease, .. } = self.feeds.remove(slot);
+        let Written { lease, .. } = self.feeds.remove(place);
         self.subscriptions
-            .remove(slot, &lease.feed().filters, &mut unsubscribe);
-        Change::Unsubscribe { unsubscribe }
+            .remove(place, &lease.feed().filters, &mut unsubscribe);
+        Change::Unwanted { unsubscribe }
     }
 
-    /// Confirms that the server has the subscriptions of a feed: its waiting readers may start.
-    pub fn confirm_subscribed(&mut self, feed: FeedKey) {
+    /// Confirms that the server has the subscriptions of a feed: readers that wait to begin may begin.
+    pub fn established(&mut self, feed: FeedKey) {
         if let Some(written) = self
             .feeds
-            .get_mut(feed.slot)
+            .get_mut(feed.place)
             .filter(|written| written.number == feed.number)
         {
-            written.is_subscribed = true;
-            written.lease.confirm_subscribed();
+            written.is_established = true;
+            written.lease.established();
         }
     }
 
-    /// Iterates over the current subscriptions.
+    /// Every subscription that is wanted now.
     pub fn subscriptions(&self) -> impl Iterator<Item = (SubscriptionKey, &Filter)> {
         self.subscriptions.iter()
     }
 
-    /// Returns the subscription of a filter, if it exists.
+    /// The subscription of a filter, if a feed wants it.
     #[must_use]
     pub fn find(&self, filter: &Filter) -> Option<SubscriptionKey> {
         self.subscriptions.find(filter)
     }
 
-    /// Returns the filter of a subscription that has not ended.
+    /// The filter of a subscription, while it is wanted.
     #[must_use]
     pub fn filter(&self, key: SubscriptionKey) -> Option<&Filter> {
         self.subscriptions.filter(key)
     }
 
-    /// Number of feeds that share a subscription: the fan-out of one message.
+    /// How many feeds share a subscription: what one message of it costs.
     #[must_use]
     pub fn fan_out(&self, key: SubscriptionKey) -> usize {
         self.subscriptions.count(key)
     }
 
-    /// Returns the filters of a feed that has not ended.
+    /// The filters of a feed, while it is wanted.
     #[must_use]
     pub fn filters(&self, feed: FeedKey) -> Option<&FilterSet> {
         let written = self
             .feeds
-            .get(feed.slot)
+            .get(feed.place)
             .filter(|written| written.number == feed.number)?;
         Some(&written.lease.feed().filters)
     }
 
-    /// Appends messages in order of receipt, each to the feeds that receive from its subscription.
-    /// Returns the number of duplicates: messages omitted in at least one feed because its window
-    /// has a message with the same subject and `Nats-Msg-Id`.
+    /// Appends messages in the order of their receipt, each to the feeds that take it from its subscription. Returns
+    /// how many were omitted in a feed because its window has a message of the same subject and `Nats-Msg-Id`.
     pub fn append(
         &mut self,
         messages: impl IntoIterator<Item = (SubscriptionKey, Received)>,
     ) -> usize {
-        let mut duplicates = 0;
+        let mut repeated = 0;
         for (key, message) in messages {
             let subject = match &message {
                 Received::Event(event) => event.subject.clone(),
-                Received::TooLarge(subject) => subject.clone(),
+                Received::Lost(subject) => subject.clone(),
             };
-            let (item, before) = (self.batch.len(), self.deliveries.len());
-            self.deliveries.extend(
+            let (step, before) = (self.steps.len(), self.wanted.len());
+            self.wanted.extend(
                 self.subscriptions
-                    .recipients(key, &subject)
-                    .map(|feed| Delivery { feed, item }),
+                    .takers(key, &subject)
+                    .map(|feed| Wanted { feed, step }),
             );
-            if self.deliveries.len() == before {
+            if self.wanted.len() == before {
                 continue;
             }
-            let position = self.sequence.take();
-            self.batch.push(match message {
+            let position = self.numbers.take();
+            self.steps.push(match message {
                 Received::Event(mut event) => {
                     let id = event
                         .message_id
                         .take()
                         .map(|id| self.hasher.hash_one((&*subject, id)));
                     event.position = Position {
-                        fingerprint: event.position.fingerprint,
+                        check: event.position.check,
                         ..position
                     };
-                    BatchItem::Event {
-                        encoded: EncodedEvent::new(event, &self.budget),
+                    Step::Event {
+                        logged: EncodedEvent::new(event, &self.budget),
                         id,
                     }
                 }
-                Received::TooLarge(_) => BatchItem::Gap(
+                Received::Lost(_) => Step::Gap(
                     Gap {
                         reason: GapReason::Upstream,
                         missed: Some(1),
@@ -262,81 +254,81 @@ impl CoreWriter {
                     position,
                 ),
             });
-            if self.deliveries.len() >= FAN_OUT_MAX {
-                duplicates += self.flush();
+            if self.wanted.len() >= FAN_OUT_MAX {
+                repeated += self.flush();
             }
         }
-        duplicates + self.flush()
+        repeated + self.flush()
     }
 
-    /// Appends the batch with one lock per feed and one notification per shard.
+    /// Appends the batch: one lock for each feed, one notification for each thread.
     fn flush(&mut self) -> usize {
-        let Some(last) = self.batch.last().map(BatchItem::seq) else {
+        let Some(last) = self.steps.last().map(Step::seq) else {
             return 0;
         };
-        self.deliveries.sort_unstable();
-        let (mut duplicates, mut named) = (Vec::new(), Named::default());
-        for group in self.deliveries.chunk_by(|one, next| one.feed == next.feed) {
-            let CoreFeed { lease, dedup, .. } = &mut self.feeds[group[0].feed];
+        self.wanted.sort_unstable();
+        let (mut repeated, mut named) = (Vec::new(), Named::default());
+        for group in self.wanted.chunk_by(|one, next| one.feed == next.feed) {
+            let Written { lease, repeats, .. } = &mut self.feeds[group[0].feed];
             let feed = lease.feed();
             let mut state = feed.lock();
-            dedup.evict_through(state.window.floor());
+            repeats.forget(state.window.floor());
             let before = state.window.end();
             for run in group.chunk_by(|one, next| {
-                !self.batch[one.item].is_gap() && !self.batch[next.item].is_gap()
+                !self.steps[one.step].is_gap() && !self.steps[next.step].is_gap()
             }) {
-                if let BatchItem::Gap(gap, position) = &self.batch[run[0].item] {
+                if let Step::Gap(gap, position) = &self.steps[run[0].step] {
                     state
                         .window
                         .push_gap(*gap, *position, GapSide::Before, Instant::now());
                     continue;
                 }
-                state.window.append(run.iter().filter_map(|delivery| {
-                    let BatchItem::Event { encoded, id } = &self.batch[delivery.item] else {
+                state.window.append(run.iter().filter_map(|wanted| {
+                    let Step::Event { logged, id } = &self.steps[wanted.step] else {
                         return None;
                     };
-                    if id.is_some_and(|id| !dedup.insert(id, encoded.event.position.seq)) {
-                        duplicates.push(delivery.item);
+                    if id.is_some_and(|id| !repeats.note(id, logged.event.position.seq)) {
+                        repeated.push(wanted.step);
                         return None;
                     }
-                    Some(named.show(encoded, &feed.options, delivery.item))
+                    Some(named.show(logged, &feed.profile, wanted.step))
                 }));
             }
             if state.window.end() > before {
-                state.readers.notify(feed, &mut self.wake_list);
+                state.readers.tell(feed, &mut self.news);
             }
         }
-        // Evicted memory is released only when the last reference is dropped.
+        // What a window evicts is freed only when nothing else holds it.
         drop(named);
-        self.batch.clear();
-        self.deliveries.clear();
-        self.deliveries.shrink_to(FAN_OUT_MAX);
-        self.sequence.set_complete(last);
+        self.steps.clear();
+        self.wanted.clear();
+        self.wanted.shrink_to(FAN_OUT_MAX);
+        self.numbers.set_complete(last);
         self.wake();
-        // A message counts once, regardless of the number of feeds that already have it.
-        duplicates.sort_unstable();
-        duplicates.dedup();
-        duplicates.len()
+        // A message counts once, however many feeds have it already.
+        repeated.sort_unstable();
+        repeated.dedup();
+        repeated.len()
     }
 
-    /// Appends a gap to every subscribed feed.
+    /// Marks in every feed that is established that events are missing here.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
         let all = self
             .feeds
             .iter()
-            .filter(|(_, written)| written.is_subscribed);
-        let all: Vec<usize> = all.map(|(slot, _)| slot).collect();
+            .filter(|(_, written)| written.is_established);
+        let all: Vec<usize> = all.map(|(place, _)| place).collect();
         self.push_gap(&all, Gap { reason, missed });
     }
 
-    /// Appends a gap to one feed, subscribed or not.
+    /// Marks in one feed, established or not, that events are missing here.
     pub fn gap_of_feed(&mut self, feed: FeedKey, reason: GapReason, missed: Option<u64>) {
         if self.get(feed).is_some() {
-            self.push_gap(&[feed.slot], Gap { reason, missed });
+            self.push_gap(&[feed.place], Gap { reason, missed });
         }
     }
 
-    /// Appends a gap to every subscribed feed with a subscription.
+    /// Marks in every established feed with a subscription that events are missing here.
     pub fn gap_of_subscription(
         &mut self,
         key: SubscriptionKey,
@@ -346,7 +338,7 @@ impl CoreWriter {
         let feeds = self
             .subscriptions
             .feeds(key)
-            .filter(|slot| self.feeds[*slot].is_subscribed);
+            .filter(|place| self.feeds[*place].is_established);
         let feeds: Vec<usize> = feeds.collect();
         self.push_gap(&feeds, Gap { reason, missed });
     }
@@ -355,38 +347,37 @@ impl CoreWriter {
         if feeds.is_empty() {
             return;
         }
-        // A gap takes a number, so that a reader that leaves before the gap receives it after its
-        // return.
-        let position = self.sequence.take();
-        for slot in feeds {
-            let feed = self.feeds[*slot].lease.feed();
+        // A number of its own, so that a reader that leaves before the gap receives it when it comes back.
+        let position = self.numbers.take();
+        for place in feeds {
+            let feed = self.feeds[*place].lease.feed();
             let mut state = feed.lock();
             state
                 .window
                 .push_gap(gap, position, GapSide::Before, Instant::now());
-            state.readers.notify(feed, &mut self.wake_list);
+            state.readers.tell(feed, &mut self.news);
         }
-        self.sequence.set_complete(position.seq);
+        self.numbers.set_complete(position.seq);
         self.wake();
     }
 
-    /// Wakes readers with no lock held.
+    /// Wakes with no lock held.
     fn wake(&mut self) {
-        self.wake_list.wake_all();
+        self.news.tell();
         self.budget.enforce();
     }
 
-    fn get(&self, feed: FeedKey) -> Option<&CoreFeed> {
+    fn get(&self, feed: FeedKey) -> Option<&Written> {
         self.feeds
-            .get(feed.slot)
+            .get(feed.place)
             .filter(|written| written.number == feed.number)
     }
 }
 
-impl BatchItem {
+impl Step {
     fn seq(&self) -> u64 {
         match self {
-            Self::Event { encoded, .. } => encoded.event.position.seq,
+            Self::Event { logged, .. } => logged.event.position.seq,
             Self::Gap(_, position) => position.seq,
         }
     }

@@ -1,4 +1,4 @@
-//! View of a cursor's lag and position for other tasks.
+//! Where a cursor stands, seen by others than its reader.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,18 +7,18 @@ use crate::feed::feed::Feed;
 use crate::sse::Position;
 use crate::subject::FilterSet;
 
-/// Distance between a reader and the head of its feed.
+/// How far a reader is behind the head of its feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
-    /// Unread events.
+    /// Events that wait.
     pub events: u64,
-    /// Bytes of the unread events.
+    /// Their bytes.
     pub bytes: u64,
-    /// Age of the oldest unread event.
+    /// How long the oldest of them has waited.
     pub age: Duration,
 }
 
-/// Shared view of a cursor: filters, lag and position.
+/// A view of where a cursor stands, for others than its reader.
 #[derive(Clone, Debug)]
 pub struct CursorProbe {
     pub(super) feed: Arc<Feed>,
@@ -26,39 +26,39 @@ pub struct CursorProbe {
 }
 
 impl CursorProbe {
-    /// Filters of the reader's feed.
+    /// What the reader reads.
     #[must_use]
     pub fn filters(&self) -> &FilterSet {
         &self.feed.filters
     }
 
-    /// Lag of the reader; zero after it has left.
+    /// How far the reader is behind; nothing once it has left.
     #[must_use]
     pub fn lag(&self, now: Instant) -> Lag {
         let state = self.feed.lock();
-        let Some((offset, _)) = state.readers.position_of(self.key) else {
+        let Some((place, _)) = state.readers.standing(self.key) else {
             return Lag::default();
         };
-        let end = state.window.end_offset();
+        let end = state.window.end_place();
         let oldest = state
             .window
-            .get(offset.index.max(state.window.oldest_offset().index));
+            .get(place.index.max(state.window.oldest_place().index));
         Lag {
-            events: end.before.events - offset.before.events,
-            bytes: end.before.bytes - offset.before.bytes,
+            events: end.before.events - place.before.events,
+            bytes: end.before.bytes - place.before.bytes,
             age: oldest.map_or(Duration::ZERO, |entry| {
                 now.saturating_duration_since(entry.received())
             }),
         }
     }
 
-    /// Position of the reader; `None` after it has left.
+    /// The position that the reader has reached; nothing once it has left.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.feed
             .lock()
             .readers
-            .position_of(self.key)
+            .standing(self.key)
             .map(|(_, position)| position)
     }
 }

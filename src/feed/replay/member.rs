@@ -11,7 +11,7 @@ use crate::feed::encoded::EncodedEvent;
 /// Dropping it gives the place back.
 #[derive(Debug)]
 pub(in crate::feed) struct ReplayMember {
-    replay_pool: Arc<ReplayPool>,
+    replayer: Arc<ReplayPool>,
     key: usize,
 }
 
@@ -21,11 +21,11 @@ pub(in crate::feed) enum ReplayProgress {
     /// Events were handed out.
     Some,
     /// Nothing now; the waker is noted.
-    Pending,
+    Wait,
     /// Everything up to this sequence number is handed out, and the window begins there.
     Reached(u64),
     /// The next events begin only behind this sequence number: the ones before are no longer retained, or cannot be read.
-    Gap(u64, Gap),
+    GapSide(u64, Gap),
     /// The source is another one now.
     Changed,
     /// The source rejects readings until an operator changes something.
@@ -33,8 +33,8 @@ pub(in crate::feed) enum ReplayProgress {
 }
 
 impl ReplayMember {
-    pub(super) fn new(replay_pool: Arc<ReplayPool>, key: usize) -> Self {
-        Self { replay_pool, key }
+    pub(super) fn new(replayer: Arc<ReplayPool>, key: usize) -> Self {
+        Self { replayer, key }
     }
 
     /// Hands out what the page has for this reader, as long as `take` wants more.
@@ -44,57 +44,51 @@ impl ReplayMember {
         waker: &Waker,
         mut take: impl FnMut(&Arc<EncodedEvent>) -> bool,
     ) -> ReplayProgress {
-        let mut state = self.replay_pool.lock();
-        let State {
-            readers, sessions, ..
-        } = &mut *state;
+        let mut state = self.replayer.lock();
+        let State { readers, runs, .. } = &mut *state;
         let Some(reader) = readers.get_mut(self.key) else {
             return ReplayProgress::Changed;
         };
         match &mut reader.phase {
             Phase::Changed => return ReplayProgress::Changed,
             Phase::Rejected => return ReplayProgress::Rejected,
-            Phase::Joined {
-                session,
-                events,
-                next,
-            } => {
-                let session = &mut sessions[*session];
+            Phase::Joined { run, events, next } => {
+                let run = &mut runs[*run];
                 if let Some((after, gap)) = reader.missing.take() {
                     // Without events in this page the reader has all of it.
                     if events.is_empty() {
-                        reader.through = session.through;
+                        reader.through = run.through;
                         if floor <= reader.through {
                             // No other page may come for long.
-                            leave(session, &reader.feed, self.key);
-                            session.page_taken.notify_one();
+                            leave(run, &reader.feed, self.key);
+                            run.taken.notify_one();
                             reader.phase = Phase::Reached;
                         }
                     }
-                    return ReplayProgress::Gap(after, gap);
+                    return ReplayProgress::GapSide(after, gap);
                 }
                 let mut some = false;
-                while let Some(encoded) = events
+                while let Some(logged) = events
                     .get(*next)
-                    .and_then(|number| session.events.get(*number as usize))
+                    .and_then(|number| run.events.get(*number as usize))
                 {
                     some = true;
                     *next += 1;
-                    reader.through = encoded.event.position.seq;
-                    if !take(encoded) {
+                    reader.through = logged.event.position.seq;
+                    if !take(logged) {
                         break;
                     }
                 }
                 if !events.is_empty() && *next >= events.len() {
                     events.clear();
-                    reader.through = session.through;
-                    session.unread = session.unread.saturating_sub(1);
-                    if session.unread == 0 {
-                        session.page_taken.notify_one();
+                    reader.through = run.through;
+                    run.behind = run.behind.saturating_sub(1);
+                    if run.behind == 0 {
+                        run.taken.notify_one();
                     }
                     if floor <= reader.through {
-                        leave(session, &reader.feed, self.key);
-                        session.page_taken.notify_one();
+                        leave(run, &reader.feed, self.key);
+                        run.taken.notify_one();
                         reader.phase = Phase::Reached;
                     }
                 }
@@ -108,47 +102,43 @@ impl ReplayMember {
             Phase::Reached => {
                 // The window has moved on meanwhile.
                 reader.phase = Phase::Queued;
-                self.replay_pool.replays.queue();
-                self.replay_pool.queued_notify.notify_one();
+                self.replayer.replays.queue();
+                self.replayer.wanted.notify_one();
             }
             // It was left behind before it looked.
             Phase::Queued => {
                 if let Some((after, gap)) = reader.missing.take() {
-                    return ReplayProgress::Gap(after, gap);
+                    return ReplayProgress::GapSide(after, gap);
                 }
             }
         }
         reader.waker = Some(waker.clone());
-        ReplayProgress::Pending
+        ReplayProgress::Wait
     }
 }
 
 impl Drop for ReplayMember {
     fn drop(&mut self) {
-        let replay_pool = &self.replay_pool;
-        let mut state = replay_pool.lock();
-        let State {
-            readers, sessions, ..
-        } = &mut *state;
+        let replayer = &self.replayer;
+        let mut state = replayer.lock();
+        let State { readers, runs, .. } = &mut *state;
         let Some(reader) = readers.try_remove(self.key) else {
             return;
         };
         match reader.phase {
-            Phase::Queued => replay_pool.replays.unqueue(),
-            Phase::Joined {
-                session, events, ..
-            } => {
-                let session = &mut sessions[session];
-                leave(session, &reader.feed, self.key);
+            Phase::Queued => replayer.replays.unqueue(),
+            Phase::Joined { run, events, .. } => {
+                let run = &mut runs[run];
+                leave(run, &reader.feed, self.key);
                 if !events.is_empty() {
-                    session.unread = session.unread.saturating_sub(1);
+                    run.behind = run.behind.saturating_sub(1);
                 }
                 // A run without members ends; one that waited for this reader goes on.
-                session.page_taken.notify_one();
+                run.taken.notify_one();
             }
             Phase::Reached | Phase::Changed | Phase::Rejected => {}
         }
         drop(state);
-        replay_pool.replays.readers.fetch_sub(1, Ordering::Relaxed);
+        replayer.replays.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }

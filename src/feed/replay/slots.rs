@@ -9,14 +9,14 @@ use crate::telemetry::Metrics;
 
 /// How many replays there may be (`limits.replays`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplayLimits {
+pub struct Config {
     /// At once, of all sources.
     pub running: usize,
     /// Readers that wait for one or are in one.
     pub queued: usize,
 }
 
-impl Default for ReplayLimits {
+impl Default for Config {
     fn default() -> Self {
         // 4: what one pod may ask of JetStream at once. 10,000: the clients of a pod that was drained.
         Self {
@@ -29,7 +29,7 @@ impl Default for ReplayLimits {
 /// The places of all replays of the process.
 #[derive(Debug)]
 pub struct ReplaySlots {
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) places: Arc<Semaphore>,
     pub(super) readers: AtomicUsize,
     pub(super) readers_max: usize,
     pub(super) queued: AtomicUsize,
@@ -39,9 +39,9 @@ pub struct ReplaySlots {
 impl ReplaySlots {
     /// Places for replays.
     #[must_use]
-    pub fn new(config: ReplayLimits, metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub fn new(config: Config, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            slots: Arc::new(Semaphore::new(config.running)),
+            places: Arc::new(Semaphore::new(config.running)),
             readers: AtomicUsize::new(0),
             readers_max: config.queued,
             queued: AtomicUsize::new(0),

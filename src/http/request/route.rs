@@ -208,7 +208,7 @@ impl RouteMetrics {
                 .map(|close| {
                     metrics
                         .streams_closed_total
-                        .with_label_values(&[route, close.reason()])
+                        .with_label_values(&[route, close.label()])
                 })
                 .collect(),
         }

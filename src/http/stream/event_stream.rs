@@ -104,7 +104,7 @@ impl EventStream {
 
     /// Whether its end is to look like a broken connection, by the route's `close`.
     pub(in crate::http) fn is_aborted(&self, close: CloseReason) -> bool {
-        self.state.route.config.close == CloseStyle::Abort && close.comes_back()
+        self.state.route.config.close == CloseStyle::Abort && close.may_reconnect()
     }
 
     /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends. The driver
@@ -175,7 +175,7 @@ impl EventStream {
         self.ending.is_none()
             && self.is_timed
             && self.last_write < self.deadline
-            && self.cursors.iter().all(Cursor::is_waiting)
+            && self.cursors.iter().all(Cursor::waits)
             && !self.state.is_resuming()
     }
 
@@ -188,14 +188,14 @@ impl EventStream {
     /// of events, it is not at rest.
     pub(in crate::http) fn set_direct_sink(&self, sink: Arc<dyn DirectSink>) {
         if let [cursor] = &self.cursors[..] {
-            cursor.set_sink(sink);
+            cursor.set_outlet(sink);
         }
     }
 
     /// Goes to where the client stands since something was handed out past the task, the last of it then.
     pub(in crate::http) fn resync(&mut self, handed: CompactInstant) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
-            cursor.resync();
+            cursor.follow();
             *position = cursor.position();
         }
         (self.last_write, self.last_id) = (handed, handed);
@@ -294,14 +294,14 @@ impl EventStream {
             0
         };
         // Copied events bear the ids of their source alone.
-        out.batch.copy_small = self.cursors.len() == 1;
+        out.batch.copies = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
             let place = (usize::from(self.first) + turn) % self.cursors.len();
             let budget = BATCH_BYTES.saturating_sub(out.bytes);
             let cursor = &mut self.cursors[place];
             let read = match (shedder.as_deref_mut(), &mut pace) {
                 (shedder, Some(pace)) => {
-                    cursor.poll_read_throttled(task, &mut out.batch, budget, shedder, pace)
+                    cursor.poll_read_paced(task, &mut out.batch, budget, shedder, pace)
                 }
                 (None, None) => cursor.poll_read(task, &mut out.batch, budget),
                 (Some(shedder), None) => {

@@ -5,38 +5,38 @@ use std::sync::Arc;
 use super::event_stream::Opening;
 use crate::feed::{Outcome, Source, Start};
 use crate::http::context::Context;
-use crate::presence::{Claim, Handover, Wanted};
+use crate::presence::{Claim, ClaimRequest, Handover};
 use crate::sse::EventId;
 use crate::subject::FilterSet;
 
 /// The position that is recorded for a client without one.
-pub(in crate::http) async fn find(context: &Context, wanted: Option<&Wanted>) -> Claim {
-    match (context.streams.cluster(), wanted) {
-        (Some(cluster), Some(wanted)) => cluster.take_over(wanted.clone()).await,
+pub(in crate::http) async fn find(context: &Context, wanted: Option<&ClaimRequest>) -> Claim {
+    match (context.streams.presence(), wanted) {
+        (Some(presence), Some(wanted)) => presence.claim_position(wanted.clone()).await,
         _ => Claim::Nothing,
     }
 }
 
 /// Removes what is recorded for a client that has resumed from a position of its own: no other connection is to resume there.
-pub(in crate::http) fn remove(context: &Context, wanted: Wanted, has: EventId) {
-    let Some(cluster) = context.streams.cluster().map(Arc::clone) else {
+pub(in crate::http) fn remove(context: &Context, wanted: ClaimRequest, has: EventId) {
+    let Some(presence) = context.streams.presence().map(Arc::clone) else {
         return;
     };
     // The registry bounds how many of these look at a time, and how long.
-    tokio::spawn(async move { cluster.remove(wanted, has).await });
+    tokio::spawn(async move { presence.discard_position(wanted, has).await });
 }
 
 /// Leaves it to the next try: nothing was opened.
 pub(in crate::http) async fn give_back(context: &Context, handover: Handover) {
-    if let Some(cluster) = context.streams.cluster() {
-        cluster.give_back(handover).await;
+    if let Some(presence) = context.streams.presence() {
+        presence.release_position(handover).await;
     }
 }
 
 /// The position to look for. None if the client cannot come back: there is no registry, the client has no name by the route's
 /// `client`, or no source of the route has positions that another pod knows.
-pub(in crate::http) fn wanted(context: &Context, asked: &Opening) -> Option<Wanted> {
-    context.streams.cluster()?;
+pub(in crate::http) fn wanted(context: &Context, asked: &Opening) -> Option<ClaimRequest> {
+    context.streams.presence()?;
     let can_come_back = asked.is_named && asked.route.is_resumable_elsewhere();
     can_come_back.then(|| {
         let subjects = asked
@@ -45,7 +45,7 @@ pub(in crate::http) fn wanted(context: &Context, asked: &Opening) -> Option<Want
             .flat_map(FilterSet::filters)
             .map(ToString::to_string)
             .collect();
-        Wanted::new(
+        ClaimRequest::new(
             asked.client.to_string(),
             asked.route.label.to_string(),
             subjects,

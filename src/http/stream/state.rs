@@ -14,7 +14,7 @@ use super::write_batch::Written;
 use crate::feed::CursorProbe;
 use crate::http::request::route::Route;
 use crate::net::AddressText;
-use crate::presence::queue::millis;
+use crate::presence::queue::unix_millis;
 use crate::presence::{
     CloseReason, Lag, Protocol, Sent, State, StreamHandle, StreamInfo, StreamTable,
 };
@@ -142,7 +142,7 @@ impl StreamState {
             can_come_back,
             peer,
             probes,
-            opened: millis(SystemTime::now()),
+            opened: unix_millis(SystemTime::now()),
             began: StreamClock::now(),
         }
     }
@@ -357,7 +357,7 @@ impl StreamHandle for StreamState {
     }
 
     fn is_slow(&self) -> bool {
-        self.blocked_for() > self.route.config.slow.stall_timeout && self.lag().events > 0
+        self.blocked_for() > self.route.config.slow.patience && self.lag().events > 0
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -98,32 +98,30 @@ impl<'t> ThrottlePass<'t> {
 }
 
 impl Throttle for ThrottlePass<'_> {
-    fn decide(&mut self, tier: Tier, is_urgent: bool) -> ThrottleDecision {
+    fn ask(&mut self, tier: Tier, hurried: bool) -> ThrottleDecision {
         if tier == Tier::Critical {
-            self.record();
-            return ThrottleDecision::Deliver;
+            self.charge();
+            return ThrottleDecision::Give;
         }
         let verdict = if tier == Tier::Telemetry && self.cuts_telemetry() {
-            ThrottleDecision::Skip
+            ThrottleDecision::PassBy
         } else {
             match (self.take(self.cost()), tier) {
-                (Ok(()), _) => ThrottleDecision::Deliver,
-                (Err(wait), _) if !is_urgent => {
+                (Ok(()), _) => ThrottleDecision::Give,
+                (Err(wait), _) if !hurried => {
                     self.throttle.until = Some(self.now + wait);
-                    ThrottleDecision::Defer
+                    ThrottleDecision::Wait
                 }
-                (Err(_), Tier::Telemetry) => ThrottleDecision::Skip,
+                (Err(_), Tier::Telemetry) => ThrottleDecision::PassBy,
                 (Err(_), _) => {
                     self.owe();
-                    ThrottleDecision::Deliver
+                    ThrottleDecision::Give
                 }
             }
         };
         match (verdict, tier) {
-            (ThrottleDecision::Skip, _) => self.skipped[tier as usize] += 1,
-            (ThrottleDecision::Deliver, Tier::Telemetry) => {
-                self.throttle.telemetry = Some(self.now)
-            }
+            (ThrottleDecision::PassBy, _) => self.skipped[tier as usize] += 1,
+            (ThrottleDecision::Give, Tier::Telemetry) => self.throttle.telemetry = Some(self.now),
             _ => {}
         }
         verdict
@@ -137,7 +135,7 @@ impl Throttle for ThrottlePass<'_> {
         self.throttle.holds
     }
 
-    fn record(&mut self) {
+    fn charge(&mut self) {
         if self.take(1).is_err() {
             self.owe();
         }
@@ -163,10 +161,10 @@ mod tests {
     fn ask(
         turn: &mut ThrottlePass<'_>,
         tier: Tier,
-        is_urgent: bool,
+        hurried: bool,
         times: usize,
     ) -> Vec<ThrottleDecision> {
-        (0..times).map(|_| turn.decide(tier, is_urgent)).collect()
+        (0..times).map(|_| turn.ask(tier, hurried)).collect()
     }
 
     #[test]
@@ -180,11 +178,11 @@ mod tests {
         let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 3),
-            [ThrottleDecision::Deliver; 3]
+            [ThrottleDecision::Give; 3]
         );
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
-            [ThrottleDecision::Defer; 2]
+            [ThrottleDecision::Wait; 2]
         );
         let wait = throttle
             .as_ref()
@@ -204,18 +202,18 @@ mod tests {
         let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Critical, false, 5),
-            [ThrottleDecision::Deliver; 5]
+            [ThrottleDecision::Give; 5]
         );
         assert_eq!(
             ask(&mut turn, Tier::Normal, true, 2),
-            [ThrottleDecision::Deliver; 2]
+            [ThrottleDecision::Give; 2]
         );
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, true, 2),
-            [ThrottleDecision::Skip; 2]
+            [ThrottleDecision::PassBy; 2]
         );
         assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
-        assert_eq!(turn.decide(Tier::Normal, false), ThrottleDecision::Defer);
+        assert_eq!(turn.ask(Tier::Normal, false), ThrottleDecision::Wait);
         assert!(
             throttle.as_ref().unwrap().until.unwrap()
                 > Instant::now() + Duration::from_millis(1200),
@@ -229,30 +227,27 @@ mod tests {
         let mut turn = ThrottlePass::new(None, LoadLevel::Thin, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
-            [ThrottleDecision::Deliver, ThrottleDecision::Skip]
+            [ThrottleDecision::Give, ThrottleDecision::PassBy]
         );
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 100),
-            [ThrottleDecision::Deliver; 100]
+            [ThrottleDecision::Give; 100]
         );
         turn.now += TELEMETRY_EVERY;
-        assert_eq!(
-            turn.decide(Tier::Telemetry, false),
-            ThrottleDecision::Deliver
-        );
+        assert_eq!(turn.ask(Tier::Telemetry, false), ThrottleDecision::Give);
         for level in [LoadLevel::Shed, LoadLevel::Reject] {
             let mut turn = ThrottlePass::new(None, level, &mut throttle).unwrap();
             assert_eq!(
                 ask(&mut turn, Tier::Telemetry, false, 2),
-                [ThrottleDecision::Skip; 2]
+                [ThrottleDecision::PassBy; 2]
             );
             assert_eq!(
                 ask(&mut turn, Tier::Critical, false, 100),
-                [ThrottleDecision::Deliver; 100]
+                [ThrottleDecision::Give; 100]
             );
             assert_eq!(
                 ask(&mut turn, Tier::Normal, false, 100),
-                [ThrottleDecision::Deliver; 100]
+                [ThrottleDecision::Give; 100]
             );
         }
     }
@@ -270,7 +265,7 @@ mod tests {
             assert_eq!(
                 verdicts
                     .iter()
-                    .filter(|verdict| **verdict == ThrottleDecision::Deliver)
+                    .filter(|verdict| **verdict == ThrottleDecision::Give)
                     .count(),
                 given,
                 "{level:?}"
@@ -283,9 +278,9 @@ mod tests {
         let (permit, mut throttle) = (permit(1, 2), None::<Box<ThrottleState>>);
         let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert!(turn.is_ready() && turn.is_ready());
-        turn.record();
+        turn.charge();
         assert!(turn.is_ready());
-        turn.record();
+        turn.charge();
         assert!(!turn.is_ready());
     }
 }

@@ -1,4 +1,8 @@
-//! Who we say we are: every kind of credentials as connection options.
+//! Connection options for each kind of credentials.
+//!
+//! User and password, token and nkey seed are passed to the client library. A `.creds` file is read
+//! at every connect in an authentication callback, so that a rotated file is used without a
+//! restart.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +12,8 @@ use async_nats::{Auth, AuthError, ConnectOptions, ServerAddr};
 
 use crate::nats::config::{Credentials, Secret};
 
-/// Connection options that carry these credentials; without any, those that stand in the servers' addresses.
+/// Returns connection options with these credentials. Without credentials, those in the server
+/// addresses are used.
 pub(super) fn options(credentials: &Credentials, servers: &[ServerAddr]) -> ConnectOptions {
     match credentials {
         Credentials::None => match servers.iter().find(|server| server.has_user_pass()) {
@@ -25,7 +30,8 @@ pub(super) fn options(credentials: &Credentials, servers: &[ServerAddr]) -> Conn
     }
 }
 
-/// `nats://name:password@host` or, as NATS reads it, `nats://token@host`.
+/// Credentials from an address: `nats://name:password@host`, or `nats://token@host` as NATS reads
+/// it.
 fn in_address(server: &ServerAddr) -> ConnectOptions {
     let user = decoded(server.username().unwrap_or_default());
     match server.password() {
@@ -41,7 +47,7 @@ fn decoded(part: &str) -> String {
         .into_owned()
 }
 
-/// A credentials file that is read at every connect, so that a renewed one is used without a restart.
+/// Reads the credentials file at every connect, so that a rotated file is used without a restart.
 fn from_file(path: PathBuf) -> ConnectOptions {
     let path: Arc<Path> = path.into();
     ConnectOptions::with_auth_callback(move |nonce| {
@@ -64,7 +70,7 @@ fn from_file(path: PathBuf) -> ConnectOptions {
     })
 }
 
-/// The token and the seed of a credentials file: what stands between its two pairs of dashed lines.
+/// Returns the JWT and the seed: the first line after each of the two `-----BEGIN` lines.
 fn parse(text: &str) -> io::Result<(&str, &str)> {
     let mut sections = text.split("-----BEGIN ").skip(1).filter_map(|section| {
         section
@@ -77,7 +83,7 @@ fn parse(text: &str) -> io::Result<(&str, &str)> {
         (Some(jwt), Some(seed)) => Ok((jwt, seed)),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "a token and a seed are expected in it",
+            "expected a user JWT and an nkey seed",
         )),
     }
 }
@@ -91,7 +97,7 @@ mod tests {
         -----BEGIN USER NKEY SEED-----\nSUAI\n------END USER NKEY SEED------\n";
 
     #[test]
-    fn credentials_in_an_address_are_decoded() {
+    fn credentials_in_an_address_are_percent_decoded() {
         for (address, user, password) in [
             ("nats://me:p%40ss%3aw%2Frd@h", "me", "p@ss:w/rd"),
             ("nats://m%C3%A9:%25@h", "m\u{e9}", "%"),
@@ -104,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credentials_file_holds_a_token_and_a_seed() {
+    fn credentials_file_contains_a_jwt_and_a_seed() {
         assert_eq!(parse(FILE).unwrap(), ("eyJ0.x-_y.z=", "SUAI"));
         for broken in ["", "x", "-----BEGIN NATS USER JWT-----", &FILE[..80]] {
             assert!(parse(broken).is_err(), "{broken:?}");

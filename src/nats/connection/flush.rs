@@ -1,4 +1,9 @@
-//! A round trip on one connection: when it is over, the server has done everything that was sent before.
+//! Flush: waits until the server has processed everything that was sent before on one connection.
+//!
+//! One task per connection subscribes to an inbox and publishes a number to it. NATS processes the
+//! commands of a connection in order, so when the number comes back, every earlier SUB, UNSUB and
+//! PUB has been processed. All callers that wait at the same time share one round trip. After
+//! [`FLUSH_TIMEOUT`] the callers continue without it.
 
 use std::time::Duration;
 
@@ -8,70 +13,75 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::nats::connection::NatsConnection;
 
-/// How long a round trip may take before those who wait go on without it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// 2 s: maximum time of a round trip; callers then continue without it.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Makes round trips; everyone who waits at a time shares one.
+/// Handle to the flush task of one connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerFlush(mpsc::Sender<oneshot::Sender<()>>);
 
 impl ServerFlush {
-    /// Round trips on this connection.
-    pub(crate) fn new(link: NatsConnection) -> Self {
-        // 1024: who does not fit waits to wait.
-        let (pass, waiting) = mpsc::channel(1024);
-        tokio::spawn(serve(link, waiting));
-        Self(pass)
+    /// Starts the flush task of this connection.
+    pub(crate) fn new(connection: NatsConnection) -> Self {
+        // 1024 callers wait at a time; further callers wait in `send`.
+        let (requests, waiting) = mpsc::channel(1024);
+        tokio::spawn(serve(connection, waiting));
+        Self(requests)
     }
 
-    /// Returns when the server has done what was sent before the call, or after 2 s.
-    pub(crate) async fn pass(&self) {
-        let (done, passed) = oneshot::channel();
+    /// Returns when the server has processed everything sent before the call, or after 2 s.
+    pub(crate) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
         if self.0.send(done).await.is_ok() {
-            // An error means that nobody makes round trips any more: the process ends.
-            passed.await.ok();
+            // An error means that the flush task has ended with the process.
+            flushed.await.ok();
         }
     }
 }
 
-async fn serve(link: NatsConnection, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
-    let inbox = link.client().new_inbox();
+async fn serve(connection: NatsConnection, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
+    let inbox = connection.client().new_inbox();
     let mut answers = None;
     let mut number: u64 = 0;
     while let Some(first) = waiting.recv().await {
-        let mut passing = vec![first];
+        let mut waiting_now = vec![first];
         while let Ok(next) = waiting.try_recv() {
-            passing.push(next);
+            waiting_now.push(next);
         }
         number += 1;
-        if tokio::time::timeout(PATIENCE, round_trip(&link, &inbox, &mut answers, number))
-            .await
-            .is_err()
+        if tokio::time::timeout(
+            FLUSH_TIMEOUT,
+            round_trip(&connection, &inbox, &mut answers, number),
+        )
+        .await
+        .is_err()
         {
-            tracing::debug!("round trip to nats not over in time");
+            tracing::debug!("NATS flush timed out");
         }
-        for done in passing {
-            // Who has gone away is not told.
+        for done in waiting_now {
+            // The caller may have stopped waiting.
             done.send(()).ok();
         }
     }
 }
 
-/// Sends a message to ourselves. Where that is not permitted, the refusal is as good an answer.
+/// Publishes a message to our inbox and waits for it. If publishing is not permitted, the
+/// permission violation has the same position in the order of commands and is as good.
 async fn round_trip(
-    link: &NatsConnection,
+    connection: &NatsConnection,
     inbox: &str,
     subscribed: &mut Option<Subscriber>,
     number: u64,
 ) {
     let text = number.to_string();
-    let known = link.now().denials(inbox);
+    let known = connection.state().denials(inbox);
     if subscribed.is_none() {
-        *subscribed = link.client().subscribe(inbox.to_owned()).await.ok();
+        *subscribed = connection.client().subscribe(inbox.to_owned()).await.ok();
     }
-    // Without: the client is over, and everything that waits for it will be asked of the next one.
+    // Without a subscription the client has ended; the next client repeats what waits for the
+    // flush.
     let Some(answers) = subscribed else { return };
-    if link
+    if connection
         .client()
         .publish(inbox.to_owned(), text.clone().into())
         .await
@@ -89,7 +99,7 @@ async fn round_trip(
     };
     let alive = tokio::select! {
         alive = answered => alive,
-        () = link.denied(inbox, known) => true,
+        () = connection.wait_denied(inbox, known) => true,
     };
     if !alive {
         *subscribed = None;

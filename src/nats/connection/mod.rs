@@ -1,4 +1,17 @@
-//! The four connections to NATS: their settings, and who they say we are.
+//! The four connections to NATS: options, identity and limits.
+//!
+//! [`connect`] opens the connections `data`, `replay`, `core` and `control`. They are separate so
+//! that a burst on one does not delay another (decision record 0006). The client library reconnects
+//! by itself; one task, the supervisor, watches all four:
+//!
+//! ```text
+//! nats_connection  handle: current client, up or down, generation, denied subjects
+//! supervisor       client events and a poll every second -> state, health check, log, metrics
+//! probe            a request every 10 s: detects a connection that is up but does not answer
+//! flush            waits until the server has processed what was sent
+//! credentials      connection options for each kind of credentials
+//! transport        TLS options, explanations of handshake errors, clear-text warning
+//! ```
 
 mod credentials;
 pub(in crate::nats) mod flush;
@@ -13,7 +26,7 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-pub(crate) use nats_connection::{ConnectionState, Ended, NatsConnection};
+pub(crate) use nats_connection::{ConnectionEnd, ConnectionState, NatsConnection};
 pub(crate) use supervisor::Supervisor;
 use transport::Transport;
 
@@ -22,28 +35,29 @@ use crate::lifecycle::health::Health;
 use crate::nats::decode::message::PAYLOAD_BYTES_MAX;
 use crate::telemetry::Metrics;
 
-/// What our inboxes begin with: one permission, `_INBOX_sse.>`, covers every pod and nobody else's inboxes.
+/// Prefix of our inboxes: one permission, `_INBOX_sse.>`, covers the inboxes of all pods and of no
+/// other client.
 const INBOX: &str = "_INBOX_sse.";
 
-/// Role of the connection of core subjects.
+/// Role of the connection for core subjects.
 const CORE: &str = "core";
-/// Role of the connection of requests.
+/// Role of the connection for requests.
 const CONTROL: &str = "control";
 
-/// The name under which one process is known to NATS.
+/// Name under which this process appears in NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The pod, as it shows in connection and consumer names.
+    /// Pod name, as part of connection and consumer names.
     pub pod: String,
-    /// Tells this process from every other and from its own past.
+    /// Distinguishes this process from all other processes, earlier ones of the pod included.
     pub boot: String,
 }
 
 impl Identity {
-    /// An identity of this pod with a boot id that was never used before.
+    /// Returns an identity of this pod with a new boot id.
     #[must_use]
     pub fn new(pod: &str) -> Self {
-        // 60 bits from the clock and a generator seeded by the system: enough that two restarts never meet.
+        // 48 bits of a generator seeded by the system: two restarts do not get the same id.
         Self {
             pod: token(pod, 64),
             boot: format!("{:012x}", fastrand::u64(..) >> 16),
@@ -51,13 +65,13 @@ impl Identity {
     }
 }
 
-/// The text as it may stand in a name or a subject of NATS: other characters become `_`.
+/// Replaces every character that is not allowed in a NATS name or subject token with `_`.
 pub(crate) fn token(text: &str, length_max: usize) -> String {
-    let sound = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
+    let is_allowed = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
     let name: String = text
         .chars()
         .take(length_max)
-        .map(|char| if sound(char) { char } else { '_' })
+        .map(|char| if is_allowed(char) { char } else { '_' })
         .collect();
     if name.is_empty() {
         "_".to_owned()
@@ -66,7 +80,7 @@ pub(crate) fn token(text: &str, length_max: usize) -> String {
     }
 }
 
-/// Why the connections cannot even be tried.
+/// A server address that cannot be parsed.
 #[derive(Debug)]
 pub struct InvalidServer {
     server: String,
@@ -77,7 +91,7 @@ impl fmt::Display for InvalidServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "`{}` is no address of a NATS server: {}",
+            "invalid NATS server address `{}`: {}",
             self.server, self.why
         )
     }
@@ -85,24 +99,23 @@ impl fmt::Display for InvalidServer {
 
 impl std::error::Error for InvalidServer {}
 
-/// The connections. They are four so that none waits for what another carries: a burst of core messages, a replay of the
-/// past, what is new in a stream, the answers to requests.
+/// The four connections. Core messages, replays, live JetStream messages and responses to requests
+/// do not wait for each other.
 #[derive(Clone, Debug)]
 pub(crate) struct NatsConnections {
-    /// What JetStream delivers.
+    /// Live messages of JetStream consumers.
     pub(crate) data: NatsConnection,
-    /// What JetStream delivers of the past.
+    /// Messages of replays.
     pub(crate) replay: NatsConnection,
-    /// Core subjects.
+    /// Messages of core subjects, republished ones included.
     pub(crate) core: NatsConnection,
-    /// Requests.
+    /// Requests and their responses.
     pub(crate) control: NatsConnection,
 }
 
-/// Begins to connect, and goes on by itself for ever.
+/// Starts connecting and retries for as long as the process runs.
 ///
-/// # Errors
-/// [`InvalidServer`] when an address is none; everything else is waited for.
+/// # Errors [`InvalidServer`] if an address cannot be parsed. Every other failure is retried.
 pub(crate) async fn connect(
     config: &Config,
     identity: &Identity,
@@ -110,10 +123,10 @@ pub(crate) async fn connect(
     metrics: &Arc<Metrics>,
 ) -> Result<(NatsConnections, Supervisor), InvalidServer> {
     let servers = servers(config)?;
-    let mut monitor = supervisor::Builder::new(health, metrics, Transport::new(config, &servers));
+    let mut builder = supervisor::Builder::new(health, metrics, Transport::new(config, &servers));
     let mut open = async |role: &'static str| {
         let options = options(config, &servers, identity, role);
-        monitor
+        builder
             .open(role, options, &servers)
             .await
             .map_err(|why| InvalidServer {
@@ -121,17 +134,17 @@ pub(crate) async fn connect(
                 why,
             })
     };
-    let links = NatsConnections {
+    let connections = NatsConnections {
         data: open("data").await?,
         replay: open("replay").await?,
         core: open(CORE).await?,
         control: open(CONTROL).await?,
     };
     let probe = tokio::spawn(probe::run(
-        links.control.clone(),
-        monitor.unanswered.clone(),
+        connections.control.clone(),
+        builder.unanswered.clone(),
     ));
-    Ok((links, monitor.start(probe)))
+    Ok((connections, builder.start(probe)))
 }
 
 fn servers(config: &Config) -> Result<Vec<ServerAddr>, InvalidServer> {
@@ -145,7 +158,7 @@ fn servers(config: &Config) -> Result<Vec<ServerAddr>, InvalidServer> {
     config.servers.iter().map(parse).collect()
 }
 
-/// The address without a name and password that may stand in it.
+/// Removes the user name and password from an address.
 fn without_secrets(server: &str) -> String {
     match server.rsplit_once('@') {
         None => server.to_owned(),
@@ -156,21 +169,25 @@ fn without_secrets(server: &str) -> String {
     }
 }
 
-/// 8192: a pull request asks for 512 messages at most, and two are open at a time.
+/// 8192 queued messages: a pull request asks for at most 512, and two are open at a time.
 const PENDING_MESSAGES_MAX: usize = 8192;
 
-/// 65,536 for each core subscription, as other NATS clients: a burst arrives unasked, and the connection hands over all
-/// that its socket holds before a subscription runs.
+/// 65,536 queued messages for each core subscription, as in other NATS clients: a burst arrives
+/// without a request, and the connection reads all that its socket holds before a subscription
+/// runs.
 const CORE_PENDING_MESSAGES_MAX: usize = 65_536;
 
-/// 32 MiB for all core subscriptions together: four messages of the largest size, and half a second of a saturated link
-/// of 1 Gbit/s. What exceeds it is dropped, counted, and a gap for the clients.
+/// 32 MiB of queued core messages over all subscriptions: four messages of the largest size, and
+/// half a second of a saturated link of 1 Gbit/s. A message over the limit is dropped and counted,
+/// and clients receive a gap.
 const CORE_PENDING_BYTES_MAX: u64 = 32 << 20;
 
-/// The largest payload that becomes an event, with 1 MiB for headers. Of a larger message only the subject is kept.
+/// The largest payload that becomes an event, plus 1 MiB for headers. Of a larger message the
+/// client library keeps only the subject.
 const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 20);
 
-/// 96 MiB: a stored message of 64 MiB, the largest that nats-server accepts, as JetStream returns it in base64.
+/// 96 MiB: a stored message of 64 MiB, the largest that nats-server accepts, in the base64 of a
+/// JetStream response.
 const ANSWER_BYTES_MAX: usize = 96 << 20;
 
 fn options(
@@ -182,7 +199,8 @@ fn options(
     let mut options = credentials::options(&config.credentials, servers)
         .name(format!("sidestream-{}-{role}", identity.pod))
         .custom_inbox_prefix(format!("{INBOX}{}", identity.boot))
-        // 10 s, twice unanswered: a dead server is noticed in half a minute; the default takes two minutes and more.
+        // 10 s, two unanswered pings: a dead server is detected within 30 s. The default takes two
+        // minutes or more.
         .ping_interval(Duration::from_secs(10))
         .connection_timeout(Duration::from_secs(5))
         .request_timeout(Some(Duration::from_secs(5)))
@@ -203,9 +221,9 @@ fn options(
     transport::apply(options, config, servers)
 }
 
-/// How long to wait before the attempt of this number: full jitter, so that a fleet does not come back in step.
+/// Delay before a reconnect attempt: full jitter, so that pods do not reconnect in step.
 fn reconnect_delay(attempt: usize) -> Duration {
-    // 50 ms doubled up to 10 s.
+    // 50 ms, doubled up to 10 s.
     let exponent = u32::try_from(attempt.min(8)).unwrap_or(8);
     let longest = Duration::from_millis(50 << exponent).min(Duration::from_secs(10));
     longest.mul_f64(fastrand::f64())
@@ -216,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_delay_before_a_reconnect_grows_to_ten_seconds_and_no_further() {
+    fn reconnect_delay_grows_up_to_ten_seconds() {
         for attempt in [0, 1, 2, 8, 9, 1000, usize::MAX] {
             for _ in 0..100 {
                 assert!(reconnect_delay(attempt) <= Duration::from_secs(10));
@@ -227,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn names_hold_only_what_nats_takes() {
+    fn names_contain_only_characters_that_nats_allows() {
         assert_eq!(token("api-7f.x y>*", 64), "api-7f_x_y__");
         assert_eq!(token("", 64), "_");
         assert_eq!(token(&"x".repeat(300), 64).len(), 64);
@@ -235,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_address_is_named_without_its_password() {
+    fn invalid_address_is_reported_without_its_password() {
         let config = Config {
             servers: vec!["nats://me:secret@:x".into()],
             ..Config::default()

@@ -1,4 +1,8 @@
-//! One connection to NATS and what is known of it.
+//! Handle to one connection: the current client and the connection's state.
+//!
+//! The supervisor writes the state into a watch channel; every user of the connection waits on it.
+//! The *generation* counts how often the connection was established. Messages may be missing
+//! between two generations, so a source compares generations to decide whether it reports a gap.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,16 +12,16 @@ use arc_swap::ArcSwap;
 use async_nats::Client;
 use tokio::sync::watch;
 
-/// One connection. Cheap to clone.
+/// Handle to one connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct NatsConnection {
     pub(super) clients: Arc<ClientSlot>,
     pub(super) state: watch::Receiver<ConnectionState>,
 }
 
-/// The library's client of one connection, and how often those before it had connected.
+/// Current client of one connection, and the number of connects of its predecessors.
 ///
-/// A client reconnects by itself. It ends with its task, should that panic; then nothing of that client works.
+/// A client reconnects by itself. If its task panics, the client is unusable and is replaced.
 #[derive(Debug)]
 pub(super) struct ClientSlot(ArcSwap<(Client, u64)>);
 
@@ -26,80 +30,82 @@ impl ClientSlot {
         Self(ArcSwap::from_pointee((client, 0)))
     }
 
-    /// The one that is used now.
+    /// Returns the client in use.
     pub(super) fn current(&self) -> Client {
         self.0.load().0.clone()
     }
 
-    /// Puts another in the place of one that is over.
+    /// Replaces a client that has ended.
     pub(super) fn replace(&self, client: Client) {
         self.0.store(Arc::new((client, self.generation())));
     }
 
-    /// How often this connection was made, by all of them.
+    /// Number of times the connection was established, over all clients.
     pub(super) fn generation(&self) -> u64 {
         let current = self.0.load();
         current.1 + current.0.statistics().connects.load(Ordering::SeqCst)
     }
 }
 
-/// What is known of a connection.
+/// State of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConnectionState {
-    /// Whether it is up.
+    /// The connection is established.
     pub(crate) up: bool,
-    /// How often it was made: another number means that messages may be missing between the two.
+    /// Number of times it was established. If it differs from an earlier one, messages may be
+    /// missing.
     pub(crate) generation: u64,
-    /// Grows when the client dropped messages that nobody took in time; which ones, and how many, it does not say.
+    /// Increases when the client dropped messages because a queue was full. The subjects and the
+    /// number of messages per subject are not known.
     pub(crate) overflows: u64,
-    /// How often the server refused which subject, since the connection was made.
+    /// Number of permission violations by subject, since the connection was established.
     pub(crate) denied: Arc<BTreeMap<Box<str>, u64>>,
 }
 
-/// Why nothing more comes on a connection.
+/// Reason why a connection stops delivering.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// It is gone.
+pub(crate) enum ConnectionEnd {
+    /// The connection is lost.
     Gone,
-    /// The server refuses this subject.
+    /// The server denies this subject.
     Denied(String),
 }
 
 impl ConnectionState {
-    /// How often the server refused this subject on this connection.
+    /// Number of permission violations for this subject on the current connection.
     pub(crate) fn denials(&self, subject: &str) -> u64 {
         self.denied.get(subject).copied().unwrap_or(0)
     }
 }
 
 impl NatsConnection {
-    /// The client of the library, as it is now.
+    /// Returns the current client of the library.
     pub(crate) fn client(&self) -> Client {
         self.clients.current()
     }
 
-    /// How often the connection was made, exact at the moment of the call.
+    /// Number of times the connection was established, exact at the time of the call.
     ///
-    /// Read after a message was received it is at least the generation that brought the message: the library counts
-    /// a connection before it reads from it.
+    /// Read after a message was received, it is at least the generation that delivered the message:
+    /// the library counts a connection before it reads from it.
     pub(crate) fn generation(&self) -> u64 {
         self.clients.generation()
     }
 
-    /// What is known now.
-    pub(crate) fn now(&self) -> ConnectionState {
+    /// Returns the current state.
+    pub(crate) fn state(&self) -> ConnectionState {
         self.state.borrow().clone()
     }
 
-    /// Returns at the next change; never if nobody watches the connection any more.
+    /// Returns at the next change. Never returns after the supervisor has stopped.
     pub(crate) async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Returns the generation of the connection as soon as it is up.
-    pub(crate) async fn up(&mut self) -> u64 {
+    /// Waits until the connection is up and returns its generation.
+    pub(crate) async fn wait_up(&mut self) -> u64 {
         let found = self
             .state
             .wait_for(|state| state.up)
@@ -111,8 +117,8 @@ impl NatsConnection {
         }
     }
 
-    /// Returns when the connection with this generation is gone.
-    pub(crate) async fn gone(&mut self, generation: u64) {
+    /// Returns when the connection with this generation is lost.
+    pub(crate) async fn wait_down(&mut self, generation: u64) {
         if self
             .state
             .wait_for(|state| !state.up || state.generation != generation)
@@ -123,8 +129,13 @@ impl NatsConnection {
         }
     }
 
-    /// Returns when the connection with this generation is gone, or the server refuses one of these subjects on it.
-    pub(crate) async fn ended(&mut self, generation: u64, subjects: &[String]) -> Ended {
+    /// Returns when the connection with this generation is lost, or the server denies one of these
+    /// subjects on it.
+    pub(crate) async fn wait_ended(
+        &mut self,
+        generation: u64,
+        subjects: &[String],
+    ) -> ConnectionEnd {
         let is_gone = |state: &ConnectionState| !state.up || state.generation != generation;
         let denied = |state: &ConnectionState| {
             subjects
@@ -140,13 +151,13 @@ impl NatsConnection {
             return std::future::pending().await;
         };
         if is_gone(&state) {
-            return Ended::Gone;
+            return ConnectionEnd::Gone;
         }
-        denied(&state).map_or(Ended::Gone, Ended::Denied)
+        denied(&state).map_or(ConnectionEnd::Gone, ConnectionEnd::Denied)
     }
 
-    /// Returns when the server refuses this subject more often than `known` times.
-    pub(crate) async fn denied(&self, subject: &str, known: u64) {
+    /// Returns when the server has denied this subject more than `known` times.
+    pub(crate) async fn wait_denied(&self, subject: &str, known: u64) {
         let mut state = self.state.clone();
         if state
             .wait_for(|state| state.denials(subject) > known)

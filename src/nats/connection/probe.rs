@@ -1,4 +1,9 @@
-//! Periodic round trips of requests: a connection that is up and does not answer is noticed.
+//! Probe of the control connection: detects a connection that is up but does not answer requests.
+//!
+//! Every 10 s a request is sent to a subject without a subscriber; the server itself answers "no
+//! responders". Two unanswered requests in a row set [`Unanswered`], and the supervisor fails the
+//! health check `nats`. The library's own pings end a connection whose server is gone, within 30 s;
+//! they do not detect unanswered requests on a connection that lives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +15,16 @@ use bytes::Bytes;
 
 use super::nats_connection::NatsConnection;
 
-/// 10 s between round trips, as often as the library sends a ping.
-const EVERY: Duration = Duration::from_secs(10);
-/// 1 s before a round trip without an answer is repeated.
-const REPEATED: Duration = Duration::from_secs(1);
-/// 5 s for each, as long as a request to JetStream waits.
-pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// 2: one may be lost with a connection that is made again, or in a pod that was stopped for a while.
+/// 10 s between probes, the same as the library's ping interval.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// 1 s before an unanswered probe is repeated.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// 5 s for each probe, the same as for a request to JetStream.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// 2 in a row: one may be lost with a reconnect, or in a pod that was paused for a while.
 const UNANSWERED_MAX: u32 = 2;
 
-/// Whether round trips are without answers while the connection is up. Cheap to clone.
+/// Set while probes are unanswered although the connection is up. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unanswered(Arc<AtomicBool>);
 
@@ -29,54 +34,58 @@ impl Unanswered {
     }
 }
 
-/// Outcome of one round trip.
+/// Outcome of one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Answered,
     Unanswered,
-    /// The server rejects the subject: no round trip is possible, and each would be a line in the server's log.
+    /// The server denies the subject: no probe is possible, and each would be a line in the
+    /// server's log.
     Denied,
 }
 
-/// Makes round trips until one is denied.
-///
-/// The library's own pings end a connection whose server has gone, after 30 s. They notice nothing of requests that get no
-/// answers on a connection that lives.
-pub(super) async fn run(mut link: NatsConnection, unanswered: Unanswered) {
-    let mut missing = 0;
+/// Sends probes until one is denied.
+pub(super) async fn run(mut connection: NatsConnection, unanswered: Unanswered) {
+    let mut unanswered_in_a_row = 0;
     loop {
-        tokio::time::sleep(if missing == 0 { EVERY } else { REPEATED }).await;
-        let generation = link.up().await;
-        let outcome = make(&link).await;
-        // An outcome of two connections says nothing of either.
-        let is_one = link.now().up && link.generation() == generation;
-        missing = if outcome == Outcome::Unanswered && is_one {
-            missing + 1
+        tokio::time::sleep(if unanswered_in_a_row == 0 {
+            INTERVAL
+        } else {
+            RETRY_AFTER
+        })
+        .await;
+        let generation = connection.wait_up().await;
+        let outcome = round_trip(&connection).await;
+        // An outcome that spans a reconnect says nothing about either connection.
+        let is_same_connection = connection.state().up && connection.generation() == generation;
+        unanswered_in_a_row = if outcome == Outcome::Unanswered && is_same_connection {
+            unanswered_in_a_row + 1
         } else {
             0
         };
         unanswered
             .0
-            .store(missing >= UNANSWERED_MAX, Ordering::Relaxed);
+            .store(unanswered_in_a_row >= UNANSWERED_MAX, Ordering::Relaxed);
         if outcome == Outcome::Denied {
             tracing::debug!(
-                "requests on the control connection are not checked: publishing to our inbox is not permitted"
+                "control connection is not probed: publishing to our inbox is not permitted"
             );
             return;
         }
     }
 }
 
-/// A request to an inbox without a subscription: the server itself answers that there are no responders.
-async fn make(link: &NatsConnection) -> Outcome {
-    let client = link.client();
+/// Sends a request to an inbox without a subscription: the server answers that there are no
+/// responders.
+async fn round_trip(connection: &NatsConnection) -> Outcome {
+    let client = connection.client();
     let subject = client.new_inbox();
-    let request = Request::new().payload(Bytes::new()).timeout(Some(DEADLINE));
+    let request = Request::new().payload(Bytes::new()).timeout(Some(TIMEOUT));
     tokio::select! {
         answer = client.send_request(subject.clone(), request) => match answer.map_err(|error| error.kind()) {
             Ok(_) | Err(RequestErrorKind::NoResponders) => Outcome::Answered,
             Err(_) => Outcome::Unanswered,
         },
-        () = link.denied(&subject, 0) => Outcome::Denied,
+        () = connection.wait_denied(&subject, 0) => Outcome::Denied,
     }
 }

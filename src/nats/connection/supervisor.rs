@@ -1,4 +1,15 @@
-//! Watches the connections: state for the other parts, health for the probes, one log line per change.
+//! Supervisor of the four connections: their state, the health check, logs and metrics.
+//!
+//! The client library reports events (connected, disconnected, lame duck, permission violations)
+//! through a callback that must not block. The callback puts them into a bounded queue; one task
+//! reads the queue and also polls every connection once a second, so a dropped event is caught up
+//! within a second.
+//!
+//! - Lame duck mode: the connection moves to another server after a random delay of up to 8 s.
+//! - A client whose own task has ended is replaced by a new client.
+//! - Dropped messages (slow consumer) are counted once per poll and increase
+//!   [`ConnectionState::overflows`].
+//! - Permission violations are recorded by subject; waiting requests end with an error.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +28,7 @@ use super::{CORE, INBOX};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::telemetry::Metrics;
 
-/// The tasks that watch; dropping them ends the watching and lets go of the connections.
+/// Handle to the supervisor tasks. Dropping it stops them and releases the connections.
 #[derive(Debug)]
 pub(crate) struct Supervisor([JoinHandle<()>; 2]);
 
@@ -29,36 +40,36 @@ impl Drop for Supervisor {
     }
 }
 
-/// The most events that wait for the monitor. More are not needed: the facts are also read every second.
+/// 256 queued events. More are not needed: the state is also polled every second.
 const EVENTS_MAX: usize = 256;
 
-/// The most refused subjects that are remembered per connection.
+/// 1024 denied subjects are remembered per connection.
 const DENIED_MAX: usize = 1024;
 
-/// How often the same trouble is logged again.
-const REPEAT: Duration = Duration::from_secs(30);
+/// 30 s before the same failure is logged again.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// Opens connections and then watches them.
+/// Opens the connections and then supervises them.
 pub(super) struct Builder {
-    links: Vec<SupervisedConnection>,
+    connections: Vec<SupervisedConnection>,
     events: mpsc::Sender<(usize, Event)>,
-    heard: mpsc::Receiver<(usize, Event)>,
+    events_received: mpsc::Receiver<(usize, Event)>,
     check: Check,
     metrics: Arc<Metrics>,
     transport: Arc<Transport>,
-    /// Set while requests on the control connection get no answers.
+    /// Set while requests on the control connection are unanswered.
     pub(super) unanswered: Unanswered,
 }
 
 impl Builder {
     pub(super) fn new(health: &Health, metrics: &Arc<Metrics>, transport: Transport) -> Self {
-        let (events, heard) = mpsc::channel(EVENTS_MAX);
+        let (events, events_received) = mpsc::channel(EVENTS_MAX);
         let check = health.check("nats", "not connected to NATS yet");
         let (metrics, transport) = (Arc::clone(metrics), Arc::new(transport));
         Self {
-            links: Vec::new(),
+            connections: Vec::new(),
             events,
-            heard,
+            events_received,
             check,
             metrics,
             transport,
@@ -73,56 +84,56 @@ impl Builder {
         options: ConnectOptions,
         servers: &[ServerAddr],
     ) -> Result<NatsConnection, String> {
-        let place = self.links.len();
-        let opener = Connector {
-            place,
+        let index = self.connections.len();
+        let connector = Connector {
+            index,
             options,
             servers: servers.to_vec(),
             events: self.events.clone(),
             transport: Arc::clone(&self.transport),
         };
         let failure = Arc::new(Mutex::new(None));
-        let (client, over) = opener.open(&failure).await?;
+        let (client, ended) = connector.open(&failure).await?;
         let clients = Arc::new(ClientSlot::new(client));
-        let (state, link_state) = watch::channel(ConnectionState::default());
-        self.links.push(SupervisedConnection {
+        let (state, state_receiver) = watch::channel(ConnectionState::default());
+        self.connections.push(SupervisedConnection {
             role,
-            opener,
+            connector,
             clients: Arc::clone(&clients),
-            over,
+            ended,
             state,
             failure,
             leave_at: None,
             dropped: 0,
-            told: None,
+            last_logged: None,
         });
         Ok(NatsConnection {
             clients,
-            state: link_state,
+            state: state_receiver,
         })
     }
 
-    /// Watches from now on; `probe` ends with it.
+    /// Starts the supervisor. `probe` is aborted with it.
     pub(super) fn start(self, probe: JoinHandle<()>) -> Supervisor {
         Supervisor([tokio::spawn(self.watch()), probe])
     }
 
     async fn watch(mut self) {
-        // 1 s: how stale the facts may be when events were lost.
+        // 1 s: maximum delay after a dropped event.
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some((place, event)) = self.heard.recv() => {
-                    let is_over = event == Event::Closed;
-                    self.links[place].hear(event, &self.metrics);
-                    if is_over {
-                        self.links[place].look(&self.metrics).await;
+                Some((index, event)) = self.events_received.recv() => {
+                    let has_ended = event == Event::Closed;
+                    self.connections[index].on_event(event, &self.metrics);
+                    if has_ended {
+                        self.connections[index].poll(&self.metrics).await;
                     }
                 }
                 _ = tick.tick() => {
-                    for link in &mut self.links {
-                        link.look(&self.metrics).await;
+                    for connection in &mut self.connections {
+                        connection.poll(&self.metrics).await;
                     }
                 }
             }
@@ -132,34 +143,38 @@ impl Builder {
 
     fn report(&self) {
         let down: Vec<&SupervisedConnection> = self
-            .links
+            .connections
             .iter()
-            .filter(|link| !link.state.borrow().up)
+            .filter(|connection| !connection.state.borrow().up)
             .collect();
         self.metrics.nats_connected.set(i64::from(down.is_empty()));
         let denied: Vec<String> = self
-            .links
+            .connections
             .iter()
-            .flat_map(SupervisedConnection::denied)
+            .flat_map(SupervisedConnection::denied_subjects)
             .take(5)
             .collect();
-        let is_clear =
-            |link: &SupervisedConnection| !link.clients.current().server_info().tls_required;
-        let exposed = self.transport.warning(!self.links.iter().any(is_clear));
-        let denied = (!denied.is_empty()).then(|| format!("NATS refuses {}", denied.join(", ")));
+        let is_clear = |connection: &SupervisedConnection| {
+            !connection.clients.current().server_info().tls_required
+        };
+        let exposed = self
+            .transport
+            .warning(!self.connections.iter().any(is_clear));
+        let denied = (!denied.is_empty())
+            .then(|| format!("NATS denies permission for {}", denied.join(", ")));
         let warnings: Vec<String> = denied.into_iter().chain(exposed).collect();
         self.check.set(match down.as_slice() {
             [] if self.unanswered.is_set() => Status::Failing(format!(
                 "connection control to NATS is up, but requests get no answer within {} s",
-                probe::DEADLINE.as_secs()
+                probe::TIMEOUT.as_secs()
             )),
             [] if warnings.is_empty() => Status::Ok,
             [] => Status::Warning(warnings.join("; ")),
             [first, ..] => {
-                let roles: Vec<&str> = down.iter().map(|link| link.role).collect();
+                let roles: Vec<&str> = down.iter().map(|connection| connection.role).collect();
                 let why = down
                     .iter()
-                    .find_map(|link| link.failure())
+                    .find_map(|connection| connection.failure())
                     .unwrap_or_else(|| "connecting".to_owned());
                 let plural = if first.role == roles.join("") {
                     ""
@@ -175,58 +190,61 @@ impl Builder {
     }
 }
 
-/// What it takes to open a connection, again if it must be.
+/// Settings to open a connection, and to open it again.
 struct Connector {
-    place: usize,
+    index: usize,
     options: ConnectOptions,
     servers: Vec<ServerAddr>,
     transport: Arc<Transport>,
     events: mpsc::Sender<(usize, Event)>,
 }
 
-/// Why the last attempt failed.
+/// Reason of the last failed attempt.
 type Failure = Arc<Mutex<Option<String>>>;
 
-/// Says when it is dropped that a client's own task has ended: whatever it is asked then it refuses.
+/// Sets a flag and queues an event when it is dropped with the client's own task. After that, the
+/// client rejects every call.
 struct ClientGuard {
     flag: Arc<AtomicBool>,
-    place: usize,
+    index: usize,
     events: mpsc::Sender<(usize, Event)>,
 }
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.flag.store(true, Ordering::Release);
-        if self.events.try_send((self.place, Event::Closed)).is_err() {
-            tracing::debug!("the end of a NATS client is seen within a second");
+        if self.events.try_send((self.index, Event::Closed)).is_err() {
+            tracing::debug!("event queue full; the next poll detects the ended NATS client");
         }
     }
 }
 
 impl Connector {
-    /// Begins to connect. The flag is set when the client is over.
+    /// Starts connecting. The returned flag is set when the client's task has ended.
     async fn open(&self, failure: &Failure) -> Result<(Client, Arc<AtomicBool>), String> {
-        let (place, told) = (self.place, Arc::clone(failure));
+        let (index, last_failure) = (self.index, Arc::clone(failure));
         let flag = Arc::new(AtomicBool::new(false));
         // The callback lives as long as the client's own task, however that ends.
-        let over = ClientGuard {
+        let ended = ClientGuard {
             flag: Arc::clone(&flag),
-            place,
+            index,
             events: self.events.clone(),
         };
         let options = self.options.clone().event_callback(move |event| {
-            // What does not fit is read from the facts within a second.
-            let full = over.events.try_send((place, event)).is_err();
+            // An event that does not fit is found by the poll within a second.
+            let full = ended.events.try_send((index, event)).is_err();
             async move {
                 if full {
-                    tracing::debug!("events of a NATS connection skipped");
+                    tracing::debug!("NATS connection event dropped; the next poll reads the state");
                 }
             }
         });
-        // Chooses no server. It is the only place where the library tells why the last attempt failed.
+        // This callback selects no server. It is the only place where the library reports the
+        // reason of the last failed attempt.
         let transport = Arc::clone(&self.transport);
         let options = options.reconnect_to_server_callback(move |servers, _| {
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = reason(&servers, &transport);
+            *last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+                reason(&servers, &transport);
             async { None }
         });
         let client = options
@@ -237,7 +255,7 @@ impl Connector {
     }
 }
 
-/// Why the last attempts failed, server by server; no secret stands in it.
+/// Reasons of the last failed attempts, one per server, without secrets.
 fn reason(servers: &[async_nats::Server], transport: &Transport) -> Option<String> {
     let failed: Vec<String> = servers
         .iter()
@@ -254,62 +272,58 @@ fn reason(servers: &[async_nats::Server], transport: &Transport) -> Option<Strin
     (!failed.is_empty()).then(|| failed.join("; "))
 }
 
-/// One connection, seen from the monitor.
+/// One supervised connection.
 struct SupervisedConnection {
     role: &'static str,
-    opener: Connector,
+    connector: Connector,
     clients: Arc<ClientSlot>,
-    /// The client is of no use any more.
-    over: Arc<AtomicBool>,
+    /// Set when the client's task has ended.
+    ended: Arc<AtomicBool>,
     state: watch::Sender<ConnectionState>,
     failure: Failure,
-    /// When to leave a server that is about to end.
+    /// Time to leave a server in lame duck mode.
     leave_at: Option<Instant>,
-    /// How many messages this client had dropped at the last look.
+    /// Messages that the current client had dropped at the last poll.
     dropped: u64,
-    /// The trouble that was logged last.
-    told: Option<(String, Instant)>,
+    /// The failure that was logged last, and when.
+    last_logged: Option<(String, Instant)>,
 }
 
 impl SupervisedConnection {
-    fn hear(&mut self, event: Event, metrics: &Metrics) {
+    fn on_event(&mut self, event: Event, metrics: &Metrics) {
         match event {
             Event::Connected => self.set_up(true, metrics),
             Event::Disconnected => self.set_up(false, metrics),
             Event::LameDuckMode => {
-                // 0 to 8 s: the server waits for 10 s before it begins to close connections itself.
+                // 0 to 8 s: the server waits 10 s before it closes connections itself.
                 let wait = Duration::from_secs(8).mul_f64(fastrand::f64());
                 tracing::info!(
                     connection = self.role,
                     ?wait,
-                    "nats server is about to end, leaving it"
+                    "NATS server entering lame duck mode; reconnecting"
                 );
                 self.leave_at.get_or_insert(Instant::now() + wait);
             }
             Event::ServerError(ServerError::Other(text)) => match denied_subject(&text) {
-                Some(subject) => self.deny(subject, &text),
-                None => tracing::warn!(
-                    connection = self.role,
-                    error = text,
-                    "nats server reports an error"
-                ),
+                Some(subject) => self.note_denial(subject, &text),
+                None => tracing::warn!(connection = self.role, error = text, "NATS server error"),
             },
             Event::ServerError(error) => {
-                tracing::warn!(connection = self.role, %error, "nats server reports an error");
+                tracing::warn!(connection = self.role, %error, "NATS server error");
             }
             Event::ClientError(ClientError::Other(text)) => {
                 let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 failure.get_or_insert(text);
             }
-            // The statistics have the number of dropped messages, events may be lost.
+            // Dropped messages are read from the statistics: events may be lost.
             Event::SlowConsumer(_) | Event::ClientError(_) | Event::Draining | Event::Closed => {}
         }
     }
 
-    /// Reads the facts: events may have been lost.
-    async fn look(&mut self, metrics: &Metrics) {
-        if self.over.load(Ordering::Acquire) {
-            self.begin_again(metrics).await;
+    /// Reads the state of the client: events may have been lost.
+    async fn poll(&mut self, metrics: &Metrics) {
+        if self.ended.load(Ordering::Acquire) {
+            self.replace_client(metrics).await;
         }
         self.set_up(
             self.clients.current().connection_state() == State::Connected,
@@ -317,20 +331,20 @@ impl SupervisedConnection {
         );
         self.count_dropped(metrics);
         if !self.state.borrow().up {
-            self.tell_failure();
+            self.log_failure();
         }
         if self.leave_at.is_some_and(|at| at <= Instant::now()) {
             self.leave_at = None;
             if self.clients.current().force_reconnect().await.is_err() {
                 tracing::debug!(
                     connection = self.role,
-                    "a closed connection leaves no server"
+                    "reconnect not requested: NATS connection closed"
                 );
             }
         }
     }
 
-    /// Counts the messages that were dropped since the last look, in one line of the log.
+    /// Counts the messages that were dropped since the last poll, and logs them in one line.
     fn count_dropped(&mut self, metrics: &Metrics) {
         let statistics = self.clients.current().statistics();
         let dropped = statistics.dropped_messages.load(Ordering::Relaxed);
@@ -346,74 +360,74 @@ impl SupervisedConnection {
             tracing::warn!(
                 connection = self.role,
                 messages = new,
-                "slow consumer: messages dropped, the queue was full"
+                "slow consumer: queue full, messages dropped"
             );
             self.state.send_modify(|state| state.overflows += 1);
         }
     }
 
-    /// Puts a new client in the place of one that is over.
-    async fn begin_again(&mut self, metrics: &Metrics) {
+    /// Replaces a client that has ended.
+    async fn replace_client(&mut self, metrics: &Metrics) {
         tracing::error!(
             connection = self.role,
-            "the nats client has failed on what it received, starting another"
+            "NATS client task failed; starting a new client"
         );
         self.set_up(false, metrics);
-        match self.opener.open(&self.failure).await {
-            Ok((client, over)) => {
+        match self.connector.open(&self.failure).await {
+            Ok((client, ended)) => {
                 self.clients.replace(client);
                 self.dropped = 0;
-                self.over = over;
+                self.ended = ended;
             }
-            // Tried again in a second.
+            // The next poll retries.
             Err(why) => *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why),
         }
     }
 
     fn set_up(&mut self, up: bool, metrics: &Metrics) {
-        let made = self.clients.generation();
+        let generation = self.clients.generation();
         let (was_up, known) = {
             let state = self.state.borrow();
             (state.up, state.generation)
         };
-        if (was_up, known) == (up, made) {
+        if (was_up, known) == (up, generation) {
             return;
         }
-        if made > known {
-            // The first connection is no reconnect.
-            metrics.nats_reconnects_total.inc_by(made - known.max(1));
+        if generation > known {
+            // The first connection is not a reconnect.
+            metrics
+                .nats_reconnects_total
+                .inc_by(generation - known.max(1));
             self.leave_at = None;
         }
         match (up, was_up) {
-            (true, _) => tracing::info!(
-                connection = self.role,
-                generation = made,
-                "connected to nats"
-            ),
-            (false, true) => tracing::warn!(connection = self.role, "connection to nats lost"),
+            (true, _) => {
+                tracing::info!(connection = self.role, generation, "NATS connected")
+            }
+            (false, true) => tracing::warn!(connection = self.role, "NATS connection lost"),
             (false, false) => {}
         }
         if up {
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.told = None;
+            self.last_logged = None;
         }
         self.state.send_modify(|state| {
             state.up = up;
-            state.generation = made;
-            if made > known {
+            state.generation = generation;
+            if generation > known {
                 state.denied = Arc::default();
             }
         });
     }
 
-    fn deny(&self, subject: &str, text: &str) {
+    fn note_denial(&self, subject: &str, text: &str) {
         let known = self.state.borrow().denials(subject) > 0;
         if !known && !is_probe(subject, text) {
             tracing::error!(
                 connection = self.role,
                 subject,
                 error = text,
-                "nats refuses a subject: permission missing"
+                "NATS permission violation"
             );
         }
         self.state.send_modify(|state| {
@@ -424,7 +438,7 @@ impl SupervisedConnection {
         });
     }
 
-    fn denied(&self) -> Vec<String> {
+    fn denied_subjects(&self) -> Vec<String> {
         let state = self.state.borrow();
         state
             .denied
@@ -442,31 +456,32 @@ impl SupervisedConnection {
             .clone()
     }
 
-    /// Logs why there is no connection: a new reason at once, a known one at a bounded rate.
-    fn tell_failure(&mut self) {
+    /// Logs why there is no connection: a new reason at once, a known one every 30 s.
+    fn log_failure(&mut self) {
         let Some(why) = self.failure() else { return };
         let known = self
-            .told
+            .last_logged
             .as_ref()
-            .is_some_and(|(told, at)| *told == why && at.elapsed() < REPEAT);
+            .is_some_and(|(logged, at)| *logged == why && at.elapsed() < LOG_AGAIN_AFTER);
         if !known {
             tracing::warn!(
                 connection = self.role,
-                why,
-                "no connection to nats, trying on"
+                error = why,
+                "NATS connection failed; retrying"
             );
-            self.told = Some((why, Instant::now()));
+            self.last_logged = Some((why, Instant::now()));
         }
     }
 }
 
-/// Whether this refusal is only an answer to our own round trip: publishing to our inbox needs no permission, because
-/// the refusal tells as well as the message that the server has come so far.
+/// Returns true if a permission violation only answers our own flush. Publishing to our inbox needs
+/// no permission: the violation confirms as well as the message that the server has come to this
+/// point.
 fn is_probe(subject: &str, text: &str) -> bool {
     subject.starts_with(INBOX) && text.contains("for Publish to")
 }
 
-/// The subject of an error such as `Permissions Violation for Subscription to "orders.>"`.
+/// Subject of an error such as `Permissions Violation for Subscription to "orders.>"`.
 fn denied_subject(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("Permissions Violation for ")?;
     let begin = rest.find('"')? + 1;
@@ -479,7 +494,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_permission_violation_names_its_subject() {
+    fn permission_violation_names_its_subject() {
         let subject = |text| denied_subject(text);
         assert_eq!(
             subject("Permissions Violation for Subscription to \"orders.>\""),

@@ -1,4 +1,8 @@
-//! TLS towards NATS: what is required, what a failed handshake means, and whether a password is readable on the way.
+//! TLS options for NATS, explanations of handshake errors, and the clear-text warning.
+//!
+//! The library's errors name neither the file nor the setting at fault. [`Transport::explain`]
+//! checks the configured files and adds the cause and the remedy. [`Transport::warning`] reports a
+//! password or token that is sent unencrypted to another host.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,16 +13,16 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::nats::config::{Config, Credentials, Tls};
 
-/// TLS settings that the monitor reports about.
+/// TLS settings that the supervisor reports on.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     tls: Tls,
-    /// The secret that is readable on the network without TLS, and the first server that receives it.
-    exposed: Option<Exposed>,
+    /// Secret that is sent in clear text without TLS, and the first server that receives it.
+    exposed: Option<ExposedSecret>,
 }
 
 #[derive(Clone, Debug)]
-struct Exposed {
+struct ExposedSecret {
     secret: &'static str,
     host: String,
 }
@@ -33,10 +37,10 @@ impl Transport {
                 Some("password")
             }
             Credentials::None if servers.iter().any(ServerAddr::has_user_pass) => Some("token"),
-            // The seed stays here: these sign a nonce of the server.
+            // The seed is not sent: these sign a nonce of the server.
             Credentials::None | Credentials::File(_) | Credentials::Nkey(_) => None,
         };
-        // `required: false` says that the way is protected otherwise.
+        // `required: false` declares that the network is protected otherwise.
         let is_open = !is_required(&tls, servers) && tls.required.is_none();
         let remote = servers
             .iter()
@@ -44,86 +48,86 @@ impl Transport {
         let exposed = secret
             .zip(remote)
             .filter(|_| is_open)
-            .map(|(secret, server)| Exposed {
+            .map(|(secret, server)| ExposedSecret {
                 secret,
                 host: server.host().to_owned(),
             });
         Self { tls, exposed }
     }
 
-    /// The finding about a connection that is up; `is_tls`: the server asks for TLS, so it is spoken.
+    /// Warning about an established connection. `is_tls`: the connection is encrypted.
     pub(super) fn warning(&self, is_tls: bool) -> Option<String> {
-        let Exposed { secret, host } = self.exposed.as_ref().filter(|_| !is_tls)?;
+        let ExposedSecret { secret, host } = self.exposed.as_ref().filter(|_| !is_tls)?;
         Some(format!(
             "the {secret} is sent in clear text to {host}, and anyone on the path can read it: set `nats.tls.required: true` (or `false` if the network is protected otherwise), or use `nats.nkey` or `nats.credentials`, which send no secret"
         ))
     }
 
-    /// The error of an attempt to connect, with its meaning and remedy.
+    /// Adds cause and remedy to the error of a connection attempt.
     pub(super) fn explain(&self, error: &str) -> String {
-        match self.faults_of_files().or_else(|| self.meaning(error)) {
-            Some(fault) => format!("{error} ({fault})"),
+        match self.file_errors().or_else(|| self.hint(error)) {
+            Some(hint_text) => format!("{error} ({hint_text})"),
             None => error.to_owned(),
         }
     }
 
-    /// Faults of the files that the configuration names, each with its path.
-    fn faults_of_files(&self) -> Option<String> {
+    /// Errors of the configured files, each with its path.
+    fn file_errors(&self) -> Option<String> {
         let files = [
             ("ca", &self.tls.ca),
             ("certificate", &self.tls.certificate),
             ("key", &self.tls.key),
         ];
-        let faults: Vec<String> = files
+        let errors: Vec<String> = files
             .into_iter()
             .filter_map(|(key, path)| {
                 let path = path.as_deref()?;
                 Some(format!(
                     "`nats.tls.{key}`: {}: {}",
                     path.display(),
-                    fault_of_file(key, path)?
+                    file_error(key, path)?
                 ))
             })
             .collect();
-        (!faults.is_empty()).then(|| faults.join("; "))
+        (!errors.is_empty()).then(|| errors.join("; "))
     }
 
-    /// The meaning of an error of a handshake.
-    fn meaning(&self, error: &str) -> Option<String> {
+    /// Cause and remedy of a handshake error.
+    fn hint(&self, error: &str) -> Option<String> {
         let authorities = match &self.tls.ca {
-            Some(path) => format!("those in {} (`nats.tls.ca`)", path.display()),
-            None => "those of the system; `nats.tls.ca` names others".to_owned(),
+            Some(path) => format!("the authorities in {} (`nats.tls.ca`)", path.display()),
+            None => "the system's authorities (`nats.tls.ca` replaces them)".to_owned(),
         };
-        let meaning = if error.contains("CaUsedAsEndEntity") {
-            "the server shows a certificate of an authority (basicConstraints CA:TRUE), as `openssl req -x509` makes it: let an authority sign a certificate for the server, or make the self-signed one with `-addext basicConstraints=critical,CA:FALSE`".to_owned()
+        let hint = if error.contains("CaUsedAsEndEntity") {
+            "the server presents a CA certificate (basicConstraints CA:TRUE), as `openssl req -x509` creates it: sign a server certificate with a CA, or create the self-signed one with `-addext basicConstraints=critical,CA:FALSE`".to_owned()
         } else if error.contains("UnknownIssuer") {
             format!(
-                "no known authority has signed the server's certificate; known are {authorities}"
+                "the server's certificate is not signed by a trusted authority; trusted are {authorities}"
             )
         } else if error.contains("NotValidForName") || error.contains("not valid for name") {
-            "the server's certificate names other hosts: connect to one of its names, or add this one to its subjectAltName"
+            "the server's certificate is for other host names: connect by one of its names, or add this name to its subjectAltName"
                 .to_owned()
         } else if error.contains("CertificateRequired") {
-            "the server wants a certificate of its client: set `nats.tls.certificate` and `nats.tls.key`".to_owned()
+            "the server requires a client certificate: set `nats.tls.certificate` and `nats.tls.key`".to_owned()
         } else if error.contains("InvalidContentType") {
-            "the server does not speak TLS where it is expected: with `nats.tls.handshake_first` it needs `handshake_first` in its own `tls` block".to_owned()
+            "the server does not speak TLS on this port: with `nats.tls.handshake_first` it needs `handshake_first` in its own `tls` block".to_owned()
         } else if error.contains("expected INFO, got nothing") && !self.tls.handshake_first {
-            "if the server has `handshake_first` in its `tls` block, it waits for the handshake: set `nats.tls.handshake_first: true`".to_owned()
+            "if the server has `handshake_first` in its `tls` block, it expects the TLS handshake first: set `nats.tls.handshake_first: true`".to_owned()
         } else {
             return None;
         };
-        Some(meaning)
+        Some(hint)
     }
 }
 
-/// The options as TLS is configured.
+/// Adds the TLS settings to the connection options.
 pub(super) fn apply(
     options: ConnectOptions,
     config: &Config,
     servers: &[ServerAddr],
 ) -> ConnectOptions {
     let tls = config.tls.clone().unwrap_or_default();
-    // Also to servers that are learnt: these come without a scheme.
+    // Applies also to discovered servers, whose addresses have no scheme.
     let mut options = options.require_tls(is_required(&tls, servers));
     if tls.handshake_first {
         options = options.tls_first();
@@ -137,7 +141,7 @@ pub(super) fn apply(
     options
 }
 
-/// Whether nothing is sent to any server before a TLS handshake.
+/// Returns true if nothing is sent to any server before the TLS handshake.
 fn is_required(tls: &Tls, servers: &[ServerAddr]) -> bool {
     let is_configured = tls.ca.is_some() || tls.certificate.is_some() || tls.handshake_first;
     tls.required == Some(true) || is_configured || servers.iter().all(ServerAddr::tls_required)
@@ -152,7 +156,7 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-fn fault_of_file(key: &str, path: &Path) -> Option<String> {
+fn file_error(key: &str, path: &Path) -> Option<String> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) => return Some(error.to_string()),
@@ -160,13 +164,11 @@ fn fault_of_file(key: &str, path: &Path) -> Option<String> {
     if key == "key" {
         return PrivateKeyDer::from_pem_slice(&bytes)
             .is_err()
-            .then(|| "there is no private key in it (PEM)".to_owned());
+            .then(|| "no PEM private key found".to_owned());
     }
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => {
-            Some("there is no certificate in it (PEM)".to_owned())
-        }
+        Ok(certificates) if certificates.is_empty() => Some("no PEM certificate found".to_owned()),
         Ok(_) => None,
         Err(error) => Some(error.to_string()),
     }
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_clear_text_to_another_host_is_a_warning() {
+    fn secret_in_clear_text_to_another_host_is_a_warning() {
         let warns = |servers: &[&str], credentials, tls| {
             transport(servers, credentials, tls)
                 .warning(false)
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_names_the_host_and_the_remedy_but_not_the_secret() {
+    fn warning_names_the_host_and_the_remedy_but_not_the_secret() {
         let text = transport(&["nats://me:hidden@nats:4222"], Credentials::None, None)
             .warning(false)
             .unwrap();
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_explained_with_the_paths_of_files() {
+    fn handshake_error_is_explained_with_file_paths() {
         let missing = Tls {
             ca: Some("/no/such/ca.pem".into()),
             ..Tls::default()
@@ -297,7 +299,7 @@ mod tests {
         };
         let text = transport(&["tls://nats"], token(), Some(tls)).explain("IO error");
         assert!(
-            text.contains("no certificate in it") && text.contains("no private key in it"),
+            text.contains("no PEM certificate") && text.contains("no PEM private key"),
             "{text}"
         );
         let plain = transport(&["nats://nats"], token(), None);

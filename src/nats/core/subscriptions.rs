@@ -1,13 +1,18 @@
-//! Core subjects on demand: one subscription for each filter, shared by all feeds that hold it, and one task for them.
+//! Subscriptions to core subjects on demand: one per filter, one task for all of them.
 //!
 //! ```text
-//! CoreWriter::change -> waiting -> round: subscribe, then a round trip -> CoreWriter::established
-//! inlet (all subscriptions) -> take -> message becomes an event once -> CoreWriter::append (every feed that wants it)
+//! CoreWriter::change -> waiting -> round: subscribe, then flush -> CoreWriter::established
+//! subscription_set   -> take    -> one event per message        -> CoreWriter::append
 //! ```
 //!
-//! NATS sends one copy of a message for each matching subscription, so the number of copies is that of the distinct
-//! filters that match, however many feeds hold them. Rounds follow each other: a feed whose filters are all subscribed to
-//! already waits for the round after the one that made them.
+//! NATS sends one copy of a message per matching subscription, so the number of copies depends on
+//! the number of distinct filters, not on the number of feeds. Rounds run one after another. A feed
+//! whose filters are all subscribed to still waits for a round, because the round that subscribed
+//! may not be confirmed yet.
+//!
+//! Core subjects have no history. After a reconnect, a dropped message or a denied subject, the
+//! feeds get a gap; the connection's state is checked before the messages that follow, so that the
+//! gap comes first.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -17,7 +22,7 @@ use std::time::Instant;
 use async_nats::Message;
 use prometheus::IntCounter;
 
-use super::inlet::{self, Inlet, Made};
+use super::subscription_set::{self, OwnedSubscription, SubscriptionSet};
 use crate::feed::core_source::FAN_OUT_MAX;
 use crate::feed::{Change, CoreWriter, FeedKey, GapReason, SubscriptionKey};
 use crate::lifecycle::shutdown::Token;
@@ -29,51 +34,51 @@ use crate::sse::{Position, SourceTag};
 use crate::subject::Filter;
 use crate::telemetry::Metrics;
 
-/// The label of core subjects in metrics.
+/// Label of core subjects in metrics.
 const SOURCE: &str = "core";
 
-/// Subscribes to the core subjects that feeds want, and writes what comes to them.
-pub(crate) struct Core {
-    link: NatsConnection,
-    barrier: ServerFlush,
-    intake: EventDecoder,
+/// Subscribes to the core subjects that feeds need, and writes their messages.
+pub(crate) struct CoreSubscriptions {
+    connection: NatsConnection,
+    server_flush: ServerFlush,
+    decoder: EventDecoder,
     denied: IntCounter,
     tag: SourceTag,
     writer: CoreWriter,
-    inlet: Inlet<SubscriptionKey>,
-    /// What the next round is for.
+    subscription_set: SubscriptionSet<SubscriptionKey>,
+    /// Contents of the next round.
     waiting: Waiting,
     round: Option<Round>,
-    /// The connection as it was when it was compared last.
+    /// State of the connection at the last check.
     seen: ConnectionState,
-    /// Subscriptions whose refusal was reported on this connection.
-    refused: HashSet<SubscriptionKey>,
+    /// Subscriptions whose permission violation was reported on this connection.
+    reported_denials: HashSet<SubscriptionKey>,
 }
 
-/// Subscriptions to make, and feeds to establish after that.
+/// Subscriptions to create, and feeds to establish after that.
 #[derive(Default)]
 struct Waiting {
     subscribe: Vec<(SubscriptionKey, Filter)>,
     feeds: Vec<FeedKey>,
 }
 
-/// A round on its way.
+/// A round in progress.
 struct Round {
     feeds: Vec<FeedKey>,
-    done: Pin<Box<dyn Future<Output = Done> + Send>>,
+    done: Pin<Box<dyn Future<Output = Established> + Send>>,
 }
 
 /// Subscriptions that the server has confirmed.
-struct Done {
-    made: Vec<(SubscriptionKey, Made)>,
-    /// The connection that confirmed them.
+struct Established {
+    subscribed: Vec<(SubscriptionKey, OwnedSubscription)>,
+    /// State of the connection that confirmed them.
     seen: ConnectionState,
 }
 
-impl Core {
+impl CoreSubscriptions {
     pub(crate) fn new(
-        link: NatsConnection,
-        barrier: ServerFlush,
+        connection: NatsConnection,
+        server_flush: ServerFlush,
         tag: SourceTag,
         writer: CoreWriter,
         metrics: &Arc<Metrics>,
@@ -83,73 +88,74 @@ impl Core {
             .with_label_values(&[SOURCE, "denied"]);
         let seen = ConnectionState {
             denied: Arc::default(),
-            ..link.now()
+            ..connection.state()
         };
         Self {
-            link,
-            barrier,
-            intake: EventDecoder::new(metrics, SOURCE),
+            connection,
+            server_flush,
+            decoder: EventDecoder::new(metrics, SOURCE),
             denied,
             tag,
             writer,
-            inlet: Inlet::default(),
+            subscription_set: SubscriptionSet::default(),
             waiting: Waiting::default(),
             round: None,
             seen,
-            refused: HashSet::new(),
+            reported_denials: HashSet::new(),
         }
     }
 
-    /// Serves feeds until the drain begins or no reader can come any more.
-    pub(crate) async fn serve(mut self, mut drain: Token) {
+    /// Serves feeds until shutdown is requested or no feed can be opened.
+    pub(crate) async fn run(mut self, mut shutdown: Token) {
         loop {
             self.begin_round();
             tokio::select! {
-                biased; // The connection before its messages: a gap comes before the messages after it.
-                () = drain.requested() => break,
-                () = self.link.changed() => self.compare(&self.link.now()),
+                biased; // The connection before its messages: the gap comes before the messages after it.
+                () = shutdown.requested() => break,
+                () = self.connection.changed() => self.check_connection(&self.connection.state()),
                 done = next(&mut self.round) => self.finish_round(done),
                 change = self.writer.change() => match change {
                     Some(change) => self.apply(change),
                     None => break,
                 },
-                message = self.inlet.next() => match message {
+                message = self.subscription_set.next() => match message {
                     Some((key, message)) => if self.take(key, message) {
-                        // Readers run before more is appended, or their windows move past them.
+                        // Lets readers run before more is appended: otherwise their windows move
+                        // past them.
                         tokio::task::yield_now().await;
                     },
-                    // The client of the library has ended, and all its subscriptions with it.
+                    // The library's client has ended, and all its subscriptions with it.
                     None => self.subscribe_again(),
                 },
             }
         }
-        self.inlet.end().await;
+        self.subscription_set.end().await;
     }
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Subscribe { feed, subscribe } => {
+            Change::Wanted { feed, subscribe } => {
                 self.waiting.feeds.push(feed);
                 self.waiting.subscribe.extend(subscribe);
             }
-            Change::Unsubscribe { unsubscribe } => {
+            Change::Unwanted { unsubscribe } => {
                 for key in unsubscribe {
-                    self.inlet.remove(key);
-                    self.refused.remove(&key);
+                    self.subscription_set.remove(key);
+                    self.reported_denials.remove(&key);
                 }
             }
         }
     }
 
-    /// Makes every subscription again, with the client that replaces the one that has ended.
+    /// Creates every subscription again, with the client that replaces the ended one.
     fn subscribe_again(&mut self) {
-        self.inlet = Inlet::default();
+        self.subscription_set = SubscriptionSet::default();
         let all = self
             .writer
             .subscriptions()
             .map(|(key, filter)| (key, filter.clone()));
         self.waiting.subscribe = all.collect();
-        // Subscriptions of a round on its way may be of either client.
+        // Subscriptions of a round in progress may belong to either client.
         self.waiting
             .feeds
             .extend(self.round.take().into_iter().flat_map(|round| round.feeds));
@@ -166,27 +172,31 @@ impl Core {
             feeds,
         } = std::mem::take(&mut self.waiting);
         subscribe.retain(|(key, _)| self.writer.filter(*key).is_some());
-        let done = Box::pin(round(self.link.clone(), self.barrier.clone(), subscribe));
+        let done = Box::pin(round(
+            self.connection.clone(),
+            self.server_flush.clone(),
+            subscribe,
+        ));
         self.round = Some(Round { feeds, done });
     }
 
-    fn finish_round(&mut self, Done { made, seen }: Done) {
+    fn finish_round(&mut self, Established { subscribed, seen }: Established) {
         let feeds = self
             .round
             .take()
             .map(|round| round.feeds)
             .unwrap_or_default();
-        for (key, made) in made {
-            // Feeds that ended meanwhile need no subscription any more: dropping it ends it.
+        for (key, subscribed) in subscribed {
+            // Feeds that ended meanwhile need no subscription; dropping it unsubscribes.
             if self.writer.filter(key).is_some() {
-                self.inlet.add(key, made);
+                self.subscription_set.add(key, subscribed);
             }
         }
-        self.compare(&self.link.now());
+        self.check_connection(&self.connection.state());
         let is_stale =
             seen.generation != self.seen.generation || seen.overflows != self.seen.overflows;
         for feed in feeds {
-            let is_refused = || {
+            let is_denied = || {
                 let filters = self.writer.filters(feed)?.filters();
                 Some(
                     filters
@@ -194,41 +204,43 @@ impl Core {
                         .any(|filter| self.seen.denials(filter.as_str()) > 0),
                 )
             };
-            if is_stale || is_refused().unwrap_or(false) {
+            if is_stale || is_denied().unwrap_or(false) {
                 self.writer.gap_of_feed(feed, GapReason::Upstream, None);
             }
-            self.writer.confirm_subscribed(feed);
+            self.writer.established(feed);
         }
     }
 
-    /// Takes this message and all that are ready, as far as one batch goes; whether there may be more.
+    /// Takes this message and all that have arrived, up to one batch. Returns true if more may
+    /// follow.
     fn take(&mut self, key: SubscriptionKey, first: Message) -> bool {
         let received = Instant::now();
         let mut work = self.writer.fan_out(key);
         let mut messages = vec![(key, first)];
         let is_full = |messages: &[_], work| messages.len() >= BATCH_MAX || work >= FAN_OUT_MAX;
         while !is_full(&messages, work) {
-            let Some((key, message)) = self.inlet.ready() else {
+            let Some((key, message)) = self.subscription_set.ready() else {
                 break;
             };
             work += self.writer.fan_out(key);
             messages.push((key, message));
         }
-        // After the receipt: a message of another connection is never appended before the gap.
+        // Read after the messages were received: a message of a new connection is never appended
+        // before the gap.
         let state = ConnectionState {
-            generation: self.link.generation(),
+            generation: self.connection.generation(),
             up: true,
-            ..self.link.now()
+            ..self.connection.state()
         };
-        self.compare(&state);
-        self.intake.received(messages.len());
+        self.check_connection(&state);
+        self.decoder.count_received(messages.len());
         let mut batch = Vec::with_capacity(messages.len());
         for (key, message) in &messages {
             if message.status.is_some() {
-                self.intake.status();
+                self.decoder.count_status();
                 continue;
             }
-            // A wildcard in the first place selects none of NATS's own subjects.
+            // A wildcard in the first token does not select subjects reserved by NATS.
             if !self
                 .writer
                 .filter(*key)
@@ -236,96 +248,97 @@ impl Core {
             {
                 continue;
             }
-            // The writer sets the number.
+            // The writer assigns the sequence.
             let position = Position {
                 tag: self.tag,
                 seq: 0,
-                fingerprint: None,
+                check: None,
             };
             batch.push((
                 *key,
-                self.intake
+                self.decoder
                     .convert(MessageFields::of_core(message), position, received),
             ));
         }
         let may_be_more = is_full(&messages, work);
         drop(messages);
         let repeated = self.writer.append(batch);
-        self.intake.repeated(repeated);
+        self.decoder.count_duplicates(repeated);
         may_be_more
     }
 
-    /// Marks a gap when messages may be missing: another connection, messages dropped, or a refused subject.
-    fn compare(&mut self, now: &ConnectionState) {
+    /// Reports a gap if messages may be missing: after a reconnect, dropped messages or a denied
+    /// subject.
+    fn check_connection(&mut self, now: &ConnectionState) {
         if !now.up {
-            return; // Once, when it is up again.
+            return; // Reported once, after the reconnect.
         }
         let is_other = now.generation != self.seen.generation;
         if is_other {
-            self.refused.clear();
+            self.reported_denials.clear();
         }
         if is_other || now.overflows != self.seen.overflows {
             self.writer.gap(GapReason::Upstream, None);
         }
         if !Arc::ptr_eq(&now.denied, &self.seen.denied) {
-            self.report_refused(now);
+            self.report_denials(now);
         }
         self.seen = now.clone();
     }
 
-    fn report_refused(&mut self, now: &ConnectionState) {
-        let refused = now
+    fn report_denials(&mut self, now: &ConnectionState) {
+        let reported_denials = now
             .denied
             .keys()
             .filter_map(|subject| self.writer.find(&Filter::parse(subject).ok()?));
-        let new: Vec<SubscriptionKey> = refused.filter(|key| !self.refused.contains(key)).collect();
+        let new: Vec<SubscriptionKey> = reported_denials
+            .filter(|key| !self.reported_denials.contains(key))
+            .collect();
         for key in new {
-            self.refused.insert(key);
+            self.reported_denials.insert(key);
             self.denied.inc();
             let filter = self.writer.filter(key).map(tracing::field::display);
-            tracing::error!(
-                filter,
-                "NATS denies a core subject that clients subscribe to"
-            );
+            tracing::error!(filter, "NATS denies the subscription to a core subject");
             self.writer
                 .gap_of_subscription(key, GapReason::Upstream, None);
         }
     }
 }
 
-/// The end of a round; never without one.
-async fn next(round: &mut Option<Round>) -> Done {
+/// Returns when the round ends. Never returns without one.
+async fn next(round: &mut Option<Round>) -> Established {
     match round {
         Some(round) => (&mut round.done).await,
         None => std::future::pending().await,
     }
 }
 
-/// Subscribes and waits until the server has done so.
+/// Subscribes, and waits until the server has processed it.
 async fn round(
-    mut link: NatsConnection,
-    barrier: ServerFlush,
+    mut connection: NatsConnection,
+    server_flush: ServerFlush,
     mut subscribe: Vec<(SubscriptionKey, Filter)>,
-) -> Done {
-    let mut made = Vec::with_capacity(subscribe.len());
+) -> Established {
+    let mut subscribed = Vec::with_capacity(subscribe.len());
     while let Some((key, filter)) = subscribe.pop() {
-        let generation = link.up().await;
-        match inlet::subscribe(&link.client(), filter.as_str()).await {
-            Ok(one) => made.push((key, one)),
+        let generation = connection.wait_up().await;
+        match subscription_set::subscribe(&connection.client(), filter.as_str()).await {
+            Ok(one) => subscribed.push((key, one)),
             Err(error) => {
                 tracing::warn!(%filter, %error, "subscription to a core subject failed; retrying");
                 subscribe.push((key, filter));
-                link.gone(generation).await;
+                connection.wait_down(generation).await;
             }
         }
     }
     loop {
-        link.up().await;
-        let seen = link.now();
-        barrier.pass().await;
-        // With another connection the client subscribes again by itself, but the round trip was of the old one.
-        if link.generation() == seen.generation {
-            return Done { made, seen };
+        connection.wait_up().await;
+        let seen = connection.state();
+        server_flush.flush().await;
+        // After a reconnect the client subscribes again by itself, but the flush used the old
+        // connection.
+        if connection.generation() == seen.generation {
+            return Established { subscribed, seen };
         }
     }
 }

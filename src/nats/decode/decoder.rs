@@ -1,4 +1,8 @@
-//! Where messages of one source become events: counted, matched, and handed on in batches.
+//! Decoder of one source: counts, matches and converts messages, and collects events in batches.
+//!
+//! A message is matched against the filters again, because NATS may be asked for a wider set and
+//! NATS 2.9 ignores several filters. A message that is too large becomes a lost item of the batch;
+//! its gap is written directly before its sequence, so that every pod reports the same.
 
 use std::time::Instant;
 
@@ -10,10 +14,10 @@ use crate::sse::{Event, Position};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
 
-/// The most messages that are taken before they are handed on: one wake for all of them.
+/// Maximum number of messages per batch: one notification for all of them.
 pub(crate) const BATCH_MAX: usize = 256;
 
-/// The counters of one source, resolved once.
+/// Counters of one source, resolved once.
 #[derive(Clone, Debug)]
 pub(crate) struct EventDecoder {
     received: IntCounter,
@@ -21,8 +25,8 @@ pub(crate) struct EventDecoder {
     tier: IntCounter,
     oversize: IntCounter,
     status: IntCounter,
-    repeated: IntCounter,
-    foreign: IntCounter,
+    duplicate: IntCounter,
+    not_from_stream: IntCounter,
 }
 
 impl EventDecoder {
@@ -38,90 +42,91 @@ impl EventDecoder {
             tier: rejected("priority"),
             oversize: rejected("oversize"),
             status: rejected("status"),
-            repeated: rejected("repeated"),
-            foreign: rejected("foreign"),
+            duplicate: rejected("repeated"),
+            not_from_stream: rejected("foreign"),
         }
     }
 
-    /// Counts messages that were received.
-    pub(crate) fn received(&self, count: usize) {
+    /// Counts received messages.
+    pub(crate) fn count_received(&self, count: usize) {
         self.received.inc_by(count as u64);
     }
 
-    /// Counts a message that says something about the subscription and is no event.
-    pub(crate) fn status(&self) {
+    /// Counts a status message of a subscription, which is not an event.
+    pub(crate) fn count_status(&self) {
         self.status.inc();
     }
 
-    /// Counts a message on a stream's destination that the stream did not send.
-    pub(crate) fn foreign(&self) {
-        self.foreign.inc();
+    /// Counts a message on the republish destination that the stream did not send.
+    pub(crate) fn count_not_from_stream(&self) {
+        self.not_from_stream.inc();
     }
 
-    /// Makes an event of a message that one of the filters selects.
+    /// Decodes a message that one of the filters selects.
     pub(crate) fn take(
         &self,
-        parts: MessageFields<'_>,
+        fields: MessageFields<'_>,
         position: Position,
         received: Instant,
         filters: &FilterSet,
         batch: &mut Batch,
     ) {
-        // Matched again here: NATS was asked for a wider set, and NATS 2.9 ignores what it does not know.
-        if !filters.matches(parts.subject) {
+        // Matched again: NATS may be asked for a wider set, and NATS 2.9 ignores what it does not
+        // know.
+        if !filters.matches(fields.subject) {
             return;
         }
-        match self.convert(parts, position, received) {
+        match self.convert(fields, position, received) {
             Received::Event(event) => batch.push(event),
-            Received::TooLarge(_) => batch.lost(position.seq),
+            Received::Lost(_) => batch.lost(position.seq),
         }
     }
 
-    /// Makes an event of a message of core subjects.
+    /// Decodes a message without matching.
     pub(crate) fn convert(
         &self,
-        parts: MessageFields<'_>,
+        fields: MessageFields<'_>,
         position: Position,
         received: Instant,
     ) -> Received {
-        let converted = to_event(parts, position, received);
-        if converted.name_refused {
+        let decoded = to_event(fields, position, received);
+        if decoded.is_name_invalid {
             self.name.inc();
         }
-        if converted.tier_refused {
+        if decoded.is_tier_invalid {
             self.tier.inc();
         }
-        converted.event.map_or_else(
+        decoded.event.map_or_else(
             || {
                 self.oversize.inc();
                 tracing::warn!(
-                    subject = parts.subject,
+                    subject = fields.subject,
                     sequence = position.seq,
-                    bytes = parts.payload.len().max(parts.dropped_bytes),
-                    "message too large for an event"
+                    bytes = fields.payload.len().max(fields.dropped_bytes),
+                    "message too large for an event; reported as a gap"
                 );
-                Received::TooLarge(parts.subject.into())
+                Received::Lost(fields.subject.into())
             },
             Received::Event,
         )
     }
 
-    /// Counts messages that a window had already.
-    pub(crate) fn repeated(&self, count: usize) {
-        self.repeated.inc_by(count as u64);
+    /// Counts messages that a window held already.
+    pub(crate) fn count_duplicates(&self, count: usize) {
+        self.duplicate.inc_by(count as u64);
     }
 }
 
-/// Events in their order, and where between them one is missing.
+/// Events in order, and the positions where one is missing.
 #[derive(Debug, Default)]
 pub(crate) struct Batch(Vec<BatchItem>);
 
-/// What a batch is made of.
+/// Item of a batch.
 #[derive(Debug)]
 pub(crate) enum BatchItem {
-    /// Events side by side.
+    /// Consecutive events.
     Events(Vec<Event>),
-    /// The message at this position cannot be given to anybody.
+    /// The message at this sequence cannot become an event.
     Lost(u64),
 }
 
@@ -137,21 +142,21 @@ impl Batch {
         self.0.push(BatchItem::Lost(sequence));
     }
 
-    /// What is in it, in order.
-    pub(crate) fn into_steps(self) -> Vec<BatchItem> {
+    /// Returns the items in order.
+    pub(crate) fn into_items(self) -> Vec<BatchItem> {
         self.0
     }
 
-    /// Writes everything to a log.
-    pub(crate) fn write_to_log(self, log: &mut StreamWriter) {
-        for step in self.0 {
-            match step {
-                BatchItem::Events(events) => log.append(events),
+    /// Writes everything to a stream buffer.
+    pub(crate) fn write_to(self, buffer: &mut StreamWriter) {
+        for item in self.0 {
+            match item {
+                BatchItem::Events(events) => buffer.append(events),
                 BatchItem::Lost(sequence) => {
-                    // The gap stands directly before what is missing, on every pod the same.
-                    log.advance(sequence.saturating_sub(1));
-                    log.gap(GapReason::Upstream, Some(1));
-                    log.advance(sequence);
+                    // The gap comes directly before the missing sequence, on every pod the same.
+                    buffer.advance(sequence.saturating_sub(1));
+                    buffer.gap(GapReason::Upstream, Some(1));
+                    buffer.advance(sequence);
                 }
             }
         }

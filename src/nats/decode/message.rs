@@ -1,4 +1,10 @@
-//! A message becomes an event: pure, total, and never a panic, whatever was published.
+//! Conversion of a NATS message into an event: pure, total, and without panics on any input.
+//!
+//! Headers used: `Sidestream-Event` (event name), `Sidestream-Priority` (tier), `Nats-Msg-Id`
+//! (deduplication of core messages), and the removal markers of KV buckets and of nats-server. An
+//! invalid name or tier is ignored and counted. A payload above [`PAYLOAD_BYTES_MAX`] gives no
+//! event, and the caller reports a gap. [`AckInfo`] parses the reply subject of a JetStream
+//! delivery.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,26 +15,27 @@ use serde_json::json;
 
 use crate::sse::{Event, EventName, Position, Tier};
 
-/// The largest payload that becomes an event, in bytes. NATS itself recommends 8 MiB at the most; an event is one
-/// piece for every client, so a larger one would hold up everything behind it.
+/// The largest payload that becomes an event, in bytes. NATS itself recommends at most 8 MiB. An
+/// event is written to a client in one piece, so a larger one would delay all events after it.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 
-/// The header that names an event.
+/// Header with the event name.
 const NAME: &str = "Sidestream-Event";
-/// The header that gives its tier.
+/// Header with the tier.
 const TIER: &str = "Sidestream-Priority";
 
-/// The header by which a repeated message is known.
+/// Header that identifies a repeated message.
 const ID: &str = "Nats-Msg-Id";
 
-/// The header of a message that a client of a KV bucket stores in place of a value that it deletes or purges.
+/// Header of a message that a KV client stores when it deletes or purges a key.
 const OPERATION: &str = "KV-Operation";
-/// The header of a message that nats-server stores in place of what a limit or a request removed (NATS ADR-43).
+/// Header of a message that nats-server stores in place of messages removed by a limit or a request
+/// (NATS ADR-43).
 const MARKER: &str = "Nats-Marker-Reason";
-/// The values of both that say that something was removed.
+/// Values of both headers that mark a removal.
 const REMOVALS: [&str; 5] = ["DEL", "PURGE", "MaxAge", "Purge", "Remove"];
 
-/// What an event is made of, borrowed from wherever it came.
+/// Fields of a message that an event is created from, borrowed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MessageFields<'a> {
     pub(crate) subject: &'a str,
@@ -36,17 +43,19 @@ pub(crate) struct MessageFields<'a> {
     pub(crate) name: Option<&'a str>,
     /// The header [`TIER`].
     pub(crate) tier: Option<&'a str>,
-    /// The header [`ID`], of a message that was stored nowhere: JetStream has looked at the others.
+    /// The header [`ID`] of a message that was not stored: JetStream deduplicates stored messages
+    /// itself.
     pub(crate) id: Option<&'a str>,
-    /// Why what the subject held before is removed: the header [`OPERATION`] or [`MARKER`] of a message without payload.
+    /// Reason of a removal: the header [`OPERATION`] or [`MARKER`] of a message without payload.
     pub(crate) removed: Option<&'a str>,
     pub(crate) payload: &'a [u8],
-    /// Size of a message of which the client kept no content, because it is too large; 0 of all others.
+    /// Size of a message whose content the client library dropped because it is too large; 0 for
+    /// all others.
     pub(crate) dropped_bytes: usize,
 }
 
 impl<'a> MessageFields<'a> {
-    /// The parts of a message that the client parsed.
+    /// Fields of a message as the client library parsed it.
     pub(crate) fn of(message: &'a Message) -> Self {
         let header = |name| {
             message
@@ -56,7 +65,7 @@ impl<'a> MessageFields<'a> {
                 .map(|value| value.as_str())
         };
         let (subject, payload) = (message.subject.as_str(), &message.payload);
-        // A marker has no payload: other messages are not searched for it.
+        // A removal marker has no payload; other messages are not searched for the headers.
         let removed = if payload.is_empty() {
             header(OPERATION).or_else(|| header(MARKER))
         } else {
@@ -73,15 +82,15 @@ impl<'a> MessageFields<'a> {
         }
     }
 
-    /// The parts of a message of a core subject.
+    /// Fields of a message of a core subject.
     pub(crate) fn of_core(message: &'a Message) -> Self {
         let id = message
             .headers
             .as_ref()
             .and_then(|headers: &HeaderMap| headers.get(ID))
             .map(|value| value.as_str());
-        // 255: what JetStream takes too is shorter; a longer one is nobody's name for a message.
-        let is_usable = |id: &&str| !id.is_empty() && id.len() <= 255 && !is_damaged(id);
+        // JetStream accepts at most 255 bytes too; a longer value is not used as an id.
+        let is_usable = |id: &&str| !id.is_empty() && id.len() <= 255 && !has_invalid_bytes(id);
         Self {
             id: id.filter(is_usable),
             ..Self::of(message)
@@ -89,7 +98,7 @@ impl<'a> MessageFields<'a> {
     }
 }
 
-/// The size of a message that was larger than the client keeps: it announces a length and has no content.
+/// Size of a message that the client library did not keep: it reports a length but no content.
 fn dropped_bytes(message: &Message) -> usize {
     if !message.payload.is_empty() || message.headers.is_some() {
         return 0;
@@ -98,9 +107,9 @@ fn dropped_bytes(message: &Message) -> usize {
     message.length.saturating_sub(around)
 }
 
-/// Whether a header value held what is no text: bytes that are not UTF-8, or a CR. The client puts U+FFFD in their place,
-/// so two different values may have become the same one.
-fn is_damaged(value: &str) -> bool {
+/// Returns true if a header value was not valid text: bytes that are not UTF-8, or a CR. The client
+/// library replaces them with U+FFFD, so two different values may have become equal.
+fn has_invalid_bytes(value: &str) -> bool {
     value.contains(char::REPLACEMENT_CHARACTER)
 }
 
@@ -108,74 +117,79 @@ fn is_removal(reason: &&str) -> bool {
     REMOVALS.contains(reason)
 }
 
-/// What a message became.
+/// Result of decoding a message.
 #[derive(Debug)]
 pub(crate) struct Decoded {
-    /// Nothing when the payload is larger than [`PAYLOAD_BYTES_MAX`].
+    /// `None` if the payload is larger than [`PAYLOAD_BYTES_MAX`].
     pub(crate) event: Option<Event>,
-    /// The publisher gave a name that cannot stand in an `event:` field.
-    pub(crate) name_refused: bool,
-    /// The publisher gave a tier that is none.
-    pub(crate) tier_refused: bool,
+    /// The publisher's event name is not valid in an `event:` field.
+    pub(crate) is_name_invalid: bool,
+    /// The publisher's tier does not exist.
+    pub(crate) is_tier_invalid: bool,
 }
 
-/// Makes an event of a message.
-pub(crate) fn to_event(parts: MessageFields<'_>, position: Position, received: Instant) -> Decoded {
-    let name = match parts.removed {
-        None => parts
+/// Creates an event from a message.
+pub(crate) fn to_event(
+    fields: MessageFields<'_>,
+    position: Position,
+    received: Instant,
+) -> Decoded {
+    let name = match fields.removed {
+        None => fields
             .name
-            .filter(|name| !is_damaged(name))
+            .filter(|name| !has_invalid_bytes(name))
             .and_then(EventName::parse),
         Some(_) => Some(EventName::removed()),
     };
-    let tier = parts.tier.and_then(Tier::parse);
-    let name_refused = parts.name.is_some() && name.is_none();
-    let tier_refused = parts.tier.is_some() && tier.is_none();
+    let tier = fields.tier.and_then(Tier::parse);
+    let is_name_invalid = fields.name.is_some() && name.is_none();
+    let is_tier_invalid = fields.tier.is_some() && tier.is_none();
     let event =
-        (parts.payload.len() <= PAYLOAD_BYTES_MAX && parts.dropped_bytes == 0).then(|| Event {
+        (fields.payload.len() <= PAYLOAD_BYTES_MAX && fields.dropped_bytes == 0).then(|| Event {
             position,
-            subject: Arc::from(parts.subject),
+            subject: Arc::from(fields.subject),
             name,
             tier,
-            message_id: parts.id.map(Box::from),
-            data: match parts.removed {
-                // Copied: a slice of the client's read buffer would keep 64 KiB alive for a hundred bytes.
-                None => Bytes::copy_from_slice(parts.payload),
+            message_id: fields.id.map(Box::from),
+            data: match fields.removed {
+                // Copied: a slice would keep the client's read buffer of 64 KiB alive for a hundred
+                // bytes.
+                None => Bytes::copy_from_slice(fields.payload),
                 Some(reason) => {
-                    Bytes::from(json!({ "subject": parts.subject, "reason": reason }).to_string())
+                    Bytes::from(json!({ "subject": fields.subject, "reason": reason }).to_string())
                 }
             },
             received,
         });
     Decoded {
         event,
-        name_refused,
-        tier_refused,
+        is_name_invalid,
+        is_tier_invalid,
     }
 }
 
-/// Where a message stands that JetStream delivered: its reply subject.
+/// Delivery information in the reply subject of a JetStream message.
 ///
-/// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`, or with the domain and
-/// the account's hash before the stream and possibly more behind (NATS ADR-15).
+/// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`, or
+/// with domain and account hash before the stream, and possibly more tokens after it (NATS ADR-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AckInfo {
-    /// The sequence number in the JetStream stream.
+    /// Sequence in the stream.
     pub(crate) sequence: u64,
-    /// The sequence number of the delivery: the next is one more, or something was lost.
+    /// Number of the delivery. If the next one is not one more, a message was lost.
     pub(crate) delivery: u64,
-    /// When it was published, in unix nanoseconds.
+    /// Publish time in unix nanoseconds.
     pub(crate) published: i128,
-    /// How many more wait for this consumer.
+    /// Number of messages pending for this consumer.
     pub(crate) pending: u64,
 }
 
 impl AckInfo {
     pub(crate) fn parse(reply: &str) -> Option<Self> {
-        let place = reply.strip_prefix("$JS.ACK.")?.as_bytes();
-        // All dots first: which tokens are the numbers depends on how many there are.
+        let tokens = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+        // Finds all dots first: the number of tokens decides the meaning of each.
         let (mut ends, mut dots) = ([0; 9], 0);
-        for dot in memchr::memchr_iter(b'.', place) {
+        for dot in memchr::memchr_iter(b'.', tokens) {
             if let Some(end) = ends.get_mut(dots) {
                 *end = dot;
             }
@@ -190,9 +204,9 @@ impl AckInfo {
             let end = if nth < dots {
                 *ends.get(nth)?
             } else {
-                place.len()
+                tokens.len()
             };
-            number(place.get(ends.get(nth - 1)? + 1..end)?)
+            number(tokens.get(ends.get(nth - 1)? + 1..end)?)
         };
         Some(Self {
             sequence: token(first)?,
@@ -203,9 +217,9 @@ impl AckInfo {
     }
 }
 
-/// Decimal digits, by hand: every message has four such numbers.
+/// Parses decimal digits. Written by hand because every message has four such numbers.
 fn number(digits: &[u8]) -> Option<u64> {
-    let more = |number: u64, digit: &u8| {
+    let add_digit = |number: u64, digit: &u8| {
         let digit = digit.wrapping_sub(b'0');
         if digit < 10 {
             number.checked_mul(10)?.checked_add(digit.into())
@@ -215,7 +229,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     };
     digits
         .iter()
-        .try_fold(0, more)
+        .try_fold(0, add_digit)
         .filter(|_| !digits.is_empty())
 }
 
@@ -226,13 +240,13 @@ mod tests {
     use super::*;
     use crate::sse::SourceTag;
 
-    fn convert(parts: MessageFields<'_>) -> Decoded {
+    fn convert(fields: MessageFields<'_>) -> Decoded {
         let position = Position {
             tag: SourceTag::of_identity("x"),
             seq: 1,
-            fingerprint: None,
+            check: None,
         };
-        to_event(parts, position, Instant::now())
+        to_event(fields, position, Instant::now())
     }
 
     fn message(
@@ -255,15 +269,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_message_makes_the_conversion_panic(
+        fn no_message_makes_decoding_panic(
             subject in "\\PC*", value in prop::option::of("\\PC*"), payload in prop::collection::vec(any::<u8>(), 0..200),
             reply in "(\\$JS\\.ACK\\.)?[0-9a-z.-]{0,60}", length in any::<usize>(),
         ) {
             let headers = value.map(|value| HeaderMap::from_iter([NAME, TIER, ID].map(|name| (name.parse().unwrap(), value.parse().unwrap()))));
             let message = message(&subject, headers, &payload, length);
-            let parts = MessageFields::of_core(&message);
-            let is_kept = parts.dropped_bytes == 0;
-            let event = convert(parts).event;
+            let fields = MessageFields::of_core(&message);
+            let is_kept = fields.dropped_bytes == 0;
+            let event = convert(fields).event;
             prop_assert_eq!(event.is_some(), is_kept);
             if let Some(event) = event {
                 prop_assert_eq!(&event.data[..], &payload[..]);
@@ -273,20 +287,20 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_names_an_event_and_gives_its_tier() {
-        let converted = convert(MessageFields {
+    fn publisher_sets_event_name_and_tier() {
+        let decoded = convert(MessageFields {
             name: Some("created"),
             tier: Some("Critical"),
             ..MessageFields::default()
         });
-        let event = converted.event.unwrap();
+        let event = decoded.event.unwrap();
         assert_eq!(event.name.unwrap().as_str(), "created");
         assert_eq!(event.tier, Some(Tier::Critical));
-        assert!(!converted.name_refused && !converted.tier_refused);
+        assert!(!decoded.is_name_invalid && !decoded.is_tier_invalid);
     }
 
     #[test]
-    fn a_message_that_marks_a_removal_becomes_an_event_of_its_own() {
+    fn removal_marker_becomes_a_removed_event() {
         let removed = |headers: &[(&str, &str)], payload: &[u8]| {
             let headers = headers
                 .iter()
@@ -318,7 +332,7 @@ mod tests {
                 removed(headers, b""),
                 (Some("sidestream.removed".to_owned()), data)
             );
-            // With a payload it is what its publisher says.
+            // A message with a payload is an event as its publisher wrote it.
             assert_eq!(removed(headers, b"x").1, "x");
         }
         assert_eq!(
@@ -329,19 +343,19 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_name_or_tier_is_left_out_and_told() {
-        let converted = convert(MessageFields {
+    fn invalid_name_or_tier_is_ignored_and_reported() {
+        let decoded = convert(MessageFields {
             name: Some("a\nb"),
             tier: Some("urgent"),
             ..MessageFields::default()
         });
-        let event = converted.event.unwrap();
+        let event = decoded.event.unwrap();
         assert_eq!((event.name, event.tier), (None, None));
-        assert!(converted.name_refused && converted.tier_refused);
+        assert!(decoded.is_name_invalid && decoded.is_tier_invalid);
     }
 
     #[test]
-    fn a_payload_over_the_limit_is_no_event() {
+    fn payload_over_the_limit_gives_no_event() {
         let payload = vec![0; PAYLOAD_BYTES_MAX + 1];
         assert!(
             convert(MessageFields {
@@ -362,19 +376,19 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_name_or_id_is_not_used() {
+    fn name_or_id_with_invalid_bytes_is_ignored() {
         let damaged = HeaderMap::from_iter(
             [NAME, ID].map(|name| (name.parse().unwrap(), "a\u{fffd}".parse().unwrap())),
         );
         let message = message("a", Some(damaged), b"x", 0);
-        let converted = convert(MessageFields::of_core(&message));
-        assert!(converted.name_refused);
-        let event = converted.event.unwrap();
+        let decoded = convert(MessageFields::of_core(&message));
+        assert!(decoded.is_name_invalid);
+        let event = decoded.event.unwrap();
         assert_eq!((event.name, event.message_id), (None, None));
     }
 
     #[test]
-    fn a_message_without_its_content_is_no_event_and_an_empty_one_is() {
+    fn message_with_dropped_content_gives_no_event_and_an_empty_one_does() {
         let dropped = message("a.b", None, b"", 20_000_003);
         assert_eq!(MessageFields::of(&dropped).dropped_bytes, 20_000_000);
         assert!(convert(MessageFields::of(&dropped)).event.is_none());
@@ -383,8 +397,8 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_read_in_both_of_its_forms() {
-        let place = Some(AckInfo {
+    fn ack_subject_is_parsed_in_both_forms() {
+        let expected = Some(AckInfo {
             sequence: 100,
             delivery: 7,
             published: 1_790_230_470_084_404_000,
@@ -392,15 +406,15 @@ mod tests {
         });
         assert_eq!(
             AckInfo::parse("$JS.ACK.events.c.3.100.7.1790230470084404000.42"),
-            place
+            expected
         );
         assert_eq!(
             AckInfo::parse("$JS.ACK._.hash.events.c.3.100.7.1790230470084404000.42"),
-            place
+            expected
         );
         assert_eq!(
             AckInfo::parse("$JS.ACK.hub.hash.events.c.3.100.7.1790230470084404000.42.token.more"),
-            place
+            expected
         );
         for other in [
             "",

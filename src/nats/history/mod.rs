@@ -1,53 +1,58 @@
-//! What JetStream still has of one stream, for those whose position is no longer in memory.
+//! History of one JetStream stream: messages that are no longer in memory.
+//!
+//! Implements the feed core's `Archive` trait. A replay reads pages with its own ephemeral consumer
+//! on the `replay` connection ([`reader`]), so that it does not delay live messages. If reading
+//! fails permanently, [`read_health`] degrades a health check and probes until it works again;
+//! meanwhile clients that need a replay are rejected at once.
 
-mod outlook;
+mod read_health;
 mod reader;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{JetStreamError, Nats};
-use crate::feed::archive::{Archive, BoxFuture, Pages, State, Unavailable};
+use crate::feed::history::{Archive, BoxFuture, Pages, State, Unavailable};
 use crate::nats::decode::decoder::EventDecoder;
 use crate::sse::SourceTag;
 use crate::subject::FilterSet;
-use outlook::Outlook;
+use read_health::ReadHealth;
 use reader::HistoryReader;
 
-/// One JetStream stream as an archive.
+/// History of one JetStream stream.
 #[derive(Debug)]
-pub(super) struct JetStreamArchive(Arc<StreamHandle_>);
+pub(super) struct JetStreamArchive(Arc<StreamContext>);
 
-/// What every reading of one stream needs.
+/// State shared by all readers of one stream.
 #[derive(Debug)]
-struct StreamHandle_ {
+struct StreamContext {
     nats: Nats,
     stream: String,
     identity: Option<String>,
-    /// Everything that can be asked of it: what NATS is asked for when a reading wants too many filters.
+    /// Union of all filters: requested from NATS if a read has too many filters.
     all: FilterSet,
-    intake: EventDecoder,
-    /// The tag that was told last: what a reading is asked to read.
-    told: Mutex<Option<SourceTag>>,
-    outlook: Outlook,
+    decoder: EventDecoder,
+    /// Source tag that was returned last; readers expect it.
+    last_tag: Mutex<Option<SourceTag>>,
+    read_health: ReadHealth,
 }
 
 impl JetStreamArchive {
     pub(super) fn new(nats: Nats, stream: &str, identity: Option<&str>, all: &FilterSet) -> Self {
-        let intake = EventDecoder::new(&nats.0.metrics, stream);
+        let decoder = EventDecoder::new(&nats.0.metrics, stream);
         let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
-        let (told, outlook) = (Mutex::default(), Outlook::default());
-        Self(Arc::new(StreamHandle_ {
+        let (last_tag, read_health) = (Mutex::default(), ReadHealth::default());
+        Self(Arc::new(StreamContext {
             nats,
             stream,
             identity,
             all: all.clone(),
-            intake,
-            told,
-            outlook,
+            decoder,
+            last_tag,
+            read_health,
         }))
     }
 
-    /// Begins to read what these filters select of the stream that has this tag.
+    /// Reads what these filters select of the stream with this tag.
     pub(super) fn read_as(
         &self,
         filters: &FilterSet,
@@ -61,15 +66,18 @@ impl JetStreamArchive {
 impl Archive for JetStreamArchive {
     fn state(&self, seq: u64) -> BoxFuture<'_, State> {
         Box::pin(async move {
-            let place = &self.0;
-            let state = place
+            let context = &self.0;
+            let state = context
                 .nats
-                .stream_state(&place.stream, seq)
+                .stream_state(&context.stream, seq)
                 .await
                 .and_then(super::StreamState::shareable);
-            let state = state.map_err(|trouble| place.unavailable(&trouble))?;
-            let tag = state.tag(&place.stream, place.identity.as_deref());
-            *place.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag);
+            let state = state.map_err(|error| context.unavailable(&error))?;
+            let tag = state.tag(&context.stream, context.identity.as_deref());
+            *context
+                .last_tag
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(tag);
             Ok(State {
                 tag,
                 first_seq: state.first_seq,
@@ -78,39 +86,43 @@ impl Archive for JetStreamArchive {
         })
     }
 
-    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
             if seq == 0 {
-                return Ok(None); // Before the first message; the server takes it for no number at all.
+                return Ok(None); // There is no sequence 0, and the server rejects it.
             }
-            let place = &self.0;
-            let check = place.nats.message_check(&place.stream, seq).await;
-            check.map_err(|trouble| place.unavailable(&trouble))
+            let context = &self.0;
+            let check = context.nats.message_fingerprint(&context.stream, seq).await;
+            check.map_err(|error| context.unavailable(&error))
         })
     }
 
     fn is_rejecting(&self) -> bool {
-        self.0.outlook.is_rejecting()
+        self.0.read_health.is_rejecting()
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {
-        let told = *self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_tag = *self
+            .0
+            .last_tag
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Box::new(HistoryReader::new(
             Arc::clone(&self.0),
             filters.clone(),
             after,
-            told,
+            last_tag,
         ))
     }
 }
 
-impl StreamHandle_ {
-    /// The error for readers. A permanent one is reported.
-    fn unavailable(self: &Arc<Self>, trouble: &JetStreamError) -> Unavailable {
-        if !trouble.is_permanent() {
-            return Unavailable::Temporary(trouble.explain(&self.stream));
+impl StreamContext {
+    /// Converts an error for readers, and reports a permanent one.
+    fn unavailable(self: &Arc<Self>, error: &JetStreamError) -> Unavailable {
+        if !error.is_permanent() {
+            return Unavailable::Now(error.explain(&self.stream));
         }
-        outlook::report(self, trouble);
-        Unavailable::Rejected(trouble.explain(&self.stream))
+        read_health::report(self, error);
+        Unavailable::Rejected(error.explain(&self.stream))
     }
 }

@@ -1,12 +1,24 @@
-//! One reading of the past: an ephemeral consumer, pages made of what it brings, and another one when it is lost.
+//! One history read: an ephemeral consumer, its messages as pages, and a new consumer after a loss.
+//!
+//! A consumer skips expired messages without a notice. After each batch with missing sequences the
+//! reader therefore compares with the stream's first sequence, and a page that begins later than
+//! the previous one ended shows the gap:
+//!
+//! ```text
+//! start_consumer -> take: PendingRange -> finish_range (is anything expired?) -> pages -> next
+//! ```
+//!
+//! Each step stores its result in `self`, so that a dropped `next` future loses nothing. A failed
+//! step is retried [`ATTEMPTS_MAX`] times without progress; then the error is returned to the
+//! replay.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{StreamHandle_, outlook};
-use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
+use super::{StreamContext, read_health};
+use crate::feed::history::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;
 use crate::nats::jetstream::api::{Api, JetStreamError, StreamState};
@@ -16,58 +28,62 @@ use crate::nats::jetstream::consumer::{
 use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 
-/// The most events of one page: what a reader shows in one go.
+/// Maximum number of events of a page: one batch of a reader.
 const PAGE_EVENTS_MAX: usize = 256;
-/// The most bytes of one page, unless one event alone is larger.
+/// Maximum number of bytes of a page, unless one event alone is larger.
 const PAGE_BYTES_MAX: usize = 1 << 20;
-/// The most messages of one pull request.
+/// Maximum number of messages of one pull request.
 const REQUEST_MAX: usize = 256;
-/// The most bytes of one pull request. Two stand at a time, and a page: 3 MiB for each reading.
+/// Maximum number of bytes of one pull request. Two are open at a time, and one page: 3 MiB per
+/// read.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
-/// More filters than this are a long request and slow matching at the server: then it is asked for all there is.
+/// With more filters than this, the request is long and matching is slow on the server: the union
+/// of all filters is requested instead.
 const FILTERS_MAX: usize = 32;
-/// So many failures without progress, about 2 s of waiting, end a reading: more than what shows that it is the message.
+/// 5 failures without progress, about 2 s with their delays, end a read: more than it takes to find
+/// that one message is the cause.
 const ATTEMPTS_MAX: u32 = 5;
-/// How long a reading waits for the connection.
-const CONNECTED_MAX: Duration = Duration::from_secs(10);
-/// How long the first attempt waits for its consumer, the later ones twice and four times as long. 2 s: a thousand times
-/// what it takes; a cluster that lost a server puts consumers on it for a while, and the next one on another.
-const CREATED_MIN: Duration = Duration::from_secs(2);
-/// How long after a creation that was not waited for to the end the consumer is surely there, if it ever is.
-const UNMADE: Duration = Duration::from_secs(1);
+/// 10 s to wait for the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// 2 s for the first attempt to create a consumer, twice and four times as long for later ones. A
+/// thousand times the usual duration: a cluster that lost a server still places consumers on it for
+/// a while, and the next consumer on another server.
+const CREATE_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// 1 s after an abandoned creation, the consumer exists if it ever will.
+const LATE_CREATION: Duration = Duration::from_secs(1);
 
-/// Reads on from where it is, whatever happens to the consumer.
+/// Reads on from its head, whatever happens to the consumer.
 pub(super) struct HistoryReader {
-    place: Arc<StreamHandle_>,
+    context: Arc<StreamContext>,
     filters: FilterSet,
-    /// Which sequence its numbers are of; learned at the beginning if nobody was told.
+    /// Source tag of the expected stream; set by the first request if not known before.
     tag: Option<SourceTag>,
-    /// Everything up to here is in pages.
+    /// Every message up to this sequence is in pages.
     head: u64,
-    /// The last message that was seen.
+    /// Position of the last received message.
     last: Option<Position>,
     consumer: Option<Consumer>,
-    /// The name of the consumer that is there, or was begun to be made.
+    /// Name of the consumer that exists, or whose creation was requested.
     name: Option<String>,
-    /// What was received and is not known yet to be complete.
-    stretch: Option<PendingRange>,
+    /// Received messages that are not known to be complete yet.
+    range: Option<PendingRange>,
     ready: VecDeque<Page>,
-    /// The server says that nothing waits for us.
+    /// The consumer has nothing pending.
     is_at_end: bool,
     /// Failures since the last progress.
     attempts: u32,
 }
 
-/// What came in one go.
+/// Messages of one batch, up to a sequence.
 #[derive(Debug)]
 struct PendingRange {
     batch: Batch,
     through: u64,
-    /// No number is left out: nothing can have expired in between.
-    is_whole: bool,
+    /// No sequence is missing, so no message can have expired in between.
+    is_contiguous: bool,
 }
 
-/// Why there is no next page for the moment.
+/// Reason why the next page is not available yet.
 enum ReadError {
     JetStreamError(JetStreamError),
     Lost(Lost),
@@ -76,113 +92,120 @@ enum ReadError {
 }
 
 impl From<JetStreamError> for ReadError {
-    fn from(trouble: JetStreamError) -> Self {
-        Self::JetStreamError(trouble)
+    fn from(error: JetStreamError) -> Self {
+        Self::JetStreamError(error)
     }
 }
 
 impl HistoryReader {
     pub(super) fn new(
-        place: Arc<StreamHandle_>,
+        context: Arc<StreamContext>,
         filters: FilterSet,
         after: u64,
         tag: Option<SourceTag>,
     ) -> Self {
         Self {
-            place,
+            context,
             filters,
             tag,
             head: after,
             last: None,
             consumer: None,
             name: None,
-            stretch: None,
+            range: None,
             ready: VecDeque::new(),
             is_at_end: false,
             attempts: 0,
         }
     }
 
-    /// Every step leaves what it got in `self`: a reading whose `next` is not waited for to the end loses nothing.
+    /// Returns the next page. Every step stores its result in `self`: a dropped future loses
+    /// nothing.
     async fn page(&mut self) -> Result<Page, Unavailable> {
         loop {
             if let Some(page) = self.ready.pop_front() {
                 return Ok(page);
             }
-            if let Err(fault) = self.step().await {
-                self.recover(fault).await?;
+            if let Err(error) = self.advance().await {
+                self.recover(error).await?;
             }
         }
     }
 
-    async fn step(&mut self) -> Result<(), ReadError> {
-        if self.stretch.is_some() {
-            return self.complete().await;
+    async fn advance(&mut self) -> Result<(), ReadError> {
+        if self.range.is_some() {
+            return self.finish_range().await;
         }
         if self.is_at_end {
             return self.confirm_end().await;
         }
         let Some(consumer) = &mut self.consumer else {
-            return self.begin().await;
+            return self.start_consumer().await;
         };
         let received = consumer.receive().await;
         self.take(received)
     }
 
-    /// Makes a consumer that adjoins what is in pages.
-    async fn begin(&mut self) -> Result<(), ReadError> {
-        let mut link = self.place.nats.0.links.replay.clone();
-        tokio::time::timeout(CONNECTED_MAX, link.up())
+    /// Creates a consumer that continues after the head.
+    async fn start_consumer(&mut self) -> Result<(), ReadError> {
+        let mut connection = self.context.nats.0.connections.replay.clone();
+        tokio::time::timeout(CONNECT_TIMEOUT, connection.wait_up())
             .await
             .map_err(|_| ReadError::Unconnected)?;
-        let state = self.look().await?;
+        let state = self.verified_stream().await?;
         if let Some(last) = self.last
             && (state.first_seq..=state.last_seq).contains(&last.seq)
-            && !self.api().still_holds(&self.place.stream, last).await?
+            && !self
+                .api()
+                .holds_same_message(&self.context.stream, last)
+                .await?
         {
             return Err(ReadError::Changed);
         }
         let spec = Spec {
-            stream: self.place.stream.clone(),
+            stream: self.context.stream.clone(),
             name: consumer::name(
                 self.api(),
-                &self.place.nats.0.identity,
-                &self.place.stream,
+                &self.context.nats.0.identity,
+                &self.context.stream,
                 "r",
             ),
-            filters: self.asked(),
+            filters: self.server_filters(),
             from: sequence(self.head + 1),
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
         };
         self.name = Some(spec.name.clone());
-        let created = Consumer::create(&self.place.nats.0.api, link, spec);
-        let patience = CREATED_MIN * (1 << self.attempts.min(2));
-        let consumer = tokio::time::timeout(patience, created)
+        let created = Consumer::create(&self.context.nats.0.api, connection, spec);
+        let timeout = CREATE_TIMEOUT_MIN * (1 << self.attempts.min(2));
+        let consumer = tokio::time::timeout(timeout, created)
             .await
             .map_err(|_| JetStreamError::Timeout)??;
-        self.place.nats.0.metrics.consumers_created_total.inc();
+        self.context.nats.0.metrics.consumers_created_total.inc();
         self.is_at_end = consumer.pending == 0;
         self.consumer = Some(consumer);
         Ok(())
     }
 
-    /// The stream as it is now, if it is still the one that is read.
-    async fn look(&mut self) -> Result<StreamState, ReadError> {
-        let state = self.api().describe_shareable(&self.place.stream).await?;
-        let tag = state.tag(&self.place.stream, self.place.identity.as_deref());
-        // Restored from an older snapshot when it ends before what was read.
+    /// Returns the stream's state if it is still the stream that is read.
+    async fn verified_stream(&mut self) -> Result<StreamState, ReadError> {
+        let state = self
+            .api()
+            .shareable_stream_info(&self.context.stream)
+            .await?;
+        let tag = state.tag(&self.context.stream, self.context.identity.as_deref());
+        // Restored from an older snapshot if it ends before what was read.
         if *self.tag.get_or_insert(tag) != tag || state.last_seq < self.head {
             return Err(ReadError::Changed);
         }
         Ok(state)
     }
 
-    /// What NATS is asked for; everything is matched again here.
-    fn asked(&self) -> Vec<Filter> {
-        let filters = consumer::filters(self.api(), &self.filters);
+    /// Filters to request from NATS; messages are matched again here.
+    fn server_filters(&self) -> Vec<Filter> {
+        let filters = consumer::server_filters(self.api(), &self.filters);
         if filters.len() > FILTERS_MAX {
-            consumer::filters(self.api(), &self.place.all)
+            consumer::server_filters(self.api(), &self.context.all)
         } else {
             filters
         }
@@ -192,35 +215,35 @@ impl HistoryReader {
         let (Some(tag), now) = (self.tag, Instant::now()) else {
             return Ok(());
         };
-        let mut stretch = PendingRange {
+        let mut range = PendingRange {
             batch: Batch::default(),
             through: self.head,
-            is_whole: true,
+            is_contiguous: true,
         };
-        for (place, message) in &received.messages {
-            if place.sequence <= stretch.through {
+        for (info, message) in &received.messages {
+            if info.sequence <= range.through {
                 continue; // Never twice, whatever the server sends.
             }
-            stretch.is_whole &= place.sequence == stretch.through + 1;
-            stretch.through = place.sequence;
-            let fingerprint = Some(Position::fingerprint_of(place.published));
+            range.is_contiguous &= info.sequence == range.through + 1;
+            range.through = info.sequence;
+            let check = Some(Position::check_of(info.published));
             let position = Position {
                 tag,
-                seq: place.sequence,
-                fingerprint,
+                seq: info.sequence,
+                check,
             };
             self.last = Some(position);
-            self.place.intake.take(
+            self.context.decoder.take(
                 MessageFields::of(message),
                 position,
                 now,
                 &self.filters,
-                &mut stretch.batch,
+                &mut range.batch,
             );
         }
-        if let Some(passed) = received.passed.filter(|passed| *passed > stretch.through) {
-            stretch.through = passed;
-            stretch.is_whole = false;
+        if let Some(passed) = received.passed.filter(|passed| *passed > range.through) {
+            range.through = passed;
+            range.is_contiguous = false;
         }
         if !received.messages.is_empty() || received.passed.is_some() {
             self.attempts = 0;
@@ -228,75 +251,72 @@ impl HistoryReader {
         self.is_at_end |= received
             .messages
             .last()
-            .is_some_and(|(place, _)| place.pending == 0);
-        if stretch.through > self.head {
-            self.stretch = Some(stretch);
+            .is_some_and(|(info, _)| info.pending == 0);
+        if range.through > self.head {
+            self.range = Some(range);
         }
         received
             .lost
             .map_or(Ok(()), |lost| Err(ReadError::Lost(lost)))
     }
 
-    /// Makes pages of what was received, once it is known whether something expired meanwhile: the consumer passes over
-    /// what is gone without a word.
-    async fn complete(&mut self) -> Result<(), ReadError> {
-        let is_whole = self
-            .stretch
-            .as_ref()
-            .is_some_and(|stretch| stretch.is_whole);
-        let first = if is_whole {
+    /// Creates pages of the received range, after checking whether messages expired meanwhile: the
+    /// consumer skips those without a notice.
+    async fn finish_range(&mut self) -> Result<(), ReadError> {
+        let is_contiguous = self.range.as_ref().is_some_and(|range| range.is_contiguous);
+        let first = if is_contiguous {
             0
         } else {
-            self.look().await?.first_seq
+            self.verified_stream().await?.first_seq
         };
-        if let Some(stretch) = self.stretch.take() {
-            let after = std::mem::replace(&mut self.head, stretch.through);
-            self.ready.extend(pages(stretch, after, first));
+        if let Some(range) = self.range.take() {
+            let after = std::mem::replace(&mut self.head, range.through);
+            self.ready.extend(pages(range, after, first));
         }
         Ok(())
     }
 
-    /// At the end nothing more comes that tells how far the reader is: the stream's leader is asked whether there is
-    /// anything up to what it said was its last message.
+    /// Confirms the end of the stream. No further message reports how far the consumer has come, so
+    /// the stream's leader is asked whether anything selected is left up to its last sequence.
     async fn confirm_end(&mut self) -> Result<(), ReadError> {
-        let last = self.look().await?.last_seq;
+        let last = self.verified_stream().await?.last_seq;
         let is_confirmed = last > self.head
             && match self
                 .api()
-                .next_stored(&self.place.stream, self.head + 1, &self.asked())
+                .next_stored(&self.context.stream, self.head + 1, &self.server_filters())
                 .await
             {
                 Ok(next) => next.is_none_or(|next| next.sequence > last),
-                // The consumer's heartbeats tell it later.
+                // The consumer's heartbeats confirm it later.
                 Err(JetStreamError::Denied(_)) => false,
-                Err(trouble) => return Err(trouble.into()),
+                Err(error) => return Err(error.into()),
             };
         self.is_at_end = false;
         if is_confirmed {
-            self.stretch = Some(PendingRange {
+            self.range = Some(PendingRange {
                 batch: Batch::default(),
                 through: last,
-                is_whole: false,
+                is_contiguous: false,
             });
         }
         Ok(())
     }
 
-    /// Gets over a fault, or tells it.
-    async fn recover(&mut self, fault: ReadError) -> Result<(), Unavailable> {
-        // A description that did not come costs no consumer.
+    /// Recovers from an error, or returns it after too many attempts.
+    async fn recover(&mut self, error: ReadError) -> Result<(), Unavailable> {
+        // A failed request for the stream's state does not cost the consumer.
         if !matches!(
-            (&fault, &self.consumer),
+            (&error, &self.consumer),
             (ReadError::JetStreamError(_), Some(_))
         ) {
-            self.forget();
+            self.discard_consumer();
         }
-        let trouble = match fault {
+        let error = match error {
             ReadError::Changed => return Err(Unavailable::Changed),
             ReadError::Unconnected => {
-                return Err(Unavailable::Temporary("not connected to NATS".to_owned()));
+                return Err(Unavailable::Now("not connected to NATS".to_owned()));
             }
-            ReadError::JetStreamError(trouble) => trouble,
+            ReadError::JetStreamError(error) => error,
             ReadError::Lost(Lost::Denied(subject)) => JetStreamError::Denied(subject),
             ReadError::Lost(Lost::Rejected(status, text)) => JetStreamError::Rejected {
                 code: 0,
@@ -304,45 +324,45 @@ impl HistoryReader {
                 text,
             },
             ReadError::Lost(lost) => {
-                JetStreamError::Refused(format!("its past cannot be read: {lost:?}"))
+                JetStreamError::Failed(format!("history consumer lost: {lost:?}"))
             }
         };
-        tracing::debug!(stream = self.place.stream, after = self.head, attempts = self.attempts, reason = %trouble, "reading interrupted");
+        tracing::debug!(stream = self.context.stream, after = self.head, attempts = self.attempts, %error, "history read interrupted; retrying");
         self.attempts += 1;
         if self.attempts
-            > if trouble.is_permanent() {
+            > if error.is_permanent() {
                 REJECTIONS_MAX
             } else {
                 ATTEMPTS_MAX
             }
         {
             self.attempts = 0;
-            outlook::report(&self.place, &trouble);
-            return Err(self.place.unavailable(&trouble));
+            read_health::report(&self.context, &error);
+            return Err(self.context.unavailable(&error));
         }
-        tokio::time::sleep(consumer::pause(self.attempts - 1)).await;
+        tokio::time::sleep(consumer::retry_delay(self.attempts - 1)).await;
         Ok(())
     }
 
     fn api(&self) -> &Api {
-        &self.place.nats.0.api
+        &self.context.nats.0.api
     }
 
-    /// Has the consumer deleted, without waiting.
-    fn forget(&mut self) {
-        let is_made = self.consumer.take().is_some();
+    /// Deletes the consumer without waiting.
+    fn discard_consumer(&mut self) {
+        let was_created = self.consumer.take().is_some();
         let (Some(name), Ok(runtime)) = (self.name.take(), tokio::runtime::Handle::try_current())
         else {
             return;
         };
-        let place = Arc::clone(&self.place);
+        let context = Arc::clone(&self.context);
         runtime.spawn(async move {
-            let api = &place.nats.0.api;
-            api.forget(&place.stream, &name).await;
-            if !is_made {
-                // The server may have answered this one before it made the consumer.
-                tokio::time::sleep(UNMADE).await;
-                api.forget(&place.stream, &name).await;
+            let api = &context.nats.0.api;
+            api.delete_later(&context.stream, &name).await;
+            if !was_created {
+                // The server may have processed this request before it created the consumer.
+                tokio::time::sleep(LATE_CREATION).await;
+                api.delete_later(&context.stream, &name).await;
             }
         });
     }
@@ -356,7 +376,7 @@ impl Pages for HistoryReader {
 
 impl Drop for HistoryReader {
     fn drop(&mut self) {
-        self.forget();
+        self.discard_consumer();
     }
 }
 
@@ -365,21 +385,21 @@ impl fmt::Debug for HistoryReader {
         write!(
             f,
             "Reading({} {} after {})",
-            self.place.stream, self.filters, self.head
+            self.context.stream, self.filters, self.head
         )
     }
 }
 
-/// Cuts a stretch behind `after` into pages. `first` is the oldest message that is still there: what was before it, and
-/// what can be given to nobody, shows as a page that begins later than the one before it ended.
-fn pages(stretch: PendingRange, after: u64, first: u64) -> Vec<Page> {
-    let steps = stretch.batch.into_steps();
-    let begin = match steps.first() {
+/// Divides a range after `after` into pages. `first` is the stream's oldest sequence. Expired and
+/// unreadable messages show as a page that begins later than the previous one ended.
+fn pages(range: PendingRange, after: u64, first: u64) -> Vec<Page> {
+    let items = range.batch.into_items();
+    let begin = match items.first() {
         Some(BatchItem::Events(events)) => events
             .first()
-            .map_or(stretch.through, |event| event.position.seq - 1),
+            .map_or(range.through, |event| event.position.seq - 1),
         Some(BatchItem::Lost(sequence)) => sequence - 1,
-        None => stretch.through,
+        None => range.through,
     };
     let mut pages = Vec::new();
     let mut page = Page {
@@ -387,11 +407,11 @@ fn pages(stretch: PendingRange, after: u64, first: u64) -> Vec<Page> {
         ..Page::default()
     };
     let mut bytes = 0;
-    for step in steps {
-        match step {
+    for item in items {
+        match item {
             BatchItem::Events(events) => {
                 for event in events {
-                    if let Some(before) = leave_out(&mut page, event.position.seq, first) {
+                    if let Some(before) = skip_expired(&mut page, event.position.seq, first) {
                         pages.push(before);
                         bytes = 0;
                     }
@@ -424,23 +444,23 @@ fn pages(stretch: PendingRange, after: u64, first: u64) -> Vec<Page> {
             }
         }
     }
-    pages.extend(leave_out(
+    pages.extend(skip_expired(
         &mut page,
-        stretch.through.saturating_add(1),
+        range.through.saturating_add(1),
         first,
     ));
-    page.through = stretch.through;
+    page.through = range.through;
     pages.push(page);
     debug_assert!(
         pages.iter().all(|page| page.after <= page.through),
-        "a page does not end before it begins"
+        "a page ends at or after its start"
     );
     pages
 }
 
-/// A number that is left out before `seq`, among those that are gone, may have been wanted: then the page ends there, and
-/// the next one begins later.
-fn leave_out(page: &mut Page, seq: u64, first: u64) -> Option<Page> {
+/// Ends the page if an expired sequence before `seq` may have been selected; the next page begins
+/// later.
+fn skip_expired(page: &mut Page, seq: u64, first: u64) -> Option<Page> {
     let seen = page
         .events
         .last()

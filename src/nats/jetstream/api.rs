@@ -1,4 +1,10 @@
-//! Requests to JetStream, and what their failures mean for a human.
+//! Requests to the JetStream API (`$JS.API.>`), as JSON on the control connection.
+//!
+//! Responses are parsed into types of this module that name only the fields used here: a field that
+//! a newer server adds or changes elsewhere must not stop a tailer. Every request has a timeout of
+//! 5 s and ends early if the server denies its subject. Messages are read with `STREAM.MSG.GET`,
+//! not with a direct get: the response is JSON, so that headers of stored messages are never parsed
+//! by the client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,40 +28,40 @@ use crate::nats::republish::Republish;
 use crate::sse::Position;
 use crate::subject::{Filter, is_reserved};
 
-/// How long JetStream may take to answer: 5 s, as its own clients wait.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// 5 s for a response, as in JetStream clients.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// JetStream as we ask it, on the control connection: always by its current client, not by a `jetstream::Context`, which
-/// keeps the client that it was built with.
+/// JetStream API on the control connection. Requests use the connection's current client; a
+/// `jetstream::Context` would keep the client that it was created with, even after its replacement.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    link: NatsConnection,
+    connection: NatsConnection,
     consumers: Arc<AtomicU64>,
 }
 
-/// A JetStream stream as it is now.
+/// State of a JetStream stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamState {
-    /// When it was created, in unix nanoseconds: another creation is another stream.
+    /// Creation time in unix nanoseconds: a stream with another creation time is another stream.
     pub created: i128,
-    /// The sequence number of its first message; one more than the last when it has none.
+    /// Sequence of the first message; one more than the last if the stream is empty.
     pub first_seq: u64,
-    /// The sequence number of its last message, gone or not; 0 when there never was one.
+    /// Sequence of the last message, deleted or not; 0 if there never was one.
     pub last_seq: u64,
-    /// When its first message was published, in unix nanoseconds.
+    /// Publish time of the first message, in unix nanoseconds.
     pub first_time: i128,
-    /// When its last message was published, in unix nanoseconds.
+    /// Publish time of the last message, in unix nanoseconds.
     pub last_time: i128,
-    /// Which subjects it takes; empty for a mirror.
+    /// Subjects of the stream; empty for a mirror.
     pub subjects: Vec<String>,
     pub(crate) retention: Retention,
-    /// What it sends on core NATS of all that it stores.
+    /// Republish configuration.
     pub republish: Option<Republish>,
-    /// Its subjects, if all of them are NATS's own: these are never served.
+    /// Subjects of the stream, if all of them are reserved by NATS and therefore never served.
     pub(crate) unservable: Option<String>,
 }
 
-/// When a JetStream stream lets go of a message.
+/// Retention policy of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Retention {
@@ -64,7 +70,7 @@ pub(crate) enum Retention {
     Workqueue,
 }
 
-/// A message as JetStream stores it.
+/// A stored message.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     pub(crate) subject: String,
@@ -74,17 +80,17 @@ pub(crate) struct Stored {
 }
 
 impl StreamState {
-    /// The state of a stream that many can read.
+    /// Returns the state of a stream that many clients can read.
     ///
-    /// # Errors
-    /// [`JetStreamError::Retention`] for one that deletes what was consumed, [`JetStreamError::Unservable`] and [`JetStreamError::Numbers`]
-    /// for one that can deliver nothing.
+    /// # Errors [`JetStreamError::Retention`] if the stream deletes consumed messages;
+    /// [`JetStreamError::Unservable`] and [`JetStreamError::SequenceTooHigh`] if it can deliver
+    /// nothing.
     pub(crate) fn shareable(self) -> Result<Self, JetStreamError> {
         if let Some(stored) = self.unservable {
             return Err(JetStreamError::Unservable { stored });
         }
         if self.first_seq.max(self.last_seq) > SEQUENCE_MAX {
-            return Err(JetStreamError::Numbers(self.first_seq));
+            return Err(JetStreamError::SequenceTooHigh(self.first_seq));
         }
         match self.retention {
             Retention::Limits => Ok(self),
@@ -95,55 +101,59 @@ impl StreamState {
 }
 
 impl Api {
-    pub(crate) fn new(link: NatsConnection) -> Self {
+    pub(crate) fn new(connection: NatsConnection) -> Self {
         Self {
-            link,
+            connection,
             consumers: Arc::default(),
         }
     }
 
-    /// Whether the server is of this version at least.
+    /// Returns true if the server has at least this version.
     pub(crate) fn is_server_at_least(&self, major: i64, minor: i64) -> bool {
-        self.link.client().is_server_compatible(major, minor, 0)
+        self.connection
+            .client()
+            .is_server_compatible(major, minor, 0)
     }
 
-    /// A number that no other consumer of this process has: a reload follows one stream twice for a while.
-    pub(crate) fn number_consumer(&self) -> u64 {
+    /// Returns a number that no other consumer of this process has: during a reload, two tailers
+    /// follow one stream.
+    pub(crate) fn next_consumer_number(&self) -> u64 {
         self.consumers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The JetStream stream as it is now.
-    pub(crate) async fn describe(&self, stream: &str) -> Result<StreamState, JetStreamError> {
-        let info: StreamInfo = self.ask(format!("STREAM.INFO.{stream}"), &Empty {}).await?;
+    /// Current state of a stream.
+    pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamState, JetStreamError> {
+        let info: StreamInfo = self
+            .request(format!("STREAM.INFO.{stream}"), &Empty {})
+            .await?;
         info.state()
-            .ok_or_else(|| JetStreamError::Refused("its description cannot be read".to_owned()))
+            .ok_or_else(|| JetStreamError::Failed("invalid STREAM.INFO response".to_owned()))
     }
 
-    /// The same for a stream that many can read; a problem for one that deletes what was consumed.
-    pub(crate) async fn describe_shareable(
+    /// Current state of a stream that many clients can read; an error for one that deletes consumed
+    /// messages.
+    pub(crate) async fn shareable_stream_info(
         &self,
         stream: &str,
     ) -> Result<StreamState, JetStreamError> {
-        self.describe(stream).await?.shareable()
+        self.stream_info(stream).await?.shareable()
     }
 
-    /// Whether the message at this position is the one that was seen there.
-    pub(crate) async fn still_holds(
+    /// Returns true if the message at this position is the one that was received there.
+    pub(crate) async fn holds_same_message(
         &self,
         stream: &str,
         seen: Position,
     ) -> Result<bool, JetStreamError> {
         match self.stored(stream, seen.seq, None).await {
-            Ok(Some(stored)) => {
-                Ok(seen.fingerprint == Some(Position::fingerprint_of(stored.published)))
-            }
-            // Deleted since, or nothing that we may look at.
+            Ok(Some(stored)) => Ok(seen.check == Some(Position::check_of(stored.published))),
+            // Deleted since, or we are not permitted to read it.
             Ok(None) | Err(JetStreamError::Denied(_)) => Ok(true),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         }
     }
 
-    /// The first message from this position on that any of the filters selects.
+    /// First message from this sequence on that any of the filters selects.
     pub(crate) async fn next_stored(
         &self,
         stream: &str,
@@ -160,7 +170,7 @@ impl Api {
             .min_by_key(|stored| stored.sequence))
     }
 
-    /// The message at this position, or the first one from there on that the filter selects.
+    /// Message at this sequence, or the first one from it on that the filter selects.
     pub(crate) async fn stored(
         &self,
         stream: &str,
@@ -179,7 +189,7 @@ impl Api {
         .await
     }
 
-    /// The number of the last message that the filter selects.
+    /// Sequence of the last message that the filter selects.
     pub(crate) async fn last_stored(
         &self,
         stream: &str,
@@ -201,17 +211,18 @@ impl Api {
         stream: &str,
         request: &MessageRequest<'_>,
     ) -> Result<Option<Stored>, JetStreamError> {
-        let found: Result<MessageAnswer, JetStreamError> =
-            self.ask(format!("STREAM.MSG.GET.{stream}"), request).await;
+        let found: Result<MessageResponse, JetStreamError> = self
+            .request(format!("STREAM.MSG.GET.{stream}"), request)
+            .await;
         match found {
-            Ok(answer) => match answer.message.stored() {
+            Ok(response) => match response.message.stored() {
                 Some(stored) => Ok(Some(stored)),
-                None => Err(JetStreamError::Refused(
-                    "a message cannot be read".to_owned(),
+                None => Err(JetStreamError::Failed(
+                    "invalid STREAM.MSG.GET response".to_owned(),
                 )),
             },
-            Err(JetStreamError::Refused(why)) if why == NO_MESSAGE => Ok(None),
-            Err(trouble) => Err(trouble),
+            Err(JetStreamError::Failed(why)) if why == NO_MESSAGE => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -226,7 +237,7 @@ impl Api {
         if !config.filter_subject.is_empty() {
             subject = format!("{subject}.{}", config.filter_subject);
         }
-        self.ask(
+        self.request(
             subject,
             &NewConsumer {
                 stream_name: stream,
@@ -236,10 +247,13 @@ impl Api {
         .await
     }
 
-    /// Deletes a consumer and waits for it, for a second at the most. What cannot be deleted ends by itself.
+    /// Deletes a consumer and waits at most 1 s. If that fails, its inactivity threshold deletes
+    /// it.
     pub(crate) async fn delete(&self, stream: &str, consumer: &str) {
-        let request = self
-            .ask::<_, serde_json::Value>(format!("CONSUMER.DELETE.{stream}.{consumer}"), &Empty {});
+        let request = self.request::<_, serde_json::Value>(
+            format!("CONSUMER.DELETE.{stream}.{consumer}"),
+            &Empty {},
+        );
         if !matches!(
             tokio::time::timeout(Duration::from_secs(1), request).await,
             Ok(Ok(_))
@@ -247,14 +261,14 @@ impl Api {
             tracing::debug!(
                 stream,
                 consumer,
-                "consumer left to its inactivity threshold"
+                "consumer not deleted; its inactivity threshold removes it"
             );
         }
     }
 
-    /// Deletes a consumer without waiting.
-    pub(crate) async fn forget(&self, stream: &str, consumer: &str) {
-        let client = self.link.client();
+    /// Requests the deletion of a consumer without waiting.
+    pub(crate) async fn delete_later(&self, stream: &str, consumer: &str) {
+        let client = self.connection.client();
         let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
         if client
             .publish_with_reply(subject, client.new_inbox(), Bytes::new())
@@ -264,48 +278,48 @@ impl Api {
             tracing::debug!(
                 stream,
                 consumer,
-                "consumer left to its inactivity threshold"
+                "consumer not deleted; its inactivity threshold removes it"
             );
         }
     }
 
-    pub(crate) async fn ask<T: Serialize + ?Sized, A: DeserializeOwned>(
+    pub(crate) async fn request<T: Serialize + ?Sized, A: DeserializeOwned>(
         &self,
         subject: String,
         request: &T,
     ) -> Result<A, JetStreamError> {
         let full = format!("$JS.API.{subject}");
         let body = serde_json::to_vec(request)
-            .map_err(|error| JetStreamError::Refused(error.to_string()))?;
-        let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
-        let known = self.link.now().denials(&full);
-        let client = self.link.client();
-        let answered = tokio::select! {
-            answered = client.send_request(full.clone(), request) => answered,
-            () = self.link.denied(&full, known) => return Err(JetStreamError::Denied(full)),
+            .map_err(|error| JetStreamError::Failed(error.to_string()))?;
+        let message = Request::new()
+            .payload(body.into())
+            .timeout(Some(REQUEST_TIMEOUT));
+        let known = self.connection.state().denials(&full);
+        let client = self.connection.client();
+        let response = tokio::select! {
+            response = client.send_request(full.clone(), message) => response,
+            () = self.connection.wait_denied(&full, known) => return Err(JetStreamError::Denied(full)),
         };
-        let answer = answered.map_err(|error| match error.kind() {
+        let response = response.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => JetStreamError::NoJetStream,
             RequestErrorKind::TimedOut => JetStreamError::Timeout,
-            _ => JetStreamError::Refused(error.to_string()),
+            _ => JetStreamError::Failed(error.to_string()),
         })?;
-        match serde_json::from_slice(&answer.payload) {
-            Ok(Response::Ok(answer)) => Ok(answer),
-            Ok(Response::Err { error }) => Err(refusal(&error)),
-            Err(error) => Err(JetStreamError::Refused(format!(
-                "its answer cannot be read: {error}"
-            ))),
+        match serde_json::from_slice(&response.payload) {
+            Ok(Response::Ok(response)) => Ok(response),
+            Ok(Response::Err { error }) => Err(error_of(&error)),
+            Err(error) => Err(JetStreamError::Failed(format!("invalid response: {error}"))),
         }
     }
 }
 
-/// What a request for a message that is not there is answered.
+/// Error text for a message that does not exist.
 pub(crate) const NO_MESSAGE: &str = "no message found";
 
-fn refusal(error: &jetstream::Error) -> JetStreamError {
+fn error_of(error: &jetstream::Error) -> JetStreamError {
     match error.error_code() {
-        ErrorCode::STREAM_NOT_FOUND => JetStreamError::Missing,
-        ErrorCode::NO_MESSAGE_FOUND => JetStreamError::Refused(NO_MESSAGE.to_owned()),
+        ErrorCode::STREAM_NOT_FOUND => JetStreamError::StreamNotFound,
+        ErrorCode::NO_MESSAGE_FOUND => JetStreamError::Failed(NO_MESSAGE.to_owned()),
         ErrorCode::JETSTREAM_NOT_ENABLED => JetStreamError::NoJetStream,
         code => JetStreamError::Rejected {
             code: code.0,
@@ -315,8 +329,8 @@ fn refusal(error: &jetstream::Error) -> JetStreamError {
     }
 }
 
-/// The part of `STREAM.INFO` that matters here. Read on our own: a field that a newer server adds or changes elsewhere
-/// must not keep us from following the stream.
+/// Fields of `STREAM.INFO` that are used here. Parsed with our own types, so that a field that a
+/// newer server adds or changes elsewhere does not stop a tailer.
 #[derive(Deserialize)]
 struct StreamInfo {
     config: StreamSettings,
@@ -345,7 +359,7 @@ struct Transform {
     dest: String,
 }
 
-/// The origin of a mirror.
+/// Origin of a mirror.
 #[derive(Deserialize)]
 struct Origin {
     #[serde(default)]
@@ -355,7 +369,8 @@ struct Origin {
 }
 
 impl StreamSettings {
-    /// The stream's subjects, if all of them are NATS's own. Nothing is known of a stream with sources.
+    /// Returns the stream's subjects if all of them are reserved by NATS. The subjects of a stream
+    /// with sources are unknown.
     fn unservable(&self) -> Option<String> {
         let is_transformed = self
             .subject_transform
@@ -367,7 +382,7 @@ impl StreamSettings {
         if let Some(origin) = &self.mirror {
             let is_bucket = origin.name.starts_with("KV_") || origin.name.starts_with("OBJ_");
             return (is_bucket && origin.subject_transforms.is_none())
-                .then(|| format!("what {} does", origin.name));
+                .then(|| format!("the subjects of {}", origin.name));
         }
         let subjects = self.subjects.as_deref().unwrap_or_default();
         let is_own = !subjects.is_empty() && subjects.iter().all(|subject| is_reserved(subject));
@@ -386,7 +401,7 @@ struct RepublishSettings {
 
 impl RepublishSettings {
     fn republish(self) -> Republish {
-        // Without a source: everything.
+        // Without a source, everything is republished.
         let source = if self.src.is_empty() {
             ">".to_owned()
         } else {
@@ -416,7 +431,7 @@ impl StreamInfo {
         Some(StreamState {
             unservable: self.config.unservable(),
             created: nanos(&self.created)?,
-            // A stream that never had a message says 0 and 0.
+            // A stream without any message yet reports 0 and 0.
             first_seq: self.state.first_seq.max(1),
             last_seq: self.state.last_seq,
             first_time: time(self.state.first_ts),
@@ -428,7 +443,7 @@ impl StreamInfo {
     }
 }
 
-/// A request that asks for nothing more than its subject says: not `null`, which the server does not take.
+/// Body of a request without parameters: an object, because the server rejects `null`.
 #[derive(Serialize)]
 struct Empty {}
 
@@ -450,7 +465,7 @@ struct MessageRequest<'a> {
 }
 
 #[derive(Deserialize)]
-struct MessageAnswer {
+struct MessageResponse {
     message: RawMessage,
 }
 
@@ -471,7 +486,7 @@ impl RawMessage {
     }
 }
 
-/// A time as NATS writes it, in unix nanoseconds.
+/// Parses a time as NATS writes it, into unix nanoseconds.
 fn nanos(text: &str) -> Option<i128> {
     OffsetDateTime::parse(text, &Rfc3339)
         .ok()
@@ -483,7 +498,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_description_is_read_whatever_else_stands_in_it() {
+    fn stream_info_with_unknown_fields_is_parsed() {
         let text = r#"{"type":"x","config":{"name":"A","retention":"limits","subjects":["a.>"],"new":{"x":1}},
             "created":"2026-11-22T13:50:34.925287721Z","state":{"messages":0,"first_seq":0,"last_seq":0,
             "first_ts":"0001-01-01T00:00:00Z","last_ts":"0001-01-01T00:00:00Z"}}"#;
@@ -495,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_subjects_that_are_never_served_is_known() {
+    fn stream_with_only_reserved_subjects_is_detected() {
         let stored = |settings: &str| {
             let settings: StreamSettings =
                 serde_json::from_str(&format!(r#"{{"retention":"limits",{settings}}}"#)).unwrap();
@@ -511,7 +526,7 @@ mod tests {
         );
         assert_eq!(
             stored(r#""mirror":{"name":"KV_a"}"#).as_deref(),
-            Some("what KV_a does")
+            Some("the subjects of KV_a")
         );
         for settings in [
             r#""subjects":["$KV.a.>","a.>"]"#,

@@ -1,4 +1,19 @@
-//! One named ephemeral pull consumer: requests, heartbeats, and every way of noticing that something was lost.
+//! One named ephemeral pull consumer: pull requests, heartbeats and detection of lost messages.
+//!
+//! [`Consumer::create`] creates it on the control connection and subscribes to an inbox on the
+//! delivering connection. [`Consumer::receive`] keeps pull requests open and returns messages in
+//! order, without acknowledgements. It detects each way in which messages can get lost and returns
+//! [`Lost`]; the caller then creates a new consumer after the last sequence it has.
+//!
+//! ```text
+//! delivery number is not the previous one + 1       -> MissingDelivery
+//! heartbeat names a later delivery than received    -> MissingDelivery
+//! no message and no heartbeat for 10 s              -> Silent
+//! connection lost or re-established                 -> Disconnected
+//! permission violation for the consumer's subjects  -> Denied
+//! consumer deleted, leader changed, no responders   -> Deleted
+//! pull request answered with an error status        -> Rejected
+//! ```
 
 mod notice;
 
@@ -14,76 +29,79 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
 use super::api::{Api, JetStreamError};
-use crate::nats::connection::{Ended, Identity, NatsConnection, token};
+use crate::nats::connection::{ConnectionEnd, Identity, NatsConnection, token};
 use crate::nats::decode::decoder::BATCH_MAX;
 use crate::nats::decode::message::AckInfo;
 use crate::subject::{Filter, FilterSet};
 use notice::Notice;
 
-/// What NATS says while it has nothing for us: every 5 s, so that a lost consumer is noticed in ten.
+/// Interval of idle heartbeats: 5 s, so that a lost consumer is detected within 10 s.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// One heartbeat that did not come, with as much again for the way.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// How long one pull request stands. The server wants heartbeats at least twice in it.
+/// One missed heartbeat, and as much again for the delivery.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Expiry of a pull request. The server requires at least two heartbeats within it.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// When the server removes a consumer that nobody pulls from.
-const INACTIVE: Duration = Duration::from_secs(30);
-/// The error code of a stream that admits no such inactivity threshold.
+/// Time after which the server deletes a consumer that receives no pull requests.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
+/// Error code of a stream that does not allow this inactivity threshold.
 const INACTIVE_THRESHOLD_EXCESS: u64 = 10153;
-/// How often a pull request that nobody received is sent again: in a cluster a new consumer is not known everywhere at once.
+/// Number of times a pull request without a responder is sent again: in a cluster, a new consumer
+/// is not known to every server at once.
 const RESENDS_MAX: u32 = 5;
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
-/// 64: the most open pull requests where the server or the stream admits only small ones (`max_request_batch`).
-/// A request for one message at a time would bring one message a round trip.
+/// 64 open pull requests at most, if the server or the stream limits their size
+/// (`max_request_batch`). With one request at a time, a limit of one message would cost a round
+/// trip per message.
 const REQUESTS_MAX: usize = 64;
 
-/// So many permanent errors in a row, about 5 s of waiting, are believed: a limit of consumers that other replays have
-/// reached for a moment passes sooner.
+/// 6 permanent errors in a row, about 5 s with their delays, before clients are rejected. A
+/// consumer limit that other replays have reached for a moment passes sooner.
 pub(crate) const REJECTIONS_MAX: u32 = 6;
 
-/// What a consumer delivers.
+/// Settings of a consumer.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) stream: String,
-    /// A name that was never used before.
+    /// Consumer name that was never used before.
     pub(crate) name: String,
-    /// No two share a subject.
+    /// Filters that do not overlap.
     pub(crate) filters: Vec<Filter>,
     pub(crate) from: DeliverPolicy,
-    /// The most messages of one pull request.
+    /// Maximum number of messages of one pull request.
     pub(crate) batch: usize,
-    /// The most bytes of one pull request; two stand at a time.
+    /// Maximum number of bytes of one pull request; two are open at a time.
     pub(crate) bytes: usize,
 }
 
-/// A consumer at the server and the messages that come from it. Dropping it leaves it to its inactivity threshold.
+/// A consumer on the server and its messages. If dropped, the server deletes it after its
+/// inactivity threshold.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     spec: Spec,
-    /// The sequence before the first message that it may deliver.
+    /// Sequence before the first message that it can deliver.
     pub(crate) head: u64,
-    /// How many messages waited for it when it was created.
+    /// Number of messages that were pending when it was created.
     pub(crate) pending: u64,
-    /// The most messages that the server admits in one pull request.
+    /// Maximum number of messages that the server allows in one pull request.
     batch_max: usize,
-    link: NatsConnection,
-    /// The connection that the messages come on: with another one, the requests are gone.
+    connection: NatsConnection,
+    /// Generation of the delivering connection. The pull requests are lost with it.
     generation: u64,
     inbox: String,
-    /// Where pull requests go, and where messages come: below the inbox, the number of the request.
+    /// Subject of pull requests, and subject of messages: the inbox followed by the request number.
     subjects: [String; 2],
     subscriber: Subscriber,
     requests: VecDeque<Request>,
     requests_made: u64,
-    /// The delivery that came last.
+    /// Number of the last delivery.
     delivery: u64,
     silent_since: Instant,
-    /// Wakes when silence may have lasted too long.
+    /// Fires when no message may have arrived for too long.
     silence: Pin<Box<Sleep>>,
     resends: u32,
-    /// The next message is larger than one request takes.
-    large: bool,
+    /// The next message is larger than one request allows.
+    is_next_large: bool,
 }
 
 #[derive(Debug)]
@@ -92,30 +110,30 @@ struct Request {
     left: usize,
 }
 
-/// What came in one go.
+/// Batch of messages returned by one call of [`Consumer::receive`].
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     pub(crate) messages: Vec<(AckInfo, Message)>,
-    /// The server says that it has nothing for us up to this sequence, behind the messages.
+    /// Last stream sequence that the consumer has passed after the messages, from a heartbeat.
     pub(crate) passed: Option<u64>,
-    /// After the messages nothing more comes from this consumer.
+    /// Reason why this batch is the last.
     pub(crate) lost: Option<Lost>,
 }
 
-/// Why a consumer is of no use any more.
+/// Reason why a consumer can no longer be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// The connection is gone.
+    /// The connection is lost.
     Disconnected,
-    /// No heartbeat came.
+    /// No heartbeat arrived in time.
     Silent,
-    /// A delivery is missing.
-    Hole,
-    /// The server has no such consumer any more.
+    /// A delivery number is missing.
+    MissingDelivery,
+    /// The server has no such consumer.
     Deleted,
-    /// This subject is not permitted to us.
+    /// The server denies this subject.
     Denied(String),
-    /// The server answers a pull request with this status and text.
+    /// The server answered a pull request with this status and text.
     Rejected(usize, String),
 }
 
@@ -126,14 +144,18 @@ impl Received {
 }
 
 impl Consumer {
-    /// Creates it at the server, on the control connection; its messages come on `link`.
+    /// Creates the consumer on the control connection. Its messages arrive on `connection`.
     pub(crate) async fn create(
         api: &Api,
-        mut link: NatsConnection,
+        mut connection: NatsConnection,
         spec: Spec,
     ) -> Result<Self, JetStreamError> {
-        let info = match api.create(&spec.stream, spec.config(INACTIVE)).await {
-            // The stream admits only less: without one of ours it gives the longest that it does.
+        let info = match api
+            .create(&spec.stream, spec.config(INACTIVE_THRESHOLD))
+            .await
+        {
+            // The stream allows only a shorter threshold: without one in the request it sets its
+            // maximum.
             Err(JetStreamError::Rejected {
                 code: INACTIVE_THRESHOLD_EXCESS,
                 ..
@@ -144,13 +166,13 @@ impl Consumer {
             created => created?,
         };
         spec.compare(&info.config.filter_subject, &info.config.filter_subjects);
-        let generation = link.up().await;
-        let client = link.client();
+        let generation = connection.wait_up().await;
+        let client = connection.client();
         let inbox = client.new_inbox();
         let inbox_subject = format!("{inbox}.*");
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", spec.stream, spec.name);
         let subscribed = client.subscribe(inbox_subject.clone()).await;
-        let subscriber = subscribed.map_err(|error| JetStreamError::Refused(error.to_string()))?;
+        let subscriber = subscribed.map_err(|error| JetStreamError::Failed(error.to_string()))?;
         let mut consumer = Self {
             head: info.delivered.stream_sequence,
             pending: info.num_pending,
@@ -160,7 +182,7 @@ impl Consumer {
                 .unwrap_or(usize::MAX),
             spec,
             subjects: [next, inbox_subject],
-            link,
+            connection,
             generation,
             inbox,
             subscriber,
@@ -168,9 +190,9 @@ impl Consumer {
             requests_made: 0,
             delivery: info.delivered.consumer_sequence,
             silent_since: Instant::now(),
-            silence: Box::pin(tokio::time::sleep(SILENCE_MAX)),
+            silence: Box::pin(tokio::time::sleep(SILENCE_TIMEOUT)),
             resends: 0,
-            large: false,
+            is_next_large: false,
         };
         consumer.request().await;
         Ok(consumer)
@@ -180,20 +202,22 @@ impl Consumer {
         &self.spec.name
     }
 
-    /// Waits for something and takes what is there, at most [`BATCH_MAX`] messages.
+    /// Waits for a message or a status, then takes what has arrived, at most [`BATCH_MAX`]
+    /// messages.
     pub(crate) async fn receive(&mut self) -> Received {
         let mut received = Received::default();
         while received.is_empty() {
             self.request().await;
             tokio::select! {
-                biased; // What has come is taken before the connection's end is noticed.
+                biased; // Received messages are taken before the end of the connection is noticed.
                 message = self.subscriber.next() => self.take(message, &mut received),
-                ended = self.link.ended(self.generation, &self.subjects) => received.lost = Some(match ended {
-                    Ended::Gone => Lost::Disconnected,
-                    Ended::Denied(subject) => Lost::Denied(subject),
+                ended = self.connection.wait_ended(self.generation, &self.subjects) => received.lost = Some(match ended {
+                    ConnectionEnd::Gone => Lost::Disconnected,
+                    ConnectionEnd::Denied(subject) => Lost::Denied(subject),
                 }),
-                // Not set anew for each message, only when it comes: then it is seen whether there were any.
-                () = &mut self.silence => self.look_at_silence(&mut received),
+                // The timer is not reset for each message: when it fires, the time of the last
+                // message is checked.
+                () = &mut self.silence => self.check_silence(&mut received),
             }
             while received.lost.is_none() && received.messages.len() < BATCH_MAX {
                 match self.subscriber.next().now_or_never() {
@@ -205,8 +229,8 @@ impl Consumer {
         received
     }
 
-    fn look_at_silence(&mut self, received: &mut Received) {
-        let until = self.silent_since + SILENCE_MAX;
+    fn check_silence(&mut self, received: &mut Received) {
+        let until = self.silent_since + SILENCE_TIMEOUT;
         if Instant::now() >= until {
             received.lost = Some(Lost::Silent);
         }
@@ -219,21 +243,22 @@ impl Consumer {
             return;
         };
         self.silent_since = Instant::now();
-        // A stored message first: a publisher may have put a status into its headers.
-        if let Some(place) = message
+        // Checked before the status: a publisher may have put a status into the headers of a
+        // message.
+        if let Some(info) = message
             .reply
             .as_ref()
             .and_then(|reply| AckInfo::parse(reply))
         {
-            if place.delivery != self.delivery + 1 {
-                received.lost = Some(Lost::Hole);
+            if info.delivery != self.delivery + 1 {
+                received.lost = Some(Lost::MissingDelivery);
                 return;
             }
-            self.delivery = place.delivery;
+            self.delivery = info.delivery;
             self.resends = 0;
             self.count_delivery();
-            received.messages.push((place, message));
-            // What the server had passed before stands before this message.
+            received.messages.push((info, message));
+            // Sequences passed before this message are covered by it.
             received.passed = None;
             return;
         }
@@ -242,24 +267,24 @@ impl Consumer {
                 self.resends = 0;
                 received.passed = Some(passed);
             }
-            Notice::Heartbeat { .. } => received.lost = Some(Lost::Hole),
-            Notice::RequestOver => self.end_request(&message),
+            Notice::Heartbeat { .. } => received.lost = Some(Lost::MissingDelivery),
+            Notice::RequestEnded => self.end_request(&message),
             Notice::TooLarge { unused } => {
-                self.large = unused == Some(self.request_size().0.min(self.batch_max));
+                self.is_next_large = unused == Some(self.request_size().0.min(self.batch_max));
                 self.end_request(&message);
             }
-            Notice::NobodyThere if self.resends < RESENDS_MAX => {
+            Notice::NoResponders if self.resends < RESENDS_MAX => {
                 self.resends += 1;
                 self.requests.clear();
             }
-            Notice::NobodyThere | Notice::Deleted => received.lost = Some(Lost::Deleted),
+            Notice::NoResponders | Notice::Deleted => received.lost = Some(Lost::Deleted),
             Notice::Rejected(status, text) => received.lost = Some(Lost::Rejected(status, text)),
             Notice::Other => {}
         }
     }
 
     fn count_delivery(&mut self) {
-        self.large = false;
+        self.is_next_large = false;
         // The server serves the oldest request first.
         if let Some(oldest) = self.requests.front_mut() {
             oldest.left = oldest.left.saturating_sub(1);
@@ -269,7 +294,7 @@ impl Consumer {
         }
     }
 
-    /// Forgets the request that this message speaks of, and those before it.
+    /// Removes the request that this status message belongs to, and all earlier ones.
     fn end_request(&mut self, message: &Message) {
         let number = message
             .subject
@@ -280,31 +305,31 @@ impl Consumer {
             .retain(|request| number.is_some_and(|number| request.number > number));
     }
 
-    /// Messages and bytes of the next request; no limit of bytes for a message that is larger than it.
+    /// Messages and bytes of the next request. Without a byte limit for a message that exceeds it.
     fn request_size(&self) -> (usize, usize) {
-        if self.large {
+        if self.is_next_large {
             (1, 0)
         } else {
             (self.spec.batch, self.spec.bytes)
         }
     }
 
-    /// Keeps requests open for half a batch at least.
+    /// Keeps at least half a batch requested.
     async fn request(&mut self) {
         let (wanted, bytes) = self.request_size();
         let mut open: usize = self.requests.iter().map(|request| request.left).sum();
         if self.resends > 0 && self.requests.is_empty() {
             tokio::time::sleep(RESEND_AFTER).await;
         }
-        // Once, unless the server admits only small requests.
+        // One iteration, unless the server allows only small requests.
         while open <= wanted / 2 && self.requests.len() < REQUESTS_MAX {
             let batch = wanted.min(self.batch_max);
-            self.ask(batch, bytes).await;
+            self.send_pull(batch, bytes).await;
             open += batch;
         }
     }
 
-    async fn ask(&mut self, batch: usize, bytes: usize) {
+    async fn send_pull(&mut self, batch: usize, bytes: usize) {
         let pull = Pull {
             batch,
             max_bytes: bytes,
@@ -322,7 +347,7 @@ impl Consumer {
             left: batch,
         });
         if self
-            .link
+            .connection
             .client()
             .publish_with_reply(subject, reply, Bytes::from(body))
             .await
@@ -330,29 +355,29 @@ impl Consumer {
         {
             tracing::debug!(
                 consumer = self.spec.name,
-                "a closed connection takes no request"
+                "pull request not sent: connection closed"
             );
         }
     }
 }
 
-/// A name for a consumer that no other ever had. `role` tells those that read the past from those that follow.
+/// Returns a new consumer name. `role` is part of it: tailers, readers and probes differ.
 pub(crate) fn name(api: &Api, identity: &Identity, stream: &str, role: &str) -> String {
     let Identity { pod, boot } = identity;
     format!(
         "sse-{pod}-{}-{boot}-{role}{}",
         token(stream, 100),
-        api.number_consumer()
+        api.next_consumer_number()
     )
 }
 
-/// The filters that this server can be asked for to get everything that the set selects.
-pub(crate) fn filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
+/// Filters to request from this server so that it delivers everything that the set selects.
+pub(crate) fn server_filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
     let filters = wanted.disjoint();
     if filters.len() == 1 || api.is_server_at_least(2, 10) {
         return filters;
     }
-    // NATS 2.9 takes several filters and ignores them.
+    // NATS 2.9 accepts several filters and ignores them.
     filters
         .into_iter()
         .reduce(|one, other| one.widened(&other))
@@ -360,13 +385,13 @@ pub(crate) fn filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
         .collect()
 }
 
-/// How long to wait before another consumer: 0.1 s, doubled with every attempt up to 5 s, half of it by chance.
-pub(crate) fn pause(attempts: u32) -> Duration {
+/// Delay before the next attempt: 0.1 s, doubled per attempt up to 5 s, half of it random.
+pub(crate) fn retry_delay(attempts: u32) -> Duration {
     let longest = Duration::from_millis(100 << attempts.min(6)).min(Duration::from_secs(5));
     longest.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
 }
 
-/// From this message on.
+/// Delivers from this sequence on.
 pub(crate) fn sequence(first: u64) -> DeliverPolicy {
     DeliverPolicy::ByStartSequence {
         start_sequence: first,
@@ -393,28 +418,29 @@ impl Spec {
         config
     }
 
-    /// A server that does not know a setting leaves it out without a word (NATS 2.9 and `filter_subjects`).
+    /// Compares the filters of the created consumer with the requested ones. A server ignores a
+    /// setting it does not know without an error (NATS 2.9 and `filter_subjects`).
     fn compare(&self, one: &str, several: &[String]) {
-        let mut asked: Vec<&str> = self.filters.iter().map(Filter::as_str).collect();
-        let mut given: Vec<&str> = several
+        let mut requested: Vec<&str> = self.filters.iter().map(Filter::as_str).collect();
+        let mut delivered: Vec<&str> = several
             .iter()
             .map(String::as_str)
             .chain((!one.is_empty()).then_some(one))
             .collect();
-        asked.sort_unstable();
-        given.sort_unstable();
-        if asked != given {
+        requested.sort_unstable();
+        delivered.sort_unstable();
+        if requested != delivered {
             tracing::warn!(
                 stream = self.stream,
-                ?asked,
-                ?given,
-                "nats delivers more than was asked for, the rest is dropped here"
+                ?requested,
+                ?delivered,
+                "NATS server ignored the consumer's filters; unwanted messages are dropped here"
             );
         }
     }
 }
 
-/// The body of a pull request.
+/// Body of a pull request.
 #[derive(Serialize)]
 struct Pull {
     batch: usize,

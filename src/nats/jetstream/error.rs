@@ -1,99 +1,103 @@
-//! Failures of requests to JetStream: what each one means, whether waiting helps, and what an operator can do.
+//! Errors of JetStream requests: meaning, whether waiting helps, and the remedy for the operator.
+//!
+//! [`JetStreamError::explain`] is the text of health checks and logs.
+//! [`JetStreamError::is_permanent`] decides between retrying and rejecting clients. Error codes are
+//! classified in two tables; a code in neither is classified by its HTTP status.
 
 use std::fmt;
 
 use crate::sse::SourceTag;
 
-/// The highest sequence number that NATS delivers to a consumer: it compares them as signed numbers.
+/// Highest sequence that NATS delivers to a consumer: it compares sequences as signed numbers.
 pub(crate) const SEQUENCE_MAX: u64 = i64::MAX as u64;
 
-/// Why JetStream did not do what it was asked.
+/// Reason why a JetStream request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JetStreamError {
     /// There is no such stream.
-    Missing,
-    /// The stream lets go of messages once they are consumed.
+    StreamNotFound,
+    /// The stream deletes messages after they are consumed.
     Retention {
-        /// What it calls that.
+        /// Name of its retention policy.
         kind: &'static str,
     },
-    /// The server refuses this subject to us.
+    /// The server denies this subject.
     Denied(String),
-    /// Nobody answers requests to JetStream.
+    /// No responder for JetStream requests.
     NoJetStream,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
-    /// Another stream has the same tag in ids.
-    Collision {
-        /// That stream.
+    /// Another stream has the same source tag in event ids.
+    TagCollision {
+        /// Name of that stream.
         other: String,
-        /// The tag of both.
+        /// Tag of both.
         tag: SourceTag,
     },
-    /// The stream is to be read on demand, and does not republish.
+    /// The stream does not republish, but its source is configured to read republished messages.
     NotRepublished,
     /// The stream republishes without payloads.
     HeadersOnly,
-    /// The stream does not republish everything that is to be read on demand.
+    /// The stream does not republish everything that a route reads.
     Uncovered {
-        /// What is to be read.
+        /// Filter of the route.
         filter: String,
-        /// What it republishes.
+        /// Source of the stream's republish configuration.
         source: String,
     },
-    /// An answer that cannot be read, or a request that could not be sent.
-    Refused(String),
-    /// An error of JetStream.
+    /// An invalid response, or a request that could not be sent.
+    Failed(String),
+    /// An error response of JetStream.
     Rejected {
-        /// Its number (`err_code`); 0 for the status of a pull request, which has none.
+        /// Error code (`err_code`). 0 for the status of a pull request, which has none.
         code: u64,
-        /// The status, as in HTTP.
+        /// Status, as in HTTP.
         status: usize,
-        /// The description, with the numbers.
+        /// Description with both codes.
         text: String,
     },
-    /// Nothing that the stream stores can match what the routes ask for.
+    /// The stream stores only subjects that are never served.
     Unservable {
-        /// The stream's subjects.
+        /// Subjects of the stream.
         stored: String,
     },
-    /// The stream numbers its messages so high that no consumer delivers them.
-    Numbers(u64),
+    /// The stream's sequences are higher than a consumer delivers.
+    SequenceTooHigh(u64),
 }
 
 impl JetStreamError {
-    /// The problem as a sentence that names the stream.
+    /// Returns the problem as a sentence that names the stream.
     #[must_use]
     pub fn explain(&self, stream: &str) -> String {
         match self {
-            Self::Missing => {
-                format!("JetStream has no stream {stream}: waiting until it is created")
+            Self::StreamNotFound => {
+                format!("JetStream has no stream {stream}; waiting until it is created")
             }
             Self::Retention { kind } => format!(
-                "stream {stream} has {kind} retention: it deletes what was consumed, so it cannot be shared by all clients; use a mirror of it with limits retention"
+                "stream {stream} has {kind} retention: it deletes consumed messages, so clients cannot share it; use a mirror with limits retention"
             ),
             Self::Denied(subject) => {
-                format!("stream {stream}: NATS refuses {subject} to this user: permission missing")
+                format!("stream {stream}: NATS denies {subject} to this user: add the permission")
             }
             Self::NoJetStream => {
                 format!(
-                    "stream {stream}: nobody answers for JetStream: is it enabled for this account?"
+                    "stream {stream}: no responder for JetStream: enable JetStream for this account"
                 )
             }
             Self::Timeout => format!("stream {stream}: JetStream does not answer"),
-            Self::Collision { other, tag } => format!(
-                "stream {stream} and stream {other} have the same tag {tag} in event ids, by chance: give one of them an `identity` in the configuration"
+            Self::TagCollision { other, tag } => format!(
+                "stream {stream} and stream {other} have the same tag {tag} in event ids (hash collision): give one of them an `identity` in the configuration"
             ),
             Self::NotRepublished => format!(
                 "stream {stream} does not republish, so it cannot be read with `delivery: on_demand`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
             ),
             Self::HeadersOnly => format!(
-                "stream {stream} republishes headers only, so there is nothing to read with `delivery: on_demand`: republish without `headers_only`, or leave `delivery` at `shared`"
+                "stream {stream} republishes headers only, so no payload can be read with `delivery: on_demand`: republish without `headers_only`, or leave `delivery` at `shared`"
             ),
             Self::Uncovered { filter, source } => format!(
                 "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: on_demand`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
             ),
-            Self::Refused(why) => format!("stream {stream}: JetStream refuses: {why}"),
+            Self::Failed(why) => format!("stream {stream}: JetStream request failed: {why}"),
             Self::Rejected { code, text, .. } => match remedy(*code) {
                 Some(remedy) => {
                     format!("stream {stream}: JetStream rejects the request: {text}: {remedy}")
@@ -103,26 +107,26 @@ impl JetStreamError {
             Self::Unservable { stored } => format!(
                 "stream {stream} stores only {stored}, and subjects that begin with `$` or `_INBOX` are never served: no route can receive anything from it; use a stream that sources it with a subject transform (`$KV.config.>` to `config.>`)"
             ),
-            Self::Numbers(first) => format!(
+            Self::SequenceTooHigh(first) => format!(
                 "stream {stream} begins at sequence {first}, and NATS delivers no message above {SEQUENCE_MAX} to a consumer: create the stream with a smaller `first_seq`"
             ),
         }
     }
 
-    /// Whether waiting does not help: the answer stays the same until an operator changes the stream, the account, the
-    /// permissions or the configuration. Everything else is an outage.
+    /// Returns true if waiting does not help: the response stays the same until an operator changes
+    /// the stream, the account, the permissions or the configuration. Everything else is an outage.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Missing | Self::NoJetStream | Self::Timeout | Self::Refused(_) => false,
+            Self::StreamNotFound | Self::NoJetStream | Self::Timeout | Self::Failed(_) => false,
             Self::Retention { .. }
             | Self::Denied(_)
-            | Self::Collision { .. }
+            | Self::TagCollision { .. }
             | Self::NotRepublished
             | Self::HeadersOnly
             | Self::Uncovered { .. }
             | Self::Unservable { .. }
-            | Self::Numbers(_) => true,
+            | Self::SequenceTooHigh(_) => true,
             Self::Rejected {
                 code: 0,
                 status,
@@ -141,7 +145,8 @@ impl fmt::Display for JetStreamError {
 
 impl std::error::Error for JetStreamError {}
 
-/// Errors that only an operator can end, with the remedy. Numbers and meanings: `server/errors.json` of nats-server.
+/// Errors that only an operator can resolve, with the remedy. Codes and meanings:
+/// `server/errors.json` of nats-server.
 const PERMANENT: [(u64, &str); 15] = [
     (
         10002,
@@ -202,15 +207,16 @@ const PERMANENT: [(u64, &str); 15] = [
     ),
 ];
 
-/// Errors that end without an operator: elections, servers that start or are away, names that are drawn again.
+/// Errors that pass without an operator: elections, servers that start or are unreachable, names
+/// that are chosen again.
 const TEMPORARY: [u64; 27] = [
     10004, 10005, 10006, 10007, 10008, 10009, 10012, 10013, 10014, 10037, 10040, 10041, 10043,
     10044, 10048, 10051, 10056, 10060, 10072, 10075, 10077, 10104, 10105, 10118, 10119, 10148,
     10149,
 ];
 
-/// Whether an error of this number lasts until an operator ends it. One of neither table: by its status, 4xx but for
-/// those that ask for another attempt.
+/// Returns true if an error with this code lasts until an operator resolves it. A code in neither
+/// table is permanent if its status is 4xx, except the statuses that ask for a retry.
 fn is_permanent_code(code: u64, status: usize) -> bool {
     if TEMPORARY.contains(&code) {
         return false;
@@ -218,7 +224,7 @@ fn is_permanent_code(code: u64, status: usize) -> bool {
     remedy(code).is_some() || is_fault_of_the_request(status)
 }
 
-/// The same for the status of a pull request: its limits stay as they are, whatever else it says passes.
+/// The same for the status of a pull request: size limits stay, every other status passes.
 fn is_permanent_status(status: usize, text: &str) -> bool {
     let is_limit = text.contains("Exceeded Max") && !text.contains("Exceeded MaxWaiting");
     status == 400 || is_limit
@@ -249,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_error_code_is_either_permanent_or_temporary() {
-        // The errors of requests for streams, consumers and messages, each with its status in nats-server.
+        // Errors of requests for streams, consumers and messages, with their status in nats-server.
         for (code, status, is_permanent) in [
             (10002, 400, true),  // account resources exceeded
             (10003, 400, true),  // bad request
@@ -307,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_a_pull_request_are_permanent_and_its_other_statuses_are_not() {
+    fn size_limits_of_a_pull_request_are_permanent_and_other_statuses_are_not() {
         let status = |status, text: &str| {
             JetStreamError::Rejected {
                 code: 0,
@@ -329,20 +335,20 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_temporary() {
-        for trouble in [
-            JetStreamError::Missing,
+    fn outages_are_temporary() {
+        for error in [
+            JetStreamError::StreamNotFound,
             JetStreamError::NoJetStream,
             JetStreamError::Timeout,
-            JetStreamError::Refused("x".to_owned()),
+            JetStreamError::Failed("x".to_owned()),
         ] {
-            assert!(!trouble.is_permanent(), "{trouble:?}");
+            assert!(!error.is_permanent(), "{error:?}");
         }
         assert!(JetStreamError::Denied("a".to_owned()).is_permanent());
     }
 
     #[test]
-    fn a_permanent_error_is_explained_with_its_code_and_a_remedy() {
+    fn permanent_error_is_explained_with_its_code_and_remedy() {
         let text = rejected(10026, 400).explain("ORDERS");
         assert!(
             text.contains("ORDERS")
@@ -353,13 +359,17 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_names_the_stream_and_the_way_out() {
+    fn explanation_names_the_stream_and_the_remedy() {
         let text = JetStreamError::Retention { kind: "work-queue" }.explain("JOBS");
         assert!(
             text.contains("JOBS") && text.contains("work-queue") && text.contains("use a mirror"),
             "{text}"
         );
-        assert!(JetStreamError::Missing.explain("A").contains("no stream A"));
+        assert!(
+            JetStreamError::StreamNotFound
+                .explain("A")
+                .contains("no stream A")
+        );
         assert!(
             JetStreamError::Denied("$JS.API.STREAM.INFO.A".into())
                 .explain("A")

@@ -1,4 +1,5 @@
-//! Which tag belongs to which stream: ids find their source by it, so no two streams may share one.
+//! Source tags of all streams. An event id finds its source by the tag, so streams may not share
+//! one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::api::JetStreamError;
 use crate::sse::SourceTag;
 
-/// The tags of all streams that were heard from, each under the name of its stream.
+/// Tags of all known streams, by stream name.
 #[derive(Debug, Default)]
 pub(crate) struct SourceTags(Mutex<HashMap<String, Claim>>);
 
@@ -17,10 +18,10 @@ struct Claim {
 }
 
 impl SourceTags {
-    /// Takes a tag for a stream, in the place of the one that it had.
+    /// Assigns a tag to a stream and releases its previous one.
     ///
-    /// # Errors
-    /// [`JetStreamError::Collision`] when another stream has it. Those of one identity share theirs on purpose.
+    /// # Errors [`JetStreamError::TagCollision`] if another stream has the tag. Streams with the
+    /// same identity share theirs on purpose.
     pub(crate) fn claim(
         &self,
         stream: &str,
@@ -35,7 +36,7 @@ impl SourceTags {
             .iter()
             .find(|(name, claim)| *name != stream && is_other(claim));
         if let Some((other, _)) = other {
-            return Err(JetStreamError::Collision {
+            return Err(JetStreamError::TagCollision {
                 other: other.clone(),
                 tag,
             });
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_streams_with_one_tag_are_told_by_name_and_the_way_out() {
+    fn tag_collision_names_both_streams_and_the_remedy() {
         let tags = SourceTags::default();
         let tag = SourceTag::of_stream("A", 1);
         assert_eq!(tags.claim("A", None, tag), Ok(()));
@@ -65,24 +66,24 @@ mod tests {
             Ok(()),
             "a stream has its own tag again after a reconnect"
         );
-        let trouble = tags.claim("B", None, tag).unwrap_err();
-        let text = trouble.explain("B");
+        let error = tags.claim("B", None, tag).unwrap_err();
+        let text = error.explain("B");
         assert!(
             text.contains("stream B") && text.contains("stream A") && text.contains("`identity`"),
             "{text}"
         );
         assert_eq!(
             tags.claim("B", Some("b"), tag),
-            Err(trouble),
+            Err(error),
             "whatever the tag was made from"
         );
-        // A stream that was created anew gives its old tag back.
+        // A recreated stream releases its old tag.
         assert_eq!(tags.claim("A", None, SourceTag::of_stream("A", 2)), Ok(()));
         assert_eq!(tags.claim("B", None, tag), Ok(()));
     }
 
     #[test]
-    fn a_mirror_and_its_origin_share_the_tag_of_their_identity() {
+    fn mirror_and_origin_share_the_tag_of_their_identity() {
         let tags = SourceTags::default();
         let tag = SourceTag::of_identity("orders");
         assert_eq!(tags.claim("A", Some("orders"), tag), Ok(()));

@@ -1,4 +1,19 @@
-//! The loop that follows one JetStream stream for the whole pod.
+//! Tailer: follows one JetStream stream for the whole pod, whatever happens to it.
+//!
+//! One task per stream. It reads the stream's state, chooses the start position ([`start`]),
+//! creates a pull consumer and writes decoded events into the stream buffer. When the consumer is
+//! lost it creates another one after the last sequence, so that no message is missing or repeated:
+//!
+//! ```text
+//! start_consumer -> receive -> process -> StreamWriter
+//!       ^                         |
+//!       +---- delay <- on_lost <--+ Lost
+//! ```
+//!
+//! If the sequence cannot be continued, because messages expired, the stream was recreated or
+//! restored from an older snapshot, the tailer starts a new epoch and every client receives a gap.
+//! The health check `stream:NAME` fails until the recent messages are read. [`REJECTIONS_MAX`]
+//! permanent errors in a row close the event streams of this source.
 
 mod delivery;
 pub(in crate::nats) mod start;
@@ -22,30 +37,30 @@ use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 use delivery::Delivery;
-use start::{Known, Start};
+use start::{Progress, Start};
 
-/// One JetStream stream to follow.
+/// Settings of one followed stream.
 #[derive(Clone, Debug)]
 pub struct StreamConfig {
-    /// Its name.
+    /// Name of the stream.
     pub name: String,
-    /// Everything that any route can ask of it.
+    /// Union of the filters of all routes.
     pub filters: FilterSet,
-    /// A name that replaces its creation time in ids.
+    /// Name that replaces the stream's creation time in event ids.
     pub identity: Option<String>,
-    /// How much of its recent past is wanted at the start.
+    /// Amount of recent messages that are read at the start.
     pub window: Limits,
 }
 
-/// The most messages of one pull request.
+/// Maximum number of messages of one pull request.
 const REQUEST_MAX: usize = 512;
-/// The most bytes of one pull request.
+/// Maximum number of bytes of one pull request.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 
-/// What the check says before the recent past is read.
+/// Message of the health check before the recent messages are read.
 const NOT_CAUGHT_UP: &str = "not caught up yet";
 
-/// Follows one JetStream stream.
+/// Task that follows one JetStream stream.
 #[derive(Debug)]
 pub(crate) struct StreamTailer {
     config: StreamConfig,
@@ -54,14 +69,14 @@ pub(crate) struct StreamTailer {
     data: NatsConnection,
     tags: Arc<SourceTags>,
     writer: StreamWriter,
-    intake: EventDecoder,
+    decoder: EventDecoder,
     metrics: Arc<Metrics>,
     check: Check,
-    followed: Option<Followed>,
+    followed: Option<FollowedStream>,
     consumer: Option<Consumer>,
-    /// Whether everything that stood in the stream when the consumer was created has been taken.
+    /// All messages that the stream held when the consumer was created are processed.
     caught_up: bool,
-    /// The last sequence of the stream when the consumer was created.
+    /// Last sequence of the stream when the consumer was created.
     target: u64,
     /// Attempts since the last progress.
     attempts: u32,
@@ -70,9 +85,9 @@ pub(crate) struct StreamTailer {
     delivery: Delivery,
 }
 
-/// Which stream it follows under which tag, and the last message that it saw of it.
+/// Identity of the followed stream, its source tag, and the last message received from it.
 #[derive(Clone, Copy, Debug)]
-struct Followed {
+struct FollowedStream {
     created: i128,
     tag: SourceTag,
     last: Option<Position>,
@@ -88,7 +103,7 @@ impl StreamTailer {
         metrics: &Arc<Metrics>,
     ) -> Self {
         Self {
-            intake: EventDecoder::new(metrics, &config.name),
+            decoder: EventDecoder::new(metrics, &config.name),
             check: health.check(format!("stream:{}", config.name), NOT_CAUGHT_UP),
             metrics: Arc::clone(metrics),
             config,
@@ -107,14 +122,14 @@ impl StreamTailer {
         }
     }
 
-    /// Follows until the drain begins, whatever happens to the stream.
-    pub(crate) async fn run(mut self, mut drain: Token) {
+    /// Follows the stream until shutdown is requested.
+    pub(crate) async fn run(mut self, mut shutdown: Token) {
         self.writer.catch_up();
         loop {
             tokio::select! {
-                biased; // A busy stream never ends by itself.
-                () = drain.requested() => break,
-                () = self.follow() => {}
+                biased; // A busy stream would otherwise never yield.
+                () = shutdown.requested() => break,
+                () = self.follow_once() => {}
             }
         }
         if let Some(consumer) = self.consumer.take() {
@@ -123,68 +138,68 @@ impl StreamTailer {
         tracing::debug!(stream = self.config.name, "tailer ended");
     }
 
-    /// Follows with one consumer for as long as it works.
-    async fn follow(&mut self) {
-        self.data.up().await;
-        if let Err(trouble) = self.begin().await {
-            self.report(&trouble);
-            self.back_off().await;
+    /// Follows the stream with one consumer until it is lost.
+    async fn follow_once(&mut self) {
+        self.data.wait_up().await;
+        if let Err(error) = self.start_consumer().await {
+            self.report(&error);
+            self.wait_before_retry().await;
             return;
         }
         while let Some(consumer) = &mut self.consumer {
             let received = consumer.receive().await;
             let is_idle = received.messages.is_empty();
-            if let Some(lost) = self.take(received) {
-                self.lose(lost).await;
+            if let Some(lost) = self.process(received) {
+                self.on_lost(lost).await;
             } else if is_idle {
-                self.look_at_delivery().await;
+                self.check_delivery().await;
             }
         }
     }
 
-    /// Looks where the stream is and creates a consumer that adjoins what was passed.
-    async fn begin(&mut self) -> Result<(), JetStreamError> {
-        let state = self.api.describe_shareable(&self.config.name).await?;
+    /// Reads the stream's state and creates a consumer that continues after the head.
+    async fn start_consumer(&mut self) -> Result<(), JetStreamError> {
+        let state = self.api.shareable_stream_info(&self.config.name).await?;
         let tag = state.tag(&self.config.name, self.config.identity.as_deref());
         self.tags
             .claim(&self.config.name, self.config.identity.as_deref(), tag)?;
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
         let start = match (self.followed, self.writer.head()) {
             (Some(followed), Some((_, head))) => {
-                let known = Known {
+                let progress = Progress {
                     created: followed.created,
                     has_identity: self.config.identity.is_some(),
                     head,
-                    is_content_known: self.is_content_known(&state, followed).await?,
+                    is_last_unchanged: self.is_last_unchanged(&state, followed).await?,
                 };
-                start::onward(&state, known, self.config.window, now)
+                start::resume(&state, progress, self.config.window, now)
             }
-            _ => start::recent(&state, self.config.window, now),
+            _ => start::window_start(&state, self.config.window, now),
         };
         self.target = state.last_seq;
-        let mut followed = Followed {
+        let mut followed = FollowedStream {
             created: state.created,
             tag,
-            last: self.followed.and_then(|known| known.last),
+            last: self.followed.and_then(|progress| progress.last),
         };
         let consumer = match start {
-            Start::Onward { first } => self.create(sequence(first)).await?,
-            Start::Recent { first, since } => {
+            Start::Continue { first } => self.create(sequence(first)).await?,
+            Start::Window { first, since } => {
                 let consumer = self.create_recent(first, since).await?;
                 followed.last = None;
                 self.writer.begin(tag, consumer.head);
                 consumer
             }
-            Start::Behind { first, missed } => {
+            Start::Expired { first, missed } => {
                 let gap = Gap {
                     reason: GapReason::Expired,
-                    missed: self.is_everything(&state).then_some(missed),
+                    missed: self.selects_everything(&state).then_some(missed),
                 };
-                self.renew(&mut followed, first - 1, gap);
+                self.start_epoch(&mut followed, first - 1, gap);
                 self.create(sequence(first)).await?
             }
-            Start::Anew { head, reason } => {
-                self.renew(
+            Start::NewEpoch { head, reason } => {
+                self.start_epoch(
                     &mut followed,
                     head,
                     Gap {
@@ -201,33 +216,36 @@ impl StreamTailer {
             consumer = consumer.name(),
             after = consumer.head,
             pending = consumer.pending,
-            "stream followed"
+            "following stream"
         );
-        // A consumer that was rejected before has to show that it delivers.
+        // After a rejection, the new consumer must first deliver something.
         if consumer.pending == 0 && self.rejections == 0 {
-            self.settle();
+            self.mark_caught_up();
         }
         self.consumer = Some(consumer);
         Ok(())
     }
 
-    /// Tells the readers that what they know and what follows do not adjoin. Kept even if the consumer then fails.
-    fn renew(&mut self, followed: &mut Followed, head: u64, gap: Gap) {
-        tracing::warn!(stream = self.config.name, reason = ?gap.reason, missed = gap.missed, after = head, "gap in the stream");
+    /// Reports to readers that the next events do not follow the last ones. Remains in effect even
+    /// if creating the consumer then fails.
+    fn start_epoch(&mut self, followed: &mut FollowedStream, head: u64, gap: Gap) {
+        tracing::warn!(stream = self.config.name, reason = ?gap.reason, missed = gap.missed, after = head, "gap in stream");
         followed.last = None;
-        // Whoever comes before the new past is read would take it for news.
+        // A client that opens before the new recent messages are read would receive them as live
+        // events.
         self.caught_up = false;
         self.writer.catch_up();
         self.check.set(Status::Failing(NOT_CAUGHT_UP.to_owned()));
-        self.writer.start_epoch(followed.tag, head, gap);
+        self.writer.renew(followed.tag, head, gap);
         self.followed = Some(*followed);
     }
 
-    /// Whether JetStream still holds the message that we saw last; the numbers mean other messages otherwise.
-    async fn is_content_known(
+    /// Returns true if JetStream still holds the last message that was received. Otherwise the
+    /// sequences belong to other messages.
+    async fn is_last_unchanged(
         &self,
         state: &StreamState,
-        followed: Followed,
+        followed: FollowedStream,
     ) -> Result<bool, JetStreamError> {
         let Some(last) = followed.last else {
             return Ok(true);
@@ -236,11 +254,12 @@ impl StreamTailer {
         if !is_there || (followed.created != state.created && self.config.identity.is_none()) {
             return Ok(true);
         }
-        self.api.still_holds(&self.config.name, last).await
+        self.api.holds_same_message(&self.config.name, last).await
     }
 
-    /// Whether every message of the stream is wanted, so that a number of messages is one of events.
-    fn is_everything(&self, state: &StreamState) -> bool {
+    /// Returns true if every message of the stream is selected, so that a number of messages is a
+    /// number of events.
+    fn selects_everything(&self, state: &StreamState) -> bool {
         let wanted = |subject: &String| {
             let subject = Filter::parse(subject);
             subject.is_ok_and(|subject| {
@@ -254,7 +273,8 @@ impl StreamTailer {
         !state.subjects.is_empty() && state.subjects.iter().all(wanted)
     }
 
-    /// A consumer for the recent past: by time if that is later than the sequence.
+    /// Creates a consumer for the recent messages: by time if that position is later than the
+    /// sequence.
     async fn create_recent(
         &mut self,
         first: u64,
@@ -268,7 +288,9 @@ impl StreamTailer {
             if consumer.head + 1 >= first {
                 return Ok(consumer);
             }
-            self.api.forget(&self.config.name, consumer.name()).await;
+            self.api
+                .delete_later(&self.config.name, consumer.name())
+                .await;
         }
         self.create(sequence(first)).await
     }
@@ -277,7 +299,7 @@ impl StreamTailer {
         let spec = Spec {
             stream: self.config.name.clone(),
             name: consumer::name(&self.api, &self.identity, &self.config.name, ""),
-            filters: consumer::filters(&self.api, &self.config.filters),
+            filters: consumer::server_filters(&self.api, &self.config.filters),
             from,
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
@@ -287,27 +309,27 @@ impl StreamTailer {
         Ok(consumer)
     }
 
-    /// Writes what came to the log. Returns why nothing more will come, if so.
-    fn take(&mut self, received: Received) -> Option<Lost> {
+    /// Writes a batch to the stream buffer. Returns the reason if the consumer is lost.
+    fn process(&mut self, received: Received) -> Option<Lost> {
         let (Some(followed), Some((_, head))) = (&mut self.followed, self.writer.head()) else {
             return received.lost;
         };
         let now = Instant::now();
         let mut batch = Batch::default();
         let mut last = head;
-        self.intake.received(received.messages.len());
-        for (place, message) in &received.messages {
-            if place.sequence <= last {
+        self.decoder.count_received(received.messages.len());
+        for (info, message) in &received.messages {
+            if info.sequence <= last {
                 continue; // Never twice, whatever the server sends.
             }
-            last = place.sequence;
+            last = info.sequence;
             let position = Position {
                 tag: followed.tag,
                 seq: last,
-                fingerprint: Some(Position::fingerprint_of(place.published)),
+                check: Some(Position::check_of(info.published)),
             };
             followed.last = Some(position);
-            self.intake.take(
+            self.decoder.take(
                 MessageFields::of(message),
                 position,
                 now,
@@ -315,9 +337,10 @@ impl StreamTailer {
                 &mut batch,
             );
         }
-        batch.write_to_log(&mut self.writer);
-        // A message that no filter selects moves the head too, and so does what the server passed behind the last one.
-        // Only the consumer's own word counts here: the state of the stream may come from a replica that is ahead of it.
+        batch.write_to(&mut self.writer);
+        // Messages that no filter selects also advance the head, as does the sequence that the
+        // server has passed after the last message. Only the consumer's own heartbeat counts here:
+        // the stream's state may come from a replica that is ahead of it.
         last = last.max(received.passed.unwrap_or(0));
         self.writer.advance(last);
         if last > head && self.delivery.end() {
@@ -333,20 +356,20 @@ impl StreamTailer {
                 self.writer.accept();
             }
         }
-        if let Some((place, _)) = received.messages.last() {
-            self.writer.pending(place.pending);
+        if let Some((info, _)) = received.messages.last() {
+            self.writer.pending(info.pending);
         }
         let is_at_end = received
             .messages
             .last()
-            .is_some_and(|(place, _)| place.pending == 0);
+            .is_some_and(|(info, _)| info.pending == 0);
         if is_at_end || received.passed.is_some() || last >= self.target {
-            self.settle();
+            self.mark_caught_up();
         }
         received.lost
     }
 
-    fn settle(&mut self) {
+    fn mark_caught_up(&mut self) {
         if !self.caught_up {
             self.caught_up = true;
             self.writer.caught_up();
@@ -354,10 +377,12 @@ impl StreamTailer {
         }
     }
 
-    async fn lose(&mut self, lost: Lost) {
-        tracing::info!(stream = self.config.name, reason = ?lost, "consumer lost, making another");
+    async fn on_lost(&mut self, lost: Lost) {
+        tracing::info!(stream = self.config.name, reason = ?lost, "consumer lost; recreating");
         if let Some(consumer) = self.consumer.take() {
-            self.api.forget(&self.config.name, consumer.name()).await;
+            self.api
+                .delete_later(&self.config.name, consumer.name())
+                .await;
         }
         match lost {
             Lost::Rejected(status, text) => self.report(&JetStreamError::Rejected {
@@ -366,26 +391,26 @@ impl StreamTailer {
                 text,
             }),
             Lost::Denied(subject) => self.report(&JetStreamError::Denied(subject)),
-            Lost::Disconnected | Lost::Silent | Lost::Hole | Lost::Deleted => {}
+            Lost::Disconnected | Lost::Silent | Lost::MissingDelivery | Lost::Deleted => {}
         }
-        self.back_off().await;
+        self.wait_before_retry().await;
     }
 
-    fn report(&mut self, trouble: &JetStreamError) {
+    fn report(&mut self, error: &JetStreamError) {
         self.caught_up = false;
-        if trouble.is_permanent() {
+        if error.is_permanent() {
             self.rejections += 1;
             if self.rejections == REJECTIONS_MAX {
-                tracing::error!(stream = self.config.name, why = %trouble.explain(&self.config.name), "NATS rejects reading the stream; closing its event streams");
+                tracing::error!(stream = self.config.name, error = %error.explain(&self.config.name), "NATS rejects reading the stream; closing its event streams");
                 self.writer.reject();
             }
         }
         self.check
-            .set(Status::Failing(trouble.explain(&self.config.name)));
+            .set(Status::Failing(error.explain(&self.config.name)));
     }
 
-    async fn back_off(&mut self) {
-        tokio::time::sleep(consumer::pause(self.attempts)).await;
+    async fn wait_before_retry(&mut self) {
+        tokio::time::sleep(consumer::retry_delay(self.attempts)).await;
         self.attempts += 1;
     }
 }

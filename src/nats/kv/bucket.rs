@@ -1,4 +1,9 @@
-//! One NATS KV bucket (ADR-8) as the registry needs it: made if it is missing, written, read, replaced at a revision.
+//! Requests to one NATS KV bucket (ADR-8): create, write, read, replace at a revision.
+//!
+//! The bucket is a stream `KV_name` with one message per subject. It uses the JetStream API of this
+//! folder rather than async-nats' `kv::Store`, because it needs per-message TTL on an update at a
+//! revision, a memory stream with `discard: new`, a distinction between "full", "wrong revision"
+//! and "unknown", and the list of one client's keys in a single request (decision record 0025).
 
 use std::time::Duration;
 
@@ -12,120 +17,121 @@ use serde::{Deserialize, Serialize};
 use crate::nats::connection::NatsConnection;
 use crate::nats::jetstream::api::{Api, JetStreamError, NO_MESSAGE};
 use crate::presence::entry::{POSITION, token};
-use crate::presence::{Bucket as Name, Entry, Key};
+use crate::presence::{BucketName, Entry, Key};
 
-/// 10 min: on a server without expiry of single messages (before 2.11) what a dead pod has left goes after that; until
-/// then its own `expires` tells readers that it says nothing.
+/// 10 min. On a server without per-message TTL (before 2.11), entries of a dead pod disappear after
+/// this time. Until then, their `expires` field marks them as obsolete.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// 3: the registry survives the loss of a server, where there are three.
+/// 3 replicas: presence survives the loss of a server in a cluster of three.
 const REPLICAS: u8 = 3;
 
-/// 5 s: how long the server may take to confirm a write.
-const CONFIRMED: Duration = Duration::from_secs(5);
+/// 5 s for the server to confirm a write.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the server says when another has written the key meanwhile.
+/// Error code for a key that was written by another pod meanwhile.
 const WRONG_REVISION: u64 = 10071;
 
-/// What the server says when a message cannot be stored. With the description below, for want of room; a bucket replaces
-/// the value of a key, and makes no room by removing others.
+/// Error code for a message that cannot be stored. With the description below, the bucket is full:
+/// writing replaces the value of a key, but does not remove other keys.
 const STORE_FAILED: u64 = 10077;
 const NO_ROOM: &str = "maximum bytes exceeded";
 
-/// A bucket that is there.
+/// An existing bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
-    link: NatsConnection,
+    connection: NatsConnection,
     api: Api,
-    name: Name,
-    /// Whether the server takes an expiry for a single message.
-    expires_single: bool,
-    /// After how long everything goes; none: never.
+    name: BucketName,
+    /// The server supports per-message TTL.
+    has_message_ttl: bool,
+    /// TTL of every value. `None`: values do not expire.
     pub(super) max_age: Option<Duration>,
 }
 
 /// State of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Look {
-    /// When it was made: another one knows nothing.
+pub(super) struct BucketState {
+    /// Creation time. A bucket with another one is empty.
     pub(super) created: String,
-    /// Revision of the oldest value that is there.
+    /// Revision of the oldest value.
     pub(super) first: u64,
-    /// Revision of the newest value that was written.
+    /// Revision of the newest value.
     pub(super) last: u64,
     /// Bytes in use.
     pub(super) bytes: u64,
-    /// Bytes that it takes; none: as many as the server has.
+    /// Maximum number of bytes. `None`: not limited.
     pub(super) max_bytes: Option<u64>,
 }
 
-/// Why a value was not written.
+/// Reason why a value was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unwritten {
-    /// Another revision stands there.
-    Other,
-    /// The bucket does not take this one.
-    Refused(String),
-    /// It has no room for another key.
+pub(super) enum WriteError {
+    /// The key has another revision.
+    WrongRevision,
+    /// The bucket rejects this value.
+    Rejected(String),
+    /// The bucket is full.
     Full,
-    /// It takes none: it is gone, or not ours to write.
-    Closed(String),
-    /// Nobody knows.
+    /// The bucket is missing, or we are not permitted to write it.
+    Unavailable(String),
+    /// No confirmation: the value may be written or not.
     Unknown(String),
 }
 
 impl Bucket {
-    /// Looks at the bucket, and makes it if it is missing.
+    /// Opens the bucket, creating it if it does not exist.
     pub(super) async fn open(
-        link: &NatsConnection,
+        connection: &NatsConnection,
         api: &Api,
-        name: &Name,
+        name: &BucketName,
         max_bytes: u64,
-    ) -> Result<(Self, Look), JetStreamError> {
+    ) -> Result<(Self, BucketState), JetStreamError> {
         let info: Info = match api
-            .ask(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {})
+            .request(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {})
             .await
         {
-            Err(JetStreamError::Missing) => create(api, name, max_bytes).await?,
-            looked => looked?,
+            Err(JetStreamError::StreamNotFound) => create(api, name, max_bytes).await?,
+            checked_at => checked_at?,
         };
         let max_age = Some(Duration::from_nanos(info.config.max_age)).filter(|age| !age.is_zero());
-        let (link, api, name) = (link.clone(), api.clone(), name.clone());
+        let (connection, api, name) = (connection.clone(), api.clone(), name.clone());
         let bucket = Self {
-            link,
+            connection,
             api,
             name,
-            expires_single: info.config.allow_msg_ttl,
+            has_message_ttl: info.config.allow_msg_ttl,
             max_age,
         };
         Ok((bucket, info.into()))
     }
 
-    /// The state of the bucket now.
-    pub(super) async fn look(&self) -> Result<Look, JetStreamError> {
+    /// Current state of the bucket.
+    pub(super) async fn state(&self) -> Result<BucketState, JetStreamError> {
         let info: Info = self
             .api
-            .ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &Empty {})
+            .request(format!("STREAM.INFO.KV_{}", self.name.as_str()), &Empty {})
             .await?;
         Ok(info.into())
     }
 
-    /// Writes a value that goes by itself after `lasts`; at a revision only if that one stands there. The new revision.
+    /// Writes a value that expires after `time_to_live`. With `at`, only if that revision is
+    /// current. Returns the new revision.
     pub(super) async fn put(
         &self,
         key: &Key,
         entry: &Entry,
-        lasts: Duration,
+        time_to_live: Duration,
         at: Option<u64>,
-    ) -> Result<u64, Unwritten> {
+    ) -> Result<u64, WriteError> {
         let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
         let payload =
-            serde_json::to_vec(entry).map_err(|error| Unwritten::Refused(error.to_string()))?;
+            serde_json::to_vec(entry).map_err(|error| WriteError::Rejected(error.to_string()))?;
         let mut headers = HeaderMap::new();
-        if self.expires_single {
+        if self.has_message_ttl {
             headers.insert(
                 NATS_MESSAGE_TTL,
-                format!("{}s", lasts.as_secs().max(1)).as_str(),
+                format!("{}s", time_to_live.as_secs().max(1)).as_str(),
             );
         }
         if let Some(revision) = at {
@@ -137,61 +143,63 @@ impl Bucket {
         let request = Request::new()
             .payload(payload.into())
             .headers(headers)
-            .timeout(Some(CONFIRMED));
-        let known = self.link.now().denials(&subject);
-        let client = self.link.client();
+            .timeout(Some(WRITE_TIMEOUT));
+        let known = self.connection.state().denials(&subject);
+        let client = self.connection.client();
         let answer = tokio::select! {
             answer = client.send_request(subject.clone(), request) => answer,
-            () = self.link.denied(&subject, known) => {
-                return Err(Unwritten::Closed(format!("NATS refuses {subject} to this user: permission missing")));
+            () = self.connection.wait_denied(&subject, known) => {
+                return Err(WriteError::Unavailable(format!("NATS denies {subject} to this user: add the permission")));
             }
         };
         let message = answer.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => {
-                Unwritten::Closed("there is no bucket any more".to_owned())
+                WriteError::Unavailable("bucket not found".to_owned())
             }
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
-                Unwritten::Refused(error.to_string())
+                WriteError::Rejected(error.to_string())
             }
             RequestErrorKind::TimedOut | RequestErrorKind::Other => {
-                Unwritten::Unknown(error.to_string())
+                WriteError::Unknown(error.to_string())
             }
         })?;
         let confirmed: Confirmed = serde_json::from_slice(&message.payload)
-            .map_err(|error| Unwritten::Unknown(error.to_string()))?;
+            .map_err(|error| WriteError::Unknown(error.to_string()))?;
         match confirmed {
             Confirmed {
                 error: Some(error), ..
-            } if error.err_code == WRONG_REVISION => Err(Unwritten::Other),
+            } if error.err_code == WRONG_REVISION => Err(WriteError::WrongRevision),
             Confirmed {
                 error: Some(error), ..
             } if error.err_code == STORE_FAILED && error.description == NO_ROOM => {
-                Err(Unwritten::Full)
+                Err(WriteError::Full)
             }
             Confirmed {
                 error: Some(error), ..
-            } => Err(Unwritten::Refused(error.description)),
+            } => Err(WriteError::Rejected(error.description)),
             Confirmed { error: None, seq } => Ok(seq),
         }
     }
 
-    /// The keys of a client: of each event stream, its position if one is recorded, or else its entry.
+    /// Keys of a client: for each event stream its recorded position, or its entry if there is
+    /// none.
     pub(super) async fn keys(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
         let mut keys = self.keys_under(&format!("{}.>", token(client))).await?;
-        // The position comes after the entry of its event stream, and replaces it.
+        // The position sorts after the entry of its event stream, and replaces it.
         keys.reverse();
         keys.dedup_by(|entry, position| entry.connection == position.connection);
         keys.reverse();
         Ok(keys)
     }
 
-    /// The keys of the positions that are recorded of a client.
+    /// Keys of the positions recorded for a client.
     pub(super) async fn positions(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
         self.keys_under(&format!("{}.*.{POSITION}", token(client)))
             .await
     }
 
-    /// The keys that a filter selects. One request, whose cost does not grow with the bucket.
+    /// Keys that a filter selects. One request, at a cost that does not depend on the size of the
+    /// bucket.
     async fn keys_under(&self, filter: &str) -> Result<Vec<Key>, JetStreamError> {
         let prefix = format!("$KV.{}.", self.name.as_str());
         let filter = Subjects {
@@ -199,11 +207,11 @@ impl Bucket {
         };
         let info: SubjectsInfo = self
             .api
-            .ask(format!("STREAM.INFO.KV_{}", self.name.as_str()), &filter)
+            .request(format!("STREAM.INFO.KV_{}", self.name.as_str()), &filter)
             .await?;
         let subjects = info.state.subjects.unwrap_or_default();
         let key = |subject: &String| Key::decode(subject.strip_prefix(&prefix)?);
-        // By connection: a list is the same each time.
+        // Sorted by connection, so that a list has the same order each time.
         let mut keys: Vec<Key> = subjects.keys().filter_map(key).collect();
         keys.sort_by(|one, other| {
             (&one.connection, one.is_position).cmp(&(&other.connection, other.is_position))
@@ -211,24 +219,25 @@ impl Bucket {
         Ok(keys)
     }
 
-    /// What stands under a key, and its revision; nothing if it is not there, or not ours.
+    /// Value of a key and its revision. `None` if it does not exist or is not an entry.
     pub(super) async fn get(&self, key: &Key) -> Result<Option<(Entry, u64)>, JetStreamError> {
         let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
         let request = Last {
             last_by_subj: subject,
         };
-        // Not by a direct get: as JSON no header that somebody has put there can cost the connection.
+        // Not with a direct get: in a JSON response, headers that another client wrote cannot break
+        // the connection.
         let answer = self
             .api
-            .ask(
+            .request(
                 format!("STREAM.MSG.GET.KV_{}", self.name.as_str()),
                 &request,
             )
             .await;
         let found: LastAnswer = match answer {
             Ok(found) => found,
-            Err(JetStreamError::Refused(why)) if why == NO_MESSAGE => return Ok(None),
-            Err(trouble) => return Err(trouble),
+            Err(JetStreamError::Failed(why)) if why == NO_MESSAGE => return Ok(None),
+            Err(error) => return Err(error),
         };
         let payload = STANDARD.decode(found.message.data).unwrap_or_default();
         Ok(serde_json::from_slice(&payload)
@@ -237,40 +246,40 @@ impl Bucket {
     }
 }
 
-/// Why JetStream did not do what it was asked, as a sentence about the bucket.
-pub(super) fn explain(trouble: &JetStreamError) -> String {
-    match trouble {
-        JetStreamError::Missing => "there is no such bucket any more".to_owned(),
+/// Describes a failed request as a sentence about the bucket.
+pub(super) fn explain(error: &JetStreamError) -> String {
+    match error {
+        JetStreamError::StreamNotFound => "bucket not found".to_owned(),
         JetStreamError::Denied(subject) => {
-            format!("NATS refuses {subject} to this user: permission missing")
+            format!("NATS denies {subject} to this user: add the permission")
         }
         JetStreamError::NoJetStream => {
-            "nobody answers for JetStream: is it enabled for this account?".to_owned()
+            "no responder for JetStream: enable JetStream for this account".to_owned()
         }
         JetStreamError::Timeout => "JetStream does not answer".to_owned(),
-        JetStreamError::Refused(why) if why.contains("insufficient") => {
+        JetStreamError::Failed(why) if why.contains("insufficient") => {
             format!(
-                "JetStream refuses: {why}: lower registry.max_bytes, or give JetStream more memory"
+                "JetStream request failed: {why}: lower registry.max_bytes, or give JetStream more memory"
             )
         }
-        JetStreamError::Refused(why) => format!("JetStream refuses: {why}"),
+        JetStreamError::Failed(why) => format!("JetStream request failed: {why}"),
         JetStreamError::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
-        // What only a stream of events can have.
-        _ => trouble.explain("-"),
+        // Errors that only a stream of events can have.
+        _ => error.explain("-"),
     }
 }
 
-/// Makes the bucket with one replica where there cannot be three.
-async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, JetStreamError> {
-    let make = async |num_replicas| {
-        let wanted = NewBucket {
+/// Creates the bucket, with one replica if three are not possible.
+async fn create(api: &Api, name: &BucketName, max_bytes: u64) -> Result<Info, JetStreamError> {
+    let create = async |num_replicas| {
+        let request = NewBucket {
             name: format!("KV_{}", name.as_str()),
-            description: "who is connected where, by sidestream",
+            description: "sidestream presence: connected clients of all pods",
             subjects: [format!("$KV.{}.>", name.as_str())],
             max_msgs_per_subject: 1,
             max_age: MAX_AGE.as_nanos() as u64,
             max_bytes,
-            // Losing it costs nothing: within a minute all of it is written again.
+            // Its loss costs nothing: within a minute everything is written again.
             storage: "memory",
             num_replicas,
             discard: "new",
@@ -279,22 +288,22 @@ async fn create(api: &Api, name: &Name, max_bytes: u64) -> Result<Info, JetStrea
             allow_direct: true,
             allow_msg_ttl: api.is_server_at_least(2, 11),
         };
-        let made: Result<Info, JetStreamError> = api
-            .ask(format!("STREAM.CREATE.KV_{}", name.as_str()), &wanted)
+        let created: Result<Info, JetStreamError> = api
+            .request(format!("STREAM.CREATE.KV_{}", name.as_str()), &request)
             .await;
-        if made.is_ok() {
+        if created.is_ok() {
             tracing::info!(
                 bucket = name.as_str(),
                 replicas = num_replicas,
-                "bucket of the registry created"
+                "presence bucket created"
             );
         }
-        made
+        created
     };
-    match make(REPLICAS).await {
-        // A single server, or too few of them.
-        Err(JetStreamError::Refused(_) | JetStreamError::Rejected { .. }) => make(1).await,
-        made => made,
+    match create(REPLICAS).await {
+        // A single server, or a cluster with too few servers.
+        Err(JetStreamError::Failed(_) | JetStreamError::Rejected { .. }) => create(1).await,
+        created => created,
     }
 }
 
@@ -327,7 +336,7 @@ struct Info {
     state: Numbers,
 }
 
-impl From<Info> for Look {
+impl From<Info> for BucketState {
     fn from(info: Info) -> Self {
         let Numbers {
             first_seq,
@@ -359,10 +368,10 @@ struct Numbers {
 
 #[derive(Deserialize)]
 struct Settings {
-    /// Nanoseconds; 0: never.
+    /// Nanoseconds; 0: no expiry.
     #[serde(default)]
     max_age: u64,
-    /// -1: no bound.
+    /// -1: not limited.
     #[serde(default)]
     max_bytes: i64,
     #[serde(default)]

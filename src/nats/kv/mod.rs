@@ -1,4 +1,19 @@
-//! The registry over all pods in a NATS KV bucket: what is read of it, bounded in time and number.
+//! Presence store of all pods in one NATS KV bucket: reads, limited in time and number.
+//!
+//! Implements [`PresenceStore`]. [`writer`] is the one task that writes; [`bucket`] holds the
+//! requests to the bucket. Every read has a deadline and a semaphore, because a client or an
+//! operator waits for it:
+//!
+//! ```text
+//! find              what /connections lists of a client        3 s,    4 at a time
+//! claim_position    a drained client reconnects without an id  500 ms, 64 at a time
+//! discard_position  it reconnects with its own id              500 ms, 16 at a time
+//! release_position  the claimed position could not be opened   500 ms
+//! ```
+//!
+//! A position is claimed by replacing its entry at the revision that was read, so only one pod gets
+//! it. After a failed or slow read, claims are skipped for [`PAUSE_AFTER_FAILURE`]: clients then
+//! begin live at once.
 
 mod bucket;
 mod writer;
@@ -15,87 +30,94 @@ use super::Nats;
 use crate::lifecycle::shutdown::Token;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::presence::entry::ENDED_FOR;
-use crate::presence::queue::millis;
+use crate::presence::queue::unix_millis;
 use crate::presence::{
-    Bucket as Name, Claim, Entry, Found, Handover, Key, Later, PresenceQueue, PresenceStore,
-    Unavailable, Wanted,
+    BoxFuture, BucketName, Claim, ClaimRequest, Entry, Found, Handover, Key, PresenceQueue,
+    PresenceStore, Unavailable,
 };
 use crate::sse::EventId;
 use crate::telemetry::Metrics;
-use bucket::{Bucket, Unwritten};
+use bucket::{Bucket, WriteError};
 use writer::Writer;
 
-/// 500 ms: what a client that may have been handed over waits at most, before it begins live. It takes one or two.
-const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
+/// 500 ms: maximum delay of a client that may have been handed over, before it begins live. A claim
+/// usually takes 1 to 2 ms.
+const CLAIM_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// 3 s: what an operator waits at most.
-const FIND_MAX: Duration = Duration::from_secs(3);
+/// 3 s: maximum delay of a list for an operator.
+const FIND_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// 10 s: after a reading that failed, or was too slow, nobody is kept waiting for another.
-const PAUSE: Duration = Duration::from_secs(10);
+/// 10 s without reads after one has failed or timed out, so that clients do not wait for another.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
-/// 64 clients are looked for at one time: what a thousand coming back at once do to the servers.
-const LOOKED_FOR_MAX: usize = 64;
+/// 64 claims at a time, against the load of a thousand clients that reconnect at once.
+const CLAIMS_MAX: usize = 64;
 
-/// 16 that have their position are looked for beside them, without a queue: nobody waits for that.
-const TIDIED_MAX: usize = 16;
+/// 16 cleanups for clients that have their position, besides the claims. Without a queue: no client
+/// waits for them.
+const CLEANUPS_MAX: usize = 16;
 
-/// 4 lists at one time.
+/// 4 lists at a time.
 const LISTS_MAX: usize = 4;
 
-/// 64 recorded positions: a `client` with more than that is no client but a group of them, and takes nothing over.
+/// 64 recorded positions: a `client` with more is a group of clients and claims none.
 const POSITIONS_OF_CLIENT_MAX: usize = 64;
 
-/// Reason for the operator that something was not written for want of room.
-const FULL: &str = "the bucket is full, and new entries are left out: raise `max_bytes` of the bucket, or bound what a client \
+/// Reason reported to the operator when entries are not written because the bucket is full.
+const FULL_HINT: &str = "the bucket is full, new entries are not written: raise `max_bytes` of the bucket, or limit what a client \
     may open (limits.per_client)";
 
-/// Values that are read at the same time for one answer.
+/// Number of concurrent reads for one result.
 const READ_AHEAD: usize = 16;
 
-/// The registry in a bucket.
+/// Presence store in a KV bucket.
 pub(super) struct KvPresenceStore {
-    changes: PresenceQueue,
+    queue: PresenceQueue,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    looking: Semaphore,
-    tidying: Semaphore,
-    listing: Semaphore,
+    claim_permits: Semaphore,
+    cleanup_permits: Semaphore,
+    list_permits: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The bucket, while it can be written.
     bucket: Option<Bucket>,
-    /// Why there is none.
-    trouble: String,
-    /// Until when nobody looks.
+    /// Reason why there is no bucket.
+    error: String,
+    /// End of the pause after a failed read.
     pause: Option<Instant>,
 }
 
 impl KvPresenceStore {
-    /// Begins to write; the watch is released when the last of it is written.
-    pub(super) fn start(nats: &Nats, name: &Name, max_bytes: u64, drain: Token) -> Arc<Self> {
+    /// Starts the writer. The token is dropped after the last write.
+    pub(super) fn start(
+        nats: &Nats,
+        name: &BucketName,
+        max_bytes: u64,
+        shutdown: Token,
+    ) -> Arc<Self> {
         let inner = &*nats.0;
         let this = Arc::new(Self {
-            changes: PresenceQueue::new(&inner.identity.pod, &inner.identity.boot),
+            queue: PresenceQueue::new(&inner.identity.pod, &inner.identity.boot),
             metrics: Arc::clone(&inner.metrics),
             state: Mutex::new(State {
-                trouble: "not opened yet".to_owned(),
+                error: "not opened yet".to_owned(),
                 ..State::default()
             }),
-            looking: Semaphore::new(LOOKED_FOR_MAX),
-            tidying: Semaphore::new(TIDIED_MAX),
-            listing: Semaphore::new(LISTS_MAX),
+            claim_permits: Semaphore::new(CLAIMS_MAX),
+            cleanup_permits: Semaphore::new(CLEANUPS_MAX),
+            list_permits: Semaphore::new(LISTS_MAX),
         });
         let check = inner.health.check("registry", "not opened yet");
         let writer = Writer::new(
             &this,
-            (inner.links.control.clone(), inner.api.clone()),
+            (inner.connections.control.clone(), inner.api.clone()),
             (name, max_bytes),
             check,
         );
-        tokio::spawn(writer.run(drain));
+        tokio::spawn(writer.run(shutdown));
         this
     }
 
@@ -103,44 +125,45 @@ impl KvPresenceStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bucket, if it is worth asking.
+    /// Returns the bucket, unless reads are paused.
     fn bucket(&self) -> Option<Bucket> {
         let state = self.lock();
         let paused = state.pause.is_some_and(|until| until > Instant::now());
         if paused { None } else { state.bucket.clone() }
     }
 
-    /// A reading that failed: those who come next are not kept waiting for the same.
+    /// Counts a failed read and pauses further reads.
     fn failed(&self, why: &str) {
         self.metrics.registry_errors_total.inc();
-        tracing::debug!(why, "the registry does not answer");
-        self.lock().pause = Some(Instant::now() + PAUSE);
+        tracing::debug!(error = why, "presence bucket read failed");
+        self.lock().pause = Some(Instant::now() + PAUSE_AFTER_FAILURE);
     }
 
-    /// Claims a position that is recorded for this client. `is_recorded` becomes true when there is one: if the claim fails
-    /// after that, the client receives a gap.
+    /// Claims a position that is recorded for this client. Sets `is_recorded` if there is one: if
+    /// the claim fails after that, the client receives a gap.
     async fn claim(
         bucket: &Bucket,
-        wanted: &Wanted,
+        request: &ClaimRequest,
         is_recorded: &mut bool,
     ) -> Result<Claim, JetStreamError> {
-        let keys = bucket.positions(&wanted.client).await?;
+        let keys = bucket.positions(&request.client).await?;
         if keys.len() > POSITIONS_OF_CLIENT_MAX {
             return Ok(Claim::Lost);
         }
-        let now = millis(SystemTime::now());
+        let now = unix_millis(SystemTime::now());
         let mut recorded = values(bucket, keys).await?;
         recorded.retain(|(_, entry, _)| {
-            entry.is_left_for(wanted, now) || entry.is_claimed_from(wanted, now)
+            entry.is_available_to(request, now) || entry.is_claimed_from(request, now)
         });
         *is_recorded = !recorded.is_empty();
-        // First who left first: two windows of one user come back in the order in which they were sent away.
+        // In the order of disconnection: two windows of one user get their positions back in that
+        // order.
         recorded.sort_by_key(|(_, _, revision)| *revision);
         for (key, entry, revision) in recorded {
-            if !entry.is_left_for(wanted, now) {
+            if !entry.is_available_to(request, now) {
                 continue;
             }
-            // Only one gets it: the one that writes at this revision first.
+            // Only one pod gets it: the first that writes at this revision.
             if let Some(revision) = replace(bucket, &key, &entry.claim(now), revision).await? {
                 return Ok(Claim::Granted(Box::new(Handover {
                     key,
@@ -156,17 +179,18 @@ impl KvPresenceStore {
         })
     }
 
-    /// Removes one position that is at or before `has`: the same one if it is there, or else the oldest.
+    /// Removes one recorded position that is at or before `has`: the equal one if present,
+    /// otherwise the oldest.
     async fn remove_passed(
         bucket: &Bucket,
-        wanted: &Wanted,
+        request: &ClaimRequest,
         has: &EventId,
     ) -> Result<(), JetStreamError> {
-        let mut keys = bucket.positions(&wanted.client).await?;
+        let mut keys = bucket.positions(&request.client).await?;
         keys.truncate(POSITIONS_OF_CLIENT_MAX);
-        let now = millis(SystemTime::now());
+        let now = unix_millis(SystemTime::now());
         let mut left = values(bucket, keys).await?;
-        left.retain(|(_, entry, _)| entry.is_left_for(wanted, now) && entry.is_passed_by(has));
+        left.retain(|(_, entry, _)| entry.is_available_to(request, now) && entry.is_passed_by(has));
         left.sort_by_key(|(_, entry, revision)| (!has.is_same(&entry.last_event_id), *revision));
         for (key, entry, revision) in left {
             if replace(bucket, &key, &entry.remove(now), revision)
@@ -180,7 +204,8 @@ impl KvPresenceStore {
     }
 }
 
-/// Writes a value in the place of this revision; its own revision, or none if another one was there already.
+/// Replaces the value at this revision. Returns the new revision, or `None` if the revision was no
+/// longer current.
 async fn replace(
     bucket: &Bucket,
     key: &Key,
@@ -189,15 +214,15 @@ async fn replace(
 ) -> Result<Option<u64>, JetStreamError> {
     match bucket.put(key, entry, ENDED_FOR, Some(revision)).await {
         Ok(revision) => Ok(Some(revision)),
-        Err(Unwritten::Other) => Ok(None),
-        Err(Unwritten::Full) => Err(JetStreamError::Refused(FULL.to_owned())),
-        Err(Unwritten::Refused(why) | Unwritten::Closed(why) | Unwritten::Unknown(why)) => {
-            Err(JetStreamError::Refused(why))
-        }
+        Err(WriteError::WrongRevision) => Ok(None),
+        Err(WriteError::Full) => Err(JetStreamError::Failed(FULL_HINT.to_owned())),
+        Err(
+            WriteError::Rejected(why) | WriteError::Unavailable(why) | WriteError::Unknown(why),
+        ) => Err(JetStreamError::Failed(why)),
     }
 }
 
-/// The values of these keys, with their revisions; those that are gone are left out.
+/// Reads the values of these keys with their revisions, and leaves out missing ones.
 async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)>, JetStreamError> {
     let mut found = Vec::with_capacity(keys.len());
     let mut answers = stream::iter(keys)
@@ -212,17 +237,23 @@ async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)
 }
 
 impl PresenceStore for KvPresenceStore {
-    fn changes(&self) -> &PresenceQueue {
-        &self.changes
+    fn queue(&self) -> &PresenceQueue {
+        &self.queue
     }
 
-    fn find<'a>(&'a self, client: &'a str, limit: usize) -> Later<'a, Result<Found, Unavailable>> {
+    fn find<'a>(
+        &'a self,
+        client: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Found, Unavailable>> {
         Box::pin(async move {
             let Some(bucket) = self.lock().bucket.clone() else {
-                return Err(Unavailable(self.lock().trouble.clone()));
+                return Err(Unavailable(self.lock().error.clone()));
             };
-            let Ok(_place) = self.listing.try_acquire() else {
-                return Err(Unavailable("too many lists at one time".to_owned()));
+            let Ok(_permit) = self.list_permits.try_acquire() else {
+                return Err(Unavailable(
+                    "too many list requests at the same time".to_owned(),
+                ));
             };
             let listed = async {
                 let mut keys = bucket.keys(client).await?;
@@ -230,9 +261,9 @@ impl PresenceStore for KvPresenceStore {
                 keys.truncate(limit);
                 Ok::<_, JetStreamError>((values(&bucket, keys).await?, is_complete))
             };
-            match timeout_at(Instant::now() + FIND_MAX, listed).await {
+            match timeout_at(Instant::now() + FIND_TIMEOUT, listed).await {
                 Ok(Ok((values, is_complete))) => {
-                    let now = millis(SystemTime::now());
+                    let now = unix_millis(SystemTime::now());
                     let current = values
                         .into_iter()
                         .filter(|(_, entry, _)| entry.is_current(now));
@@ -241,35 +272,35 @@ impl PresenceStore for KvPresenceStore {
                         is_complete,
                     })
                 }
-                Ok(Err(trouble)) => {
+                Ok(Err(error)) => {
                     self.metrics.registry_errors_total.inc();
-                    Err(Unavailable(bucket::explain(&trouble)))
+                    Err(Unavailable(bucket::explain(&error)))
                 }
                 Err(_) => {
                     self.metrics.registry_errors_total.inc();
                     Err(Unavailable(format!(
                         "no answer within {} s",
-                        FIND_MAX.as_secs()
+                        FIND_TIMEOUT.as_secs()
                     )))
                 }
             }
         })
     }
 
-    fn take_over(&self, wanted: Wanted) -> Later<'_, Claim> {
+    fn claim_position(&self, request: ClaimRequest) -> BoxFuture<'_, Claim> {
         Box::pin(async move {
             let Some(bucket) = self.bucket() else {
                 return Claim::Nothing;
             };
-            let deadline = Instant::now() + TAKE_OVER_MAX;
-            // Too many at one time is no failure of the registry: those who do not get a place begin live.
-            let Ok(Ok(_place)) = timeout_at(deadline, self.looking.acquire()).await else {
+            let deadline = Instant::now() + CLAIM_TIMEOUT;
+            // Too many claims at a time are not a failure of the store: further clients begin live.
+            let Ok(Ok(_permit)) = timeout_at(deadline, self.claim_permits.acquire()).await else {
                 return Claim::Nothing;
             };
             let mut is_recorded = false;
-            match timeout_at(deadline, Self::claim(&bucket, &wanted, &mut is_recorded)).await {
+            match timeout_at(deadline, Self::claim(&bucket, &request, &mut is_recorded)).await {
                 Ok(Ok(claim)) => return claim,
-                Ok(Err(trouble)) => self.failed(&bucket::explain(&trouble)),
+                Ok(Err(error)) => self.failed(&bucket::explain(&error)),
                 Err(_) => self.failed("no answer in time"),
             }
             if is_recorded {
@@ -280,21 +311,22 @@ impl PresenceStore for KvPresenceStore {
         })
     }
 
-    fn remove(&self, wanted: Wanted, has: EventId) -> Later<'_, ()> {
+    fn discard_position(&self, request: ClaimRequest, has: EventId) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let (Some(bucket), Ok(_place)) = (self.bucket(), self.tidying.try_acquire()) else {
+            let (Some(bucket), Ok(_permit)) = (self.bucket(), self.cleanup_permits.try_acquire())
+            else {
                 return;
             };
-            let deadline = Instant::now() + TAKE_OVER_MAX;
-            match timeout_at(deadline, Self::remove_passed(&bucket, &wanted, &has)).await {
+            let deadline = Instant::now() + CLAIM_TIMEOUT;
+            match timeout_at(deadline, Self::remove_passed(&bucket, &request, &has)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(trouble)) => self.failed(&bucket::explain(&trouble)),
+                Ok(Err(error)) => self.failed(&bucket::explain(&error)),
                 Err(_) => self.failed("no answer in time"),
             }
         })
     }
 
-    fn give_back(&self, handover: Handover) -> Later<'_, ()> {
+    fn release_position(&self, handover: Handover) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let Some(bucket) = self.bucket() else { return };
             let Handover {
@@ -302,13 +334,13 @@ impl PresenceStore for KvPresenceStore {
                 entry,
                 revision,
             } = handover;
-            let left = entry.expires.saturating_sub(millis(SystemTime::now()));
+            let left = entry.expires.saturating_sub(unix_millis(SystemTime::now()));
             let put = bucket.put(&key, &entry, Duration::from_millis(left), Some(revision));
             if !matches!(
-                timeout_at(Instant::now() + TAKE_OVER_MAX, put).await,
+                timeout_at(Instant::now() + CLAIM_TIMEOUT, put).await,
                 Ok(Ok(_))
             ) {
-                self.failed("what was taken over in vain could not be left again");
+                self.failed("releasing the claimed position failed");
             }
         })
     }

@@ -1,12 +1,14 @@
-//! One subscription for each subject that feeds of one stream ask for, and its messages to all of these feeds.
+//! One subscription per subject that feeds of one stream need, and its messages to all of these
+//! feeds.
 //!
 //! ```text
-//! Distribution::subscribe -> Distributor (one task for a stream) -> Tap (one for each feed)
+//! Distribution::subscribe -> Distributor (one task per stream) -> FeedReceiver (one per feed)
 //! ```
 //!
-//! A message is received, stamped and encoded once, however many feeds take it. What waits for feeds that are busy is
-//! bounded in bytes for all of them and in messages for each: the tap of a feed that is full ends, and the feed subscribes
-//! again and reads what it missed from JetStream.
+//! A message is received, parsed and encoded once for any number of feeds. Queued messages are
+//! limited in bytes for all feeds of the stream and in number for each feed. If a feed's queue is
+//! full its receiver ends (slow feed); the feed then subscribes again and reads what it missed from
+//! JetStream.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,59 +24,60 @@ use super::headers::RepublishHeaders;
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::{Received, RepublishWriter};
 use crate::nats::connection::NatsConnection;
-use crate::nats::core::inlet::{self, Inlet};
+use crate::nats::core::subscription_set::{self, SubscriptionSet};
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::decode::message::MessageFields;
 use crate::sse::{Position, SourceTag};
 
-/// Messages that wait for one feed at most: all that the connection may hand over at once, or a burst while the feed reads
-/// what it missed.
-const WAITING_MAX: usize = 65_536;
+/// 65,536 queued messages per feed: as many as the connection may hand out at once, or a burst
+/// while the feed reads what it missed.
+const QUEUE_MAX: usize = 65_536;
 
-/// Bytes of the messages that wait for any feed of one stream: four messages of the largest size. Above it, a feed for
-/// which messages wait already is full; above the double, every feed is.
-const WAITING_BYTES_MAX: usize = 32 << 20;
+/// 32 MiB of queued messages over all feeds of one stream: four messages of the largest size. Above
+/// it, a feed that already has queued messages is full; above twice that, every feed is.
+const QUEUED_BYTES_MAX: usize = 32 << 20;
 
-/// Deliveries after which other tasks run: 65,536 take some milliseconds.
+/// Number of deliveries before other tasks run: 65,536 take some milliseconds.
 const DELIVERIES_MAX: usize = 65_536;
 
-/// A subscription is made at once on a connection that is up; without one the feed waits for it and asks again.
+/// 1 s to subscribe: immediate on a connection that is up. Otherwise the feed waits for the
+/// connection and asks again.
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(1);
 
-/// Requests of feeds that wait to be answered: those of a reconnect storm; feeds wait in turn.
+/// 1024 waiting requests of feeds, as in a reconnect storm; further feeds wait in `send`.
 const REQUESTS_MAX: usize = 1024;
 
-/// The subscriptions of one stream, as its feeds see them. Cheap to clone.
+/// Handle of feeds to the subscriptions of one stream. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Distribution {
     requests: mpsc::Sender<Request>,
-    left: Arc<Left>,
+    dropped: Arc<DroppedReceivers>,
 }
 
-/// What a feed asks for.
+/// Request of a feed.
 enum Request {
     Subscribe {
         subjects: Vec<String>,
-        done: oneshot::Sender<Option<Tap>>,
+        done: oneshot::Sender<Option<FeedReceiver>>,
     },
     Flush(oneshot::Sender<()>),
 }
 
-/// Taps that were dropped; at most as many as there are.
+/// Receivers that were dropped; never more than exist.
 #[derive(Debug, Default)]
-struct Left {
-    taps: Mutex<Vec<u64>>,
+struct DroppedReceivers {
+    receivers: Mutex<Vec<u64>>,
     notify: Notify,
 }
 
-/// The messages of one feed. Dropping it ends the subscriptions that no other feed needs.
-pub(super) struct Tap {
+/// Messages of one feed. Dropping it ends the subscriptions that no other feed needs.
+pub(super) struct FeedReceiver {
     number: u64,
     messages: mpsc::Receiver<Arc<PositionedMessage>>,
     distribution: Distribution,
 }
 
-/// A message of the stream with its place in it.
+/// Message of the stream with its position.
 #[derive(Debug)]
 pub(super) struct PositionedMessage {
     message: Message,
@@ -83,47 +86,47 @@ pub(super) struct PositionedMessage {
     pub(super) previous: u64,
     pub(super) published: Option<i128>,
     received: Instant,
-    /// What it became for the first feed that took it, under which tag.
-    shown: OnceLock<(SourceTag, Option<Arc<EncodedEvent>>)>,
-    _waiting: Waiting,
+    /// Source tag and event of the first feed that encoded it.
+    encoded: OnceLock<(SourceTag, Option<Arc<EncodedEvent>>)>,
+    _queued: QueuedBytes,
 }
 
-/// A part of [`WAITING_BYTES_MAX`], given back when dropped.
+/// Part of [`QUEUED_BYTES_MAX`], released when dropped.
 #[derive(Debug)]
-struct Waiting {
+struct QueuedBytes {
     all: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-/// The task that has the subscriptions of one stream.
+/// Task that owns the subscriptions of one stream.
 pub(super) struct Distributor {
     stream: String,
-    link: NatsConnection,
-    intake: EventDecoder,
+    connection: NatsConnection,
+    decoder: EventDecoder,
     overflows: IntCounter,
     requests: mpsc::Receiver<Request>,
     distribution: Distribution,
-    inlet: Inlet<u64>,
-    /// By the number of the subscription.
+    subscription_set: SubscriptionSet<u64>,
+    /// By subscription number.
     subscriptions: HashMap<u64, Subscription>,
     by_subject: HashMap<String, u64>,
-    /// The subscriptions of each tap.
-    taps: HashMap<u64, Vec<u64>>,
-    /// The number of the last subscription or tap; none is used twice.
+    /// Subscriptions of each receiver.
+    receivers: HashMap<u64, Vec<u64>>,
+    /// Number of the last subscription or receiver; never reused.
     last: u64,
-    waiting: Arc<AtomicUsize>,
+    queued: Arc<AtomicUsize>,
 }
 
 struct Subscription {
     subject: String,
-    takers: IndexMap<u64, mpsc::Sender<Arc<PositionedMessage>>>,
+    subscribers: IndexMap<u64, mpsc::Sender<Arc<PositionedMessage>>>,
 }
 
 // === impl Distribution ===
 
 impl Distribution {
-    /// Subscribes to these subjects; nothing if the connection is not up.
-    pub(super) async fn subscribe(&self, subjects: &[String]) -> Option<Tap> {
+    /// Subscribes to these subjects. `None` if the connection is not up.
+    pub(super) async fn subscribe(&self, subjects: &[String]) -> Option<FeedReceiver> {
         let (done, subscribed) = oneshot::channel();
         self.requests
             .send(Request::Subscribe {
@@ -135,27 +138,28 @@ impl Distribution {
         subscribed.await.ok()?
     }
 
-    /// Returns when everything that the connection has handed over is in the taps.
+    /// Returns when everything that the connection has read is in the queues of the feeds.
     async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.requests.send(Request::Flush(done)).await.is_ok() {
-            // An error means that the stream is not served any longer.
+            // An error means that the stream is no longer served.
             flushed.await.ok();
         }
     }
 }
 
-// === impl Tap ===
+// === impl FeedReceiver ===
 
-impl Tap {
-    /// Waits for a message and takes all that are there; nothing when the tap has ended. Cancellation safe.
+impl FeedReceiver {
+    /// Waits for a message and returns all that are queued. `None` if the receiver has ended.
+    /// Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Vec<Arc<PositionedMessage>>> {
         let mut all = vec![self.messages.recv().await?];
         self.take(&mut all);
         Some(all)
     }
 
-    /// All that the connection has handed over, without waiting for more.
+    /// Returns everything that the connection has read, without waiting for more.
     pub(super) async fn ready(&mut self) -> Vec<Arc<PositionedMessage>> {
         self.distribution.flush().await;
         let mut all = Vec::new();
@@ -170,55 +174,56 @@ impl Tap {
     }
 }
 
-impl Drop for Tap {
+impl Drop for FeedReceiver {
     fn drop(&mut self) {
         self.distribution
-            .left
-            .taps
+            .dropped
+            .receivers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(self.number);
-        self.distribution.left.notify.notify_one();
+        self.distribution.dropped.notify.notify_one();
     }
 }
 
-// === impl Stamped ===
+// === impl PositionedMessage ===
 
 impl PositionedMessage {
     pub(super) fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// The event, encoded once for all feeds that read the stream under the same tag; nothing if it is too large.
-    pub(super) fn show(
+    /// Returns the event, encoded once for all feeds that read the stream under the same tag.
+    /// `None` if it is too large.
+    pub(super) fn encode(
         &self,
         tag: SourceTag,
-        intake: &EventDecoder,
+        decoder: &EventDecoder,
         writer: &RepublishWriter,
     ) -> Option<Arc<EncodedEvent>> {
-        let (first, shown) = self
-            .shown
-            .get_or_init(|| (tag, self.convert(tag, intake, writer)));
+        let (first, encoded) = self
+            .encoded
+            .get_or_init(|| (tag, self.convert(tag, decoder, writer)));
         if *first == tag {
-            shown.clone()
+            encoded.clone()
         } else {
-            self.convert(tag, intake, writer)
+            self.convert(tag, decoder, writer)
         }
     }
 
     fn convert(
         &self,
         tag: SourceTag,
-        intake: &EventDecoder,
+        decoder: &EventDecoder,
         writer: &RepublishWriter,
     ) -> Option<Arc<EncodedEvent>> {
-        let parts = MessageFields {
+        let fields = MessageFields {
             subject: &self.subject,
             ..MessageFields::of(&self.message)
         };
-        match intake.convert(parts, self.position(tag), self.received) {
+        match decoder.convert(fields, self.position(tag), self.received) {
             Received::Event(event) => Some(writer.encode(event)),
-            Received::TooLarge(_) => None,
+            Received::Lost(_) => None,
         }
     }
 
@@ -226,12 +231,12 @@ impl PositionedMessage {
         Position {
             tag,
             seq: self.sequence,
-            fingerprint: self.published.map(Position::fingerprint_of),
+            check: self.published.map(Position::check_of),
         }
     }
 }
 
-impl Drop for Waiting {
+impl Drop for QueuedBytes {
     fn drop(&mut self) {
         self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -242,167 +247,169 @@ impl Drop for Waiting {
 impl Distributor {
     pub(super) fn new(
         stream: &str,
-        link: NatsConnection,
-        intake: EventDecoder,
+        connection: NatsConnection,
+        decoder: EventDecoder,
         overflows: IntCounter,
     ) -> (Self, Distribution) {
-        let (asked, requests) = mpsc::channel(REQUESTS_MAX);
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let distribution = Distribution {
-            requests: asked,
-            left: Arc::default(),
+            requests: sender,
+            dropped: Arc::default(),
         };
         let distributor = Self {
             stream: stream.to_owned(),
-            link,
-            intake,
+            connection,
+            decoder,
             overflows,
             requests,
             distribution: distribution.clone(),
-            inlet: Inlet::default(),
+            subscription_set: SubscriptionSet::default(),
             subscriptions: HashMap::new(),
             by_subject: HashMap::new(),
-            taps: HashMap::new(),
+            receivers: HashMap::new(),
             last: 0,
-            waiting: Arc::default(),
+            queued: Arc::default(),
         };
         (distributor, distribution)
     }
 
-    /// Serves feeds for ever. Dropped at the end, and followed by [`Self::end`].
+    /// Serves feeds. Never returns; dropped at shutdown, before [`Self::end`].
     pub(super) async fn serve(&mut self) {
-        let left = Arc::clone(&self.distribution.left);
+        let dropped = Arc::clone(&self.distribution.dropped);
         loop {
             tokio::select! {
                 biased;
-                () = left.notify.notified() => {
-                    let taps = std::mem::take(&mut *left.taps.lock().unwrap_or_else(PoisonError::into_inner));
-                    taps.into_iter().for_each(|tap| self.leave(tap));
+                () = dropped.notify.notified() => {
+                    let receivers = std::mem::take(&mut *dropped.receivers.lock().unwrap_or_else(PoisonError::into_inner));
+                    receivers.into_iter().for_each(|receiver| self.remove_receiver(receiver));
                 }
-                Some(request) = self.requests.recv() => self.answer(request).await,
-                message = self.inlet.next() => match message {
+                Some(request) = self.requests.recv() => self.handle(request).await,
+                message = self.subscription_set.next() => match message {
                     Some((subscription, message)) => {
                         self.deliver(subscription, message);
-                        self.drain();
+                        self.deliver_ready();
                     }
-                    // The client of the library has ended, and all its subscriptions with it.
-                    None => self.end_all(),
+                    // The library's client has ended, and all its subscriptions with it.
+                    None => self.close_all(),
                 },
             }
-            // Feeds run before more is delivered.
+            // Lets feeds run before more is delivered.
             tokio::task::yield_now().await;
         }
     }
 
     /// Ends every subscription.
     pub(super) async fn end(self) {
-        self.inlet.end().await;
+        self.subscription_set.end().await;
     }
 
-    async fn answer(&mut self, request: Request) {
+    async fn handle(&mut self, request: Request) {
         match request {
             Request::Subscribe { subjects, done } => {
-                let tap = self.subscribe(&subjects).await;
-                // Dropped with the answer if the feed is gone: the tap leaves by itself.
-                drop(done.send(tap));
+                let receiver = self.subscribe(&subjects).await;
+                // If the feed is gone, the receiver is dropped with the response and removes
+                // itself.
+                drop(done.send(receiver));
             }
             Request::Flush(done) => {
-                self.drain();
+                self.deliver_ready();
                 // The feed may be gone.
                 done.send(()).ok();
             }
         }
     }
 
-    async fn subscribe(&mut self, subjects: &[String]) -> Option<Tap> {
-        let (sender, messages) = mpsc::channel(WAITING_MAX);
+    async fn subscribe(&mut self, subjects: &[String]) -> Option<FeedReceiver> {
+        let (sender, messages) = mpsc::channel(QUEUE_MAX);
         self.last += 1;
         let number = self.last;
-        let tap = Tap {
+        let receiver = FeedReceiver {
             number,
             messages,
             distribution: self.distribution.clone(),
         };
-        self.taps.insert(number, Vec::new());
+        self.receivers.insert(number, Vec::new());
         for subject in subjects {
-            let Some(subscription) = self.find(subject).await else {
-                self.leave(number);
+            let Some(subscription) = self.subscription_for(subject).await else {
+                self.remove_receiver(number);
                 return None;
             };
-            self.taps.entry(number).or_default().push(subscription);
+            self.receivers.entry(number).or_default().push(subscription);
             self.subscriptions
                 .get_mut(&subscription)?
-                .takers
+                .subscribers
                 .insert(number, sender.clone());
         }
-        Some(tap)
+        Some(receiver)
     }
 
-    /// The subscription to this subject; made if there is none.
-    async fn find(&mut self, subject: &str) -> Option<u64> {
+    /// Returns the subscription to this subject, creating it if necessary.
+    async fn subscription_for(&mut self, subject: &str) -> Option<u64> {
         if let Some(known) = self.by_subject.get(subject) {
             return Some(*known);
         }
-        let client = self.link.client();
-        let made = tokio::time::timeout(SUBSCRIBE_MAX, inlet::subscribe(&client, subject))
-            .await
-            .ok()?
-            .ok()?;
+        let client = self.connection.client();
+        let subscribed =
+            tokio::time::timeout(SUBSCRIBE_MAX, subscription_set::subscribe(&client, subject))
+                .await
+                .ok()?
+                .ok()?;
         self.last += 1;
-        self.inlet.add(self.last, made);
+        self.subscription_set.add(self.last, subscribed);
         self.by_subject.insert(subject.to_owned(), self.last);
         self.subscriptions.insert(
             self.last,
             Subscription {
                 subject: subject.to_owned(),
-                takers: IndexMap::new(),
+                subscribers: IndexMap::new(),
             },
         );
         Some(self.last)
     }
 
-    fn leave(&mut self, tap: u64) {
-        for number in self.taps.remove(&tap).into_iter().flatten() {
+    fn remove_receiver(&mut self, receiver: u64) {
+        for number in self.receivers.remove(&receiver).into_iter().flatten() {
             let Some(subscription) = self.subscriptions.get_mut(&number) else {
                 continue;
             };
-            subscription.takers.swap_remove(&tap);
-            if subscription.takers.is_empty() {
-                self.inlet.remove(number);
+            subscription.subscribers.swap_remove(&receiver);
+            if subscription.subscribers.is_empty() {
+                self.subscription_set.remove(number);
                 self.by_subject.remove(&subscription.subject);
                 self.subscriptions.remove(&number);
             }
         }
     }
 
-    /// Ends every tap: feeds subscribe again.
-    fn end_all(&mut self) {
-        self.inlet = Inlet::default();
+    /// Ends every receiver: feeds subscribe again.
+    fn close_all(&mut self) {
+        self.subscription_set = SubscriptionSet::default();
         self.subscriptions.clear();
         self.by_subject.clear();
-        self.taps.clear();
+        self.receivers.clear();
     }
 
-    /// Delivers what is there already. All of it where that is not too much: a feed of several subjects sorts what it has
-    /// at one moment.
-    fn drain(&mut self) {
+    /// Delivers messages that have arrived, all of them up to a limit: a feed of several subjects
+    /// sorts what it has received together.
+    fn deliver_ready(&mut self) {
         let mut deliveries = 0;
         while deliveries < DELIVERIES_MAX {
-            let Some((subscription, message)) = self.inlet.ready() else {
+            let Some((subscription, message)) = self.subscription_set.ready() else {
                 break;
             };
             deliveries += self.deliver(subscription, message);
         }
     }
 
-    /// Delivers one message; to how many feeds.
+    /// Delivers one message and returns the number of feeds that receive it.
     fn deliver(&mut self, subscription: u64, message: Message) -> usize {
-        self.intake.received(1);
+        self.decoder.count_received(1);
         let Some(subscription) = self.subscriptions.get(&subscription) else {
             return 1;
         };
-        let Some(stamp) = RepublishHeaders::of(&message, &self.stream) else {
+        let Some(headers) = RepublishHeaders::of(&message, &self.stream) else {
             // Sent by another publisher.
-            self.intake.foreign();
+            self.decoder.count_not_from_stream();
             return 1;
         };
         let RepublishHeaders {
@@ -410,32 +417,34 @@ impl Distributor {
             previous,
             published,
             subject,
-        } = stamp;
+        } = headers;
         let bytes = message.length + size_of::<PositionedMessage>();
-        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        // One message fits always: one that is larger than the bound would never come.
-        let is_scarce = before > 0 && before + bytes > WAITING_BYTES_MAX;
-        let is_spent = before > 0 && before + bytes > 2 * WAITING_BYTES_MAX;
-        let stamped = Arc::new(PositionedMessage {
+        let before = self.queued.fetch_add(bytes, Ordering::Relaxed);
+        // One message always fits: one larger than the limit would otherwise never be delivered.
+        let is_over_limit = before > 0 && before + bytes > QUEUED_BYTES_MAX;
+        let is_over_double_limit = before > 0 && before + bytes > 2 * QUEUED_BYTES_MAX;
+        let positioned = Arc::new(PositionedMessage {
             subject: subject.into(),
             sequence,
             previous,
             published,
             message,
             received: Instant::now(),
-            shown: OnceLock::new(),
-            _waiting: Waiting {
-                all: Arc::clone(&self.waiting),
+            encoded: OnceLock::new(),
+            _queued: QueuedBytes {
+                all: Arc::clone(&self.queued),
                 bytes,
             },
         });
-        let takers = subscription.takers.len();
+        let subscribers = subscription.subscribers.len();
         let mut full = Vec::new();
-        for (tap, sender) in &subscription.takers {
+        for (receiver, sender) in &subscription.subscribers {
             let is_idle = sender.capacity() == sender.max_capacity();
-            if is_spent || (is_scarce && !is_idle) || sender.try_send(Arc::clone(&stamped)).is_err()
+            if is_over_double_limit
+                || (is_over_limit && !is_idle)
+                || sender.try_send(Arc::clone(&positioned)).is_err()
             {
-                full.push(*tap);
+                full.push(*receiver);
             }
         }
         if !full.is_empty() {
@@ -443,12 +452,12 @@ impl Distributor {
             tracing::warn!(
                 stream = self.stream,
                 feeds = full.len(),
-                "republished messages were dropped because they were not taken in time"
+                "slow feed: queue full, republished messages dropped"
             );
         }
-        for tap in full {
-            self.leave(tap);
+        for receiver in full {
+            self.remove_receiver(receiver);
         }
-        takers.max(1)
+        subscribers.max(1)
     }
 }

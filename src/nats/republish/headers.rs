@@ -1,24 +1,27 @@
-//! What a stream writes on each message that it republishes: where it stands, and what stood before it.
+//! Headers that a stream writes on each republished message (NATS ADR-28).
+//!
+//! The publisher of a message may have written headers of the same names. The stream appends its
+//! own after them, so the last value counts.
 
 use async_nats::{HeaderMap, Message};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The place of a republished message (NATS ADR-28).
+/// Position of a republished message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RepublishHeaders<'m> {
-    /// The subject under which it is stored.
+    /// Subject under which it is stored.
     pub(crate) subject: &'m str,
-    /// Its sequence number in the stream.
+    /// Its sequence in the stream.
     pub(crate) sequence: u64,
-    /// The sequence number of the message before it of the same subject; 0 when there was none any more.
+    /// Sequence of the previous message of the same subject; 0 if the stream holds none.
     pub(crate) previous: u64,
-    /// When it was published, in unix nanoseconds; servers before 2.10 do not say it.
+    /// Publish time in unix nanoseconds; servers before 2.10 do not send it.
     pub(crate) published: Option<i128>,
 }
 
 impl<'m> RepublishHeaders<'m> {
-    /// The stamp of a message that this stream has sent; nothing for any other.
+    /// Parses the headers of a message that this stream sent. `None` for any other message.
     pub(crate) fn of(message: &'m Message, stream: &str) -> Option<Self> {
         let headers = message.headers.as_ref()?;
         let name = last(headers, "Nats-Stream")?;
@@ -33,7 +36,7 @@ impl<'m> RepublishHeaders<'m> {
     }
 }
 
-/// The stream writes behind the headers of the publisher, who may have written the same names.
+/// The stream writes its headers after those of the publisher, which may have the same names.
 fn last<'m>(headers: &'m HeaderMap, name: &str) -> Option<&'m str> {
     headers.get_last(name).map(|value| value.as_str())
 }
@@ -67,7 +70,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_stream_has_the_last_word() {
+    fn headers_of_the_stream_win_over_those_of_the_publisher() {
         let forged = message(
             &[
                 &[("Nats-Sequence", "99"), ("Nats-Stream", "B")],
@@ -75,13 +78,16 @@ mod tests {
             ]
             .concat(),
         );
-        let stamp = RepublishHeaders::of(&forged, "A").unwrap();
-        assert_eq!((stamp.subject, stamp.sequence, stamp.previous), ("a", 7, 5));
-        assert_eq!(stamp.published, Some(1_795_365_642_573_823_481));
+        let headers = RepublishHeaders::of(&forged, "A").unwrap();
+        assert_eq!(
+            (headers.subject, headers.sequence, headers.previous),
+            ("a", 7, 5)
+        );
+        assert_eq!(headers.published, Some(1_795_365_642_573_823_481));
     }
 
     #[test]
-    fn what_the_stream_did_not_send_has_no_stamp() {
+    fn message_from_another_publisher_has_no_republish_headers() {
         assert_eq!(RepublishHeaders::of(&message(&STAMPED), "B"), None);
         assert_eq!(RepublishHeaders::of(&message(&[]), "A"), None);
         assert_eq!(RepublishHeaders::of(&message(&STAMPED[..3]), "A"), None);

@@ -1,21 +1,26 @@
-//! Where a stream republishes a subject to: from its own subjects to the destination's, wildcards included; pure.
+//! Maps a filter to the subject to subscribe to, as a stream's republish configuration maps
+//! subjects.
+//!
+//! Pure. The destination is read as nats-server reads it (`subject_transform.go`), wildcards and
+//! functions included.
 
 use crate::subject::Filter;
 
-/// What a JetStream stream sends on core NATS of all that it stores (NATS ADR-28).
+/// Republish configuration of a stream (NATS ADR-28).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Republish {
-    /// Which of its subjects.
+    /// Subjects that are republished.
     pub source: String,
-    /// Where to: literal tokens, `$1` or `{{wildcard(1)}}` for what a `*` of the source stands for, `>` for the rest.
+    /// Destination: literal tokens, `$1` or `{{wildcard(1)}}` for a `*` of the source, `>` for the
+    /// rest.
     pub destination: String,
-    /// Without the payloads.
+    /// Messages are republished without payload.
     pub headers_only: bool,
 }
 
 impl Republish {
-    /// What to subscribe to for all that the filter selects; it may bring more. Nothing when the source leaves some of it
-    /// out.
+    /// Subject to subscribe to for everything that the filter selects; it may deliver more. `None`
+    /// if the source does not cover the filter.
     pub(crate) fn subject_of(&self, filter: &Filter) -> Option<String> {
         let (stars, rest) = capture(&self.source, filter)?;
         let mut subject: Vec<&str> = Vec::new();
@@ -24,7 +29,7 @@ impl Republish {
                 Token::Rest => subject.extend(&rest),
                 Token::Literal => subject.push(token),
                 Token::Wildcard(number) => subject.push(stars.get(number.checked_sub(1)?)?),
-                // Partitions and the like: whatever comes of them, and whatever stands behind.
+                // Partitions and similar functions: any token, and any tokens after it.
                 Token::Function => {
                     subject.push(">");
                     break;
@@ -35,7 +40,7 @@ impl Republish {
     }
 }
 
-/// The tokens of a filter that stand for each `*` of the source, and those that stand for its `>`.
+/// Tokens of the filter for each `*` of the source, and those for its `>`.
 fn capture<'f>(source: &str, filter: &'f Filter) -> Option<(Vec<&'f str>, Vec<&'f str>)> {
     let mut theirs = filter.tokens();
     let mut stars = Vec::new();
@@ -50,7 +55,7 @@ fn capture<'f>(source: &str, filter: &'f Filter) -> Option<(Vec<&'f str>, Vec<&'
     theirs.next().is_none().then_some((stars, Vec::new()))
 }
 
-/// A token of a destination.
+/// Token of a destination.
 enum Token {
     Literal,
     Rest,
@@ -58,7 +63,7 @@ enum Token {
     Function,
 }
 
-/// As the server reads it (`subject_transform.go`).
+/// Parses a token as the server does.
 fn wildcard(token: &str) -> Token {
     if token == ">" {
         return Token::Rest;
@@ -100,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_subscribed_to_where_its_messages_are_sent() {
+    fn filter_maps_to_the_republish_destination() {
         for (source, destination, filter, expected) in [
             (">", "live.>", "orders.42.created", "live.orders.42.created"),
             (">", "live.>", "orders.*.created", "live.orders.*.created"),
@@ -126,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_of_which_something_is_not_republished_has_no_subject() {
+    fn filter_that_is_not_fully_republished_has_no_subject() {
         for (source, filter) in [
             ("orders.>", "users.>"),
             ("orders.>", ">"),

@@ -1,7 +1,20 @@
-//! A JetStream stream that republishes, read with subscriptions on demand: whether it is fit for it, and who serves it.
+//! Republish source: a JetStream stream read through the core subjects to which it republishes.
 //!
-//! Live messages come by plain subscriptions, which feeds of the same subjects share: the server has no consumer for them.
-//! What is missing there comes from JetStream.
+//! Live messages arrive by plain subscriptions that feeds of the same subjects share, so the server
+//! has no consumer for them. Each republished message carries its sequence and the previous
+//! sequence of its subject; a loss is detected from these and read from the stream (decision record
+//! 0008).
+//!
+//! ```text
+//! mapping       subject to subscribe to for a filter
+//! distribution  one subscription per subject, its messages to every feed that needs them
+//! headers       sequence, previous sequence and time in the headers of a republished message
+//! sequence      loss detection from these headers
+//! tailer        task of one feed: open (subscribe), compare (with the stream), repair (read)
+//! ```
+//!
+//! [`serve`] starts a tailer per subscribe request. A second loop checks every 5 s that the stream
+//! still fits: it republishes with payloads, and everything that routes read.
 
 mod distribution;
 mod headers;
@@ -31,53 +44,55 @@ pub use mapping::Republish;
 use sequence::SUBJECTS_MAX;
 use tailer::RepublishTailer;
 
-/// How often a feed is compared with the last message of its filters. A lost message behind which nothing else came is
-/// found by it.
-const COMPARE_EVERY: Duration = Duration::from_secs(5);
-/// So many feeds of one stream are compared in a second at most: with more of them each is compared more rarely.
+/// Interval at which a feed is compared with the last message of its filters. This finds a lost
+/// message that no later message followed.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
+/// 500 feeds of one stream are compared per second at most: with more feeds, each is compared less
+/// often.
 const COMPARED_PER_SECOND: u64 = 500;
-/// So many feeds of one stream ask JetStream at a time.
-const LOOKS_MAX: usize = 16;
-/// So many feeds of one stream read what they missed at a time: each with a consumer, for as long as that takes.
-const READINGS_MAX: usize = 4;
+/// 16 feeds of one stream send a request to JetStream at the same time.
+const REQUESTS_MAX: usize = 16;
+/// 4 feeds of one stream read lost messages at the same time, each with a consumer.
+const READS_MAX: usize = 4;
 
-/// Subjects that all feeds of one stream remember together, 48 MiB at most. Charged to `limits.window_bytes`.
-const SUBJECTS_OF_ALL_MAX: usize = 1 << 20;
-/// A feed remembers as many subjects however many feeds there are.
+/// Subjects that all feeds of one stream remember together, at most 48 MiB. Reserved from
+/// `limits.window_bytes`.
+const SUBJECTS_TOTAL_MAX: usize = 1 << 20;
+/// Number of subjects that a feed remembers for any number of feeds.
 const SUBJECTS_MIN: usize = 64;
 
-/// What every feed of one stream needs.
+/// State shared by all feeds of one stream.
 #[derive(Debug)]
-struct Place {
+struct StreamContext {
     distribution: Distribution,
     nats: Nats,
     config: StreamConfig,
     archive: JetStreamArchive,
-    intake: EventDecoder,
-    looks: Semaphore,
-    readings: Semaphore,
-    followers: AtomicU64,
+    decoder: EventDecoder,
+    requests: Semaphore,
+    reads: Semaphore,
+    feeds_open: AtomicU64,
     repaired: IntCounter,
-    told: IntCounter,
+    reported: IntCounter,
     denied: IntCounter,
 }
 
-/// Serves demands for a stream that republishes until the drain begins.
+/// Serves subscribe requests for a stream that republishes, until shutdown is requested.
 pub(super) async fn serve(
     nats: Nats,
     config: StreamConfig,
     source: Arc<RepublishSource>,
     mut demands: SubscribeRequests<RepublishWriter>,
-    drain: Token,
+    shutdown: Token,
 ) {
     let metrics = &nats.0.metrics;
-    let holes = |result| {
+    let losses = |result| {
         metrics
             .holes_total
             .with_label_values(&[config.name.as_str(), result])
     };
     let (core, overflows) = (
-        nats.0.links.core.clone(),
+        nats.0.connections.core.clone(),
         metrics.nats_slow_consumer_total.clone(),
     );
     let (mut distributor, distribution) = Distributor::new(
@@ -86,7 +101,7 @@ pub(super) async fn serve(
         EventDecoder::new(metrics, &config.name),
         overflows,
     );
-    let place = Arc::new(Place {
+    let context = Arc::new(StreamContext {
         distribution,
         archive: JetStreamArchive::new(
             nats.clone(),
@@ -94,80 +109,81 @@ pub(super) async fn serve(
             config.identity.as_deref(),
             &config.filters,
         ),
-        intake: EventDecoder::new(metrics, &config.name),
-        looks: Semaphore::new(LOOKS_MAX),
-        readings: Semaphore::new(READINGS_MAX),
-        followers: AtomicU64::new(0),
-        repaired: holes("repaired"),
-        told: holes("told"),
+        decoder: EventDecoder::new(metrics, &config.name),
+        requests: Semaphore::new(REQUESTS_MAX),
+        reads: Semaphore::new(READS_MAX),
+        feeds_open: AtomicU64::new(0),
+        repaired: losses("repaired"),
+        reported: losses("told"),
         denied: metrics
             .events_rejected_total
             .with_label_values(&[config.name.as_str(), "denied"]),
         config,
         nats,
     });
-    let check = place
+    let check = context
         .nats
         .0
         .health
-        .check(format!("stream:{}", place.config.name), "not looked at yet");
-    let keeper = place.keep(&source, &check);
+        .check(format!("stream:{}", context.config.name), "not checked yet");
+    let watcher = context.watch_stream(&source, &check);
     let receiver = async {
         while let Some(SubscribeRequest { filters, writer }) = demands.recv().await {
             tokio::spawn(RepublishTailer::run(
-                Arc::clone(&place),
+                Arc::clone(&context),
                 filters,
                 writer,
-                drain.clone(),
+                shutdown.clone(),
             ));
         }
-        // Nobody can demand any more; what was demanded is kept.
+        // No further request can arrive; existing feeds continue.
         std::future::pending::<()>().await;
     };
-    let mut ended = drain.clone();
+    let mut ended = shutdown.clone();
     tokio::select! {
         biased;
         () = ended.requested() => {}
-        () = keeper => {}
+        () = watcher => {}
         () = receiver => {}
         () = distributor.serve() => {}
     }
     distributor.end().await;
 }
 
-impl Place {
-    /// Looks again and again whether the stream is fit to be read so, and says it.
-    async fn keep(&self, source: &RepublishSource, check: &Check) {
+impl StreamContext {
+    /// Checks regularly whether the stream can be read this way, and updates the health check.
+    async fn watch_stream(&self, source: &RepublishSource, check: &Check) {
         let mut attempts = 0;
-        let mut control = self.nats.0.links.control.clone();
+        let mut control = self.nats.0.connections.control.clone();
         loop {
-            control.up().await;
-            let wait = match self.look().await {
+            control.wait_up().await;
+            let wait = match self.check_stream().await {
                 Ok(tag) => {
                     attempts = 0;
-                    source.set_ready(tag);
+                    source.stands(tag);
                     check.set(Status::Ok);
-                    COMPARE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())
+                    COMPARE_INTERVAL.mul_f64(0.8 + 0.4 * fastrand::f64())
                 }
-                Err(trouble) => {
-                    if trouble.is_permanent() {
+                Err(error) => {
+                    if error.is_permanent() {
                         source.reject();
                     }
-                    check.set(Status::Failing(trouble.explain(&self.config.name)));
+                    check.set(Status::Failing(error.explain(&self.config.name)));
                     attempts += 1;
-                    consumer::pause(attempts)
+                    consumer::retry_delay(attempts)
                 }
             };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// The tag of the stream if everything that can be asked of it can be read.
-    async fn look(&self) -> Result<SourceTag, JetStreamError> {
+    /// Returns the stream's source tag if everything that routes read can be read.
+    async fn check_stream(&self) -> Result<SourceTag, JetStreamError> {
         let state = self.state(0).await?;
         self.subjects(&state, &self.config.filters)?;
         if let Some(any) = self.config.filters.filters().first() {
-            // The permission that comparing needs: found out now rather than in the first comparison.
+            // Comparing needs this permission: a missing one is found here, not in the first
+            // comparison.
             self.nats.0.api.last_stored(&self.config.name, any).await?;
         }
         self.claim(&state)
@@ -187,7 +203,7 @@ impl Place {
         Ok(tag)
     }
 
-    /// What to subscribe to for these filters.
+    /// Subjects to subscribe to for these filters.
     fn subjects(
         &self,
         state: &StreamState,
@@ -216,7 +232,7 @@ impl Place {
         Ok(subjects)
     }
 
-    /// The last message that any of these filters selects; 0 if there is none.
+    /// Sequence of the last message that any of these filters selects, or 0.
     async fn last(&self, filters: &FilterSet) -> Result<u64, JetStreamError> {
         let mut last = 0;
         for filter in filters.filters() {
@@ -232,16 +248,16 @@ impl Place {
         Ok(last)
     }
 
-    /// Subjects that one feed remembers at most.
+    /// Maximum number of subjects that one feed remembers.
     fn subjects_max(&self) -> usize {
-        let feeds = usize::try_from(self.followers.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        (SUBJECTS_OF_ALL_MAX / feeds.max(1)).clamp(SUBJECTS_MIN, SUBJECTS_MAX)
+        let feeds = usize::try_from(self.feeds_open.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        (SUBJECTS_TOTAL_MAX / feeds.max(1)).clamp(SUBJECTS_MIN, SUBJECTS_MAX)
     }
 
-    /// How long until a feed is compared again: each at its own time.
-    fn pause(&self) -> Duration {
-        let feeds = self.followers.load(Ordering::Relaxed);
-        let every = COMPARE_EVERY.max(Duration::from_secs(feeds / COMPARED_PER_SECOND));
+    /// Delay before a feed is compared again, with jitter.
+    fn compare_delay(&self) -> Duration {
+        let feeds = self.feeds_open.load(Ordering::Relaxed);
+        let every = COMPARE_INTERVAL.max(Duration::from_secs(feeds / COMPARED_PER_SECOND));
         every.mul_f64(0.8 + 0.4 * fastrand::f64())
     }
 }

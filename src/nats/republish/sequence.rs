@@ -1,41 +1,55 @@
-//! Whether something is missing between the messages of one feed: each names the one before it of its subject; pure.
+//! Loss detection in one feed of republished messages. Pure.
+//!
+//! Each message names its sequence and the previous sequence of its subject. The tracker remembers
+//! the last sequence of each subject and decides what a message is ([`SequenceStep`]):
+//!
+//! ```text
+//!                        last of subject                    head of feed
+//! sequences  ------------------|-----------------------------|------------->
+//! message at    Duplicate             Late                   (after head: by its previous)
+//! previous at     Next              LateLoss                        Loss
+//! ```
+//!
+//! Events up to the head are already delivered: a loss before the head becomes a gap, a loss after
+//! the head is read from the stream. `complete` is a lower bound for every subject, so that a
+//! subject whose messages follow each other directly needs no entry.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-/// Subjects of one feed that are remembered at most: 65,536 are less than 3 MiB.
+/// 65,536 remembered subjects per feed: less than 3 MiB.
 pub(super) const SUBJECTS_MAX: usize = 65_536;
 
-/// How far a feed has come, as a whole and in each subject.
+/// Progress of a feed, in total and per subject.
 #[derive(Debug)]
 pub(super) struct SequenceTracker {
-    /// Everything up to here was handed on, or told as missing.
+    /// Everything up to this sequence was delivered or reported as missing.
     complete: u64,
-    /// The last number that was handed on, or is known not to concern the feed.
+    /// Last sequence that was delivered, or that is known not to concern the feed.
     head: u64,
-    /// The last number of each subject, by its hash: 64 bits under a key of this process.
+    /// Last sequence of each subject, by its hash: 64 bits with a key of this process.
     last: HashMap<u64, u64>,
     hasher: RandomState,
     subjects_max: usize,
 }
 
-/// What a message is to a feed.
+/// Relation of a message to what the feed has delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SequenceStep {
-    /// The next one.
+    /// The next message.
     Next,
-    /// Handed on already.
-    Known,
-    /// Comes after messages that should have followed it.
+    /// Already delivered.
+    Duplicate,
+    /// Arrived after messages that should have followed it.
     Late,
-    /// Something of its subject is missing, behind everything that was handed on.
-    Hole,
-    /// Something of its subject is missing where later messages were handed on already.
-    LateHole,
+    /// A message of its subject is missing, after everything that was delivered.
+    Loss,
+    /// A message of its subject is missing, and later messages were already delivered.
+    LateLoss,
 }
 
 impl SequenceTracker {
-    /// A feed of everything behind `head`.
+    /// Tracker of a feed that begins after `head`.
     pub(super) fn new(head: u64) -> Self {
         Self {
             complete: head,
@@ -50,18 +64,18 @@ impl SequenceTracker {
         self.head
     }
 
-    /// Bytes of the numbers that are remembered.
+    /// Memory of the remembered sequences, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        // A table is at most seven eighths full, with one byte more for each place.
+        // A table is at most seven eighths full, with one more byte per slot.
         self.last.capacity() * (size_of::<(u64, u64)>() + 1) * 8 / 7
     }
 
-    /// Changes how many subjects are remembered; takes effect with the next one.
+    /// Changes the number of remembered subjects; takes effect with the next new subject.
     pub(super) fn set_subjects_max(&mut self, most: usize) {
         self.subjects_max = most;
     }
 
-    /// The last number of a subject that is known of.
+    /// Last known sequence of a subject.
     pub(super) fn last_of(&self, subject: &str) -> u64 {
         self.last
             .get(&self.hasher.hash_one(subject))
@@ -70,37 +84,38 @@ impl SequenceTracker {
             .max(self.complete)
     }
 
-    /// What a message is that stands at `sequence`, and behind `previous` in its subject. A predecessor that the stream
-    /// has forgotten is not named: what it explains itself is no hole.
-    pub(super) fn judge(&self, subject: &str, sequence: u64, previous: u64) -> SequenceStep {
+    /// Classifies a message of `subject` at `sequence` whose predecessor is `previous`. The stream
+    /// does not name a predecessor that it has deleted: a sequence explained that way is not a
+    /// loss.
+    pub(super) fn classify(&self, subject: &str, sequence: u64, previous: u64) -> SequenceStep {
         let last = self.last_of(subject);
         if sequence <= last {
-            SequenceStep::Known
+            SequenceStep::Duplicate
         } else if sequence <= self.head {
             SequenceStep::Late
         } else if previous <= last {
             SequenceStep::Next
         } else if previous <= self.head {
-            SequenceStep::LateHole
+            SequenceStep::LateLoss
         } else {
-            SequenceStep::Hole
+            SequenceStep::Loss
         }
     }
 
-    /// The message was handed on, or told as missing.
-    pub(super) fn take(&mut self, subject: &str, sequence: u64) {
+    /// Records a message as delivered or reported as missing.
+    pub(super) fn record(&mut self, subject: &str, sequence: u64) {
         if self.complete == self.head && sequence == self.head + 1 {
-            // Nothing is between: no need to remember the subject.
+            // No sequence is missing in between: the subject needs no entry.
             self.complete = sequence;
         } else {
             self.last.insert(self.hasher.hash_one(subject), sequence);
-            self.bound();
+            self.evict();
         }
         self.head = self.head.max(sequence);
         debug_assert!(self.complete <= self.head, "what is complete was handed on");
     }
 
-    /// Nothing between the head and this number concerns the feed.
+    /// No message between the head and this sequence concerns the feed.
     pub(super) fn advance(&mut self, sequence: u64) {
         if self.complete == self.head {
             self.complete = self.complete.max(sequence);
@@ -108,15 +123,16 @@ impl SequenceTracker {
         self.head = self.head.max(sequence);
     }
 
-    /// Forgets the older half of too many subjects: up to there everything is taken to be complete, as a gap would say.
-    fn bound(&mut self) {
+    /// Evicts the older half of the subjects if there are too many. Everything up to their last
+    /// sequence counts as complete, as after a gap.
+    fn evict(&mut self) {
         if self.last.len() <= self.subjects_max {
             return;
         }
         let mut numbers: Vec<u64> = self.last.values().copied().collect();
-        // Half of what may stay, also after the bound has shrunk.
-        let forgotten = numbers.len() - self.subjects_max / 2;
-        let (_, middle, _) = numbers.select_nth_unstable(forgotten - 1);
+        // Half of what may stay, also after the limit has shrunk.
+        let evicted = numbers.len() - self.subjects_max / 2;
+        let (_, middle, _) = numbers.select_nth_unstable(evicted - 1);
         self.complete = self.complete.max(*middle);
         self.last.retain(|_, last| *last > self.complete);
         self.last.shrink_to(self.subjects_max);
@@ -130,113 +146,115 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_subject_names_what_is_missing_of_it() {
-        let mut chain = SequenceTracker::new(10);
-        assert_eq!(chain.judge("a", 10, 3), SequenceStep::Known);
+    fn previous_sequence_shows_what_is_missing_of_a_subject() {
+        let mut tracker = SequenceTracker::new(10);
+        assert_eq!(tracker.classify("a", 10, 3), SequenceStep::Duplicate);
         assert_eq!(
-            chain.judge("a", 11, 3),
+            tracker.classify("a", 11, 3),
             SequenceStep::Next,
-            "its predecessor stood before the beginning"
+            "its predecessor is before the start"
         );
-        assert_eq!(chain.judge("a", 15, 12), SequenceStep::Hole);
-        chain.take("a", 12);
-        assert_eq!(chain.judge("a", 15, 12), SequenceStep::Next);
+        assert_eq!(tracker.classify("a", 15, 12), SequenceStep::Loss);
+        tracker.record("a", 12);
+        assert_eq!(tracker.classify("a", 15, 12), SequenceStep::Next);
         assert_eq!(
-            chain.judge("a", 15, 0),
+            tracker.classify("a", 15, 0),
             SequenceStep::Next,
-            "the stream has deleted what stood there"
+            "the stream has deleted its predecessor"
         );
         assert_eq!(
-            chain.judge("b", 13, 11),
-            SequenceStep::LateHole,
-            "of b something should have come before 12 of a"
+            tracker.classify("b", 13, 11),
+            SequenceStep::LateLoss,
+            "a message of b is missing before 12 of a"
         );
-        assert_eq!(chain.judge("b", 11, 4), SequenceStep::Late);
-        chain.take("b", 11);
-        assert_eq!(chain.judge("b", 13, 11), SequenceStep::Next);
-        chain.advance(20);
+        assert_eq!(tracker.classify("b", 11, 4), SequenceStep::Late);
+        tracker.record("b", 11);
+        assert_eq!(tracker.classify("b", 13, 11), SequenceStep::Next);
+        tracker.advance(20);
         assert_eq!(
-            chain.judge("c", 22, 19),
-            SequenceStep::LateHole,
-            "what is passed by may hold an earlier loss"
+            tracker.classify("c", 22, 19),
+            SequenceStep::LateLoss,
+            "the skipped sequences may hide a loss"
         );
     }
 
     #[test]
-    fn what_adjoins_needs_no_memory_and_the_rest_is_bounded() {
-        let mut chain = SequenceTracker {
+    fn contiguous_sequences_need_no_memory_and_the_rest_is_bounded() {
+        let mut tracker = SequenceTracker {
             subjects_max: 8,
             ..SequenceTracker::new(0)
         };
         for sequence in 1..=100 {
-            chain.take(&sequence.to_string(), sequence);
+            tracker.record(&sequence.to_string(), sequence);
         }
-        assert!(chain.last.is_empty());
+        assert!(tracker.last.is_empty());
         for sequence in (102..=300).step_by(2) {
-            chain.take(&sequence.to_string(), sequence);
-            assert!(chain.last.len() <= 8);
+            tracker.record(&sequence.to_string(), sequence);
+            assert!(tracker.last.len() <= 8);
         }
-        assert_eq!(chain.judge("300", 301, 300), SequenceStep::Next);
+        assert_eq!(tracker.classify("300", 301, 300), SequenceStep::Next);
     }
 
     proptest! {
-        /// Any loss, any disorder: every message is handed on in order, or something is told behind which it stands.
+        /// For any loss and disorder, every message is delivered in order or a gap is reported
+        /// before it.
         #[test]
-        fn nothing_is_lost_without_a_word(
+        fn every_loss_is_repaired_or_reported(
             subjects in prop::collection::vec(0u8..4, 1..60),
             fate in prop::collection::vec((0u8..10, 0usize..4), 60),
         ) {
-            // The stream: number and predecessor of every message.
+            // The stream: sequence and predecessor of every message.
             let mut last = [0u64; 4];
             let stored: Vec<(u8, u64, u64)> = (1u64..).zip(&subjects).map(|(sequence, subject)| {
                 (*subject, sequence, std::mem::replace(&mut last[usize::from(*subject)], sequence))
             }).collect();
-            // What arrives: some is lost, some comes twice, some comes late. At the end one of each subject.
+            // Arrivals: some messages are lost, some arrive twice, some late. At the end, one of
+            // each subject.
             let mut arrived: Vec<(usize, (u8, u64, u64))> = Vec::new();
-            for (place, (message, (fate, late))) in stored.iter().zip(&fate).enumerate() {
+            for (index, (message, (fate, late))) in stored.iter().zip(&fate).enumerate() {
                 match fate {
                     0 => {}
-                    1 => arrived.extend([(place, *message), (place + late, *message)]),
-                    2 => arrived.push((place + late, *message)),
-                    _ => arrived.push((place, *message)),
+                    1 => arrived.extend([(index, *message), (index + late, *message)]),
+                    2 => arrived.push((index + late, *message)),
+                    _ => arrived.push((index, *message)),
                 }
             }
-            arrived.sort_by_key(|(place, _)| *place);
+            arrived.sort_by_key(|(index, _)| *index);
             let end = stored.len() as u64;
             let closing = (0u8..4).map(|subject| (subject, end + 1 + u64::from(subject), last[usize::from(subject)]));
-            let mut chain = SequenceTracker::new(0);
-            let (mut given, mut gaps) = (Vec::new(), 0);
+            let mut tracker = SequenceTracker::new(0);
+            let (mut delivered, mut gaps) = (Vec::new(), 0);
             for (subject, sequence, previous) in arrived.into_iter().map(|(_, message)| message).chain(closing) {
                 let name = subject.to_string();
-                match chain.judge(&name, sequence, previous) {
-                    SequenceStep::Known => prop_assert!(given.contains(&sequence) || gaps > 0),
-                    SequenceStep::Late => { gaps += 1; chain.take(&name, sequence); }
-                    verdict => {
-                        if verdict == SequenceStep::LateHole { gaps += 1; }
-                        if verdict == SequenceStep::Hole {
-                            // Repaired: all that stands between the head and this one; what is missing before the head of
-                            // any of these subjects is told.
-                            let head = chain.head();
-                            let is_late = |chain: &SequenceTracker, of: u8| {
-                                let unsure = chain.last_of(&of.to_string()) + 1..=head;
+                match tracker.classify(&name, sequence, previous) {
+                    SequenceStep::Duplicate => prop_assert!(delivered.contains(&sequence) || gaps > 0),
+                    SequenceStep::Late => { gaps += 1; tracker.record(&name, sequence); }
+                    step => {
+                        if step == SequenceStep::LateLoss { gaps += 1; }
+                        if step == SequenceStep::Loss {
+                            // Repair: all messages between the head and this one are read. A
+                            // message missing before the head in any of their subjects is reported.
+                            let head = tracker.head();
+                            let is_late = |tracker: &SequenceTracker, of: u8| {
+                                let unsure = tracker.last_of(&of.to_string()) + 1..=head;
                                 stored.iter().any(|(subject, number, _)| *subject == of && unsure.contains(number))
                             };
-                            gaps += usize::from(is_late(&chain, subject));
+                            gaps += usize::from(is_late(&tracker, subject));
                             let between = stored.iter().filter(|(_, number, _)| (head + 1..sequence).contains(number));
                             for (subject, number, _) in between.copied() {
-                                gaps += usize::from(is_late(&chain, subject));
-                                given.push(number);
-                                chain.take(&subject.to_string(), number);
+                                gaps += usize::from(is_late(&tracker, subject));
+                                delivered.push(number);
+                                tracker.record(&subject.to_string(), number);
                             }
                         }
-                        given.push(sequence);
-                        chain.take(&name, sequence);
+                        delivered.push(sequence);
+                        tracker.record(&name, sequence);
                     }
                 }
             }
-            prop_assert!(given.is_sorted_by(|one, two| one < two), "in order, once: {given:?}");
-            let missing = stored.iter().filter(|(_, sequence, _)| !given.contains(sequence)).count();
-            prop_assert!(missing == 0 || gaps > 0, "{missing} are missing without a word");
+            prop_assert!(delivered.is_sorted_by(|one, two| one < two), "in order, once: {delivered:?}");
+            let missing = stored.iter().filter(|(_, sequence, _)| !delivered.contains(sequence)).count();
+            prop_assert!(missing == 0 || gaps > 0, "{missing} are missing without a report");
         }
     }
 }

@@ -1,4 +1,18 @@
-//! One feed of a republished stream: its subscription, what is found missing in it, and where that is read instead.
+//! Tailer of one feed of a republished stream: delivers messages in order and repairs losses.
+//!
+//! One task per feed. It subscribes ([`open`]), classifies each message with the
+//! [`SequenceTracker`], and compares the feed with its stream after everything that may have lost
+//! messages and every few seconds ([`compare`]):
+//!
+//! ```text
+//! receive -> pending -> deliver_pending -> Next: append
+//!                         |-> Late, LateLoss: gap, then append
+//!                         '-> Loss: repair: read up to the message from the stream
+//! reconnect, overflow, denied subject -> needs_resync -> resync
+//! ```
+//!
+//! Order matters: a repair is written before the messages after it. If lost messages cannot be read
+//! after [`ATTEMPTS_MAX`] attempts, the feed continues after a gap.
 
 mod compare;
 mod open;
@@ -9,11 +23,11 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::Place;
-use super::distribution::{PositionedMessage, Tap};
+use super::StreamContext;
+use super::distribution::{FeedReceiver, PositionedMessage};
 use super::mapping::Republish;
 use super::sequence::{SequenceStep, SequenceTracker};
-use crate::feed::archive::{Page, Pages as _, Unavailable};
+use crate::feed::history::{Page, Pages as _, Unavailable};
 use crate::feed::{GapReason, RepublishWriter};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::ConnectionState;
@@ -22,145 +36,146 @@ use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
 use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
-use open::Begun;
+use open::Subscribed;
 
-/// So many attempts to read what is missing, each of them with retries of its own, before it is told as a gap.
+/// 3 attempts to read lost messages, each with its own retries, before they become a gap.
 const ATTEMPTS_MAX: u32 = 3;
-/// Subjects of one reading of which the stream is asked whether something was missing before: a thousand questions take it
-/// less than a second.
-const ASKED_MAX: usize = 1000;
+/// 1000 subjects of one repair for which the stream is asked whether an earlier message is missing:
+/// a thousand requests take it less than a second.
+const SUBJECTS_ASKED_MAX: usize = 1000;
 
-/// One feed that is wanted.
+/// Task of one feed.
 pub(super) struct RepublishTailer {
-    place: Arc<Place>,
+    context: Arc<StreamContext>,
     filters: FilterSet,
     writer: RepublishWriter,
-    chain: SequenceTracker,
-    /// Its messages; none while it is to subscribe again.
-    tap: Option<Tap>,
-    /// What is subscribed to, by the republishing that it was made from.
+    tracker: SequenceTracker,
+    /// Messages of the feed. `None` until it has subscribed again.
+    receiver: Option<FeedReceiver>,
+    /// Republish configuration of the current subscription, and the subjects derived from it.
     republish: Republish,
     subjects: Vec<String>,
-    /// Received, and not handed on yet.
+    /// Messages that are received but not delivered yet.
     pending: VecDeque<Arc<PositionedMessage>>,
-    /// The stream as it was when it was looked at last.
+    /// Creation time of the stream at the last check.
     created: i128,
     tag: SourceTag,
-    /// The last event that was handed on.
+    /// Position of the last delivered event.
     last: Option<Position>,
-    /// The newest message that was received: its number and when it was published.
+    /// Sequence and publish time of the newest received message.
     newest: Option<(u64, i128)>,
-    /// The connection as it was when the feed was compared last.
+    /// State of the connection at the last check.
     seen: ConnectionState,
-    /// Something may be missing before what comes next: the feed is compared first.
-    is_doubtful: bool,
-    /// What could not be read yet ends here.
-    unread: u64,
+    /// Messages may be missing before the next one: the feed is compared with its stream first.
+    needs_resync: bool,
+    /// Last sequence that still has to be read from the stream.
+    unread_through: u64,
     attempts: u32,
-    /// When it is compared next.
-    due: Instant,
+    /// Time of the next periodic comparison.
+    compare_at: Instant,
 }
 
-/// Why the feed cannot go on for the moment.
+/// Reason why the feed cannot continue yet.
 enum ReadError {
-    /// JetStream does not say something.
+    /// A JetStream request failed.
     JetStreamError(JetStreamError),
-    /// What is missing cannot be read now.
+    /// Lost messages cannot be read now.
     Unread(String),
-    /// The missing messages cannot be read until an operator changes something.
+    /// Lost messages cannot be read until an operator acts.
     Rejected(String),
 }
 
 impl From<JetStreamError> for ReadError {
-    fn from(trouble: JetStreamError) -> Self {
-        Self::JetStreamError(trouble)
+    fn from(error: JetStreamError) -> Self {
+        Self::JetStreamError(error)
     }
 }
 
 impl RepublishTailer {
-    /// Follows until the drain begins or nobody reads the feed any more.
+    /// Follows the stream until shutdown is requested or the feed has no readers.
     pub(super) async fn run(
-        place: Arc<Place>,
+        context: Arc<StreamContext>,
         filters: FilterSet,
         mut writer: RepublishWriter,
-        mut drain: Token,
+        mut shutdown: Token,
     ) {
-        let begun = tokio::select! {
+        let subscribed = tokio::select! {
             biased;
-            () = drain.requested() => return,
-            () = writer.wait_idle() => return,
-            begun = open::begin(&place, &filters) => begun,
+            () = shutdown.requested() => return,
+            () = writer.unwanted() => return,
+            subscribed = open::subscribe(&context, &filters) => subscribed,
         };
-        let Begun {
-            tap,
+        let Subscribed {
+            receiver,
             republish,
             subjects,
             created,
             tag,
             head,
             seen,
-        } = begun;
+        } = subscribed;
         writer.begin(tag, head);
-        place.followers.fetch_add(1, Ordering::Relaxed);
-        let due = Instant::now() + place.pause();
-        let mut follower = Self {
-            chain: SequenceTracker::new(head),
+        context.feeds_open.fetch_add(1, Ordering::Relaxed);
+        let compare_at = Instant::now() + context.compare_delay();
+        let mut tailer = Self {
+            tracker: SequenceTracker::new(head),
             pending: VecDeque::new(),
             last: None,
             newest: None,
-            is_doubtful: false,
-            unread: 0,
+            needs_resync: false,
+            unread_through: 0,
             attempts: 0,
-            place,
+            context,
             filters,
             writer,
-            tap: Some(tap),
+            receiver: Some(receiver),
             republish,
             subjects,
             created,
             tag,
             seen,
-            due,
+            compare_at,
         };
-        follower.compare_link(&follower.place.nats.0.links.core.now());
-        follower.follow(&mut drain).await;
+        tailer.check_connection(&tailer.context.nats.0.connections.core.state());
+        tailer.follow(&mut shutdown).await;
     }
 
-    async fn follow(&mut self, drain: &mut Token) {
-        let mut link = self.place.nats.0.links.core.clone();
+    async fn follow(&mut self, shutdown: &mut Token) {
+        let mut connection = self.context.nats.0.connections.core.clone();
         loop {
-            // What is in doubt before what comes: a repair stands before what follows it.
-            if self.is_doubtful || !self.pending.is_empty() || self.due <= Instant::now() {
+            // A comparison before new messages: a repair is written before what follows it.
+            if self.needs_resync || !self.pending.is_empty() || self.compare_at <= Instant::now() {
                 tokio::select! {
                     biased;
-                    () = drain.requested() => return,
-                    () = self.work() => continue,
+                    () = shutdown.requested() => return,
+                    () = self.run_once() => continue,
                 }
             }
             tokio::select! {
                 biased; // The connection before its messages.
-                () = drain.requested() => return,
-                () = self.writer.wait_idle() => return,
-                () = link.changed() => self.compare_link(&link.now()),
-                messages = next(&mut self.tap) => match messages {
+                () = shutdown.requested() => return,
+                () = self.writer.unwanted() => return,
+                () = connection.changed() => self.check_connection(&connection.state()),
+                messages = next(&mut self.receiver) => match messages {
                     Some(messages) => {
-                        // Behind the receipt: what came on another connection is never handed on before the repair.
-                        let now = ConnectionState { generation: link.generation(), up: true, ..link.now() };
-                        self.compare_link(&now);
+                        // Read after the messages were received: messages of a new connection are
+                        // never delivered before the repair.
+                        let now = ConnectionState { generation: connection.generation(), up: true, ..connection.state() };
+                        self.check_connection(&now);
                         self.receive(messages);
                     }
-                    // The client of the library has ended, or more came than was taken in time.
+                    // The library's client has ended, or the feed's queue was full.
                     None => {
-                        self.tap = None;
-                        self.is_doubtful = true;
+                        self.receiver = None;
+                        self.needs_resync = true;
                     }
                 },
-                () = tokio::time::sleep_until(self.due) => {}
+                () = tokio::time::sleep_until(self.compare_at) => {}
             }
         }
     }
 
-    /// Sorts what has come: each subscription brought its own part.
+    /// Sorts received messages: each subscription delivered its own part.
     fn receive(&mut self, mut messages: Vec<Arc<PositionedMessage>>) {
         if self.subjects.len() > 1 {
             messages.sort_by_key(|message| message.sequence);
@@ -168,112 +183,115 @@ impl RepublishTailer {
         self.pending.extend(messages);
     }
 
-    /// Compares the feed if it is in doubt or due, and hands on what has come.
-    async fn work(&mut self) {
-        let done = if self.is_doubtful {
-            self.settle().await
+    /// Compares the feed if necessary or due, otherwise delivers pending messages.
+    async fn run_once(&mut self) {
+        let done = if self.needs_resync {
+            self.resync().await
         } else if self.pending.is_empty() {
-            return self.compare_in_passing().await;
+            return self.compare_periodically().await;
         } else {
-            self.hand_on().await
+            self.deliver_pending().await
         };
         match done {
-            Ok(()) if self.is_doubtful => {
-                // The stream became another one meanwhile.
+            Ok(()) if self.needs_resync => {
+                // The stream changed meanwhile.
                 self.attempts += 1;
-                tokio::time::sleep(consumer::pause(self.attempts)).await;
+                tokio::time::sleep(consumer::retry_delay(self.attempts)).await;
             }
             Ok(()) => self.attempts = 0,
-            Err(fault) => {
+            Err(error) => {
                 self.attempts += 1;
-                self.endure(&fault).await;
+                self.handle_error(&error).await;
             }
         }
     }
 
-    /// Waits before the next attempt, or tells that there is none.
-    async fn endure(&mut self, fault: &ReadError) {
-        let why = match fault {
-            ReadError::JetStreamError(trouble) => trouble.explain(&self.place.config.name),
+    /// Waits before the next attempt, or gives up with a gap.
+    async fn handle_error(&mut self, error: &ReadError) {
+        let why = match error {
+            ReadError::JetStreamError(error) => error.explain(&self.context.config.name),
             ReadError::Unread(why) | ReadError::Rejected(why) => why.clone(),
         };
-        tracing::warn!(filters = %self.filters, why, "feed cannot be compared with its stream now");
-        let is_hopeless = match fault {
-            ReadError::JetStreamError(trouble) => trouble.is_permanent(),
+        tracing::warn!(filters = %self.filters, error = why, "comparing feed with stream failed; retrying");
+        let is_final = match error {
+            ReadError::JetStreamError(error) => error.is_permanent(),
             ReadError::Unread(_) => self.attempts >= ATTEMPTS_MAX,
             ReadError::Rejected(_) => true,
         };
-        if is_hopeless {
-            self.give_up();
+        if is_final {
+            self.skip_with_gap();
         } else {
-            tokio::time::sleep(consumer::pause(self.attempts)).await;
+            tokio::time::sleep(consumer::retry_delay(self.attempts)).await;
         }
     }
 
-    /// Goes on with what has come, behind a gap.
-    fn give_up(&mut self) {
-        self.place.told.inc();
-        self.writer.gap_before_head(GapReason::Upstream, None);
-        self.is_doubtful = false;
+    /// Continues with the pending messages after a gap.
+    fn skip_with_gap(&mut self) {
+        self.context.reported.inc();
+        self.writer.hole(GapReason::Upstream, None);
+        self.needs_resync = false;
         self.attempts = 0;
-        // Whatever is missing up to here, and before the next message, has been told.
-        self.chain.advance(std::mem::take(&mut self.unread));
+        // Everything missing up to here, and before the next message, is reported.
+        self.tracker
+            .advance(std::mem::take(&mut self.unread_through));
         if let Some(message) = self.pending.front() {
-            self.chain.take(
+            self.tracker.record(
                 message.subject(),
-                message.previous.max(self.chain.last_of(message.subject())),
+                message
+                    .previous
+                    .max(self.tracker.last_of(message.subject())),
             );
         }
-        self.writer.advance(self.chain.head());
+        self.writer.advance(self.tracker.head());
     }
 
-    /// Hands on what has come, in order, each message after all that it says was before it.
-    async fn hand_on(&mut self) -> Result<(), ReadError> {
-        self.chain.set_subjects_max(self.place.subjects_max());
+    /// Delivers pending messages in order, each after all that it names as its predecessors.
+    async fn deliver_pending(&mut self) -> Result<(), ReadError> {
+        self.tracker.set_subjects_max(self.context.subjects_max());
         let mut batch = Vec::new();
         let mut count = 0;
         while let Some(message) = self.pending.pop_front() {
             if !self.filters.matches(message.subject()) {
                 continue; // The subscription is wider than the filter.
             }
-            let verdict = self
-                .chain
-                .judge(message.subject(), message.sequence, message.previous);
-            match verdict {
-                SequenceStep::Known if self.is_of_other_numbers(&message) => {
-                    self.is_doubtful = true;
+            let step = self
+                .tracker
+                .classify(message.subject(), message.sequence, message.previous);
+            match step {
+                SequenceStep::Duplicate if self.is_renumbered(&message) => {
+                    self.needs_resync = true;
                     break;
                 }
-                SequenceStep::Known => continue,
-                SequenceStep::Late | SequenceStep::LateHole => {
+                SequenceStep::Duplicate => continue,
+                SequenceStep::Late | SequenceStep::LateLoss => {
                     self.writer.append_encoded(std::mem::take(&mut batch));
-                    let missed = (verdict == SequenceStep::Late).then_some(1);
-                    self.tell_late(missed);
+                    let missed = (step == SequenceStep::Late).then_some(1);
+                    self.report_late(missed);
                 }
-                SequenceStep::Hole => {
+                SequenceStep::Loss => {
                     self.writer.append_encoded(std::mem::take(&mut batch));
                     let (subject, sequence) = (message.subject().to_owned(), message.sequence);
                     self.pending.push_front(message);
-                    // With what was missing comes the message itself.
+                    // The repair includes the message itself.
                     self.repair(&subject, sequence).await?;
-                    if self.is_doubtful {
+                    if self.needs_resync {
                         break;
                     }
                     continue;
                 }
                 SequenceStep::Next => {}
             }
-            if verdict != SequenceStep::Late {
-                match message.show(self.tag, &self.place.intake, &self.writer) {
+            if step != SequenceStep::Late {
+                match message.encode(self.tag, &self.context.decoder, &self.writer) {
                     Some(event) => batch.push(event),
                     None => {
                         self.writer.append_encoded(std::mem::take(&mut batch));
-                        self.mark_lost(message.sequence);
+                        self.mark_oversized(message.sequence);
                     }
                 }
                 self.last = Some(message.position(self.tag));
             }
-            self.chain.take(message.subject(), message.sequence);
+            self.tracker.record(message.subject(), message.sequence);
             self.newest = self.newest.max(
                 message
                     .published
@@ -282,24 +300,24 @@ impl RepublishTailer {
             count += 1;
             if count % BATCH_MAX == 0 {
                 self.writer.append_encoded(std::mem::take(&mut batch));
-                // Readers run before more is appended, or their window moves past them.
+                // Lets readers run before more is appended: otherwise their window moves past them.
                 tokio::task::yield_now().await;
             }
         }
         self.writer.append_encoded(batch);
-        self.writer.set_external_bytes(self.chain.bytes());
+        self.writer.charge(self.tracker.bytes());
         Ok(())
     }
 
-    /// Marks the gap of a message that cannot become an event directly before it, as in a log.
-    fn mark_lost(&mut self, sequence: u64) {
+    /// Reports a gap directly before a message that is too large, as a stream buffer does.
+    fn mark_oversized(&mut self, sequence: u64) {
         self.writer.advance(sequence.saturating_sub(1));
         self.writer.gap(GapReason::Upstream, Some(1));
         self.writer.advance(sequence);
     }
 
-    /// Whether an old number stands on a message that is newer: the numbers have begun again.
-    fn is_of_other_numbers(&mut self, message: &PositionedMessage) -> bool {
+    /// Returns true if an old sequence belongs to a newer message: the sequences started again.
+    fn is_renumbered(&mut self, message: &PositionedMessage) -> bool {
         let Some(published) = message.published else {
             return false;
         };
@@ -309,49 +327,51 @@ impl RepublishTailer {
             return false;
         };
         let is_other = this.0 < newest.0 && this.1 > newest.1;
-        // Looked at once for each: a clock that was set back is no other stream.
+        // Each is checked once: a clock that was set back is not another stream.
         if is_other || this.0 > newest.0 {
             self.newest = Some(this);
         }
         is_other
     }
 
-    /// Tells of messages that later ones have overtaken.
-    fn tell_late(&mut self, missed: Option<u64>) {
-        tracing::warn!(stream = self.place.config.name, filters = %self.filters, "republished messages were lost behind later ones");
-        self.place.told.inc();
-        self.writer.gap_before_head(GapReason::Upstream, missed);
+    /// Reports lost messages that were overtaken by later ones.
+    fn report_late(&mut self, missed: Option<u64>) {
+        tracing::warn!(stream = self.context.config.name, filters = %self.filters, "republished messages lost before already delivered ones; reporting a gap");
+        self.context.reported.inc();
+        self.writer.hole(GapReason::Upstream, missed);
     }
 
     /// Reads what is missing before this message of this subject, and the message.
     async fn repair(&mut self, subject: &str, sequence: u64) -> Result<(), ReadError> {
-        if self.is_late(subject, self.chain.head()).await? {
-            self.tell_late(None);
-            // Not told again when the repair needs another attempt.
-            self.chain.take(subject, self.chain.head());
+        if self.is_missing_before(subject, self.tracker.head()).await? {
+            self.report_late(None);
+            // Not reported again if the repair needs another attempt.
+            self.tracker.record(subject, self.tracker.head());
         }
         self.read_through(sequence).await
     }
 
-    /// Whether something of a subject is missing where later messages were handed on, up to this number.
-    async fn is_late(&self, subject: &str, head: u64) -> Result<bool, ReadError> {
-        let last = self.chain.last_of(subject);
+    /// Returns true if a message of the subject is missing before `head`, where later messages were
+    /// already delivered.
+    async fn is_missing_before(&self, subject: &str, head: u64) -> Result<bool, ReadError> {
+        let last = self.tracker.last_of(subject);
         let Some(filter) = Filter::parse(subject).ok().filter(|_| last < head) else {
             return Ok(false);
         };
         let next = self
-            .place
+            .context
             .nats
             .0
             .api
-            .next_stored(&self.place.config.name, last + 1, &[filter])
+            .next_stored(&self.context.config.name, last + 1, &[filter])
             .await?;
         Ok(next.is_some_and(|next| next.sequence <= head))
     }
 
-    /// Tells if something is missing before messages that were read behind `head`: they do not say what was before them.
-    /// `left`: of how many subjects the stream may still be asked; of more it is told without asking.
-    async fn tell_what_is_late(
+    /// Reports messages missing before those that were read after `head`: a stored message does not
+    /// name its predecessor. `left` is the number of subjects for which the stream may still be
+    /// asked; beyond it, a loss is reported without asking.
+    async fn report_late_of_page(
         &mut self,
         page: &Page,
         head: u64,
@@ -360,82 +380,82 @@ impl RepublishTailer {
         let mut asked = HashSet::new();
         for event in &page.events {
             if *left == 0
-                || self.chain.last_of(&event.subject) >= head
+                || self.tracker.last_of(&event.subject) >= head
                 || !asked.insert(&event.subject)
             {
                 continue;
             }
             *left -= 1;
-            if *left == 0 || self.is_late(&event.subject, head).await? {
-                // Once is enough: it does not say how many.
-                self.tell_late(None);
+            if *left == 0 || self.is_missing_before(&event.subject, head).await? {
+                // One report is enough: it has no count.
+                self.report_late(None);
                 *left = 0;
             }
         }
         Ok(())
     }
 
-    /// Reads everything up to here from JetStream.
+    /// Reads everything up to this sequence from JetStream.
     async fn read_through(&mut self, through: u64) -> Result<(), ReadError> {
-        let place = Arc::clone(&self.place);
-        self.unread = self
+        let context = Arc::clone(&self.context);
+        self.unread_through = self
             .pending
             .front()
             .map_or(through, |next| through.min(next.sequence.saturating_sub(1)));
-        let Ok(_turn) = place.readings.acquire().await else {
+        let Ok(_permit) = context.reads.acquire().await else {
             return Ok(());
         };
-        let mut replay = place.nats.0.links.replay.clone();
-        replay.up().await;
-        tracing::info!(stream = place.config.name, filters = %self.filters, after = self.chain.head(), through, "republished messages were lost, reading them from the stream");
-        let (head, mut left) = (self.chain.head(), ASKED_MAX);
-        let mut pages = place.archive.read_as(&self.filters, head, self.tag);
-        while self.chain.head() < through {
+        let mut replay = context.nats.0.connections.replay.clone();
+        replay.wait_up().await;
+        tracing::info!(stream = context.config.name, filters = %self.filters, after = self.tracker.head(), through, "republished messages lost; reading them from the stream");
+        let (head, mut left) = (self.tracker.head(), SUBJECTS_ASKED_MAX);
+        let mut pages = context.archive.read_as(&self.filters, head, self.tag);
+        while self.tracker.head() < through {
             let page = match pages.next().await {
                 Ok(page) => page,
                 Err(Unavailable::Changed) => {
-                    self.is_doubtful = true;
+                    self.needs_resync = true;
                     return Ok(());
                 }
-                Err(Unavailable::Temporary(why)) => return Err(ReadError::Unread(why)),
+                Err(Unavailable::Now(why)) => return Err(ReadError::Unread(why)),
                 Err(Unavailable::Rejected(why)) => return Err(ReadError::Rejected(why)),
             };
-            if page.after > self.chain.head() {
+            if page.after > self.tracker.head() {
                 let gap = page.gap();
                 if page.is_unreadable {
-                    // As behind a live message that is too large.
+                    // As for a live message that is too large.
                     self.writer.advance(page.after - 1);
                     self.writer.gap(gap.reason, gap.missed);
                     self.writer.advance(page.after);
                 } else {
-                    self.writer.start_epoch(self.tag, page.after, gap);
+                    self.writer.renew(self.tag, page.after, gap);
                 }
-                self.chain.advance(page.after);
+                self.tracker.advance(page.after);
             }
-            self.tell_what_is_late(&page, head, &mut left).await?;
+            self.report_late_of_page(&page, head, &mut left).await?;
             for event in &page.events {
-                self.chain.take(&event.subject, event.position.seq);
+                self.tracker.record(&event.subject, event.position.seq);
                 self.last = Some(event.position);
             }
             self.writer.append(page.events);
             self.writer.advance(page.through);
-            self.chain.advance(page.through);
+            self.tracker.advance(page.through);
         }
-        place.repaired.inc();
+        context.repaired.inc();
         Ok(())
     }
 }
 
 impl Drop for RepublishTailer {
     fn drop(&mut self) {
-        self.place.followers.fetch_sub(1, Ordering::Relaxed);
+        self.context.feeds_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The messages of a tap; never without one.
-async fn next(tap: &mut Option<Tap>) -> Option<Vec<Arc<PositionedMessage>>> {
-    match tap {
-        Some(tap) => tap.next().await,
+/// Messages of a receiver. Never returns without one.
+async fn next(receiver: &mut Option<FeedReceiver>) -> Option<Vec<Arc<PositionedMessage>>> {
+    match receiver {
+        Some(receiver) => receiver.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! One place for each, ends first, nothing for ever: what waits to be told is bounded and told again in time.
+//! Tests of the queue: one place per stream, ends first, bounded, and open streams written again.
 
 use super::super::{Lag, Protocol, Sent, StreamInfo};
 use super::*;
@@ -56,13 +56,13 @@ impl StreamHandle for Stub {
     fn close(&self, _: CloseReason) {}
 }
 
-fn open(changes: &PresenceQueue) -> (Arc<Stub>, u64) {
+fn open(queue: &PresenceQueue) -> (Arc<Stub>, u64) {
     let stub = Stub::new();
-    let number = changes.opened(&(stub.clone() as Arc<dyn StreamHandle>));
+    let number = queue.opened(&(stub.clone() as Arc<dyn StreamHandle>));
     (stub, number)
 }
 
-/// Sent up to here by a drain, to a client that has no name.
+/// Sent up to here by a drain, to a client without a name.
 fn delivered(id: &str) -> Option<Delivered> {
     Some(Delivered {
         last_event_id: id.into(),
@@ -70,194 +70,199 @@ fn delivered(id: &str) -> Option<Delivered> {
     })
 }
 
-fn numbers(told: &[PresenceUpdate]) -> Vec<u64> {
-    told.iter().map(|told| told.number).collect()
+fn numbers(update: &[PresenceUpdate]) -> Vec<u64> {
+    update.iter().map(|update| update.number).collect()
 }
 
 #[test]
-fn one_that_changes_often_is_told_once_and_as_it_is_then() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let (stub, number) = open(&changes);
+fn several_changes_are_one_update_with_the_current_state() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let (stub, number) = open(&queue);
     for _ in 0..100 {
-        changes.changed(number);
+        queue.changed(number);
     }
     *stub.state.lock().unwrap() = State::Reconnecting;
-    let told = changes.take(10, EVERY, now);
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].key.encode(), "me.boot-1");
-    assert_eq!(told[0].entry.state, State::Reconnecting);
+    let update = queue.next_batch(10, EVERY, now);
+    assert_eq!(update.len(), 1);
+    assert_eq!(update[0].key.encode(), "me.boot-1");
+    assert_eq!(update[0].entry.state, State::Reconnecting);
     assert_eq!(
         (
-            &*told[0].entry.pod,
-            told[0].entry.reason.clone(),
-            told[0].is_end
+            &*update[0].entry.pod,
+            update[0].entry.reason.clone(),
+            update[0].is_end
         ),
         ("pod", None, false)
     );
-    assert_eq!(changes.take(10, EVERY, now), []);
+    assert_eq!(queue.next_batch(10, EVERY, now), []);
 }
 
 #[test]
-fn what_is_open_is_told_again_in_time_and_what_is_gone_is_not() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let (_one, first) = open(&changes);
-    let (_two, second) = open(&changes);
-    assert_eq!(numbers(&changes.take(10, EVERY, now)), [first, second]);
-    changes.gone(first);
+fn open_streams_are_written_again_and_removed_ones_are_not() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let (_one, first) = open(&queue);
+    let (_two, second) = open(&queue);
+    assert_eq!(numbers(&queue.next_batch(10, EVERY, now)), [first, second]);
+    queue.removed(first);
     assert_eq!(
-        changes.take(10, EVERY, now + EVERY - Duration::from_secs(1)),
+        queue.next_batch(10, EVERY, now + EVERY - Duration::from_secs(1)),
         []
     );
-    changes.changed(second);
-    assert_eq!(numbers(&changes.take(10, EVERY, now + EVERY)), [second]);
+    queue.changed(second);
+    assert_eq!(numbers(&queue.next_batch(10, EVERY, now + EVERY)), [second]);
     assert_eq!(
-        changes.take(10, EVERY, now + EVERY * 2 - Duration::from_secs(1)),
+        queue.next_batch(10, EVERY, now + EVERY * 2 - Duration::from_secs(1)),
         []
     );
-    assert_eq!(numbers(&changes.take(10, EVERY, now + EVERY * 2)), [second]);
-    changes.gone(second);
-    assert_eq!(changes.take(10, EVERY, now + EVERY * 9), []);
-    let waiting = changes.lock();
     assert_eq!(
-        (
-            waiting.open.len(),
-            waiting.told.len(),
-            waiting.changed.len()
-        ),
+        numbers(&queue.next_batch(10, EVERY, now + EVERY * 2)),
+        [second]
+    );
+    queue.removed(second);
+    assert_eq!(queue.next_batch(10, EVERY, now + EVERY * 9), []);
+    let state = queue.lock();
+    assert_eq!(
+        (state.open.len(), state.rewrites.len(), state.changed.len()),
         (0, 0, 0)
     );
 }
 
 #[test]
-fn ends_come_first_and_no_more_is_taken_than_is_asked_for() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let (stub, drained) = open(&changes);
-    let (other, closed) = open(&changes);
-    let (_third, _) = open(&changes);
-    changes.take(10, EVERY, now);
-    let (_fourth, fourth) = open(&changes);
-    changes.ended(closed, &*other, CloseReason::Client, None);
-    changes.ended(drained, &*stub, CloseReason::Drain, delivered("3fa9c1-9"));
-    let told = changes.take(2, EVERY, now);
-    assert_eq!(numbers(&told), [closed, drained]);
-    let tell = |told: &PresenceUpdate| {
+fn ends_come_first_and_a_batch_is_limited() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let (stub, drained) = open(&queue);
+    let (other, closed) = open(&queue);
+    let (_third, _) = open(&queue);
+    queue.next_batch(10, EVERY, now);
+    let (_fourth, fourth) = open(&queue);
+    queue.ended(closed, &*other, CloseReason::Client, None);
+    queue.ended(drained, &*stub, CloseReason::Drain, delivered("3fa9c1-9"));
+    let update = queue.next_batch(2, EVERY, now);
+    assert_eq!(numbers(&update), [closed, drained]);
+    let tell = |update: &PresenceUpdate| {
         (
-            told.entry.state,
-            told.entry.reason.clone().unwrap(),
-            told.entry.last_event_id.clone(),
+            update.entry.state,
+            update.entry.reason.clone().unwrap(),
+            update.entry.last_event_id.clone(),
         )
     };
     assert_eq!(
-        tell(&told[0]),
+        tell(&update[0]),
         (State::Closed, "client".into(), "3fa9c1-7".into())
     );
     assert_eq!(
-        tell(&told[1]),
+        tell(&update[1]),
         (State::Reconnecting, "drain".into(), "3fa9c1-9".into())
     );
-    assert_eq!(numbers(&changes.take(2, EVERY, now)), [fourth]);
+    assert_eq!(numbers(&queue.next_batch(2, EVERY, now)), [fourth]);
 }
 
 #[test]
-fn one_that_came_and_went_within_a_moment_is_not_told_unless_a_drain_ended_it() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, CloseReason::Client, None);
-    assert_eq!(changes.take(10, EVERY, now), []);
-    let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
-    assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
+fn short_lived_stream_is_not_written_unless_a_drain_ended_it() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let (stub, number) = open(&queue);
+    queue.ended(number, &*stub, CloseReason::Client, None);
+    assert_eq!(queue.next_batch(10, EVERY, now), []);
+    let (stub, number) = open(&queue);
+    queue.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
+    assert_eq!(numbers(&queue.next_batch(10, EVERY, now)), [number]);
 }
 
 #[test]
-fn what_could_not_be_told_is_told_later_but_an_end_only_if_it_surely_was_not() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let (stub, number) = open(&changes);
-    let told = changes.take(10, EVERY, now).remove(0);
-    changes.failed(told, false);
-    assert_eq!(numbers(&changes.take(10, EVERY, now)), [number]);
-    changes.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
-    let told = changes.take(10, EVERY, now).remove(0);
-    changes.failed(told, true);
-    let told = changes.take(10, EVERY, now).remove(0);
-    assert_eq!(changes.take_lost(), 0);
-    changes.failed(told, false);
-    assert_eq!(changes.take(10, EVERY, now), []);
-    assert_eq!((changes.take_lost(), changes.take_lost()), (1, 0));
+fn failed_update_is_retried_but_an_end_only_if_it_was_surely_not_written() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let (stub, number) = open(&queue);
+    let update = queue.next_batch(10, EVERY, now).remove(0);
+    queue.requeue(update, false);
+    assert_eq!(numbers(&queue.next_batch(10, EVERY, now)), [number]);
+    queue.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
+    let update = queue.next_batch(10, EVERY, now).remove(0);
+    queue.requeue(update, true);
+    let update = queue.next_batch(10, EVERY, now).remove(0);
+    assert_eq!(queue.take_dropped(), 0);
+    queue.requeue(update, false);
+    assert_eq!(queue.next_batch(10, EVERY, now), []);
+    assert_eq!((queue.take_dropped(), queue.take_dropped()), (1, 0));
 }
 
 #[test]
-fn a_bucket_that_was_made_anew_is_told_all_that_is_open() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let open: Vec<_> = (0..3).map(|_| open(&changes)).collect();
-    changes.take(10, EVERY, now);
-    changes.forgotten();
-    let mut told = numbers(&changes.take(10, EVERY, now));
-    told.sort_unstable();
+fn recreated_bucket_receives_all_open_streams() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let open: Vec<_> = (0..3).map(|_| open(&queue)).collect();
+    queue.next_batch(10, EVERY, now);
+    queue.rewrite_all();
+    let mut update = numbers(&queue.next_batch(10, EVERY, now));
+    update.sort_unstable();
     assert_eq!(
-        told,
+        update,
         open.iter().map(|(_, number)| *number).collect::<Vec<_>>()
     );
 }
 
 #[test]
-fn a_position_that_can_be_claimed_has_a_key_of_its_own_and_comes_first() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+fn claimable_position_has_its_own_key_and_comes_first() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
     let claimable = || {
         Some(Delivered {
             last_event_id: "3fa9c1-9".into(),
             can_be_claimed: true,
         })
     };
-    let (stub, number) = open(&changes);
-    changes.take(10, EVERY, now);
-    changes.ended(number, &*stub, CloseReason::Drain, claimable());
-    let told = changes.take(10, EVERY, now);
-    let keys: Vec<_> = told.iter().map(|told| told.key.encode()).collect();
+    let (stub, number) = open(&queue);
+    queue.next_batch(10, EVERY, now);
+    queue.ended(number, &*stub, CloseReason::Drain, claimable());
+    let update = queue.next_batch(10, EVERY, now);
+    let keys: Vec<_> = update.iter().map(|update| update.key.encode()).collect();
     assert_eq!(keys, ["me.boot-1.position", "me.boot-1"]);
-    assert_eq!(told[0].entry, told[1].entry);
+    assert_eq!(update[0].entry, update[1].entry);
     assert_eq!(
-        (told[0].entry.state, &*told[0].entry.last_event_id),
+        (update[0].entry.state, &*update[0].entry.last_event_id),
         (State::Reconnecting, "3fa9c1-9")
     );
-    // One that was never told has nothing to end.
-    let (stub, number) = open(&changes);
-    changes.ended(number, &*stub, CloseReason::Drain, claimable());
-    let told = changes.take(10, EVERY, now);
+    // The entry of this stream was never written, so there is nothing to end.
+    let (stub, number) = open(&queue);
+    queue.ended(number, &*stub, CloseReason::Drain, claimable());
+    let update = queue.next_batch(10, EVERY, now);
     assert_eq!(
-        told.iter()
-            .map(|told| told.key.encode())
+        update
+            .iter()
+            .map(|update| update.key.encode())
             .collect::<Vec<_>>(),
         ["me.boot-2.position"]
     );
 }
 
 #[test]
-fn what_is_postponed_for_want_of_room_waits_for_it_and_has_no_end_to_write() {
-    let (changes, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
-    let (_stub, number) = open(&changes);
-    let told = changes.take(10, EVERY, now).remove(0);
-    assert!(told.is_new);
-    changes.postpone(number);
-    assert_eq!(changes.take(10, EVERY, now + EVERY * 2), []);
-    changes.continue_postponed();
-    let told = changes.take(10, EVERY, now + EVERY * 2).remove(0);
-    assert!(told.is_new);
-    assert!(!changes.take(10, EVERY, now + EVERY * 3).remove(0).is_new);
-    let (stub, number) = open(&changes);
-    changes.take(10, EVERY, now);
-    changes.postpone(number);
-    changes.ended(number, &*stub, CloseReason::Client, None);
-    assert_eq!(changes.take(10, EVERY, now), []);
+fn postponed_entry_waits_for_room_and_writes_no_end() {
+    let (queue, now) = (PresenceQueue::new("pod", "boot"), Instant::now());
+    let (_stub, number) = open(&queue);
+    let update = queue.next_batch(10, EVERY, now).remove(0);
+    assert!(update.is_new);
+    queue.postpone(number);
+    assert_eq!(queue.next_batch(10, EVERY, now + EVERY * 2), []);
+    queue.continue_postponed();
+    let update = queue.next_batch(10, EVERY, now + EVERY * 2).remove(0);
+    assert!(update.is_new);
+    assert!(
+        !queue
+            .next_batch(10, EVERY, now + EVERY * 3)
+            .remove(0)
+            .is_new
+    );
+    let (stub, number) = open(&queue);
+    queue.next_batch(10, EVERY, now);
+    queue.postpone(number);
+    queue.ended(number, &*stub, CloseReason::Client, None);
+    assert_eq!(queue.next_batch(10, EVERY, now), []);
 }
 
 #[test]
-fn ends_that_nobody_takes_do_not_pile_up() {
-    let changes = PresenceQueue::new("pod", "boot");
+fn number_of_waiting_ends_is_bounded() {
+    let queue = PresenceQueue::new("pod", "boot");
     for _ in 0..ENDED_MAX + 5 {
-        let (stub, number) = open(&changes);
-        changes.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
+        let (stub, number) = open(&queue);
+        queue.ended(number, &*stub, CloseReason::Drain, delivered("3fa9c1-7"));
     }
-    assert_eq!(changes.len(), ENDED_MAX);
-    assert_eq!(changes.take_lost(), 5);
+    assert_eq!(queue.len(), ENDED_MAX);
+    assert_eq!(queue.take_dropped(), 5);
 }

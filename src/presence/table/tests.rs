@@ -1,4 +1,4 @@
-//! What the table promises: exact membership, reused slots, maxima by route, and no lock held while visiting.
+//! Tests of the table: membership, reused slots, lag by route, and no lock held during a visit.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
@@ -56,56 +56,56 @@ impl StreamHandle for Stub {
     }
     fn close(&self, _: CloseReason) {
         self.closed.fetch_add(1, Ordering::Relaxed);
-        // What a real one must not do, and what must not hang all the same.
+        // A real stream must not do this, and it must not deadlock either.
         drop(self.registration.lock().unwrap().take());
     }
 }
 
-fn clients(registry: &StreamTable) -> BTreeSet<String> {
+fn clients(table: &StreamTable) -> BTreeSet<String> {
     let mut clients = BTreeSet::new();
-    registry.for_each(|member| {
-        assert!(clients.insert(member.client().to_owned()), "visited once");
+    table.for_each(|stream| {
+        assert!(clients.insert(stream.client().to_owned()), "visited once");
     });
     clients
 }
 
 #[test]
-fn an_entry_costs_a_fat_pointer_and_a_registration_little_more() {
+fn slot_and_registration_have_their_expected_sizes() {
     assert_eq!(size_of::<Slot>(), 16);
     assert_eq!(size_of::<Registration>(), 24);
 }
 
 #[test]
-fn the_table_holds_exactly_what_is_registered_whatever_the_order_of_coming_and_going() {
+fn table_contains_exactly_the_registered_streams_in_any_order() {
     let random = &mut fastrand::Rng::with_seed(7);
-    let registry = StreamTable::default();
+    let table = StreamTable::default();
     let mut held = Vec::new();
     for step in 0..4_000 {
         if held.is_empty() || random.u8(..) < 140 {
-            held.push((step.to_string(), registry.insert(Stub::plain(step))));
+            held.push((step.to_string(), table.insert(Stub::plain(step))));
         } else {
             drop(held.swap_remove(random.usize(..held.len())));
         }
         if step % 97 == 0 {
             assert_eq!(
-                clients(&registry),
+                clients(&table),
                 held.iter().map(|(client, _)| client.clone()).collect()
             );
-            assert_eq!(registry.len(), held.len());
+            assert_eq!(table.len(), held.len());
         }
     }
     held.clear();
-    assert!(registry.is_empty());
-    assert!(clients(&registry).is_empty());
+    assert!(table.is_empty());
+    assert!(clients(&table).is_empty());
 }
 
 #[test]
-fn slots_are_used_again_so_that_a_reconnecting_client_costs_no_memory() {
-    let registry = StreamTable::default();
+fn slots_are_reused_when_clients_reconnect() {
+    let table = StreamTable::default();
     for step in 0..10_000 {
-        drop(registry.insert(Stub::plain(step)));
+        drop(table.insert(Stub::plain(step)));
     }
-    let slots: usize = registry
+    let slots: usize = table
         .0
         .shards
         .iter()
@@ -115,18 +115,18 @@ fn slots_are_used_again_so_that_a_reconnecting_client_costs_no_memory() {
 }
 
 #[test]
-fn a_member_is_let_go_when_its_registration_is_dropped() {
-    let registry = StreamTable::default();
+fn stream_is_released_when_its_registration_is_dropped() {
+    let table = StreamTable::default();
     let stub = Stub::plain(1);
-    let registration = registry.insert(Arc::clone(&stub) as Arc<dyn StreamHandle>);
+    let registration = table.insert(Arc::clone(&stub) as Arc<dyn StreamHandle>);
     assert_eq!(Arc::strong_count(&stub), 2);
     drop(registration);
     assert_eq!(Arc::strong_count(&stub), 1);
 }
 
 #[test]
-fn lag_is_the_maximum_of_each_measure_by_route_and_slow_clients_are_counted() {
-    let registry = StreamTable::default();
+fn lag_is_the_maximum_per_route_and_slow_clients_are_counted() {
+    let table = StreamTable::default();
     let lag = |events, bytes, seconds| Lag {
         events,
         bytes,
@@ -140,9 +140,9 @@ fn lag_is_the_maximum_of_each_measure_by_route_and_slow_clients_are_counted() {
     ];
     let registrations: Vec<_> = members
         .into_iter()
-        .map(|member| registry.insert(member))
+        .map(|stream| table.insert(stream))
         .collect();
-    let routes = registry.lag();
+    let routes = table.lag();
     assert_eq!(routes.len(), 2);
     assert_eq!(
         routes["/a"],
@@ -159,22 +159,22 @@ fn lag_is_the_maximum_of_each_measure_by_route_and_slow_clients_are_counted() {
         }
     );
     drop(registrations);
-    assert!(registry.lag().is_empty());
+    assert!(table.lag().is_empty());
 }
 
 #[test]
-fn a_visit_may_end_event_streams() {
-    let registry = StreamTable::default();
+fn visit_may_close_event_streams() {
+    let table = StreamTable::default();
     let members: Vec<_> = (0..100).map(Stub::plain).collect();
-    for member in &members {
-        let registration = registry.insert(Arc::clone(member) as Arc<dyn StreamHandle>);
-        *member.registration.lock().unwrap() = Some(registration);
+    for stream in &members {
+        let registration = table.insert(Arc::clone(stream) as Arc<dyn StreamHandle>);
+        *stream.registration.lock().unwrap() = Some(registration);
     }
-    registry.for_each(|member| member.close(CloseReason::Drain));
-    assert!(registry.is_empty());
+    table.for_each(|stream| stream.close(CloseReason::Drain));
+    assert!(table.is_empty());
     assert!(
         members
             .iter()
-            .all(|member| member.closed.load(Ordering::Relaxed) == 1)
+            .all(|stream| stream.closed.load(Ordering::Relaxed) == 1)
     );
 }

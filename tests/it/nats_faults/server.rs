@@ -142,7 +142,7 @@ async fn a_lame_duck_is_left_without_a_loss() {
             line["message"]
                 .as_str()
                 .unwrap_or_default()
-                .contains("about to end")
+                .contains("lame duck")
         })
         .await;
     nats.stop().await;

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sidestream::lifecycle::shutdown;
-use sidestream::presence::{Bucket, Claim, Wanted};
+use sidestream::presence::{BucketName, Claim, ClaimRequest};
 
 use super::{Fixture, is_silent};
 use crate::upstream::Upstream;
@@ -240,7 +240,7 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
 #[tokio::test]
 async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
     let nats = Nats::start().await;
-    let bucket = Bucket::parse("clients").unwrap();
+    let bucket = BucketName::parse("clients").unwrap();
     let pods = [
         Upstream::connect(&nats.url()).await,
         Upstream::connect(&nats.url()).await,
@@ -248,7 +248,7 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
     let (_signal, watch) = shutdown::channel();
     let registries = pods
         .each_ref()
-        .map(|pod| pod.nats.registry(&bucket, 1 << 20, watch.clone()));
+        .map(|pod| pod.nats.presence(&bucket, 1 << 20, watch.clone()));
     let jetstream = nats.jetstream().await;
     let store = eventually(DEADLINE, "the bucket is there", || async {
         jetstream.get_key_value("clients").await.ok()
@@ -258,7 +258,7 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
         "last_event_id": "3fa9c1-7", "reason": "drain", "expires": now + 60_000 });
     for client in 0..10 {
         let client = client.to_string();
-        let wanted = Wanted::new(client.clone(), "/r".into(), vec!["a".into()]);
+        let wanted = ClaimRequest::new(client.clone(), "/r".into(), vec!["a".into()]);
         for registry in &registries {
             // Whoever has not opened the bucket yet finds nothing.
             eventually(DEADLINE, "the registry can be read", || async {
@@ -270,7 +270,7 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
             .put(format!("{client}.x-1.position"), left.to_string().into())
             .await
             .unwrap();
-        let looks = (0..20).map(|number| registries[number % 2].take_over(wanted.clone()));
+        let looks = (0..20).map(|number| registries[number % 2].claim_position(wanted.clone()));
         let claims = futures_util::future::join_all(looks).await;
         let granted: Vec<_> = claims
             .iter()

@@ -9,7 +9,9 @@ use crate::sse::id::Joined;
 
 impl EventStream {
     pub(super) fn write_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
-        let Some(reason) = close.told() else { return };
+        let Some(reason) = close.client_reason() else {
+            return;
+        };
         let config = &self.state.route.config;
         let retry = match close {
             CloseReason::Slow => Some(config.slow.retry),
@@ -59,7 +61,7 @@ impl Drop for EventStream {
                     route = &*state.route.label,
                     protocol = state.peer.protocol.as_str(),
                     state = end.as_str(),
-                    reason = close.reason(),
+                    reason = close.label(),
                     seconds = state.age().as_secs_f64(),
                     events = sent.events,
                     bytes = sent.bytes,

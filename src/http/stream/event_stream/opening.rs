@@ -104,7 +104,7 @@ impl EventStream {
                 .await;
             if matches!(opened, Err(OpenError::Rejected)) && !tells_status {
                 // The past cannot be read; what comes next perhaps can.
-                let start = Start::Unknown(GapReason::Rejected);
+                let start = Start::Lost(GapReason::Rejected);
                 opened = source.source.open(filters, &route.profile, start).await;
             }
             let opened = opened.map_err(|error| match error {
@@ -133,7 +133,7 @@ impl EventStream {
         if tells_status && is_expired(&outcomes) {
             return Err(Rejection::Expired);
         }
-        let probes = cursors.iter().map(Cursor::probe).collect();
+        let probes = cursors.iter().map(Cursor::standing).collect();
         let client = Client {
             can_come_back: is_named && route.is_resumable_elsewhere(),
             name: client,
@@ -238,7 +238,7 @@ fn start(
     };
     Ok(match id {
         None => Start::Live,
-        Some(Err(_)) => Start::Unknown(GapReason::Invalid),
-        Some(Ok(id)) => id.find(tag).map_or(Start::Unknown(lost), Start::After),
+        Some(Err(_)) => Start::Lost(GapReason::Invalid),
+        Some(Ok(id)) => id.find(tag).map_or(Start::Lost(lost), Start::After),
     })
 }

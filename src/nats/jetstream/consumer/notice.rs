@@ -1,22 +1,23 @@
-//! Status messages of nats-server to a consumer: heartbeats, ends of requests, errors.
+//! Status messages of nats-server to a pull consumer: heartbeats, ends of requests, errors.
 
 use async_nats::{Message, StatusCode};
 
 /// One status message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// It is there; this delivery was its last, and it has passed this sequence.
+    /// Idle heartbeat: the last delivery of this consumer and the last stream sequence it has
+    /// passed.
     Heartbeat {
         delivery: u64,
         passed: u64,
     },
-    /// A request has expired or is served.
-    RequestOver,
-    /// The next message is larger than what is left of the request, of which so many messages are unused.
+    /// A pull request has expired or is fully served.
+    RequestEnded,
+    /// The next message is larger than the rest of the request; `unused` messages of it are left.
     TooLarge {
         unused: Option<usize>,
     },
-    NobodyThere,
+    NoResponders,
     Deleted,
     Rejected(usize, String),
     Other,
@@ -39,9 +40,9 @@ impl Notice {
                     _ => Self::Other,
                 }
             }
-            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Self::RequestOver,
-            Some(StatusCode::NO_RESPONDERS) => Self::NobodyThere,
-            Some(_) if text.starts_with("Batch Completed") => Self::RequestOver,
+            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Self::RequestEnded,
+            Some(StatusCode::NO_RESPONDERS) => Self::NoResponders,
+            Some(_) if text.starts_with("Batch Completed") => Self::RequestEnded,
             Some(_) if text.starts_with("Message Size Exceeds MaxBytes") => {
                 let unused =
                     number("Nats-Pending-Messages").and_then(|number| usize::try_from(number).ok());

@@ -1,29 +1,30 @@
-//! Whether NATS delivers what a stream holds: heartbeats alone do not say so.
+//! Check that NATS delivers what a stream holds: heartbeats alone do not prove it.
 //!
-//! A consumer that an operator has paused, or whose replica has stopped, goes on sending heartbeats. While nothing else
-//! comes, the tailer looks at the stream every [`LOOK_EVERY`]. A message that was there at the last look and has not come
-//! degrades the check until something comes.
+//! A consumer that an operator has paused, or whose replica has stopped, still sends heartbeats.
+//! While nothing else arrives, the tailer reads the stream's state every [`CHECK_INTERVAL`]. If a
+//! message that was in the stream at the previous check has still not arrived, the health check is
+//! degraded until a message arrives.
 
 use std::time::{Duration, Instant};
 
 use super::StreamTailer;
 use crate::lifecycle::health::Status;
 
-/// 10 s: one request for a stream that is silent, and longer than any delivery takes that is only slow.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// 10 s: one request for an idle stream, and longer than any delivery that is only slow.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The result of the last look at a silent stream.
+/// Result of the last check of an idle stream.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
-    looked: Option<Instant>,
-    /// The last sequence of the stream at that time.
+    checked: Option<Instant>,
+    /// Last sequence of the stream at that check.
     last: Option<u64>,
-    /// The check is degraded.
+    /// The health check is degraded.
     is_stuck: bool,
 }
 
 impl Delivery {
-    /// Something has come. True if the check was degraded until now.
+    /// Resets the state after a message has arrived. Returns true if the health check was degraded.
     pub(super) fn end(&mut self) -> bool {
         self.last = None;
         std::mem::take(&mut self.is_stuck)
@@ -31,27 +32,27 @@ impl Delivery {
 }
 
 impl StreamTailer {
-    /// Compares a stream that is silent with what it held at the last look.
-    pub(super) async fn look_at_delivery(&mut self) {
+    /// Compares an idle stream with its state at the previous check.
+    pub(super) async fn check_delivery(&mut self) {
         if self
             .delivery
-            .looked
-            .is_some_and(|looked| looked.elapsed() < LOOK_EVERY)
+            .checked
+            .is_some_and(|checked| checked.elapsed() < CHECK_INTERVAL)
         {
             return;
         }
-        self.delivery.looked = Some(Instant::now());
+        self.delivery.checked = Some(Instant::now());
         let (Some((_, head)), Ok(state)) = (
             self.writer.head(),
-            self.api.describe(&self.config.name).await,
+            self.api.stream_info(&self.config.name).await,
         ) else {
             return;
         };
-        let before = self.delivery.last.replace(state.last_seq);
-        if before.is_none_or(|before| before <= head) {
+        let last_before = self.delivery.last.replace(state.last_seq);
+        if last_before.is_none_or(|last_before| last_before <= head) {
             return;
         }
-        // Not everything up to there is wanted, or still there.
+        // The new messages may be filtered out or deleted.
         let filters = self.config.filters.disjoint();
         let Ok(Some(next)) = self
             .api
@@ -60,7 +61,7 @@ impl StreamTailer {
         else {
             return;
         };
-        if before.is_some_and(|before| next.sequence <= before)
+        if last_before.is_some_and(|last_before| next.sequence <= last_before)
             && self.config.filters.matches(&next.subject)
         {
             self.delivery.is_stuck = true;
@@ -71,9 +72,9 @@ impl StreamTailer {
                     .map_or("-", |consumer| consumer.name()),
             );
             let text = format!(
-                "stream {stream}: NATS sends heartbeats, but has not delivered message {} for {} s or longer: the consumer {consumer} is paused (`nats consumer resume {stream} {consumer}`), or its server has to be looked at",
+                "stream {stream}: NATS sends heartbeats, but has not delivered message {} for {} s or longer: the consumer {consumer} is paused (`nats consumer resume {stream} {consumer}`), or its server needs attention",
                 next.sequence,
-                LOOK_EVERY.as_secs(),
+                CHECK_INTERVAL.as_secs(),
             );
             self.check.set(if self.caught_up {
                 Status::Warning(text)

@@ -1,87 +1,99 @@
-//! Where a tailer begins or goes on, decided from the state of the stream alone: pure.
+//! Start position of a tailer, a pure function of the stream's state.
+//!
+//! A tailer without progress starts at its window ([`window_start`]). One with progress resumes
+//! ([`resume`]) unless the sequences no longer continue:
+//!
+//! ```text
+//! stream recreated, no identity           -> Window    as for a new tailer
+//! head is after the stream's last message -> NewEpoch  restored from an older snapshot
+//! last message differs                    -> NewEpoch  recreated, or restored and written again
+//! head + 1 is before the first message    -> Expired   some messages are gone
+//! otherwise                               -> Continue
+//! ```
 
 use std::time::Duration;
 
 use crate::feed::{GapReason, Limits};
 use crate::nats::jetstream::api::StreamState;
 
-/// How far a tailer has come.
+/// Progress of a tailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::nats) struct Known {
-    /// The creation time of the stream that it followed.
+pub(in crate::nats) struct Progress {
+    /// Creation time of the followed stream.
     pub(in crate::nats) created: i128,
-    /// Whether a configured identity says that numbers go on when the stream was created anew.
+    /// An identity is configured: sequences continue although the stream was recreated.
     pub(in crate::nats) has_identity: bool,
-    /// The last sequence that it passed.
+    /// Last sequence that was passed.
     pub(in crate::nats) head: u64,
-    /// The check of the message at the last event, and what JetStream holds there now.
-    pub(in crate::nats) is_content_known: bool,
+    /// JetStream still holds the message of the last event.
+    pub(in crate::nats) is_last_unchanged: bool,
 }
 
-/// Where to begin.
+/// Start position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::nats) enum Start {
-    /// With the recent past: from this sequence on, and not before this time (unix nanoseconds).
-    Recent { first: u64, since: Option<i128> },
-    /// Directly behind what was passed.
-    Onward { first: u64 },
-    /// Events are missing: some expired while we were away.
-    Behind { first: u64, missed: u64 },
-    /// The numbers mean other messages now: from the present end on.
-    Anew { head: u64, reason: GapReason },
+    /// At the window: from this sequence on, and not before this time (unix nanoseconds).
+    Window { first: u64, since: Option<i128> },
+    /// Directly after the head.
+    Continue { first: u64 },
+    /// Messages expired while the tailer was disconnected.
+    Expired { first: u64, missed: u64 },
+    /// The sequences belong to other messages: from the current end on.
+    NewEpoch { head: u64, reason: GapReason },
 }
 
-/// The latest of the stream's first message, so many events before its last, and so long ago.
-pub(in crate::nats) fn recent(state: &StreamState, window: Limits, now: i128) -> Start {
+/// Returns the latest of the stream's first message, the last `window.events` messages, and the
+/// last `window.age`.
+pub(in crate::nats) fn window_start(state: &StreamState, window: Limits, now: i128) -> Start {
     let events = u64::try_from(window.events).unwrap_or(u64::MAX);
     let first = state
         .first_seq
         .max((state.last_seq + 1).saturating_sub(events));
     let since = now - nanos(window.age);
     if state.last_seq < first || state.last_time < since {
-        return Start::Recent {
+        return Start::Window {
             first: state.last_seq + 1,
             since: None,
         };
     }
-    Start::Recent {
+    Start::Window {
         first,
         since: (state.first_time < since).then_some(since),
     }
 }
 
-/// Where a tailer goes on that has come so far.
-pub(in crate::nats) fn onward(
+/// Returns the start position of a tailer with progress.
+pub(in crate::nats) fn resume(
     state: &StreamState,
-    known: Known,
+    progress: Progress,
     window: Limits,
     now: i128,
 ) -> Start {
-    let is_same = state.created == known.created || known.has_identity;
+    let is_same = state.created == progress.created || progress.has_identity;
     if !is_same {
-        return recent(state, window, now);
+        return window_start(state, window, now);
     }
-    if known.head > state.last_seq {
-        // Restored from an older snapshot, or an unsynced tail was lost.
-        return Start::Anew {
+    if progress.head > state.last_seq {
+        // Restored from an older snapshot, or the unsynced end of the stream was lost.
+        return Start::NewEpoch {
             head: state.last_seq,
             reason: GapReason::Ahead,
         };
     }
-    if !known.is_content_known {
-        return Start::Anew {
+    if !progress.is_last_unchanged {
+        return Start::NewEpoch {
             head: state.last_seq,
             reason: GapReason::Recreated,
         };
     }
-    if known.head + 1 < state.first_seq {
-        return Start::Behind {
+    if progress.head + 1 < state.first_seq {
+        return Start::Expired {
             first: state.first_seq,
-            missed: state.first_seq - known.head - 1,
+            missed: state.first_seq - progress.head - 1,
         };
     }
-    Start::Onward {
-        first: known.head + 1,
+    Start::Continue {
+        first: progress.head + 1,
     }
 }
 
@@ -118,56 +130,56 @@ mod tests {
         }
     }
 
-    fn known(head: u64) -> Known {
-        Known {
+    fn progress(head: u64) -> Progress {
+        Progress {
             created: 7,
             has_identity: false,
             head,
-            is_content_known: true,
+            is_last_unchanged: true,
         }
     }
 
     #[test]
-    fn a_tailer_begins_at_the_latest_of_first_message_events_and_age() {
-        let at = |state: &StreamState, window, now| recent(state, window, now * SECOND);
+    fn new_tailer_starts_at_the_latest_of_first_message_event_limit_and_age_limit() {
+        let at = |state: &StreamState, window, now| window_start(state, window, now * SECOND);
         assert_eq!(
             at(&stream(5, 50), window(1000, 1000), 201),
-            Start::Recent {
+            Start::Window {
                 first: 5,
                 since: None
             }
         );
         assert_eq!(
             at(&stream(5, 50), window(10, 1000), 201),
-            Start::Recent {
+            Start::Window {
                 first: 41,
                 since: None
             }
         );
         assert_eq!(
             at(&stream(5, 50), window(10, 50), 201),
-            Start::Recent {
+            Start::Window {
                 first: 41,
                 since: Some(151 * SECOND)
             }
         );
         assert_eq!(
             at(&stream(5, 50), window(10, 50), 300),
-            Start::Recent {
+            Start::Window {
                 first: 51,
                 since: None
             }
         );
         assert_eq!(
             at(&stream(51, 50), window(10, 50), 201),
-            Start::Recent {
+            Start::Window {
                 first: 51,
                 since: None
             }
         );
         assert_eq!(
             at(&stream(1, 0), window(10, 50), 201),
-            Start::Recent {
+            Start::Window {
                 first: 1,
                 since: None
             }
@@ -175,20 +187,24 @@ mod tests {
     }
 
     #[test]
-    fn a_tailer_goes_on_behind_what_it_passed() {
-        let at = |state: StreamState, known| onward(&state, known, window(10, 1000), 201 * SECOND);
-        assert_eq!(at(stream(5, 50), known(50)), Start::Onward { first: 51 });
-        assert_eq!(at(stream(5, 50), known(4)), Start::Onward { first: 5 });
+    fn tailer_continues_after_its_head_or_after_expired_messages() {
+        let at =
+            |state: StreamState, progress| resume(&state, progress, window(10, 1000), 201 * SECOND);
         assert_eq!(
-            at(stream(5, 50), known(3)),
-            Start::Behind {
+            at(stream(5, 50), progress(50)),
+            Start::Continue { first: 51 }
+        );
+        assert_eq!(at(stream(5, 50), progress(4)), Start::Continue { first: 5 });
+        assert_eq!(
+            at(stream(5, 50), progress(3)),
+            Start::Expired {
                 first: 5,
                 missed: 1
             }
         );
         assert_eq!(
-            at(stream(51, 50), known(40)),
-            Start::Behind {
+            at(stream(51, 50), progress(40)),
+            Start::Expired {
                 first: 51,
                 missed: 10
             }
@@ -196,22 +212,23 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_mean_other_messages_are_never_continued() {
-        let at = |state: StreamState, known| onward(&state, known, window(10, 1000), 201 * SECOND);
+    fn sequences_of_other_messages_are_never_continued() {
+        let at =
+            |state: StreamState, progress| resume(&state, progress, window(10, 1000), 201 * SECOND);
         assert_eq!(
-            at(stream(5, 50), known(51)),
-            Start::Anew {
+            at(stream(5, 50), progress(51)),
+            Start::NewEpoch {
                 head: 50,
                 reason: GapReason::Ahead
             }
         );
-        let other = Known {
-            is_content_known: false,
-            ..known(20)
+        let other = Progress {
+            is_last_unchanged: false,
+            ..progress(20)
         };
         assert_eq!(
             at(stream(5, 50), other),
-            Start::Anew {
+            Start::NewEpoch {
                 head: 50,
                 reason: GapReason::Recreated
             }
@@ -221,16 +238,16 @@ mod tests {
             ..stream(1, 3)
         };
         assert_eq!(
-            at(recreated.clone(), known(2)),
-            Start::Recent {
+            at(recreated.clone(), progress(2)),
+            Start::Window {
                 first: 1,
                 since: None
             }
         );
-        let identified = Known {
+        let identified = Progress {
             has_identity: true,
-            ..known(2)
+            ..progress(2)
         };
-        assert_eq!(at(recreated, identified), Start::Onward { first: 3 });
+        assert_eq!(at(recreated, identified), Start::Continue { first: 3 });
     }
 }

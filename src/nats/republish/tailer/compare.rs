@@ -1,4 +1,8 @@
-//! A feed is compared with its stream: after everything that may have cost it messages, and every few seconds.
+//! Comparison of a feed with its stream, periodically and after anything that may lose messages.
+//!
+//! A resync flushes the connection, reads the stream's state and continues like a tailer
+//! ([`start::resume`]): messages that are missing up to the stream's last one are read from it. The
+//! periodic comparison finds lost messages that no later message followed.
 
 use std::sync::Arc;
 
@@ -8,14 +12,15 @@ use super::{ReadError, RepublishTailer, SequenceTracker, open};
 use crate::feed::{Gap, GapReason};
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::{JetStreamError, StreamState};
-use crate::nats::jetstream::tailer::start::{self, Known, Start};
+use crate::nats::jetstream::tailer::start::{self, Progress, Start};
 use crate::sse::SourceTag;
 
 impl RepublishTailer {
-    /// Puts the feed in doubt when messages may be missing: another connection, messages dropped, or a refused subject.
-    pub(super) fn compare_link(&mut self, now: &ConnectionState) {
+    /// Requests a resync if messages may be missing: after a reconnect, dropped messages or a
+    /// denied subject.
+    pub(super) fn check_connection(&mut self, now: &ConnectionState) {
         if !now.up {
-            return; // Looked at once it is back.
+            return; // Checked after the reconnect.
         }
         let is_refused = |state: &ConnectionState| {
             self.subjects
@@ -26,171 +31,177 @@ impl RepublishTailer {
             && is_refused(now)
             && !is_refused(&self.seen)
         {
-            self.place.denied.inc();
-            tracing::error!(stream = self.place.config.name, subjects = ?self.subjects, "nats refuses the subjects that a stream republishes to: its events come late, by comparison");
+            self.context.denied.inc();
+            tracing::error!(stream = self.context.config.name, subjects = ?self.subjects, "NATS denies the subjects that the stream republishes to; events arrive late, by periodic comparison");
         }
-        self.is_doubtful |=
+        self.needs_resync |=
             now.generation != self.seen.generation || now.overflows != self.seen.overflows;
         self.seen = now.clone();
     }
 
-    /// Compares a feed that may lack something; when it is over nothing is missing up to what the stream has.
-    pub(super) async fn settle(&mut self) -> Result<(), ReadError> {
-        if self.tap.is_none() {
+    /// Compares a feed that may have lost messages. On success nothing is missing up to the
+    /// stream's last message.
+    pub(super) async fn resync(&mut self) -> Result<(), ReadError> {
+        if self.receiver.is_none() {
             let (republish, subjects) = (self.republish.clone(), self.subjects.clone());
-            self.place.nats.0.links.core.clone().up().await;
+            self.context.nats.0.connections.core.clone().wait_up().await;
             if !self.subscribe_to(republish, subjects).await {
                 return Err(ReadError::Unread("not subscribed".to_owned()));
             }
         }
         self.seen = ConnectionState {
             denied: Arc::clone(&self.seen.denied),
-            ..open::stand(&self.place).await
+            ..open::wait_subscribed(&self.context).await
         };
-        self.is_doubtful = false;
-        let settled = async {
-            let state = self.look(u64::MAX).await?;
-            // Subscribed in another way just now: that does not stand yet.
-            if self.is_doubtful {
+        self.needs_resync = false;
+        let result = async {
+            let state = self.current_stream(u64::MAX).await?;
+            // Subscribed again just now: that subscription is not confirmed yet.
+            if self.needs_resync {
                 Ok(())
             } else {
-                self.adjoin(&state, true).await
+                self.reconcile(&state, true).await
             }
         };
-        let settled = settled.await;
-        self.is_doubtful |= settled.is_err();
-        settled
+        let result = result.await;
+        self.needs_resync |= result.is_err();
+        result
     }
 
-    /// Compares a feed that should lack nothing: finds what was lost behind everything that came.
-    pub(super) async fn compare_in_passing(&mut self) {
-        self.due = Instant::now() + self.place.pause();
-        if !self.place.nats.0.links.core.now().up {
-            return; // Compared when it is back.
+    /// Compares a feed that should be complete: finds messages lost after everything received.
+    pub(super) async fn compare_periodically(&mut self) {
+        self.compare_at = Instant::now() + self.context.compare_delay();
+        if !self.context.nats.0.connections.core.state().up {
+            return; // Compared after the reconnect.
         }
         let compared = async {
-            let state = self.look(self.chain.head()).await?;
-            self.adjoin(&state, false).await
+            let state = self.current_stream(self.tracker.head()).await?;
+            self.reconcile(&state, false).await
         };
         match compared.await {
             Ok(()) => {}
-            Err(ReadError::JetStreamError(trouble)) => {
+            Err(ReadError::JetStreamError(error)) => {
                 tracing::debug!(
-                    why = trouble.explain(&self.place.config.name),
-                    "feed not compared this time"
+                    error = error.explain(&self.context.config.name),
+                    "comparing feed with stream failed; skipped"
                 );
             }
             Err(ReadError::Unread(why) | ReadError::Rejected(why)) => {
-                tracing::warn!(why, "what a feed lost cannot be read yet");
-                self.is_doubtful = true;
+                tracing::warn!(error = why, "reading lost messages failed; retrying");
+                self.needs_resync = true;
             }
         }
     }
 
-    /// The stream as it is, and the subscription as it republishes now.
-    async fn look(&mut self, seq: u64) -> Result<StreamState, JetStreamError> {
-        let place = Arc::clone(&self.place);
+    /// Returns the stream's state, and subscribes again if its republish configuration changed.
+    async fn current_stream(&mut self, seq: u64) -> Result<StreamState, JetStreamError> {
+        let context = Arc::clone(&self.context);
         let state = {
-            let _turn = place.looks.acquire().await;
-            place.state(seq).await?
+            let _permit = context.requests.acquire().await;
+            context.state(seq).await?
         };
-        let subjects = place.subjects(&state, &self.filters)?;
+        let subjects = context.subjects(&state, &self.filters)?;
         if let Some(republish) = state.republish.clone()
             && republish != self.republish
         {
             tracing::info!(
-                stream = place.config.name,
+                stream = context.config.name,
                 ?subjects,
-                "stream republishes in another way now"
+                "republish configuration of stream changed; subscribing again"
             );
             self.subscribe_to(republish, subjects).await;
-            self.is_doubtful = true;
+            self.needs_resync = true;
         }
         Ok(state)
     }
 
-    /// Makes what was handed on adjoin what the stream has.
-    async fn adjoin(&mut self, state: &StreamState, is_doubtful: bool) -> Result<(), ReadError> {
-        let place = Arc::clone(&self.place);
-        let tag = place.claim(state)?;
-        let known = Known {
+    /// Continues after the delivered messages, as the stream's state allows.
+    async fn reconcile(
+        &mut self,
+        state: &StreamState,
+        needs_resync: bool,
+    ) -> Result<(), ReadError> {
+        let context = Arc::clone(&self.context);
+        let tag = context.claim(state)?;
+        let progress = Progress {
             created: self.created,
-            has_identity: place.config.identity.is_some(),
-            head: self.chain.head(),
-            is_content_known: !is_doubtful || self.is_content_known(state).await?,
+            has_identity: context.config.identity.is_some(),
+            head: self.tracker.head(),
+            is_last_unchanged: !needs_resync || self.is_last_unchanged(state).await?,
         };
         let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-        match start::onward(state, known, place.config.window, now) {
-            Start::Onward { .. } => {}
-            // The subscription stood all the time: what is gone by now did not concern the feed.
-            Start::Behind { first, .. } if !is_doubtful => self.pass(first - 1),
-            Start::Behind { first, .. } => self.renew(tag, first - 1, GapReason::Expired),
-            // A stream that was created anew is read from its beginning, if that is no older than a window.
-            Start::Recent { first, since: None } => {
-                self.renew(tag, first - 1, GapReason::Recreated)
+        match start::resume(state, progress, context.config.window, now) {
+            Start::Continue { .. } => {}
+            // The subscription was active all the time: expired messages did not concern the feed.
+            Start::Expired { first, .. } if !needs_resync => self.skip_to(first - 1),
+            Start::Expired { first, .. } => self.start_epoch(tag, first - 1, GapReason::Expired),
+            // A recreated stream is read from its first message, if that is not older than a
+            // window.
+            Start::Window { first, since: None } => {
+                self.start_epoch(tag, first - 1, GapReason::Recreated)
             }
-            Start::Recent { .. } => self.renew(tag, state.last_seq, GapReason::Recreated),
-            Start::Anew { head, reason } => self.renew(tag, head, reason),
+            Start::Window { .. } => self.start_epoch(tag, state.last_seq, GapReason::Recreated),
+            Start::NewEpoch { head, reason } => self.start_epoch(tag, head, reason),
         }
         (self.created, self.tag) = (state.created, tag);
-        self.catch_up(state.last_seq, is_doubtful).await
+        self.catch_up(state.last_seq, needs_resync).await
     }
 
-    /// Whether JetStream still holds the event that was handed on last.
-    async fn is_content_known(&self, state: &StreamState) -> Result<bool, JetStreamError> {
-        let Some(last) = self.last.filter(|last| last.fingerprint.is_some()) else {
+    /// Returns true if JetStream still holds the event that was delivered last.
+    async fn is_last_unchanged(&self, state: &StreamState) -> Result<bool, JetStreamError> {
+        let Some(last) = self.last.filter(|last| last.check.is_some()) else {
             return Ok(true);
         };
         if !(state.first_seq..=state.last_seq).contains(&last.seq) {
             return Ok(true);
         }
-        self.place
+        self.context
             .nats
             .0
             .api
-            .still_holds(&self.place.config.name, last)
+            .holds_same_message(&self.context.config.name, last)
             .await
     }
 
     /// Compares with the last message that the feed should have.
-    async fn catch_up(&mut self, stream_last: u64, is_doubtful: bool) -> Result<(), ReadError> {
-        if stream_last <= self.chain.head() {
+    async fn catch_up(&mut self, stream_last: u64, needs_resync: bool) -> Result<(), ReadError> {
+        if stream_last <= self.tracker.head() {
             return Ok(());
         }
-        let place = Arc::clone(&self.place);
+        let context = Arc::clone(&self.context);
         let last = {
-            let _turn = place.looks.acquire().await;
-            place.last(&self.filters).await?
+            let _permit = context.requests.acquire().await;
+            context.last(&self.filters).await?
         };
-        if last <= self.chain.head() {
-            self.pass(stream_last);
+        if last <= self.tracker.head() {
+            self.skip_to(stream_last);
             return Ok(());
         }
-        if !is_doubtful {
-            // It may be on its way: whatever was sent is here after a round trip.
-            open::stand(&place).await;
-            if let Some(tap) = &mut self.tap {
-                let messages = tap.ready().await;
+        if !needs_resync {
+            // It may still be on its way: everything sent before arrives within a flush.
+            open::wait_subscribed(&context).await;
+            if let Some(receiver) = &mut self.receiver {
+                let messages = receiver.ready().await;
                 self.receive(messages);
             }
-            self.hand_on().await?;
-            if self.is_doubtful || last <= self.chain.head() {
+            self.deliver_pending().await?;
+            if self.needs_resync || last <= self.tracker.head() {
                 return Ok(());
             }
         }
         self.read_through(last).await
     }
 
-    /// Nothing up to here concerns the feed.
-    fn pass(&mut self, seq: u64) {
-        self.chain.advance(seq);
+    /// No message up to here concerns the feed.
+    fn skip_to(&mut self, seq: u64) {
+        self.tracker.advance(seq);
         self.writer.advance(seq);
     }
 
-    /// Tells that what was handed on and what follows do not adjoin.
-    fn renew(&mut self, tag: SourceTag, head: u64, reason: GapReason) {
-        tracing::warn!(stream = self.place.config.name, filters = %self.filters, ?reason, after = head, "gap in a feed of the stream");
-        self.writer.start_epoch(
+    /// Reports that the next events do not follow the delivered ones.
+    fn start_epoch(&mut self, tag: SourceTag, head: u64, reason: GapReason) {
+        tracing::warn!(stream = self.context.config.name, filters = %self.filters, ?reason, after = head, "gap in feed");
+        self.writer.renew(
             tag,
             head,
             Gap {
@@ -198,7 +209,7 @@ impl RepublishTailer {
                 missed: None,
             },
         );
-        (self.tag, self.chain, self.last, self.newest) =
+        (self.tag, self.tracker, self.last, self.newest) =
             (tag, SequenceTracker::new(head), None, None);
     }
 }

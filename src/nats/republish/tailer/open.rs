@@ -1,54 +1,60 @@
-//! The way a feed subscribes, so that nothing is missing after the position at which it begins.
+//! Subscribes a feed so that no message is missing after its start position.
+//!
+//! Order: subscribe, flush (the server has processed the subscription), then read the stream's
+//! state. Every message stored after that state is delivered by the subscription.
 
-use super::{Place, RepublishTailer};
+use super::{RepublishTailer, StreamContext};
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
 use crate::nats::republish::Republish;
-use crate::nats::republish::distribution::Tap;
+use crate::nats::republish::distribution::FeedReceiver;
 use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 
-/// A subscription that stands, and the stream as it was then.
-pub(super) struct Begun {
-    pub(super) tap: Tap,
+/// An active subscription, and the stream's state at that time.
+pub(super) struct Subscribed {
+    pub(super) receiver: FeedReceiver,
     pub(super) republish: Republish,
     pub(super) subjects: Vec<String>,
     pub(super) created: i128,
     pub(super) tag: SourceTag,
-    /// Everything behind this number comes by the subscription.
+    /// Every message after this sequence is delivered by the subscription.
     pub(super) head: u64,
     pub(super) seen: ConnectionState,
 }
 
-/// Subscribes, as often as it takes.
-pub(super) async fn begin(place: &Place, filters: &FilterSet) -> Begun {
+/// Subscribes and retries until it succeeds.
+pub(super) async fn subscribe(context: &StreamContext, filters: &FilterSet) -> Subscribed {
     let mut attempts = 0;
     loop {
-        match attempt(place, filters).await {
-            Ok(Some(begun)) => return begun,
+        match attempt(context, filters).await {
+            Ok(Some(subscribed)) => return subscribed,
             Ok(None) => {}
-            Err(trouble) => {
-                let why = trouble.explain(&place.config.name);
-                tracing::warn!(stream = place.config.name, %filters, why, "feed of a republished stream not begun yet");
+            Err(error) => {
+                let why = error.explain(&context.config.name);
+                tracing::warn!(stream = context.config.name, %filters, error = why, "subscribing to republished stream failed; retrying");
             }
         }
-        tokio::time::sleep(consumer::pause(attempts)).await;
+        tokio::time::sleep(consumer::retry_delay(attempts)).await;
         attempts += 1;
     }
 }
 
-/// Nothing when the stream or the connection became another one meanwhile.
-async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, JetStreamError> {
-    place.nats.0.links.core.clone().up().await;
-    let before = place.state(0).await?;
-    let subjects = place.subjects(&before, filters)?;
-    let Some(tap) = place.distribution.subscribe(&subjects).await else {
+/// Returns `None` if the stream or the connection changed meanwhile.
+async fn attempt(
+    context: &StreamContext,
+    filters: &FilterSet,
+) -> Result<Option<Subscribed>, JetStreamError> {
+    context.nats.0.connections.core.clone().wait_up().await;
+    let before = context.state(0).await?;
+    let subjects = context.subjects(&before, filters)?;
+    let Some(receiver) = context.distribution.subscribe(&subjects).await else {
         return Ok(None);
     };
-    let seen = stand(place).await;
-    // Newer than the subscription: what is stored behind it is sent to us.
-    let state = place.state(u64::MAX).await?;
+    let seen = wait_subscribed(context).await;
+    // Read after the subscription: every message stored later is delivered to it.
+    let state = context.state(u64::MAX).await?;
     let Some(republish) = state
         .republish
         .clone()
@@ -56,10 +62,10 @@ async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Je
     else {
         return Ok(None);
     };
-    let tag = place.claim(&state)?;
+    let tag = context.claim(&state)?;
     let (created, head) = (state.created, state.last_seq);
-    Ok(Some(Begun {
-        tap,
+    Ok(Some(Subscribed {
+        receiver,
         republish,
         subjects,
         created,
@@ -69,32 +75,34 @@ async fn attempt(place: &Place, filters: &FilterSet) -> Result<Option<Begun>, Je
     }))
 }
 
-/// Returns when the server knows what was subscribed to; with the connection on which it does.
-pub(super) async fn stand(place: &Place) -> ConnectionState {
-    let mut link = place.nats.0.links.core.clone();
+/// Returns when the server has processed the subscriptions, with the state of the connection that
+/// confirmed them.
+pub(super) async fn wait_subscribed(context: &StreamContext) -> ConnectionState {
+    let mut connection = context.nats.0.connections.core.clone();
     loop {
-        link.up().await;
-        let before = link.now();
-        place.nats.0.barrier.pass().await;
-        // With another connection the client subscribes again by itself, but the round trip was of the old one.
-        if link.generation() == before.generation {
+        connection.wait_up().await;
+        let before = connection.state();
+        context.nats.0.server_flush.flush().await;
+        // After a reconnect the client subscribes again by itself, but the flush used the old
+        // connection.
+        if connection.generation() == before.generation {
             return before;
         }
     }
 }
 
 impl RepublishTailer {
-    /// Subscribes to these subjects in place of those before. True if that was done.
+    /// Subscribes to these subjects instead of the previous ones. Returns true on success.
     pub(super) async fn subscribe_to(
         &mut self,
         republish: Republish,
         subjects: Vec<String>,
     ) -> bool {
-        self.tap = None;
-        let Some(tap) = self.place.distribution.subscribe(&subjects).await else {
+        self.receiver = None;
+        let Some(receiver) = self.context.distribution.subscribe(&subjects).await else {
             return false;
         };
-        (self.tap, self.republish, self.subjects) = (Some(tap), republish, subjects);
+        (self.receiver, self.republish, self.subjects) = (Some(receiver), republish, subjects);
         true
     }
 }

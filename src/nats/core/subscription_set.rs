@@ -1,4 +1,7 @@
-//! The messages of many subscriptions in one stream, each with the key of its subscription.
+//! Merges the messages of many subscriptions into one stream, each with its subscription's key.
+//!
+//! Built on `SelectAll`. Removing a key drops a oneshot sender, which ends that subscription's
+//! stream at its next poll and unsubscribes.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,68 +13,74 @@ use futures_util::stream::SelectAll;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::oneshot;
 
-/// A subscription that was made. Dropping it ends it.
-pub(crate) struct Made(Subscriber);
+/// A subscription of our own. Dropping it unsubscribes.
+pub(crate) struct OwnedSubscription(Subscriber);
 
-/// Subscriptions and what they bring.
-pub(crate) struct Inlet<K> {
-    all: SelectAll<Keyed<K>>,
-    /// Dropping one ends its subscription.
-    holds: HashMap<K, oneshot::Sender<()>>,
+/// A set of subscriptions and their messages.
+pub(crate) struct SubscriptionSet<K> {
+    all: SelectAll<KeyedSubscription<K>>,
+    /// Dropping a sender ends its subscription.
+    cancels: HashMap<K, oneshot::Sender<()>>,
 }
 
-/// One subscription; its last item is none.
-struct Keyed<K> {
+/// One subscription. Its last item is `None`.
+struct KeyedSubscription<K> {
     key: K,
     subscriber: Option<Subscriber>,
-    hold: oneshot::Receiver<()>,
+    cancel: oneshot::Receiver<()>,
 }
 
 /// Subscribes to a subject.
-pub(crate) async fn subscribe(client: &Client, subject: &str) -> Result<Made, SubscribeError> {
-    client.subscribe(subject.to_owned()).await.map(Made)
+pub(crate) async fn subscribe(
+    client: &Client,
+    subject: &str,
+) -> Result<OwnedSubscription, SubscribeError> {
+    client
+        .subscribe(subject.to_owned())
+        .await
+        .map(OwnedSubscription)
 }
 
-impl<K: Copy + Unpin> Default for Inlet<K> {
+impl<K: Copy + Unpin> Default for SubscriptionSet<K> {
     fn default() -> Self {
         Self {
             all: SelectAll::new(),
-            holds: HashMap::new(),
+            cancels: HashMap::new(),
         }
     }
 }
 
-impl<K: Copy + Eq + Hash + Unpin> Inlet<K> {
-    pub(crate) fn add(&mut self, key: K, made: Made) {
-        let (sender, hold) = oneshot::channel();
-        self.all.push(Keyed {
+impl<K: Copy + Eq + Hash + Unpin> SubscriptionSet<K> {
+    pub(crate) fn add(&mut self, key: K, subscribed: OwnedSubscription) {
+        let (sender, cancel) = oneshot::channel();
+        self.all.push(KeyedSubscription {
             key,
-            subscriber: Some(made.0),
-            hold,
+            subscriber: Some(subscribed.0),
+            cancel,
         });
-        self.holds.insert(key, sender);
+        self.cancels.insert(key, sender);
     }
 
     /// Ends a subscription.
     pub(crate) fn remove(&mut self, key: K) {
-        self.holds.remove(&key);
+        self.cancels.remove(&key);
     }
 
-    /// The next message; none when the client has ended. Cancellation safe.
+    /// Returns the next message, or `None` if the client has ended. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<(K, Message)> {
         loop {
             match self.all.next().await {
                 Some((key, Some(message))) => return Some((key, message)),
                 Some((_, None)) => return None,
-                // Without a subscription.
+                // The set is empty.
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// The next message if it is there already.
+    /// Returns the next message if it has arrived already.
     pub(crate) fn ready(&mut self) -> Option<(K, Message)> {
-        // Not as far as the runtime's budget only: all that the connection has handed over is taken together.
+        // Not limited by the runtime's budget: all that the connection has read forms one batch.
         let (key, message) = tokio::task::unconstrained(self.all.next()).now_or_never()??;
         // The end of the client shows again at the next call of `next`: all its subscriptions end.
         Some((key, message?))
@@ -90,12 +99,12 @@ impl<K: Copy + Eq + Hash + Unpin> Inlet<K> {
     }
 }
 
-impl<K: Copy + Unpin> Stream for Keyed<K> {
+impl<K: Copy + Unpin> Stream for KeyedSubscription<K> {
     type Item = (K, Option<Message>);
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let key = self.key;
-        if self.hold.poll_unpin(context).is_ready() {
+        if self.cancel.poll_unpin(context).is_ready() {
             return Poll::Ready(None);
         }
         let Some(subscriber) = &mut self.subscriber else {

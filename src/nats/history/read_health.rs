@@ -1,0 +1,112 @@
+//! Health of history reads: a health check and a probe while reads fail.
+//!
+//! A read that fails permanently reports its error here. The check `replays:STREAM` is then
+//! degraded with the error and its remedy, and every [`PROBE_EVERY`] a task performs once what a
+//! read does. When the probe succeeds the check is removed. While the error is permanent, clients
+//! that need a replay are rejected at once instead of each waiting for its own attempts.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::StreamContext;
+use crate::lifecycle::health::{Check, Status};
+use crate::nats::JetStreamError;
+use crate::nats::jetstream::consumer::{self, Consumer, Spec, sequence};
+
+/// 5 s: how long clients are rejected at most after the operator has acted. A probe is three
+/// requests.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// State of the reads of one stream: empty while they succeed.
+#[derive(Debug, Default)]
+pub(super) struct ReadHealth(Mutex<Option<Failed>>);
+
+/// State while reads fail.
+#[derive(Debug)]
+struct Failed {
+    check: Check,
+    is_permanent: bool,
+}
+
+impl ReadHealth {
+    /// Returns true if clients that need a replay are rejected.
+    pub(super) fn is_rejecting(&self) -> bool {
+        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().is_some_and(|failed| failed.is_permanent)
+    }
+
+    /// Degrades the check. Returns true for the first error since reads succeeded.
+    fn fail(&self, context: &StreamContext, error: &JetStreamError) -> bool {
+        let is_permanent = error.is_permanent();
+        let effect = if is_permanent { "are rejected" } else { "wait" };
+        let status = Status::Warning(format!(
+            "clients that need a replay {effect}: {}",
+            error.explain(&context.stream)
+        ));
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failed) = &mut *failed {
+            failed.check.set(status);
+            failed.is_permanent = is_permanent;
+            return false;
+        }
+        let check = context
+            .nats
+            .0
+            .health
+            .degraded(format!("replays:{}", context.stream), status);
+        *failed = Some(Failed {
+            check,
+            is_permanent,
+        });
+        true
+    }
+
+    fn recover(&self) {
+        if let Some(failed) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            failed.check.set(Status::Ok);
+        }
+    }
+}
+
+/// Reports the error of a failed read, and probes until reads succeed.
+pub(super) fn report(context: &Arc<StreamContext>, error: &JetStreamError) {
+    if !context.read_health.fail(context, error) {
+        return;
+    }
+    let context = Arc::downgrade(context);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(PROBE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+            let Some(context) = context.upgrade() else {
+                return;
+            };
+            match probe(&context).await {
+                Ok(()) => return context.read_health.recover(),
+                Err(error) => drop(context.read_health.fail(&context, &error)),
+            }
+        }
+    });
+}
+
+/// Performs once what a read does.
+async fn probe(context: &StreamContext) -> Result<(), JetStreamError> {
+    let inner = &context.nats.0;
+    let state = inner.api.shareable_stream_info(&context.stream).await?;
+    inner
+        .api
+        .stored(&context.stream, state.last_seq.max(1), None)
+        .await?;
+    let spec = Spec {
+        stream: context.stream.clone(),
+        name: consumer::name(&inner.api, &inner.identity, &context.stream, "p"),
+        filters: consumer::server_filters(&inner.api, &context.all),
+        // Nothing is delivered.
+        from: sequence(state.last_seq.saturating_add(1)),
+        batch: 1,
+        bytes: 1 << 20,
+    };
+    let name = spec.name.clone();
+    let created = Consumer::create(&inner.api, inner.connections.replay.clone(), spec).await;
+    inner.api.delete_later(&context.stream, &name).await;
+    created.map(drop)
+}
