@@ -32,6 +32,20 @@ pub enum GapReason {
 }
 
 impl GapReason {
+    /// Every reason, in the order of the variants.
+    pub const ALL: [Self; 10] = [
+        Self::Expired,
+        Self::Ahead,
+        Self::Recreated,
+        Self::Restarted,
+        Self::Invalid,
+        Self::Rejected,
+        Self::Upstream,
+        Self::Slow,
+        Self::Conflated,
+        Self::Claimed,
+    ];
+
     /// The word in the gap event and in metric labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -116,6 +130,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every value of the metric label.
+    pub const LABELS: [&str; 4] = ["live", "window", "archive", "gap"];
+
     /// The metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {

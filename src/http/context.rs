@@ -7,8 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
+use crate::feed::Outcome;
 use crate::http::request::route::Routes;
+use crate::http::stream::event_stream::GAP_LOG_RATE;
+use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
+use crate::limit::token_bucket::Bucket;
 use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
@@ -29,6 +33,8 @@ pub struct Context {
     /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     routes: ArcSwap<Routes>,
+    /// Limits the log lines about single gaps.
+    pub(super) gap_log_limiter: Bucket,
     draining: AtomicBool,
     drain_retry: OnceLock<(Duration, Duration)>,
 }
@@ -45,6 +51,13 @@ impl Context {
         let connections = [Protocol::Http11, Protocol::H2].map(|protocol| {
             ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls))
         });
+        // From 0, so that `increase` sees the first one.
+        for outcome in Outcome::LABELS {
+            metrics.resumes_total.with_label_values(&[outcome]);
+        }
+        for limit in Limit::ALL {
+            metrics.throttled_total.with_label_values(&[limit.as_str()]);
+        }
         Arc::new(Self {
             connections,
             metrics,
@@ -53,6 +66,7 @@ impl Context {
             load_level,
             client_limiter: ClientLimiter::new(),
             routes: ArcSwap::default(),
+            gap_log_limiter: Bucket::new(GAP_LOG_RATE),
             draining: AtomicBool::new(false),
             drain_retry: OnceLock::new(),
         })

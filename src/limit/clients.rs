@@ -93,6 +93,14 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 const LOG_RATE: Rate = Rate::new(10, 10);
 
 impl Limit {
+    /// Every limit, in the order of the variants.
+    pub const ALL: [Self; 4] = [
+        Self::Connections,
+        Self::FilterSets,
+        Self::Connects,
+        Self::Events,
+    ];
+
     /// The `limit` label of `sidestream_throttled_total`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,85 +1,77 @@
-//! Reasons why an event stream ends: one closed list for metrics, logs and the client.
+//! The reasons that end an event stream: one closed enum for metric labels, logs and clients.
 
 use tracing::Level;
 
-/// Reason why an event stream ended or shall end.
+/// Reason for the end of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// The client disconnected, or its connection failed.
+    /// The client disconnected or no longer answers.
     Client,
-    /// The pod is draining; another pod continues.
+    /// The pod drains: the client continues on another pod.
     Drain,
-    /// The connection reached the route's `max_age`.
+    /// The event stream reached the route's `max_age`.
     Age,
-    /// The client read its events too slowly.
+    /// The client read too slowly.
     Slow,
-    /// This pod is short of resources.
-    Overload,
-    /// The client's authorization changed or expired.
-    Unauthorized,
-    /// An operator closed it.
-    Killed,
-    /// The source is gone, or NATS rejects reading it until an operator acts.
+    /// The source no longer exists, or NATS rejects reading it until an operator changes something.
     Upstream,
-    /// A bug in the sidecar.
-    Error,
-    /// Still open at the end of the shutdown timeout.
+    /// The event stream was still open at the deadline of a drain.
     Cut,
 }
 
+/// Representation of one reason.
+struct Row {
+    /// Label of metrics and logs.
+    label: &'static str,
+    /// Whether the client receives the label in `sidestream.close`.
+    is_sent: bool,
+    level: Level,
+}
+
 impl CloseReason {
-    /// All reasons, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    /// Every reason, in the order of the variants.
+    pub const ALL: [Self; 6] = [
         Self::Client,
         Self::Drain,
         Self::Age,
         Self::Slow,
-        Self::Overload,
-        Self::Unauthorized,
-        Self::Killed,
         Self::Upstream,
-        Self::Error,
         Self::Cut,
     ];
 
-    /// Label in metrics and logs; reason sent to the client, if any; log level.
-    const fn row(self) -> (&'static str, Option<&'static str>, Level) {
-        match self {
-            Self::Client => ("client", None, Level::INFO),
-            Self::Drain => ("drain", Some("drain"), Level::INFO),
-            Self::Age => ("age", Some("age"), Level::INFO),
-            Self::Slow => ("slow", Some("slow"), Level::WARN),
-            Self::Overload => ("overload", Some("overload"), Level::WARN),
-            Self::Unauthorized => ("unauthorized", Some("unauthorized"), Level::INFO),
-            Self::Killed => ("killed", None, Level::WARN),
-            Self::Upstream => ("upstream", Some("upstream"), Level::WARN),
-            Self::Error => ("error", None, Level::ERROR),
-            Self::Cut => ("cut", None, Level::WARN),
+    const fn row(self) -> Row {
+        let (label, is_sent, level) = match self {
+            Self::Client => ("client", false, Level::INFO),
+            Self::Drain => ("drain", true, Level::INFO),
+            Self::Age => ("age", true, Level::INFO),
+            Self::Slow => ("slow", true, Level::WARN),
+            Self::Upstream => ("upstream", true, Level::WARN),
+            Self::Cut => ("cut", false, Level::WARN),
+        };
+        Row {
+            label,
+            is_sent,
+            level,
         }
     }
 
-    /// The `reason` label of metrics and logs.
+    /// Returns the `reason` label of metrics and logs.
     #[must_use]
     pub const fn label(self) -> &'static str {
-        self.row().0
+        self.row().label
     }
 
-    /// Reason in the event `sidestream.close`. `None`: the event stream ends without that event.
+    /// Returns the reason in the event `sidestream.close`; `None` if the stream ends without that event.
     #[must_use]
     pub const fn client_reason(self) -> Option<&'static str> {
-        self.row().1
+        let row = self.row();
+        if row.is_sent { Some(row.label) } else { None }
     }
 
-    /// Returns true if the client may reconnect, here or to another pod, and continue.
-    #[must_use]
-    pub const fn may_reconnect(self) -> bool {
-        !matches!(self, Self::Unauthorized)
-    }
-
-    /// Level of its log line.
+    /// Returns the level of the log line.
     #[must_use]
     pub const fn level(self) -> Level {
-        self.row().2
+        self.row().level
     }
 }
 
@@ -90,23 +82,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_own_label_and_clients_receive_six_of_them() {
-        let reasons: BTreeSet<_> = CloseReason::ALL.iter().map(|close| close.label()).collect();
-        assert_eq!(reasons.len(), CloseReason::ALL.len());
-        let client_reason: Vec<_> = CloseReason::ALL
-            .iter()
-            .filter_map(|close| close.client_reason())
+    fn reasons_have_distinct_labels_in_the_order_of_the_variants() {
+        let labels: BTreeSet<_> = CloseReason::ALL.map(CloseReason::label).into();
+        assert_eq!(labels.len(), CloseReason::ALL.len());
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn clients_receive_four_of_the_reasons() {
+        let sent: Vec<_> = CloseReason::ALL
+            .into_iter()
+            .filter_map(CloseReason::client_reason)
             .collect();
-        assert_eq!(
-            client_reason,
-            [
-                "drain",
-                "age",
-                "slow",
-                "overload",
-                "unauthorized",
-                "upstream"
-            ]
-        );
+        assert_eq!(sent, ["drain", "age", "slow", "upstream"]);
     }
 }

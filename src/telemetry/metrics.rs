@@ -50,11 +50,11 @@ pub struct Metrics {
     pub lag_seconds: GaugeVec,
     /// `sidestream_slow_clients{route}`
     pub slow_clients: IntGaugeVec,
-    /// `sidestream_gaps_total{reason}`
+    /// `sidestream_gaps_total{route,reason}`
     pub gaps_total: IntCounterVec,
-    /// `sidestream_missed_events_total{reason}`
+    /// `sidestream_missed_events_total{route,reason}`
     pub missed_events_total: IntCounterVec,
-    /// `sidestream_shed_events_total{tier}`
+    /// `sidestream_shed_events_total{route,tier}`
     pub shed_events_total: IntCounterVec,
     /// `sidestream_throttled_total{limit}`
     pub throttled_total: IntCounterVec,
@@ -108,6 +108,8 @@ pub struct Metrics {
     pub admin_refusals_total: IntCounterVec,
     /// `sidestream_log_lines_dropped_total`
     pub log_lines_dropped_total: IntCounter,
+    /// `sidestream_log_lines_suppressed_total`
+    pub log_lines_suppressed_total: IntCounter,
     /// `sidestream_registry_full_total`
     pub registry_full_total: IntCounter,
 }
@@ -155,7 +157,7 @@ impl Metrics {
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        Ok(Self {
+        let metrics = Self {
             connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
             connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds; events on their way are shared and counted with windows, or copies of at most a turn.")?,
@@ -172,9 +174,9 @@ impl Metrics {
             lag_bytes: r.gauges("lag_bytes", "Bytes that wait for the client that lacks most.", &["route"])?,
             lag_seconds: r.float_gauges("lag_seconds", "Age of the oldest event that waits for a client.", &["route"])?,
             slow_clients: r.gauges("slow_clients", "Clients whose own socket has refused bytes for longer than the route's patience while events wait.", &["route"])?,
-            gaps_total: r.counters("gaps_total", "Gaps told to clients, by reason.", &["reason"])?,
-            missed_events_total: r.counters("missed_events_total", "Events missed in those gaps, where their number is known.", &["reason"])?,
-            shed_events_total: r.counters("shed_events_total", "Events that slow clients were spared and told of, shed or conflated, by tier.", &["tier"])?,
+            gaps_total: r.counters("gaps_total", "Gaps sent to clients, by route and reason.", &["route", "reason"])?,
+            missed_events_total: r.counters("missed_events_total", "Events that clients missed in those gaps, where the number is known.", &["route", "reason"])?,
+            shed_events_total: r.counters("shed_events_total", "Events that were skipped and reported in a gap, because the client was slow, its rate limit was reached or the pod shed load, by route and tier.", &["route", "tier"])?,
             throttled_total: r.counters("throttled_total", "Times that a client reached a limit of `limits.per_client` (connections, filter_sets, connects), or that its events waited for one (events).", &["limit"])?,
             pressure_level: r.gauge("pressure_level", "0 nothing is cut, 1 telemetry is thinned, 2 no telemetry and normal events at half their rate, 3 a quarter of it and no new event streams.")?,
             resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
@@ -201,11 +203,17 @@ impl Metrics {
             registry_errors_total: r.counter("registry_errors_total", "Readings and writes of the registry over all pods that failed.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Connections closed and requests rejected on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have), `too_many_lists`, `host_not_allowed` (a `Host` that is no address and not in `admin.hosts`).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
+            log_lines_suppressed_total: r.counter("log_lines_suppressed_total", "Log lines about single gaps that were not written because the process had logged 100 of them in a second; the metrics and the line at the end of the event stream include these gaps.")?,
             registry_full_total: r.counter("registry_full_total", "Entries of event streams that were not written because the bucket of the registry is full.")?,
             samplers: Mutex::new(Vec::new()),
             described: r.described.into_inner(),
             registry,
-        })
+        };
+        // From 0, so that `increase` sees the first one.
+        for result in ["changed", "unchanged", "refused"] {
+            metrics.config_reloads_total.with_label_values(&[result]);
+        }
+        Ok(metrics)
     }
 
     /// Adds a function that brings gauges up to date before each reading.

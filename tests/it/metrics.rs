@@ -25,9 +25,9 @@ const NAMES: &[(&str, &str)] = &[
     ("lag_bytes", "route"),
     ("lag_seconds", "route"),
     ("slow_clients", "route"),
-    ("gaps_total", "reason"),
-    ("missed_events_total", "reason"),
-    ("shed_events_total", "tier"),
+    ("gaps_total", "route, reason"),
+    ("missed_events_total", "route, reason"),
+    ("shed_events_total", "route, tier"),
     ("throttled_total", "limit"),
     ("pressure_level", ""),
     ("resumes_total", "outcome"),
@@ -55,6 +55,7 @@ const NAMES: &[(&str, &str)] = &[
     ("admin_refusals_total", "port, code"),
     ("registry_full_total", ""),
     ("log_lines_dropped_total", ""),
+    ("log_lines_suppressed_total", ""),
     ("injector_reviews_total", "outcome"),
     ("injector_problems_total", ""),
     ("injector_review_seconds", ""),
@@ -64,8 +65,9 @@ const NAMES: &[(&str, &str)] = &[
 const INTRODUCTION: &str = "\
 # Metrics
 
-Prometheus text on `GET /metrics` of the admin port. Counters end in `_total` and begin at 0 with the process; a series
-with labels appears with its first value. The id of a client is never a label. Histograms have the usual `_bucket`,
+Prometheus text on `GET /metrics` of the admin port. Counters end in `_total` and begin at 0 with the process; a
+series with a label from a closed list (reasons, tiers, protocols) appears with the route, at 0; other series appear with their
+first value. The id of a client is never a label. Histograms have the usual `_bucket`,
 `_sum` and `_count` series.
 
 This table is written by a test from the metrics themselves: `UPDATE_DOCS=1 cargo test --test it metrics::`.

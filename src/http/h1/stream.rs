@@ -172,7 +172,7 @@ impl<T: Transport> H1Stream<T> {
             Phase::Linger(Box::pin(tokio::time::sleep(LINGER))),
         );
         let Phase::Open(stream) = before else { return };
-        if !stream.is_aborted(close) {
+        if !stream.is_aborted() {
             self.io.writer.finish();
         }
         self.phase = Phase::Last(Box::new(stream), deadline);

@@ -113,7 +113,7 @@ impl H2Stream {
             Step::Close(close) => {
                 self.io.last = Some(Last {
                     close,
-                    is_aborted: self.stream.is_aborted(close),
+                    is_aborted: self.stream.is_aborted(),
                 })
             }
         }

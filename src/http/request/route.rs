@@ -10,10 +10,11 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use super::cors;
 use super::rejection::Rejection;
 use super::request::Request;
-use crate::feed::{FeedOptions, Source};
+use crate::feed::{FeedOptions, Gap, GapReason, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
 use crate::net::AddressText;
 use crate::presence::{CloseReason, Protocol};
+use crate::sse::Tier;
 use crate::subject::template::Unfilled;
 use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
@@ -43,6 +44,8 @@ pub(in crate::http) struct Route {
 #[derive(Debug)]
 pub(in crate::http) struct RouteSource {
     pub(in crate::http) source: Source,
+    /// Name of the stream, or `core`: the `source` field of logs.
+    pub(in crate::http) label: Box<str>,
     subjects: Vec<SubjectTemplate>,
     allow: Vec<Filter>,
 }
@@ -55,7 +58,10 @@ pub(in crate::http) struct RouteMetrics {
     pub(in crate::http) delivery: Histogram,
     streams: [IntGauge; 3],
     opened: [IntCounter; 3],
-    closed: Vec<IntCounter>,
+    closed: [IntCounter; CloseReason::ALL.len()],
+    gaps: [IntCounter; GapReason::ALL.len()],
+    missed_events: [IntCounter; GapReason::ALL.len()],
+    shed_events: [IntCounter; Tier::ALL.len()],
 }
 
 /// Finds the source that a route's configuration names.
@@ -92,6 +98,7 @@ impl Route {
         let label: Arc<str> = config.path.as_str().into();
         let sources = config.sources.iter().map(|source| RouteSource {
             source: find(source),
+            label: source.stream.as_deref().unwrap_or("core").into(),
             subjects: source.subjects.clone(),
             allow: source.allow.clone(),
         });
@@ -203,14 +210,26 @@ impl RouteMetrics {
                     .streams_opened_total
                     .with_label_values(&[route, protocol.as_str()])
             }),
-            closed: CloseReason::ALL
-                .iter()
-                .map(|close| {
-                    metrics
-                        .streams_closed_total
-                        .with_label_values(&[route, close.label()])
-                })
-                .collect(),
+            closed: CloseReason::ALL.map(|close| {
+                metrics
+                    .streams_closed_total
+                    .with_label_values(&[route, close.label()])
+            }),
+            gaps: GapReason::ALL.map(|reason| {
+                metrics
+                    .gaps_total
+                    .with_label_values(&[route, reason.as_str()])
+            }),
+            missed_events: GapReason::ALL.map(|reason| {
+                metrics
+                    .missed_events_total
+                    .with_label_values(&[route, reason.as_str()])
+            }),
+            shed_events: Tier::ALL.map(|tier| {
+                metrics
+                    .shed_events_total
+                    .with_label_values(&[route, tier.as_str()])
+            }),
         }
     }
 
@@ -222,5 +241,19 @@ impl RouteMetrics {
     pub(in crate::http) fn closed(&self, protocol: Protocol, close: CloseReason) {
         self.streams[protocol as usize].dec();
         self.closed[close as usize].inc();
+    }
+
+    /// Counts a gap that the client receives, and the events in it if their number is known.
+    pub(in crate::http) fn gap(&self, gap: Gap) {
+        let reason = gap.reason as usize;
+        self.gaps[reason].inc();
+        if let Some(missed) = gap.missed {
+            self.missed_events[reason].inc_by(missed);
+        }
+    }
+
+    /// Counts events of a tier that were skipped.
+    pub(in crate::http) fn shed(&self, tier: Tier, events: u64) {
+        self.shed_events[tier as usize].inc_by(events);
     }
 }

@@ -2,6 +2,7 @@
 
 mod clock;
 mod close;
+mod gaps;
 mod opening;
 
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
@@ -18,7 +19,7 @@ use super::direct_path::DirectPath;
 use super::state::StreamState;
 use super::throttle::{ThrottlePass, ThrottleState};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
-use crate::feed::{Cursor, DirectSink, Gap, Item, Read, Shedder};
+use crate::feed::{Cursor, DirectSink, Item, Read, Shedder};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::http::h2::group::H2StreamGroup;
@@ -26,8 +27,9 @@ use crate::limit::ClientPermit;
 use crate::limit::clients::Limit;
 use crate::presence::{CloseReason, Registration, State, StreamHandle as _};
 use crate::sse::id::Joined;
-use crate::sse::{Position, Tier, encode};
+use crate::sse::{Position, encode};
 
+pub(in crate::http) use gaps::LOG_RATE as GAP_LOG_RATE;
 pub(in crate::http) use opening::Opening;
 
 /// One open event stream. Two drivers carry it: the socket taken back from hyper, and an HTTP/2 body.
@@ -65,6 +67,8 @@ pub(in crate::http) struct EventStream {
     /// HTTP/2: its family knows that it has come of age.
     has_reported_age: bool,
     ending: Option<Ending>,
+    /// Sum of the events in its gaps, where their number is known; saturates.
+    missed_events: u32,
     /// Everything that was handed out has been taken by the socket, its end included.
     is_delivered: bool,
 }
@@ -103,8 +107,8 @@ impl EventStream {
     }
 
     /// Whether its end is to look like a broken connection, by the route's `close`.
-    pub(in crate::http) fn is_aborted(&self, close: CloseReason) -> bool {
-        self.state.route.config.close == CloseStyle::Abort && close.may_reconnect()
+    pub(in crate::http) fn is_aborted(&self) -> bool {
+        self.state.route.config.close == CloseStyle::Abort
     }
 
     /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends. The driver
@@ -245,7 +249,7 @@ impl EventStream {
         self.state.close(close);
         // What waits at this moment is owed; what is published meanwhile is the next connection's.
         let pending_events = match close {
-            CloseReason::Drain | CloseReason::Age | CloseReason::Unauthorized => {
+            CloseReason::Drain | CloseReason::Age => {
                 u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
             }
             _ => 0,
@@ -383,8 +387,8 @@ impl EventStream {
                 }
                 Item::Gap { gap, position } => {
                     self.positions[place] = position;
-                    self.count_gap(gap);
-                    out.write(|bytes| put_gap(bytes, gap, Some(&self.positions)));
+                    self.report_gap(gap, Some(place));
+                    out.write(|bytes| gaps::put_gap(bytes, gap, Some(&self.positions)));
                 }
             }
         }
@@ -396,38 +400,4 @@ impl EventStream {
             out.stats.handed = Some(now);
         }
     }
-
-    fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
-        for (tier, events) in skipped {
-            self.context
-                .metrics
-                .shed_events_total
-                .with_label_values(&[tier.as_str()])
-                .inc_by(events);
-        }
-    }
-
-    fn count_gap(&self, gap: Gap) {
-        let metrics = &self.context.metrics;
-        metrics
-            .gaps_total
-            .with_label_values(&[gap.reason.as_str()])
-            .inc();
-        if let Some(missed) = gap.missed {
-            metrics
-                .missed_events_total
-                .with_label_values(&[gap.reason.as_str()])
-                .inc_by(missed);
-        }
-        self.state.count_gap();
-    }
-}
-
-fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Position]>) {
-    let missed = gap
-        .missed
-        .map_or("null".to_owned(), |missed| missed.to_string());
-    let (reason, resume) = (gap.reason, gap.reason.resume());
-    let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
-    encode::put_control(out, "sidestream.gap", &json, id.map(Joined));
 }

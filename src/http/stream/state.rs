@@ -197,6 +197,11 @@ impl StreamState {
         self.turn.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns the number of gaps so far.
+    pub(in crate::http) fn gaps(&self) -> u32 {
+        self.turn.gaps.load(Ordering::Relaxed)
+    }
+
     /// Counts what has reached the socket; for the thread of its task alone.
     ///
     /// `route` is its own, for whoever has that at hand.
@@ -328,10 +333,7 @@ impl StreamState {
 
     /// Whether this end waits for nobody: what is pending is thrown away.
     pub(in crate::http) fn is_forced(close: CloseReason) -> bool {
-        matches!(
-            close,
-            CloseReason::Killed | CloseReason::Cut | CloseReason::Client | CloseReason::Error
-        )
+        matches!(close, CloseReason::Cut | CloseReason::Client)
     }
 }
 
@@ -398,16 +400,12 @@ impl StreamHandle for StreamState {
             sent: self.totals(),
             memory_bytes: self.memory_bytes(),
             slow: self.is_slow(),
-            gaps: u64::from(self.turn.gaps.load(Ordering::Relaxed)),
+            gaps: u64::from(self.gaps()),
         }
     }
 
     fn close(&self, close: CloseReason) {
-        let place = CloseReason::ALL
-            .iter()
-            .position(|known| *known == close)
-            .unwrap_or_default() as u8
-            + 1;
+        let place = close as u8 + 1;
         // A forced end overrules one that waits.
         let asked = self
             .turn

@@ -22,6 +22,7 @@ const ROUTES: &str = r#"
 routes:
   - path: /shed
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
+    client: "{query.user}"
     slow: { patience: 300ms }
     priority: &rules
       - { subjects: ["orders.*.critical"], tier: critical }

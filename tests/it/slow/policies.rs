@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::fixture::{Fixture, Published, STALL_TIMEOUT, Tally};
 use testkit::h2::H2Client;
 use testkit::proxy::{Fault, Proxy};
+use testkit::sidestream::metric;
 use testkit::sse::{End, Event, SseClient};
 use testkit::wait::{DEADLINE, eventually};
 
@@ -15,15 +16,18 @@ fn is_number(number: u64) -> impl Fn(&Event) -> bool {
     move |event| event.data.starts_with(&format!("{number} "))
 }
 
-async fn assert_counted(fixture: &Fixture, tally: &Tally, reason: &str) {
+async fn assert_counted(fixture: &Fixture, tally: &Tally, route: &str, reason: &str) {
     for tier in ["critical", "normal", "telemetry"] {
         let counted = fixture
             .sidestream
-            .metric("sidestream_shed_events_total", &[("tier", tier)])
+            .metric(
+                "sidestream_shed_events_total",
+                &[("route", route), ("tier", tier)],
+            )
             .await;
         assert_eq!(counted, tally.count_missed(tier) as f64, "{tier}");
     }
-    let reason = [("reason", reason)];
+    let reason = [("route", route), ("reason", reason)];
     let missed = fixture
         .sidestream
         .metric("sidestream_missed_events_total", &reason)
@@ -66,7 +70,7 @@ pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
         tally.missed.len() > last_normal + 1,
         "telemetry is shed longer"
     );
-    assert_counted(&fixture, &tally, "slow").await;
+    assert_counted(&fixture, &tally, "/shed", "slow").await;
 
     // Where it was told of a gap it can go on: what follows that position is given again, from memory.
     let gap = events
@@ -88,6 +92,55 @@ async fn a_slow_client_gets_everything_critical_in_order_and_is_told_exactly_wha
     let fixture = Fixture::start().await;
     let client = fixture.lazy("/shed").await;
     is_shed_and_told(fixture, client).await;
+}
+
+#[tokio::test]
+async fn gaps_of_a_client_are_logged_with_its_id_and_counted_by_route() {
+    let mut fixture = Fixture::start().await;
+    let mut client = fixture.lazy("/shed?user=ada").await;
+    fixture.publish_until_waiting("/shed", 900, 500).await;
+    fixture.until_slow("/shed").await;
+    let events = client.until(is_number(fixture.published - 1)).await;
+    let tally = Tally::of(&events, 0, "slow");
+    assert!(tally.gaps > 0, "{events:?}");
+    assert_counted(&fixture, &tally, "/shed", "slow").await;
+    let other_route = [("route", "/conflate"), ("reason", "slow")];
+    let metrics = fixture.sidestream.admin("/metrics").await.1;
+    assert!(metrics.contains(r#"sidestream_gaps_total{reason="slow",route="/conflate"} 0"#));
+    assert_eq!(metric(&metrics, "sidestream_gaps_total", &other_route), 0.0);
+
+    let last_id = client.last_event_id().to_owned();
+    drop(client);
+    let closed = fixture
+        .sidestream
+        .until_log("the end of the event stream is logged", |line| {
+            line["message"] == "event stream closed" && line["client"] == "ada"
+        })
+        .await;
+    assert_eq!(closed["route"], "/shed");
+    assert_eq!(closed["gaps"], tally.gaps);
+    assert_eq!(closed["missed"], tally.missed.len());
+    assert_eq!(closed["position"], last_id);
+
+    let log = fixture.sidestream.log();
+    let lines: Vec<_> = log
+        .iter()
+        .filter(|line| line["message"] == "event stream gap" && line["client"] == "ada")
+        .collect();
+    let sent: Vec<_> = events
+        .iter()
+        .filter(|event| event.name == "sidestream.gap")
+        .collect();
+    assert_eq!(lines.len(), sent.len());
+    for (line, gap) in lines.iter().zip(sent) {
+        let data: serde_json::Value = serde_json::from_str(&gap.data).unwrap();
+        assert_eq!(line["missed"], data["missed"]);
+        assert_eq!(line["reason"], data["reason"]);
+        assert_eq!(line["position"], gap.id);
+        assert_eq!(line["route"], "/shed");
+        assert_eq!(line["source"], "ORDERS");
+        assert!(line["client.addr"].is_string(), "{line}");
+    }
 }
 
 #[tokio::test]
@@ -141,7 +194,7 @@ async fn conflated_is_all_but_the_newest_of_each_subject_with_one_gap_before() {
         !tally.missed.iter().any(newest),
         "the newest of each subject is given"
     );
-    assert_counted(&fixture, &tally, "conflated").await;
+    assert_counted(&fixture, &tally, "/conflate", "conflated").await;
 }
 
 #[tokio::test]
@@ -180,7 +233,7 @@ async fn with_two_sources_what_waits_in_both_counts() {
     }
     let tally = Tally::of(&events, 0, "slow");
     assert!(tally.count_missed("critical") == 0 && tally.count_missed("telemetry") > 0);
-    assert_counted(&fixture, &tally, "slow").await;
+    assert_counted(&fixture, &tally, "/both", "slow").await;
 }
 
 /// A client that does not read yet, on the route that ends with a hundred waiting.
@@ -292,7 +345,7 @@ pub async fn is_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Clien
         tally.count_missed("normal"),
     ];
     assert!(missed.iter().all(|count| *count > 0), "{missed:?}");
-    assert_counted(&fixture, &tally, "slow").await;
+    assert_counted(&fixture, &tally, "/shed", "slow").await;
 }
 
 #[tokio::test]

@@ -66,6 +66,9 @@ impl Drop for EventStream {
                     events = sent.events,
                     bytes = sent.bytes,
                     lag = lag.events,
+                    gaps = state.gaps(),
+                    missed = self.missed_events,
+                    position = %Joined(&self.positions),
                     "event stream closed"
                 )
             };

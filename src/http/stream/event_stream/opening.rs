@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::{EventStream, put_gap};
+use super::EventStream;
+use super::gaps::put_gap;
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
@@ -33,6 +34,13 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) peer: Peer,
     /// A browser's EventSource may be at the other end.
     pub(in crate::http) browser: bool,
+}
+
+/// Gap that is known when the event stream opens.
+struct OpeningGap {
+    gap: Gap,
+    /// Index of its source; `None` if it concerns all sources.
+    source: Option<usize>,
 }
 
 impl EventStream {
@@ -88,15 +96,18 @@ impl EventStream {
         };
         let id = last_event_id.as_deref().map(EventId::parse);
         let mut cursors = SmallVec::with_capacity(route.sources.len());
-        let mut gaps: Vec<Gap> = Vec::new();
+        let mut gaps: Vec<OpeningGap> = Vec::new();
         if *claim == Claim::Lost {
-            gaps.push(Gap {
-                reason: GapReason::Claimed,
-                missed: None,
+            gaps.push(OpeningGap {
+                gap: Gap {
+                    reason: GapReason::Claimed,
+                    missed: None,
+                },
+                source: None,
             });
         }
         let mut outcomes = Vec::with_capacity(route.sources.len());
-        for (source, filters) in route.sources.iter().zip(filters) {
+        for (index, (source, filters)) in route.sources.iter().zip(filters).enumerate() {
             let start = start(id.as_ref(), &source.source)?;
             let mut opened = source
                 .source
@@ -125,7 +136,10 @@ impl EventStream {
             match opened.outcome {
                 // An id that is none is one gap, however many sources there are.
                 Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
-                Outcome::Gap(gap) => gaps.push(gap),
+                Outcome::Gap(gap) => gaps.push(OpeningGap {
+                    gap,
+                    source: (gap.reason != GapReason::Invalid).then_some(index),
+                }),
                 Outcome::Live | Outcome::Window | Outcome::Archive => {}
             }
             cursors.push(opened.cursor);
@@ -164,26 +178,29 @@ impl EventStream {
             age,
             has_reported_age: false,
             ending: None,
+            missed_events: 0,
             is_delivered: false,
             state,
         };
         stream.deadline = stream.next_deadline();
         stream.opening = Some(Box::new(stream.opening_bytes(&gaps)));
         stream.state.route.metrics.opened(peer.protocol);
-        stream.log_open(id.is_some(), is_taken_over, &gaps);
+        stream.log_open(id.is_some(), is_taken_over, gaps.len());
+        for OpeningGap { gap, source } in gaps {
+            stream.report_gap(gap, source);
+        }
         Ok(stream)
     }
 
     /// `retry:`, then the gaps or the position.
-    fn opening_bytes(&self, gaps: &[Gap]) -> Bytes {
+    fn opening_bytes(&self, gaps: &[OpeningGap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
         encode::put_retry(&mut out, config.retry);
         for (place, gap) in gaps.iter().enumerate() {
-            self.count_gap(*gap);
             // Only the last gap carries the id: it stands before what passes any of them.
             let id = (place + 1 == gaps.len()).then_some(&*self.positions);
-            put_gap(&mut out, *gap, id);
+            put_gap(&mut out, gap.gap, id);
         }
         if gaps.is_empty() && config.checkpoint.is_some() {
             encode::put_position(&mut out, Joined(&self.positions));
@@ -191,7 +208,7 @@ impl EventStream {
         out.freeze()
     }
 
-    fn log_open(&self, resumed: bool, is_taken_over: bool, gaps: &[Gap]) {
+    fn log_open(&self, resumed: bool, is_taken_over: bool, gaps: usize) {
         let state = &self.state;
         tracing::info!(
             client = &*state.client,
@@ -200,8 +217,8 @@ impl EventStream {
             protocol = state.peer.protocol.as_str(),
             state = if resumed { State::Reconnecting } else { State::Connecting }.as_str(),
             taken_over = is_taken_over,
-            id = %Joined(&self.positions),
-            gaps = gaps.len(),
+            position = %Joined(&self.positions),
+            gaps,
             "event stream opened"
         );
     }

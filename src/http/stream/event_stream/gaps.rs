@@ -1,0 +1,65 @@
+//! Reports gaps: to the client in-band, to the operator in metrics and in the log.
+//!
+//! A client that misses events receives `sidestream.gap` before the next event. At the same moment
+//! [`EventStream::report_gap`] counts the gap by route and reason, and logs one line with the
+//! client, the source, the number of missed events and the event id that the client receives. The
+//! process logs at most [`LOG_RATE`] of these lines; the rest is counted in
+//! `sidestream_log_lines_suppressed_total`. The line at the end of the event stream has the totals.
+//!
+//! All of this runs on the task of the event stream, and only if there is a gap.
+
+use bytes::BytesMut;
+
+use super::EventStream;
+use crate::feed::Gap;
+use crate::limit::Rate;
+use crate::sse::encode;
+use crate::sse::id::Joined;
+use crate::sse::{Position, Tier};
+
+/// 100 lines per second, with the same burst, for all clients of the process: enough to find a
+/// client, and little work if one loss concerns thousands of them.
+pub(in crate::http) const LOG_RATE: Rate = Rate::new(100, 100);
+
+impl EventStream {
+    /// Counts and logs a gap. `source` is the index of its source; `None` if it concerns all.
+    pub(super) fn report_gap(&mut self, gap: Gap, source: Option<usize>) {
+        self.state.count_gap();
+        self.state.route.metrics.gap(gap);
+        let missed = u32::try_from(gap.missed.unwrap_or(0)).unwrap_or(u32::MAX);
+        self.missed_events = self.missed_events.saturating_add(missed);
+        if self.context.gap_log_limiter.take(1).is_err() {
+            self.context.metrics.log_lines_suppressed_total.inc();
+            return;
+        }
+        let state = &self.state;
+        let source = source.map(|index| &*state.route.sources[index].label);
+        tracing::info!(
+            client = &*state.client,
+            client.addr = %state.peer.text(),
+            route = &*state.route.label,
+            source,
+            reason = gap.reason.as_str(),
+            missed = gap.missed,
+            position = %Joined(&self.positions),
+            "event stream gap"
+        );
+    }
+
+    /// Counts events that were skipped; the gaps that follow report them.
+    pub(super) fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
+        for (tier, events) in skipped {
+            self.state.route.metrics.shed(tier, events);
+        }
+    }
+}
+
+/// Appends a `sidestream.gap` event, with an id if the client can resume right after it.
+pub(super) fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Position]>) {
+    let missed = gap
+        .missed
+        .map_or("null".to_owned(), |missed| missed.to_string());
+    let (reason, resume) = (gap.reason, gap.reason.resume());
+    let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
+    encode::put_control(out, "sidestream.gap", &json, id.map(Joined));
+}
