@@ -259,12 +259,19 @@ fn guard_ignores_an_outlier_from_nine_rounds_on() {
 
 #[test]
 fn guard_compares_the_storm_with_a_multiple_of_the_bare_loop() {
+    let base = spread(&[1.2, 1.3, 1.4]);
     for (ratios, expected) in [
         ([1.34, 1.2, 1.5], Verdict::Ok),
         ([1.34, 1.4, 1.5], Verdict::Noise),
         ([1.36, 1.4, 1.5], Verdict::Slower),
     ] {
-        assert_eq!(spread(&ratios).against_bound(1.35), expected, "{ratios:?}");
+        assert_eq!(
+            spread(&ratios).against_bound(1.35, &base),
+            expected,
+            "{ratios:?}"
+        );
     }
+    let high = spread(&[1.5, 1.6, 1.7]);
+    assert_eq!(high.against_bound(1.35, &high), Verdict::Above);
     assert_eq!(Spread::of(Vec::new()), None);
 }
