@@ -180,8 +180,8 @@ impl App {
         followed.get_or_init(|| sources.clone());
 
         let (registering, registered) = crate::lifecycle::shutdown::channel();
-        if let Some(bucket) = &config.registry.bucket {
-            streams.set_presence(nats.presence(bucket, config.registry.max_bytes, registered));
+        if let Some(bucket) = &config.presence.bucket {
+            streams.set_presence(nats.presence(bucket, config.presence.max_bytes, registered));
         }
 
         // Listeners are last: the first connection finds everything that serves it.

@@ -184,19 +184,19 @@ async fn connections(asker: &Asker, query: Option<&str>) -> Answer {
             List::new(entries, permit).boxed_unsync(),
         ),
         Err(NoList::NotConfigured) => {
-            let hint = "name a bucket as `registry.bucket`, or ask each pod without `scope`";
+            let hint = "name a bucket as `presence.bucket`, or ask each pod without `scope`";
             error(
                 StatusCode::NOT_FOUND,
-                "no_registry",
+                "presence_not_configured",
                 "this pod keeps no registry over all pods",
                 hint,
             )
         }
         Err(NoList::Unavailable(why)) => {
-            let hint = "the check `registry` on /health says more; without `scope` this pod's own clients are listed";
+            let hint = "the check `presence` on /health says more; without `scope` this pod's own clients are listed";
             error(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "registry_unavailable",
+                "presence_unavailable",
                 &why,
                 hint,
             )

@@ -41,7 +41,7 @@ pub(super) fn readiness(parts: &Parts) -> Value {
         .iter()
         .filter_map(|(name, status)| match status {
             Status::Failing(why) => Some((name.clone(), why.as_str().into())),
-            Status::Ok | Status::Warning(_) => None,
+            Status::Ok | Status::Degraded(_) => None,
         })
         .collect();
     json!({ "ready": is_ready(parts), "status": overall(&checks, drain), "failing": failing })
@@ -58,9 +58,9 @@ fn overall(checks: &BTreeMap<String, Status>, drain: Progress) -> &'static str {
         "failing"
     } else if checks
         .values()
-        .any(|status| matches!(status, Status::Warning(_)))
+        .any(|status| matches!(status, Status::Degraded(_)))
     {
-        "warning"
+        "degraded"
     } else {
         "ok"
     }
@@ -69,7 +69,7 @@ fn overall(checks: &BTreeMap<String, Status>, drain: Progress) -> &'static str {
 fn check(status: &Status) -> Value {
     match status {
         Status::Ok => json!({ "status": "ok", "message": null }),
-        Status::Warning(why) => json!({ "status": "warning", "message": why }),
+        Status::Degraded(why) => json!({ "status": "degraded", "message": why }),
         Status::Failing(why) => json!({ "status": "failing", "message": why }),
     }
 }

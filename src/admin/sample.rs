@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::answer::{HOST_NOT_ALLOWED, TOO_MANY_LISTS};
-use crate::lifecycle::phase::Progress;
+use crate::lifecycle::phase::{Phase, Progress};
 use crate::presence::{RouteLag, StreamTable};
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::set_state;
 
 /// Adds the admin's samplers.
 pub(super) fn install(metrics: &Metrics, registry: StreamTable, drain: watch::Receiver<Progress>) {
@@ -33,7 +34,8 @@ pub(super) fn install(metrics: &Metrics, registry: StreamTable, drain: watch::Re
     });
     metrics.sample_with(move |metrics| {
         let progress = *drain.borrow();
-        metrics.drain_phase.set(progress.phase.number().into());
+        let phases = Phase::ALL.map(Phase::as_str);
+        set_state(&metrics.drain_phase, phases, progress.phase.as_str());
         metrics.drain_streams_left.set(gauge(progress.streams_left));
     });
 }

@@ -171,7 +171,7 @@ fn open_control(
         Ok(socket) => Ok((Some(socket), None)),
         Err(error) if config.control.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
             let check = health.check("control", "not opened yet");
-            check.set(Status::Warning(format!(
+            check.set(Status::Degraded(format!(
                 "no control socket; name a path as admin.control: {error}"
             )));
             Ok((None, Some(check)))

@@ -70,7 +70,7 @@ impl Clients<'_> {
             ports,
         } = shards;
         progress.send_modify(|now| now.streams_left = context.streams.len() as u64);
-        enter(progress, Phase::ReadyOff);
+        enter(progress, Phase::NotReady);
         context.set_drain_retry(config.retry_min, config.retry_max);
         enter(progress, Phase::Accepting);
         // A pod that never had a connection is in no load balancer: skip the wait. A Job

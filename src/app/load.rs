@@ -18,6 +18,7 @@ use crate::limit::{
     ConnectionLimiter, FdHeadroom, LoadLevel, LoopLagProbes, Thresholds, descriptors,
 };
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::set_state;
 
 /// 250 ms: the level falls well within a second after a shortage ends.
 const MEASURE_EVERY: Duration = Duration::from_millis(250);
@@ -47,6 +48,7 @@ impl Watched {
         let pressure_check = self.health.check("pressure", "not measured yet");
         pressure_check.set(Status::Ok);
         let mut monitor = LoadMonitor::default();
+        self.report_level(LoadLevel::None);
         let (mut next, mut last, mut dropped) = (Instant::now(), None, 0);
         let mut ticks = interval(MEASURE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,7 +66,7 @@ impl Watched {
             if let Some(change) = monitor.update(readings, Instant::now()) {
                 let (from, to) = (change.from.number(), change.to.number());
                 self.level.set(change.to);
-                self.metrics.pressure_level.set(to.into());
+                self.report_level(change.to);
                 let measure = change
                     .cause
                     .map(|(measure, _)| tracing::field::display(measure));
@@ -72,10 +74,16 @@ impl Watched {
                 tracing::warn!(from, to, measure, value, does, "pressure");
                 pressure_check.set(match change.to {
                     LoadLevel::None => Status::Ok,
-                    level => Status::Warning(format!("level {to}: {}", level.explain())),
+                    level => Status::Degraded(format!("level {to}: {}", level.explain())),
                 });
             }
         }
+    }
+
+    /// Sets the gauge of every level.
+    fn report_level(&self, level: LoadLevel) {
+        let levels = LoadLevel::ALL.map(LoadLevel::as_str);
+        set_state(&self.metrics.pressure_level, levels, level.as_str());
     }
 
     fn read(&self, dropped: &mut u64) -> Readings {
@@ -124,11 +132,11 @@ fn report_headroom(check: &Check, limiter: &ConnectionLimiter, last: &mut Option
     *last = Some(headroom);
     check.set(match headroom {
         FdHeadroom::Ample => Status::Ok,
-        FdHeadroom::Low => Status::Warning(format!(
+        FdHeadroom::Low => Status::Degraded(format!(
             "more than {} % of {limit} are in use",
             thresholds.warn
         )),
-        FdHeadroom::Reserved | FdHeadroom::Exhausted => Status::Warning(format!(
+        FdHeadroom::Reserved | FdHeadroom::Exhausted => Status::Degraded(format!(
             "more than {} % of {limit} are in use: new event streams are rejected",
             thresholds.reject
         )),

@@ -73,7 +73,7 @@ impl App {
                 for problem in problems.as_slice() {
                     tracing::warn!(%problem, "configuration problem; reload refused");
                 }
-                check.set(Status::Warning(refused(&problems)));
+                check.set(Status::Degraded(refused(&problems)));
                 self.show(Some(&problems));
                 Step::Answered(Err(problems.to_string()))
             }
@@ -134,7 +134,7 @@ impl App {
         if said.is_empty() {
             Status::Ok
         } else {
-            Status::Warning(said.join("; "))
+            Status::Degraded(said.join("; "))
         }
     }
 

@@ -32,7 +32,7 @@ pub fn effective(config: &Config) -> Value {
         file_descriptors,
         replays,
         drain,
-        registry,
+        presence,
         log,
     } = config;
     json!({
@@ -69,9 +69,9 @@ pub fn effective(config: &Config) -> Value {
             "timeout": format_duration(drain.timeout),
             "retry": { "min": format_duration(drain.retry_min), "max": format_duration(drain.retry_max) },
         },
-        "registry": {
-            "bucket": registry.bucket.as_ref().map(BucketName::as_str),
-            "max_bytes": format_size(usize::try_from(registry.max_bytes).unwrap_or(usize::MAX)),
+        "presence": {
+            "bucket": presence.bucket.as_ref().map(BucketName::as_str),
+            "max_bytes": format_size(usize::try_from(presence.max_bytes).unwrap_or(usize::MAX)),
         },
         "log": {
             "format": match log.format { Format::Json => "json", Format::Text => "text" },
@@ -163,7 +163,7 @@ fn route(route: &RouteConfig) -> Value {
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
         "slow": {
             "lag": route.slow.lag,
-            "patience": format_duration(route.slow.patience),
+            "stall_timeout": format_duration(route.slow.patience),
             "retry": format_duration(route.slow.retry),
             "policy": match route.slow.policy {
                 SlowPolicy::Shed => "shed",
@@ -184,7 +184,7 @@ fn source(source: &SourceConfig) -> Value {
     json!({
         "stream": source.stream,
         "identity": source.identity,
-        "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::Republish => "on_demand" },
+        "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::Republish => "republish" },
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
         "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
     })

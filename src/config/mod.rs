@@ -5,6 +5,7 @@ mod environment;
 mod problem;
 mod read;
 pub mod reload;
+mod renamed;
 mod secrets;
 mod spelling;
 mod tree;
@@ -46,8 +47,8 @@ pub struct Config {
     pub replays: feed::replay::Config,
     /// How a drain proceeds.
     pub drain: lifecycle::drain::Config,
-    /// Who is connected where, over all pods.
-    pub registry: presence::Config,
+    /// Presence: which client is connected to which pod.
+    pub presence: presence::Config,
     /// How the log is written.
     pub log: telemetry::logs::Config,
 }
@@ -72,7 +73,7 @@ impl Default for Config {
             file_descriptors: limit::Thresholds::default(),
             replays: feed::replay::Config::default(),
             drain: lifecycle::drain::Config::default(),
-            registry: presence::Config::default(),
+            presence: presence::Config::default(),
             log: telemetry::logs::Config::default(),
         }
     }

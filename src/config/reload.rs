@@ -182,7 +182,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         file_descriptors: _,
         replays,
         drain: _,
-        registry,
+        presence,
         log,
     } = started;
     let keys = [
@@ -194,7 +194,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         ("nats.credentials", nats.credentials != now.nats.credentials),
         ("nats.tls", nats.tls != now.nats.tls),
         ("limits.replays", *replays != now.replays),
-        ("registry.bucket", *registry != now.registry),
+        ("presence", *presence != now.presence),
         ("log.format", log.format != now.log.format),
     ];
     keys.into_iter()

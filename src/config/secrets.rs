@@ -30,7 +30,7 @@ const SECTIONS: [&str; 9] = [
     "limits",
     "trusted_proxies",
     "drain",
-    "registry",
+    "presence",
     "log",
 ];
 
@@ -452,7 +452,7 @@ mod tests {
             "client",
             "listen",
             "retry",
-            "patience",
+            "stall_timeout",
             "connections",
         ] {
             assert_eq!(by_letters(&format!("  {name}: x")), format!("  {name}: x"));

@@ -304,3 +304,41 @@ fn the_content_hash_is_of_what_the_file_says_and_the_text_hash_of_how() {
     assert_ne!(one.text_hash, two.text_hash);
     assert_ne!(one.content_hash, three.content_hash);
 }
+
+/// The hint of the first problem of a text.
+fn hint(text: &str) -> String {
+    let problems = parse(text, "f", &environment).unwrap_err();
+    problems.as_slice()[0].hint.clone().unwrap_or_default()
+}
+
+#[test]
+fn renamed_section_registry_is_rejected_with_the_new_name() {
+    assert_eq!(
+        hint(&format!("{GOOD}\nregistry: {{ bucket: clients }}")),
+        "`registry` was renamed: write `presence`"
+    );
+}
+
+#[test]
+fn renamed_key_patience_is_rejected_with_the_new_name() {
+    assert_eq!(
+        hint("routes: [{ path: /a, sources: [{ subjects: [a] }], slow: { stall_timeout: 2s } }]"),
+        "`patience` was renamed: write `stall_timeout`"
+    );
+}
+
+#[test]
+fn renamed_delivery_on_demand_is_rejected_with_the_new_name() {
+    assert_eq!(
+        hint(
+            "routes: [{ path: /a, sources: [{ stream: A, subjects: [a], delivery: republish }] }]"
+        ),
+        "`republish` was renamed: write `republish`"
+    );
+}
+
+#[test]
+fn every_new_name_is_a_known_key_or_value() {
+    let text = "routes: [{ path: /a, sources: [{ stream: A, subjects: [a], delivery: republish }], slow: { stall_timeout: 2s } }]\npresence: { bucket: clients }";
+    parse(text, "f", &environment).unwrap();
+}

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::{Mark, Problems, Report};
+use super::renamed;
 use super::secrets::{self, is_secret_name};
 use super::spelling::{elsewhere, nearest};
 use super::tree::{Entry, Node, Scalar, Value};
@@ -37,6 +38,8 @@ struct Stray {
     key: String,
     at: Mark,
     siblings: Vec<&'static str>,
+    /// The sibling that has replaced it.
+    renamed: Option<&'static str>,
     /// The sibling that was probably meant.
     near: Option<&'static str>,
     /// It may be a part of a secret, and is not quoted.
@@ -77,15 +80,19 @@ impl<'r> Walk<'r> {
             key,
             at,
             siblings,
+            renamed,
             near,
             is_hidden,
         } in self.strays.into_inner()
         {
-            let hint = match (near, elsewhere(&key, &known)) {
+            let hint = match (renamed, near, elsewhere(&key, &known)) {
+                (Some(new), ..) => renamed::hint(&key, new),
                 _ if is_hidden => "a text with a comma needs quotes inside of `{...}`".to_owned(),
-                (Some(near), _) => format!("did you mean `{near}`?"),
-                (None, Some(path)) => format!("`{key}` belongs to `{path}`: check the indentation"),
-                (None, None) => format!("known here: {}", siblings.join(", ")),
+                (_, Some(near), _) => format!("did you mean `{near}`?"),
+                (_, None, Some(path)) => {
+                    format!("`{key}` belongs to `{path}`: check the indentation")
+                }
+                (_, None, None) => format!("known here: {}", siblings.join(", ")),
             };
             let key = if is_hidden {
                 "key without a value".to_owned()
@@ -133,6 +140,15 @@ impl<'w> Place<'w> {
         self.walk
             .report
             .add(self.node.at, message, hint.map(str::to_owned));
+    }
+
+    /// The path of a key in this map, such as `routes[0].path`.
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     /// The last part of its name, as a message has it.
@@ -310,12 +326,12 @@ impl<'w> Place<'w> {
         let found = words.iter().find(|(word, _)| *word == scalar.text);
         if found.is_none() {
             let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let near = nearest(&scalar.text, &names).filter(|_| !scalar.filled);
-            self.problem(
-                format!("{} is {all}", self.name()),
-                near.map(|near| format!("did you mean `{near}`?"))
-                    .as_deref(),
-            );
+            let hint = match renamed::value(&pattern(&self.path), &scalar.text) {
+                Some(new) => Some(renamed::hint(&scalar.text, new)),
+                None => nearest(&scalar.text, &names).map(|near| format!("did you mean `{near}`?")),
+            };
+            let hint = hint.filter(|_| !scalar.filled);
+            self.problem(format!("{} is {all}", self.name()), hint.as_deref());
         }
         found.map(|(_, value)| *value)
     }
@@ -425,7 +441,9 @@ impl<'w> Place<'w> {
     fn stray(&self, entry: &Entry, siblings: &[&'static str]) {
         let mut strays = self.walk.strays.borrow_mut();
         let is_told = strays.len() < Problems::COUNT_MAX;
+        let renamed = renamed::key(&pattern(&self.path_of(&entry.key)));
         let near = is_told.then(|| nearest(&entry.key, siblings)).flatten();
+        let near = renamed.or(near);
         let in_secrets = self
             .path
             .split(['.', '['])
@@ -442,6 +460,7 @@ impl<'w> Place<'w> {
                 key: entry.key.clone(),
                 at: entry.at,
                 siblings: siblings.to_vec(),
+                renamed,
                 near,
                 is_hidden,
             });

@@ -25,7 +25,7 @@ pub enum Status {
     /// Works.
     Ok,
     /// Works, but an operator should look. Readiness does not change.
-    Warning(String),
+    Degraded(String),
     /// Does not work. The pod is not ready.
     Failing(String),
 }
@@ -104,7 +104,7 @@ impl Check {
         let name = &*self.name;
         match (&status, &*before) {
             (Status::Ok, _) => tracing::info!(check = name, "check passes"),
-            (Status::Warning(why), _) => tracing::warn!(check = name, why, "check degraded"),
+            (Status::Degraded(why), _) => tracing::warn!(check = name, why, "check degraded"),
             (Status::Failing(why), Status::Failing(_)) => {
                 tracing::info!(check = name, why, "check still fails")
             }
@@ -137,7 +137,7 @@ mod tests {
         assert!(health.is_ready());
         let nats = health.check("nats", "not connected yet");
         let config = health.check("config", "not read yet");
-        config.set(Status::Warning("the last reload was refused".into()));
+        config.set(Status::Degraded("the last reload was refused".into()));
         assert!(!health.is_ready());
         nats.set(Status::Ok);
         assert!(health.is_ready());

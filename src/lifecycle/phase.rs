@@ -9,7 +9,7 @@ pub enum Phase {
     #[default]
     Running,
     /// Readiness fails.
-    ReadyOff,
+    NotReady,
     /// Everything is still accepted and served while load balancers notice.
     Accepting,
     /// The listeners are closed, after their accept queues were emptied.
@@ -30,7 +30,7 @@ impl Phase {
     /// All phases in their order.
     pub const ALL: [Self; 9] = [
         Self::Running,
-        Self::ReadyOff,
+        Self::NotReady,
         Self::Accepting,
         Self::ListenersClosed,
         Self::Goaway,
@@ -45,7 +45,7 @@ impl Phase {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
-            Self::ReadyOff => "ready-off",
+            Self::NotReady => "not-ready",
             Self::Accepting => "accepting",
             Self::ListenersClosed => "listeners-closed",
             Self::Goaway => "goaway",
@@ -56,7 +56,7 @@ impl Phase {
         }
     }
 
-    /// The value of `sidestream_drain_phase`: 0 is no drain.
+    /// The phase's number on `/health`: 0 is no drain.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8

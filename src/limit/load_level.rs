@@ -190,7 +190,21 @@ impl LoadLevel {
         }
     }
 
-    /// 0 to 3: `sidestream_pressure_level`.
+    /// Every level, from the lowest.
+    pub const ALL: [Self; 4] = [Self::None, Self::Thin, Self::Shed, Self::Reject];
+
+    /// The level's name in `sidestream_pressure_level`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Thin => "thin",
+            Self::Shed => "shed",
+            Self::Reject => "reject",
+        }
+    }
+
+    /// The level's number in logs and on `/health`: 0 to 3.
     #[must_use]
     pub fn number(self) -> u8 {
         self as u8

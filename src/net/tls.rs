@@ -183,7 +183,7 @@ impl Tls {
                 tracing::info!(certificate = %self.files.certificate.display(), "certificate replaced");
                 Status::Ok
             }
-            Err(error) => Status::Warning(format!("the certificate in use is kept: {error}")),
+            Err(error) => Status::Degraded(format!("the certificate in use is kept: {error}")),
         }
     }
 }

@@ -58,8 +58,8 @@ pub struct Metrics {
     pub shed_events_total: IntCounterVec,
     /// `sidestream_throttled_total{limit}`
     pub throttled_total: IntCounterVec,
-    /// `sidestream_pressure_level`
-    pub pressure_level: IntGauge,
+    /// `sidestream_pressure_level{level}`
+    pub pressure_level: IntGaugeVec,
     /// `sidestream_resumes_total{outcome}`
     pub resumes_total: IntCounterVec,
     /// `sidestream_replays_running`
@@ -88,30 +88,30 @@ pub struct Metrics {
     pub nats_reconnects_total: IntCounter,
     /// `sidestream_nats_slow_consumer_total`
     pub nats_slow_consumer_total: IntCounter,
-    /// `sidestream_holes_total{source,result}`
-    pub holes_total: IntCounterVec,
+    /// `sidestream_republish_losses_total{source,outcome}`
+    pub republish_losses_total: IntCounterVec,
     /// `sidestream_nats_pending_bytes`
     pub nats_pending_bytes: IntGauge,
     /// `sidestream_consumers_created_total`
     pub consumers_created_total: IntCounter,
-    /// `sidestream_drain_phase`
-    pub drain_phase: IntGauge,
+    /// `sidestream_drain_phase{phase}`
+    pub drain_phase: IntGaugeVec,
     /// `sidestream_drain_streams_left`
     pub drain_streams_left: IntGauge,
     /// `sidestream_drain_cut_total`
     pub drain_cut_total: IntCounter,
     /// `sidestream_config_reloads_total{result}`
     pub config_reloads_total: IntCounterVec,
-    /// `sidestream_registry_errors_total`
-    pub registry_errors_total: IntCounter,
+    /// `sidestream_presence_errors_total`
+    pub presence_errors_total: IntCounter,
     /// `sidestream_admin_refusals_total{port,code}`
     pub admin_refusals_total: IntCounterVec,
     /// `sidestream_log_lines_dropped_total`
     pub log_lines_dropped_total: IntCounter,
     /// `sidestream_log_lines_suppressed_total`
     pub log_lines_suppressed_total: IntCounter,
-    /// `sidestream_registry_full_total`
-    pub registry_full_total: IntCounter,
+    /// `sidestream_presence_full_total`
+    pub presence_full_total: IntCounter,
 }
 
 /// What the documentation says of one metric.
@@ -136,7 +136,7 @@ const DELIVERY_BUCKETS: [f64; 14] = [
 const REPLAY_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 
 /// The help of a metric that the sidecar and the injector have alike.
-pub(super) const LOG_LINES_DROPPED: &str = "Log lines dropped because standard error did not accept them: a log collector that hangs, a full disk, a closed pipe.";
+pub(super) const LOG_LINES_DROPPED: &str = "Log lines that were dropped because standard error did not accept them: a hanging log collector, a full disk or a closed pipe.";
 
 impl Metrics {
     /// Registers every metric in a registry of its own.
@@ -151,60 +151,60 @@ impl Metrics {
         };
         let build_info = r.gauges(
             "build_info",
-            "The version that runs; always 1.",
+            "Version of the running binary; always 1.",
             &["version"],
         )?;
         build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         let metrics = Self {
-            connections: r.gauges("connections", "Connections open now.", &["protocol", "tls"])?,
-            connections_total: r.counters("connections_total", "Connections accepted.", &["protocol", "tls"])?,
-            connections_memory_bytes: r.gauge("connections_memory_bytes", "Memory held for connections, estimated from their kinds; events on their way are shared and counted with windows, or copies of at most a turn.")?,
-            streams: r.gauges("streams", "Event streams open now.", &["route", "protocol"])?,
-            streams_opened_total: r.counters("streams_opened_total", "Event streams opened.", &["route", "protocol"])?,
-            streams_closed_total: r.counters("streams_closed_total", "Event streams ended, by reason.", &["route", "reason"])?,
+            connections: r.gauges("connections", "Open client connections.", &["protocol", "tls"])?,
+            connections_total: r.counters("connections_total", "Accepted client connections.", &["protocol", "tls"])?,
+            connections_memory_bytes: r.gauge("connections_memory_bytes", "Estimated memory of client connections. Events in transit are not included: they are shared with the windows, or copies for one write.")?,
+            streams: r.gauges("streams", "Open event streams.", &["route", "protocol"])?,
+            streams_opened_total: r.counters("streams_opened_total", "Opened event streams.", &["route", "protocol"])?,
+            streams_closed_total: r.counters("streams_closed_total", "Closed event streams, by reason.", &["route", "reason"])?,
             refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
             events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,
-            events_rejected_total: r.counters("events_rejected_total", "Messages that could not become events as published, by reason.", &["source", "reason"])?,
+            events_rejected_total: r.counters("events_rejected_total", "Messages that did not become events as published, by reason: `event_name` and `tier` (invalid header, the event has the default), `oversize`, `status` (a status message of NATS), `duplicate` (the `Nats-Msg-Id` is in the window), `not_from_stream` (on the destination of a republished stream, but not sent by it), `denied` (NATS denies the subscription).", &["source", "reason"])?,
             events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route"])?,
             bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route"])?,
-            delivery_seconds: r.histograms("delivery_seconds", "From the receipt of a message from NATS until its event is on the socket; one observation per write, for the oldest event in it.", &["route"])?,
-            lag_events: r.gauges("lag_events", "Events that wait for the client that lacks most.", &["route"])?,
-            lag_bytes: r.gauges("lag_bytes", "Bytes that wait for the client that lacks most.", &["route"])?,
-            lag_seconds: r.float_gauges("lag_seconds", "Age of the oldest event that waits for a client.", &["route"])?,
-            slow_clients: r.gauges("slow_clients", "Clients whose own socket has refused bytes for longer than the route's patience while events wait.", &["route"])?,
+            delivery_seconds: r.histograms("delivery_seconds", "Time from the receipt of a message from NATS until the socket has accepted its event. One observation per write, for the oldest event in it.", &["route"])?,
+            lag_events: r.gauges("lag_events", "Largest number of pending events of one client.", &["route"])?,
+            lag_bytes: r.gauges("lag_bytes", "Largest number of pending bytes of one client.", &["route"])?,
+            lag_seconds: r.float_gauges("lag_seconds", "Age of the oldest pending event.", &["route"])?,
+            slow_clients: r.gauges("slow_clients", "Clients with pending events whose socket has accepted no bytes for longer than `slow.stall_timeout`.", &["route"])?,
             gaps_total: r.counters("gaps_total", "Gaps sent to clients, by route and reason.", &["route", "reason"])?,
             missed_events_total: r.counters("missed_events_total", "Events that clients missed in those gaps, where the number is known.", &["route", "reason"])?,
             shed_events_total: r.counters("shed_events_total", "Events that were skipped and reported in a gap, because the client was slow, its rate limit was reached or the pod shed load, by route and tier.", &["route", "tier"])?,
-            throttled_total: r.counters("throttled_total", "Times that a client reached a limit of `limits.per_client` (connections, filter_sets, connects), or that its events waited for one (events).", &["limit"])?,
-            pressure_level: r.gauge("pressure_level", "0 nothing is cut, 1 telemetry is thinned, 2 no telemetry and normal events at half their rate, 3 a quarter of it and no new event streams.")?,
-            resumes_total: r.counters("resumes_total", "Outcomes of Last-Event-ID, per component.", &["outcome"])?,
-            replays_running: r.gauge("replays_running", "Replays that read from JetStream now.")?,
-            replays_queued: r.gauge("replays_queued", "Clients that wait for a replay.")?,
-            replay_seconds: r.histogram("replay_seconds", "How long replays took.", &REPLAY_BUCKETS)?,
-            replayed_events_total: r.counter("replayed_events_total", "Events read from JetStream for replays; many clients may have been given one.")?,
+            throttled_total: r.counters("throttled_total", "Number of times that a client reached a limit of `limits.per_client` (`connections`, `filter_sets`, `connects`), or that its events waited for one (`events`).", &["limit"])?,
+            pressure_level: r.gauges("pressure_level", "1 for the load level in force, 0 for the others: `none`; `thin`: telemetry is thinned; `shed`: telemetry is skipped and normal events have half their rate; `reject`: a quarter of it, and new event streams are rejected.", &["level"])?,
+            resumes_total: r.counters("resumes_total", "Outcomes of `Last-Event-ID`, one per source in the id.", &["outcome"])?,
+            replays_running: r.gauge("replays_running", "Running replays from JetStream.")?,
+            replays_queued: r.gauge("replays_queued", "Clients that are queued for a replay.")?,
+            replay_seconds: r.histogram("replay_seconds", "Duration of replays.", &REPLAY_BUCKETS)?,
+            replayed_events_total: r.counter("replayed_events_total", "Events read from JetStream for replays. One read serves every client of the replay.")?,
             window_events: r.gauges("window_events", "Events in memory.", &["source"])?,
             window_bytes: r.gauges("window_bytes", "Bytes of events in memory.", &["source"])?,
-            feeds: r.gauges("feeds", "Feeds: distinct sets of filters that are read.", &["source"])?,
+            feeds: r.gauges("feeds", "Feeds: distinct sets of filters with subscribers.", &["source"])?,
             file_descriptors: r.gauge("file_descriptors", "Open file descriptors.")?,
-            file_descriptors_limit: r.gauge("file_descriptors_limit", "The limit of open file descriptors.")?,
-            sockets: r.gauges("sockets", "TCP sockets of the network namespace, which is the pod's, by state (established, time_wait, close_wait); listed at most every 5 s.", &["state"])?,
-            nats_connected: r.gauge("nats_connected", "1 when every connection to NATS is up.")?,
-            nats_reconnects_total: r.counter("nats_reconnects_total", "Connections to NATS that were made again.")?,
-            nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Messages that were dropped because the queue of their connection was full (slow consumer).")?,
-            holes_total: r.counters("holes_total", "Losses found in the subscriptions of a republished stream: repaired from the stream, or told as a gap.", &["source", "result"])?,
-            nats_pending_bytes: r.gauge("nats_pending_bytes", "Bytes of core messages that were received and are not events yet; at 32 MiB messages are dropped.")?,
-            consumers_created_total: r.counter("consumers_created_total", "JetStream consumers created.")?,
-            drain_phase: r.gauge("drain_phase", "0 not draining, then one number per phase in their order.")?,
-            drain_streams_left: r.gauge("drain_streams_left", "Event streams that a drain has still to end.")?,
-            drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at the deadline of a drain.")?,
-            config_reloads_total: r.counters("config_reloads_total", "Readings of a changed configuration, by result.", &["result"])?,
-            registry_errors_total: r.counter("registry_errors_total", "Readings and writes of the registry over all pods that failed.")?,
-            admin_refusals_total: r.counters("admin_refusals_total", "Connections closed and requests rejected on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (as many requests are being answered as the port or one peer address may have), `too_many_lists`, `host_not_allowed` (a `Host` that is no address and not in `admin.hosts`).", &["port", "code"])?,
+            file_descriptors_limit: r.gauge("file_descriptors_limit", "Limit of open file descriptors.")?,
+            sockets: r.gauges("sockets", "TCP sockets in the network namespace of the pod, by state (`established`, `time_wait`, `close_wait`). Updated at most every 5 s.", &["state"])?,
+            nats_connected: r.gauge("nats_connected", "1 if every NATS connection is up, else 0.")?,
+            nats_reconnects_total: r.counter("nats_reconnects_total", "Reconnects to NATS.")?,
+            nats_slow_consumer_total: r.counter("nats_slow_consumer_total", "Messages that the NATS client dropped because the queue of the connection was full (slow consumer).")?,
+            republish_losses_total: r.counters("republish_losses_total", "Messages of a republished stream that a subscription lost, by outcome: `repaired` (read from the stream) or `reported` (as a gap).", &["source", "outcome"])?,
+            nats_pending_bytes: r.gauge("nats_pending_bytes", "Bytes of received core messages that are not decoded yet. Above 32 MiB, messages are dropped.")?,
+            consumers_created_total: r.counter("consumers_created_total", "Created JetStream consumers.")?,
+            drain_phase: r.gauges("drain_phase", "1 for the current phase of the graceful shutdown, 0 for the others; `running` if there is none.", &["phase"])?,
+            drain_streams_left: r.gauge("drain_streams_left", "Event streams that the drain has not ended yet.")?,
+            drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at `drain.timeout`.")?,
+            config_reloads_total: r.counters("config_reloads_total", "Configuration reloads, by result.", &["result"])?,
+            presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
+            admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             log_lines_suppressed_total: r.counter("log_lines_suppressed_total", "Log lines about single gaps that were not written because the process had logged 100 of them in a second; the metrics and the line at the end of the event stream include these gaps.")?,
-            registry_full_total: r.counter("registry_full_total", "Entries of event streams that were not written because the bucket of the registry is full.")?,
+            presence_full_total: r.counter("presence_full_total", "Entries of event streams that were not written because the presence bucket is full.")?,
             samplers: Mutex::new(Vec::new()),
             described: r.described.into_inner(),
             registry,
@@ -248,6 +248,14 @@ impl Metrics {
             tracing::error!(%error, "metrics could not be written");
         }
         String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+/// Sets a gauge with one series per state: 1 for the current state, 0 for the others.
+pub fn set_state<const N: usize>(gauge: &IntGaugeVec, states: [&'static str; N], current: &str) {
+    for state in states {
+        let value = i64::from(state == current);
+        gauge.with_label_values(&[state]).set(value);
     }
 }
 

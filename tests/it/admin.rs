@@ -271,17 +271,17 @@ fn health_says_the_worst_of_its_checks_and_only_a_failing_one_costs_readiness() 
 
     let config = operator.check(
         "config",
-        Status::Warning("the last reload was refused".into()),
+        Status::Degraded("the last reload was refused".into()),
     );
     assert_eq!(health().status(), 200);
-    assert_eq!(health().json()["status"], "warning");
+    assert_eq!(health().json()["status"], "degraded");
 
     let nats = operator.check("nats", Status::Failing("not connected".into()));
     assert_eq!(health().status(), 503);
     assert_eq!(
         health().json()["checks"],
         json!({
-            "config": { "status": "warning", "message": "the last reload was refused" },
+            "config": { "status": "degraded", "message": "the last reload was refused" },
             "nats": { "status": "failing", "message": "not connected" },
         })
     );
@@ -327,7 +327,11 @@ fn a_draining_pod_is_alive_but_not_ready_and_tells_how_far_it_is() {
     );
     let metrics = operator.get("/metrics").body;
     assert!(
-        metrics.contains("\nsidestream_drain_phase 5\n"),
+        metrics.contains("\nsidestream_drain_phase{phase=\"ending\"} 1\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("\nsidestream_drain_phase{phase=\"running\"} 0\n"),
         "{metrics}"
     );
     assert!(

@@ -132,7 +132,7 @@ fn configuration(nats: &Nats) -> String {
   - {{ path: /chosen, sources: [{{ stream: A, subjects: [\"{{query.subject}}\"], allow: [\"a.>\"] }}], client: \"{{query.client}}\" }}
   - {{ path: /plain, {all} }}
 drain: {{ accept_for: 0s, spread: 0s, timeout: 1500ms, retry: {{ min: 10ms, max: 20ms }} }}
-registry: {{ bucket: clients }}"
+presence: {{ bucket: clients }}"
         ),
     )
 }

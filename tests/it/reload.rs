@@ -192,7 +192,7 @@ async fn a_bad_file_changes_nothing_and_is_told_everywhere_with_its_place() {
             health["status"].as_str(),
             health["checks"]["config"]["status"].as_str()
         ),
-        (Some("warning"), Some("warning"))
+        (Some("degraded"), Some("degraded"))
     );
     let why = health["checks"]["config"]["message"].to_string();
     assert!(why.contains("refused") && why.contains(&place), "{why}");
@@ -308,7 +308,7 @@ async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_gone() {
     );
     let check = sidestream.admin_json("/health").await["checks"]["config"].clone();
     assert!(
-        check["status"] == "warning" && check["message"].to_string().contains("sidecar.yaml:"),
+        check["status"] == "degraded" && check["message"].to_string().contains("sidecar.yaml:"),
         "{check}"
     );
     assert_eq!(

@@ -42,7 +42,7 @@ impl Fixture {
     async fn pod_through(&self, address: std::net::SocketAddr) -> Sidestream {
         Sidestream::start(config_for(
             &[format!("nats://{address}")],
-            &routes("on_demand"),
+            &routes("republish"),
         ))
         .await
     }
@@ -130,7 +130,7 @@ fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
 async fn a_live_client_has_the_events_and_ids_of_a_shared_pod_and_costs_no_consumer() {
     let fixture = Fixture::start().await;
     fixture.publish("a.0", "before").await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
     let mut one = live(&pod, "/one/1").await;
     for number in 1..=20 {
@@ -161,7 +161,7 @@ async fn a_live_client_has_the_events_and_ids_of_a_shared_pod_and_costs_no_consu
 #[tokio::test]
 async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
     let fixture = Fixture::start().await;
-    let (shared, on_demand) = (fixture.pod("shared").await, fixture.pod("on_demand").await);
+    let (shared, on_demand) = (fixture.pod("shared").await, fixture.pod("republish").await);
     for number in 1..=10 {
         fixture.publish("a.1", number).await;
     }
@@ -222,7 +222,7 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
 #[tokio::test]
 async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut client = live(
         &pod,
         "/named?subject=a.1&subject=a.2&subject=a.3.*&subject=a.3.x",
@@ -242,7 +242,7 @@ async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
     publisher.flush().await.unwrap();
     assert_eq!(summaries(&client.take(3000).await), numbers(1..=3000));
     assert_eq!(
-        pod.metric("sidestream_holes_total", &[("source", "A")])
+        pod.metric("sidestream_republish_losses_total", &[("source", "A")])
             .await,
         0.0
     );
@@ -251,7 +251,7 @@ async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
 #[tokio::test]
 async fn a_quiet_client_is_told_positions_so_that_it_stays_inside_of_what_is_retained() {
     let fixture = Fixture::start().await;
-    let routes = routes("on_demand")
+    let routes = routes("republish")
         .replace("path: /all,", "path: /all, checkpoint: 1s,")
         .replace("\"/one/{id}\",", "\"/one/{id}\", checkpoint: 1s,");
     let pod = Sidestream::start(config(&fixture.nats, &routes)).await;
@@ -271,7 +271,7 @@ async fn a_quiet_client_is_told_positions_so_that_it_stays_inside_of_what_is_ret
 #[tokio::test]
 async fn a_stream_that_is_made_anew_is_told_and_read_from_its_beginning() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/all").await;
     for number in 1..=5 {
         fixture.publish("a.1", number).await;
@@ -307,7 +307,7 @@ async fn a_stream_that_is_made_anew_is_told_and_read_from_its_beginning() {
 #[tokio::test]
 async fn what_the_stream_itself_has_deleted_is_no_gap() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/all").await;
     let stream = fixture.jetstream.get_stream("A").await.unwrap();
     for number in 1..=4 {
@@ -329,7 +329,7 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
     );
     let mut pod = Sidestream::start(first.clone()).await;
     let added = first
-        .replace("routes: [", &format!("{}\n  - ", routes("on_demand")))
+        .replace("routes: [", &format!("{}\n  - ", routes("republish")))
         .replace("] }] }]", "] }] }");
     pod.rewrite_config(&added);
     pod.signal(rustix::process::Signal::HUP);
@@ -340,10 +340,10 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
     assert_eq!(fixture.consumers().await, [""; 0]);
     let shown = pod.admin_json("/config").await;
     assert_eq!(
-        shown["effective"]["routes"][0]["sources"][0]["delivery"], "on_demand",
+        shown["effective"]["routes"][0]["sources"][0]["delivery"], "republish",
         "{shown}"
     );
-    pod.rewrite_config(&added.replace("on_demand", "shared"));
+    pod.rewrite_config(&added.replace("delivery: republish", "delivery: shared"));
     pod.signal(rustix::process::Signal::HUP);
     pod.until_log("the second reload", |line| {
         line["message"] == "configuration applied" && line["hash"] != shown["hash"]
@@ -360,7 +360,7 @@ async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
 #[tokio::test]
 async fn clients_that_share_a_subject_receive_one_copy_of_each_message_from_nats() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut clients = Vec::new();
     for number in 0..30 {
         clients.push(
@@ -397,11 +397,11 @@ async fn clients_that_share_a_subject_receive_one_copy_of_each_message_from_nats
         received <= 2.0 * 20.0 + 2.0,
         "a copy for each subject that matches, not for each client: {received}"
     );
-    for result in ["repaired", "told"] {
+    for outcome in ["repaired", "reported"] {
         assert_eq!(
             pod.metric(
-                "sidestream_holes_total",
-                &[("source", "A"), ("result", result)]
+                "sidestream_republish_losses_total",
+                &[("source", "A"), ("outcome", outcome)]
             )
             .await,
             0.0

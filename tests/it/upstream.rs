@@ -112,7 +112,7 @@ impl Upstream {
     pub async fn until_reported(&self, check: &str, words: &[&str]) -> String {
         eventually(RECOVERY, &format!("check {check} says {words:?}"), || {
             let text = match self.health.report().get(check) {
-                Some(Status::Failing(why) | Status::Warning(why)) => why.clone(),
+                Some(Status::Failing(why) | Status::Degraded(why)) => why.clone(),
                 _ => String::new(),
             };
             std::future::ready(words.iter().all(|word| text.contains(word)).then_some(text))

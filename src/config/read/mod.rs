@@ -60,7 +60,7 @@ pub(super) fn config(root: &Place<'_>) -> Option<Config> {
             file_descriptors: limits.file_descriptors,
             replays: limits.replays,
             drain: keys.or("drain", default.drain, drain),
-            registry: keys.or("registry", default.registry, registry),
+            presence: keys.or("presence", default.presence, presence),
             log: keys.or("log", default.log, log),
         })
     })
@@ -213,7 +213,7 @@ fn drain_retry(place: &Place<'_>) -> Option<(std::time::Duration, std::time::Dur
     })
 }
 
-fn registry(place: &Place<'_>) -> Option<presence::Config> {
+fn presence(place: &Place<'_>) -> Option<presence::Config> {
     place.map(|keys| {
         let default = presence::Config::default();
         let bucket = |place: &Place<'_>| place.parsed("the name of a bucket", BucketName::parse);

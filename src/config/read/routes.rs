@@ -162,7 +162,7 @@ fn rest(keys: &mut Keys<'_>, default: RouteConfig) -> RouteConfig {
 
 const DELIVERY: [(&str, Delivery); 2] = [
     ("shared", Delivery::Shared),
-    ("on_demand", Delivery::Republish),
+    ("republish", Delivery::Republish),
 ];
 
 const EXPIRED: [(&str, Expired); 3] = [
@@ -545,7 +545,7 @@ fn slow(place: &Place<'_>) -> Option<Slow> {
         }
         Some(Slow {
             lag,
-            patience: keys.or("patience", default.patience, Place::positive_duration),
+            patience: keys.or("stall_timeout", default.patience, Place::positive_duration),
             retry: keys.or("retry", default.retry, Place::positive_duration),
             policy: keys.or("policy", default.policy, |place| place.one_of(&POLICIES)),
         })

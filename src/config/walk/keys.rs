@@ -12,20 +12,12 @@ pub(in crate::config) struct Keys<'p> {
 }
 
 impl<'p> Keys<'p> {
-    fn path(&self, key: &str) -> String {
-        if self.place.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.place.path)
-        }
-    }
-
     fn entry(&self, key: &str) -> Option<&'p Entry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
     fn find(&mut self, key: &'static str) -> Option<Place<'p>> {
-        let path = self.path(key);
+        let path = self.place.path_of(key);
         self.asked.push(key);
         self.place.walk.known.borrow_mut().insert(pattern(&path));
         let entry = self.entry(key)?;

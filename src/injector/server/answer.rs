@@ -84,7 +84,7 @@ pub(super) fn probe<B>(shared: &Shared, asker: &Asker, request: &Request<B>) -> 
             let checks = shared.health.report().into_iter().map(|(name, status)| {
                 let (status, message) = match status {
                     Status::Ok => ("ok", None),
-                    Status::Warning(why) => ("warning", Some(why)),
+                    Status::Degraded(why) => ("degraded", Some(why)),
                     Status::Failing(why) => ("failing", Some(why)),
                 };
                 (name, json!({ "status": status, "message": message }))

@@ -169,7 +169,7 @@ impl Builder {
                 probe::TIMEOUT.as_secs()
             )),
             [] if warnings.is_empty() => Status::Ok,
-            [] => Status::Warning(warnings.join("; ")),
+            [] => Status::Degraded(warnings.join("; ")),
             [first, ..] => {
                 let roles: Vec<&str> = down.iter().map(|connection| connection.role).collect();
                 let why = down

@@ -39,11 +39,11 @@ impl EventDecoder {
         Self {
             received: metrics.events_received_total.with_label_values(&[source]),
             name: rejected("event_name"),
-            tier: rejected("priority"),
+            tier: rejected("tier"),
             oversize: rejected("oversize"),
             status: rejected("status"),
-            duplicate: rejected("repeated"),
-            not_from_stream: rejected("foreign"),
+            duplicate: rejected("duplicate"),
+            not_from_stream: rejected("not_from_stream"),
         }
     }
 

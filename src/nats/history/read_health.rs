@@ -39,7 +39,7 @@ impl ReadHealth {
     fn fail(&self, context: &StreamContext, error: &JetStreamError) -> bool {
         let is_permanent = error.is_permanent();
         let effect = if is_permanent { "are rejected" } else { "wait" };
-        let status = Status::Warning(format!(
+        let status = Status::Degraded(format!(
             "clients that need a replay {effect}: {}",
             error.explain(&context.stream)
         ));

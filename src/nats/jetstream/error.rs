@@ -89,13 +89,13 @@ impl JetStreamError {
                 "stream {stream} and stream {other} have the same tag {tag} in event ids (hash collision): give one of them an `identity` in the configuration"
             ),
             Self::NotRepublished => format!(
-                "stream {stream} does not republish, so it cannot be read with `delivery: on_demand`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
+                "stream {stream} does not republish, so it cannot be read with `delivery: republish`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
             ),
             Self::HeadersOnly => format!(
-                "stream {stream} republishes headers only, so no payload can be read with `delivery: on_demand`: republish without `headers_only`, or leave `delivery` at `shared`"
+                "stream {stream} republishes headers only, so no payload can be read with `delivery: republish`: republish without `headers_only`, or leave `delivery` at `shared`"
             ),
             Self::Uncovered { filter, source } => format!(
-                "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: on_demand`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
+                "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: republish`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
             ),
             Self::Failed(why) => format!("stream {stream}: JetStream request failed: {why}"),
             Self::Rejected { code, text, .. } => match remedy(*code) {

@@ -259,7 +259,7 @@ pub(super) fn explain(error: &JetStreamError) -> String {
         JetStreamError::Timeout => "JetStream does not answer".to_owned(),
         JetStreamError::Failed(why) if why.contains("insufficient") => {
             format!(
-                "JetStream request failed: {why}: lower registry.max_bytes, or give JetStream more memory"
+                "JetStream request failed: {why}: lower presence.max_bytes, or give JetStream more memory"
             )
         }
         JetStreamError::Failed(why) => format!("JetStream request failed: {why}"),

@@ -110,7 +110,7 @@ impl KvPresenceStore {
             cleanup_permits: Semaphore::new(CLEANUPS_MAX),
             list_permits: Semaphore::new(LISTS_MAX),
         });
-        let check = inner.health.check("registry", "not opened yet");
+        let check = inner.health.check("presence", "not opened yet");
         let writer = Writer::new(
             &this,
             (inner.connections.control.clone(), inner.api.clone()),
@@ -134,7 +134,7 @@ impl KvPresenceStore {
 
     /// Counts a failed read and pauses further reads.
     fn failed(&self, why: &str) {
-        self.metrics.registry_errors_total.inc();
+        self.metrics.presence_errors_total.inc();
         tracing::debug!(error = why, "presence bucket read failed");
         self.lock().pause = Some(Instant::now() + PAUSE_AFTER_FAILURE);
     }
@@ -273,11 +273,11 @@ impl PresenceStore for KvPresenceStore {
                     })
                 }
                 Ok(Err(error)) => {
-                    self.metrics.registry_errors_total.inc();
+                    self.metrics.presence_errors_total.inc();
                     Err(Unavailable(bucket::explain(&error)))
                 }
                 Err(_) => {
-                    self.metrics.registry_errors_total.inc();
+                    self.metrics.presence_errors_total.inc();
                     Err(Unavailable(format!(
                         "no answer within {} s",
                         FIND_TIMEOUT.as_secs()

@@ -3,7 +3,7 @@
 //!
 //! One task per pod. It takes updates from the [`PresenceQueue`] and writes at most 100 at a time,
 //! every 100 ms. Nothing waits for it, and a failing bucket never affects event streams: the health
-//! check `registry` warns and writing is retried with a back-off.
+//! check `presence` warns and writing is retried with a back-off.
 //!
 //! [`PresenceQueue`]: crate::presence::PresenceQueue
 //!
@@ -189,7 +189,7 @@ impl Writer {
             Ok(true) => Pause::Gather,
             Ok(false) => Pause::Woken,
             Err(why) => {
-                self.store.metrics.registry_errors_total.inc();
+                self.store.metrics.presence_errors_total.inc();
                 self.report(&why);
                 let wait = self.backoff;
                 self.backoff = (wait * 2).min(BACKOFF.1);
@@ -313,12 +313,12 @@ impl Writer {
     /// check.
     fn note_full(&mut self, unwritten: u64) {
         if unwritten > 0 {
-            self.store.metrics.registry_full_total.inc_by(unwritten);
+            self.store.metrics.presence_full_total.inc_by(unwritten);
             self.full = Some(Instant::now());
         }
         if self.full.is_some_and(|full| full.elapsed() < FULL_FOR) {
-            self.check.set(Status::Warning(format!(
-                "registry.bucket {}: {FULL_HINT}",
+            self.check.set(Status::Degraded(format!(
+                "presence.bucket {}: {FULL_HINT}",
                 self.name.as_str()
             )));
         } else {
@@ -382,7 +382,7 @@ impl Writer {
             failures += 1;
             failure = Some(why);
         }
-        let errors = &self.store.metrics.registry_errors_total;
+        let errors = &self.store.metrics.presence_errors_total;
         errors.inc_by(queue.take_dropped());
         let Some(why) = failure else {
             self.note_full(full);
@@ -392,7 +392,7 @@ impl Writer {
             }
             return Ok(was_alone || is_whole || (self.has_postponed && !self.is_almost_full));
         };
-        self.store.metrics.registry_full_total.inc_by(full);
+        self.store.metrics.presence_full_total.inc_by(full);
         // One more is counted with the reason.
         errors.inc_by(failures - 1);
         self.is_confirmed = false;
@@ -412,8 +412,8 @@ impl Writer {
     /// Reports a failure to the operator. The health check logs it when it changes.
     fn report(&self, why: &str) {
         why.clone_into(&mut self.store.lock().error);
-        self.check.set(Status::Warning(format!(
-            "registry.bucket {}: {why}",
+        self.check.set(Status::Degraded(format!(
+            "presence.bucket {}: {why}",
             self.name.as_str()
         )));
     }

@@ -88,7 +88,7 @@ pub(super) async fn serve(
     let metrics = &nats.0.metrics;
     let losses = |result| {
         metrics
-            .holes_total
+            .republish_losses_total
             .with_label_values(&[config.name.as_str(), result])
     };
     let (core, overflows) = (
@@ -114,7 +114,7 @@ pub(super) async fn serve(
         reads: Semaphore::new(READS_MAX),
         feeds_open: AtomicU64::new(0),
         repaired: losses("repaired"),
-        reported: losses("told"),
+        reported: losses("reported"),
         denied: metrics
             .events_rejected_total
             .with_label_values(&[config.name.as_str(), "denied"]),

@@ -254,7 +254,7 @@ async fn a_changed_pair_is_taken_and_a_bad_one_leaves_the_one_in_use() {
     // Half of a new pair: its certificate, with the key that was there.
     let (certificate, key) = place.issue(ExtendedKeyUsagePurpose::ServerAuth);
     fs::write(place.files().certificate, &certificate).unwrap();
-    until(async || matches!(&health.report()["tls"], Status::Warning(why) if why.contains("is not the key of"))).await;
+    until(async || matches!(&health.report()["tls"], Status::Degraded(why) if why.contains("is not the key of"))).await;
     assert_eq!(served().await, first);
 
     fs::write(place.files().key, key).unwrap();
@@ -265,7 +265,7 @@ async fn a_changed_pair_is_taken_and_a_bad_one_leaves_the_one_in_use() {
     assert_eq!(served().await, second);
 
     fs::remove_file(place.files().key).unwrap();
-    until(async || matches!(&health.report()["tls"], Status::Warning(why) if why.contains("cannot be read"))).await;
+    until(async || matches!(&health.report()["tls"], Status::Degraded(why) if why.contains("cannot be read"))).await;
     assert_eq!(served().await, second);
 
     let third = place.renew();

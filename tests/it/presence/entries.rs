@@ -211,7 +211,7 @@ async fn in_a_cluster_the_bucket_survives_a_server() {
     })
     .await;
     let routes =
-        "routes: [{ path: /core, sources: [{ subjects: [c] }] }]\nregistry: { bucket: clients }";
+        "routes: [{ path: /core, sources: [{ subjects: [c] }] }]\npresence: { bucket: clients }";
     let _pod = Sidestream::start(config_for(&cluster.urls(), routes)).await;
     let replicas = eventually(DEADLINE, "the bucket is there", || async {
         let bucket = jetstream.get_key_value("clients").await.ok()?;
@@ -268,7 +268,7 @@ async fn a_thousand_clients_cost_a_write_each_at_most_and_at_most_a_thousand_a_s
         "{written} writes in {took:?}"
     );
     assert_eq!(
-        pod.metric("sidestream_registry_errors_total", &[]).await,
+        pod.metric("sidestream_presence_errors_total", &[]).await,
         0.0
     );
 }
@@ -284,7 +284,7 @@ async fn without_a_bucket_only_the_pod_itself_is_listed() {
     let (status, body) = pod.admin(&target_of("42")).await;
     assert_eq!(status, 404);
     assert!(
-        body.contains("no_registry") && body.contains("registry.bucket"),
+        body.contains("presence_not_configured") && body.contains("presence.bucket"),
         "{body}"
     );
     assert_eq!(pod.admin("/connections?client=42&scope=pod").await.0, 200);

@@ -11,7 +11,7 @@ use testkit::sidestream::{Sidestream, config, config_for};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
-const ERRORS: &str = "sidestream_registry_errors_total";
+const ERRORS: &str = "sidestream_presence_errors_total";
 
 #[tokio::test]
 async fn a_bucket_that_is_deleted_is_made_again_with_everyone_in_it_and_no_event_is_lost() {
@@ -45,7 +45,7 @@ async fn without_jetstream_clients_are_served_at_once_and_the_operator_is_told()
     let nats = Nats::builder().without_jetstream().start().await;
     let routes =
         "routes: [{ path: /core, sources: [{ subjects: [\"c.>\"] }], client: \"{query.client}\" }]
-registry: { bucket: clients }
+presence: { bucket: clients }
 drain: { accept_for: 0s, spread: 0s, timeout: 5s }";
     let mut pod = Sidestream::start(config(&nats, routes)).await;
     let begun = Instant::now();
@@ -62,12 +62,12 @@ drain: { accept_for: 0s, spread: 0s, timeout: 5s }";
     let (status, body) = pod.admin(&target_of("42")).await;
     assert_eq!(status, 503);
     assert!(
-        body.contains("registry_unavailable") && body.contains("JetStream"),
+        body.contains("presence_unavailable") && body.contains("JetStream"),
         "{body}"
     );
     let health = pod.admin_json("/health").await;
     assert_eq!(
-        health["checks"]["registry"]["status"], "warning",
+        health["checks"]["presence"]["status"], "degraded",
         "{health}"
     );
     assert_eq!(pod.admin("/health/ready").await.0, 200);
@@ -127,7 +127,7 @@ async fn the_documented_permissions_suffice_and_a_missing_one_is_named_once() {
     let nats = Nats::builder().config(&text).start().await;
     let routes = |user: &str| {
         let routes = "routes: [{ path: /core, sources: [{ subjects: [\"c.>\"] }], client: \"{query.client}\" }]
-registry: { bucket: clients }";
+presence: { bucket: clients }";
         config_for(&[nats.url()], routes).replace(
             "\nroutes:",
             &format!("\n  user: {user}\n  password: x\nroutes:"),
@@ -156,7 +156,7 @@ registry: { bucket: clients }";
         .until_metric(ERRORS, &[], |errors| errors >= 2.0)
         .await;
     let health = reader.admin_json("/health").await;
-    let told = health["checks"]["registry"]["message"].as_str().unwrap();
+    let told = health["checks"]["presence"]["message"].as_str().unwrap();
     assert!(
         told.contains("$KV.clients.") && told.contains("permission"),
         "{told}"
@@ -222,7 +222,7 @@ async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_
 
 #[tokio::test]
 async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_were() {
-    const FULL: &str = "sidestream_registry_full_total";
+    const FULL: &str = "sidestream_presence_full_total";
     let small = |text: String| text.replace("bucket: clients", "bucket: clients, max_bytes: 64KiB");
     let mut fixture = Fixture::edited(Nats::start().await, 2, small).await;
     let mut client = fixture.connect(0, "/named?client=42").await;
@@ -247,10 +247,10 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
         .await;
     let health = fixture.pods[1].admin_json("/health").await;
     assert_eq!(
-        health["checks"]["registry"]["status"], "warning",
+        health["checks"]["presence"]["status"], "degraded",
         "{health}"
     );
-    let told = health["checks"]["registry"]["message"].as_str().unwrap();
+    let told = health["checks"]["presence"]["message"].as_str().unwrap();
     assert!(
         told.contains("full") && told.contains("max_bytes"),
         "{told}"
@@ -263,7 +263,7 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
     let lines = fixture.pods[1]
         .log()
         .into_iter()
-        .filter(|line| line["check"] == "registry" && line["why"] != "")
+        .filter(|line| line["check"] == "presence" && line["why"] != "")
         .count();
     assert!(lines <= 3, "{lines}");
     // The position has its place still.

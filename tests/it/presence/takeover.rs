@@ -124,7 +124,7 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
     );
     assert_eq!(
         fixture.pods[1]
-            .metric("sidestream_registry_errors_total", &[])
+            .metric("sidestream_presence_errors_total", &[])
             .await,
         0.0
     );

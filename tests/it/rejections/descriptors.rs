@@ -81,7 +81,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
     let health = sidestream.admin_json("/health").await;
     let (status, message) = file_descriptors(&health);
     assert!(
-        status == "warning" && message.contains("of 256 are in use"),
+        status == "degraded" && message.contains("of 256 are in use"),
         "{health}"
     );
     assert_eq!(sidestream.admin("/health/ready").await.0, 200);
@@ -238,10 +238,12 @@ pub(crate) async fn delivered_and_missed_telemetry(
 async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_falls_again() {
     let (nats, sidestream) = start().await;
     let mut clients = Vec::new();
-    let level = |value: f64| {
-        sidestream.until_metric("sidestream_pressure_level", &[], move |level| {
-            level == value
-        })
+    let level = async |level: &str| {
+        sidestream
+            .until_metric("sidestream_pressure_level", &[("level", level)], |value| {
+                value == 1.0
+            })
+            .await
     };
     let fill_to = async |clients: &mut Vec<SseClient>, files: usize| {
         while sidestream.open_files() < files {
@@ -250,17 +252,17 @@ async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_f
             clients.push(client);
         }
     };
-    level(0.0).await;
+    level("none").await;
     // 80 % are 205, 85 % are 218.
     fill_to(&mut clients, 211).await;
-    level(1.0).await;
+    level("thin").await;
     let (given, missed) = delivered_and_missed_telemetry(&nats, &mut clients[0], 20).await;
     assert!(
         given >= 1 && missed >= 10 && given + missed == 20,
         "thinned to ten a second: {given}, {missed}"
     );
     fill_to(&mut clients, 225).await;
-    level(2.0).await;
+    level("shed").await;
     assert_eq!(
         delivered_and_missed_telemetry(&nats, &mut clients[0], 20).await,
         (0, 20),
@@ -268,7 +270,7 @@ async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_f
     );
     let health = sidestream.admin_json("/health").await;
     assert_eq!(
-        health["checks"]["pressure"]["status"], "warning",
+        health["checks"]["pressure"]["status"], "degraded",
         "{health}"
     );
     assert_eq!(
@@ -277,7 +279,7 @@ async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_f
         "a pod under pressure serves"
     );
     clients.truncate(50);
-    level(0.0).await;
+    level("none").await;
     let told = |line: &serde_json::Value| {
         let number = |key: &str| line[key].as_u64().unwrap();
         (line["message"] == "pressure").then(|| (number("from"), number("to")))

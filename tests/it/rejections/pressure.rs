@@ -10,7 +10,7 @@ use super::descriptors::delivered_and_missed_telemetry;
 use super::table::assert_passing;
 use testkit::nats::Nats;
 use testkit::proxy::{Fault, Proxy};
-use testkit::sidestream::{Sidestream, config_for};
+use testkit::sidestream::{Sidestream, config_for, metric};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
@@ -27,6 +27,9 @@ routes:
     sources: [{ subjects: [\"orders.{id}.>\"] }]
     priority: [{ subjects: [\"orders.*.telemetry\"], tier: telemetry }]
 ";
+
+/// The load levels, as `sidestream_pressure_level` names them.
+const LEVELS: [&str; 4] = ["none", "thin", "shed", "reject"];
 
 /// A pod whose way to NATS can be made narrow.
 struct Pressed {
@@ -81,15 +84,19 @@ impl Pressed {
     }
 
     async fn level(&self) -> u64 {
-        self.sidestream
-            .metric("sidestream_pressure_level", &[])
-            .await as u64
+        let (_, metrics) = self.sidestream.admin("/metrics").await;
+        let is_in_force = |level: &&str| {
+            metric(&metrics, "sidestream_pressure_level", &[("level", *level)]) == 1.0
+        };
+        LEVELS.iter().position(is_in_force).unwrap() as u64
     }
 
     async fn until_level(&self, level: u64, most: Duration) {
-        let is_level = |found: f64| found as u64 == level;
+        let labels = [("level", LEVELS[level as usize])];
         self.sidestream
-            .until_metric_within(most, "sidestream_pressure_level", &[], is_level)
+            .until_metric_within(most, "sidestream_pressure_level", &labels, |value| {
+                value == 1.0
+            })
             .await;
     }
 
@@ -99,7 +106,7 @@ impl Pressed {
         let check = &health["checks"]["pressure"];
         let message = check["message"].as_str().unwrap_or_default();
         assert!(
-            check["status"] == "warning" && message.starts_with(&format!("level {level}: ")),
+            check["status"] == "degraded" && message.starts_with(&format!("level {level}: ")),
             "{health}"
         );
         assert_eq!(self.sidestream.admin("/health/ready").await.0, 200);

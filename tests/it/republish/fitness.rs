@@ -23,7 +23,7 @@ async fn is_unfit(pod: &Sidestream, words: &[&str]) {
 async fn a_stream_that_does_not_republish_what_is_asked_for_is_refused_until_it_does() {
     let fixture = Fixture::start().await;
     fixture.republish(None).await;
-    let builder = Sidestream::builder(config(&fixture.nats, &routes("on_demand")));
+    let builder = Sidestream::builder(config(&fixture.nats, &routes("republish")));
     let mut pod = builder.without_waiting().start().await;
     is_unfit(&pod, &["does not republish", "--republish-destination"]).await;
     fixture.republish(Some(("a.1", "live.1"))).await;
@@ -46,7 +46,7 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
         .republish(Some(("a.*.>", "live.x.{{wildcard(1)}}.>")))
         .await;
     let routes = "routes:
-  - { path: /named, event: \"{subject.2}\", sources: [{ stream: A, subjects: [\"{query.subject}\"], allow: [\"a.*.>\"], delivery: on_demand }] }";
+  - { path: /named, event: \"{subject.2}\", sources: [{ stream: A, subjects: [\"{query.subject}\"], allow: [\"a.*.>\"], delivery: republish }] }";
     let pod = Sidestream::start(config(&fixture.nats, routes)).await;
     let mut client = live(&pod, "/named?subject=a.7.*.created").await;
     for subject in ["a.8.1.created", "a.7.1.deleted", "a.7.2.created"] {
@@ -75,7 +75,7 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
     );
     pod.until_metric(
         "sidestream_events_rejected_total",
-        &[("source", "A"), ("reason", "foreign")],
+        &[("source", "A"), ("reason", "not_from_stream")],
         |count| count == 1.0,
     )
     .await;

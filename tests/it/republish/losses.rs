@@ -46,8 +46,8 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
     assert_eq!(summaries(&one.take(2000).await), expected);
     assert!(
         pod.metric(
-            "sidestream_holes_total",
-            &[("source", "A"), ("result", "repaired")]
+            "sidestream_republish_losses_total",
+            &[("source", "A"), ("outcome", "repaired")]
         )
         .await
             >= 1.0
@@ -61,7 +61,7 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
 #[tokio::test]
 async fn a_server_that_is_killed_and_restarted_costs_no_event() {
     let mut fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/all").await;
     for number in 1..=5 {
         fixture.publish("a.1", number).await;
@@ -76,7 +76,7 @@ async fn a_server_that_is_killed_and_restarted_costs_no_event() {
 #[tokio::test]
 async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
     let mut one = live(&pod, "/one/1").await;
     fixture.publish("a.1", 1).await;
@@ -96,13 +96,13 @@ async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
 #[tokio::test]
 async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/one/1").await;
     publish_without_republishing(&fixture, "a.1", 1..=3).await;
     assert_eq!(summaries(&client.take(3).await), numbers(1..=3));
     pod.until_metric(
-        "sidestream_holes_total",
-        &[("source", "A"), ("result", "repaired")],
+        "sidestream_republish_losses_total",
+        &[("source", "A"), ("outcome", "repaired")],
         |holes| holes >= 1.0,
     )
     .await;
@@ -111,7 +111,7 @@ async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
 #[tokio::test]
 async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_who_comes_back() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
     fixture.publish("a.1", 1).await;
     let first = all.next().await;
@@ -132,7 +132,7 @@ async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_wh
 #[tokio::test]
 async fn a_loss_before_what_a_repair_reads_of_another_subject_is_told() {
     let fixture = Fixture::start().await;
-    let pod = fixture.pod("on_demand").await;
+    let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
     fixture.publish("a.1", 1).await;
     all.next().await;
@@ -164,7 +164,7 @@ async fn a_loss_that_cannot_be_read_either_is_told_once_and_what_follows_comes()
         .unwrap();
     let server = nats.url().replace("nats://", "nats://pod:b@");
     let fixture = Fixture { nats, jetstream };
-    let pod = Sidestream::start(config_for(&[server], &routes("on_demand"))).await;
+    let pod = Sidestream::start(config_for(&[server], &routes("republish"))).await;
     let mut client = live(&pod, "/one/1").await;
     fixture.publish("a.1", 1).await;
     publish_without_republishing(&fixture, "a.1", 2..=3).await;
@@ -176,8 +176,8 @@ async fn a_loss_that_cannot_be_read_either_is_told_once_and_what_follows_comes()
     fixture.publish("a.1", 5).await;
     assert_eq!(client.next().await.data, "5");
     pod.until_metric(
-        "sidestream_holes_total",
-        &[("source", "A"), ("result", "told")],
+        "sidestream_republish_losses_total",
+        &[("source", "A"), ("outcome", "reported")],
         |holes| holes == 1.0,
     )
     .await;

@@ -107,7 +107,7 @@ async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_o
     );
     assert_eq!(
         fixture.sidestream.admin_json("/health").await["status"],
-        "warning"
+        "degraded"
     );
     assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 200);
 

@@ -23,21 +23,21 @@ routes:
   - path: /shed
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
     client: "{query.user}"
-    slow: { patience: 300ms }
+    slow: { stall_timeout: 300ms }
     priority: &rules
       - { subjects: ["orders.*.critical"], tier: critical }
       - { subjects: ["orders.*.telemetry"], tier: telemetry }
   - path: /conflate
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
-    slow: { patience: 300ms, policy: conflate }
+    slow: { stall_timeout: 300ms, policy: conflate }
     priority: *rules
   - path: /disconnect
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
-    slow: { patience: 300ms, policy: disconnect }
+    slow: { stall_timeout: 300ms, policy: disconnect }
     priority: *rules
   - path: /strict
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
-    slow: { lag: 100, patience: 300ms, policy: disconnect }
+    slow: { lag: 100, stall_timeout: 300ms, policy: disconnect }
   - path: /usual
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
   - path: /tiers
@@ -52,7 +52,7 @@ routes:
     heartbeat: 2s
   - path: /both
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }, { subjects: ["news.>"] }]
-    slow: { patience: 300ms }
+    slow: { stall_timeout: 300ms }
     priority: *rules
 "#;
 

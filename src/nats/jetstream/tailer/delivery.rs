@@ -77,7 +77,7 @@ impl StreamTailer {
                 CHECK_INTERVAL.as_secs(),
             );
             self.check.set(if self.caught_up {
-                Status::Warning(text)
+                Status::Degraded(text)
             } else {
                 Status::Failing(text)
             });
