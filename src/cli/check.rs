@@ -1,4 +1,7 @@
-//! `sidestream check`: every problem of a configuration, or its warnings and what it says in short.
+//! `sidestream check`: prints all problems of a configuration, or its warnings and a summary.
+//!
+//! Connects to nothing, so it runs in CI and in an init container. Problems and warnings go to
+//! standard error with excerpt and hint; the summary goes to standard output.
 
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -8,7 +11,7 @@ use super::output::{complain, exit_of, print};
 use crate::config::{self, Loaded};
 use crate::http::RouteConfig;
 
-/// Checks the file without connecting to anything: problems and warnings go to standard error, the summary to standard output.
+/// Checks the file and prints the result.
 pub(super) fn run(file: &Path) -> Exit {
     match config::load(file) {
         Ok(loaded) => {

@@ -1,4 +1,8 @@
-//! `sidestream drain`: asks the running sidecar, over its control socket, to hand its clients over.
+//! `sidestream drain`: starts the drain of the running sidecar over its control socket.
+//!
+//! Used as a preStop hook: with `--wait` it returns when the drain is over. If the configuration
+//! file has become invalid, the running sidecar still uses the previous one, so the default place
+//! of the socket is tried.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,20 +15,21 @@ use super::Exit;
 use super::output::{complain, exit_of, print};
 use crate::{admin, config};
 
-/// What is read when no file is named: the folder's, as `run` does, then the one of the container image.
+/// Default configuration files: the one of `run`, then the one of the container image.
 const FILES: [&str; 2] = ["sidecar.yaml", "/etc/sidestream/sidecar.yaml"];
 
-/// 15 s: the sidecar answers at once, or after a reload that it is in the middle of.
+/// 15 s: the sidecar answers at once, or after a running reload.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-/// What `drain` is told.
+/// Arguments of `drain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Return when the drain is over: with 0 when everybody left in good order, with 75 when somebody was cut
+    /// Wait until the drain is over; exit with 0 if every event stream ended in good order, with 75
+    /// if some were cut
     #[arg(long)]
     wait: bool,
-    /// The configuration file of the sidecar, which says where its control socket is [default: sidecar.yaml, else
-    /// /etc/sidestream/sidecar.yaml]
+    /// The configuration file of the sidecar, which names its control socket [default:
+    /// sidecar.yaml, else /etc/sidestream/sidecar.yaml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -32,7 +37,7 @@ pub(super) struct Args {
 pub(super) fn run(arguments: &Args) -> Exit {
     let (places, missing) = match places(arguments.config.as_deref()) {
         Ok(places) => (places, Exit::Unavailable),
-        // A sidecar that runs goes on with what the file said before; a preStop hook must reach it all the same.
+        // The running sidecar uses the previous file; a preStop hook must reach it nevertheless.
         Err(problems) => {
             complain(problems);
             (
@@ -45,17 +50,17 @@ pub(super) fn run(arguments: &Args) -> Exit {
         Ok(socket) => socket,
         Err(why) => {
             complain(format_args!(
-                "sidestream: no sidecar can be asked to drain:{why}"
+                "sidestream: cannot reach a sidecar to drain:{why}"
             ));
             return missing;
         }
     };
     match ask(&socket, arguments.wait) {
         Ok(answer) => explain(&answer, arguments.wait),
-        // It may have been told to end at once: what became of its clients is not known.
+        // It may have exited at once; the state of its clients is unknown.
         Err(error) if arguments.wait => {
             complain(format_args!(
-                "sidestream: the sidecar ended before it said that it was drained: {error}"
+                "sidestream: the sidecar exited before it reported a complete drain: {error}"
             ));
             Exit::Incomplete
         }
@@ -68,7 +73,7 @@ pub(super) fn run(arguments: &Args) -> Exit {
     }
 }
 
-/// Where the control socket may be, by the configuration; without any, where a sidecar with the defaults has it.
+/// Possible paths of the control socket, from the configuration or its defaults.
 fn places(file: Option<&Path>) -> Result<Vec<PathBuf>, config::Problems> {
     let file = file.or_else(|| FILES.map(Path::new).into_iter().find(|file| file.exists()));
     let admin = file
@@ -81,20 +86,20 @@ fn places(file: Option<&Path>) -> Result<Vec<PathBuf>, config::Problems> {
     ))
 }
 
-/// The first place where somebody listens; the error tells of each.
+/// Connects to the first socket that accepts; the error lists every attempt.
 fn connect(places: &[PathBuf]) -> Result<UnixStream, String> {
-    let mut refusals = String::new();
+    let mut errors = String::new();
     for place in places {
         match UnixStream::connect(place) {
             Ok(socket) => return Ok(socket),
-            Err(error) => refusals += &format!("\n  {}: {error}", place.display()),
+            Err(error) => errors += &format!("\n  {}: {error}", place.display()),
         }
     }
-    Err(refusals)
+    Err(errors)
 }
 
 fn ask(mut socket: &UnixStream, wait: bool) -> io::Result<Value> {
-    // A drain has its own end; whoever waits for it does so to that end.
+    // With `--wait` no timeout: the drain has its own deadline.
     socket.set_read_timeout((!wait).then_some(ANSWER_MAX))?;
     socket.write_all(if wait { b"drain wait\n" } else { b"drain\n" })?;
     let mut line = String::new();
@@ -106,8 +111,10 @@ fn ask(mut socket: &UnixStream, wait: bool) -> io::Result<Value> {
 
 fn explain(answer: &Value, wait: bool) -> Exit {
     if answer["ok"] != true {
-        let why = answer["error"].as_str().unwrap_or("without saying why");
-        complain(format_args!("sidestream: the sidecar refuses: {why}"));
+        let why = answer["error"].as_str().unwrap_or("no reason given");
+        complain(format_args!(
+            "sidestream: the sidecar rejects the drain: {why}"
+        ));
         return Exit::Unavailable;
     }
     let drain = &answer["drain"];
@@ -120,13 +127,13 @@ fn explain(answer: &Value, wait: bool) -> Exit {
         Some(false) => {
             let cut = &drain["cut"];
             complain(format_args!(
-                "sidestream: drained, but not completely: {cut} event streams were cut"
+                "sidestream: drain incomplete: {cut} event streams were cut"
             ));
             if wait { Exit::Incomplete } else { Exit::Clean }
         }
         None if wait => {
             complain(format_args!(
-                "sidestream: the drain was broken off in its phase {phase:?}, {left} event streams were left"
+                "sidestream: the drain was interrupted in phase {phase:?} with {left} event streams left"
             ));
             Exit::Incomplete
         }

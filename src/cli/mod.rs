@@ -1,4 +1,7 @@
-//! The command line: argv to a command, a command to an exit code.
+//! Command line: parses arguments into a command, runs it, and maps its result to an exit code.
+//!
+//! One file per command. A command returns an [`Exit`]; no other code exits the process. Text for
+//! people goes through `output`, because standard output may be a closed pipe.
 
 mod check;
 mod demo;
@@ -17,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 use crate::telemetry::logs::FlushAtEnd;
 
-/// Parses the arguments (the first one is the program's name), does what they say and returns the exit code.
+/// Runs the command in the arguments (the first is the name of the program); returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let _flushed = FlushAtEnd;
     let exit = match Cli::try_parse_from(arguments) {
@@ -27,23 +30,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// How a command ended: what the shell, a supervisor or Kubernetes is told. The numbers are those of `sysexits.h`.
+/// Exit code of a command, for shells, supervisors and Kubernetes. The numbers come from
+/// `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
-    /// All is well.
+    /// Success.
     Clean = 0,
-    /// Bad usage or a bad configuration: trying again changes nothing.
+    /// Invalid usage or configuration: another attempt gives the same result.
     Usage = 64,
-    /// A needed service is missing or refuses.
+    /// A required service is unreachable or rejects the request.
     Unavailable = 69,
-    /// An error of our own.
+    /// Internal error.
     Internal = 70,
-    /// A drain that did not complete.
+    /// The drain did not complete.
     Incomplete = 75,
 }
 
-/// Brings events from NATS to browsers and services over Server-Sent Events.
+/// Streams NATS events to browsers and services over Server-Sent Events.
 #[derive(Debug, Parser)]
 #[command(name = "sidestream", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
@@ -55,17 +59,18 @@ struct Cli {
 enum Command {
     /// Run the sidecar
     Run(Config),
-    /// Parse and validate the configuration without connecting to anything; prints every problem
+    /// Check the configuration without connecting to anything; prints every problem
     Check(Config),
-    /// Ask the running sidecar to hand its clients over to other pods
+    /// Drain the running sidecar: its clients continue on other pods (graceful shutdown)
     Drain(drain::Args),
-    /// Follow an event stream: print its events, reconnect and resume when it breaks
+    /// Follow an event stream: print its events, reconnect and resume after interruptions
     Tail(tail::Args),
-    /// Try everything on this machine: NATS, a publisher, the sidecar and a page to watch it
+    /// Run everything on this machine: NATS, a publisher, the sidecar and a page that shows the
+    /// events
     Demo(demo::Args),
-    /// Add the sidecar to the workloads of manifests; who does it twice gets the same
+    /// Add the sidecar to the workloads in manifests; idempotent
     Inject(inject::Args),
-    /// Take the sidecar out again
+    /// Remove the sidecar from the workloads in manifests
     Uninject(inject::Files),
     /// Run the webhook that adds the sidecar to pods with the label `sidestream.dev/inject: "true"`
     Injector(Box<injector::Args>),
@@ -86,7 +91,7 @@ impl Command {
     }
 }
 
-/// Where the configuration is.
+/// Path of the configuration.
 #[derive(Debug, clap::Args)]
 struct Config {
     /// The configuration file
@@ -94,7 +99,8 @@ struct Config {
     config: PathBuf,
 }
 
-/// Prints clap's answer. Its own exit code for bad usage is 2, which supervisors take for many things; ours is 64.
+/// Prints clap's answer. Exits with 64 for invalid usage; clap's own 2 has other meanings in
+/// supervisors.
 fn explain(answer: &clap::Error) -> Exit {
     let printed = answer.print();
     if answer.use_stderr() {
@@ -106,8 +112,8 @@ fn explain(answer: &clap::Error) -> Exit {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   clean
-  64  bad usage or a bad configuration
-  69  a needed service is unavailable, or refuses
+  0   success
+  64  invalid usage or configuration
+  69  a required service is unavailable or rejects the request
   70  internal error
-  75  a drain that did not complete";
+  75  the drain did not complete";

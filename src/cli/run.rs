@@ -1,4 +1,7 @@
-//! `sidestream run`: the sidecar, from its file to its last signal.
+//! `sidestream run`: loads the configuration, starts logging and runs the sidecar until a signal.
+//!
+//! Signal handlers are installed first and stay usable while the file is read, which happens on a
+//! thread of its own: a large file takes a second, and a pipe without a writer never ends.
 
 use std::io;
 use std::path::Path;
@@ -14,12 +17,12 @@ use crate::lifecycle::signals::{self, Request};
 use crate::{config, telemetry};
 
 pub(super) fn run(path: &Path) -> Exit {
-    // First of all: as PID 1 a process has no default action for signals.
+    // Must be first: PID 1 has no default action for signals.
     let mut signals = match signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
             complain(format_args!(
-                "sidestream: signals cannot be handled: {error}"
+                "sidestream: cannot install signal handlers: {error}"
             ));
             return Exit::Internal;
         }
@@ -33,7 +36,7 @@ pub(super) fn run(path: &Path) -> Exit {
         Ok(None) => return Exit::Clean,
         Err(error) => {
             complain(format_args!(
-                "sidestream: the configuration cannot be read: {error}"
+                "sidestream: cannot read the configuration: {error}"
             ));
             return Exit::Internal;
         }
@@ -50,7 +53,7 @@ pub(super) fn run(path: &Path) -> Exit {
     match app::run(path.to_owned(), loaded, signals, grace) {
         Ok(()) => Exit::Clean,
         Err(error) => {
-            tracing::error!(%error, "could not start");
+            tracing::error!(%error, "cannot start");
             match error {
                 StartError::Configuration(_) => Exit::Usage,
                 StartError::System(_) => Exit::Unavailable,
@@ -59,8 +62,7 @@ pub(super) fn run(path: &Path) -> Exit {
     }
 }
 
-/// Loads the file on a thread of its own; nothing if a signal ends the process first. A large file takes a second, and a
-/// pipe without a writer never ends.
+/// Loads the file on a thread of its own. Returns `None` if a signal ends the process first.
 fn load(
     path: &Path,
     signals: &mut mpsc::Receiver<Request>,
@@ -71,7 +73,7 @@ fn load(
     std::thread::Builder::new()
         .name("config".into())
         .spawn(move || {
-            // The other end is gone when the process ends.
+            // The receiver is dropped if a signal ends the process first.
             drop(done.send(config::load(&path)));
         })?;
     runtime.block_on(async {
@@ -80,7 +82,7 @@ fn load(
             tokio::select! {
                 biased;
                 request = signals.recv() => match request {
-                    // It is being read.
+                    // The file is being read already.
                     Some(Request::Reload) => {}
                     Some(Request::End) | None => return Ok(None),
                 },
@@ -90,16 +92,16 @@ fn load(
     })
 }
 
-/// The variable in which whoever starts the process says how long it may take to end: a pod's
-/// `terminationGracePeriodSeconds`, which the pod itself cannot see.
+/// Environment variable with the pod's `terminationGracePeriodSeconds`, which a container cannot
+/// read from inside.
 const GRACE: &str = "SIDESTREAM_TERMINATION_GRACE_PERIOD";
 
 fn grace() -> Result<Option<Duration>, &'static str> {
     let Some(text) = std::env::var_os(GRACE).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let text = text.to_str().ok_or("this is no text")?;
-    // Seconds without a unit: so the manifest has them.
+    let text = text.to_str().ok_or("not valid UTF-8")?;
+    // A number without a unit is seconds, as in the manifest.
     match text.parse() {
         Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
         Err(_) => config::duration(text).map(Some),

@@ -152,7 +152,7 @@ async fn a_drain_that_is_asked_for_again_is_the_same_one() {
     let gone = drain(&fixture.sidestream, &["--wait"]).await;
     assert_eq!(gone.status.code(), Some(69), "{}", printed(&gone));
     assert!(
-        printed(&gone).contains("no sidecar can be asked to drain:\n  control.sock: "),
+        printed(&gone).contains("cannot reach a sidecar to drain:\n  control.sock: "),
         "{}",
         printed(&gone)
     );
@@ -185,7 +185,7 @@ async fn somebody_who_was_cut_makes_the_drain_incomplete() {
     assert_eq!(output.status.code(), Some(75));
     assert_eq!(
         printed(&output),
-        "sidestream: drained, but not completely: 1 event streams were cut\n"
+        "sidestream: drain incomplete: 1 event streams were cut\n"
     );
     assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
     assert_eq!(
