@@ -107,7 +107,7 @@ async fn a_swapped_config_map_adds_a_route_while_a_stream_stays_open() {
     let one = route("/one", "one.>");
     let text = |routes: &str| config(&nats, &format!("routes:\n{routes}"));
     let mut mount = Mount::new(&text(&one));
-    // The rig's file is a link to the mounted one.
+    // The configuration file of the test kit is a link to the mounted one.
     let sidestream = Sidestream::builder(text(&one))
         .linked_to(&mount.file())
         .start()

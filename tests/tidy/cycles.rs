@@ -247,9 +247,7 @@ fn resolve(
         .rev()
         .find(|depth| modules.contains_key(&path[..*depth]))?;
     let (module, rest) = (&path[..depth], &path[depth..]);
-    let Some(item) = rest.first() else {
-        return None;
-    };
+    let item = rest.first()?;
     if hops == 0 {
         return Some(module.to_vec());
     }

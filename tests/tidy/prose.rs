@@ -133,9 +133,9 @@ fn text_is_plain_english() {
         assert!(!texts.is_empty(), "there are {place} to look at");
         for word in &WORDS {
             let what = format!("`{}` in {place}", word.phrase);
-            let uses = texts.iter().flat_map(|text| uses_in(text, word)).collect();
+            let uses: Vec<Use> = texts.iter().flat_map(|text| uses_in(text, word)).collect();
             let advice = format!("instead, {}", word.instead);
-            wrong += &compared(&what, word.allowed[at], uses, &advice);
+            wrong += &compared(&what, word.allowed[at], &uses, &advice);
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
@@ -151,12 +151,12 @@ fn doc_comments_begin_with_a_noun_phrase_or_a_verb() {
     }
     let what = "doc comments that begin with What, Who, Where, How, When, Why, Which or Whether";
     let advice = "begin with the thing or the act: `Returns ...`, `Batch of ...`";
-    let wrong = compared(what, RIDDLES_ALLOWED, riddles, advice);
+    let wrong = compared(what, RIDDLES_ALLOWED, &riddles, advice);
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
 /// Report of more uses than allowed; empty if there are not more.
-fn compared(what: &str, allowed: usize, uses: Vec<Use>, advice: &str) -> String {
+fn compared(what: &str, allowed: usize, uses: &[Use], advice: &str) -> String {
     let mut report = String::new();
     if uses.len() > allowed {
         writeln!(
@@ -165,7 +165,7 @@ fn compared(what: &str, allowed: usize, uses: Vec<Use>, advice: &str) -> String 
             uses.len()
         )
         .unwrap();
-        for Use { path, line, text } in &uses {
+        for Use { path, line, text } in uses {
             writeln!(report, "    {}:{line}: {text}", path.display()).unwrap();
         }
     }
@@ -401,6 +401,6 @@ fn too_many_uses_are_reported() {
         };
         (0..count).map(|_| one()).collect::<Vec<_>>()
     };
-    assert_eq!(compared("`x`", 1, uses(1), ""), "");
-    assert!(compared("`x`", 1, uses(2), "use y").contains("allowed 1; use y:\n    a.rs:1: told"));
+    assert_eq!(compared("`x`", 1, &uses(1), ""), "");
+    assert!(compared("`x`", 1, &uses(2), "use y").contains("allowed 1; use y:\n    a.rs:1: told"));
 }

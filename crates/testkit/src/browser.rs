@@ -1,4 +1,7 @@
-//! A real browser: headless Chromium on a page of the rig that opens an EventSource and reports what it sees.
+//! A real browser: headless Chromium on a page that opens EventSources and reports what they receive.
+//!
+//! [`Page`] serves the page and collects its reports; [`Browser`] is the Chromium process that
+//! shows it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,13 +24,13 @@ use tokio::task::JoinHandle;
 use crate::process::Process;
 use crate::wait::eventually;
 
-/// 60 s: Chromium takes seconds to start, many on a busy machine.
+/// 60 s: Chromium takes seconds to start, and longer on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a page may report before the rig stops listening to it.
+/// Maximum number of reports that are kept.
 const REPORTS_MAX: usize = 100_000;
 
-/// No sandbox, because containers run the tests as root; QUIC and everything that calls home are off.
+/// No sandbox, because containers run the tests as root. No QUIC and no background requests.
 const FLAGS: [&str; 12] = [
     "--headless",
     "--no-sandbox",
@@ -40,12 +43,12 @@ const FLAGS: [&str; 12] = [
     "--disable-component-update",
     "--disable-extensions",
     "--disable-sync",
-    // The authority of the rig is not in the browser's store.
+    // The certificate authority of the test is not in the browser's store.
     "--ignore-certificate-errors",
 ];
 
-/// The page: reports are posted one after the other, so that they arrive in the order in which they were seen.
-const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>rig</title><script>
+/// The page. It posts one batch of reports at a time, so that reports arrive in order.
+const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>test</title><script>
 const ask = new URLSearchParams(location.search);
 let queue = [], busy = false;
 async function flush() {
@@ -69,14 +72,14 @@ for (const [index, url] of ask.getAll("url").entries()) {
 }
 </script>"#;
 
-/// The server of the page; a browser is started by [`Page::open`].
+/// Server of the page. [`Page::open`] starts a browser.
 pub struct Page {
     address: SocketAddr,
     serving: JoinHandle<()>,
     reports: Arc<Mutex<Vec<Value>>>,
 }
 
-/// A browser that shows the page; killed when dropped.
+/// Browser that shows the page. Dropping it ends the process.
 pub struct Browser {
     page: Page,
     process: Process,
@@ -106,12 +109,13 @@ impl Page {
         }
     }
 
-    /// The page's origin, for `cors.origins`.
+    /// Origin of the page, for `cors.origins`.
     pub fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Starts Chromium on the page, with an EventSource on each of `urls` that listens to `message` and to `names`.
+    /// Starts Chromium with one EventSource per URL. Each listens to `message` and to the event
+    /// names `names`.
     pub fn open(self, urls: &[&str], names: &[&str]) -> Browser {
         let pairs = urls
             .iter()
@@ -143,18 +147,19 @@ impl Drop for Page {
 // === impl Browser ===
 
 impl Browser {
-    /// Everything seen so far: objects with `source` (which URL), `at` (ms), `kind` (`open`, `event`, `error`).
+    /// All reports: objects with `source` (index of the URL), `at` (ms) and `kind` (`open`, `event`
+    /// or `error`).
     pub fn reports(&self) -> Vec<Value> {
         self.page.reports.lock().unwrap().clone()
     }
 
-    /// What was seen from report `from` on, and the report to ask from the next time.
+    /// Reports from index `from` on, and the index for the next call.
     pub fn reports_since(&self, from: usize) -> (Vec<Value>, usize) {
         let reports = self.page.reports.lock().unwrap();
         (reports[from..].to_vec(), reports.len())
     }
 
-    /// The events seen so far: `name`, `data`, `id`.
+    /// Events received: `name`, `data`, `id`.
     pub fn events(&self) -> Vec<Value> {
         self.reports()
             .into_iter()
@@ -171,7 +176,7 @@ impl Browser {
         .await
     }
 
-    /// What Chromium itself has printed.
+    /// Output of Chromium itself.
     pub fn output(&self) -> Vec<String> {
         self.process.lines()
     }
@@ -179,13 +184,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Asked to end, Chromium ends its own children; SIGKILL would leave them, and they would hold the profile.
+        // SIGTERM: Chromium then ends its own child processes. After SIGKILL they would keep the
+        // profile open.
         self.process.signal(rustix::process::Signal::TERM);
         for _ in 0..200 {
             if self.process.exited().is_some() {
                 return;
             }
-            // A drop cannot await; nothing else of this test runs any more.
+            // `drop` cannot await, and nothing else of this test is running.
             std::thread::park_timeout(Duration::from_millis(10));
         }
     }
@@ -219,12 +225,12 @@ async fn answer(
         .unwrap())
 }
 
-/// The browser: `CHROMIUM` of the environment, or Debian's.
+/// Chromium executable: the environment variable `CHROMIUM`, or `chromium` in `PATH`.
 fn chromium() -> PathBuf {
     std::env::var_os("CHROMIUM").map_or_else(|| PathBuf::from("chromium"), PathBuf::from)
 }
 
-/// Percent-encodes a query value (RFC 3986, unreserved characters stay).
+/// Percent-encodes a query value; unreserved characters (RFC 3986) are unchanged.
 fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

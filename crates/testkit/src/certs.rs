@@ -1,4 +1,4 @@
-//! A certificate authority for one test: server and client certificates in files, and clients that trust it.
+//! Certificate authority of one test: certificates as PEM files, and TLS configurations that trust it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 
-/// The authority; its files live as long as it.
+/// Certificate authority. Dropping it deletes its files.
 pub struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
 }
 
-/// A certificate with its key, as PEM files.
+/// Certificate and private key as PEM files.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The certificate's file.
+    /// File of the certificate.
     pub certificate: PathBuf,
-    /// The private key's file.
+    /// File of the private key.
     pub key: PathBuf,
 }
 
 // === impl Authority ===
 
 impl Authority {
-    /// A new authority with a new key.
+    /// Creates an authority with a new key.
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params
             .distinguished_name
-            .push(DnType::CommonName, "rig authority");
+            .push(DnType::CommonName, "test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
@@ -52,23 +52,24 @@ impl Authority {
         }
     }
 
-    /// The authority's certificate, for whoever must trust it.
+    /// File of the authority's own certificate: the trust anchor.
     pub fn file(&self) -> PathBuf {
         self.folder.path().join("ca.crt")
     }
 
-    /// The folder of all its files.
+    /// Folder of all files of the authority.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A certificate for servers on loopback; `name` is the file's and the subject's. A second one replaces the first.
+    /// Issues a server certificate for loopback. `name` is the subject and the file name; a second
+    /// call with it replaces the files.
     pub fn server(&self, name: &str) -> Identity {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         self.issue(name, names, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A certificate for a client called `name`.
+    /// Issues a client certificate for `name`.
     pub fn client(&self, name: &str) -> Identity {
         self.issue(
             name,
@@ -77,7 +78,8 @@ impl Authority {
         )
     }
 
-    /// A certificate for servers on loopback that signs itself; `is_authority` says that it may sign others as well.
+    /// Creates a self-signed server certificate for loopback; with `is_authority` it may sign other
+    /// certificates.
     pub fn self_signed(&self, name: &str, is_authority: bool) -> Identity {
         let mut params =
             CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -91,12 +93,12 @@ impl Authority {
         self.write(name, &params.self_signed(&pair).unwrap(), &pair)
     }
 
-    /// A TLS client that trusts this authority alone and offers `protocols` by ALPN.
+    /// TLS client configuration that trusts only this authority and offers `protocols` by ALPN.
     pub fn trusting(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         self.configure(protocols, None)
     }
 
-    /// As [`Authority::trusting`], with a certificate of its own.
+    /// Same as [`Authority::trusting`], with a client certificate.
     pub fn trusting_as(&self, protocols: &[&str], identity: &Identity) -> Arc<ClientConfig> {
         self.configure(protocols, Some(identity))
     }
@@ -148,7 +150,8 @@ impl Default for Authority {
     }
 }
 
-/// A TLS server with this certificate that offers `protocols` by ALPN, for servers of the rig itself.
+/// TLS server configuration with this certificate that offers `protocols` by ALPN, for servers in
+/// the tests.
 pub fn server_config(identity: &Identity, protocols: &[&str]) -> Arc<ServerConfig> {
     let certificate = CertificateDer::from_pem_file(&identity.certificate).unwrap();
     let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();

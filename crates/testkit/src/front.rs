@@ -1,4 +1,7 @@
-//! A real proxy in front of two pods, started with the configuration that the documentation shows.
+//! A reverse proxy in front of two pods, started with the configuration of `docs/proxies`.
+//!
+//! The files are used as documented. [`Text::replace`] changes only addresses, ports, intervals and
+//! logging, and panics if a file no longer has the text to replace.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +19,7 @@ use crate::process::Process;
 use crate::repository::{root, tool};
 use crate::wait::{DEADLINE, eventually};
 
-/// Which proxy.
+/// Proxy product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// nginx as documented: HTTP/1.1 to the pods.
@@ -33,39 +36,39 @@ pub enum Kind {
     Traefik,
 }
 
-/// Where a pod listens.
+/// Ports of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// For clients, in clear text.
+    /// Port for clients, in clear text.
     pub clients: u16,
-    /// The admin's.
+    /// Admin port.
     pub admin: u16,
 }
 
-/// A running proxy; killed when dropped.
+/// Running proxy. Dropping it kills the process.
 pub struct Front {
     kind: Kind,
     process: Process,
     folder: TempDir,
     plain: u16,
     secure: u16,
-    /// Envoy's own; with Traefik, the port of the web server that answers "later".
+    /// Admin port of Envoy. With Traefik: port of the web server that returns `later.http`.
     admin: u16,
     pods: [Ports; 2],
 }
 
-/// What a proxy has logged of the requests for event streams: all but those for `/`.
+/// Summary of the access log for requests of event streams: all requests but those for `/`.
 #[derive(Debug, Default)]
 pub struct Logged {
-    /// A pod has answered with 200.
+    /// Requests that a pod answered with 200.
     pub answered: usize,
-    /// The first pod did not answer, or with 503, and another was asked.
+    /// Requests that were retried on another pod, after no response or a 503.
     pub passed_on: usize,
-    /// The lines of those that no pod has answered with 200.
+    /// Log lines of requests that no pod answered with 200.
     pub failed: Vec<String>,
 }
 
-/// A file of `docs/proxies`, to be changed where a test has other addresses.
+/// File of `docs/proxies`, edited for the addresses of the test.
 struct Text {
     name: &'static str,
     text: String,
@@ -74,7 +77,7 @@ struct Text {
 // === impl Kind ===
 
 impl Kind {
-    /// All of them.
+    /// All products.
     pub const ALL: [Self; 6] = [
         Self::Nginx,
         Self::NginxHttp10,
@@ -84,7 +87,7 @@ impl Kind {
         Self::Traefik,
     ];
 
-    /// Whether a line of the log is of a request for an event stream.
+    /// Returns true if a log line is about a request for an event stream.
     fn is_for_events(self, line: &str) -> bool {
         match self {
             Self::Caddy => {
@@ -100,26 +103,28 @@ impl Kind {
         }
     }
 
-    /// Of a line of the log: whether a pod has answered with 200; whether more than one was asked.
+    /// Reads a log line: `(a pod answered with 200, more than one pod was asked)`.
     fn answer(self, line: &str) -> (bool, bool) {
         match self {
             Self::Nginx | Self::NginxHttp10 => {
-                // The statuses of all pods that were asked, as `NGINX_HTTP` has it.
+                // Statuses of all pods that were asked, in the format of `NGINX_HTTP`.
                 let statuses: Vec<&str> = line.split('|').next().unwrap().split(", ").collect();
                 (statuses.last() == Some(&"200"), statuses.len() > 1)
             }
             Self::Haproxy => {
                 let fields: Vec<&str> = line.split_whitespace().collect();
-                // client [date] frontend backend/server timers status bytes - - flags counts queues "request"
+                // client [date] frontend backend/server timers status bytes - - flags counts queues
+                // "request"
                 let retries = fields[10].rsplit('/').next().unwrap();
                 (fields[5] == "200", retries != "0")
             }
             Self::Envoy => {
-                // status|attempts|X-Accel-Buffering|request, as `ENVOY_LOG` has it: what a pod answers has that header.
+                // status|attempts|X-Accel-Buffering|request, in the format of `ENVOY_LOG`. Only
+                // pods send that header.
                 let fields: Vec<&str> = line.split('|').collect();
                 (fields[0] == "200" && fields[2] == "no", fields[1] != "1")
             }
-            // It logs no attempts.
+            // Caddy does not log attempts.
             Self::Caddy => (
                 line.contains("\"status\":200") && line.contains("\"X-Accel-Buffering\":[\"no\"]"),
                 false,
@@ -139,7 +144,8 @@ impl Kind {
 // === impl Front ===
 
 impl Front {
-    /// Starts a proxy in front of these pods, which need not be there yet; returns when it answers.
+    /// Starts a proxy in front of these pods and waits until it responds. The pods need not run
+    /// yet.
     pub async fn start(kind: Kind, pods: [Ports; 2], authority: &Authority) -> Self {
         let folder = tempfile::Builder::new().prefix("front-").tempdir().unwrap();
         let (plain, secure, own) = (free_port(), free_port(), free_port());
@@ -194,7 +200,8 @@ impl Front {
                     );
                     text.replace(&format!("{address}:8080"), &format!("127.0.0.1:{clients}"));
                 }
-                // As everything else is scaled down: a pod here accepts for half a second, not for five.
+                // Scaled down like the drain in these tests: a pod accepts for half a second
+                // instead of five.
                 text.replace("inter 1s", "inter 100ms");
                 let mut command = Command::new("haproxy");
                 command.arg("-db").arg("-f").arg(text.write(folder.path()));
@@ -339,7 +346,8 @@ impl Front {
         front
     }
 
-    /// Waits until Traefik has read its dynamic configuration: it listens before, without routes and certificates.
+    /// Waits until Traefik has read its dynamic configuration. It listens earlier, without routes
+    /// and certificates.
     async fn until_configured(&self, authority: &Authority) {
         eventually(DEADLINE, "Traefik has its routes", || async {
             http1::get(&self.url("/"))
@@ -357,22 +365,23 @@ impl Front {
         .await;
     }
 
-    /// Which proxy it is.
+    /// Product of this proxy.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// A URL in clear text: HTTP/1.1.
+    /// URL in clear text: HTTP/1.1.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.plain)
     }
 
-    /// A URL under TLS: HTTP/1.1 or HTTP/2 by ALPN.
+    /// URL with TLS: HTTP/1.1 or HTTP/2 by ALPN.
     pub fn url_tls(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.secure)
     }
 
-    /// Ends the proxy, when all clients are gone, and returns what it has logged of requests for event streams.
+    /// Ends the proxy after all clients have disconnected, and returns the summary of its access
+    /// log.
     pub async fn stop(mut self) -> Logged {
         self.process.signal(Signal::TERM);
         self.process.wait_exit(DEADLINE).await;
@@ -395,12 +404,13 @@ impl Front {
         logged
     }
 
-    /// How much of the log there is so far, for [`Front::until_known`].
+    /// Number of log lines until now, for [`Front::until_health_checked`].
     pub fn log_length(&self) -> usize {
         self.process.scan(0, <[String]>::len)
     }
 
-    /// Waits until a health check has found this pod (0 or 1) up or down, after `heard`. nginx, Caddy and Traefik have no checks.
+    /// Waits until a health check reports this pod (0 or 1) up or down. `from` is an earlier
+    /// [`Front::log_length`]. nginx, Caddy and Traefik have no health checks here.
     pub async fn until_health_checked(&self, pod: usize, up: bool, from: usize) {
         match self.kind {
             Kind::Haproxy => {
@@ -447,7 +457,8 @@ impl Text {
         }
     }
 
-    /// Every occurrence; there must be one, or the test would run something else than what is documented.
+    /// Replaces every occurrence. Panics if there is none, because then the test would not run the
+    /// documented file.
     fn replace(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "{} has no {from:?}", self.name);
         self.text = self.text.replace(from, to);
@@ -460,10 +471,10 @@ impl Text {
     }
 }
 
-/// A log that says of each request what the pods have answered, and places to write for whoever is not root.
+/// Access log with the statuses of the pods, and writable paths for users other than root.
 const NGINX_HTTP: &str = r#"
-    log_format rig '$upstream_status|"$request"';
-    access_log access.log rig;
+    log_format test '$upstream_status|"$request"';
+    access_log access.log test;
     client_body_temp_path body;
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
@@ -471,7 +482,7 @@ const NGINX_HTTP: &str = r#"
     uwsgi_temp_path uwsgi;
 "#;
 
-/// A log that says of each request how many pods were asked, and whether the answer is a pod's.
+/// Access log with the number of attempts, and a header that only pods send.
 const ENVOY_LOG: &str = r#"                access_log:
                   - name: envoy.access_loggers.stdout
                     typed_config:
@@ -481,12 +492,12 @@ const ENVOY_LOG: &str = r#"                access_log:
                           inline_string: "%RESPONSE_CODE%|%UPSTREAM_REQUEST_ATTEMPT_COUNT%|%RESP(X-ACCEL-BUFFERING)%|\"%REQ(:METHOD)% %REQ(:PATH)% \"|%RESPONSE_CODE_DETAILS%\n"
 "#;
 
-/// A log that includes the header that only pods send.
+/// Access log with a header that only pods send.
 const TRAEFIK_LOG: &str = "accessLog:
   format: json
   fields: { headers: { names: { X-Accel-Buffering: keep } } }";
 
-/// Serves `later.http` on this port until the test ends. Traefik has no answer of its own that a file could set.
+/// Serves `later.http` on this port until the test ends. Traefik cannot return a file by itself.
 async fn serve_later(port: u16) {
     let answer = std::fs::read(documented("later.http")).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
@@ -510,7 +521,7 @@ fn documented(name: &str) -> PathBuf {
     root().join("docs/proxies").join(name)
 }
 
-/// HAProxy wants certificate and key in one file.
+/// Writes certificate and key into one file, as HAProxy requires.
 fn joined(identity: &Identity, folder: &Path) -> PathBuf {
     let pem = [&identity.certificate, &identity.key]
         .map(|file| std::fs::read_to_string(file).unwrap())

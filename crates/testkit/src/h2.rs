@@ -1,4 +1,10 @@
-//! An HTTP/2 client of Server-Sent Events for tests: many streams on one connection, each read, stalled or reset alone.
+//! HTTP/2 client of Server-Sent Events with many streams on one connection.
+//!
+//! Each stream is read, stalled or reset on its own.
+//!
+//! A task per connection drives the `h2` library. A stream whose test does not read it keeps its
+//! flow control window closed, so the server sees a slow client on that stream only.
+//! [`crate::h2_tap`] records the frames below the library.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,17 +24,17 @@ use crate::sse_parser::{Event, Parser};
 use crate::transport::Connector;
 use crate::wait::{DEADLINE, eventually, within};
 
-/// 16 MiB for the whole connection: only a stream's own window ever holds back that stream.
+/// 16 MiB for the connection, so that only the window of a stream limits that stream.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// How to open a connection.
+/// Options of a connection.
 #[derive(Clone)]
 pub struct Builder {
     connector: Connector,
     stream_window: u32,
 }
 
-/// One connection. Dropped: closed, with everything on it.
+/// One connection. Dropping it closes the connection and all its streams.
 pub struct H2Client {
     base: Uri,
     requests: SendRequest<Bytes>,
@@ -36,7 +42,8 @@ pub struct H2Client {
     driver: JoinHandle<()>,
 }
 
-/// One answered request. Not read: its window fills and the server must stop, this stream alone.
+/// Response of one request. While it is not read, its window fills and the server must stop writing
+/// to it.
 pub struct H2Stream {
     status: u16,
     headers: Vec<(String, String)>,
@@ -59,25 +66,25 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Speaks TLS; the configuration must offer `h2` by ALPN.
+    /// Uses TLS; the configuration must offer `h2` by ALPN.
     pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
         self.connector = self.connector.tls(config);
         self
     }
 
-    /// The window of each stream, in bytes: what a stalled stream still takes.
+    /// Window of each stream, in bytes: the amount that a stalled stream still accepts.
     pub fn stream_window(mut self, bytes: u32) -> Self {
         self.stream_window = bytes;
         self
     }
 
-    /// A small socket buffer, for connections that stop reading altogether.
+    /// Size of the receive buffer; small for connections that stop reading altogether.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.connector = self.connector.receive_buffer(bytes);
         self
     }
 
-    /// Connects to the host and port of `url`: by prior knowledge, or by ALPN if it is `https`.
+    /// Connects to the host and port of `url`: by prior knowledge, or by ALPN for `https`.
     pub async fn connect(self, url: impl AsRef<str>) -> H2Client {
         let url = url.as_ref();
         self.try_connect(url)
@@ -85,7 +92,7 @@ impl Builder {
             .unwrap_or_else(|error| panic!("HTTP/2 to {url}: {error}"))
     }
 
-    /// As [`Builder::connect`], for servers that may not be there.
+    /// Same as [`Builder::connect`], for servers that may not be running.
     pub async fn try_connect(self, url: &str) -> io::Result<H2Client> {
         let base: Uri = url.parse().unwrap();
         within(DEADLINE, "the HTTP/2 connection is open", async {
@@ -102,7 +109,8 @@ impl Builder {
             let (requests, connection) = Handshake::new()
                 .initial_window_size(self.stream_window)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                // A stalled stream holds many small frames; the default budget would end the whole connection.
+                // A stalled stream buffers many small frames; the default budget would close the
+                // connection.
                 .data_frame_budget(CONNECTION_WINDOW as usize)
                 .handshake(tap)
                 .await
@@ -128,23 +136,24 @@ impl Builder {
 // === impl H2Client ===
 
 impl H2Client {
-    /// A connection with the usual windows.
+    /// Connects with the default windows.
     pub async fn connect(url: impl AsRef<str>) -> Self {
         Builder::default().connect(url).await
     }
 
-    /// Options first, then [`Builder::connect`].
+    /// Starts with default options; [`Builder::connect`] opens the connection.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// GET, accepting an event stream; returns when the head of the answer is there, whatever its status.
+    /// Sends GET for an event stream; returns when the response headers have arrived, with any
+    /// status.
     pub async fn get(&mut self, target: &str) -> H2Stream {
         self.request("GET", target, &[("accept", "text/event-stream")])
             .await
     }
 
-    /// A request with these headers, given in lower case.
+    /// Sends a request with these headers, in lower case.
     pub async fn request(
         &mut self,
         method: &str,
@@ -156,7 +165,7 @@ impl H2Client {
             .unwrap_or_else(|error| panic!("{method} {target} over HTTP/2: {error}"))
     }
 
-    /// As [`H2Client::request`], for connections that take no more streams.
+    /// Same as [`H2Client::request`], for connections that may reject new streams.
     pub async fn try_request(
         &self,
         method: &str,
@@ -206,17 +215,17 @@ impl H2Client {
         .await
     }
 
-    /// Every frame that the server has sent so far, in order.
+    /// All frames from the server, in order.
     pub fn frames(&self) -> Vec<Frame> {
         self.wire.frames()
     }
 
-    /// Whether a GOAWAY has come.
+    /// Returns true if the server has sent GOAWAY.
     pub fn going_away(&self) -> bool {
         self.wire.frames().iter().any(|frame| frame.kind == GOAWAY)
     }
 
-    /// Waits for a GOAWAY; streams that are open go on.
+    /// Waits for GOAWAY; open streams continue.
     pub async fn goaway(&self) {
         eventually(DEADLINE, "the server has sent GOAWAY", || async {
             self.going_away()
@@ -224,7 +233,7 @@ impl H2Client {
         .await;
     }
 
-    /// Waits until the connection is over; tells how, in the library's words, `closed` if in good order.
+    /// Waits until the connection has ended; returns `closed`, or the error of the library.
     pub async fn ended(&self) -> String {
         eventually(DEADLINE, "the HTTP/2 connection is over", || async {
             self.wire.ended()
@@ -232,7 +241,8 @@ impl H2Client {
         .await
     }
 
-    /// Stops reading the socket for ever, PINGs included: a peer that is gone without a FIN.
+    /// Stops reading the socket permanently, PING frames included: a peer that disappeared without
+    /// a FIN.
     pub fn freeze(&self) {
         self.wire.freeze();
     }
@@ -247,17 +257,17 @@ impl Drop for H2Client {
 // === impl H2Stream ===
 
 impl H2Stream {
-    /// The status code.
+    /// Status code.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The answer's headers.
+    /// Response headers.
     pub fn headers(&self) -> &[(String, String)] {
         &self.headers
     }
 
-    /// One header's value.
+    /// Value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -265,12 +275,12 @@ impl H2Stream {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The stream's identifier, as in [`Frame::id`].
+    /// Stream identifier, as in [`Frame::id`].
     pub fn id(&self) -> u32 {
         self.request.stream_id().as_u32()
     }
 
-    /// The next event; panics if none comes within the usual deadline, or the stream ends.
+    /// Next event. Panics if none arrives within [`DEADLINE`] or if the stream ends.
     pub async fn next(&mut self) -> Event {
         match within(DEADLINE, "the client has another event", self.advance()).await {
             Ok(event) => event,
@@ -278,7 +288,7 @@ impl H2Stream {
         }
     }
 
-    /// The next event, however long it takes, or how the stream ended.
+    /// Next event without a deadline, or the end of the stream.
     pub async fn advance(&mut self) -> Result<Event, End> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -288,7 +298,7 @@ impl H2Stream {
         }
     }
 
-    /// The next event within `deadline`, or nothing.
+    /// Next event within `deadline`, if any.
     pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
         tokio::time::timeout(deadline, self.advance())
             .await
@@ -296,7 +306,7 @@ impl H2Stream {
             .ok()
     }
 
-    /// The next `count` events.
+    /// Next `count` events.
     pub async fn take(&mut self, count: usize) -> Vec<Event> {
         let mut events = Vec::with_capacity(count);
         while events.len() < count {
@@ -305,7 +315,7 @@ impl H2Stream {
         events
     }
 
-    /// Reads until `wanted` says yes to an event; returns all of them, that one last.
+    /// Reads until `wanted` returns true for an event; returns all events, that one last.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -318,7 +328,7 @@ impl H2Stream {
         }
     }
 
-    /// Reads until the parser has seen what `seen` asks for. Events stay for [`H2Stream::next`].
+    /// Reads until `seen` returns true for the parser. Events are kept for [`H2Stream::next`].
     pub async fn until_seen(&mut self, fact: &str, seen: impl Fn(&Parser) -> bool) {
         within(DEADLINE, fact, async {
             while !seen(&self.parser) {
@@ -330,12 +340,13 @@ impl H2Stream {
         .await;
     }
 
-    /// Reads until the stream has ended, and tells how. Events that came before stay for [`H2Stream::rest`].
+    /// Reads until the stream has ended and returns how. Earlier events are kept for
+    /// [`H2Stream::rest`].
     pub async fn closed(&mut self) -> End {
         self.closed_within(DEADLINE).await
     }
 
-    /// As [`H2Stream::closed`], for ends that take their time.
+    /// Same as [`H2Stream::closed`], with another deadline.
     pub async fn closed_within(&mut self, deadline: Duration) -> End {
         within(deadline, "the server has ended the stream", async {
             loop {
@@ -347,17 +358,17 @@ impl H2Stream {
         .await
     }
 
-    /// Reads one piece, as the server framed it; its bytes are given back to the window.
+    /// Reads one DATA frame and returns its bytes to the window.
     pub async fn piece(&mut self) -> Result<(), End> {
         self.read().await
     }
 
-    /// The events that were read and not asked for.
+    /// Events that were read and not returned yet.
     pub fn rest(&mut self) -> Vec<Event> {
         self.ready.drain(..).collect()
     }
 
-    /// The rest of an answer that is no event stream.
+    /// Rest of a response that is not an event stream.
     pub async fn body(&mut self) -> String {
         let mut body = Vec::new();
         while let Ok(bytes) = within(DEADLINE, "the answer is complete", self.chunk()).await {
@@ -366,27 +377,27 @@ impl H2Stream {
         String::from_utf8_lossy(&body).into_owned()
     }
 
-    /// What a reconnection would send as `Last-Event-ID`.
+    /// Value of `Last-Event-ID` for a reconnect.
     pub fn last_event_id(&self) -> &str {
         self.parser.last_event_id()
     }
 
-    /// The reconnection time that the server has set, in milliseconds.
+    /// Reconnect delay from the server, in milliseconds.
     pub fn retry(&self) -> Option<u64> {
         self.parser.retry()
     }
 
-    /// How many comments (heartbeats) were read so far.
+    /// Number of comments (heartbeats) until now.
     pub fn comments(&self) -> usize {
         self.parser.comments().len()
     }
 
-    /// The sizes of the pieces that were read, as the server framed them.
+    /// Sizes of the DATA frames that were read.
     pub fn sizes(&self) -> &[usize] {
         &self.sizes
     }
 
-    /// RST_STREAM(CANCEL): what a browser sends when its page closes an EventSource.
+    /// Sends RST_STREAM(CANCEL), as a browser does when its page closes an EventSource.
     pub fn reset(mut self) {
         self.request.send_reset(Reason::CANCEL);
     }
@@ -402,7 +413,7 @@ impl H2Stream {
         match self.body.data().await {
             None => Err(End::Terminated),
             Some(Ok(bytes)) => {
-                // Read is taken: only bytes that were asked for open the window again.
+                // Only bytes that the test has read open the window again.
                 self.body
                     .flow_control()
                     .release_capacity(bytes.len())

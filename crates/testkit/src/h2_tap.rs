@@ -1,4 +1,4 @@
-//! The frames of an HTTP/2 connection as the server sent them, noted below the library.
+//! Recorder of the HTTP/2 frames from the server: a wrapper of the socket, below the library.
 
 use std::io;
 use std::pin::Pin;
@@ -10,34 +10,34 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::transport::Transport;
 
-/// What is remembered of the frames of one connection.
+/// Maximum number of frames that are kept per connection.
 const FRAMES_MAX: usize = 200_000;
 
-/// RFC 9113, section 6: the frame types that tests ask for.
+/// Frame type DATA (RFC 9113, section 6).
 pub const DATA: u8 = 0x0;
-/// A stream was aborted.
+/// Frame type RST_STREAM: a stream was aborted.
 pub const RST_STREAM: u8 = 0x3;
-/// Keepalive and round trips.
+/// Frame type PING: keepalive and round trips.
 pub const PING: u8 = 0x6;
-/// No new streams on this connection.
+/// Frame type GOAWAY: no new streams on this connection.
 pub const GOAWAY: u8 = 0x7;
 
-/// A frame that the server has sent.
+/// Frame from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The type, such as [`DATA`].
+    /// Type, such as [`DATA`].
     pub kind: u8,
-    /// The flags; END_STREAM is 0x1.
+    /// Flags; END_STREAM is 0x1.
     pub flags: u8,
-    /// The stream, 0 for the connection.
+    /// Stream identifier, 0 for the connection.
     pub id: u32,
-    /// The length of the payload.
+    /// Length of the payload.
     pub length: usize,
-    /// The first eight bytes of the payload: a GOAWAY's last stream and code, an RST_STREAM's code.
+    /// First eight bytes of the payload: last stream and code of GOAWAY, code of RST_STREAM.
     pub start: [u8; 8],
 }
 
-/// What the server's side of the connection looked like, seen below the library.
+/// Record of the server's side of the connection.
 #[derive(Default)]
 pub struct Wire {
     frames: Mutex<Vec<Frame>>,
@@ -45,7 +45,7 @@ pub struct Wire {
     end: Mutex<Option<String>>,
 }
 
-/// The socket, with every frame header that comes in noted down.
+/// Socket that records every incoming frame header.
 pub struct Tap {
     transport: Transport,
     wire: Arc<Wire>,
@@ -56,22 +56,22 @@ pub struct Tap {
 // === impl Wire ===
 
 impl Wire {
-    /// Every frame that the server has sent so far, in order.
+    /// All frames from the server, in order.
     pub fn frames(&self) -> Vec<Frame> {
         self.frames.lock().unwrap().clone()
     }
 
-    /// Stops all reading, for ever.
+    /// Stops all reading permanently.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::Release);
     }
 
-    /// Notes how the connection ended.
+    /// Records the end of the connection.
     pub fn end(&self, how: String) {
         *self.end.lock().unwrap() = Some(how);
     }
 
-    /// How the connection ended, once it has.
+    /// End of the connection, if it has ended.
     pub fn ended(&self) -> Option<String> {
         self.end.lock().unwrap().clone()
     }
@@ -93,7 +93,8 @@ impl Tap {
     /// Notes the headers of the frames in `bytes`, which may begin and end anywhere.
     fn note(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            // Nine bytes of header, and up to eight of the payload that say what GOAWAY and RST_STREAM mean.
+            // Nine bytes of header, and up to eight bytes of payload: the codes of GOAWAY and
+            // RST_STREAM.
             let wanted = if self.header.len() < 9 {
                 9
             } else {

@@ -1,4 +1,7 @@
-//! A small HTTP/1 client over raw sockets that shows what a library would hide: framing, and how a connection ended.
+//! HTTP/1 client over raw sockets that exposes the framing and the end of the connection.
+//!
+//! Libraries hide both. [`Response`] reads a body chunk by chunk; [`get`] and [`request`] read a
+//! whole response.
 
 use std::io;
 
@@ -9,52 +12,52 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::transport::{Connector, Transport};
 use crate::wait::{DEADLINE, within};
 
-/// No answer's head in the tests is longer; a server that sends more is at fault.
+/// Maximum size of response headers in the tests; more is an error of the server.
 const HEAD_MAX: usize = 64 * 1024;
 
-/// How the bytes of an answer came to their end.
+/// End of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The framing said so: the zero chunk, the whole length, END_STREAM.
+    /// Complete by its framing: zero chunk, Content-Length or END_STREAM.
     Terminated,
-    /// The peer's FIN, where the framing makes that the end (HTTP/1.0, no length).
+    /// Complete by FIN, where the framing allows it (HTTP/1.0 without a length).
     Closed,
-    /// The peer's FIN in the middle: the answer is incomplete.
+    /// FIN before the end: the response is incomplete.
     Truncated,
-    /// A reset or another socket error: the answer is incomplete.
+    /// Reset or another socket error: the response is incomplete.
     Reset,
-    /// HTTP/2 only: RST_STREAM with this error code.
+    /// RST_STREAM with this error code; HTTP/2 only.
     StreamReset(u32),
 }
 
-/// An answer whose head has been read and whose body is read chunk by chunk.
+/// Response with its headers read and its body unread.
 pub struct Response {
-    /// The status code.
+    /// Status code.
     pub status: u16,
-    /// The minor version in the status line: 0 or 1.
+    /// Minor version of the status line: 0 or 1.
     pub minor: u8,
-    /// Header names in lower case, in the order of the wire.
+    /// Headers in the order of the wire, names in lower case.
     pub headers: Vec<(String, String)>,
     transport: Transport,
     buffer: BytesMut,
     framing: Framing,
 }
 
-/// A whole answer.
+/// Whole response.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status code.
+    /// Status code.
     pub status: u16,
-    /// Header names in lower case, in the order of the wire.
+    /// Headers in the order of the wire, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body as text.
+    /// Body as text.
     pub body: String,
-    /// How it ended.
+    /// End of the body.
     pub end: End,
 }
 
 enum Framing {
-    /// In a chunk, this many bytes before its end; `None` between chunks.
+    /// Remaining bytes of the present chunk; `None` between chunks.
     Chunked(Option<usize>),
     Length(usize),
     UntilClose,
@@ -64,7 +67,7 @@ enum Framing {
 // === impl Response ===
 
 impl Response {
-    /// Sends `request`, byte for byte, and reads the head of the answer. `bodiless`: it answers a HEAD.
+    /// Sends `request` as it is and reads the response headers. `bodiless`: the request is a HEAD.
     pub async fn exchange(
         mut transport: Transport,
         request: &[u8],
@@ -75,23 +78,23 @@ impl Response {
         Self::read(transport, BytesMut::new(), bodiless).await
     }
 
-    /// Sends another request on the connection of an answer that has been read to its end.
+    /// Sends another request on the same connection, after a response that was read to its end.
     pub async fn again(self, request: &[u8]) -> io::Result<Self> {
         assert!(
             matches!(self.framing, Framing::Over(End::Terminated)),
-            "the answer before has been read"
+            "the previous response has been read"
         );
         let mut transport = self.transport;
         transport.write_all(request).await?;
         Self::read(transport, self.buffer, false).await
     }
 
-    /// The value of a header, if it is there once or more; several are joined as a proxy would.
+    /// Value of a header; several values are joined with commas, as a proxy does.
     pub fn header(&self, name: &str) -> Option<String> {
         header(&self.headers, name)
     }
 
-    /// The next bytes of the body, as they arrive, or how it ended. Cancelling loses nothing.
+    /// Next bytes of the body, as they arrive, or the end of the body. Cancel safe.
     pub async fn chunk(&mut self) -> Result<Bytes, End> {
         loop {
             if let Framing::Over(end) = self.framing {
@@ -109,7 +112,8 @@ impl Response {
                 }
                 Ok(0) => self.framing = Framing::Over(End::Truncated),
                 Ok(_) => {}
-                // A TLS peer that closes without close_notify cut the answer, as a FIN does in clear text.
+                // A TLS peer that closes without close_notify truncates the response, as a FIN does
+                // in clear text.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.framing = Framing::Over(End::Truncated)
                 }
@@ -129,17 +133,17 @@ impl Response {
         }
     }
 
-    /// After the end of the body: whether the peer's FIN follows, with nothing before it.
+    /// Returns true if the peer's FIN directly follows the end of the body.
     pub async fn fin(&mut self) -> bool {
         self.buffer.is_empty() && matches!(self.transport.read_buf(&mut self.buffer).await, Ok(0))
     }
 
-    /// The connection below.
+    /// Connection of the response.
     pub fn transport(&mut self) -> &mut Transport {
         &mut self.transport
     }
 
-    /// Takes the connection.
+    /// Returns the connection.
     pub fn into_transport(self) -> Transport {
         self.transport
     }
@@ -154,7 +158,7 @@ impl Response {
                 break end;
             }
             if buffer.len() > HEAD_MAX {
-                return Err(io::Error::other("the head of the answer has no end"));
+                return Err(io::Error::other("the response headers do not end"));
             }
             if transport.read_buf(&mut buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -162,7 +166,8 @@ impl Response {
         };
         let head = buffer.split_to(end + 4);
         let (status, minor, headers) = parse_head(&head)?;
-        // A 1xx or HEAD answer has no body whatever its headers say (RFC 9112, section 6.3).
+        // A response with 1xx, 204 or 304, and one to HEAD, has no body, whatever its headers say
+        // (RFC 9112, section 6.3).
         let framing = if bodiless || status < 200 || status == 204 || status == 304 {
             Framing::Over(End::Terminated)
         } else if header(&headers, "transfer-encoding")
@@ -184,7 +189,7 @@ impl Response {
         })
     }
 
-    /// What of the buffer belongs to the body; may find its end instead.
+    /// Takes the bytes of the body from the buffer. Sets the framing to its end if that is reached.
     fn take_body(&mut self) -> Option<Bytes> {
         loop {
             match &mut self.framing {
@@ -205,7 +210,7 @@ impl Response {
                     let size = usize::from_str_radix(digits, 16)
                         .unwrap_or_else(|_| panic!("a chunk size, not {text:?}"));
                     if size == 0 {
-                        // No trailers are expected: the last chunk is `0` and an empty line.
+                        // The server sends no trailers: the last chunk is `0` and an empty line.
                         if self.buffer.len() < line + 4 {
                             return None;
                         }
@@ -237,24 +242,26 @@ impl Response {
 // === impl Answer ===
 
 impl Answer {
-    /// The value of a header.
+    /// Value of a header.
     pub fn header(&self, name: &str) -> Option<String> {
         header(&self.headers, name)
     }
 
-    /// The body as JSON.
+    /// Body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 }
 
-/// GET with `Connection: close`, read to the end; fails when the peer cannot be reached.
+/// Sends GET with `Connection: close` and reads the whole response. Fails if the peer cannot be
+/// reached.
 pub async fn get(url: &str) -> io::Result<Answer> {
     request("GET", url, &[]).await
 }
 
-/// One request with `Connection: close`, in clear text, read to the end within the usual deadline.
+/// Sends a request with `Connection: close`, in clear text, and reads the whole response within
+/// [`DEADLINE`].
 pub async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
     let url: Uri = url.parse().unwrap();
     within(
@@ -280,7 +287,7 @@ pub async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> io::R
     .await
 }
 
-/// The text of a request without a body, HTTP/1.`minor`.
+/// Text of a request without a body, in HTTP/1.`minor`.
 pub fn head(method: &str, url: &Uri, minor: u8, headers: &[(&str, &str)]) -> String {
     let target = url.path_and_query().map_or("/", |target| target.as_str());
     let authority = url.authority().unwrap();

@@ -1,4 +1,4 @@
-//! Readers of manifests that share nothing with ours: the schemas of Kubernetes, a JSON-Patch engine, kubectl and helm.
+//! Independent readers of manifests: schemas of Kubernetes, a JSON Patch engine, kubectl and helm.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 pub use crate::repository::{file, root};
 
-/// Every version that is tested: from the first with native sidecars on to the newest.
+/// Kubernetes versions that are tested: from the first with native sidecars to the newest.
 pub const VERSIONS: [&str; 4] = ["1.29", "1.33", "1.35", "1.37"];
 
-/// Asks `tests/kubernetes/check.py`, all at once: starting it is what takes time.
+/// Runs `tests/kubernetes/check.py` once for all tasks, because its start takes most of the time.
 pub fn ask(tasks: &[Value]) -> Vec<Value> {
     let python = root().join(".tools/kubernetes-1.37.0/bin/python");
     assert!(
@@ -29,7 +29,7 @@ pub fn ask(tasks: &[Value]) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Fails with every problem that the schemas find in these texts of manifests, each with its name.
+/// Panics with all errors that the schemas find in these manifests, given as `(name, text)`.
 pub fn assert_valid(manifests: &[(String, String)]) {
     assert!(!manifests.is_empty());
     let tasks: Vec<_> = manifests
@@ -49,7 +49,7 @@ pub fn assert_valid(manifests: &[(String, String)]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// The documents of texts, as PyYAML reads them.
+/// Documents of each text, parsed by PyYAML.
 pub fn read(texts: &[String]) -> Vec<Vec<Value>> {
     let tasks: Vec<_> = texts.iter().map(|text| json!({ "read": text })).collect();
     ask(&tasks)
@@ -58,7 +58,7 @@ pub fn read(texts: &[String]) -> Vec<Vec<Value>> {
         .collect()
 }
 
-/// Runs a command with this standard input.
+/// Runs a command with this text as standard input.
 pub fn with_input(command: &mut Command, input: &str) -> Output {
     command
         .stdin(Stdio::piped())
@@ -69,14 +69,14 @@ pub fn with_input(command: &mut Command, input: &str) -> Output {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
-    // Of its own: who writes more than a pipe holds while the other side does so as well waits for ever.
+    // In a thread: otherwise each side could block on a full pipe that the other does not read.
     let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     output
 }
 
-/// kubectl of the checkout's tool folder.
+/// kubectl in `.tools/`.
 pub fn kubectl() -> PathBuf {
     let kubectl = root().join(".tools/kubectl-1.37.1/bin/kubectl");
     assert!(
@@ -86,7 +86,8 @@ pub fn kubectl() -> PathBuf {
     kubectl
 }
 
-/// helm: where `HELM` says, of the checkout's tool folder, or in `PATH` (on processors without a wheel of it).
+/// helm: the environment variable `HELM`, the one in `.tools/`, or `helm` in `PATH` (on processors
+/// without a wheel of it).
 pub fn helm() -> PathBuf {
     let own = root().join(".tools/helm-4.3.1/bin/helm");
     let helm = std::env::var_os("HELM").map(PathBuf::from);
@@ -97,7 +98,7 @@ pub fn helm() -> PathBuf {
         .is_ok_and(|output| output.status.success());
     assert!(
         works,
-        "{} is no helm: run `make tools`, or name one in HELM",
+        "{} is not helm: run `make tools`, or set HELM",
         helm.display()
     );
     helm

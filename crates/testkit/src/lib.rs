@@ -1,19 +1,20 @@
-//! The test kit: real processes, independent clients and injected faults, shared by every integration test and benchmark.
+//! The test kit: real processes, independent clients and faults, shared by all tests and benchmarks.
 //!
-//! Nothing here imitates NATS, HTTP or TLS. Servers are the real ones, started as child processes on
-//! free ports of loopback. Clients are written from the specifications and share no code with the
-//! product, so a defect in the product cannot hide in its test:
+//! Nothing here imitates NATS, HTTP or TLS. Servers are the real ones, started as child processes
+//! on free ports of loopback. Clients are written from the specifications and share no code with
+//! the product, so a defect in the product cannot hide in its test:
 //!
-//! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under test),
-//!   [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate authority),
-//! - clients: [`sse`] and [`sse_parser`] over [`http1`] and [`h2`], [`browser`] (Chromium), [`node`] (npm
-//!   packages), [`h2_tap`] (frames as they were received), [`transport`] (TCP or TLS),
+//! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under
+//!   test), [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate
+//!   authority),
+//! - clients: [`sse`] and [`sse_parser`] over [`http1`] and [`h2`], [`browser`] (Chromium),
+//!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
 //! - readers of manifests that are not ours: [`kubernetes`],
 //! - [`wait`]: a test waits for a fact with a deadline and never for a time.
 //!
-//! Every child process is killed when its handle is dropped. If the test is failing, the handle prints
-//! the last output of the child first.
+//! Every child process is killed when its handle is dropped. If the test is failing, the handle
+//! prints the last output of the child first.
 
 #![allow(clippy::unwrap_used)] // a failure of the test kit is a failure of the test
 

@@ -1,4 +1,6 @@
-//! Real nats-servers as children: one, or a cluster of three, killed and restarted with the same port and store.
+//! Real nats-servers as child processes, alone or in a cluster of three.
+//!
+//! A restart keeps the port and the store.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,34 +18,34 @@ use crate::process::Process;
 use crate::repository::root;
 use crate::wait::{DEADLINE, RECOVERY, eventually, within};
 
-/// The version used when `SIDESTREAM_TEST_NATS` names no other.
+/// Version that is used unless `SIDESTREAM_TEST_NATS` names another.
 const VERSION: &str = "2.15.1";
 
-/// Free ports are drawn from here: below the kernel's ephemeral range, so that no outgoing connection takes the
-/// port of a server between its death and its restart.
+/// Range of the ports: below the ephemeral range of the kernel, so that no outgoing connection uses
+/// the port of a server while it restarts.
 const PORTS: std::ops::Range<u16> = 10_240..32_000;
 
-/// 30 s: electing the leaders of a cluster takes seconds, more on a busy machine.
+/// 30 s: electing the leaders of a cluster takes seconds, and longer on a busy machine.
 const ELECTION: Duration = Duration::from_secs(30);
 
-/// One nats-server with its own store; killed when dropped.
+/// nats-server with its own store. Dropping it kills the process.
 pub struct Nats {
     launch: Launch,
     process: Process,
 }
 
-/// How a server is to be started.
+/// Options of a server.
 pub struct Builder {
     config: String,
     jetstream: bool,
 }
 
-/// Three servers that know each other, with JetStream across them.
+/// Cluster of three servers with JetStream.
 pub struct Cluster {
     nodes: Vec<Nats>,
 }
 
-/// Everything that a restart needs again.
+/// Settings of a process, kept for a restart.
 struct Launch {
     name: String,
     port: u16,
@@ -55,12 +57,12 @@ struct Launch {
 // === impl Nats ===
 
 impl Nats {
-    /// A server on a free port of loopback, with JetStream on files of its own.
+    /// Starts a server on a free port of loopback, with JetStream and file storage.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// Options first, then [`Builder::start`].
+    /// Starts with default options; [`Builder::start`] starts the server.
     pub fn builder() -> Builder {
         Builder {
             config: String::new(),
@@ -73,57 +75,57 @@ impl Nats {
         format!("nats://127.0.0.1:{}", self.launch.port)
     }
 
-    /// The client port; it stays the same over restarts.
+    /// Client port. It is the same after a restart.
     pub fn port(&self) -> u16 {
         self.launch.port
     }
 
-    /// The server's process id.
+    /// Process id of the server.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The folder of configuration and store, for files that belong to this server.
+    /// Folder of the configuration and the store, for further files of this server.
     pub fn folder(&self) -> &Path {
         self.launch.folder.path()
     }
 
-    /// A client without credentials.
+    /// Connects a client without credentials.
     pub async fn client(&self) -> Client {
         self.client_with(ConnectOptions::new()).await
     }
 
-    /// A client with credentials or TLS.
+    /// Connects a client with these options.
     pub async fn client_with(&self, options: ConnectOptions) -> Client {
         options
             .connect(self.url())
             .await
-            .expect("the nats-server that said it is ready takes a connection")
+            .expect("a nats-server that is ready accepts a connection")
     }
 
-    /// A JetStream context on a client of its own.
+    /// JetStream context on a new client.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.client().await)
     }
 
-    /// SIGKILL: connections are reset, the store stays as it is.
+    /// Sends SIGKILL. Connections are reset and the store is kept.
     pub fn kill9(&mut self) {
         self.process.kill9();
     }
 
-    /// Starts the server again, on the same port and store. Kills it first if it runs.
+    /// Kills the server if it runs, and starts it with the same port and store.
     pub async fn restart(&mut self) {
         self.kill9();
         let launch = &self.launch;
         self.process = eventually(
             DEADLINE,
-            "the restarted nats-server has its port back",
+            "the restarted nats-server listens on its port",
             || launch.run(),
         )
         .await;
     }
 
-    /// Stops the server, keeps a copy of its store, and starts it again.
+    /// Stops the server, copies its store, and starts it again.
     pub async fn snapshot(&mut self) {
         self.stop().await;
         let (store, snapshot) = self.stores();
@@ -131,7 +133,7 @@ impl Nats {
         self.restart().await;
     }
 
-    /// SIGKILL, then starts the server with the store as it was at [`Nats::snapshot`].
+    /// Kills the server and starts it with the store of [`Nats::snapshot`].
     pub async fn restore(&mut self) {
         self.kill9();
         let (store, snapshot) = self.stores();
@@ -144,28 +146,28 @@ impl Nats {
         (self.folder().join("store"), self.folder().join("snapshot"))
     }
 
-    /// SIGUSR2: the server announces its end, then evicts its clients.
+    /// Sends SIGUSR2: the server enters lame duck mode, then closes its clients.
     pub fn lame_duck(&mut self) {
         self.process.signal(Signal::USR2);
     }
 
-    /// SIGSTOP: the server answers nothing while its sockets stay open.
+    /// Sends SIGSTOP: the server does not respond, and its sockets remain open.
     pub fn pause(&mut self) {
         self.process.signal(Signal::STOP);
     }
 
-    /// SIGCONT, after [`Nats::pause`].
+    /// Sends SIGCONT, after [`Nats::pause`].
     pub fn resume(&mut self) {
         self.process.signal(Signal::CONT);
     }
 
-    /// Ends the server in good order (SIGTERM) and waits for it.
+    /// Ends the server with SIGTERM and waits for it.
     pub async fn stop(&mut self) {
         self.process.signal(Signal::TERM);
         self.process.wait_exit(DEADLINE).await;
     }
 
-    /// What the server has logged since its last start.
+    /// Log since the last start.
     pub fn log(&self) -> Vec<String> {
         self.process.lines()
     }
@@ -174,68 +176,68 @@ impl Nats {
 // === impl Builder ===
 
 impl Builder {
-    /// Adds text to the server's configuration file: authorization, tls, max_payload, ...
+    /// Appends text to the configuration file: authorization, tls, max_payload, ...
     pub fn config(mut self, text: &str) -> Self {
         self.config.push_str(text);
         self.config.push('\n');
         self
     }
 
-    /// Core NATS only.
+    /// Disables JetStream.
     pub fn without_jetstream(mut self) -> Self {
         self.jetstream = false;
         self
     }
 
-    /// Starts the server and waits until it says that it is ready.
+    /// Starts the server and waits until it is ready.
     pub async fn start(self) -> Nats {
         let mut launch = Launch {
-            name: "rig".to_owned(),
+            name: "test".to_owned(),
             port: 0,
             config: self.config,
             jetstream: self.jetstream,
             folder: tempfile::tempdir().unwrap(),
         };
-        // Between finding a free port and using it another process may take it: then with another port.
+        // Another process may use the port before nats-server does: then try another port.
         for _ in 0..10 {
             launch.port = free_port();
             if let Some(process) = launch.run().await {
                 return Nats { launch, process };
             }
         }
-        panic!("ten free ports were taken before nats-server could use them");
+        panic!("nats-server found none of ten ports free");
     }
 }
 
 // === impl Cluster ===
 
 impl Cluster {
-    /// Three servers; returns when JetStream has a leader.
+    /// Starts three servers and waits until JetStream has a leader.
     pub async fn start() -> Self {
         for _ in 0..5 {
             if let Some(cluster) = Self::attempt().await {
                 return cluster;
             }
         }
-        panic!("five sets of free ports were taken before the cluster could use them");
+        panic!("the cluster found none of five sets of ports free");
     }
 
-    /// One server of the three, 0 to 2.
+    /// Server 0, 1 or 2.
     pub fn node(&mut self, index: usize) -> &mut Nats {
         &mut self.nodes[index]
     }
 
-    /// The addresses of all three, for a client's list of servers.
+    /// Addresses of all three servers.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Nats::url).collect()
     }
 
-    /// A client that knows all three.
+    /// Connects a client that knows all three servers.
     pub async fn client(&self) -> Client {
         ConnectOptions::new()
             .connect(self.urls())
             .await
-            .expect("one of three servers takes a connection")
+            .expect("one of three servers accepts a connection")
     }
 
     async fn attempt() -> Option<Self> {
@@ -247,10 +249,10 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (index, route) in routes.iter().enumerate() {
             let launch = Launch {
-                name: format!("rig-{index}"),
+                name: format!("test-{index}"),
                 port: free_port(),
                 config: format!(
-                    "cluster {{ name: rig, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
+                    "cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
                     peers
                         .iter()
                         .map(|peer| format!("\"{peer}\""))
@@ -282,7 +284,8 @@ impl Cluster {
 // === impl Launch ===
 
 impl Launch {
-    /// Starts the server; `None` if its port is taken, a panic with its log if it refuses for another reason.
+    /// Starts the server; `None` if its port is taken, a panic with its log if it refuses for
+    /// another reason.
     async fn run(&self) -> Option<Process> {
         let file = self.folder.path().join("nats.conf");
         std::fs::write(&file, self.text()).unwrap();
@@ -316,7 +319,8 @@ impl Launch {
             name, port, config, ..
         } = self;
         let mut text = format!("server_name: {name}\nlisten: \"127.0.0.1:{port}\"\n");
-        // The shortest that the server accepts; without it an announced end takes two minutes.
+        // The shortest values that the server accepts; by default, lame duck mode takes two
+        // minutes.
         text += "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n";
         if self.jetstream {
             let store = self.folder.path().join("store");
@@ -329,12 +333,12 @@ impl Launch {
     }
 }
 
-/// The version under test: `SIDESTREAM_TEST_NATS`, or the newest.
+/// Version under test: `SIDESTREAM_TEST_NATS`, or the newest.
 pub fn version() -> String {
     std::env::var("SIDESTREAM_TEST_NATS").unwrap_or_else(|_| VERSION.to_owned())
 }
 
-/// The nats-server under test in the checkout's tool folder.
+/// Executable of the nats-server under test, in `.tools/`.
 pub fn server() -> PathBuf {
     let version = version();
     let path = root().join(format!(".tools/nats-{version}/bin/nats-server"));
@@ -346,7 +350,7 @@ pub fn server() -> PathBuf {
     path
 }
 
-/// A port of loopback that nobody listens on at this moment.
+/// Port of loopback that is free at this moment.
 pub fn free_port() -> u16 {
     (0..1000)
         .map(|_| fastrand::u16(PORTS))
@@ -354,7 +358,7 @@ pub fn free_port() -> u16 {
         .expect("one port of a thousand is free")
 }
 
-/// Creates a stream on files.
+/// Creates a stream with file storage.
 pub async fn create_stream(
     jetstream: &jetstream::Context,
     name: &str,
@@ -368,7 +372,7 @@ pub async fn create_stream(
     jetstream.create_stream(config).await.unwrap()
 }
 
-/// Publishes these texts to a stream and waits until each is stored; as often as it takes.
+/// Publishes texts to a stream and waits until each is stored. Retries without duplicates.
 pub async fn publish(
     jetstream: &jetstream::Context,
     subject: &str,
@@ -376,7 +380,7 @@ pub async fn publish(
 ) {
     for text in texts {
         eventually(RECOVERY, "the stream stores a message", || async {
-            // The id makes a repetition after a lost answer no second message.
+            // With a message id, a retry after a lost acknowledgement stores no second message.
             let message = jetstream::message::PublishMessage::build()
                 .payload(text.clone().into())
                 .message_id(&text);
@@ -389,7 +393,7 @@ pub async fn publish(
     }
 }
 
-/// Publishes bytes as they are, headers too, as no library would.
+/// Publishes headers and payload as raw bytes, for messages that a library would not send.
 pub async fn publish_raw(port: u16, subject: &[u8], headers: &[u8], payload: &[u8]) {
     let mut socket = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     let total = headers.len() + payload.len();
@@ -422,7 +426,7 @@ pub async fn publish_raw(port: u16, subject: &[u8], headers: &[u8], payload: &[u
             assert!(!line.starts_with("-ERR"), "{line}");
         }
     };
-    within(RECOVERY, "the server has taken the message", answered).await;
+    within(RECOVERY, "the server has processed the message", answered).await;
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -1,4 +1,4 @@
-//! The client libraries that applications use, run by Node: what they report, one JSON line each.
+//! Client libraries from npm, run by Node: their reports, one JSON object per line.
 
 use std::process::Command;
 
@@ -8,33 +8,35 @@ use crate::process::Process;
 use crate::repository::root;
 use crate::wait::{DEADLINE, eventually};
 
-/// A running client; killed when dropped.
+/// Running client. Dropping it kills the process.
 pub struct NodeClient {
     process: Process,
 }
 
 impl NodeClient {
-    /// The npm package `eventsource`, listening to `message` and to these event names.
+    /// Starts the npm package `eventsource`, listening to `message` and to these event names.
     pub fn eventsource(url: &str, names: &[&str]) -> Self {
         Self::eventsources(&[url], names)
     }
 
-    /// Several of them in one process; `source` in a report is the URL's place.
+    /// Starts one `eventsource` per URL in one process; `source` of a report is the index of the
+    /// URL.
     pub fn eventsources(urls: &[&str], names: &[&str]) -> Self {
         Self::start("eventsource.mjs", &[urls, names].concat())
     }
 
-    /// The npm package `@microsoft/fetch-event-source`, which hears every name.
+    /// Starts the npm package `@microsoft/fetch-event-source`, which receives every event name.
     pub fn fetch_event_source(url: &str) -> Self {
         Self::start("fetch-event-source.mjs", &[url])
     }
 
-    /// As [`NodeClient::fetch_event_source`], with the two lines that its page in the documentation asks for.
+    /// Same as [`NodeClient::fetch_event_source`], with the two lines that the documentation
+    /// recommends.
     pub fn fetch_event_source_with_two_lines(url: &str) -> Self {
         Self::start("fetch-event-source.mjs", &[url, "two-lines"])
     }
 
-    /// Everything reported so far: objects with `kind` (`open`, `event`, `error`, `close`, `done`).
+    /// All reports: objects with `kind` (`open`, `event`, `error`, `close` or `done`).
     pub fn reports(&self) -> Vec<Value> {
         self.process.scan(0, |lines| {
             lines
@@ -44,7 +46,7 @@ impl NodeClient {
         })
     }
 
-    /// What was reported from line `from` on, and the line to ask from the next time.
+    /// Reports from line `from` on, and the line for the next call.
     pub fn reports_since(&self, from: usize) -> (Vec<Value>, usize) {
         self.process.scan(from, |lines| {
             let reports = lines
@@ -55,7 +57,7 @@ impl NodeClient {
         })
     }
 
-    /// The events reported so far: `name`, `data`, `id`.
+    /// Events received: `name`, `data`, `id`.
     pub fn events(&self) -> Vec<Value> {
         self.reports()
             .into_iter()
@@ -72,7 +74,7 @@ impl NodeClient {
         .await
     }
 
-    /// The Node process, for signals.
+    /// Node process, for signals.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

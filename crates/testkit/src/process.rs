@@ -1,4 +1,4 @@
-//! A child process of a test: its output kept, signalled by pid, never left behind.
+//! Child process of a test: output is kept, signals are sent by pid, dropping the handle ends it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,27 +9,29 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::eventually;
 
-/// Far more than any test logs; what comes after is dropped so that a runaway child cannot fill the memory.
+/// Maximum number of lines that are kept, so that a runaway child cannot fill the memory. Tests log
+/// far fewer.
 const LINES_MAX: usize = 200_000;
 
-/// What is shown of the output when a test fails.
+/// Number of lines that are printed when a test fails.
 const LINES_SHOWN: usize = 150;
 
-/// What happens to the output of a child.
+/// Treatment of the output of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// It is read, line by line.
+    /// Read line by line.
     Read,
-    /// It is left in the pipe, which fills.
+    /// Not read: the pipe fills.
     Left,
-    /// The pipe is closed, for good.
+    /// Not read: the pipe is closed.
     Closed,
 }
 
-/// Set by the test, followed by the threads that read the output.
+/// Set by the test; the threads that read the output wait for changes.
 type Reading = Arc<(Mutex<Output>, Condvar)>;
 
-/// A running child. Dropped: killed, reaped, and its last output printed if the test is failing.
+/// Running child. Dropping it kills and reaps the process, and prints its last output if the test
+/// is failing.
 pub struct Process {
     name: String,
     child: Child,
@@ -60,29 +62,29 @@ impl Process {
         }
     }
 
-    /// Changes what happens to the output, from the line after the next on.
+    /// Changes the treatment of the output, from the line after the next on.
     pub fn set_output(&self, output: Output) {
         *self.reading.0.lock().unwrap() = output;
         self.reading.1.notify_all();
     }
 
-    /// The process id, for reading `/proc`.
+    /// Process id, for reading `/proc`.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Everything printed so far, stdout and stderr together.
+    /// All output until now, stdout and stderr together.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// Runs `read` over the lines from index `from` on, without copying them.
+    /// Calls `read` with the lines from index `from` on, without a copy.
     pub fn scan<T>(&self, from: usize, read: impl FnOnce(&[String]) -> T) -> T {
         let lines = self.lines.lock().unwrap();
         read(lines.get(from..).unwrap_or_default())
     }
 
-    /// The exit status, if the child has ended.
+    /// Exit status, if the child has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {
             self.exit = self.child.try_wait().unwrap();
@@ -90,7 +92,7 @@ impl Process {
         self.exit
     }
 
-    /// Sends a signal; nothing happens if the child has ended.
+    /// Sends a signal, unless the child has ended.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let pid = Pid::from_child(&self.child);
@@ -99,7 +101,7 @@ impl Process {
         }
     }
 
-    /// SIGKILL, and reaped when this returns.
+    /// Sends SIGKILL and reaps the process.
     pub fn kill9(&mut self) {
         if self.exited().is_none() {
             self.signal(Signal::KILL);
@@ -122,7 +124,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.exit.is_none() {
-            // Not `kill9`: it may panic, and a panic in a drop aborts the whole test binary.
+            // Not `kill9`: it may panic, and a panic in `drop` aborts the whole test binary.
             let _gone = self.child.kill();
             let _reaped = self.child.wait();
         }
@@ -151,7 +153,8 @@ fn keep_lines(
     std::thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
-        // Bytes, not `lines()`: one line that is not UTF-8 must not end the capture and block the child.
+        // Bytes instead of `lines()`: a line that is not UTF-8 must not end the capture and block
+        // the child.
         while matches!(output.read_until(b'\n', &mut line), Ok(1..)) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             let mut lines = lines.lock().unwrap();

@@ -1,4 +1,7 @@
-//! A TCP proxy that fails on demand: cuts, swallows, stalls, delays and throttles what passes through it.
+//! TCP proxy that injects faults: it resets, discards, stalls, delays and throttles.
+//!
+//! Faults are set with [`Proxy::set`] and apply to open and new connections, in both directions.
+//! Each direction buffers little, so that a stalled peer exerts backpressure through the proxy.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,25 +17,25 @@ use tokio::task::JoinHandle;
 
 use crate::wait::{DEADLINE, eventually};
 
-/// The bytes held per direction: a proxy that hoards would hide a stalled peer.
+/// Bytes that are buffered per direction; more would hide a stalled peer.
 const BUFFER: usize = 16 * 1024;
 
-/// What happens to the bytes of every connection, both ways, old connections and new.
+/// Faults of all connections, in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
-    /// Bytes are read and go nowhere: the peer is gone and nobody was told (a half-open connection).
+    /// Discards bytes: a half-open connection, with a peer that disappeared.
     pub swallow: bool,
-    /// Nothing is read: buffers fill up to the sender.
+    /// Does not read: buffers fill up to the sender.
     pub stall: bool,
-    /// Each piece is held back this long.
+    /// Delay of each read.
     pub delay: Duration,
-    /// At most this many bytes per second and direction; 0 is unlimited.
+    /// Bytes per second and direction; 0 is unlimited.
     pub bytes_per_second: u32,
-    /// New connections are closed at once.
+    /// Resets new connections at once.
     pub refuse: bool,
 }
 
-/// A proxy on a free port of loopback, gone with everything in it when dropped.
+/// Proxy on a free port of loopback. Dropping it closes all its connections.
 pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<State>,
@@ -44,14 +47,14 @@ pub struct Proxy {
 struct State {
     upstream: SocketAddr,
     fault: Fault,
-    /// Connections of an older generation are cut.
+    /// Connections of an older generation are reset.
     generation: u64,
 }
 
 // === impl Proxy ===
 
 impl Proxy {
-    /// Forwards to `upstream`, faultless until told otherwise.
+    /// Starts a proxy to `upstream`, without faults.
     pub async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -70,32 +73,32 @@ impl Proxy {
         }
     }
 
-    /// Forwards to a port of loopback.
+    /// Starts a proxy to a port of loopback.
     pub async fn to_port(port: u16) -> Self {
         Self::start(SocketAddr::from(([127, 0, 0, 1], port))).await
     }
 
-    /// Where clients connect.
+    /// Address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on this happens to all bytes; `Fault::default()` heals.
+    /// Sets the faults; `Fault::default()` ends them.
     pub fn set(&self, fault: Fault) {
         self.state.send_modify(|state| state.fault = fault);
     }
 
-    /// New connections go here; those that are open stay.
+    /// Changes the upstream of new connections; open ones remain.
     pub fn forward_to(&self, upstream: SocketAddr) {
         self.state.send_modify(|state| state.upstream = upstream);
     }
 
-    /// Resets every open connection, on both sides. New ones are accepted.
+    /// Resets every open connection on both sides. New connections work.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.generation += 1);
     }
 
-    /// How many connections are open.
+    /// Number of open connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
@@ -162,13 +165,13 @@ async fn forward(
     if !in_order {
         reset_on_close(from_client.as_ref());
         reset_on_close(from_server.as_ref());
-        // Dropped, a write half sends FIN first, and the peer would take that for an end in order.
+        // Dropping a write half sends FIN first, which the peer would read as a regular end.
         to_client.forget();
         to_server.forget();
     }
 }
 
-/// Copies until FIN, which is passed on, or an error.
+/// Copies until an error or FIN, which is forwarded.
 async fn copy(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
@@ -191,7 +194,7 @@ async fn copy(
             continue;
         }
         if read == 0 {
-            // While bytes are swallowed, the end of one peer stays unknown to the other, too.
+            // While bytes are discarded, a FIN is not forwarded either.
             drop(state.wait_for(|state| !state.fault.swallow).await);
             return to.shutdown().await;
         }
@@ -207,7 +210,7 @@ fn pause_for(bytes: usize, per_second: u32) -> Duration {
     }
 }
 
-/// Closing this socket now sends RST instead of FIN.
+/// Makes the close of this socket send RST instead of FIN.
 fn reset_on_close(socket: &TcpStream) {
     socket2::SockRef::from(socket)
         .set_linger(Some(Duration::ZERO))

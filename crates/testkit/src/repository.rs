@@ -1,4 +1,4 @@
-//! Paths of the checkout: its root, its files, the binaries that cargo has built and the tools in `.tools/`.
+//! Paths of the checkout: its root, its files, the binaries of cargo and the tools in `.tools/`.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,8 @@ pub fn binary(name: &str) -> PathBuf {
     binary
 }
 
-/// Program that `scripts/tools.sh` has installed into `.tools/<folder><version>/`; the newest version of several.
+/// Program that `scripts/tools.sh` has installed into `.tools/<folder><version>/`; the newest
+/// version of several.
 pub fn tool(folder: &str, program: &str) -> PathBuf {
     let entries = std::fs::read_dir(root().join(".tools"))
         .into_iter()

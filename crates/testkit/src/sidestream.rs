@@ -1,4 +1,6 @@
-//! The real binary as a child: its configuration, its addresses from its log, its probes and metrics.
+//! The sidecar under test as a child process: configuration, addresses, probes, metrics, signals.
+//!
+//! Listeners use port 0. The addresses are read from the log of the sidecar.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +16,12 @@ use crate::nats::Nats;
 use crate::process::Process;
 use crate::wait::{DEADLINE, eventually, within};
 
-/// The binary under test.
+/// Binary under test.
 pub fn binary() -> PathBuf {
     crate::repository::binary("sidestream")
 }
 
-/// A running sidecar; killed when dropped, its log printed if the test is failing.
+/// Running sidecar. Dropping it kills the process, and prints its log if the test is failing.
 pub struct Sidestream {
     process: Process,
     folder: TempDir,
@@ -27,7 +29,7 @@ pub struct Sidestream {
     listeners: Vec<Listener>,
 }
 
-/// How a sidecar is to be started.
+/// Options of a sidecar.
 pub struct Builder {
     config: String,
     environment: Vec<(String, String)>,
@@ -37,19 +39,19 @@ pub struct Builder {
     link: Option<PathBuf>,
 }
 
-/// A line `listening` of the log.
+/// Listener, from a `listening` line of the log.
 #[derive(Clone, Debug)]
 struct Listener {
     address: String,
     tls: bool,
 }
 
-/// The usual head of a configuration, on free ports, followed by `rest`: at least `routes:`.
+/// Configuration on free ports for this nats-server, followed by `rest`: at least `routes:`.
 pub fn config(nats: &Nats, rest: &str) -> String {
     config_for(&[nats.url()], rest)
 }
 
-/// As [`config`], with the addresses of a cluster or a proxy.
+/// Same as [`config`], with the addresses of a cluster or a proxy.
 pub fn config_for(servers: &[String], rest: &str) -> String {
     let servers = serde_json::to_string(servers).unwrap();
     format!(
@@ -57,7 +59,7 @@ pub fn config_for(servers: &[String], rest: &str) -> String {
     )
 }
 
-/// Runs the binary to its end, as a user would on a command line.
+/// Runs the binary until it exits.
 pub async fn run(arguments: &[&str], folder: &Path) -> Output {
     let child = tokio::process::Command::new(binary())
         .args(arguments)
@@ -79,31 +81,32 @@ impl Builder {
         self
     }
 
-    /// Writes a file beside the configuration, whose folder is the child's working directory.
+    /// Writes a file into the folder of the configuration, which is the working directory of the
+    /// child.
     pub fn file(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
         self.files.push((name.to_owned(), content.into()));
         self
     }
 
-    /// Returns as soon as the sidecar listens, ready or not.
+    /// Makes [`Builder::start`] return when the sidecar listens, before it is ready.
     pub fn without_waiting(mut self) -> Self {
         self.wait_ready = false;
         self
     }
 
-    /// Limits the open files of the child: soft, hard.
+    /// Sets the soft and the hard limit of open files.
     pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
         self.open_files = Some((soft, hard));
         self
     }
 
-    /// Makes the configuration a symbolic link to this file instead of one of its own.
+    /// Makes the configuration a symbolic link to this file.
     pub fn linked_to(mut self, file: &Path) -> Self {
         self.link = Some(file.to_owned());
         self
     }
 
-    /// Starts the sidecar; returns when `/health/ready` says 200.
+    /// Starts the sidecar and waits until `/health/ready` returns 200.
     pub async fn start(self) -> Sidestream {
         let wait_ready = self.wait_ready;
         let mut sidestream = self.spawn();
@@ -114,7 +117,7 @@ impl Builder {
         sidestream
     }
 
-    /// Starts the sidecar and waits for nothing: for configurations with which it ends.
+    /// Starts the sidecar without waiting, for configurations that make it exit.
     pub fn spawn(self) -> Sidestream {
         let folder = tempfile::Builder::new()
             .prefix("sidestream-")
@@ -144,7 +147,7 @@ impl Builder {
             .arg("--config")
             .arg(&file)
             .current_dir(folder.path());
-        // A control socket of its own, wherever the sidecar looks for a place.
+        // One control socket per sidecar, in each of the folders that it may choose.
         command
             .env("XDG_RUNTIME_DIR", folder.path())
             .env("TMPDIR", folder.path());
@@ -162,12 +165,12 @@ impl Builder {
 // === impl Sidestream ===
 
 impl Sidestream {
-    /// Starts a sidecar with this configuration; returns when it is ready.
+    /// Starts a sidecar with this configuration and waits until it is ready.
     pub async fn start(config: impl Into<String>) -> Self {
         Self::builder(config).start().await
     }
 
-    /// Options first, then [`Builder::start`].
+    /// Starts with default options; [`Builder::start`] starts the sidecar.
     pub fn builder(config: impl Into<String>) -> Builder {
         Builder {
             config: config.into(),
@@ -179,22 +182,22 @@ impl Sidestream {
         }
     }
 
-    /// The URL of `path` on the first listener in clear text.
+    /// URL of `path` on the first listener in clear text.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.listener(false).address)
     }
 
-    /// The URL of `path` on the first listener with TLS.
+    /// URL of `path` on the first listener with TLS.
     pub fn url_tls(&self, path: &str) -> String {
         format!("https://{}{path}", self.listener(true).address)
     }
 
-    /// The URL of `path` on the admin port.
+    /// URL of `path` on the admin port.
     pub fn url_admin(&self, path: &str) -> String {
         format!("http://{}{path}", self.admin)
     }
 
-    /// GET on the admin port.
+    /// Sends GET to the admin port; returns status and body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         let answer = http1::get(&self.url_admin(path))
             .await
@@ -202,14 +205,14 @@ impl Sidestream {
         (answer.status, answer.body)
     }
 
-    /// GET of JSON on the admin port, whatever the status.
+    /// Sends GET to the admin port; returns the body as JSON, with any status.
     pub async fn admin_json(&self, path: &str) -> Value {
         let (status, body) = self.admin(path).await;
         serde_json::from_str(&body)
             .unwrap_or_else(|error| panic!("admin {path}: {status}, {error} in {body:?}"))
     }
 
-    /// Waits until `/health/ready` says 200.
+    /// Waits until `/health/ready` returns 200.
     pub async fn ready(&mut self) {
         eventually(DEADLINE, "the sidecar is ready", || async {
             http1::get(&self.url_admin("/health/ready"))
@@ -219,14 +222,14 @@ impl Sidestream {
         .await;
     }
 
-    /// The sum of a metric's values whose labels include `labels`; 0 as long as there is none.
+    /// Sum of the series of a metric with these labels; 0 if there is none.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let (status, text) = self.admin("/metrics").await;
         assert_eq!(status, 200, "the metrics are served");
         metric(&text, name, labels)
     }
 
-    /// Waits until a metric's value satisfies `wanted`; returns it.
+    /// Waits until `wanted` returns true for the value of a metric; returns the value.
     pub async fn until_metric(
         &self,
         name: &str,
@@ -237,7 +240,7 @@ impl Sidestream {
             .await
     }
 
-    /// As [`Sidestream::until_metric`], for what takes its time.
+    /// Same as [`Sidestream::until_metric`], with another deadline.
     pub async fn until_metric_within(
         &self,
         deadline: Duration,
@@ -256,17 +259,17 @@ impl Sidestream {
         .await
     }
 
-    /// The log so far, one object per line, the fields of an event beside its level and target.
+    /// Log until now, one object per line, with the fields of the event at the top level.
     pub fn log(&self) -> Vec<Value> {
         self.process.scan(0, parse_log)
     }
 
-    /// Everything the process has printed.
+    /// All output of the process.
     pub fn output(&self) -> Vec<String> {
         self.process.lines()
     }
 
-    /// Waits for a line of the log, past or future.
+    /// Waits for a log line; earlier lines count.
     pub async fn until_log(&self, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(DEADLINE, fact, || async {
             self.log().into_iter().find(|line| wanted(line))
@@ -274,7 +277,7 @@ impl Sidestream {
         .await
     }
 
-    /// Waits for a line of the log with this message.
+    /// Waits for a log line with this message; earlier lines count.
     pub async fn until_message(&self, message: &str) -> Value {
         self.until_log(&format!("the sidecar logs {message:?}"), |line| {
             line["message"] == message
@@ -282,22 +285,23 @@ impl Sidestream {
         .await
     }
 
-    /// SIGTERM, as the kubelet sends it.
+    /// Sends SIGTERM, as the kubelet does.
     pub fn terminate(&mut self) {
         self.signal(Signal::TERM);
     }
 
-    /// SIGKILL, and reaped when this returns.
+    /// Sends SIGKILL and reaps the process.
     pub fn kill9(&mut self) {
         self.process.kill9();
     }
 
-    /// Any signal; STOP and CONT freeze and thaw the whole pod.
+    /// Sends a signal; STOP and CONT pause and resume the whole pod.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Waits for the end of the process; returns its exit code, or minus the signal that killed it.
+    /// Waits until the process exits; returns its exit code, or the negative number of the signal
+    /// that killed it.
     pub async fn wait_exit(&mut self, deadline: Duration) -> i32 {
         use std::os::unix::process::ExitStatusExt;
         let status = self.process.wait_exit(deadline).await;
@@ -306,34 +310,34 @@ impl Sidestream {
             .unwrap_or_else(|| -status.signal().unwrap_or_default())
     }
 
-    /// Whether the process runs.
+    /// Returns true while the process runs.
     pub fn running(&mut self) -> bool {
         self.process.exited().is_none()
     }
 
-    /// Replaces the configuration file at once, as a ConfigMap does.
+    /// Replaces the configuration file atomically, as a ConfigMap update does.
     pub fn rewrite_config(&self, text: &str) {
         let next = self.folder.path().join("sidecar.yaml.next");
         std::fs::write(&next, text).unwrap();
         std::fs::rename(next, self.config_file()).unwrap();
     }
 
-    /// The configuration file.
+    /// Configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.folder.path().join("sidecar.yaml")
     }
 
-    /// The child's working directory, gone with it.
+    /// Working directory of the child; it is deleted with this handle.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Changes what happens to the log: read, left in its pipe, or its pipe closed.
+    /// Sets the treatment of the log: read, not read, or its pipe closed.
     pub fn set_output(&self, output: crate::process::Output) {
         self.process.set_output(output);
     }
 
-    /// The process id, for reading `/proc`.
+    /// Process id, for reading `/proc`.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -343,8 +347,8 @@ impl Sidestream {
         self.status_bytes("VmRSS:")
     }
 
-    /// The same when nothing more is given back: the allocator does that a fifth of a second after it is free, whenever
-    /// something else is allocated.
+    /// Resident memory in bytes after the allocator has returned free pages. It returns a page a
+    /// fifth of a second after it is free, at the next allocation.
     pub async fn resident_bytes_at_rest(&self) -> u64 {
         let (mut least, mut since) = (u64::MAX, 0);
         while since < 4 {
@@ -358,19 +362,19 @@ impl Sidestream {
         least
     }
 
-    /// The most that was ever resident, in bytes.
+    /// Peak of the resident memory in bytes.
     pub fn resident_bytes_peak(&self) -> u64 {
         self.status_bytes("VmHWM:")
     }
 
-    /// How many file descriptors are open.
+    /// Number of open file descriptors.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .unwrap()
             .count()
     }
 
-    /// A line of proc(5) `status`.
+    /// Value of a line of `/proc/<pid>/status` (proc(5)).
     fn status_bytes(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
@@ -400,7 +404,7 @@ impl Sidestream {
             ..
         } = self;
         eventually(DEADLINE, "the sidecar logs its addresses", || {
-            // `assert` here, so that a sidecar that ends shows its log at once and not at the deadline.
+            // A sidecar that exits fails the test at once, with its log, and not at the deadline.
             assert!(
                 process.exited().is_none(),
                 "the sidecar ended before it listened"
@@ -420,7 +424,7 @@ impl Sidestream {
                     tls: line["tls"] == true,
                 })
                 .collect();
-            // Said after the last of them.
+            // `serving` is logged after the last listener.
             std::future::ready(
                 !admin.is_empty() && log.iter().any(|line| line["message"] == "serving"),
             )
@@ -437,7 +441,7 @@ fn parse_log(lines: &[String]) -> Vec<Value> {
         .collect()
 }
 
-/// `{"level": .., "fields": {"message": ..}}` and `{"level": .., "message": ..}` become the same.
+/// Makes `{"level": .., "fields": {"message": ..}}` the same as `{"level": .., "message": ..}`.
 fn flatten(mut line: Value) -> Value {
     if let Some(object) = line.as_object_mut()
         && let Some(Value::Object(fields)) = object.remove("fields")
@@ -447,7 +451,7 @@ fn flatten(mut line: Value) -> Value {
     line
 }
 
-/// Sums the series of `name` in a Prometheus text whose labels include `labels`.
+/// Sum of the series of `name` with these labels in a Prometheus text.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     text.lines()
         .filter(|line| !line.starts_with('#'))

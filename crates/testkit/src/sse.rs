@@ -1,4 +1,7 @@
-//! A client of Server-Sent Events over HTTP/1 for tests: every event, the wire below them, and how they ended.
+//! HTTP/1 client of Server-Sent Events: events, the bytes on the wire, and the end of the response.
+//!
+//! The client reads only while a test waits for something. A test that waits for nothing is a slow
+//! client: its socket buffer fills.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,10 +18,10 @@ use crate::sse_parser::Parser;
 use crate::transport::Connector;
 use crate::wait::{DEADLINE, within};
 
-/// The bytes kept for [`SseClient::wire`]: the beginning, which tests compare, never a whole load test.
+/// Bytes that [`SseClient::wire`] keeps: the beginning, not a whole load test.
 const WIRE_MAX: usize = 1 << 20;
 
-/// A request for an event stream, to be sent by [`Builder::connect`].
+/// Request for an event stream; [`Builder::connect`] sends it.
 pub struct Builder {
     url: Uri,
     method: &'static str,
@@ -28,7 +31,7 @@ pub struct Builder {
     connector: Connector,
 }
 
-/// An answered request. A client that is not asked for events does not read: its socket fills.
+/// Response of a request. It is read only on demand.
 pub struct SseClient {
     response: Response,
     parser: Parser,
@@ -45,13 +48,13 @@ impl Builder {
         self
     }
 
-    /// Resumes at this position.
+    /// Resumes after this event id.
     pub fn last_event_id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.last_event_id);
         self.header("Last-Event-ID", id)
     }
 
-    /// Speaks HTTP/1.0, as old proxies do.
+    /// Uses HTTP/1.0, as old proxies do.
     pub fn http10(mut self) -> Self {
         self.minor = 0;
         self
@@ -63,25 +66,26 @@ impl Builder {
         self
     }
 
-    /// Is taken for a browser: a refusal must then be a 200.
+    /// Sends the headers of a browser, which gets rejections with status 200.
     pub fn browser(self) -> Self {
         self.header("Sec-Fetch-Mode", "cors")
-            .header("User-Agent", "Mozilla/5.0 (rig)")
+            .header("User-Agent", "Mozilla/5.0 (test)")
     }
 
-    /// The configuration for `https` addresses.
+    /// TLS configuration for `https` URLs.
     pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
         self.connector = self.connector.tls(config);
         self
     }
 
-    /// A small socket buffer: a client that stops reading is noticed after a few events.
+    /// Size of the receive buffer; with a small one, a stalled client is detected after a few
+    /// events.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.connector = self.connector.receive_buffer(bytes);
         self
     }
 
-    /// Connects, and returns when the head of the answer is there, whatever its status.
+    /// Sends the request; returns when the response headers have arrived, with any status.
     pub async fn connect(self) -> SseClient {
         let url = self.url.clone();
         self.try_connect()
@@ -89,7 +93,7 @@ impl Builder {
             .unwrap_or_else(|error| panic!("GET {url}: {error}"))
     }
 
-    /// As [`Builder::connect`], for servers that may not be there.
+    /// Same as [`Builder::connect`], for servers that may not be running.
     pub async fn try_connect(self) -> io::Result<SseClient> {
         let Self {
             url,
@@ -127,13 +131,13 @@ impl Builder {
 // === impl SseClient ===
 
 impl SseClient {
-    /// A GET request that accepts an event stream.
+    /// GET request that accepts an event stream.
     pub fn get(url: impl AsRef<str>) -> Builder {
         let builder = Self::bare(url);
         builder.header("Accept", "text/event-stream")
     }
 
-    /// A GET request with no header but Host.
+    /// GET request with no header but Host.
     pub fn bare(url: impl AsRef<str>) -> Builder {
         Builder {
             url: url.as_ref().parse().unwrap(),
@@ -145,22 +149,22 @@ impl SseClient {
         }
     }
 
-    /// The status code.
+    /// Status code.
     pub fn status(&self) -> u16 {
         self.response.status
     }
 
-    /// The answer's headers, names in lower case, in the order of the wire.
+    /// Response headers in the order of the wire, names in lower case.
     pub fn headers(&self) -> &[(String, String)] {
         &self.response.headers
     }
 
-    /// One header's value.
+    /// Value of a header.
     pub fn header(&self, name: &str) -> Option<String> {
         self.response.header(name)
     }
 
-    /// The next event; panics if none comes within the usual deadline, or the answer ends.
+    /// Next event. Panics if none arrives within [`DEADLINE`] or if the response ends.
     pub async fn next(&mut self) -> Event {
         match within(DEADLINE, "the client has another event", self.advance()).await {
             Ok(event) => event,
@@ -171,7 +175,7 @@ impl SseClient {
         }
     }
 
-    /// The next event, however long it takes, or how the answer ended.
+    /// Next event without a deadline, or the end of the response.
     pub async fn advance(&mut self) -> Result<Event, End> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -181,7 +185,7 @@ impl SseClient {
         }
     }
 
-    /// The next event within `deadline`, or nothing.
+    /// Next event within `deadline`, if any.
     pub async fn next_within(&mut self, deadline: Duration) -> Option<Event> {
         tokio::time::timeout(deadline, self.advance())
             .await
@@ -189,7 +193,7 @@ impl SseClient {
             .ok()
     }
 
-    /// The next `count` events.
+    /// Next `count` events.
     pub async fn take(&mut self, count: usize) -> Vec<Event> {
         let mut events = Vec::with_capacity(count);
         while events.len() < count {
@@ -198,7 +202,7 @@ impl SseClient {
         events
     }
 
-    /// Reads until `wanted` says yes to an event; returns all of them, that one last.
+    /// Reads until `wanted` returns true for an event; returns all events, that one last.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -211,8 +215,8 @@ impl SseClient {
         }
     }
 
-    /// Reads until the parser has seen what `seen` asks for: an id, a comment, a retry.
-    /// Events stay for [`SseClient::next`].
+    /// Reads until `seen` returns true for the parser: an id, a comment, a retry.
+    /// Events are kept for [`SseClient::next`].
     pub async fn until_seen(&mut self, fact: &str, seen: impl Fn(&Parser) -> bool) {
         within(DEADLINE, fact, async {
             while !seen(&self.parser) {
@@ -224,13 +228,13 @@ impl SseClient {
         .await;
     }
 
-    /// Reads until the server has ended the answer, and tells how.
-    /// Events that came before stay for [`SseClient::rest`].
+    /// Reads until the server has ended the response and returns how.
+    /// Earlier events are kept for [`SseClient::rest`].
     pub async fn closed(&mut self) -> End {
         self.closed_within(DEADLINE).await
     }
 
-    /// As [`SseClient::closed`], for ends that take their time.
+    /// Same as [`SseClient::closed`], with another deadline.
     pub async fn closed_within(&mut self, deadline: Duration) -> End {
         within(deadline, "the server has ended the answer", async {
             loop {
@@ -242,12 +246,12 @@ impl SseClient {
         .await
     }
 
-    /// The events that were read and not asked for, after [`SseClient::closed`].
+    /// Events that were read and not returned yet, after [`SseClient::closed`].
     pub fn rest(&mut self) -> Vec<Event> {
         self.ready.drain(..).collect()
     }
 
-    /// After the end: whether the server closed the connection too.
+    /// Returns true if the server closes the connection after the end of the response.
     pub async fn fin(&mut self) -> bool {
         within(
             DEADLINE,
@@ -257,43 +261,43 @@ impl SseClient {
         .await
     }
 
-    /// The rest of an answer that is no event stream, such as a refusal's JSON.
+    /// Rest of a response that is not an event stream, such as the JSON of a rejection.
     pub async fn body(&mut self) -> String {
         let (bytes, _end) = within(DEADLINE, "the answer is complete", self.response.body()).await;
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// What a reconnection would send as `Last-Event-ID`.
+    /// Value of `Last-Event-ID` for a reconnect.
     pub fn last_event_id(&self) -> &str {
         self.parser.last_event_id()
     }
 
-    /// The reconnection time that the server has set, in milliseconds.
+    /// Reconnect delay from the server, in milliseconds.
     pub fn retry(&self) -> Option<u64> {
         self.parser.retry()
     }
 
-    /// How many comments (heartbeats) were read so far.
+    /// Number of comments (heartbeats) until now.
     pub fn comments(&self) -> usize {
         self.parser.comments().len()
     }
 
-    /// The state of the parser.
+    /// State of the parser.
     pub fn parser(&self) -> &Parser {
         &self.parser
     }
 
-    /// The body so far (the first mebibyte), without the framing of HTTP.
+    /// Body until now (the first mebibyte), without HTTP framing.
     pub fn wire(&self) -> &[u8] {
         &self.wire
     }
 
-    /// Leaves with a reset instead of a FIN.
+    /// Closes the connection with a reset instead of a FIN.
     pub fn reset(self) {
         self.response.into_transport().reset();
     }
 
-    /// The answer below, for tests of HTTP itself.
+    /// HTTP response, for tests of HTTP itself.
     pub fn response(&mut self) -> &mut Response {
         &mut self.response
     }

@@ -1,25 +1,26 @@
-//! Bytes in, dispatches out: the event stream format of the WHATWG HTML standard, section 9.2.6, step by step.
+//! Parser of the event stream format, step by step as in the WHATWG HTML standard, section 9.2.6.
 //!
-//! Written from the standard and not from our encoder, so that both cannot share a mistake.
+//! It is written from the standard and shares no code with the encoder of the product, so that both
+//! cannot have the same defect.
 
-/// An event as a browser would hand it to its listeners.
+/// Event as a browser dispatches it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// The type: `message` if the block named none.
+    /// Type; `message` if the block has none.
     pub name: String,
-    /// The data lines, joined by LF.
+    /// Data lines, joined by LF.
     pub data: String,
-    /// The last event id at the moment of the dispatch.
+    /// Last event id at the time of the dispatch.
     pub id: String,
 }
 
-/// The state that the standard keeps for an event stream and its reconnections.
+/// State of the standard for an event stream and its reconnects.
 #[derive(Debug, Default)]
 pub struct Parser {
     line: Vec<u8>,
-    /// The last byte was CR: an LF now belongs to it.
+    /// The last byte was CR; a following LF belongs to it.
     after_cr: bool,
-    /// The first line, which may begin with a byte order mark, is over.
+    /// The first line, which may begin with a byte order mark, has ended.
     begun: bool,
     event_type: String,
     data: String,
@@ -31,7 +32,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// A parser for a connection that resumes at `last_event_id`: the id survives a reconnection.
+    /// Parser of a connection that resumes after `last_event_id`. The id survives a reconnect.
     pub fn resuming(last_event_id: &str) -> Self {
         Self {
             id_buffer: last_event_id.to_owned(),
@@ -40,7 +41,7 @@ impl Parser {
         }
     }
 
-    /// Reads `bytes` and returns the events that they complete. How the bytes are cut makes no difference.
+    /// Reads `bytes` and returns the events that they complete. Bytes may be split anywhere.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         for &byte in bytes {
@@ -58,28 +59,28 @@ impl Parser {
         events
     }
 
-    /// The id that a reconnection would send in `Last-Event-ID`.
+    /// Value of `Last-Event-ID` for a reconnect.
     pub fn last_event_id(&self) -> &str {
         &self.last_event_id
     }
 
-    /// The reconnection time in milliseconds, if the server has set one.
+    /// Reconnect delay in milliseconds, if the server has sent one.
     pub fn retry(&self) -> Option<u64> {
         self.retry
     }
 
-    /// Every comment so far, without its leading colon.
+    /// All comments until now, without the leading colon.
     pub fn comments(&self) -> &[String] {
         &self.comments
     }
 
-    /// Positions without an event so far: `sidestream.position`, which [`Parser::feed`] does not return, and blocks that
-    /// have nothing but an id.
+    /// Number of positions without an event: `sidestream.position`, which [`Parser::feed`] does not
+    /// return, and blocks with only an id.
     pub fn positions(&self) -> u64 {
         self.positions
     }
 
-    /// Whether bytes of an unfinished line or block are held; at the end of the connection they are lost.
+    /// Returns true if a line or block is unfinished; at the end of the connection it is lost.
     pub fn mid_block(&self) -> bool {
         !self.line.is_empty()
             || !self.data.is_empty()
@@ -93,7 +94,8 @@ impl Parser {
         if !std::mem::replace(&mut self.begun, true) {
             bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
         }
-        // Line by line is the same as decoding the whole: a line end also ends a broken sequence.
+        // Decoding each line is the same as decoding the whole: a line end also ends an invalid
+        // sequence.
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             return self.dispatch();
@@ -117,7 +119,7 @@ impl Parser {
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry = value.parse().ok().or(self.retry);
             }
-            _ => {} // the standard: the field is ignored
+            _ => {} // ignored, as in the standard
         }
     }
 
@@ -137,7 +139,7 @@ impl Parser {
             event_type
         };
         if name == "sidestream.position" {
-            assert_eq!(data, "{}", "what a position has for data");
+            assert_eq!(data, "{}", "data of a position");
             self.positions += 1;
             return None;
         }

@@ -1,4 +1,4 @@
-//! Sockets of the rig's clients: in clear text or TLS, with a small buffer or an abrupt end where a test wants them.
+//! Sockets of the clients: clear text or TLS, with a receive buffer of any size, closed or reset.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,15 +15,15 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// A TCP connection, with TLS or without.
+/// TCP connection, with TLS or without.
 pub enum Transport {
     /// Clear text.
     Plain(TcpStream),
-    /// TLS; boxed because its state is large.
+    /// TLS; boxed, because its state is large.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Where and how to connect.
+/// Options of a connection.
 #[derive(Clone, Default)]
 pub struct Connector {
     tls: Option<Arc<ClientConfig>>,
@@ -33,13 +33,13 @@ pub struct Connector {
 // === impl Connector ===
 
 impl Connector {
-    /// Speaks TLS with this configuration to `https` addresses.
+    /// Uses TLS with this configuration for `https` URLs.
     pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
         self.tls = Some(config);
         self
     }
 
-    /// Shrinks SO_RCVBUF, so that a client that does not read is noticed early.
+    /// Sets SO_RCVBUF; with a small one, a stalled client is detected early.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
         self
@@ -75,7 +75,7 @@ impl Connector {
 // === impl Transport ===
 
 impl Transport {
-    /// The TCP socket below.
+    /// TCP socket of the connection.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
@@ -83,7 +83,7 @@ impl Transport {
         }
     }
 
-    /// The protocol chosen by ALPN.
+    /// Protocol chosen by ALPN.
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,
@@ -91,12 +91,13 @@ impl Transport {
         }
     }
 
-    /// What has befallen the socket, such as a reset, which a read after the peer's FIN does not tell.
+    /// Pending error of the socket, such as a reset, which a read after the peer's FIN does not
+    /// return.
     pub fn error(&self) -> Option<io::Error> {
         socket2::SockRef::from(self.tcp()).take_error().unwrap()
     }
 
-    /// Ends the connection with a reset.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(self.tcp())
             .set_linger(Some(Duration::ZERO))
@@ -144,7 +145,7 @@ impl AsyncWrite for Transport {
     }
 }
 
-/// The socket address in a URL of the rig, which names hosts by address.
+/// Socket address of a URL with a numeric host.
 pub fn address(url: &Uri) -> SocketAddr {
     let host = url
         .host()

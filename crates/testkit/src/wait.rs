@@ -1,22 +1,23 @@
-//! Deadlines: a test waits for a fact and says which one never came.
+//! Waiting with a deadline: a test waits for a fact, and its failure names the fact.
 
 use std::time::{Duration, Instant};
 
-/// 10 s: a hundred times what any step takes here, so that only a fault or a starved machine exceeds it.
+/// 10 s: a hundred times longer than any step takes, so that only a defect or a starved machine
+/// exceeds it.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// 30 s: the longest that a reconnect with its backoff takes on a busy machine.
 pub const RECOVERY: Duration = Duration::from_secs(30);
 
-/// 10 ms: short beside every timing that tests assert, long enough not to load two cores.
+/// 10 ms: short compared with the timings that tests assert, long enough not to load two cores.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What a probe answers: `true` or `Some` is the awaited fact.
+/// Result of a probe; `true` or `Some` is the awaited fact.
 pub trait Fact {
-    /// What the fact carries.
+    /// Value of the fact.
     type Value;
 
-    /// The value, once the fact holds.
+    /// Value of the fact if it holds.
     fn established(self) -> Option<Self::Value>;
 }
 
@@ -36,7 +37,8 @@ impl<T> Fact for Option<T> {
     }
 }
 
-/// Polls `probe` until it answers `true` or `Some`; panics with the sentence `fact` at the deadline.
+/// Polls `probe` until it returns `true` or `Some`; panics with the sentence `fact` at the
+/// deadline.
 pub async fn eventually<F, P, T>(deadline: Duration, fact: &str, mut probe: P) -> T::Value
 where
     P: FnMut() -> F,

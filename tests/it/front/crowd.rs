@@ -54,7 +54,7 @@ enum ReportSource {
     Tail(Process),
 }
 
-/// A client of the rig: where its events go.
+/// A client of the test kit: where its events go.
 struct Follower {
     target: String,
     ledger: Arc<Mutex<Ledger>>,
@@ -72,7 +72,7 @@ impl Crowd {
             witnesses: Vec::new(),
         };
         crowd.processes(fixture, page);
-        let rig = CLIENTS - crowd.ledgers.len();
+        let own = CLIENTS - crowd.ledgers.len();
         let follows = |number: usize| {
             if number < everything {
                 Follows::All
@@ -80,7 +80,7 @@ impl Crowd {
                 share(number)
             }
         };
-        let mut numbers = (0..rig).map(follows).collect::<Vec<_>>().into_iter();
+        let mut numbers = (0..own).map(follows).collect::<Vec<_>>().into_iter();
         while numbers.len() > 0 {
             let tls = fixture.authority.trusting(&["h2"]);
             let connection = Arc::new(

@@ -1,4 +1,4 @@
-//! The rig's own clients of event streams, against the examples of the HTML standard and hand-written answers.
+//! The clients of the test kit, against the examples of the HTML standard and hand-written responses.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The rig tests itself, so that a failing test means a failing product.
+//! Tests of the test kit itself, so that a failing test means a failing product.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
