@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
 use crate::feed::Outcome;
+use crate::http::request::rejection::RejectionCode;
 use crate::http::request::route::Routes;
 use crate::http::stream::event_stream::GAP_LOG_RATE;
 use crate::limit::clients::Limit;
@@ -32,6 +33,8 @@ pub struct Context {
     pub client_limiter: Arc<ClientLimiter>,
     /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
     connections: [[ConnectionMetrics; 2]; 2],
+    /// By [`RejectionCode`].
+    rejections: [IntCounter; RejectionCode::ALL.len()],
     routes: ArcSwap<Routes>,
     /// Limits the log lines about single gaps.
     pub(super) gap_log_limiter: Bucket,
@@ -51,7 +54,9 @@ impl Context {
         let connections = [Protocol::Http11, Protocol::H2].map(|protocol| {
             ["false", "true"].map(|tls| ConnectionMetrics::new(&metrics, protocol, tls))
         });
-        // From 0, so that `increase` sees the first one.
+        let rejections = RejectionCode::ALL
+            .map(|code| metrics.refusals_total.with_label_values(&[code.row().code]));
+        // Closed labels start at 0, so that `increase` sees the first event.
         for outcome in Outcome::LABELS {
             metrics.resumes_total.with_label_values(&[outcome]);
         }
@@ -60,6 +65,7 @@ impl Context {
         }
         Arc::new(Self {
             connections,
+            rejections,
             metrics,
             streams,
             connection_limiter,
@@ -92,6 +98,11 @@ impl Context {
     pub(super) fn draw_drain_retry(&self) -> Option<Duration> {
         let (min, max) = *self.drain_retry.get()?;
         Some(min + max.saturating_sub(min).mul_f64(fastrand::f64()))
+    }
+
+    /// Counts a rejection.
+    pub(super) fn count_rejection(&self, code: RejectionCode) {
+        self.rejections[code as usize].inc();
     }
 
     pub(super) fn is_draining(&self) -> bool {

@@ -23,8 +23,8 @@ use crate::http::h1::chunk_writer::ChunkWriter;
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::body::Body;
-use crate::http::request::rejection::Rejection;
-use crate::http::request::respond::{answer, last_words, refuse};
+use crate::http::request::rejection::RejectionCode;
+use crate::http::request::respond::{answer, reject, unparsed_response};
 use crate::http::stream::state::Peer;
 use crate::http::stream::write_batch::Framing;
 use crate::http::transport::Transport;
@@ -48,13 +48,10 @@ pub(in crate::http) struct Connection {
 }
 
 impl Connection {
-    /// Counts it as refused; nothing is left of it.
-    pub(in crate::http) fn refused<T>(&self, code: &str) -> Option<T> {
-        self.context
-            .metrics
-            .refusals_total
-            .with_label_values(&[code])
-            .inc();
+    /// Counts and logs the end of a connection without a request to answer.
+    pub(in crate::http) fn reject<T>(&self, code: RejectionCode) -> Option<T> {
+        self.context.count_rejection(code);
+        tracing::debug!(client.addr = %self.remote, code = code.row().code, "connection rejected");
         None
     }
 
@@ -74,8 +71,8 @@ impl Connection {
                 self.http2(io, before, leaving).await;
                 Ok(None)
             }
-            Preface::Tls => Ok(self.refused("tls_on_clear_port")),
-            Preface::Unknown => Ok(self.refused("no_request")),
+            Preface::Tls => Ok(self.reject(RejectionCode::TlsOnClearPort)),
+            Preface::Unknown => Ok(self.reject(RejectionCode::NoRequest)),
         }
     }
 
@@ -164,16 +161,10 @@ impl Connection {
         let failed = ended.await.err();
         let parts = connection.into_parts();
         let (mut io, before) = parts.io.into_inner().into_inner();
-        let refusal = match place.refused() {
-            Some(431) => Some(Rejection::HeadTooLarge),
-            Some(414) => Some(Rejection::TargetTooLong),
-            Some(_) => Some(Rejection::Malformed),
-            None => None,
-        };
-        if let Some(refusal) = refusal {
-            tracing::debug!(client.addr = %self.remote, code = refusal.row().1, "no head that can be read");
-            let words = last_words(&self.context, &refusal);
-            drop(timeout(LAST_REQUEST, io.write_all(&words)).await);
+        if let Some(code) = place.refused() {
+            tracing::debug!(client.addr = %self.remote, code = code.row().code, "request rejected");
+            let response = unparsed_response(&self.context, code);
+            drop(timeout(LAST_REQUEST, io.write_all(&response)).await);
         } else if let Some(error) = failed {
             self.count_failure(&error);
         }
@@ -224,7 +215,7 @@ impl Connection {
                     )
                     .await
                 } else {
-                    refuse(&context, &Rejection::BareLineFeed, &request)
+                    reject(&context, &RejectionCode::BareLineFeed.into(), &request)
                 };
                 Ok(answer.into_response(|stream| {
                     place.put(stream, framing);
@@ -237,16 +228,11 @@ impl Connection {
     /// What hyper refused by itself.
     fn count_failure(&self, error: &hyper::Error) {
         tracing::debug!(client.addr = %self.remote, %error, "connection failed");
-        let code = match error {
-            error if error.is_timeout() => "request_timeout",
-            error if error.is_parse() => "malformed",
-            _ => return,
-        };
-        self.context
-            .metrics
-            .refusals_total
-            .with_label_values(&[code])
-            .inc();
+        if error.is_timeout() {
+            self.context.count_rejection(RejectionCode::RequestTimeout);
+        } else if error.is_parse() {
+            self.context.count_rejection(RejectionCode::Malformed);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::connection::{Connection, LAST_REQUEST};
 use crate::http::context::{Context, Counted};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
+use crate::http::request::rejection::RejectionCode;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Token;
 use crate::limit::ConnectionPermit;
@@ -125,7 +126,7 @@ async fn clear(
                 let left = FIRST_BYTE_MAX.saturating_sub(begun.elapsed());
                 let speaks = poll_fn(|task| silent.1.poll_read_ready(task));
                 if within(left, &mut silent.2, speaks).await.is_none() {
-                    return silent.0.refused("no_request");
+                    return silent.0.reject(RejectionCode::NoRequest);
                 }
             }
         } => driver,
@@ -144,10 +145,10 @@ async fn encrypted(
     let remote = connection.remote;
     let begins = Box::pin(async move {
         match within(HANDSHAKE_MAX, &mut leaving, acceptor.accept(socket)).await {
-            None => connection.refused("tls_handshake_timeout"),
+            None => connection.reject(RejectionCode::TlsHandshakeTimeout),
             Some(Err(error)) => {
                 tracing::debug!(client.addr = %remote, %error, "no TLS handshake");
-                connection.refused("tls_handshake")
+                connection.reject(RejectionCode::TlsHandshake)
             }
             Some(Ok(mut socket)) => {
                 tls::bound_buffers(&mut socket);

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::connection_task::{self, Drain};
 use crate::http::context::Context;
+use crate::http::request::rejection::RejectionCode;
 use crate::lifecycle::shutdown::Token;
 use crate::net::listener::Listener;
 use crate::net::tls::Tls;
@@ -40,11 +41,7 @@ pub async fn serve(
 /// Closes a connection for which not even a refusal's descriptor is left. Reset, so that nothing of it stays: whoever is
 /// turned away comes back, and a thousand ends in TIME_WAIT would outlast the shortage.
 fn turn_away(context: &Context, socket: &TcpStream) {
-    context
-        .metrics
-        .refusals_total
-        .with_label_values(&["turned_away"])
-        .inc();
+    context.count_rejection(RejectionCode::ConnectionReset);
     if let Err(error) = crate::net::socket::abort(socket) {
         tracing::debug!(%error, "a connection could not be reset");
     }

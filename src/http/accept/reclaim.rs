@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::http::request::rejection::RejectionCode;
 use crate::http::stream::event_stream::EventStream;
 use crate::http::stream::write_batch::Framing;
 use crate::net::request_head::LineScan;
@@ -91,8 +92,13 @@ impl SocketReclaim {
     }
 
     /// The status with which hyper answered a head by itself.
-    pub(in crate::http) fn refused(&self) -> Option<u16> {
-        Some(self.refused.load(Ordering::Relaxed)).filter(|status| *status != 0)
+    pub(in crate::http) fn refused(&self) -> Option<RejectionCode> {
+        match self.refused.load(Ordering::Relaxed) {
+            0 => None,
+            431 => Some(RejectionCode::HeadTooLarge),
+            414 => Some(RejectionCode::TargetTooLong),
+            _ => Some(RejectionCode::Malformed),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Parked>> {

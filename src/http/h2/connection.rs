@@ -19,6 +19,7 @@ use crate::http::h2::frames::Observed;
 use crate::http::h2::keepalive::Keepalive;
 use crate::http::h2::request::{H2Request, H2Shared};
 use crate::http::h2::sink::EncodedRun;
+use crate::http::request::rejection::RejectionCode;
 use crate::http::stream::state::Peer;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Token;
@@ -93,7 +94,7 @@ impl Connection {
             Some(Ok(h2)) => h2,
             Some(Err(error)) => return self.note_end(Err(error)),
             None => {
-                self.refused::<()>("request_timeout");
+                self.reject::<()>(RejectionCode::RequestTimeout);
                 return;
             }
         };

@@ -18,8 +18,8 @@ use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
 use crate::http::h2::group::H2StreamGroup;
 use crate::http::h2::idle::{IdleTracker, UseGuard};
-use crate::http::request::rejection::Rejection;
-use crate::http::request::respond::{Answer, answer, refuse};
+use crate::http::request::rejection::RejectionCode;
+use crate::http::request::respond::{Answer, answer, reject};
 use crate::http::stream::state::Peer;
 
 /// What is the same for all streams of a connection.
@@ -69,11 +69,11 @@ impl H2Request {
         let answers = async move {
             let has_body = !request.body().is_end_stream();
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
-                refuse(&context, &Rejection::HeadTooLarge, &request)
+                reject(&context, &RejectionCode::HeadTooLarge.into(), &request)
             } else {
                 answer(&context, peer, over_limit, &request, has_body).await
             };
-            if matches!(answer, Answer::Last(_)) {
+            if matches!(answer, Answer::Closing(_)) {
                 idle.close_if_unused();
             }
             Answered {
@@ -117,7 +117,7 @@ impl Answered {
     /// Sends the answer, or its head and what carries its event stream.
     fn send(self, respond: &mut SendResponse<EncodedRun>) -> Result<Option<H2Stream>, h2::Error> {
         match self.answer {
-            Answer::Text(response) | Answer::Last(response) => {
+            Answer::Text(response) | Answer::Closing(response) => {
                 let (mut head, text) = response.into_parts();
                 if !text.is_empty() {
                     head.headers

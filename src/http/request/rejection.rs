@@ -1,4 +1,18 @@
-//! No, before an event stream: each case with its status, its code and what helps.
+//! Rejections: every code with which a client gets an error instead of an event stream.
+//!
+//! [`RejectionCode`] is closed and has one row per variant: status, code, retry rule, message and
+//! hint. The same enum labels `sidestream_refusals_total`, whose series exist with 0 from the start.
+//! A code without a status belongs to a connection that ends before a request could be answered.
+//!
+//! [`Rejection`] is one occurrence: a code and the details of this request. `respond` turns it into
+//! a response:
+//!
+//! - programs get the status, `Retry-After` for temporary rejections, and a JSON body
+//!   `{"error":{"code","message","hint"}}`;
+//! - browsers get 200 with `retry:` and `sidestream.close` for temporary rejections, because an
+//!   `EventSource` stops for good after any other status.
+//!
+//! `docs/troubleshooting.md` lists every code; a test keeps it complete.
 
 use std::time::Duration;
 
@@ -9,248 +23,498 @@ use crate::limit::Throttled;
 use crate::limit::clients::Limit;
 use crate::sse::encode;
 
-/// Why a request gets no event stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::http) enum Rejection {
+/// Code of a rejection: the `code` of the JSON body and the label of `sidestream_refusals_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum RejectionCode {
     /// No route has this path.
     NotFound,
-    /// Something else than GET, HEAD or OPTIONS.
-    Method,
-    /// The client does not take `text/event-stream`.
+    /// The method is not GET, HEAD or OPTIONS.
+    MethodNotAllowed,
+    /// The `Accept` header excludes `text/event-stream`.
     NotAcceptable,
-    /// A variable of the route has no value, or one that cannot stand in a subject.
-    Variable(String),
-    /// A subject that is none.
-    Subject(&'static str),
-    /// More subjects than `limits.subjects_per_request`.
+    /// A variable of the route has no value, or one that cannot be part of a subject.
+    BadVariable,
+    /// A requested subject is not a valid NATS subject.
+    BadSubject,
+    /// The request names more subjects than `limits.subjects_per_request`.
     TooManySubjects,
-    /// A subject outside of what the route allows.
-    NotAllowed(String),
-    /// No `Host` header on HTTP/1.1, several, or one that is no host.
-    Host(&'static str),
-    /// A head that cannot be read.
+    /// A requested subject is outside of the route's `allow`.
+    SubjectNotAllowed,
+    /// The `Host` header is missing on HTTP/1.1, repeated, or not a host.
+    BadHost,
+    /// The head is not a valid HTTP/1 request.
     Malformed,
-    /// A head of more than 16 KiB, or of more than 64 fields.
+    /// The head has more than 16 KiB or more than 64 fields.
     HeadTooLarge,
-    /// A target of more than 64 KiB.
+    /// The request target is longer than the parser accepts.
     TargetTooLong,
-    /// A line feed without a carriage return in the head.
+    /// The head has a line feed without a carriage return.
     BareLineFeed,
-    /// A GET with a body: its event stream could not have the connection for itself.
-    Body,
-    /// What follows the client's last event is retained no more.
-    Expired,
-    /// NATS has not been heard from yet.
-    NotReady,
+    /// The request has a body: its event stream could not have the connection for itself.
+    UnexpectedBody,
+    /// Events after the client's `Last-Event-ID` are no longer retained.
+    LastEventIdExpired,
+    /// NATS has not answered yet.
+    NatsNotConnected,
     /// NATS rejects what the event stream needs until an operator changes something.
-    Rejected,
-    /// As many connections as `limits.connections`.
-    Connections,
-    /// File descriptors in use beyond `limits.file_descriptors.reject`.
-    Descriptors,
-    /// The pod is pressed so hard that those who are there already are served less.
+    NatsRejected,
+    /// `limits.connections` is reached.
+    TooManyConnections,
+    /// File descriptors in use exceed `limits.file_descriptors.reject`.
+    NoFileDescriptors,
+    /// The load level is `reject`.
     Overloaded,
-    /// The client has reached a limit of `limits.per_client`.
-    Throttled(Throttled),
-    /// As many feeds as `limits.feeds`.
-    Feeds,
-    /// As many replays as `limits.replays.queued`.
-    ReplaySlots,
-    /// The pod is about to end.
+    /// `limits.per_client.connections` is reached.
+    TooManyConnectionsOfClient,
+    /// `limits.per_client.filter_sets` is reached.
+    TooManyFilterSetsOfClient,
+    /// `limits.per_client.connects` is exceeded.
+    TooManyConnects,
+    /// `limits.feeds` is reached.
+    TooManyFeeds,
+    /// `limits.replays.queued` is reached.
+    TooManyReplays,
+    /// The pod is shutting down.
     Draining,
+    /// The connection sent nothing, or ended before its first request.
+    NoRequest,
+    /// The head of a request was not complete in time.
+    RequestTimeout,
+    /// A TLS handshake arrived on a clear-text port.
+    TlsOnClearPort,
+    /// The TLS handshake failed.
+    TlsHandshake,
+    /// The TLS handshake was not complete in time.
+    TlsHandshakeTimeout,
+    /// The file descriptor reserve is exhausted: the connection is reset before it is read.
+    ConnectionReset,
 }
 
-/// How long a program is told to wait after a refusal that will pass.
+/// Row of a code in the table of rejections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) struct Row {
+    /// `None`: the connection ends without a response.
+    pub(in crate::http) status: Option<StatusCode>,
+    pub(in crate::http) code: &'static str,
+    /// A later attempt can succeed: the client is asked to retry, and its connection is closed.
+    pub(in crate::http) is_temporary: bool,
+    /// The connection ends with the response.
+    pub(in crate::http) closes_connection: bool,
+    message: &'static str,
+    hint: &'static str,
+}
+
+/// Base of `Retry-After`; the value is drawn between half of it and one and a half times it.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-impl Rejection {
-    /// Status, and the code in the body and in `sidestream_refusals_total`.
-    pub(in crate::http) fn row(&self) -> (StatusCode, &'static str) {
+impl RejectionCode {
+    /// Every code, in the order of the enum.
+    pub(in crate::http) const ALL: [Self; 31] = [
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::BadVariable,
+        Self::BadSubject,
+        Self::TooManySubjects,
+        Self::SubjectNotAllowed,
+        Self::BadHost,
+        Self::Malformed,
+        Self::HeadTooLarge,
+        Self::TargetTooLong,
+        Self::BareLineFeed,
+        Self::UnexpectedBody,
+        Self::LastEventIdExpired,
+        Self::NatsNotConnected,
+        Self::NatsRejected,
+        Self::TooManyConnections,
+        Self::NoFileDescriptors,
+        Self::Overloaded,
+        Self::TooManyConnectionsOfClient,
+        Self::TooManyFilterSetsOfClient,
+        Self::TooManyConnects,
+        Self::TooManyFeeds,
+        Self::TooManyReplays,
+        Self::Draining,
+        Self::NoRequest,
+        Self::RequestTimeout,
+        Self::TlsOnClearPort,
+        Self::TlsHandshake,
+        Self::TlsHandshakeTimeout,
+        Self::ConnectionReset,
+    ];
+
+    /// Row of the table.
+    pub(in crate::http) const fn row(self) -> Row {
+        use StatusCode as Status;
         match self {
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
-            Self::Variable(_) => (StatusCode::BAD_REQUEST, "bad_variable"),
-            Self::Subject(_) => (StatusCode::BAD_REQUEST, "bad_subject"),
-            Self::TooManySubjects => (StatusCode::BAD_REQUEST, "too_many_subjects"),
-            Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "subject_not_allowed"),
-            Self::Host(_) => (StatusCode::BAD_REQUEST, "bad_host"),
-            Self::Malformed => (StatusCode::BAD_REQUEST, "malformed"),
-            Self::HeadTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotFound => Row::permanent(
+                Status::NOT_FOUND,
+                "not_found",
+                "no route has this path",
+                "see `routes` in the configuration",
+            ),
+            Self::MethodNotAllowed => Row::permanent(
+                Status::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "event streams are read with GET",
+                "use GET, HEAD or OPTIONS",
+            ),
+            Self::NotAcceptable => Row::permanent(
+                Status::NOT_ACCEPTABLE,
+                "not_acceptable",
+                "the response would be text/event-stream",
+                "remove the Accept header, or accept text/event-stream",
+            ),
+            Self::BadVariable => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_variable",
+                "a variable of the route is missing or cannot be part of a subject",
+                "a variable fills one token: not empty, no `.`, `*`, `>`, white space or control character",
+            ),
+            Self::BadSubject => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_subject",
+                "the subject is not valid",
+                "NATS subjects are tokens joined by dots",
+            ),
+            Self::TooManySubjects => Row::permanent(
+                Status::BAD_REQUEST,
+                "too_many_subjects",
+                "too many subjects",
+                "open a second event stream, or use a wildcard",
+            ),
+            Self::SubjectNotAllowed => Row::permanent(
+                Status::FORBIDDEN,
+                "subject_not_allowed",
+                "this route does not allow the subject",
+                "request a subset of the route's subjects",
+            ),
+            Self::BadHost => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_host",
+                "the Host header is not valid",
+                "send one Host header, with the host of the URL",
+            )
+            .closing(),
+            Self::Malformed => Row::permanent(
+                Status::BAD_REQUEST,
+                "malformed",
+                "the request is not HTTP/1.1",
+                "see RFC 9112",
+            )
+            .closing(),
+            Self::HeadTooLarge => Row::permanent(
+                Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "head_too_large",
+                "the head of the request is too large",
+                "at most 16 KiB and 64 fields: send fewer or smaller cookies",
+            )
+            .closing(),
+            Self::TargetTooLong => Row::permanent(
+                Status::URI_TOO_LONG,
+                "target_too_long",
+                "the target of the request is too long",
+                "at most 16 KiB with all headers",
+            )
+            .closing(),
+            Self::BareLineFeed => Row::permanent(
+                Status::BAD_REQUEST,
+                "bare_line_feed",
+                "a line of the request ends without a carriage return",
+                "end lines with CRLF",
+            )
+            .closing(),
+            Self::UnexpectedBody => Row::permanent(
+                Status::BAD_REQUEST,
+                "unexpected_body",
+                "a GET request for an event stream has no body",
+                "remove the body",
+            )
+            .closing(),
+            Self::LastEventIdExpired => Row::permanent(
+                Status::RANGE_NOT_SATISFIABLE,
+                "last_event_id_expired",
+                "events after this Last-Event-ID are no longer retained",
+                "connect without Last-Event-ID, or set `expired: gap` on the route",
             ),
-            Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "target_too_long"),
-            Self::BareLineFeed => (StatusCode::BAD_REQUEST, "bare_line_feed"),
-            Self::Body => (StatusCode::BAD_REQUEST, "unexpected_body"),
-            Self::Expired => (StatusCode::RANGE_NOT_SATISFIABLE, "last_event_id_expired"),
-            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "nats_not_connected"),
-            Self::Rejected => (StatusCode::SERVICE_UNAVAILABLE, "nats_rejected"),
-            Self::Connections => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
-            Self::Descriptors => (StatusCode::SERVICE_UNAVAILABLE, "no_file_descriptors"),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-            Self::Throttled(Throttled {
-                limit: Limit::Connections,
-                ..
-            }) => (
-                StatusCode::SERVICE_UNAVAILABLE,
+            Self::NatsNotConnected => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "nats_not_connected",
+                "NATS is not connected yet",
+                "try again",
+            ),
+            Self::NatsRejected => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "nats_rejected",
+                "NATS rejects reading what this event stream needs",
+                "`/health` on the admin port names the error code and the remedy",
+            ),
+            Self::TooManyConnections => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "too_many_connections",
+                "this pod has reached its limit of connections",
+                "try again",
+            ),
+            Self::NoFileDescriptors => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "no_file_descriptors",
+                "this pod has reached its limit of file descriptors",
+                "try again",
+            ),
+            Self::Overloaded => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "this pod is overloaded",
+                "try again",
+            ),
+            Self::TooManyConnectionsOfClient => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
                 "too_many_connections_of_client",
+                "this client has reached its limit of open event streams",
+                "end one, or share one among several readers",
             ),
-            Self::Throttled(Throttled {
-                limit: Limit::FilterSets,
-                ..
-            }) => (
-                StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyFilterSetsOfClient => Row::temporary(
+                Status::TOO_MANY_REQUESTS,
                 "too_many_filter_sets_of_client",
+                "this client has reached its limit of different sets of subjects",
+                "end an event stream, or read several subjects with a wildcard",
             ),
-            Self::Throttled(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_connects"),
-            Self::Feeds => (StatusCode::SERVICE_UNAVAILABLE, "too_many_feeds"),
-            Self::ReplaySlots => (StatusCode::SERVICE_UNAVAILABLE, "too_many_replays"),
-            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Self::TooManyConnects => Row::temporary(
+                Status::TOO_MANY_REQUESTS,
+                "too_many_connects",
+                "this client opens event streams too often",
+                "wait as long as Retry-After says, and keep open event streams",
+            ),
+            Self::TooManyFeeds => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "too_many_feeds",
+                "this pod has reached its limit of different sets of subjects",
+                "try again",
+            ),
+            Self::TooManyReplays => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "too_many_replays",
+                "too many clients wait for missed events",
+                "try again",
+            ),
+            Self::Draining => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "draining",
+                "this pod is shutting down",
+                "try again: another pod answers",
+            ),
+            Self::NoRequest => Row::without_response(
+                "no_request",
+                "the connection ended without a request",
+                "many of them: port scanners, or a health check without a request",
+            ),
+            Self::RequestTimeout => Row::without_response(
+                "request_timeout",
+                "the head of the request was not complete in time",
+                "send the head within 10 s",
+            ),
+            Self::TlsOnClearPort => Row::without_response(
+                "tls_on_clear_port",
+                "TLS handshake on a clear-text port",
+                "use http://, or set `tls` on the listener",
+            ),
+            Self::TlsHandshake => Row::without_response(
+                "tls_handshake",
+                "the TLS handshake failed",
+                "use https:// and TLS 1.2 or 1.3, with a client certificate if the listener has a `client_ca`",
+            ),
+            Self::TlsHandshakeTimeout => Row::without_response(
+                "tls_handshake_timeout",
+                "the TLS handshake was not complete in time",
+                "complete the handshake within 5 s",
+            ),
+            Self::ConnectionReset => Row::without_response(
+                "connection_reset",
+                "the file descriptor reserve is exhausted",
+                "more pods, or a higher limit of file descriptors",
+            ),
+        }
+    }
+}
+
+const _: () = assert!(
+    RejectionCode::ALL.len() == RejectionCode::ConnectionReset as usize + 1,
+    "the list has every variant; the last one is ConnectionReset"
+);
+
+impl Row {
+    /// A rejection that stays until the client or the operator changes something.
+    const fn permanent(
+        status: StatusCode,
+        code: &'static str,
+        message: &'static str,
+        hint: &'static str,
+    ) -> Self {
+        Self {
+            status: Some(status),
+            code,
+            is_temporary: false,
+            closes_connection: false,
+            message,
+            hint,
         }
     }
 
-    /// Whether it passes by itself: a browser is then told to come back, and its connection is not kept.
-    pub(in crate::http) fn passes(&self) -> bool {
-        matches!(
-            self.row().0,
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
-        )
-    }
-
-    /// Whether the connection ends with the answer: it may pass by itself, or the next head may begin elsewhere than the
-    /// client and the proxies before it believe.
-    pub(in crate::http) fn ends_connection(&self) -> bool {
-        self.passes() || matches!(self, Self::Body | Self::Host(_) | Self::BareLineFeed)
-    }
-
-    /// How long the client shall wait, with chance in it: those who are refused together shall not return together.
-    pub(in crate::http) fn wait(&self) -> Duration {
-        let chance = RETRY_AFTER.mul_f64(0.5 + fastrand::f64());
-        match self {
-            Self::Throttled(Throttled {
-                wait: Some(wait), ..
-            }) => *wait + chance,
-            _ => chance,
+    /// A rejection that ends by itself: the client retries on a new connection.
+    const fn temporary(
+        status: StatusCode,
+        code: &'static str,
+        message: &'static str,
+        hint: &'static str,
+    ) -> Self {
+        Self {
+            is_temporary: true,
+            closes_connection: true,
+            ..Self::permanent(status, code, message, hint)
         }
     }
 
-    /// The JSON of the answer.
+    /// The end of a connection that had no request to answer.
+    const fn without_response(
+        code: &'static str,
+        message: &'static str,
+        hint: &'static str,
+    ) -> Self {
+        Self {
+            status: None,
+            code,
+            is_temporary: false,
+            closes_connection: true,
+            message,
+            hint,
+        }
+    }
+
+    /// Closes the connection too, because the next request could begin elsewhere than the client
+    /// and the proxies in front believe.
+    const fn closing(self) -> Self {
+        Self {
+            closes_connection: true,
+            ..self
+        }
+    }
+
+    /// Status of a response with this code. Codes without a status never have a response.
+    pub(in crate::http) fn response_status(&self) -> StatusCode {
+        self.status.unwrap_or(StatusCode::BAD_REQUEST)
+    }
+}
+
+/// One rejected request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::http) struct Rejection {
+    pub(in crate::http) code: RejectionCode,
+    /// Message of this request instead of the row's.
+    message: Option<String>,
+    /// Time until the limit of the client admits another request.
+    wait: Option<Duration>,
+}
+
+impl From<RejectionCode> for Rejection {
+    fn from(code: RejectionCode) -> Self {
+        Self {
+            code,
+            message: None,
+            wait: None,
+        }
+    }
+}
+
+impl From<Throttled> for Rejection {
+    fn from(throttled: Throttled) -> Self {
+        let code = match throttled.limit {
+            Limit::Connections => RejectionCode::TooManyConnectionsOfClient,
+            Limit::FilterSets => RejectionCode::TooManyFilterSetsOfClient,
+            // A limit of events delays them and rejects nothing.
+            Limit::Connects | Limit::Events => RejectionCode::TooManyConnects,
+        };
+        Self {
+            wait: throttled.wait,
+            ..code.into()
+        }
+    }
+}
+
+impl Rejection {
+    /// Rejection with a message about this request.
+    pub(in crate::http) fn new(code: RejectionCode, message: impl Into<String>) -> Self {
+        Self {
+            message: Some(message.into()),
+            ..code.into()
+        }
+    }
+
+    /// Time that the client waits before it retries. It is random, so that clients that were
+    /// rejected together do not return together (no thundering herd).
+    pub(in crate::http) fn retry_after(&self) -> Duration {
+        self.wait.unwrap_or_default() + RETRY_AFTER.mul_f64(0.5 + fastrand::f64())
+    }
+
+    /// JSON body for programs.
     pub(in crate::http) fn body(&self) -> Bytes {
-        let (message, hint) = self.explain();
-        let error = serde_json::json!({ "error": { "code": self.row().1, "message": message, "hint": hint } });
+        let row = self.code.row();
+        let message = self.message.as_deref().unwrap_or(row.message);
+        let error = serde_json::json!({
+            "error": { "code": row.code, "message": message, "hint": row.hint },
+        });
         Bytes::from(error.to_string())
     }
 
-    /// What a browser gets instead of a status: any but 200 would end its EventSource for good.
+    /// Event stream for browsers: any status but 200 would end their `EventSource` for good.
     pub(in crate::http) fn browser_body(&self) -> Bytes {
-        let wait = self.wait();
-        let reason = if *self == Self::Draining {
+        let reason = if self.code == RejectionCode::Draining {
             "drain"
         } else {
             "overload"
         };
         let mut out = BytesMut::with_capacity(128);
-        encode::put_close(&mut out, reason, wait, None::<&str>);
+        encode::put_close(&mut out, reason, self.retry_after(), None::<&str>);
         out.freeze()
     }
+}
 
-    fn explain(&self) -> (String, &'static str) {
-        match self {
-            Self::NotFound => (
-                "no route has this path".into(),
-                "see `routes` in the configuration",
-            ),
-            Self::Method => (
-                "event streams are read with GET".into(),
-                "GET, HEAD and OPTIONS are answered",
-            ),
-            Self::NotAcceptable => (
-                "the answer would be text/event-stream".into(),
-                "leave Accept out, or accept text/event-stream",
-            ),
-            Self::Variable(variable) => (
-                format!("{variable} is missing or cannot stand in a subject"),
-                "a variable fills one token: not empty, no `.`, `*`, `>`, white space or control character",
-            ),
-            Self::Subject(why) => ((*why).into(), "NATS subjects are tokens joined by dots"),
-            Self::TooManySubjects => (
-                "too many subjects".into(),
-                "open a second event stream, or ask for a wildcard",
-            ),
-            Self::NotAllowed(subject) => (
-                format!("{subject} is not within what this route allows"),
-                "ask for a subset of the route's subjects",
-            ),
-            Self::Host(why) => (
-                (*why).into(),
-                "send one Host header, with the host of the URL",
-            ),
-            Self::Malformed => ("the request is not HTTP/1.1".into(), "see RFC 9112"),
-            Self::HeadTooLarge => (
-                "the head of the request is too large".into(),
-                "at most 16 KiB and 64 fields: send fewer or smaller cookies",
-            ),
-            Self::TargetTooLong => (
-                "the target of the request is too long".into(),
-                "at most 16 KiB with all headers",
-            ),
-            Self::BareLineFeed => (
-                "a line of the request ends without a carriage return".into(),
-                "end lines with CRLF",
-            ),
-            Self::Body => (
-                "a GET for an event stream has no body".into(),
-                "leave the body out",
-            ),
-            Self::Expired => (
-                "what follows this Last-Event-ID is retained no more".into(),
-                "connect without Last-Event-ID, or with `expired: gap` on the route",
-            ),
-            Self::NotReady => ("NATS is not connected yet".into(), "try again"),
-            Self::Rejected => (
-                "NATS rejects reading what this event stream needs".into(),
-                "`/health` on the admin port names the error code and the remedy",
-            ),
-            Self::Connections => (
-                "this pod serves as many connections as it may".into(),
-                "try again",
-            ),
-            Self::Descriptors => (
-                "this pod has as many files and connections open as it may".into(),
-                "try again",
-            ),
-            Self::Overloaded => ("this pod is overloaded".into(), "try again"),
-            Self::Throttled(Throttled {
-                limit: Limit::Connections,
-                ..
-            }) => (
-                "this client has as many event streams open as it may".into(),
-                "end one, or share one among its readers",
-            ),
-            Self::Throttled(Throttled {
-                limit: Limit::FilterSets,
-                ..
-            }) => (
-                "this client reads as many different sets of subjects as it may".into(),
-                "end an event stream, or read several subjects with a wildcard",
-            ),
-            Self::Throttled(_) => (
-                "this client opens event streams too often".into(),
-                "wait as long as Retry-After says, and keep what is open",
-            ),
-            Self::Feeds => (
-                "this pod serves as many different subjects as it may".into(),
-                "try again",
-            ),
-            Self::ReplaySlots => (
-                "too many clients wait for what they have missed".into(),
-                "try again",
-            ),
-            Self::Draining => (
-                "this pod is about to end".into(),
-                "try again: another one answers",
-            ),
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_label_of_its_own() {
+        let codes: BTreeSet<_> = RejectionCode::ALL.map(|code| code.row().code).into();
+        assert_eq!(codes.len(), RejectionCode::ALL.len());
+        for (index, code) in RejectionCode::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, index, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn temporary_rejections_are_503_and_429() {
+        for code in RejectionCode::ALL {
+            let row = code.row();
+            let is_retryable = matches!(
+                row.status,
+                Some(StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+            );
+            assert_eq!(row.is_temporary, is_retryable, "{code:?}");
+            assert!(!row.message.is_empty() && !row.hint.is_empty(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn every_code_is_documented() {
+        let page = include_str!("../../../docs/troubleshooting.md");
+        for code in RejectionCode::ALL {
+            let code = format!("`{}`", code.row().code);
+            assert!(
+                page.contains(&code),
+                "{code} is not in docs/troubleshooting.md"
+            );
         }
     }
 }

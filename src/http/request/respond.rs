@@ -1,4 +1,16 @@
-//! From a request to its answer: the one place that decides between an event stream and a refusal.
+//! From a request to its answer: the one place that decides between an event stream and a rejection.
+//!
+//! ```text
+//! answer -> respond: head checks -> route's subjects -> admission -> client limits -> EventStream::open
+//!        -> reject (if one of them fails) -> CORS headers
+//! ```
+//!
+//! The order is part of the interface: a request with several faults gets the code of the first.
+//! What the client can correct comes first, then what the pod lacks, so that a pod under load still
+//! explains a wrong path. A HEAD request gets the head of the event stream before admission.
+//!
+//! The result, [`Answer`], does not know its protocol: `accept::connection` makes a hyper response
+//! of it, `h2::request` HTTP/2 frames. Both run on the task of the connection or HTTP/2 stream.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,37 +25,39 @@ use hyper::{Method, Response, StatusCode};
 use super::body::Body;
 use super::client_address::client_address;
 use super::cors;
-use super::rejection::Rejection;
+use super::rejection::{Rejection, RejectionCode};
 use super::request::{Request, is_browser};
-use super::route::{Found, Routes};
+use super::route::{Route, RouteMatch, Routes};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::http::stream::event_stream::{EventStream, Opening};
 use crate::http::stream::state::Peer;
-use crate::limit::{FdHeadroom, LoadLevel};
+use crate::limit::{ClientPermit, FdHeadroom, LoadLevel};
 use crate::net::request_head;
 use crate::presence::Protocol;
+use crate::subject::FilterSet;
 
-/// An answer before its body is bound to a protocol.
+/// Answer to a request, before its body is bound to a protocol.
 pub(in crate::http) enum Answer {
     /// A head and a short text.
     Text(Response<Bytes>),
-    /// The same, and its connection is not kept: what was asked for is not to be had now.
-    Last(Response<Bytes>),
+    /// The same, and the connection is closed: the client retries on a new one, perhaps to another
+    /// pod.
+    Closing(Response<Bytes>),
     /// A head and an event stream.
     Events(Response<()>, Box<EventStream>),
 }
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-/// What a publisher writes is never taken for a script or a page, whatever it looks like.
+/// Browsers must not interpret a publisher's text as a script or a page, whatever it contains.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// What is allowed, on every route.
+/// Methods of every route.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
-/// Nginx and what is built on it shall not collect events.
+/// Switches off response buffering in nginx and proxies based on it.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Answers one request. `over_limit`: its connection is one more than are served.
+/// Answers one request. `over_limit`: its connection exceeds `limits.connections`.
 pub(in crate::http) async fn answer<B: Sync>(
     context: &Arc<Context>,
     peer: Peer,
@@ -53,28 +67,27 @@ pub(in crate::http) async fn answer<B: Sync>(
 ) -> Answer {
     let routes = context.routes();
     let found = routes.find(request.uri().path());
-    let route = found.as_ref().map(|(route, _)| *route);
-    let mut answer =
-        match respond(context, &routes, found, peer, over_limit, request, has_body).await {
-            Ok(answer) => answer,
-            Err(refusal) => refuse(context, &refusal, request),
-        };
+    let route = found.as_ref().map(|found| found.route);
+    let responded = respond(context, &routes, found, peer, over_limit, request, has_body);
+    let mut answer = match responded.await {
+        Ok(answer) => answer,
+        Err(rejection) => reject(context, &rejection, request),
+    };
     let headers = answer.headers_mut();
     if has_body && peer.protocol != Protocol::H2 {
-        // What follows a head is the next head, always: content would be read as one.
+        // The parser expects the next head after a head: it would read the body as one.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(route) = route {
-        if request.method() == Method::OPTIONS {
-            cors::preflight(
-                &route.config.cors,
-                &route.cors_headers,
-                request.headers(),
-                headers,
-            );
-        } else {
-            cors::answer(&route.config.cors, request.headers(), headers);
-        }
+    let Some(route) = route else { return answer };
+    if request.method() == Method::OPTIONS {
+        cors::preflight(
+            &route.config.cors,
+            &route.cors_headers,
+            request.headers(),
+            headers,
+        );
+    } else {
+        cors::answer(&route.config.cors, request.headers(), headers);
     }
     answer
 }
@@ -82,16 +95,17 @@ pub(in crate::http) async fn answer<B: Sync>(
 async fn respond<B: Sync>(
     context: &Arc<Context>,
     routes: &Routes,
-    found: Option<Found<'_>>,
+    found: Option<RouteMatch<'_>>,
     peer: Peer,
     over_limit: bool,
     request: &hyper::Request<B>,
     has_body: bool,
 ) -> Result<Answer, Rejection> {
-    request_head::host(request.version(), request.headers()).map_err(Rejection::Host)?;
-    let (route, path) = found.ok_or(Rejection::NotFound)?;
+    request_head::host(request.version(), request.headers())
+        .map_err(|reason| Rejection::new(RejectionCode::BadHost, reason))?;
+    let RouteMatch { route, variables } = found.ok_or(RejectionCode::NotFound)?;
     let asked = Request {
-        path,
+        path: variables,
         query: request.uri().query().unwrap_or_default(),
         headers: request.headers(),
         remote: client_address(
@@ -103,22 +117,14 @@ async fn respond<B: Sync>(
     };
     match *request.method() {
         Method::GET | Method::HEAD => {}
-        Method::OPTIONS => {
-            let mut response = Response::new(Bytes::new());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            response.headers_mut().insert(ALLOW, METHODS);
-            response
-                .headers_mut()
-                .insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
-            return Ok(Answer::Text(response));
-        }
-        _ => return Err(Rejection::Method),
+        Method::OPTIONS => return Ok(Answer::Text(options())),
+        _ => return Err(RejectionCode::MethodNotAllowed.into()),
     }
     if !asked.accepts() {
-        return Err(Rejection::NotAcceptable);
+        return Err(RejectionCode::NotAcceptable.into());
     }
     if has_body {
-        return Err(Rejection::Body);
+        return Err(RejectionCode::UnexpectedBody.into());
     }
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let mut head = Response::new(());
@@ -126,44 +132,17 @@ async fn respond<B: Sync>(
     if request.method() == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
-    if context.is_draining() {
-        return Err(Rejection::Draining);
-    }
-    if over_limit {
-        return Err(Rejection::Connections);
-    }
-    if context.connection_limiter.headroom() >= FdHeadroom::Reserved {
-        return Err(Rejection::Descriptors);
-    }
-    if context.load_level.level() >= LoadLevel::Reject {
-        return Err(Rejection::Overloaded);
-    }
-    let (client, is_named) = route.client(&asked);
-    let permit = context
-        .client_limiter
-        .acquire(&client)
-        .and_then(|mut permit| {
-            permit.as_mut().map_or(Ok(()), |permit| {
-                permit.add_filter_sets(route.feeds(&filters))
-            })?;
-            Ok(permit)
-        });
-    let permit = permit.map_err(|throttled| {
-        context
-            .metrics
-            .throttled_total
-            .with_label_values(&[throttled.limit.as_str()])
-            .inc();
-        Rejection::Throttled(throttled)
-    })?;
+    admit(context, over_limit)?;
+    let client = route.client(&asked);
+    let permit = client_permit(context, &client.name, route, &filters)?;
     let opening = Opening {
         route: route.clone(),
         filters,
         last_event_id: asked
             .last_event_id(route.config.last_event_id_query.as_deref())
             .map(Cow::into_owned),
-        client,
-        is_named,
+        client: client.name,
+        is_named: client.is_named,
         permit,
         peer,
         browser: is_browser(request.headers()),
@@ -172,7 +151,58 @@ async fn respond<B: Sync>(
     Ok(Answer::Events(head, Box::new(stream)))
 }
 
-fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: CloseStyle) {
+/// Answer to OPTIONS; [`answer`] adds the headers of a CORS preflight.
+fn options() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, METHODS);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    response
+}
+
+/// Checks that the pod can serve another event stream.
+fn admit(context: &Context, over_limit: bool) -> Result<(), RejectionCode> {
+    if context.is_draining() {
+        return Err(RejectionCode::Draining);
+    }
+    if over_limit {
+        return Err(RejectionCode::TooManyConnections);
+    }
+    if context.connection_limiter.headroom() >= FdHeadroom::Reserved {
+        return Err(RejectionCode::NoFileDescriptors);
+    }
+    if context.load_level.level() >= LoadLevel::Reject {
+        return Err(RejectionCode::Overloaded);
+    }
+    Ok(())
+}
+
+/// Counts the event stream against the limits of its client; `None` if there are no limits.
+fn client_permit(
+    context: &Context,
+    client: &str,
+    route: &Route,
+    filters: &[FilterSet],
+) -> Result<Option<ClientPermit>, Rejection> {
+    let acquired = context.client_limiter.acquire(client).and_then(|permit| {
+        let Some(mut permit) = permit else {
+            return Ok(None);
+        };
+        permit.add_filter_sets(route.feed_hashes(filters))?;
+        Ok(Some(permit))
+    });
+    acquired.map_err(|throttled| {
+        context
+            .metrics
+            .throttled_total
+            .with_label_values(&[throttled.limit.as_str()])
+            .inc();
+        throttled.into()
+    })
+}
+
+fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, close: CloseStyle) {
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(
         CACHE_CONTROL,
@@ -180,68 +210,68 @@ fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, end: CloseStyl
     );
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    // The connection never serves again after an event stream; a proxy must not send a request into its end. One that
-    // is to end as if it broke does not announce it: undici, the fetch of Node, would take that end for a clean one.
-    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && end == CloseStyle::Clean) {
+    // A connection serves no request after an event stream, and a proxy must not send one into its
+    // end. A route with `close: abort` does not announce the end: undici, the fetch of Node, would
+    // report an announced end as a clean one.
+    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && close == CloseStyle::Clean)
+    {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
-/// Answers a request that is refused; counts it.
-pub(in crate::http) fn refuse<B>(
+/// Counts a rejected request and returns its response.
+pub(in crate::http) fn reject<B>(
     context: &Context,
-    refusal: &Rejection,
+    rejection: &Rejection,
     request: &hyper::Request<B>,
 ) -> Answer {
-    let (status, code) = refusal.row();
-    context
-        .metrics
-        .refusals_total
-        .with_label_values(&[code])
-        .inc();
-    tracing::debug!(code, path = request.uri().path(), "refused");
-    let http2 = request.version() == hyper::Version::HTTP_2;
-    if refusal.passes() && is_browser(request.headers()) {
-        let mut response = Response::new(refusal.browser_body());
-        let protocol = if http2 {
+    let row = rejection.code.row();
+    context.count_rejection(rejection.code);
+    tracing::debug!(
+        code = row.code,
+        path = request.uri().path(),
+        "request rejected"
+    );
+    let is_http2 = request.version() == hyper::Version::HTTP_2;
+    if row.is_temporary && is_browser(request.headers()) {
+        let mut response = Response::new(rejection.browser_body());
+        let protocol = if is_http2 {
             Protocol::H2
         } else {
             Protocol::Http11
         };
         event_stream_head(response.headers_mut(), protocol, CloseStyle::Clean);
-        return Answer::Last(response);
+        return Answer::Closing(response);
     }
-    let mut response = Response::new(refusal.body());
-    *response.status_mut() = status;
+    let mut response = Response::new(rejection.body());
+    *response.status_mut() = row.response_status();
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if *refusal == Rejection::Method {
+    if rejection.code == RejectionCode::MethodNotAllowed {
         headers.insert(ALLOW, METHODS);
     }
-    if refusal.passes() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(refusal.wait().as_secs() + 1));
+    if row.is_temporary {
+        let seconds = rejection.retry_after().as_secs() + 1;
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if !http2 && refusal.ends_connection() {
+    if !is_http2 && row.closes_connection {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if refusal.passes() {
-        Answer::Last(response)
+    if row.is_temporary {
+        Answer::Closing(response)
     } else {
         Answer::Text(response)
     }
 }
 
-/// The whole answer to a head that hyper could not read: nothing follows it on its connection.
-pub(in crate::http) fn last_words(context: &Context, refusal: &Rejection) -> Vec<u8> {
-    let (status, code) = refusal.row();
-    context
-        .metrics
-        .refusals_total
-        .with_label_values(&[code])
-        .inc();
-    let body = refusal.body();
+/// Counts a head that hyper could not parse and returns the bytes of the whole response, the last
+/// one of its connection.
+pub(in crate::http) fn unparsed_response(context: &Context, code: RejectionCode) -> Vec<u8> {
+    context.count_rejection(code);
+    let status = code.row().response_status();
+    let body = Rejection::from(code).body();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
          x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
@@ -253,19 +283,19 @@ pub(in crate::http) fn last_words(context: &Context, refusal: &Rejection) -> Vec
 impl Answer {
     fn headers_mut(&mut self) -> &mut HeaderMap {
         match self {
-            Self::Text(response) | Self::Last(response) => response.headers_mut(),
+            Self::Text(response) | Self::Closing(response) => response.headers_mut(),
             Self::Events(response, _) => response.headers_mut(),
         }
     }
 
-    /// The answer with a body for hyper; `carry` takes the event stream to where it waits for its socket.
+    /// Response for hyper. `park` stores the event stream until its socket is reclaimed.
     pub(in crate::http) fn into_response(
         self,
-        carry: impl FnOnce(EventStream) -> Body,
+        park: impl FnOnce(EventStream) -> Body,
     ) -> Response<Body> {
         match self {
-            Self::Text(response) | Self::Last(response) => response.map(Body::Text),
-            Self::Events(head, stream) => head.map(|()| carry(*stream)),
+            Self::Text(response) | Self::Closing(response) => response.map(Body::Text),
+            Self::Events(head, stream) => head.map(|()| park(*stream)),
         }
     }
 }

@@ -1,4 +1,12 @@
-//! Routes: a path, the sources behind it, and everything that is the same for all its event streams.
+//! Routes: a path, its sources, and everything that all event streams of the route share.
+//!
+//! [`Routes`] is built from the configuration and replaced as a whole by a reload (`Context` holds
+//! it in an `ArcSwap`). Open event streams keep the [`Route`] with which they were opened. A route
+//! resolves its metric labels once, so that no event looks up a label.
+//!
+//! For a request, a route computes the filters of each source ([`Route::filters`]), the client
+//! ([`Route::client`]), and a hash for each feed that would be read ([`Route::feed_hashes`]), with
+//! which the limiter counts the different filter sets of a client.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -8,7 +16,7 @@ use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::cors;
-use super::rejection::Rejection;
+use super::rejection::{Rejection, RejectionCode};
 use super::request::Request;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
@@ -19,7 +27,7 @@ use crate::subject::template::Unfilled;
 use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
-/// All routes, in the order of the configuration. Replaced as a whole by a reload; open event streams keep theirs.
+/// All routes, in the order of the configuration.
 #[derive(Debug, Default)]
 pub struct Routes {
     pub(in crate::http) config: Config,
@@ -31,16 +39,16 @@ pub struct Routes {
 pub(in crate::http) struct Route {
     pub(in crate::http) config: RouteConfig,
     pub(in crate::http) label: Arc<str>,
-    pub(in crate::http) profile: Arc<FeedOptions>,
-    /// A hash of the profile, equal again after a reload that leaves it as it was.
-    profile_hash: u64,
+    pub(in crate::http) options: Arc<FeedOptions>,
+    /// Hash of the options; a reload that does not change them does not change it.
+    options_hash: u64,
     pub(in crate::http) sources: Vec<RouteSource>,
     pub(in crate::http) metrics: RouteMetrics,
-    /// The request headers that a preflight allows.
+    /// Request headers that a CORS preflight allows.
     pub(in crate::http) cors_headers: HeaderValue,
 }
 
-/// One source of a route, and what a request may ask of it. The configuration names each source once.
+/// One source of a route and the subjects that a request may read of it.
 #[derive(Debug)]
 pub(in crate::http) struct RouteSource {
     pub(in crate::http) source: Source,
@@ -50,27 +58,44 @@ pub(in crate::http) struct RouteSource {
     allow: Vec<Filter>,
 }
 
-/// A route's metrics, their labels resolved.
+/// Metrics of a route with their labels resolved.
 #[derive(Debug)]
 pub(in crate::http) struct RouteMetrics {
     pub(in crate::http) events: GenericCounter<AtomicU64>,
     pub(in crate::http) bytes: GenericCounter<AtomicU64>,
     pub(in crate::http) delivery: Histogram,
+    /// By protocol, as `opened`.
     streams: [IntGauge; 3],
     opened: [IntCounter; 3],
+    /// In the order of each label's `ALL`, as the arrays below.
     closed: [IntCounter; CloseReason::ALL.len()],
     gaps: [IntCounter; GapReason::ALL.len()],
     missed_events: [IntCounter; GapReason::ALL.len()],
     shed_events: [IntCounter; Tier::ALL.len()],
 }
 
-/// Finds the source that a route's configuration names.
+/// Function that returns the source of a route's configuration.
 pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Source;
 
-/// A route, and the raw values of its path's variables by name.
-pub(in crate::http) type Found<'p> = (&'p Arc<Route>, Vec<(&'p str, &'p str)>);
+/// Route that matches the path of a request.
+pub(in crate::http) struct RouteMatch<'p> {
+    pub(in crate::http) route: &'p Arc<Route>,
+    /// Names of the path's variables with their raw (percent-encoded) values.
+    pub(in crate::http) variables: Vec<(&'p str, &'p str)>,
+}
 
-/// The key of this process for hashes of sets of filters: nothing that clients send makes two of them equal.
+/// Client of a request.
+pub(in crate::http) struct ClientId {
+    /// Name by the route's `client`, or the address: for limits, presence and the log.
+    pub(in crate::http) name: Box<str>,
+    /// The name comes from the route's `client` and is complete.
+    pub(in crate::http) is_named: bool,
+}
+
+/// Longest name of a client in bytes, so that log lines and presence entries stay small.
+const CLIENT_BYTES_MAX: usize = 256;
+
+/// Random key of this process for the hashes of filter sets: clients cannot construct collisions.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Routes {
@@ -85,11 +110,12 @@ impl Routes {
         Self { config, routes }
     }
 
-    /// The first route whose path fits, and the values in the path.
-    pub(in crate::http) fn find<'p>(&'p self, path: &'p str) -> Option<Found<'p>> {
-        self.routes
-            .iter()
-            .find_map(|route| Some((route, route.config.path.matches(path)?)))
+    /// Returns the first route that matches the path.
+    pub(in crate::http) fn find<'p>(&'p self, path: &'p str) -> Option<RouteMatch<'p>> {
+        self.routes.iter().find_map(|route| {
+            let variables = route.config.path.matches(path)?;
+            Some(RouteMatch { route, variables })
+        })
     }
 }
 
@@ -104,17 +130,17 @@ impl Route {
         });
         let sources = sources.collect();
         let (event, priority) = (config.event.clone(), config.priority.clone());
-        let profile = FeedOptions {
+        let options = FeedOptions {
             event,
             priority,
             window: config.window,
         };
         let metrics = RouteMetrics::new(&label, metrics);
         let cors_headers = cors::request_headers(config.variables());
-        let profile_hash = KEY.hash_one(&profile);
+        let options_hash = KEY.hash_one(&options);
         Self {
-            profile: profile.into(),
-            profile_hash,
+            options: options.into(),
+            options_hash,
             sources,
             metrics,
             label,
@@ -123,73 +149,78 @@ impl Route {
         }
     }
 
-    /// Whether another pod knows the positions of one of its sources.
+    /// Returns whether another pod can resume a client of this route: the positions of JetStream
+    /// sources are the same in every pod, those of core NATS are not.
     pub(in crate::http) fn is_resumable_elsewhere(&self) -> bool {
         self.sources
             .iter()
             .any(|source| !matches!(source.source, Source::Core(_)))
     }
 
-    /// What a request asks of each source.
+    /// Returns the filters of each source for a request.
     pub(in crate::http) fn filters(
         &self,
         request: &Request<'_>,
-        most: usize,
+        subjects_max: usize,
     ) -> Result<Vec<FilterSet>, Rejection> {
         let mut sets = Vec::with_capacity(self.sources.len());
         let mut count = 0;
         for source in &self.sources {
             let mut all = Vec::new();
             for template in &source.subjects {
-                all.extend(template.fill(request, &source.allow).map_err(refuse)?);
+                all.extend(template.fill(request, &source.allow).map_err(reject)?);
             }
             count += all.len();
             sets.push(FilterSet::new(all));
         }
-        if count > most.max(self.sources.len()) {
-            return Err(Rejection::TooManySubjects);
+        if count > subjects_max.max(self.sources.len()) {
+            return Err(RejectionCode::TooManySubjects.into());
         }
         Ok(sets)
     }
 
-    /// A hash for each feed that these filters, one set for each source, are read from.
-    pub(in crate::http) fn feeds(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
+    /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
+    /// set per source.
+    pub(in crate::http) fn feed_hashes(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
         self.sources.iter().zip(filters).map(|(source, filters)| {
-            KEY.hash_one((source.source.address(), self.profile_hash, filters))
+            KEY.hash_one((source.source.address(), self.options_hash, filters))
         })
     }
 
-    /// Who the client of a request is: for limits, the registry and the log; and whether the route's `client` says so.
-    pub(in crate::http) fn client(&self, request: &Request<'_>) -> (Box<str>, bool) {
+    /// Returns the client of a request.
+    pub(in crate::http) fn client(&self, request: &Request<'_>) -> ClientId {
         let named = self
             .config
             .client
             .as_ref()
             .and_then(|template| template.fill(request));
-        // One that is cut is not told from others that begin like it.
-        let is_named = named.as_ref().is_some_and(|name| name.len() <= 256);
         let Some(mut name) = named else {
-            return (Box::from(&*AddressText::from(request.remote)), false);
+            return ClientId {
+                name: Box::from(&*AddressText::from(request.remote)),
+                is_named: false,
+            };
         };
-        // 256: what is told in logs and the registry stays small whatever the client says.
-        if name.len() > 256 {
-            let cut = (0..=256)
-                .rev()
-                .find(|cut| name.is_char_boundary(*cut))
-                .unwrap_or(0);
-            name.truncate(cut);
+        // A truncated name does not identify a client: others can begin with the same bytes.
+        let is_named = name.len() <= CLIENT_BYTES_MAX;
+        name.truncate(name.floor_char_boundary(CLIENT_BYTES_MAX));
+        ClientId {
+            name: name.into(),
+            is_named,
         }
-        (name.into(), is_named)
     }
 }
 
-fn refuse(unfilled: Unfilled) -> Rejection {
+fn reject(unfilled: Unfilled) -> Rejection {
     match unfilled {
-        Unfilled::Missing(variable) | Unfilled::Token(variable) => {
-            Rejection::Variable(variable.to_string())
-        }
-        Unfilled::Filter(invalid) => Rejection::Subject(invalid.explain()),
-        Unfilled::NotAllowed(filter) => Rejection::NotAllowed(filter.to_string()),
+        Unfilled::Missing(variable) | Unfilled::Token(variable) => Rejection::new(
+            RejectionCode::BadVariable,
+            format!("{variable} is missing or cannot be part of a subject"),
+        ),
+        Unfilled::Filter(invalid) => Rejection::new(RejectionCode::BadSubject, invalid.explain()),
+        Unfilled::NotAllowed(filter) => Rejection::new(
+            RejectionCode::SubjectNotAllowed,
+            format!("this route does not allow {filter}"),
+        ),
     }
 }
 

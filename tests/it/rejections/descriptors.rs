@@ -164,14 +164,14 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
         // Reset as soon as it stands, for those who are turned away.
         silent.extend(TcpStream::connect(&address).await);
     }
-    let turned_away = sidestream
+    let connection_reset = sidestream
         .until_metric(
             "sidestream_refusals_total",
-            &[("code", "turned_away")],
+            &[("code", "connection_reset")],
             |count| count >= 100.0,
         )
         .await;
-    assert!(turned_away <= 400.0);
+    assert!(connection_reset <= 400.0);
     let open = sidestream.open_files() as u64;
     // The crowd has what was free when it came; probes of this moment and NATS are counted too.
     assert!(open < LIMIT, "{open} of {LIMIT} are open");

@@ -10,7 +10,7 @@ use super::gaps::put_gap;
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
-use crate::http::request::rejection::Rejection;
+use crate::http::request::rejection::{Rejection, RejectionCode};
 use crate::http::request::route::Route;
 use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::handover::{self, Confirmed};
@@ -111,18 +111,18 @@ impl EventStream {
             let start = start(id.as_ref(), &source.source)?;
             let mut opened = source
                 .source
-                .open(filters.clone(), &route.profile, start)
+                .open(filters.clone(), &route.options, start)
                 .await;
             if matches!(opened, Err(OpenError::Rejected)) && !tells_status {
                 // The past cannot be read; what comes next perhaps can.
                 let start = Start::Lost(GapReason::Rejected);
-                opened = source.source.open(filters, &route.profile, start).await;
+                opened = source.source.open(filters, &route.options, start).await;
             }
             let opened = opened.map_err(|error| match error {
-                OpenError::NotReady => Rejection::NotReady,
-                OpenError::Rejected => Rejection::Rejected,
-                OpenError::TooManyFeeds => Rejection::Feeds,
-                OpenError::TooManyReplays => Rejection::ReplaySlots,
+                OpenError::NotReady => RejectionCode::NatsNotConnected,
+                OpenError::Rejected => RejectionCode::NatsRejected,
+                OpenError::TooManyFeeds => RejectionCode::TooManyFeeds,
+                OpenError::TooManyReplays => RejectionCode::TooManyReplays,
             })?;
             if id.is_some() {
                 context
@@ -145,7 +145,7 @@ impl EventStream {
             cursors.push(opened.cursor);
         }
         if tells_status && is_expired(&outcomes) {
-            return Err(Rejection::Expired);
+            return Err(RejectionCode::LastEventIdExpired.into());
         }
         let probes = cursors.iter().map(Cursor::standing).collect();
         let client = Client {
@@ -242,13 +242,18 @@ fn is_expired(outcomes: &[Outcome]) -> bool {
 fn start(
     id: Option<&Result<EventId, crate::sse::InvalidId>>,
     source: &Source,
-) -> Result<Start, Rejection> {
+) -> Result<Start, RejectionCode> {
     let (tag, lost) = match source {
-        Source::JetStream(log) if log.is_rejected() => return Err(Rejection::Rejected),
-        Source::JetStream(log) => (log.tag().ok_or(Rejection::NotReady)?, GapReason::Recreated),
-        Source::Republish(stream) if stream.is_rejected() => return Err(Rejection::Rejected),
+        Source::JetStream(log) if log.is_rejected() => return Err(RejectionCode::NatsRejected),
+        Source::JetStream(log) => (
+            log.tag().ok_or(RejectionCode::NatsNotConnected)?,
+            GapReason::Recreated,
+        ),
+        Source::Republish(stream) if stream.is_rejected() => {
+            return Err(RejectionCode::NatsRejected);
+        }
         Source::Republish(stream) => (
-            stream.tag().ok_or(Rejection::NotReady)?,
+            stream.tag().ok_or(RejectionCode::NatsNotConnected)?,
             GapReason::Recreated,
         ),
         Source::Core(core) => (core.tag(), GapReason::Restarted),
