@@ -1,4 +1,12 @@
-//! What one client may take: event streams and sets of filters at one time, and tokens for opening them and for events.
+//! Limits per client: open event streams, filter sets, and rates of connects and events.
+//!
+//! A client is identified by the route's `client` template or its address. [`ClientLimiter`] maps
+//! ids to counters in 16 locked shards; a lock is held for one lookup. [`ClientLimiter::acquire`]
+//! returns a [`ClientPermit`] that the event stream holds until it ends. Configured limits can change
+//! at any time and apply to open event streams too.
+//!
+//! A client that reaches a limit of connections, filter sets or connects gets a rejection; reaching
+//! the rate of events delays its events (`http::stream::throttle`).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,15 +20,16 @@ use smallvec::SmallVec;
 use super::config::{PerClient, Rate};
 use super::token_bucket::Bucket;
 
-/// Every client that opened an event stream lately, by its id.
+/// Table of the clients that opened an event stream recently, by id.
 ///
-/// Memory: some 500 bytes a client; those without an open event stream are at most 100,000, and the least
-/// recently seen are forgotten first. Nothing is kept while no limit is configured.
+/// A client takes about 500 bytes. Clients without an open event stream are at most
+/// [`CLIENTS_MAX`]; the least recently seen are evicted first. The table is empty while no limit is
+/// configured.
 #[derive(Debug)]
 pub struct ClientLimiter {
     config: ArcSwap<PerClient>,
     shards: [Mutex<Shard>; SHARDS],
-    /// Log lines about single clients, all together.
+    /// Rate of log lines about throttled clients.
     log_bucket: Bucket,
     began: Instant,
 }
@@ -31,14 +40,15 @@ type Shard = HashMap<Box<str>, Arc<Client>>;
 #[derive(Debug)]
 struct Client {
     id: Box<str>,
-    /// Event streams that are open.
+    /// Open event streams.
     open: AtomicUsize,
-    /// Sets of filters that they read, by a hash of each, and how many read it.
+    /// Hash of each filter set that is read, with the number of its readers.
     filter_sets: Mutex<HashMap<u64, usize>>,
     buckets: ArcSwap<Buckets>,
-    /// Seconds since the table began at which it opened an event stream last.
+    /// Time of the last opened event stream, in seconds since the table began.
     seen: AtomicU64,
-    /// Seconds since the table began, plus one, at which it was last logged as throttled; 0: never.
+    /// Time of the last log line about throttling, in seconds since the table began plus one; 0:
+    /// never.
     logged: AtomicU64,
 }
 
@@ -48,16 +58,16 @@ struct Buckets {
     events: Option<Bucket>,
 }
 
-/// One event stream of a client, counted until it is dropped.
+/// Permit of one event stream; dropping it returns what it counts.
 #[derive(Debug)]
 pub struct ClientPermit {
     client: Arc<Client>,
     clients: Arc<ClientLimiter>,
-    /// Sets of filters that it reads.
+    /// Hashes of the filter sets that the event stream reads.
     filter_sets: SmallVec<[u64; 1]>,
 }
 
-/// Which limit a client has reached.
+/// Limit of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// `limits.per_client.connections`.
@@ -70,26 +80,26 @@ pub enum Limit {
     Events,
 }
 
-/// A client gets no event stream now.
+/// Rejection of an event stream because its client has reached a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Throttled {
-    /// Why.
+    /// Limit that is reached.
     pub limit: Limit,
-    /// When it is worth asking again; none: when it has ended one.
+    /// Time until a retry can succeed. `None`: the client must end an event stream first.
     pub wait: Option<Duration>,
 }
 
-/// 100,000 clients without an open event stream are remembered, at 500 bytes 50 MB: an attacker with more addresses
-/// than that is not held by limits per address anyway.
+/// 100,000 clients without an open event stream, 50 MB at 500 bytes each. Limits per address do not
+/// stop an attacker with more addresses.
 const CLIENTS_MAX: usize = 100_000;
 
-/// 16: more than the shards that open event streams.
+/// 16: more than the threads that open event streams.
 const SHARDS: usize = 16;
 
-/// 60 s: how often one client is logged as throttled.
+/// 60 s: interval of log lines about one throttled client.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// Ten lines a second about all clients together.
+/// Ten log lines per second about all throttled clients.
 const LOG_RATE: Rate = Rate::new(10, 10);
 
 impl Limit {
@@ -114,7 +124,7 @@ impl Limit {
 }
 
 impl ClientLimiter {
-    /// A table without limits.
+    /// Returns a table without limits.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -125,7 +135,7 @@ impl ClientLimiter {
         })
     }
 
-    /// Changes the limits, for open event streams too. Buckets of a changed rate begin full.
+    /// Changes the limits, for open event streams too. Buckets with a changed rate start full.
     pub fn set(&self, config: PerClient) {
         let before = self.config.swap(Arc::new(config));
         if *before == config {
@@ -138,10 +148,10 @@ impl ClientLimiter {
         }
     }
 
-    /// Counts one event stream more of a client; none when there are no limits.
+    /// Counts a new event stream of a client. `None`: no limit is configured.
     ///
     /// # Errors
-    /// [`Throttled`] when it has reached one.
+    /// Returns [`Throttled`] if the client has reached a limit.
     pub fn acquire(self: &Arc<Self>, id: &str) -> Result<Option<ClientPermit>, Throttled> {
         let config = **self.config.load();
         if config == PerClient::default() {
@@ -149,14 +159,16 @@ impl ClientLimiter {
         }
         let client = self.client(id, config);
         let most = config.connections.unwrap_or(usize::MAX);
-        // Counted before it is compared: two that come at once are not both the last.
+        // Counted before the comparison, so that two concurrent requests cannot both be the last
+        // permitted one.
         let before = client.open.fetch_add(1, Ordering::Relaxed);
         let permit = ClientPermit {
             client,
             clients: Arc::clone(self),
             filter_sets: SmallVec::new(),
         };
-        // The token first: who knocks too often with all its event streams open is logged of the rate.
+        // The rate first: a client that retries in a loop at its limit of event streams gets
+        // `connects` with a time to wait.
         if let Some(Err(wait)) = permit
             .client
             .buckets
@@ -195,21 +207,21 @@ impl ClientLimiter {
         client
     }
 
-    /// How many are remembered.
+    /// Returns the number of clients in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether none is.
+    /// Returns whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Forgets the eighth that has been away longest of those without an open event stream: whoever is forgotten begins
-/// with full buckets.
+/// Evicts the least recently seen eighth of the clients without an open event stream. An evicted
+/// client starts again with full buckets.
 fn evict_idle(shard: &mut Shard) {
     let away = |client: &Client| client.open.load(Ordering::Relaxed) == 0;
     let mut seen: Vec<u64> = shard
@@ -231,7 +243,7 @@ fn evict_idle(shard: &mut Shard) {
 }
 
 fn shard_of(id: &str) -> usize {
-    // FNV-1a: spreads, and an attacker gains nothing from one shard but a fuller one.
+    // FNV-1a: distributes well, and an attacker who fills one shard gains nothing else.
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -242,13 +254,12 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// === impl Visit ===
-
 impl ClientPermit {
-    /// Counts the sets of filters that the event stream reads, each by a hash. Called once, before they are opened.
+    /// Counts the filter sets that the event stream reads, by hash. Called once, before the feeds are
+    /// opened.
     ///
     /// # Errors
-    /// [`Throttled`] when its client reads too many different ones.
+    /// Returns [`Throttled`] if the client reads too many different filter sets.
     pub fn add_filter_sets(
         &mut self,
         filter_sets: impl IntoIterator<Item = u64>,
@@ -265,8 +276,8 @@ impl ClientPermit {
                 *held.entry(filter_set).or_default() += 1;
                 self.filter_sets.push(filter_set);
             }
-            // A set that the client reads already costs nothing more. A route of more sources than allowed sets is
-            // served to one event stream.
+            // A set that the client already reads is free. The first event stream of a client is
+            // served even if its route has more sources than the limit.
             held.len() > most && held.len() > before && before > 0
         };
         if is_full {
@@ -276,7 +287,7 @@ impl ClientPermit {
         }
     }
 
-    /// What its events cost, if they do.
+    /// Returns the bucket of the client's events, if they are limited.
     #[must_use]
     pub fn events(&self) -> Option<EventTokens<'_>> {
         let buckets = self.client.buckets.load_full();
@@ -291,7 +302,7 @@ impl ClientPermit {
         Throttled { limit, wait }
     }
 
-    /// One line for a client in a minute, ten in a second for all.
+    /// Logs at most one line per client and minute, and ten per second in total.
     fn log_throttled(&self, limit: Limit) {
         let now = self.clients.began.elapsed().as_secs() + 1;
         let logged = self.client.logged.load(Ordering::Relaxed);
@@ -325,7 +336,7 @@ impl Drop for ClientPermit {
                     }
                 }
             }
-            // The memory of thousands of them is not kept for a client that has a few.
+            // A client that had thousands of sets does not keep their memory.
             if held.capacity() > 4 * held.len() + 64 {
                 held.shrink_to_fit();
             }
@@ -334,7 +345,7 @@ impl Drop for ClientPermit {
     }
 }
 
-/// The tokens of one client's events: all its event streams take from one bucket.
+/// Token bucket of one client's events, shared by its event streams.
 #[derive(Debug)]
 pub struct EventTokens<'v> {
     buckets: Arc<Buckets>,
@@ -342,10 +353,10 @@ pub struct EventTokens<'v> {
 }
 
 impl EventTokens<'_> {
-    /// Takes a token for one event, `cost` of them under pressure.
+    /// Takes the tokens of one event; `cost` is above 1 while the pod sheds load.
     ///
     /// # Errors
-    /// How long until there is one.
+    /// Returns the time until the tokens are available.
     pub fn take(&self, cost: u32) -> Result<(), Duration> {
         let taken = self
             .buckets
@@ -358,7 +369,7 @@ impl EventTokens<'_> {
         taken
     }
 
-    /// Takes a token that is not there: the bucket goes negative, by one burst at most.
+    /// Takes a token that is not available yet; the debt is at most one burst.
     pub fn borrow(&self) {
         if let Some(bucket) = &self.buckets.events {
             bucket.borrow();
@@ -386,14 +397,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_remembered_while_nothing_is_limited() {
+    fn table_is_empty_without_limits() {
         let clients = ClientLimiter::new();
         assert!(clients.acquire("a").unwrap().is_none());
         assert!(clients.is_empty());
     }
 
     #[test]
-    fn a_client_has_so_many_event_streams_at_one_time_and_others_have_theirs() {
+    fn open_event_streams_are_limited_per_client() {
         let clients = clients(PerClient {
             connections: Some(2),
             ..PerClient::default()
@@ -412,12 +423,12 @@ mod tests {
         drop(one);
         assert!(
             clients.acquire("a").is_ok(),
-            "who was refused is not counted"
+            "rejected attempts are not counted"
         );
     }
 
     #[test]
-    fn a_client_reads_a_number_of_different_filter_sets_at_one_time() {
+    fn different_filter_sets_are_limited_per_client() {
         let clients = clients(PerClient {
             filter_sets: Some(2),
             ..PerClient::default()
@@ -438,22 +449,22 @@ mod tests {
             }
         );
         let again: Vec<ClientPermit> = (0..100).map(|_| read("a", &[1]).unwrap()).collect();
-        assert!(read("b", &[3]).is_ok(), "another client has its own");
+        assert!(read("b", &[3]).is_ok(), "another client has its own limit");
         drop(one);
         assert!(read("a", &[3]).is_err(), "the set is still read");
         drop(again);
         assert!(
             read("a", &[3]).is_ok(),
-            "a set that is not read any longer does not count"
+            "a set without readers does not count"
         );
         assert!(
             read("c", &[4, 5, 6]).is_ok(),
-            "one event stream is served however many sources its route has"
+            "the first event stream is served whatever the number of its sources"
         );
     }
 
     #[test]
-    fn a_client_opens_a_burst_and_then_waits_for_tokens() {
+    fn opening_event_streams_is_rate_limited_after_a_burst() {
         let clients = clients(PerClient {
             connects: Some(Rate::new(1, 3)),
             ..PerClient::default()
@@ -470,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_limits_hold_for_those_who_are_here_already() {
+    fn changed_limits_apply_to_open_event_streams() {
         let clients = clients(PerClient {
             connections: Some(5),
             ..PerClient::default()
@@ -488,20 +499,20 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_clients_is_remembered_within_the_bound_and_who_is_here_stays() {
+    fn table_is_bounded_and_keeps_clients_with_open_event_streams() {
         let clients = clients(PerClient {
             connections: Some(1),
             ..PerClient::default()
         });
-        let here: Vec<_> = (0..100)
-            .map(|number| clients.acquire(&format!("here-{number}")).unwrap())
+        let open: Vec<_> = (0..100)
+            .map(|number| clients.acquire(&format!("open-{number}")).unwrap())
             .collect();
         for number in 0..CLIENTS_MAX * 2 {
             assert!(clients.acquire(&format!("gone-{number}")).is_ok());
         }
         assert!(clients.len() <= CLIENTS_MAX, "{}", clients.len());
-        for number in 0..here.len() {
-            assert!(clients.acquire(&format!("here-{number}")).is_err());
+        for number in 0..open.len() {
+            assert!(clients.acquire(&format!("open-{number}")).is_err());
         }
     }
 }

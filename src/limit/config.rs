@@ -1,19 +1,21 @@
-//! What the process may use (`limits:` in the configuration), as far as it is decided in this folder.
+//! Settings of this folder (parts of `limits:` in the configuration) and their defaults.
 
 use std::num::NonZeroU32;
 
-/// Shares of the limit of file descriptors, in percent: 1 to 100, the first not above the second.
+/// Thresholds of file descriptors in use, in percent of the limit: 1 to 100, `warn` at most
+/// `reject`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// From here on an operator is told.
+    /// A health check warns from here on.
     pub warn: u8,
-    /// From here on nobody new gets an event stream.
+    /// New event streams are rejected from here on.
     pub reject: u8,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        // A tenth is left for probes, NATS and refusals; another tenth before it for an operator to act.
+        // A tenth is left for probes, NATS and rejections. The tenth before it is the operator's
+        // time to act.
         Self {
             warn: 80,
             reject: 90,
@@ -21,26 +23,28 @@ impl Default for Thresholds {
     }
 }
 
-/// What one client may take. Only `filter_sets` is limited by default, and widely: behind a proxy without
-/// `trusted_proxies` or `client` all clients are one address.
+/// Limits of one client.
+///
+/// Only `filter_sets` is limited by default, and generously: behind a proxy without
+/// `trusted_proxies` or `client`, all clients have one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerClient {
-    /// Event streams at one time.
+    /// Open event streams.
     pub connections: Option<usize>,
-    /// Different sets of filters that its event streams read at one time.
+    /// Different sets of filters that the open event streams read.
     pub filter_sets: Option<usize>,
-    /// Event streams that it opens.
+    /// Rate of opening event streams.
     pub connects: Option<Rate>,
-    /// Events that it is given, in all its event streams together.
+    /// Rate of events, over all event streams of the client.
     pub events: Option<Rate>,
 }
 
-/// One client reads at most a quarter of all feeds by default: it takes four addresses to take all of them, and behind a
-/// proxy that is not trusted thousands of clients still fit.
+/// 4: one client reads at most a quarter of all feeds by default. Exhausting them takes four
+/// addresses, and thousands of clients behind a proxy that is not trusted still fit.
 const FILTER_SETS_SHARE: usize = 4;
 
 impl PerClient {
-    /// The default in a process of so many feeds.
+    /// Returns the default for a process with this limit of feeds.
     #[must_use]
     pub fn among(feeds_max: usize) -> Self {
         Self {
@@ -50,17 +54,17 @@ impl PerClient {
     }
 }
 
-/// Tokens of a bucket.
+/// Rate and burst of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many come each second.
+    /// Tokens per second.
     pub rate: NonZeroU32,
-    /// How many a full bucket holds.
+    /// Capacity of the bucket.
     pub burst: NonZeroU32,
 }
 
 impl Rate {
-    /// Of numbers above 0; 0 counts as 1.
+    /// Returns a rate. 0 counts as 1.
     #[must_use]
     pub const fn new(rate: u32, burst: u32) -> Self {
         const fn at_least_one(number: u32) -> NonZeroU32 {

@@ -1,57 +1,62 @@
-//! Who may come in: each connection is counted as it is accepted, against its own limit and that of file descriptors.
+//! Limiter of client connections, by their own limit and by file descriptors.
+//!
+//! Every accepted connection takes a [`ConnectionPermit`] before anything is read. File descriptors
+//! have three thresholds:
+//!
+//! ```text
+//! 0 ........ warn ............ reject ............ middle ............ limit
+//!   Ample         Low               Reserved            Exhausted
+//!                 health check      rejections          connections are reset:
+//!                 warns             (503)               the rest is for probes, NATS, files
+//! ```
+//!
+//! `app::load` counts the open descriptors a few times a second ([`ConnectionLimiter::refresh`]).
+//! Connections in between are counted here, so that a storm cannot outrun the count. All fields are
+//! atomics; the limiter has no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::Thresholds;
 
-/// One for all listeners of the process.
-///
-/// ```text
-/// 0 ........ warn ........ reject ........ half of the rest ........ limit
-///            told          no event        closed at once: for
-///                          streams         probes, NATS, files
-/// ```
-///
-/// How many descriptors are open is asked a few times a second; what connections add in between is counted here, so
-/// that a storm of them cannot outrun the asking.
+/// Limiter of all client connections of the process.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     connections: AtomicUsize,
-    /// Whether a connection has ever come.
+    /// A connection has been accepted.
     has_accepted: AtomicBool,
     connections_max: AtomicUsize,
-    /// Descriptors that were open at the last refresh and are no connection.
+    /// Open descriptors at the last refresh that are not client connections.
     others: AtomicU64,
     limit: u64,
     warn: AtomicU8,
     reject: AtomicU8,
 }
 
-/// How much is left of the file descriptors.
+/// Headroom of file descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FdHeadroom {
-    /// Enough.
+    /// Below `warn`.
     Ample,
-    /// An operator should refresh.
+    /// From `warn` on: a health check warns.
     Low,
-    /// What is left is not for event streams.
+    /// From `reject` on: new event streams are rejected.
     Reserved,
-    /// What is left is not for clients at all.
+    /// Above the middle between `reject` and the limit: new connections are reset.
     Exhausted,
 }
 
-/// A connection that was let in; dropping it counts it out.
+/// Permit of one connection; dropping it returns the slot.
 #[derive(Debug)]
-#[must_use = "dropping it counts the connection out"]
+#[must_use = "dropping it returns the slot"]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
-    /// It is one more than `limits.connections`: it is answered, but gets no event stream.
+    /// The connection exceeds `limits.connections`: its requests are answered with a rejection.
     pub over_limit: bool,
 }
 
 impl ConnectionLimiter {
-    /// A limiter under this limit of file descriptors, open to any number of connections within it.
+    /// Returns a limiter for this limit of file descriptors, without a limit of connections.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         let Thresholds { warn, reject } = Thresholds::default();
@@ -66,7 +71,7 @@ impl ConnectionLimiter {
         })
     }
 
-    /// Changes the bounds for those who come from now on.
+    /// Changes the limits for new connections.
     pub fn set(&self, connections_max: usize, Thresholds { warn, reject }: Thresholds) {
         self.connections_max
             .store(connections_max, Ordering::Relaxed);
@@ -74,13 +79,13 @@ impl ConnectionLimiter {
         self.reject.store(reject, Ordering::Relaxed);
     }
 
-    /// The limit of file descriptors.
+    /// Returns the limit of file descriptors.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The shares from which on something is done.
+    /// Returns the thresholds in percent of the limit.
     #[must_use]
     pub fn thresholds(&self) -> Thresholds {
         Thresholds {
@@ -89,7 +94,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Counts a connection in; none when it is to be closed at once.
+    /// Counts a connection. `None`: it must be reset at once.
     pub fn acquire(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         self.has_accepted.store(true, Ordering::Relaxed);
@@ -101,33 +106,35 @@ impl ConnectionLimiter {
         (self.headroom() < FdHeadroom::Exhausted).then_some(entered)
     }
 
-    /// Whether a connection has ever come: of a client, or of a load balancer that looks whether the port is open.
+    /// Returns whether any connection has been accepted: of a client, or the check of a load
+    /// balancer.
     #[must_use]
     pub fn has_accepted(&self) -> bool {
         self.has_accepted.load(Ordering::Relaxed)
     }
 
-    /// Asks how many descriptors are open now, connections among them.
+    /// Updates the number of open descriptors. `open` counts them, connections included.
     ///
     /// # Errors
-    /// What `open` fails with; what was known before stays.
+    /// Returns the error of `open`; the previous number stays in use.
     pub fn refresh<E>(&self, open: impl FnOnce() -> Result<u64, E>) -> Result<(), E> {
         let before = self.connections.load(Ordering::Relaxed);
         let open = open()?;
-        // The fewer of the two: who comes while it is being counted must not hide a descriptor that is something else.
+        // The smaller number: a connection accepted during the count must not hide another
+        // descriptor.
         let connections = before.min(self.connections.load(Ordering::Relaxed)) as u64;
         self.others
             .store(open.saturating_sub(connections), Ordering::Relaxed);
         Ok(())
     }
 
-    /// How many descriptors are open, as far as is known here.
+    /// Returns the number of open descriptors: the last count of others, and current connections.
     #[must_use]
     pub fn in_use(&self) -> u64 {
         self.others.load(Ordering::Relaxed) + self.connections.load(Ordering::Relaxed) as u64
     }
 
-    /// How much is left.
+    /// Returns the headroom of file descriptors.
     #[must_use]
     pub fn headroom(&self) -> FdHeadroom {
         let Thresholds { warn, reject } = self.thresholds();
@@ -161,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn supply_goes_down_with_each_connection_and_up_as_they_leave() {
+    fn headroom_follows_the_number_of_connections() {
         let limiter = ConnectionLimiter::new(1_000);
         refresh(&limiter, 50);
         let mut clients = Vec::new();
@@ -177,23 +184,23 @@ mod tests {
         }
         assert!(
             limiter.acquire().is_none(),
-            "the 951st descriptor is not for clients"
+            "the 951st descriptor is reserved"
         );
         assert_eq!(
             limiter.headroom(),
             FdHeadroom::Reserved,
-            "who is not let in is not counted"
+            "a reset connection is not counted"
         );
         clients.truncate(700);
         assert_eq!(
             limiter.headroom(),
             FdHeadroom::Ample,
-            "known without another refresh"
+            "without another refresh"
         );
     }
 
     #[test]
-    fn descriptors_that_are_no_connections_count_from_the_next_look_on() {
+    fn other_descriptors_count_from_the_next_refresh_on() {
         let limiter = ConnectionLimiter::new(100);
         let clients = acquire(&limiter, 10);
         refresh(&limiter, 92);
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_that_comes_during_the_count_hides_nothing() {
+    fn connections_accepted_during_the_count_hide_no_descriptor() {
         let limiter = ConnectionLimiter::new(100);
         let mut crowd = Vec::new();
         let counted = limiter.refresh(|| {
@@ -216,12 +223,12 @@ mod tests {
         assert_eq!(
             (counted, limiter.in_use()),
             (Ok(()), 100),
-            "too many rather than too few, until the next refresh"
+            "the estimate errs on the high side until the next refresh"
         );
     }
 
     #[test]
-    fn one_connection_more_than_the_limit_is_surplus_and_not_shut_out() {
+    fn connection_over_the_limit_is_accepted_and_marked() {
         let limiter = ConnectionLimiter::new(1_000);
         limiter.set(2, Thresholds::default());
         let clients = acquire(&limiter, 3);
@@ -237,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_are_shares_of_the_limit() {
+    fn thresholds_are_percentages_of_the_limit() {
         let limiter = ConnectionLimiter::new(256);
         limiter.set(
             usize::MAX,

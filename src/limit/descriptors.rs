@@ -1,4 +1,8 @@
-//! File descriptors: the limit, raised as far as it goes, how many are open, and how many of them clients may have.
+//! File descriptors: raising the limit, counting open ones, and the share for clients.
+//!
+//! Every connection is a descriptor, so their limit is the first that a large pod reaches.
+//! [`raise`] runs once at start; [`open`] is called by `app::load` a few times a second and reads
+//! `/proc/self/fd`; [`connections_max`] derives `limits.connections: auto`.
 
 use std::fs;
 use std::io;
@@ -7,19 +11,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::telemetry::Metrics;
 
-/// Where the kernel lists what this process has open.
+/// Directory of the open file descriptors of this process.
 const OPEN: &str = "/proc/self/fd";
 
-/// 1,048,576: `fs.nr_open` of Linux, which no limit exceeds unless it was raised; stands in for "no limit".
+/// 1,048,576: the default of `fs.nr_open`, which no limit exceeds unless it was raised. Used for "no
+/// limit".
 const UNLIMITED: u64 = 1 << 20;
 
-/// 64: the least that is kept back for listeners, NATS, the admin's 64 connections when few are in use, files and
-/// refusals.
+/// 64: minimum reserve for listeners, NATS, the admin port's connections, files and rejections.
 const RESERVE_MIN: u64 = 64;
 
-/// Raises the soft limit to the hard one and returns what holds now. To be called once, at start.
+/// Raises the soft limit to the hard limit and returns the result. Called once, at start.
 ///
-/// Container runtimes start processes with 1,024, of which a sidecar would be full with 920 clients.
+/// Container runtimes start processes with a soft limit of 1,024, which 920 clients would exhaust.
 pub fn raise() -> u64 {
     let before = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
@@ -29,7 +33,7 @@ pub fn raise() -> u64 {
     if before.current != before.maximum
         && let Err(error) = setrlimit(Resource::Nofile, wanted)
     {
-        tracing::warn!(%error, "the limit of file descriptors could not be raised");
+        tracing::warn!(%error, "raising the limit of file descriptors failed");
     }
     let limit = limit();
     let before = before.current.unwrap_or(UNLIMITED);
@@ -37,46 +41,46 @@ pub fn raise() -> u64 {
         limit,
         before,
         connections_max = connections_max(limit),
-        "file descriptors"
+        "limit of file descriptors"
     );
     limit
 }
 
-/// The limit that holds now.
+/// Returns the current soft limit.
 #[must_use]
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED)
 }
 
-/// How many are open now.
+/// Returns the number of open file descriptors.
 ///
 /// # Errors
-/// When `/proc` cannot be read.
+/// Fails if `/proc` cannot be read.
 pub fn open() -> io::Result<u64> {
-    // Since Linux 6.2 the size of the directory is the number: one call whatever the number is.
+    // Since Linux 6.2 the size of the directory is the number of descriptors: one call.
     match fs::metadata(OPEN)?.len() {
-        // Older kernels say 0.
+        // Older kernels return 0.
         0 => listed(),
         open => Ok(open),
     }
 }
 
 fn listed() -> io::Result<u64> {
-    // The listing counts the descriptor that it is read through.
+    // The listing includes its own descriptor.
     Ok((fs::read_dir(OPEN)?.count() as u64).saturating_sub(1))
 }
 
-/// How many connections clients may have under a limit, when the configuration says `auto`.
+/// Returns the limit of client connections for a limit of descriptors (`limits.connections: auto`).
 ///
-/// A tenth of the limit is kept back, at least 64: `limit - max(limit / 10, 64)`, and never less than 1: 922 of 1,024,
-/// 58,983 of 65,536.
+/// A tenth of the limit is reserved, at least 64: `limit - max(limit / 10, 64)`, at least 1. That is
+/// 922 of 1,024 and 58,983 of 65,536.
 #[must_use]
 pub fn connections_max(limit: u64) -> usize {
     let reserve = (limit / 10).max(RESERVE_MIN);
     usize::try_from(limit.saturating_sub(reserve).max(1)).unwrap_or(usize::MAX)
 }
 
-/// Brings the two gauges up to date before each reading.
+/// Updates both gauges before each scrape.
 pub fn sample_with(metrics: &Metrics) {
     metrics.sample_with(|metrics| {
         if let Ok(open) = open() {
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_may_have_the_limit_less_a_tenth_and_at_least_64() {
+    fn a_tenth_of_the_limit_and_at_least_64_are_reserved() {
         for (limit, connections) in [
             (0, 1),
             (64, 1),
@@ -110,15 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_becomes_the_hard_one() {
+    fn soft_limit_is_raised_to_the_hard_limit() {
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(UNLIMITED);
         assert_eq!(raise(), hard);
         assert_eq!(limit(), hard);
     }
 
     #[test]
-    fn what_is_opened_is_counted() {
-        // Other tests of this process open and close as well: only many of our own can be told from theirs.
+    fn open_files_are_counted() {
+        // Other tests of this process open and close files too, so this one opens many.
         let files: Vec<_> = (0..400)
             .map(|_| fs::File::open("/dev/null").unwrap())
             .collect();

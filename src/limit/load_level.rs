@@ -1,39 +1,50 @@
-//! One level for everything that can become scarce: what is measured, what it cause for, and how quickly that is followed.
+//! Load level: one number from 0 to 3 for everything that can become scarce.
+//!
+//! ```text
+//! readings (4 per second) -> demanded level -> hysteresis -> level
+//!   descriptors, window memory,                up after 500 ms, one step at a time
+//!   event-loop lag, NATS backlog               down after 3 s, one step at a time
+//! ```
+//!
+//! [`LoadMonitor`] is pure: `app::load` reads the measures on the admin thread, passes them with the
+//! time to [`LoadMonitor::update`], and publishes a change through [`SharedLevel`], which event
+//! streams read without a lock. The highest demand of any measure counts.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-/// How hard the pod is pressed. What each level does is decided where event streams are opened and read.
+/// Load level of the pod. The effect of a level is implemented in `http::request::respond` (new event
+/// streams) and `http::stream::throttle` (open ones).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum LoadLevel {
-    /// Nothing is cut.
+    /// No load shedding.
     #[default]
     None,
-    /// Telemetry is thinned.
+    /// Telemetry events are thinned.
     Thin,
-    /// No telemetry; normal events at half their rate.
+    /// No telemetry events; normal events at half their rate.
     Shed,
-    /// A quarter of that rate, and no new event streams.
+    /// No telemetry events; normal events at a quarter of their rate; new event streams are rejected.
     Reject,
 }
 
-/// What is measured.
+/// Measure of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// File descriptors in use, as a share of the way from `warn` to `reject`.
+    /// File descriptors in use: 0 at `limits.file_descriptors.warn`, 1 at `reject`.
     Descriptors,
-    /// Bytes of all windows, as a share of `limits.window_bytes`.
+    /// Bytes of all windows as a share of `limits.window_bytes`.
     WindowBytes,
-    /// Seconds by which the slowest shard is late.
+    /// Event-loop lag of the slowest shard in seconds.
     LoopLag,
-    /// Messages that NATS has ready and this pod has not taken.
+    /// Messages that NATS has ready for this pod (backlog).
     Pending,
 }
 
-/// One look at everything.
+/// One reading of every measure.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Readings {
     /// See [`Measure::Descriptors`].
@@ -46,70 +57,67 @@ pub struct Readings {
     pub pending: f64,
 }
 
-/// The level in force, as everybody sees it. Clones share it.
+/// Current level, shared by all threads. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct SharedLevel(Arc<AtomicU8>);
 
-/// Follows the readings with hysteresis.
+/// Computes the level from readings, with hysteresis.
 #[derive(Debug, Default)]
 pub struct LoadMonitor {
     level: LoadLevel,
-    /// Since when more, or less, than the level has been asked for without a break.
+    /// Since when the readings have continuously demanded a higher, or allow a lower, level.
     above: Option<Instant>,
     below: Option<Instant>,
 }
 
-/// The level is another one.
+/// Change of the level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
-    /// Before.
+    /// Previous level.
     pub from: LoadLevel,
-    /// Now.
+    /// New level.
     pub to: LoadLevel,
-    /// What cause for most now, and what it measures; none when nothing cause for anything.
+    /// Measure with the highest demand and its reading. `None`: nothing demands a level.
     pub cause: Option<(Measure, f64)>,
 }
 
-/// From which reading on a measure cause for levels 1, 2 and 3.
+/// Readings from which a measure demands levels 1, 2 and 3.
 ///
-/// - Descriptors never ask for 3: over `reject` event streams are refused by the door, which sees the end of it at once.
-/// - Windows give way by themselves at their bound, so their memory cause for no more than 1; 2 is more than the bound,
-///   with nothing left to give.
-/// - A shard that is a quarter of a second late is felt; one that is three seconds late serves nobody.
-/// - 10,000 messages are a second's at a high rate. How far a pod is behind never cause for 3: whoever is refused finds
-///   other pods behind the same messages, and what makes a pod slow at them is seen by its event loops.
-const ASKS: [(Measure, [f64; 3]); 4] = [
+/// - Descriptors never demand level 3: above `reject` the connection limiter rejects event streams,
+///   and it notices the end of the shortage at once.
+/// - Windows shrink by themselves at their limit, so their memory demands at most level 1. Level 2 is
+///   for a use above the limit with nothing left to evict.
+/// - An event-loop lag of 250 ms is noticeable; a shard with a lag of 3 s serves no client.
+/// - 10,000 messages are the traffic of one second at a high rate. The backlog never demands level 3:
+///   the client would find the same backlog on other pods, and if this pod is the slow one, its
+///   event loops lag.
+const THRESHOLDS: [(Measure, [f64; 3]); 4] = [
     (Measure::Descriptors, [0.0, 0.5, f64::INFINITY]),
     (Measure::WindowBytes, [0.95, 1.05, f64::INFINITY]),
     (Measure::LoopLag, [0.25, 1.0, 3.0]),
     (Measure::Pending, [10_000.0, 50_000.0, f64::INFINITY]),
 ];
 
-/// 0.1: a level is asked for until its measure is a tenth below where it began.
-const EASE: f64 = 0.1;
+/// 0.1: a level ends when its measure is a tenth below the threshold that started it.
+const HYSTERESIS: f64 = 0.1;
 
-/// 500 ms a step up: a burst, or a moment in which the machine was busy elsewhere, is no monitor.
+/// 500 ms per step up: a burst, or a moment in which the machine was busy elsewhere, is not load.
 const RISE_AFTER: Duration = Duration::from_millis(500);
 
-/// 3 s a step down: what has just been cut is what made it better.
+/// 3 s per step down: the measures improved because of the level that would end.
 const FALL_AFTER: Duration = Duration::from_secs(3);
 
 impl LoadMonitor {
-    /// Takes one look in; the level changes by one step at a time.
+    /// Evaluates one set of readings. The level changes by one step at a time.
     pub fn update(&mut self, readings: Readings, now: Instant) -> Option<Change> {
-        let (asked, cause) = self.asked(readings);
-        let since = |clock: &mut Option<Instant>, runs: bool| {
-            *clock = runs.then(|| clock.unwrap_or(now));
-            clock.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-        };
-        let above = since(&mut self.above, asked > self.level);
-        let below = since(&mut self.below, asked < self.level);
+        let (demanded, cause) = self.demanded(readings);
+        let above = elapsed(&mut self.above, demanded > self.level, now);
+        let below = elapsed(&mut self.below, demanded < self.level, now);
         let from = self.level;
-        let number = from as u8;
-        if asked > from && above >= RISE_AFTER {
-            self.level = LoadLevel::from_number(number + 1);
-        } else if asked < from && below >= FALL_AFTER {
-            self.level = LoadLevel::from_number(number - 1);
+        if demanded > from && above >= RISE_AFTER {
+            self.level = LoadLevel::from_number(from.number() + 1);
+        } else if demanded < from && below >= FALL_AFTER {
+            self.level = LoadLevel::from_number(from.number() - 1);
         }
         if self.level == from {
             return None;
@@ -122,38 +130,54 @@ impl LoadMonitor {
         })
     }
 
-    /// The level in force.
+    /// Returns the current level.
     #[must_use]
     pub fn level(&self) -> LoadLevel {
         self.level
     }
 
-    /// The highest level that a measure cause for, and which one it is.
-    fn asked(&self, readings: Readings) -> (LoadLevel, Option<(Measure, f64)>) {
-        let mut most = (LoadLevel::None, None);
-        for (measure, steps) in ASKS {
+    /// Returns the highest level that any measure demands, and that measure with its reading.
+    fn demanded(&self, readings: Readings) -> (LoadLevel, Option<(Measure, f64)>) {
+        let mut highest = (LoadLevel::None, None);
+        for (measure, thresholds) in THRESHOLDS {
             let value = readings.of(measure);
-            let mut asked = 0;
-            for (place, step) in (1..).zip(steps) {
-                // A step that is already taken is left a little later than it was taken.
-                let span = if measure == Measure::Descriptors {
-                    1.0
-                } else {
-                    step
-                };
-                let eased = if place <= self.level as u8 && span.is_finite() {
-                    step - span * EASE
-                } else {
-                    step
-                };
-                asked = if value >= eased { place } else { asked };
+            let mut demanded = 0;
+            for (number, threshold) in (1..).zip(thresholds) {
+                if value >= self.threshold(measure, number, threshold) {
+                    demanded = number;
+                }
             }
-            if asked > most.0 as u8 {
-                most = (LoadLevel::from_number(asked), Some((measure, value)));
+            if demanded > highest.0.number() {
+                highest = (LoadLevel::from_number(demanded), Some((measure, value)));
             }
         }
-        most
+        highest
     }
+
+    /// Returns the threshold of a level, lower by the hysteresis if the level is in force.
+    fn threshold(&self, measure: Measure, number: u8, threshold: f64) -> f64 {
+        // The reading of descriptors begins at 0, so its span is the distance from `warn` to
+        // `reject`.
+        let span = if measure == Measure::Descriptors {
+            1.0
+        } else {
+            threshold
+        };
+        if number <= self.level.number() && span.is_finite() {
+            threshold - span * HYSTERESIS
+        } else {
+            threshold
+        }
+    }
+}
+
+/// Starts or resets a stopwatch by a condition and returns how long the condition has held.
+fn elapsed(since: &mut Option<Instant>, holds: bool, now: Instant) -> Duration {
+    if !holds {
+        *since = None;
+        return Duration::ZERO;
+    }
+    now.saturating_duration_since(*since.get_or_insert(now))
 }
 
 impl Readings {
@@ -168,13 +192,13 @@ impl Readings {
 }
 
 impl SharedLevel {
-    /// The level in force.
+    /// Returns the current level.
     #[must_use]
     pub fn level(&self) -> LoadLevel {
         LoadLevel::from_number(self.0.load(Ordering::Relaxed))
     }
 
-    /// Says that it is another one.
+    /// Changes the level.
     pub fn set(&self, level: LoadLevel) {
         self.0.store(level as u8, Ordering::Relaxed);
     }
@@ -193,7 +217,7 @@ impl LoadLevel {
     /// Every level, from the lowest.
     pub const ALL: [Self; 4] = [Self::None, Self::Thin, Self::Shed, Self::Reject];
 
-    /// The level's name in `sidestream_pressure_level`.
+    /// Returns the label of `sidestream_pressure_level`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -204,21 +228,21 @@ impl LoadLevel {
         }
     }
 
-    /// The level's number in logs and on `/health`: 0 to 3.
+    /// Returns the number of the level in logs and on `/health`, 0 to 3.
     #[must_use]
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// What is done about it, for people.
+    /// Returns the effect of the level, for logs and health checks.
     #[must_use]
     pub fn explain(self) -> &'static str {
         match self {
-            Self::None => "nothing is cut",
-            Self::Thin => "telemetry is thinned",
-            Self::Shed => "no telemetry, normal events at half their rate",
+            Self::None => "no load shedding",
+            Self::Thin => "telemetry events are thinned",
+            Self::Shed => "no telemetry events, normal events at half their rate",
             Self::Reject => {
-                "no telemetry, normal events at a quarter of their rate, no new event streams"
+                "no telemetry events, normal events at a quarter of their rate, new event streams rejected"
             }
         }
     }
@@ -229,8 +253,8 @@ impl fmt::Display for Measure {
         f.write_str(match self {
             Self::Descriptors => "file descriptors",
             Self::WindowBytes => "memory of windows",
-            Self::LoopLag => "event loops that are late",
-            Self::Pending => "messages that wait at NATS",
+            Self::LoopLag => "event-loop lag",
+            Self::Pending => "NATS backlog",
         })
     }
 }
@@ -239,7 +263,7 @@ impl fmt::Display for Measure {
 mod tests {
     use super::*;
 
-    /// Nothing is scarce.
+    /// Readings without load.
     const CALM: Readings = Readings {
         descriptors: -4.0,
         window_bytes: 0.5,
@@ -247,7 +271,7 @@ mod tests {
         pending: 0.0,
     };
 
-    /// Looks four times a second, as the pod does; returns the changes as (milliseconds, level).
+    /// Feeds four readings per second, as `app::load` does. Returns changes as (milliseconds, level).
     fn follow(
         monitor: &mut LoadMonitor,
         start: Instant,
@@ -262,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn each_measure_asks_for_its_levels() {
+    fn each_measure_demands_its_levels() {
         let cases = [
             (
                 Readings {
@@ -359,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn it_rises_step_by_step_and_falls_more_slowly() {
+    fn level_rises_step_by_step_and_falls_more_slowly() {
         let mut monitor = LoadMonitor::default();
         let start = Instant::now();
         let hard = Readings {
@@ -378,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_no_pressure() {
+    fn short_peak_does_not_raise_the_level() {
         let mut monitor = LoadMonitor::default();
         let hard = Readings {
             loop_lag: 9.0,
@@ -389,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wavers_about_a_step_changes_nothing_twice() {
+    fn reading_around_a_threshold_changes_the_level_once() {
         let mut monitor = LoadMonitor::default();
         let at = |pending: f64| Readings { pending, ..CALM };
         let looks = [at(10_100.0); 4]
@@ -401,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn the_measure_that_asks_for_most_is_told() {
+    fn change_names_the_measure_with_the_highest_demand() {
         let mut monitor = LoadMonitor::default();
         let readings = Readings {
             window_bytes: 1.0,
@@ -425,7 +449,7 @@ mod tests {
         assert_eq!(
             looks.map(|change| change.cause).collect::<Vec<_>>(),
             [None],
-            "nothing is the cause of its end"
+            "the end of load has no cause"
         );
     }
 }

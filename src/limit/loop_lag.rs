@@ -1,4 +1,8 @@
-//! How late a runtime is: what it was to do at a time, and when it did.
+//! Event-loop lag: how late a runtime runs its tasks.
+//!
+//! A task on each runtime ticks every 100 ms and records how late the tick was. A runtime that does
+//! not run at all records nothing, so a reading also counts the time since its last tick. The admin
+//! thread reads all probes a few times a second ([`LoopLagProbes::lag`]); `load_level` reacts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,24 +10,24 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// 100 ms: ten wake-ups a second and runtime cost nothing, and a hold-up of a quarter of a second is seen.
+/// 100 ms: ten wake-ups per second and runtime cost nothing, and a delay of 250 ms is measured.
 const TICK_EVERY: Duration = Duration::from_millis(100);
 
-/// The probes of all runtimes that serve clients.
+/// Probes of all runtimes that serve clients. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct LoopLagProbes(Arc<Mutex<Vec<Arc<LoopLagProbe>>>>);
 
 #[derive(Debug)]
 struct LoopLagProbe {
     began: Instant,
-    /// Milliseconds since it began at which it beat last.
+    /// Last tick, in milliseconds since `began`.
     last_tick: AtomicU64,
-    /// The longest delay of a beat since it was asked last, in milliseconds.
+    /// Longest delay of a tick since the last reading, in milliseconds.
     late: AtomicU64,
 }
 
 impl LoopLagProbes {
-    /// Beats for ever; to be spawned on the runtime that is looked at.
+    /// Registers a probe and returns its endless task, to be spawned on the measured runtime.
     pub fn run_probe(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let probe = Arc::new(LoopLagProbe {
             began: Instant::now(),
@@ -44,7 +48,8 @@ impl LoopLagProbes {
         }
     }
 
-    /// The longest delay of any since this was asked last, one that still lasts included.
+    /// Returns the longest delay of any runtime since the last call, including a delay that still
+    /// lasts.
     #[must_use]
     pub fn lag(&self) -> Duration {
         let probes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_runtime_that_is_held_up_is_late_while_it_is_and_once_afterwards() {
+    fn blocked_runtime_is_reported_during_the_delay_and_once_afterwards() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -93,7 +98,7 @@ mod tests {
             runtime.block_on(async {
                 tokio::spawn(probe);
                 tokio::time::sleep(Duration::from_millis(250)).await;
-                // Not an await: the whole runtime waits.
+                // A blocking call: the whole runtime waits.
                 hold.recv_timeout(Duration::from_secs(30)).unwrap();
                 tokio::time::sleep(TICK_EVERY * 3).await;
             });
@@ -102,7 +107,7 @@ mod tests {
         while probes.lag() < Duration::from_millis(400) {
             assert!(
                 began.elapsed() < Duration::from_secs(20),
-                "the hold-up is not seen"
+                "the lag of a blocked runtime is not reported"
             );
             std::thread::yield_now();
         }
@@ -110,7 +115,7 @@ mod tests {
         thread.join().unwrap();
         assert!(
             probes.lag() >= Duration::from_millis(300),
-            "and it is known when it is over"
+            "the lag is reported once after its end"
         );
     }
 }

@@ -1,4 +1,16 @@
-//! What the process may use, and how much of it is in use.
+//! Limits: what clients and the process may use, and how much of it is in use.
+//!
+//! ```text
+//! accept a connection    connections   permits per connection; headroom of file descriptors
+//! open an event stream   clients       limits per client: event streams, filter sets, connects
+//! deliver an event       token_bucket  rate of events per client
+//! a few times a second   load_level    one level from descriptors, memory, event-loop lag, NATS
+//! ```
+//!
+//! Nothing here waits: a limiter returns a permit, or the reason and the time until a retry makes
+//! sense. Permits are guards: dropping one returns what it holds. `http::request::respond` turns a
+//! failed acquisition into a rejection. The admin thread (`app::load`) refreshes the number of open
+//! descriptors and the load level, so that both work while the shards are busy.
 
 pub mod clients;
 pub mod config;

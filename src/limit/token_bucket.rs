@@ -1,4 +1,8 @@
-//! A bucket of tokens that refills at a rate, and that can owe some.
+//! Token bucket for rate limits, with borrowing.
+//!
+//! The bucket itself is `governor`'s lock-free limiter (GCRA). [`Bucket::borrow`] adds a debt that
+//! [`Bucket::take`] repays first: events of a critical tier are delivered at once and delay later
+//! ones. Several event streams of one client share a bucket, from any shard.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,17 +13,17 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::config::Rate;
 
-/// One bucket; it begins full. Without a lock: a handful of words.
+/// One bucket, full at first.
 #[derive(Debug)]
 pub struct Bucket {
     tokens: DefaultDirectRateLimiter,
     rate: Rate,
-    /// Tokens that were taken before they were there; paid before anything else is.
+    /// Tokens that were borrowed and not repaid yet.
     debt: AtomicU32,
 }
 
 impl Bucket {
-    /// A full bucket.
+    /// Returns a full bucket.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
         let quota = Quota::per_second(rate.rate).allow_burst(rate.burst);
@@ -30,15 +34,15 @@ impl Bucket {
         }
     }
 
-    /// Takes `cost` tokens at once, or as many as the bucket can hold if that is less.
+    /// Takes `cost` tokens, at most a full bucket. Repays the debt first.
     ///
     /// # Errors
-    /// How long until they are there.
+    /// Returns the time until the tokens are available.
     pub fn take(&self, cost: u32) -> Result<(), Duration> {
         while let debt @ 1.. = self.debt.load(Ordering::Relaxed) {
             self.try_take(1).map_err(|wait| wait + self.refill(debt))?;
-            // Another thread may have paid it meanwhile: then one token more was taken than was debt, which is the
-            // client's own.
+            // If another thread has repaid the debt in between, this client has paid one token too
+            // many. Both threads serve the same client.
             let paid = self
                 .debt
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |debt| {
@@ -51,7 +55,8 @@ impl Bucket {
         self.try_take(cost)
     }
 
-    /// Takes a token that is not there. At most a burst is debt: nobody waits for longer than a full bucket takes.
+    /// Takes a token that is not available yet. The debt is at most one burst, so no later call waits
+    /// longer than a full bucket takes to refill.
     pub fn borrow(&self) {
         let most = self.rate.burst.get();
         let borrow = |debt| (debt < most).then_some(debt + 1);
@@ -60,7 +65,7 @@ impl Bucket {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, borrow)
             .is_err()
         {
-            tracing::trace!(most, "as much is debt as can be");
+            tracing::trace!(most, "debt of the token bucket is at its maximum");
         }
     }
 
@@ -69,7 +74,7 @@ impl Bucket {
             .unwrap_or(NonZeroU32::MIN)
             .min(self.rate.burst);
         match self.tokens.check_n(cost) {
-            // More than a bucket holds is not asked for.
+            // `Err`: more than the capacity; excluded by the minimum above.
             Ok(Ok(())) | Err(_) => Ok(()),
             Ok(Err(early)) => Err(early.wait_time_from(DefaultClock::default().now())),
         }
@@ -85,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_says_how_long_to_wait() {
+    fn an_empty_bucket_returns_the_time_until_the_next_token() {
         let bucket = Bucket::new(Rate::new(2, 5));
         for _ in 0..5 {
             assert_eq!(bucket.take(1), Ok(()));
@@ -98,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_paid_first_and_is_never_more_than_a_burst() {
+    fn debt_is_repaid_first_and_is_at_most_one_burst() {
         let bucket = Bucket::new(Rate::new(10, 2));
         assert!(bucket.take(2).is_ok());
         for _ in 0..100 {
@@ -107,12 +112,12 @@ mod tests {
         let wait = bucket.take(1).unwrap_err();
         assert!(
             wait > Duration::from_millis(200) && wait <= Duration::from_millis(300),
-            "two debt, one asked: {wait:?}"
+            "two borrowed, one requested: {wait:?}"
         );
     }
 
     #[test]
-    fn a_cost_above_the_burst_takes_the_whole_bucket() {
+    fn cost_above_the_burst_takes_the_whole_bucket() {
         let bucket = Bucket::new(Rate::new(1, 3));
         assert_eq!(bucket.take(4), Ok(()));
         assert!(bucket.take(1).is_err());

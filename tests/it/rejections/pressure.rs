@@ -198,7 +198,7 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
     let mut later = pressed.client("later").await;
     let (given, missed) = delivered_and_missed_telemetry(&pressed.nats, &mut later, 5).await;
     assert_eq!((given, missed), (5, 0), "nothing is cut any more");
-    let pending = "messages that wait at NATS".to_owned();
+    let pending = "NATS backlog".to_owned();
     let changes = pressed.changes();
     let levels: Vec<_> = changes.iter().map(|(from, to, _)| (*from, *to)).collect();
     assert_eq!(
@@ -300,7 +300,7 @@ async fn event_loops_that_are_late_thin_telemetry_until_they_are_not() {
     );
     pressed.assert_reported(1).await;
     pressed.until_level(0, FALL_MAX).await;
-    let late = "event loops that are late".to_owned();
+    let late = "event-loop lag".to_owned();
     assert_eq!(pressed.changes()[0], (0, 1, late));
 }
 
