@@ -1,6 +1,10 @@
-//! The architecture, held by a test: what each folder may use, how each file begins, what is absent.
+//! The rules of ARCHITECTURE.md and CONTRIBUTING.md that a test can check.
+//!
+//! Layers, absent crates, first sentences, lengths and names are checked here; links, plain
+//! English, import cycles and nesting in the modules. A rule is a function from a file to a list of
+//! problems. Each rule has a test that it can fail.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 #[path = "tidy/cycles.rs"]
 mod cycles;
@@ -18,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use tokens::{Token, tokens};
 
-/// The layers of ARCHITECTURE.md: a folder uses only folders of a lower rank, siblings never use each other.
+/// Layers of ARCHITECTURE.md: a folder uses only folders of a lower rank.
 const RANKS: [(&str, u8); 18] = [
     ("sse", 0),
     ("subject", 0),
@@ -40,17 +44,61 @@ const RANKS: [(&str, u8); 18] = [
     ("bin", 6),
 ];
 
-/// The absences that are the architecture: in this folder, this crate is not named.
+/// Crates that a folder does not name.
 const ABSENT: [(&str, &[&str]); 3] = [
     ("feed", &["async_nats", "hyper", "rustls"]),
     ("http", &["async_nats"]),
     ("nats", &["hyper"]),
 ];
 
-/// Types that would be a second word for a concept which has one (ARCHITECTURE.md, vocabulary).
-const SECOND_WORDS: [&str; 4] = ["Backlog", "Hub", "Room", "Topic"];
+/// Coined names of types, with the words that engineers search for (GLOSSARY.md).
+const COINED: [(&str, &str); 43] = [
+    ("Bell", "ShardNotifier"),
+    ("Chain", "SequenceTracker"),
+    ("Charge", "Reservation"),
+    ("Component", "Position"),
+    ("Courier", "Dispatcher"),
+    ("Demand", "SubscribeRequest"),
+    ("Door", "ConnectionLimiter"),
+    ("Ears", "ShutdownControl"),
+    ("Exchange", "H2Request"),
+    ("Family", "H2StreamGroup"),
+    ("Follower", "RepublishTailer"),
+    ("Gate", "DirectPath"),
+    ("Hello", "Preface"),
+    ("Intake", "EventDecoder"),
+    ("Interest", "SubjectTrie"),
+    ("Known", "MatchCache"),
+    ("Lease", "FeedHandle"),
+    ("Link", "NatsConnection"),
+    ("Log", "StreamBuffer"),
+    ("Logged", "EncodedEvent"),
+    ("Member", "StreamHandle"),
+    ("Monitor", "Supervisor"),
+    ("News", "WakeList"),
+    ("OnDemand", "CoreSource"),
+    ("Outlet", "DirectSink"),
+    ("Pace", "Throttle"),
+    ("Passage", "PoisonBypass"),
+    ("Patience", "StallTimer"),
+    ("Pressure", "LoadLevel"),
+    ("Profile", "FeedOptions"),
+    ("Pulse", "LoopLagProbe or Keepalive"),
+    ("Refusal", "Rejection"),
+    ("Registry", "StreamTable"),
+    ("Relief", "Shedder"),
+    ("Repeats", "Dedup"),
+    ("Standing", "CursorProbe"),
+    ("Supply", "FdHeadroom"),
+    ("TakeBack", "SocketReclaim"),
+    ("Tally", "WriteStats"),
+    ("Ticket", "ReplayMember"),
+    ("Ticks", "CompactInstant"),
+    ("Trouble", "Error"),
+    ("Visit", "ClientPermit"),
+];
 
-/// Lines of a file before its tests: a longer file has more than one job.
+/// Lines of a file before its tests; a longer file has more than one job.
 const LINES_MAX: usize = 600;
 
 #[test]
@@ -59,26 +107,26 @@ fn folders_use_only_folders_of_a_lower_rank() {
 }
 
 #[test]
-fn every_file_begins_with_one_sentence_that_says_its_job() {
+fn every_file_begins_with_one_sentence_about_its_job() {
     assert_tidy(
         &["src", "crates", "tests", "benches", "fuzz"],
-        |_, source| first_line(source),
+        |_, source| first_sentence(source),
     );
 }
 
 #[test]
-fn the_waist_knows_neither_nats_nor_http_and_these_do_not_know_each_other() {
+fn the_feed_names_neither_nats_nor_http_and_these_do_not_name_each_other() {
     assert_tidy(&["src"], absences);
 }
 
 #[test]
-fn no_file_is_longer_than_one_job() {
+fn no_file_is_longer_than_600_lines() {
     assert_tidy(&["src"], |_, source| length(source));
 }
 
 #[test]
-fn a_concept_has_one_word() {
-    assert_tidy(&["src"], |_, source| vocabulary(source));
+fn types_have_the_words_of_the_field() {
+    assert_tidy(&["src"], |_, source| coined_names(source));
 }
 
 #[test]
@@ -89,11 +137,11 @@ fn ring_is_the_one_cryptography_provider() {
     );
 }
 
-// === the rules: each returns what is wrong ===
+// === the rules: each returns the problems of a file ===
 
 fn layering(path: &Path, source: &str) -> Vec<String> {
     let Some(own) = folder(path) else {
-        return vec!["is in no folder".into()];
+        return vec!["is not in a folder".into()];
     };
     let Some(rank) = rank(&own) else {
         return vec![format!("`{own}` has no rank in tests/tidy.rs")];
@@ -118,18 +166,22 @@ fn layering(path: &Path, source: &str) -> Vec<String> {
     wrong
 }
 
-fn first_line(source: &str) -> Vec<String> {
-    let line = source.lines().next().unwrap_or_default();
-    let Some(sentence) = line.strip_prefix("//! ") else {
-        return vec!["does not begin with `//! ` and what the file is for".into()];
-    };
+fn first_sentence(source: &str) -> Vec<String> {
+    let paragraph: Vec<&str> = source
+        .lines()
+        .map_while(|line| line.strip_prefix("//! "))
+        .collect();
+    let sentence = paragraph.join(" ");
+    if sentence.is_empty() {
+        return vec!["does not begin with `//! ` and its job".into()];
+    }
     let mut wrong = Vec::new();
     if !sentence.ends_with('.') {
-        wrong.push("the first line is not one whole sentence".into());
+        wrong.push("the first paragraph is not one whole sentence".into());
     }
     let another = |(at, _): (usize, &str)| sentence[at + 2..].starts_with(char::is_uppercase);
     if sentence.match_indices(". ").any(another) {
-        wrong.push("the first line is more than one sentence".into());
+        wrong.push("the first paragraph has more than one sentence".into());
     }
     wrong
 }
@@ -161,20 +213,21 @@ fn length(source: &str) -> Vec<String> {
         .collect()
 }
 
-fn vocabulary(source: &str) -> Vec<String> {
+fn coined_names(source: &str) -> Vec<String> {
     let tokens = tokens(source);
     let declared = tokens
         .windows(2)
         .filter(|pair| matches!(pair[0].text.as_str(), "struct" | "enum" | "trait" | "type"));
-    declared
-        .filter(|pair| SECOND_WORDS.contains(&pair[1].text.as_str()))
-        .map(|pair| {
-            format!(
-                "line {}: `{}` is a second word for a concept",
-                pair[1].line, pair[1].text
-            )
-        })
-        .collect()
+    let mut wrong = Vec::new();
+    for pair in declared {
+        let Token { text, line } = &pair[1];
+        if let Some((_, word)) = COINED.iter().find(|(coined, _)| coined == text) {
+            wrong.push(format!(
+                "line {line}: `{text}` is a coined word, use {word}"
+            ));
+        }
+    }
+    wrong
 }
 
 fn providers(lock: &str) -> Vec<&str> {
@@ -183,9 +236,9 @@ fn providers(lock: &str) -> Vec<&str> {
         .collect()
 }
 
-// === what the rules look at ===
+// === parts of paths and sources ===
 
-/// The folder of `src` that a file belongs to; `src/app.rs` is the folder `app`.
+/// Folder of `src` that contains a file; `src/app.rs` is in the folder `app`.
 fn folder(path: &Path) -> Option<String> {
     let inside = path.strip_prefix("src").ok()?;
     Some(
@@ -196,7 +249,8 @@ fn folder(path: &Path) -> Option<String> {
     )
 }
 
-/// How many `super::` lead from a file's module to the root: `src/http/mod.rs` and `src/app.rs` 1, `src/http/h1.rs` 2.
+/// Number of `super::` from the module of a file to the root: 1 for `src/http/mod.rs` and
+/// `src/app.rs`, 2 for `src/http/h1.rs`.
 fn depth(path: &Path) -> usize {
     let parts: Vec<_> = path
         .with_extension("")
@@ -217,13 +271,13 @@ fn rank(folder: &str) -> Option<u8> {
         .map(|(_, rank)| *rank)
 }
 
-/// The folders that a file at `depth` reaches: by `crate::`, by as many `super::`, in groups as well.
+/// Folders that a file at `depth` uses: by `crate::`, by `super::`, and in groups.
 fn uses(source: &str, depth: usize) -> Vec<Token> {
     let tokens = tokens(source);
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
     let mut found = Vec::new();
     let mut braces = 0;
-    let mut inline_modules = Vec::new(); // the depth of braces outside each `mod name {`
+    let mut inline_modules = Vec::new(); // braces outside each `mod name {`
     let mut at = 0;
     while at < tokens.len() {
         match text(at) {
@@ -233,7 +287,7 @@ fn uses(source: &str, depth: usize) -> Vec<Token> {
                 braces -= 1;
                 inline_modules.pop_if(|outside| *outside == braces);
             }
-            // A path may begin with `self::super::`; one that goes on, as `x::super`, does not exist.
+            // A path may begin with `self::super::`; a path such as `x::super` does not exist.
             "crate" | "super" if text(at + 1) == "::" => {
                 let (mut next, mut supers) = (at + 2, usize::from(text(at) == "super"));
                 while text(next) == "super" && text(next + 1) == "::" {
@@ -252,7 +306,7 @@ fn uses(source: &str, depth: usize) -> Vec<Token> {
     found
 }
 
-/// The first names of the path or group of paths at the start of `tokens`.
+/// First names of the path or group of paths at the start of `tokens`.
 fn heads(tokens: &[Token]) -> Vec<Token> {
     if tokens.first().is_none_or(|token| token.text != "{") {
         return tokens.first().cloned().into_iter().collect();
@@ -291,7 +345,7 @@ fn assert_tidy(folders: &[&str], mut rule: impl FnMut(&Path, &str) -> Vec<String
     folders
         .iter()
         .for_each(|folder| rust_files(&root().join(folder), &mut files));
-    assert!(!files.is_empty(), "there are files to look at");
+    assert!(!files.is_empty(), "there are files to check");
     files.sort();
     let mut wrong = Vec::new();
     for file in files {
@@ -319,10 +373,10 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-// === that each rule can fail ===
+// === each rule can fail ===
 
 #[cfg(test)]
-mod the_rules {
+mod rules_can_fail {
     use super::*;
 
     fn used(source: &str, depth: usize) -> Vec<String> {
@@ -333,7 +387,7 @@ mod the_rules {
     }
 
     #[test]
-    fn see_upward_and_sideways_uses_and_folders_without_a_rank() {
+    fn upward_and_sideways_uses_and_folders_without_a_rank_are_found() {
         let wrong = |path: &str, source: &str| layering(Path::new(path), source).len();
         assert_eq!(
             wrong(
@@ -369,7 +423,7 @@ mod the_rules {
     }
 
     #[test]
-    fn see_every_way_to_write_a_path() {
+    fn every_form_of_a_path_is_read() {
         assert_eq!(
             used("use crate::{sse::{Event, id::{A, B}}, subject, self};", 2),
             ["sse", "subject"]
@@ -390,7 +444,7 @@ mod the_rules {
     }
 
     #[test]
-    fn look_neither_into_comments_nor_into_strings() {
+    fn comments_and_strings_are_not_read() {
         let source = r##"
             // crate::a
             /* crate::b /* crate::c */ crate::d */
@@ -402,20 +456,22 @@ mod the_rules {
     }
 
     #[test]
-    fn see_a_file_without_its_sentence() {
-        assert_eq!(first_line("//! Does one job.\n//!\n//! More."), [""; 0]);
+    fn a_file_without_its_sentence_is_found() {
+        let wrong = |source: &str| first_sentence(source).len();
+        assert_eq!(wrong("//! Does one job.\n//!\n//! More. And more."), 0);
+        assert_eq!(wrong("//! Does one job\n//! on two lines.\nuse x;"), 0);
         assert_eq!(
-            first_line("//! The grammar (RFC 9110, section 5.6.2), e.g. tokens.\n"),
-            [""; 0]
+            wrong("//! Grammar (RFC 9110, section 5.6.2), e.g. tokens.\n"),
+            0
         );
-        assert_eq!(first_line("use x;\n").len(), 1);
-        assert_eq!(first_line("//! Does one job\n//! in two lines.").len(), 1);
-        assert_eq!(first_line("//! Does one job. And another.").len(), 1);
-        assert_eq!(first_line("").len(), 1);
+        assert_eq!(wrong("use x;\n"), 1);
+        assert_eq!(wrong("//! Does one job\n//!\n//! on two lines."), 1);
+        assert_eq!(wrong("//! Does one job. And another."), 1);
+        assert_eq!(wrong(""), 1);
     }
 
     #[test]
-    fn see_a_name_that_must_be_absent() {
+    fn a_crate_that_must_be_absent_is_found() {
         let wrong = |path: &str, source: &str| absences(Path::new(path), source).len();
         assert_eq!(
             wrong("src/feed/log.rs", "use async_nats::Message; // hyper"),
@@ -439,7 +495,7 @@ mod the_rules {
     }
 
     #[test]
-    fn see_a_file_that_is_too_long_without_its_tests() {
+    fn a_file_that_is_too_long_without_its_tests_is_found() {
         assert_eq!(length(&"x\n".repeat(LINES_MAX)), [""; 0]);
         assert_eq!(length(&"x\n".repeat(LINES_MAX + 1)).len(), 1);
         assert_eq!(
@@ -449,12 +505,12 @@ mod the_rules {
     }
 
     #[test]
-    fn see_a_second_word_and_a_second_provider() {
+    fn a_coined_word_and_a_second_provider_are_found() {
         assert_eq!(
-            vocabulary("struct Feed; let topic: Option<Topic>; // struct Topic"),
+            coined_names("struct Feed; let door: Option<Door>; // struct Door"),
             [""; 0]
         );
-        assert_eq!(vocabulary("pub struct Topic;").len(), 1);
+        assert_eq!(coined_names("pub struct Door;").len(), 1);
         assert_eq!(
             providers("name = \"aws-lc-rs\"\nname = \"ring\"\nname = \"aws-lc-sys\"\n").len(),
             2

@@ -1,8 +1,8 @@
 //! Imports between the files of a folder of `src`: they form no cycle.
 //!
-//! An edge leads from a file to the file that defines what it uses. Paths are followed through modules,
-//! imports and re-exports, so `pub use` in a `mod.rs` adds no edge. `mod` declarations
-//! and tests add none either.
+//! An edge leads from a file to the file that defines what it uses. Paths are followed through
+//! modules, imports and re-exports, so `pub use` in a `mod.rs` adds no edge. `mod` declarations and
+//! tests add none either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -349,7 +349,8 @@ fn read_path(tokens: &[Token], at: usize) -> (ModulePath, usize) {
     (path, end)
 }
 
-/// `src/feed/cursor/past.rs` is `feed::cursor::past`, `src/feed/mod.rs` is `feed`, `src/lib.rs` the root.
+/// `src/feed/cursor/past.rs` is `feed::cursor::past`, `src/feed/mod.rs` is `feed`, `src/lib.rs` the
+/// root.
 fn module_path(file: &Path) -> ModulePath {
     let mut path: ModulePath = file
         .with_extension("")

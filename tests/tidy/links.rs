@@ -120,7 +120,8 @@ fn link_targets(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Anchors of the headings: lower case, without punctuation, spaces as hyphens, repeated ones numbered.
+/// Anchors of the headings: lower case, without punctuation, spaces as hyphens, repeated ones
+/// numbered.
 fn anchors(text: &str) -> Vec<String> {
     let mut anchors: Vec<String> = Vec::new();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();

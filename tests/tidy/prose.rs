@@ -239,8 +239,8 @@ fn is_excepted(after: &[(usize, String)], exceptions: &[&str]) -> bool {
         .is_some_and(|word| exceptions.contains(&word))
 }
 
-/// Words of a text in small letters with their lines. Punctuation is a word of its own, so that no phrase crosses it;
-/// markers of comments and underscores are not.
+/// Words of a text in small letters with their lines. Punctuation is a word of its own, so that no
+/// phrase crosses it; markers of comments and underscores are not.
 fn words(text: &str) -> Vec<(usize, String)> {
     let mut found: Vec<(usize, String)> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -284,7 +284,8 @@ fn comments() -> Vec<Text> {
     })
 }
 
-/// Pages of the documentation and the reference configuration, a line as a piece, without code blocks.
+/// Pages of the documentation and the reference configuration, a line as a piece, without code
+/// blocks.
 fn documents() -> Vec<Text> {
     let mut files = markdown_files(root());
     files.retain(|file| !file.ends_with("CHANGELOG.md") && !file.ends_with("GLOSSARY.md"));

@@ -124,7 +124,8 @@ fn quote_or_lifetime(chars: &[char], at: usize) -> usize {
             .count()
 }
 
-/// End of `b"..."`, `r#"..."#`, `br"..."`, `c"..."` or `b'x'`; `at` itself for a name that begins with these letters.
+/// End of `b"..."`, `r#"..."#`, `br"..."`, `c"..."` or `b'x'`; `at` itself for a name that begins
+/// with these letters.
 fn prefixed_literal(chars: &[char], at: usize) -> usize {
     let letters = chars[at..]
         .iter()
