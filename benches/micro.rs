@@ -38,7 +38,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
         position: Position {
             tag: tag(),
             seq,
-            check: Some(seq as u16),
+            fingerprint: Some(seq as u16),
         },
         subject: subject.clone(),
         name: None,
@@ -70,7 +70,7 @@ fn encode(criterion: &mut Criterion) {
     let position = Position {
         tag: tag(),
         seq: 18_422,
-        check: Some(0x7d3e),
+        fingerprint: Some(0x7d3e),
     };
     let text = |bytes| "x".repeat(bytes).into_bytes();
     let lines = vec!["x".repeat(63); 16].join("\n").into_bytes();
@@ -226,7 +226,7 @@ fn seed(criterion: &mut Criterion) {
             Position {
                 tag: tag(),
                 seq: 1,
-                check: None,
+                fingerprint: None,
             },
         );
         bencher.iter_custom(|rounds| {

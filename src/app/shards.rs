@@ -89,7 +89,7 @@ impl Shards {
             let probe = loop_lag.run_probe();
             if place == 0 {
                 tokio::spawn(probe);
-                tokio::spawn(feed::answer());
+                tokio::spawn(feed::run_dispatcher());
                 serve(bound, &context, &tokens);
                 continue;
             }
@@ -99,7 +99,7 @@ impl Shards {
             let shard = move || {
                 runtime.block_on(async {
                     tokio::spawn(probe);
-                    tokio::spawn(feed::answer());
+                    tokio::spawn(feed::run_dispatcher());
                     serve(bound, &context, &tokens);
                     // Tokens held here would make the drain wait for this thread, which waits for
                     // the drain.

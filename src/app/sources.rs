@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::feed::buffer::History;
+use crate::feed::buffer::ArchiveAccess;
 use crate::feed::replay::ReplaySlots;
 use crate::feed::{self, Budget, CoreSource, Limits, RepublishSource, Source, StreamBuffer};
 use crate::http::config::{Delivery, SourceConfig};
@@ -140,7 +140,7 @@ impl Sources {
             delivery,
         } = wanted.clone();
         let archive = self.nats.archive(stream, identity.as_deref(), &filters);
-        let past = History {
+        let past = ArchiveAccess {
             archive,
             reach: filters.clone(),
             replays: self.replays.clone(),

@@ -163,7 +163,7 @@ fn route(route: &RouteConfig) -> Value {
         "expired": match route.expired { Expired::Auto => "auto", Expired::Status => "status", Expired::Gap => "gap" },
         "slow": {
             "lag": route.slow.lag,
-            "stall_timeout": format_duration(route.slow.patience),
+            "stall_timeout": format_duration(route.slow.stall_timeout),
             "retry": format_duration(route.slow.retry),
             "policy": match route.slow.policy {
                 SlowPolicy::Shed => "shed",

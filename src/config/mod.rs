@@ -44,7 +44,7 @@ pub struct Config {
     /// From which shares of the file descriptors on something is done.
     pub file_descriptors: limit::Thresholds,
     /// How many replays there may be.
-    pub replays: feed::replay::Config,
+    pub replays: feed::replay::ReplayLimits,
     /// How a drain proceeds.
     pub drain: lifecycle::drain::Config,
     /// Presence: which client is connected to which pod.
@@ -71,7 +71,7 @@ impl Default for Config {
             window_bytes_max,
             feeds_max,
             file_descriptors: limit::Thresholds::default(),
-            replays: feed::replay::Config::default(),
+            replays: feed::replay::ReplayLimits::default(),
             drain: lifecycle::drain::Config::default(),
             presence: presence::Config::default(),
             log: telemetry::logs::Config::default(),

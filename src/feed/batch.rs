@@ -1,4 +1,9 @@
-//! What one read brings: encoded events and gaps, in order.
+//! Result of one read: encoded events and gaps, in order.
+//!
+//! The event stream owns the batch and reuses it, so a read allocates nothing. An event is either
+//! shared (a reference to the bytes that all clients of the feed use) or copied together with its
+//! neighbours into one chunk. Copying is cheaper for a replay of small events; sharing is cheaper
+//! for the newest event, which all clients receive at the same time.
 
 use std::time::Instant;
 
@@ -7,85 +12,87 @@ use crate::sse::{Position, Tier};
 
 use super::Gap;
 
-/// The items of one read. Kept by whoever reads and used again: a read allocates nothing.
+/// Items of one read.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// In the order of the source.
+    /// Events and gaps, in the order of the source.
     pub items: Vec<Item>,
-    /// Small events that stand side by side are copied into one piece, for a reader that hands them out as they are.
+    /// Copy small neighbouring events into one chunk instead of sharing each. For readers that
+    /// write the bytes unchanged.
     ///
-    /// To copy two hundred bytes is less than to count a reference to them up and down: the counts of a million events
-    /// are a million places in memory that nobody has looked at for long.
-    pub copies: bool,
+    /// Copying 200 bytes costs less than incrementing and decrementing a reference count: the
+    /// counts of a million events are a million cold cache lines.
+    pub copy_small: bool,
     copy: RunBuilder,
-    /// What the copy that was begun will say.
-    begun: Option<Copied>,
+    /// Description of the copy in progress.
+    copied_events: Option<Copied>,
 }
 
-/// One thing that a reader is given.
+/// One item of a batch.
 #[derive(Debug)]
 pub enum Item {
-    /// An event.
+    /// One event, shared.
     Event {
-        /// Its encoding.
+        /// Encoded event.
         frame: Frame,
-        /// Where it stands.
+        /// Position of the event.
         position: Position,
-        /// How much it matters.
+        /// Tier on this route.
         tier: Tier,
-        /// When this process received it.
+        /// Time of receipt from NATS.
         received: Instant,
     },
-    /// Small events side by side.
+    /// Small neighbouring events, copied into one chunk.
     Copied {
-        /// Their encodings, in memory that is lent: it is used again once the chunk is dropped.
+        /// The encoded events, in pooled memory that is reused once the chunk is dropped.
         chunk: Chunk,
-        /// How many, and where they stand.
+        /// Count and position.
         copied: Copied,
     },
     /// Events are missing before the next item.
     Gap {
-        /// Why, and how many.
+        /// Reason and count.
         gap: Gap,
-        /// Where the reader stands once it has been told.
+        /// Position of the reader after the gap.
         position: Position,
     },
 }
 
-/// What is known of events that were copied together.
+/// Description of events that were copied together.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied {
-    /// How many.
+    /// Number of events.
     pub events: u64,
-    /// Where the last of them stands.
+    /// Position of the last event.
     pub position: Position,
-    /// When this process received the oldest of them.
+    /// Earliest time of receipt among them.
     pub received: Instant,
 }
 
-/// 1 KiB: to copy more costs more than to count references.
+/// 1 KiB: copying a larger event costs more than counting a reference.
 pub(super) const COPIED_EVENT_MAX: usize = 1024;
 
-/// 32 KiB: what a turn of an event stream takes, and the first cache of a core holds.
+/// 32 KiB: the size of one write of an event stream, and of a core's L1 data cache.
 pub(super) const COPIED_MAX: usize = 32 * 1024;
 
 impl Batch {
-    /// Adds what is no event.
+    /// Appends an item that is not a copied event.
     pub(super) fn push(&mut self, item: Item) {
         self.seal();
         self.items.push(item);
     }
 
-    /// Adds an event. One that is the last to be had now is shared: what all clients are waiting for is one piece of
-    /// memory that all sockets are given.
+    /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
+    /// all sockets send the same memory.
     pub(super) fn push_event(
         &mut self,
         frame: &Frame,
         (position, tier, received): (Position, Tier, Instant),
         is_last: bool,
     ) {
-        let is_copied =
-            self.copies && frame.len() <= COPIED_EVENT_MAX && !(is_last && self.begun.is_none());
+        let is_copied = self.copy_small
+            && frame.len() <= COPIED_EVENT_MAX
+            && !(is_last && self.copied_events.is_none());
         if !is_copied {
             self.push(Item::Event {
                 frame: frame.clone(),
@@ -98,7 +105,7 @@ impl Batch {
         if self.copy.len() + frame.len() > COPIED_MAX {
             self.seal();
         }
-        match &mut self.begun {
+        match &mut self.copied_events {
             Some(copied) => {
                 let received = copied.received.min(received);
                 *copied = Copied {
@@ -109,7 +116,7 @@ impl Batch {
             }
             None => {
                 self.copy.begin(COPIED_MAX);
-                self.begun = Some(Copied {
+                self.copied_events = Some(Copied {
                     events: 1,
                     position,
                     received,
@@ -119,9 +126,9 @@ impl Batch {
         self.copy.push(frame);
     }
 
-    /// Ends the copy that was begun: what follows is another item.
+    /// Ends the copy in progress; the next event starts another item.
     pub(super) fn seal(&mut self) {
-        if let Some(copied) = self.begun.take() {
+        if let Some(copied) = self.copied_events.take() {
             self.items.push(Item::Copied {
                 chunk: self.copy.finish(),
                 copied,

@@ -1,4 +1,20 @@
-//! The recent events of one JetStream stream, once for the whole pod, and the feeds that are made of them.
+//! Stream buffer: the recent events of one JetStream stream, and the feeds that select from it.
+//!
+//! A pod follows each stream with one consumer. Its tailer appends through [`StreamWriter`]; the
+//! buffer keeps the events in order within [`Limits`], indexes them by subject, and appends each to
+//! every feed whose filters match (a trie over all filters, with a cache per subject). A feed
+//! exists while it has a reader: the first reader creates it and fills it from the subject index,
+//! without a scan of the buffer; the last one removes it.
+//!
+//! ```text
+//! events:  [base ..................... end)   running indexes, ascending sequence numbers
+//! gaps:        ^ position, index of the event that follows
+//! floor:   every event after this sequence number is in `events`
+//! head:    the last sequence number that the writer passed
+//! ```
+//!
+//! One mutex guards the state. It is locked before the lock of a feed, never after. Events are
+//! encoded before locking, and tasks are woken after its release.
 
 mod opening;
 mod writer;
@@ -13,10 +29,10 @@ use slab::Slab;
 use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 
+use super::archive::Archive;
 use super::budget::{Budget, Evict};
-use super::encoded::{EncodedEvent, LOOKS};
+use super::encoded::{EncodedEvent, PREFETCH_AHEAD};
 use super::feed::Feed;
-use super::history::Archive;
 use super::notify::WakeList;
 use super::options::Named;
 use super::replay::{ReplayMember, ReplayPool, ReplaySlots};
@@ -27,24 +43,24 @@ use super::{FeedOptions, Gap, Limits, OpenError};
 
 pub use writer::StreamWriter;
 
-/// The reading side.
+/// Reading side of a stream buffer.
 pub struct StreamBuffer {
     name: Arc<str>,
     budget: Arc<Budget>,
-    replayer: Option<Arc<ReplayPool>>,
-    /// What the source has ready for the writer, by its own word.
+    replay_pool: Option<Arc<ReplayPool>>,
+    /// Messages that the stream has ready for the writer, as the server reports it.
     pending: AtomicU64,
     state: Mutex<State>,
 }
 
-/// What lies behind a log's window.
+/// Access to the stored events of a stream that are older than the buffer.
 #[derive(Clone, Debug)]
-pub struct History {
-    /// Where it is read.
+pub struct ArchiveAccess {
+    /// Source of the stored events.
     pub archive: Arc<dyn Archive>,
-    /// Everything that any reader can ask for.
+    /// Every filter that any route can request.
     pub reach: FilterSet,
-    /// The places of all replays.
+    /// Replay slots of the process.
     pub replays: Arc<ReplaySlots>,
 }
 
@@ -53,103 +69,105 @@ struct State {
     /// Running index of the first of `events`.
     base: u64,
     bytes: usize,
-    /// Where events are missing, for feeds that are made later; never more than events.
-    holes: VecDeque<Hole>,
+    /// Gaps for feeds that are created later; bounded by the number of events.
+    gaps: VecDeque<BufferGap>,
     index: SubjectIndex,
     limits: Limits,
-    /// Where the writer is; none before it began.
+    /// Position of the writer; `None` before it starts.
     head: Option<Position>,
-    /// Everything after this sequence number is in `events`.
+    /// Every event after this sequence number is in `events`.
     floor: u64,
-    interest: SubjectTrie,
+    trie: SubjectTrie,
     feeds: Slab<Arc<Feed>>,
     keys: HashMap<Key, usize>,
-    /// The writer is still on its way to where readers begin.
+    /// The writer has not reached the point where readers may start.
     catching_up: bool,
     /// NATS rejects the writer until an operator changes something.
     rejected: bool,
     ended: bool,
 }
 
-/// Events are missing behind a position.
+/// Events are missing after a position.
 #[derive(Clone, Copy, Debug)]
-struct Hole {
+struct BufferGap {
     gap: Gap,
     position: Position,
-    /// The running index of the event that follows.
+    /// Running index of the next event.
     index: u64,
     since: Instant,
 }
 
-/// What makes two readers share a feed.
+/// Readers with the same key share a feed.
 type Key = (FilterSet, Arc<FeedOptions>);
 
-/// A log and its writer. Without a past, what is not in memory any more is lost to readers.
+/// Creates a buffer and its writer. Without an archive, events that leave memory are lost to
+/// readers that have not read them.
 #[must_use]
 pub fn channel(
     name: impl Into<Arc<str>>,
     limits: Limits,
     budget: &Arc<Budget>,
-    past: Option<History>,
+    access: Option<ArchiveAccess>,
 ) -> (StreamWriter, Arc<StreamBuffer>) {
     let state = State {
         events: VecDeque::new(),
         base: 0,
         bytes: 0,
-        holes: VecDeque::new(),
+        gaps: VecDeque::new(),
         index: SubjectIndex::default(),
         limits,
         head: None,
         floor: 0,
-        interest: SubjectTrie::default(),
+        trie: SubjectTrie::default(),
         feeds: Slab::new(),
         keys: HashMap::new(),
         catching_up: false,
         rejected: false,
         ended: false,
     };
-    let replayer =
-        past.map(|past| ReplayPool::new(&past.replays, past.archive, past.reach, budget));
-    let log = Arc::new(StreamBuffer {
+    let replay_pool =
+        access.map(|access| ReplayPool::new(&access.replays, access.archive, access.reach, budget));
+    let buffer = Arc::new(StreamBuffer {
         name: name.into(),
         budget: budget.clone(),
-        replayer,
+        replay_pool,
         pending: AtomicU64::new(0),
         state: Mutex::new(state),
     });
-    let shrink: Arc<dyn Evict> = log.clone();
-    budget.join(Arc::downgrade(&shrink));
-    (StreamWriter::new(&log), log)
+    let evictable: Arc<dyn Evict> = buffer.clone();
+    budget.register(Arc::downgrade(&evictable));
+    (StreamWriter::new(&buffer), buffer)
 }
 
-// === impl Log ===
+// === impl StreamBuffer ===
 
 impl StreamBuffer {
-    /// The name of the stream.
+    /// Name of the stream.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// The tag of its ids; none before the writer began.
+    /// Tag of the stream's event ids; `None` before the writer starts.
     #[must_use]
     pub fn tag(&self) -> Option<SourceTag> {
         self.lock().head.map(|head| head.tag)
     }
 
-    /// Whether readers may begin.
+    /// True if readers may start.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.lock().is_ready()
     }
 
-    /// Whether NATS rejects reading the stream until an operator changes something.
+    /// True if NATS rejects reading the stream until an operator changes something.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         self.lock().rejected
     }
 
-    /// Messages that the source has ready and the writer has not taken: 0 while it is on its way to where readers begin.
+    /// Messages that the stream has ready and the writer has not received; 0 before the writer has
+    /// caught up.
     #[must_use]
     pub fn pending(&self) -> u64 {
         if self.is_ready() {
@@ -159,12 +177,12 @@ impl StreamBuffer {
         }
     }
 
-    /// Changes how much is kept; takes effect with the next event.
+    /// Changes the limits, from the next event on.
     pub fn set_limits(&self, limits: Limits) {
         self.lock().limits = limits;
     }
 
-    /// Drops what is too old at this time, here and in every feed.
+    /// Evicts events older than the age limit, here and in every feed.
     pub fn sweep(&self, now: Instant) {
         let mut state = self.lock();
         state.evict(now);
@@ -173,7 +191,7 @@ impl StreamBuffer {
         }
     }
 
-    /// Events and bytes in memory, and feeds.
+    /// Events and bytes in memory, and the number of feeds.
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         let state = self.lock();
@@ -181,34 +199,35 @@ impl StreamBuffer {
         (state.events.len(), state.bytes + entries, state.feeds.len())
     }
 
-    /// Serves readers that are behind the window, until the log is gone. To be spawned once.
+    /// Runs the replays of this stream. To be spawned once; pending forever without an archive.
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
-        let replayer = self.replayer.clone();
+        let replay_pool = self.replay_pool.clone();
         async move {
-            match replayer {
-                Some(replayer) => replayer.run().await,
+            match replay_pool {
+                Some(replay_pool) => replay_pool.run().await,
                 None => std::future::pending().await,
             }
         }
     }
 
-    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
-        self.replayer.as_ref()?.enter(feed, after)
+    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+        self.replay_pool.as_ref()?.join(feed, after)
     }
 
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = self.lock();
-        // Both locks: an event that is appended is either before the head and in the feed, or neither.
+        // Under both locks: an appended event is either before the head and in the feed, or
+        // neither.
         (index >= feed.lock().window.end())
             .then_some(state.head)
             .flatten()
     }
 
-    /// The last reader of a feed has left: the feed goes too, since the log can make it again.
-    pub(super) fn left(&self, feed: &Arc<Feed>) {
+    /// Removes a feed after its last reader has left. The buffer can create it again.
+    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
         let mut state = self.lock();
-        let key = (feed.filters.clone(), feed.profile.clone());
-        // Another reader may have come between its own lock and this one.
+        let key = (feed.filters.clone(), feed.options.clone());
+        // A reader may have joined between its own lock and this one.
         if !feed.lock().readers.is_empty() {
             return;
         }
@@ -217,7 +236,7 @@ impl StreamBuffer {
         };
         if Arc::ptr_eq(&state.feeds[slot], feed) {
             state.keys.remove(&key);
-            state.interest.remove(&feed.filters, slot);
+            state.trie.remove(&feed.filters, slot);
             let gone = state.feeds.remove(slot);
             drop(state);
             drop(gone);
@@ -231,11 +250,12 @@ impl StreamBuffer {
 
 impl Evict for StreamBuffer {
     fn last_read(&self) -> u64 {
-        // Feeds are what clients read; the log gives first among equals, since it can be filled again.
+        // Clients read feeds; the buffer is evicted first among equals, because feeds keep their
+        // events.
         0
     }
 
-    fn shrink(&self) -> bool {
+    fn evict_half(&self) -> bool {
         let mut state = self.lock();
         let count = state.events.len().div_ceil(2);
         for _ in 0..count {
@@ -247,7 +267,7 @@ impl Evict for StreamBuffer {
 
 impl std::fmt::Debug for StreamBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Log({})", self.name)
+        write!(f, "StreamBuffer({})", self.name)
     }
 }
 
@@ -258,34 +278,34 @@ impl State {
         self.head.is_some() && !self.catching_up && !self.ended
     }
 
-    fn append(&mut self, logged: &[Arc<EncodedEvent>], now: Instant, news: &mut WakeList) {
-        let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(logged.len());
+    fn append(&mut self, encoded: &[Arc<EncodedEvent>], now: Instant, wake_list: &mut WakeList) {
+        let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(encoded.len());
         let mut found = Vec::new();
-        for (place, one) in logged.iter().enumerate() {
+        for (place, one) in encoded.iter().enumerate() {
             debug_assert!(
                 self.head
                     .is_none_or(|head| head.tag == one.event.position.tag
                         && head.seq < one.event.position.seq),
-                "a log ascends"
+                "sequence numbers in a buffer ascend"
             );
             let (subject, index) = (&one.event.subject, self.base + self.events.len() as u64);
             self.index.push(subject, index, |feeds| {
-                feeds.matches(&self.interest, subject, &mut found)
+                feeds.matches(&self.trie, subject, &mut found)
             });
             self.bytes += one.frame.len();
             self.events.push_back(one.clone());
             self.head = Some(one.event.position);
             wanted.extend(found.drain(..).map(|feed| (feed, place)));
         }
-        // One lock and one wake per feed: its events side by side, still in order.
+        // One lock and one notification per feed, with its events in order.
         wanted.sort_unstable();
         let mut named = Named::default();
         for group in wanted.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
             let events = group
                 .iter()
-                .map(|(_, place)| named.show(&logged[*place], &feed.profile, *place));
-            feed.append(events, news);
+                .map(|(_, place)| named.show(&encoded[*place], &feed.options, *place));
+            feed.append(events, wake_list);
         }
         self.evict(now);
     }
@@ -293,72 +313,72 @@ impl State {
     fn feed(
         &mut self,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
-        log: &StreamBuffer,
+        options: &Arc<FeedOptions>,
+        buffer: &StreamBuffer,
         tag: SourceTag,
     ) -> Result<Arc<Feed>, OpenError> {
-        let key = (filters, profile.clone());
+        let key = (filters, options.clone());
         if let Some(slot) = self.keys.get(&key) {
             return Ok(self.feeds[*slot].clone());
         }
         let floor = Position {
             tag,
             seq: self.floor,
-            check: None,
+            fingerprint: None,
         };
-        let feed = Feed::new(key.0.clone(), profile.clone(), floor, &log.budget)
+        let feed = Feed::new(key.0.clone(), options.clone(), floor, &buffer.budget)
             .ok_or(OpenError::TooManyFeeds)?;
         self.seed(&feed);
         let slot = self.feeds.insert(feed.clone());
-        self.interest.insert(&key.0, slot);
+        self.trie.insert(&key.0, slot);
         self.keys.insert(key, slot);
         Ok(feed)
     }
 
-    /// Fills a feed before anyone can read it: the log's events through its index, never by a scan.
+    /// Fills a new feed before it has readers, through the subject index.
     fn seed(&self, feed: &Feed) {
         let window = &mut feed.lock().window;
-        let mut holes = self.holes.iter().peekable();
+        let mut gaps = self.gaps.iter().peekable();
         let found = self.index.find(&feed.filters);
         window.reserve(found.len());
-        for some in found.chunks(LOOKS) {
-            EncodedEvent::look_at(some.iter().filter_map(|index| self.get(*index)));
+        for some in found.chunks(PREFETCH_AHEAD) {
+            EncodedEvent::prefetch(some.iter().filter_map(|index| self.get(*index)));
             let mut rest = some;
             while let Some(first) = rest.first() {
-                while let Some(hole) = holes.next_if(|hole| hole.index <= *first) {
-                    window.push_gap(hole.gap, hole.position, GapSide::Behind, hole.since);
+                while let Some(gap) = gaps.next_if(|gap| gap.index <= *first) {
+                    window.push_gap(gap.gap, gap.position, GapSide::After, gap.since);
                 }
-                let until = holes.peek().map_or(u64::MAX, |hole| hole.index);
+                let until = gaps.peek().map_or(u64::MAX, |gap| gap.index);
                 let (before, behind) = rest.split_at(rest.partition_point(|index| *index < until));
                 let events = before.iter().filter_map(|index| self.get(*index));
-                window.append(events.map(|logged| feed.profile.show(logged.clone())));
+                window.append(events.map(|encoded| feed.options.show(encoded.clone())));
                 rest = behind;
             }
         }
-        for hole in holes {
-            window.push_gap(hole.gap, hole.position, GapSide::Behind, hole.since);
+        for gap in gaps {
+            window.push_gap(gap.gap, gap.position, GapSide::After, gap.since);
         }
     }
 
-    fn push_hole(&mut self, gap: Gap, position: Position, since: Instant) {
+    fn push_gap(&mut self, gap: Gap, position: Position, since: Instant) {
         let index = self.base + self.events.len() as u64;
-        self.holes.push_back(Hole {
+        self.gaps.push_back(BufferGap {
             gap,
             position,
             index,
             since,
         });
-        if self.holes.len() > self.limits.events {
-            self.pop_hole();
+        if self.gaps.len() > self.limits.events {
+            self.pop_gap();
         }
     }
 
-    /// Forgets the oldest hole: to a reader before it nothing can be promised.
-    fn pop_hole(&mut self) {
-        let Some(hole) = self.holes.pop_front() else {
+    /// Removes the oldest gap. Completeness can no longer be promised to a reader before it.
+    fn pop_gap(&mut self) {
+        let Some(gap) = self.gaps.pop_front() else {
             return;
         };
-        self.floor = self.floor.max(hole.position.seq + 1);
+        self.floor = self.floor.max(gap.position.seq + 1);
     }
 
     fn get(&self, index: u64) -> Option<&Arc<EncodedEvent>> {
@@ -366,17 +386,17 @@ impl State {
             .get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 
-    /// The check of the message at this sequence number, if it is in memory.
-    fn check_at(&self, seq: u64) -> Option<u16> {
+    /// Fingerprint of the message at this sequence number, if it is in memory.
+    fn fingerprint_at(&self, seq: u64) -> Option<u16> {
         let place = self
             .events
-            .partition_point(|logged| logged.event.position.seq < seq);
+            .partition_point(|encoded| encoded.event.position.seq < seq);
         self.events
             .get(place)
-            .filter(|logged| logged.event.position.seq == seq)?
+            .filter(|encoded| encoded.event.position.seq == seq)?
             .event
             .position
-            .check
+            .fingerprint
     }
 
     fn evict(&mut self, now: Instant) {
@@ -391,9 +411,9 @@ impl State {
         }
         let (base, age) = (self.base, self.limits.age);
         let is_old =
-            |hole: &Hole| hole.index <= base && now.saturating_duration_since(hole.since) > age;
-        while self.holes.front().is_some_and(is_old) {
-            self.pop_hole();
+            |gap: &BufferGap| gap.index <= base && now.saturating_duration_since(gap.since) > age;
+        while self.gaps.front().is_some_and(is_old) {
+            self.pop_gap();
         }
     }
 
@@ -405,12 +425,8 @@ impl State {
         self.bytes -= first.frame.len();
         self.floor = self.floor.max(first.event.position.seq);
         self.index.pop(&first.event.subject);
-        while self
-            .holes
-            .front()
-            .is_some_and(|hole| hole.index < self.base)
-        {
-            self.holes.pop_front();
+        while self.gaps.front().is_some_and(|gap| gap.index < self.base) {
+            self.gaps.pop_front();
         }
     }
 
@@ -418,7 +434,7 @@ impl State {
         while !self.events.is_empty() {
             self.pop();
         }
-        self.holes.clear();
+        self.gaps.clear();
         self.floor = floor;
     }
 }

@@ -1,14 +1,19 @@
-//! Core subjects on demand: subscribed to when the first reader comes, numbered by one counter of the process.
+//! Core source: core NATS subjects, subscribed to while they have readers.
 //!
 //! ```text
-//! OnDemand::open -> Feeds (lease.rs) -> CoreWriter::change -> one subscription for each filter, made by `nats`
-//! NATS message -> CoreWriter::append -> one number, one encoding -> every feed with the filter of its subscription
+//! CoreSource::open -> FeedMap -> CoreWriter::change -> one subscription per filter, made by `nats`
+//! NATS message -> CoreWriter::append -> one number, one encoding
+//!              -> every feed with the filter of its subscription
 //! ```
 //!
-//! Numbers are allocated by several threads (a new feed takes one), but only [`CoreWriter`] appends. A number counts as
-//! *complete* when every event up to it is in the window of every feed that wants it. A reader that begins, and a
-//! checkpoint, take the complete number as their position, so that no position is ahead of an event that is still to be
-//! appended.
+//! Core messages have no sequence numbers, so the process assigns them. Several threads allocate
+//! numbers (each new feed takes one), but only [`CoreWriter`] appends. A number is *complete* when
+//! every event up to it is in the window of every feed that matches. A new reader and a checkpoint
+//! take the complete number as their position, so no position is ahead of an event that is yet to
+//! be appended.
+//!
+//! Core subjects have no archive: a position that has left the window, or that another
+//! process assigned, results in a gap.
 
 mod subscriptions;
 #[cfg(test)]
@@ -32,107 +37,113 @@ use super::{Budget, Cursor, FeedOptions, Gap, GapReason, OpenError, Opened, Outc
 pub use subscriptions::SubscriptionKey;
 pub use writer::{Change, CoreWriter, FAN_OUT_MAX, FeedKey, Received};
 
-/// A feed that a reader waits for, for the side that subscribes.
+/// Request to subscribe for a new feed, sent to the side that owns the NATS connection.
 #[derive(Debug)]
 pub struct SubscribeRequest<W> {
-    /// Its filters.
+    /// Filters of the feed.
     pub filters: FilterSet,
-    /// Where its events go.
+    /// Writer of the feed's events.
     pub writer: W,
 }
 
-/// Demands as the upstream side receives them; bounded.
+/// Receiving end of the subscribe requests; bounded.
 pub type SubscribeRequests<W> = mpsc::Receiver<SubscribeRequest<W>>;
 
-/// How many demands wait to be received: those of a reconnect storm; readers wait in turn.
-pub(super) const DEMANDS_MAX: usize = 1024;
+/// 1024 subscribe requests wait to be received: those of a reconnect storm. Further readers wait in
+/// turn.
+pub(super) const REQUESTS_MAX: usize = 1024;
 
-/// The reading side of core subjects: all of one process count in one sequence under one tag.
+/// Reading side of the core subjects. All feeds of a process share one sequence and one tag.
 #[derive(Debug)]
 pub struct CoreSource {
-    numbers: Arc<Numbers>,
-    demands: mpsc::Sender<SubscribeRequest<super::feed_map::FeedLease>>,
+    sequence: Arc<SequenceCounter>,
+    requests: mpsc::Sender<SubscribeRequest<super::feed_map::FeedLease>>,
     feeds: Arc<FeedMap>,
 }
 
-/// The sequence of one process. A number is never reused: a feed that is made again continues the sequence.
+/// Sequence of one process. A number is never reused: a feed that is created again continues the
+/// sequence.
 #[derive(Debug)]
-struct Numbers {
+struct SequenceCounter {
     tag: SourceTag,
-    /// The number allocated last.
+    /// Number allocated last.
     last: AtomicU64,
-    /// Every event up to this number is in the windows of the feeds that want it.
+    /// Every event up to this number is in the windows of all feeds that match it.
     complete: AtomicU64,
 }
 
-/// Core subjects under a tag: the side of the readers, and the one writer of all their feeds.
+/// Creates a core source under this tag, and the one writer of all its feeds.
 #[must_use]
 pub fn channel(tag: SourceTag, budget: &Arc<Budget>) -> (Arc<CoreSource>, CoreWriter) {
-    let (demands, received) = mpsc::channel(DEMANDS_MAX);
-    let numbers = Arc::new(Numbers {
+    let (requests, received) = mpsc::channel(REQUESTS_MAX);
+    let sequence = Arc::new(SequenceCounter {
         tag,
         last: AtomicU64::new(0),
         complete: AtomicU64::new(0),
     });
     let core = Arc::new(CoreSource {
-        numbers: numbers.clone(),
-        demands,
+        sequence: sequence.clone(),
+        requests,
         feeds: FeedMap::new(budget),
     });
-    (core, CoreWriter::new(numbers, received, budget))
+    (core, CoreWriter::new(sequence, received, budget))
 }
 
-// === impl OnDemand ===
+// === impl CoreSource ===
 
 impl CoreSource {
-    /// The tag of this process's ids.
+    /// Tag of this process's event ids.
     #[must_use]
     pub fn tag(&self) -> SourceTag {
-        self.numbers.tag
+        self.sequence.tag
     }
 
-    /// Opens a reader; returns when its subscriptions are confirmed, so that nothing published later is missed.
+    /// Opens a reader. Returns after its subscriptions are confirmed, so that it receives
+    /// everything published later.
     ///
     /// # Errors
-    /// [`OpenError::NotReady`] when they were not confirmed in time, [`OpenError::TooManyFeeds`] at the limit.
+    /// [`OpenError::NotReady`] if they are not confirmed in time, [`OpenError::TooManyFeeds`] at
+    /// the limit.
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
+        options: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
-        // A number of its own: a reader that comes back may have missed what was published while no feed existed.
-        let found = self.feeds.find(filters, profile, || self.numbers.take())?;
+        // A new feed takes a number: a returning reader may have missed messages while no feed
+        // existed.
+        let found = self.feeds.find(filters, options, || self.sequence.take())?;
         let opened = self.join(found.feed.clone(), start);
-        found.stands(&self.demands, |lease| lease).await?;
+        found.wait_subscribed(&self.requests, |lease| lease).await?;
         Ok(opened)
     }
 
-    /// Feeds, and the events and bytes in them.
+    /// Number of feeds, events and bytes.
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         self.feeds.size()
     }
 
-    /// Drops what is too old at this time.
+    /// Evicts events older than the age limit.
     pub fn sweep(&self, now: Instant) {
         self.feeds.sweep(now);
     }
 
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = feed.lock();
-        // Under the feed's lock: nothing is appended between the look at its end and the look at the numbers.
-        (index >= state.window.end()).then(|| self.numbers.complete())
+        // Under the feed's lock: nothing is appended between reading its end and reading the
+        // sequence.
+        (index >= state.window.end()).then(|| self.sequence.complete())
     }
 
-    pub(super) fn left(&self, feed: &Arc<Feed>) {
-        self.feeds.left(feed);
+    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
+        self.feeds.reader_left(feed);
     }
 
     fn join(self: &Arc<Self>, feed: Arc<Feed>, start: Start) -> Opened {
         let state = feed.lock();
-        // The newest entry and the floor of a new feed may be later than what is complete everywhere.
-        let complete = self.numbers.complete();
+        // The newest entry and the floor of a new feed may be later than the complete number.
+        let complete = self.sequence.complete();
         let newest = state
             .window
             .end()
@@ -145,70 +156,71 @@ impl CoreSource {
             seq: complete.seq.max(newest),
             ..complete
         };
-        let live = (state.window.end_place(), head);
+        let live = (state.window.end_offset(), head);
         let gap = |reason| {
             Outcome::Gap(Gap {
                 reason,
                 missed: None,
             })
         };
-        let (outcome, (place, position)) = match start {
+        let (outcome, (offset, position)) = match start {
             Start::Live => (Outcome::Live, live),
-            Start::Lost(reason) => (gap(reason), live),
+            Start::Unknown(reason) => (gap(reason), live),
             Start::After(at) if at.tag != self.tag() => (gap(GapReason::Restarted), live),
-            Start::After(at) if at.seq > self.numbers.last() => (gap(GapReason::Ahead), live),
-            Start::After(at) => match state.window.place_after(at.seq) {
-                Some(place) => (Outcome::Window, (place, at)),
+            Start::After(at) if at.seq > self.sequence.last() => (gap(GapReason::Ahead), live),
+            Start::After(at) => match state.window.offset_after(at.seq) {
+                Some(offset) => (Outcome::Window, (offset, at)),
                 None => {
                     let position = Position {
                         tag: self.tag(),
                         seq: state.window.floor(),
-                        check: None,
+                        fingerprint: None,
                     };
                     (
                         gap(GapReason::Expired),
-                        (state.window.oldest_place(), position),
+                        (state.window.oldest_offset(), position),
                     )
                 }
             },
         };
         drop(state);
-        let key = feed.join(place, position);
+        let key = feed.join(offset, position);
         Opened {
-            cursor: Cursor::new(Origin::Core(self.clone()), feed, key, place, position),
+            cursor: Cursor::new(Origin::Core(self.clone()), feed, key, offset, position),
             outcome,
         }
     }
 }
 
-// === impl Numbers ===
+// === impl SequenceCounter ===
 
-impl Numbers {
+impl SequenceCounter {
     /// Allocates the next number.
     fn take(&self) -> Position {
         let seq = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         Position {
             tag: self.tag,
             seq,
-            check: None,
+            fingerprint: None,
         }
     }
 
-    /// The number allocated last.
+    /// Returns the number allocated last.
     fn last(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
     }
 
-    /// Every event up to this one is in the windows of the feeds that want it.
+    /// Returns the last complete number as a position.
     fn complete(&self) -> Position {
         Position {
             tag: self.tag,
             seq: self.complete.load(Ordering::Acquire),
-            check: None,
+            fingerprint: None,
         }
     }
 
-    /// Marks everything up to this number as appended. Only the one writer calls it, in ascending order.
+    /// Marks everything up to this number as complete. Called only by the writer, in ascending
+    /// order.
     fn set_complete(&self, seq: u64) {
         self.complete.store(seq, Ordering::Release);
     }

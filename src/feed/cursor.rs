@@ -1,14 +1,32 @@
-//! A reader's place in a feed: what it reads next, and how far behind it is.
+//! Cursor: one reader's position in a feed.
+//!
+//! A cursor reads from the window of its feed, in three modes that differ in what may be skipped:
+//! [`Cursor::poll_read`], [`Cursor::poll_read_slow`] with a [`Shedder`], and
+//! [`Cursor::poll_read_throttled`] with a [`Throttle`]. A position older than the window is read
+//! from the archive first (`cursor/replay.rs`).
+//!
+//! ```text
+//!             start_replay                     caught up
+//!    seek ---------------> replaying (archive) ----------> reading (window)
+//!                               ^                               |
+//!                               +--- evicted past the cursor ---+
+//! ```
+//!
+//! The offset is a running index plus totals (events, bytes, gaps) before it, so lag and missed
+//! events are differences of two offsets. The reader's entry in the feed has a copy of offset and
+//! position, for two reasons: the lag of a stalled reader is visible from outside, and the
+//! dispatcher advances it when it writes to the reader's sink. The owner calls [`Cursor::resync`]
+//! before the next read.
 
-mod history;
 mod probe;
+mod replay;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::sse::Position;
 
-use super::encoded::LOOKS;
+use super::encoded::PREFETCH_AHEAD;
 use super::feed::Feed;
 use super::replay::ReplayMember;
 use super::shed::{GapRun, Shedder};
@@ -20,27 +38,28 @@ use super::{Batch, Gap, GapReason, Item};
 
 pub use probe::{CursorProbe, Lag};
 
-/// One reader of one feed. It moves only when a read returns, or when it follows what was given past it.
+/// One reader of one feed. It advances when a read returns, and by [`Self::resync`] after direct
+/// writes.
 #[derive(Debug)]
 pub struct Cursor {
     origin: Origin,
-    standing: CursorProbe,
-    place: Offset,
+    probe: CursorProbe,
+    offset: Offset,
     position: Position,
-    /// Events up to here are passed in silence: the reader has them from elsewhere.
-    skip: Position,
-    /// The reader is behind the window and reads the archive.
+    /// Events up to here are skipped silently: the reader already has them.
+    skip_through: Position,
+    /// Set while the position is older than the window and the archive is read.
     replay: Option<Box<ReplayMember>>,
-    /// The last read left nothing, and the reader is woken when there is more.
-    waits: bool,
+    /// The last read returned everything, and the reader will be woken for more.
+    is_waiting: bool,
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// Items were added to the batch.
     Some,
-    /// The reader has everything there will ever be, or its source rejects it until an operator changes something.
+    /// The feed has ended, or its source is rejected until an operator changes something.
     Ended,
 }
 
@@ -49,112 +68,115 @@ impl Cursor {
         origin: Origin,
         feed: Arc<Feed>,
         key: usize,
-        place: Offset,
+        offset: Offset,
         position: Position,
     ) -> Self {
         Self {
             origin,
-            standing: CursorProbe { feed, key },
-            place,
+            probe: CursorProbe { feed, key },
+            offset,
             position,
-            skip: position,
+            skip_through: position,
             replay: None,
-            waits: false,
+            is_waiting: false,
         }
     }
 
-    /// A reader that joins a feed at its end, which may not have begun yet.
+    /// Creates a reader at the end of a feed, which may not have started yet.
     pub(super) fn at_end(origin: Origin, feed: Arc<Feed>) -> Self {
-        let (place, position) = {
+        let (offset, position) = {
             let state = feed.lock();
             let floor = Position {
                 tag: state.window.tag(),
                 seq: state.window.floor(),
-                check: None,
+                fingerprint: None,
             };
-            (state.window.end_place(), state.head.unwrap_or(floor))
+            (state.window.end_offset(), state.head.unwrap_or(floor))
         };
-        let key = feed.join(place, position);
-        Self::new(origin, feed, key, place, position)
+        let key = feed.join(offset, position);
+        Self::new(origin, feed, key, offset, position)
     }
 
     pub(super) fn feed(&self) -> &Feed {
-        &self.standing.feed
+        &self.probe.feed
     }
 
-    /// Goes to the end of a feed that knows where it is; false if it does not.
-    pub(super) fn go_to_end(&mut self) -> bool {
-        let mut state = self.standing.feed.lock();
+    /// Moves to the end of a feed that has a head; false if it has none.
+    pub(super) fn seek_to_end(&mut self) -> bool {
+        let mut state = self.probe.feed.lock();
         let Some(head) = state.head else { return false };
-        (self.place, self.position, self.skip) = (state.window.end_place(), head, head);
-        state.readers.moved(self.standing.key, self.place, head);
+        (self.offset, self.position, self.skip_through) = (state.window.end_offset(), head, head);
+        state
+            .readers
+            .set_position(self.probe.key, self.offset, head);
         true
     }
 
-    /// Goes to behind a position, if everything after it is in the window.
+    /// Moves after a position, if everything after it is in the window.
     pub(super) fn seek(&mut self, position: Position) -> bool {
-        let mut state = self.standing.feed.lock();
-        let Some(place) = state.window.place_after(position.seq) else {
+        let mut state = self.probe.feed.lock();
+        let Some(offset) = state.window.offset_after(position.seq) else {
             return false;
         };
-        (self.place, self.position, self.skip) = (place, position, position);
-        state.readers.moved(self.standing.key, place, position);
+        (self.offset, self.position, self.skip_through) = (offset, position, position);
+        state.readers.set_position(self.probe.key, offset, position);
         true
     }
 
-    /// Begins to read the archive behind a position, or else what is left in the window; false if it can only do that.
-    pub(super) fn replay(&mut self, position: Position) -> bool {
-        self.replay = self.origin.enter(&self.standing.feed, position.seq);
-        (self.position, self.skip) = (position, position);
-        let mut state = self.standing.feed.lock();
+    /// Starts to read the archive after a position. If no replay slot is free it returns false, and
+    /// the reader continues with the oldest entry in the window.
+    pub(super) fn start_replay(&mut self, position: Position) -> bool {
+        self.replay = self.origin.join_replay(&self.probe.feed, position.seq);
+        (self.position, self.skip_through) = (position, position);
+        let mut state = self.probe.feed.lock();
         if self.replay.is_none() {
-            self.place = state.window.oldest_place();
+            self.offset = state.window.oldest_offset();
         }
-        state.readers.moved(self.standing.key, self.place, position);
+        state
+            .readers
+            .set_position(self.probe.key, self.offset, position);
         self.replay.is_some()
     }
 
-    /// Says where the reader can be given events while it waits: past this cursor, which then has to [`Self::follow`].
-    pub fn set_outlet(&self, outlet: Arc<dyn DirectSink>) {
-        self.standing
+    /// Sets the sink for direct writes while the reader is idle. They bypass the cursor: call
+    /// [`Self::resync`] before the next read.
+    pub fn set_sink(&self, sink: Arc<dyn DirectSink>) {
+        self.probe
             .feed
             .lock()
             .readers
-            .set_outlet(self.standing.key, outlet);
+            .set_sink(self.probe.key, sink);
     }
 
-    /// Goes to where the reader stands since it was given something through its outlet.
-    pub fn follow(&mut self) {
-        if let Some((place, position)) = self
-            .standing
-            .feed
-            .lock()
-            .readers
-            .standing(self.standing.key)
+    /// Takes over the position that direct writes have advanced.
+    pub fn resync(&mut self) {
+        if let Some((offset, position)) = self.probe.feed.lock().readers.position_of(self.probe.key)
         {
-            (self.place, self.position) = (place, position);
+            (self.offset, self.position) = (offset, position);
         }
     }
 
-    /// Whether it reads the archive.
+    /// True while it reads the archive.
     #[must_use]
     pub fn is_replaying(&self) -> bool {
         self.replay.is_some()
     }
 
-    /// Whether the last read took all there was and noted whom to wake for more: to read again before that is idle.
+    /// True if the last read returned everything and registered the waker: another read before the
+    /// wake would return nothing.
     #[must_use]
-    pub fn waits(&self) -> bool {
-        self.waits
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 
-    /// The position of the last event that was read, or where the reader began.
+    /// Position of the last event read, or the initial position.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Adds items to the batch until it holds `budget` bytes, at least one if there is one; otherwise notes whom to wake.
+    /// Adds items to the batch until it holds `budget` bytes, and at least one item if there is
+    /// one. Otherwise it registers the waker.
     pub fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -164,28 +186,29 @@ impl Cursor {
         self.poll(context, batch, budget, None, None)
     }
 
-    /// As [`Self::poll_read`], for a slow reader: some of what waits in the window is passed by, and told as a gap before
-    /// what follows it.
+    /// Like [`Self::poll_read`], for a slow reader: the shedder skips events in the window, and a
+    /// gap before the next item reports them.
     pub fn poll_read_slow(
         &mut self,
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        relief: &mut Shedder,
+        shedder: &mut Shedder,
     ) -> Poll<Read> {
-        self.poll(context, batch, budget, Some(relief), None)
+        self.poll(context, batch, budget, Some(shedder), None)
     }
 
-    /// As the other two, as fast as `pace` allows. Pending with events that wait: whoever paces knows until when.
-    pub fn poll_read_paced(
+    /// Like the other two, at the rate of `throttle`. It can be pending although events are
+    /// available: the throttle's owner knows until when.
+    pub fn poll_read_throttled(
         &mut self,
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        relief: Option<&mut Shedder>,
-        pace: &mut dyn Throttle,
+        shedder: Option<&mut Shedder>,
+        throttle: &mut dyn Throttle,
     ) -> Poll<Read> {
-        self.poll(context, batch, budget, relief, Some(pace))
+        self.poll(context, batch, budget, shedder, Some(throttle))
     }
 
     fn poll(
@@ -193,17 +216,17 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        relief: Option<&mut Shedder>,
-        mut pace: Option<&mut dyn Throttle>,
+        shedder: Option<&mut Shedder>,
+        mut throttle: Option<&mut dyn Throttle>,
     ) -> Poll<Read> {
-        self.waits = false;
+        self.is_waiting = false;
         if self.replay.is_some() {
-            let read = self.poll_replay(context, batch, budget, lend(&mut pace));
+            let read = self.poll_replay(context, batch, budget, reborrow(&mut throttle));
             if self.replay.is_some() || read.is_ready() {
                 return read;
             }
         }
-        self.poll_window(context, batch, budget, relief, pace)
+        self.poll_window(context, batch, budget, shedder, throttle)
     }
 
     fn poll_window(
@@ -211,30 +234,30 @@ impl Cursor {
         context: &mut Context<'_>,
         batch: &mut Batch,
         budget: usize,
-        mut relief: Option<&mut Shedder>,
-        pace: Option<&mut dyn Throttle>,
+        mut shedder: Option<&mut Shedder>,
+        throttle: Option<&mut dyn Throttle>,
     ) -> Poll<Read> {
-        let feed = self.standing.feed.clone();
+        let feed = self.probe.feed.clone();
         let mut state = feed.lock();
         let before = batch.items.len();
         let mut run = GapRun::default();
-        let oldest = state.window.oldest_place();
-        if self.place.index < oldest.index {
-            if self.pass_epoch(&state.window, batch) {
+        let oldest = state.window.oldest_offset();
+        if self.offset.index < oldest.index {
+            if self.report_epoch(&state.window, batch) {
                 state
                     .readers
-                    .moved(self.standing.key, self.place, self.position);
+                    .set_position(self.probe.key, self.offset, self.position);
                 return Poll::Ready(Read::Some);
             }
-            let is_overtaken = oldest.before.events > self.place.before.events;
-            if is_overtaken && state.window.is_present(self.place.index) {
-                // Evicted events are still in the archive, which also knows its own gaps.
-                let end = state.window.end_place();
+            let is_overtaken = oldest.before.events > self.offset.before.events;
+            if is_overtaken && state.window.is_current_epoch(self.offset.index) {
+                // The archive still has the evicted events, and its own gaps.
+                let end = state.window.end_offset();
                 drop(state);
-                if let Some(ticket) = self.origin.enter(&feed, self.position.seq) {
-                    self.replay = Some(ticket);
-                    self.place = end;
-                    let read = self.poll_replay(context, batch, budget, pace);
+                if let Some(member) = self.origin.join_replay(&feed, self.position.seq) {
+                    self.replay = Some(member);
+                    self.offset = end;
+                    let read = self.poll_replay(context, batch, budget, throttle);
                     return if batch.items.len() > before {
                         Poll::Ready(Read::Some)
                     } else {
@@ -243,36 +266,37 @@ impl Cursor {
                 }
                 state = feed.lock();
             }
-            let oldest = state.window.oldest_place();
-            if let Some(gap) = oldest.before.missed_since(self.place.before) {
+            let oldest = state.window.oldest_offset();
+            if let Some(gap) = oldest.before.missed_since(self.offset.before) {
                 batch.push(self.gap(gap));
                 run = GapRun::begin(batch);
                 if gap.missed.is_none() {
-                    // Other numbers may have begun in between: what is passed by is no longer what the reader has.
-                    self.skip.seq = 0;
+                    // Another epoch may have started in between; the events skipped are no longer
+                    // known to the reader.
+                    self.skip_through.seq = 0;
                 }
             }
-            if let Some(relief) = &mut relief {
-                relief.passed(oldest.before.events - self.place.before.events);
+            if let Some(shedder) = &mut shedder {
+                shedder.consumed(oldest.before.events - self.offset.before.events);
             }
-            self.place = oldest;
+            self.offset = oldest;
         }
-        self.take(&state.window, batch, budget, run, (relief, pace));
+        self.take(&state.window, batch, budget, run, (shedder, throttle));
         debug_assert!(
-            self.place.index <= state.window.end(),
+            self.offset.index <= state.window.end(),
             "a cursor never passes the head"
         );
         state
             .readers
-            .moved(self.standing.key, self.place, self.position);
+            .set_position(self.probe.key, self.offset, self.position);
         let is_some = batch.items.len() > before;
         if state.ended && !is_some {
             return Poll::Ready(Read::Ended);
         }
-        // Without room in the batch, or at its pace, it may have left something.
-        self.waits = self.place.index == state.window.end() && !state.ended;
-        if self.waits || !is_some {
-            state.readers.wait(self.standing.key, context.waker());
+        // Without room in the batch, or because of the throttle, events may be left.
+        self.is_waiting = self.offset.index == state.window.end() && !state.ended;
+        if self.is_waiting || !is_some {
+            state.readers.wait(self.probe.key, context.waker());
         }
         drop(state);
         if is_some {
@@ -282,94 +306,96 @@ impl Cursor {
         Poll::Pending
     }
 
-    /// Takes what stands in the window at its place, until the batch has `budget` bytes more.
+    /// Reads from the window at its offset until the batch has `budget` more bytes.
     fn take(
         &mut self,
         window: &Window,
         batch: &mut Batch,
         budget: usize,
         mut run: GapRun,
-        (mut relief, mut pace): (Option<&mut Shedder>, Option<&mut dyn Throttle>),
+        (mut shedder, mut throttle): (Option<&mut Shedder>, Option<&mut dyn Throttle>),
     ) {
-        let mut newest = match &relief {
-            Some(relief) if relief.conflates() => window.newest(self.place.index),
+        let mut newest = match &shedder {
+            Some(shedder) if shedder.conflates() => window.newest(self.offset.index),
             _ => Vec::new(),
         };
         let mut bytes = 0;
-        let mut looked_until = if batch.copies {
-            self.place.index + 1
+        let mut prefetched_until = if batch.copy_small {
+            self.offset.index + 1
         } else {
             u64::MAX
         };
         while bytes < budget {
-            let index = self.place.index;
+            let index = self.offset.index;
             let Some(entry) = window.get(index) else {
                 break;
             };
-            if index >= looked_until {
-                // Not for the first: mostly it is alone.
-                window.look_ahead(index);
-                looked_until = index + LOOKS as u64;
+            if index >= prefetched_until {
+                // Not for the first event: it is usually the only one.
+                window.prefetch_from(index);
+                prefetched_until = index + PREFETCH_AHEAD as u64;
             }
             let position = entry.position();
-            let renumbers =
-                matches!(entry, Entry::Gap(marked) if marked.place == GapSide::Renumbered);
-            let has_it =
-                !renumbers && position.tag == self.skip.tag && entry.is_passed(self.skip.seq);
-            self.place.index += 1;
+            let starts_epoch =
+                matches!(entry, Entry::Gap(gap_entry) if gap_entry.side == GapSide::NewEpoch);
+            let is_known = !starts_epoch
+                && position.tag == self.skip_through.tag
+                && entry.is_at_or_before(self.skip_through.seq);
+            self.offset.index += 1;
             match entry {
                 Entry::Event {
-                    logged,
+                    encoded,
                     named,
                     tier,
                 } => {
-                    let frame = named.as_deref().unwrap_or(&logged.frame);
-                    let mut passes = None;
-                    if let Some(relief) = &mut relief {
+                    let frame = named.as_deref().unwrap_or(&encoded.frame);
+                    let mut skip_reason = None;
+                    if let Some(shedder) = &mut shedder {
                         let is_newest = newest.pop_if(|known| *known == index).is_some();
-                        passes = (!has_it && relief.passes_by(*tier, is_newest))
-                            .then(|| relief.reason());
+                        skip_reason = (!is_known && shedder.skips(*tier, is_newest))
+                            .then(|| shedder.reason());
                     }
-                    if let (Some(pace), false, None) = (&mut pace, has_it, passes) {
-                        match pace.ask(*tier, window.is_critical_behind(index)) {
-                            ThrottleDecision::Give => {}
-                            ThrottleDecision::PassBy => passes = Some(GapReason::Slow),
-                            ThrottleDecision::Wait => {
-                                self.place.index = index;
+                    if let (Some(throttle), false, None) = (&mut throttle, is_known, skip_reason) {
+                        match throttle.decide(*tier, window.has_critical_after(index)) {
+                            ThrottleDecision::Deliver => {}
+                            ThrottleDecision::Skip => skip_reason = Some(GapReason::Slow),
+                            ThrottleDecision::Defer => {
+                                self.offset.index = index;
                                 break;
                             }
                         }
                     }
-                    self.place.before.events += 1;
-                    self.place.before.bytes += frame.len() as u64;
-                    if let Some(relief) = &mut relief {
-                        relief.passed(1);
+                    self.offset.before.events += 1;
+                    self.offset.before.bytes += frame.len() as u64;
+                    if let Some(shedder) = &mut shedder {
+                        shedder.consumed(1);
                     }
-                    if let Some(reason) = passes {
-                        // The position stays: whoever comes back with it is given what waits then.
+                    if let Some(reason) = skip_reason {
+                        // The position does not advance: a client that returns with it receives
+                        // what is available then.
                         run.grow(reason, self.position, batch);
                         continue;
                     }
-                    run.interrupt(relief.as_deref());
-                    if has_it {
+                    run.end(shedder.as_deref());
+                    if is_known {
                         continue;
                     }
                     bytes += frame.len();
-                    let is_last = self.place.index == window.end();
-                    batch.push_event(frame, (position, *tier, logged.event.received), is_last);
+                    let is_last = self.offset.index == window.end();
+                    batch.push_event(frame, (position, *tier, encoded.event.received), is_last);
                 }
-                Entry::Gap(marked) => {
-                    let gap = marked.gap;
+                Entry::Gap(gap_entry) => {
+                    let gap = gap_entry.gap;
                     match gap.missed {
-                        Some(missed) => self.place.before.lost += missed,
-                        None => self.place.before.unknown += 1,
+                        Some(missed) => self.offset.before.lost += missed,
+                        None => self.offset.before.unknown += 1,
                     }
-                    if has_it {
+                    if is_known {
                         continue;
                     }
-                    if renumbers {
-                        // What is passed by is no longer what the reader has.
-                        self.skip = position;
+                    if starts_epoch {
+                        // Another epoch: nothing after this entry is known to the reader.
+                        self.skip_through = position;
                     }
                     run = GapRun::default();
                     batch.push(Item::Gap { gap, position });
@@ -380,26 +406,27 @@ impl Cursor {
         batch.seal();
     }
 
-    /// Tells a reader how the present numbers began when what would tell it has fallen out of the window.
-    fn pass_epoch(&mut self, window: &Window, batch: &mut Batch) -> bool {
+    /// Reports the start of the current epoch, if the entry that reports it was evicted.
+    fn report_epoch(&mut self, window: &Window, batch: &mut Batch) -> bool {
         let is_gone = |epoch: &Epoch| {
-            (self.place.index..window.oldest_place().index).contains(&epoch.place.index)
+            (self.offset.index..window.oldest_offset().index).contains(&epoch.start.index)
         };
         let Some(epoch) = window.epoch().filter(is_gone) else {
             return false;
         };
         batch.items.extend(
             epoch
-                .place
+                .start
                 .before
-                .missed_since(self.place.before)
+                .missed_since(self.offset.before)
                 .map(|gap| self.gap(gap)),
         );
         batch.items.push(Item::Gap {
             gap: epoch.gap,
             position: epoch.position,
         });
-        (self.place, self.position, self.skip) = (epoch.behind, epoch.position, epoch.position);
+        (self.offset, self.position, self.skip_through) =
+            (epoch.after, epoch.position, epoch.position);
         true
     }
 
@@ -410,46 +437,44 @@ impl Cursor {
         }
     }
 
-    /// Whether nothing waits to be read.
+    /// True if nothing is left to read.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        self.replay.is_none() && self.place.index >= self.standing.feed.lock().window.end()
+        self.replay.is_none() && self.offset.index >= self.probe.feed.lock().window.end()
     }
 
-    /// Moves the position of a reader that has everything up to where its source is known to be. True if it moved.
+    /// Advances the position of a reader that has everything up to the head of its source. True if
+    /// it advanced.
     pub fn checkpoint(&mut self) -> bool {
         if self.replay.is_some() {
             return false;
         }
-        let Some(head) = self
-            .origin
-            .head_at_end(&self.standing.feed, self.place.index)
-        else {
+        let Some(head) = self.origin.head_at_end(&self.probe.feed, self.offset.index) else {
             return false;
         };
         let moved = head.tag == self.position.tag && head.seq > self.position.seq;
         if moved {
             self.position = head;
-            self.standing
+            self.probe
                 .feed
                 .lock()
                 .readers
-                .moved(self.standing.key, self.place, head);
+                .set_position(self.probe.key, self.offset, head);
         }
         moved
     }
 
-    /// A view for others.
+    /// Shared view of this cursor.
     #[must_use]
-    pub fn standing(&self) -> CursorProbe {
-        self.standing.clone()
+    pub fn probe(&self) -> CursorProbe {
+        self.probe.clone()
     }
 }
 
-/// The same pace for a part of the turn.
-fn lend<'p>(pace: &'p mut Option<&mut dyn Throttle>) -> Option<&'p mut dyn Throttle> {
-    match pace {
-        Some(pace) => Some(&mut **pace),
+/// Reborrows the throttle for a part of the read.
+fn reborrow<'p>(throttle: &'p mut Option<&mut dyn Throttle>) -> Option<&'p mut dyn Throttle> {
+    match throttle {
+        Some(throttle) => Some(&mut **throttle),
         None => None,
     }
 }
@@ -457,12 +482,12 @@ fn lend<'p>(pace: &'p mut Option<&mut dyn Throttle>) -> Option<&'p mut dyn Throt
 impl Drop for Cursor {
     fn drop(&mut self) {
         let last = {
-            let mut state = self.standing.feed.lock();
-            state.readers.remove(self.standing.key);
+            let mut state = self.probe.feed.lock();
+            state.readers.remove(self.probe.key);
             state.readers.is_empty()
         };
         if last {
-            self.origin.left(&self.standing.feed);
+            self.origin.reader_left(&self.probe.feed);
         }
     }
 }

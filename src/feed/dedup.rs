@@ -1,4 +1,8 @@
-//! Messages that a window has already, by their subject and what their publishers call them.
+//! Deduplication of core messages by subject and `Nats-Msg-Id`, within the window of a feed.
+//!
+//! JetStream deduplicates in the server; core NATS does not. The set covers exactly the window: it
+//! is bounded by it, its memory is charged to the same budget, and a duplicate that arrives after
+//! the original was evicted is delivered again.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -6,48 +10,49 @@ use std::sync::Arc;
 
 use super::Budget;
 
-/// The messages of one window that have a `Nats-Msg-Id`; bounded as the window is, and charged to the same budget.
+/// Messages of one window that have a `Nats-Msg-Id`.
 ///
-/// A message is known by a hash of subject and id, 64 bits under a key of this process.
+/// A message is identified by a 64-bit hash of its subject and id under a random key of the
+/// process.
 #[derive(Debug)]
 pub(super) struct Dedup {
-    known: HashSet<u64, BuildHasherDefault<Hashed>>,
-    /// The same with their sequence numbers, oldest first.
+    ids: HashSet<u64, BuildHasherDefault<IdentityHasher>>,
+    /// The same ids with their sequence numbers, oldest first.
     order: VecDeque<(u64, u64)>,
     budget: Arc<Budget>,
 }
 
-/// What one message costs: its entry in the order, and a place in the set, which is a third empty.
-const REPEAT_BYTES: usize = size_of::<(u64, u64)>() + size_of::<u64>() * 3 / 2;
+/// Bytes of one message: its entry in the order, and its place in the set, which is a third empty.
+const ENTRY_BYTES: usize = size_of::<(u64, u64)>() + size_of::<u64>() * 3 / 2;
 
-/// Takes a hash for its own hash.
+/// Hasher that returns its input, which already is a hash.
 #[derive(Debug, Default)]
-pub(super) struct Hashed(u64);
+pub(super) struct IdentityHasher(u64);
 
 impl Dedup {
     pub(super) fn new(budget: &Arc<Budget>) -> Self {
         Self {
-            known: HashSet::default(),
+            ids: HashSet::default(),
             order: VecDeque::new(),
             budget: budget.clone(),
         }
     }
 
-    /// Forgets what left the window: everything up to this sequence number.
-    pub(super) fn forget(&mut self, floor: u64) {
+    /// Removes the messages up to this sequence number, which left the window.
+    pub(super) fn evict_through(&mut self, floor: u64) {
         let before = self.order.len();
         while let Some((_, id)) = self.order.pop_front_if(|(seq, _)| *seq <= floor) {
-            self.known.remove(&id);
+            self.ids.remove(&id);
         }
-        self.budget.sub((before - self.order.len()) * REPEAT_BYTES);
+        self.budget.sub((before - self.order.len()) * ENTRY_BYTES);
     }
 
-    /// Remembers a message that is appended with this sequence number; false if the window has it already.
-    pub(super) fn note(&mut self, id: u64, seq: u64) -> bool {
-        let is_new = self.known.insert(id);
+    /// Adds a message with this sequence number; false if the window already has it.
+    pub(super) fn insert(&mut self, id: u64, seq: u64) -> bool {
+        let is_new = self.ids.insert(id);
         if is_new {
             self.order.push_back((seq, id));
-            self.budget.add(REPEAT_BYTES);
+            self.budget.add(ENTRY_BYTES);
         }
         is_new
     }
@@ -55,17 +60,17 @@ impl Dedup {
 
 impl Drop for Dedup {
     fn drop(&mut self) {
-        self.budget.sub(self.order.len() * REPEAT_BYTES);
+        self.budget.sub(self.order.len() * ENTRY_BYTES);
     }
 }
 
-impl Hasher for Hashed {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Never called with anything but a hash.
+        // Only used if the input is not a `u64`, which does not happen.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -81,15 +86,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_that_left_the_window_may_come_again() {
+    fn duplicate_of_an_evicted_message_is_delivered() {
         let budget = Budget::new(1 << 20, 1);
-        let mut repeats = Dedup::new(&budget);
-        assert!(repeats.note(7, 1) && repeats.note(8, 2));
-        assert_eq!(budget.used(), 2 * REPEAT_BYTES);
-        repeats.forget(1);
-        assert!(!repeats.note(8, 3) && repeats.note(7, 3));
-        repeats.forget(9);
-        assert!(repeats.known.is_empty() && repeats.order.is_empty());
-        assert_eq!(budget.used(), 0, "what is forgotten is given back");
+        let mut dedup = Dedup::new(&budget);
+        assert!(dedup.insert(7, 1) && dedup.insert(8, 2));
+        assert_eq!(budget.used(), 2 * ENTRY_BYTES);
+        dedup.evict_through(1);
+        assert!(!dedup.insert(8, 3) && dedup.insert(7, 3));
+        dedup.evict_through(9);
+        assert!(dedup.ids.is_empty() && dedup.order.is_empty());
+        assert_eq!(budget.used(), 0, "evicted entries release their memory");
     }
 }

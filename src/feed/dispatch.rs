@@ -1,7 +1,21 @@
-//! Goes round the readers of a thread that wait at a feed: hands each what it waits for, or wakes it.
+//! Dispatcher: writes new events to the idle readers of a shard, or wakes them.
 //!
-//! An event for a thousand clients would be a thousand turns of tasks, each of which waits for the memory of a task, of an
-//! event stream and of a cursor, to write the same bytes. A round needs a reader's place and its socket.
+//! An event for a thousand clients would otherwise be a thousand task polls, each with cache misses
+//! on a task, an event stream and a cursor, to write the same bytes. The dispatcher needs only the
+//! reader's offset and its sink.
+//!
+//! A pass visits all idle readers of this shard in one feed, in groups:
+//!
+//! ```text
+//! loop:  lock feed -> commit the previous group -> collect the next group -> unlock
+//!        wake the readers that have to read themselves
+//!        try_send the same EncodedRun to every sink of the group
+//! ```
+//!
+//! Readers in a group have the same offset and so receive the same bytes, which are encoded once
+//! ([`EncodedRun`]). A run that cannot be sent directly (a gap, the end of the feed, more than 32
+//! KiB) wakes the reader instead. The dispatcher is one task per shard; a step is bounded by
+//! [`SENDS_MAX`]. Sinks belong to the same thread, so a reader's task never runs at the same time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,44 +29,50 @@ use super::readers::Readers;
 use super::sink::{DirectSink, EncodedRun, SendOutcome};
 use super::window::Window;
 
-/// One round of one feed.
+/// One pass over the readers of one feed.
 #[derive(Debug)]
 pub(super) struct Pass {
     feed: Arc<Feed>,
-    /// The key of the reader that is next; none before it has begun.
+    /// Key of the next reader; `None` before the pass has started.
     next: Option<usize>,
 }
 
-/// What rounds use again and again, so that they allocate nothing.
+/// Buffers that passes reuse, so that they allocate nothing.
 #[derive(Debug, Default)]
 pub(super) struct Dispatcher {
-    /// Readers that are handed the same piece, and what became of it.
-    group: Vec<Given>,
-    cut: Option<CollectedRun>,
-    woken: Vec<Waker>,
+    /// Readers that are sent the same run, and the outcomes.
+    group: Vec<Recipient>,
+    collected: Option<CollectedRun>,
+    wakers: Vec<Waker>,
     copy: RunBuilder,
 }
 
-/// The key of a reader, its outlet until it is handed something, and what became of that.
-type Given = (usize, Option<Arc<dyn DirectSink>>, SendOutcome);
+/// One reader of the group.
+#[derive(Debug)]
+struct Recipient {
+    key: usize,
+    /// Taken when the run is sent.
+    sink: Option<Arc<dyn DirectSink>>,
+    outcome: SendOutcome,
+}
 
-/// What stands in a window from here to there.
+/// Events between two indexes of a window.
 #[derive(Debug)]
 struct CollectedRun {
     from: u64,
     to: u64,
-    /// None where readers must look at it themselves.
-    piece: Option<EncodedRun>,
+    /// `None` if readers have to read it themselves.
+    run: Option<EncodedRun>,
 }
 
-/// How many readers are handed something in one turn: then the runtime looks for news, as it does after as many tasks.
-const HANDED_MAX: usize = 64;
+/// Writes per step; then the runtime polls for I/O, as it does after the same number of tasks.
+const SENDS_MAX: usize = 64;
 
-/// What is queued for a connection costs a fraction of a write, which follows when the turn is over: the more of them go
-/// into it the better.
-const QUEUED_PER_HANDED: usize = 16;
+/// A queued send costs a fraction of a write: the connection writes all of them together after the
+/// step, the more the better.
+const QUEUED_PER_SEND: usize = 16;
 
-/// So many at once, between two locks of their feed.
+/// Readers per group, sent to between two locks of the feed.
 const GROUP_MAX: usize = 32;
 
 impl Pass {
@@ -62,51 +82,56 @@ impl Pass {
 }
 
 impl Dispatcher {
-    /// Goes on with these rounds as far as one turn allows, and removes those that are over.
-    pub(super) fn turn(&mut self, bell: &Arc<ShardNotifier>, rounds: &mut VecDeque<Pass>) {
-        let mut left = HANDED_MAX * QUEUED_PER_HANDED;
-        while let Some(round) = rounds.front_mut() {
-            if !self.go(bell, round, &mut left) {
+    /// Continues the passes as far as one step allows, and removes the finished ones.
+    pub(super) fn run(&mut self, notifier: &Arc<ShardNotifier>, passes: &mut VecDeque<Pass>) {
+        let mut left = SENDS_MAX * QUEUED_PER_SEND;
+        while let Some(pass) = passes.front_mut() {
+            if !self.step(notifier, pass, &mut left) {
                 return;
             }
-            rounds.pop_front();
+            passes.pop_front();
         }
     }
 
-    /// Goes on with a round. True when every reader was seen.
-    fn go(&mut self, bell: &Arc<ShardNotifier>, round: &mut Pass, left: &mut usize) -> bool {
+    /// Continues a pass. True if every reader was visited.
+    fn step(&mut self, notifier: &Arc<ShardNotifier>, pass: &mut Pass, left: &mut usize) -> bool {
         let before = *left;
         let is_over = loop {
-            let mut state = round.feed.lock();
-            self.settle(&mut state.readers);
-            let is_over = self.gather(
-                bell,
-                &mut round.next,
+            let mut state = pass.feed.lock();
+            self.commit(&mut state.readers);
+            let is_over = self.collect(
+                notifier,
+                &mut pass.next,
                 &mut state,
-                GROUP_MAX.min(left.div_ceil(QUEUED_PER_HANDED)),
+                GROUP_MAX.min(left.div_ceil(QUEUED_PER_SEND)),
             );
             drop(state);
-            // With no lock held: who is woken reads the feed at once.
-            self.woken.drain(..).for_each(Waker::wake);
+            // With no lock held: a woken reader locks the feed at once.
+            self.wakers.drain(..).for_each(Waker::wake);
             if self.group.is_empty() {
                 break is_over;
             }
-            self.hand();
-            *left =
-                left.saturating_sub(self.group.iter().map(|(_, _, handed)| handed.cost()).sum());
+            self.send();
+            *left = left.saturating_sub(
+                self.group
+                    .iter()
+                    .map(|recipient| recipient.outcome.cost())
+                    .sum(),
+            );
         };
-        // An event must not live on because this thread fell silent.
-        self.cut = None;
+        // An event must not stay in memory because this shard becomes idle.
+        self.collected = None;
         if *left < before {
-            round.feed.touch();
+            pass.feed.touch();
         }
         is_over
     }
 
-    /// Gathers who waits for the same piece, so many at most, and wakes who must look itself. True when all were seen.
-    fn gather(
+    /// Collects up to `most` readers of the same run, and the wakers of those that have to read
+    /// themselves. True if all readers were visited.
+    fn collect(
         &mut self,
-        bell: &Arc<ShardNotifier>,
+        notifier: &Arc<ShardNotifier>,
         next: &mut Option<usize>,
         state: &mut State,
         most: usize,
@@ -117,38 +142,44 @@ impl Dispatcher {
             ended,
             ..
         } = state;
-        let Some(thread) = readers.thread_of(bell) else {
+        let Some(shard) = readers.shard_of(notifier) else {
             return true;
         };
-        readers.look_from(next.unwrap_or_default(), most);
+        readers.prefetch_sinks(next.unwrap_or_default(), most);
         let mut from = next.unwrap_or_else(|| {
-            readers.answer(thread);
+            readers.clear_notified(shard);
             0
         });
-        while let Some((key, reader)) = readers.waiting(thread, from) {
-            if reader.place.index == window.end() && !*ended {
+        while let Some((key, reader)) = readers.next_waiting(shard, from) {
+            if reader.offset.index == window.end() && !*ended {
                 from = key + 1;
                 continue;
             }
-            let outlet = reader.outlet.as_ref().filter(|_| !*ended);
-            let is_cut = self
-                .cut
-                .as_ref()
-                .is_some_and(|cut| (cut.from, cut.to) == (reader.place.index, window.end()));
-            if outlet.is_some() && (self.group.len() == most || !is_cut && !self.group.is_empty()) {
+            let sink = reader.sink.as_ref().filter(|_| !*ended);
+            let is_collected = self.collected.as_ref().is_some_and(|collected| {
+                (collected.from, collected.to) == (reader.offset.index, window.end())
+            });
+            if sink.is_some()
+                && (self.group.len() == most || !is_collected && !self.group.is_empty())
+            {
                 *next = Some(key);
                 return false;
             }
-            if outlet.is_some() && !is_cut {
-                self.cut(window, reader.place.index);
+            if sink.is_some() && !is_collected {
+                self.collect_run(window, reader.offset.index);
             }
-            let piece = self.cut.as_ref().and_then(|cut| cut.piece.as_ref());
-            let fits = piece.is_some_and(|piece| piece.follows(reader.place, reader.position));
-            match outlet.filter(|_| fits) {
-                Some(outlet) => self
-                    .group
-                    .push((key, Some(outlet.clone()), SendOutcome::Refused)),
-                None => self.woken.extend(reader.waker.take()),
+            let run = self
+                .collected
+                .as_ref()
+                .and_then(|collected| collected.run.as_ref());
+            let fits = run.is_some_and(|run| run.starts_at(reader.offset, reader.position));
+            match sink.filter(|_| fits) {
+                Some(sink) => self.group.push(Recipient {
+                    key,
+                    sink: Some(sink.clone()),
+                    outcome: SendOutcome::Rejected,
+                }),
+                None => self.wakers.extend(reader.waker.take()),
             }
             from = key + 1;
         }
@@ -156,56 +187,65 @@ impl Dispatcher {
         true
     }
 
-    fn cut(&mut self, window: &Window, from: u64) {
-        let piece = EncodedRun::cut(window, from, &mut self.copy);
-        self.cut = Some(CollectedRun {
+    fn collect_run(&mut self, window: &Window, from: u64) {
+        let run = EncodedRun::from_window(window, from, &mut self.copy);
+        self.collected = Some(CollectedRun {
             from,
             to: window.end(),
-            piece,
+            run,
         });
     }
 
-    /// Hands the piece to those who were gathered, with no lock held.
-    fn hand(&mut self) {
-        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else {
+    /// Sends the run to the group, with no lock held.
+    fn send(&mut self) {
+        let Some(run) = self
+            .collected
+            .as_ref()
+            .and_then(|collected| collected.run.as_ref())
+        else {
             return;
         };
         std::hint::black_box(
             self.group
                 .iter()
-                .filter_map(|(_, outlet, _)| Some(outlet.as_ref()?.look()))
+                .filter_map(|recipient| Some(recipient.sink.as_ref()?.prefetch()))
                 .count(),
         );
-        for (_, outlet, handed) in &mut self.group {
-            *handed = outlet
+        for Recipient { sink, outcome, .. } in &mut self.group {
+            *outcome = sink
                 .take()
-                .map_or(SendOutcome::Refused, |outlet| outlet.hand(piece));
+                .map_or(SendOutcome::Rejected, |sink| sink.try_send(run));
         }
     }
 
-    /// Notes where those stand who took it, and takes the wakers of those who did not, or not whole.
-    fn settle(&mut self, readers: &mut Readers) {
-        let Some(piece) = self.cut.as_ref().and_then(|cut| cut.piece.as_ref()) else {
+    /// Advances the readers that accepted the run, and takes the wakers of those that did not, or
+    /// only in part.
+    fn commit(&mut self, readers: &mut Readers) {
+        let Some(run) = self
+            .collected
+            .as_ref()
+            .and_then(|collected| collected.run.as_ref())
+        else {
             return;
         };
-        for (key, _, handed) in self.group.drain(..) {
-            if handed != SendOutcome::Refused {
-                readers.moved(key, piece.end, piece.last);
+        for Recipient { key, outcome, .. } in self.group.drain(..) {
+            if outcome != SendOutcome::Rejected {
+                readers.set_position(key, run.end, run.last);
             }
-            if matches!(handed, SendOutcome::Kept | SendOutcome::Refused) {
-                self.woken.extend(readers.take(key));
+            if matches!(outcome, SendOutcome::Partial | SendOutcome::Rejected) {
+                self.wakers.extend(readers.take_waker(key));
             }
         }
     }
 }
 
 impl SendOutcome {
-    /// What it takes of a turn.
+    /// Cost of the outcome, in units of a step.
     fn cost(self) -> usize {
         if self == Self::Queued {
             1
         } else {
-            QUEUED_PER_HANDED
+            QUEUED_PER_SEND
         }
     }
 }
@@ -222,24 +262,24 @@ mod tests {
 
     use super::*;
     use crate::feed::{
-        Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, answer,
-        buffer,
+        Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, buffer,
+        run_dispatcher,
     };
     use crate::sse::{Event, Position, SourceTag};
     use crate::subject::{Filter, FilterSet};
 
-    /// Answers always the same, and keeps what it was handed.
+    /// Sink with a fixed outcome that records what it was sent.
     #[derive(Debug)]
     struct Always(SendOutcome, Mutex<Vec<(u64, String)>>);
 
     impl DirectSink for Always {
-        fn look(&self) -> bool {
+        fn prefetch(&self) -> bool {
             true
         }
 
-        fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
-            let text = String::from_utf8(piece.chunk.content().to_vec()).unwrap();
-            self.1.lock().unwrap().push((piece.events, text));
+        fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+            let text = String::from_utf8(run.chunk.content().to_vec()).unwrap();
+            self.1.lock().unwrap().push((run.events, text));
             self.0
         }
     }
@@ -255,46 +295,46 @@ mod tests {
 
     struct Scene {
         writer: StreamWriter,
-        log: Arc<StreamBuffer>,
-        answering: Pin<Box<dyn Future<Output = std::convert::Infallible>>>,
+        buffer: Arc<StreamBuffer>,
+        dispatching: Pin<Box<dyn Future<Output = std::convert::Infallible>>>,
         seq: u64,
     }
 
     struct Reader {
         cursor: Cursor,
-        outlet: Arc<Always>,
+        sink: Arc<Always>,
         wakes: Arc<Wakes>,
     }
 
     impl Scene {
         fn new() -> Self {
-            let (mut writer, log) =
+            let (mut writer, buffer) =
                 buffer::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
             writer.begin(SourceTag::of_stream("S", 1), 0);
             Self {
                 writer,
-                log,
-                answering: Box::pin(answer()),
+                buffer,
+                dispatching: Box::pin(run_dispatcher()),
                 seq: 0,
             }
         }
 
-        fn reader(&self, handed: SendOutcome) -> Reader {
+        fn reader(&self, outcome: SendOutcome) -> Reader {
             let filters = FilterSet::new([Filter::parse("a").unwrap()]);
             let opened = self
-                .log
+                .buffer
                 .open(filters, &Arc::default(), Start::Live)
                 .now_or_never()
                 .unwrap()
                 .unwrap();
-            let outlet = Arc::new(Always(handed, Mutex::default()));
-            opened.cursor.set_outlet(outlet.clone());
+            let sink = Arc::new(Always(outcome, Mutex::default()));
+            opened.cursor.set_sink(sink.clone());
             let mut reader = Reader {
                 cursor: opened.cursor,
-                outlet,
+                sink,
                 wakes: Arc::default(),
             };
-            assert_eq!(reader.read(), None, "it waits");
+            assert_eq!(reader.read(), None, "an idle reader has nothing to read");
             reader
         }
 
@@ -305,7 +345,7 @@ mod tests {
                     position: Position {
                         tag: SourceTag::of_stream("S", 1),
                         seq: self.seq,
-                        check: None,
+                        fingerprint: None,
                     },
                     subject: "a".into(),
                     name: None,
@@ -321,7 +361,7 @@ mod tests {
 
         fn turn(&mut self) {
             assert!(
-                self.answering
+                self.dispatching
                     .as_mut()
                     .poll(&mut Context::from_waker(Waker::noop()))
                     .is_pending()
@@ -330,7 +370,7 @@ mod tests {
     }
 
     impl Reader {
-        /// The sequence numbers that a read brings; none when it waits.
+        /// Number of items that a read returns; `None` if it is pending.
         fn read(&mut self) -> Option<usize> {
             let mut batch = Batch::default();
             let waker = Waker::from(self.wakes.clone());
@@ -343,8 +383,8 @@ mod tests {
             }
         }
 
-        fn handed(&self) -> Vec<(u64, String)> {
-            std::mem::take(&mut *self.outlet.1.lock().unwrap())
+        fn received(&self) -> Vec<(u64, String)> {
+            std::mem::take(&mut *self.sink.1.lock().unwrap())
         }
 
         fn wakes(&self) -> usize {
@@ -363,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_given_one_event_after_the_other_and_is_not_woken() {
+    fn idle_reader_is_sent_each_event_without_being_woken() {
         let mut scene = Scene::new();
         let mut readers = [
             scene.reader(SendOutcome::Sent),
@@ -372,66 +412,66 @@ mod tests {
         for data in ["1", "2", "3"] {
             scene.append(&[data]);
             assert!(
-                readers.iter().all(|reader| reader.handed().is_empty()),
-                "not while the writer writes"
+                readers.iter().all(|reader| reader.received().is_empty()),
+                "the writer does not send"
             );
             scene.turn();
             for reader in &readers {
                 assert_eq!(
-                    (texts(&reader.handed()), reader.wakes()),
+                    (texts(&reader.received()), reader.wakes()),
                     (vec![data.to_owned()], 0)
                 );
                 assert_eq!(
                     reader
                         .cursor
-                        .standing()
+                        .probe()
                         .position()
                         .map(|position| position.seq),
                     Some(scene.seq)
                 );
-                assert_eq!(reader.cursor.standing().lag(Instant::now()).events, 0);
+                assert_eq!(reader.cursor.probe().lag(Instant::now()).events, 0);
             }
         }
         for reader in &mut readers {
-            reader.cursor.follow();
+            reader.cursor.resync();
             assert_eq!(
                 (reader.cursor.position().seq, reader.read()),
                 (3, None),
-                "it goes on behind what it was given"
+                "the cursor continues after the events that were sent"
             );
         }
     }
 
     #[test]
-    fn what_has_come_together_is_one_piece_for_everyone_up_to_32_kib() {
+    fn events_up_to_32_kib_are_sent_as_one_run() {
         let mut scene = Scene::new();
         let mut reader = scene.reader(SendOutcome::Sent);
         scene.append(&["1", "2"]);
         scene.append(&["3"]);
         scene.turn();
-        let handed = reader.handed();
+        let received = reader.received();
         assert_eq!(
-            (texts(&handed), handed[0].0, reader.wakes()),
+            (texts(&received), received[0].0, reader.wakes()),
             (vec!["1,2,3".to_owned()], 3, 0)
         );
         let large = "x".repeat(20_000);
         scene.append(&[&large, &large]);
         scene.turn();
         assert_eq!(
-            (reader.handed().len(), reader.wakes()),
+            (reader.received().len(), reader.wakes()),
             (0, 1),
-            "more than a turn is read by its task"
+            "a larger run is read by the reader's task"
         );
-        reader.cursor.follow();
+        reader.cursor.resync();
         assert_eq!(reader.read(), Some(1));
     }
 
     #[test]
-    fn who_refuses_is_woken_and_reads_and_who_keeps_is_woken_behind_it() {
+    fn rejected_run_is_read_by_the_task_and_partial_run_is_not_read_again() {
         let mut scene = Scene::new();
         let (mut refuses, mut keeps) = (
-            scene.reader(SendOutcome::Refused),
-            scene.reader(SendOutcome::Kept),
+            scene.reader(SendOutcome::Rejected),
+            scene.reader(SendOutcome::Partial),
         );
         scene.append(&["1"]);
         scene.turn();
@@ -439,12 +479,12 @@ mod tests {
         scene.append(&["2"]);
         scene.turn();
         assert_eq!(
-            (refuses.handed().len(), keeps.handed().len()),
+            (refuses.received().len(), keeps.received().len()),
             (1, 1),
-            "neither waits any more"
+            "neither reader is idle"
         );
-        refuses.cursor.follow();
-        keeps.cursor.follow();
+        refuses.cursor.resync();
+        keeps.cursor.resync();
         assert_eq!(
             (refuses.cursor.position().seq, keeps.cursor.position().seq),
             (0, 1)
@@ -457,13 +497,13 @@ mod tests {
     }
 
     #[test]
-    fn gaps_and_ends_are_left_to_tasks() {
+    fn gaps_and_the_end_of_a_feed_are_read_by_the_task() {
         let mut scene = Scene::new();
         let mut reader = scene.reader(SendOutcome::Sent);
         scene.writer.gap(GapReason::Upstream, None);
         scene.append(&["1"]);
         scene.turn();
-        assert_eq!((reader.handed().len(), reader.wakes()), (0, 1));
+        assert_eq!((reader.received().len(), reader.wakes()), (0, 1));
         assert_eq!(
             (reader.read(), reader.read()),
             (Some(2), None),
@@ -471,54 +511,54 @@ mod tests {
         );
         drop(scene.writer);
         scene
-            .answering
+            .dispatching
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()))
             .is_pending()
             .then_some(())
             .unwrap();
-        assert_eq!(reader.wakes(), 2, "the end");
+        assert_eq!(reader.wakes(), 2, "woken for the end of the feed");
     }
 
     #[tokio::test]
-    async fn more_readers_are_given_what_their_connections_write_together() {
+    async fn queued_sends_cost_a_fraction_of_a_step() {
         let mut scene = Scene::new();
-        let readers: Vec<_> = (0..10 * HANDED_MAX)
+        let readers: Vec<_> = (0..10 * SENDS_MAX)
             .map(|_| scene.reader(SendOutcome::Queued))
             .collect();
         scene.append(&["1"]);
         scene.turn();
         let given = readers
             .iter()
-            .filter(|reader| (texts(&reader.handed()), reader.wakes()) == (vec!["1".into()], 0));
+            .filter(|reader| (texts(&reader.received()), reader.wakes()) == (vec!["1".into()], 0));
         assert_eq!(given.count(), readers.len());
     }
 
     #[tokio::test]
-    async fn a_turn_gives_to_a_bounded_number_of_readers_and_those_who_are_late_get_more_at_once() {
+    async fn step_sends_to_a_bounded_number_of_readers_and_late_ones_receive_events_together() {
         let mut scene = Scene::new();
-        let readers: Vec<_> = (0..HANDED_MAX + 10)
+        let readers: Vec<_> = (0..SENDS_MAX + 10)
             .map(|_| scene.reader(SendOutcome::Sent))
             .collect();
         scene.append(&["1"]);
         scene.turn();
         let given = readers
             .iter()
-            .filter(|reader| !reader.outlet.1.lock().unwrap().is_empty())
+            .filter(|reader| !reader.sink.1.lock().unwrap().is_empty())
             .count();
-        assert_eq!(given, HANDED_MAX);
+        assert_eq!(given, SENDS_MAX);
         scene.append(&["2"]);
         for _ in 0..8 {
             scene.turn();
         }
         for (nth, reader) in readers.iter().enumerate() {
-            let expected = if nth < HANDED_MAX {
+            let expected = if nth < SENDS_MAX {
                 vec!["1", "2"]
             } else {
                 vec!["1,2"]
             };
             assert_eq!(
-                (texts(&reader.handed()), reader.wakes()),
+                (texts(&reader.received()), reader.wakes()),
                 (expected.iter().map(ToString::to_string).collect(), 0)
             );
         }

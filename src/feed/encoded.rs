@@ -1,4 +1,10 @@
-//! One event as a log holds it: encoded once, counted in the budget, and laid out for those who read a million of them.
+//! Event in its encoded form, shared by all feeds, and the prefetch of such events from memory.
+//!
+//! Each event is encoded once, for all routes that do not rename it. Readers of a replay or of a
+//! large window touch a million of them, one cache miss each, if the memory is not fetched ahead:
+//! the field order of [`EncodedEvent`] and the two prefetch functions are for that. Both read one
+//! word per cache line into [`black_box`], because the loads of several events overlap, while the
+//! updates of reference counts wait for each other.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -12,31 +18,32 @@ use crate::sse::encode::Frame;
 use super::batch::COPIED_EVENT_MAX;
 use super::budget::{Budget, Reservation};
 
-/// An event as the log holds it: the payload and its encoding without a route's name, shared by all who want it.
+/// Encoded event: the payload, and its encoding without a route's event name.
 ///
-/// In this order: what a reader looks at stands beside the counts of the references, and so do an event's position and
-/// receipt, which are its first.
+/// The field order is deliberate: the fields that a reader uses are next to the reference counts,
+/// and so are the first fields of [`Event`], its position and time of receipt.
 #[derive(Debug)]
 #[repr(C)]
 pub struct EncodedEvent {
-    /// Its encoding under its own name.
+    /// Encoding under the event's own name.
     pub frame: Frame,
-    /// The event, without its payload: see [`EncodedEvent::data`].
+    /// The event without its payload, see [`EncodedEvent::data`].
     pub event: Event,
-    /// Where the payload stands in the encoding; otherwise the event has it.
+    /// Range of the payload in the encoding; otherwise `event` has the payload.
     payload: Option<Range<u32>>,
-    /// What it takes of the budget; given back when the last holder lets go.
-    _charge: Reservation,
+    /// Memory budget of this event, released with the last reference.
+    _reservation: Reservation,
 }
 
 impl EncodedEvent {
-    /// Encodes an event, once for everyone. The payload then lies in the frame's own bytes where it can.
+    /// Encodes an event. The payload is then kept only inside the frame, if it is in one piece
+    /// there.
     #[must_use]
     pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {
         let frame = Frame::event(event.name.as_ref(), &event.data, event.position);
-        let place =
+        let narrow =
             |range: Range<usize>| Some(range.start.try_into().ok()?..range.end.try_into().ok()?);
-        let payload = frame.find(&event.data).and_then(place);
+        let payload = frame.payload_range(&event.data).and_then(narrow);
         if payload.is_some() {
             event.data = Bytes::new();
         }
@@ -45,59 +52,62 @@ impl EncodedEvent {
             frame,
             event,
             payload,
-            _charge: budget.charge(bytes),
+            _reservation: budget.reserve(bytes),
         })
     }
 
-    /// The payload as published.
+    /// Payload as published.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         match &self.payload {
-            Some(range) => self.frame.found(range.start as usize..range.end as usize),
+            Some(range) => self.frame.slice(range.start as usize..range.end as usize),
             None => &self.event.data,
         }
     }
 
-    /// Looks at events whose references are about to be counted, a few at a time: a look does not wait for the look
-    /// before, so that the memory of all of them is fetched at once, while each count waits for its own.
-    pub(super) fn look_at<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
-        // Where they are first: those places, too, lie apart from each other, and none is to wait for what lies behind it.
+    /// Prefetches events whose reference counts are about to be changed.
+    pub(super) fn prefetch<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
+        // Pointers first: they are spread over memory too, and their loads should not wait for the
+        // events.
         black_box(
             events
                 .clone()
-                .map(|logged| Arc::as_ptr(logged).addr())
+                .map(|encoded| Arc::as_ptr(encoded).addr())
                 .fold(0, usize::wrapping_add),
         );
         black_box(
             events
-                .map(|logged| Arc::strong_count(logged) + usize::from(logged.event.tier.is_some()))
+                .map(|encoded| {
+                    Arc::strong_count(encoded) + usize::from(encoded.event.tier.is_some())
+                })
                 .sum::<usize>(),
         );
     }
 }
 
-/// The same of encodings that are about to be copied: at each line of memory that they take.
-pub(super) fn look_into<'f>(frames: impl Iterator<Item = &'f Frame>) {
-    let look = |frame: &Frame| {
+/// Prefetches encodings that are about to be copied, every cache line of them.
+pub(super) fn prefetch_frames<'f>(frames: impl Iterator<Item = &'f Frame>) {
+    let touch = |frame: &Frame| {
         let bytes = frame.bytes();
         bytes
             .iter()
-            .step_by(LINE_BYTES)
+            .step_by(CACHE_LINE_BYTES)
             .chain(bytes.last())
             .map(|byte| usize::from(*byte))
             .sum::<usize>()
     };
-    // What is larger is shared.
+    // Larger frames are shared, not copied.
     black_box(
         frames
             .filter(|frame| frame.len() <= COPIED_EVENT_MAX)
-            .map(look)
+            .map(touch)
             .sum::<usize>(),
     );
 }
 
-/// What a core fetches at once.
-const LINE_BYTES: usize = 64;
+/// Size of a cache line.
+const CACHE_LINE_BYTES: usize = 64;
 
-/// How many events are looked at ahead: more than a core fetches at once, few enough for its first cache.
-pub(super) const LOOKS: usize = 32;
+/// Number of events to prefetch: more than the loads a core has in flight, and few enough for its
+/// L1 cache.
+pub(super) const PREFETCH_AHEAD: usize = 32;

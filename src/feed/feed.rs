@@ -1,4 +1,9 @@
-//! The events of one source that match one set of filters, as one route shows them: what cursors read.
+//! Feed: the events of one source that match one set of filters, shared by all their readers.
+//!
+//! A feed holds one [`Window`] and the table of its [`Readers`] under one mutex. Its writer (the
+//! stream buffer or a subscription) appends and collects the shards to notify; after the lock is
+//! released, the caller wakes them. Readers lock the feed for one read or one checkpoint. The lock
+//! is held for a few lines at a time and never while a task is woken or a socket is written.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,40 +19,40 @@ use super::readers::Readers;
 use super::window::{GapSide, Offset, Window};
 use super::{FeedOptions, Gap};
 
-/// One feed. Its writer is the log (or the subscription) that made it; its readers are cursors.
+/// One feed. It is written by the source that created it and read through cursors.
 pub(super) struct Feed {
     pub(super) filters: FilterSet,
-    pub(super) profile: Arc<FeedOptions>,
+    pub(super) options: Arc<FeedOptions>,
     state: Mutex<State>,
-    /// The last reading, in ticks of the budget's order; only compared.
+    /// Number of the last read, for the order of eviction.
     last_read: AtomicU64,
-    _place: FeedSlot,
+    _slot: FeedSlot,
 }
 
-/// Locked for a few lines at a time, never while a task is woken.
+/// State under the lock, which is never held while a task is woken.
 pub(super) struct State {
     pub(super) window: Window,
     pub(super) readers: Readers,
-    /// Everything up to here is in the window or does not match, of a feed that counts on its own.
+    /// Of a feed with its own head: every event up to here is in the window or does not match.
     pub(super) head: Option<Position>,
-    /// The writer is gone: readers end when they have read what is left.
+    /// The writer is gone: readers end after the last entry.
     pub(super) ended: bool,
 }
 
-/// Counts reads of all feeds, so that the least recently read one can be found.
+/// Numbers the reads of all feeds, to find the least recently read one.
 static READS: AtomicU64 = AtomicU64::new(0);
 
 impl Feed {
-    /// A feed without events; none if there may be no more feeds.
+    /// Creates an empty feed; `None` if the budget has no slot.
     pub(super) fn new(
         filters: FilterSet,
-        profile: Arc<FeedOptions>,
+        options: Arc<FeedOptions>,
         floor: Position,
         budget: &Arc<Budget>,
     ) -> Option<Arc<Self>> {
-        let place = budget.add_feed(&filters)?;
+        let slot = budget.add_feed(&filters)?;
         let state = State {
-            window: Window::new(profile.window, floor, budget.clone()),
+            window: Window::new(options.window, floor, budget.clone()),
             readers: Readers::default(),
             head: None,
             ended: false,
@@ -55,19 +60,20 @@ impl Feed {
         let (state, last_read) = (Mutex::new(state), AtomicU64::new(0));
         let feed = Arc::new(Self {
             filters,
-            profile,
+            options,
             state,
             last_read,
-            _place: place,
+            _slot: slot,
         });
         feed.touch();
-        let shrink: Arc<dyn Evict> = feed.clone();
-        budget.join(Arc::downgrade(&shrink));
+        let evictable: Arc<dyn Evict> = feed.clone();
+        budget.register(Arc::downgrade(&evictable));
         Some(feed)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves a window that is whole: every mutator ends in one assignment.
+        // A panic under the lock leaves the window consistent: every mutator ends in one
+        // assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -76,62 +82,62 @@ impl Feed {
             .store(READS.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Appends a batch; who waits is to be told when no lock is held.
+    /// Appends events. The caller wakes `wake_list` after all locks are released.
     pub(super) fn append(
         self: &Arc<Self>,
         events: impl Iterator<Item = Appended>,
-        news: &mut WakeList,
+        wake_list: &mut WakeList,
     ) {
         let mut state = self.lock();
         state.window.append(events);
-        state.readers.tell(self, news);
+        state.readers.notify(self, wake_list);
     }
 
-    /// Marks that events are missing after `position`.
+    /// Appends a gap: events are missing after `position`.
     pub(super) fn append_gap(
         self: &Arc<Self>,
         gap: Gap,
         position: Position,
         now: Instant,
-        news: &mut WakeList,
+        wake_list: &mut WakeList,
     ) {
         let mut state = self.lock();
-        state.window.push_gap(gap, position, GapSide::Behind, now);
-        state.readers.tell(self, news);
+        state.window.push_gap(gap, position, GapSide::After, now);
+        state.readers.notify(self, wake_list);
     }
 
-    /// Goes on behind `floor`, with a gap that tells of it.
-    pub(super) fn renew(
+    /// Continues after `floor` with a gap.
+    pub(super) fn start_epoch(
         self: &Arc<Self>,
         gap: Gap,
         floor: Position,
         now: Instant,
-        news: &mut WakeList,
+        wake_list: &mut WakeList,
     ) {
         let mut state = self.lock();
-        state.window.renew(gap, floor, now);
-        state.readers.tell(self, news);
+        state.window.start_epoch(gap, floor, now);
+        state.readers.notify(self, wake_list);
     }
 
-    /// Says that nothing will ever be appended again.
-    pub(super) fn end(self: &Arc<Self>, news: &mut WakeList) {
+    /// Marks the feed as ended: nothing is appended any longer.
+    pub(super) fn end(self: &Arc<Self>, wake_list: &mut WakeList) {
         let mut state = self.lock();
         state.ended = true;
-        state.readers.tell(self, news);
+        state.readers.notify(self, wake_list);
     }
 
-    /// Adds a reader.
-    pub(super) fn join(&self, place: Offset, position: Position) -> usize {
+    /// Adds a reader and returns its key.
+    pub(super) fn join(&self, offset: Offset, position: Position) -> usize {
         self.touch();
-        self.lock().readers.add(place, position)
+        self.lock().readers.add(offset, position)
     }
 
-    /// Bytes that it holds beside the events that it shares with the log.
+    /// Bytes of the feed without the events that it shares with the buffer.
     pub(super) fn overhead(&self) -> usize {
         self.lock().window.overhead()
     }
 
-    /// Entries and bytes held.
+    /// Number of entries and bytes.
     pub(super) fn size(&self) -> (usize, usize) {
         let state = self.lock();
         (state.window.len(), state.window.bytes())
@@ -143,8 +149,8 @@ impl Evict for Feed {
         self.last_read.load(Ordering::Relaxed)
     }
 
-    fn shrink(&self) -> bool {
-        self.lock().window.halve()
+    fn evict_half(&self) -> bool {
+        self.lock().window.evict_half()
     }
 }
 

@@ -1,4 +1,12 @@
-//! Feeds that live while somebody wants them: made when the first reader comes, kept for a while after the last.
+//! Feeds that exist while they have readers: created on demand, removed after an idle period.
+//!
+//! The core source and each republished stream have one [`FeedMap`]. The first reader of a set of
+//! filters creates the feed and sends a [`SubscribeRequest`] with a [`FeedLease`] to the writer's
+//! task; all its readers wait until the writer confirms the subscription. When the last reader
+//! leaves, the idle period starts ([`LINGER`] at most); the writer's [`IdleWatch`] then removes the
+//! feed, unless a reader has joined meanwhile. Dropping the lease ends the feed.
+//!
+//! Lock order: the map before a feed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,20 +21,21 @@ use super::feed::Feed;
 use super::notify::WakeList;
 use super::{Budget, FeedOptions, OpenError, SubscribeRequest};
 
-/// How long a feed outlives its last reader at most. It lingers for as long as it has existed, so that feeds that are
-/// opened and left at once do not add up.
+/// Maximum idle period of a feed. A feed lingers for as long as it has existed, so that feeds which
+/// are opened and left at once do not accumulate.
 ///
-/// 30 s: a client that comes back after the longest usual wait (its `retry:`, a proxy's own) still finds its window.
+/// 30 s: a client that returns after the longest usual wait (its `retry:`, a proxy's own) still
+/// finds its window.
 pub const LINGER: Duration = Duration::from_secs(30);
 
-/// How long a reader waits for its subscription to stand.
-const ESTABLISH_MAX: Duration = Duration::from_secs(5);
+/// 5 s for the server to confirm a subscription.
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(5);
 
-/// The feeds of one source that are wanted.
+/// Feeds of one source.
 #[derive(Debug)]
 pub(super) struct FeedMap {
     budget: Arc<Budget>,
-    wanted: Mutex<HashMap<Key, FeedEntry>>,
+    feeds: Mutex<HashMap<Key, FeedEntry>>,
 }
 
 type Key = (FilterSet, Arc<FeedOptions>);
@@ -34,165 +43,166 @@ type Key = (FilterSet, Arc<FeedOptions>);
 #[derive(Debug)]
 struct FeedEntry {
     feed: Arc<Feed>,
-    /// Whether it has readers.
-    wanted: watch::Sender<bool>,
-    /// Whether the subscription stands.
-    established: watch::Receiver<bool>,
+    /// True while the feed has readers.
+    has_readers: watch::Sender<bool>,
+    /// True after the subscription is confirmed.
+    subscribed: watch::Receiver<bool>,
 }
 
-/// A feed for a reader that has come.
+/// Feed for a new reader.
 pub(super) struct FeedHandle {
     pub(super) feed: Arc<Feed>,
-    established: watch::Receiver<bool>,
-    /// For whoever will write it, if it was made just now.
+    subscribed: watch::Receiver<bool>,
+    /// For the writer, if this reader created the feed.
     pub(super) lease: Option<FeedLease>,
 }
 
-/// The writer's hold on one feed. Dropping it ends the feed.
+/// Write access to one feed. Dropping it ends the feed.
 #[derive(Debug)]
 pub(super) struct FeedLease {
-    established: watch::Sender<bool>,
+    subscribed: watch::Sender<bool>,
     watch: IdleWatch,
-    news: WakeList,
+    wake_list: WakeList,
 }
 
-/// Notices that a feed has had no reader for long enough, and takes it out.
+/// Watches for the end of a feed's idle period and then removes the feed.
 #[derive(Clone, Debug)]
 pub(super) struct IdleWatch {
     feeds: Arc<FeedMap>,
     feed: Arc<Feed>,
-    wanted: watch::Receiver<bool>,
-    /// When the feed was made.
+    has_readers: watch::Receiver<bool>,
+    /// Time of creation.
     made: tokio::time::Instant,
-    /// When the linger began: it goes on over calls of [`IdleWatch::unwanted`] that are not waited for to the end.
-    unwanted_since: Option<tokio::time::Instant>,
+    /// Start of the idle period; kept across calls of [`IdleWatch::wait_idle`] that are cancelled.
+    idle_since: Option<tokio::time::Instant>,
 }
 
-// === impl Feeds ===
+// === impl FeedMap ===
 
 impl FeedMap {
     pub(super) fn new(budget: &Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             budget: budget.clone(),
-            wanted: Mutex::default(),
+            feeds: Mutex::default(),
         })
     }
 
-    /// The feed of these filters as this profile shows it; made, and begun behind `floor`, if there is none.
+    /// Returns the feed with these filters and options. Creates it, starting after `floor`, if it
+    /// does not exist.
     pub(super) fn find(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
+        options: &Arc<FeedOptions>,
         floor: impl FnOnce() -> Position,
     ) -> Result<FeedHandle, OpenError> {
-        let key = (filters, profile.clone());
+        let key = (filters, options.clone());
         let mut feeds = self.lock();
         if let Some(known) = feeds.get(&key) {
-            known.wanted.send_replace(true);
+            known.has_readers.send_replace(true);
             return Ok(FeedHandle {
                 feed: known.feed.clone(),
-                established: known.established.clone(),
+                subscribed: known.subscribed.clone(),
                 lease: None,
             });
         }
         let feed = Feed::new(key.0.clone(), key.1.clone(), floor(), &self.budget)
             .ok_or(OpenError::TooManyFeeds)?;
-        let (wanted, wanted_seen) = watch::channel(true);
-        let (stands, established) = watch::channel(false);
+        let (has_readers, readers_seen) = watch::channel(true);
+        let (subscribed_sender, subscribed) = watch::channel(false);
         let watch = IdleWatch {
             feeds: self.clone(),
             feed: feed.clone(),
-            wanted: wanted_seen,
+            has_readers: readers_seen,
             made: tokio::time::Instant::now(),
-            unwanted_since: None,
+            idle_since: None,
         };
         let lease = FeedLease {
-            established: stands,
+            subscribed: subscribed_sender,
             watch,
-            news: WakeList::default(),
+            wake_list: WakeList::default(),
         };
         feeds.insert(
             key,
             FeedEntry {
                 feed: feed.clone(),
-                wanted,
-                established: established.clone(),
+                has_readers,
+                subscribed: subscribed.clone(),
             },
         );
         Ok(FeedHandle {
             feed,
-            established,
+            subscribed,
             lease: Some(lease),
         })
     }
 
-    /// Feeds, and the events and bytes in them.
+    /// Number of events, bytes and feeds.
     pub(super) fn size(&self) -> (usize, usize, usize) {
         let feeds = self.lock();
         let (events, bytes) = feeds
             .values()
-            .map(|wanted| wanted.feed.size())
+            .map(|entry| entry.feed.size())
             .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         (events, bytes, feeds.len())
     }
 
-    /// Drops what is too old at this time.
+    /// Evicts events older than the age limit.
     pub(super) fn sweep(&self, now: Instant) {
-        for wanted in self.lock().values() {
-            wanted.feed.lock().window.evict(now);
+        for entry in self.lock().values() {
+            entry.feed.lock().window.evict(now);
         }
     }
 
-    /// The last reader of this feed has left.
-    pub(super) fn left(&self, feed: &Arc<Feed>) {
+    /// Starts the idle period of a feed whose last reader has left.
+    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
         let feeds = self.lock();
-        if let Some(wanted) = feeds.get(&(feed.filters.clone(), feed.profile.clone()))
-            && Arc::ptr_eq(&wanted.feed, feed)
+        if let Some(entry) = feeds.get(&(feed.filters.clone(), feed.options.clone()))
+            && Arc::ptr_eq(&entry.feed, feed)
             && feed.lock().readers.is_empty()
         {
-            wanted.wanted.send_replace(false);
+            entry.has_readers.send_replace(false);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, FeedEntry>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Found ===
+// === impl FeedHandle ===
 
 impl FeedHandle {
-    /// Hands a new feed over to whoever writes it, and returns when the subscription stands. The reader has joined
-    /// before it waits: a feed with a reader is not given up.
-    pub(super) async fn stands<W>(
+    /// Sends the subscribe request of a new feed and returns after the subscription is confirmed.
+    /// Join the feed before; otherwise the idle period could remove it.
+    pub(super) async fn wait_subscribed<W>(
         mut self,
-        demands: &mpsc::Sender<SubscribeRequest<W>>,
+        requests: &mpsc::Sender<SubscribeRequest<W>>,
         writer: impl FnOnce(FeedLease) -> W,
     ) -> Result<(), OpenError> {
-        let stands = async {
+        let subscribed = async {
             if let Some(lease) = self.lease.take() {
-                let demand = SubscribeRequest {
+                let request = SubscribeRequest {
                     filters: self.feed.filters.clone(),
                     writer: writer(lease),
                 };
-                demands
-                    .send(demand)
+                requests
+                    .send(request)
                     .await
                     .map_err(|_| OpenError::NotReady)?;
             }
-            self.established
-                .wait_for(|stands| *stands)
+            self.subscribed
+                .wait_for(|subscribed| *subscribed)
                 .await
                 .map(drop)
                 .map_err(|_| OpenError::NotReady)
         };
-        tokio::time::timeout(ESTABLISH_MAX, stands)
+        tokio::time::timeout(SUBSCRIBE_MAX, subscribed)
             .await
             .map_err(|_| OpenError::NotReady)?
     }
 }
 
-// === impl Lease ===
+// === impl FeedLease ===
 
 impl FeedLease {
     pub(super) fn feed(&self) -> &Arc<Feed> {
@@ -203,29 +213,29 @@ impl FeedLease {
         &self.watch.feeds.budget
     }
 
-    /// Says that the subscription stands at the server: readers that wait to begin may begin.
-    pub(super) fn established(&self) {
-        self.established.send_replace(true);
+    /// Confirms the subscription: waiting readers may start.
+    pub(super) fn confirm_subscribed(&self) {
+        self.subscribed.send_replace(true);
     }
 
-    /// Wakes who waits, with no lock held, after something was written.
+    /// Wakes waiting readers after a write, with no lock held.
     pub(super) fn wake(&mut self) {
         self.watch
             .feed
             .lock()
             .readers
-            .tell(&self.watch.feed, &mut self.news);
-        self.news.tell();
+            .notify(&self.watch.feed, &mut self.wake_list);
+        self.wake_list.wake_all();
         self.watch.feeds.budget.enforce();
     }
 
-    /// Returns when nobody has read the feed for a while ([`LINGER`]): the subscription may end. Can be dropped and
-    /// called again.
-    pub(super) async fn unwanted(&mut self) {
-        self.watch.unwanted().await;
+    /// Returns when the feed has been without readers for its idle period ([`LINGER`] at most).
+    /// Cancel safe.
+    pub(super) async fn wait_idle(&mut self) {
+        self.watch.wait_idle().await;
     }
 
-    /// The same for a task that does not hold the lease.
+    /// Returns a watch for a task that does not own the lease.
     pub(super) fn watch(&self) -> IdleWatch {
         self.watch.clone()
     }
@@ -233,54 +243,64 @@ impl FeedLease {
 
 impl Drop for FeedLease {
     fn drop(&mut self) {
-        self.watch.take_out();
-        self.watch.feed.end(&mut self.news);
-        self.news.tell();
+        self.watch.remove();
+        self.watch.feed.end(&mut self.wake_list);
+        self.wake_list.wake_all();
     }
 }
 
-// === impl Watching ===
+// === impl IdleWatch ===
 
 impl IdleWatch {
-    /// Returns when the feed had no reader for as long as it existed before, at most [`LINGER`]. Can be dropped and
-    /// called again.
-    pub(super) async fn unwanted(&mut self) {
+    /// Returns when the feed has been without readers for as long as it existed before, at most
+    /// [`LINGER`]. Cancel safe.
+    pub(super) async fn wait_idle(&mut self) {
         loop {
-            // An error means that the feed was taken out already.
-            if self.wanted.wait_for(|wanted| !wanted).await.is_err() {
+            // An error means that the feed was removed already.
+            if self
+                .has_readers
+                .wait_for(|has_readers| !has_readers)
+                .await
+                .is_err()
+            {
                 return;
             }
             let since = *self
-                .unwanted_since
+                .idle_since
                 .get_or_insert_with(tokio::time::Instant::now);
             let linger = LINGER.min(since - self.made);
-            let back =
-                tokio::time::timeout_at(since + linger, self.wanted.wait_for(|wanted| *wanted))
-                    .await
-                    .is_ok();
-            self.unwanted_since = None;
-            if !back && self.give_up() {
+            let back = tokio::time::timeout_at(
+                since + linger,
+                self.has_readers.wait_for(|has_readers| *has_readers),
+            )
+            .await
+            .is_ok();
+            self.idle_since = None;
+            if !back && self.remove_idle() {
                 return;
             }
         }
     }
 
-    /// Takes the feed out, unless a reader has come meanwhile.
-    fn give_up(&self) -> bool {
+    /// Removes the feed, unless a reader has joined meanwhile.
+    fn remove_idle(&self) -> bool {
         let mut feeds = self.feeds.lock();
-        let key = (self.feed.filters.clone(), self.feed.profile.clone());
-        let unread = self.feed.lock().readers.is_empty();
-        // A reader that has found the feed but not joined it yet has set `wanted` under this lock.
-        let unwanted = feeds.get(&key).is_some_and(|known| !*known.wanted.borrow());
-        if unread && unwanted {
+        let key = (self.feed.filters.clone(), self.feed.options.clone());
+        let has_no_reader = self.feed.lock().readers.is_empty();
+        // A reader that found the feed but has not joined yet has set `has_readers` under this
+        // lock.
+        let is_idle = feeds
+            .get(&key)
+            .is_some_and(|known| !*known.has_readers.borrow());
+        if has_no_reader && is_idle {
             feeds.remove(&key);
         }
-        unread && unwanted
+        has_no_reader && is_idle
     }
 
-    fn take_out(&self) {
+    fn remove(&self) {
         let mut feeds = self.feeds.lock();
-        let key = (self.feed.filters.clone(), self.feed.profile.clone());
+        let key = (self.feed.filters.clone(), self.feed.options.clone());
         if feeds
             .get(&key)
             .is_some_and(|known| Arc::ptr_eq(&known.feed, &self.feed))

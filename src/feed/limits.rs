@@ -1,15 +1,15 @@
-//! How much of the past stays in memory.
+//! Limits of a window: events, bytes and age.
 
 use std::time::Duration;
 
-/// The bounds of a window; whichever is reached first evicts the oldest.
+/// Limits of a window. The first one reached evicts the oldest entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// The most events.
+    /// Number of events.
     pub events: usize,
-    /// The most bytes of encoded events.
+    /// Bytes of encoded events.
     pub bytes: usize,
-    /// The oldest event.
+    /// Age of the oldest event.
     pub age: Duration,
 }
 

@@ -1,12 +1,39 @@
-//! The waist: a log per source, a feed per set of filters, a cursor per client.
+//! The fan-out core: events of every source, once in memory, to any number of readers.
+//!
+//! A source stores its recent events once. A [`feed`] selects the events that match one set of
+//! filters, shows them as one route does, and is shared by all clients with the same filters and
+//! [`FeedOptions`]. A [`Cursor`] is one client's position in a feed. There is no queue per client:
+//! unread events remain in the window of the feed, once for all its readers, and the lag of a
+//! client is the distance between its cursor and the end of the window.
 //!
 //! ```text
-//! LogWriter::append -> Log (order, limits, index) -> interest -> Feed::append -> wake
-//!                                                                Cursor::read -> Batch
+//! nats::jetstream -> StreamWriter::append -> StreamBuffer -> SubjectTrie --+
+//! nats::core      -> CoreWriter::append ---> Subscriptions ----------------+-> Feed -> Window
+//! nats::republish -> RepublishWriter::append ------------------------------+     |
+//!                                                                                v
+//!        idle reader: Dispatcher -> EncodedRun -> DirectSink (socket)      ShardNotifier
+//!        reader's task: Cursor::poll_read -> Batch -> socket        <------------+
 //! ```
 //!
-//! There is no queue per client: what a client has not read stands in the window of its feed, once for all readers.
+//! The path of an event, file by file:
+//!
+//! 1. [`buffer`], [`core_source`] and [`republish_source`] are the three kinds of [`Source`]. The
+//!    writer of each encodes an event once ([`encoded`]), within the memory [`budget`].
+//! 2. `trie` and `subject_index` find the feeds that match a subject, and the events that match a
+//!    filter.
+//! 3. `feed` holds one [`window`] and the table of its `readers`. `feed_map` creates feeds on
+//!    demand and removes them after an idle period.
+//! 4. `notify` coalesces wake-ups, one per shard. `dispatch` writes to idle readers directly,
+//!    through a [`DirectSink`]; every other reader is woken.
+//! 5. [`cursor`] reads into a [`batch`]. [`shed`] and [`Throttle`] decide which events a slow or
+//!    rate-limited reader skips.
+//! 6. [`resume`] holds the rules for a `Last-Event-ID`, `opening` applies them. A reader whose
+//!    position is older than the window reads the [`archive`] through a shared [`replay`] session.
+//!
+//! Lock order: state of a source (`StreamBuffer`, `FeedMap`) before the state of a feed; the state
+//! of a replay pool before the state of a feed. No lock is held while a task is woken.
 
+pub mod archive;
 pub mod batch;
 pub mod budget;
 pub mod buffer;
@@ -17,7 +44,6 @@ mod dispatch;
 pub mod encoded;
 mod feed;
 pub mod feed_map;
-pub mod history;
 pub mod limits;
 mod notify;
 mod opening;
@@ -36,17 +62,17 @@ mod throttle;
 pub mod trie;
 pub mod window;
 
+pub use archive::Archive;
 pub use batch::{Batch, Copied, Item};
 pub use budget::Budget;
-pub use buffer::{History, StreamBuffer, StreamWriter};
+pub use buffer::{ArchiveAccess, StreamBuffer, StreamWriter};
 pub use core_source::{
     Change, CoreSource, CoreWriter, FeedKey, Received, SubscribeRequest, SubscribeRequests,
     SubscriptionKey,
 };
 pub use cursor::{Cursor, CursorProbe, Lag, Read};
-pub use history::Archive;
 pub use limits::Limits;
-pub use notify::answer;
+pub use notify::run_dispatcher;
 pub use options::FeedOptions;
 pub use replay::ReplaySlots;
 pub use republish_source::{RepublishSource, RepublishWriter};

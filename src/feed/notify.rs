@@ -1,7 +1,17 @@
-//! Tells threads that feeds have something new for readers of theirs: one word to a thread, however many they are.
+//! Coalesced wake-ups: one notification per shard, however many of its readers have new events.
 //!
-//! A runtime on one thread is told from outside of each task that is to run with a system call of its own. A thousand
-//! readers on other threads would be a thousand of those for every event, one after the other.
+//! Waking a task of another single-threaded runtime is a system call. A thousand readers on other
+//! threads would be a thousand system calls per event. Instead, each shard spawns one dispatcher
+//! task ([`run_dispatcher`]) before it accepts connections, and a reader's entry records its shard:
+//!
+//! ```text
+//! writer: Feed::append -> Readers::notify -> WakeList   (under the lock of the feed)
+//!         WakeList::wake_all -> ShardNotifier.pending, wake its task   (no lock held)
+//! shard:  run_dispatcher -> one Pass per feed -> Dispatcher (dispatch.rs)
+//! ```
+//!
+//! A shard is notified once per feed until its pass starts, even if more events arrive. Readers
+//! that are not on a shard, as in tests and tools, are woken one by one.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,83 +25,89 @@ use futures_util::task::AtomicWaker;
 use super::dispatch::{Dispatcher, Pass};
 use super::feed::Feed;
 
-/// A thread that has readers.
+/// Notifier of one shard.
 #[derive(Debug, Default)]
 pub(super) struct ShardNotifier {
-    /// Feeds with something new, each once until it is looked at.
-    rung: Mutex<Vec<Arc<Feed>>>,
+    /// Feeds with new events, each once until its pass starts.
+    pending: Mutex<Vec<Arc<Feed>>>,
     task: AtomicWaker,
 }
 
 impl ShardNotifier {
-    fn rung(&self) -> MutexGuard<'_, Vec<Arc<Feed>>> {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, Vec<Arc<Feed>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 thread_local! {
-    static HERE: RefCell<Option<Arc<ShardNotifier>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Arc<ShardNotifier>>> = const { RefCell::new(None) };
 }
 
-/// Makes this thread one whose readers are told together, and given what they wait for where they have an outlet. To be
-/// spawned on its runtime, before there are any.
-pub fn answer() -> impl Future<Output = Infallible> + Send + 'static {
-    let bell = Arc::new(ShardNotifier::default());
-    HERE.set(Some(bell.clone()));
+/// Turns the current thread into a shard and returns its dispatcher task, to be spawned on the
+/// thread's runtime before it has readers. The task writes to readers that have a sink and wakes
+/// the others.
+pub fn run_dispatcher() -> impl Future<Output = Infallible> + Send + 'static {
+    let notifier = Arc::new(ShardNotifier::default());
+    CURRENT.set(Some(notifier.clone()));
     async move {
-        let (mut rounds, mut courier) = (VecDeque::new(), Dispatcher::default());
+        let (mut passes, mut dispatcher) = (VecDeque::new(), Dispatcher::default());
         loop {
             poll_fn(|task| {
-                bell.task.register(task.waker());
-                rounds.extend(bell.rung().drain(..).map(Pass::new));
-                if rounds.is_empty() {
+                notifier.task.register(task.waker());
+                passes.extend(notifier.pending().drain(..).map(Pass::new));
+                if passes.is_empty() {
                     Poll::Pending
                 } else {
                     Poll::Ready(())
                 }
             })
             .await;
-            courier.turn(&bell, &mut rounds);
-            if !rounds.is_empty() {
-                // What has come meanwhile is taken first: whoever is late then has more in one write.
+            dispatcher.run(&notifier, &mut passes);
+            if !passes.is_empty() {
+                // Other tasks run first: readers that are visited later then receive more events in
+                // one write.
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-/// The bell of this thread, if it answers one.
-pub(super) fn here() -> Option<Arc<ShardNotifier>> {
-    HERE.with_borrow(Clone::clone)
+/// Notifier of the current thread, if it is a shard.
+pub(super) fn current_shard() -> Option<Arc<ShardNotifier>> {
+    CURRENT.with_borrow(Clone::clone)
 }
 
-/// What is to be told when no lock is held. Kept and used again: it allocates nothing then.
+/// Wake-ups to do after all locks are released. Reused, so it does not allocate.
 #[derive(Debug, Default)]
 pub(super) struct WakeList {
-    /// Readers of threads that answer no bell.
+    /// Readers that are not on a shard.
     pub(super) wake: Vec<Waker>,
-    rings: Vec<(Arc<ShardNotifier>, Vec<Arc<Feed>>)>,
+    shards: Vec<(Arc<ShardNotifier>, Vec<Arc<Feed>>)>,
 }
 
 impl WakeList {
-    /// This feed has something new for readers of the thread with this bell.
-    pub(super) fn ring(&mut self, bell: &Arc<ShardNotifier>, feed: &Arc<Feed>) {
+    /// Adds a shard with readers of a feed that has new events.
+    pub(super) fn notify(&mut self, notifier: &Arc<ShardNotifier>, feed: &Arc<Feed>) {
         match self
-            .rings
+            .shards
             .iter_mut()
-            .find(|(known, _)| Arc::ptr_eq(known, bell))
+            .find(|(known, _)| Arc::ptr_eq(known, notifier))
         {
             Some((_, feeds)) => feeds.push(feed.clone()),
-            None => self.rings.push((bell.clone(), vec![feed.clone()])),
+            None => self.shards.push((notifier.clone(), vec![feed.clone()])),
         }
     }
 
-    /// Tells everyone.
-    pub(super) fn tell(&mut self) {
+    /// Performs all wake-ups.
+    pub(super) fn wake_all(&mut self) {
         self.wake.drain(..).for_each(Waker::wake);
-        for (bell, feeds) in self.rings.iter_mut().filter(|(_, feeds)| !feeds.is_empty()) {
-            bell.rung().append(feeds);
-            bell.task.wake();
+        for (notifier, feeds) in self
+            .shards
+            .iter_mut()
+            .filter(|(_, feeds)| !feeds.is_empty())
+        {
+            notifier.pending().append(feeds);
+            notifier.task.wake();
         }
     }
 }
@@ -110,26 +126,28 @@ mod tests {
     use crate::subject::{Filter, FilterSet};
 
     #[test]
-    fn readers_of_another_thread_are_told_there_once_for_all_of_them() {
-        let (mut writer, log) =
+    fn readers_of_another_shard_are_notified_once_for_all_of_them() {
+        let (mut writer, buffer) =
             buffer::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
         let tag = SourceTag::of_stream("S", 1);
         writer.begin(tag, 0);
         let (ready, shard) = mpsc::sync_channel(1);
-        let (told, seen) = mpsc::sync_channel(10);
+        let (report, seen) = mpsc::sync_channel(10);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .unwrap();
-            let answering = answer();
-            let bell = here().unwrap();
+            let dispatching = run_dispatcher();
+            let notifier = current_shard().unwrap();
             runtime.block_on(async {
-                tokio::spawn(answering);
+                tokio::spawn(dispatching);
                 for _ in 0..10 {
-                    let (filters, told) =
-                        (FilterSet::new([Filter::parse("a").unwrap()]), told.clone());
-                    let opened = log
+                    let (filters, report) = (
+                        FilterSet::new([Filter::parse("a").unwrap()]),
+                        report.clone(),
+                    );
+                    let opened = buffer
                         .open(filters, &Arc::default(), Start::Live)
                         .now_or_never()
                         .unwrap();
@@ -137,25 +155,26 @@ mod tests {
                     tokio::spawn(poll_fn::<(), _>(move |task| {
                         let mut batch = Batch::default();
                         while cursor.poll_read(task, &mut batch, 1000).is_ready() {
-                            told.send((thread::current().id(), batch.items.len()))
+                            report
+                                .send((thread::current().id(), batch.items.len()))
                                 .unwrap();
                             batch.items.clear();
                         }
                         Poll::Pending
                     }));
                 }
-                // The readers have had their turn, and wait.
+                // The readers have been polled once and are idle.
                 tokio::task::yield_now().await;
-                ready.send(bell).unwrap();
+                ready.send(notifier).unwrap();
                 stopped.await
             })
         });
-        let (bell, there) = (shard.recv().unwrap(), thread.thread().id());
+        let (notifier, there) = (shard.recv().unwrap(), thread.thread().id());
         for seq in 1..=100 {
             let position = Position {
                 tag,
                 seq,
-                check: None,
+                fingerprint: None,
             };
             let (subject, data, received) = ("a".into(), "x".into(), std::time::Instant::now());
             let event = Event {
@@ -168,19 +187,22 @@ mod tests {
                 received,
             };
             writer.append(vec![event]);
-            assert!(bell.rung().len() <= 1, "one word for ten readers");
+            assert!(
+                notifier.pending().len() <= 1,
+                "one notification for ten readers"
+            );
             for _ in 0..10 {
                 assert_eq!(
                     seen.recv_timeout(Duration::from_secs(10)),
                     Ok((there, 1)),
-                    "each has the event once"
+                    "each reader receives the event once"
                 );
             }
         }
         drop(stop);
         assert!(
             thread.join().unwrap().is_err(),
-            "it has ended because it was told to"
+            "the shard ends when it is stopped"
         );
     }
 }

@@ -1,22 +1,22 @@
-//! Where a reader begins that comes with a position: the rules of resuming, with whoever has to be asked for them.
+//! Resuming a reader from a position: asks the archive as the rules in [`resume`] require.
 
 use crate::sse::{Position, SourceTag};
 
-use super::history::{Archive, State, Unavailable};
-use super::resume::{self, Check, Decision, View};
+use super::archive::{Archive, State, Unavailable};
+use super::resume::{self, Decision, StoredFingerprint, View};
 use super::{Cursor, GapReason, OpenError, Outcome};
 
-/// Moves a reader that has joined at the head to where it begins that was at `at`. `view` says how things stand for it,
-/// given what the archive has said so far.
-pub(super) async fn place(
+/// Moves a reader that has joined at the head to the position that follows from `at`. `view`
+/// returns the state of the source, given the previous answers of the archive.
+pub(super) async fn resume(
     cursor: &mut Cursor,
     at: Position,
     archive: Option<&dyn Archive>,
-    view: impl Fn(&Cursor, Option<State>, Check) -> Option<View>,
+    view: impl Fn(&Cursor, Option<State>, StoredFingerprint) -> Option<View>,
 ) -> Result<Outcome, OpenError> {
-    let (mut source, mut check) = (None, Check::Unknown);
+    let (mut source, mut fingerprint) = (None, StoredFingerprint::Unknown);
     loop {
-        let view = view(cursor, source, check).ok_or(OpenError::NotReady)?;
+        let view = view(cursor, source, fingerprint).ok_or(OpenError::NotReady)?;
         match resume::decide(at, &view) {
             Decision::Outcome(outcome) => {
                 let first = view
@@ -26,12 +26,12 @@ pub(super) async fn place(
                 return Ok(outcome);
             }
             Decision::AskState => source = Some(ask_state(archive, at.seq, &view).await?),
-            Decision::AskCheck => check = ask_check(archive, at.seq).await?,
+            Decision::AskFingerprint => fingerprint = ask_fingerprint(archive, at.seq).await?,
         }
     }
 }
 
-/// `first`: before the oldest that the source retains.
+/// `first`: the sequence number before the oldest retained one.
 fn begin(
     cursor: &mut Cursor,
     outcome: Outcome,
@@ -43,7 +43,7 @@ fn begin(
         Outcome::Window | Outcome::Archive => at,
         Outcome::Gap(gap) if gap.reason == GapReason::Expired => Position {
             seq: first,
-            check: None,
+            fingerprint: None,
             ..at
         },
         Outcome::Live | Outcome::Gap(_) => return Ok(()),
@@ -54,7 +54,7 @@ fn begin(
     if archive.is_some_and(Archive::is_rejecting) {
         return Err(OpenError::Rejected);
     }
-    if cursor.replay(position) || archive.is_none() {
+    if cursor.start_replay(position) || archive.is_none() {
         Ok(())
     } else {
         Err(OpenError::TooManyReplays)
@@ -71,25 +71,28 @@ async fn ask_state(
     };
     match archive.state(seq).await {
         Ok(state) => Ok(state),
-        // Any other tag says it.
+        // Any tag other than the expected one results in `recreated`.
         Err(Unavailable::Changed) => Ok(State {
             tag: SourceTag::of_identity(""),
             first_seq: 0,
             last_seq: view.head,
         }),
-        Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
+        Err(Unavailable::Temporary(_)) => Err(OpenError::NotReady),
         Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
     }
 }
 
-async fn ask_check(archive: Option<&dyn Archive>, seq: u64) -> Result<Check, OpenError> {
+async fn ask_fingerprint(
+    archive: Option<&dyn Archive>,
+    seq: u64,
+) -> Result<StoredFingerprint, OpenError> {
     let Some(archive) = archive else {
-        return Ok(Check::Nothing);
+        return Ok(StoredFingerprint::Missing);
     };
-    match archive.check(seq).await {
-        Ok(found) => Ok(found.map_or(Check::Nothing, Check::Is)),
-        Err(Unavailable::Changed) => Ok(Check::Nothing),
-        Err(Unavailable::Now(_)) => Err(OpenError::NotReady),
+    match archive.fingerprint(seq).await {
+        Ok(found) => Ok(found.map_or(StoredFingerprint::Missing, StoredFingerprint::Found)),
+        Err(Unavailable::Changed) => Ok(StoredFingerprint::Missing),
+        Err(Unavailable::Temporary(_)) => Err(OpenError::NotReady),
         Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
     }
 }

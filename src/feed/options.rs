@@ -1,4 +1,4 @@
-//! How a route shows events: their names, their tiers, its window.
+//! Options of a feed, set by its route: event names, tiers and the limits of the window.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,55 +12,55 @@ use crate::subject::{Filter, TextTemplate};
 use super::Limits;
 use super::encoded::EncodedEvent;
 
-/// What of an event depends on the route that shows it. Feeds of one profile share their encoded events.
+/// Options of a feed. Feeds with equal options share the encodings under their event names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FeedOptions {
-    /// The name of an event that bears none itself.
+    /// Name of events that have none of their own.
     pub event: Option<TextTemplate>,
-    /// Tiers of events that name none themselves; the first filter that fits decides.
+    /// Tiers of events without a tier of their own; the first matching filter applies.
     pub priority: Vec<(Filter, Tier)>,
-    /// What of a feed is kept in memory.
+    /// Limits of the window.
     pub window: Limits,
 }
 
-/// One event on its way into a window.
+/// Event to be appended to a window.
 #[derive(Debug)]
 pub(super) struct Appended {
-    pub(super) logged: Arc<EncodedEvent>,
-    /// Its encoding under the name that the route gives it, if it gives it one.
+    pub(super) encoded: Arc<EncodedEvent>,
+    /// Encoding under the name that the route gives the event, if it does.
     pub(super) named: Option<Arc<Frame>>,
     pub(super) tier: Tier,
 }
 
-/// Encodings of one batch under the names that routes give: once for each event and profile.
+/// Encodings of one batch under the routes' event names: one per event and options.
 #[derive(Debug, Default)]
 pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Frame>>);
 
 impl Named {
-    /// An event as a profile shows it; `place`: which one of the batch it is.
+    /// Returns an event as a route shows it. `place` is its index in the batch.
     pub(super) fn show(
         &mut self,
-        logged: &Arc<EncodedEvent>,
-        profile: &Arc<FeedOptions>,
+        encoded: &Arc<EncodedEvent>,
+        options: &Arc<FeedOptions>,
         place: usize,
     ) -> Appended {
-        let named = profile.renames(&logged.event).then(|| {
-            let key = (Arc::as_ptr(profile), place);
+        let named = options.renames(&encoded.event).then(|| {
+            let key = (Arc::as_ptr(options), place);
             self.0
                 .entry(key)
-                .or_insert_with(|| Arc::new(profile.frame(logged)))
+                .or_insert_with(|| Arc::new(options.frame(encoded)))
                 .clone()
         });
         Appended {
-            logged: logged.clone(),
+            encoded: encoded.clone(),
             named,
-            tier: profile.tier(&logged.event),
+            tier: options.tier(&encoded.event),
         }
     }
 }
 
 impl FeedOptions {
-    /// The name under which the route shows an event: its own, else from the template.
+    /// Event name on this route: the event's own, or filled from the template.
     #[must_use]
     pub fn name<'e>(&self, event: &'e Event) -> Option<Cow<'e, EventName>> {
         if let Some(name) = &event.name {
@@ -70,34 +70,37 @@ impl FeedOptions {
         EventName::parse(&text).map(Cow::Owned)
     }
 
-    /// The event as the route shows it: encoded anew only if the route names it.
-    pub(super) fn frame(&self, logged: &EncodedEvent) -> Frame {
-        self.named(logged).unwrap_or_else(|| logged.frame.clone())
+    /// Encoding on this route; encoded again only if the route names the event.
+    pub(super) fn frame(&self, encoded: &EncodedEvent) -> Frame {
+        self.named(encoded).unwrap_or_else(|| encoded.frame.clone())
     }
 
-    /// The event under the name that the route gives it, if it gives it one.
-    pub(super) fn named(&self, logged: &EncodedEvent) -> Option<Frame> {
-        let event = &logged.event;
+    /// Encoding under the name that the route gives the event, if it does.
+    pub(super) fn named(&self, encoded: &EncodedEvent) -> Option<Frame> {
+        let event = &encoded.event;
         self.renames(event)
-            .then(|| Frame::event(self.name(event).as_deref(), logged.data(), event.position))
+            .then(|| Frame::event(self.name(event).as_deref(), encoded.data(), event.position))
     }
 
-    /// Whether the route gives this event a name that it does not bear itself.
+    /// True if the route names this event.
     pub(super) fn renames(&self, event: &Event) -> bool {
         self.event.is_some() && event.name.is_none()
     }
 
-    /// An event as it is shown here.
-    pub(super) fn show(&self, logged: Arc<EncodedEvent>) -> Appended {
-        let (named, tier) = (self.named(&logged).map(Arc::new), self.tier(&logged.event));
+    /// Returns the event as this route shows it.
+    pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> Appended {
+        let (named, tier) = (
+            self.named(&encoded).map(Arc::new),
+            self.tier(&encoded.event),
+        );
         Appended {
-            logged,
+            encoded,
             named,
             tier,
         }
     }
 
-    /// The tier of an event on this route: its own, else from the rules, else normal.
+    /// Tier on this route: the event's own, or from the rules, or normal.
     #[must_use]
     pub fn tier(&self, event: &Event) -> Tier {
         let ruled = || {

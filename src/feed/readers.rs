@@ -1,4 +1,8 @@
-//! Who reads a feed: where each one stands, and how it is told that there is more.
+//! Table of a feed's readers: position, waker, sink and shard of each.
+//!
+//! The entry of a reader is the feed's side of a [`Cursor`](super::Cursor). Both sides have offset
+//! and position; a read, a seek and a checkpoint copy them into the entry, and the dispatcher
+//! advances the entry only. A reader is idle while its waker is set.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -13,85 +17,86 @@ use super::notify::{self, ShardNotifier, WakeList};
 use super::sink::DirectSink;
 use super::window::Offset;
 
-/// The readers of one feed.
+/// Readers of one feed.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
     all: Slab<Reader>,
-    /// Threads that have had some; there are as many as shards.
-    threads: SmallVec<[Thread; 1]>,
-    /// How many read where no bell is answered.
-    unheard: usize,
+    /// Shards that have had readers here; at most the number of shards.
+    shards: SmallVec<[Shard; 1]>,
+    /// Readers that are not on a shard.
+    off_shard: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// Set while the reader waits for something new.
+    /// Set while the reader is idle.
     pub(super) waker: Option<Waker>,
-    /// Where it can be given that without being woken.
-    pub(super) outlet: Option<Arc<dyn DirectSink>>,
-    /// Kept here too, so that the lag of a stalled reader is seen from outside.
-    pub(super) place: Offset,
+    /// Sink for direct writes while it is idle.
+    pub(super) sink: Option<Arc<dyn DirectSink>>,
+    /// Copied from the cursor, so that the lag of a stalled reader is visible.
+    pub(super) offset: Offset,
     pub(super) position: Position,
-    /// That it reads on, which never changes: a place among `threads`.
-    thread: Option<u16>,
+    /// Index in `shards`; never changes.
+    shard: Option<u16>,
 }
 
 #[derive(Debug)]
-struct Thread {
-    bell: Arc<ShardNotifier>,
+struct Shard {
+    notifier: Arc<ShardNotifier>,
     readers: usize,
-    /// Its readers are to be seen: it is told once, however much comes until it looks.
-    is_rung: bool,
+    /// The shard was notified and has not started its pass.
+    is_notified: bool,
 }
 
 impl Readers {
-    /// Adds a reader of this thread.
-    pub(super) fn add(&mut self, place: Offset, position: Position) -> usize {
-        let thread =
-            notify::here().and_then(|bell| self.thread_of(&bell).or_else(|| self.join(bell)));
-        match thread {
-            Some(thread) => self.threads[usize::from(thread)].readers += 1,
-            None => self.unheard += 1,
+    /// Adds a reader on the current thread.
+    pub(super) fn add(&mut self, offset: Offset, position: Position) -> usize {
+        let shard = notify::current_shard()
+            .and_then(|notifier| self.shard_of(&notifier).or_else(|| self.join(notifier)));
+        match shard {
+            Some(shard) => self.shards[usize::from(shard)].readers += 1,
+            None => self.off_shard += 1,
         }
         if self.all.len() == self.all.capacity() {
-            // By a quarter, as the allocator's sizes grow: doubled, most of it would be room for nobody.
+            // Grow by a quarter, as the allocator's size classes do: doubling would leave most of
+            // it unused.
             self.all.reserve_exact(self.all.len() / 4 + 1);
         }
         self.all.insert(Reader {
             waker: None,
-            outlet: None,
-            place,
+            sink: None,
+            offset,
             position,
-            thread,
+            shard,
         })
     }
 
-    fn join(&mut self, bell: Arc<ShardNotifier>) -> Option<u16> {
-        let place = u16::try_from(self.threads.len()).ok()?;
-        self.threads.push(Thread {
-            bell,
+    fn join(&mut self, notifier: Arc<ShardNotifier>) -> Option<u16> {
+        let index = u16::try_from(self.shards.len()).ok()?;
+        self.shards.push(Shard {
+            notifier,
             readers: 0,
-            is_rung: false,
+            is_notified: false,
         });
-        Some(place)
+        Some(index)
     }
 
-    /// The thread with this bell, if it has had readers here.
-    pub(super) fn thread_of(&self, bell: &Arc<ShardNotifier>) -> Option<u16> {
-        let place = self
-            .threads
+    /// Index of the shard with this notifier, if it has had readers here.
+    pub(super) fn shard_of(&self, notifier: &Arc<ShardNotifier>) -> Option<u16> {
+        let index = self
+            .shards
             .iter()
-            .position(|thread| Arc::ptr_eq(&thread.bell, bell))?;
-        u16::try_from(place).ok()
+            .position(|shard| Arc::ptr_eq(&shard.notifier, notifier))?;
+        u16::try_from(index).ok()
     }
 
     pub(super) fn remove(&mut self, key: usize) {
         let Some(reader) = self.all.try_remove(key) else {
             return;
         };
-        match reader.thread {
-            Some(thread) => self.threads[usize::from(thread)].readers -= 1,
-            None => self.unheard -= 1,
+        match reader.shard {
+            Some(shard) => self.shards[usize::from(shard)].readers -= 1,
+            None => self.off_shard -= 1,
         }
     }
 
@@ -99,22 +104,22 @@ impl Readers {
         self.all.is_empty()
     }
 
-    /// Says where a reader can be given events while it waits.
-    pub(super) fn set_outlet(&mut self, key: usize, outlet: Arc<dyn DirectSink>) {
+    /// Sets the sink of a reader.
+    pub(super) fn set_sink(&mut self, key: usize, sink: Arc<dyn DirectSink>) {
         if let Some(reader) = self.all.get_mut(key) {
-            reader.outlet = Some(outlet);
+            reader.sink = Some(sink);
         }
     }
 
-    /// Notes where a reader stands after a read.
-    pub(super) fn moved(&mut self, key: usize, place: Offset, position: Position) {
+    /// Records offset and position of a reader.
+    pub(super) fn set_position(&mut self, key: usize, offset: Offset, position: Position) {
         if let Some(reader) = self.all.get_mut(key) {
-            reader.place = place;
+            reader.offset = offset;
             reader.position = position;
         }
     }
 
-    /// Notes that a reader waits.
+    /// Marks a reader as idle.
     pub(super) fn wait(&mut self, key: usize, waker: &Waker) {
         match self.all.get_mut(key).map(|reader| &mut reader.waker) {
             Some(Some(known)) => known.clone_from(waker),
@@ -123,57 +128,57 @@ impl Readers {
         }
     }
 
-    /// Where a reader stands; nothing once it has left.
-    pub(super) fn standing(&self, key: usize) -> Option<(Offset, Position)> {
+    /// Offset and position of a reader; `None` after it has left.
+    pub(super) fn position_of(&self, key: usize) -> Option<(Offset, Position)> {
         self.all
             .get(key)
-            .map(|reader| (reader.place, reader.position))
+            .map(|reader| (reader.offset, reader.position))
     }
 
-    /// There is something new: the threads of those who wait are to be told when no lock is held.
-    pub(super) fn tell(&mut self, feed: &Arc<Feed>, news: &mut WakeList) {
-        for thread in self
-            .threads
+    /// Adds the shards with readers, and the readers that are not on one, to the wake list.
+    pub(super) fn notify(&mut self, feed: &Arc<Feed>, wake_list: &mut WakeList) {
+        for shard in self
+            .shards
             .iter_mut()
-            .filter(|thread| thread.readers > 0 && !thread.is_rung)
+            .filter(|shard| shard.readers > 0 && !shard.is_notified)
         {
-            thread.is_rung = true;
-            news.ring(&thread.bell, feed);
+            shard.is_notified = true;
+            wake_list.notify(&shard.notifier, feed);
         }
-        if self.unheard > 0 {
-            let unheard = self
+        if self.off_shard > 0 {
+            let off_shard = self
                 .all
                 .iter_mut()
-                .filter(|(_, reader)| reader.thread.is_none());
-            unheard.for_each(|(_, reader)| news.wake.extend(reader.waker.take()));
+                .filter(|(_, reader)| reader.shard.is_none());
+            off_shard.for_each(|(_, reader)| wake_list.wake.extend(reader.waker.take()));
         }
     }
 
-    /// A thread begins to see its readers: what comes from here on rings again.
-    pub(super) fn answer(&mut self, thread: u16) {
-        self.threads[usize::from(thread)].is_rung = false;
+    /// Marks the start of a shard's pass: events from here on notify it again.
+    pub(super) fn clear_notified(&mut self, shard: u16) {
+        self.shards[usize::from(shard)].is_notified = false;
     }
 
-    /// The first reader of a thread that waits, from this key on.
-    pub(super) fn waiting(&mut self, thread: u16, from: usize) -> Option<(usize, &mut Reader)> {
-        let waits = |reader: &Reader| reader.thread == Some(thread) && reader.waker.is_some();
+    /// Returns the first idle reader of a shard, from this key on.
+    pub(super) fn next_waiting(&mut self, shard: u16, from: usize) -> Option<(usize, &mut Reader)> {
+        let waits = |reader: &Reader| reader.shard == Some(shard) && reader.waker.is_some();
         let key = (from..self.all.capacity()).find(|key| self.all.get(*key).is_some_and(waits))?;
         self.all.get_mut(key).map(|reader| (key, reader))
     }
 
-    /// Looks at the outlets of the next readers, which are about to be used (see [`DirectSink::look`]).
-    pub(super) fn look_from(&self, from: usize, most: usize) {
+    /// Prefetches the sinks of the next readers (see [`DirectSink::prefetch`]).
+    pub(super) fn prefetch_sinks(&self, from: usize, most: usize) {
         let next = (from..self.all.capacity().min(from.saturating_add(most)))
             .filter_map(|key| self.all.get(key));
         std::hint::black_box(
-            next.filter_map(|reader| reader.outlet.as_ref())
+            next.filter_map(|reader| reader.sink.as_ref())
                 .map(Arc::strong_count)
                 .sum::<usize>(),
         );
     }
 
-    /// Takes the waker of a reader that is to be woken.
-    pub(super) fn take(&mut self, key: usize) -> Option<Waker> {
+    /// Takes the waker of a reader.
+    pub(super) fn take_waker(&mut self, key: usize) -> Option<Waker> {
         self.all.get_mut(key)?.waker.take()
     }
 }

@@ -1,8 +1,21 @@
-//! Replays: readers whose position lies behind the window read the archive together, a page at a time.
+//! Replays: readers older than the window read the archive together, page by page.
 //!
-//! A replay reads one stretch of a source for everyone who waits for it. Its page is the only memory it has: readers
-//! take from it what they want, and the next page is read when all have, or when the slowest has had its time. Who did
-//! not keep up waits for another replay, from its own position. There is no buffer per reader.
+//! A session reads one range of a source for all readers that wait for it. Its current page is its
+//! only buffer: members take the events that match their filters, and the next page is read after
+//! all of them have, or after [`PAGE_MAX`]. A member that did not keep up waits for another
+//! session, from its own position. There is no buffer per reader.
+//!
+//! ```text
+//! Cursor -> ReplayPool::join -> Queued --admit--> Joined --window reached--> Reached
+//!                                 ^                 |  \--source changed--> Changed, Rejected
+//!                                 +--- too slow ----+
+//! ```
+//!
+//! [`ReplayPool::run`] is one task per source. It waits [`GATHER`] for more readers, takes one of
+//! the process-wide [`ReplaySlots`], and spawns a session from the earliest position of all queued
+//! readers. Readers that fit into a running session join it between two pages.
+//!
+//! Lock order: the pool before a feed.
 
 mod member;
 mod slots;
@@ -19,43 +32,43 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::subject::FilterSet;
 
 use super::Gap;
+use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
 use super::feed::Feed;
-use super::history::{Archive, Page, Unavailable};
 use super::trie::SubjectTrie;
 
 pub(super) use member::{ReplayMember, ReplayProgress};
-pub use slots::{Config, ReplaySlots};
+pub use slots::{ReplayLimits, ReplaySlots};
 
-/// The replays of one source.
+/// Replays of one source.
 #[derive(Debug)]
 pub(super) struct ReplayPool {
     replays: Arc<ReplaySlots>,
     archive: Arc<dyn Archive>,
-    /// Everything that any reader can ask for.
+    /// Every filter that any route can request.
     reach: FilterSet,
     budget: Arc<Budget>,
     state: Mutex<State>,
-    /// Somebody waits.
-    wanted: Notify,
+    /// Notified when a reader is queued.
+    queued_notify: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     readers: Slab<Reader>,
-    runs: Slab<Session>,
-    /// How often the numbers of the source have begun again. A run is of one numbering, and so are its readers.
-    numbering: u64,
+    sessions: Slab<Session>,
+    /// Number of epochs that the source has had. A session belongs to one epoch, as do its members.
+    epoch: u64,
 }
 
-/// One reader that is behind the window.
+/// One reader that is older than the window.
 #[derive(Debug)]
 struct Reader {
     feed: Arc<Feed>,
-    /// What it has, or has no use for, ends here.
+    /// Every event up to here was delivered or does not match.
     through: u64,
-    /// Events that are missing before the page that it reads, and the last of their numbers.
+    /// Gap before the reader's page, and the last sequence number of the missing events.
     missing: Option<(u64, Gap)>,
     phase: Phase,
     waker: Option<Waker>,
@@ -63,64 +76,67 @@ struct Reader {
 
 #[derive(Debug)]
 enum Phase {
-    /// Waits for a replay.
+    /// Waits for a session.
     Queued,
-    /// Reads with this run: `next..` of these events of its page.
+    /// Member of this session; has to take `events[next..]` of its page.
     Joined {
-        run: usize,
+        session: usize,
         events: Vec<u32>,
         next: usize,
     },
-    /// Has reached the window, and holds no replay up while it does not know.
+    /// Has reached the window; no longer delays the session, although its cursor has not noticed
+    /// yet.
     Reached,
-    /// The source is another one now.
+    /// The source was recreated or restored.
     Changed,
-    /// The source rejects readings until an operator changes something.
+    /// The source rejects reads until an operator changes something.
     Rejected,
 }
 
-/// Why a run ends.
+/// Reason for the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Its members have what they need, or wait for another.
+enum SessionEnd {
+    /// Its members have everything, or wait for another session.
     Over,
-    /// The source is another one now.
+    /// The source was recreated or restored.
     Changed,
-    /// The source rejects readings until an operator changes something.
+    /// The source rejects reads until an operator changes something.
     Rejected,
 }
 
-/// One replay.
+/// One shared reading of the archive.
 #[derive(Debug)]
 struct Session {
-    numbering: u64,
-    interest: SubjectTrie,
+    epoch: u64,
+    trie: SubjectTrie,
     filters: FilterSet,
-    /// The page ends here, as does all that was read before it.
+    /// End of the page, and of everything read before.
     through: u64,
-    /// Where the page begins.
+    /// Start of the page.
     after: u64,
     events: Vec<Arc<EncodedEvent>>,
     members: usize,
-    /// Members that have not taken all that they want of the page.
-    behind: usize,
-    /// Nobody is behind any more.
-    taken: Arc<Notify>,
+    /// Members that have not taken all of their events of the page.
+    unread: usize,
+    /// Notified when `unread` or `members` reaches zero.
+    page_taken: Arc<Notify>,
 }
 
-/// 10 ms: how long a replay waits for others before it begins. Clients of a drained pod come together and read together.
+/// 10 ms: wait for more readers before a session starts. Clients of a drained pod reconnect
+/// together and read together.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// 1 s: how long one page waits for its slowest reader.
+/// 1 s: a page waits for its slowest member.
 const PAGE_MAX: Duration = Duration::from_secs(1);
 
-/// 5 s: how long a run goes on while readers wait whom it cannot take along.
+/// 5 s: a session continues while readers wait that cannot join it.
 const SLICE: Duration = Duration::from_secs(5);
 
-/// So many filters are asked for exactly; for more, all that any reader can ask for is read and matched here.
+/// Up to 32 filters are requested exactly; with more, the session reads everything that any route
+/// can request, and matches here.
 const FILTERS_MAX: usize = 32;
 
-/// The waits after a failed reading: doubled from the first to the last, with chance in it.
+/// Delay after a failed read: doubled from the first to the last, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 impl ReplayPool {
@@ -130,14 +146,14 @@ impl ReplayPool {
         reach: FilterSet,
         budget: &Arc<Budget>,
     ) -> Arc<Self> {
-        let (state, wanted) = (Mutex::default(), Notify::new());
+        let (state, queued_notify) = (Mutex::default(), Notify::new());
         Arc::new(Self {
             replays: replays.clone(),
             archive,
             reach,
             budget: budget.clone(),
             state,
-            wanted,
+            queued_notify,
         })
     }
 
@@ -145,20 +161,20 @@ impl ReplayPool {
         &self.archive
     }
 
-    /// A place for a reader that has everything up to `after`; none when too many wait.
-    pub(super) fn enter(
+    /// Queues a reader that has everything up to `after`; `None` at the limit.
+    pub(super) fn join(
         self: &Arc<Self>,
         feed: &Arc<Feed>,
         after: u64,
     ) -> Option<Box<ReplayMember>> {
         let replays = &self.replays;
-        let entered =
+        let joined_count =
             replays
                 .readers
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
                     (readers < replays.readers_max).then_some(readers + 1)
                 });
-        entered.ok()?;
+        joined_count.ok()?;
         replays.queue();
         let reader = Reader {
             feed: feed.clone(),
@@ -168,14 +184,14 @@ impl ReplayPool {
             waker: None,
         };
         let key = self.lock().readers.insert(reader);
-        self.wanted.notify_one();
+        self.queued_notify.notify_one();
         Some(Box::new(ReplayMember::new(self.clone(), key)))
     }
 
-    /// Serves the readers for ever. To be spawned once.
+    /// Runs sessions forever. To be spawned once.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
-            self.wanted.notified().await;
+            self.queued_notify.notified().await;
             sleep(GATHER).await;
             while self
                 .lock()
@@ -183,35 +199,37 @@ impl ReplayPool {
                 .iter()
                 .any(|(_, reader)| matches!(reader.phase, Phase::Queued))
             {
-                let Ok(place) = self.replays.places.clone().acquire_owned().await else {
+                let Ok(slot) = self.replays.slots.clone().acquire_owned().await else {
                     return;
                 };
-                let Some(run) = self.begin() else { break };
-                let replayer = self.clone();
+                let Some(session_key) = self.begin() else {
+                    break;
+                };
+                let replay_pool = self.clone();
                 tokio::spawn(async move {
-                    let metrics = &replayer.replays.metrics;
+                    let metrics = &replay_pool.replays.metrics;
                     metrics.replays_running.inc();
                     let began = Instant::now();
-                    replayer.read(run).await;
+                    replay_pool.read(session_key).await;
                     metrics
                         .replay_seconds
                         .observe(began.elapsed().as_secs_f64());
                     metrics.replays_running.dec();
-                    drop(place);
-                    // Those who were left behind want another.
-                    replayer.wanted.notify_one();
+                    drop(slot);
+                    // Members that did not keep up are queued again.
+                    replay_pool.queued_notify.notify_one();
                 });
             }
         }
     }
 
-    /// Makes a run for all who wait, from the earliest of them on.
+    /// Creates a session for all queued readers, from the earliest of them on.
     fn begin(&self) -> Option<usize> {
         let mut state = self.lock();
         let State {
             readers,
-            runs,
-            numbering,
+            sessions,
+            epoch,
         } = &mut *state;
         let queued = || {
             readers
@@ -229,32 +247,32 @@ impl ReplayPool {
         } else {
             asked
         };
-        let run = runs.insert(Session {
-            numbering: *numbering,
-            interest: SubjectTrie::default(),
+        let session_key = sessions.insert(Session {
+            epoch: *epoch,
+            trie: SubjectTrie::default(),
             filters,
             through,
             after: through,
             events: Vec::new(),
             members: 0,
-            behind: 0,
-            taken: Arc::default(),
+            unread: 0,
+            page_taken: Arc::default(),
         });
-        self.take_along(&mut state, run);
-        Some(run)
+        self.admit(&mut state, session_key);
+        Some(session_key)
     }
 
-    /// Lets everybody join who waits and needs nothing from before this point of the run.
-    fn take_along(&self, state: &mut State, run: usize) {
-        let place = &mut state.runs[run];
-        if place.numbering != state.numbering {
+    /// Admits the queued readers that need nothing from before the current end of the session.
+    fn admit(&self, state: &mut State, session_key: usize) {
+        let session = &mut state.sessions[session_key];
+        if session.epoch != state.epoch {
             return;
         }
         for (key, reader) in &mut state.readers {
             if matches!(reader.phase, Phase::Queued)
-                && reader.through >= place.through
+                && reader.through >= session.through
                 && reader.feed.filters.filters().iter().all(|wanted| {
-                    place
+                    session
                         .filters
                         .filters()
                         .iter()
@@ -262,34 +280,38 @@ impl ReplayPool {
                 })
             {
                 reader.phase = Phase::Joined {
-                    run,
+                    session: session_key,
                     events: Vec::new(),
                     next: 0,
                 };
-                place.interest.insert(&reader.feed.filters, key);
-                place.members += 1;
+                session.trie.insert(&reader.feed.filters, key);
+                session.members += 1;
                 self.replays.unqueue();
             }
         }
     }
 
-    /// The numbers of the source begin again: what runs is of the old ones.
-    pub(super) fn renumber(&self) {
-        self.lock().numbering += 1;
+    /// Starts an epoch: running sessions belong to the previous one.
+    pub(super) fn start_epoch(&self) {
+        self.lock().epoch += 1;
     }
 
-    /// How far a run has come; nothing once the numbers have begun again.
-    fn standing(&self, run: usize) -> Option<u64> {
+    /// Last sequence number that a session has read; `None` after a new epoch has started.
+    fn progress(&self, session_key: usize) -> Option<u64> {
         let state = self.lock();
-        let place = &state.runs[run];
-        (place.numbering == state.numbering).then_some(place.through)
+        let session = &state.sessions[session_key];
+        (session.epoch == state.epoch).then_some(session.through)
     }
 
-    async fn read(&self, run: usize) {
-        let (filters, after, taken) = {
+    async fn read(&self, session_key: usize) {
+        let (filters, after, page_taken) = {
             let state = self.lock();
-            let run = &state.runs[run];
-            (run.filters.clone(), run.after, run.taken.clone())
+            let session = &state.sessions[session_key];
+            (
+                session.filters.clone(),
+                session.after,
+                session.page_taken.clone(),
+            )
         };
         let mut pages = self.archive.read(&filters, after);
         let began = Instant::now();
@@ -297,20 +319,20 @@ impl ReplayPool {
         loop {
             let page = tokio::select! {
                 biased;
-                () = self.deserted(run, &taken) => return self.end(run, End::Over),
+                () = self.all_left(session_key, &page_taken) => return self.finish(session_key, SessionEnd::Over),
                 page = pages.next() => page,
             };
             match page {
                 Ok(page) => {
                     failures = 0;
-                    self.publish(run, page);
+                    self.publish(session_key, page);
                 }
-                Err(Unavailable::Changed) => return self.end(run, End::Changed),
+                Err(Unavailable::Changed) => return self.finish(session_key, SessionEnd::Changed),
                 Err(Unavailable::Rejected(why)) => {
                     tracing::warn!(why, "replay rejected by NATS");
-                    return self.end(run, End::Rejected);
+                    return self.finish(session_key, SessionEnd::Rejected);
                 }
-                Err(Unavailable::Now(why)) => {
+                Err(Unavailable::Temporary(why)) => {
                     tracing::warn!(why, failures, "replay interrupted");
                     let wait = BACKOFF
                         .0
@@ -318,35 +340,35 @@ impl ReplayPool {
                         .min(BACKOFF.1);
                     failures += 1;
                     sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    let Some(through) = self.standing(run) else {
-                        return self.end(run, End::Changed);
+                    let Some(through) = self.progress(session_key) else {
+                        return self.finish(session_key, SessionEnd::Changed);
                     };
                     pages = self.archive.read(&filters, through);
                     continue;
                 }
             }
             let all = async {
-                while self.lock().runs[run].behind > 0 {
-                    taken.notified().await;
+                while self.lock().sessions[session_key].unread > 0 {
+                    page_taken.notified().await;
                 }
             };
-            // Those who have not taken their part in time wait for another run.
+            // Members that have not taken their events in time wait for another session.
             drop(timeout(PAGE_MAX, all).await);
-            if !self.go_on(run, began) {
-                return self.end(run, End::Over);
+            if !self.advance(session_key, began) {
+                return self.finish(session_key, SessionEnd::Over);
             }
         }
     }
 
-    /// Returns when nobody reads with this run any more.
-    async fn deserted(&self, run: usize, taken: &Notify) {
-        while self.lock().runs[run].members > 0 {
-            taken.notified().await;
+    /// Returns when the session has no members.
+    async fn all_left(&self, session_key: usize, page_taken: &Notify) {
+        while self.lock().sessions[session_key].members > 0 {
+            page_taken.notified().await;
         }
     }
 
-    /// Hands a page to the members that want something of it.
-    fn publish(&self, run: usize, page: Page) {
+    /// Makes a page available to the members that have events in it.
+    fn publish(&self, session_key: usize, page: Page) {
         self.replays
             .metrics
             .replayed_events_total
@@ -360,55 +382,57 @@ impl ReplayPool {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
-            let State { readers, runs, .. } = &mut *state;
-            let place = &mut runs[run];
+            let State {
+                readers, sessions, ..
+            } = &mut *state;
+            let session = &mut sessions[session_key];
             let mut found = Vec::new();
-            for (number, logged) in (0u32..).zip(&events) {
-                place.interest.matches(&logged.event.subject, &mut found);
+            for (number, encoded) in (0u32..).zip(&events) {
+                session.trie.matches(&encoded.event.subject, &mut found);
                 for key in found.drain(..) {
                     if let Some(Reader {
                         phase: Phase::Joined { events, next, .. },
                         through,
                         ..
                     }) = readers.get_mut(key)
-                        && logged.event.position.seq > *through
+                        && encoded.event.position.seq > *through
                     {
                         if events.is_empty() {
-                            place.behind += 1;
+                            session.unread += 1;
                             *next = 0;
                         }
                         events.push(number);
                     }
                 }
             }
-            place.after = page.after;
-            place.through = page.through;
-            place.events = events;
+            session.after = page.after;
+            session.through = page.through;
+            session.events = events;
             for (key, reader) in readers.iter_mut() {
                 let Phase::Joined {
-                    run: joined,
+                    session: joined,
                     events,
                     ..
                 } = &reader.phase
                 else {
                     continue;
                 };
-                if *joined != run {
+                if *joined != session_key {
                     continue;
                 }
                 if page.after > reader.through {
-                    // It may not have looked since an earlier page.
+                    // The reader may not have polled since an earlier page.
                     let gap = reader.missing.map_or(gap, |(_, before)| before.and(gap));
                     reader.missing = Some((page.after, gap));
                     reader.through = page.after;
                 }
                 if events.is_empty() && reader.missing.is_none() {
                     reader.through = reader.through.max(page.through);
-                    // Who has nothing to take is woken only if it can go on in the window.
-                    if !reader.reaches() {
+                    // A member without events is woken only if it can continue in the window.
+                    if !reader.reaches_window() {
                         continue;
                     }
-                    leave(place, &reader.feed, key);
+                    leave(session, &reader.feed, key);
                     reader.phase = Phase::Reached;
                 }
                 wakers.extend(reader.waker.take());
@@ -417,53 +441,58 @@ impl ReplayPool {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Leaves behind who is behind and takes along who waits. False when the run is over.
-    fn go_on(&self, run: usize, began: Instant) -> bool {
+    /// Queues members that did not keep up and admits waiting readers. False if the session is
+    /// over.
+    fn advance(&self, session_key: usize, began: Instant) -> bool {
         let mut state = self.lock();
-        let State { readers, runs, .. } = &mut *state;
+        let State {
+            readers, sessions, ..
+        } = &mut *state;
         for (key, reader) in readers.iter_mut() {
             let Phase::Joined {
-                run: joined,
+                session: joined,
                 events,
                 ..
             } = &reader.phase
             else {
                 continue;
             };
-            if *joined == run && !events.is_empty() {
-                leave(&mut runs[run], &reader.feed, key);
+            if *joined == session_key && !events.is_empty() {
+                leave(&mut sessions[session_key], &reader.feed, key);
                 reader.phase = Phase::Queued;
                 self.replays.queue();
-                self.wanted.notify_one();
+                self.queued_notify.notify_one();
             }
         }
-        runs[run].events = Vec::new();
-        runs[run].behind = 0;
-        self.take_along(&mut state, run);
+        sessions[session_key].events = Vec::new();
+        sessions[session_key].unread = 0;
+        self.admit(&mut state, session_key);
         let others = self.replays.queued.load(Ordering::Relaxed) > 0;
-        state.runs[run].members > 0 && !(others && began.elapsed() > SLICE)
+        state.sessions[session_key].members > 0 && !(others && began.elapsed() > SLICE)
     }
 
-    /// Ends a run; its members wait again, or learn that their source has changed or rejects them. A source that rejects
-    /// one run rejects the next: those that wait for it learn that too.
-    fn end(&self, run: usize, end: End) {
+    /// Ends a session. Its members are queued again, or receive the change or the rejection. A
+    /// source that rejects one session rejects the next, so queued readers receive the rejection
+    /// too.
+    fn finish(&self, session_key: usize, end: SessionEnd) {
         let mut wakers = Vec::new();
         {
             let mut state = self.lock();
-            let State { readers, runs, .. } = &mut *state;
+            let State {
+                readers, sessions, ..
+            } = &mut *state;
             for (_, reader) in readers.iter_mut() {
-                let is_member =
-                    matches!(reader.phase, Phase::Joined { run: joined, .. } if joined == run);
+                let is_member = matches!(reader.phase, Phase::Joined { session: joined, .. } if joined == session_key);
                 let is_queued = matches!(reader.phase, Phase::Queued);
                 reader.phase = match end {
-                    End::Over if is_member => {
+                    SessionEnd::Over if is_member => {
                         self.replays.queue();
                         reader.phase = Phase::Queued;
                         continue;
                     }
-                    End::Changed if is_member => Phase::Changed,
-                    End::Rejected if is_member => Phase::Rejected,
-                    End::Rejected if is_queued => {
+                    SessionEnd::Changed if is_member => Phase::Changed,
+                    SessionEnd::Rejected if is_member => Phase::Rejected,
+                    SessionEnd::Rejected if is_queued => {
                         self.replays.unqueue();
                         Phase::Rejected
                     }
@@ -471,7 +500,7 @@ impl ReplayPool {
                 };
                 wakers.extend(reader.waker.take());
             }
-            runs.remove(run);
+            sessions.remove(session_key);
         }
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -482,15 +511,15 @@ impl ReplayPool {
 }
 
 impl Reader {
-    /// Whether everything after what it has is in the window.
-    fn reaches(&self) -> bool {
+    /// True if everything after its position is in the window.
+    fn reaches_window(&self) -> bool {
         self.feed.lock().window.floor() <= self.through
     }
 }
 
-fn leave(run: &mut Session, feed: &Feed, key: usize) {
-    run.interest.remove(&feed.filters, key);
-    run.members -= 1;
+fn leave(session: &mut Session, feed: &Feed, key: usize) {
+    session.trie.remove(&feed.filters, key);
+    session.members -= 1;
 }
 
 #[cfg(test)]

@@ -1,4 +1,13 @@
-//! Feeds on demand of a JetStream stream that republishes: in its own numbers, with its archive behind each of them.
+//! Republish source: a JetStream stream with `republish`, whose feeds are core subscriptions.
+//!
+//! The server republishes each stored message on a core subject, with its stream sequence in
+//! headers. A feed subscribes to the republished subjects of its filters and keeps the stream's own
+//! sequence numbers, so the stream's archive serves replays. The pod receives only what its readers
+//! request, instead of the whole stream. The tailer in `nats::republish` detects lost messages by
+//! the headers and repairs them from the archive.
+//!
+//! Each feed has its own head, because its subscription starts on its own. Readers wait until the
+//! tailer calls [`RepublishWriter::begin`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,15 +18,15 @@ use tokio::sync::mpsc;
 use crate::sse::{Event, Position, SourceTag};
 use crate::subject::FilterSet;
 
-use super::buffer::History;
-use super::core_source::DEMANDS_MAX;
+use super::archive::State;
+use super::buffer::ArchiveAccess;
+use super::core_source::REQUESTS_MAX;
 use super::encoded::EncodedEvent;
 use super::feed::{self, Feed};
 use super::feed_map::{FeedLease, FeedMap};
-use super::history::State;
 use super::opening;
 use super::replay::{ReplayMember, ReplayPool};
-use super::resume::{Check, View};
+use super::resume::{StoredFingerprint, View};
 use super::source::Origin;
 use super::window::GapSide;
 use super::{
@@ -25,36 +34,36 @@ use super::{
     SubscribeRequest, SubscribeRequests,
 };
 
-/// The reading side of one stream: each feed of it is written by a subscription of its own.
+/// Reading side of one stream; every feed has a subscription of its own.
 pub struct RepublishSource {
     name: Arc<str>,
-    /// The tag of its ids; none before the stream was found fit to be read so.
+    /// Tag of the stream's event ids; `None` before the stream is known to republish.
     tag: Mutex<Option<SourceTag>>,
     /// NATS rejects reading the stream until an operator changes something.
     rejected: AtomicBool,
     feeds: Arc<FeedMap>,
-    demands: mpsc::Sender<SubscribeRequest<RepublishWriter>>,
-    replayer: Arc<ReplayPool>,
+    requests: mpsc::Sender<SubscribeRequest<RepublishWriter>>,
+    replay_pool: Arc<ReplayPool>,
 }
 
-/// The writing end of one feed of events that have a position already. Not `Clone`; dropping it ends the feed.
+/// Writer of one feed. The events have positions already. Not `Clone`; dropping it ends the feed.
 #[derive(Debug)]
 pub struct RepublishWriter {
     source: Arc<RepublishSource>,
     lease: FeedLease,
-    /// Bytes of [`RepublishWriter::charge`].
-    charged: usize,
+    /// Bytes set by [`RepublishWriter::set_external_bytes`].
+    external_bytes: usize,
 }
 
-/// A stream and the demands that will come of its readers.
+/// Creates a source, and the receiver of its subscribe requests.
 #[must_use]
 pub fn channel(
     name: impl Into<Arc<str>>,
     budget: &Arc<Budget>,
-    past: History,
+    access: ArchiveAccess,
 ) -> (Arc<RepublishSource>, SubscribeRequests<RepublishWriter>) {
-    let (demands, received) = mpsc::channel(DEMANDS_MAX);
-    let replayer = ReplayPool::new(&past.replays, past.archive, past.reach, budget);
+    let (requests, received) = mpsc::channel(REQUESTS_MAX);
+    let replay_pool = ReplayPool::new(&access.replays, access.archive, access.reach, budget);
     let (name, tag, rejected, feeds) = (
         name.into(),
         Mutex::default(),
@@ -67,41 +76,41 @@ pub fn channel(
             tag,
             rejected,
             feeds,
-            demands,
-            replayer,
+            requests,
+            replay_pool,
         }),
         received,
     )
 }
 
-// === impl Republished ===
+// === impl RepublishSource ===
 
 impl RepublishSource {
-    /// The name of the stream.
+    /// Name of the stream.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// The tag of its ids; none before readers may begin.
+    /// Tag of the stream's event ids; `None` before readers may start.
     #[must_use]
     pub fn tag(&self) -> Option<SourceTag> {
         *self.tag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether NATS rejects reading the stream until an operator changes something.
+    /// True if NATS rejects reading the stream until an operator changes something.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// Admits no reader until [`Self::stands`]: an operator has to change something first.
+    /// Admits no reader until [`Self::set_ready`]; an operator has to change something first.
     pub fn reject(&self) {
         self.rejected.store(true, Ordering::Relaxed);
     }
 
-    /// Says that the stream is fit to be read, and under which tag: readers may begin.
-    pub fn stands(&self, tag: SourceTag) {
+    /// Marks the stream as readable under this tag: readers may start.
+    pub fn set_ready(&self, tag: SourceTag) {
         self.rejected.store(false, Ordering::Relaxed);
         let before = self
             .tag
@@ -109,51 +118,52 @@ impl RepublishSource {
             .unwrap_or_else(PoisonError::into_inner)
             .replace(tag);
         if before.is_some_and(|before| before != tag) {
-            // Replays that run are of the old numbers.
-            self.replayer.renumber();
+            // Running replays belong to the old epoch.
+            self.replay_pool.start_epoch();
         }
     }
 
-    /// Opens a reader; returns when its subscription stands, so that nothing published later is missed.
+    /// Opens a reader. Returns after its subscription is confirmed, so that it receives everything
+    /// published later.
     ///
     /// # Errors
-    /// [`OpenError`] when the stream is not fit to be read, does not say what it has to be asked, or at a limit.
+    /// [`OpenError`] if the stream is not readable, if the archive does not answer, or at a limit.
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
+        options: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         if self.is_rejected() {
             return Err(OpenError::Rejected);
         }
         let tag = self.tag().ok_or(OpenError::NotReady)?;
-        // Where a feed begins is known when its subscription stands.
-        let found = self.feeds.find(filters, profile, || Position {
+        // The start of a feed is known only after its subscription is confirmed.
+        let found = self.feeds.find(filters, options, || Position {
             tag,
             seq: 0,
-            check: None,
+            fingerprint: None,
         })?;
         let mut cursor = Cursor::at_end(Origin::Republish(self.clone()), found.feed.clone());
         let writer = |lease| RepublishWriter {
             source: self.clone(),
             lease,
-            charged: 0,
+            external_bytes: 0,
         };
-        found.stands(&self.demands, writer).await?;
-        if !cursor.go_to_end() {
+        found.wait_subscribed(&self.requests, writer).await?;
+        if !cursor.seek_to_end() {
             return Err(OpenError::NotReady);
         }
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Lost(reason) => Outcome::Gap(Gap {
+            Start::Unknown(reason) => Outcome::Gap(Gap {
                 reason,
                 missed: None,
             }),
             Start::After(at) => {
-                let archive = Some(&**self.replayer.archive());
-                opening::place(&mut cursor, at, archive, |cursor, source, check| {
-                    view(cursor, at, source, check)
+                let archive = Some(&**self.replay_pool.archive());
+                opening::resume(&mut cursor, at, archive, |cursor, source, fingerprint| {
+                    view(cursor, at, source, fingerprint)
                 })
                 .await?
             }
@@ -161,20 +171,20 @@ impl RepublishSource {
         Ok(Opened { cursor, outcome })
     }
 
-    /// Feeds, and the events and bytes in them.
+    /// Number of feeds, events and bytes.
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         self.feeds.size()
     }
 
-    /// Drops what is too old at this time.
+    /// Evicts events older than the age limit.
     pub fn sweep(&self, now: Instant) {
         self.feeds.sweep(now);
     }
 
-    /// Serves readers that are behind their window. To be spawned once.
+    /// Runs the replays of this stream. To be spawned once.
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.replayer.clone().run()
+        self.replay_pool.clone().run()
     }
 
     pub(super) fn head_at_end(feed: &Feed, index: u64) -> Option<Position> {
@@ -184,76 +194,85 @@ impl RepublishSource {
             .flatten()
     }
 
-    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
-        self.replayer.enter(feed, after)
+    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+        self.replay_pool.join(feed, after)
     }
 
-    pub(super) fn left(&self, feed: &Arc<Feed>) {
-        self.feeds.left(feed);
+    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
+        self.feeds.reader_left(feed);
     }
 }
 
 impl std::fmt::Debug for RepublishSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Republished({})", self.name)
+        write!(f, "RepublishSource({})", self.name)
     }
 }
 
-/// How things stand for a reader that was at `at`.
-fn view(cursor: &Cursor, at: Position, source: Option<State>, check: Check) -> Option<View> {
+/// State of the source as seen from the position `at`.
+fn view(
+    cursor: &Cursor,
+    at: Position,
+    source: Option<State>,
+    fingerprint: StoredFingerprint,
+) -> Option<View> {
     let state = cursor.feed().lock();
     let head = state.head?;
-    let check = state.window.check_at(at.seq).map_or(check, Check::Is);
+    let fingerprint = state
+        .window
+        .fingerprint_at(at.seq)
+        .map_or(fingerprint, StoredFingerprint::Found);
     Some(View {
         tag: head.tag,
         floor: state.window.floor(),
         head: head.seq,
         source,
-        check,
+        fingerprint,
     })
 }
 
-// === impl PositionedWriter ===
+// === impl RepublishWriter ===
 
 impl RepublishWriter {
-    /// Begins behind sequence `head`: the subscription stands, and brings everything that follows. Readers that wait
-    /// may begin.
+    /// Starts the feed after sequence `head`: the subscription is confirmed and delivers everything
+    /// after it. Waiting readers may start.
     pub fn begin(&mut self, tag: SourceTag, head: u64) {
         let head = Position {
             tag,
             seq: head,
-            check: None,
+            fingerprint: None,
         };
         {
             let mut state = self.lease.feed().lock();
             state.window.begin(head);
             state.head = Some(head);
         }
-        self.lease.established();
+        self.lease.confirm_subscribed();
     }
 
-    /// Everything up to here was appended, or does not match.
+    /// Sequence number up to which everything was appended or does not match.
     #[must_use]
     pub fn head(&self) -> u64 {
         self.lease.feed().lock().head.map_or(0, |head| head.seq)
     }
 
-    /// Encodes an event for all feeds of the stream that want it.
+    /// Encodes an event for all feeds of the stream that match it.
     #[must_use]
     pub fn encode(&self, event: Event) -> Arc<EncodedEvent> {
         EncodedEvent::new(event, self.lease.budget())
     }
 
-    /// Appends events in ascending order of sequence, all after the head: one lock and one wake for all of them.
+    /// Appends events in ascending order of sequence, all after the head, with one lock and one
+    /// notification.
     pub fn append(&mut self, events: Vec<Event>) {
-        // Encode before taking the lock: every reader of the feed waits on it.
+        // Encode before locking: every reader of the feed waits for the lock.
         let encoded = events.into_iter().map(|event| self.encode(event)).collect();
         self.append_encoded(encoded);
     }
 
-    /// As [`Self::append`], of events that other feeds may share.
+    /// Like [`Self::append`], for events that other feeds may share.
     pub fn append_encoded(&mut self, events: Vec<Arc<EncodedEvent>>) {
-        let Some(last) = events.last().map(|logged| logged.event.position) else {
+        let Some(last) = events.last().map(|encoded| encoded.event.position) else {
             return;
         };
         {
@@ -263,28 +282,29 @@ impl RepublishWriter {
             window.append(events.iter().map(|one| {
                 debug_assert!(
                     head.is_none_or(|head| head.seq < one.event.position.seq),
-                    "a feed ascends"
+                    "sequence numbers in a feed ascend"
                 );
                 *head = Some(one.event.position);
-                feed.profile.show(one.clone())
+                feed.options.show(one.clone())
             }));
             debug_assert_eq!(state.head, Some(last), "the last event is the head");
         }
-        // What a window gives back counts only when nobody else holds it.
+        // Evicted memory is released only when the last reference is dropped.
         drop(events);
         self.lease.wake();
     }
 
-    /// Charges the budget with what is remembered of the feed elsewhere, in place of the charge before.
-    pub fn charge(&mut self, bytes: usize) {
-        if bytes != self.charged {
+    /// Charges the budget with memory that the tailer holds for this feed; replaces the previous
+    /// amount.
+    pub fn set_external_bytes(&mut self, bytes: usize) {
+        if bytes != self.external_bytes {
             let budget = self.lease.budget();
             budget.add(bytes);
-            budget.sub(std::mem::replace(&mut self.charged, bytes));
+            budget.sub(std::mem::replace(&mut self.external_bytes, bytes));
         }
     }
 
-    /// Says that nothing up to this sequence number is missing: what was not appended does not match.
+    /// Advances the head: messages up to this sequence number that were not appended do not match.
     pub fn advance(&mut self, seq: u64) {
         let mut state = self.lease.feed().lock();
         if let Some(head) = &mut state.head
@@ -293,19 +313,19 @@ impl RepublishWriter {
             *head = Position {
                 tag: head.tag,
                 seq,
-                check: None,
+                fingerprint: None,
             };
         }
     }
 
-    /// Tells every reader that events are missing behind the head.
+    /// Reports to every reader that events are missing after the head.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
         self.push_gap(Gap { reason, missed }, false);
     }
 
-    /// Tells every reader that events are missing before the head. Who comes from further back reads the archive, where
-    /// they may be.
-    pub fn hole(&mut self, reason: GapReason, missed: Option<u64>) {
+    /// Reports to every reader that events are missing before the head. A reader with an older
+    /// position reads the archive, which may have them.
+    pub fn gap_before_head(&mut self, reason: GapReason, missed: Option<u64>) {
         self.push_gap(Gap { reason, missed }, true);
     }
 
@@ -315,45 +335,45 @@ impl RepublishWriter {
             let Some(head) = state.head else { return };
             state
                 .window
-                .push_gap(gap, head, GapSide::Behind, Instant::now());
+                .push_gap(gap, head, GapSide::After, Instant::now());
             if is_before {
-                state.window.forget(head.seq);
+                state.window.raise_floor(head.seq);
             }
         }
         self.lease.wake();
     }
 
-    /// Begins again behind sequence `head`, where nothing that stands in the feed adjoins what will follow; every reader
-    /// is told the gap.
-    pub fn renew(&mut self, tag: SourceTag, head: u64, gap: Gap) {
+    /// Continues after sequence `head` where the following events do not adjoin the feed. Every
+    /// reader receives the gap.
+    pub fn start_epoch(&mut self, tag: SourceTag, head: u64, gap: Gap) {
         let head = Position {
             tag,
             seq: head,
-            check: None,
+            fingerprint: None,
         };
-        let renumbers = gap.reason != GapReason::Expired;
+        let starts_epoch = gap.reason != GapReason::Expired;
         {
             let mut state = self.lease.feed().lock();
-            state.window.renew(gap, head, Instant::now());
+            state.window.start_epoch(gap, head, Instant::now());
             state.head = Some(head);
         }
         if self.source.tag() != Some(tag) {
-            self.source.stands(tag);
-        } else if renumbers {
-            self.source.replayer.renumber();
+            self.source.set_ready(tag);
+        } else if starts_epoch {
+            self.source.replay_pool.start_epoch();
         }
         self.lease.wake();
     }
 
-    /// Returns when nobody has read the feed for a while ([`super::feed_map::LINGER`]): the subscription may end. Can be
-    /// dropped and called again.
-    pub async fn unwanted(&mut self) {
-        self.lease.unwanted().await;
+    /// Returns when the feed has been without readers for its idle period
+    /// ([`super::feed_map::LINGER`] at most). Cancel safe.
+    pub async fn wait_idle(&mut self) {
+        self.lease.wait_idle().await;
     }
 }
 
 impl Drop for RepublishWriter {
     fn drop(&mut self) {
-        self.charge(0);
+        self.set_external_bytes(0);
     }
 }

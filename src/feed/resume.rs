@@ -1,38 +1,49 @@
-//! Where a reader begins: what becomes of its last event id, per component.
+//! Rules of resuming: the outcome for each position of a `Last-Event-ID`.
+//!
+//! [`decide`] is a pure function of the client's position and a [`View`] of the source. It answers
+//! with an outcome, or with the one question that has to be put to the archive first; `opening.rs`
+//! asks it and calls again. In this order:
+//!
+//! 1. The tag differs: `recreated`.
+//! 2. The position is outside of memory: ask the archive for its range. After its end: `ahead`.
+//!    Before its oldest message: `expired`.
+//! 3. The id has a fingerprint: compare it with the stored message at that sequence number.
+//!    Different: `recreated`. A deleted message matches any fingerprint.
+//! 4. Otherwise the position is valid: the reader continues in the window, or in the archive.
 
 use std::fmt;
 
-use super::history::State;
+use super::archive::State;
 use crate::sse::{Position, SourceTag};
 
-/// Why events are missing.
+/// Reason for missing events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GapReason {
-    /// Older than what the source retains.
+    /// Older than the retention of the source.
     Expired,
     /// After the end of the source: it was restored from an older snapshot.
     Ahead,
-    /// The source is another one now.
+    /// The source was recreated.
     Recreated,
-    /// The core subjects of another process.
+    /// The position is of core subjects, numbered by another process.
     Restarted,
-    /// The client's id is none.
+    /// The client sent an invalid event id.
     Invalid,
     /// NATS rejects the replay until an operator changes something.
     Rejected,
-    /// NATS lost core messages, or a hole in a source cannot be repaired.
+    /// NATS lost core messages, or a loss in a republished stream cannot be repaired.
     Upstream,
     /// The client was too slow.
     Slow,
-    /// The client was too slow and got the newest of each subject.
+    /// The client was too slow and received only the newest event per subject.
     Conflated,
-    /// A drain recorded the client's position, and it cannot resume from there: another connection of its name has, or
-    /// NATS did not confirm that this one may.
+    /// A drain recorded the client's position and it cannot resume from there: another connection
+    /// of its name has, or NATS did not confirm the claim.
     Claimed,
 }
 
 impl GapReason {
-    /// Every reason, in the order of the variants.
+    /// All reasons, in the order of the variants.
     pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::Ahead,
@@ -46,7 +57,7 @@ impl GapReason {
         Self::Claimed,
     ];
 
-    /// The word in the gap event and in metric labels.
+    /// Value in gap events and metric labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,7 +74,7 @@ impl GapReason {
         }
     }
 
-    /// From where the reader goes on: the oldest that is left, or what comes next.
+    /// Resume point after the gap: the oldest event that is left, or the next one.
     #[must_use]
     pub fn resume(self) -> &'static str {
         match self {
@@ -79,17 +90,17 @@ impl fmt::Display for GapReason {
     }
 }
 
-/// Events that a reader can no longer be given.
+/// Events that a reader does not receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Why.
+    /// Reason.
     pub reason: GapReason,
-    /// How many, where that is known.
+    /// Number of events, if known.
     pub missed: Option<u64>,
 }
 
 impl Gap {
-    /// One gap for two that follow each other with no event between.
+    /// Merges two gaps with no event between them.
     pub(super) fn and(self, next: Self) -> Self {
         if self.reason != next.reason {
             return Self {
@@ -105,35 +116,35 @@ impl Gap {
     }
 }
 
-/// Where a reader wants to begin.
+/// Requested start of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With what comes next.
+    /// With the next event.
     Live,
     /// After this position.
     After(Position),
-    /// With what comes next, after being told that its position means nothing here.
-    Lost(GapReason),
+    /// With the next event, after a gap: the client's position is not usable here.
+    Unknown(GapReason),
 }
 
-/// What becomes of a start.
+/// Outcome of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Begins with what comes next; nothing is missing.
+    /// Starts with the next event; nothing is missing.
     Live,
     /// Everything after its position is in memory.
     Window,
-    /// Everything after its position is at the source still.
+    /// Everything after its position is in the archive.
     Archive,
-    /// Events are missing; the reader is told before anything else.
+    /// Events are missing; the reader receives the gap first.
     Gap(Gap),
 }
 
 impl Outcome {
-    /// Every value of the metric label.
+    /// All values of the metric label.
     pub const LABELS: [&str; 4] = ["live", "window", "archive", "gap"];
 
-    /// The metric label.
+    /// Value of the metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -145,44 +156,44 @@ impl Outcome {
     }
 }
 
-/// Where a source and what is in memory of it stand, as seen by a reader with a position.
+/// State of a source and of its memory, as seen from a client's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
-    /// The tag of the source's ids.
+    /// Tag of the source's event ids.
     pub(super) tag: SourceTag,
-    /// Everything after this one is in memory.
+    /// Every event after this sequence number is in memory.
     pub(super) floor: u64,
-    /// The newest that is in memory, or is known not to concern it.
+    /// Newest sequence number that is in memory, or does not match.
     pub(super) head: u64,
-    /// What the source says of itself, if it was asked.
+    /// Range of the archive, if it was asked.
     pub(super) source: Option<State>,
-    /// The check of the message at the position, if it is known or was asked for.
-    pub(super) check: Check,
+    /// Fingerprint of the message at the position, if it is known.
+    pub(super) fingerprint: StoredFingerprint,
 }
 
-/// What is known of the message at a position.
+/// Fingerprint of the message at a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Check {
-    /// Nothing; the source would have to be asked.
+pub(super) enum StoredFingerprint {
+    /// Not known; the archive has not been asked.
     Unknown,
-    /// No message stands there (any more).
-    Nothing,
-    /// This one.
-    Is(u16),
+    /// There is no message, or it was deleted.
+    Missing,
+    /// Fingerprint of the stored message.
+    Found(u16),
 }
 
-/// The answer for one component of an id.
+/// Decision for one position of an event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// This becomes of it.
+    /// The outcome is final.
     Outcome(Outcome),
-    /// The source has to be asked where it is.
+    /// Ask the archive for its range.
     AskState,
-    /// The source has to be asked for the message at the position.
-    AskCheck,
+    /// Ask the archive for the fingerprint of the message at the position.
+    AskFingerprint,
 }
 
-/// What becomes of a reader that was at `at`: every rule of resuming is here.
+/// Decides the start of a reader with the position `at`.
 pub(super) fn decide(at: Position, view: &View) -> Decision {
     use GapReason::{Ahead, Expired, Recreated};
     let gap = |reason| {
@@ -194,7 +205,7 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
     if at.tag != view.tag || view.source.is_some_and(|source| source.tag != view.tag) {
         return gap(Recreated);
     }
-    // Inside of what is known here the source need not be asked; beyond it only the source knows.
+    // Within memory the archive need not be asked; outside, only the archive knows.
     let inside = view.floor <= at.seq && at.seq <= view.head;
     if !inside {
         let Some(source) = view.source else {
@@ -207,9 +218,9 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
             return gap(Expired);
         }
     }
-    match (at.check, view.check) {
-        (Some(_), Check::Unknown) => return Decision::AskCheck,
-        (Some(known), Check::Is(found)) if known != found => return gap(Recreated),
+    match (at.fingerprint, view.fingerprint) {
+        (Some(_), StoredFingerprint::Unknown) => return Decision::AskFingerprint,
+        (Some(known), StoredFingerprint::Found(found)) if known != found => return gap(Recreated),
         _ => {}
     }
     Decision::Outcome(if at.seq < view.floor {
@@ -223,15 +234,15 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
 mod tests {
     use super::*;
 
-    fn at(seq: u64, check: Option<u16>) -> Position {
+    fn at(seq: u64, fingerprint: Option<u16>) -> Position {
         Position {
             tag: SourceTag::of_identity("s"),
             seq,
-            check,
+            fingerprint,
         }
     }
 
-    /// In memory: 51 to 80. At the source: 21 to 90.
+    /// In memory: 51 to 80. In the archive: 21 to 90.
     fn view() -> View {
         let source = State {
             tag: SourceTag::of_identity("s"),
@@ -243,7 +254,7 @@ mod tests {
             floor: 50,
             head: 80,
             source: Some(source),
-            check: Check::Nothing,
+            fingerprint: StoredFingerprint::Missing,
         }
     }
 
@@ -252,12 +263,12 @@ mod tests {
             Decision::Outcome(Outcome::Gap(gap)) => gap.reason.as_str(),
             Decision::Outcome(outcome) => outcome.as_str(),
             Decision::AskState => "ask state",
-            Decision::AskCheck => "ask check",
+            Decision::AskFingerprint => "ask fingerprint",
         }
     }
 
     #[test]
-    fn every_position_has_the_outcome_of_the_table() {
+    fn position_outcomes_follow_the_ranges_of_memory_and_archive() {
         for (seq, expected) in [
             (0, "expired"),
             (19, "expired"),
@@ -278,7 +289,7 @@ mod tests {
                 Position {
                     tag: SourceTag::of_identity("other"),
                     seq: 60,
-                    check: None
+                    fingerprint: None
                 },
                 &view()
             ),
@@ -287,43 +298,43 @@ mod tests {
     }
 
     #[test]
-    fn the_source_is_asked_only_for_what_memory_does_not_know() {
+    fn archive_is_asked_only_for_positions_outside_of_memory() {
         let known = View {
             source: None,
-            check: Check::Is(7),
+            fingerprint: StoredFingerprint::Found(7),
             ..view()
         };
         assert_eq!(outcome(at(60, Some(7)), &known), "window");
         assert_eq!(outcome(at(60, Some(8)), &known), "recreated");
         let unknown = View {
             source: None,
-            check: Check::Unknown,
+            fingerprint: StoredFingerprint::Unknown,
             ..view()
         };
         assert_eq!(outcome(at(60, None), &unknown), "window");
-        assert_eq!(outcome(at(60, Some(7)), &unknown), "ask check");
+        assert_eq!(outcome(at(60, Some(7)), &unknown), "ask fingerprint");
         assert_eq!(outcome(at(40, None), &unknown), "ask state");
         assert_eq!(outcome(at(85, None), &unknown), "ask state");
         assert_eq!(
             outcome(
                 at(40, Some(7)),
                 &View {
-                    check: Check::Unknown,
+                    fingerprint: StoredFingerprint::Unknown,
                     ..view()
                 }
             ),
-            "ask check"
+            "ask fingerprint"
         );
     }
 
     #[test]
-    fn a_message_that_was_deleted_contradicts_nobody() {
+    fn deleted_message_matches_any_fingerprint() {
         assert_eq!(outcome(at(60, Some(7)), &view()), "window");
         assert_eq!(outcome(at(40, Some(7)), &view()), "archive");
     }
 
     #[test]
-    fn a_stream_that_was_recreated_since_the_tail_saw_it_is_told_at_once() {
+    fn stream_recreated_before_the_tailer_noticed_is_reported() {
         let source = State {
             tag: SourceTag::of_identity("new"),
             first_seq: 1,

@@ -1,4 +1,11 @@
-//! What a slow reader is given: which of the events that wait for it are passed by, and how that is told.
+//! Load shedding for a slow client: which unread events are skipped, and the gaps that report them.
+//!
+//! A client is slow if its socket has accepted no bytes for the stall timeout while events are
+//! unread. When the socket accepts bytes again, the event stream reads once with a [`Shedder`] for
+//! all of its cursors; the policy of the route decides per event. Critical events are never
+//! skipped. There is no list of skipped events: the state of a slow client is its cursor.
+//!
+//! A run of skipped events is reported as one gap ([`GapRun`]), placed before the next item.
 
 use std::time::Duration;
 
@@ -6,34 +13,33 @@ use crate::sse::{Position, Tier};
 
 use super::{Batch, Gap, GapReason, Item};
 
-/// How a route treats clients whose own socket takes too little (`slow:`).
+/// Policy of a route for slow clients (`slow:`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slow {
-    /// The most events that may wait for a slow client: with more its event stream ends.
+    /// Maximum number of unread events of a slow client; beyond it the event stream ends.
     pub lag: u64,
-    /// For how long a socket may refuse bytes before its client is slow.
-    pub patience: Duration,
-    /// How long a client that was ended for it waits before it comes back.
+    /// Time without accepted bytes after which a client is slow.
+    pub stall_timeout: Duration,
+    /// `retry:` for a client whose event stream ended because of its lag.
     pub retry: Duration,
-    /// What it is given until then.
+    /// Events that it receives until then.
     pub policy: SlowPolicy,
 }
 
-/// What of the waiting events a slow client is given.
+/// Selection of the unread events that a slow client receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowPolicy {
-    /// With more than a quarter of the lag waiting no telemetry, with more than three quarters only what is critical.
+    /// No telemetry above a quarter of the lag limit; only critical events above three quarters.
     Shed,
-    /// The newest of each subject, and everything that is critical.
+    /// Only the newest event per subject, and all critical events.
     Conflate,
-    /// Everything.
+    /// All events.
     Disconnect,
 }
 
-/// One turn of a slow reader over all of its cursors: what may be passed by, and what was.
+/// One read of a slow client over all of its cursors: what may be skipped, and what was.
 ///
-/// It is made when a socket that refused bytes for too long takes some again, and is over with that turn: there is no
-/// list of what a client skips, only where its cursor stands.
+/// It is created when a stalled socket accepts bytes again, and dropped after that read.
 #[derive(Debug)]
 pub struct Shedder {
     policy: SlowPolicy,
@@ -45,10 +51,10 @@ pub struct Shedder {
 impl Default for Slow {
     fn default() -> Self {
         Self {
-            // 1000: a tenth of a window; at ten events a second more than a minute and a half behind.
+            // 1000: a tenth of a window; at ten events per second more than a minute and a half.
             lag: 1000,
-            // 2 s: longer than a lost segment or a hand-over between radio cells takes.
-            patience: Duration::from_secs(2),
+            // 2 s: longer than a lost segment or a handover between radio cells takes.
+            stall_timeout: Duration::from_secs(2),
             retry: Duration::from_secs(5),
             policy: SlowPolicy::Shed,
         }
@@ -56,12 +62,12 @@ impl Default for Slow {
 }
 
 impl Slow {
-    /// The least lag that can be configured: with it one event that waits alone is never passed by.
+    /// Minimum lag limit: with it, a single unread event is never skipped.
     pub const LAG_MIN: u64 = 4;
 }
 
 impl Shedder {
-    /// A turn with so many events waiting, in all cursors of the reader.
+    /// Creates a shedder for a read with `waiting` unread events in all cursors.
     #[must_use]
     pub fn new(slow: &Slow, waiting: u64) -> Self {
         Self {
@@ -72,7 +78,7 @@ impl Shedder {
         }
     }
 
-    /// What was passed by so far, and told.
+    /// Events that this read has skipped and reported.
     pub fn skipped(&self) -> impl Iterator<Item = (Tier, u64)> {
         Tier::ALL
             .into_iter()
@@ -84,14 +90,15 @@ impl Shedder {
         self.policy == SlowPolicy::Conflate
     }
 
-    /// So many events wait no longer, whatever became of them.
-    pub(super) fn passed(&mut self, events: u64) {
+    /// Subtracts events that are no longer unread, delivered or not.
+    pub(super) fn consumed(&mut self, events: u64) {
         self.waiting = self.waiting.saturating_sub(events);
     }
 
-    /// Whether the next event is passed by; it still counts as waiting. `newest`: of its subject, among those that wait.
-    pub(super) fn passes_by(&mut self, tier: Tier, newest: bool) -> bool {
-        let passes = match (self.policy, tier) {
+    /// True if the next event is skipped; it still counts as unread. `newest`: it is the newest
+    /// unread event of its subject.
+    pub(super) fn skips(&mut self, tier: Tier, newest: bool) -> bool {
+        let is_skipped = match (self.policy, tier) {
             (SlowPolicy::Disconnect, _) | (_, Tier::Critical) => false,
             (SlowPolicy::Conflate, _) => !newest,
             (SlowPolicy::Shed, Tier::Normal) => {
@@ -99,10 +106,10 @@ impl Shedder {
             }
             (SlowPolicy::Shed, Tier::Telemetry) => self.waiting.saturating_mul(4) > self.lag,
         };
-        if passes {
+        if is_skipped {
             self.skipped[tier as usize] += 1;
         }
-        passes
+        is_skipped
     }
 
     pub(super) fn reason(&self) -> GapReason {
@@ -114,17 +121,17 @@ impl Shedder {
     }
 }
 
-/// The gap of one read that can still grow: one tells of a whole run of events that are passed by.
+/// Gap of the current read that covers a run of skipped events.
 #[derive(Debug, Default)]
 pub(super) struct GapRun(Option<usize>);
 
 impl GapRun {
-    /// The gap that was pushed last may grow.
+    /// Continues the gap that was pushed last.
     pub(super) fn begin(batch: &Batch) -> Self {
         Self(batch.items.len().checked_sub(1))
     }
 
-    /// One more event is passed by, behind `position`.
+    /// Counts one more skipped event after `position`.
     pub(super) fn grow(&mut self, why: GapReason, position: Position, batch: &mut Batch) {
         let known = self.0.and_then(|place| batch.items.get_mut(place));
         if let Some(Item::Gap {
@@ -149,9 +156,9 @@ impl GapRun {
         self.0 = Some(batch.items.len() - 1);
     }
 
-    /// Something is given. When events are conflated one gap tells of the whole read all the same.
-    pub(super) fn interrupt(&mut self, relief: Option<&Shedder>) {
-        if !relief.is_some_and(Shedder::conflates) {
+    /// Ends the run, because an event is delivered. With conflation, one gap covers the whole read.
+    pub(super) fn end(&mut self, shedder: Option<&Shedder>) {
+        if !shedder.is_some_and(Shedder::conflates) {
             self.0 = None;
         }
     }
@@ -161,7 +168,7 @@ impl GapRun {
 mod tests {
     use super::*;
 
-    fn relief(policy: SlowPolicy, waiting: u64) -> Shedder {
+    fn shedder(policy: SlowPolicy, waiting: u64) -> Shedder {
         Shedder::new(
             &Slow {
                 lag: 1000,
@@ -173,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn telemetry_is_shed_above_a_quarter_and_normal_events_above_three_quarters() {
+    fn telemetry_is_skipped_above_a_quarter_and_normal_events_above_three_quarters() {
         for (waiting, telemetry, normal) in [
             (1, false, false),
             (250, false, false),
@@ -181,42 +188,36 @@ mod tests {
             (750, true, false),
             (751, true, true),
         ] {
-            let mut relief = relief(SlowPolicy::Shed, waiting);
-            assert_eq!(
-                relief.passes_by(Tier::Telemetry, true),
-                telemetry,
-                "{waiting}"
-            );
-            assert_eq!(relief.passes_by(Tier::Normal, true), normal, "{waiting}");
-            assert!(!relief.passes_by(Tier::Critical, false), "{waiting}");
-            let skipped: u64 = relief.skipped().map(|(_, count)| count).sum();
+            let mut shedder = shedder(SlowPolicy::Shed, waiting);
+            assert_eq!(shedder.skips(Tier::Telemetry, true), telemetry, "{waiting}");
+            assert_eq!(shedder.skips(Tier::Normal, true), normal, "{waiting}");
+            assert!(!shedder.skips(Tier::Critical, false), "{waiting}");
+            let skipped: u64 = shedder.skipped().map(|(_, count)| count).sum();
             assert_eq!(skipped, u64::from(telemetry) + u64::from(normal));
         }
     }
 
     #[test]
-    fn shedding_stops_where_little_is_left() {
-        let mut relief = relief(SlowPolicy::Shed, 1000);
-        let mut given = 0;
+    fn shedding_stops_when_few_events_are_left() {
+        let mut shedder = shedder(SlowPolicy::Shed, 1000);
+        let mut delivered = 0;
         for _ in 0..1000 {
-            given += u64::from(!relief.passes_by(Tier::Normal, true));
-            relief.passed(1);
+            delivered += u64::from(!shedder.skips(Tier::Normal, true));
+            shedder.consumed(1);
         }
-        assert_eq!(given, 750);
+        assert_eq!(delivered, 750);
     }
 
     #[test]
-    fn conflating_passes_by_all_but_the_newest_and_disconnecting_nothing() {
-        let mut conflate = relief(SlowPolicy::Conflate, 2);
-        assert!(conflate.passes_by(Tier::Normal, false));
-        assert!(
-            !conflate.passes_by(Tier::Normal, true) && !conflate.passes_by(Tier::Critical, false)
-        );
-        let mut disconnect = relief(SlowPolicy::Disconnect, 1_000_000);
+    fn conflation_skips_all_but_the_newest_and_disconnect_skips_nothing() {
+        let mut conflate = shedder(SlowPolicy::Conflate, 2);
+        assert!(conflate.skips(Tier::Normal, false));
+        assert!(!conflate.skips(Tier::Normal, true) && !conflate.skips(Tier::Critical, false));
+        let mut disconnect = shedder(SlowPolicy::Disconnect, 1_000_000);
         assert!(
             Tier::ALL
                 .into_iter()
-                .all(|tier| !disconnect.passes_by(tier, false))
+                .all(|tier| !disconnect.skips(tier, false))
         );
     }
 }

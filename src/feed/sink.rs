@@ -1,4 +1,9 @@
-//! Where a reader that waits can be given what it waits for without a turn of its task.
+//! Direct sink: a non-blocking writer for an idle reader, used by the dispatcher.
+//!
+//! The HTTP side implements [`DirectSink`] for a socket (HTTP/1.1) or for the send queue of a
+//! stream (HTTP/2). It accepts a run only while that preserves order: nothing else is on its way to
+//! the client, the event stream is not ending, and the reader receives every event. The bytes are
+//! the same for all readers with the same offset ([`EncodedRun`]).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,61 +15,63 @@ use crate::sse::{Position, Tier};
 use super::batch::COPIED_MAX;
 use super::window::{Entry, Offset, Window};
 
-/// Takes the events of one reader, on the thread that it reads on.
+/// Non-blocking writer for one reader, called on the reader's thread.
 ///
-/// Only whoever reads knows whether they may be given past it: whether something else is still under way to its client,
-/// whether it is to end, or is given less than everything.
+/// Only the event stream knows whether it may be bypassed: other bytes may be on their way, it may
+/// be about to end, or it may skip events.
 pub trait DirectSink: Debug + Send + Sync {
-    /// Looks at what it needs to take a piece: the memory of several outlets is fetched at once, while each that is used
-    /// waits for its own. Whether it would take one; it may change its mind.
-    fn look(&self) -> bool;
+    /// Touches the memory that [`Self::try_send`] needs, so that the cache misses of several sinks
+    /// overlap. Returns whether it would accept a run; that may change.
+    fn prefetch(&self) -> bool;
 
-    /// Takes all of a piece or nothing of it.
-    fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome;
+    /// Accepts all of a run, or nothing.
+    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome;
 }
 
-/// What became of a piece.
+/// Result of [`DirectSink::try_send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// It has reached the client's socket: the reader goes on waiting.
+    /// The run is in the client's socket; the reader remains idle.
     Sent,
-    /// It goes out with what others on the same connection are handed in this turn: the reader goes on waiting.
+    /// The run is queued and written with the other runs of the same connection after this step;
+    /// the reader remains idle.
     Queued,
-    /// It is taken, and not all of it has reached the socket: the reader is woken for the rest.
-    Kept,
-    /// The reader is woken, and reads it.
-    Refused,
+    /// The run is accepted and only partly in the socket; the reader is woken to write the rest.
+    Partial,
+    /// The run is not accepted; the reader is woken and reads it.
+    Rejected,
 }
 
-/// Events side by side, all that came since a reader began to wait: the same bytes for everyone that waits there.
+/// All events after the offset of an idle reader, encoded: the same bytes for every reader there.
 #[derive(Debug)]
 pub struct EncodedRun {
-    /// Their encodings.
+    /// Encoded events.
     pub chunk: Chunk,
-    /// How many.
+    /// Number of events.
     pub events: u64,
-    /// When this process received the oldest of them.
+    /// Earliest time of receipt among them.
     pub received: Instant,
-    /// Some of them are telemetry, which pressure thins.
+    /// Some of them are telemetry, which the load level may skip.
     pub has_telemetry: bool,
-    /// Where the first of them stands.
+    /// Position of the first event.
     pub(super) first: Position,
-    /// Where the last of them stands.
+    /// Position of the last event.
     pub(super) last: Position,
-    /// The index of the first.
+    /// Index of the first event.
     pub(super) index: u64,
-    /// Behind the last.
+    /// Offset after the last event.
     pub(super) end: Offset,
 }
 
 impl EncodedRun {
-    /// What stands in a window from an index to its end; none where a reader must look at it itself.
-    pub(super) fn cut(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
-        let end = window.end_place();
+    /// Encodes the events from an index to the end of the window; `None` if a reader has to read
+    /// them itself.
+    pub(super) fn from_window(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
+        let end = window.end_offset();
         let (events, mut bytes, mut received, mut has_telemetry) =
             (end.index.checked_sub(index)?, 0, None, false);
         for index in index..end.index {
-            let Some(entry @ Entry::Event { logged, tier, .. }) = window.get(index) else {
+            let Some(entry @ Entry::Event { encoded, tier, .. }) = window.get(index) else {
                 return None;
             };
             bytes += entry.frame()?.len();
@@ -72,8 +79,8 @@ impl EncodedRun {
                 return None;
             }
             has_telemetry |= *tier == Tier::Telemetry;
-            let oldest = received.get_or_insert(logged.event.received);
-            *oldest = (*oldest).min(logged.event.received);
+            let oldest = received.get_or_insert(encoded.event.received);
+            *oldest = (*oldest).min(encoded.event.received);
         }
         let frame = |index| window.get(index).and_then(Entry::frame);
         let chunk = if events == 1 {
@@ -101,8 +108,10 @@ impl EncodedRun {
         })
     }
 
-    /// Whether it is what a reader waits for that stands there, in the numbers that it has.
-    pub(super) fn follows(&self, place: Offset, position: Position) -> bool {
-        self.index == place.index && position.tag == self.first.tag && position.seq < self.first.seq
+    /// True if the run continues from this offset, within the reader's epoch.
+    pub(super) fn starts_at(&self, offset: Offset, position: Position) -> bool {
+        self.index == offset.index
+            && position.tag == self.first.tag
+            && position.seq < self.first.seq
     }
 }

@@ -1,4 +1,8 @@
-//! One configured origin of events, as readers see it.
+//! Source: one configured origin of events, of one of three kinds.
+//!
+//! [`Source`] is what routes hold and open readers on. `Origin` is the reverse direction: a cursor
+//! keeps the source that created its feed, asks it for the head and for a replay, and notifies it
+//! when the last reader leaves.
 
 use std::sync::Arc;
 
@@ -9,69 +13,69 @@ use super::feed::Feed;
 use super::replay::ReplayMember;
 use super::{CoreSource, Cursor, FeedOptions, Outcome, RepublishSource, Start, StreamBuffer};
 
-/// Where cursors come from: a log that one tailer fills, or subscriptions made on demand.
+/// One configured origin of events.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A JetStream stream, followed for the whole pod.
+    /// JetStream stream, read by one consumer for the whole pod.
     JetStream(Arc<StreamBuffer>),
-    /// A JetStream stream that republishes, subscribed to on demand.
+    /// JetStream stream with `republish`, subscribed to on demand.
     Republish(Arc<RepublishSource>),
-    /// Core subjects.
+    /// Core subjects, subscribed to on demand.
     Core(Arc<CoreSource>),
 }
 
-/// A reader that may begin.
+/// A reader that has been opened.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its place.
+    /// Its cursor.
     pub cursor: Cursor,
-    /// What became of its start.
+    /// Outcome of its start.
     pub outcome: Outcome,
 }
 
-/// Why no reader can begin.
+/// Reason why a reader cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// Nothing has been heard from NATS yet.
+    /// The source has not started, or NATS does not answer.
     NotReady,
-    /// NATS rejects reading what the reader needs until an operator changes something.
+    /// NATS rejects what the reader needs until an operator changes something.
     Rejected,
-    /// As many feeds as `limits.feeds` allows.
+    /// The limit `limits.feeds` is reached.
     TooManyFeeds,
-    /// As many readers wait for a replay as `limits.replays.queued` allows.
+    /// The limit `limits.replays.queued` is reached.
     TooManyReplays,
 }
 
 impl Source {
-    /// Where it is in memory: a number that no other source has at the time.
+    /// Address of the source in memory, unique among the live sources.
     #[must_use]
     pub fn address(&self) -> usize {
         match self {
-            Self::JetStream(log) => Arc::as_ptr(log).addr(),
+            Self::JetStream(buffer) => Arc::as_ptr(buffer).addr(),
             Self::Republish(stream) => Arc::as_ptr(stream).addr(),
             Self::Core(core) => Arc::as_ptr(core).addr(),
         }
     }
 
-    /// Opens a reader of everything that matches, beginning where it wants to.
+    /// Opens a reader of all events that match.
     ///
     /// # Errors
-    /// [`OpenError`] when NATS is not there yet or a limit is reached.
+    /// [`OpenError`] if NATS is not available or a limit is reached.
     pub async fn open(
         &self,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
+        options: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
         match self {
-            Self::JetStream(log) => log.open(filters, profile, start).await,
-            Self::Republish(stream) => stream.open(filters, profile, start).await,
-            Self::Core(core) => core.open(filters, profile, start).await,
+            Self::JetStream(buffer) => buffer.open(filters, options, start).await,
+            Self::Republish(stream) => stream.open(filters, options, start).await,
+            Self::Core(core) => core.open(filters, options, start).await,
         }
     }
 }
 
-/// What made a feed: asked for the head, and told when its last reader leaves.
+/// Source of a feed, as its cursors use it.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
     JetStream(Arc<StreamBuffer>),
@@ -80,31 +84,32 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    /// Where the source is known to be, if a reader at this index of the feed has everything up to there.
+    /// Position of the source's head, if a reader at this index of the feed has everything up to
+    /// it.
     pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         match self {
-            Self::JetStream(log) => log.head_at_end(feed, index),
+            Self::JetStream(buffer) => buffer.head_at_end(feed, index),
             Self::Republish(_) => RepublishSource::head_at_end(feed, index),
             Self::Core(core) => core.head_at_end(feed, index),
         }
     }
 
-    /// A place in the replays of the source, for a reader that has everything up to `after`; none where there is no
-    /// archive, or too many wait.
-    pub(super) fn enter(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+    /// Joins a replay with everything up to `after` read; `None` without an archive, or at the
+    /// limit.
+    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         match self {
-            Self::JetStream(log) => log.enter(feed, after),
-            Self::Republish(stream) => stream.enter(feed, after),
+            Self::JetStream(buffer) => buffer.join_replay(feed, after),
+            Self::Republish(stream) => stream.join_replay(feed, after),
             Self::Core(_) => None,
         }
     }
 
-    /// The last reader of this feed has left.
-    pub(super) fn left(&self, feed: &Arc<Feed>) {
+    /// Notifies the source that the last reader of this feed has left.
+    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
         match self {
-            Self::JetStream(log) => log.left(feed),
-            Self::Republish(stream) => stream.left(feed),
-            Self::Core(core) => core.left(feed),
+            Self::JetStream(buffer) => buffer.reader_left(feed),
+            Self::Republish(stream) => stream.reader_left(feed),
+            Self::Core(core) => core.reader_left(feed),
         }
     }
 }

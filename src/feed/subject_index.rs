@@ -1,4 +1,8 @@
-//! Where in a log the events of a filter stand: its subjects, each with its events, and a trie over their tokens.
+//! Subject index of a stream buffer: the events of each subject, and a trie of the subjects.
+//!
+//! Appending looks up the subject in a hash map. Filling a new feed walks the trie along its
+//! filters. The entry of a subject also caches the feeds that match it, so the usual append does
+//! not walk the trie of filters.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,17 +11,17 @@ use crate::subject::{Filter, FilterSet};
 
 use super::trie::MatchCache;
 
-/// The subjects of the events in a log. One that is known is found by one look-up; the trie is for filters.
+/// Subjects of the events in a buffer. The hash map is for appends, the trie is for filters.
 #[derive(Debug, Default)]
 pub(super) struct SubjectIndex {
     subjects: HashMap<Arc<str>, Subject>,
     root: Node,
 }
 
-/// What a log knows of one of its subjects.
+/// Entry of one subject.
 #[derive(Debug, Default)]
 struct Subject {
-    /// The running indexes of its events, oldest first.
+    /// Running indexes of its events, oldest first.
     events: VecDeque<u64>,
     feeds: MatchCache,
 }
@@ -25,17 +29,17 @@ struct Subject {
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, Self>,
-    /// A subject ends here.
+    /// Subject that ends at this node.
     subject: Option<Arc<str>>,
 }
 
 impl SubjectIndex {
-    /// Notes an event and looks at what is known of its subject; indexes ascend.
+    /// Adds an event and passes the subject's match cache to `visit`. Indexes ascend.
     pub(super) fn push(
         &mut self,
         subject: &Arc<str>,
         index: u64,
-        look: impl FnOnce(&mut MatchCache),
+        visit: impl FnOnce(&mut MatchCache),
     ) {
         let known = match self.subjects.get_mut(subject) {
             Some(known) => known,
@@ -45,10 +49,10 @@ impl SubjectIndex {
             }
         };
         known.events.push_back(index);
-        look(&mut known.feeds);
+        visit(&mut known.feeds);
     }
 
-    /// Forgets the oldest event of a subject, and the subject with its last.
+    /// Removes the oldest event of a subject, and the subject with its last event.
     pub(super) fn pop(&mut self, subject: &str) {
         let Some(known) = self.subjects.get_mut(subject) else {
             return;
@@ -60,7 +64,7 @@ impl SubjectIndex {
         }
     }
 
-    /// The indexes of every event that one of the filters selects, ascending, each once.
+    /// Indexes of all events that the filters select, ascending, each once.
     pub(super) fn find(&self, filters: &FilterSet) -> Vec<u64> {
         let mut found = Vec::new();
         for filter in filters.filters() {
@@ -97,7 +101,7 @@ impl Node {
         node.subject = Some(subject.clone());
     }
 
-    /// Takes a subject out, and every node that held nothing else.
+    /// Removes a subject and the nodes that become empty.
     fn remove(&mut self, rest: Option<&str>) {
         let Some(rest) = rest else {
             self.subject = None;
@@ -136,7 +140,8 @@ impl Node {
         }
     }
 
-    /// Recursion is bounded by the tokens of a subject, which NATS bounds by its length.
+    /// The depth of the recursion is the number of tokens, which NATS limits by the length of a
+    /// subject.
     fn all(&self, take: &mut impl FnMut(&str)) {
         self.subject.as_deref().into_iter().for_each(&mut *take);
         for child in self.children.values() {
@@ -154,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_index_finds_what_a_scan_finds(
+        fn index_finds_the_same_events_as_a_scan(
             picks in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
             gone in 0usize..40,
             filters in prop::collection::vec(filter(), 1..4),
@@ -175,7 +180,7 @@ mod tests {
             for subject in &events[gone..] {
                 index.pop(subject);
             }
-            prop_assert!(index.root.is_empty() && index.subjects.is_empty(), "nothing is left of events that are gone");
+            prop_assert!(index.root.is_empty() && index.subjects.is_empty(), "removed events leave no nodes");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The waist by hand: what a reader sees of appends, gaps, evictions and beginnings.
+//! Stream buffer, feed and cursor: appends, gaps, evictions and starts, as a reader sees them.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -23,7 +23,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         position: Position {
             tag: tag(),
             seq,
-            check: Some(seq as u16),
+            fingerprint: Some(seq as u16),
         },
         subject: subject.into(),
         name: None,
@@ -34,13 +34,13 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
     }
 }
 
-fn log(limits: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
-    let (mut writer, log) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
+fn buffer(limits: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
+    let (mut writer, buffer) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
-    (writer, log)
+    (writer, buffer)
 }
 
-pub(super) fn profile(window: Limits) -> Arc<FeedOptions> {
+pub(super) fn options(window: Limits) -> Arc<FeedOptions> {
     FeedOptions {
         window,
         ..FeedOptions::default()
@@ -48,7 +48,7 @@ pub(super) fn profile(window: Limits) -> Arc<FeedOptions> {
     .into()
 }
 
-/// Reads everything that is there: sequence numbers, and gaps as their count.
+/// Reads until nothing is left; returns sequence numbers and gaps.
 pub(super) fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
     let waker = noop_waker();
     let mut seen = Vec::new();
@@ -57,7 +57,7 @@ pub(super) fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
         let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 100);
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
-            Item::Copied { .. } => panic!("not asked for"),
+            Item::Copied { .. } => panic!("copies were not requested"),
             Item::Gap { gap, .. } => Err(*gap),
         }));
         if read != std::task::Poll::Ready(Read::Some) {
@@ -66,25 +66,26 @@ pub(super) fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
     }
 }
 
-/// An opening that has nobody to ask is ready at once.
+/// Opening without an archive completes at once.
 fn now<T>(opening: impl Future<Output = T>) -> T {
-    futures_util::FutureExt::now_or_never(opening).expect("there is nobody to wait for")
+    futures_util::FutureExt::now_or_never(opening)
+        .expect("opening without an archive does not wait")
 }
 
 fn at(seq: u64) -> Start {
     Start::After(Position {
         tag: tag(),
         seq,
-        check: None,
+        fingerprint: None,
     })
 }
 
 #[test]
-fn a_reader_sees_what_matches_from_where_it_began() {
-    let (mut writer, log) = log(Limits::default());
+fn reader_receives_matching_events_from_its_start() {
+    let (mut writer, buffer) = buffer(Limits::default());
     writer.append(vec![event(1, "a.x"), event(2, "b"), event(3, "a.y")]);
     let open =
-        |start| now(log.open(filters(&["a.*"]), &profile(Limits::default()), start)).unwrap();
+        |start| now(buffer.open(filters(&["a.*"]), &options(Limits::default()), start)).unwrap();
     let (mut live, mut resumed, mut all) = (open(Start::Live), open(at(1)), open(at(0)));
     assert_eq!(
         (live.outcome, resumed.outcome),
@@ -101,26 +102,22 @@ fn a_reader_sees_what_matches_from_where_it_began() {
         Position {
             tag: tag(),
             seq: 9,
-            check: Some(9)
+            fingerprint: Some(9)
         }
     );
 }
 
 #[test]
-fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
+fn reader_overtaken_by_eviction_receives_a_counted_gap() {
     let limits = Limits {
         events: 3,
         ..Limits::default()
     };
-    let (mut writer, log) = log(limits);
-    let mut opened = now(log.open(filters(&[">"]), &profile(limits), Start::Live)).unwrap();
+    let (mut writer, buffer) = buffer(limits);
+    let mut opened = now(buffer.open(filters(&[">"]), &options(limits), Start::Live)).unwrap();
     writer.append((1..=10).map(|seq| event(seq, "a")).collect());
     assert_eq!(
-        opened
-            .cursor
-            .standing()
-            .lag(std::time::Instant::now())
-            .events,
+        opened.cursor.probe().lag(std::time::Instant::now()).events,
         10
     );
     let gap = Gap {
@@ -128,7 +125,7 @@ fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
         missed: Some(7),
     };
     assert_eq!(drain(&mut opened.cursor), [Err(gap), Ok(8), Ok(9), Ok(10)]);
-    let late = now(log.open(filters(&[">"]), &profile(limits), at(6))).unwrap();
+    let late = now(buffer.open(filters(&[">"]), &options(limits), at(6))).unwrap();
     assert!(matches!(
         late.outcome,
         Outcome::Gap(Gap {
@@ -136,23 +133,23 @@ fn a_reader_that_falls_out_of_the_window_is_told_how_many_it_missed() {
             ..
         })
     ));
-    let edge = now(log.open(filters(&[">"]), &profile(limits), at(7))).unwrap();
+    let edge = now(buffer.open(filters(&[">"]), &options(limits), at(7))).unwrap();
     assert_eq!(edge.outcome, Outcome::Window);
 }
 
 #[test]
-fn a_gap_is_told_whether_it_stands_in_the_window_fell_out_of_it_or_was_before_the_feed() {
+fn gap_is_reported_from_the_window_after_eviction_and_to_later_feeds() {
     let limits = Limits {
         events: 2,
         ..Limits::default()
     };
-    let (mut writer, log) = log(Limits::default());
-    let open = |profile| {
-        now(log.open(filters(&["a"]), &profile, at(0)))
+    let (mut writer, buffer) = buffer(Limits::default());
+    let open = |options| {
+        now(buffer.open(filters(&["a"]), &options, at(0)))
             .unwrap()
             .cursor
     };
-    let (mut wide, mut tight) = (open(profile(Limits::default())), open(profile(limits)));
+    let (mut wide, mut tight) = (open(options(Limits::default())), open(options(limits)));
     writer.append(vec![event(1, "a")]);
     writer.gap(GapReason::Upstream, Some(5));
     writer.append(vec![event(7, "a"), event(8, "a")]);
@@ -187,13 +184,13 @@ fn a_gap_is_told_whether_it_stands_in_the_window_fell_out_of_it_or_was_before_th
 }
 
 #[test]
-fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
-    let (mut writer, log) = log(Limits::default());
-    let mut reader = now(log.open(filters(&["a"]), &profile(Limits::default()), at(0)))
+fn reused_sequence_numbers_are_delivered_to_readers_that_had_the_old_ones() {
+    let (mut writer, buffer) = buffer(Limits::default());
+    let mut reader = now(buffer.open(filters(&["a"]), &options(Limits::default()), at(0)))
         .unwrap()
         .cursor;
     writer.append((1..=9).map(|seq| event(seq, "a")).collect());
-    let mut back = now(log.open(filters(&["a"]), &profile(Limits::default()), at(9)))
+    let mut back = now(buffer.open(filters(&["a"]), &options(Limits::default()), at(9)))
         .unwrap()
         .cursor;
     assert_eq!(drain(&mut reader).len(), 9);
@@ -202,7 +199,7 @@ fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
         missed: None,
     };
     for _ in 0..2 {
-        writer.renew(tag(), 4, gap);
+        writer.start_epoch(tag(), 4, gap);
         writer.append(vec![event(5, "a")]);
     }
     for cursor in [&mut reader, &mut back] {
@@ -211,11 +208,11 @@ fn numbers_that_begin_again_are_read_by_whoever_had_the_same_ones_before() {
 }
 
 #[test]
-fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who_come_back() {
-    let (mut writer, log) = log(Limits::default());
+fn recreated_stream_is_reported_to_readers_and_to_returning_clients() {
+    let (mut writer, buffer) = buffer(Limits::default());
     writer.append(vec![event(5, "a")]);
-    let profile = profile(Limits::default());
-    let mut reader = now(log.open(filters(&["a"]), &profile, at(4))).unwrap();
+    let options = options(Limits::default());
+    let mut reader = now(buffer.open(filters(&["a"]), &options, at(4))).unwrap();
     assert_eq!(drain(&mut reader.cursor), [Ok(5)]);
     let other = SourceTag::of_stream("S", 2);
     writer.begin(other, 0);
@@ -229,27 +226,27 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
         Position {
             tag: other,
             seq: 0,
-            check: None
+            fingerprint: None
         }
     );
     writer.append(vec![Event {
         position: Position {
             tag: other,
             seq: 1,
-            check: None,
+            fingerprint: None,
         },
         ..event(1, "a")
     }]);
     assert_eq!(drain(&mut reader.cursor), [Ok(1)]);
-    let back = now(log.open(filters(&["a"]), &profile, at(5))).unwrap();
+    let back = now(buffer.open(filters(&["a"]), &options, at(5))).unwrap();
     assert_eq!(back.outcome, Outcome::Gap(gap));
-    let mut new = now(log.open(
+    let mut new = now(buffer.open(
         filters(&["a"]),
-        &profile,
+        &options,
         Start::After(Position {
             tag: other,
             seq: 0,
-            check: None,
+            fingerprint: None,
         }),
     ))
     .unwrap();
@@ -257,17 +254,17 @@ fn another_stream_under_the_same_name_is_told_to_those_who_read_and_to_those_who
 }
 
 #[test]
-fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
-    let (mut writer, log) = log(Limits::default());
+fn different_fingerprint_is_reported_as_recreated() {
+    let (mut writer, buffer) = buffer(Limits::default());
     writer.append(vec![event(1, "a"), event(2, "a")]);
     let known = Position {
         tag: tag(),
         seq: 1,
-        check: Some(77),
+        fingerprint: Some(77),
     };
-    let opened = now(log.open(
+    let opened = now(buffer.open(
         filters(&["a"]),
-        &profile(Limits::default()),
+        &options(Limits::default()),
         Start::After(known),
     ))
     .unwrap();
@@ -281,23 +278,23 @@ fn a_message_that_is_not_the_one_the_reader_knows_is_another_stream() {
 }
 
 #[test]
-fn a_reader_that_is_ahead_of_its_log_sees_nothing_twice() {
-    let (mut writer, log) = log(Limits::default());
-    let mut opened = now(log.open(filters(&["a"]), &profile(Limits::default()), at(3))).unwrap();
+fn reader_ahead_of_the_buffer_receives_no_event_twice() {
+    let (mut writer, buffer) = buffer(Limits::default());
+    let mut opened = now(buffer.open(filters(&["a"]), &options(Limits::default()), at(3))).unwrap();
     writer.append((1..=5).map(|seq| event(seq, "a")).collect());
     assert_eq!(drain(&mut opened.cursor), [Ok(4), Ok(5)]);
 }
 
 #[test]
-fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
-    let (mut writer, log) = log(Limits::default());
+fn checkpoint_advances_an_idle_reader_and_never_skips_an_event() {
+    let (mut writer, buffer) = buffer(Limits::default());
     let mut opened =
-        now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
+        now(buffer.open(filters(&["a"]), &options(Limits::default()), Start::Live)).unwrap();
     writer.append(vec![event(1, "b"), event(2, "b")]);
     assert!(opened.cursor.checkpoint());
     assert_eq!(opened.cursor.position().seq, 2);
     writer.append(vec![event(3, "a"), event(4, "b")]);
-    assert!(!opened.cursor.checkpoint(), "an event waits");
+    assert!(!opened.cursor.checkpoint(), "an event is unread");
     assert_eq!(drain(&mut opened.cursor), [Ok(3)]);
     writer.advance(9);
     assert!(opened.cursor.checkpoint());
@@ -306,74 +303,74 @@ fn a_checkpoint_moves_a_silent_reader_and_never_over_an_event() {
         Position {
             tag: tag(),
             seq: 9,
-            check: None
+            fingerprint: None
         }
     );
 }
 
 #[test]
-fn a_feed_is_gone_with_its_last_reader_and_all_memory_is_given_back() {
+fn last_reader_removes_the_feed_and_all_memory_is_released() {
     let budget = Budget::new(1 << 20, 1);
-    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
-    let profile = profile(Limits::default());
+    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+    let options = options(Limits::default());
     assert_eq!(
-        now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap_err(),
+        now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap_err(),
         OpenError::NotReady
     );
     writer.begin(tag(), 0);
-    let one = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
-    let two = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
+    let one = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();
+    let two = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();
     assert_eq!(
-        now(log.open(filters(&["b"]), &profile, Start::Live)).unwrap_err(),
+        now(buffer.open(filters(&["b"]), &options, Start::Live)).unwrap_err(),
         OpenError::TooManyFeeds
     );
     writer.append((1..=100).map(|seq| event(seq, "a")).collect());
-    assert_eq!((log.size().0, log.size().2), (100, 1));
+    assert_eq!((buffer.size().0, buffer.size().2), (100, 1));
     drop((one, two));
-    assert_eq!(log.size().2, 0);
+    assert_eq!(buffer.size().2, 0);
     assert!(budget.used() > 0);
-    drop((writer, log));
+    drop((writer, buffer));
     assert_eq!(budget.used(), 0);
 }
 
 #[test]
-fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together() {
+fn window_is_the_same_for_single_and_batched_appends() {
     let events: Vec<Event> = (1..=150).map(|seq| event(seq, "a")).collect();
     let held = |sizes: &[usize]| {
         let budget = Budget::new(1 << 20, 10);
-        let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
+        let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
         writer.begin(tag(), 0);
         let open = |events, start| {
-            let profile = profile(Limits {
+            let options = options(Limits {
                 events,
                 ..Limits::default()
             });
-            now(log.open(filters(&["a"]), &profile, start))
+            now(buffer.open(filters(&["a"]), &options, start))
                 .unwrap()
                 .cursor
         };
         let mut readers = vec![open(40, Start::Live), open(500, Start::Live)];
         let mut rest = &events[..];
         for size in sizes {
-            let (some, behind) = rest.split_at(*size);
-            rest = behind;
+            let (some, after) = rest.split_at(*size);
+            rest = after;
             writer.append(some.to_vec());
             if [20, 64, 110].contains(&(events.len() - rest.len())) {
                 writer.gap(GapReason::Upstream, None);
             }
         }
-        // Made of the log, where gaps stand between its events.
+        // Created from the buffer, with gaps between its events.
         readers.push(open(501, at(0)));
         let used = budget.used();
         let seen: Vec<_> = readers.iter_mut().map(drain).collect();
-        drop((readers, log, writer));
+        drop((readers, buffer, writer));
         assert_eq!(budget.used(), 0);
         (used, seen)
     };
     let one_by_one = held(&[1; 150]);
     assert_eq!(
         one_by_one.1[1], one_by_one.1[2],
-        "a feed that is made of the log has what one has that was there"
+        "a feed created from the buffer equals one that existed before"
     );
     assert_eq!(one_by_one.1[1].len(), 153);
     assert_eq!(one_by_one.1[0].last(), Some(&Ok(150)));
@@ -383,10 +380,10 @@ fn a_window_holds_and_counts_the_same_whether_events_come_one_by_one_or_together
 #[test]
 fn all_windows_together_stay_within_the_budget() {
     let budget = Budget::new(20_000, 10);
-    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
+    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
     writer.begin(tag(), 0);
-    let profile = profile(Limits::default());
-    let mut reader = now(log.open(filters(&["a"]), &profile, Start::Live)).unwrap();
+    let options = options(Limits::default());
+    let mut reader = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();
     for seq in 1..=1000 {
         writer.append(vec![event(seq, "a")]);
         assert!(budget.used() <= 20_000, "{budget:?}");
@@ -404,10 +401,10 @@ fn all_windows_together_stay_within_the_budget() {
 }
 
 #[test]
-fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
-    let (mut writer, log) = log(Limits::default());
+fn readers_end_after_the_writer_is_dropped_and_everything_is_read() {
+    let (mut writer, buffer) = buffer(Limits::default());
     let mut opened =
-        now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
+        now(buffer.open(filters(&["a"]), &options(Limits::default()), Start::Live)).unwrap();
     writer.append(vec![event(1, "a")]);
     drop(writer);
     assert_eq!(drain(&mut opened.cursor), [Ok(1)]);
@@ -419,14 +416,14 @@ fn readers_end_when_the_writer_is_gone_and_everything_is_read() {
 }
 
 #[test]
-fn a_route_names_events_that_have_no_name_and_ranks_them() {
-    let (mut writer, log) = log(Limits::default());
-    let profile = Arc::new(FeedOptions {
+fn route_options_set_event_names_and_tiers() {
+    let (mut writer, buffer) = buffer(Limits::default());
+    let options = Arc::new(FeedOptions {
         event: Some(crate::subject::TextTemplate::parse("{subject.2}").unwrap()),
         priority: vec![(Filter::parse("a.alert").unwrap(), Tier::Critical)],
         ..FeedOptions::default()
     });
-    let mut opened = now(log.open(filters(&["a.*"]), &profile, Start::Live)).unwrap();
+    let mut opened = now(buffer.open(filters(&["a.*"]), &options, Start::Live)).unwrap();
     writer.append(vec![event(1, "a.alert"), event(2, "a.b")]);
     let mut batch = Batch::default();
     let waker = noop_waker();
@@ -456,10 +453,10 @@ fn a_route_names_events_that_have_no_name_and_ranks_them() {
 }
 
 #[test]
-fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_are_shared() {
-    let (mut writer, log) = log(Limits::default());
+fn small_neighbouring_events_are_copied_and_large_or_single_newest_ones_are_shared() {
+    let (mut writer, buffer) = buffer(Limits::default());
     let mut opened =
-        now(log.open(filters(&["a"]), &profile(Limits::default()), Start::Live)).unwrap();
+        now(buffer.open(filters(&["a"]), &options(Limits::default()), Start::Live)).unwrap();
     let event = |seq, bytes: usize| Event {
         data: vec![b'x'; bytes].into(),
         ..event(seq, "a")
@@ -473,7 +470,7 @@ fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_
                 .collect(),
         );
         let mut batch = Batch::default();
-        batch.copies = !sizes.is_empty();
+        batch.copy_small = !sizes.is_empty();
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(
             opened
@@ -488,14 +485,22 @@ fn small_events_that_wait_together_are_copied_and_large_ones_and_the_last_alone_
         });
         items.collect::<Vec<_>>()
     };
-    assert_eq!(read(&[10], 32 << 10), [0], "what all wait for is shared");
+    assert_eq!(read(&[10], 32 << 10), [0], "the newest event is shared");
     assert_eq!(read(&[10, 20, 30], 32 << 10), [3]);
     assert_eq!(
         read(&[10, 5000, 10, 10], 32 << 10),
         [1, 0, 2],
-        "a large one is shared between"
+        "a large event between copies is shared"
     );
     assert_eq!(read(&[10, 10, 5000, 10], 32 << 10), [2, 0, 0]);
-    assert_eq!(read(&[900; 40], 64 << 10), [35, 5], "a copy has a bound");
-    assert_eq!(read(&[900; 40], 1000), [2], "and the reader's budget holds");
+    assert_eq!(
+        read(&[900; 40], 64 << 10),
+        [35, 5],
+        "a copy is at most 32 KiB"
+    );
+    assert_eq!(
+        read(&[900; 40], 1000),
+        [2],
+        "the reader's budget limits the read"
+    );
 }

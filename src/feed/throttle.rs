@@ -1,26 +1,27 @@
-//! How fast a reader is given events: an interface, with whoever knows its client behind it.
+//! Throttle: rate limit of one reader, as an interface to the event stream that knows its client.
 
 use crate::sse::Tier;
 
-/// What becomes of the next event.
+/// Decision for the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThrottleDecision {
-    /// It is given.
-    Give,
-    /// It is not, and told.
-    PassBy,
-    /// It waits, and all behind it: order is never changed.
-    Wait,
+    /// It is delivered.
+    Deliver,
+    /// It is skipped and reported as a gap.
+    Skip,
+    /// It waits, together with all later events: the order never changes.
+    Defer,
 }
 
-/// Asked for each event of one turn of a reader. Nothing is kept for those that wait: the cursor stays where it is.
+/// Rate limit, asked once per event of a read. Deferred events are not stored: the cursor remains
+/// in place.
 pub trait Throttle {
-    /// Whether the next event is given. `hurried`: something critical waits behind it, and must not wait for it.
-    fn ask(&mut self, tier: Tier, hurried: bool) -> ThrottleDecision;
+    /// Decides on the next event. `is_urgent`: a critical event follows, which must not be delayed.
+    fn decide(&mut self, tier: Tier, is_urgent: bool) -> ThrottleDecision;
 
-    /// Whether an event may be given now, whatever it is: what comes out of a replay is not known before it is given.
+    /// True if any event may be delivered now. Used in a replay, where the next event is not known.
     fn is_ready(&mut self) -> bool;
 
-    /// An event was given without being asked for.
-    fn charge(&mut self);
+    /// Records an event that was delivered without a decision.
+    fn record(&mut self);
 }

@@ -1,14 +1,14 @@
-//! Which feeds want a subject: a trie over the tokens of all filters.
+//! Subject trie: finds the feeds whose filters match a subject, and caches matches per subject.
 
 use std::collections::HashMap;
 
 use crate::subject::FilterSet;
 
-/// Filters by their tokens; each leads to the keys of the feeds that hold it.
+/// Filters by their tokens, each with the keys of its feeds.
 #[derive(Debug, Default)]
 pub struct SubjectTrie {
     root: Node,
-    /// Another number for each change: what was found under the same one still holds.
+    /// Incremented with each change; cached matches of the current version are valid.
     version: u64,
 }
 
@@ -16,14 +16,14 @@ pub struct SubjectTrie {
 struct Node {
     children: HashMap<Box<str>, Self>,
     star: Option<Box<Self>>,
-    /// Feeds whose filter ends here.
-    here: Vec<usize>,
-    /// Feeds whose filter ends here with `>`.
+    /// Feeds with a filter that ends here.
+    exact: Vec<usize>,
+    /// Feeds with a filter that ends here with `>`.
     tail: Vec<usize>,
 }
 
 impl SubjectTrie {
-    /// Adds a feed under all its filters.
+    /// Adds a feed under all of its filters.
     pub fn insert(&mut self, filters: &FilterSet, feed: usize) {
         self.version += 1;
         for filter in filters.filters() {
@@ -39,12 +39,12 @@ impl SubjectTrie {
             if tail {
                 node.tail.push(feed)
             } else {
-                node.here.push(feed)
+                node.exact.push(feed)
             }
         }
     }
 
-    /// Takes a feed away, and every node that held nothing else.
+    /// Removes a feed and the nodes that become empty.
     pub fn remove(&mut self, filters: &FilterSet, feed: usize) {
         self.version += 1;
         for filter in filters.filters() {
@@ -53,12 +53,12 @@ impl SubjectTrie {
         }
     }
 
-    /// Appends the keys of the feeds that want this subject, each once.
+    /// Appends the keys of the matching feeds, each once.
     pub fn matches(&self, subject: &str, found: &mut Vec<usize>) {
         let before = found.len();
         self.root.matches(Some(subject), found);
         if found.len() - before > 1 {
-            // A feed with overlapping filters is found once for each.
+            // A feed with overlapping filters is found once per filter.
             found[before..].sort_unstable();
             let mut kept = before + 1;
             for place in before + 1..found.len() {
@@ -77,34 +77,29 @@ impl SubjectTrie {
     }
 }
 
-/// Which feeds want one subject, for as long as that does not change.
+/// Cached matches of one subject.
 #[derive(Debug, Default)]
 pub(super) struct MatchCache {
     version: u64,
     feeds: Vec<usize>,
 }
 
-/// So few feeds are remembered of each subject: whatever many want is found once for all of them.
-const KNOWN_MAX: usize = 4;
+/// Up to 4 feeds are cached per subject; a longer list costs more memory than its lookup time.
+const CACHED_FEEDS_MAX: usize = 4;
 
 impl MatchCache {
-    /// As [`SubjectTrie::matches`], from memory if nothing has changed since.
-    pub(super) fn matches(
-        &mut self,
-        interest: &SubjectTrie,
-        subject: &str,
-        found: &mut Vec<usize>,
-    ) {
-        if self.version == interest.version {
+    /// Like [`SubjectTrie::matches`], from the cache if the trie has not changed.
+    pub(super) fn matches(&mut self, trie: &SubjectTrie, subject: &str, found: &mut Vec<usize>) {
+        if self.version == trie.version {
             found.extend_from_slice(&self.feeds);
             return;
         }
         let before = found.len();
-        interest.matches(subject, found);
-        if found.len() - before <= KNOWN_MAX {
+        trie.matches(subject, found);
+        if found.len() - before <= CACHED_FEEDS_MAX {
             self.feeds.clear();
             self.feeds.extend_from_slice(&found[before..]);
-            self.version = interest.version;
+            self.version = trie.version;
         }
     }
 }
@@ -113,13 +108,13 @@ impl Node {
     fn is_empty(&self) -> bool {
         self.children.is_empty()
             && self.star.is_none()
-            && self.here.is_empty()
+            && self.exact.is_empty()
             && self.tail.is_empty()
     }
 
     fn remove(&mut self, tokens: &[&str], feed: usize) {
         match tokens {
-            [] => self.here.retain(|other| *other != feed),
+            [] => self.exact.retain(|other| *other != feed),
             [">"] => self.tail.retain(|other| *other != feed),
             ["*", rest @ ..] => {
                 if let Some(star) = &mut self.star {
@@ -140,10 +135,10 @@ impl Node {
         }
     }
 
-    /// `rest` is what of the subject lies below this node.
+    /// `rest` is the part of the subject below this node.
     fn matches(&self, rest: Option<&str>, found: &mut Vec<usize>) {
         let Some(rest) = rest else {
-            found.extend_from_slice(&self.here);
+            found.extend_from_slice(&self.exact);
             return;
         };
         found.extend_from_slice(&self.tail);
@@ -169,30 +164,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_trie_finds_exactly_the_feeds_whose_filters_match(
+        fn trie_and_cache_find_exactly_the_matching_feeds(
             sets in prop::collection::vec(prop::collection::vec(filter(), 1..4), 1..8),
             removed in prop::collection::vec(any::<bool>(), 8),
         ) {
             let sets: Vec<FilterSet> = sets.into_iter().map(FilterSet::new).collect();
-            let mut interest = SubjectTrie::default();
+            let mut trie = SubjectTrie::default();
             for (feed, set) in sets.iter().enumerate() {
-                interest.insert(set, feed);
+                trie.insert(set, feed);
             }
             let mut known: HashMap<String, MatchCache> = HashMap::new();
             for subject in subjects() {
-                known.entry(subject.clone()).or_default().matches(&interest, &subject, &mut Vec::new());
+                known.entry(subject.clone()).or_default().matches(&trie, &subject, &mut Vec::new());
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| removed[*feed]) {
-                interest.remove(set, feed);
+                trie.remove(set, feed);
             }
             for subject in subjects() {
                 let mut found = Vec::new();
-                interest.matches(&subject, &mut found);
+                trie.matches(&subject, &mut found);
                 let known = known.entry(subject.clone()).or_default();
-                // Known from before the others left, or not; then from memory.
+                // First possibly from a cache older than the removals, then from the cache.
                 for _ in 0..2 {
                     let mut again = Vec::new();
-                    known.matches(&interest, &subject, &mut again);
+                    known.matches(&trie, &subject, &mut again);
                     prop_assert_eq!(&again, &found, "{}", subject);
                 }
                 let naive: Vec<usize> = (0..sets.len())
@@ -202,9 +197,9 @@ mod tests {
                 prop_assert_eq!(found, naive, "{}", subject);
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| !removed[*feed]) {
-                interest.remove(set, feed);
+                trie.remove(set, feed);
             }
-            prop_assert!(interest.is_empty(), "nothing is left of feeds that are gone");
+            prop_assert!(trie.is_empty(), "removed feeds leave no nodes");
         }
     }
 }

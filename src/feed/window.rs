@@ -1,4 +1,22 @@
-//! The window of a feed: entries in order, bounded, addressed by a running index.
+//! Window of a feed: recent events and gaps in order, bounded, addressed by a running index.
+//!
+//! ```text
+//! index:   base                          epoch.start                       end()
+//!          | older epoch: other numbers  | current epoch: `tag`, ascending  |
+//! floor:   every matching event after this sequence number of the current epoch is in the window
+//! ```
+//!
+//! Entries are only appended at the end and evicted at the front. Each entry stores the running
+//! [`Totals`] before it, so lag (events, bytes) and the number of missed events are a difference of
+//! two [`Offset`]s, even if the entries in between were evicted. A gap entry lies on one side of
+//! its position ([`GapSide`]): a client that resumes from exactly that position either still has to
+//! receive the gap or has received it.
+//!
+//! An epoch starts when sequence numbers are not continued (stream recreated or restored). Its
+//! start is kept apart from the entries, because readers from before it must receive its gap even
+//! after eviction.
+//!
+//! Invariant: `charged` equals the bytes that the window holds whenever a method returns.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -8,22 +26,22 @@ use crate::sse::encode::Frame;
 use crate::sse::{Position, SourceTag, Tier};
 
 use super::budget::Budget;
-use super::encoded::{EncodedEvent, LOOKS, look_into};
+use super::encoded::{EncodedEvent, PREFETCH_AHEAD, prefetch_frames};
 use super::options::Appended;
 use super::{Gap, GapReason, Limits};
 
 /// One entry of a window.
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
-    /// An event as the feed's route shows it.
+    /// Event as the feed's route shows it.
     Event {
-        logged: Arc<EncodedEvent>,
-        /// Its encoding under the name that the route gives it, if it gives it one.
+        encoded: Arc<EncodedEvent>,
+        /// Encoding under the name that the route gives the event, if it does.
         named: Option<Arc<Frame>>,
         tier: Tier,
     },
-    /// Events are missing between the neighbours; every reader that passes is told. Apart: there are few, and they are
-    /// larger than events.
+    /// Events are missing between the neighbours; every reader that passes receives the gap. Boxed,
+    /// because gaps are few and larger than events.
     Gap(Box<GapEntry>),
 }
 
@@ -31,58 +49,60 @@ pub(super) enum Entry {
 #[derive(Clone, Debug)]
 pub(super) struct GapEntry {
     pub(super) gap: Gap,
-    /// Where a reader stands once it has been told.
+    /// Position of a reader after the gap.
     pub(super) position: Position,
-    pub(super) place: GapSide,
+    pub(super) side: GapSide,
     pub(super) since: Instant,
 }
 
-/// Where the events are that a gap tells of.
+/// Side of its position on which the missing events are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GapSide {
-    /// Behind its position: whoever stands there has not been told yet.
-    Behind,
-    /// Before its position: whoever stands there has been told.
+    /// After it: a reader at that position has not received the gap.
+    After,
+    /// Before it: a reader at that position has received the gap.
     Before,
-    /// Before its position, where the numbers begin again: nobody has what follows from elsewhere.
-    Renumbered,
+    /// Before it, at the start of an epoch: no reader has any of the following events.
+    NewEpoch,
 }
 
 impl Entry {
     pub(super) fn position(&self) -> Position {
         match self {
-            Self::Event { logged, .. } => logged.event.position,
-            Self::Gap(marked) => marked.position,
+            Self::Event { encoded, .. } => encoded.event.position,
+            Self::Gap(gap_entry) => gap_entry.position,
         }
     }
 
-    /// Whether a reader that has everything up to this sequence number needs it no more.
-    pub(super) fn is_passed(&self, seq: u64) -> bool {
+    /// True if a reader with everything up to this sequence number does not need the entry.
+    pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
         match self {
-            Self::Gap(marked) if marked.place == GapSide::Behind => marked.position.seq < seq,
+            Self::Gap(gap_entry) if gap_entry.side == GapSide::After => {
+                gap_entry.position.seq < seq
+            }
             Self::Event { .. } | Self::Gap(_) => self.position().seq <= seq,
         }
     }
 
-    /// The event as it is shown here.
+    /// Encoding as the feed's route shows it.
     pub(super) fn frame(&self) -> Option<&Frame> {
         match self {
-            Self::Event { logged, named, .. } => Some(named.as_deref().unwrap_or(&logged.frame)),
+            Self::Event { encoded, named, .. } => Some(named.as_deref().unwrap_or(&encoded.frame)),
             Self::Gap(_) => None,
         }
     }
 
-    fn logged(&self) -> Option<&Arc<EncodedEvent>> {
+    fn encoded(&self) -> Option<&Arc<EncodedEvent>> {
         match self {
-            Self::Event { logged, .. } => Some(logged),
+            Self::Event { encoded, .. } => Some(encoded),
             Self::Gap(_) => None,
         }
     }
 
     pub(super) fn received(&self) -> Instant {
         match self {
-            Self::Event { logged, .. } => logged.event.received,
-            Self::Gap(marked) => marked.since,
+            Self::Event { encoded, .. } => encoded.event.received,
+            Self::Gap(gap_entry) => gap_entry.since,
         }
     }
 }
@@ -90,70 +110,70 @@ impl Entry {
 #[derive(Debug)]
 struct Slot {
     entry: Entry,
-    /// Before this entry since the feed began: lag is a difference of two of these.
+    /// Totals before this entry since the feed started; lag is a difference of two.
     before: Totals,
 }
 
-/// What an entry costs beside the bytes that it shares with the log.
+/// Bytes of an entry without what it shares with the buffer.
 const ENTRY_BYTES: usize = size_of::<Slot>();
 
-/// What a gap costs more.
+/// Additional bytes of a gap.
 const GAP_BYTES: usize = size_of::<GapEntry>();
 
 /// Entries from `base` to `end`, all with sequence numbers above `floor`.
 #[derive(Debug)]
 pub(super) struct Window {
     slots: VecDeque<Slot>,
-    /// How many of them are gaps.
+    /// Number of gap entries.
     gaps: usize,
     base: u64,
     end: Totals,
-    /// Where the present numbers begin, if they did not begin with the feed; earlier entries are of others.
+    /// Start of the current epoch, unless it started with the feed.
     epoch: Option<Epoch>,
-    /// Which numbers they are now.
+    /// Tag of the current epoch.
     tag: SourceTag,
-    /// Everything after this sequence number that ever matched is here.
+    /// Every matching event after this sequence number is in the window.
     floor: u64,
     limits: Limits,
     budget: Arc<Budget>,
-    /// What of the budget it has: all that it holds, once a mutator is done.
-    counted: usize,
-    /// The index of the newest event that is critical.
+    /// Bytes charged to the budget.
+    charged: usize,
+    /// Index of the newest critical event.
     critical: Option<u64>,
 }
 
-/// Running totals since the feed began.
+/// Running totals since the feed started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) events: u64,
     pub(super) bytes: u64,
-    /// Events that gaps say are missing, where they say how many.
+    /// Missing events of gaps with a known count.
     pub(super) lost: u64,
-    /// Gaps that do not.
+    /// Gaps without a known count.
     pub(super) unknown: u64,
 }
 
-/// Where a reader stands: the next entry, and what came before it.
+/// Offset of a reader: index of the next entry, and the totals before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offset {
     pub(super) index: u64,
     pub(super) before: Totals,
 }
 
-/// How the present numbers began: kept apart from the entries, since it must be told to whoever stood before it.
+/// Start of the current epoch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Epoch {
-    /// Of the entry that tells it.
-    pub(super) place: Offset,
-    /// Behind that entry.
-    pub(super) behind: Offset,
+    /// Offset of the entry that reports it.
+    pub(super) start: Offset,
+    /// Offset after that entry.
+    pub(super) after: Offset,
     pub(super) gap: Gap,
-    /// Where a reader stands once it has been told.
+    /// Position of a reader after the gap.
     pub(super) position: Position,
 }
 
 impl Totals {
-    /// What is missing between an earlier place and this one, if anything.
+    /// Gap between an earlier offset and this one; `None` if nothing is missing.
     pub(super) fn missed_since(self, earlier: Self) -> Option<Gap> {
         let missed = (self.events - earlier.events) + (self.lost - earlier.lost);
         let is_known = self.unknown == earlier.unknown;
@@ -166,7 +186,7 @@ impl Totals {
 }
 
 impl Window {
-    /// An empty window of everything after `floor`.
+    /// Creates an empty window of everything after `floor`.
     pub(super) fn new(limits: Limits, floor: Position, budget: Arc<Budget>) -> Self {
         let Position {
             tag, seq: floor, ..
@@ -182,53 +202,50 @@ impl Window {
             floor,
             limits,
             budget,
-            counted: 0,
+            charged: 0,
             critical: None,
         }
     }
 
-    /// Says where an empty window begins.
+    /// Sets the start of an empty window.
     pub(super) fn begin(&mut self, floor: Position) {
-        debug_assert!(
-            self.slots.is_empty(),
-            "what stands in a window is behind its floor"
-        );
+        debug_assert!(self.slots.is_empty(), "only an empty window can be started");
         (self.tag, self.floor) = (floor.tag, floor.seq);
     }
 
-    /// Promises nothing up to this sequence number any more: something that matched there was never here.
-    pub(super) fn forget(&mut self, seq: u64) {
+    /// Raises the floor: matching events up to this sequence number are missing.
+    pub(super) fn raise_floor(&mut self, seq: u64) {
         self.floor = self.floor.max(seq);
     }
 
-    /// Makes room for so many events more, as far as the limits let them stay.
+    /// Reserves space for more events, up to the limits.
     pub(super) fn reserve(&mut self, events: usize) {
         self.slots
-            .reserve(events.min(self.limits.events.saturating_add(LOOKS)));
+            .reserve(events.min(self.limits.events.saturating_add(PREFETCH_AHEAD)));
     }
 
-    /// Appends events; older ones make place, once for some of them.
+    /// Appends events and evicts older ones, once per [`PREFETCH_AHEAD`] events.
     pub(super) fn append(&mut self, events: impl IntoIterator<Item = Appended>) {
         let mut newest = None;
         for (
             nth,
             Appended {
-                logged,
+                encoded,
                 named,
                 tier,
             },
         ) in events.into_iter().enumerate()
         {
-            if nth % LOOKS == 0 {
+            if nth % PREFETCH_AHEAD == 0 {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
-            newest = newest.max(Some(logged.event.received));
-            let bytes = named.as_deref().unwrap_or(&logged.frame).len() as u64;
+            newest = newest.max(Some(encoded.event.received));
+            let bytes = named.as_deref().unwrap_or(&encoded.frame).len() as u64;
             if tier == Tier::Critical {
                 self.critical = Some(self.end());
             }
             self.push(Entry::Event {
-                logged,
+                encoded,
                 named,
                 tier,
             });
@@ -238,31 +255,31 @@ impl Window {
         newest.into_iter().for_each(|now| self.evict(now));
     }
 
-    /// Marks that events are missing beside `position`.
-    pub(super) fn push_gap(&mut self, gap: Gap, position: Position, place: GapSide, now: Instant) {
+    /// Appends a gap on one side of `position`.
+    pub(super) fn push_gap(&mut self, gap: Gap, position: Position, side: GapSide, now: Instant) {
         self.push(Entry::Gap(Box::new(GapEntry {
             gap,
             position,
-            place,
+            side,
             since: now,
         })));
         match gap.missed {
             Some(missed) => self.end.lost += missed,
             None => self.end.unknown += 1,
         }
-        self.count();
+        self.update_budget();
     }
 
     fn push(&mut self, entry: Entry) {
-        // Where another epoch begins the numbers may too: a stream was restored from an older snapshot.
+        // Sequence numbers may restart with an epoch: a stream restored from an older snapshot.
         debug_assert!(
             self.epoch
-                .is_some_and(|epoch| self.end() <= epoch.place.index)
+                .is_some_and(|epoch| self.end() <= epoch.start.index)
                 || self
                     .slots
                     .back()
                     .is_none_or(|last| last.entry.position().seq <= entry.position().seq),
-            "a window ascends"
+            "sequence numbers in a window ascend"
         );
         self.gaps += usize::from(matches!(entry, Entry::Gap(_)));
         self.slots.push_back(Slot {
@@ -271,26 +288,28 @@ impl Window {
         });
     }
 
-    /// Counts what came and went in the budget, in one step: mostly as much has gone as has come.
-    fn count(&mut self) {
+    /// Charges the budget with the difference since the last call; often it is zero.
+    fn update_budget(&mut self) {
         let held = self.overhead();
-        match held.checked_sub(self.counted) {
+        match held.checked_sub(self.charged) {
             Some(0) => {}
             Some(more) => self.budget.add(more),
-            None => self.budget.sub(self.counted - held),
+            None => self.budget.sub(self.charged - held),
         }
-        self.counted = held;
+        self.charged = held;
     }
 
-    /// Goes on behind `floor` with a gap that tells of it: what stood here can be read, but no id is found in it.
-    pub(super) fn renew(&mut self, gap: Gap, floor: Position, now: Instant) {
-        let place = self.end_place();
-        // What expired is missing in the same numbers; anything else begins others, be it under the same tag.
-        let renumbers = gap.reason != GapReason::Expired || floor.tag != self.tag;
-        if renumbers {
+    /// Continues after `floor` with a gap. The entries can still be read, but positions in them are
+    /// no longer found.
+    pub(super) fn start_epoch(&mut self, gap: Gap, floor: Position, now: Instant) {
+        let offset = self.end_offset();
+        // Expired events are missing within the same epoch; any other gap starts one, even with the
+        // same tag.
+        let starts_epoch = gap.reason != GapReason::Expired || floor.tag != self.tag;
+        if starts_epoch {
             self.epoch = Some(Epoch {
-                place,
-                behind: place,
+                start: offset,
+                after: offset,
                 gap,
                 position: floor,
             });
@@ -298,37 +317,37 @@ impl Window {
         self.push_gap(
             gap,
             floor,
-            if renumbers {
-                GapSide::Renumbered
+            if starts_epoch {
+                GapSide::NewEpoch
             } else {
                 GapSide::Before
             },
             now,
         );
-        let behind = self.end_place();
-        if let Some(epoch) = self.epoch.as_mut().filter(|_| renumbers) {
-            epoch.behind = behind;
+        let after = self.end_offset();
+        if let Some(epoch) = self.epoch.as_mut().filter(|_| starts_epoch) {
+            epoch.after = after;
         }
         (self.tag, self.floor) = (floor.tag, floor.seq);
     }
 
-    /// How the present numbers began, if they did not begin with the feed.
+    /// Start of the current epoch, unless it started with the feed.
     pub(super) fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
 
-    /// Whether the numbers that a reader at this index has are the present ones.
-    pub(super) fn is_present(&self, index: u64) -> bool {
-        self.epoch.is_none_or(|epoch| epoch.place.index < index)
+    /// True if a reader at this index is in the current epoch.
+    pub(super) fn is_current_epoch(&self, index: u64) -> bool {
+        self.epoch.is_none_or(|epoch| epoch.start.index < index)
     }
 
-    /// Drops what the limits do not allow at this time.
+    /// Evicts entries beyond the limits.
     pub(super) fn evict(&mut self, now: Instant) {
         while let Some(first) = self.slots.front() {
             let events = self.end.events - first.before.events;
             let bytes = self.end.bytes - first.before.bytes;
             let old = now.saturating_duration_since(first.entry.received()) > self.limits.age;
-            // One event larger than the whole window still passes through it.
+            // One event larger than the window still passes through it.
             let full = events > self.limits.events as u64
                 || (bytes > self.limits.bytes as u64 && events > 1);
             if !old && !full {
@@ -336,16 +355,16 @@ impl Window {
             }
             self.pop();
         }
-        self.count();
+        self.update_budget();
     }
 
-    /// Drops the oldest half; false when nothing was there.
-    pub(super) fn halve(&mut self) -> bool {
+    /// Evicts the older half; false if the window is empty.
+    pub(super) fn evict_half(&mut self) -> bool {
         let count = self.slots.len().div_ceil(2);
         for _ in 0..count {
             self.pop();
         }
-        self.count();
+        self.update_budget();
         count > 0
     }
 
@@ -354,9 +373,9 @@ impl Window {
             return;
         };
         if self.base >= self.epoch_index() {
-            // Behind a gap nothing can be promised to a reader that stands before it.
+            // After an evicted gap, completeness cannot be promised to a reader before it.
             let passed = u64::from(
-                matches!(&slot.entry, Entry::Gap(marked) if marked.place == GapSide::Behind),
+                matches!(&slot.entry, Entry::Gap(gap_entry) if gap_entry.side == GapSide::After),
             );
             self.floor = self.floor.max(slot.entry.position().seq + passed);
         }
@@ -364,36 +383,36 @@ impl Window {
         self.gaps -= usize::from(matches!(slot.entry, Entry::Gap(_)));
     }
 
-    /// The place after the last entry.
-    pub(super) fn end_place(&self) -> Offset {
+    /// Offset after the last entry.
+    pub(super) fn end_offset(&self) -> Offset {
         Offset {
             index: self.end(),
             before: self.end,
         }
     }
 
-    /// The index after the last entry.
+    /// Index after the last entry.
     pub(super) fn end(&self) -> u64 {
         self.base + self.slots.len() as u64
     }
 
-    /// The place of the oldest entry.
-    pub(super) fn oldest_place(&self) -> Offset {
-        self.place_of(self.base)
+    /// Offset of the oldest entry.
+    pub(super) fn oldest_offset(&self) -> Offset {
+        self.offset_of(self.base)
     }
 
-    fn place_of(&self, index: u64) -> Offset {
+    fn offset_of(&self, index: u64) -> Offset {
         match self.slot(index) {
             Some(slot) => Offset {
                 index,
                 before: slot.before,
             },
-            None => self.end_place(),
+            None => self.end_offset(),
         }
     }
 
     fn epoch_index(&self) -> u64 {
-        self.epoch.map_or(0, |epoch| epoch.place.index)
+        self.epoch.map_or(0, |epoch| epoch.start.index)
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
@@ -401,27 +420,27 @@ impl Window {
             .get(usize::try_from(index.checked_sub(self.base)?).ok()?)
     }
 
-    /// The entry at an index.
+    /// Entry at an index.
     pub(super) fn get(&self, index: u64) -> Option<&Entry> {
         self.slot(index).map(|slot| &slot.entry)
     }
 
-    /// Looks at the next events that are about to be copied, so many at most (see [`look_into`]).
-    pub(super) fn look_ahead(&self, index: u64) {
+    /// Prefetches up to [`PREFETCH_AHEAD`] events that are about to be copied.
+    pub(super) fn prefetch_from(&self, index: u64) {
         let from = usize::try_from(index.saturating_sub(self.base))
             .unwrap_or(usize::MAX)
             .min(self.slots.len());
-        let to = from.saturating_add(LOOKS).min(self.slots.len());
+        let to = from.saturating_add(PREFETCH_AHEAD).min(self.slots.len());
         let some = self.slots.range(from..to);
-        EncodedEvent::look_at(some.clone().filter_map(|slot| slot.entry.logged()));
-        look_into(some.filter_map(|slot| slot.entry.frame()));
+        EncodedEvent::prefetch(some.clone().filter_map(|slot| slot.entry.encoded()));
+        prefetch_frames(some.filter_map(|slot| slot.entry.frame()));
     }
 
-    /// The indexes, latest first, of the newest event of each subject from an index on.
+    /// Indexes of the newest event of each subject, from an index on, latest first.
     pub(super) fn newest(&self, from: u64) -> Vec<u64> {
         let mut subjects = HashSet::new();
         let mut is_newest = |entry: &Entry| match entry {
-            Entry::Event { logged, .. } => subjects.insert(logged.event.subject.clone()),
+            Entry::Event { encoded, .. } => subjects.insert(encoded.event.subject.clone()),
             Entry::Gap(_) => false,
         };
         let indexes = (from.max(self.base)..self.end()).rev();
@@ -430,13 +449,14 @@ impl Window {
             .collect()
     }
 
-    /// Whether a critical event stands behind this index.
-    pub(super) fn is_critical_behind(&self, index: u64) -> bool {
+    /// True if a critical event follows after this index.
+    pub(super) fn has_critical_after(&self, index: u64) -> bool {
         self.critical.is_some_and(|critical| critical > index)
     }
 
-    /// The place behind this sequence number of the present tag, if everything after it is still here.
-    pub(super) fn place_after(&self, seq: u64) -> Option<Offset> {
+    /// Offset after this sequence number of the current epoch, if every later event is in the
+    /// window.
+    pub(super) fn offset_after(&self, seq: u64) -> Option<Offset> {
         if seq < self.floor {
             return None;
         }
@@ -447,48 +467,48 @@ impl Window {
         while low < high {
             let middle = low.midpoint(high);
             let slot = &self.slots[middle];
-            if slot.entry.is_passed(seq) {
+            if slot.entry.is_at_or_before(seq) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        Some(self.place_of(self.base + low as u64))
+        Some(self.offset_of(self.base + low as u64))
     }
 
-    /// Everything after this sequence number that ever matched is here.
+    /// Sequence number after which every matching event is in the window.
     pub(super) fn floor(&self) -> u64 {
         self.floor
     }
 
-    /// Which numbers they are now.
+    /// Tag of the current epoch.
     pub(super) fn tag(&self) -> SourceTag {
         self.tag
     }
 
-    /// The check of the event at this sequence number, if it is here.
-    pub(super) fn check_at(&self, seq: u64) -> Option<u16> {
-        let place = self.place_after(seq.checked_sub(1)?)?;
-        let found = (place.index..self.end()).map_while(|index| self.get(index));
+    /// Fingerprint of the event at this sequence number, if it is in the window.
+    pub(super) fn fingerprint_at(&self, seq: u64) -> Option<u16> {
+        let offset = self.offset_after(seq.checked_sub(1)?)?;
+        let found = (offset.index..self.end()).map_while(|index| self.get(index));
         let event = found
             .into_iter()
             .find(|entry| matches!(entry, Entry::Event { .. }))?;
         Some(event.position())
             .filter(|position| position.seq == seq)?
-            .check
+            .fingerprint
     }
 
-    /// Bytes of the entries alone: what a feed holds beside the events that it shares.
+    /// Bytes of the entries, without the encoded events that the feed shares.
     pub(super) fn overhead(&self) -> usize {
         self.slots.len() * ENTRY_BYTES + self.gaps * GAP_BYTES
     }
 
-    /// Entries held.
+    /// Number of entries.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Bytes held: of the entries, and of the encoded events behind them.
+    /// Bytes of the entries and of their encoded events.
     pub(super) fn bytes(&self) -> usize {
         let frames = self
             .slots
@@ -500,13 +520,13 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.budget.sub(self.counted);
+        self.budget.sub(self.charged);
         while !self.slots.is_empty() {
-            let some = self.slots.len().min(LOOKS);
-            EncodedEvent::look_at(
+            let some = self.slots.len().min(PREFETCH_AHEAD);
+            EncodedEvent::prefetch(
                 self.slots
                     .range(..some)
-                    .filter_map(|slot| slot.entry.logged()),
+                    .filter_map(|slot| slot.entry.encoded()),
             );
             self.slots.drain(..some);
         }

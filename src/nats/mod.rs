@@ -241,7 +241,7 @@ impl Nats {
         seq: u64,
     ) -> Result<Option<u16>, JetStreamError> {
         let stored = self.0.api.stored(stream, seq, None).await?;
-        Ok(stored.map(|stored| Position::check_of(stored.published)))
+        Ok(stored.map(|stored| Position::fingerprint_of(stored.published)))
     }
 
     /// Waits until NATS has processed the last requests, at most 2 s. Called after tailers and

@@ -221,7 +221,7 @@ impl Entry {
             return false;
         };
         let is_passed = |seq, tag| recorded.find(tag).is_some_and(|at| at.seq <= seq);
-        !id.components().is_empty() && id.components().iter().all(|at| is_passed(at.seq, at.tag))
+        !id.positions().is_empty() && id.positions().iter().all(|at| is_passed(at.seq, at.tag))
     }
 
     /// Returns the entry as claimed by a connection without a position. No other connection may

@@ -1,61 +1,66 @@
-//! The client's side of `text/event-stream`: bytes in any pieces to what they mean (WHATWG HTML, section 9.2.6).
+//! Decoder of `text/event-stream` for clients (WHATWG HTML, section 9.2.6).
+//!
+//! [`Decoder::next`] takes bytes in pieces of any size and returns one event, position or retry
+//! time at a time. An event is dispatched at the blank line that ends it; a truncated event is
+//! dropped. Lines end with LF, CR or CRLF, so a CR at the end of a piece is followed by an optional
+//! LF in the next one. `sidestream tail` and the tests use it.
 
-use std::fmt;
 use std::time::Duration;
 
 use memchr::memchr2;
 
-/// Reads an event stream. Its memory is bounded: `limit` bytes and what the allocator adds.
+/// Incremental decoder. Its memory is bounded by `limit` plus the allocator's rounding.
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
-    /// The present line, if it came in more than one piece.
+    /// Start of the current line, if it arrived in several pieces.
     line: Vec<u8>,
-    /// The last line ended with CR at the end of a piece: an LF that comes next belongs to it.
+    /// The previous piece ended with CR; an LF that follows belongs to the same line end.
     after_cr: bool,
-    /// How much of a byte order mark may still come, and has come; `None` after the first other byte.
+    /// Matched bytes of a byte order mark; `None` after the first other byte.
     mark: Option<usize>,
     event: String,
     data: String,
     id: String,
-    /// The present block has an `id` line.
-    positioned: bool,
+    /// The current block has an `id` line.
+    has_id: bool,
 }
 
-/// What a piece of an event stream means.
+/// One decoded item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
-    /// An event.
+    /// Event.
     Event(ReceivedEvent),
-    /// A block with an id and no data: the position moves, nothing is dispatched.
+    /// Block with an id and without data: it sets the position, nothing is dispatched.
     Position(String),
-    /// How long to wait before a reconnect, from now on.
+    /// Reconnection time from now on.
     Retry(Duration),
 }
 
-/// An event as it arrives at a client.
+/// Event as a client receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedEvent {
-    /// The position after this event; empty if the server gave none so far.
+    /// Position after this event; empty if the server has sent none.
     pub id: String,
-    /// Its name; `message` if the server gave none.
+    /// Event name; `message` if the server sent none.
     pub event: String,
-    /// Its payload.
+    /// Payload.
     pub data: String,
 }
 
-/// The server sent an event that is larger than the decoder may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The server sent an event larger than the decoder's limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server sent an event of more than {limit} bytes")]
 pub struct TooLarge {
-    /// The limit, in bytes.
+    /// Limit in bytes.
     pub limit: usize,
 }
 
 impl Decoder {
-    /// A decoder that holds at most `limit` bytes of one event.
+    /// Creates a decoder that holds at most `limit` bytes of one event.
     ///
-    /// `last_event_id` is the position of the connection before: an event that has no id keeps it. (By the letter of the
-    /// standard it would be forgotten on a reconnect; browsers keep it.)
+    /// `last_event_id` is the position of the previous connection; an event without an id keeps it.
+    /// (By the letter of the standard a reconnect resets it; browsers keep it.)
     #[must_use]
     pub fn new(limit: usize, last_event_id: &str) -> Self {
         Self {
@@ -66,15 +71,15 @@ impl Decoder {
             event: String::new(),
             data: String::new(),
             id: last_event_id.to_owned(),
-            positioned: false,
+            has_id: false,
         }
     }
 
-    /// Takes bytes from the front of `piece` up to the end of the first thing that means something. `None`: the piece is
-    /// used up, and the decoder waits for the next one.
+    /// Consumes bytes from the front of `piece` up to the end of the first item. `None`: the piece
+    /// is consumed, and the decoder needs the next one.
     ///
     /// # Errors
-    /// [`TooLarge`] ends the stream: the decoder must not be used after it.
+    /// [`TooLarge`] ends the stream: the decoder must not be used afterwards.
     pub fn next(&mut self, piece: &mut &[u8]) -> Result<Option<Decoded>, TooLarge> {
         self.skip_mark(piece);
         while !piece.is_empty() {
@@ -83,7 +88,7 @@ impl Decoder {
                 continue;
             }
             let Some(end) = memchr2(b'\n', b'\r', piece) else {
-                self.hold(piece)?;
+                self.buffer(piece)?;
                 *piece = &[];
                 break;
             };
@@ -97,27 +102,27 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Drops a byte order mark at the very beginning, which may come byte by byte.
+    /// Skips a byte order mark at the start, which may arrive byte by byte.
     fn skip_mark(&mut self, piece: &mut &[u8]) {
         while let (Some(seen), Some(byte)) = (self.mark, piece.first()) {
             if *byte == BYTE_ORDER_MARK[seen] {
                 *piece = &piece[1..];
                 self.mark = Some(seen + 1).filter(|seen| *seen < BYTE_ORDER_MARK.len());
             } else {
-                // It only looked like one: what was skipped belongs to the first line.
+                // Not a byte order mark after all: the skipped bytes belong to the first line.
                 self.line.extend_from_slice(&BYTE_ORDER_MARK[..seen]);
                 self.mark = None;
             }
         }
     }
 
-    fn hold(&mut self, piece: &[u8]) -> Result<(), TooLarge> {
-        self.check(piece.len())?;
+    fn buffer(&mut self, piece: &[u8]) -> Result<(), TooLarge> {
+        self.check_limit(piece.len())?;
         self.line.extend_from_slice(piece);
         Ok(())
     }
 
-    fn check(&self, more: usize) -> Result<(), TooLarge> {
+    fn check_limit(&self, more: usize) -> Result<(), TooLarge> {
         let held = self.line.len() + self.data.len() + self.event.len() + self.id.len();
         if held + more > self.limit {
             Err(TooLarge { limit: self.limit })
@@ -126,18 +131,18 @@ impl Decoder {
         }
     }
 
-    /// Takes the end of a line whose beginning may be held.
+    /// Processes the end of a line whose start may be buffered.
     fn line(&mut self, end: &[u8]) -> Result<Option<Decoded>, TooLarge> {
-        self.check(end.len())?;
+        self.check_limit(end.len())?;
         if self.line.is_empty() {
             return Ok(self.field(end));
         }
         let mut line = std::mem::take(&mut self.line);
         line.extend_from_slice(end);
         let decoded = self.field(&line);
-        // Its memory serves the next line, unless one long line made it large.
+        // Keep the memory for the next line, unless one long line made it large.
         line.clear();
-        line.shrink_to(LINE_KEPT);
+        line.shrink_to(LINE_CAPACITY_MAX);
         self.line = line;
         Ok(decoded)
     }
@@ -159,10 +164,10 @@ impl Decoder {
             b"event" => self.event = String::from_utf8_lossy(value).into_owned(),
             b"id" if !value.contains(&0) => {
                 self.id = String::from_utf8_lossy(value).into_owned();
-                self.positioned = true;
+                self.has_id = true;
             }
             b"retry" => return retry(value).map(Decoded::Retry),
-            // A comment, whose name is empty, or a field of a later standard.
+            // A comment (its field name is empty), or a field of a later standard.
             _ => {}
         }
         None
@@ -171,9 +176,9 @@ impl Decoder {
     fn dispatch(&mut self) -> Option<Decoded> {
         let event = std::mem::take(&mut self.event);
         let mut data = std::mem::take(&mut self.data);
-        let positioned = std::mem::take(&mut self.positioned);
+        let has_id = std::mem::take(&mut self.has_id);
         if data.pop().is_none() {
-            return positioned.then(|| Decoded::Position(self.id.clone()));
+            return has_id.then(|| Decoded::Position(self.id.clone()));
         }
         let event = if event.is_empty() {
             "message".to_owned()
@@ -188,7 +193,7 @@ impl Decoder {
     }
 }
 
-/// ASCII digits only; anything else is no `retry` field. More than a `u64` holds is for ever.
+/// Parses a `retry` value of ASCII digits; saturates at `u64::MAX`.
 fn retry(value: &[u8]) -> Option<Duration> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     digits.then(|| {
@@ -200,22 +205,10 @@ fn retry(value: &[u8]) -> Option<Duration> {
     })
 }
 
-impl fmt::Display for TooLarge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the server sent an event of more than {} bytes",
-            self.limit
-        )
-    }
-}
-
-impl std::error::Error for TooLarge {}
-
 const BYTE_ORDER_MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
-/// Usual lines are far below it.
-const LINE_KEPT: usize = 64 << 10;
+/// 64 KiB: usual lines are far shorter.
+const LINE_CAPACITY_MAX: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

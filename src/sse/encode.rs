@@ -1,4 +1,17 @@
-//! Events to bytes: the frames of `text/event-stream`, by the rules of the HTML specification (9.2).
+//! Encoder of `text/event-stream` (WHATWG HTML, section 9.2): frames, chunks and control events.
+//!
+//! ```text
+//! {hex length}\r\n        chunk head
+//! event: name\n           body, shared by all clients
+//! data: payload\n
+//! id: tag-seq-print\n\n   id of a single source
+//! \r\n                    chunk tail
+//! ```
+//!
+//! An event is encoded once, as a complete chunk of HTTP/1.1, so that a write for a client of a
+//! single source needs no copy and no further framing. A client of several sources shares the body
+//! and gets an id line of its own. `id` is the last field: a truncated event is not dispatched and
+//! does not advance the client's position. [`RunBuilder`] copies small frames into one chunk.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -9,12 +22,13 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{EventName, Position};
 
-/// The comment that keeps a silent connection alive.
+/// Comment that keeps an idle connection alive.
 ///
-/// One newline, not two: a blank line would make `@microsoft/fetch-event-source` report an empty message.
+/// One newline, not two: a blank line would make `@microsoft/fetch-event-source` report an empty
+/// message.
 pub const HEARTBEAT: &[u8] = b": hb\n";
 
-/// Whole events that stand in memory as one chunk of HTTP/1.1 (RFC 9112, 7.1): alone they are one write of these bytes.
+/// Complete events as one chunk of HTTP/1.1 (RFC 9112, section 7.1), contiguous in memory.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// `{length in hex}\r\n`, the events, `\r\n`.
@@ -22,33 +36,34 @@ pub struct Chunk {
     head_len: u8,
 }
 
-/// Makes chunks one after the other in memory of its own, which it uses again when nobody holds them any more.
+/// Builds chunks in memory of its own, which it reuses once the previous chunks are dropped.
 #[derive(Debug, Default)]
 pub struct RunBuilder(BytesMut);
 
-/// One encoded event. Clients of one source share all of it; clients of several share the body and add their own id.
+/// One encoded event. Clients of one source share all of it; clients of several sources share the
+/// body and add their own id.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// As in a [`Chunk`].
+    /// Layout as in a [`Chunk`].
     bytes: Bytes,
     head_len: u8,
     body_len: u32,
 }
 
-/// Room for the length of a chunk in hex and its line end: eight digits are 4 GiB.
+/// Space for the length of a chunk in hex and its line end: eight digits are 4 GiB.
 const CHUNK_HEAD_MAX: usize = 10;
-/// What ends a chunk.
+/// End of a chunk.
 const CHUNK_TAIL: &[u8] = b"\r\n";
 
 impl Chunk {
-    /// Makes a chunk of what stands between the room for its head and its tail: its length is known only now.
+    /// Completes a chunk, whose length is known only now: writes the head into the reserved space.
     fn seal(mut out: BytesMut) -> Self {
         let length = out.len() - CHUNK_HEAD_MAX - CHUNK_TAIL.len();
         debug_assert!(
             u32::try_from(length).is_ok(),
             "no event is larger than 4 GiB"
         );
-        // Right before the events, and what is left of its room is dropped.
+        // The head ends directly before the events; unused space before it is dropped.
         let mut place = CHUNK_HEAD_MAX - 2;
         out[place..CHUNK_HEAD_MAX].copy_from_slice(b"\r\n");
         let mut rest = length;
@@ -67,7 +82,7 @@ impl Chunk {
         }
     }
 
-    /// All of it.
+    /// Head, events and tail.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -76,53 +91,53 @@ impl Chunk {
     /// The events.
     #[must_use]
     pub fn content(&self) -> &[u8] {
-        &self.bytes[self.place()]
+        &self.bytes[self.content_range()]
     }
 
-    /// The events, shared.
+    /// The events, as a shared slice.
     #[must_use]
     pub fn to_content(&self) -> Bytes {
-        self.bytes.slice(self.place())
+        self.bytes.slice(self.content_range())
     }
 
-    /// All of it, and where in it the events stand.
+    /// All bytes, and the range of the events in them.
     #[must_use]
     pub fn into_parts(self) -> (Bytes, Range<usize>) {
-        let place = self.place();
-        (self.bytes, place)
+        let range = self.content_range();
+        (self.bytes, range)
     }
 
-    fn place(&self) -> Range<usize> {
+    fn content_range(&self) -> Range<usize> {
         usize::from(self.head_len)..self.bytes.len() - CHUNK_TAIL.len()
     }
 }
 
 impl RunBuilder {
-    /// Begins a chunk of at most so many bytes.
+    /// Starts a chunk of at most `most` bytes.
     pub fn begin(&mut self, most: usize) {
-        debug_assert!(self.0.is_empty(), "the chunk before is finished");
+        debug_assert!(self.0.is_empty(), "the previous chunk is complete");
         self.0.reserve(CHUNK_HEAD_MAX + most + CHUNK_TAIL.len());
         self.0.put_bytes(b' ', CHUNK_HEAD_MAX);
     }
 
-    /// Copies an event into the chunk that was begun.
+    /// Copies an event into the current chunk.
     pub fn push(&mut self, frame: &Frame) {
         self.0.put_slice(frame.bytes());
     }
 
-    /// Bytes of the events in it.
+    /// Bytes of the events in the current chunk.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len().saturating_sub(CHUNK_HEAD_MAX)
     }
 
-    /// Whether nothing was begun.
+    /// True if no chunk was started.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Ends the chunk that was begun.
+    /// Completes the current chunk.
     #[must_use]
     pub fn finish(&mut self) -> Chunk {
         self.0.put_slice(CHUNK_TAIL);
@@ -131,9 +146,10 @@ impl RunBuilder {
 }
 
 impl Frame {
-    /// Encodes an event once for all its readers.
+    /// Encodes an event.
     ///
-    /// Payloads that are not UTF-8 go as base64, and the name says so.
+    /// A payload that is not UTF-8 is sent as base64, and the suffix `;base64` of the event name
+    /// says so.
     #[must_use]
     pub fn event(name: Option<&EventName>, data: &[u8], position: Position) -> Self {
         let mut out =
@@ -166,13 +182,13 @@ impl Frame {
         }
     }
 
-    /// The whole event with the id of a single source.
+    /// The event with the id of a single source.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[self.place()]
+        &self.bytes[self.content_range()]
     }
 
-    /// The whole event as one chunk of HTTP/1.1.
+    /// The event as one chunk of HTTP/1.1.
     #[must_use]
     pub fn into_chunk(self) -> Chunk {
         Chunk {
@@ -181,73 +197,79 @@ impl Frame {
         }
     }
 
-    /// The event without its `id:` line and the blank line that ends it.
+    /// The event without its `id:` line and the blank line.
     #[must_use]
     pub fn body(&self) -> Bytes {
-        let start = self.place().start;
+        let start = self.content_range().start;
         self.bytes.slice(start..start + self.body_len as usize)
     }
 
-    /// Bytes on the wire for a client of a single source, without what a protocol puts around them.
+    /// Bytes of the event for a client of a single source, without protocol framing.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.place().len()
+        self.content_range().len()
     }
 
-    /// Never: an event has at least its id.
+    /// Always false: an event has at least its id.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where the payload stands within this frame's own bytes, if it stands there in one piece: one line of UTF-8.
+    /// Range of the payload in this frame, if it is in one piece: a single line of UTF-8.
     #[must_use]
-    pub fn find(&self, data: &[u8]) -> Option<Range<usize>> {
-        let end = (self.place().start + self.body_len as usize).checked_sub(1)?;
+    pub fn payload_range(&self, data: &[u8]) -> Option<Range<usize>> {
+        let end = (self.content_range().start + self.body_len as usize).checked_sub(1)?;
         let start = end.checked_sub(data.len())?;
         let found = self.bytes.get(start..end)? == data
             && self.bytes.get(start.checked_sub(6)?..start)? == b"data: ";
         found.then_some(start..end)
     }
 
-    /// What stands where something was found.
+    /// Bytes of a range that was found by [`Self::payload_range`].
     #[must_use]
-    pub fn found(&self, range: Range<usize>) -> &[u8] {
+    pub fn slice(&self, range: Range<usize>) -> &[u8] {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    fn place(&self) -> Range<usize> {
+    fn content_range(&self) -> Range<usize> {
         usize::from(self.head_len)..self.bytes.len() - CHUNK_TAIL.len()
     }
 }
 
-/// The end of a frame for a client of several sources: its `id:` line and the blank line.
+/// Appends the `id:` line and the blank line, for a client of several sources.
 pub fn put_id(out: &mut BytesMut, id: impl std::fmt::Display) {
     let written = write!(out, "id: {id}\n\n");
-    debug_assert!(written.is_ok(), "a growing buffer takes every id");
+    debug_assert!(
+        written.is_ok(),
+        "writing to a growable buffer does not fail"
+    );
 }
 
-/// How long the client shall wait before it connects again, in milliseconds.
+/// Appends the reconnection time, in milliseconds.
 ///
-/// A field alone: it takes effect at once, without the blank line that would end an event.
+/// It is a field without a blank line: it takes effect at once.
 pub fn put_retry(out: &mut BytesMut, wait: std::time::Duration) {
     let written = writeln!(out, "retry: {}", wait.as_millis());
-    debug_assert!(written.is_ok(), "a growing buffer takes every number");
+    debug_assert!(
+        written.is_ok(),
+        "writing to a growable buffer does not fail"
+    );
 }
 
-/// A position without an event of a publisher: at the beginning of an event stream and at checkpoints.
+/// Appends a position without an event: at the start of an event stream and at checkpoints.
 ///
-/// A named event with data, because many client libraries keep an id only from an event that they dispatch, and show a
-/// block that has nothing but an id as an empty message.
+/// It is a named event with data, because many client libraries keep an id only from a dispatched
+/// event, and report a block with only an id as an empty message.
 pub fn put_position(out: &mut BytesMut, id: impl std::fmt::Display) {
     put_control(out, "sidestream.position", "{}", Some(id));
 }
 
-/// A control event: its name, a JSON body, and the id if it moves the client.
+/// Appends a control event: name, JSON body, and an id if it sets the client's position.
 pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl std::fmt::Display>) {
     debug_assert!(
         name.starts_with("sidestream."),
-        "only control events bear the reserved prefix"
+        "control events have the reserved prefix"
     );
     put_field(out, "event", name.as_bytes());
     put_field(out, "data", json.as_bytes());
@@ -257,8 +279,8 @@ pub fn put_control(out: &mut BytesMut, name: &str, json: &str, id: Option<impl s
     }
 }
 
-/// Why the event stream ends, and when the client shall come back: both as a field that EventSource obeys and as data.
-/// With an id if the client has a position.
+/// Appends the reason for the end of an event stream and the reconnection time, both as a `retry:`
+/// field, which EventSource obeys, and as data. With an id if the client has a position.
 pub fn put_close(
     out: &mut BytesMut,
     reason: &str,
@@ -270,7 +292,7 @@ pub fn put_close(
     put_control(out, "sidestream.close", &json, id);
 }
 
-/// One field on one line; the value holds no line end.
+/// Appends one field on one line; the value must not contain a line end.
 fn put_field(out: &mut BytesMut, field: &str, value: &[u8]) {
     debug_assert!(
         !value.iter().any(|byte| matches!(byte, b'\r' | b'\n')),
@@ -283,8 +305,8 @@ fn put_field(out: &mut BytesMut, field: &str, value: &[u8]) {
     out.put_u8(b'\n');
 }
 
-/// One `data:` line per line of the payload; CRLF, CR and LF all end a line, and a trailing one leaves an empty line,
-/// so that the client puts together what was published (with every line end as LF).
+/// Appends one `data:` line per line of the payload. CRLF, CR and LF end a line, and a trailing
+/// line end leaves an empty line, so the client restores the payload with each line end as LF.
 fn put_data(out: &mut BytesMut, data: &[u8]) {
     let mut rest = data;
     while let Some(end) = memchr::memchr2(b'\r', b'\n', rest) {
@@ -309,7 +331,7 @@ mod tests {
         let position = Position {
             tag: SourceTag::of_identity("t"),
             seq: 7,
-            check: Some(0xab),
+            fingerprint: Some(0xab),
         };
         let frame = Frame::event(name.as_ref(), data, position);
         let whole = String::from_utf8(frame.bytes().to_vec()).unwrap();
@@ -317,7 +339,7 @@ mod tests {
         assert_eq!(
             [frame.body(), id.clone().into()].concat(),
             whole.as_bytes(),
-            "the body lacks the id alone"
+            "the body is the event without its id"
         );
         let (chunk, event) = frame.into_chunk().into_parts();
         assert_eq!(chunk[event], *whole.as_bytes());
@@ -329,17 +351,17 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_first_and_the_id_last() {
+    fn name_is_the_first_field_and_id_the_last() {
         assert_eq!(frame(Some("created"), b"x"), "event: created\ndata: x\n");
         assert_eq!(frame(None, b"x"), "data: x\n");
     }
 
     #[test]
-    fn events_that_are_copied_together_are_one_chunk_and_the_memory_is_used_again() {
+    fn copied_events_are_one_chunk_and_its_memory_is_reused() {
         let position = Position {
             tag: SourceTag::of_identity("t"),
             seq: 7,
-            check: None,
+            fingerprint: None,
         };
         let frames = [1, 20, 300].map(|length| Frame::event(None, &vec![b'x'; length], position));
         let mut writer = RunBuilder::default();
@@ -373,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_goes_as_base64_under_a_name_that_says_so() {
+    fn binary_payload_is_sent_as_base64_with_a_name_suffix() {
         assert_eq!(
             frame(None, b"\xff\xfe"),
             "event: message;base64\ndata: //4=\n"
@@ -385,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_is_one_event_that_bears_the_position() {
+    fn close_is_one_event_with_the_position() {
         let mut out = BytesMut::new();
         put_close(
             &mut out,
@@ -398,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_without_an_event_is_a_named_event_with_data() {
+    fn position_without_an_event_is_a_named_event_with_data() {
         let mut out = BytesMut::new();
         put_position(&mut out, "3fa9c1-7");
         assert_eq!(
@@ -408,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_holds_no_control_character_and_passes_for_nothing_else() {
+    fn invalid_and_reserved_event_names_are_rejected() {
         for name in [
             "",
             "a\nb",
@@ -424,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_and_control_events_are_whole_lines() {
+    fn retry_and_control_events_are_complete_lines() {
         let mut out = BytesMut::new();
         put_retry(&mut out, std::time::Duration::from_secs(3));
         put_control(&mut out, "sidestream.gap", "{}", None::<&str>);

@@ -1,4 +1,4 @@
-//! What a message becomes once and every client receives: the event, its name and its tier.
+//! Event as decoded from a NATS message: position, payload, name and tier.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,43 +8,43 @@ use bytes::Bytes;
 
 use super::id::Position;
 
-/// One event before it is encoded. In this order: readers look at the first three only.
+/// One event before it is encoded. The field order is deliberate: readers use the first three.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Event {
-    /// Where it stands in its source.
+    /// Position in its source.
     pub position: Position,
-    /// When this process received it: the start of `sidestream_delivery_seconds`.
+    /// Time of receipt in this process: the start of `sidestream_delivery_seconds`.
     pub received: Instant,
-    /// The tier its publisher gave it (`Sidestream-Priority`), if it gave one.
+    /// Tier set by the publisher (`Sidestream-Priority`).
     pub tier: Option<Tier>,
-    /// The NATS subject it was published on.
+    /// NATS subject.
     pub subject: Arc<str>,
-    /// The name its publisher gave it (`Sidestream-Event`), if it gave one.
+    /// Event name set by the publisher (`Sidestream-Event`).
     pub name: Option<EventName>,
-    /// What its publisher calls it (`Nats-Msg-Id`), where a repetition has to be noticed here: on core subjects.
+    /// `Nats-Msg-Id`, only on core subjects, which are deduplicated in this process.
     pub message_id: Option<Box<str>>,
-    /// The payload as published.
+    /// Payload as published.
     pub data: Bytes,
 }
 
-/// How much an event matters when not everything can be delivered.
+/// Importance of an event when not all can be delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
     /// Skipped first.
     Telemetry,
-    /// Skipped when a client is about to be given up.
+    /// Skipped last, before a slow client's event stream ends.
     #[default]
     Normal,
-    /// Never skipped while it is in the window, never delayed.
+    /// Never skipped while it is in the window, and never delayed.
     Critical,
 }
 
 impl Tier {
-    /// Every tier, the most dispensable first.
+    /// All tiers, the first to be skipped first.
     pub const ALL: [Self; 3] = [Self::Telemetry, Self::Normal, Self::Critical];
 
-    /// The word used in configuration, headers and metric labels.
+    /// Value in configuration, headers and metric labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ impl Tier {
         }
     }
 
-    /// Reads the word, whatever its case; anything else is no tier.
+    /// Parses the value, ignoring case.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL
@@ -63,33 +63,35 @@ impl Tier {
     }
 }
 
-/// The name of an event: the `event:` field.
+/// Name of an event: the `event:` field.
 ///
-/// It holds no control character (one would end the field), is 1 to 128 bytes long, does not begin with `sidestream.`, which
-/// is kept for control events, and does not end in `;base64`, which says that the payload is encoded.
+/// It is 1 to 128 bytes long and has no control characters (a line end would end the field). It
+/// does not start with `sidestream.`, which is reserved for control events, and does not end with
+/// `;base64`, which marks an encoded payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EventName(Arc<str>);
 
 impl EventName {
-    /// The longest name, in bytes.
+    /// Maximum length in bytes.
     pub const LENGTH_MAX: usize = 128;
 
-    /// The end of the name of an event whose payload is base64.
+    /// Suffix of the name of an event with a base64 payload.
     pub const ENCODED: &str = ";base64";
 
-    /// Takes a name that can stand in an `event:` field, or nothing.
+    /// Parses a name; `None` if it is not valid in an `event:` field.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let sound = !text.is_empty()
+        let is_valid = !text.is_empty()
             && text.len() <= Self::LENGTH_MAX
             && !text.chars().any(char::is_control)
             && !text.starts_with(' ') // A decoder removes one leading space.
             && !text.starts_with("sidestream.")
             && !text.ends_with(Self::ENCODED);
-        sound.then(|| Self(Arc::from(text)))
+        is_valid.then(|| Self(Arc::from(text)))
     }
 
-    /// The name of an event that says that a key or the messages of a subject were removed. No publisher can give it.
+    /// Name of the event for a removed key or removed messages of a subject. Publishers cannot use
+    /// it.
     #[must_use]
     pub fn removed() -> Self {
         Self(Arc::from("sidestream.removed"))

@@ -1,4 +1,8 @@
-//! Many filters, asked which of them covers or overlaps another: a trie over their tokens, in the place of comparing each.
+//! Trie of filters that finds the ones which cover or overlap another filter.
+//!
+//! Comparing each of many filters with each other takes quadratic time; a configuration can have
+//! thousands. The trie is indexed by tokens with `*` as an ordinary token, and `>` is stored at its
+//! parent node.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +18,13 @@ pub struct Covers {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// By their tokens; `*` is one of them. Sorted: what is found does not depend on chance.
+    /// By token, including `*`. Sorted, so that results are deterministic.
     children: BTreeMap<Box<str>, usize>,
-    /// The number of filters that end here or below.
+    /// Number of filters that end here or below.
     count: usize,
-    /// The number of the filter that ends here.
+    /// Number of the filter that ends here.
     end: Option<usize>,
-    /// The number of the filter that ends here with a `>`.
+    /// Number of the filter that ends here with `>`.
     tail: Option<usize>,
 }
 
@@ -34,7 +38,8 @@ impl Default for Covers {
 }
 
 impl Covers {
-    /// Adds a filter, whose number is the count of those before it. Of equal ones the first counts.
+    /// Adds a filter; its number is the count of the filters before it. The first of equal filters
+    /// counts.
     pub fn add(&mut self, filter: &Filter) {
         let number = self.count;
         self.count += 1;
@@ -48,7 +53,7 @@ impl Covers {
         place.get_or_insert(number);
     }
 
-    /// Takes a filter away that was added once.
+    /// Removes a filter that was added once.
     pub(super) fn remove(&mut self, filter: &Filter) {
         let at = self.walk(filter, |node| node.count -= 1);
         let node = &mut self.nodes[at];
@@ -59,7 +64,7 @@ impl Covers {
         }) = None;
     }
 
-    /// Goes the way of a filter, and makes it where it is missing; returns the node where the filter ends.
+    /// Follows the tokens of a filter, creating missing nodes; returns the node where it ends.
     fn walk(&mut self, filter: &Filter, visit: impl Fn(&mut Node)) -> usize {
         let mut at = 0;
         visit(&mut self.nodes[at]);
@@ -78,7 +83,7 @@ impl Covers {
         at
     }
 
-    /// The number of a filter that overlaps this one: [`Filter::overlaps`].
+    /// Returns the number of a filter that overlaps this one: [`Filter::overlaps`].
     pub(super) fn overlapping(&self, filter: &Filter) -> Option<usize> {
         let tokens: Vec<&str> = filter.tokens().collect();
         self.find_overlapping(0, &tokens)
@@ -95,7 +100,7 @@ impl Covers {
         let child = |token: &str| self.find_overlapping(*node.children.get(token)?, rest);
         let mut children = node.children.values();
         node.tail.or_else(|| match *token {
-            // Any filter that goes on from here.
+            // Any filter that continues from here.
             ">" => children.find_map(|child| self.any(*child)),
             "*" => children.find_map(|child| self.find_overlapping(*child, rest)),
             token => child(token).or_else(|| child("*")),
@@ -112,19 +117,19 @@ impl Covers {
             .or_else(|| node.children.values().find_map(|child| self.any(*child)))
     }
 
-    /// The number of the first filter that covers this one: [`Filter::covers`].
+    /// Returns the number of the first filter that covers this one: [`Filter::covers`].
     #[must_use]
     pub fn first(&self, filter: &Filter) -> Option<usize> {
         self.first_but(filter, None)
     }
 
-    /// As [`Self::first`], without the filter of this number.
+    /// Like [`Self::first`], without the filter of this number.
     pub(super) fn first_but(&self, filter: &Filter, but: Option<usize>) -> Option<usize> {
         let tokens: Vec<&str> = filter.tokens().collect();
         self.find(0, &tokens, but)
     }
 
-    /// A filter has at most 16 tokens, and each splits the search in two at most.
+    /// A filter has at most 16 tokens, and each splits the search at most in two.
     fn find(&self, at: usize, tokens: &[&str], but: Option<usize>) -> Option<usize> {
         let node = &self.nodes[at];
         let wanted = |number: &usize| Some(*number) != but;
@@ -153,14 +158,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_first_that_covers_is_found(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
+        fn finds_the_first_filter_that_covers(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
             let mut covers = Covers::default();
             filters.iter().for_each(|filter| covers.add(filter));
             prop_assert_eq!(covers.first(&asked), filters.iter().position(|filter| filter.covers(&asked)));
         }
 
         #[test]
-        fn one_that_overlaps_is_found_if_there_is_one(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
+        fn finds_an_overlapping_filter_if_there_is_one(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
             let mut filters = filters;
             filters.sort();
             filters.dedup();

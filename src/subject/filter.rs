@@ -1,31 +1,35 @@
-//! A filter: a NATS subject that may hold the wildcards `*` (one token) and `>` (all that follow).
+//! Filter: a NATS subject that may have the wildcards `*` (one token) and `>` (all that follow).
+//!
+//! [`Filter::parse`] applies the rules of NATS and refuses the reserved subjects (`$...`,
+//! `_INBOX...`), so a `Filter` can always be served. Matching works on bytes and allocates nothing;
+//! covering and overlapping work on tokens.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A valid filter. Two filters are equal when they select the same subjects.
+/// Valid filter. Two filters are equal if they select the same subjects.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Filter(Arc<str>);
 
-/// Why a text is no filter that may be served.
+/// Reason why a text is not a filter that may be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidFilter {
     /// Empty, or longer than [`Filter::LENGTH_MAX`].
     Length,
     /// More tokens than [`Filter::TOKENS_MAX`].
     Tokens,
-    /// An empty token: a dot at the beginning, the end or beside another.
+    /// Empty token: a dot at the start, at the end or next to another.
     EmptyToken,
     /// White space or a control character.
     Character,
     /// `*` inside a token, or `>` inside one or before the end.
     Wildcard,
-    /// Begins with `$` or `_INBOX`: NATS's own subjects are never served.
+    /// Starts with `$` or `_INBOX`: subjects of NATS itself are never served.
     Reserved,
 }
 
 impl InvalidFilter {
-    /// What is wrong, as a sentence.
+    /// Error message.
     #[must_use]
     pub fn explain(self) -> &'static str {
         match self {
@@ -35,7 +39,7 @@ impl InvalidFilter {
                 "a subject has no empty token: no dot first, last or twice in a row"
             }
             Self::Character => "a subject has no white space and no control characters",
-            Self::Wildcard => "`*` stands for one whole token and `>` for all the last ones",
+            Self::Wildcard => "`*` must be a whole token, and `>` a whole token at the end",
             Self::Reserved => {
                 "subjects that begin with `$` or `_INBOX` belong to NATS and are never served"
             }
@@ -44,15 +48,15 @@ impl InvalidFilter {
 }
 
 impl Filter {
-    /// The longest filter, in bytes.
+    /// Maximum length in bytes.
     pub const LENGTH_MAX: usize = 255;
-    /// The most tokens.
+    /// Maximum number of tokens.
     pub const TOKENS_MAX: usize = 16;
 
-    /// Takes a filter that may be served.
+    /// Parses a filter that may be served.
     ///
     /// # Errors
-    /// [`InvalidFilter`] by the rules of NATS and the subjects that are never served.
+    /// [`InvalidFilter`] for a subject that is invalid in NATS, or never served.
     pub fn parse(text: &str) -> Result<Self, InvalidFilter> {
         if text.is_empty() || text.len() > Self::LENGTH_MAX {
             return Err(InvalidFilter::Length);
@@ -82,24 +86,26 @@ impl Filter {
         Ok(Self(Arc::from(text)))
     }
 
-    /// The filter as NATS reads it.
+    /// The filter in NATS syntax.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its tokens.
+    /// Iterates over the tokens.
     pub fn tokens(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.split('.')
     }
 
-    /// Whether it selects this subject. A wildcard in the first place selects none of NATS's own either.
+    /// True if it selects this subject. A wildcard in the first token does not select reserved
+    /// subjects.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
         if is_reserved(subject) {
             return false;
         }
-        // Byte by byte, for every message: a wildcard is always a whole token, so nothing has to be split.
+        // By bytes, because it runs for every message: a wildcard is a whole token, so no split is
+        // needed.
         let (subject, mut at) = (subject.as_bytes(), 0);
         for &own in self.0.as_bytes() {
             match own {
@@ -117,7 +123,7 @@ impl Filter {
         at == subject.len()
     }
 
-    /// Whether every subject that `other` selects is selected by this one too: token by token, never as text.
+    /// True if every subject that `other` selects is selected by this filter too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let mut theirs = other.tokens();
@@ -133,7 +139,7 @@ impl Filter {
         theirs.next().is_none()
     }
 
-    /// Whether some subject is selected by both.
+    /// True if some subject is selected by both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut ours, mut theirs) = (self.tokens(), other.tokens());
@@ -147,7 +153,7 @@ impl Filter {
         }
     }
 
-    /// The narrowest filter that covers both, token by token.
+    /// Returns the narrowest filter that covers both, token by token.
     #[must_use]
     pub fn widened(&self, other: &Self) -> Self {
         let mut tokens: Vec<&str> = Vec::new();
@@ -159,7 +165,8 @@ impl Filter {
                     tokens.push(if one == two { one } else { "*" })
                 }
                 (None, _) | (_, None) => {
-                    // One ends where the other goes on: `>` needs at least one token, so it takes the last one too.
+                    // One filter is longer: `>` needs at least one token, so it replaces the last
+                    // common one too.
                     tokens.pop();
                     tokens.push(">");
                     break;
@@ -174,7 +181,7 @@ impl Filter {
     }
 }
 
-/// NATS's own subjects: never served, whatever is allowed.
+/// True for subjects of NATS itself, which are never served.
 #[must_use]
 pub fn is_reserved(subject: &str) -> bool {
     subject.starts_with('$') || subject.starts_with("_INBOX")
@@ -208,7 +215,8 @@ pub(crate) mod tests {
         })
     }
 
-    /// Every subject over the letters a and b with up to five tokens: enough to tell apart all filters made above.
+    /// All subjects over the letters a and b with up to five tokens, enough to distinguish all
+    /// filters generated above.
     pub(crate) fn subjects() -> impl Iterator<Item = String> {
         (1..=5u32).flat_map(|length| {
             (0..2u32.pow(length)).map(move |bits| {
@@ -220,7 +228,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn a_filter_selects_token_by_token(filter in filter(), extra in "[ab.]{0,6}") {
+        fn filter_matches_token_by_token(filter in filter(), extra in "[ab.]{0,6}") {
             let naive = |subject: &str| {
                 let mut tokens = subject.split('.');
                 for own in filter.tokens() {
@@ -241,7 +249,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_wildcard_selects_nothing_of_nats_itself() {
+    fn wildcards_do_not_match_reserved_subjects() {
         for filter in [">", "*.x", "*.>", "*"] {
             let filter = Filter::parse(filter).unwrap();
             for subject in ["$JS.x", "$x", "_INBOX.x", "_INBOX"] {
@@ -253,9 +261,9 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn covering_means_every_subject_of_one_is_a_subject_of_the_other(one in filter(), two in filter()) {
+        fn covering_filter_selects_every_subject_of_the_other(one in filter(), two in filter()) {
             let naive = subjects().all(|subject| !two.matches(&subject) || one.matches(&subject));
-            // The letters are only two, so `a` and `b` together look like `*`; a filter never needs both.
+            // With only two letters, `a` and `b` together equal `*`; a filter never needs both.
             prop_assert!(!one.covers(&two) || naive, "{one} {two}");
             if !naive {
                 prop_assert!(!one.covers(&two));
@@ -263,20 +271,20 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn overlapping_means_a_common_subject(one in filter(), two in filter()) {
+        fn overlapping_filters_have_a_common_subject(one in filter(), two in filter()) {
             let naive = subjects().any(|subject| one.matches(&subject) && two.matches(&subject));
             prop_assert_eq!(one.overlaps(&two), naive, "{} {}", one, two);
         }
 
         #[test]
-        fn a_widened_filter_covers_both(one in filter(), two in filter()) {
+        fn widened_filter_covers_both(one in filter(), two in filter()) {
             let wide = one.widened(&two);
             prop_assert!(wide.covers(&one) && wide.covers(&two), "{one} {two} {wide}");
             prop_assert!(Filter::parse(wide.as_str()).is_ok(), "{wide}");
         }
 
         #[test]
-        fn any_text_gets_an_answer(text in "\\PC{0,300}|[ab.*>$\\x00 ]{0,20}") {
+        fn parsing_any_text_does_not_panic(text in "\\PC{0,300}|[ab.*>$\\x00 ]{0,20}") {
             if let Ok(filter) = Filter::parse(&text) {
                 prop_assert_eq!(filter.as_str(), text.as_str());
             }
@@ -284,7 +292,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_says_why() {
+    fn invalid_filter_reports_the_reason() {
         let invalid = |text: &str| Filter::parse(text).unwrap_err();
         assert_eq!(invalid(""), InvalidFilter::Length);
         assert_eq!(invalid(&"a".repeat(256)), InvalidFilter::Length);
@@ -304,7 +312,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn covering_compares_tokens_and_not_text() {
+    fn covering_compares_tokens_not_text() {
         let filter = |text: &str| Filter::parse(text).unwrap();
         assert!(filter("orders.>").covers(&filter("orders.42")));
         assert!(filter("orders.>").covers(&filter("orders.*.x.>")));

@@ -1,4 +1,7 @@
-//! NATS subjects, filters with wildcards and the templates that make them, pure.
+//! NATS subjects without I/O: filters with wildcards, sets of filters, and templates for both.
+//!
+//! [`filter`] is one subject with wildcards, [`set`] the canonical set that identifies a feed,
+//! [`cover`] an index over many filters, and [`template`] builds subjects from a request.
 
 pub mod cover;
 pub mod filter;

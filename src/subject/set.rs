@@ -1,18 +1,23 @@
-//! A canonical set of filters: what one client asks for, and what one feed holds.
+//! Canonical set of filters: the request of one client, and the identity of a feed.
+//!
+//! Two clients with equal sets share a feed, so the set is sorted and minimal: no filter covers
+//! another. [`FilterSet::disjoint`] widens overlapping filters into the ones to subscribe to. Small
+//! sets are compared in pairs, larger ones with a trie.
 
 use std::fmt;
 
 use super::{Covers, Filter};
 
-/// One or more filters, sorted, none of which covers another: equal sets select the same subjects by the same words.
+/// One or more filters, sorted, with no filter covering another. Equal sets select the same
+/// subjects.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FilterSet(Box<[Filter]>);
 
-/// 16 filters: a client rarely asks for more, and to compare each with each is fastest then.
+/// 16 filters: more are rare, and up to here comparing pairs is fastest.
 const PAIRS_MAX: usize = 16;
 
-/// The filters that no other one covers; all are different.
-fn not_covered(all: &[Filter]) -> Box<[Filter]> {
+/// Returns the filters that no other filter covers, with a trie. The input has no duplicates.
+fn minimal_by_trie(all: &[Filter]) -> Box<[Filter]> {
     let mut covers = Covers::default();
     all.iter().for_each(|filter| covers.add(filter));
     let kept = all
@@ -22,37 +27,37 @@ fn not_covered(all: &[Filter]) -> Box<[Filter]> {
     kept.map(|(_, filter)| filter.clone()).collect()
 }
 
-/// As [`FilterSet::disjoint`], for many.
-fn apart(filters: &[Filter]) -> Vec<Filter> {
+/// Like [`FilterSet::disjoint`], with a trie.
+fn disjoint_by_trie(filters: &[Filter]) -> Vec<Filter> {
     let mut known = Covers::default();
-    // By their numbers; none where one was widened into another.
-    let mut apart: Vec<Option<Filter>> = Vec::new();
+    // By number; `None` if the filter was widened into another.
+    let mut disjoint: Vec<Option<Filter>> = Vec::new();
     for filter in filters {
         let mut wide = filter.clone();
         while let Some(other) = known
             .overlapping(&wide)
-            .and_then(|number| apart[number].take())
+            .and_then(|number| disjoint[number].take())
         {
             known.remove(&other);
             wide = wide.widened(&other);
         }
         known.add(&wide);
-        apart.push(Some(wide));
+        disjoint.push(Some(wide));
     }
-    let mut apart: Vec<Filter> = apart.into_iter().flatten().collect();
-    apart.sort();
-    apart
+    let mut disjoint: Vec<Filter> = disjoint.into_iter().flatten().collect();
+    disjoint.sort();
+    disjoint
 }
 
 impl FilterSet {
-    /// The canonical set of these filters.
+    /// Creates the canonical set of these filters.
     #[must_use]
     pub fn new(filters: impl IntoIterator<Item = Filter>) -> Self {
         let mut all: Vec<Filter> = filters.into_iter().collect();
         all.sort();
         all.dedup();
         if all.len() > PAIRS_MAX {
-            return Self(not_covered(&all));
+            return Self(minimal_by_trie(&all));
         }
         let kept = all
             .iter()
@@ -71,37 +76,38 @@ impl FilterSet {
         &self.0
     }
 
-    /// Whether any of them selects this subject.
+    /// True if any filter selects this subject.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
         self.0.iter().any(|filter| filter.matches(subject))
     }
 
-    /// This set and another together.
+    /// Union of this set and another.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::new(self.0.iter().chain(&other.0).cloned())
     }
 
-    /// Filters that together cover this set and of which no two share a subject: what NATS is asked for.
+    /// Returns filters that cover this set and do not overlap, to subscribe to.
     ///
-    /// NATS refuses a consumer whose filters overlap (error 10138), and two overlapping subscriptions bring a message
-    /// twice. Filters that share subjects are widened into one; what comes in is matched again in process.
+    /// NATS rejects a consumer with overlapping filters (error 10138), and delivers a message twice
+    /// to two overlapping subscriptions. Overlapping filters are widened into one; received
+    /// messages are matched again in this process.
     #[must_use]
     pub fn disjoint(&self) -> Vec<Filter> {
         if self.0.len() > PAIRS_MAX {
-            return apart(&self.0);
+            return disjoint_by_trie(&self.0);
         }
-        let mut apart: Vec<Filter> = Vec::new();
+        let mut disjoint: Vec<Filter> = Vec::new();
         for filter in &self.0 {
             let mut wide = filter.clone();
-            while let Some(place) = apart.iter().position(|other| other.overlaps(&wide)) {
-                wide = wide.widened(&apart.swap_remove(place));
+            while let Some(place) = disjoint.iter().position(|other| other.overlaps(&wide)) {
+                wide = wide.widened(&disjoint.swap_remove(place));
             }
-            apart.push(wide);
+            disjoint.push(wide);
         }
-        apart.sort();
-        apart
+        disjoint.sort();
+        disjoint
     }
 }
 
@@ -136,7 +142,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_selects_what_its_filters_select(filters in prop::collection::vec(filter(), 1..6)) {
+        fn set_selects_the_union_of_its_filters(filters in prop::collection::vec(filter(), 1..6)) {
             let set = FilterSet::new(filters.clone());
             for subject in subjects() {
                 let naive = filters.iter().any(|filter| filter.matches(&subject));
@@ -145,40 +151,40 @@ mod tests {
         }
 
         #[test]
-        fn what_nats_is_asked_for_covers_the_set_and_never_overlaps(filters in prop::collection::vec(filter(), 1..6)) {
+        fn disjoint_filters_cover_the_set_and_do_not_overlap(filters in prop::collection::vec(filter(), 1..6)) {
             let set = FilterSet::new(filters);
-            let apart = set.disjoint();
+            let disjoint = set.disjoint();
             for filter in set.filters() {
-                prop_assert!(apart.iter().any(|wide| wide.covers(filter)));
+                prop_assert!(disjoint.iter().any(|wide| wide.covers(filter)));
             }
-            for (place, one) in apart.iter().enumerate() {
-                prop_assert!(apart[place + 1..].iter().all(|other| !one.overlaps(other)), "{apart:?}");
+            for (place, one) in disjoint.iter().enumerate() {
+                prop_assert!(disjoint[place + 1..].iter().all(|other| !one.overlaps(other)), "{disjoint:?}");
             }
         }
 
         #[test]
-        fn a_large_set_is_the_same_as_one_compared_in_pairs(filters in prop::collection::vec(filter(), 0..40)) {
+        fn trie_and_pairs_give_the_same_minimal_set(filters in prop::collection::vec(filter(), 0..40)) {
             let mut all = filters;
             all.sort();
             all.dedup();
             let pairs = all.iter().filter(|filter| !all.iter().any(|other| other != *filter && other.covers(filter)));
-            prop_assert_eq!(not_covered(&all).to_vec(), pairs.cloned().collect::<Vec<_>>());
+            prop_assert_eq!(minimal_by_trie(&all).to_vec(), pairs.cloned().collect::<Vec<_>>());
         }
 
         #[test]
-        fn many_filters_are_made_disjoint_as_few_are(filters in prop::collection::vec(filter(), 1..30)) {
+        fn disjoint_by_trie_covers_the_set_and_does_not_overlap(filters in prop::collection::vec(filter(), 1..30)) {
             let set = FilterSet::new(filters);
-            let apart = apart(set.filters());
+            let disjoint = disjoint_by_trie(set.filters());
             for filter in set.filters() {
-                prop_assert!(apart.iter().any(|wide| wide.covers(filter)));
+                prop_assert!(disjoint.iter().any(|wide| wide.covers(filter)));
             }
-            for (place, one) in apart.iter().enumerate() {
-                prop_assert!(apart[place + 1..].iter().all(|other| !one.overlaps(other)), "{apart:?}");
+            for (place, one) in disjoint.iter().enumerate() {
+                prop_assert!(disjoint[place + 1..].iter().all(|other| !one.overlaps(other)), "{disjoint:?}");
             }
         }
 
         #[test]
-        fn the_order_of_asking_makes_no_other_set(filters in prop::collection::vec(filter(), 1..6)) {
+        fn set_does_not_depend_on_the_order_of_filters(filters in prop::collection::vec(filter(), 1..6)) {
             let mut reversed = filters.clone();
             reversed.reverse();
             prop_assert_eq!(FilterSet::new(filters), FilterSet::new(reversed));
@@ -186,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_many_filters_grows_with_their_number_and_not_with_its_square() {
+    fn many_filters_do_not_take_quadratic_time() {
         let begun = std::time::Instant::now();
         let many = FilterSet::new(
             (0..20_000).map(|number| Filter::parse(&format!("s.{number}.*")).unwrap()),
@@ -195,22 +201,25 @@ mod tests {
             (many.filters().len(), many.disjoint().len()),
             (20_000, 20_000)
         );
-        // By squares it takes minutes.
+        // In quadratic time it would take minutes.
         assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     }
 
     #[test]
     fn covered_filters_are_dropped_and_overlapping_ones_widened() {
         assert_eq!(set(&["a.>", "a.b", "a.*.c", "b"]).to_string(), "a.> b");
-        let apart = |texts: &[&str]| {
+        let disjoint = |texts: &[&str]| {
             set(texts)
                 .disjoint()
                 .iter()
                 .map(Filter::to_string)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(apart(&["a.*", "*.b", "c.d"]), ["*.*"]);
-        assert_eq!(apart(&["orders.*.>", "alerts"]), ["alerts", "orders.*.>"]);
-        assert_eq!(apart(&["a.*.c", "a.b.*", "x"]), ["a.*.*", "x"]);
+        assert_eq!(disjoint(&["a.*", "*.b", "c.d"]), ["*.*"]);
+        assert_eq!(
+            disjoint(&["orders.*.>", "alerts"]),
+            ["alerts", "orders.*.>"]
+        );
+        assert_eq!(disjoint(&["a.*.c", "a.b.*", "x"]), ["a.*.*", "x"]);
     }
 }

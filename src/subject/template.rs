@@ -1,69 +1,66 @@
-//! Templates: texts with variables in braces, from which a request makes subjects, a client's name or an event's name.
+//! Templates: text with variables in braces, filled from a request or from an event.
+//!
+//! [`TextTemplate`] makes a client's name or an event name. [`SubjectTemplate`] makes the filters
+//! of a request: a variable fills exactly one token, so a request cannot widen the subject. The
+//! exception is a template that is one whole variable; its values are filters, each of which has to
+//! be covered by the route's `allow` list.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::{Filter, InvalidFilter};
 
-/// What stands in braces.
+/// Variable in braces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Variable {
-    /// `{name}`: a segment of the request's path.
+    /// `{name}`: segment of the request's path.
     Path(Box<str>),
-    /// `{query.name}`: a parameter of the query.
+    /// `{query.name}`: query parameter.
     Query(Box<str>),
-    /// `{header.name}`: a header of the request, its name in lower case.
+    /// `{header.name}`: request header, its name in lower case.
     Header(Box<str>),
-    /// `{cookie.name}`.
+    /// `{cookie.name}`: cookie.
     Cookie(Box<str>),
-    /// `{remote.ip}`: the client's address.
+    /// `{remote.ip}`: address of the client.
     RemoteIp,
-    /// `{subject.N}`: a token of an event's subject, counted from 1.
+    /// `{subject.N}`: token of an event's subject, counted from 1.
     SubjectToken(u8),
 }
 
-/// Where the values of variables come from: a request, or an event.
+/// Values of variables, from a request or an event.
 pub trait Variables {
-    /// Every value of the variable; most have one or none, a query parameter may be repeated.
+    /// Returns all values of a variable: usually one or none; a query parameter may be repeated.
     fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>>;
 }
 
-/// Why a text is no template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Reason why a text is not a template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
-    /// A brace without its other half, or nothing between them.
+    /// A brace is not closed or not opened, or there is no name in it.
+    #[error("a brace is not closed, not opened, or empty")]
     Brace,
-    /// A variable that does not exist.
+    /// The variable does not exist.
+    #[error(
+        "`{{{0}}}` is not a variable; expected {{name}} (path), {{query.x}}, {{header.x}}, {{cookie.x}}, {{remote.ip}} or, in event names, {{subject.N}}"
+    )]
     Unknown(String),
-    /// In a subject a variable fills exactly one token.
+    /// A variable in a subject does not fill exactly one token.
+    #[error("a variable in a subject must fill exactly one token")]
     PartOfToken,
-    /// What is left after the variables are filled can be no subject.
+    /// The text around the variables is not a valid subject.
+    #[error("{}", .0.explain())]
     Subject(InvalidFilter),
-}
-
-impl fmt::Display for InvalidTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Brace => f.write_str("a brace is not closed, not opened, or empty"),
-            Self::Unknown(name) => write!(
-                f,
-                "`{{{name}}}` is no variable; there are {{name}} of the path, {{query.x}}, {{header.x}}, {{cookie.x}}, {{remote.ip}} and, in event names, {{subject.N}}"
-            ),
-            Self::PartOfToken => f.write_str("in a subject a variable fills exactly one token"),
-            Self::Subject(invalid) => f.write_str(invalid.explain()),
-        }
-    }
 }
 
 impl Variable {
     fn parse(name: &str) -> Result<Self, InvalidTemplate> {
         let unknown = || InvalidTemplate::Unknown(name.to_owned());
         let word = |text: &str| {
-            let sound = !text.is_empty()
+            let is_valid = !text.is_empty()
                 && text
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-            if sound {
+            if is_valid {
                 Ok(Box::from(text))
             } else {
                 Err(unknown())
@@ -85,7 +82,7 @@ impl Variable {
     }
 }
 
-/// As it is written, with its braces.
+/// As written, with braces.
 impl fmt::Display for Variable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,20 +123,20 @@ fn pieces(text: &str) -> Result<Vec<Piece>, InvalidTemplate> {
     Ok(pieces)
 }
 
-/// A text with variables anywhere in it: a client's name, an event's name.
+/// Text with variables anywhere in it: a client's name, an event name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TextTemplate(Box<[Piece]>);
 
 impl TextTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// [`InvalidTemplate`] where braces or variables are wrong.
+    /// [`InvalidTemplate`] if braces or variables are invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
         Ok(Self(pieces(text)?.into()))
     }
 
-    /// The variables in it.
+    /// Iterates over the variables.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Variable(variable) => Some(variable),
@@ -147,7 +144,7 @@ impl TextTemplate {
         })
     }
 
-    /// The text with every variable replaced by its first value; nothing if one has none.
+    /// Replaces each variable by its first value; `None` if a variable has none.
     #[must_use]
     pub fn fill(&self, variables: &dyn Variables) -> Option<String> {
         let mut out = String::new();
@@ -167,7 +164,7 @@ impl TextTemplate {
     }
 }
 
-/// As it is written.
+/// As written.
 impl fmt::Display for TextTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|piece| match piece {
@@ -177,34 +174,34 @@ impl fmt::Display for TextTemplate {
     }
 }
 
-/// A subject with variables: either every variable fills one token, or the whole is one variable.
+/// Subject with variables: either each variable fills one token, or the whole is one variable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SubjectTemplate {
     tokens: Box<[Piece]>,
     text: Box<str>,
 }
 
-/// Why a request's variables make no subject.
+/// Reason why a request does not fill a subject template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfilled {
     /// The variable has no value in this request.
     Missing(Variable),
-    /// The value cannot be one token of a subject.
+    /// The value is not a single token.
     Token(Variable),
-    /// The value is no filter.
+    /// The result is not a valid filter.
     Filter(InvalidFilter),
-    /// The filter is no subset of what the route allows.
+    /// The filter is not covered by the route's `allow` list.
     NotAllowed(Filter),
 }
 
 impl SubjectTemplate {
-    /// Reads a template for a subject.
+    /// Parses a subject template.
     ///
     /// # Errors
-    /// [`InvalidTemplate`] where braces, variables or the subject around them are wrong.
+    /// [`InvalidTemplate`] if braces, variables or the subject are invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
         let mut tokens = Vec::new();
-        // Not by the dots of the text: `{query.subject}` has one too.
+        // Not split at dots: `{query.subject}` has one too.
         let mut rest = text;
         loop {
             let end = match rest.strip_prefix('{') {
@@ -231,7 +228,8 @@ impl SubjectTemplate {
             text: text.into(),
         };
         let sample = template.with_wildcards();
-        // What a variable stands for is checked when it is filled; the rest must be a subject already.
+        // The value of a whole variable is checked when it is filled; any other template has to be
+        // a valid subject already.
         let sample = if template.is_whole_variable() {
             ">".to_owned()
         } else {
@@ -241,13 +239,13 @@ impl SubjectTemplate {
         Ok(template)
     }
 
-    /// As it was written.
+    /// As written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The variables in it.
+    /// Iterates over the variables.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.tokens.iter().filter_map(|piece| match piece {
             Piece::Variable(variable) => Some(variable),
@@ -255,7 +253,7 @@ impl SubjectTemplate {
         })
     }
 
-    /// Whether the whole subject is one variable: only then may its value hold dots and wildcards.
+    /// True if the whole subject is one variable: only then may its value have dots and wildcards.
     #[must_use]
     pub fn is_whole_variable(&self) -> bool {
         matches!(&self.tokens[..], [Piece::Variable(_)])
@@ -269,7 +267,8 @@ impl SubjectTemplate {
         self.tokens.iter().map(token).collect::<Vec<_>>().join(".")
     }
 
-    /// Every subject that this template can ever ask for: its variables as `*`, a whole variable as `allow`.
+    /// Filters that cover everything the template can request: its variables as `*`, a whole
+    /// variable as `allow`.
     #[must_use]
     pub fn reach(&self, allow: &[Filter]) -> Vec<Filter> {
         if self.is_whole_variable() && !allow.is_empty() {
@@ -278,13 +277,14 @@ impl SubjectTemplate {
         Filter::parse(&self.with_wildcards()).into_iter().collect()
     }
 
-    /// The filters that a request asks for.
+    /// Returns the filters of a request.
     ///
-    /// With `allow` a template that is one whole variable takes filters, each of which must be a subset of one of
-    /// `allow`; every value of a repeated query parameter counts. Without, each value must be one token.
+    /// With `allow`, the values of a whole-variable template are filters, each of which has to be
+    /// covered by one of `allow`; every value of a repeated query parameter counts. Without it,
+    /// each value has to be a single token.
     ///
     /// # Errors
-    /// [`Unfilled`] for a missing or impossible value.
+    /// [`Unfilled`] if a value is missing or invalid.
     pub fn fill(
         &self,
         variables: &dyn Variables,
@@ -333,7 +333,8 @@ fn allowed(value: &str, allow: &[Filter]) -> Result<Filter, Unfilled> {
     }
 }
 
-/// Whether a value can be one token: not empty, no dot, no wildcard, no white space, no control character.
+/// True if a value is a single token: not empty, no dot, wildcard, white space or control
+/// character.
 fn is_token(value: &str) -> bool {
     !value.is_empty()
         && !value.chars().any(|char| {
@@ -341,7 +342,7 @@ fn is_token(value: &str) -> bool {
         })
 }
 
-/// The variables of an event: the tokens of its subject.
+/// Variables of an event: the tokens of its subject.
 pub struct SubjectTokens<'a>(pub &'a str);
 
 impl Variables for SubjectTokens<'_> {
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_fills_one_token() {
+    fn variable_fills_one_token() {
         assert_eq!(
             fill("orders.{id}.>", &[("id", "42")], &[]).unwrap(),
             ["orders.42.>"]
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_variable_takes_filters_within_what_is_allowed() {
+    fn whole_variable_takes_filters_covered_by_allow() {
         let values: &[_] = &[
             ("query.subject", "orders.42.>"),
             ("query.subject", "orders.7"),
@@ -441,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reach_covers_everything_that_can_be_asked_for() {
+    fn reach_covers_everything_a_request_can_ask_for() {
         let reach = |text: &str, allow: &[&str]| {
             let allow: Vec<Filter> = allow
                 .iter()
@@ -463,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_says_why() {
+    fn invalid_template_reports_the_reason() {
         let invalid = |text: &str| SubjectTemplate::parse(text).unwrap_err();
         assert_eq!(invalid("a.{id"), InvalidTemplate::Brace);
         assert_eq!(invalid("a.{}"), InvalidTemplate::Brace);
@@ -488,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_name_is_made_of_its_subject() {
+    fn event_name_is_filled_from_the_subject() {
         let template = TextTemplate::parse("order-{subject.3}").unwrap();
         assert_eq!(
             template.fill(&SubjectTokens("orders.42.created")),

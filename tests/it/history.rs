@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::upstream::{Upstream, filter_set};
 use async_nats::jetstream::{self, stream};
 use sidestream::feed::Archive;
-use sidestream::feed::history::{Page, Pages, Unavailable};
+use sidestream::feed::archive::{Page, Pages, Unavailable};
 use testkit::nats::{Nats, create_stream, publish, publish_raw};
 use testkit::wait::{RECOVERY, eventually, within};
 
@@ -101,7 +101,7 @@ impl Reader {
         }
         let mut last = after;
         for event in events {
-            assert!(event.position.seq > last && event.position.check.is_some());
+            assert!(event.position.seq > last && event.position.fingerprint.is_some());
             last = event.position.seq;
             self.events
                 .push((last, String::from_utf8_lossy(&event.data).into_owned()));
@@ -295,9 +295,9 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
     fixture.fill("a.x", 1, 20).await;
     let state = fixture.archive.state(0).await.unwrap();
     assert_eq!((state.first_seq, state.last_seq), (1, 20));
-    assert!(fixture.archive.check(20).await.unwrap().is_some());
-    assert_eq!(fixture.archive.check(21).await.unwrap(), None);
-    assert_eq!(fixture.archive.check(0).await.unwrap(), None);
+    assert!(fixture.archive.fingerprint(20).await.unwrap().is_some());
+    assert_eq!(fixture.archive.fingerprint(21).await.unwrap(), None);
+    assert_eq!(fixture.archive.fingerprint(0).await.unwrap(), None);
     // Ahead of its end: restored from an older snapshot.
     assert_eq!(
         fixture.read(&["a.>"], 21).next().await,
@@ -355,7 +355,10 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
     let one = fixture.upstream.nats.archive("A", Some("orders"), &all);
     let other = fixture.upstream.nats.archive("M", Some("orders"), &all);
     assert_eq!(one.state(0).await.unwrap(), other.state(0).await.unwrap());
-    assert_eq!(one.check(5).await.unwrap(), other.check(5).await.unwrap());
+    assert_eq!(
+        one.fingerprint(5).await.unwrap(),
+        other.fingerprint(5).await.unwrap()
+    );
     let page = other.read(&all, 2).next().await.unwrap();
     assert_eq!(
         page.events
@@ -373,11 +376,11 @@ async fn a_stream_that_is_not_there_is_told_within_seconds() {
         .upstream
         .nats
         .archive("NOBODY", None, &filter_set(&["n.>"]));
-    let Err(Unavailable::Now(why)) = archive.state(0).await else {
+    let Err(Unavailable::Temporary(why)) = archive.state(0).await else {
         panic!("a state of nothing")
     };
     assert!(why.contains("NOBODY"), "{why}");
     let mut pages = archive.read(&filter_set(&["n.>"]), 0);
     let told = within(RECOVERY, "the reading gives up", pages.next()).await;
-    assert!(matches!(told, Err(Unavailable::Now(_))), "{told:?}");
+    assert!(matches!(told, Err(Unavailable::Temporary(_))), "{told:?}");
 }

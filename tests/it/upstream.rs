@@ -161,7 +161,7 @@ impl Reader {
         let start = Start::After(sidestream::sse::Position {
             tag,
             seq,
-            check: None,
+            fingerprint: None,
         });
         let profile = Arc::new(FeedOptions::default());
         let opened = eventually(RECOVERY, "the log is caught up", || async {

@@ -14,7 +14,7 @@ use sidestream::subject::FilterSet;
 use super::courier::ChanceOutlet;
 use super::items::{self, Seen};
 use super::pod::{Entry, Kind, Pod};
-use super::source::{Fate, Source, check, lock, payload};
+use super::source::{Fate, Source, fingerprint, lock, payload};
 
 #[derive(Default)]
 pub(crate) struct Wakes(AtomicU64);
@@ -95,7 +95,7 @@ impl Client {
             position.tag, pod.tag,
             "a position is of the present numbers"
         );
-        client.cursor.set_outlet(client.outlet.clone());
+        client.cursor.set_sink(client.outlet.clone());
         let is_live = match outcome {
             Outcome::Live => true,
             Outcome::Gap(gap) => gap.reason != GapReason::Expired,
@@ -135,7 +135,7 @@ impl Client {
             self.take_event(pod, &text, position, None);
         }
         assert_eq!(
-            self.cursor.standing().position(),
+            self.cursor.probe().position(),
             Some(self.position),
             "{self}: where it was handed to"
         );
@@ -143,11 +143,11 @@ impl Client {
 
     fn follow(&mut self) {
         self.outlet.close();
-        self.cursor.follow();
+        self.cursor.resync();
         assert_eq!(self.cursor.position(), self.position, "{self}: follows");
     }
 
-    /// Reads once, as one that was slow until now if it was, and checks everything that the read says.
+    /// Reads once, as one that was slow until now if it was, and fingerprints everything that the read says.
     pub(crate) fn read(
         &mut self,
         pod: &Pod,
@@ -160,8 +160,7 @@ impl Client {
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
         let mut context = Context::from_waker(&waker);
-        let mut relief =
-            slow.map(|slow| Shedder::new(slow, self.cursor.standing().lag(now).events));
+        let mut relief = slow.map(|slow| Shedder::new(slow, self.cursor.probe().lag(now).events));
         let read = match &mut relief {
             None => self.cursor.poll_read(&mut context, &mut batch, budget),
             Some(relief) => self
@@ -213,7 +212,7 @@ impl Client {
             "{self}: the position is the last item's"
         );
         assert_eq!(
-            self.cursor.standing().position(),
+            self.cursor.probe().position(),
             Some(self.position),
             "{self}: seen from outside too"
         );
@@ -233,7 +232,7 @@ impl Client {
                     "{self}: a read that waits brings nothing"
                 );
                 self.waits_since = Some(self.wakes.count());
-                if self.cursor.waits() {
+                if self.cursor.is_waiting() {
                     self.outlet.open();
                 }
                 if !is_replaying {
@@ -608,7 +607,7 @@ impl Client {
         {
             return;
         }
-        let lag = self.cursor.standing().lag(now);
+        let lag = self.cursor.probe().lag(now);
         let (mut events, mut bytes) = (0, 0);
         for (_, entry) in self.owed(pod, pod.history.len()) {
             if let Kind::Event { subject, content } = &entry.kind {
@@ -620,7 +619,7 @@ impl Client {
     }
 
     pub(crate) fn checkpoint(&mut self, pod: &Pod) {
-        self.cursor.follow();
+        self.cursor.resync();
         let is_replaying = self.cursor.is_replaying();
         if !is_replaying && self.cursor.is_caught_up() {
             self.assert_has_all(pod);
@@ -652,7 +651,7 @@ impl Client {
     }
 
     fn encode(&self, subject: &str, content: u64, position: Position) -> String {
-        debug_assert_eq!(position.check, Some(check(content)));
+        debug_assert_eq!(position.fingerprint, Some(fingerprint(content)));
         let name = match &self.profile.event {
             Some(_) => format!("event: {}\n", subject.split('.').next().unwrap_or_default()),
             None => String::new(),

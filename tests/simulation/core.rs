@@ -124,7 +124,7 @@ impl World {
             75..85 => self.open().await,
             85..90 => self.leave(),
             90..93 => self.clients.iter_mut().for_each(|client| {
-                client.cursor.follow();
+                client.cursor.resync();
                 if client.cursor.checkpoint() {
                     client.known.position = client.cursor.position();
                 }
@@ -202,7 +202,7 @@ impl World {
                 position: Position {
                     tag: self.core.tag(),
                     seq: 0,
-                    check: None,
+                    fingerprint: None,
                 },
                 subject: subject.as_str().into(),
                 name: None,
@@ -212,7 +212,7 @@ impl World {
                 received: now(),
             };
             let received = if is_lost {
-                Received::Lost(subject.as_str().into())
+                Received::TooLarge(subject.as_str().into())
             } else {
                 Received::Event(event())
             };
@@ -272,7 +272,7 @@ impl World {
     /// Applies a change; the feed that is to be established, if it is that.
     fn change(&mut self, change: Change) -> Option<FeedKey> {
         match change {
-            Change::Wanted { feed, subscribe } => {
+            Change::Subscribe { feed, subscribe } => {
                 for (key, filter) in subscribe {
                     assert!(
                         self.subscriptions.iter().all(|one| one.filter != filter),
@@ -286,7 +286,7 @@ impl World {
                 }
                 Some(feed)
             }
-            Change::Unwanted { unsubscribe } => {
+            Change::Unsubscribe { unsubscribe } => {
                 self.subscriptions
                     .retain(|one| !unsubscribe.contains(&one.key));
                 let (writer, clients) = (&self.writer, &self.clients);
@@ -351,7 +351,7 @@ impl World {
                     history: Vec::new(),
                     since,
                 });
-                self.writer.established(feed);
+                self.writer.confirm_subscribed(feed);
                 opening.await
             }
         };
@@ -401,7 +401,7 @@ impl World {
         };
         let (wakes, missed, waits_since) = (Arc::default(), 0, None);
         let (cursor, outlet) = (opened.cursor, Arc::new(ChanceOutlet::default()));
-        cursor.set_outlet(outlet.clone());
+        cursor.set_sink(outlet.clone());
         let client = Client {
             key,
             cursor,
@@ -437,12 +437,12 @@ impl World {
             .find(|feed| feed.key == client.key)
             .unwrap();
         client.outlet.close();
-        client.cursor.follow();
+        client.cursor.resync();
         let mut batch = items::batch();
         let waker = Waker::from(client.wakes.clone());
         let budget = [1, 100, 1 << 20][self.rng.usize(..3)];
         let mut context = Context::from_waker(&waker);
-        let lag = client.cursor.standing().lag(now()).events;
+        let lag = client.cursor.probe().lag(now()).events;
         let mut relief = world::slow(&mut self.rng).map(|slow| Shedder::new(&slow, lag));
         let read = match &mut relief {
             None => client.cursor.poll_read(&mut context, &mut batch, budget),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use fastrand::Rng;
-use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, answer};
+use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, run_dispatcher};
 use sidestream::sse::{EventId, Position, SourceTag};
 
 /// Answers the bell of the simulation's thread, a turn at a time.
@@ -25,7 +25,7 @@ const ALL: usize = 64;
 
 impl Dispatcher {
     pub(crate) fn new() -> Self {
-        Self(Box::pin(answer()))
+        Self(Box::pin(run_dispatcher()))
     }
 
     /// Some turns, by chance all that there are to do. True then.
@@ -86,25 +86,25 @@ impl ChanceOutlet {
 }
 
 impl DirectSink for ChanceOutlet {
-    fn look(&self) -> bool {
+    fn prefetch(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
+    fn try_send(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
         let handed = match fastrand::u8(..5) {
-            _ if !self.look() => SendOutcome::Refused,
-            0 => SendOutcome::Refused,
-            1 => SendOutcome::Kept,
+            _ if !self.prefetch() => SendOutcome::Rejected,
+            0 => SendOutcome::Rejected,
+            1 => SendOutcome::Partial,
             2 => SendOutcome::Queued,
             _ => SendOutcome::Sent,
         };
-        if handed != SendOutcome::Refused {
+        if handed != SendOutcome::Rejected {
             let text = std::str::from_utf8(piece.chunk.content()).unwrap();
             let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
             assert_eq!(events.len() as u64, piece.events);
             self.handed.lock().unwrap().extend(events);
         }
-        if matches!(handed, SendOutcome::Refused | SendOutcome::Kept) {
+        if matches!(handed, SendOutcome::Rejected | SendOutcome::Partial) {
             self.close();
         }
         handed

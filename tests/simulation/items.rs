@@ -20,7 +20,7 @@ pub(crate) enum Seen {
 pub(crate) fn batch() -> Batch {
     let mut batch = Batch::default();
     if fastrand::bool() {
-        batch.copies = true;
+        batch.copy_small = true;
     }
     batch
 }
@@ -44,7 +44,10 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
                 });
             }
             Item::Copied { chunk, copied } => {
-                assert!(batch.copies, "a reader that shares is given shared events");
+                assert!(
+                    batch.copy_small,
+                    "a reader that shares is given shared events"
+                );
                 let text = String::from_utf8(chunk.content().to_vec()).unwrap();
                 let events: Vec<&str> = text.split_inclusive("\n\n").collect();
                 assert_eq!(events.len() as u64, copied.events);

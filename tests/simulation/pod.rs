@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fastrand::Rng;
-use sidestream::feed::buffer::History;
+use sidestream::feed::buffer::ArchiveAccess;
 use sidestream::feed::replay::{self, ReplaySlots};
 use sidestream::feed::{Budget, Gap, GapReason, Limits, StreamBuffer, StreamWriter, buffer};
 use sidestream::sse::{Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 use sidestream::telemetry::Metrics;
 
-use super::source::{self, Shared, check, lock};
+use super::source::{self, Shared, fingerprint, lock};
 
 /// One thing that was written to the log.
 #[derive(Clone, Debug)]
@@ -72,11 +72,11 @@ impl Pod {
             age: std::time::Duration::from_secs(rng.u64(5..60)),
         };
         let reach = FilterSet::new([Filter::parse(">").unwrap()]);
-        let config = replay::Config {
+        let config = replay::ReplayLimits {
             running: rng.usize(1..4),
             queued: rng.usize(1..12),
         };
-        let past = has_archive.then(|| History {
+        let past = has_archive.then(|| ArchiveAccess {
             archive: Arc::new(source::Past(source.clone())),
             reach,
             replays: ReplaySlots::new(config, &Arc::new(Metrics::new().unwrap())),
@@ -129,7 +129,7 @@ impl Pod {
                     Position {
                         tag: self.tag,
                         seq: self.head,
-                        check: None,
+                        fingerprint: None,
                     },
                     Kind::Gap(gap),
                 );
@@ -176,7 +176,8 @@ impl Pod {
                 } else {
                     GapReason::Recreated
                 };
-                self.writer.renew(source.tag, source.last_seq, anew(reason));
+                self.writer
+                    .start_epoch(source.tag, source.last_seq, anew(reason));
                 self.begin_epoch(source.tag, source.last_seq, anew(reason));
             }
             Some(_) if self.head + 1 < source.first_seq => {
@@ -184,7 +185,8 @@ impl Pod {
                     reason: GapReason::Expired,
                     missed: Some(source.first_seq - 1 - self.head),
                 };
-                self.writer.renew(source.tag, source.first_seq - 1, gap);
+                self.writer
+                    .start_epoch(source.tag, source.first_seq - 1, gap);
                 self.begin_epoch(source.tag, source.first_seq - 1, gap);
             }
             Some(_) => self.writer.begin(self.tag, self.head),
@@ -229,7 +231,7 @@ impl Pod {
             Position {
                 tag,
                 seq: head,
-                check: None,
+                fingerprint: None,
             },
             Kind::Begin(gap),
         );
@@ -247,7 +249,7 @@ impl Pod {
             )
             .len();
             self.held.push_back((bytes, event.received));
-            assert_eq!(event.position.check, Some(check(*content)));
+            assert_eq!(event.position.fingerprint, Some(fingerprint(*content)));
             self.head = event.position.seq;
             self.note(
                 event.position,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sidestream::feed::history::{Archive, BoxFuture, Page, Pages, State, Unavailable};
+use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavailable};
 use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::FilterSet;
 
@@ -64,7 +64,7 @@ pub(crate) fn payload(content: u64) -> String {
     format!("{content}{}", "x".repeat((content % 7 * 9) as usize))
 }
 
-pub(crate) fn check(content: u64) -> u16 {
+pub(crate) fn fingerprint(content: u64) -> u16 {
     content as u16
 }
 
@@ -98,7 +98,7 @@ impl Source {
         let position = Position {
             tag: self.tag,
             seq: self.last_seq,
-            check: Some(check(record.content)),
+            fingerprint: Some(fingerprint(record.content)),
         };
         self.published.insert(position, record.clone());
         self.records.insert(self.last_seq, record);
@@ -162,7 +162,7 @@ impl Source {
             position: Position {
                 tag: self.tag,
                 seq,
-                check: Some(check(record.content)),
+                fingerprint: Some(fingerprint(record.content)),
             },
             subject: record.subject.clone(),
             name: None,
@@ -195,7 +195,7 @@ impl Past {
         let mut source = lock(source);
         let fails = source.is_failing || source.rng.u8(..) < 6;
         if fails {
-            Err(Unavailable::Now("by chance".into()))
+            Err(Unavailable::Temporary("by chance".into()))
         } else {
             Ok(())
         }
@@ -224,7 +224,7 @@ impl Archive for Past {
         })
     }
 
-    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
             Self::reach(&self.0).await?;
             let source = lock(&self.0);
@@ -232,7 +232,7 @@ impl Archive for Past {
                 .records
                 .get(&seq)
                 .filter(|record| record.fate == Fate::Kept);
-            Ok(record.map(|record| check(record.content)))
+            Ok(record.map(|record| fingerprint(record.content)))
         })
     }
 

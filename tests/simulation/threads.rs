@@ -32,7 +32,7 @@ fn event(seq: u64, tag: SourceTag) -> Event {
         position: Position {
             tag,
             seq,
-            check: Some(seq as u16),
+            fingerprint: Some(seq as u16),
         },
         subject: if seq.is_multiple_of(3) {
             "b".into()
@@ -66,7 +66,7 @@ fn read(
     let begin = Position {
         tag: SourceTag::of_stream("S", 1),
         seq: 0,
-        check: None,
+        fingerprint: None,
     };
     let mut cursor = open(Start::After(begin)).unwrap().cursor;
     opened.wait();

@@ -262,7 +262,7 @@ impl World {
         };
         match (start, opened.outcome) {
             (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),
-            (Start::Lost(reason), outcome) => assert_eq!(
+            (Start::Unknown(reason), outcome) => assert_eq!(
                 outcome,
                 Outcome::Gap(Gap {
                     reason,
@@ -289,16 +289,16 @@ impl World {
         let rng = &mut self.rng;
         match rng.u8(..20) {
             0..4 => Start::Live,
-            4 => Start::Lost(GapReason::Invalid),
+            4 => Start::Unknown(GapReason::Invalid),
             5 => Start::After(Position {
                 tag: SourceTag::of_identity("other"),
                 seq: rng.u64(..50),
-                check: None,
+                fingerprint: None,
             }),
             6 => Start::After(Position {
                 tag: lock(&self.source).tag,
                 seq: rng.u64(..100),
-                check: Some(rng.u16(..)),
+                fingerprint: Some(rng.u16(..)),
             }),
             _ if self.left.is_empty() => Start::Live,
             _ => Start::After(self.left[rng.usize(..self.left.len())]),
@@ -309,19 +309,22 @@ impl World {
     fn assert_outcome(&self, pod: &Pod, at: Position, outcome: Outcome, is_memory_whole: bool) {
         let source = self.source();
         let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
-        let is_other =
-            |check: Option<u16>| at.check.zip(check).is_some_and(|(one, other)| one != other);
+        let is_other = |fingerprint: Option<u16>| {
+            at.fingerprint
+                .zip(fingerprint)
+                .is_some_and(|(one, other)| one != other)
+        };
         let written = pod.history.iter().rev().find(|entry| {
             entry.epoch == pod.epoch
                 && entry.position.seq == at.seq
                 && matches!(entry.kind, Kind::Event { .. })
         });
-        let written = written.and_then(|entry| entry.position.check);
+        let written = written.and_then(|entry| entry.position.fingerprint);
         let stored = source
             .records
             .get(&at.seq)
             .filter(|one| one.fate == Fate::Kept && pod.tag == source.tag);
-        let stored = stored.map(|one| source::check(one.content));
+        let stored = stored.map(|one| source::fingerprint(one.content));
         let last = source.last_seq.max(pod.head);
         match outcome {
             Outcome::Live => panic!("{at} is no live start"),
@@ -420,7 +423,7 @@ impl World {
         self.courier.finish();
         self.check(true);
         for client in &mut self.clients {
-            client.cursor.follow();
+            client.cursor.resync();
             assert!(
                 !client.cursor.is_replaying(),
                 "{client}: its replay never ended"

@@ -17,7 +17,7 @@ pub(super) struct Limits {
     pub(super) window_bytes_max: usize,
     pub(super) feeds_max: usize,
     pub(super) file_descriptors: Thresholds,
-    pub(super) replays: replay::Config,
+    pub(super) replays: replay::ReplayLimits,
 }
 
 impl Default for Limits {
@@ -80,10 +80,10 @@ pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
     })
 }
 
-fn replays(place: &Place<'_>) -> Option<replay::Config> {
+fn replays(place: &Place<'_>) -> Option<replay::ReplayLimits> {
     place.map(|keys| {
-        let default = replay::Config::default();
-        Some(replay::Config {
+        let default = replay::ReplayLimits::default();
+        Some(replay::ReplayLimits {
             running: keys.or("running", default.running, Place::count),
             queued: keys.or("queued", default.queued, Place::count),
         })

@@ -545,7 +545,11 @@ fn slow(place: &Place<'_>) -> Option<Slow> {
         }
         Some(Slow {
             lag,
-            patience: keys.or("stall_timeout", default.patience, Place::positive_duration),
+            stall_timeout: keys.or(
+                "stall_timeout",
+                default.stall_timeout,
+                Place::positive_duration,
+            ),
             retry: keys.or("retry", default.retry, Place::positive_duration),
             policy: keys.or("policy", default.policy, |place| place.one_of(&POLICIES)),
         })

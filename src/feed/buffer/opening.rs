@@ -1,4 +1,7 @@
-//! How a reader of a log begins: at the head, in the window, or with a replay of the archive.
+//! Opening a reader of a stream buffer: live, from the window, or with a replay.
+//!
+//! The reader joins its feed at the head first, and only then the archive is asked where to resume
+//! from: events that arrive meanwhile are already in its window.
 
 use std::sync::Arc;
 
@@ -6,9 +9,9 @@ use crate::sse::Position;
 use crate::subject::FilterSet;
 
 use super::StreamBuffer;
-use crate::feed::history::State;
+use crate::feed::archive::State;
 use crate::feed::opening;
-use crate::feed::resume::{Check, View};
+use crate::feed::resume::{StoredFingerprint, View};
 use crate::feed::source::Origin;
 use crate::feed::{Cursor, FeedOptions, Gap, OpenError, Opened, Outcome, Start};
 
@@ -16,35 +19,40 @@ impl StreamBuffer {
     /// Opens a reader.
     ///
     /// # Errors
-    /// [`OpenError`] before the writer began, when the source does not say what it has to be asked, or at a limit.
+    /// [`OpenError`] if the writer has not started, if the archive does not answer, or at a limit.
     pub async fn open(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
+        options: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
-        // The reader joins at the head before anything is asked: what comes meanwhile is not missed.
-        let mut cursor = self.join(filters, profile)?;
+        // Join before asking the archive; otherwise events that arrive meanwhile would be lost.
+        let mut cursor = self.join(filters, options)?;
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Lost(reason) => Outcome::Gap(Gap {
+            Start::Unknown(reason) => Outcome::Gap(Gap {
                 reason,
                 missed: None,
             }),
             Start::After(at) => {
-                let archive = self.replayer.as_ref().map(|replayer| &**replayer.archive());
-                let view = |cursor: &Cursor, source, check| self.view(cursor, at, source, check);
-                opening::place(&mut cursor, at, archive, view).await?
+                let archive = self
+                    .replay_pool
+                    .as_ref()
+                    .map(|replay_pool| &**replay_pool.archive());
+                let view = |cursor: &Cursor, source, fingerprint| {
+                    self.view(cursor, at, source, fingerprint)
+                };
+                opening::resume(&mut cursor, at, archive, view).await?
             }
         };
         Ok(Opened { cursor, outcome })
     }
 
-    /// A reader at the head.
+    /// Creates a reader at the head.
     fn join(
         self: &Arc<Self>,
         filters: FilterSet,
-        profile: &Arc<FeedOptions>,
+        options: &Arc<FeedOptions>,
     ) -> Result<Cursor, OpenError> {
         let mut state = self.lock();
         if state.rejected {
@@ -54,11 +62,11 @@ impl StreamBuffer {
             .head
             .filter(|_| state.is_ready())
             .ok_or(OpenError::NotReady)?;
-        let feed = state.feed(filters, profile, self, head.tag)?;
-        let end = feed.lock().window.end_place();
+        let feed = state.feed(filters, options, self, head.tag)?;
+        let end = feed.lock().window.end_offset();
         let key = feed.join(end, head);
         drop(state);
-        self.budget.enforce(); // A feed that was made just now has entries of its own.
+        self.budget.enforce(); // A new feed has entries of its own.
         Ok(Cursor::new(
             Origin::JetStream(self.clone()),
             feed,
@@ -68,21 +76,23 @@ impl StreamBuffer {
         ))
     }
 
-    /// How things stand for a reader that was at `at`.
+    /// State of the source as seen from the position `at`.
     fn view(
         &self,
         cursor: &Cursor,
         at: Position,
         source: Option<State>,
-        check: Check,
+        fingerprint: StoredFingerprint,
     ) -> Option<View> {
         let state = self.lock();
         let head = state.head?;
         let floor = cursor.feed().lock().window.floor();
-        let known = state.check_at(at.seq).map_or(check, Check::Is);
-        let (source, check) = match &self.replayer {
+        let known = state
+            .fingerprint_at(at.seq)
+            .map_or(fingerprint, StoredFingerprint::Found);
+        let (source, fingerprint) = match &self.replay_pool {
             Some(_) => (source, known),
-            // Nobody to ask: what is in memory is all there is, and what is ahead of it is believed.
+            // No archive: memory is all there is, and a position ahead of it is accepted.
             None => {
                 let all = State {
                     tag: head.tag,
@@ -91,8 +101,8 @@ impl StreamBuffer {
                 };
                 (
                     Some(all),
-                    if known == Check::Unknown {
-                        Check::Nothing
+                    if known == StoredFingerprint::Unknown {
+                        StoredFingerprint::Missing
                     } else {
                         known
                     },
@@ -104,7 +114,7 @@ impl StreamBuffer {
             floor,
             head: head.seq,
             source,
-            check,
+            fingerprint,
         })
     }
 }

@@ -1,4 +1,9 @@
-//! The writing side of a log: what a tailer appends, and what it tells.
+//! Writing side of a stream buffer, owned by the tailer of the stream.
+//!
+//! The tailer appends events in order, advances the head over messages that do not match, and
+//! reports losses as gaps. When the sequence numbers of the stream are not continued (stream
+//! recreated, restored, or its oldest messages expired) it starts a new epoch. Each call locks the
+//! buffer once and wakes readers after the lock is released.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,39 +16,40 @@ use crate::feed::trie::SubjectTrie;
 use crate::feed::{Gap, GapReason};
 use crate::sse::{Event, Position, SourceTag};
 
-/// Not `Clone`; dropping it ends every feed.
+/// Writer of one stream buffer. Not `Clone`; dropping it ends every feed.
 #[derive(Debug)]
 pub struct StreamWriter {
-    log: Arc<StreamBuffer>,
-    news: WakeList,
+    buffer: Arc<StreamBuffer>,
+    wake_list: WakeList,
 }
 
 impl StreamWriter {
-    pub(super) fn new(log: &Arc<StreamBuffer>) -> Self {
+    pub(super) fn new(buffer: &Arc<StreamBuffer>) -> Self {
         Self {
-            log: log.clone(),
-            news: WakeList::default(),
+            buffer: buffer.clone(),
+            wake_list: WakeList::default(),
         }
     }
 
-    /// Begins to write after sequence `head`. With another tag than before the stream is another one: what stands in
-    /// the log is forgotten, and every reader is told that its source was recreated.
+    /// Starts, or continues after a reconnect, to write after sequence `head`. A tag other than
+    /// before means another stream: the buffer is cleared, and every reader receives a `recreated`
+    /// gap.
     pub fn begin(&mut self, tag: SourceTag, head: u64) {
-        let mut state = self.log.lock();
+        let mut state = self.buffer.lock();
         match state.head {
             None => {
                 state.head = Some(Position {
                     tag,
                     seq: head,
-                    check: None,
+                    fingerprint: None,
                 });
                 state.clear(head);
             }
-            // Continued after a reconnect; a hole between the two is the tailer's to tell.
+            // Continued after a reconnect; the tailer reports a loss between the two.
             Some(before) if before.tag == tag && before.seq <= head => {}
             Some(_) => {
                 drop(state);
-                self.renew(
+                self.start_epoch(
                     tag,
                     head,
                     Gap {
@@ -55,134 +61,138 @@ impl StreamWriter {
         }
     }
 
-    /// What is appended from now on is the past: nobody reads before [`Self::caught_up`].
+    /// Marks the following events as older than the start of readers: no reader opens before
+    /// [`Self::caught_up`].
     pub fn catch_up(&mut self) {
-        self.log.lock().catching_up = true;
+        self.buffer.lock().catching_up = true;
     }
 
-    /// What is appended from now on is news: readers may begin.
+    /// Marks the writer as caught up: readers may open.
     pub fn caught_up(&mut self) {
-        self.log.lock().catching_up = false;
+        self.buffer.lock().catching_up = false;
     }
 
-    /// Ends every event stream that reads the log, and admits none until [`Self::accept`]: NATS rejects the writer until
-    /// an operator changes something, and a client that waits here would wait without knowing. The log keeps its events,
-    /// so that a client that returns then finds what follows its position.
+    /// Ends every event stream of the buffer and admits no reader until [`Self::accept`]. NATS
+    /// rejects the writer until an operator changes something, and a waiting client would not
+    /// notice. The buffer keeps its events, so that a client that returns later resumes from its
+    /// position.
     pub fn reject(&mut self) {
         let feeds = {
-            let mut state = self.log.lock();
+            let mut state = self.buffer.lock();
             state.rejected = true;
             state.keys.clear();
-            state.interest = SubjectTrie::default();
+            state.trie = SubjectTrie::default();
             std::mem::take(&mut state.feeds)
         };
         for (_, feed) in &feeds {
-            feed.end(&mut self.news);
+            feed.end(&mut self.wake_list);
         }
         self.wake();
     }
 
     /// Admits readers again.
     pub fn accept(&mut self) {
-        self.log.lock().rejected = false;
+        self.buffer.lock().rejected = false;
     }
 
-    /// Begins again after sequence `head`, where nothing that stands in the log adjoins what will follow, be it under
-    /// the same tag: the log forgets everything and every reader is told the gap.
-    pub fn renew(&mut self, tag: SourceTag, head: u64, gap: Gap) {
+    /// Continues after sequence `head` where the following events do not adjoin the buffer,
+    /// possibly under the same tag. The buffer is cleared and every reader receives the gap.
+    pub fn start_epoch(&mut self, tag: SourceTag, head: u64, gap: Gap) {
         let position = Position {
             tag,
             seq: head,
-            check: None,
+            fingerprint: None,
         };
-        let mut state = self.log.lock();
+        let mut state = self.buffer.lock();
         state.head = Some(position);
         state.clear(head);
-        if let Some(replayer) = self
-            .log
-            .replayer
+        if let Some(replay_pool) = self
+            .buffer
+            .replay_pool
             .as_ref()
             .filter(|_| gap.reason != GapReason::Expired)
         {
-            replayer.renumber();
+            replay_pool.start_epoch();
         }
         for (_, feed) in &state.feeds {
-            feed.renew(gap, position, Instant::now(), &mut self.news);
+            feed.start_epoch(gap, position, Instant::now(), &mut self.wake_list);
         }
         drop(state);
         self.wake();
-        self.log.budget.enforce();
+        self.buffer.budget.enforce();
     }
 
-    /// The last sequence number passed: where to go on after a reconnect.
+    /// Tag and last sequence number passed: the position to continue from after a reconnect.
     #[must_use]
     pub fn head(&self) -> Option<(SourceTag, u64)> {
-        self.log.lock().head.map(|head| (head.tag, head.seq))
+        self.buffer.lock().head.map(|head| (head.tag, head.seq))
     }
 
-    /// Appends events in ascending order of sequence: one lock and one wake for all of them.
+    /// Appends events in ascending order of sequence, with one lock and one notification.
     pub fn append(&mut self, events: Vec<Event>) {
         let Some(now) = events.last().map(|event| event.received) else {
             return;
         };
-        // Encode before taking the lock: every reader that opens waits on it.
-        let logged: Vec<Arc<EncodedEvent>> = events
+        // Encode before locking: every reader that opens waits for the lock.
+        let encoded: Vec<Arc<EncodedEvent>> = events
             .into_iter()
-            .map(|event| EncodedEvent::new(event, &self.log.budget))
+            .map(|event| EncodedEvent::new(event, &self.buffer.budget))
             .collect();
-        self.log.lock().append(&logged, now, &mut self.news);
-        // What a window gives back counts only when nobody else holds it.
-        drop(logged);
+        self.buffer
+            .lock()
+            .append(&encoded, now, &mut self.wake_list);
+        // Evicted memory is released only when the last reference is dropped.
+        drop(encoded);
         self.wake();
-        self.log.budget.enforce();
+        self.buffer.budget.enforce();
     }
 
-    /// Says how many messages the source has ready behind what was appended.
+    /// Sets the number of messages that the stream has ready after the appended ones.
     pub fn pending(&self, messages: u64) {
-        self.log.pending.store(messages, Ordering::Relaxed);
+        self.buffer.pending.store(messages, Ordering::Relaxed);
     }
 
-    /// Says that nothing up to this sequence number is missing: what was not appended does not match.
+    /// Advances the head: messages up to this sequence number that were not appended do not match.
     pub fn advance(&mut self, seq: u64) {
-        let mut state = self.log.lock();
+        let mut state = self.buffer.lock();
         if let Some(head) = &mut state.head
             && head.seq < seq
         {
             *head = Position {
                 tag: head.tag,
                 seq,
-                check: None,
+                fingerprint: None,
             };
         }
     }
 
-    /// Tells every reader that events are missing here.
+    /// Reports to every reader that events are missing here.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
-        let mut state = self.log.lock();
+        let mut state = self.buffer.lock();
         let Some(head) = state.head else { return };
         let (gap, now) = (Gap { reason, missed }, Instant::now());
         for (_, feed) in &state.feeds {
-            feed.append_gap(gap, head, now, &mut self.news);
+            feed.append_gap(gap, head, now, &mut self.wake_list);
         }
-        state.push_hole(gap, head, now);
+        state.push_gap(gap, head, now);
         drop(state);
         self.wake();
-        self.log.budget.enforce();
+        self.buffer.budget.enforce();
     }
 
-    /// Wakes with no lock held; what was woken reads the feed at once.
+    /// Wakes readers with no lock held; a woken reader locks its feed at once.
     fn wake(&mut self) {
-        self.news.tell();
+        self.wake_list.wake_all();
     }
 }
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
         {
-            let mut state = self.log.lock();
+            let mut state = self.buffer.lock();
             state.ended = true;
             for (_, feed) in &state.feeds {
-                feed.end(&mut self.news);
+                feed.end(&mut self.wake_list);
             }
         }
         self.wake();

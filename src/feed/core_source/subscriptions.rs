@@ -1,7 +1,8 @@
-//! Filters that feeds have in common: one subscription for each, and which feeds take what it delivers.
+//! Subscriptions of the core source: one per distinct filter, shared by all feeds that have it.
 //!
-//! NATS delivers one copy of a message for each matching subscription of a connection. A feed whose own filters overlap
-//! takes a message only from the subscription of the first of its filters that matches, so that it has each message once.
+//! NATS delivers one copy of a message for each matching subscription of a connection. A feed whose
+//! own filters overlap therefore receives a message only from the subscription of its first filter
+//! that matches; each feed keeps the earlier overlapping filters per subscription for that test.
 
 use std::collections::HashMap;
 
@@ -10,32 +11,33 @@ use slab::Slab;
 
 use crate::subject::{Filter, FilterSet};
 
-/// One subscription. Never reused: a message that is late for a subscription that has ended finds no feed.
+/// Key of one subscription. Never reused: a late message of an ended subscription finds no feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubscriptionKey {
-    place: usize,
+    slot: usize,
     number: u64,
 }
 
-/// Every subscription that feeds want now.
+/// All current subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     all: Slab<Shared>,
     by_filter: HashMap<Filter, usize>,
-    /// How many there have been.
-    made: u64,
+    /// Number of subscriptions that were ever created.
+    created: u64,
 }
 
 #[derive(Debug)]
 struct Shared {
     number: u64,
     filter: Filter,
-    /// By the place of the feed. Earlier filters of the feed that share subjects with this one; mostly none.
-    takers: IndexMap<usize, Box<[Filter]>>,
+    /// Receiving feeds by their slot, each with its earlier filters that overlap this one; mostly
+    /// none.
+    recipients: IndexMap<usize, Box<[Filter]>>,
 }
 
 impl Subscriptions {
-    /// Adds a feed. Appends the subscriptions that are new with it to `new`.
+    /// Adds a feed. Appends the subscriptions that have to be made to `new`.
     pub(super) fn add(
         &mut self,
         feed: usize,
@@ -43,25 +45,25 @@ impl Subscriptions {
         new: &mut Vec<(SubscriptionKey, Filter)>,
     ) {
         for (nth, filter) in filters.filters().iter().enumerate() {
-            let place = match self.by_filter.get(filter) {
-                Some(place) => *place,
+            let slot = match self.by_filter.get(filter) {
+                Some(slot) => *slot,
                 None => {
-                    self.made += 1;
+                    self.created += 1;
                     let shared = Shared {
-                        number: self.made,
+                        number: self.created,
                         filter: filter.clone(),
-                        takers: IndexMap::new(),
+                        recipients: IndexMap::new(),
                     };
-                    let place = self.all.insert(shared);
-                    self.by_filter.insert(filter.clone(), place);
+                    let slot = self.all.insert(shared);
+                    self.by_filter.insert(filter.clone(), slot);
                     new.push((
                         SubscriptionKey {
-                            place,
-                            number: self.made,
+                            slot,
+                            number: self.created,
                         },
                         filter.clone(),
                     ));
-                    place
+                    slot
                 }
             };
             let earlier = filters.filters()[..nth]
@@ -69,11 +71,11 @@ impl Subscriptions {
                 .filter(|other| other.overlaps(filter))
                 .cloned()
                 .collect();
-            self.all[place].takers.insert(feed, earlier);
+            self.all[slot].recipients.insert(feed, earlier);
         }
     }
 
-    /// Removes a feed. Appends the subscriptions that no feed wants after that to `ended`.
+    /// Removes a feed. Appends the subscriptions that no feed needs afterwards to `ended`.
     pub(super) fn remove(
         &mut self,
         feed: usize,
@@ -81,66 +83,69 @@ impl Subscriptions {
         ended: &mut Vec<SubscriptionKey>,
     ) {
         for filter in filters.filters() {
-            let Some(place) = self.by_filter.get(filter).copied() else {
+            let Some(slot) = self.by_filter.get(filter).copied() else {
                 continue;
             };
-            let shared = &mut self.all[place];
-            shared.takers.swap_remove(&feed);
-            if shared.takers.is_empty() {
+            let shared = &mut self.all[slot];
+            shared.recipients.swap_remove(&feed);
+            if shared.recipients.is_empty() {
                 ended.push(SubscriptionKey {
-                    place,
+                    slot,
                     number: shared.number,
                 });
                 self.by_filter.remove(filter);
-                self.all.remove(place);
+                self.all.remove(slot);
             }
         }
     }
 
-    /// The feeds that take a message of this subject from this subscription.
-    pub(super) fn takers(
+    /// Returns the feeds that receive a message with this subject from this subscription.
+    pub(super) fn recipients(
         &self,
         key: SubscriptionKey,
         subject: &str,
     ) -> impl Iterator<Item = usize> {
-        let takers = self.get(key).into_iter().flat_map(|shared| &shared.takers);
-        takers
+        let recipients = self
+            .get(key)
+            .into_iter()
+            .flat_map(|shared| &shared.recipients);
+        recipients
             .filter(move |(_, earlier)| !earlier.iter().any(|filter| filter.matches(subject)))
             .map(|(feed, _)| *feed)
     }
 
-    /// The feeds with this filter.
+    /// Returns the feeds with this filter.
     pub(super) fn feeds(&self, key: SubscriptionKey) -> impl Iterator<Item = usize> {
         self.get(key)
             .into_iter()
-            .flat_map(|shared| shared.takers.keys().copied())
+            .flat_map(|shared| shared.recipients.keys().copied())
     }
 
-    /// The filter of a subscription that has not ended.
+    /// Returns the filter of a subscription that has not ended.
     pub(super) fn filter(&self, key: SubscriptionKey) -> Option<&Filter> {
         self.get(key).map(|shared| &shared.filter)
     }
 
-    /// How many feeds have this filter.
+    /// Returns the number of feeds with this filter.
     pub(super) fn count(&self, key: SubscriptionKey) -> usize {
-        self.get(key).map_or(0, |shared| shared.takers.len())
+        self.get(key).map_or(0, |shared| shared.recipients.len())
     }
 
-    /// The subscription of a filter, if a feed wants it.
+    /// Returns the subscription of a filter, if it exists.
     pub(super) fn find(&self, filter: &Filter) -> Option<SubscriptionKey> {
-        let place = *self.by_filter.get(filter)?;
+        let slot = *self.by_filter.get(filter)?;
         Some(SubscriptionKey {
-            place,
-            number: self.all[place].number,
+            slot,
+            number: self.all[slot].number,
         })
     }
 
-    /// All of them.
+    /// Iterates over all subscriptions.
     pub(super) fn iter(&self) -> impl Iterator<Item = (SubscriptionKey, &Filter)> {
-        self.all.iter().map(|(place, shared)| {
+        self.all.iter().map(|(slot, shared)| {
             (
                 SubscriptionKey {
-                    place,
+                    slot,
                     number: shared.number,
                 },
                 &shared.filter,
@@ -150,7 +155,7 @@ impl Subscriptions {
 
     fn get(&self, key: SubscriptionKey) -> Option<&Shared> {
         self.all
-            .get(key.place)
+            .get(key.slot)
             .filter(|shared| shared.number == key.number)
     }
 }
@@ -185,7 +190,7 @@ mod tests {
                 let mut found: Vec<usize> = Vec::new();
                 for (key, filter) in subscriptions.iter() {
                     if filter.matches(&subject) {
-                        found.extend(subscriptions.takers(key, &subject));
+                        found.extend(subscriptions.recipients(key, &subject));
                     }
                 }
                 found.sort_unstable();

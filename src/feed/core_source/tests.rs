@@ -1,11 +1,11 @@
-//! Core subjects by hand: what is subscribed to for readers, what they receive, and when a feed ends.
+//! Core source: subscriptions made for readers, delivery to feeds, and the end of idle feeds.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use crate::feed::tests::{drain, event, filters, profile};
+use crate::feed::tests::{drain, event, filters, options};
 use crate::feed::{
     Budget, Change, CoreSource, CoreWriter, FeedOptions, Gap, GapReason, Limits, Opened, Outcome,
     Received,
@@ -14,45 +14,45 @@ use crate::feed::{Start, SubscriptionKey, core_source, feed_map};
 use crate::sse::{Event, SourceTag};
 use crate::subject::Filter;
 
-/// A reader of core subjects while `writer` is asked what to subscribe to.
+/// Opens a reader and applies the subscription changes that `writer` reports meanwhile.
 async fn open_core(
     core: &Arc<CoreSource>,
     writer: &mut CoreWriter,
     filter_texts: &[&str],
-    profile: &Arc<FeedOptions>,
+    options: &Arc<FeedOptions>,
     start: Start,
 ) -> (Opened, Vec<(SubscriptionKey, Filter)>) {
-    let (core, filters, profile) = (core.clone(), filters(filter_texts), profile.clone());
-    let opening = tokio::spawn(async move { core.open(filters, &profile, start).await.unwrap() });
+    let (core, filters, options) = (core.clone(), filters(filter_texts), options.clone());
+    let opening = tokio::spawn(async move { core.open(filters, &options, start).await.unwrap() });
     let mut made = Vec::new();
     loop {
         tokio::task::yield_now().await;
         match writer.change().now_or_never() {
-            Some(Some(Change::Wanted { feed, subscribe })) => {
+            Some(Some(Change::Subscribe { feed, subscribe })) => {
                 assert!(
                     !opening.is_finished(),
-                    "a reader begins when its subscriptions are confirmed"
+                    "a reader starts after its subscriptions are confirmed"
                 );
                 made.extend(subscribe);
-                writer.established(feed);
+                writer.confirm_subscribed(feed);
             }
-            Some(Some(Change::Unwanted { .. })) => panic!("a subscription ended"),
-            Some(None) => panic!("readers may come"),
+            Some(Some(Change::Unsubscribe { .. })) => panic!("a subscription ended"),
+            Some(None) => panic!("the source still admits readers"),
             None => return (opening.await.unwrap(), made),
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_last_reader() {
+async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
     let (core, mut writer) =
         core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
-    let profile = profile(Limits::default());
-    let (mut one, made) = open_core(&core, &mut writer, &["a"], &profile, Start::Live).await;
+    let options = options(Limits::default());
+    let (mut one, made) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
     let [(key, _)] = made[..] else {
         panic!("{made:?}")
     };
-    let (two, made) = open_core(&core, &mut writer, &["a"], &profile, Start::Live).await;
+    let (two, made) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
     assert!(
         made.is_empty(),
         "the second reader shares the feed of the first one"
@@ -70,8 +70,8 @@ async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_las
         message_id: Some(name.into()),
         ..event(0, "a")
     };
-    let repeated = append(&mut writer, vec![named("x"), named("y"), named("x")]);
-    assert_eq!(repeated, 1, "a repeated message is delivered once");
+    let duplicates = append(&mut writer, vec![named("x"), named("y"), named("x")]);
+    assert_eq!(duplicates, 1, "a duplicate message is delivered once");
     assert_eq!(append(&mut writer, vec![named("y")]), 1);
     assert_eq!(drain(&mut one.cursor), [Ok(4), Ok(5)]);
     let position = one.cursor.position();
@@ -81,7 +81,7 @@ async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_las
     assert!(early.is_err(), "{early:?}");
     append(&mut writer, vec![event(0, "a")]);
     let (mut back, made) =
-        open_core(&core, &mut writer, &["a"], &profile, Start::After(position)).await;
+        open_core(&core, &mut writer, &["a"], &options, Start::After(position)).await;
     assert!(made.is_empty());
     assert_eq!(
         (back.outcome, drain(&mut back.cursor).last()),
@@ -89,18 +89,18 @@ async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_las
     );
     let position = back.cursor.position();
     drop(back);
-    let Some(Change::Unwanted { unsubscribe }) = writer.change().await else {
+    let Some(Change::Unsubscribe { unsubscribe }) = writer.change().await else {
         panic!("wanted")
     };
     assert_eq!((unsubscribe, core.size().2), (vec![key], 0));
     assert_eq!(
         append(&mut writer, vec![event(0, "a")]),
         0,
-        "a message that is late for an ended subscription"
+        "a late message of an ended subscription is ignored"
     );
-    // A feed that is made again never reuses a number, and takes one: what came meanwhile had no subscription.
+    // A feed that is created again takes a new number: messages in between had no subscription.
     let (mut again, made) =
-        open_core(&core, &mut writer, &["a"], &profile, Start::After(position)).await;
+        open_core(&core, &mut writer, &["a"], &options, Start::After(position)).await;
     assert!(matches!(
         again.outcome,
         Outcome::Gap(Gap {
@@ -114,20 +114,20 @@ async fn core_subjects_are_subscribed_to_once_and_given_up_a_while_after_the_las
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_lingers_for_as_long_as_it_was_read_and_no_longer_than_the_bound() {
+async fn idle_feed_lingers_as_long_as_it_existed_up_to_the_limit() {
     let (core, mut writer) =
         core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
-    let profile = profile(Limits::default());
+    let options = options(Limits::default());
     for (read, lingers) in [(0, 0), (4, 4), (29, 29), (300, 30)]
         .map(|(one, two)| (Duration::from_secs(one), Duration::from_secs(two)))
     {
-        let (reader, _) = open_core(&core, &mut writer, &["a"], &profile, Start::Live).await;
+        let (reader, _) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
         tokio::time::sleep(read).await;
         drop(reader);
         let left = tokio::time::Instant::now();
         assert!(matches!(
             writer.change().await,
-            Some(Change::Unwanted { .. })
+            Some(Change::Unsubscribe { .. })
         ));
         assert_eq!(
             left.elapsed().as_secs(),
@@ -138,29 +138,29 @@ async fn a_feed_lingers_for_as_long_as_it_was_read_and_no_longer_than_the_bound(
 }
 
 #[tokio::test(start_paused = true)]
-async fn feeds_that_share_a_filter_share_its_subscription_and_each_has_a_message_once() {
+async fn feeds_share_subscriptions_and_receive_each_message_once() {
     let (core, mut writer) =
         core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
-    let profile = profile(Limits::default());
-    let (mut wide, made) = open_core(&core, &mut writer, &["a.>"], &profile, Start::Live).await;
+    let options = options(Limits::default());
+    let (mut wide, made) = open_core(&core, &mut writer, &["a.>"], &options, Start::Live).await;
     let wide_key = made[0].0;
     let (mut both, made) =
-        open_core(&core, &mut writer, &["a.>", "b"], &profile, Start::Live).await;
+        open_core(&core, &mut writer, &["a.>", "b"], &options, Start::Live).await;
     let [(other, _)] = made[..] else {
         panic!("the shared filter is subscribed to once: {made:?}")
     };
     let (mut overlapping, made) =
-        open_core(&core, &mut writer, &["a.*", "*.x"], &profile, Start::Live).await;
+        open_core(&core, &mut writer, &["a.*", "*.x"], &options, Start::Live).await;
     assert_eq!(made.len(), 2);
-    // NATS sends one copy of a.x for each of the three subscriptions that match.
+    // NATS sends one copy of a.x for each of the three matching subscriptions.
     let copies = made.iter().map(|(key, _)| *key).chain([wide_key]);
     writer.append(copies.map(|key| (key, Received::Event(event(0, "a.x")))));
     let (one, two) = (drain(&mut wide.cursor), drain(&mut both.cursor));
-    assert_eq!((one.len(), &one), (1, &two), "one number for one message");
+    assert_eq!((one.len(), &one), (1, &two), "each message has one number");
     assert_eq!(
         drain(&mut overlapping.cursor).len(),
         1,
-        "once, though both of its filters match"
+        "delivered once although two filters match"
     );
     let named = |subject: &str| {
         Received::Event(Event {
@@ -168,15 +168,15 @@ async fn feeds_that_share_a_filter_share_its_subscription_and_each_has_a_message
             ..event(0, subject)
         })
     };
-    let repeated = writer.append([
+    let duplicates = writer.append([
         (wide_key, named("a.x")),
         (other, named("b")),
         (wide_key, named("a.x")),
     ]);
-    assert_eq!(repeated, 1, "counted once for two feeds");
+    assert_eq!(duplicates, 1, "a duplicate in two feeds counts once");
     assert_eq!(
         drain(&mut both.cursor).len(),
         2,
-        "another subject has its own ids"
+        "message ids are scoped by subject"
     );
 }

@@ -1,4 +1,10 @@
-//! The one writer of all feeds of core subjects: numbers each message once and appends it to the feeds that want it.
+//! Writer of all core feeds: numbers each message once and appends it to every feed that matches.
+//!
+//! One task owns the writer (`nats::core`). It alternates between [`CoreWriter::change`], which
+//! reports which subscriptions to make and to end, and [`CoreWriter::append`] with the messages
+//! that arrived. A batch is sorted by feed, so that each feed is locked once and each shard is
+//! notified once. A message that a feed's window already has (same subject and `Nats-Msg-Id`) is
+//! omitted in that feed.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
@@ -10,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use slab::Slab;
 
 use super::subscriptions::{SubscriptionKey, Subscriptions};
-use super::{Numbers, SubscribeRequests};
+use super::{SequenceCounter, SubscribeRequests};
 use crate::feed::dedup::Dedup;
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::feed_map::FeedLease;
@@ -21,232 +27,234 @@ use crate::feed::{Budget, Gap, GapReason};
 use crate::sse::{Event, Position};
 use crate::subject::{Filter, FilterSet};
 
-/// Deliveries to feeds after which a batch is appended: 16,384 take a few milliseconds and 256 KiB.
+/// Deliveries to feeds after which a batch is flushed: 16,384 take a few milliseconds and 256 KiB.
 pub const FAN_OUT_MAX: usize = 16_384;
 
-/// The writing side of core subjects. Dropping it ends every feed.
+/// Writing side of the core source. Dropping it ends every feed.
 #[derive(Debug)]
 pub struct CoreWriter {
-    numbers: Arc<Numbers>,
+    sequence: Arc<SequenceCounter>,
     budget: Arc<Budget>,
-    demands: SubscribeRequests<FeedLease>,
-    feeds: Slab<Written>,
+    requests: SubscribeRequests<FeedLease>,
+    feeds: Slab<CoreFeed>,
     subscriptions: Subscriptions,
-    /// Resolves to a feed that had no reader for long enough.
-    unwanted: FuturesUnordered<Pin<Box<dyn Future<Output = usize> + Send>>>,
-    /// How many feeds there have been.
-    made: u64,
+    /// Resolves to the slot of a feed whose idle period is over.
+    idle: FuturesUnordered<Pin<Box<dyn Future<Output = usize> + Send>>>,
+    /// Number of feeds that were ever created.
+    created: u64,
     hasher: RandomState,
-    news: WakeList,
-    /// The batch: what its messages became, and which feed wants which of them. Kept for their memory.
-    steps: Vec<Step>,
-    wanted: Vec<Wanted>,
+    wake_list: WakeList,
+    /// Current batch and its deliveries to feeds; kept to reuse their memory.
+    batch: Vec<BatchItem>,
+    deliveries: Vec<Delivery>,
 }
 
-/// One feed. Never reused.
+/// Key of one feed. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FeedKey {
-    place: usize,
+    slot: usize,
     number: u64,
 }
 
-/// A change of what is to be subscribed to.
+/// Change of the set of subscriptions.
 #[derive(Debug)]
 pub enum Change {
-    /// A feed is wanted. Its readers begin once [`CoreWriter::established`] is called for it.
-    Wanted {
-        /// The feed.
+    /// A feed was created. Its readers start after [`CoreWriter::confirm_subscribed`].
+    Subscribe {
+        /// Key of the feed.
         feed: FeedKey,
-        /// Subscriptions to make for it; its other filters have one already.
+        /// Subscriptions to make; the feed's other filters have one already.
         subscribe: Vec<(SubscriptionKey, Filter)>,
     },
-    /// A feed has ended; no other feed wants these subscriptions.
-    Unwanted {
+    /// A feed has ended and no other feed needs these subscriptions.
+    Unsubscribe {
         /// Subscriptions to end.
         unsubscribe: Vec<SubscriptionKey>,
     },
 }
 
-/// A message of one subscription.
+/// Message of one subscription.
 #[derive(Debug)]
 pub enum Received {
-    /// It became an event. Its position is set by the writer.
+    /// Decoded event; the writer sets its position.
     Event(Event),
-    /// It is too large to become one; its subject.
-    Lost(Arc<str>),
+    /// The message is larger than an event may be; its subject.
+    TooLarge(Arc<str>),
 }
 
 #[derive(Debug)]
-struct Written {
+struct CoreFeed {
     number: u64,
     lease: FeedLease,
-    repeats: Dedup,
-    /// Its readers have begun: they are told of what is missing.
-    is_established: bool,
+    dedup: Dedup,
+    /// Its readers have started, so they receive gaps.
+    is_subscribed: bool,
 }
 
-/// What a message became.
+/// Decoded message of the current batch.
 #[derive(Debug)]
-enum Step {
+enum BatchItem {
     Event {
-        logged: Arc<EncodedEvent>,
-        /// Its subject and what its publisher calls it.
+        encoded: Arc<EncodedEvent>,
+        /// Hash of the subject and `Nats-Msg-Id`.
         id: Option<u64>,
     },
     Gap(Gap, Position),
 }
 
-/// One delivery to a feed, ordered by feed and then as received.
+/// One delivery to a feed; sorts by feed, then by order of receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Wanted {
+struct Delivery {
     feed: usize,
-    step: usize,
+    item: usize,
 }
 
 impl CoreWriter {
     pub(super) fn new(
-        numbers: Arc<Numbers>,
-        demands: SubscribeRequests<FeedLease>,
+        sequence: Arc<SequenceCounter>,
+        requests: SubscribeRequests<FeedLease>,
         budget: &Arc<Budget>,
     ) -> Self {
         Self {
-            numbers,
+            sequence,
             budget: budget.clone(),
-            demands,
+            requests,
             feeds: Slab::new(),
             subscriptions: Subscriptions::default(),
-            unwanted: FuturesUnordered::new(),
-            made: 0,
+            idle: FuturesUnordered::new(),
+            created: 0,
             hasher: RandomState::new(),
-            news: WakeList::default(),
-            steps: Vec::new(),
-            wanted: Vec::new(),
+            wake_list: WakeList::default(),
+            batch: Vec::new(),
+            deliveries: Vec::new(),
         }
     }
 
-    /// The next change of what is to be subscribed to; none once no reader can come any more. Cancellation safe.
+    /// Returns the next change of the subscriptions; `None` after the reading side is gone. Cancel
+    /// safe.
     pub async fn change(&mut self) -> Option<Change> {
         tokio::select! {
             biased;
-            Some(feed) = self.unwanted.next(), if !self.unwanted.is_empty() => Some(self.remove(feed)),
-            demand = self.demands.recv() => demand.map(|demand| self.add(demand.writer)),
+            Some(feed) = self.idle.next(), if !self.idle.is_empty() => Some(self.remove(feed)),
+            request = self.requests.recv() => request.map(|request| self.add(request.writer)),
         }
     }
 
     fn add(&mut self, lease: FeedLease) -> Change {
-        self.made += 1;
-        let number = self.made;
+        self.created += 1;
+        let number = self.created;
         let (filters, mut watch) = (lease.feed().filters.clone(), lease.watch());
-        let repeats = Dedup::new(&self.budget);
-        let place = self.feeds.insert(Written {
+        let dedup = Dedup::new(&self.budget);
+        let slot = self.feeds.insert(CoreFeed {
             number,
             lease,
-            repeats,
-            is_established: false,
+            dedup,
+            is_subscribed: false,
         });
         let mut subscribe = Vec::new();
-        self.subscriptions.add(place, &filters, &mut subscribe);
-        self.unwanted.push(Box::pin(async move {
-            watch.unwanted().await;
-            place
+        self.subscriptions.add(slot, &filters, &mut subscribe);
+        self.idle.push(Box::pin(async move {
+            watch.wait_idle().await;
+            slot
         }));
-        Change::Wanted {
-            feed: FeedKey { place, number },
+        Change::Subscribe {
+            feed: FeedKey { slot, number },
             subscribe,
         }
     }
 
-    fn remove(&mut self, place: usize) -> Change {
+    fn remove(&mut self, slot: usize) -> Change {
         let mut unsubscribe = Vec::new();
-        let Written { lease, .. } = self.feeds.remove(place);
+        let CoreFeed { lease, .. } = self.feeds.remove(slot);
         self.subscriptions
-            .remove(place, &lease.feed().filters, &mut unsubscribe);
-        Change::Unwanted { unsubscribe }
+            .remove(slot, &lease.feed().filters, &mut unsubscribe);
+        Change::Unsubscribe { unsubscribe }
     }
 
-    /// Confirms that the server has the subscriptions of a feed: readers that wait to begin may begin.
-    pub fn established(&mut self, feed: FeedKey) {
+    /// Confirms that the server has the subscriptions of a feed: its waiting readers may start.
+    pub fn confirm_subscribed(&mut self, feed: FeedKey) {
         if let Some(written) = self
             .feeds
-            .get_mut(feed.place)
+            .get_mut(feed.slot)
             .filter(|written| written.number == feed.number)
         {
-            written.is_established = true;
-            written.lease.established();
+            written.is_subscribed = true;
+            written.lease.confirm_subscribed();
         }
     }
 
-    /// Every subscription that is wanted now.
+    /// Iterates over the current subscriptions.
     pub fn subscriptions(&self) -> impl Iterator<Item = (SubscriptionKey, &Filter)> {
         self.subscriptions.iter()
     }
 
-    /// The subscription of a filter, if a feed wants it.
+    /// Returns the subscription of a filter, if it exists.
     #[must_use]
     pub fn find(&self, filter: &Filter) -> Option<SubscriptionKey> {
         self.subscriptions.find(filter)
     }
 
-    /// The filter of a subscription, while it is wanted.
+    /// Returns the filter of a subscription that has not ended.
     #[must_use]
     pub fn filter(&self, key: SubscriptionKey) -> Option<&Filter> {
         self.subscriptions.filter(key)
     }
 
-    /// How many feeds share a subscription: what one message of it costs.
+    /// Number of feeds that share a subscription: the fan-out of one message.
     #[must_use]
     pub fn fan_out(&self, key: SubscriptionKey) -> usize {
         self.subscriptions.count(key)
     }
 
-    /// The filters of a feed, while it is wanted.
+    /// Returns the filters of a feed that has not ended.
     #[must_use]
     pub fn filters(&self, feed: FeedKey) -> Option<&FilterSet> {
         let written = self
             .feeds
-            .get(feed.place)
+            .get(feed.slot)
             .filter(|written| written.number == feed.number)?;
         Some(&written.lease.feed().filters)
     }
 
-    /// Appends messages in the order of their receipt, each to the feeds that take it from its subscription. Returns
-    /// how many were omitted in a feed because its window has a message of the same subject and `Nats-Msg-Id`.
+    /// Appends messages in order of receipt, each to the feeds that receive from its subscription.
+    /// Returns the number of duplicates: messages omitted in at least one feed because its window
+    /// has a message with the same subject and `Nats-Msg-Id`.
     pub fn append(
         &mut self,
         messages: impl IntoIterator<Item = (SubscriptionKey, Received)>,
     ) -> usize {
-        let mut repeated = 0;
+        let mut duplicates = 0;
         for (key, message) in messages {
             let subject = match &message {
                 Received::Event(event) => event.subject.clone(),
-                Received::Lost(subject) => subject.clone(),
+                Received::TooLarge(subject) => subject.clone(),
             };
-            let (step, before) = (self.steps.len(), self.wanted.len());
-            self.wanted.extend(
+            let (item, before) = (self.batch.len(), self.deliveries.len());
+            self.deliveries.extend(
                 self.subscriptions
-                    .takers(key, &subject)
-                    .map(|feed| Wanted { feed, step }),
+                    .recipients(key, &subject)
+                    .map(|feed| Delivery { feed, item }),
             );
-            if self.wanted.len() == before {
+            if self.deliveries.len() == before {
                 continue;
             }
-            let position = self.numbers.take();
-            self.steps.push(match message {
+            let position = self.sequence.take();
+            self.batch.push(match message {
                 Received::Event(mut event) => {
                     let id = event
                         .message_id
                         .take()
                         .map(|id| self.hasher.hash_one((&*subject, id)));
                     event.position = Position {
-                        check: event.position.check,
+                        fingerprint: event.position.fingerprint,
                         ..position
                     };
-                    Step::Event {
-                        logged: EncodedEvent::new(event, &self.budget),
+                    BatchItem::Event {
+                        encoded: EncodedEvent::new(event, &self.budget),
                         id,
                     }
                 }
-                Received::Lost(_) => Step::Gap(
+                Received::TooLarge(_) => BatchItem::Gap(
                     Gap {
                         reason: GapReason::Upstream,
                         missed: Some(1),
@@ -254,81 +262,81 @@ impl CoreWriter {
                     position,
                 ),
             });
-            if self.wanted.len() >= FAN_OUT_MAX {
-                repeated += self.flush();
+            if self.deliveries.len() >= FAN_OUT_MAX {
+                duplicates += self.flush();
             }
         }
-        repeated + self.flush()
+        duplicates + self.flush()
     }
 
-    /// Appends the batch: one lock for each feed, one notification for each thread.
+    /// Appends the batch with one lock per feed and one notification per shard.
     fn flush(&mut self) -> usize {
-        let Some(last) = self.steps.last().map(Step::seq) else {
+        let Some(last) = self.batch.last().map(BatchItem::seq) else {
             return 0;
         };
-        self.wanted.sort_unstable();
-        let (mut repeated, mut named) = (Vec::new(), Named::default());
-        for group in self.wanted.chunk_by(|one, next| one.feed == next.feed) {
-            let Written { lease, repeats, .. } = &mut self.feeds[group[0].feed];
+        self.deliveries.sort_unstable();
+        let (mut duplicates, mut named) = (Vec::new(), Named::default());
+        for group in self.deliveries.chunk_by(|one, next| one.feed == next.feed) {
+            let CoreFeed { lease, dedup, .. } = &mut self.feeds[group[0].feed];
             let feed = lease.feed();
             let mut state = feed.lock();
-            repeats.forget(state.window.floor());
+            dedup.evict_through(state.window.floor());
             let before = state.window.end();
             for run in group.chunk_by(|one, next| {
-                !self.steps[one.step].is_gap() && !self.steps[next.step].is_gap()
+                !self.batch[one.item].is_gap() && !self.batch[next.item].is_gap()
             }) {
-                if let Step::Gap(gap, position) = &self.steps[run[0].step] {
+                if let BatchItem::Gap(gap, position) = &self.batch[run[0].item] {
                     state
                         .window
                         .push_gap(*gap, *position, GapSide::Before, Instant::now());
                     continue;
                 }
-                state.window.append(run.iter().filter_map(|wanted| {
-                    let Step::Event { logged, id } = &self.steps[wanted.step] else {
+                state.window.append(run.iter().filter_map(|delivery| {
+                    let BatchItem::Event { encoded, id } = &self.batch[delivery.item] else {
                         return None;
                     };
-                    if id.is_some_and(|id| !repeats.note(id, logged.event.position.seq)) {
-                        repeated.push(wanted.step);
+                    if id.is_some_and(|id| !dedup.insert(id, encoded.event.position.seq)) {
+                        duplicates.push(delivery.item);
                         return None;
                     }
-                    Some(named.show(logged, &feed.profile, wanted.step))
+                    Some(named.show(encoded, &feed.options, delivery.item))
                 }));
             }
             if state.window.end() > before {
-                state.readers.tell(feed, &mut self.news);
+                state.readers.notify(feed, &mut self.wake_list);
             }
         }
-        // What a window evicts is freed only when nothing else holds it.
+        // Evicted memory is released only when the last reference is dropped.
         drop(named);
-        self.steps.clear();
-        self.wanted.clear();
-        self.wanted.shrink_to(FAN_OUT_MAX);
-        self.numbers.set_complete(last);
+        self.batch.clear();
+        self.deliveries.clear();
+        self.deliveries.shrink_to(FAN_OUT_MAX);
+        self.sequence.set_complete(last);
         self.wake();
-        // A message counts once, however many feeds have it already.
-        repeated.sort_unstable();
-        repeated.dedup();
-        repeated.len()
+        // A message counts once, regardless of the number of feeds that already have it.
+        duplicates.sort_unstable();
+        duplicates.dedup();
+        duplicates.len()
     }
 
-    /// Marks in every feed that is established that events are missing here.
+    /// Appends a gap to every subscribed feed.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
         let all = self
             .feeds
             .iter()
-            .filter(|(_, written)| written.is_established);
-        let all: Vec<usize> = all.map(|(place, _)| place).collect();
+            .filter(|(_, written)| written.is_subscribed);
+        let all: Vec<usize> = all.map(|(slot, _)| slot).collect();
         self.push_gap(&all, Gap { reason, missed });
     }
 
-    /// Marks in one feed, established or not, that events are missing here.
+    /// Appends a gap to one feed, subscribed or not.
     pub fn gap_of_feed(&mut self, feed: FeedKey, reason: GapReason, missed: Option<u64>) {
         if self.get(feed).is_some() {
-            self.push_gap(&[feed.place], Gap { reason, missed });
+            self.push_gap(&[feed.slot], Gap { reason, missed });
         }
     }
 
-    /// Marks in every established feed with a subscription that events are missing here.
+    /// Appends a gap to every subscribed feed with a subscription.
     pub fn gap_of_subscription(
         &mut self,
         key: SubscriptionKey,
@@ -338,7 +346,7 @@ impl CoreWriter {
         let feeds = self
             .subscriptions
             .feeds(key)
-            .filter(|place| self.feeds[*place].is_established);
+            .filter(|slot| self.feeds[*slot].is_subscribed);
         let feeds: Vec<usize> = feeds.collect();
         self.push_gap(&feeds, Gap { reason, missed });
     }
@@ -347,37 +355,38 @@ impl CoreWriter {
         if feeds.is_empty() {
             return;
         }
-        // A number of its own, so that a reader that leaves before the gap receives it when it comes back.
-        let position = self.numbers.take();
-        for place in feeds {
-            let feed = self.feeds[*place].lease.feed();
+        // A gap takes a number, so that a reader that leaves before the gap receives it after its
+        // return.
+        let position = self.sequence.take();
+        for slot in feeds {
+            let feed = self.feeds[*slot].lease.feed();
             let mut state = feed.lock();
             state
                 .window
                 .push_gap(gap, position, GapSide::Before, Instant::now());
-            state.readers.tell(feed, &mut self.news);
+            state.readers.notify(feed, &mut self.wake_list);
         }
-        self.numbers.set_complete(position.seq);
+        self.sequence.set_complete(position.seq);
         self.wake();
     }
 
-    /// Wakes with no lock held.
+    /// Wakes readers with no lock held.
     fn wake(&mut self) {
-        self.news.tell();
+        self.wake_list.wake_all();
         self.budget.enforce();
     }
 
-    fn get(&self, feed: FeedKey) -> Option<&Written> {
+    fn get(&self, feed: FeedKey) -> Option<&CoreFeed> {
         self.feeds
-            .get(feed.place)
+            .get(feed.slot)
             .filter(|written| written.number == feed.number)
     }
 }
 
-impl Step {
+impl BatchItem {
     fn seq(&self) -> u64 {
         match self {
-            Self::Event { logged, .. } => logged.event.position.seq,
+            Self::Event { encoded, .. } => encoded.event.position.seq,
             Self::Gap(_, position) => position.seq,
         }
     }

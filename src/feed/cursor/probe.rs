@@ -1,4 +1,4 @@
-//! Where a cursor stands, seen by others than its reader.
+//! View of a cursor's lag and position for other tasks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,18 +7,18 @@ use crate::feed::feed::Feed;
 use crate::sse::Position;
 use crate::subject::FilterSet;
 
-/// How far a reader is behind the head of its feed.
+/// Distance between a reader and the head of its feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
-    /// Events that wait.
+    /// Unread events.
     pub events: u64,
-    /// Their bytes.
+    /// Bytes of the unread events.
     pub bytes: u64,
-    /// How long the oldest of them has waited.
+    /// Age of the oldest unread event.
     pub age: Duration,
 }
 
-/// A view of where a cursor stands, for others than its reader.
+/// Shared view of a cursor: filters, lag and position.
 #[derive(Clone, Debug)]
 pub struct CursorProbe {
     pub(super) feed: Arc<Feed>,
@@ -26,39 +26,39 @@ pub struct CursorProbe {
 }
 
 impl CursorProbe {
-    /// What the reader reads.
+    /// Filters of the reader's feed.
     #[must_use]
     pub fn filters(&self) -> &FilterSet {
         &self.feed.filters
     }
 
-    /// How far the reader is behind; nothing once it has left.
+    /// Lag of the reader; zero after it has left.
     #[must_use]
     pub fn lag(&self, now: Instant) -> Lag {
         let state = self.feed.lock();
-        let Some((place, _)) = state.readers.standing(self.key) else {
+        let Some((offset, _)) = state.readers.position_of(self.key) else {
             return Lag::default();
         };
-        let end = state.window.end_place();
+        let end = state.window.end_offset();
         let oldest = state
             .window
-            .get(place.index.max(state.window.oldest_place().index));
+            .get(offset.index.max(state.window.oldest_offset().index));
         Lag {
-            events: end.before.events - place.before.events,
-            bytes: end.before.bytes - place.before.bytes,
+            events: end.before.events - offset.before.events,
+            bytes: end.before.bytes - offset.before.bytes,
             age: oldest.map_or(Duration::ZERO, |entry| {
                 now.saturating_duration_since(entry.received())
             }),
         }
     }
 
-    /// The position that the reader has reached; nothing once it has left.
+    /// Position of the reader; `None` after it has left.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.feed
             .lock()
             .readers
-            .standing(self.key)
+            .position_of(self.key)
             .map(|(_, position)| position)
     }
 }

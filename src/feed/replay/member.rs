@@ -1,4 +1,4 @@
-//! A reader's place in the replays of its source, and what its turns bring.
+//! Membership of a reader in the replays of its source, held by its cursor.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,87 +8,94 @@ use super::{Phase, ReplayPool, State, leave};
 use crate::feed::Gap;
 use crate::feed::encoded::EncodedEvent;
 
-/// Dropping it gives the place back.
+/// Dropping it releases the reader's slot.
 #[derive(Debug)]
 pub(in crate::feed) struct ReplayMember {
-    replayer: Arc<ReplayPool>,
+    replay_pool: Arc<ReplayPool>,
     key: usize,
 }
 
-/// What a turn of a replay brings.
+/// Result of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::feed) enum ReplayProgress {
-    /// Events were handed out.
+    /// Events were delivered.
     Some,
-    /// Nothing now; the waker is noted.
-    Wait,
-    /// Everything up to this sequence number is handed out, and the window begins there.
+    /// Nothing now; the waker is registered.
+    Pending,
+    /// Everything up to this sequence number was delivered, and the window continues from there.
     Reached(u64),
-    /// The next events begin only behind this sequence number: the ones before are no longer retained, or cannot be read.
-    GapSide(u64, Gap),
-    /// The source is another one now.
+    /// The next events follow after this sequence number; those before are no longer retained, or
+    /// cannot be decoded.
+    Gap(u64, Gap),
+    /// The source was recreated or restored.
     Changed,
-    /// The source rejects readings until an operator changes something.
+    /// The source rejects reads until an operator changes something.
     Rejected,
 }
 
 impl ReplayMember {
-    pub(super) fn new(replayer: Arc<ReplayPool>, key: usize) -> Self {
-        Self { replayer, key }
+    pub(super) fn new(replay_pool: Arc<ReplayPool>, key: usize) -> Self {
+        Self { replay_pool, key }
     }
 
-    /// Hands out what the page has for this reader, as long as `take` wants more.
+    /// Passes the reader's events of the page to `take`, until it returns false.
     pub(in crate::feed) fn poll(
         &self,
         floor: u64,
         waker: &Waker,
         mut take: impl FnMut(&Arc<EncodedEvent>) -> bool,
     ) -> ReplayProgress {
-        let mut state = self.replayer.lock();
-        let State { readers, runs, .. } = &mut *state;
+        let mut state = self.replay_pool.lock();
+        let State {
+            readers, sessions, ..
+        } = &mut *state;
         let Some(reader) = readers.get_mut(self.key) else {
             return ReplayProgress::Changed;
         };
         match &mut reader.phase {
             Phase::Changed => return ReplayProgress::Changed,
             Phase::Rejected => return ReplayProgress::Rejected,
-            Phase::Joined { run, events, next } => {
-                let run = &mut runs[*run];
+            Phase::Joined {
+                session,
+                events,
+                next,
+            } => {
+                let session = &mut sessions[*session];
                 if let Some((after, gap)) = reader.missing.take() {
-                    // Without events in this page the reader has all of it.
+                    // Without events in this page, the reader has all of it.
                     if events.is_empty() {
-                        reader.through = run.through;
+                        reader.through = session.through;
                         if floor <= reader.through {
-                            // No other page may come for long.
-                            leave(run, &reader.feed, self.key);
-                            run.taken.notify_one();
+                            // The next page may take long to arrive.
+                            leave(session, &reader.feed, self.key);
+                            session.page_taken.notify_one();
                             reader.phase = Phase::Reached;
                         }
                     }
-                    return ReplayProgress::GapSide(after, gap);
+                    return ReplayProgress::Gap(after, gap);
                 }
                 let mut some = false;
-                while let Some(logged) = events
+                while let Some(encoded) = events
                     .get(*next)
-                    .and_then(|number| run.events.get(*number as usize))
+                    .and_then(|number| session.events.get(*number as usize))
                 {
                     some = true;
                     *next += 1;
-                    reader.through = logged.event.position.seq;
-                    if !take(logged) {
+                    reader.through = encoded.event.position.seq;
+                    if !take(encoded) {
                         break;
                     }
                 }
                 if !events.is_empty() && *next >= events.len() {
                     events.clear();
-                    reader.through = run.through;
-                    run.behind = run.behind.saturating_sub(1);
-                    if run.behind == 0 {
-                        run.taken.notify_one();
+                    reader.through = session.through;
+                    session.unread = session.unread.saturating_sub(1);
+                    if session.unread == 0 {
+                        session.page_taken.notify_one();
                     }
                     if floor <= reader.through {
-                        leave(run, &reader.feed, self.key);
-                        run.taken.notify_one();
+                        leave(session, &reader.feed, self.key);
+                        session.page_taken.notify_one();
                         reader.phase = Phase::Reached;
                     }
                 }
@@ -100,45 +107,49 @@ impl ReplayMember {
                 return ReplayProgress::Reached(reader.through);
             }
             Phase::Reached => {
-                // The window has moved on meanwhile.
+                // The window has moved meanwhile.
                 reader.phase = Phase::Queued;
-                self.replayer.replays.queue();
-                self.replayer.wanted.notify_one();
+                self.replay_pool.replays.queue();
+                self.replay_pool.queued_notify.notify_one();
             }
-            // It was left behind before it looked.
+            // It was queued again before it polled.
             Phase::Queued => {
                 if let Some((after, gap)) = reader.missing.take() {
-                    return ReplayProgress::GapSide(after, gap);
+                    return ReplayProgress::Gap(after, gap);
                 }
             }
         }
         reader.waker = Some(waker.clone());
-        ReplayProgress::Wait
+        ReplayProgress::Pending
     }
 }
 
 impl Drop for ReplayMember {
     fn drop(&mut self) {
-        let replayer = &self.replayer;
-        let mut state = replayer.lock();
-        let State { readers, runs, .. } = &mut *state;
+        let replay_pool = &self.replay_pool;
+        let mut state = replay_pool.lock();
+        let State {
+            readers, sessions, ..
+        } = &mut *state;
         let Some(reader) = readers.try_remove(self.key) else {
             return;
         };
         match reader.phase {
-            Phase::Queued => replayer.replays.unqueue(),
-            Phase::Joined { run, events, .. } => {
-                let run = &mut runs[run];
-                leave(run, &reader.feed, self.key);
+            Phase::Queued => replay_pool.replays.unqueue(),
+            Phase::Joined {
+                session, events, ..
+            } => {
+                let session = &mut sessions[session];
+                leave(session, &reader.feed, self.key);
                 if !events.is_empty() {
-                    run.behind = run.behind.saturating_sub(1);
+                    session.unread = session.unread.saturating_sub(1);
                 }
-                // A run without members ends; one that waited for this reader goes on.
-                run.taken.notify_one();
+                // A session without members ends; one that waited for this reader continues.
+                session.page_taken.notify_one();
             }
             Phase::Reached | Phase::Changed | Phase::Rejected => {}
         }
         drop(state);
-        replayer.replays.readers.fetch_sub(1, Ordering::Relaxed);
+        replay_pool.replays.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! The places of all replays of the process: how many run and how many readers wait.
+//! Limits on the replays of the process: running sessions and waiting readers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,18 +7,19 @@ use tokio::sync::Semaphore;
 
 use crate::telemetry::Metrics;
 
-/// How many replays there may be (`limits.replays`).
+/// Limits on replays (`limits.replays`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// At once, of all sources.
+pub struct ReplayLimits {
+    /// Sessions that run at the same time, over all sources.
     pub running: usize,
-    /// Readers that wait for one or are in one.
+    /// Readers that are queued or in a session.
     pub queued: usize,
 }
 
-impl Default for Config {
+impl Default for ReplayLimits {
     fn default() -> Self {
-        // 4: what one pod may ask of JetStream at once. 10,000: the clients of a pod that was drained.
+        // 4: the load that one pod may put on JetStream at once. 10,000: the clients of a drained
+        // pod.
         Self {
             running: 4,
             queued: 10_000,
@@ -26,10 +27,10 @@ impl Default for Config {
     }
 }
 
-/// The places of all replays of the process.
+/// Replay slots of the process.
 #[derive(Debug)]
 pub struct ReplaySlots {
-    pub(super) places: Arc<Semaphore>,
+    pub(super) slots: Arc<Semaphore>,
     pub(super) readers: AtomicUsize,
     pub(super) readers_max: usize,
     pub(super) queued: AtomicUsize,
@@ -37,11 +38,11 @@ pub struct ReplaySlots {
 }
 
 impl ReplaySlots {
-    /// Places for replays.
+    /// Creates the slots.
     #[must_use]
-    pub fn new(config: Config, metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub fn new(config: ReplayLimits, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            places: Arc::new(Semaphore::new(config.running)),
+            slots: Arc::new(Semaphore::new(config.running)),
             readers: AtomicUsize::new(0),
             readers_max: config.queued,
             queued: AtomicUsize::new(0),

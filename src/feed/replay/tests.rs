@@ -1,13 +1,13 @@
-//! Readers behind the window, over an archive in memory that can be slow, fail and forget.
+//! Replays over an archive in memory that can be slow, fail and expire events.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
-use crate::feed::history::{BoxFuture, Pages, State as SourceState};
+use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
-    Batch, Cursor, FeedOptions, Gap, GapReason, History, Item, Limits, Outcome, Read, Start,
+    ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read, Start,
     StreamBuffer, StreamWriter, buffer,
 };
 use crate::sse::{Event, Position, SourceTag};
@@ -19,7 +19,7 @@ struct Source {
     tag: SourceTag,
     first: AtomicUsize,
     last: AtomicUsize,
-    /// So many readings fail before one succeeds.
+    /// Number of reads that fail before one succeeds.
     failures: AtomicUsize,
     readings: AtomicUsize,
     alive: Arc<AtomicUsize>,
@@ -32,13 +32,13 @@ struct Reading {
     through: u64,
 }
 
-/// Every source is published on `s.0` to `s.9` in turn.
+/// Event published on `s.0` to `s.9` in turn.
 fn event(tag: SourceTag, seq: u64) -> Event {
     Event {
         position: Position {
             tag,
             seq,
-            check: Some(seq as u16),
+            fingerprint: Some(seq as u16),
         },
         subject: format!("s.{}", seq % 10).into(),
         name: None,
@@ -64,7 +64,7 @@ impl Archive for Arc<Source> {
         })
     }
 
-    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move { Ok(Some(seq as u16)) })
     }
 
@@ -92,7 +92,7 @@ impl Pages for Reading {
                         left.checked_sub(1)
                     });
             if fails.is_ok() {
-                return Err(Unavailable::Now("cut".into()));
+                return Err(Unavailable::Temporary("cut".into()));
             }
             let after = self
                 .through
@@ -126,7 +126,8 @@ fn filters(text: &str) -> FilterSet {
     FilterSet::new([Filter::parse(text).unwrap()])
 }
 
-/// A source of `last` events, the first of which are retained no more, and a log that holds the last 50.
+/// Creates a source with events up to `last`, retained from `first` on, and a buffer with the last
+/// 50.
 fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuffer>) {
     let source = Arc::new(Source {
         tag: SourceTag::of_identity("s"),
@@ -138,48 +139,49 @@ fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuff
         alive_max: 0.into(),
     });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let past = History {
+    let past = ArchiveAccess {
         archive: Arc::new(source.clone()),
         reach: filters(">"),
-        replays: ReplaySlots::new(Config::default(), &metrics),
+        replays: ReplaySlots::new(ReplayLimits::default(), &metrics),
     };
     let limits = Limits {
         events: 50,
         ..Limits::default()
     };
-    let (mut writer, log) = buffer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(past));
+    let (mut writer, buffer) =
+        buffer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(past));
     writer.begin(source.tag, last.saturating_sub(50));
     writer.append(
         (last.saturating_sub(49).max(1)..=last)
             .map(|seq| event(source.tag, seq))
             .collect(),
     );
-    tokio::spawn(log.replays());
-    (source, writer, log)
+    tokio::spawn(buffer.replays());
+    (source, writer, buffer)
 }
 
-async fn open(log: &Arc<StreamBuffer>, filter: &str, seq: u64) -> (Cursor, Outcome) {
+async fn open(buffer: &Arc<StreamBuffer>, filter: &str, seq: u64) -> (Cursor, Outcome) {
     let at = Position {
-        tag: log.tag().unwrap(),
+        tag: buffer.tag().unwrap(),
         seq,
-        check: None,
+        fingerprint: None,
     };
     let window = Limits {
         events: 50,
         ..Limits::default()
     };
-    let profile = Arc::new(FeedOptions {
+    let options = Arc::new(FeedOptions {
         window,
         ..FeedOptions::default()
     });
-    let opened = log
-        .open(filters(filter), &profile, Start::After(at))
+    let opened = buffer
+        .open(filters(filter), &options, Start::After(at))
         .await
         .unwrap();
     (opened.cursor, opened.outcome)
 }
 
-/// Reads until this sequence number has come; the numbers, and gaps.
+/// Reads until this sequence number; returns sequence numbers and gaps.
 async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
     let mut seen = Vec::new();
     while seen.last() != Some(&Ok(last)) {
@@ -189,7 +191,7 @@ async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
         assert_eq!(read, Ok(Read::Some), "after {:?}", seen.last());
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
-            Item::Copied { .. } => panic!("not asked for"),
+            Item::Copied { .. } => panic!("copies were not requested"),
             Item::Gap { gap, .. } => Err(*gap),
         }));
     }
@@ -197,10 +199,10 @@ async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_behind_the_window_has_everything_once_from_the_archive_and_then_from_the_window()
+async fn reader_older_than_the_window_reads_the_archive_then_the_window_without_loss_or_duplicates()
 {
-    let (source, mut writer, log) = source(1, 1000);
-    let (mut cursor, outcome) = open(&log, "s.*", 10).await;
+    let (source, mut writer, buffer) = source(1, 1000);
+    let (mut cursor, outcome) = open(&buffer, "s.*", 10).await;
     assert_eq!((outcome, cursor.is_replaying()), (Outcome::Archive, true));
     assert_eq!(
         read_to(&mut cursor, 1000).await,
@@ -215,17 +217,17 @@ async fn a_reader_behind_the_window_has_everything_once_from_the_archive_and_the
     assert_eq!(
         source.alive.load(Ordering::Relaxed),
         0,
-        "a replay without readers ends"
+        "a session without members ends"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_readers_share_a_few_readings() {
-    let (source, _writer, log) = source(1, 2000);
+async fn a_thousand_readers_share_a_few_sessions() {
+    let (source, _writer, buffer) = source(1, 2000);
     let readers = (0..1000u64).map(|number| {
-        let log = log.clone();
+        let buffer = buffer.clone();
         tokio::spawn(async move {
-            let (mut cursor, _) = open(&log, &format!("s.{}", number % 10), number).await;
+            let (mut cursor, _) = open(&buffer, &format!("s.{}", number % 10), number).await;
             let last = 1990 + number % 10;
             let last = if number % 10 == 0 { 2000 } else { last };
             let seen = read_to(&mut cursor, last).await;
@@ -244,10 +246,10 @@ async fn a_thousand_readers_share_a_few_readings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reading_that_fails_goes_on_where_it_was() {
-    let (source, _writer, log) = source(1, 1000);
+async fn failed_read_continues_from_its_position() {
+    let (source, _writer, buffer) = source(1, 1000);
     source.failures.store(5, Ordering::Relaxed);
-    let (mut cursor, _) = open(&log, "s.*", 0).await;
+    let (mut cursor, _) = open(&buffer, "s.*", 0).await;
     let first = read_to(&mut cursor, 150).await;
     source.failures.store(5, Ordering::Relaxed);
     let second = read_to(&mut cursor, 1000).await;
@@ -258,10 +260,10 @@ async fn a_reading_that_fails_goes_on_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_takes_nothing_is_left_behind_and_holds_nobody_up() {
-    let (source, _writer, log) = source(1, 1000);
-    let (mut slow, _) = open(&log, "s.*", 0).await;
-    let (mut quick, _) = open(&log, "s.*", 0).await;
+async fn reader_that_takes_nothing_does_not_delay_others() {
+    let (source, _writer, buffer) = source(1, 1000);
+    let (mut slow, _) = open(&buffer, "s.*", 0).await;
+    let (mut quick, _) = open(&buffer, "s.*", 0).await;
     assert_eq!(read_to(&mut quick, 1000).await.len(), 1000);
     assert_eq!(
         read_to(&mut slow, 1000).await,
@@ -271,23 +273,23 @@ async fn a_reader_that_takes_nothing_is_left_behind_and_holds_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_retained_no_more_is_told_and_the_rest_is_read() {
-    let (source, _writer, log) = source(301, 1000);
+async fn expired_events_are_reported_and_the_rest_is_read() {
+    let (source, _writer, buffer) = source(301, 1000);
     let expired = Gap {
         reason: GapReason::Expired,
         missed: None,
     };
-    let (mut cursor, outcome) = open(&log, "s.*", 10).await;
+    let (mut cursor, outcome) = open(&buffer, "s.*", 10).await;
     assert_eq!(outcome, Outcome::Gap(expired));
     assert_eq!(cursor.position().seq, 300);
     assert_eq!(
         read_to(&mut cursor, 1000).await,
         (301..=1000).map(Ok).collect::<Vec<_>>()
     );
-    let (_, outcome) = open(&log, "s.*", 300).await;
+    let (_, outcome) = open(&buffer, "s.*", 300).await;
     assert_eq!(outcome, Outcome::Archive);
-    // Overtaken by retention between the answer and the reading.
-    let (mut cursor, _) = open(&log, "s.*", 300).await;
+    // Retention advances between the answer and the read.
+    let (mut cursor, _) = open(&buffer, "s.*", 300).await;
     source.first.store(501, Ordering::Relaxed);
     let seen = read_to(&mut cursor, 1000).await;
     assert_eq!(seen[0], Err(expired));
@@ -295,9 +297,9 @@ async fn what_is_retained_no_more_is_told_and_the_rest_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_the_window_overtakes_reads_on_in_the_archive() {
-    let (source, mut writer, log) = source(1, 100);
-    let (mut cursor, outcome) = open(&log, "s.*", 100).await;
+async fn reader_overtaken_by_the_window_continues_in_the_archive() {
+    let (source, mut writer, buffer) = source(1, 100);
+    let (mut cursor, outcome) = open(&buffer, "s.*", 100).await;
     assert_eq!(outcome, Outcome::Window);
     for seq in 101..=500 {
         source.last.store(seq as usize, Ordering::Relaxed);
@@ -310,15 +312,15 @@ async fn a_reader_that_the_window_overtakes_reads_on_in_the_archive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_position_that_only_the_source_knows_is_waited_for_or_ahead() {
-    let (source, mut writer, log) = source(1, 100);
+async fn position_ahead_of_the_buffer_is_accepted_up_to_the_end_of_the_source() {
+    let (source, mut writer, buffer) = source(1, 100);
     source.last.store(105, Ordering::Relaxed);
-    let (mut cursor, outcome) = open(&log, "s.*", 105).await;
+    let (mut cursor, outcome) = open(&buffer, "s.*", 105).await;
     assert_eq!(outcome, Outcome::Window);
     source.last.store(106, Ordering::Relaxed);
     writer.append((101..=106).map(|seq| event(source.tag, seq)).collect());
     assert_eq!(read_to(&mut cursor, 106).await, [Ok(106)]);
-    let (_, outcome) = open(&log, "s.*", 107).await;
+    let (_, outcome) = open(&buffer, "s.*", 107).await;
     assert_eq!(
         outcome,
         Outcome::Gap(Gap {
@@ -329,9 +331,9 @@ async fn a_position_that_only_the_source_knows_is_waited_for_or_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_recreated_during_a_replay_is_told() {
-    let (source, mut writer, log) = source(1, 1000);
-    let (mut cursor, _) = open(&log, "s.*", 0).await;
+async fn stream_recreated_during_a_replay_is_reported() {
+    let (source, mut writer, buffer) = source(1, 1000);
+    let (mut cursor, _) = open(&buffer, "s.*", 0).await;
     read_to(&mut cursor, 150).await;
     let other = SourceTag::of_identity("other");
     writer.begin(other, 0);

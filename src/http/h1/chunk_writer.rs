@@ -375,7 +375,7 @@ mod tests {
                 let position = Position {
                     tag: SourceTag::of_identity("t"),
                     seq: number,
-                    check: None,
+                    fingerprint: None,
                 };
                 copies.push(&Frame::event(None, number.to_string().as_bytes(), position));
             }

@@ -59,19 +59,19 @@ impl SharedSocket {
 }
 
 impl DirectSink for SharedSocket {
-    fn look(&self) -> bool {
+    fn prefetch(&self) -> bool {
         self.direct_path.is_ready()
     }
 
-    fn hand(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
+    fn try_send(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
         if !self.direct_path.admits(piece) {
-            return SendOutcome::Refused;
+            return SendOutcome::Rejected;
         }
         let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
         let written = match self.socket.try_write(chunk) {
             Ok(written) if written > 0 => written,
             // The task finds out what is the matter.
-            Ok(_) | Err(_) => return SendOutcome::Refused,
+            Ok(_) | Err(_) => return SendOutcome::Rejected,
         };
         let stats = self.direct_path.record(piece);
         if written == chunk.len() {
@@ -91,7 +91,7 @@ impl DirectSink for SharedSocket {
             bytes: chunk.slice(written..),
             unsent,
         }));
-        SendOutcome::Kept
+        SendOutcome::Partial
     }
 }
 

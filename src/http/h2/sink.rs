@@ -82,17 +82,17 @@ impl SharedStream {
 }
 
 impl DirectSink for SharedStream {
-    fn look(&self) -> bool {
+    fn prefetch(&self) -> bool {
         self.direct_path.is_ready()
     }
 
-    fn hand(self: Arc<Self>, piece: &feed::EncodedRun) -> SendOutcome {
+    fn try_send(self: Arc<Self>, piece: &feed::EncodedRun) -> SendOutcome {
         let content = piece.chunk.to_content();
         let bytes = content.len();
         let is_full = self.direct_path.state.in_flight() + bytes > BATCH_BYTES;
         // The task finds out what is the matter with a stream that has ended.
         if is_full || !self.direct_path.admits(piece) || self.send(content, false).is_err() {
-            return SendOutcome::Refused;
+            return SendOutcome::Rejected;
         }
         self.direct_path
             .count((self.direct_path.record(piece), bytes));

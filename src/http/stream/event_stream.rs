@@ -179,7 +179,7 @@ impl EventStream {
         self.ending.is_none()
             && self.is_timed
             && self.last_write < self.deadline
-            && self.cursors.iter().all(Cursor::waits)
+            && self.cursors.iter().all(Cursor::is_waiting)
             && !self.state.is_resuming()
     }
 
@@ -192,14 +192,14 @@ impl EventStream {
     /// of events, it is not at rest.
     pub(in crate::http) fn set_direct_sink(&self, sink: Arc<dyn DirectSink>) {
         if let [cursor] = &self.cursors[..] {
-            cursor.set_outlet(sink);
+            cursor.set_sink(sink);
         }
     }
 
     /// Goes to where the client stands since something was handed out past the task, the last of it then.
     pub(in crate::http) fn resync(&mut self, handed: CompactInstant) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
-            cursor.follow();
+            cursor.resync();
             *position = cursor.position();
         }
         (self.last_write, self.last_id) = (handed, handed);
@@ -298,14 +298,14 @@ impl EventStream {
             0
         };
         // Copied events bear the ids of their source alone.
-        out.batch.copies = self.cursors.len() == 1;
+        out.batch.copy_small = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
             let place = (usize::from(self.first) + turn) % self.cursors.len();
             let budget = BATCH_BYTES.saturating_sub(out.bytes);
             let cursor = &mut self.cursors[place];
             let read = match (shedder.as_deref_mut(), &mut pace) {
                 (shedder, Some(pace)) => {
-                    cursor.poll_read_paced(task, &mut out.batch, budget, shedder, pace)
+                    cursor.poll_read_throttled(task, &mut out.batch, budget, shedder, pace)
                 }
                 (None, None) => cursor.poll_read(task, &mut out.batch, budget),
                 (Some(shedder), None) => {

@@ -56,7 +56,12 @@ impl StallTimer {
                 self.is_last = true;
                 self.timer = Some(Box::pin(tokio::time::sleep(CLOSE_GRACE)));
             }
-            let first = state.route.config.slow.patience.min(BLOCKS_OTHERS_CHECK);
+            let first = state
+                .route
+                .config
+                .slow
+                .stall_timeout
+                .min(BLOCKS_OTHERS_CHECK);
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep(first)));
@@ -88,8 +93,8 @@ fn look(state: &StreamState, blocks_others: bool) -> Check {
         state.close(CloseReason::Slow);
         return Check::Stalled;
     }
-    if refused < slow.patience {
-        return Check::Again((slow.patience - refused).min(CHECK_EVERY));
+    if refused < slow.stall_timeout {
+        return Check::Again((slow.stall_timeout - refused).min(CHECK_EVERY));
     }
     state.set_slow();
     if state.exceeds_max_lag(state.lag().events) {

@@ -359,7 +359,7 @@ impl StreamHandle for StreamState {
     }
 
     fn is_slow(&self) -> bool {
-        self.blocked_for() > self.route.config.slow.patience && self.lag().events > 0
+        self.blocked_for() > self.route.config.slow.stall_timeout && self.lag().events > 0
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -98,30 +98,32 @@ impl<'t> ThrottlePass<'t> {
 }
 
 impl Throttle for ThrottlePass<'_> {
-    fn ask(&mut self, tier: Tier, hurried: bool) -> ThrottleDecision {
+    fn decide(&mut self, tier: Tier, is_urgent: bool) -> ThrottleDecision {
         if tier == Tier::Critical {
-            self.charge();
-            return ThrottleDecision::Give;
+            self.record();
+            return ThrottleDecision::Deliver;
         }
         let verdict = if tier == Tier::Telemetry && self.cuts_telemetry() {
-            ThrottleDecision::PassBy
+            ThrottleDecision::Skip
         } else {
             match (self.take(self.cost()), tier) {
-                (Ok(()), _) => ThrottleDecision::Give,
-                (Err(wait), _) if !hurried => {
+                (Ok(()), _) => ThrottleDecision::Deliver,
+                (Err(wait), _) if !is_urgent => {
                     self.throttle.until = Some(self.now + wait);
-                    ThrottleDecision::Wait
+                    ThrottleDecision::Defer
                 }
-                (Err(_), Tier::Telemetry) => ThrottleDecision::PassBy,
+                (Err(_), Tier::Telemetry) => ThrottleDecision::Skip,
                 (Err(_), _) => {
                     self.owe();
-                    ThrottleDecision::Give
+                    ThrottleDecision::Deliver
                 }
             }
         };
         match (verdict, tier) {
-            (ThrottleDecision::PassBy, _) => self.skipped[tier as usize] += 1,
-            (ThrottleDecision::Give, Tier::Telemetry) => self.throttle.telemetry = Some(self.now),
+            (ThrottleDecision::Skip, _) => self.skipped[tier as usize] += 1,
+            (ThrottleDecision::Deliver, Tier::Telemetry) => {
+                self.throttle.telemetry = Some(self.now)
+            }
             _ => {}
         }
         verdict
@@ -135,7 +137,7 @@ impl Throttle for ThrottlePass<'_> {
         self.throttle.holds
     }
 
-    fn charge(&mut self) {
+    fn record(&mut self) {
         if self.take(1).is_err() {
             self.owe();
         }
@@ -161,10 +163,10 @@ mod tests {
     fn ask(
         turn: &mut ThrottlePass<'_>,
         tier: Tier,
-        hurried: bool,
+        is_urgent: bool,
         times: usize,
     ) -> Vec<ThrottleDecision> {
-        (0..times).map(|_| turn.ask(tier, hurried)).collect()
+        (0..times).map(|_| turn.decide(tier, is_urgent)).collect()
     }
 
     #[test]
@@ -178,11 +180,11 @@ mod tests {
         let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 3),
-            [ThrottleDecision::Give; 3]
+            [ThrottleDecision::Deliver; 3]
         );
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
-            [ThrottleDecision::Wait; 2]
+            [ThrottleDecision::Defer; 2]
         );
         let wait = throttle
             .as_ref()
@@ -202,18 +204,18 @@ mod tests {
         let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Critical, false, 5),
-            [ThrottleDecision::Give; 5]
+            [ThrottleDecision::Deliver; 5]
         );
         assert_eq!(
             ask(&mut turn, Tier::Normal, true, 2),
-            [ThrottleDecision::Give; 2]
+            [ThrottleDecision::Deliver; 2]
         );
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, true, 2),
-            [ThrottleDecision::PassBy; 2]
+            [ThrottleDecision::Skip; 2]
         );
         assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
-        assert_eq!(turn.ask(Tier::Normal, false), ThrottleDecision::Wait);
+        assert_eq!(turn.decide(Tier::Normal, false), ThrottleDecision::Defer);
         assert!(
             throttle.as_ref().unwrap().until.unwrap()
                 > Instant::now() + Duration::from_millis(1200),
@@ -227,27 +229,30 @@ mod tests {
         let mut turn = ThrottlePass::new(None, LoadLevel::Thin, &mut throttle).unwrap();
         assert_eq!(
             ask(&mut turn, Tier::Telemetry, false, 2),
-            [ThrottleDecision::Give, ThrottleDecision::PassBy]
+            [ThrottleDecision::Deliver, ThrottleDecision::Skip]
         );
         assert_eq!(
             ask(&mut turn, Tier::Normal, false, 100),
-            [ThrottleDecision::Give; 100]
+            [ThrottleDecision::Deliver; 100]
         );
         turn.now += TELEMETRY_EVERY;
-        assert_eq!(turn.ask(Tier::Telemetry, false), ThrottleDecision::Give);
+        assert_eq!(
+            turn.decide(Tier::Telemetry, false),
+            ThrottleDecision::Deliver
+        );
         for level in [LoadLevel::Shed, LoadLevel::Reject] {
             let mut turn = ThrottlePass::new(None, level, &mut throttle).unwrap();
             assert_eq!(
                 ask(&mut turn, Tier::Telemetry, false, 2),
-                [ThrottleDecision::PassBy; 2]
+                [ThrottleDecision::Skip; 2]
             );
             assert_eq!(
                 ask(&mut turn, Tier::Critical, false, 100),
-                [ThrottleDecision::Give; 100]
+                [ThrottleDecision::Deliver; 100]
             );
             assert_eq!(
                 ask(&mut turn, Tier::Normal, false, 100),
-                [ThrottleDecision::Give; 100]
+                [ThrottleDecision::Deliver; 100]
             );
         }
     }
@@ -265,7 +270,7 @@ mod tests {
             assert_eq!(
                 verdicts
                     .iter()
-                    .filter(|verdict| **verdict == ThrottleDecision::Give)
+                    .filter(|verdict| **verdict == ThrottleDecision::Deliver)
                     .count(),
                 given,
                 "{level:?}"
@@ -278,9 +283,9 @@ mod tests {
         let (permit, mut throttle) = (permit(1, 2), None::<Box<ThrottleState>>);
         let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
         assert!(turn.is_ready() && turn.is_ready());
-        turn.charge();
+        turn.record();
         assert!(turn.is_ready());
-        turn.charge();
+        turn.record();
         assert!(!turn.is_ready());
     }
 }

@@ -134,11 +134,11 @@ impl CoreSubscriptions {
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Wanted { feed, subscribe } => {
+            Change::Subscribe { feed, subscribe } => {
                 self.waiting.feeds.push(feed);
                 self.waiting.subscribe.extend(subscribe);
             }
-            Change::Unwanted { unsubscribe } => {
+            Change::Unsubscribe { unsubscribe } => {
                 for key in unsubscribe {
                     self.subscription_set.remove(key);
                     self.reported_denials.remove(&key);
@@ -207,7 +207,7 @@ impl CoreSubscriptions {
             if is_stale || is_denied().unwrap_or(false) {
                 self.writer.gap_of_feed(feed, GapReason::Upstream, None);
             }
-            self.writer.established(feed);
+            self.writer.confirm_subscribed(feed);
         }
     }
 
@@ -252,7 +252,7 @@ impl CoreSubscriptions {
             let position = Position {
                 tag: self.tag,
                 seq: 0,
-                check: None,
+                fingerprint: None,
             };
             batch.push((
                 *key,

@@ -78,7 +78,7 @@ impl EventDecoder {
         }
         match self.convert(fields, position, received) {
             Received::Event(event) => batch.push(event),
-            Received::Lost(_) => batch.lost(position.seq),
+            Received::TooLarge(_) => batch.lost(position.seq),
         }
     }
 
@@ -105,7 +105,7 @@ impl EventDecoder {
                     bytes = fields.payload.len().max(fields.dropped_bytes),
                     "message too large for an event; reported as a gap"
                 );
-                Received::Lost(fields.subject.into())
+                Received::TooLarge(fields.subject.into())
             },
             Received::Event,
         )

@@ -244,7 +244,7 @@ mod tests {
         let position = Position {
             tag: SourceTag::of_identity("x"),
             seq: 1,
-            check: None,
+            fingerprint: None,
         };
         to_event(fields, position, Instant::now())
     }

@@ -11,7 +11,7 @@ mod reader;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{JetStreamError, Nats};
-use crate::feed::history::{Archive, BoxFuture, Pages, State, Unavailable};
+use crate::feed::archive::{Archive, BoxFuture, Pages, State, Unavailable};
 use crate::nats::decode::decoder::EventDecoder;
 use crate::sse::SourceTag;
 use crate::subject::FilterSet;
@@ -86,7 +86,7 @@ impl Archive for JetStreamArchive {
         })
     }
 
-    fn check(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
             if seq == 0 {
                 return Ok(None); // There is no sequence 0, and the server rejects it.
@@ -120,7 +120,7 @@ impl StreamContext {
     /// Converts an error for readers, and reports a permanent one.
     fn unavailable(self: &Arc<Self>, error: &JetStreamError) -> Unavailable {
         if !error.is_permanent() {
-            return Unavailable::Now(error.explain(&self.stream));
+            return Unavailable::Temporary(error.explain(&self.stream));
         }
         read_health::report(self, error);
         Unavailable::Rejected(error.explain(&self.stream))

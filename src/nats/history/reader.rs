@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{StreamContext, read_health};
-use crate::feed::history::{BoxFuture, Page, Pages, Unavailable};
+use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;
 use crate::nats::jetstream::api::{Api, JetStreamError, StreamState};
@@ -226,11 +226,11 @@ impl HistoryReader {
             }
             range.is_contiguous &= info.sequence == range.through + 1;
             range.through = info.sequence;
-            let check = Some(Position::check_of(info.published));
+            let fingerprint = Some(Position::fingerprint_of(info.published));
             let position = Position {
                 tag,
                 seq: info.sequence,
-                check,
+                fingerprint,
             };
             self.last = Some(position);
             self.context.decoder.take(
@@ -314,7 +314,7 @@ impl HistoryReader {
         let error = match error {
             ReadError::Changed => return Err(Unavailable::Changed),
             ReadError::Unconnected => {
-                return Err(Unavailable::Now("not connected to NATS".to_owned()));
+                return Err(Unavailable::Temporary("not connected to NATS".to_owned()));
             }
             ReadError::JetStreamError(error) => error,
             ReadError::Lost(Lost::Denied(subject)) => JetStreamError::Denied(subject),

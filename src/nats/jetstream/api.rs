@@ -146,7 +146,9 @@ impl Api {
         seen: Position,
     ) -> Result<bool, JetStreamError> {
         match self.stored(stream, seen.seq, None).await {
-            Ok(Some(stored)) => Ok(seen.check == Some(Position::check_of(stored.published))),
+            Ok(Some(stored)) => {
+                Ok(seen.fingerprint == Some(Position::fingerprint_of(stored.published)))
+            }
             // Deleted since, or we are not permitted to read it.
             Ok(None) | Err(JetStreamError::Denied(_)) => Ok(true),
             Err(error) => Err(error),

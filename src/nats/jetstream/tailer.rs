@@ -236,7 +236,7 @@ impl StreamTailer {
         self.caught_up = false;
         self.writer.catch_up();
         self.check.set(Status::Failing(NOT_CAUGHT_UP.to_owned()));
-        self.writer.renew(followed.tag, head, gap);
+        self.writer.start_epoch(followed.tag, head, gap);
         self.followed = Some(*followed);
     }
 
@@ -326,7 +326,7 @@ impl StreamTailer {
             let position = Position {
                 tag: followed.tag,
                 seq: last,
-                check: Some(Position::check_of(info.published)),
+                fingerprint: Some(Position::fingerprint_of(info.published)),
             };
             followed.last = Some(position);
             self.decoder.take(

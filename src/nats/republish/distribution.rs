@@ -223,7 +223,7 @@ impl PositionedMessage {
         };
         match decoder.convert(fields, self.position(tag), self.received) {
             Received::Event(event) => Some(writer.encode(event)),
-            Received::Lost(_) => None,
+            Received::TooLarge(_) => None,
         }
     }
 
@@ -231,7 +231,7 @@ impl PositionedMessage {
         Position {
             tag,
             seq: self.sequence,
-            check: self.published.map(Position::check_of),
+            fingerprint: self.published.map(Position::fingerprint_of),
         }
     }
 }

@@ -160,7 +160,7 @@ impl StreamContext {
             let wait = match self.check_stream().await {
                 Ok(tag) => {
                     attempts = 0;
-                    source.stands(tag);
+                    source.set_ready(tag);
                     check.set(Status::Ok);
                     COMPARE_INTERVAL.mul_f64(0.8 + 0.4 * fastrand::f64())
                 }

@@ -27,7 +27,7 @@ use super::StreamContext;
 use super::distribution::{FeedReceiver, PositionedMessage};
 use super::mapping::Republish;
 use super::sequence::{SequenceStep, SequenceTracker};
-use crate::feed::history::{Page, Pages as _, Unavailable};
+use crate::feed::archive::{Page, Pages as _, Unavailable};
 use crate::feed::{GapReason, RepublishWriter};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::ConnectionState;
@@ -102,7 +102,7 @@ impl RepublishTailer {
         let subscribed = tokio::select! {
             biased;
             () = shutdown.requested() => return,
-            () = writer.unwanted() => return,
+            () = writer.wait_idle() => return,
             subscribed = open::subscribe(&context, &filters) => subscribed,
         };
         let Subscribed {
@@ -154,7 +154,7 @@ impl RepublishTailer {
             tokio::select! {
                 biased; // The connection before its messages.
                 () = shutdown.requested() => return,
-                () = self.writer.unwanted() => return,
+                () = self.writer.wait_idle() => return,
                 () = connection.changed() => self.check_connection(&connection.state()),
                 messages = next(&mut self.receiver) => match messages {
                     Some(messages) => {
@@ -228,7 +228,7 @@ impl RepublishTailer {
     /// Continues with the pending messages after a gap.
     fn skip_with_gap(&mut self) {
         self.context.reported.inc();
-        self.writer.hole(GapReason::Upstream, None);
+        self.writer.gap_before_head(GapReason::Upstream, None);
         self.needs_resync = false;
         self.attempts = 0;
         // Everything missing up to here, and before the next message, is reported.
@@ -305,7 +305,7 @@ impl RepublishTailer {
             }
         }
         self.writer.append_encoded(batch);
-        self.writer.charge(self.tracker.bytes());
+        self.writer.set_external_bytes(self.tracker.bytes());
         Ok(())
     }
 
@@ -338,7 +338,7 @@ impl RepublishTailer {
     fn report_late(&mut self, missed: Option<u64>) {
         tracing::warn!(stream = self.context.config.name, filters = %self.filters, "republished messages lost before already delivered ones; reporting a gap");
         self.context.reported.inc();
-        self.writer.hole(GapReason::Upstream, missed);
+        self.writer.gap_before_head(GapReason::Upstream, missed);
     }
 
     /// Reads what is missing before this message of this subject, and the message.
@@ -417,7 +417,7 @@ impl RepublishTailer {
                     self.needs_resync = true;
                     return Ok(());
                 }
-                Err(Unavailable::Now(why)) => return Err(ReadError::Unread(why)),
+                Err(Unavailable::Temporary(why)) => return Err(ReadError::Unread(why)),
                 Err(Unavailable::Rejected(why)) => return Err(ReadError::Rejected(why)),
             };
             if page.after > self.tracker.head() {
@@ -428,7 +428,7 @@ impl RepublishTailer {
                     self.writer.gap(gap.reason, gap.missed);
                     self.writer.advance(page.after);
                 } else {
-                    self.writer.renew(self.tag, page.after, gap);
+                    self.writer.start_epoch(self.tag, page.after, gap);
                 }
                 self.tracker.advance(page.after);
             }

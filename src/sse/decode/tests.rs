@@ -1,4 +1,4 @@
-//! What the decoder makes of streams, whole and in pieces.
+//! Decoder: streams decoded whole and in pieces.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn decode_in(pieces: &[&[u8]]) -> Vec<Decoded> {
         while let Some(decoded) = decoder.next(&mut rest).unwrap() {
             all.push(decoded);
         }
-        assert!(rest.is_empty(), "a piece is used up");
+        assert!(rest.is_empty(), "a piece is consumed");
     }
     all
 }
@@ -34,7 +34,7 @@ fn position(id: &str) -> Decoded {
 }
 
 #[test]
-fn the_examples_of_the_standard_mean_what_it_says() {
+fn examples_of_the_standard_decode_as_specified() {
     assert_eq!(
         decode("data: YHOO\ndata: +2\ndata: 10\n\n"),
         [event("", "message", "YHOO\n+2\n10")]
@@ -60,7 +60,7 @@ fn the_examples_of_the_standard_mean_what_it_says() {
 }
 
 #[test]
-fn a_block_with_only_an_id_moves_the_position() {
+fn block_with_only_an_id_sets_the_position() {
     assert_eq!(
         decode("retry: 1500\nid: a-7-ff\n\n"),
         [
@@ -71,7 +71,7 @@ fn a_block_with_only_an_id_moves_the_position() {
 }
 
 #[test]
-fn a_block_with_only_a_name_means_nothing_and_its_name_is_forgotten() {
+fn block_with_only_a_name_is_ignored_and_its_name_is_reset() {
     assert_eq!(
         decode("event: created\n\ndata: x\n\n"),
         [event("", "message", "x")]
@@ -79,7 +79,7 @@ fn a_block_with_only_a_name_means_nothing_and_its_name_is_forgotten() {
 }
 
 #[test]
-fn an_id_stays_until_another_comes_and_an_empty_one_resets_it() {
+fn id_remains_until_another_and_an_empty_one_resets_it() {
     assert_eq!(
         decode("id: 7\ndata: a\n\ndata: b\n\nid:\ndata: c\n\n"),
         [
@@ -91,7 +91,7 @@ fn an_id_stays_until_another_comes_and_an_empty_one_resets_it() {
 }
 
 #[test]
-fn an_event_without_an_id_keeps_the_position_of_the_connection_before() {
+fn event_without_id_keeps_the_position_of_the_previous_connection() {
     let mut decoder = Decoder::new(100, "a-7");
     assert_eq!(
         decoder.next(&mut &b"data: x\n\n"[..]),
@@ -126,7 +126,7 @@ fn lines_end_with_lf_cr_or_both() {
 }
 
 #[test]
-fn an_event_is_told_at_its_cr_without_waiting_for_an_lf() {
+fn event_is_dispatched_at_cr_without_waiting_for_lf() {
     assert_eq!(decode_in(&[b"data: x\r\n\r"]), [event("", "message", "x")]);
     assert_eq!(
         decode_in(&[b"data: x\r\n\r", b"\n", b"data: y\n\n"]),
@@ -135,7 +135,7 @@ fn an_event_is_told_at_its_cr_without_waiting_for_an_lf() {
 }
 
 #[test]
-fn a_byte_order_mark_is_dropped_at_the_beginning_and_nowhere_else() {
+fn byte_order_mark_is_dropped_only_at_the_start() {
     let expected = [event("", "message", "x")];
     assert_eq!(decode("\u{feff}data: x\n\n"), expected);
     assert_eq!(decode_in(&[b"\xEF", b"\xBB", b"\xBFdata: x\n\n"]), expected);
@@ -148,7 +148,7 @@ fn a_byte_order_mark_is_dropped_at_the_beginning_and_nowhere_else() {
 }
 
 #[test]
-fn bytes_that_are_no_utf8_are_replaced() {
+fn invalid_utf8_is_replaced() {
     assert_eq!(
         decode_in(&[b"data: a\xFFb\n\n"]),
         [event("", "message", "a\u{FFFD}b")]
@@ -156,7 +156,7 @@ fn bytes_that_are_no_utf8_are_replaced() {
 }
 
 #[test]
-fn what_stands_after_the_last_blank_line_is_not_an_event() {
+fn block_without_a_blank_line_is_not_dispatched() {
     assert_eq!(
         decode("id: 1\ndata: a\n\nid: 2\ndata: b\n"),
         [event("1", "message", "a")]
@@ -164,7 +164,7 @@ fn what_stands_after_the_last_blank_line_is_not_an_event() {
 }
 
 #[test]
-fn an_event_over_the_limit_is_an_error_however_it_comes() {
+fn event_over_the_limit_is_an_error_in_any_pieces() {
     let limit = 64;
     let one_line = format!("data: {}\n\n", "x".repeat(70));
     let many_lines = "data: x\n".repeat(70);
@@ -182,7 +182,7 @@ fn an_event_over_the_limit_is_an_error_however_it_comes() {
 }
 
 #[test]
-fn the_limit_counts_for_each_event_anew() {
+fn limit_applies_to_each_event() {
     let mut decoder = Decoder::new(64, "");
     for _ in 0..1000 {
         let mut rest = &b": comment\nid: 1\ndata: twenty bytes of data\n\n"[..];
@@ -195,7 +195,7 @@ fn the_limit_counts_for_each_event_anew() {
 
 proptest! {
     #[test]
-    fn a_stream_means_the_same_in_whatever_pieces_it_comes(
+    fn decoding_does_not_depend_on_the_pieces(
         lines in prop::collection::vec("(data|id|event|retry|x|)(: ?|)[a-c0-9\u{feff}é:]{0,5}(\n|\r|\r\n|\n\n)", 0..30),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {

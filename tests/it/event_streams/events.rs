@@ -314,7 +314,7 @@ proptest! {
     ) {
         let (mut wire, mut expected) = (Vec::new(), Vec::new());
         for (seq, (payload, name)) in (1..).zip(&payloads) {
-            let position = Position { tag: SourceTag::of_identity("t"), seq, check: Some(7) };
+            let position = Position { tag: SourceTag::of_identity("t"), seq, fingerprint: Some(7) };
             let name = name.as_deref().and_then(EventName::parse);
             let frame = Frame::event(name.as_ref(), payload, position).bytes().to_vec();
             wire.extend_from_slice(&frame);

@@ -115,7 +115,7 @@ impl EventStream {
                 .await;
             if matches!(opened, Err(OpenError::Rejected)) && !tells_status {
                 // The past cannot be read; what comes next perhaps can.
-                let start = Start::Lost(GapReason::Rejected);
+                let start = Start::Unknown(GapReason::Rejected);
                 opened = source.source.open(filters, &route.options, start).await;
             }
             let opened = opened.map_err(|error| match error {
@@ -147,7 +147,7 @@ impl EventStream {
         if tells_status && is_expired(&outcomes) {
             return Err(RejectionCode::LastEventIdExpired.into());
         }
-        let probes = cursors.iter().map(Cursor::standing).collect();
+        let probes = cursors.iter().map(Cursor::probe).collect();
         let client = Client {
             can_come_back: is_named && route.is_resumable_elsewhere(),
             name: client,
@@ -260,7 +260,7 @@ fn start(
     };
     Ok(match id {
         None => Start::Live,
-        Some(Err(_)) => Start::Lost(GapReason::Invalid),
-        Some(Ok(id)) => id.find(tag).map_or(Start::Lost(lost), Start::After),
+        Some(Err(_)) => Start::Unknown(GapReason::Invalid),
+        Some(Ok(id)) => id.find(tag).map_or(Start::Unknown(lost), Start::After),
     })
 }

@@ -149,7 +149,7 @@ impl RepublishTailer {
 
     /// Returns true if JetStream still holds the event that was delivered last.
     async fn is_last_unchanged(&self, state: &StreamState) -> Result<bool, JetStreamError> {
-        let Some(last) = self.last.filter(|last| last.check.is_some()) else {
+        let Some(last) = self.last.filter(|last| last.fingerprint.is_some()) else {
             return Ok(true);
         };
         if !(state.first_seq..=state.last_seq).contains(&last.seq) {
@@ -201,7 +201,7 @@ impl RepublishTailer {
     /// Reports that the next events do not follow the delivered ones.
     fn start_epoch(&mut self, tag: SourceTag, head: u64, reason: GapReason) {
         tracing::warn!(stream = self.context.config.name, filters = %self.filters, ?reason, after = head, "gap in feed");
-        self.writer.renew(
+        self.writer.start_epoch(
             tag,
             head,
             Gap {
