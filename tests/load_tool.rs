@@ -1,6 +1,9 @@
-//! The load tool's own judgement: it must see what is missing, doubled, late or cut anywhere, or its zeros mean nothing.
+//! Tests of the load tool: it must notice every event that is missing, duplicated or late.
+//!
+//! Otherwise a report without faults would mean nothing. The tests include the tool's parsers, its
+//! medians and the verdicts of the guard as modules.
 
-// The tool uses more of these than the tests do.
+// The tests use only a part of this module.
 #[allow(dead_code)]
 #[path = "../benches/load/report.rs"]
 mod report;
@@ -25,7 +28,7 @@ fn orders(numbers: &[u64]) -> Vec<Order> {
 }
 
 #[test]
-fn numbers_in_a_row_are_in_order_wherever_they_begin() {
+fn consecutive_numbers_are_in_order_from_any_first_number() {
     assert!(
         orders(&[7, 8, 9, 10])
             .iter()
@@ -34,7 +37,7 @@ fn numbers_in_a_row_are_in_order_wherever_they_begin() {
 }
 
 #[test]
-fn a_jump_is_a_hole_of_as_many_as_are_missing() {
+fn jump_is_a_hole_with_the_count_of_missing_numbers() {
     assert_eq!(
         orders(&[1, 5, 6]),
         [Order::Next, Order::Hole(3), Order::Next]
@@ -46,7 +49,7 @@ fn a_jump_is_a_hole_of_as_many_as_are_missing() {
 }
 
 #[test]
-fn one_that_fills_a_hole_is_late_and_a_duplicate_the_second_time() {
+fn number_that_fills_a_hole_is_late_and_then_a_duplicate() {
     assert_eq!(
         orders(&[1, 4, 2, 2, 3]),
         [
@@ -60,7 +63,7 @@ fn one_that_fills_a_hole_is_late_and_a_duplicate_the_second_time() {
 }
 
 #[test]
-fn a_repeated_number_is_a_duplicate_however_long_ago_it_was() {
+fn repeated_number_is_a_duplicate_at_any_distance() {
     assert_eq!(orders(&[1, 2, 2])[2], Order::Duplicate);
     let mut numbers: Vec<u64> = (1..=100).collect();
     numbers.push(3);
@@ -68,7 +71,7 @@ fn a_repeated_number_is_a_duplicate_however_long_ago_it_was() {
 }
 
 #[test]
-fn who_comes_back_misses_what_is_not_the_next_number_and_notices_what_it_had() {
+fn returning_client_notices_holes_and_duplicates() {
     let mut sequence = Sequence::after(7);
     assert_eq!(
         [7, 9, 8].map(|number| sequence.observe(number)),
@@ -78,7 +81,7 @@ fn who_comes_back_misses_what_is_not_the_next_number_and_notices_what_it_had() {
 }
 
 #[test]
-fn a_stamp_is_read_back_from_a_payload_of_the_asked_size() {
+fn stamp_is_parsed_from_a_payload_of_the_requested_size() {
     let stamp = Stamp {
         sent: now(),
         sequence: 42,
@@ -92,13 +95,13 @@ fn a_stamp_is_read_back_from_a_payload_of_the_asked_size() {
 }
 
 #[test]
-fn a_stamp_that_is_cut_is_no_stamp() {
+fn truncated_stamp_is_not_parsed() {
     let payload = Stamp {
         sent: u64::MAX,
         sequence: u64::MAX,
     }
     .payload(0);
-    // Up to the comma behind the sequence, which `"p":""}` follows.
+    // Up to the comma after the sequence; `"p":""}` follows it.
     let end = payload.len() - 8;
     assert!(Stamp::parse(&payload[..=end]).is_some());
     for cut in 0..=end {
@@ -115,7 +118,7 @@ fn expected() -> Vec<Seen> {
         order,
         id,
     };
-    // The last event has no blank line yet.
+    // The last event is incomplete: its blank line is missing.
     vec![
         event(10, 1, Order::Next, true),
         Seen::Heartbeat,
@@ -125,7 +128,7 @@ fn expected() -> Vec<Seen> {
 }
 
 #[test]
-fn events_are_seen_wherever_the_bytes_are_cut() {
+fn events_are_parsed_from_pieces_cut_anywhere() {
     for cut in 0..STREAM.len() {
         let (mut reader, mut seen) = (EventReader::new(), Vec::new());
         for piece in [&STREAM[..cut], &STREAM[cut..]] {
@@ -136,7 +139,7 @@ fn events_are_seen_wherever_the_bytes_are_cut() {
 }
 
 #[test]
-fn who_remembers_has_the_last_id_wherever_the_bytes_are_cut() {
+fn last_id_is_stored_from_pieces_cut_anywhere() {
     for cut in 0..STREAM.len() {
         let mut reader = EventReader::remembering();
         reader.push(&STREAM.as_bytes()[..cut], &mut |_| {});
@@ -173,7 +176,7 @@ fn body(pieces: &[&[u8]]) -> Result<(String, bool), Fault> {
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nDate: x\r\n\r\n5\r\nhello\r\n1a;x=y\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n";
 
 #[test]
-fn chunk_framing_is_taken_off_wherever_the_bytes_are_cut() {
+fn chunk_framing_is_removed_from_pieces_cut_anywhere() {
     for cut in 0..CHUNKED.len() {
         let expected = ("helloabcdefghijklmnopqrstuvwxyz".to_owned(), true);
         assert_eq!(
@@ -185,7 +188,7 @@ fn chunk_framing_is_taken_off_wherever_the_bytes_are_cut() {
 }
 
 #[test]
-fn a_body_without_chunks_goes_on_to_the_end_of_the_connection() {
+fn body_without_chunks_lasts_until_the_connection_ends() {
     assert_eq!(
         body(&[b"HTTP/1.0 200 OK\r\n\r\nab", b"5\r\n"]),
         Ok(("ab5\r\n".to_owned(), false))
@@ -193,7 +196,7 @@ fn a_body_without_chunks_goes_on_to_the_end_of_the_connection() {
 }
 
 #[test]
-fn a_refusal_and_a_broken_response_are_faults() {
+fn rejection_and_malformed_response_are_faults() {
     assert_eq!(
         body(&[b"HTTP/1.1 503 Service Unavailable\r\n\r\n"]),
         Err(Fault::Status(503))
@@ -209,7 +212,7 @@ fn a_refusal_and_a_broken_response_are_faults() {
 }
 
 #[test]
-fn the_median_is_taken_of_every_number_by_itself() {
+fn median_is_computed_for_each_number() {
     let runs = [
         json!({"a": {"b": 3}, "c": 1.5, "d": "x"}),
         json!({"a": {"b": 9}, "c": 0.5, "d": "y"}),
