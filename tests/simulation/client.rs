@@ -1,4 +1,9 @@
-//! One client: its cursor, what it knows, and what it must be given or told next.
+//! Model of one client: its cursor, the events it has, and what it has to receive next.
+//!
+//! After each read the model compares every item with the history of the client's pod: an event is
+//! one that was published, in order, without duplicates, and everything skipped in between was
+//! reported as a gap with the right count. The model is exact while the client reads the window.
+//! After it has read the archive it is looser, because deleted messages need no report.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +16,7 @@ use sidestream::feed::{
 use sidestream::sse::{Position, Tier};
 use sidestream::subject::FilterSet;
 
-use super::courier::ChanceOutlet;
+use super::dispatcher::RandomSink;
 use super::items::{self, Seen};
 use super::pod::{Entry, Kind, Pod};
 use super::source::{Fate, Source, fingerprint, lock, payload};
@@ -35,30 +40,30 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) pod: usize,
     pub(crate) filters: FilterSet,
-    pub(crate) profile: Arc<FeedOptions>,
+    pub(crate) options: Arc<FeedOptions>,
     pub(crate) cursor: Cursor,
-    /// The id that it would come back with.
+    /// Event id that it would reconnect with.
     pub(crate) position: Position,
     pub(crate) wakes: Arc<Wakes>,
-    outlet: Arc<ChanceOutlet>,
-    /// Set by a read that found nothing: the wakes until then.
-    waits_since: Option<u64>,
-    /// It has, or was told of, everything up to this number of this epoch.
+    sink: Arc<RandomSink>,
+    /// Wake count at the last read that returned nothing.
+    idle_since: Option<u64>,
+    /// Everything up to this sequence number of this epoch was delivered or reported.
     epoch: usize,
     seq: u64,
-    /// And everything of the history before this place.
+    /// So was everything before this index of the history.
     next: usize,
-    /// Missed as `Slow` gaps said, but not yet seen to be missing.
+    /// Events reported by `Slow` gaps, and not yet matched with the history.
     slow: u64,
-    /// Missed as the `Conflated` gap of this read said, but not yet seen to be missing.
+    /// Events reported by the `Conflated` gap of this read, and not yet matched.
     conflated: u64,
-    /// Where in the history this read passed something by.
-    passed: Vec<usize>,
-    /// It was told that an unknown number is missing: anything later may follow.
-    is_loose: bool,
-    /// It came with a position that its pod has not reached yet.
+    /// Indexes of the history that this read skipped.
+    skipped_entries: Vec<usize>,
+    /// A gap without a count was reported: anything later may follow.
+    is_uncertain: bool,
+    /// It opened with a position that its pod has not reached yet.
     is_ahead: bool,
-    /// It has read the archive since it was last seen in the window.
+    /// It has read the archive since it was last known to be in the window.
     has_replayed: bool,
 }
 
@@ -66,7 +71,7 @@ impl Client {
     pub(crate) fn new(
         number: usize,
         (at, pod): (usize, &Pod),
-        (filters, profile): (FilterSet, Arc<FeedOptions>),
+        (filters, options): (FilterSet, Arc<FeedOptions>),
         cursor: Cursor,
         outcome: Outcome,
     ) -> Self {
@@ -75,41 +80,45 @@ impl Client {
             number,
             pod: at,
             filters,
-            profile,
+            options,
             has_replayed: cursor.is_replaying(),
             position,
             cursor,
             wakes: Arc::default(),
-            outlet: Arc::default(),
-            waits_since: None,
+            sink: Arc::default(),
+            idle_since: None,
             epoch: pod.epoch,
             seq: position.seq,
             next: pod.epoch_place(),
             slow: 0,
             conflated: 0,
-            passed: Vec::new(),
-            is_loose: false,
+            skipped_entries: Vec::new(),
+            is_uncertain: false,
             is_ahead: position.seq > pod.head,
         };
         assert_eq!(
             position.tag, pod.tag,
-            "a position is of the present numbers"
+            "a position belongs to the current epoch"
         );
-        client.cursor.set_sink(client.outlet.clone());
+        client.cursor.set_sink(client.sink.clone());
         let is_live = match outcome {
             Outcome::Live => true,
             Outcome::Gap(gap) => gap.reason != GapReason::Expired,
             Outcome::Window | Outcome::Archive => false,
         };
         if is_live {
-            assert_eq!(position.seq, pod.head, "what is live begins at the head");
+            assert_eq!(position.seq, pod.head, "a live start is at the head");
             client.next = pod.history.len();
         }
         client
     }
 
-    /// What of the history it is still owed.
-    fn owed<'p>(&'p self, pod: &'p Pod, until: usize) -> impl Iterator<Item = (usize, &'p Entry)> {
+    /// Entries of the history that it has not received.
+    fn unreceived<'p>(
+        &'p self,
+        pod: &'p Pod,
+        until: usize,
+    ) -> impl Iterator<Item = (usize, &'p Entry)> {
         pod.history[..until]
             .iter()
             .enumerate()
@@ -119,35 +128,40 @@ impl Client {
                     let is_new = entry.epoch != self.epoch || entry.position.seq > self.seq;
                     is_new && self.filters.matches(subject)
                 }
-                // A gap stands behind its position: whoever has what comes behind it needs not be told.
+                // A gap lies after its position: a client with a later event does not need it.
                 Kind::Gap(_) => entry.epoch != self.epoch || entry.position.seq >= self.seq,
                 Kind::Begin(_) => entry.epoch != self.epoch || entry.position.seq > self.seq,
             })
     }
 
-    /// Takes what it was given past its reading; its cursor does not know of that before it follows.
+    /// Takes events that were sent directly; its cursor learns of them in `resync`.
     pub(crate) fn receive(&mut self, pod: &Pod) {
-        for (text, position) in self.outlet.take(self.position.tag) {
+        for (text, position) in self.sink.take(self.position.tag) {
             assert!(
-                self.waits_since.is_some(),
-                "{self}: was handed {position} while it did not wait"
+                self.idle_since.is_some(),
+                "{self}: was sent {position} while it was not idle"
             );
             self.take_event(pod, &text, position, None);
         }
         assert_eq!(
             self.cursor.probe().position(),
             Some(self.position),
-            "{self}: where it was handed to"
+            "{self}: position after direct sends"
         );
     }
 
-    fn follow(&mut self) {
-        self.outlet.close();
+    fn resync(&mut self) {
+        self.sink.close();
         self.cursor.resync();
-        assert_eq!(self.cursor.position(), self.position, "{self}: follows");
+        assert_eq!(
+            self.cursor.position(),
+            self.position,
+            "{self}: position after resync"
+        );
     }
 
-    /// Reads once, as one that was slow until now if it was, and fingerprints everything that the read says.
+    /// Reads once, as a slow client with `slow`, and checks everything that the read
+    /// returns.
     pub(crate) fn read(
         &mut self,
         pod: &Pod,
@@ -155,32 +169,32 @@ impl Client {
         slow: Option<&Slow>,
         now: Instant,
     ) -> Poll<Read> {
-        self.follow();
+        self.resync();
         let mut batch = items::batch();
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
         let mut context = Context::from_waker(&waker);
-        let mut relief = slow.map(|slow| Shedder::new(slow, self.cursor.probe().lag(now).events));
-        let read = match &mut relief {
+        let mut shedder = slow.map(|slow| Shedder::new(slow, self.cursor.probe().lag(now).events));
+        let read = match &mut shedder {
             None => self.cursor.poll_read(&mut context, &mut batch, budget),
-            Some(relief) => self
+            Some(shedder) => self
                 .cursor
-                .poll_read_slow(&mut context, &mut batch, budget, relief),
+                .poll_read_slow(&mut context, &mut batch, budget, shedder),
         };
         let seen = items::unfold(&batch);
-        let spared = self.spared(pod, slow, relief.as_ref(), &seen);
-        self.passed.clear();
+        let expected_skips = self.expected_skips(pod, slow, shedder.as_ref(), &seen);
+        self.skipped_entries.clear();
         let is_replaying = self.cursor.is_replaying();
         self.has_replayed |= was_replaying || is_replaying;
-        self.waits_since = None;
+        self.idle_since = None;
         let events = seen
             .iter()
             .filter(|seen| matches!(seen, Seen::Event { .. }))
             .count();
         assert!(
-            self.has_replayed || events <= self.profile.window.events,
+            self.has_replayed || events <= self.options.window.events,
             "{self}: {events} events in a window of {}",
-            self.profile.window.events
+            self.options.window.events
         );
         let mut bytes = 0;
         for seen in &seen {
@@ -195,26 +209,26 @@ impl Client {
                     self.take_event(pod, text, *position, *tier);
                 }
                 Seen::Gap { gap, position } => {
-                    self.take_gap(pod, *gap, *position, relief.is_some())
+                    self.take_gap(pod, *gap, *position, shedder.is_some())
                 }
             }
         }
-        if let Some(spared) = spared {
+        if let Some(expected_skips) = expected_skips {
             assert_eq!(
-                self.passed, spared,
-                "{self}: passed by, and by the rules of {slow:?}"
+                self.skipped_entries, expected_skips,
+                "{self}: skipped, and expected by {slow:?}"
             );
         }
         self.conflated = 0;
         assert_eq!(
             self.cursor.position(),
             self.position,
-            "{self}: the position is the last item's"
+            "{self}: position of the last item"
         );
         assert_eq!(
             self.cursor.probe().position(),
             Some(self.position),
-            "{self}: seen from outside too"
+            "{self}: position in the probe"
         );
         if self.has_replayed && !is_replaying && read == Poll::Pending {
             self.assert_has_all(pod);
@@ -223,23 +237,26 @@ impl Client {
         }
         match read {
             Poll::Ready(Read::Some) => {
-                assert!(!batch.items.is_empty(), "{self}: a read brings something")
+                assert!(
+                    !batch.items.is_empty(),
+                    "{self}: a ready read returns items"
+                )
             }
             Poll::Ready(Read::Ended) => self.assert_has_all(pod),
             Poll::Pending => {
                 assert!(
                     batch.items.is_empty(),
-                    "{self}: a read that waits brings nothing"
+                    "{self}: a pending read returns nothing"
                 );
-                self.waits_since = Some(self.wakes.count());
+                self.idle_since = Some(self.wakes.count());
                 if self.cursor.is_waiting() {
-                    self.outlet.open();
+                    self.sink.open();
                 }
                 if !is_replaying {
                     self.assert_has_all(pod);
                     assert!(
                         self.cursor.is_caught_up(),
-                        "{self}: waits only when caught up"
+                        "{self}: is idle only when caught up"
                     );
                 }
             }
@@ -247,18 +264,18 @@ impl Client {
         read
     }
 
-    /// Where in the history a slow reader was to be spared something, by the rules; nothing where the model does not
-    /// know what was in its window.
-    fn spared(
+    /// Indexes of the history that the rules for slow clients skip; `None` if the model does not
+    /// know the content of the window.
+    fn expected_skips(
         &self,
         pod: &Pod,
         slow: Option<&Slow>,
-        relief: Option<&Shedder>,
+        shedder: Option<&Shedder>,
         seen: &[Seen],
     ) -> Option<Vec<usize>> {
-        let (slow, relief) = (slow?, relief?);
+        let (slow, shedder) = (slow?, shedder?);
         assert!(
-            relief.skipped().all(|(tier, _)| tier != Tier::Critical),
+            shedder.skipped().all(|(tier, _)| tier != Tier::Critical),
             "{self}: critical events are never skipped"
         );
         let gaps = || {
@@ -270,18 +287,21 @@ impl Client {
                 }
             })
         };
-        let is_told = |gap: &&Gap| matches!(gap.reason, GapReason::Slow | GapReason::Conflated);
-        let told: u64 = gaps().filter(is_told).filter_map(|gap| gap.missed).sum();
-        let skipped: u64 = relief.skipped().map(|(_, count)| count).sum();
-        let is_elsewhere = gaps().any(|gap| !is_told(&gap) || gap.missed.is_none());
-        // From the archive nothing is spared.
+        let is_shed_gap = |gap: &&Gap| matches!(gap.reason, GapReason::Slow | GapReason::Conflated);
+        let reported: u64 = gaps()
+            .filter(is_shed_gap)
+            .filter_map(|gap| gap.missed)
+            .sum();
+        let skipped: u64 = shedder.skipped().map(|(_, count)| count).sum();
+        let is_elsewhere = gaps().any(|gap| !is_shed_gap(&gap) || gap.missed.is_none());
+        // Nothing is skipped in the archive.
         let is_replaying = self.has_replayed || self.cursor.is_replaying();
         let is_unclear =
-            is_replaying || self.is_ahead || self.is_loose || self.slow > 0 || is_elsewhere;
-        if is_unclear || told != skipped {
+            is_replaying || self.is_ahead || self.is_uncertain || self.slow > 0 || is_elsewhere;
+        if is_unclear || reported != skipped {
             assert!(
-                told >= skipped,
-                "{self}: skipped {skipped} and told of {told}"
+                reported >= skipped,
+                "{self}: skipped {skipped} and reported {reported}"
             );
             return None;
         }
@@ -290,34 +310,34 @@ impl Client {
             Seen::Gap { .. } => None,
         })?;
         let events: Vec<(usize, &str)> = self
-            .owed(pod, pod.history.len())
+            .unreceived(pod, pod.history.len())
             .filter_map(|(place, entry)| match &entry.kind {
                 Kind::Event { subject, .. } => Some((place, &**subject)),
                 Kind::Gap(_) | Kind::Begin(_) => None,
             })
             .collect();
-        let mut spared = Vec::new();
+        let mut expected_skips = Vec::new();
         for (nth, (place, subject)) in events.iter().enumerate() {
             let waiting = (events.len() - nth) as u64;
             let is_newest = || !events[nth + 1..].iter().any(|(_, other)| other == subject);
-            let is_spared = match (slow.policy, self.tier(subject)) {
+            let is_skipped = match (slow.policy, self.tier(subject)) {
                 (SlowPolicy::Disconnect, _) | (_, Tier::Critical) => false,
                 (SlowPolicy::Conflate, _) => !is_newest(),
                 (SlowPolicy::Shed, Tier::Telemetry) => waiting as f64 > slow.lag as f64 / 4.0,
                 (SlowPolicy::Shed, Tier::Normal) => waiting as f64 > slow.lag as f64 * 3.0 / 4.0,
             };
-            if is_spared {
-                spared.push(*place);
+            if is_skipped {
+                expected_skips.push(*place);
             } else if pod.history[*place].position == last {
                 break;
             }
         }
-        Some(spared)
+        Some(expected_skips)
     }
 
     fn tier(&self, subject: &str) -> Tier {
         let rule = self
-            .profile
+            .options
             .priority
             .iter()
             .find(|(filter, _)| filter.matches(subject));
@@ -327,7 +347,7 @@ impl Client {
     fn take_event(&mut self, pod: &Pod, text: &str, position: Position, tier: Option<Tier>) {
         let place = (self.next..pod.history.len()).find(|place| {
             let entry = &pod.history[*place];
-            (entry.epoch == self.epoch || self.is_loose)
+            (entry.epoch == self.epoch || self.is_uncertain)
                 && entry.position == position
                 && matches!(entry.kind, Kind::Event { .. })
         });
@@ -337,7 +357,7 @@ impl Client {
             _ => {
                 assert!(
                     self.has_replayed,
-                    "{self}: {position} is not in the history behind its place"
+                    "{self}: {position} is not in the rest of the history"
                 );
                 let record = source.published.get(&position);
                 let record =
@@ -349,18 +369,18 @@ impl Client {
         assert_eq!(text, expected, "{self}: one position has one content");
         assert!(
             self.filters.matches(&subject),
-            "{self}: {subject} was not asked for"
+            "{self}: {subject} was not requested"
         );
         assert_eq!(tier.unwrap_or(self.tier(&subject)), self.tier(&subject));
-        if let Some(place) = place.filter(|_| self.is_loose) {
+        if let Some(place) = place.filter(|_| self.is_uncertain) {
             (self.epoch, self.seq, self.next) = (pod.history[place].epoch, position.seq - 1, place);
-            (self.slow, self.is_loose) = (0, false);
+            (self.slow, self.is_uncertain) = (0, false);
         }
         assert!(
             position.seq > self.seq,
-            "{self}: {position} came twice or too late"
+            "{self}: {position} is a duplicate or out of order"
         );
-        self.pass(pod, &source, place.unwrap_or(self.next), position.seq - 1);
+        self.skip_to(pod, &source, place.unwrap_or(self.next), position.seq - 1);
         (self.seq, self.position) = (position.seq, position);
         if let Some(place) = place {
             self.next = place + 1;
@@ -373,7 +393,7 @@ impl Client {
         if gap.reason == GapReason::Conflated {
             assert!(
                 is_slow && position == self.position,
-                "{self}: a slow reader stays where it is"
+                "{self}: a gap for a slow client does not advance it"
             );
             self.conflated += gap.missed.expect("a count");
             return;
@@ -381,14 +401,14 @@ impl Client {
         if gap.reason == GapReason::Slow {
             return self.take_slow(pod, gap, position, is_slow);
         }
-        let mut told = pod
+        let mut reported = pod
             .history
             .iter()
             .enumerate()
             .skip(self.next)
             .filter(|(_, entry)| match entry.kind {
                 Kind::Gap(known) => {
-                    (entry.epoch == self.epoch || self.is_loose)
+                    (entry.epoch == self.epoch || self.is_uncertain)
                         && known == gap
                         && entry.position.seq == position.seq
                 }
@@ -398,21 +418,21 @@ impl Client {
                 }
                 Kind::Event { .. } => false,
             });
-        let first = told.next();
-        // Several beginnings may look the same: which of them it was is seen by what follows.
-        let is_unclear = (self.is_loose || self.has_replayed) && told.next().is_some();
+        let first = reported.next();
+        // Several epochs may start with the same gap; the next item shows which one it was.
+        let is_unclear = (self.is_uncertain || self.has_replayed) && reported.next().is_some();
         match first {
             Some((place, entry)) => {
                 let begins = entry.epoch != self.epoch;
-                if self.is_loose || (begins && self.has_replayed) {
-                    (self.slow, self.is_loose) = (0, false); // What it was reading is gone with its source.
+                if self.is_uncertain || (begins && self.has_replayed) {
+                    (self.slow, self.is_uncertain) = (0, false); // Its events are gone with the source.
                 } else {
                     let through = if matches!(entry.kind, Kind::Begin(_)) {
                         self.seq
                     } else {
                         position.seq
                     };
-                    self.pass(pod, &source, place, through);
+                    self.skip_to(pod, &source, place, through);
                 }
                 self.seq = if begins {
                     position.seq
@@ -421,10 +441,10 @@ impl Client {
                 };
                 (self.epoch, self.next) = (entry.epoch, place + 1);
                 self.is_ahead &= !begins;
-                self.is_loose |= is_unclear;
+                self.is_uncertain |= is_unclear;
             }
             None if gap.reason == GapReason::Recreated && self.has_replayed => {
-                // The archive knew before the tail.
+                // The archive knew of the change before the tailer.
                 assert!(
                     pod.generation != Some(source.generation),
                     "{self}: not recreated"
@@ -436,7 +456,7 @@ impl Client {
                 assert_eq!(
                     gap.reason,
                     GapReason::Expired,
-                    "{self}: nobody told {gap:?} at {position}"
+                    "{self}: unexpected {gap:?} at {position}"
                 );
                 assert!(
                     self.has_replayed && position.seq >= self.seq,
@@ -447,7 +467,7 @@ impl Client {
                 if is_present {
                     self.seq = self.seq.max(position.seq.min(source.first_seq - 1));
                 }
-                self.pass(pod, &source, self.next, position.seq);
+                self.skip_to(pod, &source, self.next, position.seq);
                 self.seq = position.seq;
             }
         }
@@ -457,42 +477,47 @@ impl Client {
     fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {
         assert_eq!(
             position, self.position,
-            "{self}: a slow reader stays where it is"
+            "{self}: a gap for a slow client does not advance it"
         );
         assert_ne!(gap.missed, Some(0), "{self}: {gap:?}");
         let begins = |(_, entry): &(usize, &Entry)| matches!(&entry.kind, Kind::Begin(gap) if gap.missed.is_none());
-        // One beginning is told as what it is; of several the last is.
-        let is_unknown = self.owed(pod, pod.history.len()).filter(begins).count() > 1;
+        // A single epoch is reported as such; of several only the last one is.
+        let is_unknown = self
+            .unreceived(pod, pod.history.len())
+            .filter(begins)
+            .count()
+            > 1;
         assert!(
             gap.missed.is_some() || is_unknown,
-            "{self}: how many are missing is known"
+            "{self}: the count of missing events is known"
         );
         if !is_slow
             && pod.is_roomy()
-            && self.profile.event.is_some()
+            && self.options.event.is_some()
             && !self.has_replayed
             && !self.is_ahead
         {
-            // Of this profile only the number of events is small.
-            let owed = self
-                .owed(pod, pod.history.len())
+            // With these options only the number of events is limited.
+            let unreceived = self
+                .unreceived(pod, pod.history.len())
                 .map(|(_, entry)| match entry.kind {
                     Kind::Event { .. } => 1,
                     Kind::Gap(gap) | Kind::Begin(gap) => gap.missed.unwrap_or_default(),
                 });
-            let (owed, most) = (owed.sum::<u64>(), self.profile.window.events as u64);
-            let told = self.slow + gap.missed.unwrap_or_default();
+            let (unreceived, most) = (unreceived.sum::<u64>(), self.options.window.events as u64);
+            let reported = self.slow + gap.missed.unwrap_or_default();
             assert!(
-                owed >= told + most,
-                "{self}: {gap:?} of {owed} with a window of {most}"
+                unreceived >= reported + most,
+                "{self}: {gap:?} of {unreceived} with a window of {most}"
             );
         }
         self.slow += gap.missed.unwrap_or_default();
-        self.is_loose |= gap.missed.is_none();
+        self.is_uncertain |= gap.missed.is_none();
     }
 
-    /// Passes by what lies before `place` in the history and up to `through` at the source: it must have been told.
-    fn pass(&mut self, pod: &Pod, source: &Source, place: usize, through: u64) {
+    /// Skips the entries before `place` and up to `through` at the source, all of which must have
+    /// been reported.
+    fn skip_to(&mut self, pod: &Pod, source: &Source, place: usize, through: u64) {
         let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
         let fate = |seq| {
             source
@@ -500,11 +525,11 @@ impl Client {
                 .get(&seq)
                 .map_or(Fate::Expired, |record| record.fate)
         };
-        let (mut missed, mut told) = (0, self.seq);
-        let mut passed = Vec::new();
-        for (at, entry) in self.owed(pod, place.max(self.next)) {
+        let (mut missed, mut reported) = (0, self.seq);
+        let mut skipped_entries = Vec::new();
+        for (at, entry) in self.unreceived(pod, place.max(self.next)) {
             if matches!(entry.kind, Kind::Event { .. }) {
-                passed.push(at);
+                skipped_entries.push(at);
             }
             match &entry.kind {
                 Kind::Event { .. }
@@ -514,7 +539,7 @@ impl Client {
                 Kind::Event { .. } => missed += 1,
                 Kind::Gap(_) if self.has_replayed => {}
                 Kind::Gap(gap) => missed += gap.missed.unwrap_or_default(),
-                // Who reads the archive is told what expired by it.
+                // A reader of the archive receives these expired events as its own gap.
                 Kind::Begin(Gap {
                     reason: GapReason::Expired,
                     ..
@@ -524,12 +549,12 @@ impl Client {
                     missed: expired,
                 }) => {
                     missed += expired.unwrap_or_default();
-                    told = entry.position.seq;
+                    reported = entry.position.seq;
                 }
-                Kind::Begin(gap) => panic!("{self}: was not told {gap:?}"),
+                Kind::Begin(gap) => panic!("{self}: {gap:?} was not reported"),
             }
         }
-        self.passed.append(&mut passed);
+        self.skipped_entries.append(&mut skipped_entries);
         let conflated = missed.saturating_sub(self.slow).min(self.conflated);
         self.conflated -= conflated;
         missed -= conflated;
@@ -539,69 +564,69 @@ impl Client {
         }
         assert_eq!(
             missed, self.slow,
-            "{self}: events missed before {through}, and as it was told"
+            "{self}: events missed before {through}, and reported"
         );
-        (self.slow, self.seq) = (0, told);
-        if is_present && through > told {
+        (self.slow, self.seq) = (0, reported);
+        if is_present && through > reported {
             let lost = source
                 .records
-                .range(told + 1..=through)
+                .range(reported + 1..=through)
                 .find(|(seq, record)| {
-                    let is_owed = record.fate != Fate::Deleted
+                    let is_unreceived = record.fate != Fate::Deleted
                         && !record.is_poison
                         && self.filters.matches(&record.subject);
-                    is_owed && pod.passed_by(**seq)
+                    is_unreceived && pod.was_skipped(**seq)
                 });
             assert!(lost.is_none(), "{self}: lost {lost:?} before {through}");
         }
     }
 
-    /// Nothing is left that it could be given.
+    /// Asserts that nothing is left to deliver.
     fn assert_has_all(&mut self, pod: &Pod) {
         let source = lock(&pod.source);
-        if self.is_loose {
-            (self.slow, self.is_loose, self.next) = (0, false, pod.history.len());
+        if self.is_uncertain {
+            (self.slow, self.is_uncertain, self.next) = (0, false, pod.history.len());
             (self.epoch, self.seq) = (
                 pod.epoch,
-                pod.holes.last().map_or(0, |(_, through)| *through),
+                pod.skipped_ranges.last().map_or(0, |(_, through)| *through),
             );
             return;
         }
-        if self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 {
+        if self.unreceived(pod, pod.history.len()).next().is_none() && self.slow == 0 {
             return;
         }
-        self.pass(pod, &source, pod.history.len(), self.seq);
+        self.skip_to(pod, &source, pod.history.len(), self.seq);
         self.next = pod.history.len();
     }
 
-    /// Whoever waits is woken by what comes, once.
+    /// Asserts that an idle client was woken, once, if it has something to read.
     pub(crate) fn assert_woken(&self, pod: &Pod) {
-        let Some(before) = self.waits_since else {
+        let Some(before) = self.idle_since else {
             return;
         };
         let woken = self.wakes.count() - before;
-        let is_owed = self.owed(pod, pod.history.len()).next().is_some();
+        let is_unreceived = self.unreceived(pod, pod.history.len()).next().is_some();
         if self.cursor.is_replaying() {
             return;
         }
         assert!(
-            woken > 0 || !is_owed,
-            "{self}: waits beside {:?}",
-            self.owed(pod, pod.history.len()).next()
+            woken > 0 || !is_unreceived,
+            "{self}: is idle and has not received {:?}",
+            self.unreceived(pod, pod.history.len()).next()
         );
         assert!(woken <= 2, "{self}: woken {woken} times");
     }
 
     pub(crate) fn is_woken(&self) -> bool {
-        self.waits_since
+        self.idle_since
             .is_none_or(|before| self.wakes.count() > before)
     }
 
-    /// The lag, exact, for whoever the model knows exactly.
+    /// Asserts the exact lag, if the model is exact.
     pub(crate) fn assert_lag(&self, pod: &Pod, now: Instant) {
         if self.has_replayed
             || self.is_ahead
-            || self.is_loose
+            || self.is_uncertain
             || self.slow > 0
             || self.cursor.is_replaying()
         {
@@ -609,7 +634,7 @@ impl Client {
         }
         let lag = self.cursor.probe().lag(now);
         let (mut events, mut bytes) = (0, 0);
-        for (_, entry) in self.owed(pod, pod.history.len()) {
+        for (_, entry) in self.unreceived(pod, pod.history.len()) {
             if let Kind::Event { subject, content } = &entry.kind {
                 events += 1;
                 bytes += self.encode(subject, *content, entry.position).len() as u64;
@@ -624,8 +649,9 @@ impl Client {
         if !is_replaying && self.cursor.is_caught_up() {
             self.assert_has_all(pod);
         }
-        let has_all =
-            self.owed(pod, pod.history.len()).next().is_none() && self.slow == 0 && !self.is_loose;
+        let has_all = self.unreceived(pod, pod.history.len()).next().is_none()
+            && self.slow == 0
+            && !self.is_uncertain;
         let is_exact = !is_replaying && !self.has_replayed && !self.is_ahead;
         let moved = self.cursor.checkpoint();
         let head_is_later = pod.tag == self.position.tag && pod.head > self.position.seq;
@@ -640,10 +666,10 @@ impl Client {
         if moved {
             assert!(
                 has_all && !is_replaying,
-                "{self}: a checkpoint jumped over an event"
+                "{self}: a checkpoint skipped an event"
             );
             let source = lock(&pod.source);
-            self.pass(pod, &source, pod.history.len(), pod.head);
+            self.skip_to(pod, &source, pod.history.len(), pod.head);
             let head = self.cursor.position();
             assert_eq!((head.tag, head.seq), (pod.tag, pod.head));
             (self.position, self.seq) = (head, head.seq);
@@ -652,7 +678,7 @@ impl Client {
 
     fn encode(&self, subject: &str, content: u64, position: Position) -> String {
         debug_assert_eq!(position.fingerprint, Some(fingerprint(content)));
-        let name = match &self.profile.event {
+        let name = match &self.options.event {
             Some(_) => format!("event: {}\n", subject.split('.').next().unwrap_or_default()),
             None => String::new(),
         };

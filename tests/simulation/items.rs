@@ -1,4 +1,4 @@
-//! What a read brought, one event at a time, be they shared or copied together.
+//! Items of a read as single events, shared or copied.
 
 use sidestream::feed::{Batch, Gap, Item};
 use sidestream::sse::{EventId, Position, Tier};
@@ -7,7 +7,7 @@ pub(crate) enum Seen {
     Event {
         text: String,
         position: Position,
-        /// Nothing where it is not told: of events that were copied.
+        /// Unknown for events that were copied.
         tier: Option<Tier>,
     },
     Gap {
@@ -16,7 +16,7 @@ pub(crate) enum Seen {
     },
 }
 
-/// An empty batch for a reader that by chance wants small events copied together.
+/// Creates an empty batch that copies small events at random.
 pub(crate) fn batch() -> Batch {
     let mut batch = Batch::default();
     if fastrand::bool() {
@@ -25,7 +25,7 @@ pub(crate) fn batch() -> Batch {
     batch
 }
 
-/// Everything in the batch, in its order.
+/// Returns the events and gaps of the batch in order.
 pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
     let mut seen = Vec::new();
     for item in &batch.items {
@@ -44,10 +44,7 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
                 });
             }
             Item::Copied { chunk, copied } => {
-                assert!(
-                    batch.copy_small,
-                    "a reader that shares is given shared events"
-                );
+                assert!(batch.copy_small, "events are copied only if requested");
                 let text = String::from_utf8(chunk.content().to_vec()).unwrap();
                 let events: Vec<&str> = text.split_inclusive("\n\n").collect();
                 assert_eq!(events.len() as u64, copied.events);
@@ -73,7 +70,7 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
                 assert_eq!(
                     last,
                     Some(copied.position),
-                    "a copy stands where its last event does"
+                    "a copy has the position of its last event"
                 );
             }
             Item::Gap { gap, position } => seen.push(Seen::Gap {

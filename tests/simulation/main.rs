@@ -1,10 +1,14 @@
-//! A seeded simulation of the feed core: a source, pods and clients by chance, every reading held against a model.
+//! Seeded simulation of the feed core: random sources, pods and clients, checked against a model.
+//!
+//! A world is a sequence of random steps in paused time on one thread. After each step the model
+//! checks received events, wake-ups, lag and memory. A failing seed is printed with the
+//! command that runs it again. `make simulate` runs many seeds; `threads.rs` covers real threads.
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 
 mod client;
-mod core;
-mod courier;
+mod core_world;
+mod dispatcher;
 mod items;
 mod pod;
 mod source;
@@ -15,10 +19,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
-/// A few hundred worlds in about a second.
+/// A few hundred worlds run in about a second.
 const SEEDS: u64 = 250;
 
-/// What `make simulate` runs.
+/// Seeds of `make simulate`.
 const SEEDS_MANY: u64 = 100_000;
 
 /// Runs a world in paused time; everything in it follows from the seed.
@@ -36,7 +40,7 @@ fn steps(seed: u64) -> usize {
     fastrand::Rng::with_seed(seed).usize(50..300)
 }
 
-fn shared(seed: u64) {
+fn stream_buffer(seed: u64) {
     run(seed, async {
         let mut world = World::new(seed);
         for _ in 0..steps(seed) {
@@ -46,9 +50,9 @@ fn shared(seed: u64) {
     });
 }
 
-fn on_demand(seed: u64) {
+fn core_source(seed: u64) {
     run(seed, async {
-        let mut world = core::World::new(seed);
+        let mut world = core_world::World::new(seed);
         for _ in 0..steps(seed) {
             world.step().await;
         }
@@ -56,7 +60,8 @@ fn on_demand(seed: u64) {
     });
 }
 
-/// Runs the seed of the environment, or these; the first that fails says how to run it again.
+/// Runs the seed of the environment, or these seeds; the first failing one is reported with the
+/// command that repeats it.
 fn simulate(name: &str, seeds: std::ops::Range<u64>, run: fn(u64)) {
     if let Ok(seed) = std::env::var("SEED") {
         return run(seed.parse().expect("SEED is a number"));
@@ -69,23 +74,23 @@ fn simulate(name: &str, seeds: std::ops::Range<u64>, run: fn(u64)) {
 }
 
 #[test]
-fn readers_of_a_log_get_every_event_once_or_are_told() {
-    simulate("readers_of_a_log", 0..SEEDS, shared);
+fn readers_of_a_stream_buffer_receive_every_event_once_or_a_gap() {
+    simulate("readers_of_a_stream_buffer", 0..SEEDS, stream_buffer);
 }
 
 #[test]
-fn readers_of_core_subjects_get_every_event_once_or_are_told() {
-    simulate("readers_of_core", 0..SEEDS, on_demand);
+fn readers_of_core_subjects_receive_every_event_once_or_a_gap() {
+    simulate("readers_of_core", 0..SEEDS, core_source);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn many_worlds_of_readers_of_core_subjects() {
-    simulate("readers_of_core", 0..SEEDS_MANY, on_demand);
+    simulate("readers_of_core", 0..SEEDS_MANY, core_source);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn many_worlds_of_readers_of_a_log() {
-    simulate("readers_of_a_log", 0..SEEDS_MANY, shared);
+fn many_worlds_of_readers_of_a_stream_buffer() {
+    simulate("readers_of_a_stream_buffer", 0..SEEDS_MANY, stream_buffer);
 }

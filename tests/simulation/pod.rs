@@ -1,4 +1,4 @@
-//! The model of one pod: a log that follows a source, and the whole history of what was written to it.
+//! Model of one pod: a stream buffer that follows a source, and the history of all appends.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use sidestream::telemetry::Metrics;
 
 use super::source::{self, Shared, fingerprint, lock};
 
-/// One thing that was written to the log.
+/// One append to the buffer.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    /// Counts the numberings: numbers ascend within one.
+    /// Sequence numbers ascend within an epoch.
     pub(crate) epoch: usize,
     pub(crate) position: Position,
     pub(crate) kind: Kind,
@@ -29,9 +29,9 @@ pub(crate) enum Kind {
         subject: Arc<str>,
         content: u64,
     },
-    /// The message behind `position` is missing.
+    /// The message after `position` is missing.
     Gap(Gap),
-    /// The numbers begin, or go on elsewhere.
+    /// The sequence starts, or continues elsewhere.
     Begin(Gap),
 }
 
@@ -40,22 +40,23 @@ pub(crate) const ROOM: usize = 1 << 20;
 
 pub(crate) struct Pod {
     pub(crate) budget: Arc<Budget>,
-    pub(crate) log: Arc<StreamBuffer>,
+    pub(crate) buffer: Arc<StreamBuffer>,
     pub(crate) writer: StreamWriter,
     pub(crate) source: Shared,
     pub(crate) limits: Limits,
-    /// What the log must still hold, as long as its budget leaves it alone: bytes, and when received.
+    /// Bytes and receipt of the events that the buffer has to hold while its budget is not
+    /// exceeded.
     held: VecDeque<(usize, Instant)>,
     pub(crate) history: Vec<Entry>,
     pub(crate) epoch: usize,
-    /// The source's generation that it follows; none before it began.
+    /// Generation of the source that it follows; `None` before it started.
     pub(crate) generation: Option<u64>,
     pub(crate) tag: SourceTag,
     pub(crate) head: u64,
-    /// Where the present numbering began.
+    /// Start of the current epoch.
     pub(crate) floor: u64,
-    /// What of it was passed by: from (exclusive), to.
-    pub(crate) holes: Vec<(u64, u64)>,
+    /// Ranges that were not appended: from (exclusive), to.
+    pub(crate) skipped_ranges: Vec<(u64, u64)>,
     replays: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -76,17 +77,17 @@ impl Pod {
             running: rng.usize(1..4),
             queued: rng.usize(1..12),
         };
-        let past = has_archive.then(|| ArchiveAccess {
-            archive: Arc::new(source::Past(source.clone())),
+        let access = has_archive.then(|| ArchiveAccess {
+            archive: Arc::new(source::SimulatedArchive(source.clone())),
             reach,
             replays: ReplaySlots::new(config, &Arc::new(Metrics::new().unwrap())),
         });
-        let (writer, log) = buffer::channel("S", limits, budget, past);
-        let replays = has_archive.then(|| tokio::spawn(log.replays()));
+        let (writer, buffer) = buffer::channel("S", limits, budget, access);
+        let replays = has_archive.then(|| tokio::spawn(buffer.replays()));
         let tag = lock(source).tag;
         Self {
             budget: budget.clone(),
-            log,
+            buffer,
             writer,
             source: source.clone(),
             limits,
@@ -97,12 +98,12 @@ impl Pod {
             tag,
             head: 0,
             floor: 0,
-            holes: Vec::new(),
+            skipped_ranges: Vec::new(),
             replays,
         }
     }
 
-    /// What the tailer does: begins, or finds that the source has changed, then reads some messages.
+    /// Acts as the tailer: starts or notices a change of the source, then reads some messages.
     pub(crate) fn follow(&mut self, rng: &mut Rng, now: Instant) {
         self.adjoin(rng);
         let source = self.source.clone();
@@ -117,7 +118,7 @@ impl Pod {
         for (seq, record) in &records {
             if record.is_poison {
                 self.append(std::mem::take(&mut batch));
-                // The same position on every pod: directly before what is missing.
+                // The position is the same on every pod: directly before the missing message.
                 self.writer.advance(*seq - 1);
                 self.head = self.head.max(*seq - 1);
                 let gap = Gap {
@@ -148,7 +149,7 @@ impl Pod {
         assert_eq!(self.writer.head(), Some((self.tag, self.head)));
     }
 
-    /// What the tailer does after a reconnect: looks where the source is and makes what it writes adjoin.
+    /// Acts as the tailer after a reconnect: reads the state of the source and continues from it.
     pub(crate) fn adjoin(&mut self, rng: &mut Rng) {
         let source = self.source.clone();
         let source = lock(&source);
@@ -156,7 +157,7 @@ impl Pod {
             .last_seq
             .saturating_sub(rng.u64(..10))
             .max(source.first_seq - 1);
-        let anew = |reason| Gap {
+        let uncounted = |reason| Gap {
             reason,
             missed: None,
         };
@@ -164,11 +165,11 @@ impl Pod {
             None => {
                 self.writer.begin(source.tag, recent);
                 (self.tag, self.head, self.floor) = (source.tag, recent, recent);
-                self.holes = vec![(0, recent)];
+                self.skipped_ranges = vec![(0, recent)];
             }
             Some(_) if self.tag != source.tag => {
                 self.writer.begin(source.tag, recent);
-                self.begin_epoch(source.tag, recent, anew(GapReason::Recreated));
+                self.begin_epoch(source.tag, recent, uncounted(GapReason::Recreated));
             }
             Some(generation) if generation != source.generation => {
                 let reason = if self.head > source.last_seq {
@@ -177,8 +178,8 @@ impl Pod {
                     GapReason::Recreated
                 };
                 self.writer
-                    .start_epoch(source.tag, source.last_seq, anew(reason));
-                self.begin_epoch(source.tag, source.last_seq, anew(reason));
+                    .start_epoch(source.tag, source.last_seq, uncounted(reason));
+                self.begin_epoch(source.tag, source.last_seq, uncounted(reason));
             }
             Some(_) if self.head + 1 < source.first_seq => {
                 let gap = Gap {
@@ -194,7 +195,7 @@ impl Pod {
         self.generation = Some(source.generation);
     }
 
-    /// Where in the history the present numbering begins, behind what tells of it.
+    /// Index of the history at which the current epoch starts, after the gap that reports it.
     pub(crate) fn epoch_place(&self) -> usize {
         let first = self
             .history
@@ -205,11 +206,11 @@ impl Pod {
         })
     }
 
-    /// Whether the pod never wrote what stands at this number.
-    pub(crate) fn passed_by(&self, seq: u64) -> bool {
+    /// True if the pod never appended this sequence number.
+    pub(crate) fn was_skipped(&self, seq: u64) -> bool {
         seq > self.head
             || self
-                .holes
+                .skipped_ranges
                 .iter()
                 .any(|(from, to)| (from + 1..=*to).contains(&seq))
     }
@@ -220,10 +221,10 @@ impl Pod {
 
     fn begin_epoch(&mut self, tag: SourceTag, head: u64, gap: Gap) {
         if gap.reason == GapReason::Expired {
-            self.holes.push((self.head, head));
+            self.skipped_ranges.push((self.head, head));
         } else {
             self.epoch += 1;
-            (self.floor, self.holes) = (head, vec![(0, head)]);
+            (self.floor, self.skipped_ranges) = (head, vec![(0, head)]);
         }
         (self.tag, self.head) = (tag, head);
         self.held.clear();
@@ -265,16 +266,16 @@ impl Pod {
     }
 
     pub(crate) fn sweep(&mut self, now: Instant) {
-        self.log.sweep(now);
+        self.buffer.sweep(now);
         self.assert_held(now);
     }
 
-    /// Whether nothing but the limits of the windows evicts.
+    /// True if only the limits of the windows evict.
     pub(crate) fn is_roomy(&self) -> bool {
         self.budget.max() >= ROOM
     }
 
-    /// The log keeps what its limits allow, no more, and with room enough no less.
+    /// Asserts that the buffer holds what its limits allow, and within the budget not less.
     fn assert_held(&mut self, now: Instant) {
         let Limits { events, bytes, age } = self.limits;
         let is_over = |held: &VecDeque<(usize, Instant)>| {
@@ -287,10 +288,10 @@ impl Pod {
         while is_over(&self.held) {
             self.held.pop_front();
         }
-        let held = self.log.size().0;
+        let held = self.buffer.size().0;
         assert!(
             held <= self.held.len(),
-            "{held} events in a log that may hold {}",
+            "{held} events in a buffer that may hold {}",
             self.held.len()
         );
         assert!(

@@ -1,4 +1,4 @@
-//! The model of a JetStream stream: every message it ever had, what became of each, and the archive that reads it.
+//! Model of a JetStream stream: all messages it ever had, their fate, and its archive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,23 +9,23 @@ use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavaila
 use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::FilterSet;
 
-/// One message of the present numbering.
+/// One message of the current generation.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) subject: Arc<str>,
     /// Unique among all messages of the simulation.
     pub(crate) content: u64,
     pub(crate) fate: Fate,
-    /// No event can be made of it.
+    /// It cannot be decoded into an event.
     pub(crate) is_poison: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Kept,
-    /// Taken out of the middle: a hole that nobody has to be told of.
+    /// Deleted individually: needs no report.
     Deleted,
-    /// Retained no more: whoever was owed it has to be told.
+    /// No longer retained: readers that have not received it need a gap.
     Expired,
 }
 
@@ -35,13 +35,14 @@ pub(crate) struct Source {
     pub(crate) first_seq: u64,
     pub(crate) last_seq: u64,
     pub(crate) records: BTreeMap<u64, Record>,
-    /// Everything that was ever published: a page of the archive may outlive what it was read from.
+    /// Everything that was ever published: a page may outlive the messages it was read from.
     pub(crate) published: HashMap<Position, Record>,
-    /// Counts recreations and restorations: within one, a number means one message.
+    /// Incremented when the source is recreated or restored; within one, a sequence number is one
+    /// message.
     pub(crate) generation: u64,
-    /// The archive does not answer.
+    /// The archive returns errors.
     pub(crate) is_failing: bool,
-    /// What the archive said last of where the source is, and when.
+    /// Last state returned by the archive, and its time.
     remembered: Option<(tokio::time::Instant, State)>,
     rng: Rng,
     name: &'static str,
@@ -49,7 +50,7 @@ pub(crate) struct Source {
     snapshot: Option<(u64, u64, BTreeMap<u64, Record>)>,
 }
 
-/// How old an answer may be that was given before.
+/// 1 s: maximum age of a remembered state.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
 /// A source that the world changes while archives read it.
@@ -59,7 +60,7 @@ pub(crate) fn lock(source: &Shared) -> MutexGuard<'_, Source> {
     source.lock().unwrap()
 }
 
-/// The payload of a message: its content and a tail that gives it a size of its own.
+/// Payload of a message: its content, and padding that varies its size.
 pub(crate) fn payload(content: u64) -> String {
     format!("{content}{}", "x".repeat((content % 7 * 9) as usize))
 }
@@ -104,7 +105,7 @@ impl Source {
         self.records.insert(self.last_seq, record);
     }
 
-    /// Retention passes this number: a purge, or age.
+    /// Advances the retention to this sequence number, as a purge or an age limit does.
     pub(crate) fn expire(&mut self, through: u64) {
         self.first_seq = self.first_seq.max(through.min(self.last_seq) + 1);
         for (_, record) in self
@@ -127,7 +128,7 @@ impl Source {
 
     pub(crate) fn recreate(&mut self) {
         self.generation += 1;
-        self.remembered = None; // It takes longer than an answer is remembered.
+        self.remembered = None; // A change takes longer than a state is remembered.
         self.tag = SourceTag::of_stream(self.name, i128::from(self.generation));
         (self.first_seq, self.last_seq) = (1, 0);
         self.records.clear();
@@ -138,18 +139,18 @@ impl Source {
         self.snapshot = Some((self.first_seq, self.last_seq, self.records.clone()));
     }
 
-    /// The numbers after the snapshot will be given again, to other messages.
+    /// Restores the snapshot; the sequence numbers after it will be assigned to other messages.
     pub(crate) fn restore(&mut self) -> bool {
         let Some(snapshot) = self.snapshot.clone() else {
             return false;
         };
         self.generation += 1;
-        self.remembered = None; // It takes longer than an answer is remembered.
+        self.remembered = None; // A change takes longer than a state is remembered.
         (self.first_seq, self.last_seq, self.records) = snapshot;
         true
     }
 
-    /// What is stored behind a number, in order.
+    /// Messages stored after a sequence number, in order.
     pub(crate) fn stored(&self, after: u64) -> impl Iterator<Item = (u64, &Record)> {
         self.records
             .range(after + 1..)
@@ -174,9 +175,9 @@ impl Source {
     }
 }
 
-/// The archive of a source: slow, paged, and sometimes away.
+/// Archive of a source: slow, paged, and failing at random.
 #[derive(Debug)]
-pub(crate) struct Past(pub Shared);
+pub(crate) struct SimulatedArchive(pub Shared);
 
 struct Reading {
     source: Shared,
@@ -185,8 +186,8 @@ struct Reading {
     generation: u64,
 }
 
-impl Past {
-    async fn reach(source: &Shared) -> Result<(), Unavailable> {
+impl SimulatedArchive {
+    async fn respond(source: &Shared) -> Result<(), Unavailable> {
         let wait = {
             let rng = &mut lock(source).rng;
             if rng.u8(..) < 8 { 2000 } else { rng.u64(..30) }
@@ -202,7 +203,7 @@ impl Past {
     }
 }
 
-impl Archive for Past {
+impl Archive for SimulatedArchive {
     fn state(&self, seq: u64) -> BoxFuture<'_, State> {
         Box::pin(async move {
             let now = tokio::time::Instant::now();
@@ -212,7 +213,7 @@ impl Archive for Past {
             {
                 return Ok(state);
             }
-            Self::reach(&self.0).await?;
+            Self::respond(&self.0).await?;
             let mut source = lock(&self.0);
             let state = State {
                 tag: source.tag,
@@ -226,7 +227,7 @@ impl Archive for Past {
 
     fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
         Box::pin(async move {
-            Self::reach(&self.0).await?;
+            Self::respond(&self.0).await?;
             let source = lock(&self.0);
             let record = source
                 .records
@@ -251,7 +252,7 @@ impl Pages for Reading {
     fn next(&mut self) -> BoxFuture<'_, Page> {
         Box::pin(async {
             loop {
-                Past::reach(&self.source).await?;
+                SimulatedArchive::respond(&self.source).await?;
                 if let Some(page) = self.page()? {
                     self.through = page.through;
                     return Ok(page);

@@ -1,4 +1,4 @@
-//! The same core between real threads: what a step of the simulation cannot interleave.
+//! The feed core with real threads, whose interleavings the simulation cannot produce.
 
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Barrier};
@@ -15,14 +15,14 @@ use super::items;
 
 const EVENTS: u64 = 4_000;
 
-/// A wake that is missing leaves its reader waiting; it then fails by this deadline.
+/// A missing wake-up leaves a reader idle; the test then fails by this deadline.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Signal(SyncSender<()>);
 
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
-        // Full: a wake is on its way already.
+        // Full: a wake-up is already on its way.
         self.0.try_send(()).unwrap_or(());
     }
 }
@@ -47,11 +47,12 @@ fn event(seq: u64, tag: SourceTag) -> Event {
     }
 }
 
-/// Reads to the end, only ever when woken, opening again now and then. Returns how many events it saw or was told of.
+/// Reads to the end, only when woken, and reopens now and then. Returns the number of events
+/// received or reported.
 fn read(
-    log: &Arc<StreamBuffer>,
+    buffer: &Arc<StreamBuffer>,
     filter: &str,
-    profile: &Arc<FeedOptions>,
+    options: &Arc<FeedOptions>,
     turns: u64,
     opened: &Barrier,
 ) -> u64 {
@@ -59,7 +60,8 @@ fn read(
     let waker = Waker::from(Arc::new(Signal(send)));
     let filters = FilterSet::new([Filter::parse(filter).unwrap()]);
     let open = |start| {
-        log.open(filters.clone(), profile, start)
+        buffer
+            .open(filters.clone(), options, start)
             .now_or_never()
             .unwrap()
     };
@@ -94,7 +96,7 @@ fn read(
         match read {
             Poll::Ready(Read::Ended) => return seen,
             Poll::Ready(Read::Some) if seen.is_multiple_of(turns) => {
-                // Another reader takes the place, perhaps the last of its feed.
+                // A new reader takes over, possibly as the last one of its feed.
                 let position = cursor.position();
                 drop(cursor);
                 match open(Start::After(position)) {
@@ -102,7 +104,7 @@ fn read(
                         assert_eq!(opened.outcome.as_str(), "window");
                         cursor = opened.cursor;
                     }
-                    Err(_) => return u64::MAX, // The log has ended meanwhile.
+                    Err(_) => return u64::MAX, // The buffer has ended meanwhile.
                 }
             }
             Poll::Ready(Read::Some) => {}
@@ -112,7 +114,7 @@ fn read(
                 }
                 match woken.recv_timeout(DEADLINE) {
                     Ok(()) => {}
-                    Err(RecvTimeoutError::Timeout) => panic!("nobody woke the reader at {last}"),
+                    Err(RecvTimeoutError::Timeout) => panic!("the reader at {last} was not woken"),
                     Err(RecvTimeoutError::Disconnected) => unreachable!("the waker is held here"),
                 }
             }
@@ -121,9 +123,9 @@ fn read(
 }
 
 #[test]
-fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
+fn readers_on_other_threads_are_woken_and_checkpoints_skip_no_event() {
     let budget = Budget::new(64 << 20, 100);
-    let (mut writer, log) = buffer::channel("S", Limits::default(), &budget, None);
+    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
     let tag = SourceTag::of_stream("S", 1);
     writer.begin(tag, 0);
     let wide = Arc::new(FeedOptions::default());
@@ -145,10 +147,10 @@ fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
     thread::scope(|scope| {
         let readers: Vec<_> = cases
             .iter()
-            .map(|(filter, profile, turns)| {
+            .map(|(filter, options, turns)| {
                 (
                     *filter,
-                    scope.spawn(|| read(&log, filter, profile, *turns, &opened)),
+                    scope.spawn(|| read(&buffer, filter, options, *turns, &opened)),
                 )
             })
             .collect();
@@ -170,6 +172,6 @@ fn readers_on_other_threads_are_woken_and_no_checkpoint_jumps_over_an_event() {
             assert!(seen == all || seen == u64::MAX, "{filter}: {seen} of {all}");
         }
     });
-    drop(log);
+    drop(buffer);
     assert_eq!((budget.used(), budget.feeds()), (0, 0));
 }

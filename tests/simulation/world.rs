@@ -1,4 +1,4 @@
-//! One simulated world: a source, pods that follow it, clients that come and go; one random step after the other.
+//! One simulated world: a source, pods that follow it, and clients, in random steps.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use sidestream::sse::{Position, SourceTag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 
 use super::client::Client;
-use super::courier::Dispatcher;
+use super::dispatcher::Dispatcher;
 use super::pod::{Kind, Pod, ROOM};
 use super::source::{self, Fate, Shared, Source, lock};
 
@@ -23,14 +23,14 @@ const FILTERS: [&str; 10] = [
 ];
 
 pub(crate) struct World {
-    courier: Dispatcher,
+    dispatcher: Dispatcher,
     rng: Rng,
     source: Shared,
     pods: Vec<Pod>,
     clients: Vec<Client>,
-    /// Ids that clients left with.
+    /// Event ids of clients that have left.
     left: Vec<Position>,
-    profiles: Vec<Arc<FeedOptions>>,
+    all_options: Vec<Arc<FeedOptions>>,
     has_archive: bool,
     opened: usize,
 }
@@ -48,7 +48,7 @@ pub(crate) fn filters(rng: &mut Rng) -> FilterSet {
     )
 }
 
-pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
+pub(crate) fn all_options(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
     let window = Limits {
         events: rng.usize(1..6),
         bytes: rng.usize(100..600),
@@ -76,7 +76,7 @@ pub(crate) fn profiles(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
     ]
 }
 
-/// How a reader is treated that was slow until now; mostly it was not.
+/// Policy of a slow client; usually none.
 pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
     let policy = [
         SlowPolicy::Shed,
@@ -96,7 +96,7 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Room for everything, or little more than two feeds take and as much for events.
+/// Space for everything, or for little more than two feeds and their events.
 pub(crate) fn bytes_max(rng: &mut Rng) -> usize {
     let feed = FEED_BYTES + 3 * (FILTER_BYTES + 64);
     if rng.bool() {
@@ -117,22 +117,22 @@ impl World {
             Pod::new(&source, has_archive, &budget, &mut rng)
         });
         let pods = pods.collect();
-        let profiles = profiles(&mut rng);
-        let courier = Dispatcher::new();
+        let all_options = all_options(&mut rng);
+        let dispatcher = Dispatcher::new();
         Self {
             rng,
-            courier,
+            dispatcher,
             source,
             pods,
             clients: Vec::new(),
             left: Vec::new(),
-            profiles,
+            all_options,
             has_archive,
             opened: 0,
         }
     }
 
-    /// One step of whatever may happen, then everything that must hold.
+    /// One random step, followed by all checks.
     pub(crate) async fn step(&mut self) {
         match self.rng.u8(..100) {
             0..30 => self.publish(),
@@ -159,8 +159,8 @@ impl World {
             }
             _ => self.change(),
         }
-        let is_told = self.courier.turn(&mut self.rng);
-        self.check(is_told);
+        let has_dispatched = self.dispatcher.run_some(&mut self.rng);
+        self.check(has_dispatched);
     }
 
     fn source(&self) -> std::sync::MutexGuard<'_, Source> {
@@ -178,7 +178,7 @@ impl World {
         let at = self.rng.usize(..self.pods.len());
         let pod = &mut self.pods[at];
         pod.follow(&mut self.rng, now());
-        // Pages of replays are charged too, but cannot shrink.
+        // Pages of replays count too, but cannot be evicted.
         assert!(
             self.has_archive || pod.budget.used() <= pod.budget.max(),
             "{:?}",
@@ -226,12 +226,12 @@ impl World {
         self.pods[at].sweep(now());
     }
 
-    /// The source becomes another one.
+    /// Recreates or restores the source.
     fn change(&mut self) {
         if self.rng.bool() {
             self.source().recreate();
         } else if self.source().restore() {
-            // Under one tag nobody but the tailer can know: it finds out at once.
+            // Under the same tag only the tailer can notice; it does so at once.
             for pod in self.pods.iter_mut().filter(|pod| pod.generation.is_some()) {
                 pod.adjoin(&mut self.rng);
             }
@@ -242,15 +242,15 @@ impl World {
         let at = self.rng.usize(..self.pods.len());
         let key = (
             filters(&mut self.rng),
-            self.profiles[self.rng.usize(..3)].clone(),
+            self.all_options[self.rng.usize(..3)].clone(),
         );
         let start = self.start();
         let pod = &self.pods[at];
-        let evicted = pod.log.size().0 < pod.history[pod.epoch_place()..].len();
+        let evicted = pod.buffer.size().0 < pod.history[pod.epoch_place()..].len();
         let is_shared = self.clients.iter().any(|client| {
-            client.pod == at && (&client.filters, &client.profile) == (&key.0, &key.1)
+            client.pod == at && (&client.filters, &client.options) == (&key.0, &key.1)
         });
-        let opened = pod.log.open(key.0.clone(), &key.1, start).await;
+        let opened = pod.buffer.open(key.0.clone(), &key.1, start).await;
         let opened = match opened {
             Ok(opened) => opened,
             Err(OpenError::NotReady) => {
@@ -305,7 +305,7 @@ impl World {
         }
     }
 
-    /// The table of what becomes of a position.
+    /// Asserts the outcome for a position.
     fn assert_outcome(&self, pod: &Pod, at: Position, outcome: Outcome, is_memory_whole: bool) {
         let source = self.source();
         let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
@@ -327,7 +327,7 @@ impl World {
         let stored = stored.map(|one| source::fingerprint(one.content));
         let last = source.last_seq.max(pod.head);
         match outcome {
-            Outcome::Live => panic!("{at} is no live start"),
+            Outcome::Live => panic!("{at} is not a live start"),
             Outcome::Window | Outcome::Archive => {
                 assert_eq!(at.tag, pod.tag, "an id of another source was accepted");
                 assert!(
@@ -360,11 +360,11 @@ impl World {
         }
     }
 
-    fn check(&mut self, is_told: bool) {
+    fn check(&mut self, has_dispatched: bool) {
         for client in &mut self.clients {
             let pod = &self.pods[client.pod];
             client.receive(pod);
-            if is_told {
+            if has_dispatched {
                 client.assert_woken(pod);
             }
             client.assert_lag(pod, now());
@@ -374,16 +374,16 @@ impl World {
                 .clients
                 .iter()
                 .filter(|one| one.pod == at)
-                .map(|one| (&one.filters, Arc::as_ptr(&one.profile)))
+                .map(|one| (&one.filters, Arc::as_ptr(&one.options)))
                 .collect();
             keys.sort();
             keys.dedup();
-            assert_eq!(pod.log.size().2, keys.len(), "feeds with readers");
+            assert_eq!(pod.buffer.size().2, keys.len(), "feeds with readers");
             assert!(pod.budget.feeds() >= keys.len());
         }
     }
 
-    /// Lets everybody come to the end by being woken alone, then takes everything down.
+    /// Runs every client to the end by wake-ups alone, then drops everything.
     pub(crate) async fn end(mut self) {
         self.source().is_failing = false;
         for pod in self.pods.iter_mut() {
@@ -401,7 +401,7 @@ impl World {
             }
         }
         for _ in 0..400 {
-            self.courier.finish();
+            self.dispatcher.finish();
             self.clients
                 .iter_mut()
                 .for_each(|client| client.receive(&self.pods[client.pod]));
@@ -420,7 +420,7 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        self.courier.finish();
+        self.dispatcher.finish();
         self.check(true);
         for client in &mut self.clients {
             client.cursor.resync();
@@ -428,10 +428,10 @@ impl World {
                 !client.cursor.is_replaying(),
                 "{client}: its replay never ended"
             );
-            assert!(client.cursor.is_caught_up(), "{client}: was never woken");
+            assert!(client.cursor.is_caught_up(), "{client}: was not woken");
         }
         self.clients.clear();
-        self.courier.finish();
+        self.dispatcher.finish();
         self.check(true);
         let budgets: Vec<_> = self.pods.iter().map(|pod| pod.budget.clone()).collect();
         self.pods.clear();
@@ -440,7 +440,7 @@ impl World {
             assert_eq!(
                 (budget.used(), budget.feeds()),
                 (0, 0),
-                "what is dropped is given back"
+                "dropping everything releases the budget"
             );
         }
     }

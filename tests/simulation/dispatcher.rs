@@ -1,4 +1,4 @@
-//! What is given to readers past their reading: by rounds of the courier, to outlets that take it by chance.
+//! Direct sends in the simulation: the dispatcher in steps, and sinks with random outcomes.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,18 +9,18 @@ use fastrand::Rng;
 use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, run_dispatcher};
 use sidestream::sse::{EventId, Position, SourceTag};
 
-/// Answers the bell of the simulation's thread, a turn at a time.
+/// Dispatcher of the simulation's thread, run a step at a time.
 pub(crate) struct Dispatcher(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);
 
-/// The outlet of one reader.
+/// Sink of one reader that accepts runs at random.
 #[derive(Debug, Default)]
-pub(crate) struct ChanceOutlet {
+pub(crate) struct RandomSink {
     is_open: AtomicBool,
-    /// Events as they were handed, not looked at yet.
-    handed: Mutex<Vec<String>>,
+    /// Events sent since the last `take`.
+    sent: Mutex<Vec<String>>,
 }
 
-/// More turns than any step leaves to do.
+/// More steps than any step of a world leaves to do.
 const ALL: usize = 64;
 
 impl Dispatcher {
@@ -28,27 +28,27 @@ impl Dispatcher {
         Self(Box::pin(run_dispatcher()))
     }
 
-    /// Some turns, by chance all that there are to do. True then.
-    pub(crate) fn turn(&mut self, rng: &mut Rng) -> bool {
-        let turns = if rng.u8(..4) == 0 {
+    /// Runs some steps, at random all that are left; returns true in that case.
+    pub(crate) fn run_some(&mut self, rng: &mut Rng) -> bool {
+        let steps = if rng.u8(..4) == 0 {
             rng.usize(..3)
         } else {
             ALL
         };
-        self.turns(turns);
-        turns == ALL
+        self.run_steps(steps);
+        steps == ALL
     }
 
-    /// Everything there is to do.
+    /// Runs all steps that are left.
     pub(crate) fn finish(&mut self) {
-        self.turns(ALL);
+        self.run_steps(ALL);
     }
 
-    fn turns(&mut self, turns: usize) {
-        let mut answering = pin!(&mut self.0);
-        for _ in 0..turns {
+    fn run_steps(&mut self, steps: usize) {
+        let mut dispatching = pin!(&mut self.0);
+        for _ in 0..steps {
             assert!(
-                answering
+                dispatching
                     .as_mut()
                     .poll(&mut Context::from_waker(Waker::noop()))
                     .is_pending()
@@ -57,8 +57,8 @@ impl Dispatcher {
     }
 }
 
-impl ChanceOutlet {
-    /// The reader waits, and by chance can be given something past its reading.
+impl RandomSink {
+    /// Marks the reader as idle; at random the sink then accepts runs.
     pub(crate) fn open(self: &Arc<Self>) {
         self.is_open.store(fastrand::bool(), Ordering::Relaxed);
     }
@@ -67,46 +67,45 @@ impl ChanceOutlet {
         self.is_open.store(false, Ordering::Relaxed);
     }
 
-    /// What was handed since, in the numbers of this tag.
+    /// Takes the events sent since the last call, with their positions under this tag.
     pub(crate) fn take(&self, tag: SourceTag) -> Vec<(String, Position)> {
         let position = |text: &str| {
             let id = text.rsplit("id: ").next().unwrap().trim_end();
             EventId::parse(id.as_bytes())
                 .unwrap()
                 .find(tag)
-                .expect("a reader is handed what is in its numbers")
+                .expect("sent events belong to the reader's epoch")
         };
-        let handed = std::mem::take(&mut *self.handed.lock().unwrap());
-        handed
-            .into_iter()
+        let sent = std::mem::take(&mut *self.sent.lock().unwrap());
+        sent.into_iter()
             .map(|text| (position(&text), text))
             .map(|(position, text)| (text, position))
             .collect()
     }
 }
 
-impl DirectSink for ChanceOutlet {
+impl DirectSink for RandomSink {
     fn prefetch(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    fn try_send(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
-        let handed = match fastrand::u8(..5) {
+    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+        let outcome = match fastrand::u8(..5) {
             _ if !self.prefetch() => SendOutcome::Rejected,
             0 => SendOutcome::Rejected,
             1 => SendOutcome::Partial,
             2 => SendOutcome::Queued,
             _ => SendOutcome::Sent,
         };
-        if handed != SendOutcome::Rejected {
-            let text = std::str::from_utf8(piece.chunk.content()).unwrap();
+        if outcome != SendOutcome::Rejected {
+            let text = std::str::from_utf8(run.chunk.content()).unwrap();
             let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
-            assert_eq!(events.len() as u64, piece.events);
-            self.handed.lock().unwrap().extend(events);
+            assert_eq!(events.len() as u64, run.events);
+            self.sent.lock().unwrap().extend(events);
         }
-        if matches!(handed, SendOutcome::Rejected | SendOutcome::Partial) {
+        if matches!(outcome, SendOutcome::Rejected | SendOutcome::Partial) {
             self.close();
         }
-        handed
+        outcome
     }
 }

@@ -1,6 +1,7 @@
-//! The on-demand side: core subjects with one subscription for each filter, and feeds that share them.
+//! Simulation of the core source: one subscription per filter, and feeds that share subscriptions.
 //!
-//! Each subscription keeps its own order; what several of them deliver is interleaved by chance.
+//! Each subscription keeps its own order; deliveries of several subscriptions are interleaved
+//! randomly.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,20 +19,20 @@ use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::client::Wakes;
-use super::courier::{ChanceOutlet, Dispatcher};
+use super::dispatcher::{Dispatcher, RandomSink};
 use super::items::{self, Seen};
 use super::source::payload;
 use super::world;
 
 type Key = (FilterSet, Arc<FeedOptions>);
 
-/// One feed, from its first reader to a while after its last.
+/// Model of one feed, from its first reader to the end of its idle period.
 struct Feed {
     key: Key,
     feed: FeedKey,
-    /// By the numbers that they are given.
+    /// Entries by the sequence numbers assigned to them.
     history: Vec<(u64, Kind)>,
-    /// Messages published before are not in it.
+    /// Messages published before this count are not in it.
     since: u64,
 }
 
@@ -52,18 +53,18 @@ enum Kind {
 struct Client {
     key: Key,
     cursor: Cursor,
-    /// What of the history it has.
+    /// Index of the history that it has reached.
     next: usize,
     missed: u64,
-    /// Told of before what of it is passed by.
+    /// Events reported by a gap ahead of the items that skip them.
     conflated: u64,
     wakes: Arc<Wakes>,
-    outlet: Arc<ChanceOutlet>,
-    waits_since: Option<u64>,
+    sink: Arc<RandomSink>,
+    idle_since: Option<u64>,
     known: Known,
 }
 
-/// An id, and which messages it stands behind: all that were published before this count.
+/// An event id, and the number of messages that had been published before it.
 #[derive(Clone, Copy)]
 struct Known {
     position: Position,
@@ -71,7 +72,7 @@ struct Known {
 }
 
 pub(crate) struct World {
-    courier: Dispatcher,
+    dispatcher: Dispatcher,
     rng: Rng,
     core: Arc<CoreSource>,
     writer: CoreWriter,
@@ -80,10 +81,10 @@ pub(crate) struct World {
     subscriptions: Vec<Subscription>,
     clients: Vec<Client>,
     left: Vec<(Known, Key)>,
-    profiles: Vec<Arc<FeedOptions>>,
-    /// Every message, in order; its number is its content.
+    all_options: Vec<Arc<FeedOptions>>,
+    /// Subject of every message, in order; its index is its content.
     published: Vec<String>,
-    /// The number given last.
+    /// Sequence number assigned last.
     counter: u64,
 }
 
@@ -96,12 +97,12 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let budget = Budget::new(world::bytes_max(&mut rng), rng.usize(2..12));
         let (core, writer) = core_source::channel(SourceTag::of_process("p"), &budget);
-        let profiles = world::profiles(&mut rng);
+        let all_options = world::all_options(&mut rng);
         let (feeds, clients, left) = (Vec::new(), Vec::new(), Vec::new());
         let (published, counter, subscriptions) = (Vec::new(), 0, Vec::new());
-        let courier = Dispatcher::new();
+        let dispatcher = Dispatcher::new();
         Self {
-            courier,
+            dispatcher,
             rng,
             core,
             writer,
@@ -110,7 +111,7 @@ impl World {
             subscriptions,
             clients,
             left,
-            profiles,
+            all_options,
             published,
             counter,
         }
@@ -132,11 +133,11 @@ impl World {
             93..95 => self.lose(),
             _ => self.wait().await,
         }
-        let is_told = self.courier.turn(&mut self.rng);
-        self.check(is_told);
+        let has_dispatched = self.dispatcher.run_some(&mut self.rng);
+        self.check(has_dispatched);
     }
 
-    /// Every subscription that matches receives a copy; no other ever will.
+    /// Sends a copy to every matching subscription; later subscriptions receive none.
     fn publish(&mut self) {
         for _ in 0..self.rng.usize(1..5) {
             let subject = world::subject(&mut self.rng);
@@ -152,7 +153,7 @@ impl World {
         }
     }
 
-    /// Some messages of some subscriptions, interleaved.
+    /// Appends some messages of some subscriptions, interleaved.
     fn append(&mut self) {
         let mut batch = Vec::new();
         for _ in 0..self.rng.usize(..20) {
@@ -169,7 +170,7 @@ impl World {
                 continue;
             };
             let is_lost = self.rng.u8(..20) == 0;
-            // A feed takes a message from the first of its filters that matches.
+            // A feed receives a message from the first of its filters that matches.
             let first = |feed: &Feed| {
                 feed.key
                     .0
@@ -178,17 +179,17 @@ impl World {
                     .find(|own| own.matches(&subject))
                     == Some(filter)
             };
-            let takers = self
+            let recipients = self
                 .feeds
                 .iter_mut()
                 .filter(|feed| first(feed))
                 .collect::<Vec<_>>();
-            self.counter += u64::from(!takers.is_empty());
+            self.counter += u64::from(!recipients.is_empty());
             let gap = Gap {
                 reason: GapReason::Upstream,
                 missed: Some(1),
             };
-            for feed in takers {
+            for feed in recipients {
                 feed.history.push((
                     self.counter,
                     if is_lost {
@@ -222,7 +223,7 @@ impl World {
         assert!(self.budget.used() <= self.budget.max(), "{:?}", self.budget);
     }
 
-    /// The connection is lost with what was under way, or one subscription or feed is refused.
+    /// Loses the connection with the messages in flight, or rejects one subscription or feed.
     fn lose(&mut self) {
         let missed = self.rng.bool().then(|| self.rng.u64(1..5));
         let gap = Gap {
@@ -230,13 +231,13 @@ impl World {
             missed,
         };
         self.counter += u64::from(!self.feeds.is_empty());
-        let tell = |feed: &mut Feed| feed.history.push((self.counter, Kind::Gap(gap)));
+        let record = |feed: &mut Feed| feed.history.push((self.counter, Kind::Gap(gap)));
         match self.rng.u8(..3) {
             0 if !self.feeds.is_empty() => {
                 let at = self.rng.usize(..self.feeds.len());
                 self.writer
                     .gap_of_feed(self.feeds[at].feed, GapReason::Upstream, missed);
-                tell(&mut self.feeds[at]);
+                record(&mut self.feeds[at]);
             }
             1 if !self.subscriptions.is_empty() => {
                 let Subscription { key, filter, .. } =
@@ -246,14 +247,14 @@ impl World {
                 self.feeds
                     .iter_mut()
                     .filter(|feed| feed.key.0.filters().contains(filter))
-                    .for_each(tell);
+                    .for_each(record);
             }
             _ => {
                 self.subscriptions
                     .iter_mut()
                     .for_each(|one| one.pending.clear());
                 self.writer.gap(GapReason::Upstream, missed);
-                self.feeds.iter_mut().for_each(tell);
+                self.feeds.iter_mut().for_each(record);
             }
         }
     }
@@ -263,13 +264,14 @@ impl World {
         self.core.sweep(now());
         while let Some(change) = self.writer.change().now_or_never() {
             assert!(
-                self.change(change.expect("readers may come")).is_none(),
-                "without a reader that opens"
+                self.change(change.expect("the source still admits readers"))
+                    .is_none(),
+                "no feed is created without a reader"
             );
         }
     }
 
-    /// Applies a change; the feed that is to be established, if it is that.
+    /// Applies a change; returns the feed to confirm, if one was created.
     fn change(&mut self, change: Change) -> Option<FeedKey> {
         match change {
             Change::Subscribe { feed, subscribe } => {
@@ -293,7 +295,7 @@ impl World {
                 self.feeds.retain(|feed| {
                     let is_over = writer.filters(feed.feed).is_none();
                     let is_read = clients.iter().any(|client| client.key == feed.key);
-                    assert!(!(is_over && is_read), "a feed with a reader was given up");
+                    assert!(!(is_over && is_read), "a feed with a reader was removed");
                     !is_over
                 });
                 let filters: HashSet<&Filter> = self
@@ -304,7 +306,7 @@ impl World {
                 assert_eq!(
                     self.subscriptions.len(),
                     filters.len(),
-                    "one subscription for each filter that is wanted"
+                    "one subscription per filter"
                 );
                 None
             }
@@ -320,14 +322,14 @@ impl World {
                 None,
                 (
                     world::filters(&mut self.rng),
-                    self.profiles[self.rng.usize(..3)].clone(),
+                    self.all_options[self.rng.usize(..3)].clone(),
                 ),
             ),
         };
         let start = known.map_or(Start::Live, |known| Start::After(known.position));
         let core = self.core.clone();
-        let profile = key.1.clone();
-        let mut opening = Box::pin(core.open(key.0.clone(), &profile, start));
+        let options = key.1.clone();
+        let mut opening = Box::pin(core.open(key.0.clone(), &options, start));
         let opened = match (&mut opening).now_or_never() {
             Some(opened) => opened,
             None => {
@@ -338,7 +340,7 @@ impl World {
                         .change()
                         .now_or_never()
                         .flatten()
-                        .expect("a reader that waits wants a feed");
+                        .expect("an opening reader has requested a feed");
                     if let Some(feed) = self.change(change) {
                         break feed;
                     }
@@ -359,7 +361,7 @@ impl World {
             Ok(opened) => opened,
             Err(error) => {
                 assert_eq!(error, OpenError::TooManyFeeds);
-                self.counter += 1; // It was given to nobody.
+                self.counter += 1; // The number was allocated and not used.
                 return;
             }
         };
@@ -379,7 +381,7 @@ impl World {
                     .find(|at| key.0.matches(&self.published[*at as usize]));
                 assert_eq!(
                     missed, None,
-                    "published while nobody was subscribed, and not told"
+                    "published without a subscription, and not reported"
                 );
                 feed.history
                     .partition_point(|(seq, _)| *seq <= known.position.seq)
@@ -390,7 +392,8 @@ impl World {
             }
             (Some(_), outcome) => panic!("{outcome:?}"),
         };
-        // A reader that begins, or is told a gap, lacks nothing that was published before; another has what it had.
+        // A live reader, or one with a gap, needs nothing published before; any other has what it
+        // had.
         let published = match (known, opened.outcome) {
             (Some(known), Outcome::Window) => known.published,
             _ => self.published.len() as u64,
@@ -399,9 +402,9 @@ impl World {
             position,
             published,
         };
-        let (wakes, missed, waits_since) = (Arc::default(), 0, None);
-        let (cursor, outlet) = (opened.cursor, Arc::new(ChanceOutlet::default()));
-        cursor.set_sink(outlet.clone());
+        let (wakes, missed, idle_since) = (Arc::default(), 0, None);
+        let (cursor, sink) = (opened.cursor, Arc::new(RandomSink::default()));
+        cursor.set_sink(sink.clone());
         let client = Client {
             key,
             cursor,
@@ -409,8 +412,8 @@ impl World {
             missed,
             conflated: 0,
             wakes,
-            outlet,
-            waits_since,
+            sink,
+            idle_since,
             known,
         };
         self.clients.push(client);
@@ -436,21 +439,23 @@ impl World {
             .iter()
             .find(|feed| feed.key == client.key)
             .unwrap();
-        client.outlet.close();
+        client.sink.close();
         client.cursor.resync();
         let mut batch = items::batch();
         let waker = Waker::from(client.wakes.clone());
         let budget = [1, 100, 1 << 20][self.rng.usize(..3)];
         let mut context = Context::from_waker(&waker);
         let lag = client.cursor.probe().lag(now()).events;
-        let mut relief = world::slow(&mut self.rng).map(|slow| Shedder::new(&slow, lag));
-        let read = match &mut relief {
+        let mut shedder = world::slow(&mut self.rng).map(|slow| Shedder::new(&slow, lag));
+        let read = match &mut shedder {
             None => client.cursor.poll_read(&mut context, &mut batch, budget),
-            Some(relief) => client
-                .cursor
-                .poll_read_slow(&mut context, &mut batch, budget, relief),
+            Some(shedder) => {
+                client
+                    .cursor
+                    .poll_read_slow(&mut context, &mut batch, budget, shedder)
+            }
         };
-        client.waits_since = None;
+        client.idle_since = None;
         let is_unknown = |item: &Item| {
             matches!(
                 item,
@@ -469,23 +474,23 @@ impl World {
         let conflated = std::mem::take(&mut client.conflated);
         assert!(
             conflated == 0 || !is_known,
-            "conflated, and as it was told: {conflated} more"
+            "{conflated} more events reported as conflated than skipped"
         );
         match read {
             Poll::Ready(Read::Some) => assert!(!batch.items.is_empty()),
             Poll::Ready(Read::Ended) => panic!("a feed with a reader never ends"),
             Poll::Pending => {
-                client.waits_since = Some(client.wakes.count());
-                client.outlet.open();
-                client.pass(feed, feed.history.len());
+                client.idle_since = Some(client.wakes.count());
+                client.sink.open();
+                client.skip_to(feed, feed.history.len());
             }
         }
     }
 
-    fn check(&mut self, is_told: bool) {
+    fn check(&mut self, has_dispatched: bool) {
         assert_eq!(self.core.size().2, self.feeds.len());
-        if is_told {
-            // Until then a feed that is rung for is held.
+        if has_dispatched {
+            // A feed in a wake list is referenced until the dispatcher has run.
             assert_eq!(self.budget.feeds(), self.feeds.len());
         }
         for client in &mut self.clients {
@@ -494,10 +499,10 @@ impl World {
                 .iter()
                 .find(|feed| feed.key == client.key)
                 .unwrap();
-            for (text, position) in client.outlet.take(self.core.tag()) {
+            for (text, position) in client.sink.take(self.core.tag()) {
                 assert!(
-                    client.waits_since.is_some(),
-                    "handed to one that does not wait"
+                    client.idle_since.is_some(),
+                    "sent to a client that is not idle"
                 );
                 client.take(
                     &Seen::Event {
@@ -508,11 +513,11 @@ impl World {
                     feed,
                 );
             }
-            if let Some(before) = client.waits_since.filter(|_| is_told) {
+            if let Some(before) = client.idle_since.filter(|_| has_dispatched) {
                 let woken = client.wakes.count() - before;
                 assert!(
                     woken > 0 || client.next >= feed.history.len(),
-                    "woken or given what comes"
+                    "woken, or sent the events"
                 );
                 assert!(woken <= 1, "woken once");
             }
@@ -521,16 +526,20 @@ impl World {
 
     pub(crate) async fn end(mut self) {
         self.clients.clear();
-        self.courier.finish();
+        self.dispatcher.finish();
         while !self.subscriptions.is_empty() {
-            let change = self.writer.change().await.expect("readers may come");
+            let change = self
+                .writer
+                .change()
+                .await
+                .expect("the source still admits readers");
             assert!(self.change(change).is_none());
         }
         assert_eq!(self.core.size(), (0, 0, 0));
         assert_eq!(
             (self.budget.used(), self.budget.feeds()),
             (0, 0),
-            "what is dropped is given back"
+            "dropping everything releases the budget"
         );
     }
 }
@@ -572,7 +581,7 @@ impl Client {
             }
             Seen::Gap { gap, position } => {
                 self.find(feed, position.seq, Kind::Gap(*gap));
-                // What was lost with the connection was told.
+                // The loss of the connection was reported.
                 self.known = Known {
                     position: *position,
                     ..self.known
@@ -589,28 +598,26 @@ impl Client {
         };
         let found = (from..feed.history.len()).find(|place| feed.history[*place] == (seq, kind));
         let place = found
-            .unwrap_or_else(|| panic!("{kind:?} at {seq} is not in the history behind {from}"));
-        self.pass(feed, place);
+            .unwrap_or_else(|| panic!("{kind:?} at {seq} is not in the history from {from} on"));
+        self.skip_to(feed, place);
         self.next = place + 1;
     }
 
-    /// Passes by what lies before `place`: it must have been told.
-    fn pass(&mut self, feed: &Feed, place: usize) {
+    /// Skips the entries before `place`, all of which must have been reported.
+    fn skip_to(&mut self, feed: &Feed, place: usize) {
         if self.next != usize::MAX && self.missed != u64::MAX {
             let missed = feed.history[self.next..place]
                 .iter()
                 .map(|(_, kind)| match kind {
                     Kind::Event(_) => 1,
-                    Kind::Gap(gap) => gap.missed.expect("an unknown number is told as one"),
+                    Kind::Gap(gap) => gap
+                        .missed
+                        .expect("a gap without a count is reported as such"),
                 });
             let missed = missed.sum::<u64>();
             let conflated = missed.saturating_sub(self.missed).min(self.conflated);
             self.conflated -= conflated;
-            assert_eq!(
-                missed - conflated,
-                self.missed,
-                "missed, and as it was told"
-            );
+            assert_eq!(missed - conflated, self.missed, "missed, and reported");
         }
         (self.next, self.missed) = (place, 0);
     }
