@@ -9,9 +9,9 @@
 //! cancels out. Costs are processor time and memory of the sidecar's process, never latency or
 //! throughput: on a busy machine these measure the other programs.
 //!
-//! A scenario that looks slower after the last round is measured again for as many rounds. Otherwise
-//! equal builds would fail too often: in ten comparisons over five rounds, one is likely enough to
-//! be slower in all rounds by chance. [`verdict`] has the statistics.
+//! A scenario that looks slower after the last round is measured again for as many rounds.
+//! Otherwise equal builds would fail too often: in ten comparisons over five rounds, one is likely
+//! enough to be slower in all rounds by chance. [`verdict`] has the statistics.
 //!
 //! The storm is also compared with the bare send loop.
 
