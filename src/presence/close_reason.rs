@@ -23,7 +23,7 @@ pub enum CloseReason {
 struct Row {
     /// Label of metrics and logs.
     label: &'static str,
-    /// Whether the client receives the label in `sidestream.close`.
+    /// The client receives the label in `sidestream.close`.
     is_sent: bool,
     level: Level,
 }
@@ -61,7 +61,7 @@ impl CloseReason {
         self.row().label
     }
 
-    /// Returns the reason in the event `sidestream.close`; `None` if the stream ends without that event.
+    /// Returns the reason in the event `sidestream.close`. `None`: it ends without one.
     #[must_use]
     pub const fn client_reason(self) -> Option<&'static str> {
         let row = self.row();

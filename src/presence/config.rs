@@ -32,7 +32,8 @@ pub struct BucketName(Box<str>);
 impl BucketName {
     /// Parses a name; the error is a sentence.
     ///
-    /// # Errors If NATS would reject the name.
+    /// # Errors
+    /// If NATS would reject the name.
     pub fn parse(name: &str) -> Result<Self, &'static str> {
         // 128: half the length of a file name on the server's disk, for the stream name with its
         // prefix.

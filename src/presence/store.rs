@@ -1,9 +1,8 @@
-//! Interface to the presence store of all pods. Implemented by `nats::kv`.
+//! Interface to the presence store of all pods, implemented by `nats::kv`.
 //!
 //! Every future is bounded in time by the implementation. Failures never affect event streams:
 //! without a store a client begins live, and an operator sees only this pod's clients.
 
-use std::fmt;
 use std::pin::Pin;
 
 use super::entry::{ClaimRequest, Entry, Key};
@@ -70,11 +69,6 @@ pub struct Handover {
 }
 
 /// Reason why the store does not respond: a sentence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Unavailable(pub String);
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}

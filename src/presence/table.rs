@@ -10,6 +10,8 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use slab::Slab;
+
 use super::{CloseReason, Delivered, Lag, PresenceStore, StreamHandle};
 
 /// All open event streams of this pod. Clones share the table.
@@ -53,6 +55,8 @@ impl StreamTable {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(stream);
+        // Bounded by the process's file descriptors and the streams per connection, far below.
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX / SHARDS);
         table.len.fetch_add(1, Ordering::Relaxed);
         Registration {
             table,
@@ -93,8 +97,8 @@ impl StreamTable {
                 shard
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .members()
-                    .cloned(),
+                    .iter()
+                    .map(|(_, stream)| Arc::clone(stream)),
             );
             for stream in members.drain(..) {
                 visit(&*stream);
@@ -111,8 +115,8 @@ impl StreamTable {
         shard
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .members()
-            .cloned()
+            .iter()
+            .map(|(_, stream)| Arc::clone(stream))
             .collect()
     }
 
@@ -125,8 +129,8 @@ impl StreamTable {
                 shard
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .members()
-                    .cloned(),
+                    .iter()
+                    .map(|(_, stream)| Arc::clone(stream)),
             );
         }
         members
@@ -184,7 +188,7 @@ impl Drop for Registration {
             let mut slab = self.table.shards[shard as usize]
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            slab.remove(slot)
+            slab.try_remove(slot as usize)
         };
         debug_assert!(removed.is_some(), "a registration is removed once");
         self.table.len.fetch_sub(1, Ordering::Relaxed);
@@ -214,61 +218,11 @@ pub const SHARDS: u32 = 16;
 
 #[derive(Default)]
 struct Table {
-    shards: [Mutex<Slab>; SHARDS as usize],
+    shards: [Mutex<Slab<Arc<dyn StreamHandle>>>; SHARDS as usize],
     /// Shard of the next stream: all shards fill evenly.
     next: AtomicU32,
     len: AtomicUsize,
     presence: OnceLock<Arc<dyn PresenceStore>>,
-}
-
-/// Slots that are reused, the last freed first.
-#[derive(Default)]
-struct Slab {
-    slots: Vec<Slot>,
-    free: Option<u32>,
-}
-
-enum Slot {
-    Taken(Arc<dyn StreamHandle>),
-    /// Index of the slot that was freed before.
-    Free(Option<u32>),
-}
-
-impl Slab {
-    fn insert(&mut self, stream: Arc<dyn StreamHandle>) -> u32 {
-        if let Some(slot) = self.free {
-            let freed = std::mem::replace(&mut self.slots[slot as usize], Slot::Taken(stream));
-            self.free = match freed {
-                Slot::Free(before) => before,
-                Slot::Taken(_) => None,
-            };
-            return slot;
-        }
-        self.slots.push(Slot::Taken(stream));
-        // Bounded by the process's file descriptors and the streams per connection, far below.
-        u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-    }
-
-    fn remove(&mut self, slot: u32) -> Option<Arc<dyn StreamHandle>> {
-        let taken = self.slots.get_mut(slot as usize)?;
-        match std::mem::replace(taken, Slot::Free(self.free)) {
-            Slot::Taken(stream) => {
-                self.free = Some(slot);
-                Some(stream)
-            }
-            freed @ Slot::Free(_) => {
-                *taken = freed;
-                None
-            }
-        }
-    }
-
-    fn members(&self) -> impl Iterator<Item = &Arc<dyn StreamHandle>> {
-        self.slots.iter().filter_map(|slot| match slot {
-            Slot::Taken(stream) => Some(stream),
-            Slot::Free(_) => None,
-        })
-    }
 }
 
 #[cfg(test)]

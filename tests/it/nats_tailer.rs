@@ -163,7 +163,7 @@ async fn a_recreated_stream_is_told_and_followed_from_its_beginning() {
     let before = log.tag();
     jetstream.delete_stream("A").await.unwrap();
     upstream
-        .until_reported("stream:A", &["no stream A", "waiting"])
+        .until_reported("stream:A", &["stream A", "no such stream", "waiting"])
         .await;
     create_stream(&jetstream, "A", &["a.>"]).await;
     publish(&jetstream, "a.x", ["new".into()]).await;
@@ -310,7 +310,10 @@ async fn a_missing_stream_is_waited_for_and_one_that_forgets_what_was_consumed_i
     upstream.tail("JOBS", &["jobs.>"]);
     upstream.tail("NEWS", &["news.>"]);
     upstream
-        .until_reported("stream:LATER", &["no stream LATER", "waiting"])
+        .until_reported(
+            "stream:LATER",
+            &["stream LATER", "no such stream", "waiting"],
+        )
         .await;
     upstream
         .until_reported("stream:JOBS", &["JOBS", "work-queue", "use a mirror"])

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::lifecycle::backoff::{self, Jitter};
+
 /// Full jitter: a random part of a delay that doubles with each failure. Ten thousand clients of one pod that ends come
 /// back spread over the whole delay, not in step.
 #[derive(Debug)]
@@ -35,15 +37,15 @@ impl Backoff {
 
     /// The delay before the next attempt. `Retry-After` is a lower bound; the jitter comes on top of it.
     pub(super) fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
-        let doubled = self
-            .base
-            .saturating_mul(2_u32.saturating_pow(self.failures));
+        // A server that asks for more than the cap gets it.
+        let delays = backoff::Backoff::new(self.base, CAP.max(self.base), Jitter::Full);
+        let random = self.random.f64();
+        let delay = match retry_after {
+            Some(after) => after + self.base.mul_f64(random),
+            None => delays.delay(self.failures, random),
+        };
         self.failures = self.failures.saturating_add(1);
-        match retry_after {
-            Some(after) => after + self.base.mul_f64(self.random.f64()),
-            // A server that asks for more than the cap gets it.
-            None => doubled.min(CAP.max(self.base)).mul_f64(self.random.f64()),
-        }
+        delay
     }
 }
 

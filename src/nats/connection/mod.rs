@@ -15,89 +15,37 @@
 
 mod credentials;
 pub(in crate::nats) mod flush;
+mod identity;
 mod nats_connection;
 mod probe;
 mod supervisor;
 mod transport;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
+pub use identity::Identity;
+pub(crate) use identity::token;
+use identity::{CONTROL, CORE, INBOX};
 pub(crate) use nats_connection::{ConnectionEnd, ConnectionState, NatsConnection};
 pub(crate) use supervisor::Supervisor;
 use transport::Transport;
 
 use super::config::Config;
+use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::lifecycle::health::Health;
 use crate::nats::decode::message::PAYLOAD_BYTES_MAX;
 use crate::telemetry::Metrics;
 
-/// Prefix of our inboxes: one permission, `_INBOX_sse.>`, covers the inboxes of all pods and of no
-/// other client.
-const INBOX: &str = "_INBOX_sse.";
-
-/// Role of the connection for core subjects.
-const CORE: &str = "core";
-/// Role of the connection for requests.
-const CONTROL: &str = "control";
-
-/// Name under which this process appears in NATS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Pod name, as part of connection and consumer names.
-    pub pod: String,
-    /// Distinguishes this process from all other processes, earlier ones of the pod included.
-    pub boot: String,
-}
-
-impl Identity {
-    /// Returns an identity of this pod with a new boot id.
-    #[must_use]
-    pub fn new(pod: &str) -> Self {
-        // 48 bits of a generator seeded by the system: two restarts do not get the same id.
-        Self {
-            pod: token(pod, 64),
-            boot: format!("{:012x}", fastrand::u64(..) >> 16),
-        }
-    }
-}
-
-/// Replaces every character that is not allowed in a NATS name or subject token with `_`.
-pub(crate) fn token(text: &str, length_max: usize) -> String {
-    let is_allowed = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
-    let name: String = text
-        .chars()
-        .take(length_max)
-        .map(|char| if is_allowed(char) { char } else { '_' })
-        .collect();
-    if name.is_empty() {
-        "_".to_owned()
-    } else {
-        name
-    }
-}
-
 /// A server address that cannot be parsed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("invalid NATS server address `{server}`: {why}")]
 pub struct InvalidServer {
     server: String,
     why: String,
 }
-
-impl fmt::Display for InvalidServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "invalid NATS server address `{}`: {}",
-            self.server, self.why
-        )
-    }
-}
-
-impl std::error::Error for InvalidServer {}
 
 /// The four connections. Core messages, replays, live JetStream messages and responses to requests
 /// do not wait for each other.
@@ -115,7 +63,8 @@ pub(crate) struct NatsConnections {
 
 /// Starts connecting and retries for as long as the process runs.
 ///
-/// # Errors [`InvalidServer`] if an address cannot be parsed. Every other failure is retried.
+/// # Errors
+/// [`InvalidServer`] if an address cannot be parsed. Every other failure is retried.
 pub(crate) async fn connect(
     config: &Config,
     identity: &Identity,
@@ -169,6 +118,14 @@ fn without_secrets(server: &str) -> String {
     }
 }
 
+/// Delay before a reconnect attempt: 50 ms, doubled up to 10 s, with full jitter so that pods do
+/// not reconnect in step.
+const RECONNECT: Backoff = Backoff::new(
+    Duration::from_millis(50),
+    Duration::from_secs(10),
+    Jitter::Full,
+);
+
 /// 8192 queued messages: a pull request asks for at most 512, and two are open at a time.
 const PENDING_MESSAGES_MAX: usize = 8192;
 
@@ -221,12 +178,9 @@ fn options(
     transport::apply(options, config, servers)
 }
 
-/// Delay before a reconnect attempt: full jitter, so that pods do not reconnect in step.
+/// Delay before a reconnect attempt.
 fn reconnect_delay(attempt: usize) -> Duration {
-    // 50 ms, doubled up to 10 s.
-    let exponent = u32::try_from(attempt.min(8)).unwrap_or(8);
-    let longest = Duration::from_millis(50 << exponent).min(Duration::from_secs(10));
-    longest.mul_f64(fastrand::f64())
+    RECONNECT.delay(u32::try_from(attempt).unwrap_or(u32::MAX), fastrand::f64())
 }
 
 #[cfg(test)]
@@ -242,14 +196,6 @@ mod tests {
         }
         assert!((0..100).all(|_| reconnect_delay(1) <= Duration::from_millis(100)));
         assert!((0..1000).any(|_| reconnect_delay(20) > Duration::from_secs(5)));
-    }
-
-    #[test]
-    fn names_contain_only_characters_that_nats_allows() {
-        assert_eq!(token("api-7f.x y>*", 64), "api-7f_x_y__");
-        assert_eq!(token("", 64), "_");
-        assert_eq!(token(&"x".repeat(300), 64).len(), 64);
-        assert_ne!(Identity::new("a").boot, Identity::new("a").boot);
     }
 
     #[test]

@@ -21,10 +21,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::identity::{CORE, INBOX};
 use super::nats_connection::{ClientSlot, ConnectionState, NatsConnection};
 use super::probe::{self, Unanswered};
 use super::transport::Transport;
-use super::{CORE, INBOX};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::telemetry::Metrics;
 

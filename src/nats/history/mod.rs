@@ -10,31 +10,18 @@ mod reader;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{JetStreamError, Nats};
-use crate::feed::archive::{Archive, BoxFuture, Pages, State, Unavailable};
+use crate::feed::archive::{Archive, BoxFuture, Pages, State};
+use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
+use crate::nats::jetstream::api::StreamState;
 use crate::sse::SourceTag;
 use crate::subject::FilterSet;
-use read_health::ReadHealth;
+use read_health::{ReadHealth, StreamContext};
 use reader::HistoryReader;
 
 /// History of one JetStream stream.
 #[derive(Debug)]
 pub(super) struct JetStreamArchive(Arc<StreamContext>);
-
-/// State shared by all readers of one stream.
-#[derive(Debug)]
-struct StreamContext {
-    nats: Nats,
-    stream: String,
-    identity: Option<String>,
-    /// Union of all filters: requested from NATS if a read has too many filters.
-    all: FilterSet,
-    decoder: EventDecoder,
-    /// Source tag that was returned last; readers expect it.
-    last_tag: Mutex<Option<SourceTag>>,
-    read_health: ReadHealth,
-}
 
 impl JetStreamArchive {
     pub(super) fn new(nats: Nats, stream: &str, identity: Option<&str>, all: &FilterSet) -> Self {
@@ -71,7 +58,7 @@ impl Archive for JetStreamArchive {
                 .nats
                 .stream_state(&context.stream, seq)
                 .await
-                .and_then(super::StreamState::shareable);
+                .and_then(StreamState::shareable);
             let state = state.map_err(|error| context.unavailable(&error))?;
             let tag = state.tag(&context.stream, context.identity.as_deref());
             *context
@@ -113,16 +100,5 @@ impl Archive for JetStreamArchive {
             after,
             last_tag,
         ))
-    }
-}
-
-impl StreamContext {
-    /// Converts an error for readers, and reports a permanent one.
-    fn unavailable(self: &Arc<Self>, error: &JetStreamError) -> Unavailable {
-        if !error.is_permanent() {
-            return Unavailable::Temporary(error.explain(&self.stream));
-        }
-        read_health::report(self, error);
-        Unavailable::Rejected(error.explain(&self.stream))
     }
 }

@@ -1,4 +1,4 @@
-//! Health of history reads: a health check and a probe while reads fail.
+//! State shared by all reads of one stream, and their health: a check and a probe while they fail.
 //!
 //! A read that fails permanently reports its error here. The check `replays:STREAM` is then
 //! degraded with the error and its remedy, and every [`PROBE_EVERY`] a task performs once what a
@@ -8,14 +8,33 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::StreamContext;
+use crate::feed::archive::Unavailable;
+use crate::lifecycle::backoff::spread;
 use crate::lifecycle::health::{Check, Status};
-use crate::nats::JetStreamError;
+use crate::nats::client::Nats;
+use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::jetstream::consumer::{self, Consumer, Spec, sequence};
+use crate::nats::jetstream::error::JetStreamError;
+use crate::sse::SourceTag;
+use crate::subject::FilterSet;
 
 /// 5 s: how long clients are rejected at most after the operator has acted. A probe is three
 /// requests.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// State shared by all readers of one stream.
+#[derive(Debug)]
+pub(super) struct StreamContext {
+    pub(super) nats: Nats,
+    pub(super) stream: String,
+    pub(super) identity: Option<String>,
+    /// Union of all filters: requested from NATS if a read has too many filters.
+    pub(super) all: FilterSet,
+    pub(super) decoder: EventDecoder,
+    /// Source tag that was returned last; readers expect it.
+    pub(super) last_tag: Mutex<Option<SourceTag>>,
+    pub(super) read_health: ReadHealth,
+}
 
 /// State of the reads of one stream: empty while they succeed.
 #[derive(Debug, Default)]
@@ -26,6 +45,17 @@ pub(super) struct ReadHealth(Mutex<Option<Failed>>);
 struct Failed {
     check: Check,
     is_permanent: bool,
+}
+
+impl StreamContext {
+    /// Converts an error for readers, and reports a permanent one.
+    pub(super) fn unavailable(self: &Arc<Self>, error: &JetStreamError) -> Unavailable {
+        if !error.is_permanent() {
+            return Unavailable::Temporary(error.explain(&self.stream));
+        }
+        report(self, error);
+        Unavailable::Rejected(error.explain(&self.stream))
+    }
 }
 
 impl ReadHealth {
@@ -76,7 +106,7 @@ pub(super) fn report(context: &Arc<StreamContext>, error: &JetStreamError) {
     let context = Arc::downgrade(context);
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(PROBE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+            tokio::time::sleep(spread(PROBE_EVERY, fastrand::f64())).await;
             let Some(context) = context.upgrade() else {
                 return;
             };

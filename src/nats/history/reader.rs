@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{StreamContext, read_health};
+use super::read_health::{self, StreamContext};
 use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;

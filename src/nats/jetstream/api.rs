@@ -82,7 +82,8 @@ pub(crate) struct Stored {
 impl StreamState {
     /// Returns the state of a stream that many clients can read.
     ///
-    /// # Errors [`JetStreamError::Retention`] if the stream deletes consumed messages;
+    /// # Errors
+    /// [`JetStreamError::Retention`] if the stream deletes consumed messages;
     /// [`JetStreamError::Unservable`] and [`JetStreamError::SequenceTooHigh`] if it can deliver
     /// nothing.
     pub(crate) fn shareable(self) -> Result<Self, JetStreamError> {

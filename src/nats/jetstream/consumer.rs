@@ -29,6 +29,7 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
 use super::api::{Api, JetStreamError};
+use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::nats::connection::{ConnectionEnd, Identity, NatsConnection, token};
 use crate::nats::decode::decoder::BATCH_MAX;
 use crate::nats::decode::message::AckInfo;
@@ -50,6 +51,12 @@ const INACTIVE_THRESHOLD_EXCESS: u64 = 10153;
 const RESENDS_MAX: u32 = 5;
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 
+/// Delay before the next attempt: 0.1 s, doubled per attempt up to 5 s, half of it random.
+const RETRY: Backoff = Backoff::new(
+    Duration::from_millis(100),
+    Duration::from_secs(5),
+    Jitter::Half,
+);
 /// 64 open pull requests at most, if the server or the stream limits their size
 /// (`max_request_batch`). With one request at a time, a limit of one message would cost a round
 /// trip per message.
@@ -385,10 +392,9 @@ pub(crate) fn server_filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
         .collect()
 }
 
-/// Delay before the next attempt: 0.1 s, doubled per attempt up to 5 s, half of it random.
+/// Delay before the next attempt to use the stream.
 pub(crate) fn retry_delay(attempts: u32) -> Duration {
-    let longest = Duration::from_millis(100 << attempts.min(6)).min(Duration::from_secs(5));
-    longest.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
+    RETRY.delay(attempts, fastrand::f64())
 }
 
 /// Delivers from this sequence on.

@@ -4,30 +4,39 @@
 //! [`JetStreamError::is_permanent`] decides between retrying and rejecting clients. Error codes are
 //! classified in two tables; a code in neither is classified by its HTTP status.
 
-use std::fmt;
-
 use crate::sse::SourceTag;
 
 /// Highest sequence that NATS delivers to a consumer: it compares sequences as signed numbers.
 pub(crate) const SEQUENCE_MAX: u64 = i64::MAX as u64;
 
-/// Reason why a JetStream request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Reason why a JetStream request failed. The text does not name the stream;
+/// [`JetStreamError::explain`] adds it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JetStreamError {
     /// There is no such stream.
+    #[error("JetStream has no such stream; waiting until it is created")]
     StreamNotFound,
     /// The stream deletes messages after they are consumed.
+    #[error(
+        "{kind} retention deletes consumed messages, so clients cannot share the stream; use a mirror with limits retention"
+    )]
     Retention {
         /// Name of its retention policy.
         kind: &'static str,
     },
     /// The server denies this subject.
+    #[error("NATS denies {0} to this user: add the permission")]
     Denied(String),
     /// No responder for JetStream requests.
+    #[error("no responder for JetStream: enable JetStream for this account")]
     NoJetStream,
     /// No response in time.
+    #[error("JetStream does not respond")]
     Timeout,
     /// Another stream has the same source tag in event ids.
+    #[error(
+        "stream {other} has the same tag {tag} in event ids (hash collision): give one of them an `identity` in the configuration"
+    )]
     TagCollision {
         /// Name of that stream.
         other: String,
@@ -35,19 +44,30 @@ pub enum JetStreamError {
         tag: SourceTag,
     },
     /// The stream does not republish, but its source is configured to read republished messages.
+    #[error(
+        "the stream does not republish, so it cannot be read with `delivery: republish`: configure `republish` on it (`nats stream edit STREAM --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
+    )]
     NotRepublished,
     /// The stream republishes without payloads.
+    #[error(
+        "the stream republishes headers only, so no payload can be read with `delivery: republish`: republish without `headers_only`, or leave `delivery` at `shared`"
+    )]
     HeadersOnly,
     /// The stream does not republish everything that a route reads.
+    #[error(
+        "the stream republishes only {source_filter}, not all of {filter}, which a route reads with `delivery: republish`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
+    )]
     Uncovered {
         /// Filter of the route.
         filter: String,
         /// Source of the stream's republish configuration.
-        source: String,
+        source_filter: String,
     },
     /// An invalid response, or a request that could not be sent.
+    #[error("JetStream request failed: {0}")]
     Failed(String),
     /// An error response of JetStream.
+    #[error("JetStream rejects the request: {text}{}", suffix(*code))]
     Rejected {
         /// Error code (`err_code`). 0 for the status of a pull request, which has none.
         code: u64,
@@ -57,11 +77,17 @@ pub enum JetStreamError {
         text: String,
     },
     /// The stream stores only subjects that are never served.
+    #[error(
+        "the stream stores only {stored}, and subjects that begin with `$` or `_INBOX` are never served: no route can receive anything from it; use a stream that sources it with a subject transform (`$KV.config.>` to `config.>`)"
+    )]
     Unservable {
         /// Subjects of the stream.
         stored: String,
     },
     /// The stream's sequences are higher than a consumer delivers.
+    #[error(
+        "the stream begins at sequence {0}, and NATS delivers no message above {SEQUENCE_MAX} to a consumer: create the stream with a smaller `first_seq`"
+    )]
     SequenceTooHigh(u64),
 }
 
@@ -69,48 +95,7 @@ impl JetStreamError {
     /// Returns the problem as a sentence that names the stream.
     #[must_use]
     pub fn explain(&self, stream: &str) -> String {
-        match self {
-            Self::StreamNotFound => {
-                format!("JetStream has no stream {stream}; waiting until it is created")
-            }
-            Self::Retention { kind } => format!(
-                "stream {stream} has {kind} retention: it deletes consumed messages, so clients cannot share it; use a mirror with limits retention"
-            ),
-            Self::Denied(subject) => {
-                format!("stream {stream}: NATS denies {subject} to this user: add the permission")
-            }
-            Self::NoJetStream => {
-                format!(
-                    "stream {stream}: no responder for JetStream: enable JetStream for this account"
-                )
-            }
-            Self::Timeout => format!("stream {stream}: JetStream does not answer"),
-            Self::TagCollision { other, tag } => format!(
-                "stream {stream} and stream {other} have the same tag {tag} in event ids (hash collision): give one of them an `identity` in the configuration"
-            ),
-            Self::NotRepublished => format!(
-                "stream {stream} does not republish, so it cannot be read with `delivery: republish`: configure `republish` on it (`nats stream edit {stream} --republish-source='>' --republish-destination='live.>'`), or leave `delivery` at `shared`"
-            ),
-            Self::HeadersOnly => format!(
-                "stream {stream} republishes headers only, so no payload can be read with `delivery: republish`: republish without `headers_only`, or leave `delivery` at `shared`"
-            ),
-            Self::Uncovered { filter, source } => format!(
-                "stream {stream} republishes only {source}, not all of {filter}, which a route reads with `delivery: republish`: widen the source of its `republish`, narrow the route, or leave `delivery` at `shared`"
-            ),
-            Self::Failed(why) => format!("stream {stream}: JetStream request failed: {why}"),
-            Self::Rejected { code, text, .. } => match remedy(*code) {
-                Some(remedy) => {
-                    format!("stream {stream}: JetStream rejects the request: {text}: {remedy}")
-                }
-                None => format!("stream {stream}: JetStream rejects the request: {text}"),
-            },
-            Self::Unservable { stored } => format!(
-                "stream {stream} stores only {stored}, and subjects that begin with `$` or `_INBOX` are never served: no route can receive anything from it; use a stream that sources it with a subject transform (`$KV.config.>` to `config.>`)"
-            ),
-            Self::SequenceTooHigh(first) => format!(
-                "stream {stream} begins at sequence {first}, and NATS delivers no message above {SEQUENCE_MAX} to a consumer: create the stream with a smaller `first_seq`"
-            ),
-        }
+        format!("stream {stream}: {self}")
     }
 
     /// Returns true if waiting does not help: the response stays the same until an operator changes
@@ -136,14 +121,6 @@ impl JetStreamError {
         }
     }
 }
-
-impl fmt::Display for JetStreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.explain("-"))
-    }
-}
-
-impl std::error::Error for JetStreamError {}
 
 /// Errors that only an operator can resolve, with the remedy. Codes and meanings:
 /// `server/errors.json` of nats-server.
@@ -232,6 +209,11 @@ fn is_permanent_status(status: usize, text: &str) -> bool {
 
 fn is_fault_of_the_request(status: usize) -> bool {
     (400..500).contains(&status) && !matches!(status, 404 | 408 | 409 | 429)
+}
+
+/// Remedy for an error code as the end of a sentence, or an empty text.
+fn suffix(code: u64) -> String {
+    remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"))
 }
 
 fn remedy(code: u64) -> Option<&'static str> {
@@ -368,7 +350,7 @@ mod tests {
         assert!(
             JetStreamError::StreamNotFound
                 .explain("A")
-                .contains("no stream A")
+                .contains("no such stream")
         );
         assert!(
             JetStreamError::Denied("$JS.API.STREAM.INFO.A".into())

@@ -8,5 +8,6 @@
 pub(in crate::nats) mod api;
 pub(in crate::nats) mod consumer;
 pub(in crate::nats) mod error;
+pub(in crate::nats) mod stream_config;
 pub(in crate::nats) mod tags;
 pub(in crate::nats) mod tailer;

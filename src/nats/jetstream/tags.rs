@@ -1,5 +1,4 @@
-//! Source tags of all streams. An event id finds its source by the tag, so streams may not share
-//! one.
+//! Source tags of all streams: an event id finds its source by the tag, so tags are unique.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,8 +19,9 @@ struct Claim {
 impl SourceTags {
     /// Assigns a tag to a stream and releases its previous one.
     ///
-    /// # Errors [`JetStreamError::TagCollision`] if another stream has the tag. Streams with the
-    /// same identity share theirs on purpose.
+    /// # Errors
+    /// [`JetStreamError::TagCollision`] if another stream has the tag. Streams with the same
+    /// identity share theirs on purpose.
     pub(crate) fn claim(
         &self,
         stream: &str,

@@ -26,31 +26,19 @@ use time::OffsetDateTime;
 
 use super::api::{Api, JetStreamError, StreamState};
 use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
+use super::stream_config::StreamConfig;
 use super::tags::SourceTags;
-use crate::feed::{Gap, GapReason, Limits, StreamWriter};
+use crate::feed::{Gap, GapReason, StreamWriter};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::{Identity, NatsConnection};
 use crate::nats::decode::decoder::{Batch, EventDecoder};
 use crate::nats::decode::message::MessageFields;
 use crate::sse::{Position, SourceTag};
-use crate::subject::{Filter, FilterSet};
+use crate::subject::Filter;
 use crate::telemetry::Metrics;
 use delivery::Delivery;
 use start::{Progress, Start};
-
-/// Settings of one followed stream.
-#[derive(Clone, Debug)]
-pub struct StreamConfig {
-    /// Name of the stream.
-    pub name: String,
-    /// Union of the filters of all routes.
-    pub filters: FilterSet,
-    /// Name that replaces the stream's creation time in event ids.
-    pub identity: Option<String>,
-    /// Amount of recent messages that are read at the start.
-    pub window: Limits,
-}
 
 /// Maximum number of messages of one pull request.
 const REQUEST_MAX: usize = 512;
@@ -85,6 +73,14 @@ pub(crate) struct StreamTailer {
     delivery: Delivery,
 }
 
+/// Access to JetStream for a tailer.
+pub(crate) struct Server {
+    pub(crate) api: Api,
+    /// Connection that delivers the messages.
+    pub(crate) data: NatsConnection,
+    pub(crate) tags: Arc<SourceTags>,
+}
+
 /// Identity of the followed stream, its source tag, and the last message received from it.
 #[derive(Clone, Copy, Debug)]
 struct FollowedStream {
@@ -97,11 +93,12 @@ impl StreamTailer {
     pub(crate) fn new(
         config: StreamConfig,
         identity: Identity,
-        (api, data, tags): (Api, NatsConnection, Arc<SourceTags>),
+        server: Server,
         writer: StreamWriter,
         health: &Health,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let Server { api, data, tags } = server;
         Self {
             decoder: EventDecoder::new(metrics, &config.name),
             check: health.check(format!("stream:{}", config.name), NOT_CAUGHT_UP),
@@ -154,6 +151,23 @@ impl StreamTailer {
             } else if is_idle {
                 self.check_delivery().await;
             }
+        }
+    }
+
+    /// Fails or degrades the health check if an idle stream holds a message that is not delivered.
+    async fn check_delivery(&mut self) {
+        let (Some((_, head)), Some(consumer)) = (self.writer.head(), &self.consumer) else {
+            return;
+        };
+        let checked = self
+            .delivery
+            .check(&self.api, &self.config, consumer.name(), head);
+        if let Some(text) = checked.await {
+            self.check.set(if self.caught_up {
+                Status::Degraded(text)
+            } else {
+                Status::Failing(text)
+            });
         }
     }
 

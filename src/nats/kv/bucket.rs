@@ -250,61 +250,56 @@ impl Bucket {
 pub(super) fn explain(error: &JetStreamError) -> String {
     match error {
         JetStreamError::StreamNotFound => "bucket not found".to_owned(),
-        JetStreamError::Denied(subject) => {
-            format!("NATS denies {subject} to this user: add the permission")
-        }
-        JetStreamError::NoJetStream => {
-            "no responder for JetStream: enable JetStream for this account".to_owned()
-        }
-        JetStreamError::Timeout => "JetStream does not answer".to_owned(),
         JetStreamError::Failed(why) if why.contains("insufficient") => {
-            format!(
-                "JetStream request failed: {why}: lower presence.max_bytes, or give JetStream more memory"
-            )
+            format!("{error}: lower presence.max_bytes, or give JetStream more memory")
         }
-        JetStreamError::Failed(why) => format!("JetStream request failed: {why}"),
         JetStreamError::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
-        // Errors that only a stream of events can have.
-        _ => error.explain("-"),
+        _ => error.to_string(),
     }
 }
 
 /// Creates the bucket, with one replica if three are not possible.
 async fn create(api: &Api, name: &BucketName, max_bytes: u64) -> Result<Info, JetStreamError> {
-    let create = async |num_replicas| {
-        let request = NewBucket {
-            name: format!("KV_{}", name.as_str()),
-            description: "sidestream presence: connected clients of all pods",
-            subjects: [format!("$KV.{}.>", name.as_str())],
-            max_msgs_per_subject: 1,
-            max_age: MAX_AGE.as_nanos() as u64,
-            max_bytes,
-            // Its loss costs nothing: within a minute everything is written again.
-            storage: "memory",
-            num_replicas,
-            discard: "new",
-            allow_rollup_hdrs: true,
-            deny_delete: true,
-            allow_direct: true,
-            allow_msg_ttl: api.is_server_at_least(2, 11),
-        };
-        let created: Result<Info, JetStreamError> = api
-            .request(format!("STREAM.CREATE.KV_{}", name.as_str()), &request)
-            .await;
-        if created.is_ok() {
-            tracing::info!(
-                bucket = name.as_str(),
-                replicas = num_replicas,
-                "presence bucket created"
-            );
-        }
-        created
-    };
-    match create(REPLICAS).await {
+    match create_with(api, name, max_bytes, REPLICAS).await {
         // A single server, or a cluster with too few servers.
-        Err(JetStreamError::Failed(_) | JetStreamError::Rejected { .. }) => create(1).await,
+        Err(JetStreamError::Failed(_) | JetStreamError::Rejected { .. }) => {
+            create_with(api, name, max_bytes, 1).await
+        }
         created => created,
     }
+}
+
+async fn create_with(
+    api: &Api,
+    name: &BucketName,
+    max_bytes: u64,
+    num_replicas: u8,
+) -> Result<Info, JetStreamError> {
+    let request = NewBucket {
+        name: format!("KV_{}", name.as_str()),
+        description: "sidestream presence: connected clients of all pods",
+        subjects: [format!("$KV.{}.>", name.as_str())],
+        max_msgs_per_subject: 1,
+        max_age: MAX_AGE.as_nanos() as u64,
+        max_bytes,
+        // Its loss costs nothing: within a minute everything is written again.
+        storage: "memory",
+        num_replicas,
+        discard: "new",
+        allow_rollup_hdrs: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_msg_ttl: api.is_server_at_least(2, 11),
+    };
+    let created: Info = api
+        .request(format!("STREAM.CREATE.KV_{}", name.as_str()), &request)
+        .await?;
+    tracing::info!(
+        bucket = name.as_str(),
+        replicas = num_replicas,
+        "presence bucket created"
+    );
+    Ok(created)
 }
 
 #[derive(Serialize)]

@@ -16,9 +16,10 @@
 //! begin live at once.
 
 mod bucket;
+mod shared;
 mod writer;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -26,7 +27,7 @@ use futures_util::stream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::Nats;
+use super::client::Nats;
 use crate::lifecycle::shutdown::Token;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::presence::entry::ENDED_FOR;
@@ -36,8 +37,8 @@ use crate::presence::{
     PresenceStore, Unavailable,
 };
 use crate::sse::EventId;
-use crate::telemetry::Metrics;
 use bucket::{Bucket, WriteError};
+use shared::{FULL_HINT, Shared};
 use writer::Writer;
 
 /// 500 ms: maximum delay of a client that may have been handed over, before it begins live. A claim
@@ -63,31 +64,15 @@ const LISTS_MAX: usize = 4;
 /// 64 recorded positions: a `client` with more is a group of clients and claims none.
 const POSITIONS_OF_CLIENT_MAX: usize = 64;
 
-/// Reason reported to the operator when entries are not written because the bucket is full.
-const FULL_HINT: &str = "the bucket is full, new entries are not written: raise `max_bytes` of the bucket, or limit what a client \
-    may open (limits.per_client)";
-
 /// Number of concurrent reads for one result.
 const READ_AHEAD: usize = 16;
 
 /// Presence store in a KV bucket.
 pub(super) struct KvPresenceStore {
-    queue: PresenceQueue,
-    metrics: Arc<Metrics>,
-    state: Mutex<State>,
+    shared: Arc<Shared>,
     claim_permits: Semaphore,
     cleanup_permits: Semaphore,
     list_permits: Semaphore,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The bucket, while it can be written.
-    bucket: Option<Bucket>,
-    /// Reason why there is no bucket.
-    error: String,
-    /// End of the pause after a failed read.
-    pause: Option<Instant>,
 }
 
 impl KvPresenceStore {
@@ -100,19 +85,17 @@ impl KvPresenceStore {
     ) -> Arc<Self> {
         let inner = &*nats.0;
         let this = Arc::new(Self {
-            queue: PresenceQueue::new(&inner.identity.pod, &inner.identity.boot),
-            metrics: Arc::clone(&inner.metrics),
-            state: Mutex::new(State {
-                error: "not opened yet".to_owned(),
-                ..State::default()
-            }),
+            shared: Arc::new(Shared::new(
+                PresenceQueue::new(&inner.identity.pod, &inner.identity.boot),
+                Arc::clone(&inner.metrics),
+            )),
             claim_permits: Semaphore::new(CLAIMS_MAX),
             cleanup_permits: Semaphore::new(CLEANUPS_MAX),
             list_permits: Semaphore::new(LISTS_MAX),
         });
         let check = inner.health.check("presence", "not opened yet");
         let writer = Writer::new(
-            &this,
+            Arc::clone(&this.shared),
             (inner.connections.control.clone(), inner.api.clone()),
             (name, max_bytes),
             check,
@@ -121,22 +104,18 @@ impl KvPresenceStore {
         this
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the bucket, unless reads are paused.
     fn bucket(&self) -> Option<Bucket> {
-        let state = self.lock();
+        let state = self.shared.lock();
         let paused = state.pause.is_some_and(|until| until > Instant::now());
         if paused { None } else { state.bucket.clone() }
     }
 
     /// Counts a failed read and pauses further reads.
     fn failed(&self, why: &str) {
-        self.metrics.presence_errors_total.inc();
+        self.shared.metrics.presence_errors_total.inc();
         tracing::debug!(error = why, "presence bucket read failed");
-        self.lock().pause = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+        self.shared.lock().pause = Some(Instant::now() + PAUSE_AFTER_FAILURE);
     }
 
     /// Claims a position that is recorded for this client. Sets `is_recorded` if there is one: if
@@ -152,14 +131,19 @@ impl KvPresenceStore {
         }
         let now = unix_millis(SystemTime::now());
         let mut recorded = values(bucket, keys).await?;
-        recorded.retain(|(_, entry, _)| {
-            entry.is_available_to(request, now) || entry.is_claimed_from(request, now)
+        recorded.retain(|stored| {
+            stored.entry.is_available_to(request, now) || stored.entry.is_claimed_from(request, now)
         });
         *is_recorded = !recorded.is_empty();
         // In the order of disconnection: two windows of one user get their positions back in that
         // order.
-        recorded.sort_by_key(|(_, _, revision)| *revision);
-        for (key, entry, revision) in recorded {
+        recorded.sort_by_key(|stored| stored.revision);
+        for stored in recorded {
+            let Stored {
+                key,
+                entry,
+                revision,
+            } = stored;
             if !entry.is_available_to(request, now) {
                 continue;
             }
@@ -190,12 +174,19 @@ impl KvPresenceStore {
         keys.truncate(POSITIONS_OF_CLIENT_MAX);
         let now = unix_millis(SystemTime::now());
         let mut left = values(bucket, keys).await?;
-        left.retain(|(_, entry, _)| entry.is_available_to(request, now) && entry.is_passed_by(has));
-        left.sort_by_key(|(_, entry, revision)| (!has.is_same(&entry.last_event_id), *revision));
-        for (key, entry, revision) in left {
-            if replace(bucket, &key, &entry.remove(now), revision)
-                .await?
-                .is_some()
+        left.retain(|stored| {
+            stored.entry.is_available_to(request, now) && stored.entry.is_passed_by(has)
+        });
+        left.sort_by_key(|stored| (!has.is_same(&stored.entry.last_event_id), stored.revision));
+        for stored in left {
+            if replace(
+                bucket,
+                &stored.key,
+                &stored.entry.remove(now),
+                stored.revision,
+            )
+            .await?
+            .is_some()
             {
                 break;
             }
@@ -222,15 +213,26 @@ async fn replace(
     }
 }
 
+/// A value in the bucket with its key and revision.
+struct Stored {
+    key: Key,
+    entry: Entry,
+    revision: u64,
+}
+
 /// Reads the values of these keys with their revisions, and leaves out missing ones.
-async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)>, JetStreamError> {
+async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<Stored>, JetStreamError> {
     let mut found = Vec::with_capacity(keys.len());
     let mut answers = stream::iter(keys)
         .map(|key| async move { bucket.get(&key).await.map(|value| (key, value)) })
         .buffered(READ_AHEAD);
     while let Some(answer) = answers.next().await {
         if let (key, Some((entry, revision))) = answer? {
-            found.push((key, entry, revision));
+            found.push(Stored {
+                key,
+                entry,
+                revision,
+            });
         }
     }
     Ok(found)
@@ -238,7 +240,7 @@ async fn values(bucket: &Bucket, keys: Vec<Key>) -> Result<Vec<(Key, Entry, u64)
 
 impl PresenceStore for KvPresenceStore {
     fn queue(&self) -> &PresenceQueue {
-        &self.queue
+        &self.shared.queue
     }
 
     fn find<'a>(
@@ -247,8 +249,8 @@ impl PresenceStore for KvPresenceStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Found, Unavailable>> {
         Box::pin(async move {
-            let Some(bucket) = self.lock().bucket.clone() else {
-                return Err(Unavailable(self.lock().error.clone()));
+            let Some(bucket) = self.shared.lock().bucket.clone() else {
+                return Err(Unavailable(self.shared.lock().error.clone()));
             };
             let Ok(_permit) = self.list_permits.try_acquire() else {
                 return Err(Unavailable(
@@ -266,18 +268,18 @@ impl PresenceStore for KvPresenceStore {
                     let now = unix_millis(SystemTime::now());
                     let current = values
                         .into_iter()
-                        .filter(|(_, entry, _)| entry.is_current(now));
+                        .filter(|stored| stored.entry.is_current(now));
                     Ok(Found {
-                        entries: current.map(|(key, entry, _)| (key, entry)).collect(),
+                        entries: current.map(|stored| (stored.key, stored.entry)).collect(),
                         is_complete,
                     })
                 }
                 Ok(Err(error)) => {
-                    self.metrics.presence_errors_total.inc();
+                    self.shared.metrics.presence_errors_total.inc();
                     Err(Unavailable(bucket::explain(&error)))
                 }
                 Err(_) => {
-                    self.metrics.presence_errors_total.inc();
+                    self.shared.metrics.presence_errors_total.inc();
                     Err(Unavailable(format!(
                         "no answer within {} s",
                         FIND_TIMEOUT.as_secs()

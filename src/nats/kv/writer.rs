@@ -1,5 +1,4 @@
-//! Writer of the presence bucket: writes changes in batches, and open entries again before they
-//! expire.
+//! Writer of the presence bucket: changes in batches, and open entries again before they expire.
 //!
 //! One task per pod. It takes updates from the [`PresenceQueue`] and writes at most 100 at a time,
 //! every 100 ms. Nothing waits for it, and a failing bucket never affects event streams: the health
@@ -24,7 +23,8 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::bucket::{Bucket, BucketState, WriteError, explain};
-use super::{FULL_HINT, KvPresenceStore};
+use super::shared::{FULL_HINT, Shared};
+use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::lifecycle::health::{Check, Status};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::NatsConnection;
@@ -65,15 +65,19 @@ const REWRITE_INTERVAL: Duration = Duration::from_secs(60);
 /// event streams, each is written again less often.
 const REWRITES_PER_SECOND: u32 = 500;
 
-/// 1 s, doubled up to 30 s: delay after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Delay after a failure: 1 s, doubled up to 30 s, half of it random.
+const RETRY: Backoff = Backoff::new(
+    Duration::from_secs(1),
+    Duration::from_secs(30),
+    Jitter::Half,
+);
 
 /// 2 s for the last writes when the process ends.
 const LAST_WRITES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// State of the writing task.
 pub(super) struct Writer {
-    store: Arc<KvPresenceStore>,
+    shared: Arc<Shared>,
     connection: NatsConnection,
     api: Api,
     name: BucketName,
@@ -101,7 +105,8 @@ pub(super) struct Writer {
     full: Option<Instant>,
     /// The last write was confirmed: several may be sent at a time.
     is_confirmed: bool,
-    backoff: Duration,
+    /// Failures since the last confirmed write.
+    failures: u32,
 }
 
 /// Wait before the next step.
@@ -119,7 +124,7 @@ enum Pause {
 impl Writer {
     /// `bucket`: its name, and its size if it is created here.
     pub(super) fn new(
-        store: &Arc<KvPresenceStore>,
+        shared: Arc<Shared>,
         (connection, api): (NatsConnection, Api),
         (name, max_bytes): (&BucketName, u64),
         check: Check,
@@ -127,7 +132,7 @@ impl Writer {
         // Never failing: a pod without presence serves its clients as usual.
         check.set(Status::Ok);
         Self {
-            store: Arc::clone(store),
+            shared,
             connection,
             api,
             name: name.clone(),
@@ -143,7 +148,7 @@ impl Writer {
             uncounted: 0,
             full: None,
             is_confirmed: false,
-            backoff: BACKOFF.0,
+            failures: 0,
         }
     }
 
@@ -164,7 +169,7 @@ impl Writer {
                     () = self.pause(pause) => {}
                 }
             }
-            while self.store.queue.has_ended() && self.write().await.is_ok() {}
+            while self.shared.queue.has_ended() && self.write().await.is_ok() {}
         };
         tokio::select! {
             () = write => {}
@@ -177,7 +182,7 @@ impl Writer {
         if !self.connection.state().up {
             self.close();
             // The health check of the connections reports it already.
-            self.store.lock().error = "not connected to NATS".to_owned();
+            self.shared.lock().error = "not connected to NATS".to_owned();
             return Pause::Up;
         }
         let done = match self.check_bucket().await {
@@ -189,10 +194,10 @@ impl Writer {
             Ok(true) => Pause::Gather,
             Ok(false) => Pause::Woken,
             Err(why) => {
-                self.store.metrics.presence_errors_total.inc();
+                self.shared.metrics.presence_errors_total.inc();
                 self.report(&why);
-                let wait = self.backoff;
-                self.backoff = (wait * 2).min(BACKOFF.1);
+                let wait = RETRY.delay(self.failures, fastrand::f64());
+                self.failures = self.failures.saturating_add(1);
                 Pause::Backoff(wait)
             }
         }
@@ -203,7 +208,7 @@ impl Writer {
             Pause::Gather => sleep(BATCH_DELAY).await,
             Pause::Woken => {
                 // After a timeout or a change, it is time to check.
-                drop(timeout(CHECK_INTERVAL, self.store.queue.wait()).await);
+                drop(timeout(CHECK_INTERVAL, self.shared.queue.wait()).await);
                 sleep(BATCH_DELAY).await;
             }
             Pause::Up => drop(self.connection.wait_up().await),
@@ -228,7 +233,7 @@ impl Writer {
             );
         }
         self.note(&state);
-        self.store.lock().bucket = Some(bucket.clone());
+        self.shared.lock().bucket = Some(bucket.clone());
         self.bucket = Some(bucket);
         Ok(true)
     }
@@ -270,14 +275,14 @@ impl Writer {
             }
             self.created = Some(state.created.clone());
             self.written = 0;
-            self.store.queue.rewrite_all();
+            self.shared.queue.rewrite_all();
         }
         let room = |max: u64| (max - max / POSITION_SHARE).saturating_sub(state.bytes);
         self.allowance = state.max_bytes.map(|max| room(max) / ENTRY_BYTES_MAX);
         self.is_almost_full = self.allowance == Some(0);
         if self.has_postponed && !self.is_almost_full {
             (self.has_postponed, self.uncounted) = (false, 0);
-            self.store.queue.continue_postponed();
+            self.shared.queue.continue_postponed();
         }
     }
 
@@ -291,7 +296,7 @@ impl Writer {
             }
             match &mut self.allowance {
                 Some(0) => {
-                    self.store.queue.postpone(update.number);
+                    self.shared.queue.postpone(update.number);
                     return false;
                 }
                 Some(left) => *left -= 1,
@@ -313,7 +318,7 @@ impl Writer {
     /// check.
     fn note_full(&mut self, unwritten: u64) {
         if unwritten > 0 {
-            self.store.metrics.presence_full_total.inc_by(unwritten);
+            self.shared.metrics.presence_full_total.inc_by(unwritten);
             self.full = Some(Instant::now());
         }
         if self.full.is_some_and(|full| full.elapsed() < FULL_FOR) {
@@ -331,8 +336,8 @@ impl Writer {
         let Some(bucket) = self.bucket.clone() else {
             return Err("bucket not open".to_owned());
         };
-        let store = Arc::clone(&self.store);
-        let queue = &store.queue;
+        let shared = Arc::clone(&self.shared);
+        let queue = &shared.queue;
         let every = rewrite_interval(queue.len(), bucket.max_age);
         // One write until it succeeds: a rejection is then logged once, not a hundred times.
         let most = if self.is_confirmed { BATCH_MAX } else { 1 };
@@ -382,17 +387,17 @@ impl Writer {
             failures += 1;
             failure = Some(why);
         }
-        let errors = &self.store.metrics.presence_errors_total;
+        let errors = &self.shared.metrics.presence_errors_total;
         errors.inc_by(queue.take_dropped());
         let Some(why) = failure else {
             self.note_full(full);
             let was_alone = !batch.is_empty() && !std::mem::replace(&mut self.is_confirmed, true);
             if was_alone {
-                self.backoff = BACKOFF.0;
+                self.failures = 0;
             }
             return Ok(was_alone || is_whole || (self.has_postponed && !self.is_almost_full));
         };
-        self.store.metrics.presence_full_total.inc_by(full);
+        self.shared.metrics.presence_full_total.inc_by(full);
         // One more is counted with the reason.
         errors.inc_by(failures - 1);
         self.is_confirmed = false;
@@ -406,12 +411,12 @@ impl Writer {
     fn close(&mut self) {
         self.bucket = None;
         self.is_confirmed = false;
-        self.store.lock().bucket = None;
+        self.shared.lock().bucket = None;
     }
 
     /// Reports a failure to the operator. The health check logs it when it changes.
     fn report(&self, why: &str) {
-        why.clone_into(&mut self.store.lock().error);
+        why.clone_into(&mut self.shared.lock().error);
         self.check.set(Status::Degraded(format!(
             "presence.bucket {}: {why}",
             self.name.as_str()

@@ -1,5 +1,4 @@
-//! One subscription per subject that feeds of one stream need, and its messages to all of these
-//! feeds.
+//! Distribution of a stream's messages to its feeds: one subscription per subject.
 //!
 //! ```text
 //! Distribution::subscribe -> Distributor (one task per stream) -> FeedReceiver (one per feed)

@@ -1,5 +1,4 @@
-//! Maps a filter to the subject to subscribe to, as a stream's republish configuration maps
-//! subjects.
+//! Subject to subscribe to for a filter, as the stream's republish configuration maps it.
 //!
 //! Pure. The destination is read as nats-server reads it (`subject_transform.go`), wildcards and
 //! functions included.

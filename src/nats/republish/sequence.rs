@@ -1,4 +1,4 @@
-//! Loss detection in one feed of republished messages. Pure.
+//! Loss detection in one feed of republished messages, as a pure function of its sequences.
 //!
 //! Each message names its sequence and the previous sequence of its subject. The tracker remembers
 //! the last sequence of each subject and decides what a message is ([`SequenceStep`]):

@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::StreamContext;
+use super::context::StreamContext;
 use super::distribution::{FeedReceiver, PositionedMessage};
 use super::mapping::Republish;
 use super::sequence::{SequenceStep, SequenceTracker};

@@ -17,7 +17,12 @@ async fn a_missing_stream_is_named_and_served_when_it_comes() {
         .without_waiting()
         .start()
         .await;
-    until_reported(&sidestream, "stream:A", &["no stream A", "waiting"]).await;
+    until_reported(
+        &sidestream,
+        "stream:A",
+        &["stream A", "no such stream", "waiting"],
+    )
+    .await;
     assert_eq!(sidestream.admin("/health/ready").await.0, 503);
     assert_eq!(
         SseClient::get(sidestream.url("/stream"))
@@ -129,7 +134,7 @@ async fn a_stream_made_again_is_one_gap_and_then_live() {
     let before = client.next().await;
     assert_eq!(before.data, "6");
     context.delete_stream("A").await.unwrap();
-    until_reported(&sidestream, "stream:A", &["no stream A"]).await;
+    until_reported(&sidestream, "stream:A", &["stream A", "no such stream"]).await;
     create_stream(&context, "A", &["a.>"]).await;
     until_ready(&sidestream).await;
     publish(&context, "a.x", "new").await;

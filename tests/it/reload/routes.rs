@@ -121,7 +121,10 @@ async fn a_new_stream_of_a_reloaded_route_is_followed_and_named_while_it_is_miss
     ));
     assert_eq!(ask_reload(&sidestream).await["ok"], true);
     let why = sidestream.admin_json("/health").await["checks"]["stream:B"]["message"].to_string();
-    assert!(why.contains("no stream B"), "{why}");
+    assert!(
+        why.contains("stream B: JetStream has no such stream"),
+        "{why}"
+    );
     publish(&context, "a.x", "undisturbed").await;
     assert_eq!(client.next().await.data, "undisturbed");
     assert_eq!(

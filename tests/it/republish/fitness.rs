@@ -85,7 +85,7 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
         .await;
     fixture.publish("a.7.5.created", "moved").await;
     assert_eq!(client.next().await.data, "moved");
-    pod.until_message("stream republishes in another way now")
+    pod.until_message("republish configuration of stream changed; subscribing again")
         .await;
     fixture.publish("a.7.6.created", "by the new way").await;
     assert_eq!(client.next().await.data, "by the new way");

@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::StreamTailer;
-use crate::lifecycle::health::Status;
+use crate::nats::jetstream::api::Api;
+use crate::nats::jetstream::stream_config::StreamConfig;
 
 /// 10 s: one request for an idle stream, and longer than any delivery that is only slow.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,58 +29,40 @@ impl Delivery {
         self.last = None;
         std::mem::take(&mut self.is_stuck)
     }
-}
 
-impl StreamTailer {
-    /// Compares an idle stream with its state at the previous check.
-    pub(super) async fn check_delivery(&mut self) {
+    /// Compares an idle stream with its state at the previous check. `head` is the last
+    /// delivered sequence. Returns the problem if a message is not delivered.
+    pub(super) async fn check(
+        &mut self,
+        api: &Api,
+        config: &StreamConfig,
+        consumer: &str,
+        head: u64,
+    ) -> Option<String> {
         if self
-            .delivery
             .checked
             .is_some_and(|checked| checked.elapsed() < CHECK_INTERVAL)
         {
-            return;
+            return None;
         }
-        self.delivery.checked = Some(Instant::now());
-        let (Some((_, head)), Ok(state)) = (
-            self.writer.head(),
-            self.api.stream_info(&self.config.name).await,
-        ) else {
-            return;
-        };
-        let last_before = self.delivery.last.replace(state.last_seq);
-        if last_before.is_none_or(|last_before| last_before <= head) {
-            return;
+        self.checked = Some(Instant::now());
+        let stream = &config.name;
+        let state = api.stream_info(stream).await.ok()?;
+        let last_before = self.last.replace(state.last_seq)?;
+        if last_before <= head {
+            return None;
         }
         // The new messages may be filtered out or deleted.
-        let filters = self.config.filters.disjoint();
-        let Ok(Some(next)) = self
-            .api
-            .next_stored(&self.config.name, head + 1, &filters)
-            .await
-        else {
-            return;
-        };
-        if last_before.is_some_and(|last_before| next.sequence <= last_before)
-            && self.config.filters.matches(&next.subject)
-        {
-            self.delivery.is_stuck = true;
-            let (stream, consumer) = (
-                &self.config.name,
-                self.consumer
-                    .as_ref()
-                    .map_or("-", |consumer| consumer.name()),
-            );
-            let text = format!(
-                "stream {stream}: NATS sends heartbeats, but has not delivered message {} for {} s or longer: the consumer {consumer} is paused (`nats consumer resume {stream} {consumer}`), or its server needs attention",
-                next.sequence,
-                CHECK_INTERVAL.as_secs(),
-            );
-            self.check.set(if self.caught_up {
-                Status::Degraded(text)
-            } else {
-                Status::Failing(text)
-            });
+        let filters = config.filters.disjoint();
+        let next = api.next_stored(stream, head + 1, &filters).await.ok()??;
+        if next.sequence > last_before || !config.filters.matches(&next.subject) {
+            return None;
         }
+        self.is_stuck = true;
+        Some(format!(
+            "stream {stream}: NATS sends heartbeats, but has not delivered message {} for {} s or longer: the consumer {consumer} is paused (`nats consumer resume {stream} {consumer}`), or its server needs attention",
+            next.sequence,
+            CHECK_INTERVAL.as_secs(),
+        ))
     }
 }

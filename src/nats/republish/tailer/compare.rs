@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{ReadError, RepublishTailer, SequenceTracker, open};
+use super::{ReadError, RepublishTailer, open};
 use crate::feed::{Gap, GapReason};
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::{JetStreamError, StreamState};
 use crate::nats::jetstream::tailer::start::{self, Progress, Start};
+use crate::nats::republish::mapping::Republish;
+use crate::nats::republish::sequence::SequenceTracker;
 use crate::sse::SourceTag;
 
 impl RepublishTailer {
@@ -211,5 +213,19 @@ impl RepublishTailer {
         );
         (self.tag, self.tracker, self.last, self.newest) =
             (tag, SequenceTracker::new(head), None, None);
+    }
+
+    /// Subscribes to these subjects instead of the previous ones. Returns true on success.
+    pub(super) async fn subscribe_to(
+        &mut self,
+        republish: Republish,
+        subjects: Vec<String>,
+    ) -> bool {
+        self.receiver = None;
+        let Some(receiver) = self.context.distribution.subscribe(&subjects).await else {
+            return false;
+        };
+        (self.receiver, self.republish, self.subjects) = (Some(receiver), republish, subjects);
+        true
     }
 }

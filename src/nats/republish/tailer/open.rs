@@ -3,11 +3,11 @@
 //! Order: subscribe, flush (the server has processed the subscription), then read the stream's
 //! state. Every message stored after that state is delivered by the subscription.
 
-use super::{RepublishTailer, StreamContext};
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
 use crate::nats::republish::Republish;
+use crate::nats::republish::context::StreamContext;
 use crate::nats::republish::distribution::FeedReceiver;
 use crate::sse::SourceTag;
 use crate::subject::FilterSet;
@@ -88,21 +88,5 @@ pub(super) async fn wait_subscribed(context: &StreamContext) -> ConnectionState 
         if connection.generation() == before.generation {
             return before;
         }
-    }
-}
-
-impl RepublishTailer {
-    /// Subscribes to these subjects instead of the previous ones. Returns true on success.
-    pub(super) async fn subscribe_to(
-        &mut self,
-        republish: Republish,
-        subjects: Vec<String>,
-    ) -> bool {
-        self.receiver = None;
-        let Some(receiver) = self.context.distribution.subscribe(&subjects).await else {
-            return false;
-        };
-        (self.receiver, self.republish, self.subjects) = (Some(receiver), republish, subjects);
-        true
     }
 }
