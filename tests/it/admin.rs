@@ -1,4 +1,4 @@
-//! The operator's side over real sockets: probes, metrics, connections, configuration and the control socket.
+//! The admin port and the control socket: probes, metrics, connections, configuration, commands.
 
 mod exhaustion;
 mod hosts;
@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running admin, and everything that it is given.
+/// Running admin server, with the values that it reports.
 struct Operator {
     admin: Option<Admin>,
     health: Health,
@@ -82,7 +82,7 @@ impl Operator {
         self.ask(&format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"))
     }
 
-    /// None: the connection was closed without an answer.
+    /// `None`: the connection was closed without a response.
     fn try_get(&self, target: &str) -> Option<Answer> {
         let mut socket = TcpStream::connect(self.address()).ok()?;
         socket.set_read_timeout(Some(DEADLINE)).ok()?;
@@ -159,13 +159,13 @@ impl Answer {
     }
 }
 
-/// Sends bytes and reads until the other side closes.
+/// Sends bytes and reads until the server closes the connection.
 fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.write_all(request).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is as good as an end: what was said before it counts.
+    // A reset after the response is as good as a FIN.
     if let Err(error) = socket.read_to_end(&mut answer) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
@@ -181,7 +181,7 @@ fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     answer
 }
 
-/// The content of a chunked body.
+/// Content of a chunked body.
 fn dechunked(mut body: &str) -> String {
     let mut content = String::new();
     while let Some((size, rest)) = body.split_once("\r\n") {
@@ -192,7 +192,7 @@ fn dechunked(mut body: &str) -> String {
     content
 }
 
-/// An event stream as far as the admin can tell.
+/// Event stream as the admin server sees it.
 struct Client {
     description: Mutex<StreamInfo>,
     route: Arc<str>,
@@ -262,7 +262,7 @@ impl StreamHandle for Client {
 }
 
 #[test]
-fn health_says_the_worst_of_its_checks_and_only_a_failing_one_costs_readiness() {
+fn health_is_the_worst_check_and_only_a_failing_one_makes_the_pod_not_ready() {
     let operator = Operator::start();
     let health = || operator.get("/health");
     assert_eq!(health().status(), 200);
@@ -307,7 +307,7 @@ fn health_says_the_worst_of_its_checks_and_only_a_failing_one_costs_readiness() 
 }
 
 #[test]
-fn a_draining_pod_is_alive_but_not_ready_and_tells_how_far_it_is() {
+fn a_draining_pod_is_alive_but_not_ready_and_reports_its_progress() {
     let operator = Operator::start();
     operator.drain.send_replace(Progress {
         phase: Phase::Ending,
@@ -380,7 +380,7 @@ fn metrics_are_prometheus_text_with_the_greatest_lag_of_each_route() {
 }
 
 #[test]
-fn connections_are_listed_by_client_and_route_with_everything_an_operator_asks_for() {
+fn connections_are_listed_by_client_and_route() {
     let operator = Operator::start();
     assert_eq!(
         operator.get("/connections").json(),
@@ -423,7 +423,7 @@ fn connections_are_listed_by_client_and_route_with_everything_an_operator_asks_f
 }
 
 #[test]
-fn the_configuration_is_shown_as_it_was_given() {
+fn the_effective_configuration_is_served() {
     let operator = Operator::start();
     assert_eq!(
         operator.get("/config").json(),
@@ -432,7 +432,7 @@ fn the_configuration_is_shown_as_it_was_given() {
 }
 
 #[test]
-fn what_is_not_a_page_or_not_a_reading_is_refused() {
+fn unknown_paths_and_methods_are_rejected() {
     let operator = Operator::start();
     for path in ["/", "/healthz", "/health/", "/metrics/x", "/..", "*"] {
         let answer = operator.get(path);
@@ -460,7 +460,7 @@ fn what_is_not_a_page_or_not_a_reading_is_refused() {
 }
 
 #[test]
-fn what_is_not_http_is_closed_and_hurts_nobody() {
+fn a_connection_without_http_is_closed_and_affects_no_other() {
     let operator = Operator::start();
     let long = format!(
         "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: {}\r\n\r\n",
@@ -474,7 +474,7 @@ fn what_is_not_http_is_closed_and_hurts_nobody() {
         let mut socket = TcpStream::connect(operator.address()).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut answer = Vec::new();
-        // Either may fail: the admin closes as soon as it has seen enough.
+        // Either may fail: the server closes as soon as it knows that this is not HTTP.
         let ended = socket
             .write_all(garbage)
             .and_then(|()| socket.read_to_end(&mut answer).map(drop));
@@ -493,7 +493,7 @@ fn what_is_not_http_is_closed_and_hurts_nobody() {
 }
 
 #[test]
-fn the_control_socket_tells_the_status_and_passes_a_reload_on() {
+fn the_control_socket_returns_the_status_and_forwards_a_reload() {
     let mut operator = Operator::start();
     let status = operator.command("status\n");
     assert_eq!(
@@ -524,7 +524,7 @@ fn the_control_socket_tells_the_status_and_passes_a_reload_on() {
 }
 
 #[test]
-fn the_control_socket_begins_a_drain_once_and_tells_its_end_to_all_who_wait() {
+fn the_control_socket_begins_one_drain_and_reports_its_end_to_every_waiting_client() {
     let mut operator = Operator::start();
     let mut commands = std::mem::replace(&mut operator.commands, mpsc::channel(1).1);
     let begun = operator.drain.clone();
@@ -580,7 +580,7 @@ fn the_control_socket_begins_a_drain_once_and_tells_its_end_to_all_who_wait() {
 }
 
 #[test]
-fn the_control_socket_refuses_what_it_does_not_know() {
+fn the_control_socket_rejects_unknown_commands() {
     let operator = Operator::start();
     for line in [
         "drain now\n",
@@ -611,7 +611,7 @@ fn the_control_socket_refuses_what_it_does_not_know() {
 }
 
 #[test]
-fn without_a_path_of_its_own_the_control_socket_is_where_others_look_for_it() {
+fn without_a_configured_path_the_control_socket_has_the_default_path() {
     let mut operator = Operator::start_with(None, tempfile::tempdir().unwrap());
     let places = admin::places(None, operator.address().port());
     assert!(
@@ -625,9 +625,9 @@ fn without_a_path_of_its_own_the_control_socket_is_where_others_look_for_it() {
 }
 
 #[test]
-fn the_log_says_where_the_admin_listens() {
-    // The first to log a line caches that nothing records it, when that is on the thread of another test: before the
-    // subscriber below is created, so that it renews what was cached.
+fn the_log_has_the_admin_address() {
+    // The first event of a callsite caches that no subscriber is interested, even on the thread of
+    // another test. Log once before the subscriber below is created, so that it rebuilds the cache.
     drop(Operator::start());
     let lines = Lines::default();
     let writer = lines.clone();
@@ -644,7 +644,7 @@ fn the_log_says_where_the_admin_listens() {
     assert_eq!(line["control"], operator.control.to_str().unwrap());
 }
 
-/// What was logged.
+/// Log output.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -660,7 +660,7 @@ impl std::io::Write for Lines {
 }
 
 #[test]
-fn a_second_sidecar_with_the_same_control_socket_or_port_is_told_so() {
+fn a_second_sidecar_with_the_same_control_socket_or_port_gets_an_error() {
     let operator = Operator::start();
     let start = |config: admin::Config| {
         let parts = Parts {
@@ -697,7 +697,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_is_told_so() {
 }
 
 #[test]
-fn the_admin_answers_until_it_is_stopped_and_leaves_nothing_behind() {
+fn the_admin_server_answers_until_it_is_stopped_and_removes_its_socket() {
     let mut operator = Operator::start();
     let address = operator.address();
     operator.drain.send_replace(Progress {

@@ -1,4 +1,4 @@
-//! `sidestream check` as a shell sees it: what it prints, where, and its exit code.
+//! `sidestream check` in a shell: its output and its exit code.
 
 use std::process::{Command, Output};
 
@@ -50,13 +50,13 @@ fn every_problem_goes_to_standard_error_and_the_exit_code_is_64() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_problem_too() {
+fn a_missing_file_is_a_problem() {
     let output = check(&["--config", "nowhere.yaml"]);
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).starts_with("error: there is no such file\n  --> nowhere.yaml\n"));
 }
 
-/// Runs the program in a shell, so that its standard output can be a full disk or a pipe without a reader.
+/// Runs the program in a shell, to redirect its output to a full disk or a pipe without a reader.
 fn shell(script: &str) -> Output {
     let mut command = Command::new("bash");
     command
@@ -110,7 +110,7 @@ fn standard_error_that_cannot_be_written_changes_no_exit_code() {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_a_command_without_a_panic() {
+fn a_closed_pipe_ends_a_command_without_a_panic() {
     for command in ["check", "--help"] {
         let output = shell(&format!(
             "set -o pipefail; {{ sleep 0.1; \"$1\" {command}; }} | true"

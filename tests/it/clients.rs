@@ -1,10 +1,10 @@
-//! Client programs that are not ours run against servers of theirs: Node's test runner, for the fetch-based client.
+//! The fetch-based client, tested by the test runner of Node.
 
 use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_fetch_client_reconnects_resumes_and_stops_as_it_says() {
+fn the_fetch_client_reconnects_resumes_and_stops_as_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = root.join("tests/clients/fetch-client.test.mjs");
     let output = Command::new("node")

@@ -1,4 +1,4 @@
-//! The reference file and the documentation against the code, and what a wrong file is told.
+//! The reference file and the documentation compared with the code, and the problems of wrong files.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn parsed(text: &str) -> Result<Config, Problems> {
     parse(text, "sidecar.yaml", &no_environment)
 }
 
-/// The messages of a text's problems, each with its line.
+/// Messages of the problems of a text, each with its line.
 fn problems(text: &str) -> Vec<String> {
     let problems = parsed(text).expect_err("the text is wrong");
     problems
@@ -28,7 +28,7 @@ fn problems(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The warnings about a text without problems.
+/// Warnings about a text without problems.
 fn warnings(text: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sidecar.yaml");
@@ -37,7 +37,8 @@ fn warnings(text: &str) -> Vec<String> {
     loaded.warnings.iter().map(ToString::to_string).collect()
 }
 
-/// The defaults in the shape of the file, for as many routes as it has; what has no default is left out.
+/// Defaults in the shape of the file, with the same number of routes. Keys without a default are
+/// left out.
 fn defaults_for(config: &Config) -> Value {
     let mut default = Config::default();
     let routes = config.http.routes.iter();
@@ -54,7 +55,7 @@ fn defaults_for(config: &Config) -> Value {
     value
 }
 
-/// The value at `routes[0].window.events`.
+/// Value at a path such as `routes[0].window.events`.
 fn at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     value.pointer(&format!(
         "/{}",
@@ -67,11 +68,11 @@ fn without_indices(path: &str) -> String {
 }
 
 #[test]
-fn the_reference_file_names_every_key_that_is_known() {
+fn the_reference_file_has_every_key() {
     let outline = outline(REFERENCE, "sidecar.yaml", &no_environment).unwrap();
     let mut named = BTreeSet::new();
     for (path, _) in &outline.named {
-        // A map is named when one of its keys is.
+        // A map counts as present if one of its keys is.
         let pattern = without_indices(path);
         named.extend(
             pattern
@@ -97,7 +98,7 @@ fn the_reference_file_names_every_key_that_is_known() {
 }
 
 #[test]
-fn the_reference_file_shows_defaults_except_where_it_says_example() {
+fn the_reference_file_has_the_defaults_except_for_marked_examples() {
     let config = parsed(REFERENCE).unwrap();
     let (shown, default) = (effective(&config), defaults_for(&config));
     let lines: Vec<&str> = REFERENCE.lines().collect();
@@ -128,7 +129,7 @@ fn the_reference_file_shows_defaults_except_where_it_says_example() {
 }
 
 #[test]
-fn every_key_of_the_reference_file_says_why() {
+fn every_key_of_the_reference_file_has_a_comment() {
     for (index, line) in REFERENCE
         .lines()
         .enumerate()
@@ -142,7 +143,7 @@ fn every_key_of_the_reference_file_says_why() {
 }
 
 #[test]
-fn the_manual_names_every_key() {
+fn the_documentation_has_every_key() {
     let known = outline(REFERENCE, "sidecar.yaml", &no_environment)
         .unwrap()
         .known;
@@ -157,7 +158,7 @@ fn the_manual_names_every_key() {
 }
 
 #[test]
-fn a_file_with_many_mistakes_is_told_all_of_them_at_once() {
+fn all_problems_of_a_file_are_reported_at_once() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config");
     for name in ["wrong", "tabs", "broken", "unclosed"] {
         let text = std::fs::read_to_string(fixtures.join(format!("{name}.yaml"))).unwrap();
@@ -177,7 +178,7 @@ fn a_file_with_many_mistakes_is_told_all_of_them_at_once() {
 }
 
 #[test]
-fn a_problem_as_json_has_its_place_its_excerpt_and_its_hint() {
+fn a_problem_in_json_has_its_location_excerpt_and_hint() {
     let told =
         parsed("routes: [{path: /a, sources: [{subjects: [a]}], hartbeat: 15s}]").unwrap_err();
     let expected = serde_json::json!([{
@@ -189,7 +190,7 @@ fn a_problem_as_json_has_its_place_its_excerpt_and_its_hint() {
 }
 
 #[test]
-fn an_absent_and_an_empty_file_are_told() {
+fn a_missing_and_an_empty_file_are_reported() {
     let told = config::load(Path::new("no/such/sidecar.yaml"))
         .unwrap_err()
         .to_string();
@@ -211,7 +212,7 @@ fn an_absent_and_an_empty_file_are_told() {
 }
 
 #[test]
-fn variables_of_the_environment_stand_for_any_value() {
+fn environment_variables_can_be_any_value() {
     let text = "
 routes:
   - path: ${ROUTE}
@@ -247,7 +248,7 @@ nats: { user: me, password: \"$$${SECRET}\" }
 }
 
 #[test]
-fn several_nats_servers_may_be_in_one_text() {
+fn one_value_may_list_several_nats_servers() {
     let text = "
 routes: [{ path: /a, sources: [{ subjects: [a] }] }]
 nats: { servers: [\"${NATS_URL}\", c], tls: { required: true, handshake_first: true } }
@@ -263,7 +264,7 @@ nats: { servers: [\"${NATS_URL}\", c], tls: { required: true, handshake_first: t
 }
 
 #[test]
-fn a_configuration_is_told_when_two_parts_of_it_contradict() {
+fn contradictions_in_a_configuration_are_reported() {
     let with = |more: &str| {
         problems(&format!(
             "routes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\n{more}"
@@ -314,7 +315,7 @@ fn a_configuration_is_told_when_two_parts_of_it_contradict() {
 }
 
 #[test]
-fn a_route_is_told_what_it_can_never_serve() {
+fn a_filter_that_never_matches_is_reported() {
     let route = |rest: &str| problems(&format!("routes: [{{ path: '/a/{{id}}', {rest} }}]"));
     let source = |rest: &str| route(&format!("sources: [{{ {rest} }}]"));
     assert_eq!(
@@ -378,7 +379,7 @@ fn a_route_is_told_what_it_can_never_serve() {
 }
 
 #[test]
-fn wildcards_of_other_systems_are_refused_or_warned_of() {
+fn wildcards_of_other_systems_are_problems_or_warnings() {
     let path =
         |path: &str| format!("routes: [{{ path: '{path}', sources: [{{ subjects: [a] }}] }}]");
     let subject = |subject: &str| {
@@ -415,7 +416,7 @@ fn wildcards_of_other_systems_are_refused_or_warned_of() {
 }
 
 #[test]
-fn subjects_that_come_from_a_stream_and_from_core_nats_are_warned_of() {
+fn subjects_from_both_a_stream_and_core_nats_are_a_warning() {
     let sources = |stream: &str, core: &str| {
         warnings(&format!(
             "routes: [{{ path: '/{{id}}', sources: [{{ stream: A, {stream} }}, {{ {core} }}] }}]"
@@ -443,7 +444,7 @@ fn subjects_that_come_from_a_stream_and_from_core_nats_are_warned_of() {
 }
 
 #[test]
-fn a_filter_of_the_log_that_would_silence_it_is_refused_with_a_hint() {
+fn a_log_filter_that_disables_the_log_is_a_problem_with_a_hint() {
     let log = |filter: &str, value: &str| {
         let text = format!(
             "routes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\nlog: {{ filter: '{filter}' }}"
@@ -472,9 +473,9 @@ fn a_filter_of_the_log_that_would_silence_it_is_refused_with_a_hint() {
     );
 }
 
-/// `hunter2` is in every place where a secret may be put by mistake.
+/// `hunter2` is in every place where a secret may be by mistake.
 #[test]
-fn no_excerpt_shows_what_could_be_a_secret() {
+fn no_excerpt_shows_a_possible_secret() {
     let seed = format!("SU{}", "A".repeat(56));
     let texts = [
         "nats: { user: me, pasword: hunter2 }",
@@ -511,7 +512,7 @@ fn no_excerpt_shows_what_could_be_a_secret() {
         "nats:\n  password: >-\n    a\n    hunter2\n  user: [1]",
         "token: ${X:-hunter2}",
         "nats: { token: 'hunter2', user: ${NONE} }",
-        // What can not be read.
+        // Text that cannot be parsed.
         "nats:\n\tpassword: hunter2",
         "nats:\n\tx: hunter2",
         "nats:\n  password: \"hunter2",
@@ -547,7 +548,7 @@ fn no_excerpt_shows_what_could_be_a_secret() {
 }
 
 #[test]
-fn an_excerpt_shows_what_is_no_secret() {
+fn an_excerpt_shows_values_that_are_not_secret() {
     let text = "routes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    hartbeat: 15s # why\nnats: { servers: ['nats://me:x@host:1/x'] }\n";
     let told = parsed(text).unwrap_err().to_string();
     assert!(told.contains("4 |     hartbeat: 15s # why"), "{told}");
@@ -558,7 +559,7 @@ fn an_excerpt_shows_what_is_no_secret() {
 }
 
 #[test]
-fn a_stream_has_one_identity_wherever_it_is_a_source() {
+fn a_stream_has_one_identity_in_all_sources() {
     let files = |sources: &str| {
         format!(
             "routes: [{{ path: /a, sources: [{{ stream: A, identity: x, subjects: [a] }}{sources}]"
@@ -568,7 +569,7 @@ fn a_stream_has_one_identity_wherever_it_is_a_source() {
         parsed(&files(", { subjects: [b] }] }, { path: /b, sources: [{ stream: A, identity: x, subjects: [c] }] }"))
             .is_ok()
     );
-    // A mirror and its origin, each for itself.
+    // A mirror and its origin, in separate routes.
     assert!(
         parsed(&files(
             "] }, { path: /b, sources: [{ stream: M, identity: x, subjects: [a] }] }"
@@ -596,7 +597,7 @@ fn a_stream_has_one_identity_wherever_it_is_a_source() {
 }
 
 #[test]
-fn a_route_behind_another_one_of_the_same_shape_is_never_reached() {
+fn a_route_after_another_one_of_the_same_shape_is_never_reached() {
     let paths = |paths: &[&str]| {
         let route =
             |path: &&str| format!("  - {{ path: '{path}', sources: [{{ subjects: [a] }}] }}\n");

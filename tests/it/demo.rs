@@ -1,4 +1,4 @@
-//! `sidestream demo`, the real program: what it shows, and that nothing of it stays.
+//! `sidestream demo`: its pages, its errors, and that it leaves no process or file.
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The demo on three ports that were free a moment ago, with a temporary directory of its own.
+/// The demo on three free ports, with its own temporary directory.
 struct Demo {
     command: Command,
     ports: [u16; 3],
@@ -80,7 +80,7 @@ async fn ends(child: &mut Child) -> i32 {
         .expect("it exits by itself")
 }
 
-/// The beginning of what an HTTP server answers, up to `bytes`.
+/// First `bytes` bytes of an HTTP response.
 async fn get(port: u16, path: &str, until: &str) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nAccept: */*\r\n\r\n");
@@ -103,9 +103,9 @@ async fn get(port: u16, path: &str, until: &str) -> String {
 }
 
 #[tokio::test]
-async fn without_a_nats_server_it_says_how_to_get_one() {
+async fn without_a_nats_server_the_demo_prints_how_to_install_one() {
     let mut demo = Demo::new();
-    // A tool folder above the executable would be found: name a program that is not there.
+    // The demo searches a tools folder above its executable: name a program that does not exist.
     demo.command
         .env("SIDESTREAM_NATS_SERVER", "/nonexistent/nats-server");
     let (code, err) = demo.finished().await;
@@ -118,7 +118,7 @@ async fn without_a_nats_server_it_says_how_to_get_one() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_no_nats_server_is_told() {
+async fn a_program_that_is_not_a_nats_server_is_an_error() {
     let mut demo = Demo::new();
     demo.command.env("SIDESTREAM_NATS_SERVER", "/bin/true");
     let (code, err) = demo.finished().await;
@@ -127,7 +127,7 @@ async fn a_program_that_is_no_nats_server_is_told() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_by_the_name_of_its_option() {
+async fn a_port_in_use_is_an_error_that_names_its_option() {
     for (index, option) in ["--port", "--admin-port", "--page-port"]
         .into_iter()
         .enumerate()
@@ -145,7 +145,7 @@ async fn a_taken_port_is_told_by_the_name_of_its_option() {
 }
 
 #[tokio::test]
-async fn it_shows_events_and_nothing_of_it_stays() {
+async fn the_demo_shows_events_and_leaves_no_process_or_file() {
     for signal in [Signal::INT, Signal::TERM] {
         let mut demo = Demo::new();
         let mut child = demo.command.spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Event streams of the real sidecar, over a real NATS, read by real clients on every protocol.
+//! Event streams of the real sidecar and a real nats-server, read by real clients on every protocol.
 
 mod clients;
 mod drain;
@@ -25,7 +25,8 @@ use testkit::certs::Authority;
 use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
 
-/// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it and the core subjects `news.>`.
+/// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it and the core
+/// subjects `news.>`.
 struct Fixture {
     sidestream: Sidestream,
     nats: Nats,
@@ -33,7 +34,7 @@ struct Fixture {
     authority: Authority,
 }
 
-/// What a fixture may be given beside its usual configuration.
+/// Additions to the usual configuration of a fixture.
 #[derive(Clone, Copy, Default)]
 struct Setting<'a> {
     /// Further keys of every route, as flow entries: `heartbeat: 1s, max_age: 2s`.
@@ -42,7 +43,7 @@ struct Setting<'a> {
     rest: &'a str,
     /// Lines for the configuration of the nats-server.
     nats: &'a str,
-    /// The port of the listener in clear text; 0: a free one.
+    /// Port of the listener in clear text; 0 is a free port.
     port: u16,
 }
 
@@ -73,7 +74,7 @@ impl Fixture {
         }
     }
 
-    /// Opens `path` by way of `via`; returns when the head of the answer is there.
+    /// Opens `path` over `via`; returns when the response headers have arrived.
     async fn open(&self, via: Via, path: &str) -> Reader {
         Reader::open(self, via, path, "").await
     }
@@ -83,7 +84,7 @@ impl Fixture {
         Reader::open(self, via, path, id).await
     }
 
-    /// Publishes to JetStream; returns the sequence number when the server has the message.
+    /// Publishes to JetStream; returns the sequence number once the message is stored.
     async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) -> u64 {
         let sent = self
             .jetstream
@@ -93,7 +94,7 @@ impl Fixture {
         sent.await.unwrap().sequence
     }
 
-    /// As [`Fixture::publish`], under this name.
+    /// Same as [`Fixture::publish`], with this event name.
     async fn publish_named(
         &self,
         subject: &str,
@@ -120,14 +121,14 @@ impl Fixture {
         client.flush().await.unwrap();
     }
 
-    /// How many event streams `/connections` tells of.
+    /// Number of event streams in `/connections`.
     async fn connections(&self) -> u64 {
         self.sidestream.admin_json("/connections").await["total"]
             .as_u64()
             .unwrap()
     }
 
-    /// A TLS client that offers `protocol`.
+    /// TLS client that offers `protocol`.
     fn tls(&self, protocol: &str) -> Arc<ClientConfig> {
         self.authority.trusting(&[protocol])
     }
@@ -163,7 +164,7 @@ routes:
     )
 }
 
-/// The sequence number in the component of an id at this place.
+/// Sequence number of the position at this index of an id.
 fn sequence(id: &str, place: usize) -> u64 {
     let component = id
         .split('.')
@@ -172,7 +173,7 @@ fn sequence(id: &str, place: usize) -> u64 {
     component.split('-').nth(1).unwrap().parse().unwrap()
 }
 
-/// The text of a control event as JSON.
+/// Data of a control event as JSON.
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
 }

@@ -1,4 +1,5 @@
-//! Behind real proxies, pods are drained, restarted and killed, and every client has every event once.
+//! Pods behind real proxies: drains, restarts and crashes, and every client receives every event
+//! once.
 
 mod crowd;
 mod fixture;

@@ -1,4 +1,5 @@
-//! The past of a stream is read completely, once and in order, whatever happens to the stream, the consumer and the server.
+//! History of a JetStream stream: read completely, once and in order, with faults of stream,
+//! consumer and server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use sidestream::feed::archive::{Page, Pages, Unavailable};
 use testkit::nats::{Nats, create_stream, publish, publish_raw};
 use testkit::wait::{RECOVERY, eventually, within};
 
-/// One server, a stream `A` of `a.>`, and its archive.
+/// One server, a stream `A` with the subjects `a.>`, and its archive.
 struct Fixture {
     server: Nats,
     jetstream: jetstream::Context,
@@ -19,12 +20,12 @@ struct Fixture {
     archive: Arc<dyn Archive>,
 }
 
-/// A reading and what it brought.
+/// Reader of the archive, with the pages that it has read.
 struct Reader {
     pages: Box<dyn Pages>,
-    /// Up to where the pages adjoin each other.
+    /// End of the contiguous pages.
     through: u64,
-    /// Where a page began later than the one before it ended, and that end.
+    /// Gaps between pages: the begin of a page and the end of the previous one.
     jumps: Vec<(u64, u64)>,
     events: Vec<(u64, String)>,
 }
@@ -46,7 +47,8 @@ impl Fixture {
         }
     }
 
-    /// Publishes `count` messages to `subject`, numbered from `first` on, and waits until all are stored.
+    /// Publishes `count` messages to `subject`, numbered from `first` on, and waits until all are
+    /// stored.
     async fn fill(&self, subject: &str, first: u64, count: u64) {
         let before = self.last().await;
         let client = self.server.client().await;
@@ -128,14 +130,14 @@ fn range(first: u64, last: u64) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn ten_thousand_messages_are_read_without_a_hole_and_what_comes_later_too() {
+async fn ten_thousand_messages_and_later_ones_are_read_without_a_gap() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 10_000).await;
     let mut reader = fixture.read(&["a.>"], 0);
     reader.until(10_000).await;
     assert_eq!(reader.sequences(), range(1, 10_000));
     assert_eq!(reader.events[41].1, "42");
-    // At the end it waits.
+    // At the end, the reader waits.
     assert!(
         tokio::time::timeout(Duration::from_millis(200), reader.pages.next())
             .await
@@ -149,7 +151,7 @@ async fn ten_thousand_messages_are_read_without_a_hole_and_what_comes_later_too(
 }
 
 #[tokio::test]
-async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
+async fn a_filtered_read_of_an_idle_subject_ends_at_the_end_of_the_stream() {
     let fixture = Fixture::start().await;
     for round in 0..20 {
         fixture.fill("a.x", round * 3 + 1, 1).await;
@@ -165,7 +167,7 @@ async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
     let mut none = fixture.read(&["a.nobody"], 0);
     none.until(60).await;
     assert!(none.events.is_empty());
-    // More filters than one consumer is asked for, and one beside the stream's subjects.
+    // More filters than one consumer can have, and one that the stream does not contain.
     let many: Vec<String> = (0..40)
         .map(|number| format!("a.y.{number}"))
         .chain(["b".to_owned()])
@@ -179,7 +181,7 @@ async fn filters_select_and_the_end_of_a_quiet_subject_is_that_of_the_stream() {
 }
 
 #[tokio::test]
-async fn deleted_messages_are_passed_and_purged_ones_are_told() {
+async fn deleted_messages_are_skipped_and_purged_ones_are_reported() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 100).await;
     for sequence in [10, 11, 12, 50, 100] {
@@ -213,7 +215,7 @@ async fn deleted_messages_are_passed_and_purged_ones_are_told() {
 }
 
 #[tokio::test]
-async fn what_expires_in_front_of_a_reading_is_told() {
+async fn messages_that_expire_before_they_are_read_are_reported() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 5000).await;
     let mut reader = fixture.read(&["a.>"], 0);
@@ -231,7 +233,7 @@ async fn what_expires_in_front_of_a_reading_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_costs_no_event_and_repeats_none() {
+async fn a_server_crash_loses_and_repeats_no_event() {
     let mut fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 5000).await;
     let mut reader = fixture.read(&["a.>"], 0);
@@ -246,7 +248,7 @@ async fn a_server_that_is_killed_costs_no_event_and_repeats_none() {
 }
 
 #[tokio::test]
-async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() {
+async fn a_lost_consumer_is_recreated_and_the_last_one_is_deleted_with_its_reader() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 10).await;
     let mut reader = fixture.read(&["a.>"], 0);
@@ -276,7 +278,7 @@ async fn a_lost_consumer_is_made_again_and_the_last_one_goes_with_its_reading() 
 }
 
 #[tokio::test]
-async fn a_message_with_damaged_headers_is_read_with_the_sound_ones() {
+async fn a_message_with_invalid_headers_does_not_stop_the_reader() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 20).await;
     let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: odd\r\n\r\n";
@@ -290,7 +292,7 @@ async fn a_message_with_damaged_headers_is_read_with_the_sound_ones() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_another_one_now_is_never_read_on() {
+async fn a_recreated_stream_is_not_read_with_old_positions() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 20).await;
     let state = fixture.archive.state(0).await.unwrap();
@@ -298,7 +300,7 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
     assert!(fixture.archive.fingerprint(20).await.unwrap().is_some());
     assert_eq!(fixture.archive.fingerprint(21).await.unwrap(), None);
     assert_eq!(fixture.archive.fingerprint(0).await.unwrap(), None);
-    // Ahead of its end: restored from an older snapshot.
+    // The position is ahead of the end: the stream was restored from an older snapshot.
     assert_eq!(
         fixture.read(&["a.>"], 21).next().await,
         Err(Unavailable::Changed)
@@ -315,7 +317,7 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
     )
     .await;
     assert_eq!(reader.next().await, Err(Unavailable::Changed));
-    // Asked for before it was known that there is another one.
+    // Requested before the reader knew of the new stream.
     assert_eq!(
         fixture.read(&["a.>"], 3).next().await,
         Err(Unavailable::Changed)
@@ -332,7 +334,7 @@ async fn a_stream_that_is_another_one_now_is_never_read_on() {
 }
 
 #[tokio::test]
-async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
+async fn a_mirror_with_the_identity_of_its_origin_has_the_same_positions() {
     let fixture = Fixture::start().await;
     fixture.fill("a.x", 1, 5).await;
     let origin = stream::Source {
@@ -370,7 +372,7 @@ async fn an_identity_makes_a_mirror_speak_of_the_same_positions() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_there_is_told_within_seconds() {
+async fn a_missing_stream_is_reported_within_seconds() {
     let fixture = Fixture::start().await;
     let archive = fixture
         .upstream

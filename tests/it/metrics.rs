@@ -1,4 +1,4 @@
-//! The metrics keep the names that other programs rely on, and `docs/metrics.md` says what they are.
+//! Names and labels of all metrics, and `docs/metrics.md`, which a test writes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use sidestream::telemetry::metrics::Described;
 use sidestream::telemetry::{InjectorMetrics, Metrics};
 
-/// Every metric that there is to be, with its labels; those of capabilities to come are not registered yet.
+/// Every metric with its labels. Some are reserved and not registered yet.
 const NAMES: &[(&str, &str)] = &[
     ("build_info", "version"),
     ("connections", "protocol, tls"),
@@ -84,7 +84,7 @@ The injector (`sidestream injector`) is a process of its own, with these on its 
 ";
 
 #[test]
-fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
+fn every_metric_has_its_documented_name_and_labels() {
     let names: BTreeMap<&str, &str> = NAMES.iter().copied().collect();
     let (metrics, injector) = (Metrics::new().unwrap(), InjectorMetrics::new().unwrap());
     assert!(!metrics.described().is_empty() && !injector.described().is_empty());
@@ -113,7 +113,7 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
 }
 
 #[test]
-fn the_documentation_of_metrics_is_what_the_metrics_say() {
+fn the_documentation_of_metrics_is_up_to_date() {
     let mut written = INTRODUCTION.to_owned();
     written.extend(Metrics::new().unwrap().described().iter().map(row));
     written.push_str(INJECTOR);

@@ -1,4 +1,4 @@
-//! Every way of proving who we are to NATS, what a refusal says, and a server that announces its end.
+//! Connections to NATS: every kind of credentials, TLS, permissions, and lame duck mode.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,8 @@ fn password(user: &str, password: &str) -> Credentials {
     }
 }
 
-/// Connects with these credentials, and with others that are told to be wrong without naming the secret.
+/// Connects with the right credentials, and with wrong ones, whose error must not contain the
+/// secret.
 async fn assert_authenticates(nats: &Nats, right: Credentials, wrong: Credentials) {
     let upstream = Upstream::connect_with(&nats.url(), right, None).await;
     upstream.until_ok("nats").await;
@@ -45,16 +46,16 @@ async fn server(config: &str) -> Nats {
 }
 
 #[tokio::test]
-async fn a_user_and_a_password_are_accepted_and_their_refusal_is_told() {
+async fn user_and_password_are_accepted_and_wrong_ones_are_reported() {
     let nats = server("authorization { user: a, password: right }").await;
     assert_authenticates(&nats, password("a", "right"), password("a", "wrong")).await;
-    // As NATS clients read addresses, too.
+    // Also in the address, as NATS clients accept it.
     let url = nats.url().replace("nats://", "nats://a:right@");
     Upstream::connect(&url).await.until_ok("nats").await;
 }
 
 #[tokio::test]
-async fn a_token_is_accepted_and_its_refusal_is_told() {
+async fn a_token_is_accepted_and_a_wrong_one_is_reported() {
     let nats = server("authorization { token: right }").await;
     assert_authenticates(
         &nats,
@@ -65,7 +66,7 @@ async fn a_token_is_accepted_and_its_refusal_is_told() {
 }
 
 #[tokio::test]
-async fn an_nkey_is_accepted_and_its_refusal_is_told() {
+async fn an_nkey_is_accepted_and_a_wrong_one_is_reported() {
     let (right, other) = (KeyPair::new_user(), KeyPair::new_user());
     let nats = server(&format!(
         "authorization {{ users = [ {{ nkey: {} }} ] }}",
@@ -77,7 +78,7 @@ async fn an_nkey_is_accepted_and_its_refusal_is_told() {
 }
 
 #[tokio::test]
-async fn a_credentials_file_is_read_again_at_every_connect() {
+async fn a_credentials_file_is_read_at_every_connect() {
     let (operator, account, user) = (
         KeyPair::new_operator(),
         KeyPair::new_account(),
@@ -104,7 +105,7 @@ async fn a_credentials_file_is_read_again_at_every_connect() {
     let file = nats.folder().join("user.creds");
     let credentials = Credentials::File(file.clone());
 
-    // Not there yet, then another user's seed in it, then right: without a restart.
+    // The file is missing, then has the seed of another user, then is right; without a restart.
     let upstream = Upstream::connect_with(&nats.url(), credentials, None).await;
     upstream.until_reported("nats", &["user.creds"]).await;
     write_credentials(&file, &user_token, &KeyPair::new_user());
@@ -124,7 +125,7 @@ fn write_credentials(file: &PathBuf, token: &str, pair: &KeyPair) {
     std::fs::write(file, text).unwrap();
 }
 
-/// A token as NATS reads it (JWT v2, signed with ed25519).
+/// Token in the format of NATS (JWT v2, signed with ed25519).
 fn token(issuer: &KeyPair, subject: &str, kind: &str, claims: serde_json::Value) -> String {
     let mut nats = claims;
     nats["type"] = json!(kind);
@@ -143,7 +144,7 @@ fn token(issuer: &KeyPair, subject: &str, kind: &str, claims: serde_json::Value)
 }
 
 #[tokio::test]
-async fn tls_is_spoken_where_it_is_asked_for_and_an_unknown_authority_is_told() {
+async fn tls_is_used_if_configured_and_an_unknown_authority_is_reported() {
     let authority = Authority::new();
     let identity = authority.server("nats");
     let config = format!(
@@ -166,7 +167,7 @@ async fn tls_is_spoken_where_it_is_asked_for_and_an_unknown_authority_is_told() 
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_accepted_as_its_own_authority_or_explained() {
+async fn a_self_signed_certificate_is_accepted_as_its_own_authority_or_explained_in_an_error() {
     let authority = Authority::new();
     for (name, is_authority) in [("plain", false), ("authority", true)] {
         let identity = authority.self_signed(name, is_authority);
@@ -190,7 +191,7 @@ async fn a_self_signed_certificate_is_accepted_as_its_own_authority_or_explained
 }
 
 #[tokio::test]
-async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
+async fn a_missing_or_wrong_tls_file_is_named_in_the_error() {
     let authority = Authority::new();
     let nats = server(&tls_of(&authority.server("nats"))).await;
     let missing = authority.folder().join("missing.crt");
@@ -227,7 +228,7 @@ async fn a_file_that_tls_needs_is_named_when_it_is_missing_or_wrong() {
 }
 
 #[tokio::test]
-async fn a_handshake_comes_first_where_the_server_wants_it() {
+async fn tls_handshake_first_is_supported() {
     let authority = Authority::new();
     let config = tls_of(&authority.server("nats")).replace('}', ", handshake_first: true }");
     let nats = server(&config).await;
@@ -248,9 +249,9 @@ async fn a_handshake_comes_first_where_the_server_wants_it() {
 }
 
 #[tokio::test]
-async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_sends_none() {
+async fn a_clear_text_password_to_another_host_is_a_warning_and_required_tls_prevents_it() {
     let nats = server("authorization { user: a, password: \"p@ss:w/rd\" }").await;
-    // Reaches loopback, but does not say so.
+    // This address reaches loopback without its name.
     let remote = format!("nats://0.0.0.0:{}", nats.port());
     let upstream = Upstream::connect_with(&remote, password("a", "p@ss:w/rd"), None).await;
     let why = upstream
@@ -267,7 +268,7 @@ async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_
     assert!(!why.contains("p@ss"), "{why}");
     assert!(upstream.health.is_ready());
 
-    // In the address: decoded.
+    // Credentials in the address are decoded.
     let escaped = nats.url().replace("nats://", "nats://a:p%40ss%3Aw%2Frd@");
     Upstream::connect(&escaped).await.until_ok("nats").await;
 
@@ -300,7 +301,7 @@ async fn a_password_in_clear_text_to_another_host_is_a_warning_and_required_tls_
     assert!(!upstream.health.is_ready());
 }
 
-/// Someone between client and server who reads what the client sends: their address, and what they have read.
+/// Proxy that records what the client sends; returns its address and the record.
 async fn listen_between(port: u16) -> (String, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("nats://{}", listener.local_addr().unwrap());
@@ -331,7 +332,7 @@ async fn listen_between(port: u16) -> (String, Arc<Mutex<Vec<u8>>>) {
     (address, read)
 }
 
-/// The part of a server's configuration that makes it speak TLS.
+/// TLS part of the configuration of a server.
 fn tls_of(identity: &Identity) -> String {
     format!(
         "tls {{ cert_file: {:?}, key_file: {:?} }}",
@@ -340,7 +341,7 @@ fn tls_of(identity: &Identity) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_certificate_gets_ours() {
+async fn a_client_certificate_is_sent_if_the_server_requests_it() {
     let authority = Authority::new();
     let identity = authority.server("nats");
     let config = format!(
@@ -427,7 +428,7 @@ async fn the_least_permissions_suffice_and_a_missing_one_is_named() {
 }
 
 #[tokio::test]
-async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_its_inboxes() {
+async fn the_documented_permissions_suffice_and_protect_the_inboxes() {
     let page = include_str!("../../docs/nats-permissions.md");
     let mut blocks = page
         .split("```nats\npermissions: {")
@@ -490,7 +491,7 @@ async fn the_documented_permissions_let_a_sidecar_work_and_keep_others_out_of_it
 }
 
 #[tokio::test]
-async fn a_server_that_announces_its_end_is_left_and_only_core_subjects_have_a_gap() {
+async fn a_server_in_lame_duck_mode_is_left_and_only_core_subjects_have_a_gap() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let jetstream = async_nats::jetstream::new(client.clone());
@@ -507,7 +508,7 @@ async fn a_server_that_announces_its_end_is_left_and_only_core_subjects_have_a_g
     let first = cluster.node(0).url();
     let upstream = Upstream::connect(&first).await;
     let log = upstream.tail("A", &["a.>"]);
-    // Only who has been there knows of the other servers.
+    // A connection learns the other servers from this one.
     upstream.until_ok("nats").await;
     upstream.until_ok("stream:A").await;
     let mut stored = Reader::of_log(&log, &["a.>"]).await;
@@ -515,7 +516,7 @@ async fn a_server_that_announces_its_end_is_left_and_only_core_subjects_have_a_g
     publish(&jetstream, "a.x", ["1".into()]).await;
     stored.until_seen(1).await;
     cluster.node(0).lame_duck();
-    // All four connections move; what is stored meanwhile comes, in order.
+    // All four connections move. Messages that are stored meanwhile arrive in order.
     eventually(RECOVERY, "every connection has been made again", || {
         std::future::ready(upstream.metrics.nats_reconnects_total.get() >= 4)
     })

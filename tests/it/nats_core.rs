@@ -1,4 +1,4 @@
-//! Core subjects are subscribed to while somebody reads them, and what NATS loses of them is told.
+//! Core subjects: subscribed while they have readers; losses in NATS become gaps.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use sidestream::nats::config::{Credentials, Secret};
 use testkit::nats::{Nats, publish_raw};
 use testkit::wait::{RECOVERY, eventually, within};
 
-/// Whether anybody is subscribed to this subject.
+/// Returns true if the server has a subscription to this subject.
 async fn is_subscribed(client: &async_nats::Client, subject: &str) -> bool {
     let request = client.request(subject.to_owned(), "probe".into());
     match tokio::time::timeout(Duration::from_millis(200), request).await {
@@ -22,7 +22,7 @@ async fn is_subscribed(client: &async_nats::Client, subject: &str) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_published_after_the_opening_is_read_by_everyone_who_asked_for_it() {
+async fn messages_published_after_open_reach_every_matching_reader() {
     let nats = Nats::builder().without_jetstream().start().await;
     let client = nats.client().await;
     let upstream = Upstream::connect(&nats.url()).await;
@@ -30,7 +30,7 @@ async fn what_is_published_after_the_opening_is_read_by_everyone_who_asked_for_i
     assert!(!is_subscribed(&client, "a.1").await);
     let mut one = Reader::of_core(&core, &["a.>"]).await;
     let mut two = Reader::of_core(&core, &["a.1", "b"]).await;
-    // At once: the reader was opened, so the subscription stands.
+    // Publish at once: the subscription exists when the reader is open.
     for subject in ["a.1", "a.2", "b"] {
         client.publish(subject, subject.into()).await.unwrap();
     }
@@ -46,7 +46,7 @@ async fn what_is_published_after_the_opening_is_read_by_everyone_who_asked_for_i
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_one_gap_for_every_reader_and_before_what_follows_it() {
+async fn a_lost_connection_is_one_gap_for_every_reader_before_later_events() {
     let mut nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
     let core = upstream.core();
@@ -109,7 +109,7 @@ async fn a_thousand_readers_of_different_subjects_share_few_round_trips() {
 }
 
 #[tokio::test]
-async fn a_refused_subject_is_told_and_touches_no_other() {
+async fn a_forbidden_subject_is_reported_and_affects_no_other() {
     let permissions = "authorization { users = [ { user: a, password: b, permissions: { \
         subscribe: { allow: [\"_INBOX_sse.>\", \"a.>\"] }, publish: { deny: [\">\"] } } }, { user: pub, password: b } ] }";
     let nats = Nats::builder()
@@ -123,7 +123,7 @@ async fn a_refused_subject_is_told_and_touches_no_other() {
     };
     let upstream = Upstream::connect_with(&nats.url(), credentials, None).await;
     let core = upstream.core();
-    // No permission to publish: the refusal of the round trip is its answer.
+    // Without permission to publish, the permission error of the round trip is its reply.
     let start = Instant::now();
     let mut allowed = Reader::of_core(&core, &["a.x"]).await;
     assert!(
@@ -145,7 +145,7 @@ async fn a_refused_subject_is_told_and_touches_no_other() {
 }
 
 #[tokio::test]
-async fn names_tiers_and_bytes_of_core_messages_are_kept() {
+async fn names_tiers_and_payloads_of_core_messages_are_kept() {
     let nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
     let mut reader = Reader::of_core(&upstream.core(), &["a.>"]).await;
@@ -165,7 +165,7 @@ async fn names_tiers_and_bytes_of_core_messages_are_kept() {
     .await;
     publish_raw(nats.port(), b"a.x", b"", b"\xff").await;
     let seen = reader.until_seen(3).await;
-    // The feed itself took the first number when it began.
+    // The feed used the first number when it began.
     assert_eq!(seen[0], Seen::Event(2, "created".into(), "1".into()));
     assert_eq!(seen[1], Seen::Event(3, "message".into(), "2".into()));
     assert_eq!(
@@ -180,12 +180,12 @@ async fn names_tiers_and_bytes_of_core_messages_are_kept() {
 }
 
 #[tokio::test]
-async fn a_burst_that_waits_at_the_socket_is_delivered() {
+async fn a_burst_in_the_socket_buffer_is_delivered() {
     let nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
     let mut reader = Reader::of_core(&upstream.core(), &["a.>"]).await;
     let url = nats.url();
-    // This thread, with all tasks under test, does not run until everything is published.
+    // This thread, with all tasks under test, does not run before everything is published.
     let publisher = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -214,7 +214,7 @@ async fn a_burst_that_waits_at_the_socket_is_delivered() {
 }
 
 #[tokio::test]
-async fn the_patched_client_drops_and_counts_what_exceeds_its_bound_in_bytes() {
+async fn the_patched_client_drops_and_counts_messages_above_its_byte_limit() {
     const BOUND: u64 = 1 << 20;
     let nats = Nats::builder().without_jetstream().start().await;
     let client = nats
@@ -260,10 +260,10 @@ async fn the_patched_client_drops_and_counts_what_exceeds_its_bound_in_bytes() {
         "{count} of {held}, {} bytes",
         pending()
     );
-    // Both subscriptions share the bound; what is not read ends with its subscription.
+    // Both subscriptions share the limit. Unread messages are dropped with their subscription.
     drop(unread);
     assert_eq!(pending(), 0);
-    // A message above the bound is delivered where nothing else waits.
+    // A message above the limit is delivered if the queue is empty.
     publisher
         .publish("a.x", vec![b'x'; 1 << 20].into())
         .await
@@ -288,7 +288,7 @@ async fn filter_sets_that_share_a_filter_receive_one_copy_of_each_message_from_n
         .map(|number| ["a.>".to_owned(), format!("z.{number}")])
         .collect();
     let mut readers = join_all(sets.iter().map(|set| Reader::of_core(&core, set))).await;
-    // A set whose own filters overlap, and overlap the shared one: NATS sends two copies for it.
+    // Filters of this set overlap each other and the shared one: NATS sends two copies for it.
     readers.push(Reader::of_core(&core, &["a.*", "*.x"]).await);
     let client = nats.client().await;
     for number in 0..20 {
@@ -315,7 +315,7 @@ async fn filter_sets_that_share_a_filter_receive_one_copy_of_each_message_from_n
         3 * 20 + 1,
         "a copy for each filter that matches, not for each set"
     );
-    // The last set that holds a filter ends its subscription; the shared one stays.
+    // The last set with a filter ends its subscription; the shared one remains.
     let kept = readers.swap_remove(0);
     drop(readers);
     eventually(RECOVERY, "the other sets are given up", || async {
@@ -331,7 +331,7 @@ async fn filter_sets_that_share_a_filter_receive_one_copy_of_each_message_from_n
 }
 
 #[tokio::test]
-async fn a_message_id_on_another_subject_is_that_of_another_message() {
+async fn the_same_message_id_on_another_subject_is_another_message() {
     let nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
     let core = upstream.core();

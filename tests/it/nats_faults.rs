@@ -1,4 +1,4 @@
-//! What clients of the sidecar notice when NATS goes wrong: nothing, or exactly one gap where one is owed.
+//! Faults of NATS as clients see them: no effect, or exactly one gap if events are lost.
 
 mod access;
 mod messages;
@@ -13,7 +13,7 @@ use testkit::sidestream::Sidestream;
 use testkit::sse::{Event, SseClient};
 use testkit::wait::{RECOVERY, eventually};
 
-/// A JetStream route, a core route, and one of both.
+/// A JetStream route, a core route, and a route with both.
 const ROUTES: &str = "routes:
   - path: /stream
     sources: [{ stream: A, subjects: [\"a.>\"] }]
@@ -33,7 +33,7 @@ async fn create_stream(context: &jetstream::Context, name: &str, subjects: &[&st
     context.create_stream(config).await.unwrap();
 }
 
-/// Publishes and waits until JetStream has it; tries again as long as the server is away.
+/// Publishes and waits until JetStream has the message; retries while the server is down.
 async fn publish(context: &jetstream::Context, subject: &str, data: &str) {
     eventually(RECOVERY, "JetStream takes a message", || async {
         match context
@@ -47,14 +47,14 @@ async fn publish(context: &jetstream::Context, subject: &str, data: &str) {
     .await;
 }
 
-/// Publishes to core NATS; returns when the server has it.
+/// Publishes to core NATS; returns when the server has the message.
 async fn publish_core(nats: &Nats, subject: &'static str, data: &'static str) {
     let client = nats.client().await;
     client.publish(subject, data.into()).await.unwrap();
     client.flush().await.unwrap();
 }
 
-/// An open event stream that has its position.
+/// Opens an event stream and waits for its position.
 async fn open(sidestream: &Sidestream, target: &str) -> SseClient {
     let mut client = SseClient::get(sidestream.url(target)).connect().await;
     assert_eq!(client.status(), 200, "{target}");
@@ -64,7 +64,7 @@ async fn open(sidestream: &Sidestream, target: &str) -> SseClient {
     client
 }
 
-/// Waits until a check says something that holds all of these words; returns it.
+/// Waits until the message of a check contains all of these words; returns the message.
 async fn until_reported(sidestream: &Sidestream, check: &str, words: &[&str]) -> String {
     eventually(
         RECOVERY,
@@ -88,13 +88,13 @@ async fn until_ready(sidestream: &Sidestream) {
     .await;
 }
 
-/// The reason of a gap event.
+/// Reason of a gap event.
 fn gap_reason(event: &Event) -> Option<String> {
     let data: Value = serde_json::from_str(&event.data).ok()?;
     (event.name == "sidestream.gap").then(|| data["reason"].as_str().unwrap().to_owned())
 }
 
-/// What a client has, gaps as `gap:reason`.
+/// Data of events, and gaps as `gap:reason`.
 fn summaries(events: &[Event]) -> Vec<String> {
     events
         .iter()
@@ -102,7 +102,7 @@ fn summaries(events: &[Event]) -> Vec<String> {
         .collect()
 }
 
-/// A JetStream context, and the stream A with everything under `a`.
+/// JetStream context and the stream A with the subjects `a.>`.
 async fn with_stream(nats: &Nats) -> jetstream::Context {
     let context = nats.jetstream().await;
     create_stream(&context, "A", &["a.>"]).await;

@@ -1,4 +1,4 @@
-//! A tailer follows its stream through everything that can happen to the stream, the consumer and the server.
+//! The tailer of a JetStream stream, with faults of the stream, the consumer and the server.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn numbered(range: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = String
 }
 
 #[tokio::test]
-async fn what_is_published_is_read_in_order_with_the_streams_own_numbers() {
+async fn messages_are_read_in_order_with_their_stream_sequences() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -50,7 +50,7 @@ async fn what_is_published_is_read_in_order_with_the_streams_own_numbers() {
         None
     );
 
-    // In order: afterwards nothing of ours is left at the server.
+    // A regular shutdown leaves no consumer on the server.
     let stream = jetstream.get_stream("A").await.unwrap();
     assert_eq!(stream.get_info().await.unwrap().state.consumer_count, 1);
     upstream.shut_down().await;
@@ -58,7 +58,7 @@ async fn what_is_published_is_read_in_order_with_the_streams_own_numbers() {
 }
 
 #[tokio::test]
-async fn a_tailer_begins_with_the_recent_past() {
+async fn a_tailer_begins_with_the_recent_messages() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -78,7 +78,7 @@ async fn a_tailer_begins_with_the_recent_past() {
     assert_eq!(reader.until_seen(5).await.len(), 5);
     assert_eq!(reader.sequences(), [16, 17, 18, 19, 20]);
 
-    // By time: what is older than the window is not asked for.
+    // By time: messages older than the window are not requested.
     let age = Duration::from_millis(300);
     tokio::time::sleep(age).await; // their age is the fact, and nothing else can bring it about
     publish(&jetstream, "a.x", numbered(21..=22)).await;
@@ -93,10 +93,10 @@ async fn a_tailer_begins_with_the_recent_past() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_while_following_costs_no_event_and_repeats_none() {
+async fn a_server_crash_while_following_loses_and_repeats_no_event() {
     let mut nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
-    // Synchronous writes: what the server confirmed survives its death.
+    // Synchronous writes: acknowledged messages survive a crash.
     create_stream(&jetstream, "A", &["a.>"]).await;
     let upstream = Upstream::connect(&nats.url()).await;
     let log = upstream.tail("A", &["a.>"]);
@@ -125,7 +125,7 @@ async fn a_server_that_is_killed_while_following_costs_no_event_and_repeats_none
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_deleted_behind_our_back_is_made_again() {
+async fn a_deleted_consumer_is_recreated() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     let stream = create_stream(&jetstream, "A", &["a.>"]).await;
@@ -151,7 +151,7 @@ async fn a_consumer_that_is_deleted_behind_our_back_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_recreated_stream_is_told_and_followed_from_its_beginning() {
+async fn a_recreated_stream_is_a_gap_and_followed_from_its_beginning() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -175,7 +175,7 @@ async fn a_recreated_stream_is_told_and_followed_from_its_beginning() {
 }
 
 #[tokio::test]
-async fn a_purge_while_following_is_no_gap_and_a_purge_while_away_is_told() {
+async fn a_purge_while_following_is_no_gap_and_a_purge_while_disconnected_is_one() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     let stream = create_stream(&jetstream, "A", &["a.>"]).await;
@@ -189,7 +189,7 @@ async fn a_purge_while_following_is_no_gap_and_a_purge_while_away_is_told() {
     reader.until_seen(4).await;
     assert_eq!(reader.gaps(), []);
 
-    // Away: the connection is cut and nobody answers for a while.
+    // Disconnected: the connection is reset and no server responds for a while.
     let proxy = Proxy::to_port(nats.port()).await;
     let away = Upstream::connect(&format!("nats://{}", proxy.address())).await;
     let log = away.tail("A", &["a.>"]);
@@ -212,7 +212,7 @@ async fn a_purge_while_following_is_no_gap_and_a_purge_while_away_is_told() {
 }
 
 #[tokio::test]
-async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown_again() {
+async fn a_stream_restored_from_an_older_snapshot_is_a_gap_even_after_it_has_grown() {
     let mut nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -233,7 +233,7 @@ async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown
     proxy.cut();
     nats.restore().await;
 
-    // Fewer messages than were read: ahead. The next one has a number that was used before.
+    // Fewer messages than were read: the position is ahead. The next sequence was used before.
     reader.until_seen(4).await;
     assert_eq!(reader.seen[3], Seen::Gap(GapReason::Ahead, None));
     publish(
@@ -248,7 +248,7 @@ async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown
         Seen::Event(4, "message".into(), "other 4".into())
     );
 
-    // As many messages, but others.
+    // The same number of messages, but different ones.
     proxy.forward_to(([127, 0, 0, 1], nats.port()).into());
     reader_away.until_seen(4).await;
     assert_eq!(reader_away.seen[3], Seen::Gap(GapReason::Recreated, None));
@@ -261,7 +261,7 @@ async fn a_stream_restored_from_an_older_snapshot_is_told_even_when_it_has_grown
 }
 
 #[tokio::test]
-async fn messages_with_damaged_headers_or_subjects_delay_no_others() {
+async fn messages_with_invalid_headers_or_subjects_delay_no_others() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -277,7 +277,7 @@ async fn messages_with_damaged_headers_or_subjects_delay_no_others() {
     assert_eq!(reader.seen[3], Seen::Event(4, "bad".into(), "4".into()));
     upstream.until_ok("stream:A").await;
 
-    // And live, one of them with a subject that is not UTF-8.
+    // Live as well, one of them with a subject that is not UTF-8.
     publish_raw(nats.port(), b"a.x", poison, b"7").await;
     publish_raw(nats.port(), b"a.\xff", b"", b"8").await;
     publish_raw(nats.port(), b"a.x", b"NATS/1.0\r\nno colon\r\n\r\n", b"9").await;
@@ -289,7 +289,7 @@ async fn messages_with_damaged_headers_or_subjects_delay_no_others() {
 }
 
 #[tokio::test]
-async fn a_missing_stream_is_waited_for_and_one_that_forgets_what_was_consumed_is_refused() {
+async fn a_missing_stream_is_awaited_and_one_that_deletes_consumed_messages_is_an_error() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     for (name, retention) in [
@@ -332,7 +332,7 @@ async fn a_missing_stream_is_waited_for_and_one_that_forgets_what_was_consumed_i
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_yet_is_waited_for() {
+async fn a_server_that_is_not_running_yet_is_awaited() {
     let mut nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -352,7 +352,7 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_large_message_passes_and_bytes_that_are_no_text_are_kept() {
+async fn large_and_binary_messages_are_delivered_unchanged() {
     let nats = Nats::builder()
         .config("max_payload: 16777216\nmax_pending: 67108864")
         .start()
@@ -387,7 +387,7 @@ async fn a_large_message_passes_and_bytes_that_are_no_text_are_kept() {
 }
 
 #[tokio::test]
-async fn a_silent_stream_moves_the_head_by_what_nobody_wants() {
+async fn messages_that_match_no_filter_advance_the_head() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;
@@ -408,7 +408,7 @@ async fn a_silent_stream_moves_the_head_by_what_nobody_wants() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_loses_the_leader_of_the_stream_costs_no_event() {
+async fn losing_the_stream_leader_of_a_cluster_loses_no_event() {
     let mut cluster = Cluster::start().await;
     let jetstream = async_nats::jetstream::new(cluster.client().await);
     let config = stream::Config {
@@ -502,7 +502,7 @@ async fn limits_of_the_server_and_of_the_stream_are_kept() {
 }
 
 #[tokio::test]
-async fn a_stream_that_can_deliver_nothing_fails_its_check_with_the_remedy() {
+async fn a_stream_that_can_deliver_nothing_fails_its_check_with_a_remedy() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     let config = |name: &str, subject: &str| stream::Config {
@@ -537,7 +537,7 @@ async fn a_stream_that_can_deliver_nothing_fails_its_check_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_an_operator_has_paused_degrades_the_check_until_it_goes_on() {
+async fn a_paused_consumer_degrades_the_check_until_it_resumes() {
     if version().starts_with("2.10.") {
         return; // It cannot be paused there.
     }
@@ -567,7 +567,7 @@ async fn a_consumer_that_an_operator_has_paused_degrades_the_check_until_it_goes
 }
 
 #[tokio::test]
-async fn what_is_removed_is_an_event_of_its_own() {
+async fn a_delete_marker_is_an_event() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     create_stream(&jetstream, "A", &["a.>"]).await;

@@ -1,4 +1,5 @@
-//! The registry over all pods in a NATS KV bucket: who is where, who goes on where another was, and that losing it harms nobody.
+//! Presence of clients across pods in a NATS KV bucket: entries, handover, and faults of the
+//! bucket.
 
 mod entries;
 mod faults;

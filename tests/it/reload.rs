@@ -1,4 +1,5 @@
-//! A changed configuration, applied while clients are connected: none of them is closed and none misses an event.
+//! A changed configuration, applied while clients are connected: none of them is closed and none
+//! misses an event.
 
 mod certificates;
 mod routes;
@@ -58,14 +59,15 @@ async fn publish(context: &jetstream::Context, subject: &'static str, data: &str
         .unwrap();
 }
 
-/// Publishes to core NATS; returns when the server has it.
+/// Publishes to core NATS; returns when the server has the message.
 async fn publish_core(nats: &Nats, subject: &'static str, data: &'static str) {
     let client = nats.client().await;
     client.publish(subject, data.into()).await.unwrap();
     client.flush().await.unwrap();
 }
 
-/// A configuration as the kubelet mounts it: the file is a link to `..data/`, which is a link to a dated folder.
+/// A configuration as the kubelet mounts it: the file is a link to `..data/`, which is a link to a
+/// dated folder.
 struct Mount {
     folder: tempfile::TempDir,
     swaps: u32,

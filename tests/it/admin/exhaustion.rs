@@ -1,4 +1,4 @@
-//! Peers that hold connections to the admin side open: probes are answered all the same.
+//! Probes under connection exhaustion of the admin port and the control socket.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Answer, DEADLINE, Operator, exchange};
 
-/// 3 s: before there were slots, hundreds of connections held each slot for that long.
+/// 3 s: without connection slots, hundreds of idle connections blocked a probe for that long.
 const PROBE_MAX: Duration = Duration::from_secs(3);
 
 fn probe(operator: &Operator) -> Answer {
@@ -22,14 +22,14 @@ fn probe(operator: &Operator) -> Answer {
     answer
 }
 
-/// A connection that has sent this, and accepts next to nothing.
+/// Connection that has sent these bytes and has a tiny receive buffer.
 fn connect(address: SocketAddr, sent: &[u8]) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&address.into()).unwrap();
     let mut socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    // It may have been evicted by now.
+    // The connection may be evicted by now.
     let _reset = socket.write_all(sent);
     socket
 }
@@ -43,7 +43,7 @@ fn refused(operator: &Operator, code: &str) -> f64 {
         .unwrap()
 }
 
-/// Returns once the other side has closed the connection.
+/// Waits until the server has closed the connection.
 fn until_closed(mut socket: &TcpStream) {
     match socket.read(&mut [0]) {
         Ok(0) => {}
@@ -91,7 +91,7 @@ fn probes_are_answered_in_a_storm_of_connections_from_their_own_address() {
         scope.spawn(|| {
             let mut held = Vec::new();
             while !over.load(Ordering::Relaxed) {
-                // Each wave pushes the one before it out.
+                // Each wave evicts the previous one.
                 held = (0..512)
                     .map(|_| connect(address, b"GET /health/live HT"))
                     .collect();
@@ -108,15 +108,16 @@ fn probes_are_answered_in_a_storm_of_connections_from_their_own_address() {
         });
         let answered = answered.count();
         over.store(true, Ordering::Relaxed);
-        // The kubelet, from another address, needs one of three; before there were slots, none was answered.
+        // The kubelet, from another address, needs one of three. Without slots, no probe was
+        // answered.
         assert!(answered >= 10, "{answered} of 20");
     });
 }
 
 #[test]
-fn a_peer_address_with_its_share_of_requests_under_way_gets_503_and_probes() {
+fn an_address_with_too_many_open_requests_gets_503_except_for_probes() {
     let operator = Operator::start();
-    // A route is a label: this one makes metrics that no socket takes at once.
+    // A route is a label: this one makes the metrics larger than any socket buffer.
     let (_client, _registration) = operator.connect(Protocol::H2, "1", &"/r".repeat(500_000));
     let unread: Vec<_> = (0..8)
         .map(|_| {
@@ -154,7 +155,7 @@ fn a_peer_address_with_its_share_of_requests_under_way_gets_503_and_probes() {
 }
 
 #[test]
-fn the_control_socket_answers_while_every_slot_is_held_by_connections_without_a_command() {
+fn the_control_socket_answers_while_idle_connections_use_every_slot() {
     let operator = Operator::start();
     let silent: Vec<_> = (0..40)
         .map(|_| UnixStream::connect(&operator.control).unwrap())

@@ -1,4 +1,4 @@
-//! Requests to the admin port that a page in a browser may have made, or that two servers would read differently.
+//! Requests to the admin port from pages in a browser, and ambiguous requests.
 
 use super::{Answer, Operator};
 
@@ -85,7 +85,7 @@ fn a_request_without_exactly_one_host_or_with_bare_line_feeds_is_rejected() {
 }
 
 #[test]
-fn no_answer_is_sniffed() {
+fn responses_forbid_content_sniffing() {
     let operator = Operator::start();
     let paths = [
         "/health",

@@ -1,4 +1,4 @@
-//! `/connections` of many event streams: written as it is read, and two at a time.
+//! `/connections` with many event streams: written as it is read, at most two responses at a time.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use super::{DEADLINE, Operator};
 const LIST: &[u8] = b"GET /connections?limit=10000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
 #[test]
-fn lists_that_are_not_read_are_not_written_and_a_third_is_rejected_until_one_ends() {
+fn unread_lists_are_not_buffered_and_a_third_is_rejected_until_one_ends() {
     let operator = Operator::start();
     let route = "/r".repeat(2_000);
     let clients: Vec<_> = (0..5_000)
@@ -30,7 +30,7 @@ fn lists_that_are_not_read_are_not_written_and_a_third_is_rejected_until_one_end
             let mut socket = TcpStream::connect(operator.address()).unwrap();
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
             socket.write_all(LIST).unwrap();
-            // The head has come: it is being written.
+            // The headers have arrived: the list is being written.
             socket.read_exact(&mut [0; 16]).unwrap();
             socket
         })
@@ -43,7 +43,7 @@ fn lists_that_are_not_read_are_not_written_and_a_third_is_rejected_until_one_end
     let metrics = operator.get("/metrics").body;
     let sample = "sidestream_admin_refusals_total{code=\"too_many_lists\",port=\"admin\"} 1";
     assert!(metrics.lines().any(|line| line == sample), "{metrics}");
-    // 40 MB are asked for; the sockets hold some megabytes at most.
+    // The lists have 40 MB; the sockets buffer a few megabytes.
     assert!(
         described() < 4_000,
         "{} of 10,000 entries were written and not read",

@@ -1,4 +1,4 @@
-//! Clients that people use: curl, nghttp, Chromium, the npm package, and our own `sidestream tail`.
+//! Widely used clients: curl, nghttp, Chromium, npm packages, and `sidestream tail`.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +16,7 @@ use testkit::process::Process;
 use testkit::sidestream::{Sidestream, binary, config_for};
 use testkit::wait::{DEADLINE, eventually};
 
-/// Waits until the program has printed a line that contains `text`.
+/// Waits until the program has printed a line with `text`.
 async fn prints(process: &Process, text: &str) {
     eventually(DEADLINE, &format!("it prints {text:?}"), || async {
         process.scan(0, |lines| lines.iter().any(|line| line.contains(text)))
@@ -25,7 +25,7 @@ async fn prints(process: &Process, text: &str) {
 }
 
 #[tokio::test]
-async fn curl_shows_events_as_they_come_on_every_protocol() {
+async fn curl_prints_events_as_they_arrive_on_every_protocol() {
     let fixture = Fixture::start().await;
     let authority = fixture.authority.file();
     let authority = authority.to_str().unwrap();
@@ -37,7 +37,7 @@ async fn curl_shows_events_as_they_come_on_every_protocol() {
         (vec!["--http1.0", &clear], "HTTP/1.0"),
         (vec!["--http1.1", &clear], "HTTP/1.1"),
         (vec!["--http2-prior-knowledge", &clear], "HTTP/2"),
-        // An offer to upgrade is not taken up, and does no harm.
+        // An offer to upgrade is ignored.
         (vec!["--http2", &clear], "HTTP/1.1"),
         (vec!["--http1.1", "--cacert", authority, &tls], "HTTP/1.1"),
         (vec!["--http2", "--cacert", authority, &tls], "HTTP/2"),
@@ -100,12 +100,12 @@ async fn nghttp_gets_events_and_the_proper_end_of_their_stream() {
     );
 }
 
-/// Publishes 1, 2, 3... in a steady stream.
+/// Publishes 1, 2, 3... at a constant rate.
 fn publish_numbers(jetstream: &Context, token: &str) -> JoinHandle<()> {
     let (jetstream, subject) = (jetstream.clone(), format!("orders.1.{token}"));
     tokio::spawn(async move {
         for number in 1_u64.. {
-            // While the test takes its server away there is no acknowledgement.
+            // There is no acknowledgement while the server is down.
             if let Ok(ack) = jetstream
                 .publish(subject.clone(), number.to_string().into())
                 .await
@@ -117,7 +117,7 @@ fn publish_numbers(jetstream: &Context, token: &str) -> JoinHandle<()> {
     })
 }
 
-/// How often a client connected, and the numbers that it saw.
+/// Number of connections of a client, and the numbers that it received.
 fn connections_and_numbers(reports: &[Value]) -> (usize, Vec<u64>) {
     let lives = reports
         .iter()
@@ -130,7 +130,8 @@ fn connections_and_numbers(reports: &[Value]) -> (usize, Vec<u64>) {
     (lives, numbers)
 }
 
-/// What a client of three lives must have seen: every number once, in order, and why each life ended.
+/// Asserts that a client with three connections received every number once, in order, and the
+/// reason of each end.
 fn assert_nothing_missed(reports: &[Value]) {
     let (_, numbers) = connections_and_numbers(reports);
     assert_eq!(
@@ -161,7 +162,7 @@ fn assert_nothing_missed(reports: &[Value]) {
 }
 
 #[tokio::test]
-async fn chromium_is_handed_over_and_misses_nothing() {
+async fn chromium_is_handed_over_without_loss() {
     let page = Page::serve().await;
     let route = format!(
         "max_age: 500ms, retry: 100ms, cors: {{ origins: [\"{}\"] }}",
@@ -192,7 +193,7 @@ async fn chromium_is_handed_over_and_misses_nothing() {
 }
 
 #[tokio::test]
-async fn the_npm_package_eventsource_is_handed_over_and_misses_nothing() {
+async fn the_npm_package_eventsource_is_handed_over_without_loss() {
     let fixture = Fixture::with(Setting {
         route: "max_age: 500ms, retry: 100ms",
         ..Setting::default()
@@ -211,13 +212,13 @@ async fn the_npm_package_eventsource_is_handed_over_and_misses_nothing() {
 }
 
 #[tokio::test]
-async fn a_rejection_is_a_status_to_the_fetch_of_node_and_a_close_event_to_a_browser() {
+async fn node_fetch_gets_the_status_of_a_rejection_and_a_browser_a_close_event() {
     let page = Page::serve().await;
     let cors = format!("cors: {{ origins: [\"{}\"] }}", page.origin());
     let routes = format!(
         "routes:\n  - path: /e\n    sources: [{{ stream: E, subjects: [\"e.>\"] }}]\n    {cors}"
     );
-    // No NATS server listens there: every request is rejected for now.
+    // No NATS server listens there: every request gets a temporary rejection.
     let nowhere = format!("nats://127.0.0.1:{}", free_port());
     let sidestream = Sidestream::builder(config_for(&[nowhere], &routes))
         .without_waiting()
@@ -267,7 +268,7 @@ async fn a_rejection_is_a_status_to_the_fetch_of_node_and_a_close_event_to_a_bro
 }
 
 #[tokio::test]
-async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_loses_nothing_over_a_kill()
+async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_loses_nothing_in_a_crash()
  {
     let setting = Setting {
         route: "retry: 100ms",
@@ -306,7 +307,7 @@ async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_l
 }
 
 #[tokio::test]
-async fn our_own_tail_follows_across_a_restart_of_the_sidecar() {
+async fn sidestream_tail_continues_after_a_restart_of_the_sidecar() {
     let quick =
         "drain: { accept_for: 0s, spread: 0s, timeout: 2s, retry: { min: 50ms, max: 100ms } }";
     let setting = Setting {

@@ -1,4 +1,4 @@
-//! `sidestream drain`, and signals while it goes on: when the process stays, when it ends, and what it says.
+//! `sidestream drain`, and signals during a drain: exit codes, output and duration.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use testkit::sidestream::{Sidestream, run};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
-/// A drain that is over quickly.
+/// Configuration of a short drain.
 const QUICK: &str =
     "drain: { accept_for: 200ms, spread: 200ms, timeout: 5s, retry: { min: 600ms, max: 900ms } }";
-/// One that would take longer than any test waits.
+/// Configuration of a drain that takes longer than any test waits.
 const LONG: &str = "drain: { accept_for: 20s, spread: 10s, timeout: 100s }";
 
 async fn drain(sidestream: &Sidestream, arguments: &[&str]) -> Output {
@@ -110,7 +110,7 @@ async fn after_the_command_the_process_stays_drained_until_a_signal() {
 }
 
 #[tokio::test]
-async fn a_drain_that_is_asked_for_again_is_the_same_one() {
+async fn a_second_drain_command_waits_for_the_same_drain() {
     let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
@@ -159,7 +159,7 @@ async fn a_drain_that_is_asked_for_again_is_the_same_one() {
 }
 
 #[tokio::test]
-async fn somebody_who_was_cut_makes_the_drain_incomplete() {
+async fn a_client_that_was_cut_makes_the_drain_incomplete() {
     let short = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
     let mut fixture = Fixture::with(Setting {
         rest: short,
@@ -216,7 +216,7 @@ async fn somebody_who_was_cut_makes_the_drain_incomplete() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_or_understood_has_its_own_exit_code() {
+async fn an_unreachable_sidecar_and_a_wrong_argument_have_their_own_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sidecar.yaml");
     let ask = |arguments: &'static [&'static str]| run(arguments, folder.path());
@@ -243,8 +243,8 @@ async fn what_cannot_be_asked_or_understood_has_its_own_exit_code() {
 }
 
 #[tokio::test]
-async fn a_signal_in_the_middle_of_a_drain_compresses_it_and_a_second_one_ends_it() {
-    // 20 s before anything happens, and 10 s for two streams: compressed, 1.6 s and 0.8 s of 8 s.
+async fn a_signal_during_a_drain_compresses_it_and_a_second_one_ends_it() {
+    // Planned: 20 s of accepting and 10 s of spread. Compressed to 8 s: 1.6 s and 0.8 s.
     let mut fixture = Fixture::with(Setting {
         rest: LONG,
         ..Setting::default()
@@ -281,7 +281,7 @@ async fn a_signal_in_the_middle_of_a_drain_compresses_it_and_a_second_one_ends_i
 }
 
 #[tokio::test]
-async fn two_signals_in_the_middle_of_a_drain_end_the_process_at_once() {
+async fn two_signals_during_a_drain_end_the_process_at_once() {
     let mut fixture = Fixture::with(Setting {
         rest: LONG,
         ..Setting::default()
@@ -351,14 +351,14 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
 }
 
 #[tokio::test]
-async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() {
+async fn a_pod_without_clients_exits_when_it_no_longer_accepts() {
     let rest = "drain: { accept_for: 500ms, spread: 20s, timeout: 30s }";
     let mut fixture = Fixture::with(Setting {
         rest,
         ..Setting::default()
     })
     .await;
-    // A pod that has had a connection may be in a load balancer.
+    // A pod that has had a connection may be in a load balancer, so it accepts for a while.
     assert_eq!(
         SseClient::get(fixture.sidestream.url("/none"))
             .connect()
@@ -395,7 +395,7 @@ async fn a_pod_without_clients_is_gone_as_soon_as_it_need_not_accept_any_more() 
 }
 
 #[tokio::test]
-async fn three_hundred_clients_are_told_evenly_over_the_spread() {
+async fn three_hundred_clients_are_closed_evenly_over_the_spread() {
     let rest = "drain: { accept_for: 0s, spread: 2s, timeout: 10s, retry: { min: 1s, max: 2s } }";
     let mut fixture = Fixture::with(Setting {
         rest,
@@ -427,7 +427,7 @@ async fn three_hundred_clients_are_told_evenly_over_the_spread() {
         fifths[(after / 400).min(4)] += 1;
         assert!((1000..=2000).contains(retry), "{retry}");
     }
-    // 60 each on a machine with nothing else to do.
+    // 60 each on an idle machine.
     assert!(
         fifths.iter().all(|count| (20..=140).contains(count)),
         "{fifths:?}"
@@ -443,7 +443,7 @@ async fn three_hundred_clients_are_told_evenly_over_the_spread() {
 
 #[tokio::test]
 #[ignore = "five thousand clients take their time to come: `make test-long`"]
-async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_seconds() {
+async fn five_thousand_clients_are_closed_within_accept_for_spread_and_five_seconds() {
     let rest = "drain: { accept_for: 1s, spread: 10s, timeout: 60s, retry: { min: 1s, max: 2s } }";
     let mut fixture = Fixture::with(Setting {
         rest,
@@ -495,7 +495,7 @@ async fn five_thousand_clients_are_gone_within_accept_for_and_spread_and_five_se
         assert_eq!(end, via.proper_end(), "{via:?}");
         seconds[(at.saturating_duration_since(begun).as_secs() as usize).min(15)] += 1;
     }
-    // 500 a second are planned.
+    // The plan is 500 per second.
     assert!(seconds.iter().all(|count| *count <= 1000), "{seconds:?}");
     fixture.sidestream.terminate();
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);

@@ -1,4 +1,4 @@
-//! SIGTERM: how a sidecar ends its event streams, and itself.
+//! Graceful shutdown by SIGTERM: the end of event streams and of the process.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
             readers.push((via, begun, reader));
         }
     }
-    // Events flow until the end.
+    // Events arrive until the end.
     let publisher = fixture.jetstream.clone();
     let publishing = tokio::spawn(async move {
         for number in 1_u64.. {
@@ -64,7 +64,8 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
     );
 }
 
-/// Reads an event stream that a drain ends: everything before its position came, the end is told, and is a proper one.
+/// Reads an event stream until a drain ends it. Asserts that no event is missing, that the close
+/// event names the drain, and that the end is regular.
 async fn assert_drained(via: Via, begun: u64, reader: &mut Reader) {
     let (mut events, end) = reader.read_to_end().await;
     assert_eq!(end, via.proper_end(), "{via:?}");
@@ -112,14 +113,14 @@ async fn assert_drained(via: Via, begun: u64, reader: &mut Reader) {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_no_longer_ready_still_serves_for_a_while() {
+async fn a_draining_pod_accepts_new_clients_for_accept_for() {
     let drain = "drain: { accept_for: 2s, spread: 100ms, timeout: 5s }";
     let mut fixture = Fixture::with(Setting {
         rest: drain,
         ..Setting::default()
     })
     .await;
-    // A pod that has had a connection may be in a load balancer.
+    // A pod that has had a connection may be in a load balancer, so it accepts for a while.
     assert_eq!(
         SseClient::get(fixture.sidestream.url("/none"))
             .connect()
@@ -158,7 +159,7 @@ async fn a_pod_that_is_no_longer_ready_still_serves_for_a_while() {
 }
 
 #[tokio::test]
-async fn the_probes_are_answered_until_the_last_client_is_gone() {
+async fn probes_are_answered_until_the_last_client_has_gone() {
     let drain = "drain: { accept_for: 100ms, spread: 1s, timeout: 5s }";
     let mut fixture = Fixture::with(Setting {
         rest: drain,
@@ -196,7 +197,7 @@ async fn the_probes_are_answered_until_the_last_client_is_gone() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_does_not_hold_up_the_end() {
+async fn a_stalled_client_does_not_delay_the_shutdown() {
     let drain = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
     let mut fixture = Fixture::with(Setting {
         rest: drain,

@@ -1,4 +1,4 @@
-//! What a published message looks like when it arrives.
+//! Events as clients receive them: names, payloads and ids.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,7 +14,7 @@ use testkit::sse::{Event, SseClient};
 use testkit::sse_parser::Parser;
 
 #[tokio::test]
-async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
+async fn an_event_name_is_from_the_publisher_or_else_from_the_route() {
     let fixture = Fixture::start().await;
     let mut plain = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
@@ -41,7 +41,7 @@ async fn an_event_has_its_publishers_name_else_the_routes_else_none() {
 }
 
 #[tokio::test]
-async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
+async fn payloads_arrive_unchanged_with_every_line_end_as_lf() {
     let fixture = Fixture::start().await;
     let payloads = [
         "one line",
@@ -83,7 +83,7 @@ async fn payloads_arrive_as_they_were_published_with_every_line_end_as_lf() {
 }
 
 #[tokio::test]
-async fn what_is_not_utf8_comes_as_base64_under_a_name_that_says_so() {
+async fn a_payload_that_is_not_utf8_is_base64_under_another_event_name() {
     let fixture = Fixture::start().await;
     for via in Via::ALL {
         let mut reader = fixture.open(via, "/orders").await;
@@ -104,7 +104,7 @@ async fn what_is_not_utf8_comes_as_base64_under_a_name_that_says_so() {
 }
 
 #[tokio::test]
-async fn the_id_is_an_events_last_field() {
+async fn the_id_is_the_last_field_of_an_event() {
     let fixture = Fixture::start().await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
@@ -123,7 +123,7 @@ async fn the_id_is_an_events_last_field() {
     assert_eq!(String::from_utf8_lossy(&client.wire()[opening..]), expected);
 }
 
-/// Publishes with headers as no library would send them.
+/// Publishes with raw headers that no library would send.
 async fn publish_raw(fixture: &Fixture, subject: &str, name: &[u8], payload: &str) {
     let mut socket = TcpStream::connect(("127.0.0.1", fixture.nats.port()))
         .await
@@ -146,7 +146,7 @@ async fn publish_raw(fixture: &Fixture, subject: &str, name: &[u8], payload: &st
 }
 
 #[tokio::test]
-async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
+async fn an_event_name_with_a_line_end_is_dropped_and_counted() {
     let fixture = Fixture::start().await;
     let mut orders = fixture.open(Via::Http11, "/orders").await;
     let mut news = fixture.open(Via::H2, "/news").await;
@@ -174,7 +174,7 @@ async fn a_name_that_would_break_the_frame_is_left_out_and_counted() {
 }
 
 #[tokio::test]
-async fn a_header_value_with_a_carriage_return_stops_neither_source() {
+async fn a_header_value_with_a_carriage_return_does_not_stop_a_source() {
     let fixture = Fixture::start().await;
     let mut orders = fixture.open(Via::Http11, "/orders").await;
     let mut news = fixture.open(Via::H2, "/news").await;
@@ -183,7 +183,7 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
             .publish("orders.1.x", format!("before {number}"))
             .await;
     }
-    // A CR alone is no line end to NATS.
+    // A single CR does not end a line in NATS.
     publish_raw(&fixture, "orders.1.x", b"a\rdata: forged", "poison").await;
     publish_raw(&fixture, "news.x", b"a\rdata: forged", "poison").await;
     fixture.publish("orders.1.x", "after").await;
@@ -229,7 +229,7 @@ async fn a_header_value_with_a_carriage_return_stops_neither_source() {
 }
 
 #[tokio::test]
-async fn two_sources_make_one_event_stream_with_ids_of_two_components() {
+async fn an_event_stream_of_two_sources_has_ids_with_two_positions() {
     let fixture = Fixture::start().await;
     for via in [Via::Http11, Via::H2] {
         let mut reader = fixture.open(via, "/both").await;
@@ -283,7 +283,7 @@ async fn two_sources_make_one_event_stream_with_ids_of_two_components() {
             .iter()
             .map(|event| event.data.clone())
             .collect();
-        // Between sources there is no order.
+        // The order between sources is undefined.
         rest.sort();
         owed.sort();
         assert_eq!(rest, owed, "{via:?}");
@@ -308,7 +308,7 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn every_payload_and_name_comes_out_of_an_independent_parser_as_it_went_in(
+    fn an_independent_parser_returns_every_payload_and_name_unchanged(
         payloads in prop::collection::vec((payload(), prop::option::of("\\PC{1,40}")), 1..6),
         cut in any::<prop::sample::Index>(),
     ) {

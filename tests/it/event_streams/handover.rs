@@ -1,4 +1,4 @@
-//! What a hand-over looks like on the wire: the order of things, how the end is marked, and what clients make of it.
+//! Handover on the wire: the order of bytes and frames, the end of a response, and the reaction of clients.
 
 use std::time::{Duration, Instant};
 
@@ -22,13 +22,13 @@ const QUICK: &str =
     "drain: { accept_for: 0s, spread: 200ms, timeout: 5s, retry: { min: 600ms, max: 900ms } }";
 
 #[tokio::test]
-async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_the_end() {
+async fn on_http_2_goaway_is_first_then_pending_events_then_the_position_with_the_end() {
     let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
     })
     .await;
-    // A window so small that most of the events are still owed when the drain begins.
+    // A small window: most events are still pending when the drain begins.
     let mut connection = H2Client::builder()
         .stream_window(500)
         .connect(fixture.sidestream.url("/"))
@@ -110,7 +110,7 @@ async fn on_http_2_goaway_comes_first_then_what_is_owed_then_the_position_with_t
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
 }
 
-/// Sends a request and reads what comes to the end of the connection; nothing is closed on this side.
+/// Sends a request and reads until the server closes; this side closes nothing.
 async fn raw(fixture: &mut Fixture) -> Vec<u8> {
     let url = fixture.sidestream.url("/orders").parse().unwrap();
     let mut transport = Connector::default().connect(&url).await.unwrap();
@@ -131,14 +131,15 @@ async fn raw(fixture: &mut Fixture) -> Vec<u8> {
     )
     .await;
     end.expect("it ends with FIN, not with a reset");
-    // Half open as it is now, it must not be reset either when the sidecar closes its side for good.
+    // The connection is half open now. The sidecar must not reset it either when it closes
+    // completely.
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(transport.error().is_none(), "no reset follows the end");
     bytes
 }
 
 #[tokio::test]
-async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_and_no_reset() {
+async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_without_a_reset() {
     let mut fixture = Fixture::with(Setting {
         rest: QUICK,
         ..Setting::default()
@@ -161,7 +162,7 @@ async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_and_no_reset() {
 }
 
 #[tokio::test]
-async fn an_aborted_end_lacks_the_last_chunk_and_nothing_else() {
+async fn an_aborted_end_lacks_only_the_last_chunk() {
     let mut fixture = Fixture::with(Setting {
         route: "close: abort",
         rest: QUICK,
@@ -180,7 +181,7 @@ async fn an_aborted_end_lacks_the_last_chunk_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent() {
+async fn with_abort_every_protocol_ends_as_a_broken_connection_after_all_events() {
     let mut fixture = Fixture::with(Setting {
         route: "close: abort",
         rest: QUICK,
@@ -203,7 +204,7 @@ async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent
     for (via, reader) in &mut readers {
         let (events, end) = reader.read_to_end().await;
         let expected = match via {
-            // Its body ends with the connection: there is no other end.
+            // Its body ends with the connection.
             Via::Http10 => End::Closed,
             Via::Http11 | Via::Tls11 => End::Truncated,
             Via::H2 | Via::TlsH2 => End::StreamReset(CANCEL),
@@ -239,7 +240,7 @@ async fn with_abort_every_protocol_ends_as_if_it_broke_after_everything_was_sent
 }
 
 #[tokio::test]
-async fn a_connection_of_age_is_handed_over_with_all_that_it_carries() {
+async fn a_connection_at_its_maximum_age_is_handed_over_with_all_its_streams() {
     let fixture = Fixture::with(Setting {
         route: "max_age: 1500ms, retry: 2s",
         ..Setting::default()
@@ -258,7 +259,7 @@ async fn a_connection_of_age_is_handed_over_with_all_that_it_carries() {
     let mut apart = other.get("/orders").await;
     connection.goaway().await;
     let goaway = begun.elapsed();
-    // A fifth sooner at the earliest.
+    // At most a fifth earlier.
     assert!(goaway >= Duration::from_millis(1200), "{goaway:?}");
     for stream in &mut streams {
         assert_eq!(stream.closed().await, End::Terminated);
@@ -291,7 +292,7 @@ async fn a_connection_of_age_is_handed_over_with_all_that_it_carries() {
 }
 
 #[tokio::test]
-async fn the_next_connection_takes_the_drawn_time_back() {
+async fn the_next_connection_resets_the_drawn_retry() {
     let mut fixture = Fixture::with(Setting {
         route: "retry: 4s",
         rest: QUICK,
@@ -331,7 +332,7 @@ async fn the_next_connection_takes_the_drawn_time_back() {
 }
 
 #[tokio::test]
-async fn a_replay_that_takes_longer_than_the_drain_ends_at_its_position() {
+async fn a_replay_that_outlasts_the_drain_ends_at_its_position() {
     let rest = "drain: { accept_for: 0s, spread: 200ms, timeout: 8s }";
     let setting = Setting {
         route: "window: { events: 20 }",
@@ -403,7 +404,7 @@ async fn a_replay_that_takes_longer_than_the_drain_ends_at_its_position() {
     }
 }
 
-/// The numbers that events begin with; control events have none.
+/// Numbers at the beginning of events; control events have no number.
 fn numbers(events: &[testkit::sse::Event]) -> Vec<u64> {
     let data = events
         .iter()
@@ -412,7 +413,7 @@ fn numbers(events: &[testkit::sse::Event]) -> Vec<u64> {
         .collect()
 }
 
-/// How often the client opened, and whether it says that it is done.
+/// Number of connections of the client, and whether it has reported `done`.
 fn connections_and_done(client: &NodeClient) -> (usize, bool) {
     let reports = client.reports();
     let opened = reports
@@ -426,8 +427,7 @@ fn connections_and_done(client: &NodeClient) -> (usize, bool) {
 }
 
 #[tokio::test]
-async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_abort_or_with_two_lines()
- {
+async fn fetch_event_source_stops_at_a_clean_end_and_continues_after_an_abort_or_with_two_lines() {
     let clean = Fixture::with(Setting {
         route: "max_age: 500ms, retry: 100ms",
         ..Setting::default()
@@ -485,14 +485,14 @@ async fn fetch_event_source_takes_a_clean_end_as_finished_and_goes_on_after_an_a
 }
 
 #[tokio::test]
-async fn those_that_are_behind_are_told_last() {
+async fn lagging_clients_are_closed_last() {
     let rest = "drain: { accept_for: 0s, spread: 3s, timeout: 10s }";
     let mut fixture = Fixture::with(Setting {
         rest,
         ..Setting::default()
     })
     .await;
-    // Opened first, so that only its lag can make it the last.
+    // Opened first, so that only its lag can make it last.
     let mut connection = H2Client::builder()
         .stream_window(500)
         .connect(fixture.sidestream.url("/"))
@@ -518,7 +518,7 @@ async fn those_that_are_behind_are_told_last() {
     for reader in &mut others[..2] {
         reader.read_to_end().await;
     }
-    // It would be asked to end already, and wait for its window, if it had been the first.
+    // If it had been first, it would be closing already and waiting for its window.
     let open = fixture
         .sidestream
         .admin_json("/connections?route=/orders/%7Bid%7D")

@@ -5,7 +5,7 @@ use testkit::h2::H2Client;
 use testkit::h2_tap::DATA;
 
 #[tokio::test]
-async fn a_hundred_streams_on_one_connection_all_get_their_events() {
+async fn a_hundred_streams_on_one_connection_get_all_events() {
     let fixture = Fixture::start().await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut streams = Vec::new();
@@ -43,7 +43,7 @@ async fn a_hundred_streams_on_one_connection_all_get_their_events() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
+async fn an_unread_stream_delays_no_other_and_loses_nothing() {
     let fixture = Fixture::start().await;
     let mut connection = H2Client::builder()
         .stream_window(16 * 1024)
@@ -64,7 +64,7 @@ async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
         .metric("sidestream_lag_events", &[("route", "/orders")])
         .await;
     assert!(lag > 200.0, "what the stalled stream lacks is told: {lag}");
-    // And when it is read after all:
+    // When it is read at last:
     for number in 0..300 {
         assert!(stalled.next().await.data.starts_with(&format!("{number} ")));
     }
@@ -77,7 +77,7 @@ async fn a_stream_that_is_not_read_holds_back_no_other_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_stalled_stream_is_released_by_rst_stream_too() {
+async fn rst_stream_releases_a_stalled_stream() {
     let fixture = Fixture::start().await;
     let mut connection = H2Client::builder()
         .stream_window(16 * 1024)

@@ -1,4 +1,4 @@
-//! Clients that go away, in every way there is, and what they leave behind: nothing.
+//! Clients that disconnect, in every way, and leave no resource.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use testkit::sse::{End, SseClient};
 use testkit::transport::Connector;
 use testkit::wait::eventually;
 
-/// What "at once" means on a busy machine.
+/// "At once", on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 async fn gone(fixture: &Fixture, how: &str, left: u64) {
@@ -28,7 +28,7 @@ async fn gone(fixture: &Fixture, how: &str, left: u64) {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
+async fn a_client_that_closes_an_idle_connection_is_detected_at_once() {
     let fixture = Fixture::start().await;
     for via in Via::ALL {
         for path in ["/orders", "/news"] {
@@ -55,7 +55,7 @@ async fn a_client_that_closes_its_silent_connection_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_its_connection_is_noticed_at_once() {
+async fn a_client_that_resets_its_connection_is_detected_at_once() {
     let fixture = Fixture::start().await;
     for via in [Via::Http10, Via::Http11, Via::Tls11] {
         let Reader::Http1(mut client) = fixture.open(via, "/orders").await else {
@@ -72,7 +72,7 @@ async fn a_client_that_resets_its_connection_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn a_close_is_noticed_while_events_flow() {
+async fn a_close_is_detected_while_events_arrive() {
     let fixture = Fixture::start().await;
     for via in Via::ALL {
         let mut reader = fixture.open(via, "/orders").await;
@@ -86,7 +86,7 @@ async fn a_close_is_noticed_while_events_flow() {
 }
 
 #[tokio::test]
-async fn bytes_behind_the_request_do_not_hide_the_close() {
+async fn bytes_after_the_request_do_not_hide_the_close() {
     let fixture = Fixture::start().await;
     let url = fixture.sidestream.url("/orders").parse().unwrap();
     let request = "GET /orders HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -131,7 +131,7 @@ async fn a_request_during_an_event_stream_does_not_disturb_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_more_than_a_stray_request_is_closed() {
+async fn a_client_that_sends_more_than_a_stray_request_is_closed() {
     let fixture = Fixture::start().await;
     let mut polite = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
@@ -155,7 +155,7 @@ async fn a_client_that_says_more_than_a_stray_request_is_closed() {
 }
 
 #[tokio::test]
-async fn rst_stream_releases_that_stream_and_nothing_else() {
+async fn rst_stream_releases_only_its_stream() {
     let fixture = Fixture::start().await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut kept = connection.get("/orders").await;
@@ -176,7 +176,7 @@ async fn rst_stream_releases_that_stream_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answers_reach_it() {
+async fn a_client_that_half_closes_counts_as_gone_and_still_gets_other_responses() {
     let fixture = Fixture::start().await;
     for (target, is_event_stream) in [("/orders", true), ("/nowhere", false)] {
         let url = fixture.sidestream.url(target).parse().unwrap();
@@ -185,7 +185,7 @@ async fn a_client_that_shuts_down_its_writing_side_counts_as_gone_and_other_answ
         transport.write_all(request.as_bytes()).await.unwrap();
         transport.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        // To its end, which comes at once; an event stream may be cut.
+        // This response ends at once; an event stream may be truncated.
         let read = tokio::time::timeout(AT_ONCE * 3, transport.read_to_end(&mut answer)).await;
         assert!(read.is_ok(), "{target} ends");
         let answer = String::from_utf8_lossy(&answer);

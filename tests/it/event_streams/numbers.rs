@@ -1,4 +1,4 @@
-//! What `/connections` and `/metrics` tell of event streams while they live, and after.
+//! Event streams in `/connections` and `/metrics`, while they are open and afterwards.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use testkit::http1;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
-/// The only event stream there is, when its description is as wanted.
+/// The only event stream, once `wanted` returns true for its description.
 async fn the_connection(fixture: &Fixture, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     eventually(DEADLINE, fact, || async {
         let list = fixture.sidestream.admin_json("/connections").await;
@@ -19,7 +19,7 @@ async fn the_connection(fixture: &Fixture, fact: &str, wanted: impl Fn(&Value) -
 }
 
 #[tokio::test]
-async fn connections_tells_of_every_event_stream() {
+async fn connections_lists_every_event_stream() {
     let fixture = Fixture::start().await;
     for via in Via::ALL {
         let mut reader = fixture.open(via, "/orders/7").await;
@@ -53,7 +53,7 @@ async fn connections_tells_of_every_event_stream() {
 }
 
 #[tokio::test]
-async fn streams_and_connections_are_counted_by_protocol_while_they_are_open_and_for_good() {
+async fn streams_and_connections_are_counted_by_protocol_while_open_and_in_total() {
     let fixture = Fixture::start().await;
     let metric = async |name: &str, labels: &[(&str, &str)]| {
         fixture
@@ -103,7 +103,7 @@ async fn streams_and_connections_are_counted_by_protocol_while_they_are_open_and
 }
 
 #[tokio::test]
-async fn deliveries_are_counted_and_timed_from_their_receipt_to_the_socket() {
+async fn deliveries_are_counted_and_timed_from_receipt_to_the_socket() {
     let fixture = Fixture::start().await;
     let mut readers = Vec::new();
     for via in Via::ALL {
@@ -166,7 +166,7 @@ async fn deliveries_are_counted_and_timed_from_their_receipt_to_the_socket() {
 }
 
 #[tokio::test]
-async fn what_a_client_that_does_not_read_lacks_is_told_from_outside_and_delivered_when_it_does() {
+async fn the_lag_of_an_unread_stream_is_reported_and_delivered_when_it_is_read() {
     let fixture = Fixture::start().await;
     let mut lazy = SseClient::get(fixture.sidestream.url("/orders"))
         .receive_buffer(4096)
@@ -224,7 +224,7 @@ async fn what_a_client_that_does_not_read_lacks_is_told_from_outside_and_deliver
 }
 
 #[tokio::test]
-async fn outcomes_of_resuming_are_counted_and_gaps_too() {
+async fn outcomes_of_resumes_and_gaps_are_counted() {
     let fixture = Fixture::start().await;
     let mut first = fixture.open(Via::Http11, "/orders").await;
     first.positioned().await;
@@ -261,7 +261,7 @@ async fn outcomes_of_resuming_are_counted_and_gaps_too() {
 }
 
 #[tokio::test]
-async fn refusals_are_counted_by_their_code() {
+async fn rejections_are_counted_by_code() {
     let fixture = Fixture::start().await;
     let url = |path: &str| fixture.sidestream.url(path);
     let cases = [

@@ -1,4 +1,4 @@
-//! The head of an answer and its first bytes.
+//! Response headers and first bytes of an event stream.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use testkit::http1;
 use testkit::nats::free_port;
 use testkit::sse::{End, SseClient};
 
-/// The headers of every event stream; the connection's own stand beside them.
+/// Headers of every event stream, without those of the connection.
 fn assert_head(via: Via, header: impl Fn(&str) -> Option<String>) {
     let wanted = [
         ("content-type", Some("text/event-stream")),
@@ -26,7 +26,7 @@ fn assert_head(via: Via, header: impl Fn(&str) -> Option<String>) {
 }
 
 #[tokio::test]
-async fn an_event_stream_has_the_same_head_and_first_bytes_on_every_protocol() {
+async fn an_event_stream_has_the_same_headers_and_first_bytes_on_every_protocol() {
     let fixture = Fixture::start().await;
     for via in Via::ALL {
         for path in ["/orders/1", "/news", "/both"] {
@@ -77,7 +77,7 @@ async fn the_first_bytes_are_a_retry_and_a_position_event() {
 }
 
 #[tokio::test]
-async fn a_live_start_is_at_the_present_head_and_a_resume_at_the_clients_own_position() {
+async fn a_live_start_is_at_the_head_and_a_resume_at_the_position_of_the_client() {
     let fixture = Fixture::start().await;
     for number in 1..=3 {
         fixture
@@ -86,7 +86,7 @@ async fn a_live_start_is_at_the_present_head_and_a_resume_at_the_clients_own_pos
     }
     let mut witness = fixture.open(Via::Http11, "/orders").await;
     let head = witness.positioned().await;
-    // The sidecar may have opened it before it had heard of the third.
+    // The sidecar may have opened it before the third message arrived.
     fixture.publish("orders.1.created", "4").await;
     let fourth = witness
         .take(4 - sequence(&head, 0) as usize)
@@ -110,7 +110,7 @@ async fn a_live_start_is_at_the_present_head_and_a_resume_at_the_clients_own_pos
 }
 
 #[tokio::test]
-async fn without_checkpoints_no_position_stands_alone() {
+async fn without_checkpoints_no_block_has_only_a_position() {
     let fixture = Fixture::with(Setting {
         route: "checkpoint: null",
         ..Setting::default()
@@ -126,7 +126,7 @@ async fn without_checkpoints_no_position_stands_alone() {
 }
 
 #[tokio::test]
-async fn head_gives_the_head_and_opens_nothing() {
+async fn head_returns_the_headers_and_opens_no_event_stream() {
     let monitor = free_port();
     let nats = format!("http: \"127.0.0.1:{monitor}\"");
     let fixture = Fixture::with(Setting {
@@ -195,7 +195,7 @@ async fn head_gives_the_head_and_opens_nothing() {
     );
 }
 
-/// The addresses of all clients, as the operator sees them.
+/// Addresses of all clients in `/connections`.
 async fn clients(fixture: &Fixture) -> Vec<String> {
     let listed = fixture.sidestream.admin_json("/connections").await;
     let client = |connection: &Value| connection["client"].as_str().unwrap().to_owned();
@@ -208,7 +208,7 @@ async fn clients(fixture: &Fixture) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_its_form() {
+async fn forwarded_addresses_from_a_client_are_not_trusted_in_any_form() {
     for (header, ignored, prefix) in [
         ("x-forwarded-for", "forwarded", ""),
         ("forwarded", "x-forwarded-for", "for="),
@@ -229,7 +229,7 @@ async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_i
             "\"[2001:db8::6]:80\"",
             "6.6.6.6, unknown",
         ] {
-            // Appended by the proxy, to the client's own line and as a line of its own.
+            // Appended by the proxy, to the line of the client and as another line.
             let appended = format!("{prefix}{spoofed}, {prefix}192.0.2.7");
             let (alone, seen) = (format!("{prefix}{spoofed}"), format!("{prefix}192.0.2.7"));
             for lines in [&[appended.as_str()][..], &[alone.as_str(), seen.as_str()]] {
@@ -253,7 +253,7 @@ async fn what_a_client_writes_in_front_of_its_address_is_not_believed_whatever_i
                     .await;
             }
         }
-        // Where the proxy itself names nobody, its own address is what is known.
+        // Without an address from the proxy, the address of the proxy itself is the client's.
         let request =
             SseClient::get(fixture.sidestream.url("/orders")).header(header, "6.6.6.6, unknown");
         let mut client = request.connect().await;

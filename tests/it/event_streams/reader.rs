@@ -1,11 +1,11 @@
-//! One event stream by any of the five ways to it, read alike.
+//! One event stream over any of five transports, read through the same interface.
 
 use super::Fixture;
 use testkit::h2::{H2Client, H2Stream};
 use testkit::sse::{End, Event, SseClient};
 use testkit::sse_parser::Parser;
 
-/// How a client comes to its event stream.
+/// Transport of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// HTTP/1.0 in clear text.
@@ -14,24 +14,24 @@ pub enum Via {
     Http11,
     /// HTTP/2 by prior knowledge.
     H2,
-    /// HTTP/1.1, agreed on by ALPN.
+    /// HTTP/1.1, negotiated by ALPN.
     Tls11,
-    /// HTTP/2, agreed on by ALPN.
+    /// HTTP/2, negotiated by ALPN.
     TlsH2,
 }
 
-/// An answered request.
+/// Open event stream.
 pub enum Reader {
-    /// The connection is the event stream's.
+    /// One connection per event stream.
     Http1(Box<SseClient>),
-    /// One stream on a connection of its own.
+    /// One HTTP/2 stream on its own connection.
     H2(H2Client, Box<H2Stream>),
 }
 
 // === impl Via ===
 
 impl Via {
-    /// Every way.
+    /// All transports.
     pub const ALL: [Self; 5] = [
         Self::Http10,
         Self::Http11,
@@ -40,7 +40,7 @@ impl Via {
         Self::TlsH2,
     ];
 
-    /// As labels and `/connections` name it.
+    /// Name in labels and in `/connections`.
     pub fn protocol(self) -> &'static str {
         match self {
             Self::Http10 => "http/1.0",
@@ -49,12 +49,12 @@ impl Via {
         }
     }
 
-    /// Whether it is encrypted.
+    /// Returns true with TLS.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Tls11 | Self::TlsH2)
     }
 
-    /// How an answer that the server ends in good order is seen to end.
+    /// End of a response that the server ends regularly.
     pub fn proper_end(self) -> End {
         if self == Self::Http10 {
             End::Closed
@@ -89,7 +89,7 @@ impl Reader {
         Self::Http1(Box::new(request.connect().await))
     }
 
-    /// The status code.
+    /// Status code.
     pub fn status(&self) -> u16 {
         match self {
             Self::Http1(client) => client.status(),
@@ -97,7 +97,7 @@ impl Reader {
         }
     }
 
-    /// One header's value.
+    /// Value of a header.
     pub fn header(&self, name: &str) -> Option<String> {
         match self {
             Self::Http1(client) => client.header(name),
@@ -105,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// The next event.
+    /// Next event.
     pub async fn next(&mut self) -> Event {
         match self {
             Self::Http1(client) => client.next().await,
@@ -113,7 +113,7 @@ impl Reader {
         }
     }
 
-    /// The next `count` events.
+    /// Next `count` events.
     pub async fn take(&mut self, count: usize) -> Vec<Event> {
         match self {
             Self::Http1(client) => client.take(count).await,
@@ -121,7 +121,7 @@ impl Reader {
         }
     }
 
-    /// Reads until the parser has seen what `seen` asks for.
+    /// Reads until `seen` returns true for the parser.
     pub async fn until_seen(&mut self, fact: &str, seen: impl Fn(&Parser) -> bool) {
         match self {
             Self::Http1(client) => client.until_seen(fact, seen).await,
@@ -138,7 +138,7 @@ impl Reader {
         self.last_event_id().to_owned()
     }
 
-    /// Reads to the end; the events before it, and how it came.
+    /// Reads to the end; returns the events before it, and the end.
     pub async fn read_to_end(&mut self) -> (Vec<Event>, End) {
         match self {
             Self::Http1(client) => {
@@ -156,7 +156,7 @@ impl Reader {
         }
     }
 
-    /// What a reconnection would send as `Last-Event-ID`.
+    /// Value of `Last-Event-ID` for a reconnect.
     pub fn last_event_id(&self) -> &str {
         match self {
             Self::Http1(client) => client.last_event_id(),
@@ -164,7 +164,7 @@ impl Reader {
         }
     }
 
-    /// The reconnection time that the server has set, in milliseconds.
+    /// Reconnect delay from the server, in milliseconds.
     pub fn retry(&self) -> Option<u64> {
         match self {
             Self::Http1(client) => client.retry(),
@@ -172,7 +172,7 @@ impl Reader {
         }
     }
 
-    /// The connection below, if it can carry more than this.
+    /// Connection of the event stream, if it can have further streams.
     pub fn connection(&self) -> Option<&H2Client> {
         match self {
             Self::Http1(_) => None,
@@ -180,7 +180,7 @@ impl Reader {
         }
     }
 
-    /// How many comments were read so far.
+    /// Number of comments until now.
     pub fn comments(&self) -> usize {
         match self {
             Self::Http1(client) => client.comments(),
@@ -189,7 +189,7 @@ impl Reader {
     }
 }
 
-/// The address of `path` for clients that come this way.
+/// URL of `path` for this transport.
 pub fn url(fixture: &Fixture, via: Via, path: &str) -> String {
     if via.is_tls() {
         fixture.sidestream.url_tls(path)

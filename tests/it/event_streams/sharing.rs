@@ -1,4 +1,4 @@
-//! What clients share at NATS: subscriptions and consumers do not grow with their number.
+//! Shared subscriptions and consumers: their number does not grow with the number of clients.
 
 use super::reader::Via;
 use super::{Fixture, Setting};
@@ -50,7 +50,7 @@ async fn clients_of_one_core_filter_share_one_subscription() {
 }
 
 #[tokio::test]
-async fn two_hundred_clients_of_a_stream_cost_nats_one_consumer() {
+async fn two_hundred_clients_of_a_stream_share_one_consumer() {
     let fixture = Fixture::start().await;
     let mut connections = Vec::new();
     let mut streams = Vec::new();

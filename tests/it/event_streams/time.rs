@@ -1,4 +1,4 @@
-//! What an event stream does by the clock: heartbeats, checkpoints, and its age.
+//! Timers of an event stream: heartbeats, checkpoints and maximum age.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use testkit::h2::H2Client;
 use testkit::sse::SseClient;
 
 #[tokio::test]
-async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
+async fn a_heartbeat_of_an_idle_stream_is_one_comment_and_one_newline() {
     let fixture = Fixture::with(Setting {
         route: "heartbeat: 100ms",
         ..Setting::default()
@@ -40,7 +40,7 @@ async fn a_silent_stream_beats_with_one_comment_and_one_newline() {
 }
 
 #[tokio::test]
-async fn a_stream_with_events_does_not_beat() {
+async fn a_stream_with_events_sends_no_heartbeat() {
     let fixture = Fixture::with(Setting {
         route: "heartbeat: 1s",
         ..Setting::default()
@@ -56,7 +56,7 @@ async fn a_stream_with_events_does_not_beat() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         pauses = pauses.max(before.elapsed());
     }
-    // On a machine that stood still the stream was silent.
+    // If the machine was suspended, the stream was idle.
     assert!(
         reader.comments() == 0 || pauses > Duration::from_millis(400),
         "{} heartbeats",
@@ -65,7 +65,7 @@ async fn a_stream_with_events_does_not_beat() {
 }
 
 #[tokio::test]
-async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
+async fn heartbeats_of_clients_that_connected_together_are_spread() {
     let fixture = Fixture::with(Setting {
         route: "heartbeat: 1s",
         ..Setting::default()
@@ -113,7 +113,7 @@ async fn clients_that_came_together_and_heard_the_same_do_not_beat_together() {
 }
 
 #[tokio::test]
-async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
+async fn a_closed_stream_does_not_stop_the_heartbeats_of_its_connection() {
     let fixture = Fixture::with(Setting {
         route: "heartbeat: 200ms",
         ..Setting::default()
@@ -137,7 +137,7 @@ async fn those_that_go_leave_the_others_of_their_connection_their_heartbeats() {
 }
 
 #[tokio::test]
-async fn a_silent_client_is_told_how_far_its_source_has_come() {
+async fn an_idle_client_gets_checkpoints_of_its_source() {
     let fixture = Fixture::with(Setting {
         route: "checkpoint: 300ms",
         ..Setting::default()
@@ -158,7 +158,7 @@ async fn a_silent_client_is_told_how_far_its_source_has_come() {
 }
 
 #[tokio::test]
-async fn the_close_event_has_the_position_and_is_the_last_block_also_without_checkpoints() {
+async fn the_close_event_has_the_position_and_is_the_last_block_even_without_checkpoints() {
     for checkpoint in ["30s", "null"] {
         let route = format!("max_age: 300ms, checkpoint: {checkpoint}");
         let fixture = Fixture::with(Setting {
@@ -191,7 +191,7 @@ async fn the_close_event_has_the_position_and_is_the_last_block_also_without_che
 }
 
 #[tokio::test]
-async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
+async fn a_client_that_is_handed_over_at_max_age_gets_every_event_once() {
     let fixture = Fixture::with(Setting {
         route: "max_age: 400ms",
         ..Setting::default()
@@ -235,7 +235,7 @@ async fn a_client_that_is_handed_over_for_its_age_gets_every_event_once() {
             reader = fixture.resume(via, "/orders", &id).await;
             lives += 1;
         }
-        // The first bytes may have brought the first events along.
+        // The first bytes may contain the first events.
         assert!(
             numbers[0] <= first + 1,
             "{via:?}: {} after {first}",

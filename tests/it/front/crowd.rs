@@ -1,4 +1,4 @@
-//! Three hundred clients of every kind behind a proxy, each with its ledger.
+//! Three hundred clients of every kind behind a proxy, each with a ledger of its events.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,31 +20,31 @@ use testkit::sse::SseClient;
 use testkit::sse_parser::Event;
 use testkit::wait::{RECOVERY, eventually};
 
-/// All clients together.
+/// Number of clients.
 pub(crate) const CLIENTS: usize = 300;
 
-/// Event streams of the npm package `eventsource`, in one process; as many of the browser.
+/// Event streams of the npm package `eventsource`, in one process; the browser has the same number.
 const MANY: usize = 10;
 
-/// Event streams on one HTTP/2 connection: below what proxies permit.
+/// Event streams on one HTTP/2 connection: below the limit of the proxies.
 const ON_ONE_CONNECTION: usize = 46;
 
-/// What the route says; a drain says it otherwise.
+/// Reconnect delay of the route; a drain sends another one.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// The clients at work.
+/// Running clients.
 pub(crate) struct Crowd {
     ledgers: Vec<Arc<Mutex<Ledger>>>,
     tasks: JoinSet<()>,
     witnesses: Vec<Witness>,
 }
 
-/// A process that follows event streams and tells what it sees.
+/// Process that follows event streams and reports what it receives.
 struct Witness {
     source: ReportSource,
-    /// How much of it has been read.
+    /// Number of reports that have been read.
     heard: usize,
-    /// One for each of its event streams.
+    /// One ledger per event stream.
     ledgers: Vec<Arc<Mutex<Ledger>>>,
 }
 
@@ -54,7 +54,7 @@ enum ReportSource {
     Tail(Process),
 }
 
-/// A client of the test kit: where its events go.
+/// Client of the test kit, with the ledger of its events.
 struct Follower {
     target: String,
     ledger: Arc<Mutex<Ledger>>,
@@ -63,8 +63,8 @@ struct Follower {
 // === impl Crowd ===
 
 impl Crowd {
-    /// Opens all event streams, so many of everything and the others of a share; returns when the pods have them all.
-    /// With a page, a browser is among them.
+    /// Opens all event streams: `everything` clients follow all subjects, the others a share.
+    /// Returns when the pods have all of them. With a page, a browser is one of the clients.
     pub(crate) async fn gather(fixture: &Fixture, everything: usize, page: Option<Page>) -> Self {
         let mut crowd = Self {
             ledgers: Vec::new(),
@@ -114,7 +114,7 @@ impl Crowd {
         self.until_all("have had an event", Ledger::has_begun).await;
     }
 
-    /// Waits until every client has everything, and nothing was wrong with any.
+    /// Waits until every client has every event, without a mistake.
     pub(crate) async fn until_all_have(&mut self, published: Published) {
         self.until_all(&format!("have all of {published:?}"), |ledger| {
             ledger.has(published)
@@ -143,7 +143,7 @@ impl Crowd {
         }
     }
 
-    /// Nothing was wrong with any client so far.
+    /// Asserts that no client has seen a mistake until now.
     pub(crate) fn assert_no_mistakes(&mut self) {
         self.hear();
         let wrong: Vec<String> = self
@@ -160,7 +160,7 @@ impl Crowd {
         assert!(wrong.is_empty(), "{} mistakes:\n{some}", wrong.len());
     }
 
-    /// How many ends of event streams were announced as those of a drain.
+    /// Number of event streams that were closed with the reason drain.
     pub(crate) fn drains(&mut self) -> usize {
         self.hear();
         self.ledgers.iter().map(|ledger| lock(ledger).drains).sum()
@@ -170,7 +170,7 @@ impl Crowd {
         self.witnesses.iter_mut().for_each(Witness::hear);
     }
 
-    /// The next client: where its ledger stands.
+    /// Adds the ledger of another client.
     fn another(&mut self, follows: Follows) -> Follower {
         let ledger = Arc::new(Mutex::new(Ledger::new(follows)));
         self.ledgers.push(Arc::clone(&ledger));
@@ -295,7 +295,7 @@ impl Follower {
 // === impl Witness ===
 
 impl Witness {
-    /// Takes what was told since the last time.
+    /// Reads the reports since the last call.
     fn hear(&mut self) {
         let (reports, heard) = match &self.source {
             ReportSource::Node(node) => node.reports_since(self.heard),
@@ -317,7 +317,7 @@ impl Witness {
                     data: text("data"),
                     id: text("id"),
                 }),
-                // An EventSource that is closed has seen a status other than 200, and is so for ever.
+                // A closed EventSource has received a status other than 200 and does not reconnect.
                 "error" if report["state"] == 2 => ledger.wrong(report.to_string()),
                 _ => {}
             }
@@ -325,7 +325,7 @@ impl Witness {
     }
 }
 
-/// A line of `tail --json`, told as the others tell; what it says to people begins otherwise.
+/// Converts a line of `tail --json` to a report. Lines for people are not JSON.
 fn tailed(line: &str) -> Option<Value> {
     if line.contains("closes this stream: drain") {
         let data = r#"{"reason":"drain"}"#;
@@ -339,7 +339,7 @@ fn tailed(line: &str) -> Option<Value> {
     Some(json!({ "source": 0, "kind": "event", "name": name, "data": data, "id": id }))
 }
 
-/// Client `n` follows share `n % SHARES`, if not everything.
+/// Client `n` follows share `n % SHARES`, or everything.
 fn share(number: usize) -> Follows {
     Follows::Share(number as u64 % SHARES)
 }

@@ -11,10 +11,10 @@ use testkit::http1;
 use testkit::nats::{Nats, create_stream, free_port};
 use testkit::sidestream::{Sidestream, metric};
 
-/// What a drain's `spread` is scaled down to.
+/// `drain.spread`, scaled down.
 pub(crate) const SPREAD: Duration = Duration::from_secs(3);
 
-/// A sidecar that comes back on the same ports.
+/// Sidecar that restarts on the same ports.
 pub(crate) struct Pod {
     config: String,
     pub(crate) sidestream: Sidestream,
@@ -37,7 +37,7 @@ impl Pod {
         Self { config, sidestream }
     }
 
-    /// Another process on the same ports; returns when it is ready.
+    /// Starts another process on the same ports; returns when it is ready.
     pub(crate) async fn restart(&mut self) {
         assert!(
             !self.sidestream.running(),
@@ -46,7 +46,7 @@ impl Pod {
         self.sidestream = Sidestream::start(self.config.as_str()).await;
     }
 
-    /// How many event streams are open here; none where nothing runs.
+    /// Number of open event streams; 0 if the pod is down.
     pub(crate) async fn streams(&self) -> usize {
         let Ok(answer) = http1::get(&self.sidestream.url_admin("/metrics")).await else {
             return 0;
@@ -54,7 +54,7 @@ impl Pod {
         metric(&answer.body, "sidestream_streams", &[]) as usize
     }
 
-    /// When event streams were opened here, in seconds.
+    /// Times at which event streams were opened, in seconds.
     pub(crate) fn opened(&self) -> Vec<f64> {
         let opened = |line: &Value| line["message"] == "event stream opened";
         let log = self.sidestream.log();
@@ -68,7 +68,8 @@ impl Pod {
 // === impl Fixture ===
 
 impl Fixture {
-    /// Two pods that are ready behind a proxy that knows it. `origin`: a page that may read from another origin.
+    /// Two ready pods behind a proxy that has detected them. `origin`: a page that may read from
+    /// another origin.
     pub(crate) async fn set(kind: Kind, origin: &str) -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
@@ -93,7 +94,7 @@ impl Fixture {
         }
     }
 
-    /// How many event streams are open on both pods.
+    /// Number of open event streams on both pods.
     pub(crate) async fn streams(&self) -> usize {
         self.pods[0].streams().await + self.pods[1].streams().await
     }

@@ -1,35 +1,35 @@
-//! What one client must have: every number that it follows of every JetStream stream, in order, each id once.
+//! Ledger of one client: it must receive every number that it follows, in order, each id once.
 
 use super::publisher::{Published, SHARES, STREAMS};
 use testkit::sse_parser::Event;
 
-/// What a client follows.
+/// Numbers that a client follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Follows {
     /// All numbers.
     All,
-    /// The numbers of one share.
+    /// Numbers of one share.
     Share(u64),
 }
 
-/// What one client has had so far.
+/// Events of one client until now.
 pub(crate) struct Ledger {
     follows: Follows,
-    /// The number that must come next, by JetStream stream.
+    /// Next expected number, by JetStream stream.
     next: [u64; STREAMS.len()],
-    /// Where the last id stood: tag and sequence of each source.
+    /// Last id: tag and sequence of each source.
     at: Vec<(String, u64)>,
-    /// Everything that should not have happened, the first few of it.
+    /// First mistakes.
     wrong: Vec<String>,
-    /// How many event streams ended with a `sidestream.close` for a drain.
+    /// Number of event streams that ended with a `sidestream.close` for a drain.
     pub(crate) drains: usize,
 }
 
-/// More would not tell more.
+/// Maximum number of mistakes that are kept.
 const WRONG_MAX: usize = 5;
 
 impl Follows {
-    /// The path of the route that has it.
+    /// Path of its route.
     pub(crate) fn path(self) -> String {
         match self {
             Self::All => "/all".to_owned(),
@@ -39,7 +39,7 @@ impl Follows {
 }
 
 impl Ledger {
-    /// Of a client that is there before the first event.
+    /// Ledger of a client that connects before the first event.
     pub(crate) fn new(follows: Follows) -> Self {
         let first = match follows {
             Follows::All => 0,
@@ -54,7 +54,7 @@ impl Ledger {
         }
     }
 
-    /// An event has arrived.
+    /// Records an event.
     pub(crate) fn take(&mut self, event: &Event) {
         match event.name.as_str() {
             "message" => self.number(event),
@@ -63,24 +63,24 @@ impl Ledger {
         }
     }
 
-    /// Something happened that should not have.
+    /// Records a mistake.
     pub(crate) fn wrong(&mut self, what: String) {
         if self.wrong.len() < WRONG_MAX {
             self.wrong.push(what);
         }
     }
 
-    /// What happened that should not have.
+    /// Mistakes until now.
     pub(crate) fn mistakes(&self) -> &[String] {
         &self.wrong
     }
 
-    /// Whether an event has arrived.
+    /// Returns true if an event has arrived.
     pub(crate) fn has_begun(&self) -> bool {
         !self.at.is_empty()
     }
 
-    /// Whether nothing that was published is missing.
+    /// Returns true if every published event has arrived.
     pub(crate) fn has(&self, published: Published) -> bool {
         self.next
             .iter()
@@ -108,7 +108,7 @@ impl Ledger {
         self.id(&event.id);
     }
 
-    /// An id is new if it is further in one source, and in none further back.
+    /// An id is new if it is later in at least one source and earlier in no source.
     fn id(&mut self, id: &str) {
         let at: Vec<(String, u64)> = id
             .split('.')
@@ -134,7 +134,7 @@ impl Ledger {
 }
 
 #[test]
-fn a_ledger_sees_what_is_missing_doubled_or_out_of_order() {
+fn a_ledger_detects_missing_duplicate_and_reordered_events() {
     let event = |number: u64, id: &str| Event {
         name: "message".into(),
         data: format!("a {number}"),

@@ -1,4 +1,4 @@
-//! Who publishes: 500 events a second to three JetStream streams, numbered in each, until told to stop.
+//! Publisher of 500 events per second to three JetStream streams, numbered in each stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,29 +10,30 @@ use tokio::time::interval;
 use testkit::nats::Nats;
 use testkit::wait::{RECOVERY, eventually};
 
-/// The JetStream streams; the subjects are `a.SHARE`, `b.SHARE`, `c.SHARE`.
+/// JetStream streams; the subjects are `a.SHARE`, `b.SHARE`, `c.SHARE`.
 pub(crate) const STREAMS: [&str; 3] = ["a", "b", "c"];
 
-/// Number `n` goes to share `n % SHARES`: a subject of its own.
+/// Number of shares: number `n` has the subject of share `n % SHARES`.
 pub(crate) const SHARES: u64 = 10;
 
-/// How many numbers each JetStream stream has got.
+/// Count of numbers in each JetStream stream.
 pub(crate) type Published = [u64; STREAMS.len()];
 
-/// Events in a second, all streams together.
+/// Events per second in all streams together.
 const RATE: u64 = 500;
 
-/// 100 ms: events come in bursts, so that 300 clients are not 300 system calls for each.
+/// 100 ms: events are published in bursts, so that 300 clients do not need 300 system calls per
+/// event.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A publisher at work.
+/// Running publisher.
 pub(crate) struct Publisher {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Published>,
 }
 
 impl Publisher {
-    /// Begins.
+    /// Starts publishing.
     pub(crate) async fn start(nats: &Nats) -> Self {
         let (client, jetstream) = (nats.client().await, nats.jetstream().await);
         let stop = Arc::new(AtomicBool::new(false));
@@ -67,7 +68,7 @@ impl Publisher {
         Self { stop, task }
     }
 
-    /// Stops, and tells what was published when all of it is stored.
+    /// Stops; returns the number of events once all of them are stored.
     pub(crate) async fn stop(self) -> Published {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap()

@@ -1,4 +1,4 @@
-//! Pods are drained and restarted in turn, and killed, under 300 clients and 500 events a second.
+//! Rolling restarts and crashes of pods behind proxies, with 300 clients and 500 events per second.
 
 use std::time::Duration;
 
@@ -11,49 +11,50 @@ use testkit::browser::Page;
 use testkit::front::Kind;
 use testkit::wait::{RECOVERY, eventually};
 
-/// One crowd at a time: how fast clients come back is measured.
+/// One crowd at a time, because the test measures the rate of reconnects.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// So many clients follow everything, 500 events a second; the others a tenth of it, and all of them see each pod go.
+/// Number of clients that follow all 500 events per second; the others follow a tenth. All of them
+/// see each drain.
 const EVERYTHING: usize = 10;
 
-/// A third of `SPREAD`; a machine that stands still for less does not look like a crowd.
+/// A third of `SPREAD`: a shorter pause of the machine does not look like a thundering herd.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_drains_behind_nginx_cost_nobody_an_event_or_an_error() {
+async fn three_drains_behind_nginx_lose_no_event_and_cause_no_error() {
     drains_cost_nothing(Kind::Nginx, 3, EVERYTHING).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_behind_haproxy_costs_nobody_an_event_or_an_error() {
+async fn drain_behind_haproxy_loses_no_event_and_causes_no_error() {
     drains_cost_nothing(Kind::Haproxy, 1, EVERYTHING).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_behind_envoy_costs_nobody_an_event_or_an_error() {
+async fn drain_behind_envoy_loses_no_event_and_causes_no_error() {
     drains_cost_nothing(Kind::Envoy, 1, EVERYTHING).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_behind_caddy_costs_nobody_an_event_or_an_error() {
+async fn drain_behind_caddy_loses_no_event_and_causes_no_error() {
     drains_cost_nothing(Kind::Caddy, 1, EVERYTHING).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "building Traefik takes minutes: `make test-long`"]
-async fn drain_with_traefik_in_front_loses_no_event_and_causes_no_error() {
+async fn drain_behind_traefik_loses_no_event_and_causes_no_error() {
     drains_cost_nothing(Kind::Traefik, 1, EVERYTHING).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_pod_behind_nginx_that_speaks_http_1_0_costs_nobody_an_event_or_an_error() {
+async fn a_crash_behind_nginx_with_http_1_0_loses_no_event_and_causes_no_error() {
     kills_cost_nothing(Kind::NginxHttp10, 1, EVERYTHING).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: `make test-long`"]
-async fn ten_drains_and_ten_kills_behind_each_proxy_cost_nobody_an_event_or_an_error() {
+async fn ten_drains_and_ten_crashes_behind_each_proxy_lose_no_event_and_cause_no_error() {
     for kind in Kind::ALL {
         drains_cost_nothing(kind, 10, CLIENTS).await;
         kills_cost_nothing(kind, 10, CLIENTS).await;
@@ -64,7 +65,7 @@ async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
     let _alone = ALONE.lock().await;
     let page = Page::serve().await;
     let mut fixture = Fixture::set(kind, &page.origin()).await;
-    // A browser takes seconds to start; it sees HTTP/2 from all proxies alike.
+    // A browser takes seconds to start, and uses HTTP/2 with every proxy.
     let page = (kind == Kind::Nginx).then_some(page);
     let mut crowd = Crowd::gather(&fixture, everything, page).await;
     let publisher = Publisher::start(&fixture.nats).await;
@@ -101,14 +102,14 @@ async fn kills_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
         fixture.front.until_health_checked(pod, true, from).await;
         crowd.assert_no_mistakes();
     }
-    // The one that all have gone to.
+    // The pod that all clients have moved to.
     moved += drain(&mut fixture, rounds % 2).await;
     let published = publisher.stop().await;
     crowd.until_all_have(published).await;
     finish(fixture, crowd, moved).await;
 }
 
-/// Drains a pod and starts it anew; returns how many clients it had, when all are back.
+/// Drains a pod and restarts it; returns its number of clients once all of them have reconnected.
 async fn drain(fixture: &mut Fixture, pod: usize) -> usize {
     let from = fixture.front.log_length();
     let clients = fixture.pods[pod].streams().await;
@@ -119,14 +120,14 @@ async fn drain(fixture: &mut Fixture, pod: usize) -> usize {
     assert_eq!(draining.wait_exit(RECOVERY).await, 0);
     everybody_is_back(fixture).await;
     assert_pace(fixture.pods[1 - pod].opened().split_off(before), clients);
-    // Not before all are back: nginx has no health checks and would turn to a pod that is not ready yet, and what that
-    // one tells a browser is "later".
+    // Restart only when all have reconnected. nginx has no health checks and would choose a pod
+    // that is not ready, whose rejection makes a browser wait.
     fixture.pods[pod].restart().await;
     fixture.front.until_health_checked(pod, true, from).await;
     clients
 }
 
-/// In no moment more than twice as many come back as an even spread has in it.
+/// Asserts that at no time more than twice as many clients reconnect as with an even spread.
 fn assert_pace(mut opened: Vec<f64>, clients: usize) {
     opened.sort_by(f64::total_cmp);
     let planned = clients as f64 * PAUSE.div_duration_f64(SPREAD);
@@ -154,7 +155,7 @@ async fn everybody_is_back(fixture: &Fixture) {
     .await;
 }
 
-/// The proxy has seen no other answer than 200 from the pods that it chose at last.
+/// Asserts that every request got 200 from the last pod that the proxy chose.
 async fn finish(fixture: Fixture, crowd: Crowd, moved: usize) {
     drop(crowd);
     eventually(RECOVERY, "everybody is gone", || async {
@@ -164,7 +165,7 @@ async fn finish(fixture: Fixture, crowd: Crowd, moved: usize) {
     let kind = fixture.front.kind();
     let logged = fixture.front.stop().await;
     assert_eq!(logged.failed, [""; 0], "answers that no pod gave");
-    // HAProxy drops lines of its log rather than wait for whoever reads it.
+    // HAProxy drops log lines instead of waiting for the reader.
     let least = if kind == Kind::Haproxy {
         1
     } else {

@@ -1,4 +1,4 @@
-//! What the documented configurations promise one client: at once, as itself, past a pod that is not there.
+//! The documented proxy configurations with one client: latency, client address, failover.
 
 use std::time::Duration;
 
@@ -9,45 +9,47 @@ use testkit::sse::{End, SseClient};
 use testkit::wait::{RECOVERY, eventually};
 
 #[tokio::test]
-async fn an_event_passes_nginx_at_once_and_the_pod_knows_the_client() {
+async fn nginx_forwards_events_at_once_and_the_client_address() {
     serves(Kind::Nginx, End::Truncated).await;
 }
 
 #[tokio::test]
-async fn an_event_passes_nginx_that_speaks_http_1_0_at_once_and_the_pod_knows_the_client() {
-    // Over HTTP/1.0 the end of the connection is the end of the answer: nginx cannot tell a dead pod from a done one.
+async fn nginx_with_http_1_0_forwards_events_at_once_and_the_client_address() {
+    // With HTTP/1.0 the end of the connection is the end of the response: nginx cannot distinguish
+    // a crash from a regular end.
     serves(Kind::NginxHttp10, End::Terminated).await;
 }
 
 #[tokio::test]
-async fn an_event_passes_haproxy_at_once_and_the_pod_knows_the_client() {
+async fn haproxy_forwards_events_at_once_and_the_client_address() {
     serves(Kind::Haproxy, End::Truncated).await;
 }
 
 #[tokio::test]
-async fn an_event_passes_envoy_at_once_and_the_pod_knows_the_client() {
+async fn envoy_forwards_events_at_once_and_the_client_address() {
     serves(Kind::Envoy, End::Truncated).await;
 }
 
 #[tokio::test]
-async fn an_event_passes_caddy_at_once_and_the_pod_knows_the_client() {
+async fn caddy_forwards_events_at_once_and_the_client_address() {
     serves(Kind::Caddy, End::Truncated).await;
 }
 
 #[tokio::test]
 #[ignore = "building Traefik takes minutes: `make test-long`"]
-async fn event_passes_traefik_at_once_and_the_pod_knows_the_client() {
+async fn traefik_forwards_events_at_once_and_the_client_address() {
     serves(Kind::Traefik, End::Truncated).await;
 }
 
-/// 5 s: a heartbeat comes after half of its 15 s at the earliest, and would tell a proxy that its client is gone.
+/// 5 s: the first heartbeat is sent after 7.5 s at the earliest, and a proxy would notice at the
+/// next write that its client has gone.
 const BEFORE_A_HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// `killed`: how an event stream ends whose pod is killed.
+/// `killed`: end of an event stream when its pod crashes.
 async fn serves(kind: Kind, killed: End) {
     let mut fixture = Fixture::set(kind, "http://page.invalid").await;
     fixture.pods[1].sidestream.kill9();
-    // Whichever pod the proxy turns to first, the client is served.
+    // The client is served, no matter which pod the proxy chooses first.
     for _ in 0..6 {
         let client = SseClient::get(fixture.front.url("/share/0"))
             .connect()
@@ -64,7 +66,7 @@ async fn serves(kind: Kind, killed: End) {
         .header("X-Forwarded-For", "203.0.113.9")
         .connect()
         .await;
-    // Envoy gives a peer on loopback the address of the machine, which no test can know.
+    // Envoy replaces a loopback address with the address of the machine, which no test can know.
     let address = if kind == Kind::Envoy {
         ""
     } else {
@@ -79,7 +81,7 @@ async fn serves(kind: Kind, killed: End) {
         client != "127.0.0.1" && client.contains(address) && connections["total"] == 1
     })
     .await;
-    // The answer goes on: what does not arrive at once would not arrive at all.
+    // The response does not end: an event that does not arrive at once would never arrive.
     publish(
         &fixture.nats.jetstream().await,
         "a.0",
@@ -92,7 +94,7 @@ async fn serves(kind: Kind, killed: End) {
         ("a 0", "a 10")
     );
 
-    // Without NATS no pod is ready, and each still serves from memory.
+    // Without NATS no pod is ready, and each pod still serves from memory.
     let from = fixture.front.log_length();
     fixture.nats.kill9();
     eventually(RECOVERY, "the pod is not ready", || async {
@@ -109,7 +111,7 @@ async fn serves(kind: Kind, killed: End) {
 
     fixture.pods[0].sidestream.kill9();
     assert_eq!(client.closed().await, killed);
-    // Without any pod: no status that would be the end for an EventSource.
+    // Without any pod: no status that stops an EventSource permanently.
     let mut client = SseClient::get(fixture.front.url("/share/0"))
         .connect()
         .await;

@@ -1,4 +1,4 @@
-//! Credentials and TLS towards NATS, as they stand in `sidecar.yaml`, right and wrong.
+//! Credentials and TLS for NATS in `sidecar.yaml`, right and wrong.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
 use testkit::wait::DEADLINE;
 
-/// A configuration on core subjects alone, with these keys under `nats:`.
+/// Configuration with only core subjects, and these keys under `nats:`.
 fn text(nats: &Nats, keys: &str) -> String {
     let core = "routes:\n  - path: /core\n    sources: [{ subjects: [\"c.>\"] }]\n";
     assert!(ROUTES.contains("/core"), "the same route as elsewhere");
@@ -21,7 +21,8 @@ fn text(nats: &Nats, keys: &str) -> String {
     )
 }
 
-/// With the right keys events arrive; with the wrong ones the pod is not ready, says why, and lives.
+/// Asserts that events arrive with the right keys, and that with wrong keys the pod runs, is not
+/// ready and reports the reason.
 async fn assert_access(
     nats: &Nats,
     options: ConnectOptions,
@@ -90,7 +91,7 @@ async fn a_token_and_a_wrong_one() {
 }
 
 #[tokio::test]
-async fn an_nkey_and_anothers() {
+async fn an_nkey_and_one_of_another_user() {
     let (pair, other) = (KeyPair::new_user(), KeyPair::new_user());
     let users = format!(
         "authorization {{ users: [{{ nkey: {} }}] }}",
@@ -106,7 +107,7 @@ async fn an_nkey_and_anothers() {
 }
 
 #[tokio::test]
-async fn tls_with_our_certificate_and_an_authority_nobody_knows() {
+async fn tls_with_a_client_certificate_and_with_an_unknown_authority() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = authority.server("nats");
     let tls = format!(

@@ -1,4 +1,4 @@
-//! Messages with damaged headers or subjects, too large ones, and floods.
+//! Messages with invalid headers or subjects, too large messages, and floods.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, RECOVERY, eventually, within};
 
-/// Publishes with headers that no client library would send; returns when the server has it.
+/// Publishes with headers that no client library would send; returns when the server has the
+/// message.
 async fn publish_raw(nats: &Nats, subject: &str, headers: &[u8], payload: &[u8]) {
     publish_raw_to(nats, &[subject.to_owned()], headers, payload).await;
 }
 
-/// The same to several subjects on one connection.
+/// Same as [`publish_raw`], to several subjects on one connection.
 async fn publish_raw_to(nats: &Nats, subjects: &[String], headers: &[u8], payload: &[u8]) {
     let mut socket = BufReader::new(
         TcpStream::connect(("127.0.0.1", nats.port()))
@@ -47,7 +48,7 @@ async fn publish_raw_to(nats: &Nats, subjects: &[String], headers: &[u8], payloa
 }
 
 #[tokio::test]
-async fn messages_with_damaged_headers_arrive_in_order_and_cost_no_connection() {
+async fn messages_with_invalid_headers_arrive_in_order_and_keep_the_connection() {
     let nats = Nats::start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
@@ -101,7 +102,7 @@ async fn messages_with_damaged_headers_arrive_in_order_and_cost_no_connection() 
 }
 
 #[tokio::test]
-async fn a_message_to_the_sidecars_own_inboxes_leaves_resumes_and_reconnects_working() {
+async fn a_message_to_the_inboxes_of_the_sidecar_does_not_break_resumes_and_reconnects() {
     let mut nats = Nats::start().await;
     let context = with_stream(&nats).await;
     for number in 1..=60 {
@@ -124,12 +125,12 @@ async fn a_message_to_the_sidecars_own_inboxes_leaves_resumes_and_reconnects_wor
         summaries(&client.until(|event| event.data == "60").await)
     };
     let expected: Vec<String> = (6..=60).map(|number| number.to_string()).collect();
-    // Any user of the account that may subscribe to them learns the inboxes.
+    // Any user of the account that may subscribe to the inboxes can read their names.
     let mut spy = nats.client().await.subscribe("_INBOX_sse.>").await.unwrap();
     assert_eq!(resume(&sidestream).await, expected);
     let mut inboxes = BTreeSet::new();
     while let Some(Some(message)) = spy.next().now_or_never() {
-        // What JetStream delivers keeps the subject of its publisher.
+        // Messages from JetStream keep the subject of their publisher.
         if message.subject.starts_with("_INBOX_sse.") {
             inboxes.insert(message.subject.to_string());
         }
@@ -164,7 +165,7 @@ async fn a_message_to_the_sidecars_own_inboxes_leaves_resumes_and_reconnects_wor
 }
 
 #[tokio::test]
-async fn a_payload_of_the_servers_largest_size_and_one_that_is_no_text_pass() {
+async fn payloads_of_the_maximum_size_and_binary_ones_are_delivered() {
     let nats = Nats::builder().config("max_payload: 4MB").start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
@@ -203,7 +204,7 @@ async fn a_payload_of_the_servers_largest_size_and_one_that_is_no_text_pass() {
 }
 
 #[tokio::test]
-async fn a_message_above_the_bound_is_a_gap_and_is_not_buffered() {
+async fn a_message_above_the_limit_is_a_gap_and_is_not_buffered() {
     let nats = Nats::builder()
         .config("max_payload: 60MB\nmax_pending: 200MB")
         .start()
@@ -254,7 +255,7 @@ async fn a_message_above_the_bound_is_a_gap_and_is_not_buffered() {
 }
 
 #[tokio::test]
-async fn a_flood_of_large_core_messages_takes_bounded_memory_and_is_delivered_or_a_gap() {
+async fn a_flood_of_large_core_messages_needs_bounded_memory_and_is_delivered_or_a_gap() {
     let nats = Nats::builder()
         .config("max_payload: 8MB\nmax_pending: 256MB")
         .start()
@@ -271,7 +272,7 @@ routes:
     let before = sidestream.resident_bytes();
     let publisher = nats.client().await;
     let payload = bytes::Bytes::from(vec![b'x'; 7 << 20]);
-    // The pod does not run while the messages arrive at its socket.
+    // The pod is stopped while the messages arrive at its socket.
     sidestream.signal(rustix::process::Signal::STOP);
     for _ in 0..30 {
         publisher.publish("c.x", payload.clone()).await.unwrap();
@@ -303,7 +304,7 @@ routes:
         complete == 30 || events.iter().any(|event| event.starts_with("gap:")),
         "{complete} of 30, no gap"
     );
-    // The queue, the batch that is made of it, and the windows.
+    // The queue, the batch from it, and the windows.
     let grown = sidestream.resident_bytes_peak().saturating_sub(before);
     assert!(
         grown < 200 << 20,
@@ -313,13 +314,13 @@ routes:
 }
 
 #[tokio::test]
-async fn a_flood_of_core_messages_is_delivered_or_told() {
+async fn a_flood_of_core_messages_is_delivered_or_a_gap() {
     let nats = Nats::start().await;
     with_stream(&nats).await;
     let mut sidestream = Sidestream::start(config(&nats, ROUTES)).await;
     let mut client = open(&sidestream, "/core").await;
     let publisher = nats.client().await;
-    // While the whole pod stands still, more comes than any buffer between holds in messages.
+    // While the pod is stopped, more messages arrive than all buffers can hold.
     sidestream.signal(rustix::process::Signal::STOP);
     for number in 0..30_000 {
         publisher
@@ -329,7 +330,7 @@ async fn a_flood_of_core_messages_is_delivered_or_told() {
     }
     publisher.flush().await.unwrap();
     sidestream.signal(rustix::process::Signal::CONT);
-    // The end may be among what is lost, too.
+    // The last message may be lost, too.
     let ending = tokio::spawn(async move {
         loop {
             publisher.publish("c.x", "end".into()).await.unwrap();
@@ -350,7 +351,8 @@ async fn a_flood_of_core_messages_is_delivered_or_told() {
         numbers.is_sorted_by(|one, next| one < next),
         "in order, and none twice"
     );
-    // What overran the window is told as `slow` with its number; what NATS dropped, as `upstream`.
+    // Messages that were evicted from the window are a `slow` gap with a count; messages that NATS
+    // dropped are an `upstream` gap.
     if numbers.len() < 30_000 && !told.iter().any(|event| event.starts_with("gap:")) {
         client
             .until(|event| gap_reason(event).as_deref() == Some("upstream"))

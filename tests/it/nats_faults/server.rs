@@ -1,4 +1,4 @@
-//! Servers that are not there, are killed, come back, or announce their end.
+//! nats-servers that are down, crash, come back, or enter lame duck mode.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually};
 
 #[tokio::test]
-async fn a_server_that_is_down_at_the_start_is_waited_for() {
+async fn the_sidecar_starts_without_a_server_and_connects_later() {
     let mut nats = Nats::start().await;
     with_stream(&nats).await;
     nats.kill9();
@@ -46,7 +46,7 @@ async fn a_server_that_is_down_at_the_start_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_gap() {
+async fn a_server_crash_is_no_loss_for_jetstream_clients_and_one_gap_for_core_clients() {
     let mut nats = Nats::start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
@@ -75,7 +75,8 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
     until_ready(&sidestream).await;
     let core = nats.client().await;
     for client in clients.iter_mut().skip(1).step_by(2) {
-        // Until the subscription stands again nothing is owed; then everything is, behind one gap.
+        // Events are covered by one gap until the subscription exists again, and delivered
+        // afterwards.
         let gap = client.until(|event| event.name == "sidestream.gap").await;
         assert_eq!(summaries(&gap).last().unwrap(), "gap:upstream");
     }
@@ -129,7 +130,7 @@ async fn a_killed_server_costs_jetstream_clients_nothing_and_core_clients_one_ga
 }
 
 #[tokio::test]
-async fn a_lame_duck_is_left_without_a_loss() {
+async fn a_server_in_lame_duck_mode_is_left_without_loss() {
     let mut nats = Nats::start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
@@ -162,7 +163,7 @@ async fn a_connection_that_is_up_and_does_not_answer_requests_fails_a_check() {
     let proxy = Proxy::to_port(nats.port()).await;
     let config = config_for(&[format!("nats://{}", proxy.address())], ROUTES);
     let sidestream = Sidestream::start(config).await;
-    // Pings still have their answers before the library gives up; requests wait for 5 s.
+    // PING still gets its PONG, so the library keeps the connection; requests time out after 5 s.
     proxy.set(Fault {
         delay: Duration::from_secs(4),
         ..Fault::default()

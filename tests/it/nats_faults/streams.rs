@@ -1,4 +1,5 @@
-//! JetStream streams that are missing, of the wrong kind, purged, deleted, made again; and consumers that vanish.
+//! JetStream streams that are missing, unsuitable, purged, deleted or recreated; and deleted
+//! consumers.
 
 use async_nats::jetstream::stream;
 
@@ -11,7 +12,7 @@ use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually};
 
 #[tokio::test]
-async fn a_missing_stream_is_named_and_served_when_it_comes() {
+async fn a_missing_stream_is_named_and_served_once_it_exists() {
     let nats = Nats::start().await;
     let sidestream = Sidestream::builder(config(&nats, ROUTES))
         .without_waiting()
@@ -40,7 +41,7 @@ async fn a_missing_stream_is_named_and_served_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_work_queue_is_refused_by_name_and_nothing_of_it_is_consumed() {
+async fn a_work_queue_stream_is_an_error_and_not_consumed() {
     let nats = Nats::start().await;
     let context = nats.jetstream().await;
     let retention = stream::RetentionPolicy::WorkQueue;
@@ -81,7 +82,7 @@ async fn a_work_queue_is_refused_by_name_and_nothing_of_it_is_consumed() {
 }
 
 #[tokio::test]
-async fn a_consumer_deleted_behind_our_back_and_a_purge_cost_nothing() {
+async fn a_deleted_consumer_and_a_purge_lose_nothing() {
     let nats = Nats::start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;
@@ -116,7 +117,7 @@ async fn a_consumer_deleted_behind_our_back_and_a_purge_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_stream_made_again_is_one_gap_and_then_live() {
+async fn a_recreated_stream_is_one_gap_and_then_live() {
     let nats = Nats::start().await;
     let context = with_stream(&nats).await;
     let sidestream = Sidestream::start(config(&nats, ROUTES)).await;

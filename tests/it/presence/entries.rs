@@ -1,4 +1,4 @@
-//! What stands in the bucket: an entry for each event stream, as it is, for as long as its pod lives.
+//! Entries of the presence bucket: one per event stream, up to date, while its pod lives.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use testkit::sidestream::{Sidestream, config, config_for};
 use testkit::wait::{DEADLINE, eventually};
 
 #[tokio::test]
-async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
+async fn an_entry_follows_its_event_stream_and_has_its_end() {
     let fixture = Fixture::with(2).await;
     let mut client = fixture.connect(0, "/one/7?client=42").await;
-    // Any pod tells it, not only the one that serves.
+    // Any pod returns it, not only the one that serves the client.
     let found = fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "active")
         .await
@@ -50,7 +50,7 @@ async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
         .remove(0);
     assert_eq!(found["reason"], "client");
     assert!(found["since"].as_u64().unwrap() >= active_since);
-    // Each step is a line of the log as well.
+    // Each step is also logged.
     let log = fixture.pods[0].log();
     let states: Vec<_> = log
         .iter()
@@ -61,7 +61,7 @@ async fn an_entry_appears_follows_its_event_stream_and_says_how_it_ended() {
 }
 
 #[tokio::test]
-async fn clients_of_all_pods_are_found_by_any_name_and_only_by_their_own() {
+async fn clients_of_all_pods_are_found_by_their_names_and_by_no_others() {
     let fixture = Fixture::with(2).await;
     let names = [
         "42",
@@ -99,7 +99,7 @@ async fn clients_of_all_pods_are_found_by_any_name_and_only_by_their_own() {
     assert!(fixture.find(1, "4").await.is_empty());
     let keys = keys(&fixture.bucket().await).await;
     assert_eq!(keys.len(), 2 * names.len());
-    // One pod alone, as before.
+    // One pod only.
     let here = fixture.pods[0].admin_json("/connections?client=42").await;
     assert_eq!(
         (here["total"].as_u64(), here["scope"].as_str()),
@@ -121,9 +121,9 @@ async fn clients_of_all_pods_are_found_by_any_name_and_only_by_their_own() {
 }
 
 #[tokio::test]
-async fn the_entries_of_a_killed_pod_go_by_themselves_and_those_of_others_stay() {
+async fn entries_of_a_crashed_pod_expire_and_those_of_others_remain() {
     let nats = Nats::start().await;
-    // A bucket that forgets soon: the pods write so much more often.
+    // A bucket with a short TTL: the pods renew their entries more often.
     let config = kv::Config {
         bucket: "clients".into(),
         max_age: Duration::from_secs(3),
@@ -153,14 +153,14 @@ async fn the_entries_of_a_killed_pod_go_by_themselves_and_those_of_others_stay()
         || async { keys(&bucket).await.len() == 1 },
     )
     .await;
-    // The other one has been written again meanwhile, more than once.
+    // The other entry was renewed several times meanwhile.
     fixture
         .until_found(1, "42", 1, |entry| entry["pod"] == "pod-1")
         .await;
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_made_here_forgets_and_its_values_expire_where_the_server_can_do_that() {
+async fn a_created_bucket_has_a_ttl_and_uses_per_message_ttls_if_the_server_supports_them() {
     let fixture = Fixture::with(1).await;
     let client = fixture.connect(0, "/named?client=42").await;
     fixture
@@ -200,7 +200,8 @@ async fn a_bucket_that_is_made_here_forgets_and_its_values_expire_where_the_serv
 async fn in_a_cluster_the_bucket_survives_a_server() {
     let cluster = Cluster::start().await;
     let jetstream = async_nats::jetstream::new(cluster.client().await);
-    // A young cluster does not know all of its servers yet, and has no place for three replicas.
+    // A cluster that has just started does not know all of its servers, and cannot place three
+    // replicas.
     let probe = async_nats::jetstream::stream::Config {
         name: "PROBE".into(),
         num_replicas: 3,
@@ -222,7 +223,7 @@ async fn in_a_cluster_the_bucket_survives_a_server() {
 }
 
 #[tokio::test]
-async fn a_thousand_clients_cost_a_write_each_at_most_and_at_most_a_thousand_a_second() {
+async fn a_thousand_clients_cause_one_write_each_and_at_most_a_thousand_per_second() {
     const CLIENTS: u64 = 1000;
     let nats = Nats::start().await;
     create_stream(&nats.jetstream().await, "A", &["a.>"]).await;
@@ -261,7 +262,7 @@ async fn a_thousand_clients_cost_a_write_each_at_most_and_at_most_a_thousand_a_s
     let took = begun.elapsed();
     written += stream.info().await.unwrap().state.last_sequence;
     eprintln!("{CLIENTS} clients: {written} writes in {took:?}");
-    // Twice where the first bytes were on the wire only after the first write.
+    // Two writes if the first bytes were sent after the first write.
     assert!(written <= CLIENTS + CLIENTS / 10, "{written}");
     assert!(
         took >= Duration::from_millis(CLIENTS - 100),

@@ -1,4 +1,4 @@
-//! A registry that is away, taken away or not permitted: clients notice nothing, operators do.
+//! Faults of the presence bucket: no effect on clients, visible to operators.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use testkit::wait::{DEADLINE, eventually};
 const ERRORS: &str = "sidestream_presence_errors_total";
 
 #[tokio::test]
-async fn a_bucket_that_is_deleted_is_made_again_with_everyone_in_it_and_no_event_is_lost() {
+async fn a_deleted_bucket_is_recreated_with_all_entries_and_no_event_is_lost() {
     let fixture = Fixture::with(1).await;
     let mut client = fixture.connect(0, "/named?client=42").await;
     fixture
@@ -22,7 +22,7 @@ async fn a_bucket_that_is_deleted_is_made_again_with_everyone_in_it_and_no_event
         .await;
     fixture.jetstream.delete_key_value("clients").await.unwrap();
     let begun = Instant::now();
-    // Somebody new is what makes it noticed; nobody waits for that.
+    // The write of a new client detects it; the client does not wait.
     let _other = fixture.connect(0, "/named?client=43").await;
     assert!(begun.elapsed() < Duration::from_secs(2));
     fixture.pods[0]
@@ -41,7 +41,7 @@ async fn a_bucket_that_is_deleted_is_made_again_with_everyone_in_it_and_no_event
 }
 
 #[tokio::test]
-async fn without_jetstream_clients_are_served_at_once_and_the_operator_is_told() {
+async fn without_jetstream_clients_are_served_at_once_and_the_check_is_degraded() {
     let nats = Nats::builder().without_jetstream().start().await;
     let routes =
         "routes: [{ path: /core, sources: [{ subjects: [\"c.>\"] }], client: \"{query.client}\" }]
@@ -76,7 +76,7 @@ drain: { accept_for: 0s, spread: 0s, timeout: 5s }";
 }
 
 #[tokio::test]
-async fn nats_that_is_away_keeps_nobody_waiting_and_everyone_is_told_when_it_is_back() {
+async fn without_nats_no_client_waits_and_all_entries_are_written_when_it_is_back() {
     let mut fixture = Fixture::with(1).await;
     let _client = fixture.connect(0, "/named?client=42").await;
     fixture
@@ -94,7 +94,7 @@ async fn nats_that_is_away_keeps_nobody_waiting_and_everyone_is_told_when_it_is_
         begun.elapsed()
     );
     fixture.nats.restart().await;
-    // In memory, so both are told anew.
+    // The bucket is in memory, so both entries are written again.
     for client in ["42", "43"] {
         eventually(
             Duration::from_secs(30),
@@ -161,7 +161,7 @@ presence: { bucket: clients }";
         told.contains("$KV.clients.") && told.contains("permission"),
         "{told}"
     );
-    // A line or two for each try, not for each client.
+    // One or two lines per attempt, not per client.
     let loud = reader
         .log()
         .iter()
@@ -178,13 +178,13 @@ presence: { bucket: clients }";
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_any_change() {
+async fn a_silently_lost_bucket_is_filled_within_seconds_without_any_change() {
     let fixture = Fixture::with(1).await;
     let _client = fixture.connect(0, "/named?client=42").await;
     fixture
         .until_found(0, "42", 1, |entry| entry["state"] == "active")
         .await;
-    // Deleted; and emptied, as a bucket in memory is by the restart of a server that this pod is not connected to.
+    // Deleted; and emptied, as by the restart of another server that keeps the bucket in memory.
     for is_deleted in [true, false] {
         if is_deleted {
             fixture.jetstream.delete_key_value("clients").await.unwrap();
@@ -221,7 +221,7 @@ async fn a_bucket_that_is_lost_unnoticed_is_filled_again_within_seconds_without_
 }
 
 #[tokio::test]
-async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_were() {
+async fn a_full_bucket_is_reported_and_positions_still_have_space() {
     const FULL: &str = "sidestream_presence_full_total";
     let small = |text: String| text.replace("bucket: clients", "bucket: clients, max_bytes: 64KiB");
     let mut fixture = Fixture::edited(Nats::start().await, 2, small).await;
@@ -229,7 +229,8 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
     fixture
         .until_found(1, "42", 1, |entry| entry["state"] == "active")
         .await;
-    // Names as long as they can be, on the other pod, until three quarters are in use; they go on coming.
+    // Clients with the longest names connect to the other pod until three quarters are in use, and
+    // beyond.
     let mut crowd = H2Client::connect(fixture.pods[1].url("/")).await;
     let mut held = Vec::new();
     for number in 0..200 {
@@ -266,7 +267,7 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
         .filter(|line| line["check"] == "presence" && line["why"] != "")
         .count();
     assert!(lines <= 3, "{lines}");
-    // The position has its place still.
+    // The position still has space.
     fixture.drain(0).await;
     client.closed_within(DEADLINE).await;
     fixture.publish("a.x", "missed").await;
@@ -279,7 +280,7 @@ async fn a_full_bucket_is_reported_and_clients_of_it_still_come_back_where_they_
             .data,
         "missed"
     );
-    // Room again: the others are written.
+    // With free space, the others are written.
     drop(held.split_off(10));
     eventually(
         Duration::from_secs(90),

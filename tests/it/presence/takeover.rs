@@ -1,4 +1,4 @@
-//! A client that keeps no position and was sent away by a drain goes on where it was: once, and only it.
+//! Handover by presence: a drained client without a position continues at its recorded one, once.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,7 +20,7 @@ fn now() -> u64 {
         .as_millis() as u64
 }
 
-/// The ends of a client's event stream are told, and it has everything.
+/// Asserts that the event stream was closed by a drain and that the client has every event.
 async fn read_to_end(client: &mut SseClient) -> Vec<String> {
     client.closed_within(DEADLINE).await;
     client
@@ -31,14 +31,14 @@ async fn read_to_end(client: &mut SseClient) -> Vec<String> {
         .collect()
 }
 
-/// The gap of a client whose recorded position another connection of its name has claimed.
+/// Gap of a client if another connection of its name has claimed the recorded position.
 const CLAIMED: &str = r#"{"reason":"claimed","missed":null,"resume":"live"}"#;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// A client without a position of its own; returns when it has one, alone or with a gap.
+/// Connects a client without a position; returns when it has one, alone or in a gap.
 async fn come_back(fixture: &Fixture, pod: usize, target: &str) -> SseClient {
     let mut client = SseClient::get(fixture.pods[pod].url(target))
         .connect()
@@ -59,7 +59,7 @@ async fn assert_claimed(client: &mut SseClient) {
 }
 
 #[tokio::test]
-async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_only_once() {
+async fn a_client_without_a_position_continues_at_the_position_of_the_drained_pod_once() {
     let mut fixture = Fixture::with(2).await;
     let mut client = fixture.connect(0, "/named?client=42").await;
     let mut connection = H2Client::connect(fixture.pods[0].url("/")).await;
@@ -100,7 +100,7 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
             format!("retry: 3000\nevent: sidestream.position\ndata: {{}}\nid: {id}\n\n").as_bytes(),
         );
         assert!(begun, "{}", String::from_utf8_lossy(back.wire()));
-        // A second one of that name begins live, and learns that it cannot know where it was.
+        // A second client of that name begins live, with a gap, because its position is unknown.
         let mut second = come_back(&fixture, 1, &format!("/named?client={name}")).await;
         assert_eq!(
             back.take(2)
@@ -137,7 +137,7 @@ async fn a_client_without_a_position_goes_on_where_the_drained_pod_left_it_and_o
 }
 
 #[tokio::test]
-async fn of_many_that_come_back_at_once_to_two_pods_exactly_one_takes_over() {
+async fn one_of_many_clients_that_reconnect_at_once_to_two_pods_claims_the_position() {
     let mut fixture = Fixture::with(3).await;
     let mut client = fixture.connect(0, "/named?client=42").await;
     fixture.drain(0).await;
@@ -160,7 +160,7 @@ async fn of_many_that_come_back_at_once_to_two_pods_exactly_one_takes_over() {
 }
 
 #[tokio::test]
-async fn two_windows_of_one_client_are_taken_over_in_the_order_in_which_they_were_sent_away() {
+async fn two_positions_of_one_client_are_claimed_in_the_order_of_their_drain() {
     let mut fixture = Fixture::with(2).await;
     let mut windows = [
         fixture.connect(0, "/named?client=42").await,
@@ -179,7 +179,7 @@ async fn two_windows_of_one_client_are_taken_over_in_the_order_in_which_they_wer
 }
 
 #[tokio::test]
-async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_with_a_position_of_its_own()
+async fn a_position_is_not_claimed_on_another_route_for_other_subjects_without_a_name_or_with_another_position()
  {
     let mut fixture = Fixture::with(2).await;
     fixture.publish("a.1", "first").await;
@@ -214,7 +214,7 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
             "{target}"
         );
     }
-    // Its own position counts, and what was left for it is gone then.
+    // The position of the client itself counts, and removes the recorded one.
     let request = SseClient::get(fixture.pods[1].url("/named?client=f"))
         .last_event_id(clients[5].last_event_id());
     let mut back = request.connect().await;
@@ -230,7 +230,7 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
         .until_found(1, "f", 2, |entry| entry["state"] != "reconnecting")
         .await;
     assert!(is_silent(&mut fixture.connect(1, "/named?client=f").await).await);
-    // Those that fit are still there.
+    // Matching positions remain.
     let mut back = fixture.connect(1, "/named?client=a").await;
     assert_eq!(back.next().await.data, "missed");
     let mut back = fixture.connect(1, "/one/1?client=b").await;
@@ -238,7 +238,7 @@ async fn nobody_takes_over_to_another_route_other_subjects_without_a_name_or_wit
 }
 
 #[tokio::test]
-async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
+async fn one_of_many_concurrent_claims_succeeds() {
     let nats = Nats::start().await;
     let bucket = BucketName::parse("clients").unwrap();
     let pods = [
@@ -260,7 +260,7 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
         let client = client.to_string();
         let wanted = ClaimRequest::new(client.clone(), "/r".into(), vec!["a".into()]);
         for registry in &registries {
-            // Whoever has not opened the bucket yet finds nothing.
+            // A pod that has not opened the bucket finds no position.
             eventually(DEADLINE, "the registry can be read", || async {
                 registry.find("0", 1).await.is_ok()
             })
@@ -280,7 +280,7 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
             panic!("{claims:?}")
         };
         assert_eq!(taken.entry.last_event_id, "3fa9c1-7");
-        // To all others a position is lost that was theirs, as far as they can know.
+        // All other clients must assume that their position was lost.
         assert_eq!(
             claims.iter().filter(|claim| **claim == Claim::Lost).count(),
             19,
@@ -290,11 +290,11 @@ async fn of_many_that_look_at_the_same_moment_the_bucket_lets_one_through() {
 }
 
 #[tokio::test]
-async fn a_client_that_did_not_take_its_last_events_leaves_no_position() {
+async fn a_client_that_did_not_read_its_last_events_leaves_no_position() {
     let mut fixture = Fixture::with(2).await;
     let request = SseClient::get(fixture.pods[0].url("/named?client=42")).receive_buffer(4096);
     let mut client = request.connect().await;
-    // More than its socket takes.
+    // More than its socket buffer.
     for letter in ["x", "y"] {
         fixture.publish("a.1", &letter.repeat(900_000)).await;
     }
@@ -311,7 +311,8 @@ async fn a_client_that_did_not_take_its_last_events_leaves_no_position() {
     fixture.pods[0]
         .until_log("it is told to end", |line| line["phase"] == "lingering")
         .await;
-    // With the first one taken the second is handed out, and the end: and then nothing is taken any more.
+    // Once the first event is read, the second event and the end are sent; the client reads
+    // neither.
     assert!(client.next().await.data.starts_with('x'));
     assert_eq!(fixture.pods[0].wait_exit(DEADLINE).await, 0);
     fixture
@@ -321,7 +322,7 @@ async fn a_client_that_did_not_take_its_last_events_leaves_no_position() {
 }
 
 #[tokio::test]
-async fn what_was_taken_over_in_vain_is_left_again() {
+async fn an_unused_claim_is_released() {
     let nats = Nats::start().await;
     let fixture = Fixture::on_with(nats, 1, "limits: { feeds: 1 }").await;
     let occupant = fixture.connect(0, "/one/1?client=a").await;
@@ -357,7 +358,7 @@ async fn what_was_taken_over_in_vain_is_left_again() {
 }
 
 #[tokio::test]
-async fn what_was_left_more_than_a_minute_ago_or_by_no_drain_is_nobodys() {
+async fn positions_older_than_a_minute_or_without_a_drain_are_not_claimed() {
     let fixture = Fixture::with(1).await;
     let begin = fixture
         .connect(0, "/named?client=0")
@@ -399,7 +400,7 @@ async fn what_was_left_more_than_a_minute_ago_or_by_no_drain_is_nobodys() {
         let mut back = fixture.connect(0, &format!("/named?client={client}")).await;
         assert_eq!(is_silent(&mut back).await, !is_taken, "{client}");
     }
-    // A position that is none is told like any other.
+    // An invalid position is reported like any other.
     let value = left(now, "reconnecting", "drain".into(), "nonsense");
     bucket.put("odd.x-1.position", value.into()).await.unwrap();
     let mut back = SseClient::get(fixture.pods[0].url("/named?client=odd"))
@@ -409,7 +410,7 @@ async fn what_was_left_more_than_a_minute_ago_or_by_no_drain_is_nobodys() {
 }
 
 #[tokio::test]
-async fn a_stolen_position_is_reported_to_every_client_that_comes_back_for_it() {
+async fn a_stolen_position_is_a_gap_for_every_client_that_returns_for_it() {
     let mut fixture = Fixture::with(2).await;
     let mut victim = fixture.connect(0, "/named?client=42").await;
     let mut other = fixture.connect(0, "/one/1?client=42").await;
@@ -422,7 +423,7 @@ async fn a_stolen_position_is_reported_to_every_client_that_comes_back_for_it() 
     let gaps = fixture.pods[1]
         .metric("sidestream_gaps_total", &[("reason", "claimed")])
         .await;
-    // The thief cannot use up what is reported to its victim.
+    // The first claim does not use up the report for the others.
     for _ in 0..3 {
         let mut back = come_back(&fixture, 1, "/named?client=42").await;
         assert_claimed(&mut back).await;
@@ -435,7 +436,7 @@ async fn a_stolen_position_is_reported_to_every_client_that_comes_back_for_it() 
             .await,
         gaps + 3.0
     );
-    // What was recorded for other subjects of the same name is still there.
+    // The position for other subjects of the same name remains.
     assert_eq!(
         fixture
             .connect(1, "/one/1?client=42")
@@ -448,7 +449,7 @@ async fn a_stolen_position_is_reported_to_every_client_that_comes_back_for_it() 
 }
 
 #[tokio::test]
-async fn only_a_position_of_that_stream_at_or_after_the_recorded_one_removes_it() {
+async fn only_a_later_position_of_the_same_stream_removes_the_recorded_one() {
     let mut fixture = Fixture::with(2).await;
     fixture.publish("a.1", "1").await;
     let mut older = fixture.connect(0, "/named?client=0").await;
@@ -479,7 +480,7 @@ async fn only_a_position_of_that_stream_at_or_after_the_recorded_one_removes_it(
             .until_seen("its position", |parser| !parser.last_event_id().is_empty())
             .await;
     }
-    // Every attempt had its time: the removal of another client's position, begun later, is over.
+    // A later removal of the position of another client has completed, so earlier ones have, too.
     let request = SseClient::get(fixture.pods[1].url("/named?client=0")).last_event_id(&recorded);
     let _back = request.connect().await;
     fixture
@@ -531,7 +532,7 @@ async fn many_event_streams_under_a_name_do_not_block_its_position() {
 }
 
 #[tokio::test]
-async fn more_positions_under_a_name_than_are_looked_at_are_no_silence() {
+async fn more_positions_of_one_name_than_are_read_are_a_gap() {
     let fixture = Fixture::with(1).await;
     let begin = fixture
         .connect(0, "/named?client=0")
@@ -554,7 +555,7 @@ async fn more_positions_under_a_name_than_are_looked_at_are_no_silence() {
 }
 
 #[tokio::test]
-async fn a_client_of_many_subjects_has_a_small_entry_and_comes_back_to_all_of_them() {
+async fn a_client_of_many_subjects_has_a_small_entry_and_resumes_all_of_them() {
     let mut fixture = Fixture::with(2).await;
     let subjects = |count: usize| {
         (0..count)
@@ -577,7 +578,7 @@ async fn a_client_of_many_subjects_has_a_small_entry_and_comes_back_to_all_of_th
     fixture.drain(0).await;
     read_to_end(&mut client).await;
     fixture.publish("a.15", "missed").await;
-    // Fifteen of them are others.
+    // Fifteen of them are different subjects.
     assert!(
         is_silent(
             &mut fixture

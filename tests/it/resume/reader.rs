@@ -15,9 +15,9 @@ pub(crate) enum Via {
     H2,
 }
 
-/// An answered request.
+/// Open event stream.
 pub(crate) enum Reader {
-    /// The connection is the event stream's.
+    /// One connection per event stream.
     Http1(Box<SseClient>),
     /// One HTTP/2 exchange on a connection of its own.
     H2 {
@@ -36,7 +36,8 @@ impl Via {
 // === impl Reader ===
 
 impl Reader {
-    /// Asks for an event stream with these headers, given in lower case; returns when the head of the answer is there.
+    /// Asks for an event stream with these headers, given in lower case; returns when the head of
+    /// the answer is there.
     pub(crate) async fn open(
         sidestream: &Sidestream,
         via: Via,
@@ -63,7 +64,7 @@ impl Reader {
         }
     }
 
-    /// The status code.
+    /// Status code.
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Http1(client) => client.status(),
@@ -71,7 +72,7 @@ impl Reader {
         }
     }
 
-    /// One header's value.
+    /// Value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         match self {
             Self::Http1(client) => client.header(name),
@@ -88,7 +89,7 @@ impl Reader {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
     }
 
-    /// The next event.
+    /// Next event.
     pub(crate) async fn next(&mut self) -> Event {
         match self {
             Self::Http1(client) => client.next().await,
@@ -96,8 +97,8 @@ impl Reader {
         }
     }
 
-    /// The next events as texts, gaps as `gap:reason:resume`, up to the one with this text, which is left out.
-    /// No id comes twice.
+    /// The next events as texts, gaps as `gap:reason:resume`, up to the one with this text, which
+    /// is left out. No id comes twice.
     pub(crate) async fn until(&mut self, end: &str) -> Vec<String> {
         let mut events: Vec<Event> = Vec::new();
         loop {
