@@ -107,7 +107,7 @@ pub struct Entry {
     pub subjects: Vec<String>,
     /// Digest of all its filters, if there are more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unlisted: Option<Unlisted>,
+    pub unlisted: Option<FilterDigest>,
     /// State of the event stream. `reconnecting` with a `reason`: a drain ended it, and its client
     /// is expected on another pod.
     pub state: State,
@@ -131,14 +131,14 @@ pub const SUBJECTS_MAX: usize = 4;
 
 /// Digest of the filters of an event stream that has more than an entry lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unlisted {
+pub struct FilterDigest {
     /// Number of filters, listed ones included.
     pub total: usize,
     /// SHA-256 of all filters, joined by line feeds: identifies a request for the same filters.
     pub sha256: String,
 }
 
-impl Unlisted {
+impl FilterDigest {
     /// Truncates a list of filters to what an entry lists. Returns a digest if it was longer.
     #[must_use]
     pub fn cut(subjects: &mut Vec<String>) -> Option<Self> {
@@ -167,14 +167,14 @@ pub struct ClaimRequest {
     /// Filters of the event stream, truncated as in an entry.
     pub subjects: Vec<String>,
     /// Digest of all filters, if an entry does not list all.
-    pub unlisted: Option<Unlisted>,
+    pub unlisted: Option<FilterDigest>,
 }
 
 impl ClaimRequest {
     /// Returns the request for an event stream with these filters.
     #[must_use]
     pub fn new(client: String, route: String, mut subjects: Vec<String>) -> Self {
-        let unlisted = Unlisted::cut(&mut subjects);
+        let unlisted = FilterDigest::cut(&mut subjects);
         Self {
             client,
             route,

@@ -4,7 +4,7 @@
 //! write of its current state. Threads that serve event streams only lock, mark and notify; the
 //! writer of the store calls [`PresenceQueue::next_batch`], in this order: ended streams (a
 //! reconnecting client may look for them), changed ones, and open ones that were written too long
-//! ago. The queue is bounded: by the number of open event streams, and by [`ENDED_MAX`] ends.
+//! ago. The queue is bounded: by the number of open event streams, and by `ENDED_MAX` ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use super::entry::{ENDED_FOR, Entry, Key, Unlisted};
+use super::entry::{ENDED_FOR, Entry, FilterDigest, Key};
 use super::{CloseReason, State, StreamHandle};
 
 /// 10,000 waiting ends, about 10 MB. Further ones are dropped; their entries expire by themselves.
@@ -309,7 +309,7 @@ impl PresenceQueue {
 
     fn describe(&self, stream: &dyn StreamHandle, since: u64, lasts: Duration) -> Entry {
         let mut description = stream.describe();
-        let unlisted = Unlisted::cut(&mut description.subjects);
+        let unlisted = FilterDigest::cut(&mut description.subjects);
         Entry {
             pod: self.pod.clone(),
             route: description.route.to_string(),

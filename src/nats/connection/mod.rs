@@ -97,14 +97,19 @@ pub(crate) async fn connect(
 }
 
 fn servers(config: &Config) -> Result<Vec<ServerAddr>, InvalidServer> {
-    let parse = |server: &String| {
-        let parsed: Result<ServerAddr, _> = server.parse();
-        parsed.map_err(|error| InvalidServer {
-            server: without_secrets(server),
-            why: error.to_string(),
-        })
-    };
-    config.servers.iter().map(parse).collect()
+    config
+        .servers
+        .iter()
+        .map(|server| parse_server(server))
+        .collect()
+}
+
+fn parse_server(server: &str) -> Result<ServerAddr, InvalidServer> {
+    let parsed: Result<ServerAddr, _> = server.parse();
+    parsed.map_err(|error| InvalidServer {
+        server: without_secrets(server),
+        why: error.to_string(),
+    })
 }
 
 /// Removes the user name and password from an address.

@@ -292,8 +292,8 @@ struct SupervisedConnection {
 impl SupervisedConnection {
     fn on_event(&mut self, event: Event, metrics: &Metrics) {
         match event {
-            Event::Connected => self.set_up(true, metrics),
-            Event::Disconnected => self.set_up(false, metrics),
+            Event::Connected => self.set_state(true, metrics),
+            Event::Disconnected => self.set_state(false, metrics),
             Event::LameDuckMode => {
                 // 0 to 8 s: the server waits 10 s before it closes connections itself.
                 let wait = Duration::from_secs(8).mul_f64(fastrand::f64());
@@ -325,7 +325,7 @@ impl SupervisedConnection {
         if self.ended.load(Ordering::Acquire) {
             self.replace_client(metrics).await;
         }
-        self.set_up(
+        self.set_state(
             self.clients.current().connection_state() == State::Connected,
             metrics,
         );
@@ -372,7 +372,7 @@ impl SupervisedConnection {
             connection = self.role,
             "NATS client task failed; starting a new client"
         );
-        self.set_up(false, metrics);
+        self.set_state(false, metrics);
         match self.connector.open(&self.failure).await {
             Ok((client, ended)) => {
                 self.clients.replace(client);
@@ -384,7 +384,7 @@ impl SupervisedConnection {
         }
     }
 
-    fn set_up(&mut self, up: bool, metrics: &Metrics) {
+    fn set_state(&mut self, up: bool, metrics: &Metrics) {
         let generation = self.clients.generation();
         let (was_up, known) = {
             let state = self.state.borrow();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CoreWriter::change -> waiting -> round: subscribe, then flush -> CoreWriter::established
-//! subscription_set   -> take    -> one event per message        -> CoreWriter::append
+//! subscription_set   -> process -> one event per message        -> CoreWriter::append
 //! ```
 //!
 //! NATS sends one copy of a message per matching subscription, so the number of copies depends on
@@ -113,13 +113,13 @@ impl CoreSubscriptions {
                 biased; // The connection before its messages: the gap comes before the messages after it.
                 () = shutdown.requested() => break,
                 () = self.connection.changed() => self.check_connection(&self.connection.state()),
-                done = next(&mut self.round) => self.finish_round(done),
+                done = round_done(&mut self.round) => self.finish_round(done),
                 change = self.writer.change() => match change {
                     Some(change) => self.apply(change),
                     None => break,
                 },
                 message = self.subscription_set.next() => match message {
-                    Some((key, message)) => if self.take(key, message) {
+                    Some((key, message)) => if self.process(key, message) {
                         // Lets readers run before more is appended: otherwise their windows move
                         // past them.
                         tokio::task::yield_now().await;
@@ -172,7 +172,7 @@ impl CoreSubscriptions {
             feeds,
         } = std::mem::take(&mut self.waiting);
         subscribe.retain(|(key, _)| self.writer.filter(*key).is_some());
-        let done = Box::pin(round(
+        let done = Box::pin(run_round(
             self.connection.clone(),
             self.server_flush.clone(),
             subscribe,
@@ -196,24 +196,26 @@ impl CoreSubscriptions {
         let is_stale =
             seen.generation != self.seen.generation || seen.overflows != self.seen.overflows;
         for feed in feeds {
-            let is_denied = || {
-                let filters = self.writer.filters(feed)?.filters();
-                Some(
-                    filters
-                        .iter()
-                        .any(|filter| self.seen.denials(filter.as_str()) > 0),
-                )
-            };
-            if is_stale || is_denied().unwrap_or(false) {
+            if is_stale || self.is_denied(feed) {
                 self.writer.gap_of_feed(feed, GapReason::Upstream, None);
             }
             self.writer.confirm_subscribed(feed);
         }
     }
 
+    /// Returns true if the server denies a subject of this feed.
+    fn is_denied(&self, feed: FeedKey) -> bool {
+        self.writer.filters(feed).is_some_and(|filters| {
+            filters
+                .filters()
+                .iter()
+                .any(|filter| self.seen.denials(filter.as_str()) > 0)
+        })
+    }
+
     /// Takes this message and all that have arrived, up to one batch. Returns true if more may
     /// follow.
-    fn take(&mut self, key: SubscriptionKey, first: Message) -> bool {
+    fn process(&mut self, key: SubscriptionKey, first: Message) -> bool {
         let received = Instant::now();
         let mut work = self.writer.fan_out(key);
         let mut messages = vec![(key, first)];
@@ -257,7 +259,7 @@ impl CoreSubscriptions {
             batch.push((
                 *key,
                 self.decoder
-                    .convert(MessageFields::of_core(message), position, received),
+                    .decode(MessageFields::of_core(message), position, received),
             ));
         }
         let may_be_more = is_full(&messages, work);
@@ -306,7 +308,7 @@ impl CoreSubscriptions {
 }
 
 /// Returns when the round ends. Never returns without one.
-async fn next(round: &mut Option<Round>) -> Established {
+async fn round_done(round: &mut Option<Round>) -> Established {
     match round {
         Some(round) => (&mut round.done).await,
         None => std::future::pending().await,
@@ -314,7 +316,7 @@ async fn next(round: &mut Option<Round>) -> Established {
 }
 
 /// Subscribes, and waits until the server has processed it.
-async fn round(
+async fn run_round(
     mut connection: NatsConnection,
     server_flush: ServerFlush,
     mut subscribe: Vec<(SubscriptionKey, Filter)>,

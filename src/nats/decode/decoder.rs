@@ -63,7 +63,7 @@ impl EventDecoder {
     }
 
     /// Decodes a message that one of the filters selects.
-    pub(crate) fn take(
+    pub(crate) fn decode_into(
         &self,
         fields: MessageFields<'_>,
         position: Position,
@@ -76,14 +76,14 @@ impl EventDecoder {
         if !filters.matches(fields.subject) {
             return;
         }
-        match self.convert(fields, position, received) {
+        match self.decode(fields, position, received) {
             Received::Event(event) => batch.push(event),
-            Received::TooLarge(_) => batch.lost(position.seq),
+            Received::TooLarge(_) => batch.push_lost(position.seq),
         }
     }
 
     /// Decodes a message without matching.
-    pub(crate) fn convert(
+    pub(crate) fn decode(
         &self,
         fields: MessageFields<'_>,
         position: Position,
@@ -138,7 +138,7 @@ impl Batch {
         }
     }
 
-    fn lost(&mut self, sequence: u64) {
+    fn push_lost(&mut self, sequence: u64) {
         self.0.push(BatchItem::Lost(sequence));
     }
 

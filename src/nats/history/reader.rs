@@ -5,7 +5,7 @@
 //! the previous one ended shows the gap:
 //!
 //! ```text
-//! start_consumer -> take: PendingRange -> finish_range (is anything expired?) -> pages -> next
+//! start_consumer -> process: PendingRange -> finish_range (is anything expired?) -> pages -> next
 //! ```
 //!
 //! Each step stores its result in `self`, so that a dropped `next` future loses nothing. A failed
@@ -143,7 +143,7 @@ impl HistoryReader {
             return self.start_consumer().await;
         };
         let received = consumer.receive().await;
-        self.take(received)
+        self.process(received)
     }
 
     /// Creates a consumer that continues after the head.
@@ -211,7 +211,7 @@ impl HistoryReader {
         }
     }
 
-    fn take(&mut self, received: Received) -> Result<(), ReadError> {
+    fn process(&mut self, received: Received) -> Result<(), ReadError> {
         let (Some(tag), now) = (self.tag, Instant::now()) else {
             return Ok(());
         };
@@ -233,7 +233,7 @@ impl HistoryReader {
                 fingerprint,
             };
             self.last = Some(position);
-            self.context.decoder.take(
+            self.context.decoder.decode_into(
                 MessageFields::of(message),
                 position,
                 now,

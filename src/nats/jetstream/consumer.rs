@@ -172,7 +172,7 @@ impl Consumer {
             }
             created => created?,
         };
-        spec.compare(&info.config.filter_subject, &info.config.filter_subjects);
+        spec.check_filters(&info.config.filter_subject, &info.config.filter_subjects);
         let generation = connection.wait_up().await;
         let client = connection.client();
         let inbox = client.new_inbox();
@@ -217,7 +217,7 @@ impl Consumer {
             self.request().await;
             tokio::select! {
                 biased; // Received messages are taken before the end of the connection is noticed.
-                message = self.subscriber.next() => self.take(message, &mut received),
+                message = self.subscriber.next() => self.process(message, &mut received),
                 ended = self.connection.wait_ended(self.generation, &self.subjects) => received.lost = Some(match ended {
                     ConnectionEnd::Gone => Lost::Disconnected,
                     ConnectionEnd::Denied(subject) => Lost::Denied(subject),
@@ -228,7 +228,7 @@ impl Consumer {
             }
             while received.lost.is_none() && received.messages.len() < BATCH_MAX {
                 match self.subscriber.next().now_or_never() {
-                    Some(message) => self.take(message, &mut received),
+                    Some(message) => self.process(message, &mut received),
                     None => break,
                 }
             }
@@ -244,7 +244,7 @@ impl Consumer {
         self.silence.as_mut().reset(until);
     }
 
-    fn take(&mut self, message: Option<Message>, received: &mut Received) {
+    fn process(&mut self, message: Option<Message>, received: &mut Received) {
         let Some(message) = message else {
             received.lost = Some(Lost::Disconnected);
             return;
@@ -426,7 +426,7 @@ impl Spec {
 
     /// Compares the filters of the created consumer with the requested ones. A server ignores a
     /// setting it does not know without an error (NATS 2.9 and `filter_subjects`).
-    fn compare(&self, one: &str, several: &[String]) {
+    fn check_filters(&self, one: &str, several: &[String]) {
         let mut requested: Vec<&str> = self.filters.iter().map(Filter::as_str).collect();
         let mut delivered: Vec<&str> = several
             .iter()

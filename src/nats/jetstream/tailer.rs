@@ -343,7 +343,7 @@ impl StreamTailer {
                 fingerprint: Some(Position::fingerprint_of(info.published)),
             };
             followed.last = Some(position);
-            self.decoder.take(
+            self.decoder.decode_into(
                 MessageFields::of(message),
                 position,
                 now,
@@ -357,7 +357,7 @@ impl StreamTailer {
         // the stream's state may come from a replica that is ahead of it.
         last = last.max(received.passed.unwrap_or(0));
         self.writer.advance(last);
-        if last > head && self.delivery.end() {
+        if last > head && self.delivery.reset() {
             self.check.set(if self.caught_up {
                 Status::Ok
             } else {

@@ -154,7 +154,7 @@ impl FeedReceiver {
     /// Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Vec<Arc<PositionedMessage>>> {
         let mut all = vec![self.messages.recv().await?];
-        self.take(&mut all);
+        self.take_queued(&mut all);
         Some(all)
     }
 
@@ -162,11 +162,11 @@ impl FeedReceiver {
     pub(super) async fn ready(&mut self) -> Vec<Arc<PositionedMessage>> {
         self.distribution.flush().await;
         let mut all = Vec::new();
-        self.take(&mut all);
+        self.take_queued(&mut all);
         all
     }
 
-    fn take(&mut self, all: &mut Vec<Arc<PositionedMessage>>) {
+    fn take_queued(&mut self, all: &mut Vec<Arc<PositionedMessage>>) {
         while let Ok(message) = self.messages.try_recv() {
             all.push(message);
         }
@@ -202,15 +202,15 @@ impl PositionedMessage {
     ) -> Option<Arc<EncodedEvent>> {
         let (first, encoded) = self
             .encoded
-            .get_or_init(|| (tag, self.convert(tag, decoder, writer)));
+            .get_or_init(|| (tag, self.encode_new(tag, decoder, writer)));
         if *first == tag {
             encoded.clone()
         } else {
-            self.convert(tag, decoder, writer)
+            self.encode_new(tag, decoder, writer)
         }
     }
 
-    fn convert(
+    fn encode_new(
         &self,
         tag: SourceTag,
         decoder: &EventDecoder,
@@ -220,7 +220,7 @@ impl PositionedMessage {
             subject: &self.subject,
             ..MessageFields::of(&self.message)
         };
-        match decoder.convert(fields, self.position(tag), self.received) {
+        match decoder.decode(fields, self.position(tag), self.received) {
             Received::Event(event) => Some(writer.encode(event)),
             Received::TooLarge(_) => None,
         }

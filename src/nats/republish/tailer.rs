@@ -156,7 +156,7 @@ impl RepublishTailer {
                 () = shutdown.requested() => return,
                 () = self.writer.wait_idle() => return,
                 () = connection.changed() => self.check_connection(&connection.state()),
-                messages = next(&mut self.receiver) => match messages {
+                messages = next_messages(&mut self.receiver) => match messages {
                     Some(messages) => {
                         // Read after the messages were received: messages of a new connection are
                         // never delivered before the repair.
@@ -453,7 +453,7 @@ impl Drop for RepublishTailer {
 }
 
 /// Messages of a receiver. Never returns without one.
-async fn next(receiver: &mut Option<FeedReceiver>) -> Option<Vec<Arc<PositionedMessage>>> {
+async fn next_messages(receiver: &mut Option<FeedReceiver>) -> Option<Vec<Arc<PositionedMessage>>> {
     match receiver {
         Some(receiver) => receiver.next().await,
         None => std::future::pending().await,

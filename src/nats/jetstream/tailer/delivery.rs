@@ -25,7 +25,7 @@ pub(super) struct Delivery {
 
 impl Delivery {
     /// Resets the state after a message has arrived. Returns true if the health check was degraded.
-    pub(super) fn end(&mut self) -> bool {
+    pub(super) fn reset(&mut self) -> bool {
         self.last = None;
         std::mem::take(&mut self.is_stuck)
     }

@@ -24,14 +24,12 @@ impl RepublishTailer {
         if !now.up {
             return; // Checked after the reconnect.
         }
-        let is_refused = |state: &ConnectionState| {
+        let is_denied = |state: &ConnectionState| {
             self.subjects
                 .iter()
                 .any(|subject| state.denials(subject) > 0)
         };
-        if !Arc::ptr_eq(&now.denied, &self.seen.denied)
-            && is_refused(now)
-            && !is_refused(&self.seen)
+        if !Arc::ptr_eq(&now.denied, &self.seen.denied) && is_denied(now) && !is_denied(&self.seen)
         {
             self.context.denied.inc();
             tracing::error!(stream = self.context.config.name, subjects = ?self.subjects, "NATS denies the subjects that the stream republishes to; events arrive late, by periodic comparison");
