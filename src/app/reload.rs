@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Reload::Changed -> sources follow the new streams -> caught up (at most 5 s) -> routes are replaced
-//! Reload::Refused -> the running configuration stays; check, log and `/config` show the problems
+//! Reload::Rejected -> the running configuration stays; check, log and `/config` show the problems
 //! ```
 //!
 //! Called from the loop of [`App::run`](super::App), which never waits here: it awaits
@@ -55,7 +55,7 @@ impl App {
         let result = match &reload {
             Reload::Changed { .. } => "changed",
             Reload::Unchanged => "unchanged",
-            Reload::Refused(_) => "refused",
+            Reload::Rejected(_) => "refused",
         };
         self.live
             .metrics
@@ -69,7 +69,7 @@ impl App {
                 self.show(None);
                 Step::Answered(Ok(()))
             }
-            Reload::Refused(problems) => {
+            Reload::Rejected(problems) => {
                 for problem in problems.as_slice() {
                     tracing::warn!(%problem, "configuration problem; reload refused");
                 }

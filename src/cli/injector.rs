@@ -228,7 +228,7 @@ fn filter(directives: &str) -> Result<String, String> {
         Ok(_) => Ok(directives.to_owned()),
         Err(invalid) => {
             let hint = invalid
-                .meant()
+                .suggestion()
                 .map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
             Err(format!("{invalid}{hint}"))
         }

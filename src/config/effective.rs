@@ -1,4 +1,6 @@
-//! A configuration in the shape of its file, every default written out and every secret masked.
+//! The effective configuration: in the shape of the file, with every default and without secrets.
+//!
+//! `/config` shows it, and its hash identifies the configuration (`sidestream check`, the log).
 
 use std::path::PathBuf;
 
@@ -16,10 +18,10 @@ use crate::presence::BucketName;
 use crate::subject::Filter;
 use crate::telemetry::logs::Format;
 
-/// What stands in place of a secret.
+/// Replacement of a secret.
 const MASKED: &str = "***";
 
-/// The configuration as the file would say it: what `/config` shows.
+/// Returns the configuration in the shape of the file, as `/config` shows it.
 #[must_use]
 pub fn effective(config: &Config) -> Value {
     let Config {
@@ -130,7 +132,7 @@ fn nats_value(nats: &crate::nats::Config) -> Value {
     })
 }
 
-/// `nats://user:password@host` without the password.
+/// Returns an address with its credentials masked.
 fn without_userinfo(server: &str) -> String {
     match server.rsplit_once('@') {
         Some((before, host)) => {

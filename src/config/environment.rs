@@ -1,15 +1,18 @@
-//! `${NAME}` and `${NAME:-default}` in the values of the tree, after it is parsed: no value can change its structure.
+//! Fills `${NAME}` and `${NAME:-default}` in the values of the tree from the environment.
+//!
+//! The tree is parsed before, so no value can change its structure. Filled texts are marked, and no
+//! message or excerpt shows them.
 
 use super::problem::Report;
 use super::tree::{Node, Scalar, Value};
 
-/// Where the value of a variable comes from.
+/// Lookup of a variable by name.
 pub type Lookup<'e> = &'e dyn Fn(&str) -> Option<String>;
 
-/// 1 MiB of filled texts in a file: as much as the file itself may have.
+/// 1 MiB of filled texts per file: the maximum size of the file itself.
 const FILLED_BYTES_MAX: usize = 1 << 20;
 
-/// Fills every text of the tree; keys stay as they are.
+/// Fills every value of the tree. Keys are not filled.
 pub(super) fn fill(root: &mut Node, environment: Lookup<'_>, report: &Report<'_>) {
     let mut left = FILLED_BYTES_MAX;
     fill_node(
@@ -24,12 +27,12 @@ pub(super) fn fill(root: &mut Node, environment: Lookup<'_>, report: &Report<'_>
                 };
             }
             Ok(None) => {}
-            Err((message, hint)) => report.add(node, message, hint),
+            Err((message, hint)) => report.error(node, message, hint),
         },
     );
 }
 
-fn fill_node(node: &mut Node, each: &mut dyn FnMut(super::problem::Mark, &mut Scalar)) {
+fn fill_node(node: &mut Node, each: &mut dyn FnMut(super::problem::Location, &mut Scalar)) {
     match &mut node.value {
         Value::Scalar(scalar) => each(node.at, scalar),
         Value::List(items) => items.iter_mut().for_each(|item| fill_node(item, each)),
@@ -39,9 +42,10 @@ fn fill_node(node: &mut Node, each: &mut dyn FnMut(super::problem::Mark, &mut Sc
     }
 }
 
+/// Message and hint for a text that cannot be filled.
 type Fault = (String, Option<String>);
 
-/// The text with its variables filled; nothing when it has none and no `$$`.
+/// Returns the text with its variables filled, or nothing if it has no variable and no `$$`.
 fn filled(text: &str, environment: Lookup<'_>, bytes_max: usize) -> Result<Option<String>, Fault> {
     if !text.contains("$$") && !text.contains("${") {
         return Ok(None);
@@ -55,9 +59,8 @@ fn filled(text: &str, environment: Lookup<'_>, bytes_max: usize) -> Result<Optio
             out.push('$');
             rest = more;
         } else if let Some(inner) = after.strip_prefix('{') {
-            let end = closing(inner).ok_or_else(|| {
-                fault("`${` is not closed", "write `$$` for a dollar sign itself")
-            })?;
+            let end = closing(inner)
+                .ok_or_else(|| fault("`${` is not closed", "write `$$` for a dollar sign"))?;
             out.push_str(&value(&inner[..end], environment)?);
             rest = &inner[end + 1..];
         } else {
@@ -67,7 +70,7 @@ fn filled(text: &str, environment: Lookup<'_>, bytes_max: usize) -> Result<Optio
         if out.len() > bytes_max {
             return Err(fault(
                 "the environment fills in more than 1 MiB",
-                "a variable is far too long",
+                "check the length of the variables",
             ));
         }
     }
@@ -79,7 +82,7 @@ fn fault(message: &str, hint: &str) -> Fault {
     (message.to_owned(), Some(hint.to_owned()))
 }
 
-/// Where the brace closes that was opened just before: a default may hold braces itself.
+/// Returns the position of the closing brace. A default may have braces of its own.
 fn closing(inner: &str) -> Option<usize> {
     let mut depth = 0;
     for (at, byte) in inner.bytes().enumerate() {
@@ -93,27 +96,27 @@ fn closing(inner: &str) -> Option<usize> {
     None
 }
 
-/// As a shell fills it: the default also stands for a variable that is set and empty.
+/// Returns the value as a shell would: the default also replaces a variable that is set and empty.
 fn value(inner: &str, environment: Lookup<'_>) -> Result<String, Fault> {
     let (name, default) = match inner.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (inner, None),
     };
     let first = name.bytes().next();
-    let sound = first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+    let is_valid = first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if !sound {
+    if !is_valid {
         return Err(fault(
-            "this is no reference to the environment",
+            "invalid reference to the environment",
             "write `${NAME}` or `${NAME:-default}`",
         ));
     }
     if default.is_some_and(|default| default.contains("${")) {
         return Err(fault(
-            "a default holds no variable of its own",
-            "name one variable and a fixed default",
+            "a default cannot have a variable",
+            "write one variable and a fixed default",
         ));
     }
     let set = environment(name);
@@ -131,7 +134,7 @@ fn value(inner: &str, environment: Lookup<'_>) -> Result<String, Fault> {
     }
 }
 
-/// Without the line's end that secrets made from files often have.
+/// Removes the line end, which secrets from files often have.
 fn chomped(mut value: String) -> String {
     let kept = value.trim_end_matches(['\r', '\n']).len();
     value.truncate(kept);
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_defaults_and_dollars_are_filled_as_a_shell_does() {
+    fn variables_defaults_and_dollars_are_filled_as_in_a_shell() {
         let ok = |text: &str| fill(text).unwrap().unwrap_or_else(|| text.to_owned());
         assert_eq!(ok("nats://${HOST}:4222"), "nats://nats:4222");
         assert_eq!(ok("${NONE:-a}${HOST:-b}${EMPTY:-c}${EMPTY}"), "anatsc");
@@ -163,12 +166,12 @@ mod tests {
         assert_eq!(ok("${FROM_FILE}"), "secret");
         assert_eq!(ok("a$b$"), "a$b$");
         assert_eq!(ok("$$${HOST}$${HOST}"), "$nats${HOST}");
-        // What was filled in is not looked at again.
+        // Filled text is not filled again.
         assert_eq!(ok("${TRICKY}"), "${HOST}: {a: [");
     }
 
     #[test]
-    fn what_cannot_be_filled_says_why() {
+    fn text_that_cannot_be_filled_is_an_error() {
         assert_eq!(
             fill("${NONE}").unwrap_err(),
             "the environment variable `NONE` is not set"
@@ -177,7 +180,7 @@ mod tests {
         for text in ["${}", "${1A}", "${A B}", "${HOST:x}", "${:-x}"] {
             assert_eq!(
                 fill(text).unwrap_err(),
-                "this is no reference to the environment",
+                "invalid reference to the environment",
                 "{text}"
             );
         }

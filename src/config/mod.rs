@@ -1,16 +1,35 @@
-//! From the file to a configuration that cannot be wrong, or to every problem in it at once.
+//! Configuration: from the text of the file to a valid [`Config`], or to every problem at once.
+//!
+//! ```text
+//! bytes -> tree -> secrets -> environment -> reader, read -> Config
+//!          YAML    hide       fill ${NAME}   keys, types,    effective: what /config shows
+//!          parser  excerpts                  defaults, rules
+//! ```
+//!
+//! - `tree` parses YAML into nodes that keep their locations; it bounds depth, keys, values and
+//!   what aliases repeat.
+//! - `secrets` notes which parts of the text no excerpt may show.
+//! - `environment` fills variables into values, never into the structure.
+//! - `reader` reads values by name and type; `read` has one function per section with defaults and
+//!   checks between keys. `renamed` has the keys of earlier versions.
+//! - `problem` collects errors and warnings with location, excerpt and hint.
+//! - [`reload`] reads the file again when its bytes change or on request.
+//!
+//! Parsing is pure: text and environment in, configuration or problems out. It runs on a thread for
+//! blocking work, at startup too. Adding a key: `read`, [`effective()`], `sidecar.yaml`,
+//! docs/configuration.md; tests fail if one is missing.
 
 mod effective;
 mod environment;
 mod problem;
 mod read;
+mod reader;
 pub mod reload;
 mod renamed;
 mod secrets;
 mod spelling;
 mod tree;
 mod units;
-mod walk;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -21,7 +40,7 @@ use sha2::{Digest, Sha256};
 pub use effective::effective;
 pub use environment::Lookup;
 pub use problem::{Problem, Problems};
-pub use walk::Outline;
+pub use reader::Outline;
 
 use crate::{admin, feed, http, lifecycle, limit, nats, net, presence, telemetry};
 use problem::Report;
@@ -29,31 +48,31 @@ use problem::Report;
 /// The whole configuration, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where clients connect; at least one.
+    /// Listeners for clients; at least one.
     pub listen: Vec<net::ListenConfig>,
-    /// The operator's side.
+    /// Admin port and control socket.
     pub admin: admin::Config,
-    /// The upstream side.
+    /// NATS servers and credentials.
     pub nats: nats::Config,
-    /// The downstream side: routes and limits.
+    /// Routes, and the limits of HTTP.
     pub http: http::Config,
-    /// All windows and feeds together, in bytes.
+    /// Maximum memory of all windows and feeds, in bytes.
     pub window_bytes_max: usize,
-    /// The most feeds at one time.
+    /// Maximum number of feeds.
     pub feeds_max: usize,
-    /// From which shares of the file descriptors on something is done.
+    /// Thresholds of open file descriptors.
     pub file_descriptors: limit::Thresholds,
-    /// How many replays there may be.
+    /// Limits of replays.
     pub replays: feed::replay::ReplayLimits,
-    /// How a drain proceeds.
+    /// Graceful shutdown.
     pub drain: lifecycle::drain::Config,
     /// Presence: which client is connected to which pod.
     pub presence: presence::Config,
-    /// How the log is written.
+    /// Format and filter of the log.
     pub log: telemetry::logs::Config,
 }
 
-/// Everything but the routes, which a file must name.
+/// The defaults, without routes, which a file must have.
 impl Default for Config {
     fn default() -> Self {
         // 256 MiB: sixteen windows of the default size.
@@ -79,42 +98,42 @@ impl Default for Config {
     }
 }
 
-/// A configuration and which file it was.
+/// Configuration that was loaded from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// What the file says.
+    /// The configuration.
     pub config: Config,
-    /// SHA-256 of the effective configuration, in hexadecimal digits: equal for two pods that were told the same,
-    /// whatever the form of their files. Secrets are not in it.
+    /// SHA-256 of the effective configuration, in hexadecimal digits. Equal in two pods with the
+    /// same configuration, even if their files differ in form. Does not depend on secrets.
     pub content_hash: String,
     /// SHA-256 of the file's bytes, in hexadecimal digits.
     pub text_hash: String,
-    /// What may not do what was meant.
+    /// Problems that do not prevent the use of the file.
     pub warnings: Vec<Problem>,
 }
 
-/// The largest file that is read. 1 MiB: what fits into a ConfigMap.
+/// Maximum size of a file: 1 MiB, as of a ConfigMap.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 
-/// Reads and checks a file; variables are filled from the process's environment.
+/// Reads and checks a file. Variables are filled from the environment of the process.
 ///
 /// # Errors
-/// Every problem of the file, in the order of its lines; a file that cannot be read is one.
+/// Every problem of the file, in the order of its lines. An unreadable file is one problem.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let bytes = read_file(path).map_err(|error| unreadable(&name, &error))?;
     parse_bytes(&bytes, &name, &|name| std::env::var(name).ok())
 }
 
-/// Reads a duration as the file writes it: `250ms`, `15s`, `2m`, `1h`.
+/// Parses a duration in the syntax of the file: `250ms`, `15s`, `2m`, `1h`.
 ///
 /// # Errors
-/// A sentence that says what a duration is.
+/// A sentence that explains the syntax.
 pub fn duration(text: &str) -> Result<std::time::Duration, &'static str> {
     units::parse_duration(text)
 }
 
-/// Checks a text. Pure.
+/// Checks a text. Reads nothing else.
 ///
 /// # Errors
 /// Every problem of the text, in the order of its lines.
@@ -122,7 +141,8 @@ pub fn parse(text: &str, file: &str, environment: Lookup<'_>) -> Result<Config, 
     walk_over(text, file, environment).map(|read| read.config)
 }
 
-/// The names that a text uses and all there are. For the tests of the reference file and of the documentation.
+/// Returns the keys that a text has and the keys it could have. For tests of the reference file and
+/// the documentation.
 ///
 /// # Errors
 /// As [`parse`].
@@ -130,7 +150,7 @@ pub fn outline(text: &str, file: &str, environment: Lookup<'_>) -> Result<Outlin
     walk_over(text, file, environment).map(|read| read.outline)
 }
 
-/// What there is in a text without faults.
+/// Result of reading a text without errors.
 struct Read {
     config: Config,
     outline: Outline,
@@ -138,7 +158,7 @@ struct Read {
 }
 
 fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<Read, Problems> {
-    // A byte order mark is no character of the first line.
+    // A byte order mark is not part of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > FILE_BYTES_MAX {
         return Err(Problem::of_file(file, "the file is larger than 1 MiB", None).into());
@@ -148,14 +168,15 @@ fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<Read, Pr
     if let Some(mut root) = tree::read(&report) {
         secrets::hide(&root, &report);
         environment::fill(&mut root, environment, &report);
-        let walk = walk::Walk::new(&report);
-        let config = read::config(&walk.root(&root));
-        read = config.map(|config| (config, walk.finish()));
+        let reader = reader::Reader::new(&report);
+        let config = read::config(&reader.root(&root));
+        read = config.map(|config| (config, reader.finish()));
     }
     let warnings = report.finish()?;
-    // Nothing was reported, so there is something; the other arm keeps the types honest without a panic.
-    let (config, outline) =
-        read.ok_or_else(|| Problem::of_file(file, "the file cannot be understood", None))?;
+    // Without a reported error there is a configuration; the error below avoids a panic.
+    let (config, outline) = read.ok_or_else(|| {
+        Problem::of_file(file, "the file cannot be read as a configuration", None)
+    })?;
     Ok(Read {
         config,
         outline,
@@ -163,7 +184,7 @@ fn walk_over(text: &str, file: &str, environment: Lookup<'_>) -> Result<Read, Pr
     })
 }
 
-/// Reads at most one byte more than is allowed: enough to see that a file is too large.
+/// Reads at most one byte more than allowed, which is enough to detect a file that is too large.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?
@@ -174,13 +195,13 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 fn unreadable(file: &str, error: &io::Error) -> Problems {
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => Some("name the file with `--config`"),
-        io::ErrorKind::PermissionDenied => Some("the process needs the right to read it"),
+        io::ErrorKind::NotFound => Some("pass the file with `--config`"),
+        io::ErrorKind::PermissionDenied => Some("give the process read permission"),
         _ => None,
     };
     let why = match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::IsADirectory => "this is a directory, not a file".to_owned(),
+        io::ErrorKind::NotFound => "file not found".to_owned(),
+        io::ErrorKind::IsADirectory => "expected a file, found a directory".to_owned(),
         _ => format!("the file cannot be read: {error}"),
     };
     Problem::of_file(file, why, hint).into()
@@ -189,7 +210,7 @@ fn unreadable(file: &str, error: &io::Error) -> Problems {
 fn parse_bytes(bytes: &[u8], file: &str, environment: Lookup<'_>) -> Result<Loaded, Problems> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        // A file that is cut at the limit may be cut inside of a character.
+        // Reading stops at the limit, possibly inside a character.
         Err(_) if bytes.len() > FILE_BYTES_MAX => {
             return Err(Problem::of_file(file, "the file is larger than 1 MiB", None).into());
         }

@@ -1,73 +1,104 @@
-//! One fault in a configuration, told as a compiler tells it: where, what, and what to do.
+//! Problems of a configuration, with location, excerpt and hint, as a compiler reports them.
+//!
+//! [`Report`] collects the findings of one text while it is parsed and read. A finding has a
+//! [`Location`], a message and perhaps a hint, but no excerpt yet: which parts of a line may be
+//! secret is known only when the whole text was seen ([`Report::hide`]). [`Report::finish`] sorts
+//! the findings by line, masks the lines, cuts each excerpt to [`EXCERPT_WIDTH_MAX`] characters and
+//! returns either the warnings or every error.
+//!
+//! `Display` draws a problem with `annotate-snippets`, in the form of rustc's messages:
+//!
+//! ```text
+//! error: `lag` is at least 4
+//!   --> sidecar.yaml:30:13
+//!    |
+//! 30 |     slow: { lag: 3 }
+//!    |             ^^^
+//!    |
+//!    = hint: a quarter of it must be an event
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Range;
 
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
 use super::secrets::{Hidden, Masks};
 
-/// A place in the text; lines and columns count from 1, in characters. Line 0: the file as a whole.
+/// Location in the text. Lines and columns count from 1, columns in characters. Line 0 is the file
+/// as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Mark {
+pub(super) struct Location {
     pub(super) line: usize,
     pub(super) column: usize,
+    /// Number of characters, at least 1.
     pub(super) width: usize,
 }
 
-/// A stretch of the text: line (from 1) and column (from 0, in characters) of its first character, and of the one after
-/// its last.
+/// Range of the text: line (from 1) and column (from 0, in characters) of its first character, and
+/// of the one after its last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct TextRange {
     pub(super) from: (usize, usize),
     pub(super) until: (usize, usize),
 }
 
-impl Mark {
-    /// The characters that it is about.
-    pub(super) fn span(self) -> Span {
+impl Location {
+    /// Returns the range of the characters at this location.
+    pub(super) fn range(self) -> TextRange {
         let column = self.column.saturating_sub(1);
-        Span {
+        TextRange {
             from: (self.line, column),
             until: (self.line, column + self.width),
         }
     }
 }
 
-/// How bad a fault is.
+/// Effect of a problem on the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The file is not used.
+    /// The file is rejected.
     Error,
-    /// The file is used, but may not do what was meant.
+    /// The file is used, but it may not do what its author meant.
     Warning,
 }
 
-/// One fault.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Whether the file is used nevertheless.
+    /// Effect on the file.
     #[serde(skip)]
     pub severity: Severity,
-    /// The file's name as it was given.
+    /// Name of the file, as in the command line.
     pub file: String,
-    /// Counts from 1; 0: the fault is the file's as a whole.
+    /// Line, from 1; 0 if the problem concerns the file as a whole.
     pub line: usize,
-    /// Counts from 1, in characters; 0: the fault is the file's as a whole.
+    /// Column in characters, from 1; 0 if the problem concerns the file as a whole.
     pub column: usize,
-    /// The line as it stands in the file: never the value of an environment variable, whatever could be a secret as `*`.
+    /// The line of the file, or the part of a long line around the problem. Possible secrets are
+    /// replaced by `*`, and variables of the environment are not filled in.
     pub excerpt: String,
-    /// What is wrong.
+    /// Description of the problem.
     pub message: String,
-    /// What to do about it, if that can be said.
+    /// Remedy, if one is known.
     pub hint: Option<String>,
-    /// Where the fault begins in the excerpt, and how many characters it has.
     #[serde(skip)]
-    caret: (usize, usize),
+    caret: Caret,
+}
+
+/// Position of a problem in its excerpt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Caret {
+    /// Bytes of the excerpt to underline.
+    bytes: Range<usize>,
+    /// The excerpt begins in the middle of the line, so columns in it are not columns of the file.
+    is_cut: bool,
 }
 
 impl Problem {
-    /// A fault of the file as a whole.
+    /// Returns an error of the file as a whole.
     pub(super) fn of_file(file: &str, message: impl Into<String>, hint: Option<&str>) -> Self {
         Self {
             severity: Severity::Error,
@@ -77,60 +108,62 @@ impl Problem {
             excerpt: String::new(),
             message: message.into(),
             hint: hint.map(str::to_owned),
-            caret: (0, 0),
+            caret: Caret::default(),
+        }
+    }
+
+    fn group(&self) -> Group<'_> {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
+        if self.line == 0 {
+            group = group.element(Origin::path(self.file.as_str()));
+        } else {
+            let annotation = AnnotationKind::Primary.span(self.caret.bytes.clone());
+            let mut snippet = Snippet::source(self.excerpt.as_str())
+                .line_start(self.line)
+                .annotation(annotation);
+            if self.caret.is_cut {
+                let origin = Origin::path(self.file.as_str());
+                group = group.element(origin.line(self.line).char_column(self.column));
+            } else {
+                snippet = snippet.path(self.file.as_str());
+            }
+            group = group.element(snippet);
+        }
+        match &self.hint {
+            Some(hint) => group.element(Level::HELP.with_name("hint").message(hint.as_str())),
+            None => group,
         }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        writeln!(f, "{severity}: {}", self.message)?;
-        if self.line == 0 {
-            write!(f, "  --> {}", self.file)?;
-        } else {
-            let margin = self.line.to_string().len();
-            let (before, width) = self.caret;
-            writeln!(
-                f,
-                "{:margin$}--> {}:{}:{}",
-                "", self.file, self.line, self.column
-            )?;
-            writeln!(f, "{:margin$} |", "")?;
-            writeln!(f, "{} | {}", self.line, self.excerpt)?;
-            write!(f, "{:margin$} | {:before$}{}", "", "", "^".repeat(width))?;
-        }
-        if let Some(hint) = &self.hint {
-            let margin = if self.line == 0 {
-                1
-            } else {
-                self.line.to_string().len()
-            };
-            write!(f, "\n{:margin$} = hint: {hint}", "")?;
-        }
-        Ok(())
+        // Wider than every excerpt: the excerpt is cut already.
+        let renderer = Renderer::plain().term_width(2 * EXCERPT_WIDTH_MAX);
+        f.write_str(renderer.render(&[self.group()]).trim_end())
     }
 }
 
-/// Every fault of a file, in the order of its lines; at least one.
+/// Every error of a file, in the order of its lines; at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// The most that are told; a file with more is told these first.
+    /// Maximum number of reported problems; of a file with more, the first are reported.
     pub const COUNT_MAX: usize = 100;
 
-    /// The faults.
+    /// Returns the problems.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
         &self.0
     }
 
-    /// As JSON, for logs and the admin side.
+    /// Returns the problems as JSON, for the log and the admin port.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!(self.0)
@@ -159,49 +192,48 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Where the faults of one text are collected.
+/// Collector of the problems of one text.
 pub(super) struct Report<'t> {
     file: &'t str,
     text: &'t str,
     findings: RefCell<Vec<Finding>>,
-    hidden: RefCell<Vec<(Span, Hidden)>>,
+    hidden: RefCell<Vec<(TextRange, Hidden)>>,
     is_broken: Cell<bool>,
 }
 
-/// A fault without its excerpt: what must not be shown of its line is known only at the end.
+/// Problem without its excerpt, which is masked and cut in [`Report::finish`].
 #[derive(PartialEq, Eq)]
 struct Finding {
     severity: Severity,
-    at: Mark,
+    at: Location,
     message: String,
     hint: Option<String>,
 }
 
 impl<'t> Report<'t> {
     pub(super) fn new(file: &'t str, text: &'t str) -> Self {
-        let (findings, hidden) = (RefCell::default(), RefCell::default());
         Self {
             file,
             text,
-            findings,
-            hidden,
+            findings: RefCell::default(),
+            hidden: RefCell::default(),
             is_broken: Cell::new(false),
         }
     }
 
-    /// Adds a fault. Through an alias the same one may be found twice; it is told once.
-    pub(super) fn add(&self, at: Mark, message: impl Into<String>, hint: Option<String>) {
-        self.find(Severity::Error, at, message.into(), hint);
+    /// Adds an error. The same error may be found twice through an alias; it is reported once.
+    pub(super) fn error(&self, at: Location, message: impl Into<String>, hint: Option<String>) {
+        self.add(Severity::Error, at, message.into(), hint);
     }
 
     /// Adds a warning.
-    pub(super) fn warn(&self, at: Mark, message: impl Into<String>, hint: &str) {
-        self.find(Severity::Warning, at, message.into(), Some(hint.to_owned()));
+    pub(super) fn warn(&self, at: Location, message: impl Into<String>, hint: &str) {
+        self.add(Severity::Warning, at, message.into(), Some(hint.to_owned()));
     }
 
-    fn find(&self, severity: Severity, at: Mark, message: String, hint: Option<String>) {
+    fn add(&self, severity: Severity, at: Location, message: String, hint: Option<String>) {
         let mut findings = self.findings.borrow_mut();
-        let known = findings
+        let count = findings
             .iter()
             .filter(|finding| finding.severity == severity)
             .count();
@@ -211,18 +243,19 @@ impl<'t> Report<'t> {
             message,
             hint,
         };
-        if known < Problems::COUNT_MAX && !findings.contains(&finding) {
+        if count < Problems::COUNT_MAX && !findings.contains(&finding) {
             findings.push(finding);
         }
     }
 
-    /// Keeps a stretch of the text out of every excerpt.
-    pub(super) fn hide(&self, span: Span, what: Hidden) {
-        self.hidden.borrow_mut().push((span, what));
+    /// Masks a range of the text in every excerpt.
+    pub(super) fn hide(&self, range: TextRange, what: Hidden) {
+        self.hidden.borrow_mut().push((range, what));
     }
 
-    /// The structure of the text is not known: what may be a secret is judged by its letters.
-    pub(super) fn break_off(&self) {
+    /// Marks the text as broken: its structure is unknown, so possible secrets are found by the
+    /// letters of its lines.
+    pub(super) fn mark_broken(&self) {
         self.is_broken.set(true);
     }
 
@@ -230,7 +263,7 @@ impl<'t> Report<'t> {
         self.text
     }
 
-    /// The warnings, if the text has no fault.
+    /// Returns the warnings, or every error if there is one.
     pub(super) fn finish(self) -> Result<Vec<Problem>, Problems> {
         let mut findings = self.findings.into_inner();
         findings.sort_by_key(|finding| (finding.at.line, finding.at.column));
@@ -250,10 +283,9 @@ impl<'t> Report<'t> {
         } in findings
         {
             let (excerpt, caret) = excerpt(masks.line(at.line), at);
-            let file = self.file.to_owned();
             let problem = Problem {
                 severity,
-                file,
+                file: self.file.to_owned(),
                 line: at.line,
                 column: at.column,
                 excerpt,
@@ -274,11 +306,11 @@ impl<'t> Report<'t> {
     }
 }
 
-/// 160 characters: two terminal lines at most.
+/// 160 characters: at most two lines of a terminal.
 const EXCERPT_WIDTH_MAX: usize = 160;
 
-/// The part of a masked line around a mark that can be shown, and where the caret stands under it.
-fn excerpt(line: &[char], at: Mark) -> (String, (usize, usize)) {
+/// Returns the part of a masked line around a location, and the position of the location in it.
+fn excerpt(line: &[char], at: Location) -> (String, Caret) {
     let column = at.column.saturating_sub(1).min(line.len());
     let from = if line.len() <= EXCERPT_WIDTH_MAX {
         0
@@ -287,12 +319,21 @@ fn excerpt(line: &[char], at: Mark) -> (String, (usize, usize)) {
     };
     let until = line.len().min(from + EXCERPT_WIDTH_MAX);
     let width = at.width.clamp(1, (until - column).max(1));
-    // One character for one, or the caret would stand elsewhere.
+    // Control characters are replaced by one space each, so the columns stay right.
     let text: String = line[from..until]
         .iter()
         .map(|char| if char.is_control() { ' ' } else { *char })
         .collect();
-    (text.trim_end().to_owned(), (column - from, width))
+    let excerpt = text.trim_end();
+    let byte_of = |column: usize| {
+        let mut bytes = excerpt.char_indices().map(|(byte, _)| byte);
+        bytes.nth(column).unwrap_or(excerpt.len())
+    };
+    let caret = Caret {
+        bytes: byte_of(column - from)..byte_of(column - from + width),
+        is_cut: from > 0,
+    };
+    (excerpt.to_owned(), caret)
 }
 
 #[cfg(test)]
@@ -300,37 +341,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_caret_stands_under_the_fault_also_in_a_very_long_line() {
-        let line = format!("{}bad", "x".repeat(1000));
-        let line: Vec<char> = line.chars().collect();
-        let (text, (before, width)) = excerpt(
-            &line,
-            Mark {
-                line: 1,
-                column: 1001,
-                width: 3,
-            },
+    fn caret_marks_the_problem_in_a_very_long_line() {
+        let text = format!("{}bad", "x".repeat(1000));
+        let report = Report::new("f", &text);
+        let at = Location {
+            line: 1,
+            column: 1001,
+            width: 3,
+        };
+        report.error(at, "wrong", None);
+        let problems = report.finish().unwrap_err();
+        let [problem] = problems.as_slice() else {
+            panic!("one problem: {problems}");
+        };
+        assert_eq!(&problem.excerpt[problem.caret.bytes.clone()], "bad");
+        assert!(problem.excerpt.len() <= EXCERPT_WIDTH_MAX);
+        let shown = problem.to_string();
+        assert!(
+            shown.contains("--> f:1:1001") && shown.contains("bad\n") && shown.contains("^^^"),
+            "{shown}"
         );
-        assert_eq!(&text[before..before + width], "bad");
-        assert!(text.len() <= EXCERPT_WIDTH_MAX);
     }
 
     #[test]
-    fn a_fault_outside_its_line_is_still_told() {
-        let report = Report::new("f", "a\n");
-        report.add(
-            Mark {
-                line: 7,
-                column: 90,
-                width: 40,
-            },
-            "wrong",
-            None,
-        );
-        let problems = report.finish().unwrap_err();
+    fn caret_counts_characters_and_not_bytes() {
+        let report = Report::new("f", "é: bad\n");
+        let at = Location {
+            line: 1,
+            column: 4,
+            width: 3,
+        };
+        report.error(at, "wrong", None);
         assert_eq!(
-            problems.to_string(),
-            "error: wrong\n --> f:7:90\n  |\n7 | \n  | ^\n\nf: 1 problem"
+            report.finish().unwrap_err().to_string(),
+            "error: wrong\n --> f:1:4\n  |\n1 | é: bad\n  |    ^^^\n\nf: 1 problem"
+        );
+    }
+
+    #[test]
+    fn problem_outside_of_its_line_is_reported() {
+        let report = Report::new("f", "a\n");
+        let at = Location {
+            line: 7,
+            column: 90,
+            width: 40,
+        };
+        report.error(at, "wrong", None);
+        let problems = report.finish().unwrap_err().to_string();
+        assert!(
+            problems.starts_with("error: wrong\n --> f:7:"),
+            "{problems}"
         );
     }
 }

@@ -1,4 +1,9 @@
-//! The file read again: when its bytes change, and when somebody asks.
+//! Reload of the configuration: when the bytes of the file change, and on request.
+//!
+//! [`Reloads::next`] polls the file every 2 s, which also works for ConfigMaps, whose files change
+//! by swapping a symlink. A request (SIGHUP, control socket) reads the file at once and always gets
+//! an answer. Reading and parsing run on a thread for blocking work. `app::reload` applies the
+//! result; keys that need a restart are listed in [`needs_restart`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,52 +17,53 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::problem::Problems;
 use super::{Config, Loaded, hash, parse_bytes, read_file, unreadable};
 
-/// 2 s: a person who waits for it does not notice; the kubelet itself takes up to a minute.
+/// 2 s: short for an operator; the kubelet takes up to a minute to update the file.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// 3 polls: a symlink is swapped in a moment, an editor writes a file in less than a second.
+/// 3 polls: longer than it takes to swap a symlink or to save a file in an editor.
 const ABSENT_POLLS_MAX: u32 = 3;
 
-/// What reading the file again has brought.
+/// Result of reading the file again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Another configuration, to be applied.
+    /// A different valid configuration, to be applied.
     Changed {
-        /// What the file says now.
+        /// The new configuration.
         loaded: Box<Loaded>,
-        /// The keys in which the file differs from what the process was started with, and which only a restart applies.
+        /// Keys that differ from the configuration at startup and that only a restart applies.
         restart: Vec<&'static str>,
     },
-    /// The file says what is applied already: somebody asked, or it did not for a while and does again.
+    /// The file has the applied configuration: after a request, or after it had another content for
+    /// a while.
     Unchanged,
-    /// The file is wrong or stays away; what is applied stays applied. Told once for each content.
-    Refused(Problems),
+    /// The file is invalid or missing; the applied configuration stays. Returned once per content.
+    Rejected(Problems),
 }
 
-/// Follows one file.
+/// Watcher of one file.
 pub struct Reloads {
     path: PathBuf,
     started: Config,
     applied: Config,
-    /// The content that was answered last; none: the file could not be read.
+    /// Hash of the content of the last answer; none if the file could not be read.
     seen: Option<String>,
     absent_polls: u32,
     ticks: Interval,
     requests: Arc<Notify>,
-    /// Kept here, not in a local, so that `next` may be dropped at any await.
+    /// A field and not a local variable, because `next` may be dropped at any await.
     reading: Option<JoinHandle<Reading>>,
-    /// Somebody asked, and has no answer yet. Kept here, not in a local, so that `next` may be dropped at any await.
+    /// A request has no answer yet. A field, because `next` may be dropped at any await.
     requested: bool,
 }
 
 impl Reloads {
-    /// Follows the file that `started` was loaded from. A call of `requests.notify_one` reads it at once (SIGHUP, the
-    /// control socket), and always brings an answer.
+    /// Watches the file that `started` was loaded from. `requests.notify_one` (SIGHUP, control
+    /// socket) reads it at once and always gets an answer.
     #[must_use]
     pub fn new(path: PathBuf, started: &Loaded, requests: Arc<Notify>) -> Self {
         let mut ticks = interval(POLL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick of an interval is at once, and the file has just been read.
+        // The first tick of an interval fires at once, but the file has just been read.
         ticks.reset();
         Self {
             path,
@@ -72,14 +78,15 @@ impl Reloads {
         }
     }
 
-    /// Waits until the file has changed, or somebody asked. May be dropped at any await.
+    /// Waits until the file has changed or a reload was requested. May be dropped at any await.
     ///
-    /// The file is read and parsed by a thread for blocking work: a large file, a slow disk or a pipe delays nothing here.
+    /// A thread for blocking work reads and parses the file, so a large file, a slow disk or a pipe
+    /// delays nothing here.
     pub async fn next(&mut self) -> Reload {
         loop {
             if self.reading.is_none() {
                 tokio::select! {
-                    biased; // an answer that is owed comes before another poll
+                    biased; // a pending request comes before another poll
                     () = self.requests.notified(), if !self.requested => self.requested = true,
                     () = std::future::ready(()), if self.requested => {}
                     _ = self.ticks.tick() => {}
@@ -87,7 +94,7 @@ impl Reloads {
             }
             let reading = self.reading.get_or_insert_with(|| {
                 let path = self.path.clone();
-                // A request is answered whether the content is the same or not.
+                // A request is answered even if the content is the same.
                 let seen = self.seen.clone().filter(|_| !self.requested);
                 spawn_blocking(move || Reading::new(&path, seen.as_ref()))
             });
@@ -95,15 +102,15 @@ impl Reloads {
                 .await
                 .unwrap_or_else(|error| Reading::Failed(io::Error::other(error)));
             self.reading = None;
-            if let Some(reload) = self.judge(reading) {
+            if let Some(reload) = self.evaluate(reading) {
                 self.requested = false;
                 return reload;
             }
         }
     }
 
-    /// What a reading means; nothing when it was answered before and nobody asked.
-    fn judge(&mut self, reading: Reading) -> Option<Reload> {
+    /// Returns the result of a reading, or nothing if it is known and no request is pending.
+    fn evaluate(&mut self, reading: Reading) -> Option<Reload> {
         let (text_hash, parsed) = match reading {
             Reading::Failed(error) => return self.absent(&error),
             Reading::Same => {
@@ -115,7 +122,7 @@ impl Reloads {
         self.absent_polls = 0;
         self.seen = Some(text_hash);
         Some(match parsed {
-            Err(problems) => Reload::Refused(problems),
+            Err(problems) => Reload::Rejected(problems),
             Ok(loaded) if loaded.config == self.applied => Reload::Unchanged,
             Ok(loaded) => {
                 self.applied = loaded.config.clone();
@@ -127,12 +134,12 @@ impl Reloads {
 
     fn absent(&mut self, error: &io::Error) -> Option<Reload> {
         self.absent_polls = self.absent_polls.saturating_add(1);
-        let told = self.seen.is_none();
-        if !self.requested && (told || self.absent_polls < ABSENT_POLLS_MAX) {
+        let is_reported = self.seen.is_none();
+        if !self.requested && (is_reported || self.absent_polls < ABSENT_POLLS_MAX) {
             return None;
         }
         self.seen = None;
-        Some(Reload::Refused(unreadable(
+        Some(Reload::Rejected(unreadable(
             &self.path.display().to_string(),
             error,
         )))
@@ -142,7 +149,7 @@ impl Reloads {
 /// One reading of the file.
 enum Reading {
     Failed(io::Error),
-    /// The content that was answered last.
+    /// The content of the last answer.
     Same,
     Content {
         text_hash: String,
@@ -151,9 +158,9 @@ enum Reading {
 }
 
 impl Reading {
-    /// Reads and parses the file, unless its content is the one that was seen. Blocks.
+    /// Reads and parses the file, unless its content is the last one. Blocks.
     fn new(path: &Path, seen: Option<&String>) -> Self {
-        // The path is opened anew each time: a ConfigMap changes by swapping a symlink above the file.
+        // The path is opened each time: a ConfigMap changes by swapping a symlink above the file.
         let bytes = match read_file(path) {
             Ok(bytes) => bytes,
             Err(error) => return Self::Failed(error),
@@ -168,8 +175,9 @@ impl Reading {
     }
 }
 
-/// The keys that differ and that a running process cannot change. Every part of the configuration stands here, or it
-/// does not compile: a part that is not asked about is applied live.
+/// Returns the keys that differ and that a running process cannot change. The pattern names every
+/// part of the configuration, so a new part does not compile until it is added; parts that are not
+/// compared are applied live.
 #[must_use]
 pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
     let Config {
@@ -211,7 +219,7 @@ mod tests {
     use super::*;
     use crate::config::load;
 
-    /// A directory that is removed with the test, filled as the kubelet fills a ConfigMap's.
+    /// Directory as the kubelet fills it for a ConfigMap; removed at the end of the test.
     struct Mount {
         root: PathBuf,
         swaps: u32,
@@ -232,7 +240,7 @@ mod tests {
             self.root.join("sidecar.yaml")
         }
 
-        /// A new directory, and `..data` renamed over the old link in one step.
+        /// Creates a new directory and renames `..data` over the old link in one step.
         fn swap(&mut self, text: &str) {
             self.swaps += 1;
             let name = format!("..2026_{}", self.swaps);
@@ -255,7 +263,7 @@ mod tests {
         )
     }
 
-    fn follow(path: &Path) -> (Reloads, Arc<Notify>) {
+    fn watch(path: &Path) -> (Reloads, Arc<Notify>) {
         let requests = Arc::new(Notify::new());
         (
             Reloads::new(path.to_owned(), &load(path).unwrap(), Arc::clone(&requests)),
@@ -263,9 +271,9 @@ mod tests {
         )
     }
 
-    async fn silent(reloads: &mut Reloads, polls: u32) {
+    async fn assert_no_result(reloads: &mut Reloads, polls: u32) {
         let polls = tokio::time::timeout(POLL_EVERY * polls, reloads.next());
-        assert!(polls.await.is_err(), "nothing is to be told");
+        assert!(polls.await.is_err(), "no result");
     }
 
     fn changed(reload: Reload) -> (Config, Vec<&'static str>) {
@@ -276,10 +284,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_swapped_config_map_is_read_and_a_bad_one_is_told_once() {
+    async fn swapped_config_map_is_read_and_an_invalid_one_is_reported_once() {
         let mut mount = Mount::new("swap", &with_heartbeat("15s"));
-        let (mut reloads, _requests) = follow(&mount.file());
-        silent(&mut reloads, 3).await;
+        let (mut reloads, _requests) = watch(&mount.file());
+        assert_no_result(&mut reloads, 3).await;
 
         mount.swap(&with_heartbeat("5s"));
         let (config, restart) = changed(reloads.next().await);
@@ -287,19 +295,19 @@ mod tests {
         assert!(restart.is_empty());
 
         mount.swap(&with_heartbeat("5"));
-        assert!(matches!(reloads.next().await, Reload::Refused(_)));
-        silent(&mut reloads, 3).await;
+        assert!(matches!(reloads.next().await, Reload::Rejected(_)));
+        assert_no_result(&mut reloads, 3).await;
 
-        // Back to what is applied: whoever shows the refusal hears that it is over.
+        // The applied configuration again: the reported error must be cleared.
         mount.swap(&with_heartbeat("5s"));
         assert_eq!(reloads.next().await, Reload::Unchanged);
-        silent(&mut reloads, 3).await;
+        assert_no_result(&mut reloads, 3).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keys_that_need_a_restart_are_named_as_long_as_they_differ_from_the_start() {
+    async fn keys_that_need_a_restart_are_reported_while_they_differ_from_startup() {
         let mut mount = Mount::new("restart", &with_heartbeat("15s"));
-        let (mut reloads, _requests) = follow(&mount.file());
+        let (mut reloads, _requests) = watch(&mount.file());
         let admin = "admin: { address: '127.0.0.1:1' }\nlog: { format: text, filter: debug }\n";
         mount.swap(&format!("{}{admin}", with_heartbeat("15s")));
         assert_eq!(
@@ -316,38 +324,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_away_for_a_moment_is_no_problem() {
+    async fn briefly_missing_file_is_not_reported() {
         let mut mount = Mount::new("absent", &with_heartbeat("15s"));
-        let (mut reloads, _requests) = follow(&mount.file());
+        let (mut reloads, _requests) = watch(&mount.file());
         fs::remove_file(mount.root.join("..data")).unwrap();
-        silent(&mut reloads, ABSENT_POLLS_MAX - 1).await;
+        assert_no_result(&mut reloads, ABSENT_POLLS_MAX - 1).await;
         mount.swap(&with_heartbeat("15s"));
-        silent(&mut reloads, 3).await;
+        assert_no_result(&mut reloads, 3).await;
 
         fs::remove_file(mount.root.join("..data")).unwrap();
-        let Reload::Refused(problems) = reloads.next().await else {
-            panic!("an absent file is told")
+        let Reload::Rejected(problems) = reloads.next().await else {
+            panic!("a missing file is reported")
         };
-        assert!(problems.to_string().contains("there is no such file"));
-        silent(&mut reloads, 5).await;
+        assert!(problems.to_string().contains("file not found"));
+        assert_no_result(&mut reloads, 5).await;
         mount.swap(&with_heartbeat("15s"));
         assert_eq!(reloads.next().await, Reload::Unchanged);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_asks_gets_an_answer_at_once() {
+    async fn requests_are_answered_at_once() {
         let mut mount = Mount::new("asked", &with_heartbeat("15s"));
-        let (mut reloads, requests) = follow(&mount.file());
+        let (mut reloads, requests) = watch(&mount.file());
         let before = tokio::time::Instant::now();
         requests.notify_one();
         assert_eq!(reloads.next().await, Reload::Unchanged);
         mount.swap("routes: []");
         requests.notify_one();
-        assert!(matches!(reloads.next().await, Reload::Refused(_)));
+        assert!(matches!(reloads.next().await, Reload::Rejected(_)));
         requests.notify_one();
         assert!(
-            matches!(reloads.next().await, Reload::Refused(_)),
-            "told once, unless somebody asks again"
+            matches!(reloads.next().await, Reload::Rejected(_)),
+            "a request is always answered"
         );
         assert!(before.elapsed() < POLL_EVERY);
     }

@@ -1,17 +1,17 @@
-//! Keys and values that an earlier version had under another name.
+//! Keys and values that had another name in an earlier version.
 //!
-//! [`Walk`](super::walk::Walk) rejects them like any other unknown key or value, but the hint names the new word: an
-//! operator who updates the image learns from the error what to write. A rename adds one row here and one in the
-//! changelog.
+//! The reader rejects them like any unknown key or value, but the hint has the new name. A rename
+//! needs a row in this table, a test, and a line in the changelog.
 
-/// Keys by their old path, where list indices are left out as in `routes[].path`, and the new key in the same map.
+/// Keys by their old path, where list indices are left out as in `routes[].path`, and the new key
+/// in the same map.
 const KEYS: [(&str, &str); 2] = [
     ("registry", "presence"),
     ("routes[].slow.patience", "stall_timeout"),
 ];
 
 /// Values by the path of their key, the old value and the new one.
-const VALUES: [(&str, &str, &str); 1] = [("routes[].sources[].delivery", "republish", "republish")];
+const VALUES: [(&str, &str, &str); 1] = [("routes[].sources[].delivery", "on_demand", "republish")];
 
 /// Returns the new name of the key at `path`, if the key was renamed.
 pub(super) fn key(path: &str) -> Option<&'static str> {

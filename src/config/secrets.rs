@@ -1,27 +1,27 @@
-//! Masks what could be a secret in the lines that problems show.
+//! Masks possible secrets in the lines that problems show.
 //!
-//! A text that was read is masked by its structure: all of `nats:` but addresses and file names, the values of unknown
-//! keys and of keys that sound like secrets, credentials in addresses, keys in PEM. Anchors need no rule of their own: the
-//! value of an alias has the place of its anchor. A text that could not be read is masked by its letters: below `nats:`,
-//! and wherever the section is not known, only the names of keys are shown. Every line is masked by its letters as well,
-//! for its comments.
+//! A parsed text is masked by its structure: everything in `nats:` except addresses and file names,
+//! the values of unknown keys and of keys that sound like secrets, credentials in addresses, keys
+//! in PEM. Anchors need no rule: the value of an alias has the location of its anchor. A text that
+//! could not be parsed is masked by its letters: in `nats:`, and where the section is unknown, only
+//! the names of keys are shown. Every line is masked by its letters too, because of its comments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::problem::{Report, Span};
+use super::problem::{Report, TextRange};
 use super::spelling::is_near;
 use super::tree::{Node, Scalar, Value};
 
-/// How much of a value is hidden.
+/// Part of a value that is hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hidden {
-    /// All of it.
+    /// The whole value.
     All,
-    /// What is before the `@` of an address.
+    /// The text before the `@` of an address.
     UserInfo,
 }
 
-/// The keys at the top of a file.
+/// Keys at the top of a file.
 const SECTIONS: [&str; 9] = [
     "listen",
     "admin",
@@ -34,13 +34,13 @@ const SECTIONS: [&str; 9] = [
     "log",
 ];
 
-/// The section whose values are hidden.
+/// Section whose values are hidden.
 const NATS: &str = "nats";
 
-/// The keys below `nats` whose values are addresses or names of files.
+/// Keys in `nats` whose values are addresses or names of files.
 const SHOWN: [&str; 2] = ["servers", "tls"];
 
-/// The words that are shown below `nats` in a text that could not be read.
+/// Words that are shown in `nats` in a text that could not be parsed.
 const NATS_WORDS: [&str; 13] = [
     "nats",
     "servers",
@@ -57,92 +57,96 @@ const NATS_WORDS: [&str; 13] = [
     "key",
 ];
 
-/// Parts of words that sound like secrets, and whole words that a typing error may be near to.
+/// Parts of words that sound like secrets, and whole words that may be misspelled.
 const SECRET_PARTS: [&str; 7] = ["pass", "pwd", "secret", "token", "nkey", "seed", "apikey"];
 const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "nkey"];
 
-/// Whether the value of a key of this name could be a secret.
+/// Returns whether the value of a key of this name could be a secret.
 pub(super) fn is_secret_name(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key != "key"
         && (SECRET_PARTS.iter().any(|part| key.contains(part)) || is_near(&key, &SECRET_WORDS))
 }
 
-/// Whether the values of this section could be secrets.
+/// Returns whether the values of this section could be secrets.
 pub(super) fn is_section(key: &str) -> bool {
     key == NATS
 }
 
-/// What the parents of a value say about it.
+/// Sensitivity of a value that follows from its parents.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Inside {
-    /// Nothing.
-    Open,
-    /// It is a list of addresses.
+enum Sensitivity {
+    /// Not sensitive by its parents.
+    Public,
+    /// List of addresses.
     Addresses,
-    /// It is, or could be, a secret.
+    /// Secret, or possibly one.
     Secret,
 }
 
-/// Hides what could be a secret in a text that was read.
+/// Hides possible secrets in a parsed text.
 pub(super) fn hide(root: &Node, report: &Report<'_>) {
     let Value::Map(entries) = &root.value else {
-        return hide_in(root, Inside::Secret, report);
+        return hide_in(root, Sensitivity::Secret, report);
     };
     for entry in entries {
         if entry.key != NATS && !is_near(&entry.key, &[NATS]) {
-            hide_in(&entry.node, inside(&entry.key, Inside::Open), report);
+            hide_in(
+                &entry.node,
+                sensitivity(&entry.key, Sensitivity::Public),
+                report,
+            );
             continue;
         }
         let Value::Map(entries) = &entry.node.value else {
-            hide_in(&entry.node, Inside::Secret, report);
+            hide_in(&entry.node, Sensitivity::Secret, report);
             continue;
         };
         for entry in entries {
-            let inside = match &*entry.key {
-                "servers" => Inside::Addresses,
-                key if SHOWN.contains(&key) => Inside::Open,
-                _ => Inside::Secret,
+            let sensitivity = match &*entry.key {
+                "servers" => Sensitivity::Addresses,
+                key if SHOWN.contains(&key) => Sensitivity::Public,
+                _ => Sensitivity::Secret,
             };
-            // In braces, what follows a comma of a value without quotes is a key of its own.
+            // In braces, the part of an unquoted value after a comma is a key of its own.
             if entry.node.is_null() && !NATS_WORDS.contains(&&*entry.key) {
-                report.hide(entry.at.span(), Hidden::All);
+                report.hide(entry.at.range(), Hidden::All);
             }
-            hide_in(&entry.node, inside, report);
+            hide_in(&entry.node, sensitivity, report);
         }
     }
 }
 
-/// Hides all of a value.
+/// Hides a whole value.
 pub(super) fn hide_value(node: &Node, report: &Report<'_>) {
-    hide_in(node, Inside::Secret, report);
+    hide_in(node, Sensitivity::Secret, report);
 }
 
-fn inside(key: &str, parent: Inside) -> Inside {
+fn sensitivity(key: &str, parent: Sensitivity) -> Sensitivity {
     if is_secret_name(key) {
-        Inside::Secret
+        Sensitivity::Secret
     } else {
         parent
     }
 }
 
-fn hide_in(node: &Node, place: Inside, report: &Report<'_>) {
+fn hide_in(node: &Node, place: Sensitivity, report: &Report<'_>) {
     match &node.value {
         Value::Scalar(scalar) => {
             if let Some(what) = hidden(scalar, place) {
-                report.hide(node.span, what);
+                report.hide(node.range, what);
             }
         }
         Value::List(items) => items.iter().for_each(|item| hide_in(item, place, report)),
         Value::Map(entries) => {
             for entry in entries {
-                let place = if place == Inside::Addresses {
-                    Inside::Secret
+                let place = if place == Sensitivity::Addresses {
+                    Sensitivity::Secret
                 } else {
-                    inside(&entry.key, place)
+                    sensitivity(&entry.key, place)
                 };
-                if place == Inside::Secret && entry.node.is_null() {
-                    report.hide(entry.at.span(), Hidden::All);
+                if place == Sensitivity::Secret && entry.node.is_null() {
+                    report.hide(entry.at.range(), Hidden::All);
                 }
                 hide_in(&entry.node, place, report);
             }
@@ -150,19 +154,20 @@ fn hide_in(node: &Node, place: Inside, report: &Report<'_>) {
     }
 }
 
-/// How much of a value is hidden, if anything.
-fn hidden(scalar: &Scalar, place: Inside) -> Option<Hidden> {
+/// Returns the part of a value to hide, if any.
+fn hidden(scalar: &Scalar, place: Sensitivity) -> Option<Hidden> {
     let text = &scalar.text;
     match place {
-        Inside::Secret => Some(Hidden::All),
+        Sensitivity::Secret => Some(Hidden::All),
         _ if is_key(text) => Some(Hidden::All),
-        Inside::Addresses if text.contains('@') => Some(Hidden::UserInfo),
+        Sensitivity::Addresses if text.contains('@') => Some(Hidden::UserInfo),
         _ if text.contains("://") && text.contains('@') => Some(Hidden::UserInfo),
         _ => None,
     }
 }
 
-/// Whether a text is a key itself: PEM, the content of a `.creds` file, the seed of an nkey (base32, 58 characters).
+/// Returns whether a text is a key: PEM, the content of a `.creds` file, the seed of an nkey
+/// (base32, 58 characters).
 pub(super) fn is_key(text: &str) -> bool {
     let seed = |word: &str| {
         word.len() == 58
@@ -177,21 +182,22 @@ pub(super) fn is_key(text: &str) -> bool {
             .any(seed)
 }
 
-/// The lines that are shown, masked.
+/// Masked lines.
 pub(super) struct Masks(BTreeMap<usize, Vec<char>>);
 
 impl Masks {
-    /// Masks these lines of a text, in time that grows with the text and not with the number of lines.
+    /// Masks these lines of a text. Takes time linear in the text, independent of the number of
+    /// lines.
     pub(super) fn new(
         text: &str,
         lines: &BTreeSet<usize>,
-        hidden: &[(Span, Hidden)],
+        hidden: &[(TextRange, Hidden)],
         is_broken: bool,
     ) -> Self {
-        let mut spans: BTreeMap<usize, Vec<(Span, Hidden)>> = BTreeMap::new();
-        for (span, what) in hidden {
-            for line in lines.range(span.from.0..=span.until.0.max(span.from.0)) {
-                spans.entry(*line).or_default().push((*span, *what));
+        let mut ranges: BTreeMap<usize, Vec<(TextRange, Hidden)>> = BTreeMap::new();
+        for (range, what) in hidden {
+            for line in lines.range(range.from.0..=range.until.0.max(range.from.0)) {
+                ranges.entry(*line).or_default().push((*range, *what));
             }
         }
         let mut masked = BTreeMap::new();
@@ -203,11 +209,11 @@ impl Masks {
                 continue;
             }
             let mut chars: Vec<char> = line.chars().collect();
-            let end = spans
+            let end = ranges
                 .get(&number)
                 .into_iter()
                 .flatten()
-                .map(|(span, what)| mask(&mut chars, number, *span, *what));
+                .map(|(range, what)| mask(&mut chars, number, *range, *what));
             if let Some(end) = end.max() {
                 mask_comment(&mut chars, end);
             }
@@ -221,14 +227,14 @@ impl Masks {
         Self(masked)
     }
 
-    /// A line; empty where there is none.
+    /// Returns a masked line, or an empty one if there is no such line.
     pub(super) fn line(&self, number: usize) -> &[char] {
         self.0.get(&number).map_or(&[], Vec::as_slice)
     }
 }
 
-/// For a line that begins a section, or may: whether it is known as one without secrets. Lines that are indented,
-/// empty or comments belong to the section before them; so do items of lists, which may stand under their key.
+/// Returns, for a line that may begin a section, whether the section is known and has no secrets.
+/// Indented and empty lines, comments and items of lists belong to the section before them.
 fn section(line: &str) -> Option<bool> {
     let line = line.trim_start_matches('\u{feff}');
     if line.starts_with([' ', '\t', '#', '-']) || line.trim().is_empty() {
@@ -246,15 +252,15 @@ fn is_word(char: char) -> bool {
     char.is_alphanumeric() || matches!(char, '_' | '-')
 }
 
-/// Masks a value; returns where it ends in this line.
-fn mask(chars: &mut [char], line: usize, span: Span, what: Hidden) -> usize {
-    let from = if span.from.0 == line {
-        span.from.1.min(chars.len())
+/// Masks a value and returns the column of its end in this line.
+fn mask(chars: &mut [char], line: usize, range: TextRange, what: Hidden) -> usize {
+    let from = if range.from.0 == line {
+        range.from.1.min(chars.len())
     } else {
         0
     };
-    let until = if span.until.0 == line {
-        span.until.1.clamp(from, chars.len())
+    let until = if range.until.0 == line {
+        range.until.1.clamp(from, chars.len())
     } else {
         chars.len()
     };
@@ -275,7 +281,7 @@ fn mask(chars: &mut [char], line: usize, span: Span, what: Hidden) -> usize {
     until
 }
 
-/// Masks a value but for its quotes. A reference to the environment, and `null`, are no secrets.
+/// Masks a value except for its quotes. References to the environment and `null` are not masked.
 fn mask_value(value: &mut [char]) {
     let value = match value {
         ['"', inner @ .., '"'] | ['\'', inner @ .., '\''] => inner,
@@ -295,14 +301,15 @@ fn mask_value(value: &mut [char]) {
     }
 }
 
-/// Masks the comment after a secret: it may be the rest of one that needs quotes.
+/// Masks the comment after a secret: it may be part of a secret that needs quotes.
 fn mask_comment(chars: &mut [char], from: usize) {
     if let Some(comment) = position(chars, " #", from) {
         chars[comment + 1..].fill('*');
     }
 }
 
-/// Masks what follows the name of a secret and a colon, to the end of its value or of the line.
+/// Masks the text after the name of a secret and a colon, up to the end of its value or of the
+/// line.
 fn mask_named(chars: &mut [char]) {
     let flow = chars
         .iter()
@@ -346,10 +353,10 @@ fn mask_named(chars: &mut [char]) {
     }
 }
 
-/// 32 characters: more than the name of any secret.
+/// 32 characters: longer than the name of any secret.
 const WORD_MAX: usize = 32;
 
-/// Masks what is before the last `@` of every address.
+/// Masks the text before the last `@` of every address.
 fn mask_addresses(chars: &mut [char]) {
     let ends = |char: &char| matches!(char, ' ' | '"' | '\'' | ',' | ']');
     for word in chars.split_mut(ends) {
@@ -366,7 +373,7 @@ fn mask_addresses(chars: &mut [char]) {
     }
 }
 
-/// Masks every word but the names of keys of `nats`.
+/// Masks every word except the names of keys of `nats` and of sections.
 fn mask_values(chars: &mut [char]) {
     let mut at = 0;
     while at < chars.len() {
@@ -417,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_of_secrets_are_masked_by_the_letters_of_their_names() {
+    fn values_of_secrets_are_masked_by_the_letters_of_their_names() {
         assert_eq!(
             by_letters("  password: hunter2  # why"),
             "  password: **************"
@@ -465,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_could_not_be_read_shows_names_only_below_nats_and_where_it_is_not_known() {
+    fn unparsed_text_shows_only_key_names_in_nats_and_in_unknown_sections() {
         let text = "routes:\n  - path: /a\nnats:\n  user: \"me\n  hunter2 x: y\nhunter2 x\n{\"token\": z}\nlog: info\n";
         assert_eq!(broken(text, 2), "  - path: /a");
         assert_eq!(broken(text, 4), "  user: \"**");
@@ -477,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn masking_takes_time_that_grows_with_the_length_of_a_line() {
+    fn masking_takes_linear_time() {
         let begun = std::time::Instant::now();
         for word in [
             "://",
@@ -492,7 +499,7 @@ mod tests {
             by_letters(&word.repeat((1 << 20) / word.len()));
             broken(&word.repeat((1 << 20) / word.len()), 1);
         }
-        // By squares a single one takes minutes.
+        // In quadratic time a single one takes minutes.
         assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     }
 }

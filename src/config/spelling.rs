@@ -1,60 +1,44 @@
-//! What was probably meant by a word that is not known.
+//! Suggestions for unknown words: the known word that was probably meant.
+//!
+//! Distances are those of optimal string alignment: inserted, removed, replaced and swapped letters
+//! count one each.
 
 use std::collections::BTreeSet;
 
-/// A known key of this name somewhere else; its map.
+use strsim::osa_distance;
+
+/// 64 bytes: longer words are not a typing error of a key, and the distance takes time with the
+/// product of the lengths.
+const WORD_BYTES_MAX: usize = 64;
+
+/// Returns the path of the map that has a key of this name, if another map has one.
 pub(super) fn elsewhere<'k>(key: &str, known: &'k BTreeSet<String>) -> Option<&'k str> {
     known
         .iter()
         .find_map(|path| path.strip_suffix(key)?.strip_suffix('.'))
 }
 
-/// The word that was probably meant: at most a third of its letters differ.
+/// Returns the word that was probably meant: at most a third of its letters differ.
 pub(super) fn nearest<'k>(word: &str, words: &[&'k str]) -> Option<&'k str> {
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
     let word = word.to_ascii_lowercase();
-    let near = words
+    let (distance, near) = words
         .iter()
-        .map(|other| (distance(&word, other), *other))
+        .map(|other| (osa_distance(&word, other), *other))
         .min()?;
-    (near.0 <= near.1.len().max(word.len()).div_ceil(3)).then_some(near.1)
+    (distance <= near.len().max(word.len()).div_ceil(3)).then_some(near)
 }
 
-/// Whether one of these words was probably meant: at most a quarter of its letters differ, and at least one may.
+/// Returns whether one of these words was probably meant: at most a quarter of its letters differ,
+/// and one always may.
 pub(super) fn is_near(word: &str, words: &[&str]) -> bool {
     let word = word.to_ascii_lowercase();
     words.iter().any(|other| {
         let most = (other.len() / 4).max(1);
-        word.len().abs_diff(other.len()) <= most && distance(&word, other) <= most
+        word.len().abs_diff(other.len()) <= most && osa_distance(&word, other) <= most
     })
-}
-
-/// Letters to insert, remove, replace or swap (optimal string alignment). Words too long to be a key are far from all.
-fn distance(one: &str, two: &str) -> usize {
-    let (one, two): (Vec<char>, Vec<char>) = (one.chars().collect(), two.chars().collect());
-    if one.len() > 64 {
-        return usize::MAX;
-    }
-    let mut rows = vec![vec![0; two.len() + 1]; one.len() + 1];
-    for i in 0..=one.len() {
-        for j in 0..=two.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let same = one[i - 1] == two[j - 1];
-                let step = (rows[i - 1][j] + 1)
-                    .min(rows[i][j - 1] + 1)
-                    .min(rows[i - 1][j - 1] + usize::from(!same));
-                let swapped =
-                    i > 1 && j > 1 && one[i - 1] == two[j - 2] && one[i - 2] == two[j - 1];
-                if swapped {
-                    step.min(rows[i - 2][j - 2] + 1)
-                } else {
-                    step
-                }
-            };
-        }
-    }
-    rows[one.len()][two.len()]
 }
 
 #[cfg(test)]
@@ -62,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_key_is_the_one_that_was_meant() {
+    fn typing_errors_get_the_intended_key() {
         let keys = [
             "path",
             "sources",

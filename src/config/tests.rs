@@ -1,4 +1,4 @@
-//! Any text and any bytes get an answer; the form of a text is judged before its content.
+//! Any text and any bytes get a result, within bounds of time and size.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn message(text: &str) -> String {
         .clone()
 }
 
-/// Pieces of the file format, in any order: nearer to a configuration than any text.
+/// Pieces of the file format in any order: closer to a configuration than random text.
 fn nearly() -> impl Strategy<Value = String> {
     let words = [
         "routes",
@@ -66,7 +66,7 @@ fn nearly() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_gets_an_answer(text in prop_oneof![any::<String>(), nearly()]) {
+    fn any_text_gets_a_result(text in prop_oneof![any::<String>(), nearly()]) {
         match parse(&text, "f", &environment) {
             Ok(config) => prop_assert!(!config.http.routes.is_empty()),
             Err(problems) => prop_assert!(!problems.as_slice().is_empty() && problems.to_string().contains("error: ")),
@@ -74,12 +74,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_get_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_get_a_result(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(parse_bytes(&bytes, "f", &environment).is_err());
     }
 
     #[test]
-    fn a_good_file_with_a_piece_cut_out_or_put_in_gets_an_answer(at in any::<prop::sample::Index>(), cut in 0usize..20, put in nearly()) {
+    fn reference_file_with_a_piece_removed_or_inserted_gets_a_result(at in any::<prop::sample::Index>(), cut in 0usize..20, put in nearly()) {
         let mut chars: Vec<char> = include_str!("../../sidecar.yaml").chars().collect();
         let from = at.index(chars.len());
         let until = (from + cut).min(chars.len());
@@ -92,7 +92,7 @@ proptest! {
 }
 
 #[test]
-fn what_an_alias_repeats_is_bounded() {
+fn values_repeated_by_aliases_are_bounded() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..10 {
         let before = format!("*a{}", level - 1);
@@ -110,13 +110,13 @@ fn what_an_alias_repeats_is_bounded() {
     assert_eq!(message(&long), "the aliases make the file too large");
     assert_eq!(
         message("a: &a [*a]"),
-        "an alias stands inside of what it repeats"
+        "an alias is inside of the value that it repeats"
     );
-    assert!(message("a: *b").starts_with("this is no YAML: "));
+    assert!(message("a: *b").starts_with("invalid YAML: "));
 }
 
 #[test]
-fn an_alias_repeats_a_value_and_its_problem_is_told_once() {
+fn problem_of_a_repeated_value_is_reported_once() {
     let text = |heartbeat| {
         let route = |path, window| {
             format!("  - {{ path: {path}, sources: [{{ subjects: [a] }}], window: {window} }}\n")
@@ -156,12 +156,12 @@ fn the_form_of_a_file_is_bounded() {
         message("a: 1\n---\nb: 2\n"),
         "the file has a second document"
     );
-    assert_eq!(message("!!map { a: b }"), "a YAML tag has no meaning here");
+    assert_eq!(message("!!map { a: b }"), "YAML tags are not supported");
     let filled = format!("{GOOD}\ntrusted_proxies: [{}]", ["'${A}'"; 20].join(", "));
-    let told = parse(&filled, "f", &environment).unwrap_err().to_string();
+    let report = parse(&filled, "f", &environment).unwrap_err().to_string();
     assert!(
-        told.contains("the environment fills in more than 1 MiB"),
-        "{told}"
+        report.contains("the environment fills in more than 1 MiB"),
+        "{report}"
     );
     let keys: String = (0..10_000).map(|key| format!("k{key}: 1\n")).collect();
     assert_eq!(message(&keys), "a map has too many keys");
@@ -169,17 +169,17 @@ fn the_form_of_a_file_is_bounded() {
     let routes: String = (0..10_000).map(route).collect();
     assert_eq!(
         message(&format!("routes:\n{routes}")),
-        "`routes` has 10000 items, at most 1000 are read"
+        "`routes` has 10000 items, the maximum is 1000"
     );
     let many: String = (0..200).map(|key| format!("k{key}: 1\n")).collect();
-    let told = parse(&many, "f", &environment).unwrap_err();
-    assert_eq!(told.as_slice().len(), Problems::COUNT_MAX);
-    assert!(told.to_string().ends_with("100 problems or more"));
+    let report = parse(&many, "f", &environment).unwrap_err();
+    assert_eq!(report.as_slice().len(), Problems::COUNT_MAX);
+    assert!(report.to_string().ends_with("100 problems or more"));
 }
 
-/// Large files, and files at the bounds of what is read. By squares some of them take minutes.
+/// Large files, and files at the bounds. In quadratic time some of them take minutes.
 #[test]
-fn the_time_to_judge_a_file_grows_with_its_size() {
+fn time_to_check_a_file_is_linear() {
     let many =
         |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<String>();
     let list = |count: usize, item: &dyn Fn(usize) -> String| {
@@ -257,7 +257,7 @@ fn the_time_to_judge_a_file_grows_with_its_size() {
         assert!(text.len() <= FILE_BYTES_MAX, "{}", &text[..100]);
         let begun = std::time::Instant::now();
         let answer = parse(&text, "f", &environment);
-        let told = answer.map_or_else(
+        let length = answer.map_or_else(
             |problems| problems.to_string().len(),
             |config| config.http.routes.len(),
         );
@@ -268,13 +268,17 @@ fn the_time_to_judge_a_file_grows_with_its_size() {
             begun.elapsed(),
             &text[..100]
         );
-        assert!(told < 200_000, "{told} bytes are told: {}", &text[..100]);
+        assert!(
+            length < 200_000,
+            "{length} bytes of problems: {}",
+            &text[..100]
+        );
     }
 }
 
 #[test]
-fn bytes_that_are_no_text_are_told_with_their_line() {
-    let told = |bytes: &[u8]| {
+fn bytes_that_are_not_utf8_are_reported_with_their_line() {
+    let report = |bytes: &[u8]| {
         parse_bytes(bytes, "f", &environment)
             .unwrap_err()
             .as_slice()[0]
@@ -282,18 +286,18 @@ fn bytes_that_are_no_text_are_told_with_their_line() {
             .clone()
     };
     assert_eq!(
-        told(b"a: 1\nb: \xff\n"),
+        report(b"a: 1\nb: \xff\n"),
         "the file is not UTF-8, first in line 2"
     );
     assert_eq!(
-        told(&[0xff; FILE_BYTES_MAX + 1]),
+        report(&[0xff; FILE_BYTES_MAX + 1]),
         "the file is larger than 1 MiB"
     );
     assert!(parse_bytes(format!("\u{feff}{GOOD}").as_bytes(), "f", &environment).is_ok());
 }
 
 #[test]
-fn the_content_hash_is_of_what_the_file_says_and_the_text_hash_of_how() {
+fn content_hash_ignores_the_form_of_the_file_and_text_hash_does_not() {
     let loaded = |text: &str| parse_bytes(text.as_bytes(), "f", &environment).unwrap();
     let one = loaded(GOOD);
     let two = loaded(
@@ -305,7 +309,7 @@ fn the_content_hash_is_of_what_the_file_says_and_the_text_hash_of_how() {
     assert_ne!(one.content_hash, three.content_hash);
 }
 
-/// The hint of the first problem of a text.
+/// Returns the hint of the first problem of a text.
 fn hint(text: &str) -> String {
     let problems = parse(text, "f", &environment).unwrap_err();
     problems.as_slice()[0].hint.clone().unwrap_or_default()
@@ -322,7 +326,7 @@ fn renamed_section_registry_is_rejected_with_the_new_name() {
 #[test]
 fn renamed_key_patience_is_rejected_with_the_new_name() {
     assert_eq!(
-        hint("routes: [{ path: /a, sources: [{ subjects: [a] }], slow: { stall_timeout: 2s } }]"),
+        hint("routes: [{ path: /a, sources: [{ subjects: [a] }], slow: { patience: 2s } }]"),
         "`patience` was renamed: write `stall_timeout`"
     );
 }
@@ -331,9 +335,9 @@ fn renamed_key_patience_is_rejected_with_the_new_name() {
 fn renamed_delivery_on_demand_is_rejected_with_the_new_name() {
     assert_eq!(
         hint(
-            "routes: [{ path: /a, sources: [{ stream: A, subjects: [a], delivery: republish }] }]"
+            "routes: [{ path: /a, sources: [{ stream: A, subjects: [a], delivery: on_demand }] }]"
         ),
-        "`republish` was renamed: write `republish`"
+        "`on_demand` was renamed: write `republish`"
     );
 }
 

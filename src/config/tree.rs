@@ -1,18 +1,24 @@
-//! YAML as a tree that keeps its positions; every fault of the form is reported, nothing is interpreted yet.
+//! YAML as a tree of nodes that keep their locations.
+//!
+//! Values stay texts: the key decides later whether `0123` is a number or a password. Errors of the
+//! form are reported: duplicate keys, tags, a second document, tabs in the indentation. The events
+//! of `saphyr-parser` are read one by one, because its own tree builder has no bound on depth.
+//! Depth, keys of a map, number of values and the bytes that aliases repeat are bounded, so an
+//! alias bomb is an error and not a memory problem.
 
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
-use super::problem::{Mark, Report, Span as Stretch};
+use super::problem::{Location, Report, TextRange};
 use super::secrets::{self, Hidden};
 
-/// One value and where it stands.
+/// One value with its location.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) at: Mark,
-    /// All of it: a text may have several lines.
-    pub(super) span: Stretch,
+    pub(super) at: Location,
+    /// Range of the whole value, which may have several lines.
+    pub(super) range: TextRange,
     pub(super) value: Value,
 }
 
@@ -23,46 +29,48 @@ pub(super) enum Value {
     Map(Vec<Entry>),
 }
 
-/// A text as it was written. What it means (a number, nothing, a duration) is said by the key that it stands at:
-/// a password of `0123` or `true` stays what it is.
+/// Text as it was written. Its key decides what it means (a number, null, a duration): a password
+/// `0123` or `true` stays as it is.
 #[derive(Clone, Debug)]
 pub(super) struct Scalar {
     pub(super) text: String,
     /// Without quotes.
     pub(super) plain: bool,
-    /// Something in it came from the environment, and must not be shown.
+    /// Part of it came from the environment and must not be shown.
     pub(super) filled: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) at: Mark,
+    pub(super) at: Location,
     pub(super) node: Node,
 }
 
 impl Scalar {
-    /// Whether it stands for "nothing": without quotes only, but for a variable of the environment that is empty.
+    /// Returns whether it is null: unquoted, or filled from a variable that is empty.
     pub(super) fn is_null(&self) -> bool {
         let null = matches!(self.text.as_str(), "" | "~" | "null" | "Null" | "NULL");
         null && (self.plain || (self.filled && self.text.is_empty()))
     }
 }
 
-/// 32: four times what the deepest key needs. Bounds every recursion over the tree.
+/// 32: four times the depth of the deepest key. Bounds every recursion over the tree.
 const DEPTH_MAX: usize = 32;
-/// 256 keys: ten times what the largest map takes. Keys that stand twice are looked for among so many.
+/// 256 keys: ten times the largest map. The search for duplicate keys is linear.
 const KEYS_MAX: usize = 256;
-/// 8 MiB of values that aliases repeat, and as many that have an anchor and are kept for them; the file's own are bounded
-/// by the file.
+/// 8 MiB of values that aliases repeat, and 8 MiB of values with an anchor. Other values are
+/// bounded by the size of the file.
 const BYTES_MAX: usize = 8 << 20;
-/// 100,000 values: 1000 routes with every key they can have take a half. Each takes 400 bytes while it is read.
+/// 100,000 values: twice as many as 1000 routes with every key have. Each takes 400 bytes while the
+/// file is read.
 const VALUES_MAX: usize = 100_000;
 
 const TOO_DEEP: &str = "the values are nested too deeply";
-const TOO_DEEP_HINT: &str = "no key of the configuration needs a tenth of this";
+const TOO_DEEP_HINT: &str = "no key of the configuration is nested as deeply";
 
-/// The tree of a text, or nothing when it has none that can be read; the report says why.
+/// Returns the tree of a text, or nothing if the text is empty or cannot be parsed; the report has
+/// the reason.
 pub(super) fn read(report: &Report<'_>) -> Option<Node> {
     let (open, anchors) = (Vec::new(), HashMap::new());
     let mut builder = Builder {
@@ -74,59 +82,59 @@ pub(super) fn read(report: &Report<'_>) -> Option<Node> {
         values: 0,
         root: None,
     };
-    // Event by event and not `Parser::load`, whose recursion is bounded by nothing.
+    // Not `Parser::load`: its recursion has no bound.
     let mut parser = Parser::new_from_str(report.text());
     while let Some(event) = parser.next_event() {
         match event {
             Ok((event, span)) => {
                 if builder.take(event, span).is_err() {
-                    report.break_off();
+                    report.mark_broken();
                     return None;
                 }
             }
             Err(error) => {
-                builder.broken(&error);
-                report.break_off();
+                builder.report_syntax_error(&error);
+                report.mark_broken();
                 return None;
             }
         }
     }
     let root = builder.root.filter(|root| !root.is_null());
     if root.is_none() {
-        let hint =
-            "`routes` is needed at least; begin with a copy of the reference file, sidecar.yaml";
-        report.add(Mark::default(), "the file is empty", Some(hint.into()));
+        let hint = "`routes` is required; start with a copy of the reference file, sidecar.yaml";
+        report.error(Location::default(), "the file is empty", Some(hint.into()));
     }
     root
 }
 
 impl Node {
-    /// Whether it stands for "nothing".
+    /// Returns whether it is null.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.is_null())
     }
 }
 
-/// Stop reading: what follows would make no sense.
+/// Signal to stop reading: later errors would be consequences of the first.
 struct Stop;
 
-/// A collection that is not closed yet.
+/// List or map that is not closed yet.
 struct Open {
-    at: Mark,
+    at: Location,
     from: Marker,
     anchor: usize,
     value: Value,
-    /// In a map, the key whose value comes next. `None` in it: a key that is no text, its value is dropped.
-    key: Option<(Option<String>, Mark)>,
+    /// In a map, the key whose value comes next. The key is `None` if it is not a text; its value
+    /// is dropped.
+    key: Option<(Option<String>, Location)>,
 }
 
-/// A value that aliases may repeat.
+/// Value that aliases may repeat.
 struct Anchored {
     node: Node,
     size: Size,
 }
 
-/// What a copy of a value costs.
+/// Cost of a copy of a value.
 #[derive(Clone, Copy, Default)]
 struct Size {
     bytes: usize,
@@ -145,7 +153,7 @@ struct Builder<'r, 't> {
 
 impl Builder<'_, '_> {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Stop> {
-        let at = mark(span.start, span.end);
+        let at = location(span.start, span.end);
         if matches!(
             event,
             Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..)
@@ -161,11 +169,11 @@ impl Builder<'_, '_> {
             ),
             Event::DocumentStart(_) => Ok(()),
             Event::SequenceStart(anchor, tag) => {
-                self.refuse_tag(at, tag.is_some());
+                self.reject_tag(at, tag.is_some());
                 self.begin(at, span.start, anchor, Value::List(Vec::new()))
             }
             Event::MappingStart(anchor, tag) => {
-                self.refuse_tag(at, tag.is_some());
+                self.reject_tag(at, tag.is_some());
                 self.begin(at, span.start, anchor, Value::Map(Vec::new()))
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
@@ -178,7 +186,7 @@ impl Builder<'_, '_> {
                 }) => self.insert(
                     Node {
                         at,
-                        span: stretch(from, span.end),
+                        range: text_range(from, span.end),
                         value,
                     },
                     anchor,
@@ -186,9 +194,10 @@ impl Builder<'_, '_> {
                 None => Ok(()),
             },
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_tag(at, tag.is_some());
+                self.reject_tag(at, tag.is_some());
                 let plain = style == ScalarStyle::Plain;
-                // The end of the whole file is not a place to point at.
+                // The location of an empty value may be the end of the file: use the location of
+                // its key.
                 let empty = plain && text.is_empty();
                 let at = if empty {
                     self.key_mark().unwrap_or(at)
@@ -203,7 +212,7 @@ impl Builder<'_, '_> {
                 self.insert(
                     Node {
                         at,
-                        span: stretch(span.start, span.end),
+                        range: text_range(span.start, span.end),
                         value,
                     },
                     anchor,
@@ -213,17 +222,17 @@ impl Builder<'_, '_> {
                 let Some(size) = self.anchors.get(&anchor).map(|anchored| anchored.size) else {
                     return self.stop(
                         at,
-                        "an alias stands inside of what it repeats",
-                        "write the values out",
+                        "an alias is inside of the value that it repeats",
+                        "write the values without aliases",
                     );
                 };
-                // Before the copy is made.
+                // Counted before the copy is made.
                 self.bytes += size.bytes;
                 if self.bytes > BYTES_MAX {
                     return self.stop(
                         at,
                         "the aliases make the file too large",
-                        "write the values out",
+                        "write the values without aliases",
                     );
                 }
                 self.count(at, size.values)?;
@@ -236,43 +245,43 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// Counts values before they are kept.
-    fn count(&mut self, at: Mark, values: usize) -> Result<(), Stop> {
+    /// Counts values, and stops at the bound.
+    fn count(&mut self, at: Location, values: usize) -> Result<(), Stop> {
         self.values += values;
         if self.values > VALUES_MAX {
             return self.stop(
                 at,
                 &format!("the file has more than {VALUES_MAX} values"),
-                "serve fewer routes from one pod",
+                "configure fewer routes per pod",
             );
         }
         Ok(())
     }
 
-    fn key_mark(&self) -> Option<Mark> {
+    fn key_mark(&self) -> Option<Location> {
         self.open
             .last()
             .and_then(|open| open.key.as_ref())
             .map(|(_, at)| *at)
     }
 
-    fn refuse_tag(&self, at: Mark, tagged: bool) {
+    fn reject_tag(&self, at: Location, tagged: bool) {
         if tagged {
-            self.report.add(
+            self.report.error(
                 at,
-                "a YAML tag has no meaning here",
+                "YAML tags are not supported",
                 Some("remove the `!...`".into()),
             );
         }
     }
 
-    fn stop(&self, at: Mark, message: &str, hint: &str) -> Result<(), Stop> {
-        self.report.add(at, message, Some(hint.into()));
+    fn stop(&self, at: Location, message: &str, hint: &str) -> Result<(), Stop> {
+        self.report.error(at, message, Some(hint.into()));
         Err(Stop)
     }
 
-    /// Says why a text is no YAML.
-    fn broken(&self, error: &ScanError) {
+    /// Reports a syntax error of YAML.
+    fn report_syntax_error(&self, error: &ScanError) {
         let mut odd_indentation = false;
         for (index, line) in self.report.text().lines().enumerate() {
             let indent = line.len() - line.trim_start_matches(is_blank).len();
@@ -288,39 +297,38 @@ impl Builder<'_, '_> {
                 continue;
             };
             odd_indentation = true;
-            let at = Mark {
+            let at = Location {
                 line: index + 1,
                 column: before + 1,
                 width: 1,
             };
             let message = match char {
-                '\t' => "a tab stands in the indentation".to_owned(),
+                '\t' => "tab in the indentation".to_owned(),
                 char => format!(
-                    "a character that looks like a space stands in the indentation: U+{:04X}",
+                    "character that looks like a space in the indentation: U+{:04X}",
                     char as u32
                 ),
             };
-            self.report.add(
-                at,
-                message,
-                Some("YAML is indented with spaces only".into()),
-            );
+            self.report
+                .error(at, message, Some("indent with spaces only".into()));
         }
-        // It makes the parser complain about what comes after it: that is no fault of its own.
+        // Odd indentation makes the parser fail later: its error would be a consequence.
         if !odd_indentation {
-            let at = mark(*error.marker(), *error.marker());
+            let at = location(*error.marker(), *error.marker());
             if error.info().contains("recursion limit") {
-                return self.report.add(at, TOO_DEEP, Some(TOO_DEEP_HINT.into()));
+                return self.report.error(at, TOO_DEEP, Some(TOO_DEEP_HINT.into()));
             }
             let hint = self.unclosed().unwrap_or_else(|| {
-                "a text that begins with a sign, or holds `: ` or ` #`, needs quotes".into()
+                "a text that begins with a special character, or has `: ` or ` #`, needs quotes"
+                    .into()
             });
             self.report
-                .add(at, format!("this is no YAML: {}", error.info()), Some(hint));
+                .error(at, format!("invalid YAML: {}", error.info()), Some(hint));
         }
     }
 
-    /// The bracket that is still open: the fault is often there, and seen only lines later.
+    /// Returns a hint at the bracket that is still open: the parser often reports a missing one
+    /// lines later.
     fn unclosed(&self) -> Option<String> {
         let Open { at, .. } = self.open.last()?;
         let line = self.report.text().lines().nth(at.line.checked_sub(1)?)?;
@@ -329,12 +337,18 @@ impl Builder<'_, '_> {
             .nth(at.column - 1)
             .filter(|char| matches!(char, '{' | '['))?;
         Some(format!(
-            "`{bracket}` in line {}, column {} is still open; inside of it a text with braces or commas needs quotes",
+            "`{bracket}` in line {}, column {} is not closed; inside of it a text with braces or commas needs quotes",
             at.line, at.column
         ))
     }
 
-    fn begin(&mut self, at: Mark, from: Marker, anchor: usize, value: Value) -> Result<(), Stop> {
+    fn begin(
+        &mut self,
+        at: Location,
+        from: Marker,
+        anchor: usize,
+        value: Value,
+    ) -> Result<(), Stop> {
         if self.open.len() == DEPTH_MAX {
             return self.stop(at, TOO_DEEP, TOO_DEEP_HINT);
         }
@@ -356,7 +370,7 @@ impl Builder<'_, '_> {
                 return self.stop(
                     node.at,
                     "the values with anchors make the file too large",
-                    "write the values out",
+                    "write the values without aliases",
                 );
             }
             self.anchors.insert(
@@ -385,27 +399,27 @@ impl Builder<'_, '_> {
                 match entries.iter().find(|entry| entry.key == key) {
                     Some(first) => {
                         let hint = format!(
-                            "it stands in line {} already; remove one of them",
+                            "it is already in line {}; remove one of them",
                             first.at.line
                         );
-                        // In braces, the rest of a secret with a comma is a key without a value.
+                        // In braces, the part of a secret after a comma is a key without a value.
                         let is_hidden = in_secrets && node.is_null();
                         if is_hidden {
-                            self.report.hide(at.span(), Hidden::All);
+                            self.report.hide(at.range(), Hidden::All);
                         }
                         let key = if is_hidden {
-                            "a key".to_owned()
+                            "key".to_owned()
                         } else {
-                            format!("`{key}`")
+                            format!("key `{key}`")
                         };
                         self.report
-                            .add(at, format!("{key} stands here twice"), Some(hint));
+                            .error(at, format!("duplicate {key}"), Some(hint));
                     }
                     None if entries.len() == KEYS_MAX => {
                         return self.stop(
                             at,
                             "a map has too many keys",
-                            "no map of the configuration has a tenth of them",
+                            "no map of the configuration has more than a tenth of them",
                         );
                     }
                     None => entries.push(Entry { key, at, node }),
@@ -417,18 +431,22 @@ impl Builder<'_, '_> {
     }
 }
 
-fn key(report: &Report<'_>, node: Node) -> (Option<String>, Mark) {
+fn key(report: &Report<'_>, node: Node) -> (Option<String>, Location) {
     match node.value {
         Value::Scalar(scalar) => (Some(scalar.text), node.at),
         Value::List(_) | Value::Map(_) => {
             let hint = "a text that begins with `{` or `[` needs quotes".to_owned();
-            report.add(node.at, "a key is a word, not a list or a map", Some(hint));
+            report.error(
+                node.at,
+                "a key must be a word, not a list or a map",
+                Some(hint),
+            );
             (None, node.at)
         }
     }
 }
 
-/// What a copy of the value costs.
+/// Returns the cost of a copy of the value.
 fn size(node: &Node) -> Size {
     let mut size = Size {
         bytes: size_of::<Entry>(),
@@ -449,25 +467,25 @@ fn size(node: &Node) -> Size {
     size
 }
 
-/// White space of any kind, and what has no width.
+/// Returns whether a character is white space or has no width.
 fn is_blank(char: char) -> bool {
     char.is_whitespace() || matches!(char, '\u{200b}' | '\u{feff}')
 }
 
-fn stretch(start: Marker, end: Marker) -> Stretch {
-    Stretch {
+fn text_range(start: Marker, end: Marker) -> TextRange {
+    TextRange {
         from: (start.line(), start.col()),
         until: (end.line(), end.col()),
     }
 }
 
-fn mark(start: Marker, end: Marker) -> Mark {
+fn location(start: Marker, end: Marker) -> Location {
     let width = if end.line() == start.line() {
         end.col().saturating_sub(start.col())
     } else {
         1
     };
-    Mark {
+    Location {
         line: start.line(),
         column: start.col() + 1,
         width: width.max(1),

@@ -1,4 +1,4 @@
-//! Durations and sizes as texts with units, both ways.
+//! Durations and sizes with units, from text and to text.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const SIZES: [(&str, u64); 4] = [
     ("GiB", 1 << 30),
 ];
 
-/// A year: the sum of an instant and any duration of a configuration can still be told.
+/// A year: an instant plus any configured duration does not overflow.
 pub(super) const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
 
 /// Reads `250ms`, `15s`, `2m`, `1h`, and `0`.
@@ -44,11 +44,11 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
         return Some(0);
     }
     let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-    // What does not fit is above every bound anyway.
+    // A product that does not fit is above every bound.
     Some(number.saturating_mul(*factor))
 }
 
-/// A duration as the file writes it; what is finer than a millisecond is cut off.
+/// Formats a duration as in the file, cut to whole milliseconds.
 pub(super) fn format_duration(duration: Duration) -> String {
     format(
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
@@ -56,13 +56,13 @@ pub(super) fn format_duration(duration: Duration) -> String {
     )
 }
 
-/// A size as the file writes it.
+/// Formats a size as in the file.
 pub(super) fn format_size(bytes: usize) -> String {
     format(bytes as u64, &SIZES)
 }
 
 fn format(number: u64, units: &[(&str, u64)]) -> String {
-    // The largest unit that says it exactly.
+    // The largest unit that divides the number.
     let unit = units
         .iter()
         .rev()
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_needs_a_unit_except_zero() {
+    fn number_needs_a_unit_unless_it_is_zero() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
@@ -122,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(millis in 0..=8760u64 * 3_600_000, bytes in 0..=1usize << 40) {
+        fn formatted_values_are_parsed_back(millis in 0..=8760u64 * 3_600_000, bytes in 0..=1usize << 40) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));

@@ -163,47 +163,47 @@ fn all_problems_of_a_file_are_reported_at_once() {
     for name in ["wrong", "tabs", "broken", "unclosed"] {
         let text = std::fs::read_to_string(fixtures.join(format!("{name}.yaml"))).unwrap();
         let environment = |name: &str| (name == "NATS_PASSWORD").then(|| "hunter2".to_owned());
-        let told = parse(&text, &format!("{name}.yaml"), &environment).unwrap_err();
+        let report = parse(&text, &format!("{name}.yaml"), &environment).unwrap_err();
         let golden = fixtures.join(format!("{name}.txt"));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&golden, format!("{told}\n")).unwrap();
+            std::fs::write(&golden, format!("{report}\n")).unwrap();
         }
         assert_eq!(
-            format!("{told}\n"),
+            format!("{report}\n"),
             std::fs::read_to_string(&golden).unwrap(),
-            "{name}: UPDATE_GOLDEN=1 writes it anew"
+            "{name}: UPDATE_GOLDEN=1 rewrites it"
         );
-        assert!(!told.to_string().contains("hunter2"));
+        assert!(!report.to_string().contains("hunter2"));
     }
 }
 
 #[test]
 fn a_problem_in_json_has_its_location_excerpt_and_hint() {
-    let told =
+    let report =
         parsed("routes: [{path: /a, sources: [{subjects: [a]}], hartbeat: 15s}]").unwrap_err();
     let expected = serde_json::json!([{
         "file": "sidecar.yaml", "line": 1, "column": 49,
         "excerpt": "routes: [{path: /a, sources: [{subjects: [a]}], hartbeat: 15s}]",
         "message": "unknown key `hartbeat`", "hint": "did you mean `heartbeat`?",
     }]);
-    assert_eq!(told.to_json(), expected);
+    assert_eq!(report.to_json(), expected);
 }
 
 #[test]
 fn a_missing_and_an_empty_file_are_reported() {
-    let told = config::load(Path::new("no/such/sidecar.yaml"))
+    let report = config::load(Path::new("no/such/sidecar.yaml"))
         .unwrap_err()
         .to_string();
     assert!(
-        told.contains("there is no such file") && told.contains("--> no/such/sidecar.yaml"),
-        "{told}"
+        report.contains("file not found") && report.contains("--> no/such/sidecar.yaml"),
+        "{report}"
     );
     assert_eq!(problems(""), ["0: the file is empty"]);
     assert_eq!(problems("# nothing\n"), ["0: the file is empty"]);
     assert_eq!(problems("---\n"), ["0: the file is empty"]);
     assert_eq!(
         problems("text"),
-        ["1: the file is a map, not a single value"]
+        ["1: the file must be a map, not a single value"]
     );
     assert_eq!(
         problems("listen: []\n"),
@@ -272,7 +272,7 @@ fn contradictions_in_a_configuration_are_reported() {
     };
     assert_eq!(
         with("listen: [{ address: '0.0.0.0:80' }, { address: '127.0.0.1:80' }]"),
-        ["2: the listener of line 2 has this address already"]
+        ["2: the listener in line 2 has the same address"]
     );
     assert!(parsed("routes: [{ path: /a, sources: [{ subjects: [a] }] }]\nlisten: [{ address: '[::1]:0' }, { address: '[::1]:0' }]").is_ok());
     assert_eq!(with("nats: { credentials: f, nkey: x }").len(), 2);
@@ -296,17 +296,14 @@ fn contradictions_in_a_configuration_are_reported() {
         with("nats: { tls: { required: false, handshake_first: true } }"),
         ["2: `required: false` contradicts the other keys of `tls`"]
     );
-    assert_eq!(
-        with("admin: { control: '' }"),
-        ["2: a path that is empty says nothing"]
-    );
+    assert_eq!(with("admin: { control: '' }"), ["2: the path is empty"]);
     assert_eq!(
         with("limits: { connections: auto, window_bytes: 0 }"),
-        ["2: `window_bytes` is more than 0"]
+        ["2: `window_bytes` must be more than 0"]
     );
     assert_eq!(
         with("drain: { accept_for: 0, spread: 0, timeout: 0 }"),
-        ["2: `timeout` is more than 0"]
+        ["2: `timeout` must be more than 0"]
     );
     assert_eq!(
         with("upstream: x"),
@@ -329,31 +326,31 @@ fn a_filter_that_never_matches_is_reported() {
     );
     assert_eq!(
         source("subjects: ['a.{nothing}']"),
-        ["1: `{nothing}` is no variable of the route's path"]
+        ["1: `{nothing}` is not a variable of the route's path"]
     );
     assert_eq!(
         route("sources: [{ subjects: [a] }, { subjects: [b] }]"),
-        ["1: core NATS is a source of this route already, in line 1"]
+        ["1: core NATS is already a source of this route, in line 1"]
     );
     let five = ["A", "B", "C", "D", "E"]
         .map(|name| format!("{{ stream: {name}, subjects: [a] }}"))
         .join(", ");
     assert_eq!(
         route(&format!("sources: [{five}]")),
-        ["1: `sources` has 5 items, at most 4 are read"]
+        ["1: `sources` has 5 items, the maximum is 4"]
     );
     let good = "sources: [{ subjects: ['{query.x}'] }]";
     assert_eq!(
         route(&format!("{good}, heartbeat: 0")),
-        ["1: `heartbeat` is more than 0"]
+        ["1: `heartbeat` must be more than 0"]
     );
     assert_eq!(
         route(&format!("{good}, event: sidestream.x")),
-        ["1: this can be no name of an event"]
+        ["1: invalid event name"]
     );
     assert_eq!(
         route(&format!("{good}, cors: {{ origins: ['*', 'https://a'] }}")),
-        ["1: `*` stands alone: it is every origin"]
+        ["1: `*` is every origin: write it alone"]
     );
     for name in ["''", "a b", "a=b", "a&b"] {
         assert_eq!(
@@ -396,12 +393,12 @@ fn wildcards_of_other_systems_are_problems_or_warnings() {
     ] {
         assert_eq!(problems(&wrong).len(), 1, "{wrong}");
     }
-    let told = parsed(&path("/a/:id")).unwrap_err().to_string();
-    assert!(told.contains("write `{id}`"), "{told}");
+    let report = parsed(&path("/a/:id")).unwrap_err().to_string();
+    assert!(report.contains("write `{id}`"), "{report}");
     for odd in [path("/a/*.json"), subject("a/b")] {
         let warnings = warnings(&odd);
         assert!(
-            warnings.len() == 1 && warnings[0].contains("is a letter like any other"),
+            warnings.len() == 1 && warnings[0].contains("is an ordinary character"),
             "{warnings:?}"
         );
     }
@@ -430,10 +427,10 @@ fn subjects_from_both_a_stream_and_core_nats_are_a_warning() {
             "subjects: [b, a.b]",
         ),
     ] {
-        let told = sources(stream, core);
+        let report = sources(stream, core);
         assert!(
-            told.len() == 1 && told[0].contains("`A` have subjects in common"),
-            "{stream} {core}: {told:?}"
+            report.len() == 1 && report[0].contains("`A` have subjects in common"),
+            "{stream} {core}: {report:?}"
         );
     }
     assert_eq!(sources("subjects: [a.>]", "subjects: [b.>]"), [""; 0]);
@@ -457,19 +454,19 @@ fn a_log_filter_that_disables_the_log_is_a_problem_with_a_hint() {
         ("verbose", "`debug`"),
         ("all", "`trace`"),
     ] {
-        let told = log(word, "").unwrap_err();
+        let report = log(word, "").unwrap_err();
         assert!(
-            told.contains(&format!("did you mean {hint}?")) && told.contains("1 problem"),
-            "{told}"
+            report.contains(&format!("did you mean {hint}?")) && report.contains("1 problem"),
+            "{report}"
         );
     }
     for sound in ["INFO", " debug ", "off", "info,sidestream::feed=trace"] {
         assert!(log(sound, "").is_ok(), "{sound}");
     }
-    let told = log("${LEVEL}", "hunter2").unwrap_err();
+    let report = log("${LEVEL}", "hunter2").unwrap_err();
     assert!(
-        told.contains("came from the environment") && !told.contains("hunter2"),
-        "{told}"
+        report.contains("came from the environment") && !report.contains("hunter2"),
+        "{report}"
     );
 }
 
@@ -529,9 +526,9 @@ fn no_excerpt_shows_a_possible_secret() {
     ];
     for text in texts {
         let text = format!("{text}\nroutes: [{{ path: /a, sources: [{{ subjects: [a] }}] }}]\n");
-        let told = parsed(&text).expect_err(&text);
-        assert!(!told.to_string().contains("hunter2"), "{text}\n{told}");
-        assert!(!told.to_json().to_string().contains("hunter2"), "{text}");
+        let report = parsed(&text).expect_err(&text);
+        assert!(!report.to_string().contains("hunter2"), "{text}\n{report}");
+        assert!(!report.to_json().to_string().contains("hunter2"), "{text}");
     }
     for file in [
         "credentials: '{}'",
@@ -539,10 +536,10 @@ fn no_excerpt_shows_a_possible_secret() {
         "tls: { certificate: \"-----BEGIN X-----\\n{}\", key: k }",
     ] {
         let text = format!("nats: {{ {} }}\nroutes: []", file.replace("{}", &seed));
-        let told = parsed(&text).unwrap_err().to_string();
+        let report = parsed(&text).unwrap_err().to_string();
         assert!(
-            told.contains("the content of a file") && !told.contains(&seed),
-            "{told}"
+            report.contains("not its content") && !report.contains(&seed),
+            "{report}"
         );
     }
 }
@@ -550,11 +547,11 @@ fn no_excerpt_shows_a_possible_secret() {
 #[test]
 fn an_excerpt_shows_values_that_are_not_secret() {
     let text = "routes:\n  - path: /a\n    sources: [{ subjects: [a] }]\n    hartbeat: 15s # why\nnats: { servers: ['nats://me:x@host:1/x'] }\n";
-    let told = parsed(text).unwrap_err().to_string();
-    assert!(told.contains("4 |     hartbeat: 15s # why"), "{told}");
+    let report = parsed(text).unwrap_err().to_string();
+    assert!(report.contains("4 |     hartbeat: 15s # why"), "{report}");
     assert!(
-        told.contains("5 | nats: { servers: ['nats://****@host:1/x'] }"),
-        "{told}"
+        report.contains("5 | nats: { servers: ['nats://****@host:1/x'] }"),
+        "{report}"
     );
 }
 
@@ -577,16 +574,16 @@ fn a_stream_has_one_identity_in_all_sources() {
         .is_ok()
     );
     for other in ["identity: y, ", ""] {
-        let told = problems(&files(&format!(
+        let report = problems(&files(&format!(
             "] }},\n{{ path: /b, sources: [{{ stream: A, {other}subjects: [c] }}] }}"
         )));
         assert_eq!(
-            told,
+            report,
             ["2: this JetStream stream has another `identity` in line 1"]
         );
     }
     let twins = problems(&files(",\n{ stream: M, identity: x, subjects: [a] }] }"));
-    assert_eq!(twins, ["2: the source in line 1 has this `identity` too"]);
+    assert_eq!(twins, ["2: the source in line 1 has the same `identity`"]);
     let core = problems("routes: [{ path: /a, sources: [{ identity: x, subjects: [a] }] }]");
     assert_eq!(core, ["1: core NATS has no `identity`"]);
     assert_eq!(
@@ -606,14 +603,14 @@ fn a_route_after_another_one_of_the_same_shape_is_never_reached() {
             paths.iter().map(route).collect::<String>()
         ))
     };
-    let told = |list: &[&str]| paths(list).unwrap_err().as_slice()[0].message.clone();
+    let report = |list: &[&str]| paths(list).unwrap_err().as_slice()[0].message.clone();
     assert_eq!(
-        told(&["/a/{id}", "/a/{key}"]),
-        "this route is never reached: that of line 2 answers first"
+        report(&["/a/{id}", "/a/{key}"]),
+        "no request reaches this route: the route in line 2 matches first"
     );
     assert_eq!(
-        told(&["/b", "/{id}", "/a"]),
-        "this route is never reached: that of line 3 answers first"
+        report(&["/b", "/{id}", "/a"]),
+        "no request reaches this route: the route in line 3 matches first"
     );
     assert!(paths(&["/a/new", "/a/{id}", "/a/{id}/x", "/b/{id}"]).is_ok());
 }

@@ -1,22 +1,22 @@
-//! Reads `cors:` of a route: the other origins that a browser may read it from.
+//! Reads `cors:` of a route: the origins whose pages may read it in a browser.
 
-use super::super::walk::Place;
+use crate::config::reader::ValueReader;
 use crate::http::config::CorsConfig;
 
-pub(super) fn cors(place: &Place<'_>) -> Option<CorsConfig> {
-    place.map(|keys| {
+pub(super) fn cors(value: &ValueReader<'_>) -> Option<CorsConfig> {
+    value.map(|keys| {
         let default = CorsConfig::default();
-        let origins = keys.or("origins", default.origins, |place| place.list(origin));
-        let credentials = keys.or("credentials", default.credentials, Place::boolean);
+        let origins = keys.get_or("origins", default.origins, |value| value.list(origin));
+        let credentials = keys.get_or("credentials", default.credentials, ValueReader::boolean);
         let any = origins.iter().any(|origin| origin == "*");
         if any && origins.len() > 1 {
-            keys.problem("origins", "`*` stands alone: it is every origin", None);
+            keys.error("origins", "`*` is every origin: write it alone", None);
         }
         if any && credentials {
-            // Fetch, CORS protocol: a browser refuses the answer.
-            keys.problem(
+            // Fetch, CORS protocol: browsers reject such a response.
+            keys.error(
                 "credentials",
-                "`credentials` does not go with the origin `*`",
+                "`credentials` cannot be combined with the origin `*`",
                 Some("name the origins"),
             );
         }
@@ -27,13 +27,13 @@ pub(super) fn cors(place: &Place<'_>) -> Option<CorsConfig> {
     })
 }
 
-fn origin(place: &Place<'_>) -> Option<String> {
-    place.parsed("an origin", |text| {
+fn origin(value: &ValueReader<'_>) -> Option<String> {
+    value.parsed("an origin", |text| {
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let sound = host.is_some_and(|host| {
+        let is_valid = host.is_some_and(|host| {
             !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && !b"/?#@*".contains(&byte))
         });
-        if sound || text == "*" {
+        if is_valid || text == "*" {
             Ok(text.to_owned())
         } else {
             Err("an origin is written as a browser sends it: `https://app.example.com`, in lower case, without a slash at its end; or `*`")

@@ -1,15 +1,15 @@
-//! `limits:`, what one pod takes on.
+//! Reads `limits:`: the limits of one pod and of one client.
 
 use std::num::NonZeroU32;
 
 use crate::config::Config;
-use crate::config::walk::Place;
+use crate::config::reader::ValueReader;
 use crate::feed::budget::feeds_of;
 use crate::feed::replay;
 use crate::http;
 use crate::limit::{PerClient, Rate, Thresholds};
 
-/// `limits:`, on its way to the parts of the configuration.
+/// Values of `limits:`, which the configuration has in several parts.
 pub(super) struct Limits {
     pub(super) connections_max: Option<usize>,
     pub(super) per_client: PerClient,
@@ -48,61 +48,65 @@ impl Default for Limits {
     }
 }
 
-pub(super) fn limits(place: &Place<'_>) -> Option<Limits> {
-    place.map(|keys| {
+pub(super) fn limits(value: &ValueReader<'_>) -> Option<Limits> {
+    value.map(|keys| {
         let default = Limits::default();
-        let window_bytes_max = keys.or(
+        let window_bytes_max = keys.get_or(
             "window_bytes",
             default.window_bytes_max,
-            Place::positive_size,
+            ValueReader::positive_size,
         );
-        let feeds_max = keys.or("feeds", None, |place| place.auto_or(Place::count));
+        let feeds_max = keys.get_or("feeds", None, |value| value.auto_or(ValueReader::count));
         let feeds_max = feeds_max.unwrap_or_else(|| feeds_of(window_bytes_max));
         Some(Limits {
-            connections_max: keys.or("connections", default.connections_max, Place::auto_or_count),
-            file_descriptors: keys.or(
+            connections_max: keys.get_or(
+                "connections",
+                default.connections_max,
+                ValueReader::auto_or_count,
+            ),
+            file_descriptors: keys.get_or(
                 "file_descriptors",
                 default.file_descriptors,
                 file_descriptors,
             ),
             window_bytes_max,
             feeds_max,
-            per_client: keys.or("per_client", PerClient::among(feeds_max), |place| {
-                per_client(place, feeds_max)
+            per_client: keys.get_or("per_client", PerClient::among(feeds_max), |value| {
+                per_client(value, feeds_max)
             }),
-            subjects_per_request_max: keys.or(
+            subjects_per_request_max: keys.get_or(
                 "subjects_per_request",
                 default.subjects_per_request_max,
-                Place::count,
+                ValueReader::count,
             ),
-            replays: keys.or("replays", default.replays, replays),
+            replays: keys.get_or("replays", default.replays, replays),
         })
     })
 }
 
-fn replays(place: &Place<'_>) -> Option<replay::ReplayLimits> {
-    place.map(|keys| {
+fn replays(value: &ValueReader<'_>) -> Option<replay::ReplayLimits> {
+    value.map(|keys| {
         let default = replay::ReplayLimits::default();
         Some(replay::ReplayLimits {
-            running: keys.or("running", default.running, Place::count),
-            queued: keys.or("queued", default.queued, Place::count),
+            running: keys.get_or("running", default.running, ValueReader::count),
+            queued: keys.get_or("queued", default.queued, ValueReader::count),
         })
     })
 }
 
-fn per_client(place: &Place<'_>, feeds_max: usize) -> Option<PerClient> {
-    place.map(|keys| {
+fn per_client(value: &ValueReader<'_>, feeds_max: usize) -> Option<PerClient> {
+    value.map(|keys| {
         let PerClient {
             connections,
             filter_sets: auto,
             connects,
             events,
         } = PerClient::among(feeds_max);
-        let filter_sets = keys.nullable("filter_sets", Some(None), |place| {
-            place.auto_or(Place::count)
+        let filter_sets = keys.nullable("filter_sets", Some(None), |value| {
+            value.auto_or(ValueReader::count)
         });
         Some(PerClient {
-            connections: keys.nullable("connections", connections, Place::count),
+            connections: keys.nullable("connections", connections, ValueReader::count),
             filter_sets: filter_sets.and_then(|count| count.or(auto)),
             connects: keys.nullable("connects", connects, rate),
             events: keys.nullable("events", events, rate),
@@ -110,8 +114,8 @@ fn per_client(place: &Place<'_>, feeds_max: usize) -> Option<PerClient> {
     })
 }
 
-fn rate(place: &Place<'_>) -> Option<Rate> {
-    place.map(|keys| {
+fn rate(value: &ValueReader<'_>) -> Option<Rate> {
+    value.map(|keys| {
         let rate = keys.require("rate", tokens);
         let burst = keys.require("burst", tokens);
         Some(Rate {
@@ -121,31 +125,31 @@ fn rate(place: &Place<'_>) -> Option<Rate> {
     })
 }
 
-fn tokens(place: &Place<'_>) -> Option<NonZeroU32> {
+fn tokens(value: &ValueReader<'_>) -> Option<NonZeroU32> {
     // A count is at most 1,000,000,000.
-    place
+    value
         .count()
         .and_then(|count| NonZeroU32::new(u32::try_from(count).ok()?))
 }
 
-fn file_descriptors(place: &Place<'_>) -> Option<Thresholds> {
-    place.map(|keys| {
+fn file_descriptors(value: &ValueReader<'_>) -> Option<Thresholds> {
+    value.map(|keys| {
         let default = Thresholds::default();
-        let warn = keys.or("warn", default.warn, percent);
-        let reject = keys.or("reject", default.reject, percent);
+        let warn = keys.get_or("warn", default.warn, percent);
+        let reject = keys.get_or("reject", default.reject, percent);
         if warn > reject {
-            keys.problem(
+            keys.error(
                 "warn",
                 "`warn` is above `reject`",
-                Some("operators are told before clients are refused"),
+                Some("the warning must come before clients are rejected"),
             );
         }
         Some(Thresholds { warn, reject })
     })
 }
 
-fn percent(place: &Place<'_>) -> Option<u8> {
-    place.parsed("a share", |text| {
+fn percent(value: &ValueReader<'_>) -> Option<u8> {
+    value.parsed("a share", |text| {
         let number = text
             .strip_suffix('%')
             .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));

@@ -1,30 +1,31 @@
-//! Reads `nats:`: the servers, who we are to them, and TLS.
+//! Reads `nats:`: servers, credentials and TLS.
 
 use async_nats::ServerAddr;
 
-use super::super::walk::{Keys, Place};
+use crate::config::reader::{MapReader, ValueReader};
 use crate::nats::config::{Config, Credentials, Secret, Tls};
 
-pub(super) fn nats(place: &Place<'_>) -> Option<Config> {
-    place.map(|keys| {
+pub(super) fn nats(value: &ValueReader<'_>) -> Option<Config> {
+    value.map(|keys| {
         let default = Config::default();
         Some(Config {
-            servers: keys.or("servers", default.servers, all_servers),
+            servers: keys.get_or("servers", default.servers, all_servers),
             credentials: credentials(keys),
             tls: keys.nullable("tls", Some(default.tls), tls).flatten(),
         })
     })
 }
 
-/// 1000 addresses, however they are written: many times the largest cluster. Each attempt to connect goes through them.
+/// 1000 addresses in all items together: many times the largest cluster. Each attempt to connect
+/// tries all of them.
 const SERVERS_MAX: usize = 1000;
 
-fn all_servers(place: &Place<'_>) -> Option<Vec<String>> {
-    let servers = place.some(servers)?.concat();
+fn all_servers(value: &ValueReader<'_>) -> Option<Vec<String>> {
+    let servers = value.some(servers)?.concat();
     if servers.len() > SERVERS_MAX {
-        place.problem(
+        value.error(
             format!(
-                "`servers` has {} addresses, at most {SERVERS_MAX} are read",
+                "`servers` has {} addresses, the maximum is {SERVERS_MAX}",
                 servers.len()
             ),
             None,
@@ -34,9 +35,9 @@ fn all_servers(place: &Place<'_>) -> Option<Vec<String>> {
     Some(servers)
 }
 
-/// One address, or several in one text with commas between them, as all NATS clients take them.
-fn servers(place: &Place<'_>) -> Option<Vec<String>> {
-    place.parsed("an address", |text| {
+/// Reads one address, or several separated by commas, as all NATS clients accept them.
+fn servers(value: &ValueReader<'_>) -> Option<Vec<String>> {
+    value.parsed("an address", |text| {
         let is_address = |text: &str| {
             text.parse::<ServerAddr>().is_ok_and(|address| {
                 let url = address.into_inner();
@@ -47,16 +48,16 @@ fn servers(place: &Place<'_>) -> Option<Vec<String>> {
         if addresses.iter().all(|address| is_address(address)) {
             Ok(addresses)
         } else {
-            Err("the address of a NATS server is written as `nats://host:4222` or `tls://host:4222`, several with commas between them")
+            Err("the address of a NATS server is written as `nats://host:4222` or `tls://host:4222`, several separated by commas")
         }
     })
 }
 
-fn credentials(keys: &mut Keys<'_>) -> Credentials {
-    let file = keys.nullable("credentials", None, Place::file);
-    let user = keys.nullable("user", None, Place::text);
-    let password = keys.nullable("password", None, Place::text);
-    let token = keys.nullable("token", None, Place::text);
+fn credentials(keys: &mut MapReader<'_>) -> Credentials {
+    let file = keys.nullable("credentials", None, ValueReader::file);
+    let user = keys.nullable("user", None, ValueReader::text);
+    let password = keys.nullable("password", None, ValueReader::text);
+    let token = keys.nullable("token", None, ValueReader::text);
     let nkey = keys.nullable("nkey", None, seed);
     let ways: Vec<&str> = ["credentials", "user", "token", "nkey"]
         .into_iter()
@@ -64,25 +65,25 @@ fn credentials(keys: &mut Keys<'_>) -> Credentials {
         .collect();
     if let [first, others @ ..] = &ways[..] {
         for other in others {
-            let message = format!("`{other}` stands beside `{first}`");
-            keys.problem(
+            let message = format!("`{other}` and `{first}` are both set");
+            keys.error(
                 other,
                 message,
                 Some(
-                    "say in one way only who we are: credentials, user and password, token or nkey",
+                    "use one kind of credentials: `credentials`, `user` and `password`, `token` or `nkey`",
                 ),
             );
         }
     }
     if keys.has("user") && !keys.has("password") {
-        keys.problem(
+        keys.error(
             "user",
             "`user` has no `password`",
-            Some("NATS knows no user without one; for a token there is `token`"),
+            Some("set `password`, or use `token` for a token"),
         );
     }
     if keys.has("password") && !keys.has("user") {
-        keys.problem("password", "`password` has no `user`", None);
+        keys.error("password", "`password` has no `user`", None);
     }
     match (file, user, password, token, nkey) {
         (Some(file), ..) => Credentials::File(file),
@@ -96,15 +97,15 @@ fn credentials(keys: &mut Keys<'_>) -> Credentials {
     }
 }
 
-fn seed(place: &Place<'_>) -> Option<String> {
-    place.parsed("the seed of an nkey", |text| {
+fn seed(value: &ValueReader<'_>) -> Option<String> {
+    value.parsed("the seed of an nkey", |text| {
         // 32 bytes with prefix and checksum in base32, as `nk -gen user` prints them.
-        let sound = text.len() == 58
+        let is_valid = text.len() == 58
             && text.starts_with("SU")
             && text
                 .bytes()
                 .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
-        if sound {
+        if is_valid {
             Ok(text.to_owned())
         } else {
             Err("the seed of a user's nkey begins with `SU` and has 58 characters")
@@ -112,16 +113,16 @@ fn seed(place: &Place<'_>) -> Option<String> {
     })
 }
 
-fn tls(place: &Place<'_>) -> Option<Option<Tls>> {
-    place.map(|keys| {
-        let required = keys.nullable("required", None, Place::boolean);
-        let handshake_first = keys.or("handshake_first", false, Place::boolean);
-        let ca = keys.nullable("ca", None, Place::file);
-        let certificate = keys.nullable("certificate", None, Place::file);
-        let key = keys.nullable("key", None, Place::file);
+fn tls(value: &ValueReader<'_>) -> Option<Option<Tls>> {
+    value.map(|keys| {
+        let required = keys.nullable("required", None, ValueReader::boolean);
+        let handshake_first = keys.get_or("handshake_first", false, ValueReader::boolean);
+        let ca = keys.nullable("ca", None, ValueReader::file);
+        let certificate = keys.nullable("certificate", None, ValueReader::file);
+        let key = keys.nullable("key", None, ValueReader::file);
         for (one, other) in [("certificate", "key"), ("key", "certificate")] {
             if keys.has(one) && !keys.has(other) {
-                keys.problem(
+                keys.error(
                     one,
                     format!("`{one}` has no `{other}`"),
                     Some("mutual TLS needs both"),
@@ -129,8 +130,8 @@ fn tls(place: &Place<'_>) -> Option<Option<Tls>> {
             }
         }
         if required == Some(false) && (handshake_first || ca.is_some() || certificate.is_some()) {
-            let hint = "leave `required` out: files and `handshake_first` ask for TLS";
-            keys.problem(
+            let hint = "remove `required`: files and `handshake_first` require TLS";
+            keys.error(
                 "required",
                 "`required: false` contradicts the other keys of `tls`",
                 Some(hint),
@@ -143,7 +144,7 @@ fn tls(place: &Place<'_>) -> Option<Option<Tls>> {
             certificate,
             key,
         };
-        // Defaults ask for nothing: as if the key were not there.
+        // A section with defaults only is the same as no section.
         Some(Some(tls).filter(|tls| *tls != Tls::default()))
     })
 }

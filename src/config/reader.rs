@@ -1,93 +1,103 @@
-//! The walk over the tree: every key is asked for once, by name and type; what was not asked for is unknown.
+//! Typed reading of the tree: every key is asked for by name and type, and the others are unknown.
+//!
+//! [`Reader`] belongs to one file. [`ValueReader`] reads one value of it, for example as a duration
+//! or a list, and [`MapReader`] one map, key by key. A value that is missing or invalid is reported
+//! and read as nothing; the caller continues, so all problems of a file are found at once. The
+//! functions in `config::read` say which keys there are.
+//!
+//! Unknown keys are collected while maps are read and reported at the end by [`Reader::finish`],
+//! because the hint may name a key of another map. Their values are hidden in excerpts: a
+//! misspelled key may have a secret.
 
-mod keys;
+mod map;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::problem::{Mark, Problems, Report};
+use super::problem::{Location, Problems, Report};
 use super::renamed;
 use super::secrets::{self, is_secret_name};
 use super::spelling::{elsewhere, nearest};
 use super::tree::{Entry, Node, Scalar, Value};
 use super::units;
-pub(super) use keys::Keys;
+pub(super) use map::MapReader;
 
-/// 16 KiB: the longest token of a NATS account has a quarter of it. Templates and paths are read in time that grows faster
-/// than their length.
+/// 16 KiB: the longest token of a NATS account has a quarter of it. Reading a template or a path
+/// takes more than linear time.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// 1000 items in a list that has no bound of its own: many times what one pod can use of anything. Lists are compared with
-/// each other, and looked through for each request or event.
+/// 1000 items in a list without a bound of its own: many times more than one pod can use. Some
+/// lists are compared with each other, and some are searched for each request or event.
 const ITEMS_MAX: usize = 1000;
 
-/// What is shared by all places of one file.
-pub(super) struct Walk<'r> {
+/// State that all values of one file share.
+pub(super) struct Reader<'r> {
     pub(super) report: &'r Report<'r>,
     /// Every key that was asked for, such as `routes[].heartbeat`.
     known: RefCell<BTreeSet<String>>,
-    /// Every value without parts that the file names, such as `routes[0].heartbeat`, and its line.
+    /// Every leaf value of the file, such as `routes[0].heartbeat`, and its line.
     named: RefCell<Vec<(String, usize)>>,
-    /// Keys that nobody asked for: told at the end, when all known ones can be hints.
-    strays: RefCell<Vec<Stray>>,
+    /// Keys that were not asked for; reported at the end, when every known key can be a hint.
+    unknown_keys: RefCell<Vec<UnknownKey>>,
 }
 
-struct Stray {
+/// Key that was not asked for.
+struct UnknownKey {
     key: String,
-    at: Mark,
+    at: Location,
     siblings: Vec<&'static str>,
-    /// The sibling that has replaced it.
+    /// Its new name, if it was renamed.
     renamed: Option<&'static str>,
-    /// The sibling that was probably meant.
+    /// The key of this map that was probably meant.
     near: Option<&'static str>,
-    /// It may be a part of a secret, and is not quoted.
+    /// It may be part of a secret and is not quoted.
     is_hidden: bool,
 }
 
-/// The names that a file uses, and all there are.
+/// Keys of a file, and keys that it could have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// Every key there is in the maps that the file has, such as `routes[].heartbeat`, sorted.
+    /// Every known key of the maps in the file, such as `routes[].heartbeat`, sorted.
     pub known: Vec<String>,
-    /// Every value without parts that the file names, such as `routes[0].heartbeat`, and its line.
+    /// Every leaf value of the file, such as `routes[0].heartbeat`, and its line.
     pub named: Vec<(String, usize)>,
 }
 
-impl<'r> Walk<'r> {
+impl<'r> Reader<'r> {
     pub(super) fn new(report: &'r Report<'r>) -> Self {
         Self {
             report,
             known: RefCell::default(),
             named: RefCell::default(),
-            strays: RefCell::default(),
+            unknown_keys: RefCell::default(),
         }
     }
 
-    pub(super) fn root<'w>(&'w self, node: &'w Node) -> Place<'w> {
-        Place {
-            walk: self,
+    pub(super) fn root<'w>(&'w self, node: &'w Node) -> ValueReader<'w> {
+        ValueReader {
+            reader: self,
             node,
             path: String::new(),
         }
     }
 
-    /// Tells the unknown keys.
+    /// Reports the unknown keys and returns the outline.
     pub(super) fn finish(self) -> Outline {
         let known = self.known.into_inner();
-        for Stray {
+        for UnknownKey {
             key,
             at,
             siblings,
             renamed,
             near,
             is_hidden,
-        } in self.strays.into_inner()
+        } in self.unknown_keys.into_inner()
         {
             let hint = match (renamed, near, elsewhere(&key, &known)) {
                 (Some(new), ..) => renamed::hint(&key, new),
-                _ if is_hidden => "a text with a comma needs quotes inside of `{...}`".to_owned(),
+                _ if is_hidden => "inside of `{...}` a text with a comma needs quotes".to_owned(),
                 (_, Some(near), _) => format!("did you mean `{near}`?"),
                 (_, None, Some(path)) => {
                     format!("`{key}` belongs to `{path}`: check the indentation")
@@ -99,7 +109,7 @@ impl<'r> Walk<'r> {
             } else {
                 format!("key `{key}`")
             };
-            self.report.add(at, format!("unknown {key}"), Some(hint));
+            self.report.error(at, format!("unknown {key}"), Some(hint));
         }
         Outline {
             known: known.into_iter().collect(),
@@ -108,41 +118,43 @@ impl<'r> Walk<'r> {
     }
 }
 
-/// One value of the file, its name, and where problems with it are told.
-pub(super) struct Place<'w> {
-    walk: &'w Walk<'w>,
+/// Reader of one value of the file.
+pub(super) struct ValueReader<'w> {
+    reader: &'w Reader<'w>,
     node: &'w Node,
     path: String,
 }
 
-impl<'w> Place<'w> {
-    pub(super) fn at(&self) -> Mark {
+impl<'w> ValueReader<'w> {
+    pub(super) fn location(&self) -> Location {
         self.node.at
     }
 
-    /// Tells a problem at a place that was kept.
-    pub(super) fn problem_at(&self, at: Mark, message: impl Into<String>, hint: Option<&str>) {
-        self.walk.report.add(at, message, hint.map(str::to_owned));
-    }
-
-    /// Warns of this value.
-    pub(super) fn warn(&self, message: impl Into<String>, hint: &str) {
-        self.walk.report.warn(self.node.at, message, hint);
-    }
-
-    /// Warns at a place that was kept.
-    pub(super) fn warn_at(&self, at: Mark, message: impl Into<String>, hint: &str) {
-        self.walk.report.warn(at, message, hint);
-    }
-
-    /// Tells a problem of this value.
-    pub(super) fn problem(&self, message: impl Into<String>, hint: Option<&str>) {
-        self.walk
+    /// Reports an error at another location.
+    pub(super) fn error_at(&self, at: Location, message: impl Into<String>, hint: Option<&str>) {
+        self.reader
             .report
-            .add(self.node.at, message, hint.map(str::to_owned));
+            .error(at, message, hint.map(str::to_owned));
     }
 
-    /// The path of a key in this map, such as `routes[0].path`.
+    /// Reports a warning at this value.
+    pub(super) fn warn(&self, message: impl Into<String>, hint: &str) {
+        self.reader.report.warn(self.node.at, message, hint);
+    }
+
+    /// Reports a warning at another location.
+    pub(super) fn warn_at(&self, at: Location, message: impl Into<String>, hint: &str) {
+        self.reader.report.warn(at, message, hint);
+    }
+
+    /// Reports an error at this value.
+    pub(super) fn error(&self, message: impl Into<String>, hint: Option<&str>) {
+        self.reader
+            .report
+            .error(self.node.at, message, hint.map(str::to_owned));
+    }
+
+    /// Returns the path of a key in this map, such as `routes[0].path`.
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
@@ -151,7 +163,7 @@ impl<'w> Place<'w> {
         }
     }
 
-    /// The last part of its name, as a message has it.
+    /// Returns the last part of its path for messages.
     fn name(&self) -> String {
         let key = self.path.rsplit('.').next().unwrap_or_default();
         match key.split_once('[') {
@@ -168,17 +180,20 @@ impl<'w> Place<'w> {
             Value::List(_) => "a list",
             Value::Map(_) => "a map",
         };
-        self.problem(format!("{} is {expected}, not {found}", self.name()), hint);
+        self.error(
+            format!("{} must be {expected}, not {found}", self.name()),
+            hint,
+        );
         None
     }
 
     fn scalar(&self, expected: &str) -> Option<&'w Scalar> {
         match &self.node.value {
             Value::Scalar(scalar) if scalar.is_null() => {
-                self.wrong(expected, Some("leave the key out to take its default"))
+                self.wrong(expected, Some("remove the key to use its default"))
             }
             Value::Scalar(scalar) if scalar.text.len() > TEXT_BYTES_MAX => {
-                self.problem(
+                self.error(
                     format!("{} is longer than {TEXT_BYTES_MAX} bytes", self.name()),
                     None,
                 );
@@ -193,19 +208,19 @@ impl<'w> Place<'w> {
         }
     }
 
-    /// A text of at least one character.
+    /// Reads a text of at least one character.
     pub(super) fn text(&self) -> Option<String> {
         self.parsed("a text", |text| {
             if text.is_empty() {
-                Err("a text that is empty says nothing")
+                Err("the text is empty")
             } else {
                 Ok(text.to_owned())
             }
         })
     }
 
-    /// A text that `read` understands; else its error is the problem. What came from the environment is not shown:
-    /// only errors that are fixed sentences are.
+    /// Reads a text with `read`, and reports its error. Errors are fixed sentences, so they show
+    /// nothing that came from the environment.
     pub(super) fn parsed<T>(
         &self,
         expected: &str,
@@ -214,7 +229,7 @@ impl<'w> Place<'w> {
         self.parsed_or(expected, read, |fault| fault.to_owned())
     }
 
-    /// As [`Self::parsed`], with errors that may quote the text.
+    /// Reads a text as [`Self::parsed`] does, with errors that may quote the text.
     pub(super) fn parsed_or<T, E>(
         &self,
         expected: &str,
@@ -227,19 +242,19 @@ impl<'w> Place<'w> {
             Err(fault) => {
                 let hint = scalar
                     .filled
-                    .then_some("its value came from the environment and is not shown");
-                self.problem(explain(fault), hint);
+                    .then_some("the value came from the environment and is not shown");
+                self.error(explain(fault), hint);
                 None
             }
         }
     }
 
-    /// Whether its text came from the environment: then no message may quote it.
+    /// Returns whether its text came from the environment; no message may quote it then.
     pub(super) fn is_filled(&self) -> bool {
         matches!(&self.node.value, Value::Scalar(scalar) if scalar.filled)
     }
 
-    /// A duration with its unit, or 0.
+    /// Reads a duration with its unit, or 0.
     pub(super) fn duration(&self) -> Option<Duration> {
         self.with_unit(
             "a duration",
@@ -249,12 +264,12 @@ impl<'w> Place<'w> {
         )
     }
 
-    /// A duration above 0.
+    /// Reads a duration above 0.
     pub(super) fn positive_duration(&self) -> Option<Duration> {
         self.positive(self.duration()?, Duration::ZERO)
     }
 
-    /// A size with its unit above 0, in bytes.
+    /// Reads a size with its unit above 0, in bytes.
     pub(super) fn positive_size(&self) -> Option<usize> {
         let bytes = self.with_unit(
             "a size",
@@ -267,7 +282,7 @@ impl<'w> Place<'w> {
 
     fn positive<T: PartialEq + Copy>(&self, value: T, zero: T) -> Option<T> {
         if value == zero {
-            self.problem(format!("{} is more than 0", self.name()), None);
+            self.error(format!("{} must be more than 0", self.name()), None);
             return None;
         }
         Some(value)
@@ -282,26 +297,26 @@ impl<'w> Place<'w> {
     ) -> Option<T> {
         let scalar = self.scalar(expected)?;
         parse(&scalar.text)
-            .map_err(|fault| self.problem(fault, Some(&unit_hint(scalar, unit, hint))))
+            .map_err(|fault| self.error(fault, Some(&unit_hint(scalar, unit, hint))))
             .ok()
     }
 
-    /// A whole number above 0.
+    /// Reads a whole number above 0.
     pub(super) fn count(&self) -> Option<usize> {
-        self.number("this is a whole number, at most 1000000000, without a unit")
+        self.number("expected a whole number without a unit, at most 1000000000")
     }
 
-    /// `auto` as nothing, or a whole number above 0.
+    /// Reads `auto` as nothing, or a whole number above 0.
     pub(super) fn auto_or_count(&self) -> Option<Option<usize>> {
-        self.auto_or(|place| {
-            place.number("this is `auto`, or a whole number, at most 1000000000, without a unit")
+        self.auto_or(|value| {
+            value.number("expected `auto` or a whole number without a unit, at most 1000000000")
         })
     }
 
     fn number(&self, fault: &'static str) -> Option<usize> {
         let number = self.parsed("a whole number", |text| {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-            // 1 000 000 000: no count of this program reaches it, and sums of such cannot overflow.
+            // 1,000,000,000: no count of this program reaches it, and sums cannot overflow.
             text.parse()
                 .ok()
                 .filter(|number| digits && *number <= 1_000_000_000)
@@ -310,12 +325,12 @@ impl<'w> Place<'w> {
         self.positive(number, 0)
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(super) fn boolean(&self) -> Option<bool> {
         self.one_of(&[("true", true), ("false", false)])
     }
 
-    /// One of some words.
+    /// Reads one of the given words.
     pub(super) fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let all = words
             .iter()
@@ -331,12 +346,12 @@ impl<'w> Place<'w> {
                 None => nearest(&scalar.text, &names).map(|near| format!("did you mean `{near}`?")),
             };
             let hint = hint.filter(|_| !scalar.filled);
-            self.problem(format!("{} is {all}", self.name()), hint.as_deref());
+            self.error(format!("{} must be {all}", self.name()), hint.as_deref());
         }
         found.map(|(_, value)| *value)
     }
 
-    /// `auto` as nothing, or what `read` makes of it.
+    /// Reads `auto` as nothing, and anything else with `read`.
     pub(super) fn auto_or<T>(&self, read: impl FnOnce(&Self) -> Option<T>) -> Option<Option<T>> {
         match &self.node.value {
             Value::Scalar(scalar) if scalar.text == "auto" => Some(None),
@@ -344,32 +359,32 @@ impl<'w> Place<'w> {
         }
     }
 
-    /// The name of a file.
+    /// Reads the name of a file.
     pub(super) fn file(&self) -> Option<PathBuf> {
         self.parsed("the name of a file", |text| {
             if text.is_empty() {
-                return Err("a text that is empty says nothing");
+                return Err("the text is empty");
             }
             if secrets::is_key(text) || text.contains(['\n', '\0']) {
-                return Err("this is the content of a file; the name of one is needed");
+                return Err("expected the name of a file, not its content");
             }
             Ok(PathBuf::from(text))
         })
     }
 
-    /// As [`Self::list`], of at least one item.
+    /// Reads a list of at least one item.
     pub(super) fn some<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         self.some_of(ITEMS_MAX, read)
     }
 
-    /// As [`Self::list`], of at least one item and at most so many.
+    /// Reads a list of at least one item and at most `most`.
     pub(super) fn some_of<T>(
         &self,
         most: usize,
         read: impl Fn(&Self) -> Option<T>,
     ) -> Option<Vec<T>> {
         if matches!(&self.node.value, Value::List(items) if items.is_empty()) {
-            self.problem(
+            self.error(
                 format!("{} is empty", self.name()),
                 Some("at least one is needed"),
             );
@@ -378,7 +393,7 @@ impl<'w> Place<'w> {
         self.list_of(most, read)
     }
 
-    /// Every item that can be read; nothing when it is no list, or one with too many items.
+    /// Reads a list: every valid item, or nothing if the value is not a list or has too many items.
     pub(super) fn list<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         self.list_of(ITEMS_MAX, read)
     }
@@ -387,13 +402,13 @@ impl<'w> Place<'w> {
         let Value::List(items) = &self.node.value else {
             return self.wrong(
                 "a list",
-                Some("write `[...]`, or one item a line after `- `"),
+                Some("write `[...]`, or one item per line after `- `"),
             );
         };
         if items.len() > most {
-            self.problem(
+            self.error(
                 format!(
-                    "{} has {} items, at most {most} are read",
+                    "{} has {} items, the maximum is {most}",
                     self.name(),
                     items.len()
                 ),
@@ -403,46 +418,46 @@ impl<'w> Place<'w> {
         }
         let mut read_items = Vec::with_capacity(items.len());
         for (index, node) in items.iter().enumerate() {
-            let place = Self {
-                walk: self.walk,
+            let value = Self {
+                reader: self.reader,
                 node,
                 path: format!("{}[{index}]", self.path),
             };
-            place.note();
-            read_items.extend(read(&place));
+            value.note();
+            read_items.extend(read(&value));
         }
         Some(read_items)
     }
 
-    /// What `read` makes of the map's keys; the keys that it asks for are the known ones.
-    pub(super) fn map<T>(&self, read: impl FnOnce(&mut Keys<'_>) -> Option<T>) -> Option<T> {
+    /// Reads a map: the keys that `read` asks for are the known ones.
+    pub(super) fn map<T>(&self, read: impl FnOnce(&mut MapReader<'_>) -> Option<T>) -> Option<T> {
         let Value::Map(entries) = &self.node.value else {
             return self.wrong(
                 "a map",
-                Some("write its keys below it, indented, as `key: value`"),
+                Some("write its keys on the lines below it, indented, as `key: value`"),
             );
         };
-        let mut keys = Keys {
-            place: self,
+        let mut keys = MapReader {
+            value: self,
             entries,
             asked: Vec::new(),
-            later: &[],
+            not_yet: &[],
         };
         let value = read(&mut keys);
-        let Keys { asked, later, .. } = keys;
-        let known = |key: &str| asked.contains(&key) || later.contains(&key);
+        let MapReader { asked, not_yet, .. } = keys;
+        let known = |key: &str| asked.contains(&key) || not_yet.contains(&key);
         for entry in entries.iter().filter(|entry| !known(&entry.key)) {
-            self.stray(entry, &asked);
+            self.add_unknown(entry, &asked);
         }
         value
     }
 
-    /// Keeps an unknown key, and hides its value: it could be a secret at a key with a typing error.
-    fn stray(&self, entry: &Entry, siblings: &[&'static str]) {
-        let mut strays = self.walk.strays.borrow_mut();
-        let is_told = strays.len() < Problems::COUNT_MAX;
+    /// Records an unknown key and hides its value, which may be a secret at a misspelled key.
+    fn add_unknown(&self, entry: &Entry, siblings: &[&'static str]) {
+        let mut unknown_keys = self.reader.unknown_keys.borrow_mut();
+        let is_reported = unknown_keys.len() < Problems::COUNT_MAX;
         let renamed = renamed::key(&pattern(&self.path_of(&entry.key)));
-        let near = is_told.then(|| nearest(&entry.key, siblings)).flatten();
+        let near = is_reported.then(|| nearest(&entry.key, siblings)).flatten();
         let near = renamed.or(near);
         let in_secrets = self
             .path
@@ -452,11 +467,11 @@ impl<'w> Place<'w> {
         let is_harmless = matches!(entry.node.value, Value::Scalar(_))
             && near.is_some_and(|near| !is_secret_name(near) && !is_secret_name(&entry.key));
         if in_secrets || !is_harmless {
-            secrets::hide_value(&entry.node, self.walk.report);
+            secrets::hide_value(&entry.node, self.reader.report);
         }
-        if is_told {
+        if is_reported {
             let is_hidden = in_secrets && entry.node.is_null() && near.is_none();
-            strays.push(Stray {
+            unknown_keys.push(UnknownKey {
                 key: entry.key.clone(),
                 at: entry.at,
                 siblings: siblings.to_vec(),
@@ -474,7 +489,7 @@ impl<'w> Place<'w> {
             Value::Map(entries) => entries.is_empty(),
         };
         if leaf {
-            self.walk
+            self.reader
                 .named
                 .borrow_mut()
                 .push((self.path.clone(), self.node.at.line));
@@ -491,7 +506,7 @@ fn unit_hint(scalar: &Scalar, unit: &str, hint: &str) -> String {
     }
 }
 
-impl Place<'_> {
+impl ValueReader<'_> {
     fn name_of_map(&self) -> String {
         if self.path.is_empty() {
             "the file".to_owned()
@@ -501,7 +516,7 @@ impl Place<'_> {
     }
 }
 
-/// `routes[3].path` as `routes[].path`.
+/// Returns a path without list indices: `routes[3].path` as `routes[].path`.
 fn pattern(path: &str) -> String {
     path.chars().filter(|char| !char.is_ascii_digit()).collect()
 }

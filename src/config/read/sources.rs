@@ -1,0 +1,223 @@
+//! Reads `sources:` of a route: streams and core NATS, with their subjects.
+
+use super::templates::{check_request_variables, explain};
+use crate::config::problem::Location;
+use crate::config::reader::ValueReader;
+use crate::http::config::{Delivery, PathTemplate, SourceConfig};
+use crate::subject::{Covers, Filter, InvalidFilter, SubjectTemplate};
+
+/// 4 sources: the id of an event has a position for each, and at most 128 bytes.
+const SOURCES_MAX: usize = 4;
+
+const DELIVERY: [(&str, Delivery); 2] = [
+    ("shared", Delivery::Shared),
+    ("republish", Delivery::Republish),
+];
+
+/// Source with its location.
+pub(super) struct LocatedSource {
+    pub(super) at: Location,
+    pub(super) config: SourceConfig,
+}
+
+pub(super) fn sources(
+    value: &ValueReader<'_>,
+    path: Option<&PathTemplate>,
+) -> Option<Vec<LocatedSource>> {
+    let sources = value.some_of(SOURCES_MAX, |value| {
+        let config = source(value, path)?;
+        let at = value.location();
+        Some(LocatedSource { at, config })
+    })?;
+    for (index, source) in sources.iter().enumerate() {
+        check_unique(value, source, &sources[..index]);
+    }
+    warn_of_duplicates(value, &sources);
+    Some(sources)
+}
+
+/// Reports a source that the positions in an event id could not distinguish from an earlier one.
+fn check_unique(value: &ValueReader<'_>, source: &LocatedSource, earlier: &[LocatedSource]) {
+    let LocatedSource { at, config } = source;
+    let same_stream = earlier
+        .iter()
+        .find(|other| other.config.stream == config.stream);
+    if let Some(first) = same_stream {
+        let name = config
+            .stream
+            .as_ref()
+            .map_or("core NATS", |_| "this JetStream stream");
+        // An event id has one position per source, found by the source's tag.
+        value.error_at(
+            *at,
+            format!(
+                "{name} is already a source of this route, in line {}",
+                first.at.line
+            ),
+            Some("write the subjects of both into one source"),
+        );
+        return;
+    }
+    let same_identity = earlier
+        .iter()
+        .find(|other| config.identity.is_some() && other.config.identity == config.identity);
+    if let Some(first) = same_identity {
+        value.error_at(
+            *at,
+            format!(
+                "the source in line {} has the same `identity`",
+                first.at.line
+            ),
+            Some("an event id could not distinguish the two: use two routes"),
+        );
+    }
+}
+
+/// Warns of subjects that come from both a stream and core NATS. A message that is published to a
+/// stream is published to core NATS too, and two sources do not know each other's events.
+fn warn_of_duplicates(value: &ValueReader<'_>, sources: &[LocatedSource]) {
+    let Some(core) = sources.iter().find(|source| source.config.stream.is_none()) else {
+        return;
+    };
+    let live = core.config.reach();
+    for source in sources {
+        let Some(stream) = &source.config.stream else {
+            continue;
+        };
+        let overlaps = |one: &Filter| live.iter().any(|other| one.overlaps(other));
+        if source.config.reach().iter().any(overlaps) {
+            let stream = if value.is_filled() {
+                "a JetStream stream"
+            } else {
+                stream
+            };
+            value.warn_at(
+                core.at,
+                format!("core NATS and the JetStream stream `{stream}` have subjects in common: clients receive each of their events twice"),
+                "remove these subjects from core NATS: the stream has every message",
+            );
+        }
+    }
+}
+
+fn source(value: &ValueReader<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
+    value.map(|keys| {
+        let stream = keys.nullable("stream", None, stream);
+        let is_core = stream.is_none() && !keys.has("stream");
+        let identity = keys.nullable("identity", None, identity);
+        if identity.is_some() && is_core {
+            keys.error(
+                "identity",
+                "core NATS has no `identity`",
+                Some("its event ids are valid in this pod only"),
+            );
+        }
+        let delivery = keys.get_or("delivery", Delivery::default(), |value| {
+            value.one_of(&DELIVERY)
+        });
+        if delivery != Delivery::default() && is_core {
+            keys.error(
+                "delivery",
+                "core NATS has no `delivery`",
+                Some("core NATS always has one subscription per subject that clients read"),
+            );
+        }
+        let allow = keys.get_or("allow", Vec::new(), |value| value.list(filter));
+        let mut allowed = Covers::default();
+        for filter in &allow {
+            allowed.add(filter);
+        }
+        let allowed = (!allow.is_empty()).then_some(&allowed);
+        let subjects = keys.require("subjects", |value| {
+            value.some(|value| subject(value, path, allowed))
+        });
+        Some(SourceConfig {
+            stream,
+            identity,
+            delivery,
+            subjects: subjects?,
+            allow,
+        })
+    })
+}
+
+fn stream(value: &ValueReader<'_>) -> Option<String> {
+    value.parsed("the name of a JetStream stream", |text| {
+        // As the server checks it (ADR-6 of NATS).
+        let is_forbidden = |char: char| {
+            char.is_whitespace()
+                || char.is_control()
+                || matches!(char, '.' | '*' | '>' | '/' | '\\')
+        };
+        if text.is_empty() || text.len() > 255 || text.contains(is_forbidden) {
+            return Err(
+                "the name of a stream has 1 to 255 bytes, no white space and none of `.*>/\\`",
+            );
+        }
+        Ok(text.to_owned())
+    })
+}
+
+fn identity(value: &ValueReader<'_>) -> Option<String> {
+    value.parsed("an identity", |text| {
+        if text.is_empty()
+            || text.len() > 255
+            || text.trim() != text
+            || text.contains(char::is_control)
+        {
+            return Err(
+                "an identity has 1 to 255 bytes, no control characters and no space at its ends",
+            );
+        }
+        Ok(text.to_owned())
+    })
+}
+
+/// Reads a subject with wildcards and without variables.
+pub(super) fn filter(value: &ValueReader<'_>) -> Option<Filter> {
+    value.parsed("a subject", |text| {
+        if text.contains(['{', '}']) {
+            return Err("variables are not allowed here");
+        }
+        reject_mqtt_wildcards(text)?;
+        Filter::parse(text).map_err(InvalidFilter::explain)
+    })
+}
+
+/// Rejects the wildcards of MQTT. As ordinary characters they would match no published subject.
+fn reject_mqtt_wildcards(text: &str) -> Result<(), &'static str> {
+    if text.split(['.', '/']).any(|part| matches!(part, "#" | "+")) {
+        return Err(
+            "`#` and `+` are not wildcards of NATS: `>` matches all remaining tokens, `*` matches one",
+        );
+    }
+    Ok(())
+}
+
+fn subject(
+    value: &ValueReader<'_>,
+    path: Option<&PathTemplate>,
+    allowed: Option<&Covers>,
+) -> Option<SubjectTemplate> {
+    value.parsed("a subject", reject_mqtt_wildcards)?;
+    let template = value.parsed_or("a subject", SubjectTemplate::parse, |error| {
+        explain(value, &error)
+    })?;
+    if template.as_str().contains('/') && !template.as_str().contains('.') {
+        value.warn(
+            "a subject without a dot is one token: `/` is an ordinary character",
+            "NATS separates tokens by dots",
+        );
+    }
+    check_request_variables(value, template.variables(), path);
+    let is_fixed = template.variables().next().is_none();
+    let is_allowed =
+        |filter: &Filter| allowed.is_none_or(|allowed| allowed.first(filter).is_some());
+    if is_fixed && !template.reach(&[]).iter().all(is_allowed) {
+        value.error(
+            "this subject is outside of `allow`",
+            Some("every request would be rejected: widen `allow`"),
+        );
+    }
+    Some(template)
+}

@@ -1,0 +1,115 @@
+//! Reads the templates of a route, `client` and `event`, and checks that their variables exist.
+//!
+//! `client` and the subjects of a source are filled from a request: path, query, headers and
+//! cookies. `event` is filled from the subject of an event, because an event is encoded once for
+//! all clients.
+
+use std::borrow::Cow;
+
+use crate::config::reader::ValueReader;
+use crate::http::config::PathTemplate;
+use crate::sse::EventName;
+use crate::subject::template::InvalidTemplate;
+use crate::subject::{TextTemplate, Variable, Variables};
+
+pub(super) fn client(value: &ValueReader<'_>, path: Option<&PathTemplate>) -> Option<TextTemplate> {
+    let template = text_template(value)?;
+    check_request_variables(value, template.variables(), path);
+    Some(template)
+}
+
+pub(super) fn event(value: &ValueReader<'_>) -> Option<TextTemplate> {
+    let template = text_template(value)?;
+    if template
+        .variables()
+        .any(|variable| !matches!(variable, Variable::SubjectToken(_)))
+    {
+        value.error(
+            "`event` has a variable of a request",
+            Some("an event has one name for all clients: use only `{subject.N}`"),
+        );
+        return None;
+    }
+    let is_valid = template
+        .fill(&Sample)
+        .and_then(|name| EventName::parse(&name))
+        .is_some();
+    if !is_valid {
+        value.error(
+            "invalid event name",
+            Some("a name has 1 to 128 bytes, no control characters and no space at its start; it does not begin with `sidestream.` or end in `;base64`"),
+        );
+    }
+    Some(template)
+}
+
+/// Variables with the value `x`, to check a template before there is a request.
+struct Sample;
+
+impl Variables for Sample {
+    fn values(&self, _: &Variable) -> Vec<Cow<'_, str>> {
+        vec!["x".into()]
+    }
+}
+
+fn text_template(value: &ValueReader<'_>) -> Option<TextTemplate> {
+    let text = value.text()?;
+    value.parsed_or(
+        "a template",
+        |_| TextTemplate::parse(&text),
+        |error| explain(value, &error),
+    )
+}
+
+/// Describes an invalid template. Text from the environment is not quoted.
+pub(super) fn explain(value: &ValueReader<'_>, error: &InvalidTemplate) -> String {
+    match error {
+        InvalidTemplate::Unknown(_) if value.is_filled() => {
+            "unknown variable in this template".into()
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Checks that a request of the route has these variables.
+pub(super) fn check_request_variables<'v>(
+    value: &ValueReader<'_>,
+    variables: impl Iterator<Item = &'v Variable>,
+    path: Option<&PathTemplate>,
+) {
+    for variable in variables {
+        match (variable, path) {
+            (Variable::SubjectToken(_), _) => value.error(
+                "`{subject.N}` is only allowed in `event`",
+                Some("a request has no subject"),
+            ),
+            (Variable::Path(name), Some(path))
+                if path.variables().all(|known| known != &**name) =>
+            {
+                report_unknown_path_variable(value, name, path);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn report_unknown_path_variable(value: &ValueReader<'_>, name: &str, path: &PathTemplate) {
+    let names: Vec<String> = path
+        .variables()
+        .map(|name| format!("`{{{name}}}`"))
+        .collect();
+    let hint = if names.is_empty() {
+        "the path has no variables".into()
+    } else {
+        format!("the path has {}", names.join(", "))
+    };
+    let name = if value.is_filled() {
+        "this variable".into()
+    } else {
+        format!("`{{{name}}}`")
+    };
+    value.error(
+        format!("{name} is not a variable of the route's path"),
+        Some(&hint),
+    );
+}
