@@ -144,7 +144,7 @@ impl App {
         let parts = admin::Parts {
             health: health.clone(),
             metrics: metrics.clone(),
-            registry: streams.clone(),
+            streams: streams.clone(),
             drain,
             config: Box::new({
                 let shown = shown.clone();

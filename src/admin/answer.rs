@@ -1,4 +1,9 @@
-//! What the admin answers to a request: one match over the paths.
+//! Responses of the admin port: one match over the paths.
+//!
+//! A request is checked first (one valid `Host`, lines that end in CRLF, a known name), then
+//! routed. Every page but `/connections` is computed at once. Health checks need no permit; the
+//! other requests count as busy in the slot of their connection, and lists need a permit of their
+//! own.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::connections::{self, NoList};
+use super::connections::{self, ListError};
 use super::list::List;
 use super::{Parts, health};
 use crate::net::request_head;
@@ -24,43 +29,43 @@ use crate::net::slots::{Busy, Slot};
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 
-/// 1 s: scrapes and lists are over soon.
+/// 1 s: scrapes and lists take less.
 const BUSY_RETRY_SECONDS: u64 = 1;
 
-/// 2: a person and a program. A list describes up to 10,000 event streams.
+/// 2: one for a person and one for a program. A list has up to 10,000 event streams.
 pub(super) const LISTS_MAX: usize = 2;
 
-/// The label of the admin port, and the code of a list that is one too many.
+/// Labels of a rejected list: the port and the code.
 pub(super) const TOO_MANY_LISTS: [&str; 2] = ["admin", "too_many_lists"];
 
-/// The same for a request with another host.
+/// Labels of a request with an unknown host.
 pub(super) const HOST_NOT_ALLOWED: [&str; 2] = ["admin", "host_not_allowed"];
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// A page that needs no waiting.
+/// Page that is computed at once.
 type Page = fn(&Parts) -> Answer;
 
-/// One connection, which is one request.
-pub(super) struct Asker {
+/// Context of one connection, which has one request.
+pub(super) struct RequestContext {
     pub(super) parts: Arc<Parts>,
-    /// Names under which it may be asked.
+    /// Allowed names in `Host`, besides addresses and `localhost`.
     pub(super) hosts: Arc<[String]>,
-    /// Whether a line of the head ends without a carriage return.
+    /// Set if a line of the request head ends without a carriage return.
     pub(super) has_bare_line_feed: Arc<AtomicBool>,
-    /// Permits for lists.
+    /// Permits for lists of connections.
     pub(super) lists: Arc<Semaphore>,
     pub(super) slot: Slot,
-    /// Held until the answer is written.
+    /// Held until the response is written.
     pub(super) busy: OnceLock<Busy>,
 }
 
-/// Answers a request. Waits for other pods at most, for some seconds.
+/// Responds to a request. Only lists of the cluster wait, for some seconds at most.
 ///
-/// Health checks take nothing that could be used up: whatever else is open, a probe is answered.
-pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
-    let parts = &asker.parts;
-    if let Some(rejection) = reject(asker, request) {
+/// Health checks take no permit, so they are answered whatever else is open.
+pub(super) async fn respond<B>(context: &RequestContext, request: &Request<B>) -> Answer {
+    let parts = &context.parts;
+    if let Some(rejection) = reject(context, request) {
         return rejection;
     }
     let path = request.uri().path();
@@ -70,44 +75,44 @@ pub(super) async fn answer<B>(asker: &Asker, request: &Request<B>) -> Answer {
         "/health/ready" => Some(|parts| probe(health::is_ready(parts), &health::readiness(parts))),
         "/metrics" => Some(|parts| text(StatusCode::OK, METRICS_TYPE, parts.metrics.render())),
         "/config" => Some(|parts| json(StatusCode::OK, &(parts.config)())),
-        // The only one that may wait.
+        // The only page that may wait.
         "/connections" => None,
         _ => {
             let hint = "/health, /health/live, /health/ready, /metrics, /connections, /config";
             return error(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "the admin has no such page",
+                "no such page on the admin port",
                 hint,
             );
         }
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let hint = "what changes something goes over the control socket";
-        let mut refused = error(
+        let hint = "use the control socket for commands";
+        let mut rejected = error(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             "only GET and HEAD",
             hint,
         );
-        refused
+        rejected
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
+        return rejected;
     }
     if !is_probe(path) {
-        let Some(busy) = asker.slot.begin() else {
-            return later(
+        let Some(busy) = context.slot.begin() else {
+            return unavailable(
                 "busy",
-                "this port answers as many requests as it, or one peer address, may have",
+                "this port, or your address, has reached its limit of concurrent requests",
             );
         };
-        // Set once: a connection is one request.
-        asker.busy.set(busy).ok();
+        // Set once: a connection has one request.
+        context.busy.set(busy).ok();
     }
     match page {
         Some(page) => page(parts),
-        None => connections(asker, request.uri().query()).await,
+        None => connections(context, request.uri().query()).await,
     }
 }
 
@@ -115,9 +120,10 @@ fn is_probe(path: &str) -> bool {
     matches!(path, "/health" | "/health/live" | "/health/ready")
 }
 
-/// Requests that are malformed, or that a page in a browser may have made for another host.
-fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
-    if asker.has_bare_line_feed.load(Ordering::Relaxed) {
+/// Rejects malformed requests, and requests for another host, which a page in a browser may have
+/// made.
+fn reject<B>(context: &RequestContext, request: &Request<B>) -> Option<Answer> {
+    if context.has_bare_line_feed.load(Ordering::Relaxed) {
         let message = "a line of the request ends without a carriage return";
         return Some(error(
             StatusCode::BAD_REQUEST,
@@ -131,21 +137,21 @@ fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
             let hint = "send one Host header, with the host of the URL";
             Some(error(StatusCode::BAD_REQUEST, "bad_host", why, hint))
         }
-        // Load balancers send probes under any name, and a probe returns no list of clients and no configuration.
+        // Load balancers probe under any name, and probes return neither clients nor configuration.
         Ok(Some(host))
-            if !is_probe(request.uri().path()) && !request_head::is_known(host, &asker.hosts) =>
+            if !is_probe(request.uri().path()) && !request_head::is_known(host, &context.hosts) =>
         {
-            asker
+            context
                 .parts
                 .metrics
                 .admin_refusals_total
                 .with_label_values(&HOST_NOT_ALLOWED)
                 .inc();
-            let hint = "ask by address or as localhost, or add the name to `admin.hosts`";
+            let hint = "use an IP address or localhost, or add the name to `admin.hosts`";
             Some(error(
                 StatusCode::MISDIRECTED_REQUEST,
                 HOST_NOT_ALLOWED[1],
-                "this port is not asked by that name",
+                "host name not allowed on this port",
                 hint,
             ))
         }
@@ -153,7 +159,7 @@ fn reject<B>(asker: &Asker, request: &Request<B>) -> Option<Answer> {
     }
 }
 
-async fn connections(asker: &Asker, query: Option<&str>) -> Answer {
+async fn connections(context: &RequestContext, query: Option<&str>) -> Answer {
     let query = match connections::Query::parse(query.unwrap_or_default()) {
         Ok(query) => query,
         Err(message) => {
@@ -165,35 +171,35 @@ async fn connections(asker: &Asker, query: Option<&str>) -> Answer {
             );
         }
     };
-    let Ok(permit) = asker.lists.clone().try_acquire_owned() else {
-        asker
+    let Ok(permit) = context.lists.clone().try_acquire_owned() else {
+        context
             .parts
             .metrics
             .admin_refusals_total
             .with_label_values(&TOO_MANY_LISTS)
             .inc();
-        return later(
+        return unavailable(
             TOO_MANY_LISTS[1],
-            "two lists of connections are being read already",
+            "two other lists of connections are being read",
         );
     };
-    match connections::entries(&asker.parts.registry, query).await {
+    match connections::entries(&context.parts.streams, query).await {
         Ok(entries) => response(
             StatusCode::OK,
             JSON_TYPE,
             List::new(entries, permit).boxed_unsync(),
         ),
-        Err(NoList::NotConfigured) => {
-            let hint = "name a bucket as `presence.bucket`, or ask each pod without `scope`";
+        Err(ListError::NotConfigured) => {
+            let hint = "set `presence.bucket`, or query each pod without `scope`";
             error(
                 StatusCode::NOT_FOUND,
                 "presence_not_configured",
-                "this pod keeps no registry over all pods",
+                "presence is not configured",
                 hint,
             )
         }
-        Err(NoList::Unavailable(why)) => {
-            let hint = "the check `presence` on /health says more; without `scope` this pod's own clients are listed";
+        Err(ListError::Unavailable(why)) => {
+            let hint = "the check `presence` on /health has the reason; without `scope`, the clients of this pod are listed";
             error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "presence_unavailable",
@@ -204,7 +210,7 @@ async fn connections(asker: &Asker, query: Option<&str>) -> Answer {
     }
 }
 
-fn later(code: &str, message: &str) -> Answer {
+fn unavailable(code: &str, message: &str) -> Answer {
     let mut rejected = error(StatusCode::SERVICE_UNAVAILABLE, code, message, "try again");
     rejected
         .headers_mut()

@@ -1,16 +1,17 @@
-//! Where the operator's side is found (`admin:` in the configuration).
+//! Configuration of the admin port and the control socket (`admin:`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Addresses of the admin side.
+/// Addresses of the admin port and the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Probes, metrics, connections.
+    /// Address of the admin port.
     pub address: SocketAddr,
-    /// Names under which it is asked, besides addresses and `localhost`.
+    /// Allowed names in `Host`, besides addresses and `localhost`.
     pub hosts: Vec<String>,
-    /// The control socket; none: the first writable of `/run/sidestream`, `XDG_RUNTIME_DIR`, the temporary directory.
+    /// Path of the control socket. None: the first writable directory of `/run/sidestream`,
+    /// `XDG_RUNTIME_DIR` and the temporary directory.
     pub control: Option<PathBuf>,
 }
 

@@ -1,41 +1,44 @@
-//! What `/connections` lists: the open event streams of this pod, of one client or route, or one client's on all pods.
+//! Query of `/connections`: event streams of this pod, or of one client on all pods.
+//!
+//! `?client=` and `?route=` filter the event streams of this pod. `?scope=cluster` with a client
+//! reads the presence bucket. [`List`](super::list::List) writes the result.
 
 use serde_json::{Value, json};
 
-use super::list::{Entries, Members};
+use super::list::{Entries, PodStreams};
 use crate::presence::{Entry, Key, StreamHandle, StreamTable};
 
-/// How many are listed unless the request says otherwise.
+/// Default number of listed event streams.
 const LIMIT: usize = 1_000;
 
-/// 10,000, about 5 MB: a list beyond is for a program, which can ask by route or client.
+/// 10,000, about 5 MB. Programs that need more can query by route or client.
 const LIMIT_MAX: usize = 10_000;
 
-/// What a bad query is told.
+/// Hint for an invalid query.
 pub(super) const HINT: &str = "?client=, ?route=, ?scope= (pod, or cluster with a client) and ?limit= (1 to 10000, by default 1000)";
 
-/// Event streams that are asked for.
+/// Query for event streams.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Query {
     filter: Filter,
     limit: usize,
-    /// On all pods, not only on this one.
+    /// Event streams of all pods.
     is_of_cluster: bool,
 }
 
-/// Conditions for an event stream to be listed.
+/// Conditions for a listed event stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
     client: Option<String>,
     route: Option<String>,
 }
 
-/// Why there is no list.
+/// Error that prevents a list.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoList {
-    /// There is no registry over all pods.
+pub(super) enum ListError {
+    /// No presence bucket is configured.
     NotConfigured,
-    /// It cannot be read now.
+    /// The presence bucket cannot be read now.
     Unavailable(String),
 }
 
@@ -52,74 +55,79 @@ impl Query {
                 "route" => parsed.filter.route = Some(value.into_owned()),
                 "limit" => match value.parse() {
                     Ok(limit @ 1..=LIMIT_MAX) => parsed.limit = limit,
-                    _ => return Err(format!("{value:?} is no limit")),
+                    _ => return Err(format!("{value:?} is not a limit from 1 to 10000")),
                 },
                 "scope" => match &*value {
                     "pod" => parsed.is_of_cluster = false,
                     "cluster" => parsed.is_of_cluster = true,
-                    _ => return Err(format!("{value:?} is no scope")),
+                    _ => return Err(format!("{value:?} is not a scope: use pod or cluster")),
                 },
-                _ => return Err(format!("{name:?} is no parameter")),
+                _ => return Err(format!("unknown parameter {name:?}")),
             }
         }
         if parsed.is_of_cluster && parsed.filter.client.is_none() {
-            return Err("the scope cluster needs a client".to_owned());
+            return Err("the scope cluster needs the parameter client".to_owned());
         }
         Ok(parsed)
     }
 }
 
 impl Filter {
-    pub(super) fn passes(&self, member: &dyn StreamHandle) -> bool {
-        self.passes_route(member.route())
+    pub(super) fn matches(&self, stream: &dyn StreamHandle) -> bool {
+        self.matches_route(stream.route())
             && self
                 .client
                 .as_ref()
-                .is_none_or(|client| client == member.client())
+                .is_none_or(|client| client == stream.client())
     }
 
-    fn passes_route(&self, route: &str) -> bool {
+    fn matches_route(&self, route: &str) -> bool {
         self.route.as_ref().is_none_or(|wanted| wanted == route)
     }
 }
 
-/// Entries that fit, up to the limit.
-pub(super) async fn entries(registry: &StreamTable, query: Query) -> Result<Entries, NoList> {
+/// Returns the entries that match, up to the limit.
+pub(super) async fn entries(streams: &StreamTable, query: Query) -> Result<Entries, ListError> {
     let Query {
         filter,
         limit,
         is_of_cluster,
     } = query;
     match &filter.client {
-        Some(client) if is_of_cluster => of_cluster(registry, client, &filter, limit).await,
-        _ => Ok(Entries::Pod(Members::new(registry.clone(), filter, limit))),
+        Some(client) if is_of_cluster => of_cluster(streams, client, &filter, limit).await,
+        _ => Ok(Entries::Pod(PodStreams::new(
+            streams.clone(),
+            filter,
+            limit,
+        ))),
     }
 }
 
-/// Everything known of one client on all pods; `complete` is false when it has more than the limit.
+/// Returns the entries of one client on all pods. `complete` is false if it has more than the
+/// limit.
 async fn of_cluster(
-    registry: &StreamTable,
+    streams: &StreamTable,
     client: &str,
     filter: &Filter,
     limit: usize,
-) -> Result<Entries, NoList> {
-    let cluster = registry.presence().ok_or(NoList::NotConfigured)?;
+) -> Result<Entries, ListError> {
+    let cluster = streams.presence().ok_or(ListError::NotConfigured)?;
     let mut found = cluster
         .find(client, limit)
         .await
-        .map_err(|why| NoList::Unavailable(why.to_string()))?;
+        .map_err(|why| ListError::Unavailable(why.to_string()))?;
     found
         .entries
-        .retain(|(_, entry)| filter.passes_route(&entry.route));
+        .retain(|(_, entry)| filter.matches_route(&entry.route));
     let (total, is_complete) = (found.entries.len(), found.is_complete);
-    Ok(Entries::PresenceStore {
+    Ok(Entries::Cluster {
         total,
         is_complete,
         found: found.entries.into_iter(),
     })
 }
 
-pub(super) fn listed((key, entry): &(Key, Entry)) -> Value {
+pub(super) fn entry_json((key, entry): &(Key, Entry)) -> Value {
     let Entry {
         pod,
         route,
@@ -153,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_decoded_and_what_it_cannot_be_is_refused() {
+    fn query_is_decoded_and_invalid_parameters_are_rejected() {
         let parsed = Query::parse("client=a%2Fb+c&route=/events/{id}&limit=7").unwrap();
         let Filter { client, route } = &parsed.filter;
         assert_eq!(

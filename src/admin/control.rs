@@ -1,4 +1,8 @@
-//! The control socket: one command a line, one JSON object a line in answer.
+//! Control socket: one command per line, one JSON object per line as response.
+//!
+//! Commands: `status`, `reload`, `drain`, `drain wait`. A command becomes a [`Command`] with a
+//! oneshot sender, which the application answers; it waits at most 10 s. A connection is one task
+//! of the admin's runtime, with a slot like a connection of the admin port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +18,7 @@ use crate::lifecycle::phase::{Phase, Progress};
 use crate::net::slots::{Bounds, Slot, Slots};
 use crate::telemetry::Metrics;
 
-/// 16: people and scripts, one at a time. A connection between two commands is closed when a new one needs its slot.
+/// 16 people and scripts. An idle connection is closed if a new one needs its slot.
 const BOUNDS: Bounds = Bounds {
     silent_max: 16,
     connected_max: 16,
@@ -25,45 +29,45 @@ const BOUNDS: Bounds = Bounds {
 /// 256: the longest command is one word.
 const LINE_BYTES_MAX: u64 = 256;
 
-/// 30 s: who asks nothing, or takes no answer, for so long has gone to lunch.
+/// 30 s without a command, or without reading the response, close the connection.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// 10 s: a reload reads some files. Other commands wait for it.
+/// 10 s: a reload reads files, and other commands wait for it.
 const OUTCOME_MAX: Duration = Duration::from_secs(10);
 
-/// 100 ms: as at any listener, a shortage of descriptors must not become a busy loop.
+/// 100 ms: prevents a busy loop while file descriptors are short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the application is asked to do.
+/// Command for the application.
 #[derive(Debug)]
 pub enum Command {
-    /// To read the configuration again now.
+    /// Reads the configuration again.
     Reload {
-        /// Where the outcome is told.
+        /// Receives the outcome.
         outcome: oneshot::Sender<Outcome>,
     },
-    /// To drain; asked again, it is the same drain.
+    /// Starts a drain. A second command joins the running drain.
     Drain {
-        /// Told when it has begun.
+        /// Receives the outcome when the drain has started.
         outcome: oneshot::Sender<Outcome>,
     },
 }
 
-/// How a command went; the error is a sentence for people.
+/// Outcome of a command; the error is a sentence for people.
 pub type Outcome = Result<(), String>;
 
-/// Slots of the control socket.
+/// Returns the slots of the control socket.
 pub(super) fn slots(metrics: &Metrics) -> Slots {
     Slots::new("control", BOUNDS, &metrics.admin_refusals_total)
 }
 
-/// Serves for ever, without a socket as well.
+/// Serves the control socket. Without one, waits forever.
 pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, slots: &Slots) {
     let listener = match socket.map(Socket::listener) {
         None => return std::future::pending().await,
         Some(Ok(listener)) => listener,
         Some(Err(error)) => {
-            tracing::error!(%error, "the control socket cannot be listened at");
+            tracing::error!(%error, "cannot listen on the control socket");
             return std::future::pending().await;
         }
     };
@@ -77,21 +81,25 @@ pub(super) async fn serve(socket: Option<&Socket>, parts: &Arc<Parts>, slots: &S
                     }
                     tokio::select! {
                         () = slot.evicted() => {}
-                        ended = converse(connection, &parts, &slot) => if let Err(error) = ended {
-                            tracing::debug!(%error, "a connection to the control socket ended early");
+                        ended = serve_connection(connection, &parts, &slot) => if let Err(error) = ended {
+                            tracing::debug!(%error, "control connection failed");
                         },
                     }
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, "a connection to the control socket could not be accepted");
+                tracing::debug!(%error, "cannot accept a control connection");
                 tokio::time::sleep(SHORTAGE_PAUSE).await;
             }
         }
     }
 }
 
-async fn converse(connection: UnixStream, parts: &Parts, slot: &Slot) -> std::io::Result<()> {
+async fn serve_connection(
+    connection: UnixStream,
+    parts: &Parts,
+    slot: &Slot,
+) -> std::io::Result<()> {
     let (from, mut to) = connection.into_split();
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
@@ -106,9 +114,9 @@ async fn converse(connection: UnixStream, parts: &Parts, slot: &Slot) -> std::io
         let complete = line.ends_with(b"\n");
         let busy = slot.begin();
         let answer = match &busy {
-            _ if !complete => refused("a command is one word and a newline"),
-            Some(_) => obey(&line, parts).await,
-            None => refused("too many commands at one time"),
+            _ if !complete => rejected("end the command with a newline; it has at most 256 bytes"),
+            Some(_) => execute(&line, parts).await,
+            None => rejected("too many concurrent commands; try again"),
         };
         let answer = format!("{answer}\n");
         let Ok(written) = tokio::time::timeout(IDLE_MAX, to.write_all(answer.as_bytes())).await
@@ -122,34 +130,34 @@ async fn converse(connection: UnixStream, parts: &Parts, slot: &Slot) -> std::io
     }
 }
 
-async fn obey(line: &[u8], parts: &Parts) -> Value {
+async fn execute(line: &[u8], parts: &Parts) -> Value {
     match line.trim_ascii() {
         b"status" => {
             let mut status = health::report(parts);
             status["ok"] = true.into();
             status
         }
-        b"reload" => match ask(&parts.commands, |outcome| Command::Reload { outcome }).await {
+        b"reload" => match send(&parts.commands, |outcome| Command::Reload { outcome }).await {
             Ok(()) => json!({ "ok": true }),
-            Err(why) => refused(&why),
+            Err(why) => rejected(&why),
         },
         b"drain" => drain(parts, false).await,
         b"drain wait" => drain(parts, true).await,
-        _ => refused("the commands are: drain, drain wait, reload, status"),
+        _ => rejected("unknown command; use drain, drain wait, reload or status"),
     }
 }
 
-/// Begins a drain, or finds that one has begun; and waits for its end if that is wanted. What comes back says where it
-/// stands, and once it is over whether everybody left in good order.
+/// Starts a drain or joins the running one, and waits for its end if `wait` is set. The response
+/// has the progress, and after the end whether no event stream was cut.
 async fn drain(parts: &Parts, wait: bool) -> Value {
     if !parts.drain.borrow().is_draining()
-        && let Err(why) = ask(&parts.commands, |outcome| Command::Drain { outcome }).await
+        && let Err(why) = send(&parts.commands, |outcome| Command::Drain { outcome }).await
     {
-        return refused(&why);
+        return rejected(&why);
     }
     let mut drain = parts.drain.clone();
     let over = |progress: &Progress| progress.phase == Phase::Done;
-    // An error means that it will not change any more.
+    // An error means that the sender is gone: the last value is final.
     let progress = match wait {
         true => drain
             .wait_for(over)
@@ -162,25 +170,27 @@ async fn drain(parts: &Parts, wait: bool) -> Value {
 }
 
 /// Sends a command to the application and waits for its outcome.
-async fn ask(
+async fn send(
     commands: &mpsc::Sender<Command>,
     command: impl FnOnce(oneshot::Sender<Outcome>) -> Command,
 ) -> Outcome {
-    let (tell, told) = oneshot::channel();
-    // One that does not fit is refused at once: the application is not listening, or has enough to do.
+    let (outcome, received) = oneshot::channel();
+    // A full queue rejects at once: the application is not ready, or busy with other commands.
     commands
-        .try_send(command(tell))
+        .try_send(command(outcome))
         .map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => "too many commands at one time".to_owned(),
-            mpsc::error::TrySendError::Closed(_) => "the sidecar is ending".to_owned(),
+            mpsc::error::TrySendError::Full(_) => {
+                "too many concurrent commands; try again".to_owned()
+            }
+            mpsc::error::TrySendError::Closed(_) => "the sidecar is shutting down".to_owned(),
         })?;
-    match tokio::time::timeout(OUTCOME_MAX, told).await {
+    match tokio::time::timeout(OUTCOME_MAX, received).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err("the sidecar is ending".to_owned()),
+        Ok(Err(_)) => Err("the sidecar is shutting down".to_owned()),
         Err(_) => Err(format!("no outcome within {} s", OUTCOME_MAX.as_secs())),
     }
 }
 
-fn refused(why: &str) -> Value {
+fn rejected(why: &str) -> Value {
     json!({ "ok": false, "error": why })
 }

@@ -1,4 +1,4 @@
-//! What `/health` says: every check, and where a drain stands.
+//! Bodies of `/health` and `/health/ready`: the checks, and the progress of a drain.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use super::Parts;
 use crate::lifecycle::health::Status;
 use crate::lifecycle::phase::Progress;
 
-/// Whether load balancers should send clients here.
+/// Returns whether the pod is ready: no check fails and no drain has started.
 pub(super) fn is_ready(parts: &Parts) -> bool {
     parts.health.is_ready() && !parts.drain.borrow().is_draining()
 }
 
-/// Everything.
+/// Returns the full report.
 pub(super) fn report(parts: &Parts) -> Value {
     let (checks, drain) = (parts.health.report(), *parts.drain.borrow());
     json!({
@@ -24,7 +24,7 @@ pub(super) fn report(parts: &Parts) -> Value {
     })
 }
 
-/// How far a drain is.
+/// Returns the progress of the drain.
 pub(super) fn drain(progress: Progress) -> Value {
     json!({
         "phase": progress.phase.as_str(),
@@ -34,7 +34,7 @@ pub(super) fn drain(progress: Progress) -> Value {
     })
 }
 
-/// The short form: whether, and if not, why.
+/// Returns the readiness and the failing checks.
 pub(super) fn readiness(parts: &Parts) -> Value {
     let (checks, drain) = (parts.health.report(), *parts.drain.borrow());
     let failing: Map<_, _> = checks
@@ -47,7 +47,8 @@ pub(super) fn readiness(parts: &Parts) -> Value {
     json!({ "ready": is_ready(parts), "status": overall(&checks, drain), "failing": failing })
 }
 
-/// One word; a drain hides what else may be wrong, which the checks still say.
+/// Returns the overall status. A drain takes precedence over failing checks, which the report still
+/// has.
 fn overall(checks: &BTreeMap<String, Status>, drain: Progress) -> &'static str {
     if drain.is_draining() {
         "draining"

@@ -1,7 +1,9 @@
-//! The body of `/connections`: a JSON list that is written bit by bit, as fast as the client reads.
+//! Body of `/connections`: a JSON list that is written in chunks, as fast as the client reads.
 //!
-//! With a hundred thousand event streams a list has many megabytes. Only [`PIECE_BYTES`] of it exist at a time, and event
-//! streams are described as their turn comes; a client that stops reading holds one piece, until the connection's deadline.
+//! With 100,000 event streams a list has many megabytes. Only [`CHUNK_BYTES`] of it exist at a
+//! time, and each event stream is described when it is written. A client that stops reading holds
+//! one chunk until the deadline of the connection. The table of event streams is read shard by
+//! shard.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,55 +15,55 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::connections::{Filter, listed};
+use super::connections::{Filter, entry_json};
 use crate::presence::{Entry, Key, SHARDS, StreamHandle, StreamTable};
 
-/// 16 KiB: some thirty entries, as much as a socket takes at once.
-const PIECE_BYTES: usize = 16 * 1024;
+/// 16 KiB: about thirty entries, as much as a socket accepts at once.
+const CHUNK_BYTES: usize = 16 * 1024;
 
-/// A list that is being written.
+/// List that is being written.
 pub(super) struct List {
     entries: Entries,
-    /// Text before the entries, until it is written.
+    /// Text before the entries; taken when it is written.
     head: Option<&'static str>,
     is_first: bool,
     is_over: bool,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Entries that are described when their turn comes.
+/// Entries of a list, described one by one.
 pub(super) enum Entries {
     /// Event streams of this pod.
-    Pod(Members),
-    /// What the registry over all pods has, which bounds their number.
-    PresenceStore {
+    Pod(PodStreams),
+    /// Entries of the presence bucket; the query bounds their number.
+    Cluster {
         /// Their number.
         total: usize,
-        /// Whether these are all.
+        /// False if the client has further entries.
         is_complete: bool,
-        /// The entries themselves.
+        /// The entries.
         found: vec::IntoIter<(Key, Entry)>,
     },
 }
 
-/// Event streams of this pod that pass a filter, one part of the table at a time.
-pub(super) struct Members {
-    registry: StreamTable,
+/// Event streams of this pod that match a filter, read shard by shard.
+pub(super) struct PodStreams {
+    streams: StreamTable,
     filter: Filter,
     left: usize,
     total: u64,
     next_shard: u32,
-    members: vec::IntoIter<Arc<dyn StreamHandle>>,
+    streams_of_shard: vec::IntoIter<Arc<dyn StreamHandle>>,
 }
 
 impl List {
     pub(super) fn new(entries: Entries, permit: OwnedSemaphorePermit) -> Self {
         let head = match &entries {
             Entries::Pod(_) => "{\"connections\":[",
-            Entries::PresenceStore {
+            Entries::Cluster {
                 is_complete: true, ..
             } => "{\"scope\":\"cluster\",\"complete\":true,\"connections\":[",
-            Entries::PresenceStore {
+            Entries::Cluster {
                 is_complete: false, ..
             } => "{\"scope\":\"cluster\",\"complete\":false,\"connections\":[",
         };
@@ -74,21 +76,21 @@ impl List {
         }
     }
 
-    fn piece(&mut self) -> String {
-        let mut piece = String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-        piece.push_str(self.head.take().unwrap_or_default());
-        while piece.len() < PIECE_BYTES {
+    fn chunk(&mut self) -> String {
+        let mut chunk = String::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        chunk.push_str(self.head.take().unwrap_or_default());
+        while chunk.len() < CHUNK_BYTES {
             let Some(entry) = self.entries.next() else {
-                piece.push_str(&format!("],\"total\":{}}}\n", self.entries.total()));
+                chunk.push_str(&format!("],\"total\":{}}}\n", self.entries.total()));
                 self.is_over = true;
                 break;
             };
             if !std::mem::take(&mut self.is_first) {
-                piece.push(',');
+                chunk.push(',');
             }
-            piece.push_str(&entry);
+            chunk.push_str(&entry);
         }
-        piece
+        chunk
     }
 }
 
@@ -103,7 +105,7 @@ impl Body for List {
         if self.is_over {
             return Poll::Ready(None);
         }
-        Poll::Ready(Some(Ok(Frame::data(self.piece().into()))))
+        Poll::Ready(Some(Ok(Frame::data(self.chunk().into()))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -112,54 +114,52 @@ impl Body for List {
 }
 
 impl Entries {
-    /// The next one as JSON.
+    /// Returns the next entry as JSON.
     fn next(&mut self) -> Option<String> {
         match self {
-            Self::Pod(members) => members
+            Self::Pod(streams) => streams
                 .next()
-                .map(|member| serde_json::to_string(&member.describe()).unwrap_or_default()),
-            Self::PresenceStore { found, .. } => {
-                found.next().map(|entry| listed(&entry).to_string())
-            }
+                .map(|stream| serde_json::to_string(&stream.describe()).unwrap_or_default()),
+            Self::Cluster { found, .. } => found.next().map(|entry| entry_json(&entry).to_string()),
         }
     }
 
     fn total(&self) -> u64 {
         match self {
-            Self::Pod(members) => members.total,
-            Self::PresenceStore { total, .. } => *total as u64,
+            Self::Pod(streams) => streams.total,
+            Self::Cluster { total, .. } => *total as u64,
         }
     }
 }
 
-impl Members {
-    pub(super) fn new(registry: StreamTable, filter: Filter, limit: usize) -> Self {
+impl PodStreams {
+    pub(super) fn new(streams: StreamTable, filter: Filter, limit: usize) -> Self {
         Self {
-            registry,
+            streams,
             filter,
             left: limit,
             total: 0,
             next_shard: 0,
-            members: Vec::new().into_iter(),
+            streams_of_shard: Vec::new().into_iter(),
         }
     }
 
-    /// The next one within the limit. Those beyond are counted, and cost a comparison each.
+    /// Returns the next event stream within the limit. Those above the limit are only counted.
     fn next(&mut self) -> Option<Arc<dyn StreamHandle>> {
         loop {
-            for member in self.members.by_ref() {
-                if self.filter.passes(&*member) {
+            for stream in self.streams_of_shard.by_ref() {
+                if self.filter.matches(&*stream) {
                     self.total += 1;
                     if let Some(left) = self.left.checked_sub(1) {
                         self.left = left;
-                        return Some(member);
+                        return Some(stream);
                     }
                 }
             }
             if self.next_shard == SHARDS {
                 return None;
             }
-            self.members = self.registry.shard(self.next_shard).into_iter();
+            self.streams_of_shard = self.streams.shard(self.next_shard).into_iter();
             self.next_shard += 1;
         }
     }

@@ -1,6 +1,16 @@
-//! The operator's side: probes, metrics, connections, configuration, the control socket; on a thread of its own.
+//! Admin port and control socket: probes, metrics, connections, configuration, commands.
 //!
-//! It knows what it shows only through what it is given ([`Parts`]): shared tables, a watch and a closure.
+//! Both run on one thread with a runtime of its own, which starts first and stops last, so probes
+//! are answered while the other threads are busy. The admin knows the rest of the process only
+//! through [`Parts`]: shared tables, a watch channel and a closure.
+//!
+//! ```text
+//! admin port     -> server -> answer -> health, connections, list, telemetry
+//! control socket -> socket -> control -> Command -> app
+//! ```
+//!
+//! Every connection has a slot (`net::slots`): idle connections are evicted by new ones, one peer
+//! address gets a share, and health checks need no further permit.
 
 mod answer;
 pub mod config;
@@ -15,4 +25,4 @@ mod socket;
 pub use config::Config;
 pub use control::{Command, Outcome};
 pub use server::{Admin, Parts, start};
-pub use socket::places;
+pub use socket::candidates;

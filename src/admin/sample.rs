@@ -1,4 +1,4 @@
-//! Gauges that are read from the table of event streams and from the drain, before each reading of the metrics.
+//! Gauges that are computed before each scrape: lag per route, slow clients, progress of the drain.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +11,9 @@ use crate::presence::{RouteLag, StreamTable};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::set_state;
 
-/// Adds the admin's samplers.
-pub(super) fn install(metrics: &Metrics, registry: StreamTable, drain: watch::Receiver<Progress>) {
-    // Known before the first: an alert on its rate needs a zero to begin from.
+/// Registers the samplers.
+pub(super) fn install(metrics: &Metrics, streams: StreamTable, drain: watch::Receiver<Progress>) {
+    // Initialised to zero: the increase from an absent series to 1 would not fire an alert.
     for labels in [TOO_MANY_LISTS, HOST_NOT_ALLOWED] {
         metrics
             .admin_refusals_total
@@ -23,11 +23,11 @@ pub(super) fn install(metrics: &Metrics, registry: StreamTable, drain: watch::Re
     let routes = Mutex::<BTreeMap<Arc<str>, RouteLag>>::default();
     metrics.sample_with(move |metrics| {
         let mut routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
-        // A route whose last client has left is at 0, rather than for ever at what that one lacked.
+        // Routes without event streams report 0 and not their last lag.
         for route in routes.values_mut() {
             *route = RouteLag::default();
         }
-        routes.extend(registry.lag());
+        routes.extend(streams.lag());
         for (route, lag) in &*routes {
             set(metrics, route, lag);
         }

@@ -1,4 +1,9 @@
-//! The admin's thread: starts first, stops last, and answers however busy the rest of the process is.
+//! Thread of the admin port and the control socket.
+//!
+//! [`start`] binds both and spawns the thread, which runs until [`Admin::stop`]. A connection is
+//! one task and has one request; keep-alive is off, so no slot is held for a later request. The
+//! task `beside` (the load monitor of `app`) shares the thread because it must run while others are
+//! busy.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::answer::Asker;
+use super::answer::RequestContext;
 use super::control::{self, Command};
 use super::socket::Socket;
 use super::{Config, answer, sample};
@@ -28,8 +33,9 @@ use crate::net::slots::{self, Bounds, Slots};
 use crate::presence::StreamTable;
 use crate::telemetry::Metrics;
 
-/// 64 silent and 64 connected: probes, scrapers and people are a dozen, and 128 descriptors are half of the least limit
-/// that is usual (256). 16 of them busy: a list or the metrics, held in memory until they are read.
+/// 64 silent and 64 connected: probes, scrapers and people need a dozen, and 128 descriptors are
+/// half of the smallest usual limit (256). 16 busy: lists and metrics stay in memory until the
+/// client has read them.
 const BOUNDS: Bounds = Bounds {
     silent_max: 64,
     connected_max: 64,
@@ -37,38 +43,38 @@ const BOUNDS: Bounds = Bounds {
     first_byte_max: Duration::from_secs(2),
 };
 
-/// 3 s: the head of a request of a probe is one packet.
+/// 3 s: the request head of a probe is one packet.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
 
-/// 15 s: for the whole connection, which is one request; long enough to carry every list there is.
+/// 15 s for the whole connection, which has one request: enough for the longest list.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(15);
 
-/// 500 ms: what is being answered when the admin stops is answered.
+/// 500 ms for responses that are in progress when the admin stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// 4 turns of tasks, and sockets are asked again. With the default of 61, a storm of new connections evicts a probe before
-/// its request, which came with it, is seen.
+/// Polls sockets after every 4 task polls. With the default of 61, a storm of new connections
+/// evicts a probe before its request is read.
 const EVENT_INTERVAL: u32 = 4;
 
-/// 8 KiB: the least that hyper reads into.
+/// 8 KiB: the minimum of hyper.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// 16 KiB: pieces of a list are made when those before are written.
+/// 16 KiB: the next chunk of a list is made when the one before is written.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// What the admin shows, and where it sends what it is told.
+/// State that the admin shows, and the channel for its commands.
 pub struct Parts {
     /// The checks.
     pub health: Health,
-    /// The metrics; the admin adds samplers of its own.
+    /// The metrics. The admin adds its own samplers.
     pub metrics: Arc<Metrics>,
-    /// Who is connected.
-    pub registry: StreamTable,
-    /// Where a drain stands.
+    /// Open event streams.
+    pub streams: StreamTable,
+    /// Progress of the drain.
     pub drain: watch::Receiver<Progress>,
-    /// What `/config` shows: the effective configuration with its secrets masked, and how the last reload went.
+    /// Body of `/config`: the effective configuration with masked secrets, and the last reload.
     pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
-    /// Where commands of the control socket go.
+    /// Receives the commands of the control socket.
     pub commands: mpsc::Sender<Command>,
 }
 
@@ -78,7 +84,7 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// The running admin. Dropping it ends it as well, without waiting.
+/// Handle of the running admin. Dropping it stops the admin without waiting.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
@@ -87,13 +93,12 @@ pub struct Admin {
     thread: JoinHandle<()>,
 }
 
-/// Binds both addresses, begins to answer on a thread of its own, and says where. `beside` runs on that thread too: what
-/// has to go on however busy the other threads are.
+/// Binds both addresses and serves them on a thread of its own. `beside` runs on the same thread.
 ///
 /// # Errors
-/// When the address cannot be listened at, or the control socket that was asked for cannot be made; the message names
-/// the key of the configuration. With the control socket `auto` and no place for it, the admin runs without one and
-/// warns.
+/// If the admin address or the configured control socket cannot be bound; the message names the key
+/// of the configuration. If `admin.control` is `auto` and no directory is writable, the admin runs
+/// without a control socket and a check is degraded.
 pub fn start(
     config: &Config,
     parts: Parts,
@@ -139,29 +144,30 @@ pub fn start(
 }
 
 impl Admin {
-    /// Where it answers; the real port, when 0 was asked for.
+    /// Returns the bound address, with the actual port if 0 was configured.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the control socket is, if there is one.
+    /// Returns the path of the control socket, if there is one.
     #[must_use]
     pub fn control(&self) -> Option<&Path> {
         self.control.as_deref()
     }
 
-    /// Answers what is being asked, then ends the thread and takes the control socket away. Blocks, half a second at
-    /// most: the last act of the process.
+    /// Finishes responses in progress, ends the thread and removes the control socket. Blocks for
+    /// at most half a second.
     pub fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
-            tracing::error!("the admin's thread had panicked");
+            tracing::error!("the admin thread panicked");
         }
     }
 }
 
-/// The control socket, or the check that says that there is none; to be kept as long as the admin runs.
+/// Opens the control socket. Without one, returns the degraded check, which lasts as long as the
+/// admin.
 fn open_control(
     config: &Config,
     port: u16,
@@ -172,7 +178,7 @@ fn open_control(
         Err(error) if config.control.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
             let check = health.check("control", "not opened yet");
             check.set(Status::Degraded(format!(
-                "no control socket; name a path as admin.control: {error}"
+                "no control socket: {error}; set `admin.control` to a writable path"
             )));
             Ok((None, Some(check)))
         }
@@ -184,15 +190,15 @@ fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-/// Everything that is listened at.
+/// Bound sockets of the admin.
 struct Sockets {
     bound: std::net::TcpListener,
     socket: Option<Socket>,
-    /// Names under which the port may be asked.
+    /// Allowed names in `Host`.
     hosts: Arc<[String]>,
 }
 
-/// The thread.
+/// Runs the thread of the admin.
 fn serve(
     runtime: &Runtime,
     Sockets {
@@ -204,7 +210,7 @@ fn serve(
     stopped: oneshot::Receiver<Infallible>,
     _check: Option<Check>,
 ) {
-    sample::install(&parts.metrics, parts.registry.clone(), parts.drain.clone());
+    sample::install(&parts.metrics, parts.streams.clone(), parts.drain.clone());
     let parts = Arc::new(parts);
     let slots = Slots::new("admin", BOUNDS, &parts.metrics.admin_refusals_total);
     let controls = control::slots(&parts.metrics);
@@ -214,13 +220,13 @@ fn serve(
             () = accept(bound, &parts, &hosts, &slots) => {}
             () = control::serve(socket.as_ref(), &parts, &controls) => {}
         }
-        // Late answers are cut by the end of the runtime.
+        // The end of the runtime cuts later responses.
         let answered = async { tokio::join!(slots.unused(), controls.unused()) };
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
-            tracing::debug!("the admin's last connections were cut");
+            tracing::debug!("admin connections cut at shutdown");
         }
     });
-    // Takes the file away, after the last answer.
+    // Removes the file, after the last response.
     drop(socket);
 }
 
@@ -232,12 +238,12 @@ async fn accept(
 ) {
     let listener = match Listener::new(bound) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the admin cannot listen"),
+        Err(error) => return tracing::error!(%error, "cannot listen on the admin port"),
     };
     let lists = Arc::new(Semaphore::new(answer::LISTS_MAX));
     let (parts, hosts) = (parts.clone(), hosts.clone());
-    let converse = move |connection, slot| {
-        let asker = Asker {
+    let serve = move |connection, slot| {
+        let context = RequestContext {
             parts: parts.clone(),
             hosts: hosts.clone(),
             has_bare_line_feed: Arc::default(),
@@ -246,24 +252,23 @@ async fn accept(
             busy: OnceLock::new(),
         };
         async move {
-            if tokio::time::timeout(CONNECTION_DEADLINE, converse(connection, &asker))
+            if tokio::time::timeout(CONNECTION_DEADLINE, serve_connection(connection, &context))
                 .await
                 .is_err()
             {
-                tracing::debug!("a connection to the admin was cut at its deadline");
+                tracing::debug!("admin connection cut at its deadline");
             }
         }
     };
-    match slots::serve(listener, slots, converse).await {}
+    match slots::serve(listener, slots, serve).await {}
 }
 
-/// One connection, one request: a slot is never held for a request that may come later.
-async fn converse(connection: TcpStream, asker: &Asker) {
-    let connection = Scanned::new(connection, asker.has_bare_line_feed.clone());
-    let service =
-        service_fn(
-            |request| async move { Ok::<_, Infallible>(answer::answer(asker, &request).await) },
-        );
+/// Serves one connection with one request.
+async fn serve_connection(connection: TcpStream, context: &RequestContext) {
+    let connection = Scanned::new(connection, context.has_bare_line_feed.clone());
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(answer::respond(context, &request).await)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
@@ -272,9 +277,9 @@ async fn converse(connection: TcpStream, asker: &Asker) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(connection), service);
     tokio::select! {
-        () = asker.slot.evicted() => {}
+        () = context.slot.evicted() => {}
         served = served => if let Err(error) = served {
-            tracing::debug!(%error, "a connection to the admin ended early");
+            tracing::debug!(%error, "admin connection failed");
         },
     }
 }

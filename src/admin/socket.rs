@@ -1,4 +1,8 @@
-//! Where the control socket stands in the file system: found, made for this user alone, taken away at the end.
+//! File of the control socket: its path, its permissions, its removal.
+//!
+//! The socket is bound at the first candidate path that is writable, with mode 0600. A socket file
+//! that no process listens on is replaced. The file is removed at the end, but only if it is still
+//! the same file (device and inode).
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -8,31 +12,31 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Type};
 
-/// The folder that is the sidecar's own, in a container.
+/// Directory of the sidecar in a container.
 const FOLDER: &str = "/run/sidestream";
 
-/// 16: people and scripts, one at a time.
+/// 16: as many as the control socket has slots.
 const BACKLOG: i32 = 16;
 
-/// The bound socket; dropping it removes its file.
+/// Bound socket. Dropping it removes its file.
 #[derive(Debug)]
 pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode: the file is removed only while it is ours.
+    /// Device and inode: the file is removed only if it is still this one.
     file: (u64, u64),
 }
 
-/// Where a control socket may be, in the order in which it is looked for: the one that is configured alone, or
-/// `sidestream.sock` in `/run/sidestream`, then `sidestream-<admin port>.sock` in `XDG_RUNTIME_DIR` and in the
-/// temporary directory, which several sidecars of a machine share.
+/// Returns the candidate paths of the control socket in the order of preference: only the
+/// configured path, or `sidestream.sock` in `/run/sidestream`, then `sidestream-<admin port>.sock`
+/// in `XDG_RUNTIME_DIR` and in the temporary directory, which several sidecars of a machine share.
 #[must_use]
-pub fn places(configured: Option<&Path>, admin_port: u16) -> Vec<PathBuf> {
+pub fn candidates(configured: Option<&Path>, admin_port: u16) -> Vec<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    places_among(configured, admin_port, runtime, &std::env::temp_dir())
+    candidates_in(configured, admin_port, runtime, &std::env::temp_dir())
 }
 
-fn places_among(
+fn candidates_in(
     configured: Option<&Path>,
     port: u16,
     runtime: Option<PathBuf>,
@@ -43,7 +47,7 @@ fn places_among(
     }
     let shared = format!("sidestream-{port}.sock");
     let own = Path::new(FOLDER).join("sidestream.sock");
-    // A relative one is to be ignored (XDG Base Directory Specification, "Basics").
+    // Relative paths are ignored (XDG Base Directory Specification, "Basics").
     let runtime = runtime.filter(|folder| folder.is_absolute());
     std::iter::once(own)
         .chain(runtime.map(|folder| folder.join(&shared)))
@@ -52,32 +56,32 @@ fn places_among(
 }
 
 impl Socket {
-    /// Binds the first place that can be written.
+    /// Binds the first candidate that is writable.
     ///
     /// # Errors
-    /// `AddrInUse` when a living process listens there; otherwise why none of the places would do.
+    /// `AddrInUse` if a process listens there; otherwise the reasons for all candidates.
     pub(super) fn open(configured: Option<&Path>, admin_port: u16) -> io::Result<Self> {
-        let mut refusals = Vec::new();
-        for place in places(configured, admin_port) {
-            match Self::bind(&place) {
+        let mut errors = Vec::new();
+        for path in candidates(configured, admin_port) {
+            match Self::bind(&path) {
                 Ok(socket) => return Ok(socket),
                 Err(error) if configured.is_some() || error.kind() == io::ErrorKind::AddrInUse => {
                     return Err(io::Error::new(
                         error.kind(),
-                        format!("{}: {error}", place.display()),
+                        format!("{}: {error}", path.display()),
                     ));
                 }
-                Err(error) => refusals.push(format!("{}: {error}", place.display())),
+                Err(error) => errors.push(format!("{}: {error}", path.display())),
             }
         }
-        Err(io::Error::other(refusals.join("; ")))
+        Err(io::Error::other(errors.join("; ")))
     }
 
     fn bind(path: &Path) -> io::Result<Self> {
         remove_stale(path)?;
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
-        // Before it listens: until then nobody gets in, whatever the umask left open.
+        // Before it listens: no connection is possible until then, whatever the umask allows.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
         socket.listen(BACKLOG)?;
@@ -93,7 +97,7 @@ impl Socket {
         &self.path
     }
 
-    /// A handle for the runtime that it is called on.
+    /// Returns a listener for the current runtime.
     pub(super) fn listener(&self) -> io::Result<tokio::net::UnixListener> {
         tokio::net::UnixListener::from_std(self.listener.try_clone()?)
     }
@@ -104,12 +108,13 @@ impl Drop for Socket {
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file);
         if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, path = %self.path.display(), "the control socket stays behind");
+            tracing::debug!(%error, path = %self.path.display(), "cannot remove the control socket");
         }
     }
 }
 
-/// Removes the socket of a process that is gone. What is no socket, or one that is listened at, is left alone.
+/// Removes a socket that no process listens on. Other files, and sockets with a listener, are
+/// errors.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -117,18 +122,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "is a file that is no socket",
+            "the file exists and is not a socket",
         ));
     }
-    let visit = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Or a full queue of a living one would hold us up.
-    visit.set_nonblocking(true)?;
-    match visit.connect(&SockAddr::unix(path)?) {
+    let probe = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The full accept queue of a running process must not block.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         _ => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another sidecar listens here; give this one a path of its own",
+            "another sidecar listens here; set `admin.control` to another path",
         )),
     }
 }
@@ -138,10 +143,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_places_are_the_configured_one_or_three_in_their_order() {
+    fn candidates_are_the_configured_path_or_three_in_order() {
         let among = |configured: Option<&str>, runtime: Option<&str>| {
             let runtime = runtime.map(PathBuf::from);
-            places_among(
+            candidates_in(
                 configured.map(Path::new),
                 9090,
                 runtime,
@@ -167,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_for_its_user_alone_and_its_file_goes_with_it() {
+    fn socket_is_private_to_its_user_and_its_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let socket = Socket::open(Some(&path), 0).unwrap();
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_a_dead_process_is_replaced_and_that_of_a_living_one_is_not() {
+    fn socket_of_an_ended_process_is_replaced_and_of_a_running_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         drop(UnixListener::bind(&path).unwrap());
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_socket_is_left_alone() {
+    fn other_files_are_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         fs::write(&path, "precious").unwrap();
@@ -207,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_took_our_place_is_not_removed_with_ours() {
+    fn socket_of_another_process_at_the_same_path_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control");
         let ours = Socket::open(Some(&path), 0).unwrap();

@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Args) -> Exit {
         Err(problems) => {
             complain(problems);
             (
-                admin::places(None, 0).into_iter().take(1).collect(),
+                admin::candidates(None, 0).into_iter().take(1).collect(),
                 Exit::Usage,
             )
         }
@@ -80,7 +80,7 @@ fn places(file: Option<&Path>) -> Result<Vec<PathBuf>, config::Problems> {
         .map(config::load)
         .transpose()?
         .map_or_else(admin::Config::default, |loaded| loaded.config.admin);
-    Ok(admin::places(
+    Ok(admin::candidates(
         admin.control.as_deref(),
         admin.address.port(),
     ))

@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Operator {
     admin: Option<Admin>,
     health: Health,
-    registry: StreamTable,
+    streams: StreamTable,
     drain: watch::Sender<Progress>,
     commands: mpsc::Receiver<Command>,
     control: PathBuf,
@@ -50,13 +50,13 @@ impl Operator {
             hosts,
             control,
         };
-        let (health, registry) = (Health::default(), StreamTable::default());
+        let (health, streams) = (Health::default(), StreamTable::default());
         let (drain, progress) = watch::channel(Progress::default());
         let (commands, received) = mpsc::channel(1);
         let parts = Parts {
             health: health.clone(),
             metrics: Arc::new(Metrics::new().unwrap()),
-            registry: registry.clone(),
+            streams: streams.clone(),
             drain: progress,
             config: Box::new(|| json!({ "effective": { "nats": { "password": "***" } } })),
             commands,
@@ -66,7 +66,7 @@ impl Operator {
         Self {
             admin: Some(admin),
             health,
-            registry,
+            streams,
             drain,
             commands: received,
             control,
@@ -109,7 +109,7 @@ impl Operator {
     ) -> (Arc<Client>, Registration) {
         let client = Arc::new(Client::new(protocol, client, route));
         let registration = self
-            .registry
+            .streams
             .insert(Arc::clone(&client) as Arc<dyn StreamHandle>);
         (client, registration)
     }
@@ -519,7 +519,7 @@ fn the_control_socket_returns_the_status_and_forwards_a_reload() {
     application.join().unwrap();
     assert_eq!(
         operator.command("reload\n"),
-        json!({ "ok": false, "error": "the sidecar is ending" })
+        json!({ "ok": false, "error": "the sidecar is shutting down" })
     );
 }
 
@@ -613,7 +613,7 @@ fn the_control_socket_rejects_unknown_commands() {
 #[test]
 fn without_a_configured_path_the_control_socket_has_the_default_path() {
     let mut operator = Operator::start_with(None, tempfile::tempdir().unwrap());
-    let places = admin::places(None, operator.address().port());
+    let places = admin::candidates(None, operator.address().port());
     assert!(
         places.contains(&operator.control),
         "{} in {places:?}",
@@ -666,7 +666,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_gets_an_error() {
         let parts = Parts {
             health: Health::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
-            registry: StreamTable::default(),
+            streams: StreamTable::default(),
             drain: watch::channel(Progress::default()).1,
             config: Box::new(|| Value::Null),
             commands: mpsc::channel(1).0,
