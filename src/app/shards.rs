@@ -65,14 +65,11 @@ impl Shards {
             Sharing::Alone
         };
         let (listeners, listening) = shutdown::channel();
-        let (goaway, goaway_token) = shutdown::channel();
-        let (connections, end_token) = shutdown::channel();
+        let (goaway, leaving) = shutdown::channel();
+        let (connections, release) = shutdown::channel();
         let tokens = Tokens {
             listening,
-            drain: http::Drain {
-                goaway: goaway_token,
-                end: end_token,
-            },
+            drain: http::Drain { leaving, release },
         };
         let mut ports = Vec::new();
         let mut shards: Vec<Bound> = (0..count).map(|_| Vec::new()).collect();

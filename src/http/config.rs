@@ -1,8 +1,4 @@
-//! Configuration of routes and client limits: `routes:`, `limits:`, `trusted_proxies:` and
-//! `forwarded_header:`.
-//!
-//! The types hold validated values with defaults; `config::read` parses the file into them.
-//! [`PathTemplate`] also matches request paths.
+//! What clients may ask for (`routes:`, `limits:`, `trusted_proxies:` and `forwarded_header:` in the configuration).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,28 +8,27 @@ use crate::limit::PerClient;
 use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable};
 
-/// Configuration of the client side.
+/// Everything the downstream side is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Routes in the order of the file. The first one with a matching path is used.
+    /// In the order of the file; the first whose path fits answers.
     pub routes: Vec<RouteConfig>,
-    /// Maximum number of connections. `None`: derived from the limit of file descriptors.
+    /// The most connections; none: from the limit of file descriptors.
     pub connections_max: Option<usize>,
-    /// Limits of one client.
+    /// What one client may take.
     pub per_client: PerClient,
-    /// Maximum number of subjects in one request.
+    /// The most subjects that one request may name.
     pub subjects_per_request_max: usize,
-    /// Networks of the proxies whose forwarded header is believed.
+    /// Networks of proxies that say the address of a client.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Header with the client address; the other one is ignored.
+    /// The header in which they say it; the other one is ignored.
     pub forwarded_header: ForwardedHeader,
 }
 
-/// Header in which trusted proxies forward the address of the client.
+/// The header in which trusted proxies say the address of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`, the default: nginx, HAProxy, Envoy, Traefik and cloud load balancers
-    /// write it.
+    /// `X-Forwarded-For`, the default: nginx, HAProxy, Envoy, Traefik and the load balancers of clouds write it.
     #[default]
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
@@ -41,13 +36,13 @@ pub enum ForwardedHeader {
 }
 
 impl ForwardedHeader {
-    /// Every header with its name in the configuration.
+    /// Every one, as the configuration writes it.
     pub const ALL: [(&'static str, Self); 2] = [
         ("x-forwarded-for", Self::XForwardedFor),
         ("forwarded", Self::Forwarded),
     ];
 
-    /// Returns the name in the configuration.
+    /// As the configuration writes it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,8 +54,7 @@ impl ForwardedHeader {
 
 impl Default for Config {
     fn default() -> Self {
-        // 16 subjects: enough for one page of an application. Each costs a check of the request,
-        // and no subscription.
+        // 16 subjects: what one page of an application watches; each costs a request a check, not a subscription.
         Self {
             routes: Vec::new(),
             connections_max: None,
@@ -75,40 +69,40 @@ impl Default for Config {
 /// One route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// Path such as `/events/orders/{id}`, with variables as segments.
+    /// Such as `/events/orders/{id}`: segments, some of which are variables.
     pub path: PathTemplate,
-    /// Sources, one to four.
+    /// One to four.
     pub sources: Vec<SourceConfig>,
-    /// Template of the client's id. `None`: its address.
+    /// Who a client is; none: its address.
     pub client: Option<TextTemplate>,
-    /// Name of events without a name of their own.
+    /// The name of an event that bears none itself.
     pub event: Option<TextTemplate>,
-    /// Silence after which a comment keeps the connection alive.
+    /// How long a connection is silent before a comment keeps it alive.
     pub heartbeat: Duration,
-    /// Reconnection time of clients (`retry:`).
+    /// How long a client waits before it connects again.
     pub retry: Duration,
-    /// Maximum age of an event stream, spread by a fifth in both directions.
+    /// How long an event stream may last, spread by a fifth either way.
     pub max_age: Duration,
-    /// Window of events in memory.
+    /// What of the route's events is kept in memory.
     pub window: Limits,
-    /// Policy for slow clients.
+    /// What becomes of clients whose own socket takes too little.
     pub slow: Slow,
-    /// Tiers of events without a tier of their own. The first matching filter decides.
+    /// Tiers of events that bear none themselves: the first filter that fits decides.
     pub priority: Vec<(Filter, Tier)>,
-    /// Silence after which a client receives its position. `None`: never, and not at the beginning.
+    /// After how much silence a client is told its position; none: never, not even at the beginning.
     pub checkpoint: Option<Duration>,
-    /// Additional name of the query parameter with the last event id.
+    /// A name, besides the usual ones, under which the query has a client's last event id.
     pub last_event_id_query: Option<Box<str>>,
-    /// Answer to a client whose position is no longer retained.
+    /// How a client is answered of whose past nothing is retained any more.
     pub expired: Expired,
-    /// End of an event stream whose client is expected to reconnect.
+    /// How the end of an event stream looks to a client that is to come back.
     pub close: CloseStyle,
-    /// Cross-origin access of browsers.
+    /// Which other origins a browser may read the route from.
     pub cors: CorsConfig,
 }
 
 impl RouteConfig {
-    /// Returns a route with all defaults.
+    /// A route with every default.
     #[must_use]
     pub fn new(path: PathTemplate, sources: Vec<SourceConfig>) -> Self {
         Self {
@@ -131,7 +125,7 @@ impl RouteConfig {
         }
     }
 
-    /// Returns the variables that a request fills in.
+    /// The variables that a request for this route fills in.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         let subjects = self
             .sources
@@ -142,7 +136,7 @@ impl RouteConfig {
     }
 }
 
-/// Path of a route: literal segments and variables.
+/// The path of a route: literal segments and variables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathTemplate {
     text: Box<str>,
@@ -156,11 +150,10 @@ enum Segment {
 }
 
 impl PathTemplate {
-    /// Parses a path such as `/a/{b}/c`.
+    /// Reads `/a/{b}/c`; the error is a sentence.
     ///
     /// # Errors
-    /// Returns a sentence if the path does not begin with a slash, has an empty segment, or has a
-    /// variable that is not a name or is repeated.
+    /// When it does not begin with a slash, has an empty segment, or a variable that is no name or is repeated.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let rest = text.strip_prefix('/').ok_or("a path begins with `/`")?;
         let mut segments: Vec<Segment> = Vec::new();
@@ -172,7 +165,7 @@ impl PathTemplate {
                             .bytes()
                             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
                     {
-                        return Err("the name of a variable has letters, digits and `_` only");
+                        return Err("the name of a variable is made of letters, digits and `_`");
                     }
                     Segment::Variable(name.into())
                 }
@@ -186,7 +179,7 @@ impl PathTemplate {
                 None => Segment::Literal(part.into()),
             };
             if matches!(segment, Segment::Variable(_)) && segments.contains(&segment) {
-                return Err("a variable is used only once in a path");
+                return Err("a variable stands in a path only once");
             }
             segments.push(segment);
         }
@@ -196,13 +189,13 @@ impl PathTemplate {
         })
     }
 
-    /// Returns the path as configured: the `route` label of metrics.
+    /// As it was written: the `route` label of metrics.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Returns the names of the variables.
+    /// The names of its variables.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
             Segment::Variable(name) => Some(&**name),
@@ -210,8 +203,7 @@ impl PathTemplate {
         })
     }
 
-    /// Returns the raw (percent-encoded) values of the variables, or `None` if the path does not
-    /// match.
+    /// The raw (percent-encoded) values of its variables, if the path fits.
     #[must_use]
     pub fn matches<'p>(&self, path: &'p str) -> Option<Vec<(&str, &'p str)>> {
         let mut parts = path.strip_prefix('/')?.split('/');
@@ -228,30 +220,30 @@ impl PathTemplate {
     }
 }
 
-/// Source of a route's events.
+/// Where a route's events come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceConfig {
-    /// Name of the JetStream stream. `None`: core NATS.
+    /// A JetStream stream; none: core NATS.
     pub stream: Option<String>,
-    /// Name in event ids instead of the stream's name and creation time.
+    /// A name that stands for the stream in ids, in the place of its own name and creation time.
     pub identity: Option<String>,
-    /// Delivery of the events of a JetStream stream.
+    /// How the events of a JetStream stream come.
     pub delivery: Delivery,
-    /// Subjects that a client of the route reads.
+    /// What of it a client of this route reads.
     pub subjects: Vec<SubjectTemplate>,
-    /// Filters that bound templates consisting of one variable.
+    /// What a template that is one whole variable may ask for.
     pub allow: Vec<Filter>,
 }
 
 impl SourceConfig {
-    /// Returns every filter that a client of the route can request, without duplicates.
+    /// Every subject that a client of the route can ever ask for, each filter once.
     #[must_use]
     pub fn reach(&self) -> HashSet<Filter> {
         let (whole, others): (Vec<_>, Vec<_>) = self
             .subjects
             .iter()
             .partition(|subject| subject.is_whole_variable());
-        // Every whole variable reaches the same filters: those in `allow`.
+        // Whole variables all reach what is allowed.
         let whole = whole
             .first()
             .into_iter()
@@ -262,44 +254,43 @@ impl SourceConfig {
     }
 }
 
-/// Delivery of a JetStream stream's events to the pod.
+/// How the events of a JetStream stream come to the pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
-    /// One consumer with all filters that any route can request.
+    /// By one consumer for all that any route can ask for.
     #[default]
     Shared,
-    /// Core subscriptions to the republished subjects, one per filter that is read.
+    /// By a core subscription for each set of filters that is asked for, to what the stream republishes.
     Republish,
 }
 
-/// Answer to a client whose `Last-Event-ID` is older than the retained events.
+/// How a client is answered whose `Last-Event-ID` is older than what is retained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expired {
-    /// A gap event for browsers, whose `EventSource` stops for good after any status but 200; 416
-    /// for others.
+    /// A browser with a gap event, since any status but 200 would end its EventSource for good; others with 416.
     #[default]
     Auto,
-    /// Status 416 with a JSON body.
+    /// With 416 and a JSON body.
     Status,
-    /// A gap event, then events from the oldest retained one.
+    /// With a gap event, then from the oldest that is retained.
     Gap,
 }
 
-/// End of an event stream whose client is expected to reconnect.
+/// How the end of an event stream looks to a client that is to come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CloseStyle {
-    /// Regular end of the response: the last chunk, or END_STREAM.
+    /// As the protocol ends an answer: the last chunk, END_STREAM.
     #[default]
     Clean,
-    /// Broken connection after all bytes: for clients that treat a regular end as final.
+    /// As a broken connection, after everything was sent: for clients that take a clean end as finished.
     Abort,
 }
 
-/// Cross-origin access (CORS).
+/// Cross-origin reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CorsConfig {
     /// Exact origins, or `*` alone.
     pub origins: Vec<String>,
-    /// Allows credentials (cookies). Not with `*`.
+    /// Whether cookies may come with the request; never with `*`.
     pub credentials: bool,
 }

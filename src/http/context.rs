@@ -1,8 +1,4 @@
-//! Context: the state that all connections of the process share.
-//!
-//! One [`Context`] exists per process, in an `Arc` that every shard clones. It holds the limiters,
-//! the table of open event streams, the routes (replaced by a reload) and counters with resolved
-//! labels. Nothing in it is locked on the path of an event.
+//! What all connections of the process share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,20 +18,20 @@ use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
-/// State shared by every listener, connection and event stream.
+/// Shared by every listener, connection and event stream.
 #[derive(Debug)]
 pub struct Context {
-    /// Metrics of the process.
+    /// Every metric.
     pub metrics: Arc<Metrics>,
-    /// Table of open event streams.
+    /// Every open event stream.
     pub streams: StreamTable,
-    /// Limiter of connections and file descriptors.
+    /// Who may come in.
     pub connection_limiter: Arc<ConnectionLimiter>,
-    /// Current load level.
+    /// How hard the pod is pressed.
     pub load_level: SharedLevel,
-    /// Limits per client.
+    /// What each client may take.
     pub client_limiter: Arc<ClientLimiter>,
-    /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
+    /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
     rejections: [IntCounter; RejectionCode::ALL.len()],
@@ -47,7 +43,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Returns a context without routes.
+    /// A context without routes.
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
@@ -82,23 +78,23 @@ impl Context {
         })
     }
 
-    /// Replaces the routes for new requests; open event streams keep theirs.
+    /// Replaces the routes for what is asked from now on; open event streams keep theirs.
     pub fn set_routes(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
     }
 
-    /// Starts to reject new event streams with `draining`.
+    /// From now on every request is told that the pod is about to end.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Sets the range of the `retry:` that clients receive when the pod drains.
+    /// How long drained clients are told to wait: a time drawn between these two for each.
     pub fn set_drain_retry(&self, min: Duration, max: Duration) {
-        // The first call wins: a second drain continues the first.
+        // A second drain is the first one.
         self.drain_retry.get_or_init(|| (min, max));
     }
 
-    /// Returns a random time within that range, for one client.
+    /// A time drawn for one drained client.
     pub(super) fn draw_drain_retry(&self) -> Option<Duration> {
         let (min, max) = *self.drain_retry.get()?;
         Some(min + max.saturating_sub(min).mul_f64(fastrand::f64()))
@@ -118,7 +114,7 @@ impl Context {
     }
 }
 
-/// Metrics of one kind of connection with their labels resolved.
+/// The metrics of one kind of connection, their labels resolved.
 #[derive(Debug)]
 struct ConnectionMetrics {
     open: IntGauge,
@@ -136,40 +132,38 @@ impl ConnectionMetrics {
     }
 }
 
-/// Guard of a connection: dropping it ends its permit and decreases the gauge.
+/// A connection that is counted; dropping it counts it out.
 #[derive(Debug)]
-pub(super) struct ConnectionGuard {
-    /// Gauge of the protocol, once it is known.
-    gauge: Option<IntGauge>,
-    permit: ConnectionPermit,
+pub(super) struct Counted {
+    /// Among those that speak its protocol, once that is known.
+    among: Option<IntGauge>,
+    entered: ConnectionPermit,
 }
 
-impl ConnectionGuard {
-    pub(super) fn new(permit: ConnectionPermit) -> Self {
+impl Counted {
+    pub(super) fn new(entered: ConnectionPermit) -> Self {
         Self {
-            gauge: None,
-            permit,
+            among: None,
+            entered,
         }
     }
 
-    /// Returns whether the connection exceeds `limits.connections`: its requests are rejected.
+    /// It is one more than are served: it is answered, but gets no event stream.
     pub(super) fn over_limit(&self) -> bool {
-        self.permit.over_limit
+        self.entered.over_limit
     }
 
-    /// Counts the connection by its protocol.
-    pub(super) fn set_protocol(&mut self, context: &Context, protocol: Protocol, tls: bool) {
+    /// Its protocol is known now.
+    pub(super) fn speaks(&mut self, context: &Context, protocol: Protocol, tls: bool) {
         let metrics = &context.connections[usize::from(protocol == Protocol::H2)][usize::from(tls)];
         metrics.open.inc();
         metrics.total.inc();
-        self.gauge = Some(metrics.open.clone());
+        self.among = Some(metrics.open.clone());
     }
 }
 
-impl Drop for ConnectionGuard {
+impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(gauge) = &self.gauge {
-            gauge.dec();
-        }
+        self.among.iter().for_each(IntGauge::dec);
     }
 }

@@ -1,15 +1,8 @@
-//! Client side: connections, requests, and event streams over HTTP/1 and HTTP/2.
+//! The downstream side: connections of clients, and one SSE response on each.
 //!
 //! ```text
-//! accept    listener -> task per connection -> protocol detection -> hyper (HTTP/1) or h2
-//! request   route, variables, limits -> event stream or rejection
-//! stream    event stream without a protocol: cursors, gaps, heartbeats, throttling, close
-//! h1, h2    write it: a socket reclaimed from hyper; a stream of an HTTP/2 connection
+//! server -> arrival -> connection -> answer (request, route, cors, refusal) -> event_stream -> h1 | h2
 //! ```
-//!
-//! Every connection stays on the shard that accepted it. [`Context`] is the state that all of them
-//! share; [`Routes`] is replaced by a reload. The folder does not know NATS: it reads events
-//! through `feed::Source`.
 
 mod accept;
 pub mod config;

@@ -1,19 +1,20 @@
-//! Reads the filter of the log; a word that is neither a level nor the name of a target is rejected.
+//! Filter of the log: `log.filter` with its directives checked.
 //!
-//! `tracing_subscriber` takes any word for the name of a target: `warning` would select a target of that name, which
-//! does not exist, and the log would be silent.
+//! `tracing_subscriber` accepts any word as the name of a target. `warning` would select a target
+//! of that name, which does not exist, and the log would be silent. So a word that is neither a
+//! level nor a target of a known crate is rejected, with the level that was probably meant.
 
 use std::fmt;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// 1024 bytes: more than all targets there are, each with a level.
+/// 1024 bytes: longer than a filter with every target.
 pub const BYTES_MAX: usize = 1024;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Words of other systems for a level.
+/// Words of other systems and their level.
 const SYNONYMS: [(&str, &str); 14] = [
     ("warning", "warn"),
     ("err", "error"),
@@ -31,7 +32,7 @@ const SYNONYMS: [(&str, &str); 14] = [
     ("disabled", "off"),
 ];
 
-/// The crates whose lines are in the log, and those that are often named to silence them.
+/// Crates that log, and crates that are often named to silence them.
 const CRATES: [&str; 10] = [
     "sidestream",
     "async_nats",
@@ -50,9 +51,9 @@ const CRATES: [&str; 10] = [
 pub enum InvalidFilter {
     /// Longer than [`BYTES_MAX`].
     Length,
-    /// Nothing, or nothing between two commas.
+    /// Empty, or with an empty directive between commas.
     Empty,
-    /// Spans or fields, which this log does not have.
+    /// With spans or fields, which this log does not have.
     Span,
     /// Not a level.
     Level(String),
@@ -63,14 +64,12 @@ pub enum InvalidFilter {
 }
 
 impl InvalidFilter {
-    /// A sentence that does not quote the filter.
+    /// Returns a sentence that does not quote the filter.
     #[must_use]
     pub fn explain(&self) -> &'static str {
         match self {
             Self::Length => "a filter of the log has at most 1024 bytes",
-            Self::Empty => {
-                "a filter of the log is a level, or directives with a comma between two of them"
-            }
+            Self::Empty => "a filter of the log is a level, or directives separated by commas",
             Self::Span => {
                 "the log has no spans: a directive is a level, or a target such as `sidestream::http=debug`"
             }
@@ -87,9 +86,9 @@ impl InvalidFilter {
         }
     }
 
-    /// The level that was probably meant.
+    /// Returns the level that was probably meant.
     #[must_use]
-    pub fn meant(&self) -> Option<&'static str> {
+    pub fn suggestion(&self) -> Option<&'static str> {
         let (Self::Level(word) | Self::Word(word)) = self else {
             return None;
         };
@@ -105,7 +104,7 @@ impl InvalidFilter {
     }
 }
 
-/// The sentence with the word that it is about.
+/// The sentence, with the invalid word.
 impl fmt::Display for InvalidFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -119,24 +118,24 @@ impl fmt::Display for InvalidFilter {
 
 impl std::error::Error for InvalidFilter {}
 
-/// Reads the directives of a filter.
+/// Parses the directives of a filter.
 ///
-/// The client library of NATS logs every dropped message at `info`; ours counts them, so its own lines begin at `warn`
-/// unless the filter names it.
+/// The NATS client library logs every dropped message at `info`. A metric counts them, so its level
+/// is `warn` unless the filter names the library.
 ///
 /// # Errors
-/// [`InvalidFilter`] for what would select nothing.
+/// [`InvalidFilter`] if a directive would select nothing.
 pub fn filter(directives: &str) -> Result<EnvFilter, InvalidFilter> {
     if directives.len() > BYTES_MAX {
         return Err(InvalidFilter::Length);
     }
-    let mut sound: Vec<&str> = directives.split(',').map(str::trim).collect();
-    sound.iter().try_for_each(|directive| check(directive))?;
+    let mut valid: Vec<&str> = directives.split(',').map(str::trim).collect();
+    valid.iter().try_for_each(|directive| check(directive))?;
     if !directives.contains("async_nats") {
-        sound.push("async_nats=warn");
+        valid.push("async_nats=warn");
     }
-    // What is left to be wrong is not known; it is not a filter then.
-    EnvFilter::try_new(sound.join(",")).map_err(|_| InvalidFilter::Word(directives.to_owned()))
+    // No other error is known.
+    EnvFilter::try_new(valid.join(",")).map_err(|_| InvalidFilter::Word(directives.to_owned()))
 }
 
 fn check(directive: &str) -> Result<(), InvalidFilter> {
@@ -156,7 +155,7 @@ fn check(directive: &str) -> Result<(), InvalidFilter> {
 }
 
 fn is_level(word: &str) -> bool {
-    // An empty one is `error` there.
+    // `LevelFilter` parses an empty word as `error`.
     !word.is_empty() && word.parse::<LevelFilter>().is_ok()
 }
 
@@ -177,7 +176,7 @@ mod tests {
 
     #[test]
     fn levels_and_targets_are_a_filter() {
-        for sound in [
+        for valid in [
             "info",
             "INFO",
             " warn ",
@@ -188,7 +187,7 @@ mod tests {
             "sidestream::feed::buffer=trace, info",
             "debug,h2=off,async_nats=info",
         ] {
-            assert!(filter(sound).is_ok(), "{sound}");
+            assert!(filter(valid).is_ok(), "{valid}");
         }
         assert_eq!(filter("info").unwrap().to_string(), "async_nats=warn,info");
         assert_eq!(
@@ -198,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_would_silence_the_log_is_rejected_with_the_level_that_was_meant() {
-        let meant = |text: &str| filter(text).unwrap_err().meant();
+    fn word_that_would_silence_the_log_is_rejected_with_a_suggestion() {
+        let suggestion = |text: &str| filter(text).unwrap_err().suggestion();
         for (word, level) in [
             ("warning", "warn"),
             ("WARNING", "warn"),
@@ -211,7 +210,7 @@ mod tests {
             ("none", "off"),
             ("info,sidestream::http=debugg", "debug"),
         ] {
-            assert_eq!(meant(word), Some(level), "{word}");
+            assert_eq!(suggestion(word), Some(level), "{word}");
         }
         for word in [
             "x",
@@ -228,7 +227,7 @@ mod tests {
                 matches!(filter(word), Err(InvalidFilter::Word(_))),
                 "{word}"
             );
-            assert_eq!(meant(word), None, "{word}");
+            assert_eq!(suggestion(word), None, "{word}");
         }
         assert_eq!(
             filter("infoo=debug").unwrap_err(),
@@ -246,10 +245,10 @@ mod tests {
             filter(&"info,".repeat(1000)).unwrap_err(),
             InvalidFilter::Length
         );
-        let told = filter("warning").unwrap_err().to_string();
+        let error = filter("warning").unwrap_err().to_string();
         assert!(
-            told.starts_with("`warning`: ") && told.contains("`warn`"),
-            "{told}"
+            error.starts_with("`warning`: ") && error.contains("`warn`"),
+            "{error}"
         );
     }
 }

@@ -1,4 +1,8 @@
-//! Structured logs on standard error, as JSON or as text.
+//! Structured log on standard error, as JSON or as text.
+//!
+//! [`init`] installs the subscriber: a filter that [`set_filter`] replaces at a reload, and the
+//! formatter of `tracing-subscriber`. Lines go to the bounded queue of `writer`, so logging never
+//! blocks. [`FlushAtEnd`] waits for the queue at the end of the process.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -11,27 +15,26 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use super::filter::{InvalidFilter, filter};
-use super::lines::Lines;
 use super::writer::Queue;
 
-/// 1 s: how long the end of the process waits for a standard error that accepts nothing.
+/// 1 s: maximum wait at the end of the process if standard error accepts nothing.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// How the log is written (`log:` in the configuration).
+/// Configuration of the log (`log:`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// JSON or text.
     pub format: Format,
-    /// What is written: a level, or directives such as `info,sidestream::http=debug`.
+    /// A level, or directives such as `info,sidestream::http=debug`.
     pub filter: String,
 }
 
-/// The shape of a line.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
@@ -44,8 +47,7 @@ impl Default for Config {
     }
 }
 
-/// Begins to log, through a bounded queue that a thread of its own writes: logging never blocks. A second call changes
-/// nothing.
+/// Installs the log of the process. A second call has no effect.
 pub fn init(config: &Config) {
     let first = filter(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(first);
@@ -53,7 +55,13 @@ pub fn init(config: &Config) {
         .with_writer(writer())
         .log_internal_errors(false);
     let lines: Box<dyn Layer<_> + Send + Sync> = match config.format {
-        Format::Json => Box::new(lines.json().event_format(Lines::new())),
+        Format::Json => Box::new(
+            lines
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false),
+        ),
         Format::Text => Box::new(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))),
     };
     if tracing_subscriber::registry()
@@ -62,33 +70,33 @@ pub fn init(config: &Config) {
         .try_init()
         .is_err()
     {
-        tracing::debug!("logging had begun already");
+        tracing::debug!("the log is already installed");
     }
-    // A second beginning keeps the first one's handle.
+    // A second call keeps the first handle.
     if FILTER.set(handle).is_ok() {
-        super::panics::log();
+        super::panics::install_hook();
     }
 }
 
-/// Writes by another filter from now on.
+/// Replaces the filter.
 ///
 /// # Errors
-/// When the filter is none; the one before stays.
+/// If the filter is invalid; the current one stays.
 pub fn set_filter(directives: &str) -> Result<(), InvalidFilter> {
     let new = filter(directives)?;
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(new)
     {
-        tracing::warn!(%error, "the filter of the log could not be changed");
+        tracing::warn!(%error, "cannot change the log filter");
     }
     Ok(())
 }
 
-/// The queue in front of standard error; without a thread for it, standard error itself.
+/// Returns the queue before standard error, or standard error itself if its thread cannot start.
 fn writer() -> BoxMakeWriter {
     let queue = QUEUE.get_or_init(Queue::default).clone();
     let writing = queue.clone();
-    // A descriptor of its own: the lock of `io::stderr` would be held for as long as a write blocks.
+    // A separate descriptor: a blocked write would hold the lock of `io::stderr`.
     let spawned = io::stderr()
         .as_fd()
         .try_clone_to_owned()
@@ -97,7 +105,7 @@ fn writer() -> BoxMakeWriter {
                 writing.write_to(std::fs::File::from(stderr), |lines| {
                     tracing::warn!(
                         lines,
-                        "standard error did not accept log lines; they were dropped"
+                        "log lines dropped: standard error did not accept them"
                     );
                 });
             };
@@ -109,12 +117,13 @@ fn writer() -> BoxMakeWriter {
     }
 }
 
-/// Returns the number of dropped lines since the last call: what the metric grows by.
+/// Returns the number of lines dropped since the last call, for the metric.
 pub(super) fn take_dropped_lines() -> u64 {
     QUEUE.get().map_or(0, Queue::take_uncounted)
 }
 
-/// Writes what is left in the queue when it is dropped, for a second at most. Held by `main`, so that a panic is logged too.
+/// Flushes the queue when it is dropped, for at most a second. `main` holds it, so panics are
+/// logged too.
 #[derive(Debug)]
 #[must_use = "dropping it flushes the log"]
 pub struct FlushAtEnd;
@@ -127,7 +136,7 @@ impl Drop for FlushAtEnd {
     }
 }
 
-/// The log belongs to the process as standard error does.
+/// Queue of the process: there is one standard error.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();

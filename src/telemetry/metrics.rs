@@ -1,4 +1,12 @@
-//! Every metric of the process, in one place.
+//! Metrics of the sidecar: names, labels, help texts and their rendering.
+//!
+//! [`Metrics::new`] registers every metric; nothing else creates one. The help texts are the rows
+//! of docs/metrics.md, which a test writes. Owners of a metric with labels resolve their handle
+//! once, when they start, so counting an event is one atomic addition. Values that would be costly
+//! to maintain are sampled before each scrape ([`Metrics::sample_with`]).
+//!
+//! States are one series per state with value 0 or 1 ([`set_state`]). Labels with a closed set of
+//! values are initialised to zero by their owner, so the first increase is visible to alerts.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +21,7 @@ use super::logs;
 
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-/// All metrics. Handles with labels are resolved when their owner starts, not per event.
+/// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
     described: Vec<Described>,
@@ -114,35 +122,35 @@ pub struct Metrics {
     pub presence_full_total: IntCounter,
 }
 
-/// What the documentation says of one metric.
+/// Description of one metric for the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
-    /// With the prefix `sidestream_`.
+    /// Name with the prefix `sidestream_`.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// In the order of their values.
+    /// Label names in the order of their values.
     pub labels: Vec<String>,
-    /// One sentence.
+    /// Help text.
     pub help: String,
 }
 
-/// Seconds from the receipt of a message to the socket: from a tenth of a millisecond to the longest patience.
+/// Buckets of delivery times in seconds: from 0.1 ms to the longest stall timeout.
 const DELIVERY_BUCKETS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
 ];
 
-/// Seconds of a replay: from one page to a long past.
+/// Buckets of replay durations in seconds: from one page to a long history.
 const REPLAY_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 
-/// The help of a metric that the sidecar and the injector have alike.
+/// Help text of a metric that the sidecar and the injector share.
 pub(super) const LOG_LINES_DROPPED: &str = "Log lines that were dropped because standard error did not accept them: a hanging log collector, a full disk or a closed pipe.";
 
 impl Metrics {
-    /// Registers every metric in a registry of its own.
+    /// Registers every metric in a new registry.
     ///
     /// # Errors
-    /// When two metrics have one name: a defect of this file, which its test would show.
+    /// If two metrics have the same name, which would be a defect of this file.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = Registrar {
@@ -196,7 +204,7 @@ impl Metrics {
             republish_losses_total: r.counters("republish_losses_total", "Messages of a republished stream that a subscription lost, by outcome: `repaired` (read from the stream) or `reported` (as a gap).", &["source", "outcome"])?,
             nats_pending_bytes: r.gauge("nats_pending_bytes", "Bytes of received core messages that are not decoded yet. Above 32 MiB, messages are dropped.")?,
             consumers_created_total: r.counter("consumers_created_total", "Created JetStream consumers.")?,
-            drain_phase: r.gauges("drain_phase", "1 for the current phase of the graceful shutdown, 0 for the others; `running` if there is none.", &["phase"])?,
+            drain_phase: r.gauges("drain_phase", "1 for the current phase of the graceful shutdown, 0 for the others; `running` without a shutdown.", &["phase"])?,
             drain_streams_left: r.gauge("drain_streams_left", "Event streams that the drain has not ended yet.")?,
             drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at `drain.timeout`.")?,
             config_reloads_total: r.counters("config_reloads_total", "Configuration reloads, by result.", &["result"])?,
@@ -216,7 +224,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Adds a function that brings gauges up to date before each reading.
+    /// Adds a function that updates gauges before each scrape.
     pub fn sample_with(&self, sampler: impl Fn(&Self) + Send + Sync + 'static) {
         self.samplers
             .lock()
@@ -224,13 +232,13 @@ impl Metrics {
             .push(Box::new(sampler));
     }
 
-    /// What there is, in the order in which it was registered.
+    /// Returns the descriptions of all metrics in the order of registration.
     #[must_use]
     pub fn described(&self) -> &[Described] {
         &self.described
     }
 
-    /// Everything in Prometheus's text format.
+    /// Renders all metrics in the text format of Prometheus.
     #[must_use]
     pub fn render(&self) -> String {
         self.log_lines_dropped_total
@@ -245,7 +253,7 @@ impl Metrics {
         }
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
-            tracing::error!(%error, "metrics could not be written");
+            tracing::error!(%error, "cannot render metrics");
         }
         String::from_utf8(out).unwrap_or_default()
     }
@@ -265,6 +273,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
+/// Registration of metrics in one registry, with their descriptions.
 pub(super) struct Registrar<'a> {
     pub(super) registry: &'a Registry,
     pub(super) described: RefCell<Vec<Described>>,

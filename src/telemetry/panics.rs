@@ -1,15 +1,15 @@
-//! Panics in the log: one line each, in the format of all others.
+//! Panics in the log: one line each, in the format of the other lines.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
 
-/// Logs each panic of the process from now on.
+/// Installs the hook that logs each panic of the process.
 ///
-/// The process goes on where the panic is caught: tokio catches the panic of a task. Without a hook the standard library
-/// writes several lines to standard error that no log collector parses. They are still written while the filter of the
-/// log lets no error pass.
-pub(super) fn log() {
+/// The process continues if the panic is caught: tokio catches the panic of a task. Without a hook
+/// the standard library writes several lines to standard error that no log collector parses. It
+/// still does if the filter of the log disables errors.
+pub(super) fn install_hook() {
     let standard = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if tracing::enabled!(tracing::Level::ERROR) {
@@ -21,18 +21,18 @@ pub(super) fn log() {
 }
 
 fn write(info: &PanicHookInfo<'_>) {
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
-    // Empty unless `RUST_BACKTRACE` asks for it.
+    // Empty unless `RUST_BACKTRACE` is set.
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(
         error = message(info.payload()),
-        place,
+        location,
         thread = thread.name().unwrap_or_default(),
         backtrace,
-        "panic: a defect of sidestream or of a library; please report it"
+        "panic: a defect of Sidestream or of a library; please report it"
     );
 }
 
@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    /// Standard error of the log under test.
+    /// Captured log.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_one_line_of_the_log_and_the_process_goes_on() {
+    fn panic_is_one_log_line_and_the_process_continues() {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -73,7 +73,7 @@ mod tests {
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            log();
+            install_hook();
             let caught = panic::catch_unwind(|| panic!("first line\nsecond line {}", 1));
             drop(panic::take_hook());
             assert!(caught.is_err());
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(line["level"], "ERROR");
         assert_eq!(line["fields"]["error"], "first line\nsecond line 1");
         assert!(
-            line["fields"]["place"]
+            line["fields"]["location"]
                 .as_str()
                 .unwrap()
                 .starts_with("src/telemetry/panics.rs:"),

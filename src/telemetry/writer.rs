@@ -1,61 +1,64 @@
-//! The bounded queue in front of standard error, and the thread that writes it, so that logging never blocks.
+//! Bounded queue before standard error, and the thread that writes it: logging never blocks.
 //!
-//! A log collector that hangs leaves a full pipe behind standard error, and a write to it blocks for as long as the
-//! collector hangs. Threads that log only append to a buffer; one thread writes the buffer. A line that finds the buffer
-//! full is dropped and counted, and one line with the number of dropped lines follows when writing works again.
+//! If a log collector hangs, the pipe of standard error is full, and a write blocks until the
+//! collector recovers. Threads that log only append to a buffer; one thread writes the buffer. If
+//! the buffer is full, the line is dropped and counted, and a line with the number follows when
+//! writing works again.
 //!
 //! ```text
 //! tracing -> Queue::push (a lock, a copy) -> pending -> the writer's thread -> write(2)
 //! ```
 //!
-//! The writer takes all pending lines at once and then waits [`GATHER`] before it looks again: a storm of lines costs one
-//! system call for many of them, and no wake-up of the thread for each.
+//! The writer takes all pending lines at once and then waits [`GATHER`]: a storm of lines needs one
+//! system call for many lines and no wake-up of the thread per line.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// 1 MiB: some thousands of lines. A collector that restarts misses nothing, and one that hangs costs no more memory.
+/// 1 MiB: thousands of lines. A collector that restarts loses no line, and one that hangs uses
+/// bounded memory.
 const PENDING_BYTES_MAX: usize = 1 << 20;
 
-/// 64 KiB: the capacity that the two buffers keep after a burst.
+/// 64 KiB: capacity that the two buffers keep after a burst.
 const PENDING_BYTES_KEPT: usize = 64 * 1024;
 
-/// 5 ms: for how long lines are gathered after a write. The first line after a silence is written at once.
+/// 5 ms: lines are collected for this long after a write. The first line after a pause is written
+/// at once.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// 1 s: the pause after a failed write. A full disk or a closed pipe does not recover sooner, and each try is a system call.
+/// 1 s: pause after a failed write. A full disk or a closed pipe does not recover sooner.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// 20 ms: the pause after a write to a full pipe that was made non-blocking by another process.
+/// 20 ms: pause after a write to a full pipe that another process has made non-blocking.
 const PAUSE_WHEN_FULL: Duration = Duration::from_millis(20);
 
-/// Lines that wait to be written. Clones share the queue.
+/// Queue of pending lines. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Notified when there is something to write.
+    /// Notified when a line is pending.
     filled: Condvar,
     /// Notified after each write.
     written: Condvar,
-    /// Dropped lines that are in no metric yet.
+    /// Dropped lines that the metric does not include yet.
     uncounted: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     pending: Vec<u8>,
-    /// Dropped lines that no line reports yet.
+    /// Dropped lines that are not logged yet.
     dropped: u64,
-    /// The writer waits for the first line: it must be notified.
+    /// The writer waits for a line and must be notified.
     is_idle: bool,
-    /// The writer holds lines that it has taken and not written yet.
+    /// The writer has taken lines and not written them yet.
     is_writing: bool,
-    /// The process ends: pauses are over.
+    /// The process ends: the writer does not pause.
     is_ending: bool,
 }
 
@@ -81,9 +84,10 @@ impl Queue {
         self.0.uncounted.swap(0, Ordering::Relaxed)
     }
 
-    /// Waits until every line is written, for as long as this at most. Lines logged later may be written or not.
-    pub(super) fn flush(&self, patience: Duration) {
-        let end = Instant::now() + patience;
+    /// Waits until every line is written, at most `timeout`. Lines logged later may be written or
+    /// not.
+    pub(super) fn flush(&self, timeout: Duration) {
+        let end = Instant::now() + timeout;
         let mut state = self.lock();
         state.is_ending = true;
         self.0.filled.notify_one();
@@ -103,7 +107,8 @@ impl Queue {
         }
     }
 
-    /// Writes lines to `out` until the process ends: the writer's thread. `report` logs the number of dropped lines.
+    /// Runs the writer thread: writes lines to `out` until the process ends. `report` logs the
+    /// number of dropped lines.
     pub(super) fn write_to(&self, mut out: impl Write, report: impl Fn(u64)) {
         let mut batch = Vec::new();
         loop {
@@ -147,7 +152,7 @@ impl Queue {
         std::mem::swap(&mut state.pending, batch);
     }
 
-    /// Writes all of it; the error is the number of lines that were not written completely.
+    /// Writes all bytes. The error is the number of lines that were not written completely.
     fn write_batch(&self, out: &mut impl Write, mut bytes: &[u8]) -> Result<(), u64> {
         while !bytes.is_empty() {
             match out.write(bytes) {
@@ -198,9 +203,10 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const DEADLINE: Duration = Duration::from_secs(10);
 
-    /// A writer's thread on one end of a socket; the other end, and the numbers of dropped lines that were reported.
+    /// Starts a writer thread on one end of a socket. Returns the other end and the reported
+    /// numbers.
     fn writer(queue: &Queue) -> (UnixStream, mpsc::Receiver<u64>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (report, reports) = mpsc::sync_channel(16);
@@ -210,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_written_in_their_order() {
+    fn lines_are_written_in_order() {
         let queue = Queue::default();
         let (mut read, _reports) = writer(&queue);
         let mut expected = String::new();
@@ -219,7 +225,7 @@ mod tests {
             queue.push(line.as_bytes());
             expected.push_str(&line);
         }
-        queue.flush(PATIENCE);
+        queue.flush(DEADLINE);
         let mut found = vec![0; expected.len()];
         io::Read::read_exact(&mut read, &mut found).unwrap();
         assert_eq!(String::from_utf8(found).unwrap(), expected);
@@ -227,12 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_costs_bounded_memory_and_every_dropped_line_is_counted_and_reported_once()
-     {
+    fn stopped_reader_uses_bounded_memory_and_dropped_lines_are_counted_and_reported_once() {
         let queue = Queue::default();
         let (mut read, reports) = writer(&queue);
         let line = [b"x".repeat(1_023), b"\n".to_vec()].concat();
-        // More than the socket's buffers and the queue hold.
+        // More than the buffers of the socket and the queue.
         let pushed = 8_192;
         (0..pushed).for_each(|_| queue.push(&line));
         assert!(queue.lock().pending.len() <= PENDING_BYTES_MAX);
@@ -240,14 +245,11 @@ mod tests {
         assert!(dropped > 4_096, "{dropped}");
         let begun = Instant::now();
         queue.flush(Duration::from_millis(50));
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "a flush to a reader that has stopped ends at its deadline"
-        );
+        assert!(begun.elapsed() < DEADLINE, "flush ends at its timeout");
 
         let mut rest = vec![0; (pushed - usize::try_from(dropped).unwrap()) * line.len()];
         io::Read::read_exact(&mut read, &mut rest).unwrap();
-        assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), dropped);
+        assert_eq!(reports.recv_timeout(DEADLINE).unwrap(), dropped);
         queue.push(&line);
         io::Read::read_exact(&mut read, &mut rest[..line.len()]).unwrap();
         assert!(reports.try_recv().is_err(), "reported once");
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_output_drops_lines_and_neither_panics_nor_delays_the_end() {
+    fn failing_output_drops_lines_without_panic_or_delay() {
         let queue = Queue::default();
         let full = std::fs::OpenOptions::new()
             .write(true)
@@ -267,8 +269,8 @@ mod tests {
             queue.push(b"a line\n");
         }
         let begun = Instant::now();
-        queue.flush(PATIENCE);
-        assert!(begun.elapsed() < PATIENCE);
+        queue.flush(DEADLINE);
+        assert!(begun.elapsed() < DEADLINE);
         assert_eq!(queue.take_uncounted(), 3);
     }
 }

@@ -1,7 +1,4 @@
-//! Response bodies on HTTP/1: none, a short text, or a socket to reclaim.
-//!
-//! The body of an event stream is empty for hyper: [`Body::Reclaim`] stays pending, and its first
-//! poll shows that hyper has written the head (`h1::reclaim`).
+//! The bodies of answers on HTTP/1: none, a short text, or a socket that is about to be taken back.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,13 +8,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use crate::http::h1::reclaim::SocketReclaim;
+use crate::http::accept::reclaim::SocketReclaim;
 
-/// Body of a response that hyper writes.
+/// What hyper carries.
 pub(in crate::http) enum Body {
     Text(Bytes),
-    /// Marks the socket as ready to reclaim and never ends.
-    Reclaim(Arc<SocketReclaim>),
+    /// Says when hyper has come to the body, and never gives any.
+    SocketReclaim(Arc<SocketReclaim>),
 }
 
 impl hyper::body::Body for Body {
@@ -31,8 +28,8 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Self::Text(text) if text.is_empty() => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Self::Reclaim(reclaim) => {
-                reclaim.set_reached();
+            Self::SocketReclaim(place) => {
+                place.set_reached();
                 Poll::Pending
             }
         }
@@ -41,14 +38,14 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
-            Self::Reclaim(_) => false,
+            Self::SocketReclaim(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Self::Reclaim(_) => SizeHint::default(),
+            Self::SocketReclaim(_) => SizeHint::default(),
         }
     }
 }

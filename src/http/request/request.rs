@@ -1,7 +1,4 @@
-//! A request as routes read it: variables, last event id, `Accept`, and browser detection.
-//!
-//! [`Request`] borrows from the head. It implements `subject::Variables`, through which templates
-//! read path segments, query parameters, headers and cookies.
+//! A request as routes see it: its variables, its last event id, and whether a browser sent it.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,13 +9,13 @@ use percent_encoding::percent_decode_str;
 
 use crate::subject::{Variable, Variables};
 
-/// Parts of a request that a route reads.
+/// What of a request decides what is served.
 pub(in crate::http) struct Request<'r> {
-    /// Raw values of the path's variables.
+    /// Values of the path's variables, as they stand in the path.
     pub(in crate::http) path: Vec<(&'r str, &'r str)>,
     pub(in crate::http) query: &'r str,
     pub(in crate::http) headers: &'r HeaderMap,
-    /// Address of the client, found through trusted proxies.
+    /// The client's address, found through trusted proxies.
     pub(in crate::http) remote: IpAddr,
 }
 
@@ -27,7 +24,7 @@ impl Variables for Request<'_> {
         match variable {
             Variable::Path(name) => {
                 let raw = self.path.iter().find(|(known, _)| *known == &**name);
-                // A value that is not UTF-8 cannot be part of a subject.
+                // What is no UTF-8 has no value: it could be no token anyway.
                 raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok())
                     .into_iter()
                     .collect()
@@ -66,11 +63,10 @@ impl<'r> Request<'r> {
             .map(|(_, value)| value)
     }
 
-    /// Returns the client's last event id. The header wins over the query, because a browser
-    /// repeats its first URL on every reconnect.
+    /// The id that the client has: the header wins, since a browser repeats its first address for ever.
     ///
-    /// In the query it has one of [`LAST_EVENT_ID_NAMES`] or the name that the route adds. The last
-    /// of several parameters counts: libraries append their current position to the configured URL.
+    /// In the query it has one of [`LAST_EVENT_ID_NAMES`], or the name that the route adds. The last of several counts:
+    /// libraries append the position that they have now to the address that they were given.
     pub(in crate::http) fn last_event_id(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
         let header = self
             .headers
@@ -86,8 +82,7 @@ impl<'r> Request<'r> {
         header.filter(|id| !id.is_empty()).or_else(query)
     }
 
-    /// Returns whether the client accepts `text/event-stream`. The most specific range of `Accept`
-    /// decides (RFC 9110, 12.5.1).
+    /// Whether the client takes `text/event-stream`: the most specific range of its `Accept` decides (RFC 9110, 12.5.1).
     pub(in crate::http) fn accepts(&self) -> bool {
         let mut ranges = self
             .headers
@@ -119,8 +114,8 @@ impl<'r> Request<'r> {
     }
 }
 
-/// Query parameters in which client libraries send a position: ours, that of event-source-polyfill
-/// and reconnecting-eventsource, and the old and the new one of Mercure.
+/// The names under which client libraries send a position in the query: ours, that of event-source-polyfill and
+/// reconnecting-eventsource, and the old and the new one of Mercure.
 const LAST_EVENT_ID_NAMES: [&str; 4] = [
     "last_event_id",
     "lastEventId",
@@ -128,12 +123,10 @@ const LAST_EVENT_ID_NAMES: [&str; 4] = [
     "lastEventID",
 ];
 
-/// Returns whether the client may be the `EventSource` of a browser, which stops for good after any
-/// status but 200.
+/// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
 ///
-/// An `EventSource` sends `Accept: text/event-stream` and a `User-Agent` that begins with
-/// `Mozilla/`. `Sec-Fetch-*` does not help: the `fetch` of Node sends it, browsers omit it over
-/// plain HTTP, and old browsers never send it.
+/// It names `text/event-stream` in `Accept`, and its `User-Agent` begins with `Mozilla/`. `Sec-Fetch-*` says nothing: the
+/// `fetch` of Node sends it, and browsers leave it out over plain HTTP, old ones always.
 pub(in crate::http) fn is_browser(headers: &HeaderMap) -> bool {
     let is_event_stream = |range: &[u8]| {
         let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -174,20 +167,20 @@ mod tests {
 
     #[test]
     fn variables_are_decoded() {
-        let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-user", "me")]);
+        let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-who", "me")]);
         let request = request(&headers, "x=1&x=a%2Eb&y=+");
         let values = |variable: Variable| request.values(&variable).join("|");
         assert_eq!(values(Variable::Path("id".into())), "a b");
         assert_eq!(values(Variable::Query("x".into())), "1|a.b");
         assert_eq!(values(Variable::Query("y".into())), " ");
         assert_eq!(values(Variable::Cookie("tenant".into())), "blue");
-        assert_eq!(values(Variable::Header("x-user".into())), "me");
+        assert_eq!(values(Variable::Header("x-who".into())), "me");
         assert_eq!(values(Variable::RemoteIp), "192.0.2.1");
         assert_eq!(values(Variable::Query("z".into())), "");
     }
 
     #[test]
-    fn header_wins_over_the_query_and_an_empty_id_is_ignored() {
+    fn the_header_wins_over_the_query_and_an_empty_id_is_none() {
         let id = |pairs: &[(&'static str, &str)], query: &str| {
             let headers = headers(pairs);
             request(&headers, query)
@@ -226,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn most_specific_range_of_accept_decides() {
+    fn the_most_specific_range_of_accept_decides() {
         for (accept, accepted) in [
             ("text/event-stream", true),
             ("*/*", true),
@@ -245,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn browser_is_detected_by_accept_and_user_agent() {
+    fn a_browser_names_the_event_stream_and_has_the_user_agent_of_one() {
         let (browser, node) = ("Mozilla/5.0 (X11; Linux x86_64)", "node");
         for (accept, agent, expected) in [
             ("text/event-stream", browser, true),

@@ -76,7 +76,7 @@ async fn stuck_standard_error_stops_nothing_and_dropped_lines_are_counted_and_re
                 .iter()
                 .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
             lines.into_iter().find(|line| {
-                line["message"] == "standard error did not accept log lines; they were dropped"
+                line["message"] == "log lines dropped: standard error did not accept them"
             })
         },
     )
