@@ -65,11 +65,14 @@ impl Shards {
             Sharing::Alone
         };
         let (listeners, listening) = shutdown::channel();
-        let (goaway, leaving) = shutdown::channel();
-        let (connections, release) = shutdown::channel();
+        let (goaway, goaway_token) = shutdown::channel();
+        let (connections, end_token) = shutdown::channel();
         let tokens = Tokens {
             listening,
-            drain: http::Drain { leaving, release },
+            drain: http::Drain {
+                goaway: goaway_token,
+                end: end_token,
+            },
         };
         let mut ports = Vec::new();
         let mut shards: Vec<Bound> = (0..count).map(|_| Vec::new()).collect();

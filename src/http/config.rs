@@ -1,4 +1,8 @@
-//! What clients may ask for (`routes:`, `limits:`, `trusted_proxies:` and `forwarded_header:` in the configuration).
+//! Configuration of routes and client limits: `routes:`, `limits:`, `trusted_proxies:` and
+//! `forwarded_header:`.
+//!
+//! The types hold validated values with defaults; `config::read` parses the file into them.
+//! [`PathTemplate`] also matches request paths.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,27 +12,28 @@ use crate::limit::PerClient;
 use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable};
 
-/// Everything the downstream side is configured with.
+/// Configuration of the client side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// In the order of the file; the first whose path fits answers.
+    /// Routes in the order of the file. The first one with a matching path is used.
     pub routes: Vec<RouteConfig>,
-    /// The most connections; none: from the limit of file descriptors.
+    /// Maximum number of connections. `None`: derived from the limit of file descriptors.
     pub connections_max: Option<usize>,
-    /// What one client may take.
+    /// Limits of one client.
     pub per_client: PerClient,
-    /// The most subjects that one request may name.
+    /// Maximum number of subjects in one request.
     pub subjects_per_request_max: usize,
-    /// Networks of proxies that say the address of a client.
+    /// Networks of the proxies whose forwarded header is believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// The header in which they say it; the other one is ignored.
+    /// Header with the client address; the other one is ignored.
     pub forwarded_header: ForwardedHeader,
 }
 
-/// The header in which trusted proxies say the address of a client.
+/// Header in which trusted proxies forward the address of the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`, the default: nginx, HAProxy, Envoy, Traefik and the load balancers of clouds write it.
+    /// `X-Forwarded-For`, the default: nginx, HAProxy, Envoy, Traefik and cloud load balancers
+    /// write it.
     #[default]
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
@@ -36,13 +41,13 @@ pub enum ForwardedHeader {
 }
 
 impl ForwardedHeader {
-    /// Every one, as the configuration writes it.
+    /// Every header with its name in the configuration.
     pub const ALL: [(&'static str, Self); 2] = [
         ("x-forwarded-for", Self::XForwardedFor),
         ("forwarded", Self::Forwarded),
     ];
 
-    /// As the configuration writes it.
+    /// Returns the name in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +59,8 @@ impl ForwardedHeader {
 
 impl Default for Config {
     fn default() -> Self {
-        // 16 subjects: what one page of an application watches; each costs a request a check, not a subscription.
+        // 16 subjects: enough for one page of an application. Each costs a check of the request,
+        // and no subscription.
         Self {
             routes: Vec::new(),
             connections_max: None,
@@ -69,40 +75,40 @@ impl Default for Config {
 /// One route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// Such as `/events/orders/{id}`: segments, some of which are variables.
+    /// Path such as `/events/orders/{id}`, with variables as segments.
     pub path: PathTemplate,
-    /// One to four.
+    /// Sources, one to four.
     pub sources: Vec<SourceConfig>,
-    /// Who a client is; none: its address.
+    /// Template of the client's id. `None`: its address.
     pub client: Option<TextTemplate>,
-    /// The name of an event that bears none itself.
+    /// Name of events without a name of their own.
     pub event: Option<TextTemplate>,
-    /// How long a connection is silent before a comment keeps it alive.
+    /// Silence after which a comment keeps the connection alive.
     pub heartbeat: Duration,
-    /// How long a client waits before it connects again.
+    /// Reconnection time of clients (`retry:`).
     pub retry: Duration,
-    /// How long an event stream may last, spread by a fifth either way.
+    /// Maximum age of an event stream, spread by a fifth in both directions.
     pub max_age: Duration,
-    /// What of the route's events is kept in memory.
+    /// Window of events in memory.
     pub window: Limits,
-    /// What becomes of clients whose own socket takes too little.
+    /// Policy for slow clients.
     pub slow: Slow,
-    /// Tiers of events that bear none themselves: the first filter that fits decides.
+    /// Tiers of events without a tier of their own. The first matching filter decides.
     pub priority: Vec<(Filter, Tier)>,
-    /// After how much silence a client is told its position; none: never, not even at the beginning.
+    /// Silence after which a client receives its position. `None`: never, and not at the beginning.
     pub checkpoint: Option<Duration>,
-    /// A name, besides the usual ones, under which the query has a client's last event id.
+    /// Additional name of the query parameter with the last event id.
     pub last_event_id_query: Option<Box<str>>,
-    /// How a client is answered of whose past nothing is retained any more.
+    /// Answer to a client whose position is no longer retained.
     pub expired: Expired,
-    /// How the end of an event stream looks to a client that is to come back.
+    /// End of an event stream whose client is expected to reconnect.
     pub close: CloseStyle,
-    /// Which other origins a browser may read the route from.
+    /// Cross-origin access of browsers.
     pub cors: CorsConfig,
 }
 
 impl RouteConfig {
-    /// A route with every default.
+    /// Returns a route with all defaults.
     #[must_use]
     pub fn new(path: PathTemplate, sources: Vec<SourceConfig>) -> Self {
         Self {
@@ -125,7 +131,7 @@ impl RouteConfig {
         }
     }
 
-    /// The variables that a request for this route fills in.
+    /// Returns the variables that a request fills in.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         let subjects = self
             .sources
@@ -136,7 +142,7 @@ impl RouteConfig {
     }
 }
 
-/// The path of a route: literal segments and variables.
+/// Path of a route: literal segments and variables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathTemplate {
     text: Box<str>,
@@ -150,10 +156,11 @@ enum Segment {
 }
 
 impl PathTemplate {
-    /// Reads `/a/{b}/c`; the error is a sentence.
+    /// Parses a path such as `/a/{b}/c`.
     ///
     /// # Errors
-    /// When it does not begin with a slash, has an empty segment, or a variable that is no name or is repeated.
+    /// Returns a sentence if the path does not begin with a slash, has an empty segment, or has a
+    /// variable that is not a name or is repeated.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let rest = text.strip_prefix('/').ok_or("a path begins with `/`")?;
         let mut segments: Vec<Segment> = Vec::new();
@@ -165,7 +172,7 @@ impl PathTemplate {
                             .bytes()
                             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
                     {
-                        return Err("the name of a variable is made of letters, digits and `_`");
+                        return Err("the name of a variable has letters, digits and `_` only");
                     }
                     Segment::Variable(name.into())
                 }
@@ -179,7 +186,7 @@ impl PathTemplate {
                 None => Segment::Literal(part.into()),
             };
             if matches!(segment, Segment::Variable(_)) && segments.contains(&segment) {
-                return Err("a variable stands in a path only once");
+                return Err("a variable is used only once in a path");
             }
             segments.push(segment);
         }
@@ -189,13 +196,13 @@ impl PathTemplate {
         })
     }
 
-    /// As it was written: the `route` label of metrics.
+    /// Returns the path as configured: the `route` label of metrics.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The names of its variables.
+    /// Returns the names of the variables.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
             Segment::Variable(name) => Some(&**name),
@@ -203,7 +210,8 @@ impl PathTemplate {
         })
     }
 
-    /// The raw (percent-encoded) values of its variables, if the path fits.
+    /// Returns the raw (percent-encoded) values of the variables, or `None` if the path does not
+    /// match.
     #[must_use]
     pub fn matches<'p>(&self, path: &'p str) -> Option<Vec<(&str, &'p str)>> {
         let mut parts = path.strip_prefix('/')?.split('/');
@@ -220,30 +228,30 @@ impl PathTemplate {
     }
 }
 
-/// Where a route's events come from.
+/// Source of a route's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceConfig {
-    /// A JetStream stream; none: core NATS.
+    /// Name of the JetStream stream. `None`: core NATS.
     pub stream: Option<String>,
-    /// A name that stands for the stream in ids, in the place of its own name and creation time.
+    /// Name in event ids instead of the stream's name and creation time.
     pub identity: Option<String>,
-    /// How the events of a JetStream stream come.
+    /// Delivery of the events of a JetStream stream.
     pub delivery: Delivery,
-    /// What of it a client of this route reads.
+    /// Subjects that a client of the route reads.
     pub subjects: Vec<SubjectTemplate>,
-    /// What a template that is one whole variable may ask for.
+    /// Filters that bound templates consisting of one variable.
     pub allow: Vec<Filter>,
 }
 
 impl SourceConfig {
-    /// Every subject that a client of the route can ever ask for, each filter once.
+    /// Returns every filter that a client of the route can request, without duplicates.
     #[must_use]
     pub fn reach(&self) -> HashSet<Filter> {
         let (whole, others): (Vec<_>, Vec<_>) = self
             .subjects
             .iter()
             .partition(|subject| subject.is_whole_variable());
-        // Whole variables all reach what is allowed.
+        // Every whole variable reaches the same filters: those in `allow`.
         let whole = whole
             .first()
             .into_iter()
@@ -254,43 +262,44 @@ impl SourceConfig {
     }
 }
 
-/// How the events of a JetStream stream come to the pod.
+/// Delivery of a JetStream stream's events to the pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
-    /// By one consumer for all that any route can ask for.
+    /// One consumer with all filters that any route can request.
     #[default]
     Shared,
-    /// By a core subscription for each set of filters that is asked for, to what the stream republishes.
+    /// Core subscriptions to the republished subjects, one per filter that is read.
     Republish,
 }
 
-/// How a client is answered whose `Last-Event-ID` is older than what is retained.
+/// Answer to a client whose `Last-Event-ID` is older than the retained events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expired {
-    /// A browser with a gap event, since any status but 200 would end its EventSource for good; others with 416.
+    /// A gap event for browsers, whose `EventSource` stops for good after any status but 200; 416
+    /// for others.
     #[default]
     Auto,
-    /// With 416 and a JSON body.
+    /// Status 416 with a JSON body.
     Status,
-    /// With a gap event, then from the oldest that is retained.
+    /// A gap event, then events from the oldest retained one.
     Gap,
 }
 
-/// How the end of an event stream looks to a client that is to come back.
+/// End of an event stream whose client is expected to reconnect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CloseStyle {
-    /// As the protocol ends an answer: the last chunk, END_STREAM.
+    /// Regular end of the response: the last chunk, or END_STREAM.
     #[default]
     Clean,
-    /// As a broken connection, after everything was sent: for clients that take a clean end as finished.
+    /// Broken connection after all bytes: for clients that treat a regular end as final.
     Abort,
 }
 
-/// Cross-origin reading.
+/// Cross-origin access (CORS).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CorsConfig {
     /// Exact origins, or `*` alone.
     pub origins: Vec<String>,
-    /// Whether cookies may come with the request; never with `*`.
+    /// Allows credentials (cookies). Not with `*`.
     pub credentials: bool,
 }

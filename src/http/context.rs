@@ -1,4 +1,8 @@
-//! What all connections of the process share.
+//! Context: the state that all connections of the process share.
+//!
+//! One [`Context`] exists per process, in an `Arc` that every shard clones. It holds the limiters,
+//! the table of open event streams, the routes (replaced by a reload) and counters with resolved
+//! labels. Nothing in it is locked on the path of an event.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,20 +22,20 @@ use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
-/// Shared by every listener, connection and event stream.
+/// State shared by every listener, connection and event stream.
 #[derive(Debug)]
 pub struct Context {
-    /// Every metric.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// Every open event stream.
+    /// Table of open event streams.
     pub streams: StreamTable,
-    /// Who may come in.
+    /// Limiter of connections and file descriptors.
     pub connection_limiter: Arc<ConnectionLimiter>,
-    /// How hard the pod is pressed.
+    /// Current load level.
     pub load_level: SharedLevel,
-    /// What each client may take.
+    /// Limits per client.
     pub client_limiter: Arc<ClientLimiter>,
-    /// Of [`Protocol::Http11`] and [`Protocol::H2`]; in clear text, over TLS.
+    /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
     rejections: [IntCounter; RejectionCode::ALL.len()],
@@ -43,7 +47,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context without routes.
+    /// Returns a context without routes.
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
@@ -78,23 +82,23 @@ impl Context {
         })
     }
 
-    /// Replaces the routes for what is asked from now on; open event streams keep theirs.
+    /// Replaces the routes for new requests; open event streams keep theirs.
     pub fn set_routes(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
     }
 
-    /// From now on every request is told that the pod is about to end.
+    /// Starts to reject new event streams with `draining`.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// How long drained clients are told to wait: a time drawn between these two for each.
+    /// Sets the range of the `retry:` that clients receive when the pod drains.
     pub fn set_drain_retry(&self, min: Duration, max: Duration) {
-        // A second drain is the first one.
+        // The first call wins: a second drain continues the first.
         self.drain_retry.get_or_init(|| (min, max));
     }
 
-    /// A time drawn for one drained client.
+    /// Returns a random time within that range, for one client.
     pub(super) fn draw_drain_retry(&self) -> Option<Duration> {
         let (min, max) = *self.drain_retry.get()?;
         Some(min + max.saturating_sub(min).mul_f64(fastrand::f64()))
@@ -114,7 +118,7 @@ impl Context {
     }
 }
 
-/// The metrics of one kind of connection, their labels resolved.
+/// Metrics of one kind of connection with their labels resolved.
 #[derive(Debug)]
 struct ConnectionMetrics {
     open: IntGauge,
@@ -132,38 +136,40 @@ impl ConnectionMetrics {
     }
 }
 
-/// A connection that is counted; dropping it counts it out.
+/// Guard of a connection: dropping it ends its permit and decreases the gauge.
 #[derive(Debug)]
-pub(super) struct Counted {
-    /// Among those that speak its protocol, once that is known.
-    among: Option<IntGauge>,
-    entered: ConnectionPermit,
+pub(super) struct ConnectionGuard {
+    /// Gauge of the protocol, once it is known.
+    gauge: Option<IntGauge>,
+    permit: ConnectionPermit,
 }
 
-impl Counted {
-    pub(super) fn new(entered: ConnectionPermit) -> Self {
+impl ConnectionGuard {
+    pub(super) fn new(permit: ConnectionPermit) -> Self {
         Self {
-            among: None,
-            entered,
+            gauge: None,
+            permit,
         }
     }
 
-    /// It is one more than are served: it is answered, but gets no event stream.
+    /// Returns whether the connection exceeds `limits.connections`: its requests are rejected.
     pub(super) fn over_limit(&self) -> bool {
-        self.entered.over_limit
+        self.permit.over_limit
     }
 
-    /// Its protocol is known now.
-    pub(super) fn speaks(&mut self, context: &Context, protocol: Protocol, tls: bool) {
+    /// Counts the connection by its protocol.
+    pub(super) fn set_protocol(&mut self, context: &Context, protocol: Protocol, tls: bool) {
         let metrics = &context.connections[usize::from(protocol == Protocol::H2)][usize::from(tls)];
         metrics.open.inc();
         metrics.total.inc();
-        self.among = Some(metrics.open.clone());
+        self.gauge = Some(metrics.open.clone());
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.among.iter().for_each(IntGauge::dec);
+        if let Some(gauge) = &self.gauge {
+            gauge.dec();
+        }
     }
 }

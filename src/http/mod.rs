@@ -1,8 +1,15 @@
-//! The downstream side: connections of clients, and one SSE response on each.
+//! Client side: connections, requests, and event streams over HTTP/1 and HTTP/2.
 //!
 //! ```text
-//! server -> arrival -> connection -> answer (request, route, cors, refusal) -> event_stream -> h1 | h2
+//! accept    listener -> task per connection -> protocol detection -> hyper (HTTP/1) or h2
+//! request   route, variables, limits -> event stream or rejection
+//! stream    event stream without a protocol: cursors, gaps, heartbeats, throttling, close
+//! h1, h2    write it: a socket reclaimed from hyper; a stream of an HTTP/2 connection
 //! ```
+//!
+//! Every connection stays on the shard that accepted it. [`Context`] is the state that all of them
+//! share; [`Routes`] is replaced by a reload. The folder does not know NATS: it reads events
+//! through `feed::Source`.
 
 mod accept;
 pub mod config;

@@ -2,8 +2,8 @@
 //!
 //! A client is identified by the route's `client` template or its address. [`ClientLimiter`] maps
 //! ids to counters in 16 locked shards; a lock is held for one lookup. [`ClientLimiter::acquire`]
-//! returns a [`ClientPermit`] that the event stream holds until it ends. Configured limits can change
-//! at any time and apply to open event streams too.
+//! returns a [`ClientPermit`] that the event stream holds until it ends. Configured limits can
+//! change at any time and apply to open event streams too.
 //!
 //! A client that reaches a limit of connections, filter sets or connects gets a rejection; reaching
 //! the rate of events delays its events (`http::stream::throttle`).
@@ -243,7 +243,7 @@ fn evict_idle(shard: &mut Shard) {
 }
 
 fn shard_of(id: &str) -> usize {
-    // FNV-1a: distributes well, and an attacker who fills one shard gains nothing else.
+    // FNV-1a: distributes well, and filling one shard gains an attacker nothing else.
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -255,8 +255,8 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl ClientPermit {
-    /// Counts the filter sets that the event stream reads, by hash. Called once, before the feeds are
-    /// opened.
+    /// Counts the filter sets that the event stream reads, by hash. Called once, before the feeds
+    /// are opened.
     ///
     /// # Errors
     /// Returns [`Throttled`] if the client reads too many different filter sets.

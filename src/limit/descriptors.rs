@@ -14,8 +14,8 @@ use crate::telemetry::Metrics;
 /// Directory of the open file descriptors of this process.
 const OPEN: &str = "/proc/self/fd";
 
-/// 1,048,576: the default of `fs.nr_open`, which no limit exceeds unless it was raised. Used for "no
-/// limit".
+/// 1,048,576: the default of `fs.nr_open`, which no limit exceeds unless it was raised. Used for
+/// "no limit".
 const UNLIMITED: u64 = 1 << 20;
 
 /// 64: minimum reserve for listeners, NATS, the admin port's connections, files and rejections.
@@ -72,8 +72,8 @@ fn listed() -> io::Result<u64> {
 
 /// Returns the limit of client connections for a limit of descriptors (`limits.connections: auto`).
 ///
-/// A tenth of the limit is reserved, at least 64: `limit - max(limit / 10, 64)`, at least 1. That is
-/// 922 of 1,024 and 58,983 of 65,536.
+/// A tenth of the limit is reserved, at least 64: `limit - max(limit / 10, 64)`, at least 1. That
+/// is 922 of 1,024 and 58,983 of 65,536.
 #[must_use]
 pub fn connections_max(limit: u64) -> usize {
     let reserve = (limit / 10).max(RESERVE_MIN);

@@ -6,8 +6,8 @@
 //!   event-loop lag, NATS backlog               down after 3 s, one step at a time
 //! ```
 //!
-//! [`LoadMonitor`] is pure: `app::load` reads the measures on the admin thread, passes them with the
-//! time to [`LoadMonitor::update`], and publishes a change through [`SharedLevel`], which event
+//! [`LoadMonitor`] is pure: `app::load` reads the measures on the admin thread, passes them with
+//! the time to [`LoadMonitor::update`], and publishes a change through [`SharedLevel`], which event
 //! streams read without a lock. The highest demand of any measure counts.
 
 use std::fmt;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-/// Load level of the pod. The effect of a level is implemented in `http::request::respond` (new event
-/// streams) and `http::stream::throttle` (open ones).
+/// Load level of the pod. The effect of a level is implemented in `http::request::respond` (new
+/// event streams) and `http::stream::throttle` (open ones).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum LoadLevel {
@@ -27,7 +27,8 @@ pub enum LoadLevel {
     Thin,
     /// No telemetry events; normal events at half their rate.
     Shed,
-    /// No telemetry events; normal events at a quarter of their rate; new event streams are rejected.
+    /// No telemetry events; normal events at a quarter of their rate; new event streams are
+    /// rejected.
     Reject,
 }
 
@@ -85,11 +86,11 @@ pub struct Change {
 ///
 /// - Descriptors never demand level 3: above `reject` the connection limiter rejects event streams,
 ///   and it notices the end of the shortage at once.
-/// - Windows shrink by themselves at their limit, so their memory demands at most level 1. Level 2 is
-///   for a use above the limit with nothing left to evict.
+/// - Windows shrink by themselves at their limit, so their memory demands at most level 1. Level 2
+///   is for a use above the limit with nothing left to evict.
 /// - An event-loop lag of 250 ms is noticeable; a shard with a lag of 3 s serves no client.
-/// - 10,000 messages are the traffic of one second at a high rate. The backlog never demands level 3:
-///   the client would find the same backlog on other pods, and if this pod is the slow one, its
+/// - 10,000 messages are the traffic of one second at a high rate. The backlog never demands level
+///   3: the client would find the same backlog on other pods, and if this pod is the slow one, its
 ///   event loops lag.
 const THRESHOLDS: [(Measure, [f64; 3]); 4] = [
     (Measure::Descriptors, [0.0, 0.5, f64::INFINITY]),
@@ -271,7 +272,8 @@ mod tests {
         pending: 0.0,
     };
 
-    /// Feeds four readings per second, as `app::load` does. Returns changes as (milliseconds, level).
+    /// Feeds four readings per second, as `app::load` does. Returns changes as (milliseconds,
+    /// level).
     fn follow(
         monitor: &mut LoadMonitor,
         start: Instant,

@@ -55,8 +55,8 @@ impl Bucket {
         self.try_take(cost)
     }
 
-    /// Takes a token that is not available yet. The debt is at most one burst, so no later call waits
-    /// longer than a full bucket takes to refill.
+    /// Takes a token that is not available yet. The debt is at most one burst, so no later call
+    /// waits longer than a full bucket takes to refill.
     pub fn borrow(&self) {
         let most = self.rate.burst.get();
         let borrow = |debt| (debt < most).then_some(debt + 1);

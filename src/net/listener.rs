@@ -1,4 +1,9 @@
-//! A listener that is never in anybody's way: it outlives a shortage of descriptors and leaves nobody in the kernel's queue.
+//! TCP listener that survives a shortage of file descriptors and closes without losing connections.
+//!
+//! `accept` fails with EMFILE, ENFILE, ENOBUFS or ENOMEM when the system runs out of descriptors or
+//! memory. [`Listener::accept`] logs that at a bounded rate, pauses, and tries again; errors of a
+//! single connection are skipped. [`Listener::accept_queued`] ends a listener: it accepts what
+//! waits in the kernel's queue, because closing the listener would reset those clients.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -7,29 +12,31 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How many connections wait in the kernel at most: a storm of reconnects arrives faster than it is accepted. The
-/// kernel lowers it to `net.core.somaxconn`.
+/// 4096: connections that wait in the kernel's queue, because a storm of reconnects arrives faster
+/// than it is accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// 100 ms: a shortage ends when somebody closes something; until then to ask more often only costs time.
+/// 100 ms: pause after a failed `accept`. A shortage ends when descriptors are closed; retrying
+/// more often only costs CPU.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// 10 s: how often a shortage that lasts is told.
+/// 10 s: interval of log lines about a shortage.
 const SHORTAGE_LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// 10, a second together: how often a shortage is waited for when the listener is to be closed.
+/// 10, together one second: pauses for a shortage while the listener closes.
 const LAST_TRIES_MAX: u32 = 10;
 
-/// Whether several listeners of one process share a port.
+/// Sharing of a port by several listeners of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// A second one is refused.
+    /// Binding the port twice fails.
     Alone,
-    /// The kernel spreads connections over all of them (`SO_REUSEPORT`); so could another process of the same user.
+    /// The kernel distributes connections over all listeners (`SO_REUSEPORT`). Another process of
+    /// the same user can join them.
     Shared,
 }
 
-/// An open listener.
+/// Open listener.
 #[derive(Debug)]
 pub struct Listener {
     sockets: TcpListener,
@@ -37,10 +44,10 @@ pub struct Listener {
     shortage: Shortage,
 }
 
-/// Binds and listens, without needing a runtime; `::` takes IPv4 as well.
+/// Binds an address and listens, without a runtime. `::` accepts IPv4 as well.
 ///
 /// # Errors
-/// When the address is taken, not of this machine, or not allowed.
+/// Fails if the address is in use, not of this machine, or not permitted.
 pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -50,7 +57,7 @@ pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Or a restart would wait for the connections of the previous run to leave TIME_WAIT.
+    // Without it a restart fails while connections of the previous process are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if sharing == Sharing::Shared {
         socket.set_reuse_port(true)?;
@@ -63,10 +70,10 @@ pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<StdListener> {
 }
 
 impl Listener {
-    /// Takes what [`bind`] made to the runtime that it is called on.
+    /// Registers a listener from [`bind`] with the current runtime.
     ///
     /// # Errors
-    /// When the runtime cannot take it.
+    /// Fails if the runtime cannot register it.
     pub fn new(bound: StdListener) -> io::Result<Self> {
         let address = bound.local_addr()?;
         Ok(Self {
@@ -76,15 +83,15 @@ impl Listener {
         })
     }
 
-    /// Where it listens; the real port, when 0 was asked for.
+    /// Returns the address, with the real port if 0 was configured.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The next connection. It is not lost when the future is dropped.
+    /// Returns the next connection. Dropping the future loses none.
     ///
-    /// It never fails: a shortage is waited for, and a connection that ended in the queue is passed over.
+    /// It never fails: it waits during a shortage, and skips connections that ended in the queue.
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.sockets.accept().await {
@@ -94,15 +101,16 @@ impl Listener {
         }
     }
 
-    /// Hands over what waits in the kernel's queue, then closes: those in it would be reset by the close.
+    /// Accepts all connections in the kernel's queue, then closes. The close would reset them.
     pub async fn accept_queued(mut self, mut take: impl FnMut(TcpStream, SocketAddr)) {
         let mut tries = 0;
-        // As many as the queue can hold: with more, somebody connects as fast as this accepts, and it would never end.
+        // At most as many as the queue can hold. Clients that connect as fast as this accepts would
+        // keep it from ending.
         let mut left = BACKLOG;
         let Ok(sockets) = self.sockets.into_std() else {
             return;
         };
-        // The system is asked directly: the runtime may not have heard yet of those that came last.
+        // A system call instead of the runtime, which may not know the latest connections yet.
         while left > 0 && tries < LAST_TRIES_MAX {
             left -= 1;
             match sockets.accept() {
@@ -112,14 +120,14 @@ impl Listener {
                 {
                     Ok(socket) => take(socket, peer),
                     Err(error) => {
-                        tracing::debug!(%error, client.addr = %peer, "connection could not be taken over")
+                        tracing::debug!(%error, client.addr = %peer, "accepted connection could not be registered")
                     }
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tries += 1;
-                    self.shortage.tell(self.address, &error);
+                    self.shortage.log(self.address, &error);
                     tokio::time::sleep(SHORTAGE_PAUSE).await;
                 }
             }
@@ -127,16 +135,17 @@ impl Listener {
     }
 
     async fn wait_after(&mut self, error: &io::Error) {
-        if !is_of_the_connection(error) {
-            self.shortage.tell(self.address, error);
+        if !concerns_one_connection(error) {
+            self.shortage.log(self.address, error);
             tokio::time::sleep(SHORTAGE_PAUSE).await;
         }
     }
 }
 
-/// Whether an error of `accept` is that of one connection, already taken out of the queue (accept(2), "Error handling"),
-/// and the next can be had at once. Every other is waited for, or the loop would spin on it.
-fn is_of_the_connection(error: &io::Error) -> bool {
+/// Returns whether an error of `accept` concerns a single connection that has left the queue
+/// (accept(2), "Error handling"). The next `accept` follows at once then; after any other error it
+/// waits, or the loop would spin.
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let kind = error.kind();
     matches!(
@@ -148,25 +157,26 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Tells of a shortage (EMFILE, ENFILE, ENOBUFS, ENOMEM, ...) at a bounded rate.
+/// Logs a shortage (EMFILE, ENFILE, ENOBUFS, ENOMEM, ...) at a bounded rate.
 #[derive(Debug, Default)]
 struct Shortage {
-    told: Option<Instant>,
-    since: u64,
+    logged: Option<Instant>,
+    /// Failures since the last log line.
+    failures: u64,
 }
 
 impl Shortage {
-    fn tell(&mut self, address: SocketAddr, error: &io::Error) {
-        self.since += 1;
+    fn log(&mut self, address: SocketAddr, error: &io::Error) {
+        self.failures += 1;
         let now = Instant::now();
         if self
-            .told
-            .is_none_or(|told| now.duration_since(told) >= SHORTAGE_LOG_EVERY)
+            .logged
+            .is_none_or(|logged| now.duration_since(logged) >= SHORTAGE_LOG_EVERY)
         {
-            tracing::warn!(%address, %error, times = self.since, "connections cannot be accepted");
+            tracing::warn!(%address, %error, failures = self.failures, "accepting connections failed; retrying");
             *self = Self {
-                told: Some(now),
-                since: 0,
+                logged: Some(now),
+                failures: 0,
             };
         }
     }
@@ -194,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_unspecified_ipv6_address_takes_ipv4_as_well() {
+    async fn unspecified_ipv6_address_accepts_ipv4_as_well() {
         let Ok(bound) = bind("[::]:0".parse().unwrap(), Sharing::Alone) else {
             return;
         };
@@ -206,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_is_taken_once_unless_it_is_shared() {
+    async fn port_is_bound_once_unless_it_is_shared() {
         let alone = listen(LOOPBACK);
         let refused = bind(alone.address(), Sharing::Alone).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
@@ -216,10 +226,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_that_closes_hands_over_everyone_who_was_already_connected() {
+    async fn closing_listener_accepts_all_connections_in_the_queue() {
         let listener = listen(LOOPBACK);
         let address = listener.address();
-        // Connected without any await between: the runtime has not seen one of them.
+        // No await in between, so the runtime has seen none of them.
         let clients: Vec<_> = (0..200)
             .map(|_| StdStream::connect(address).unwrap())
             .collect();
@@ -240,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn only_errors_of_one_connection_are_passed_over_without_a_pause() {
+    fn only_errors_of_a_single_connection_are_skipped_without_a_pause() {
         // Linux: ECONNABORTED, EINTR; EMFILE, ENFILE, ENOBUFS, ENOMEM, EINVAL.
         for (code, passed) in [
             (103, true),
@@ -252,7 +262,7 @@ mod tests {
             (22, false),
         ] {
             assert_eq!(
-                is_of_the_connection(&io::Error::from_raw_os_error(code)),
+                concerns_one_connection(&io::Error::from_raw_os_error(code)),
                 passed,
                 "{code}"
             );
@@ -260,15 +270,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_that_lasts_is_told_once_in_a_while() {
+    fn lasting_shortage_is_logged_at_a_bounded_rate() {
         let mut shortage = Shortage::default();
         let address = LOOPBACK.parse().unwrap();
         for _ in 0..50 {
-            shortage.tell(address, &io::Error::from_raw_os_error(24));
+            shortage.log(address, &io::Error::from_raw_os_error(24));
         }
         assert_eq!(
-            shortage.since, 49,
-            "one line, the others counted for the next"
+            shortage.failures, 49,
+            "one line; the other failures are counted for the next one"
         );
     }
 }

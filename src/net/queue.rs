@@ -1,17 +1,20 @@
-//! What is still unsent in the sockets of a port, those that are closed already included: read from `/proc/net/tcp`.
+//! Send queues: bytes of a port's connections that the peers have not acknowledged.
 //!
-//! `SIOCOUTQ` would say it of one open socket, and no safe interface to it was found. This says it of all at once, and of
-//! those that nobody holds any more, which end with the network namespace of a pod.
+//! The end of a drain waits until the kernel has delivered everything, closed sockets included:
+//! they disappear with the network namespace of the pod. `SIOCOUTQ` works for open sockets only,
+//! and no safe interface to it was found. `/proc/net/tcp` has all sockets of the namespace in one
+//! read.
 
 use std::fs::File;
 use std::io::{self, BufReader};
 
 use super::table::{self, Entry, LISTEN, TABLES};
 
-/// How many connections from these local ports hold bytes, or an end, that the other side has not acknowledged.
+/// Returns the number of connections of these local ports with bytes, or an end, that the peer has
+/// not acknowledged.
 ///
 /// # Errors
-/// When the system does not tell.
+/// Fails if `/proc` cannot be read.
 pub fn unsent(ports: &[u16]) -> io::Result<usize> {
     let mut count = 0;
     for name in TABLES {
@@ -21,7 +24,7 @@ pub fn unsent(ports: &[u16]) -> io::Result<usize> {
                     count += usize::from(holds_unsent(entry, ports))
                 })?;
             }
-            // Without IPv6 there is no such table.
+            // A kernel without IPv6 has no second table.
             Err(error) if error.kind() == io::ErrorKind::NotFound && name.ends_with('6') => {}
             Err(error) => return Err(error),
         }
@@ -42,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_the_table_is_read_as_proc_5_has_it() {
+    fn line_is_parsed_as_described_in_proc_5() {
         let holds_unsent = |line: &str, ports: &[u16]| {
             table::entry(line).is_some_and(|entry| holds_unsent(entry, ports))
         };
@@ -63,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_socket_holds_what_its_peer_has_not_taken_until_it_has() {
+    fn closed_socket_counts_until_its_peer_has_read_everything() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -83,7 +86,7 @@ mod tests {
         while unsent(&[port]).unwrap() > 0 {
             assert!(
                 begun.elapsed() < Duration::from_secs(5),
-                "all of it was taken"
+                "the queue is empty after the peer has read everything"
             );
             std::thread::yield_now();
         }

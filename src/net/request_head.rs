@@ -1,8 +1,13 @@
-//! Rules of HTTP/1 request heads that the parser leaves to its user: line ends and the `Host` header.
+//! Checks of HTTP/1 request heads that the parser leaves to its user: line ends and the `Host`
+//! header.
 //!
-//! RFC 9112 lets a server accept a line feed without a carriage return (2.2), and proxies disagree about it: a head that two
-//! servers split differently is how one client's request becomes another's. Requests with one are rejected, as are requests
-//! without exactly one valid `Host` (3.2).
+//! RFC 9112 permits a server to accept a line feed without a carriage return (2.2), and proxies
+//! handle it differently. If two servers split a head differently, one client's request becomes
+//! part of another's (request smuggling). Requests with a bare line feed are rejected, and so are
+//! requests without exactly one valid `Host` (3.2).
+//!
+//! [`LineScan`] sees the bytes as they are read, before the parser. [`host`] and [`is_known`] read
+//! the parsed head.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,15 +20,15 @@ use hyper::header::HOST;
 use hyper::{HeaderMap, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Scanner for line feeds without a carriage return, over the bytes of one connection as they are read.
+/// Scanner of a connection's bytes for line feeds without a carriage return.
 ///
-/// Heads are numbered from 0, so that a head is not blamed for the one after it. Content would be taken for heads: a
-/// connection on which some came must end after the answer.
+/// Heads are numbered from 0, so that a request is not rejected for the head of the next one. The
+/// scanner would read a body as heads, so a connection with a body must end after the response.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LineScan {
-    /// Finished heads.
+    /// Number of complete heads.
     heads: u32,
-    /// Bytes of the unfinished line, up to 2.
+    /// Bytes of the incomplete line, at most 2 counted.
     line_bytes: u8,
     ends_with_cr: bool,
     is_in_head: bool,
@@ -31,7 +36,7 @@ pub struct LineScan {
 }
 
 impl LineScan {
-    /// Reads on; returns the number of the head when its first bare line feed is found.
+    /// Scans more bytes. Returns the number of the head with the first bare line feed.
     pub fn read(&mut self, bytes: &[u8]) -> Option<u32> {
         if self.is_found {
             return None;
@@ -44,7 +49,7 @@ impl LineScan {
                 return Some(self.heads);
             }
             let is_empty = usize::from(self.line_bytes) + line.len() == 1;
-            // Empty lines before a request line are allowed.
+            // Empty lines before a request line are permitted.
             if is_empty && self.is_in_head {
                 self.heads += 1;
             }
@@ -124,36 +129,36 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Scanned<T> {
     }
 }
 
-/// The host that a request is for, as its `Host` header has it; none for HTTP/1.0 and HTTP/2, which need none.
+/// Returns the host in the `Host` header, which is optional on HTTP/1.0 and HTTP/2.
 ///
 /// # Errors
-/// Without a `Host` on HTTP/1.1, with several, or with one that is no host (RFC 9112, 3.2): a sentence.
+/// Returns a sentence if `Host` is missing on HTTP/1.1, repeated, or not a host (RFC 9112, 3.2).
 pub fn host(version: Version, headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     let mut hosts = headers.get_all(HOST).iter();
     let Some(host) = hosts.next() else {
         return if version == Version::HTTP_11 {
-            Err("a request of HTTP/1.1 has a Host header")
+            Err("HTTP/1.1 requires a Host header")
         } else {
             Ok(None)
         };
     };
     if hosts.next().is_some() {
-        return Err("a request has one Host header");
+        return Err("the request has more than one Host header");
     }
     // reg-name, IP literals and a port (RFC 3986, 3.2.2); no user information.
     let is_of_a_host =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
     match host.to_str() {
         Ok(text) if text.bytes().all(|byte| is_of_a_host(&byte)) => Ok(Some(text)),
-        _ => Err("the Host header is no host"),
+        _ => Err("the Host header is not a host"),
     }
 }
 
-/// Whether a request for this host is certain not to come from a page of another site: an IP literal, `localhost`, a name
-/// without a dot, such as that of a Service, or one of the names.
+/// Returns whether a request with this host cannot come from a page of another site: an IP literal,
+/// `localhost`, a name without a dot such as that of a Service, or one of `names`.
 ///
-/// A page in a browser can make its own name resolve to any address (DNS rebinding), and then reads what that address
-/// answers. It cannot make the browser send another `Host` than its name, and a name of the public DNS has a dot.
+/// With DNS rebinding, a page makes its own name resolve to any address and reads the responses.
+/// The browser still sends the page's name as `Host`, and names in the public DNS have a dot.
 #[must_use]
 pub fn is_known(host: &str, names: &[String]) -> bool {
     let name = match host.rsplit_once(':') {
@@ -178,14 +183,14 @@ mod tests {
 
     use super::*;
 
-    /// The head with the first bare line feed, however the bytes are split.
+    /// Returns the head with the first bare line feed in these pieces.
     fn found(pieces: &[&[u8]]) -> Option<u32> {
         let mut scan = LineScan::default();
         pieces.iter().find_map(|piece| scan.read(piece))
     }
 
     #[test]
-    fn a_bare_line_feed_is_found_in_the_head_that_has_it() {
+    fn bare_line_feed_is_found_in_its_head() {
         for (bytes, expected) in [
             ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", None),
             ("GET / HTTP/1.1\nHost: x\r\n\r\n", Some(0)),
@@ -210,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_change_nothing(bytes in proptest::collection::vec(prop_oneof!["\r", "\n", "a"], 0..20), size in 1_usize..5) {
+        fn result_does_not_depend_on_the_split(bytes in proptest::collection::vec(prop_oneof!["\r", "\n", "a"], 0..20), size in 1_usize..5) {
             let bytes = bytes.concat();
             let pieces: Vec<_> = bytes.as_bytes().chunks(size).collect();
             prop_assert_eq!(found(&pieces), found(&[bytes.as_bytes()]));
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_one_host_that_is_one() {
+    fn request_has_exactly_one_valid_host() {
         let host = |version, values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

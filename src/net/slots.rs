@@ -1,18 +1,20 @@
-//! Connection slots of a port that serves few clients: the admin port, the control socket, the injector's webhook.
+//! Connection slots of a port with few clients: the admin port, the control socket, the webhook.
 //!
-//! Such a port has a fixed number of connections, and must not be held shut by peers that connect and ask nothing:
+//! Such a port has a fixed number of connections. Peers that connect and send nothing must not
+//! exhaust it:
 //!
 //! ```text
 //! accepted ---> silent ------------> connected ------------> busy
-//!               no slot              a slot, from the        a request is being answered:
+//!               no slot              a slot, from the        a request in progress:
 //!               first-byte deadline  first byte on           not evictable
 //!               evicted when full    evicted when full
 //! ```
 //!
-//! Connections are accepted at once, whatever else is open. If a new one does not fit, the oldest evictable connection of
-//! the peer address with the most connections is closed; one peer cannot displace the others. Half of the busy connections
-//! are the most that one peer address gets; a request beyond gets a 503, and its connection stays evictable. A probe is
-//! answered without [`Slot::begin`], so it needs nothing that could be used up.
+//! Connections are accepted at once, whatever else is open. If a new one does not fit, the oldest
+//! evictable connection of the peer address with the most connections is closed, so one peer cannot
+//! displace the others. One peer address gets at most half of the busy connections; its further
+//! requests get a 503, and their connections stay evictable. A probe is answered without
+//! [`Slot::begin`], so no limit applies to it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -27,7 +29,7 @@ use tokio::sync::Notify;
 use super::listener::Listener;
 use super::socket;
 
-/// 10 s: how often evictions and rejections of one port are logged.
+/// 10 s: interval of log lines about evictions and rejections of one port.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Bounds of one port.
@@ -37,24 +39,24 @@ pub struct Bounds {
     pub silent_max: usize,
     /// Connections that have sent something.
     pub connected_max: usize,
-    /// Connections among those whose requests are being answered; one peer address has at most half of them.
+    /// Connections with a request in progress; one peer address gets at most half of them.
     pub busy_max: usize,
-    /// The first byte of a connection comes within this time.
+    /// Time for the first byte of a connection.
     pub first_byte_max: Duration,
 }
 
 /// Reasons for which connections are closed and requests rejected: the `code` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rejection {
-    /// No byte came in time.
+    /// No byte arrived in time.
     NoFirstByte,
     /// A newer connection needed the slot.
     Evicted,
-    /// As many requests are being answered as the port, or the peer address, may have.
+    /// The port or the peer address has reached its limit of busy connections.
     Busy,
 }
 
-/// All of them, in the order of the enum.
+/// Labels in the order of the enum.
 const REJECTIONS: [&str; 3] = ["no_first_byte", "evicted", "busy"];
 
 /// Slots of one port. Clones share them.
@@ -73,7 +75,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// In the order of their arrival.
+    /// In the order of arrival.
     connections: BTreeMap<u64, Connection>,
     next: u64,
     report: Report,
@@ -81,31 +83,31 @@ struct Table {
 
 #[derive(Debug)]
 struct Connection {
-    /// None: the port has no peer addresses, and no shares of them.
+    /// `None`: the port has no peer addresses (a Unix socket), so shares do not apply.
     peer: Option<IpAddr>,
-    has_spoken: bool,
-    /// Requests that are being answered.
+    has_received: bool,
+    /// Requests in progress.
     requests: u32,
     evicted: Arc<Notify>,
 }
 
-/// Rejections since the last line of the log.
+/// Rejections since the last log line.
 #[derive(Debug, Default)]
 struct Report {
     logged: Option<Instant>,
     since: u64,
 }
 
-/// One connection among the slots; dropping it gives the slot back.
+/// Slot of one connection; dropping it frees the slot.
 #[derive(Debug)]
-#[must_use = "dropping it gives the slot back"]
+#[must_use = "dropping it frees the slot"]
 pub struct Slot {
     shared: Arc<Shared>,
     key: u64,
     evicted: Arc<Notify>,
 }
 
-/// A request that is being answered; its connection is not evicted. Dropping it ends that.
+/// Guard of a request in progress: its connection is not evictable until the guard is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it makes the connection evictable"]
 pub struct Busy {
@@ -113,8 +115,8 @@ pub struct Busy {
     key: u64,
 }
 
-/// Accepts connections for ever and serves each in a task of its own once its first byte has come.
-pub async fn serve<C, F>(mut listener: Listener, slots: &Slots, converse: C) -> Infallible
+/// Accepts connections without end. Each is served in a task of its own after its first byte.
+pub async fn serve<C, F>(mut listener: Listener, slots: &Slots, handler: C) -> Infallible
 where
     C: Fn(TcpStream, Slot) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -122,24 +124,24 @@ where
     loop {
         let (socket, peer) = listener.accept().await;
         let slot = slots.enter(Some(peer.ip().to_canonical()));
-        let converse = converse.clone();
+        let handler = handler.clone();
         let serving = async move {
-            // Not `readable`, which may return early.
+            // `peek` instead of `readable`, which can return early.
             if slot.first_byte(socket.peek(&mut [0])).await {
-                converse(socket, slot).await;
+                handler(socket, slot).await;
             } else if let Err(error) = socket::abort(&socket) {
-                tracing::debug!(%error, "a connection could not be reset");
+                tracing::debug!(%error, "connection could not be reset");
             }
         };
         tokio::spawn(serving);
-        // In a storm of connections those accepted before have their turn first: a probe is answered before it is evicted,
-        // and an evicted connection is closed before the next one is accepted.
+        // Earlier connections run first. In a storm a probe is answered before it is evicted, and
+        // an evicted connection is closed before the next one is accepted.
         tokio::task::yield_now().await;
     }
 }
 
 impl Slots {
-    /// Slots of the port with this name. Rejections are counted with the labels `port` and `code`.
+    /// Returns the slots of a port. Rejections are counted with the labels `port` and `code`.
     #[must_use]
     pub fn new(port: &'static str, bounds: Bounds, rejections: &IntCounterVec) -> Self {
         let rejections = REJECTIONS.map(|code| rejections.with_label_values(&[port, code]));
@@ -152,7 +154,8 @@ impl Slots {
         }))
     }
 
-    /// Takes a connection in that has sent nothing yet; the oldest such connection may be evicted for it.
+    /// Adds a connection that has sent nothing yet; the oldest such connection may be evicted for
+    /// it.
     pub fn enter(&self, peer: Option<IpAddr>) -> Slot {
         let evicted = Arc::new(Notify::new());
         let mut table = self.0.lock();
@@ -160,7 +163,7 @@ impl Slots {
         table.next += 1;
         let connection = Connection {
             peer,
-            has_spoken: false,
+            has_received: false,
             requests: 0,
             evicted: evicted.clone(),
         };
@@ -168,11 +171,11 @@ impl Slots {
         if table
             .connections
             .values()
-            .filter(|other| !other.has_spoken)
+            .filter(|other| !other.has_received)
             .count()
             > self.0.bounds.silent_max
         {
-            self.0.evict(&mut table, |other| !other.has_spoken);
+            self.0.evict(&mut table, |other| !other.has_received);
         }
         drop(table);
         Slot {
@@ -182,7 +185,7 @@ impl Slots {
         }
     }
 
-    /// Returns when every connection that had sent something has left.
+    /// Returns when no connection that has sent something is left.
     pub async fn unused(&self) {
         loop {
             let left = self.0.left.notified();
@@ -191,7 +194,7 @@ impl Slots {
                 .lock()
                 .connections
                 .values()
-                .any(|connection| connection.has_spoken)
+                .any(|connection| connection.has_received)
             {
                 return;
             }
@@ -205,7 +208,8 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Evicts one of these connections: the oldest of the peer address that has the most of them. Busy ones stay.
+    /// Evicts one of these connections: the oldest one of the peer address with the most of them.
+    /// Busy connections stay.
     fn evict(&self, table: &mut Table, among: impl Fn(&Connection) -> bool) {
         let mut counts = BTreeMap::<_, usize>::new();
         for connection in table
@@ -219,7 +223,7 @@ impl Shared {
             .connections
             .iter()
             .filter(|(_, connection)| among(connection) && connection.requests == 0);
-        // The last of equal ones would be the youngest, hence from the youngest to the oldest.
+        // `max_by_key` returns the last of equal ones, hence from the youngest to the oldest.
         let victim = evictable
             .rev()
             .max_by_key(|(_, connection)| counts[&connection.peer])
@@ -230,7 +234,7 @@ impl Shared {
         }
     }
 
-    /// Counts a rejection, and logs at a bounded rate that there are any.
+    /// Counts a rejection and logs at a bounded rate.
     fn count(&self, table: &mut Table, rejection: Rejection) {
         self.rejections[rejection as usize].inc();
         let Report { logged, since } = &mut table.report;
@@ -244,14 +248,15 @@ impl Shared {
                 port = self.port,
                 code,
                 count,
-                "connections of a port were closed or rejected"
+                "connections closed or rejected"
             );
         }
     }
 }
 
 impl Slot {
-    /// Waits for the first byte, which takes the slot. False: the connection is to be closed.
+    /// Waits for the first byte, which takes a slot. Returns false if the connection must be
+    /// closed.
     pub async fn first_byte<T>(&self, readable: impl Future<Output = T>) -> bool {
         let Bounds { first_byte_max, .. } = self.shared.bounds;
         tokio::select! {
@@ -259,7 +264,7 @@ impl Slot {
             _ = readable => self.take(),
             () = self.evicted.notified() => false,
             () = tokio::time::sleep(first_byte_max) => {
-                // Not logged: health checks of load balancers look like this.
+                // Not logged: health checks of load balancers behave like this.
                 self.shared.rejections[Rejection::NoFirstByte as usize].inc();
                 false
             }
@@ -272,26 +277,28 @@ impl Slot {
         let Some(connection) = table.connections.get_mut(&self.key) else {
             return false;
         };
-        connection.has_spoken = true;
+        connection.has_received = true;
         if table
             .connections
             .values()
-            .filter(|other| other.has_spoken)
+            .filter(|other| other.has_received)
             .count()
             > connected_max
         {
-            self.shared.evict(&mut table, |other| other.has_spoken);
+            self.shared.evict(&mut table, |other| other.has_received);
         }
-        // Evicted at once: every other connection is busy, or belongs to a peer with fewer.
+        // The new connection itself is evicted if all others are busy or belong to peers with
+        // fewer.
         table.connections.contains_key(&self.key)
     }
 
-    /// Returns when the connection is to be closed for another one.
+    /// Returns when the connection must be closed because another one needs the slot.
     pub async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// Begins to answer a request. None: as many are being answered as the port, or the peer address, may have.
+    /// Starts a request. `None`: the port or the peer address has reached its limit of busy
+    /// connections.
     pub fn begin(&self) -> Option<Busy> {
         let Bounds { busy_max, .. } = self.shared.bounds;
         let mut table = self.shared.lock();
@@ -374,22 +381,28 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_silent_connection_is_evicted_when_there_are_too_many() {
+    fn oldest_silent_connection_is_evicted_when_there_are_too_many() {
         let (slots, rejections) = slots();
         let silent: Vec<_> = (0..5).map(|_| slots.enter(peer(1))).collect();
         assert_eq!(evicted(&silent), [true, true, false, false, false]);
-        assert!(!silent[0].take(), "a first byte comes too late then");
+        assert!(
+            !silent[0].take(),
+            "a first byte after the eviction is too late"
+        );
         assert_eq!(rejections.with_label_values(&["admin", "evicted"]).get(), 2);
         drop(silent);
         assert!(slots.0.lock().connections.is_empty());
     }
 
     #[test]
-    fn a_peer_with_many_connections_displaces_its_own_and_not_those_of_others() {
+    fn peer_with_many_connections_evicts_its_own_ones() {
         let (slots, _) = slots();
         let other = connected(&slots, 2);
         let many: Vec<_> = (0..6).map(|_| connected(&slots, 1)).collect();
-        assert!(!is_evicted(&other), "older than all, and alone");
+        assert!(
+            !is_evicted(&other),
+            "the oldest one, but the only one of its peer"
+        );
         assert_eq!(evicted(&many), [true, true, true, false, false, false]);
         let busy: Vec<_> = many[3..5]
             .iter()
@@ -408,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_address_has_half_of_the_busy_connections_at_most() {
+    fn peer_address_gets_at_most_half_of_the_busy_connections() {
         let (slots, rejections) = slots();
         let first: Vec<_> = (0..2).map(|_| connected(&slots, 1)).collect();
         let busy: Vec<_> = first.iter().map(|slot| slot.begin().unwrap()).collect();
@@ -428,7 +441,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_sends_nothing_is_closed_and_one_that_does_is_not() {
+    async fn connection_without_a_first_byte_is_closed() {
         let (slots, rejections) = slots();
         let slot = slots.enter(peer(1));
         assert!(!slot.first_byte(std::future::pending::<()>()).await);
@@ -453,7 +466,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_waits_for_connections_that_have_spoken_only() {
+    async fn unused_waits_only_for_connections_that_have_sent_something() {
         let (slots, _) = slots();
         let _silent = slots.enter(peer(1));
         let slot = connected(&slots, 1);
@@ -466,7 +479,7 @@ mod tests {
         drop(slot);
         tokio::time::timeout(Duration::from_secs(10), unused)
             .await
-            .expect("it is over")
+            .expect("the last connection has left")
             .unwrap();
     }
 }

@@ -1,4 +1,7 @@
-//! The options of client sockets.
+//! Options of client sockets: keepalive, user timeout, unsent bytes, and reset.
+//!
+//! Together they bound how long a dead peer is unnoticed (25 s with traffic, two minutes without)
+//! and how much a slow peer hides in the kernel (16 KiB).
 
 use std::io;
 use std::net::Shutdown;
@@ -7,25 +10,27 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// 60 s: a peer that vanished behind a quiet network is noticed within two minutes (60 + 4 x 15 s). Busy or
-/// heartbeating connections are covered sooner, by [`USER_TIMEOUT`].
+/// 60 s: a peer that vanished without a FIN is detected within two minutes (60 + 4 x 15 s).
+/// Connections with unacknowledged bytes, heartbeats included, are covered sooner by
+/// [`USER_TIMEOUT`].
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// 25 s: what was sent and not acknowledged for so long ends the connection, a window that stays shut included
-/// (tcp(7)): longer than any pause of a mobile network that a client survives, shorter than two heartbeats.
+/// 25 s: bytes that are not acknowledged for this time end the connection, also if the peer's
+/// window stays closed (tcp(7)). Longer than a pause of a mobile network that a client survives,
+/// shorter than two heartbeats.
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// 16 KiB: as much as is written at once. Without it a client that never reads hides 4 MB in the kernel, and its lag
-/// would look like none.
+/// 16 KiB: about one write. Without the limit, the kernel buffers 4 MB for a client that never
+/// reads, and the client's lag stays hidden.
 const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 
-/// Sets everything that client connections need on the listener that they come from: Linux gives accepted sockets what
-/// their listener has, and a storm of reconnects is spared seven system calls for each.
+/// Sets the options of client connections on their listener. Linux copies them to accepted sockets,
+/// which saves seven system calls per connection in a storm of reconnects.
 ///
 /// # Errors
-/// When the system refuses an option.
+/// Fails if the system rejects an option.
 pub fn prepare(listener: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(listener);
     socket.set_tcp_nodelay(true)?;
@@ -37,19 +42,19 @@ pub fn prepare(listener: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
 }
 
-/// Makes the close of this socket a reset that frees its memory at once (`SO_LINGER` 0). For peers that are dead or
-/// stuck only: whatever they have not read is lost.
+/// Makes the close of a socket a reset that frees its memory at once (`SO_LINGER` 0). Only for dead
+/// or stuck peers: unread bytes are lost.
 ///
 /// # Errors
-/// When the system refuses it; the close is then an ordinary one.
+/// Fails if the system rejects the option; the close is then a regular one.
 pub fn abort(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
 }
 
-/// Ends our side of a connection; the other may go on.
+/// Ends our side of a connection (FIN); the peer can still send.
 ///
 /// # Errors
-/// When the system refuses it: the connection has ended already.
+/// Fails if the connection has ended already.
 pub fn shut_down(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
@@ -69,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_socket_has_every_option() {
+    fn accepted_socket_has_every_option() {
         let (_client, server) = pair();
         let socket = SockRef::from(&server);
         assert!(socket.tcp_nodelay().unwrap());
@@ -82,12 +87,12 @@ mod tests {
         assert_eq!(
             socket.linger().unwrap(),
             None,
-            "an ordinary close delivers what was written"
+            "a regular close delivers written bytes"
         );
     }
 
     #[test]
-    fn an_aborted_socket_is_reset_and_an_ordinary_one_is_not() {
+    fn aborted_socket_is_reset_and_a_regular_one_is_not() {
         let (mut client, server) = pair();
         drop(server);
         assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);

@@ -1,4 +1,4 @@
-//! TCP sockets by state, as the kernel lists those of this network namespace.
+//! Gauges of TCP sockets by state (`sidestream_sockets`), from the kernel's tables.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::table;
 use crate::telemetry::Metrics;
 
-/// 5 s: listing takes the kernel about a microsecond a socket, and scrapers may be several.
+/// 5 s: listing takes the kernel about a microsecond per socket, and there may be several scrapers.
 const LISTED_EVERY: Duration = Duration::from_secs(5);
 
-/// How many sockets there are of a state. Sockets in TIME_WAIT belong to no process any more: these are all of the
-/// network namespace, which is the pod's.
+/// Number of sockets by state. Sockets in TIME_WAIT belong to no process, so these are all sockets
+/// of the network namespace, which is the pod's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sockets {
     established: i64,
@@ -20,7 +20,7 @@ struct Sockets {
     close_wait: i64,
 }
 
-/// Brings the gauges up to date before each reading.
+/// Updates the gauges before a scrape, at most every [`LISTED_EVERY`].
 pub fn sample_with(metrics: &Metrics) {
     let listed = Mutex::new(None::<Instant>);
     metrics.sample_with(move |metrics| {
@@ -51,7 +51,7 @@ pub fn sample_with(metrics: &Metrics) {
 }
 
 impl Sockets {
-    /// Counts the lines of a table.
+    /// Counts the sockets of a table.
     fn count(&mut self, table: impl BufRead) -> io::Result<()> {
         table::read(table, |entry| match entry.state {
             "01" => self.established += 1,
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_counted_by_their_state() {
+    fn sockets_are_counted_by_state() {
         let table =
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_for_the_sockets_of_this_machine() {
+    fn gauges_count_the_sockets_of_this_machine() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_waits, _) = listener.accept().unwrap();

@@ -1,18 +1,19 @@
-//! Addresses as text, written without an allocation.
+//! Addresses as text on the stack, for logs and presence.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 
-/// An address as the standard library writes it. IPv4 by hand: every client that comes has its address told twice, and the
-/// library's way took a twentieth of all instructions of an arrival.
+/// Text of an address, equal to its `Display`. IPv4 is formatted by hand: the address of each new
+/// client is formatted twice, and `Display` took a twentieth of all instructions of a new
+/// connection.
 #[derive(Clone, Copy)]
 pub struct AddressText {
     text: [u8; BYTES_MAX],
     len: usize,
 }
 
-/// 64: an address of IPv6 with its scope and port has 58 at the most.
+/// 64: an IPv6 address with scope and port has at most 58 bytes.
 const BYTES_MAX: usize = 64;
 
 impl From<IpAddr> for AddressText {
@@ -51,7 +52,7 @@ impl Deref for AddressText {
     type Target = str;
 
     fn deref(&self) -> &str {
-        // Nothing but what is text was put.
+        // Only ASCII was written.
         std::str::from_utf8(&self.text[..self.len]).unwrap_or_default()
     }
 }
@@ -83,7 +84,7 @@ impl AddressText {
 
     fn put(&mut self, text: fmt::Arguments<'_>) {
         let written = self.write_fmt(text);
-        debug_assert!(written.is_ok(), "every address fits");
+        debug_assert!(written.is_ok(), "every address fits into the buffer");
     }
 
     fn put_byte(&mut self, byte: u8) {
@@ -112,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_address_is_written_as_the_library_does(ip in any::<IpAddr>(), port in any::<u16>()) {
+        fn text_equals_display(ip in any::<IpAddr>(), port in any::<u16>()) {
             prop_assert_eq!(&*AddressText::from(ip), ip.to_string());
             let socket = SocketAddr::new(ip, port);
             prop_assert_eq!(&*AddressText::from(socket), socket.to_string());
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_and_the_longest_address_fit() {
+    fn shortest_and_longest_address_fit() {
         let widest = std::net::SocketAddrV6::new([0xffff; 8].into(), u16::MAX, 0, u32::MAX);
         for text in ["0.0.0.0:0", "255.255.255.255:65535", &widest.to_string()] {
             assert_eq!(

@@ -1,4 +1,18 @@
-//! One connection that speaks: what it speaks, and HTTP/1 until its event stream begins.
+//! One connection: HTTP/1 until its event stream begins, or the way to HTTP/2.
+//!
+//! ```text
+//! clear_text  reads the first bytes inside hyper (detect)
+//!               silent  -> Silent: the task waits for the socket without hyper's buffers
+//!               HTTP/1  -> serve_http1
+//!               HTTP/2  -> http2 (in h2::connection)
+//!               TLS     -> rejected
+//! http1       the same for TLS, where ALPN has selected HTTP/1
+//! ```
+//!
+//! hyper parses requests and writes responses. When a response is an event stream, `h1::reclaim`
+//! takes the socket back and [`H1Stream`] continues on it without hyper; other responses leave
+//! hyper in charge of the next request. Deadlines: [`HEAD_MAX`] for a head, [`LAST_REQUEST`] for a
+//! connection without a request when the pod drains.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -17,9 +31,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::reclaim::{Parked, Preface, SniffingIo, SocketReclaim};
-use crate::http::context::{Context, Counted};
+use super::detect::Preface;
+use crate::http::context::{ConnectionGuard, Context};
 use crate::http::h1::chunk_writer::ChunkWriter;
+use crate::http::h1::reclaim::{Parked, ReclaimIo, SocketReclaim};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::body::Body;
@@ -31,21 +46,45 @@ use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::{Guard, Token};
 use crate::presence::Protocol;
 
-/// 10 s: a head of a few hundred bytes, over the slowest network.
+/// 10 s: time for the head of a request, a few hundred bytes over the slowest network.
 pub(in crate::http) const HEAD_MAX: Duration = Duration::from_secs(10);
-/// 1 s: what a connection without a request gets for one when the pod drains.
+/// 1 s: time for a last request on a connection without one when the pod drains.
 pub(in crate::http) const LAST_REQUEST: Duration = Duration::from_secs(1);
-/// 16 KiB: the largest head of a request, in bytes; more is answered with 431.
+/// 16 KiB: maximum size of a request head; larger ones get 431.
 pub(in crate::http) const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// 64: maximum number of header fields; more get 431.
+const HEAD_FIELDS_MAX: usize = 64;
 
-/// A connection, whatever it speaks.
+/// A connection, before its protocol is known and while it has no event stream.
 pub(in crate::http) struct Connection {
     pub(in crate::http) context: Arc<Context>,
     pub(in crate::http) remote: SocketAddr,
     pub(in crate::http) tls: bool,
-    pub(in crate::http) counted: Counted,
-    pub(in crate::http) release: Guard,
+    pub(in crate::http) guard: ConnectionGuard,
+    /// Keeps the pod's drain waiting until the connection has ended.
+    pub(in crate::http) shutdown: Guard,
 }
+
+/// Connection that has not sent a byte yet.
+pub(in crate::http) struct Silent {
+    pub(in crate::http) connection: Connection,
+    pub(in crate::http) socket: TcpStream,
+    pub(in crate::http) goaway: Token,
+}
+
+/// Socket of a connection that hyper has left.
+struct AfterHyper<T> {
+    io: T,
+    /// Bytes that were read and not passed to hyper.
+    read_ahead: Vec<u8>,
+    /// Number of bytes after the head that hyper has read.
+    early_bytes: usize,
+    /// Event stream that continues on the socket.
+    parked: Option<Parked>,
+}
+
+/// Future of a response, boxed because hyper's connection is polled without being pinned.
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl Connection {
     /// Counts and logs the end of a connection without a request to answer.
@@ -55,20 +94,25 @@ impl Connection {
         None
     }
 
-    /// In clear text: what it speaks, its first bytes tell. Given back as long as there are none.
-    pub(in crate::http) async fn any(
+    /// Serves a connection on a clear-text port until its event stream begins or it ends. Returns
+    /// it as [`Silent`] if no byte has arrived yet.
+    pub(in crate::http) async fn clear_text(
         mut self,
         socket: TcpStream,
-        mut leaving: Token,
-    ) -> Result<Option<H1Stream<TaskSocket>>, (Self, TcpStream, Token)> {
-        let place = Arc::new(SocketReclaim::default());
-        let io = SniffingIo::any(socket, place.clone());
-        let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
-        match place.hello() {
-            Preface::Silence => Err((self, io, leaving)),
-            Preface::Http1 => Ok(self.driver(io, before.len(), handed).await),
+        mut goaway: Token,
+    ) -> Result<Option<H1Stream<TaskSocket>>, Silent> {
+        let reclaim = Arc::new(SocketReclaim::default());
+        let io = ReclaimIo::detecting(socket, reclaim.clone());
+        let after = self.serve_http1(io, &reclaim, &mut goaway).await;
+        match reclaim.preface.get() {
+            Preface::Silence => Err(Silent {
+                connection: self,
+                socket: after.io,
+                goaway,
+            }),
+            Preface::Http1 => Ok(self.into_stream(after).await),
             Preface::Http2 => {
-                self.http2(io, before, leaving).await;
+                self.http2(after.io, after.read_ahead, goaway).await;
                 Ok(None)
             }
             Preface::Tls => Ok(self.reject(RejectionCode::TlsOnClearPort)),
@@ -76,73 +120,80 @@ impl Connection {
         }
     }
 
-    /// hyper parses, checks and answers; an event stream then goes on without it.
+    /// Serves an HTTP/1 connection until its event stream begins or it ends.
     pub(in crate::http) async fn http1<T: Transport>(
         mut self,
         io: T,
-        mut leaving: Token,
+        mut goaway: Token,
     ) -> Option<H1Stream<T::Task>> {
-        let place = Arc::new(SocketReclaim::default());
-        let io = SniffingIo::http1(io, place.clone());
-        let (io, before, handed) = self.http1_head(io, &place, &mut leaving).await;
-        self.driver(io, before.len(), handed).await
+        let reclaim = Arc::new(SocketReclaim::default());
+        let io = ReclaimIo::http1(io, reclaim.clone());
+        let after = self.serve_http1(io, &reclaim, &mut goaway).await;
+        self.into_stream(after).await
     }
 
-    /// What carries the event stream from here on, if there is one.
-    async fn driver<T: Transport>(
-        self,
-        mut io: T,
-        before: usize,
-        handed: Option<Handed>,
-    ) -> Option<H1Stream<T::Task>> {
-        let Some(Handed { held, early }) = handed else {
-            // A last flush, and the close of TLS; nobody waits for it longer than a moment.
+    /// Returns the task that continues the parked event stream, or closes the socket.
+    async fn into_stream<T: Transport>(self, after: AfterHyper<T>) -> Option<H1Stream<T::Task>> {
+        let AfterHyper {
+            mut io,
+            read_ahead,
+            early_bytes,
+            parked,
+        } = after;
+        let Some(parked) = parked else {
+            // The last flush, and the close of TLS. The client may not take it.
             drop(timeout(LAST_REQUEST, io.shutdown()).await);
             return None;
         };
-        let wire = ChunkWriter::new(
-            io.for_task(&held.stream),
-            held.framing,
-            before + early,
-            held.head,
+        let writer = ChunkWriter::new(
+            io.for_task(&parked.stream),
+            parked.framing,
+            read_ahead.len() + early_bytes,
+            parked.head,
         );
-        Some(H1Stream::new(wire, held.stream, self.counted, self.release))
+        Some(H1Stream::new(
+            writer,
+            parked.stream,
+            self.guard,
+            self.shutdown,
+        ))
     }
 
-    /// Until the connection has ended, or is not hyper's any more: its socket, what was read and given to nobody, and the
-    /// event stream that goes on.
-    async fn http1_head<T: Transport>(
+    /// Runs hyper until the connection ends or hyper is not needed: an event stream is parked, or
+    /// the protocol is not HTTP/1.
+    async fn serve_http1<T: Transport>(
         &mut self,
-        io: SniffingIo<T>,
-        place: &Arc<SocketReclaim>,
-        leaving: &mut Token,
-    ) -> (T, Vec<u8>, Option<Handed>) {
+        io: ReclaimIo<T>,
+        reclaim: &Arc<SocketReclaim>,
+        goaway: &mut Token,
+    ) -> AfterHyper<T> {
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(64)
-            .serve_connection(TokioIo::new(io), self.http1_service(place));
-        let mut told = pin!(leaving.requested());
+            .max_headers(HEAD_FIELDS_MAX)
+            .serve_connection(TokioIo::new(io), self.http1_service(reclaim));
+        let mut drained = pin!(goaway.requested());
         let mut last_request = None;
         let mut is_counted = false;
         let ended = poll_fn(|task| {
             let polled = connection.poll_without_shutdown(task);
-            match place.hello() {
+            match reclaim.preface.get() {
                 Preface::Http1 if !is_counted => {
                     is_counted = true;
-                    self.counted
-                        .speaks(&self.context, Protocol::Http11, self.tls);
+                    self.guard
+                        .set_protocol(&self.context, Protocol::Http11, self.tls);
                 }
                 Preface::Http1 | Preface::Unknown => {}
                 Preface::Silence | Preface::Http2 | Preface::Tls => return Poll::Ready(Ok(())),
             }
-            if place.is_reached() && !place.is_blocked() {
+            if reclaim.is_reached() && !reclaim.is_blocked() {
                 return Poll::Ready(Ok(()));
             }
-            if last_request.is_none() && told.as_mut().poll(task).is_ready() {
-                // hyper would close a connection that has not spoken yet, unanswered.
-                let wait = if place.is_heard() {
+            if last_request.is_none() && drained.as_mut().poll(task).is_ready() {
+                // hyper's graceful shutdown closes a connection without a request at once; the
+                // client may have sent one that is still on its way.
+                let wait = if reclaim.has_received() {
                     Duration::ZERO
                 } else {
                     LAST_REQUEST
@@ -160,72 +211,59 @@ impl Connection {
         });
         let failed = ended.await.err();
         let parts = connection.into_parts();
-        let (mut io, before) = parts.io.into_inner().into_inner();
-        if let Some(code) = place.refused() {
+        let (mut io, read_ahead) = parts.io.into_inner().into_inner();
+        if let Some(code) = reclaim.rejected() {
             tracing::debug!(client.addr = %self.remote, code = code.row().code, "request rejected");
             let response = unparsed_response(&self.context, code);
             drop(timeout(LAST_REQUEST, io.write_all(&response)).await);
         } else if let Some(error) = failed {
             self.count_failure(&error);
         }
-        let held = place
-            .take()
-            .filter(|_| place.is_reached() && !place.is_blocked());
-        (
+        AfterHyper {
             io,
-            before,
-            held.map(|held| Handed {
-                held,
-                early: parts.read_buf.len(),
-            }),
-        )
+            read_ahead,
+            early_bytes: parts.read_buf.len(),
+            parked: reclaim
+                .take()
+                .filter(|_| reclaim.is_reached() && !reclaim.is_blocked()),
+        }
     }
 
+    /// Returns the service with which hyper answers requests.
     fn http1_service(
         &self,
-        place: &Arc<SocketReclaim>,
+        reclaim: &Arc<SocketReclaim>,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
         Error = Infallible,
-        Future = Answering,
+        Future = ResponseFuture,
     > + use<> {
-        let (context, remote, tls, over_limit) = (
-            self.context.clone(),
-            self.remote,
-            self.tls,
-            self.counted.over_limit(),
-        );
-        let place = place.clone();
-        service_fn(move |request: Request<Incoming>| -> Answering {
-            let (context, place) = (context.clone(), place.clone());
+        let (context, reclaim) = (self.context.clone(), reclaim.clone());
+        let (remote, tls, over_limit) = (self.remote, self.tls, self.guard.over_limit());
+        service_fn(move |request: Request<Incoming>| -> ResponseFuture {
+            let (context, reclaim) = (context.clone(), reclaim.clone());
             Box::pin(async move {
                 let (protocol, framing) = match request.version() {
                     Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::UntilClose),
                     _ => (Protocol::Http11, Framing::Chunked),
                 };
                 let has_body = !request.body().is_end_stream();
-                let answer = if place.begin_head() {
-                    answer(
-                        &context,
-                        Peer::new(remote, protocol, tls),
-                        over_limit,
-                        &request,
-                        has_body,
-                    )
-                    .await
+                let answer = if reclaim.begin_head() {
+                    let peer = Peer::new(remote, protocol, tls);
+                    answer(&context, peer, over_limit, &request, has_body).await
                 } else {
                     reject(&context, &RejectionCode::BareLineFeed.into(), &request)
                 };
                 Ok(answer.into_response(|stream| {
-                    place.put(stream, framing);
-                    Body::SocketReclaim(place)
+                    reclaim.park(stream, framing);
+                    Body::Reclaim(reclaim)
                 }))
             })
         })
     }
 
-    /// What hyper refused by itself.
+    /// Logs an error of hyper and counts it if the client is at fault.
     fn count_failure(&self, error: &hyper::Error) {
         tracing::debug!(client.addr = %self.remote, %error, "connection failed");
         if error.is_timeout() {
@@ -235,13 +273,3 @@ impl Connection {
         }
     }
 }
-
-/// What a socket that was taken back carries now.
-struct Handed {
-    held: Parked,
-    /// How many bytes came too early.
-    early: usize,
-}
-
-/// The future of an answer; in a box, since hyper's connection is polled without being pinned.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

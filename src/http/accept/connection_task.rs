@@ -1,4 +1,17 @@
-//! A client that arrives: its first bytes or its handshake, and the one task that its connection has from there on.
+//! Task of a connection: accept, then stream.
+//!
+//! ```text
+//! serve -> spawn ConnectionTask
+//!            Handshake   first bytes (5 s) or TLS handshake (5 s), HTTP/1 requests, all of HTTP/2
+//!            Streaming   one event stream on HTTP/1, for hours
+//! ```
+//!
+//! Each connection has exactly one task (HTTP/2 adds one per stream), on the shard that accepted
+//! it. The handshake is a boxed future that is dropped when the event stream begins, so an idle
+//! client costs its [`H1Stream`] only.
+//!
+//! Two tokens connect the task with the pod's drain ([`Drain`]). `end` aborts it in any phase when
+//! the time of the drain is over.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -11,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{Connection, LAST_REQUEST};
-use crate::http::context::{Context, Counted};
+use super::connection::{Connection, LAST_REQUEST, Silent};
+use crate::http::context::{ConnectionGuard, Context};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::rejection::RejectionCode;
@@ -21,174 +34,183 @@ use crate::lifecycle::shutdown::Token;
 use crate::limit::ConnectionPermit;
 use crate::net::tls;
 
-/// 5 s: a client that connects speaks at once.
+/// 5 s: time for the first byte of a connection.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(5);
-/// 5 s: a handshake takes two round trips.
+/// 5 s: time for a TLS handshake, which takes two round trips.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
-/// What a connection hears of the drain.
+/// Tokens of a connection for the pod's drain.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// Signaled: not to be used again. Released by a connection that has told its client so.
-    pub leaving: Token,
-    /// Held to the connection's end; cut when the time is over.
-    pub release: Token,
+    /// Requested when clients must use another connection (GOAWAY). A connection drops its token
+    /// once it has sent that to the client.
+    pub goaway: Token,
+    /// Held until the connection ends; aborted when the time of the drain is over.
+    pub end: Token,
 }
 
-/// Serves a connection in a task of its own, from its first byte to its last, or until the time of a drain is over.
+/// Spawns the task of an accepted connection.
 pub(in crate::http) fn serve(
     context: &Arc<Context>,
     socket: TcpStream,
     remote: SocketAddr,
-    entered: ConnectionPermit,
+    permit: ConnectionPermit,
     acceptor: Option<tls::Acceptor>,
     drain: Drain,
 ) {
-    let (context, counted) = (context.clone(), Counted::new(entered));
-    let Drain { leaving, release } = drain;
+    let Drain { goaway, end } = drain;
     let connection = Connection {
-        context,
+        context: context.clone(),
         remote,
         tls: acceptor.is_some(),
-        counted,
-        release: release.clone().into_guard(),
+        guard: ConnectionGuard::new(permit),
+        shutdown: end.clone().into_guard(),
     };
     match acceptor {
-        None => drop(tokio::spawn(ConnectionPhase::new(clear(
-            connection, socket, leaving, release,
-        )))),
+        None => {
+            let silent = Silent {
+                connection,
+                socket,
+                goaway,
+            };
+            drop(tokio::spawn(ConnectionTask::new(clear(silent, end))));
+        }
         Some(acceptor) => {
-            drop(tokio::spawn(ConnectionPhase::new(encrypted(
-                connection, socket, acceptor, leaving, release,
-            ))));
+            let handshake = encrypted(connection, socket, acceptor, goaway, end);
+            drop(tokio::spawn(ConnectionTask::new(handshake)));
         }
     }
 }
 
-/// The task of a connection. No larger for what is only at its beginning: a client that waits for events has the same
-/// memory for all its life, and a storm of them takes little that is given back.
+/// Task of a connection.
+///
+/// It is as large as its streaming phase: the handshake is in a box of its own, so that a storm of
+/// connections frees little memory of other sizes when their event streams begin.
 #[expect(
     clippy::large_enum_variant,
-    reason = "the large one is what is there for hours"
+    reason = "the large variant exists for hours"
 )]
-enum ConnectionPhase<T> {
-    Begins(Pin<Box<dyn Future<Output = Option<H1Stream<T>>> + Send>>),
-    Carries(H1Stream<T>),
+enum ConnectionTask<T> {
+    /// Resolves to the event stream, if the connection gets to one.
+    Handshake(Pin<Box<dyn Future<Output = Option<H1Stream<T>>> + Send>>),
+    Streaming(H1Stream<T>),
 }
 
-impl<T: Transport> ConnectionPhase<T> {
-    fn new(begins: impl Future<Output = Option<H1Stream<T>>> + Send + 'static) -> Self {
-        Self::Begins(Box::pin(begins))
+impl<T: Transport> ConnectionTask<T> {
+    fn new(handshake: impl Future<Output = Option<H1Stream<T>>> + Send + 'static) -> Self {
+        Self::Handshake(Box::pin(handshake))
     }
 }
 
-impl<T: Transport> Future for ConnectionPhase<T> {
+impl<T: Transport> Future for ConnectionTask<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        if let Self::Begins(begins) = &mut *self {
-            let Some(driver) = ready!(begins.as_mut().poll(task)) else {
+        if let Self::Handshake(handshake) = &mut *self {
+            let Some(stream) = ready!(handshake.as_mut().poll(task)) else {
                 return Poll::Ready(());
             };
-            driver.begin(task);
-            *self = Self::Carries(driver);
-            // The first bytes in a turn of their own: in a storm the sends of many follow on each other then, and whoever
-            // is behind them on this machine, a proxy for one, is woken once and not for each.
+            stream.begin(task);
+            *self = Self::Streaming(stream);
+            // The first write is left to the next run of the task. In a storm the writes of many
+            // connections then follow each other, and a proxy on this machine is woken once for all
+            // of them.
             task.waker().wake_by_ref();
             return Poll::Pending;
         }
         match &mut *self {
-            Self::Carries(driver) => Pin::new(driver).poll(task),
-            Self::Begins(_) => Poll::Ready(()),
+            Self::Streaming(stream) => Pin::new(stream).poll(task),
+            Self::Handshake(_) => Poll::Ready(()),
         }
     }
 }
 
-/// Until it is an event stream on HTTP/1, or has ended otherwise.
-async fn clear(
-    connection: Connection,
-    socket: TcpStream,
-    leaving: Token,
-    mut release: Token,
-) -> Option<H1Stream<TaskSocket>> {
-    let remote = connection.remote;
+/// Runs a clear-text connection until its event stream begins or it ends.
+async fn clear(silent: Silent, mut end: Token) -> Option<H1Stream<TaskSocket>> {
+    let remote = silent.connection.remote;
     tokio::select! {
         biased;
-        driver = async {
-            let (begun, mut silent) = (Instant::now(), (connection, socket, leaving));
-            loop {
-                // Nearly always a request has come with its connection: it is read at once, before it is asked whether
-                // there is anything. In a box of its own: who says nothing yet shall not have what hyper needs.
-                match Box::pin(silent.0.any(silent.1, silent.2)).await {
-                    Ok(driver) => return driver,
-                    Err(back) => silent = back,
-                }
-                let left = FIRST_BYTE_MAX.saturating_sub(begun.elapsed());
-                let speaks = poll_fn(|task| silent.1.poll_read_ready(task));
-                if within(left, &mut silent.2, speaks).await.is_none() {
-                    return silent.0.reject(RejectionCode::NoRequest);
-                }
-            }
-        } => driver,
-        () = release.aborted() => cut(remote),
+        stream = first_request(silent) => stream,
+        () = end.aborted() => aborted(remote),
     }
 }
 
-/// The same over TLS.
+/// Waits for the first byte and serves the connection.
+async fn first_request(mut silent: Silent) -> Option<H1Stream<TaskSocket>> {
+    let accepted = Instant::now();
+    loop {
+        // The request has nearly always arrived with the connection, so the socket is read before
+        // it is asked for readiness. The boxed future has hyper's buffers: a silent connection
+        // waits without them.
+        let served = Box::pin(silent.connection.clear_text(silent.socket, silent.goaway)).await;
+        silent = match served {
+            Ok(stream) => return stream,
+            Err(silent) => silent,
+        };
+        let left = FIRST_BYTE_MAX.saturating_sub(accepted.elapsed());
+        let readable = poll_fn(|task| silent.socket.poll_read_ready(task));
+        if within(left, &mut silent.goaway, readable).await.is_none() {
+            return silent.connection.reject(RejectionCode::NoRequest);
+        }
+    }
+}
+
+/// Runs a TLS connection until its event stream begins or it ends.
 async fn encrypted(
     connection: Connection,
     socket: TcpStream,
     acceptor: tls::Acceptor,
-    mut leaving: Token,
-    mut release: Token,
+    mut goaway: Token,
+    mut end: Token,
 ) -> Option<H1Stream<TlsStream<TcpStream>>> {
     let remote = connection.remote;
-    let begins = Box::pin(async move {
-        match within(HANDSHAKE_MAX, &mut leaving, acceptor.accept(socket)).await {
+    let handshake = Box::pin(async move {
+        match within(HANDSHAKE_MAX, &mut goaway, acceptor.accept(socket)).await {
             None => connection.reject(RejectionCode::TlsHandshakeTimeout),
             Some(Err(error)) => {
-                tracing::debug!(client.addr = %remote, %error, "no TLS handshake");
+                tracing::debug!(client.addr = %remote, %error, "TLS handshake failed");
                 connection.reject(RejectionCode::TlsHandshake)
             }
             Some(Ok(mut socket)) => {
                 tls::bound_buffers(&mut socket);
                 if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    Box::pin(connection.http2(socket, Vec::new(), leaving)).await;
+                    Box::pin(connection.http2(socket, Vec::new(), goaway)).await;
                     None
                 } else {
-                    Box::pin(connection.http1(socket, leaving)).await
+                    Box::pin(connection.http1(socket, goaway)).await
                 }
             }
         }
     });
     tokio::select! {
         biased;
-        driver = begins => driver,
-        () = release.aborted() => cut(remote),
+        stream = handshake => stream,
+        () = end.aborted() => aborted(remote),
     }
 }
 
-fn cut<T>(remote: SocketAddr) -> Option<T> {
-    tracing::debug!(client.addr = %remote, "a connection was cut");
+fn aborted<T>(remote: SocketAddr) -> Option<T> {
+    tracing::debug!(client.addr = %remote, "connection aborted at the end of the drain");
     None
 }
 
-/// What comes of it in this time; once the pod drains it has no more than a moment.
+/// Returns the result of a future, or `None` after this time. When the pod drains, at most
+/// [`LAST_REQUEST`] is left.
 pub(in crate::http) async fn within<F: Future>(
     time: Duration,
-    leaving: &mut Token,
+    goaway: &mut Token,
     future: F,
 ) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut timer = pin!(tokio::time::sleep(time));
-    let mut told = pin!(leaving.requested());
-    let mut is_told = false;
+    let mut drained = pin!(goaway.requested());
+    let mut is_drained = false;
     poll_fn(|task| {
         if let Poll::Ready(done) = future.as_mut().poll(task) {
             return Poll::Ready(Some(done));
         }
-        if !is_told && told.as_mut().poll(task).is_ready() {
-            is_told = true;
+        if !is_drained && drained.as_mut().poll(task).is_ready() {
+            is_drained = true;
             let last = timer.deadline().min(Instant::now() + LAST_REQUEST);
             timer.as_mut().reset(last);
         }

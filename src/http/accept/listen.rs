@@ -1,4 +1,8 @@
-//! Listeners that hand their connections over until the pod drains.
+//! Listeners of a shard: accept connections until the pod drains.
+//!
+//! [`serve`] is one task per listener and shard. Each accepted connection takes a permit of the
+//! connection limiter and gets a task of its own (`connection_task`). At the start of the drain the
+//! listener accepts what waits in the kernel's queue, so that the close resets no client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +16,8 @@ use crate::lifecycle::shutdown::Token;
 use crate::net::listener::Listener;
 use crate::net::tls::Tls;
 
-/// Serves one listener. When `listening` is signaled, what waits in the kernel's queue is still accepted, then the
-/// listener closes; its connections hold `drain` until they have ended.
+/// Serves one listener until `listening` is requested to end. Its connections hold `drain` until
+/// they have ended.
 pub async fn serve(
     context: Arc<Context>,
     mut listener: Listener,
@@ -22,11 +26,11 @@ pub async fn serve(
     drain: Drain,
 ) {
     let begin = |socket: TcpStream, remote: SocketAddr| {
-        let Some(entered) = context.connection_limiter.acquire() else {
-            return turn_away(&context, &socket);
+        let Some(permit) = context.connection_limiter.acquire() else {
+            return reset(&context, &socket);
         };
         let acceptor = tls.as_ref().map(Tls::acceptor);
-        connection_task::serve(&context, socket, remote, entered, acceptor, drain.clone());
+        connection_task::serve(&context, socket, remote, permit, acceptor, drain.clone());
     };
     loop {
         tokio::select! {
@@ -38,11 +42,11 @@ pub async fn serve(
     listener.accept_queued(begin).await;
 }
 
-/// Closes a connection for which not even a refusal's descriptor is left. Reset, so that nothing of it stays: whoever is
-/// turned away comes back, and a thousand ends in TIME_WAIT would outlast the shortage.
-fn turn_away(context: &Context, socket: &TcpStream) {
+/// Resets a connection: the file descriptor reserve is exhausted. An orderly close would leave the
+/// socket in TIME_WAIT, and a thousand of those would outlast the shortage.
+fn reset(context: &Context, socket: &TcpStream) {
     context.count_rejection(RejectionCode::ConnectionReset);
     if let Err(error) = crate::net::socket::abort(socket) {
-        tracing::debug!(%error, "a connection could not be reset");
+        tracing::debug!(%error, "connection could not be reset");
     }
 }

@@ -10,13 +10,12 @@ use tokio::time::Sleep;
 
 use super::chunk_writer::ChunkWriter;
 use super::sink::TaskSocket;
-use crate::http::accept::reclaim::LINGER;
-use crate::http::context::Counted;
+use crate::http::context::ConnectionGuard;
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
-use crate::http::transport::Transport;
+use crate::http::transport::{LINGER, Transport};
 use crate::lifecycle::shutdown::Guard;
 use crate::presence::CloseReason;
 
@@ -33,7 +32,7 @@ struct StreamIo<T> {
     writer: ChunkWriter<T>,
     /// A socket that takes everything needs none.
     stall: Option<Box<StallTimer>>,
-    _counted: Counted,
+    _guard: ConnectionGuard,
     _release: Guard,
 }
 
@@ -54,7 +53,7 @@ impl<T: Transport> H1Stream<T> {
     pub(in crate::http) fn new(
         writer: ChunkWriter<T>,
         stream: EventStream,
-        counted: Counted,
+        guard: ConnectionGuard,
         release: Guard,
     ) -> Self {
         if let Some(socket) = writer.shared().filter(|_| writer.is_chunked()) {
@@ -63,7 +62,7 @@ impl<T: Transport> H1Stream<T> {
         let io = StreamIo {
             writer,
             stall: None,
-            _counted: counted,
+            _guard: guard,
             _release: release,
         };
         Self {

@@ -14,9 +14,9 @@ use super::group::{GroupTimer, H2StreamGroup};
 use super::idle::IdleTracker;
 use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
 use crate::http::accept::connection_task::within;
-use crate::http::accept::reclaim::{SniffingIo, SocketReclaim};
 use crate::http::h2::frames::Observed;
 use crate::http::h2::keepalive::Keepalive;
+use crate::http::h2::read_budget::{H2Io, ReadBudget};
 use crate::http::h2::request::{H2Request, H2Shared};
 use crate::http::h2::sink::EncodedRun;
 use crate::http::request::rejection::RejectionCode;
@@ -47,26 +47,27 @@ enum Leaving {
 
 /// The streams of a connection.
 struct Streams<T> {
-    h2: h2::server::Connection<Observed<SniffingIo<T>>, EncodedRun>,
+    h2: h2::server::Connection<Observed<H2Io<T>>, EncodedRun>,
     keepalive: Keepalive,
     shared: H2Shared,
 }
 
 impl Connection {
-    /// Serves every stream of the connection; each has a task that can be ended alone. `before`: what was read already.
+    /// Serves every stream of the connection; each has a task that can be ended alone. `read_ahead`: bytes that protocol detection has read.
     pub(in crate::http) fn http2<T: Transport>(
         mut self,
         io: T,
-        before: Vec<u8>,
+        read_ahead: Vec<u8>,
         leaving: Token,
     ) -> impl Future<Output = ()> + Send {
-        self.counted.speaks(&self.context, Protocol::H2, self.tls);
-        let (place, group) = (
-            Arc::new(SocketReclaim::default()),
+        self.guard
+            .set_protocol(&self.context, Protocol::H2, self.tls);
+        let (budget, group) = (
+            Arc::new(ReadBudget::default()),
             Arc::new(H2StreamGroup::default()),
         );
         let (mut clock, member) = (GroupTimer::new(group.clone()), group.clone());
-        let io = Observed::new(SniffingIo::http2(io, before, place.clone()), group.clone());
+        let io = Observed::new(H2Io::new(io, read_ahead, budget.clone()), group.clone());
         // In a box of its own until the preface has come: what follows would be larger for it.
         let begins = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
@@ -76,7 +77,7 @@ impl Connection {
         let mut served = Box::pin(self.serve(Box::pin(begins), leaving, group));
         poll_fn(move |task| {
             clock.poll(task);
-            place.begin_turn();
+            budget.refill();
             let polled = served.as_mut().poll(task);
             member.wake_blocked();
             polled
@@ -85,7 +86,7 @@ impl Connection {
 
     async fn serve<T: Transport>(
         self,
-        begins: Pin<Box<Handshake<Observed<SniffingIo<T>>, EncodedRun>>>,
+        begins: Pin<Box<Handshake<Observed<H2Io<T>>, EncodedRun>>>,
         mut leaving: Token,
         group: Arc<H2StreamGroup>,
     ) {
@@ -102,7 +103,7 @@ impl Connection {
         let shared = H2Shared {
             context: self.context.clone(),
             peer: Peer::new(self.remote, Protocol::H2, self.tls),
-            over_limit: self.counted.over_limit(),
+            over_limit: self.guard.over_limit(),
             group: group.clone(),
             idle: idle.clone(),
         };
@@ -145,7 +146,7 @@ impl Connection {
 
 impl<T: Transport> Streams<T> {
     fn new(
-        mut h2: h2::server::Connection<Observed<SniffingIo<T>>, EncodedRun>,
+        mut h2: h2::server::Connection<Observed<H2Io<T>>, EncodedRun>,
         shared: H2Shared,
     ) -> Self {
         Self {

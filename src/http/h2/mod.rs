@@ -5,6 +5,7 @@ mod frames;
 pub(in crate::http) mod group;
 pub(in crate::http) mod idle;
 mod keepalive;
+mod read_budget;
 mod request;
 pub(in crate::http) mod sink;
 mod stream;

@@ -1,4 +1,7 @@
-//! The bodies of answers on HTTP/1: none, a short text, or a socket that is about to be taken back.
+//! Response bodies on HTTP/1: none, a short text, or a socket to reclaim.
+//!
+//! The body of an event stream is empty for hyper: [`Body::Reclaim`] stays pending, and its first
+//! poll shows that hyper has written the head (`h1::reclaim`).
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,13 +11,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use crate::http::accept::reclaim::SocketReclaim;
+use crate::http::h1::reclaim::SocketReclaim;
 
-/// What hyper carries.
+/// Body of a response that hyper writes.
 pub(in crate::http) enum Body {
     Text(Bytes),
-    /// Says when hyper has come to the body, and never gives any.
-    SocketReclaim(Arc<SocketReclaim>),
+    /// Marks the socket as ready to reclaim and never ends.
+    Reclaim(Arc<SocketReclaim>),
 }
 
 impl hyper::body::Body for Body {
@@ -28,8 +31,8 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Self::Text(text) if text.is_empty() => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Self::SocketReclaim(place) => {
-                place.set_reached();
+            Self::Reclaim(reclaim) => {
+                reclaim.set_reached();
                 Poll::Pending
             }
         }
@@ -38,14 +41,14 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
-            Self::SocketReclaim(_) => false,
+            Self::Reclaim(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Self::SocketReclaim(_) => SizeHint::default(),
+            Self::Reclaim(_) => SizeHint::default(),
         }
     }
 }

@@ -1,12 +1,13 @@
-//! The address of the client: the peer of the connection, or what trusted proxies say in `X-Forwarded-For` or `Forwarded`.
+//! Client address: the peer of the connection, or the address that trusted proxies forward.
 //!
-//! Each proxy appends the address that it saw, so the header is read from the right. The first element comes from the peer
-//! and is believed if the peer is trusted; the next one is believed if the first names a trusted proxy; and so on. The walk
-//! stops at the first address that is not trusted, which is the client, and at the first element that is not an address:
-//! whatever is further left could have been written by the client.
+//! Each proxy appends the address of its own peer to `X-Forwarded-For` or `Forwarded`, so the
+//! header is read from the right. The first element is written by our peer and believed if the peer
+//! is trusted; the next one is believed if the first element is the address of a trusted proxy, and
+//! so on. The walk stops at the first address that is not trusted, which is the client, and at the
+//! first element that is not an address. Everything further left could be forged by the client.
 //!
-//! Only the configured header is read (`trusted_proxies` and `forwarded_header` in the configuration). A proxy maintains
-//! one of the two and passes the other one through as the client wrote it.
+//! Only the configured header is read (`trusted_proxies` and `forwarded_header`). A proxy maintains
+//! one of the two and forwards the other one as the client wrote it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 
 use crate::http::config::ForwardedHeader;
 
-/// The address of the client of a request that came from `peer`.
+/// Returns the address of the client of a request that arrived from `peer`.
 pub(in crate::http) fn client_address(
     peer: IpAddr,
     headers: &HeaderMap,
@@ -54,8 +55,8 @@ pub(in crate::http) fn client_address(
 
 /// Parts of a list, from the right. Separators within quotes do not separate (RFC 9110, 5.6.4).
 ///
-/// From the right, because the client writes the left end: a quote that it opens and does not close must not change how the
-/// element of a trusted proxy is read.
+/// The client writes the left end of the list. Reading from the right, a quote that the client
+/// opens and does not close cannot change how the element of a trusted proxy is read.
 struct Elements<'a> {
     rest: Option<&'a [u8]>,
     separator: u8,
@@ -78,7 +79,7 @@ impl<'a> Elements<'a> {
 }
 
 impl<'a> Iterator for Elements<'a> {
-    /// None for one with a quote that does not close.
+    /// `None`: an element with an unbalanced quote.
     type Item = Option<&'a str>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -118,12 +119,13 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// An element of `X-Forwarded-For`: an address, with or without a port. Some proxies quote it as `Forwarded` does.
+/// Parses an element of `X-Forwarded-For`: an address with or without a port. Some proxies quote it
+/// as in `Forwarded`.
 fn x_forwarded_for(element: &str) -> Option<IpAddr> {
     node(unquote(element)?)
 }
 
-/// An element of `Forwarded` (RFC 7239, 4): the address in its one `for` parameter.
+/// Parses an element of `Forwarded` (RFC 7239, 4): the address in its only `for` parameter.
 fn forwarded(element: &str) -> Option<IpAddr> {
     let mut named = None;
     for parameter in Elements::parameters(element.as_bytes()) {
@@ -139,7 +141,7 @@ fn forwarded(element: &str) -> Option<IpAddr> {
     node(unquote(named?.trim_start())?)
 }
 
-/// The text within quotes, or one without any.
+/// Returns the text within quotes, or the text itself if it has no quotes.
 fn unquote(text: &str) -> Option<&str> {
     let inner = match text.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"')?,
@@ -148,8 +150,9 @@ fn unquote(text: &str) -> Option<&str> {
     (!inner.contains(['"', '\\'])).then_some(inner)
 }
 
-/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`; the port may be an obfuscated one
-/// (RFC 7239, 6). None for `unknown` and for an obfuscated name, which is not an address.
+/// Parses `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`. The
+/// port may be obfuscated (RFC 7239, 6). Returns `None` for `unknown` and obfuscated names, which
+/// are not addresses.
 fn node(text: &str) -> Option<IpAddr> {
     let (address, port): (IpAddr, Option<&str>) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -161,7 +164,7 @@ fn node(text: &str) -> Option<IpAddr> {
             };
             (address.parse::<Ipv6Addr>().ok()?.into(), port)
         }
-        // Not in brackets, an IPv6 address has no port.
+        // An IPv6 address without brackets has no port.
         None if text.matches(':').count() > 1 => (text.parse::<Ipv6Addr>().ok()?.into(), None),
         None => {
             let (address, port) = text
@@ -193,7 +196,7 @@ mod tests {
 
     const PROXY: &str = "10.0.0.1";
 
-    /// The address found for a request of a trusted proxy with these header lines, in this order.
+    /// Returns the client address of a request from a trusted proxy with these header lines.
     fn found(header: ForwardedHeader, lines: &[(&'static str, &str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
@@ -219,7 +222,7 @@ mod tests {
         found(ForwardedHeader::Forwarded, &lines)
     }
 
-    /// In each row the address of the client is 192.0.2.7 or 2001:db8::7, and 6.6.6.6 is what the client has written.
+    /// The client's address is 192.0.2.7 or 2001:db8::7 in each row; the client has forged 6.6.6.6.
     #[test]
     fn x_forwarded_for_is_read_from_the_right_in_every_form() {
         for (lines, client) in [
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_that_is_not_an_address_ends_the_walk_at_the_last_proxy_that_is_known() {
+    fn invalid_element_ends_the_walk_at_the_last_known_proxy() {
         for element in [
             "",
             " ",
@@ -314,7 +317,7 @@ mod tests {
                 &["for=6.6.6.6, for=\"[2001:db8::7]:99\";proto=https"],
                 "2001:db8::7",
             ),
-            // A quote that the client leaves open, and a comma in what a proxy quotes of the client's `Host`.
+            // An unbalanced quote of the client, and a comma in the `Host` that a proxy quotes.
             (&["for=\", for=192.0.2.7"], "192.0.2.7"),
             (&["for=\"6.6.6.6, for=192.0.2.7"], "192.0.2.7"),
             (&["for=192.0.2.7;host=\"a, for=6.6.6.6\""], "192.0.2.7"),
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_of_forwarded_without_one_address_ends_the_walk() {
+    fn element_of_forwarded_without_one_address_ends_the_walk() {
         for element in [
             "",
             "for=unknown",
@@ -357,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_that_is_not_configured_is_ignored() {
+    fn header_that_is_not_configured_is_ignored() {
         let both = [
             ("x-forwarded-for", "192.0.2.7"),
             ("forwarded", "for=192.0.2.8"),
@@ -400,9 +403,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes, what a trusted proxy appends decides.
+        /// The element that a trusted proxy appends decides, whatever the client has written.
         #[test]
-        fn nothing_that_a_client_writes_changes_the_address(written in "[ -~\u{80}-\u{ff}]{0,40}") {
+        fn forged_elements_do_not_change_the_address(written in "[ -~\u{80}-\u{ff}]{0,40}") {
             for separator in [",", ", "] {
                 let line = format!("{written}{separator}192.0.2.7");
                 prop_assert_eq!(x_forwarded_for_is(&[&line]), "192.0.2.7");

@@ -1,4 +1,7 @@
-//! Which other origins a browser may read a route from (the Fetch standard's CORS protocol).
+//! Cross-origin access of browsers: the CORS protocol of the Fetch standard.
+//!
+//! [`answer`] adds headers to every response of a route, rejections included; [`preflight`] answers
+//! OPTIONS. The allowed origins are those of the route's `cors.origins`.
 
 use hyper::HeaderMap;
 use hyper::header::{
@@ -9,10 +12,11 @@ use hyper::header::{
 use crate::http::config::CorsConfig;
 use crate::subject::Variable;
 
-/// Headers that fetch-based clients send beside the simple ones.
+/// Headers that fetch-based clients send in addition to the CORS-safelisted ones.
 const REQUEST_HEADERS: &str = "last-event-id, authorization, cache-control, content-type, accept";
 
-/// The request headers that a route allows: those of every client, and those that its templates read.
+/// Returns the request headers that a route allows: those of all clients, and those that its
+/// templates read.
 pub(in crate::http) fn request_headers<'v>(
     variables: impl Iterator<Item = &'v Variable>,
 ) -> HeaderValue {
@@ -24,14 +28,15 @@ pub(in crate::http) fn request_headers<'v>(
             names.push(name);
         }
     }
-    // The name in a template has letters, digits, `-` and `_` alone.
+    // Header names in templates consist of letters, digits, `-` and `_`.
     HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(REQUEST_HEADERS))
 }
 
-/// A day, in seconds; browsers shorten it to what they hold right.
+/// One day in seconds; browsers lower it to their own maximum.
 const MAX_AGE: &str = "86400";
 
-/// Adds what the answer to a request of this origin needs. Refusals need it too: without it a browser hides the status.
+/// Adds the headers for a request of this origin. Rejections need them too: without them a browser
+/// hides the status from the page.
 pub(in crate::http) fn answer(config: &CorsConfig, request: &HeaderMap, response: &mut HeaderMap) {
     if config.origins.is_empty() {
         return;
@@ -40,7 +45,7 @@ pub(in crate::http) fn answer(config: &CorsConfig, request: &HeaderMap, response
         response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         return;
     }
-    // Caches must not show one origin what was answered to another, also when nothing was allowed.
+    // Caches must not serve the answer for one origin to another, even if no origin was allowed.
     response.append(VARY, HeaderValue::from_static("origin"));
     let Some(origin) = request.get(ORIGIN) else {
         return;
@@ -60,7 +65,7 @@ pub(in crate::http) fn answer(config: &CorsConfig, request: &HeaderMap, response
     }
 }
 
-/// Adds what a preflight asks for, if the origin may read at all.
+/// Adds the headers of a preflight response if the origin is allowed.
 pub(in crate::http) fn preflight(
     config: &CorsConfig,
     allowed: &HeaderValue,
@@ -110,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_allowed_by_its_exact_name_or_by_the_star() {
+    fn origin_is_allowed_by_its_exact_name_or_by_a_star() {
         let app = "https://app.example";
         assert_eq!(
             allowed(&[app], true, "https://app.example"),

@@ -1,4 +1,14 @@
 //! Requests: from the head of a request to an event stream or a rejection.
+//!
+//! ```text
+//! respond         the order of all checks; builds the response head
+//!   route         path -> route -> filters per source, client id
+//!   request       variables, Last-Event-ID, Accept, browser detection
+//!   client_address  through trusted proxies
+//!   cors          headers for other origins
+//!   rejection     every code with status, message and hint
+//!   body          hyper's body for a response
+//! ```
 
 pub(in crate::http) mod body;
 pub(in crate::http) mod client_address;

@@ -1,8 +1,9 @@
 //! Rejections: every code with which a client gets an error instead of an event stream.
 //!
 //! [`RejectionCode`] is closed and has one row per variant: status, code, retry rule, message and
-//! hint. The same enum labels `sidestream_refusals_total`, whose series exist with 0 from the start.
-//! A code without a status belongs to a connection that ends before a request could be answered.
+//! hint. The same enum labels `sidestream_refusals_total`, whose series exist with 0 from the
+//! start. A code without a status belongs to a connection that ends before a request could be
+//! answered.
 //!
 //! [`Rejection`] is one occurrence: a code and the details of this request. `respond` turns it into
 //! a response:

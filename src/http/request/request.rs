@@ -1,4 +1,7 @@
-//! A request as routes see it: its variables, its last event id, and whether a browser sent it.
+//! A request as routes read it: variables, last event id, `Accept`, and browser detection.
+//!
+//! [`Request`] borrows from the head. It implements `subject::Variables`, through which templates
+//! read path segments, query parameters, headers and cookies.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -9,13 +12,13 @@ use percent_encoding::percent_decode_str;
 
 use crate::subject::{Variable, Variables};
 
-/// What of a request decides what is served.
+/// Parts of a request that a route reads.
 pub(in crate::http) struct Request<'r> {
-    /// Values of the path's variables, as they stand in the path.
+    /// Raw values of the path's variables.
     pub(in crate::http) path: Vec<(&'r str, &'r str)>,
     pub(in crate::http) query: &'r str,
     pub(in crate::http) headers: &'r HeaderMap,
-    /// The client's address, found through trusted proxies.
+    /// Address of the client, found through trusted proxies.
     pub(in crate::http) remote: IpAddr,
 }
 
@@ -24,7 +27,7 @@ impl Variables for Request<'_> {
         match variable {
             Variable::Path(name) => {
                 let raw = self.path.iter().find(|(known, _)| *known == &**name);
-                // What is no UTF-8 has no value: it could be no token anyway.
+                // A value that is not UTF-8 cannot be part of a subject.
                 raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok())
                     .into_iter()
                     .collect()
@@ -63,10 +66,11 @@ impl<'r> Request<'r> {
             .map(|(_, value)| value)
     }
 
-    /// The id that the client has: the header wins, since a browser repeats its first address for ever.
+    /// Returns the client's last event id. The header wins over the query, because a browser
+    /// repeats its first URL on every reconnect.
     ///
-    /// In the query it has one of [`LAST_EVENT_ID_NAMES`], or the name that the route adds. The last of several counts:
-    /// libraries append the position that they have now to the address that they were given.
+    /// In the query it has one of [`LAST_EVENT_ID_NAMES`] or the name that the route adds. The last
+    /// of several parameters counts: libraries append their current position to the configured URL.
     pub(in crate::http) fn last_event_id(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
         let header = self
             .headers
@@ -82,7 +86,8 @@ impl<'r> Request<'r> {
         header.filter(|id| !id.is_empty()).or_else(query)
     }
 
-    /// Whether the client takes `text/event-stream`: the most specific range of its `Accept` decides (RFC 9110, 12.5.1).
+    /// Returns whether the client accepts `text/event-stream`. The most specific range of `Accept`
+    /// decides (RFC 9110, 12.5.1).
     pub(in crate::http) fn accepts(&self) -> bool {
         let mut ranges = self
             .headers
@@ -114,8 +119,8 @@ impl<'r> Request<'r> {
     }
 }
 
-/// The names under which client libraries send a position in the query: ours, that of event-source-polyfill and
-/// reconnecting-eventsource, and the old and the new one of Mercure.
+/// Query parameters in which client libraries send a position: ours, that of event-source-polyfill
+/// and reconnecting-eventsource, and the old and the new one of Mercure.
 const LAST_EVENT_ID_NAMES: [&str; 4] = [
     "last_event_id",
     "lastEventId",
@@ -123,10 +128,12 @@ const LAST_EVENT_ID_NAMES: [&str; 4] = [
     "lastEventID",
 ];
 
-/// Whether a browser's EventSource may be at the other end, for which any status but 200 is the end.
+/// Returns whether the client may be the `EventSource` of a browser, which stops for good after any
+/// status but 200.
 ///
-/// It names `text/event-stream` in `Accept`, and its `User-Agent` begins with `Mozilla/`. `Sec-Fetch-*` says nothing: the
-/// `fetch` of Node sends it, and browsers leave it out over plain HTTP, old ones always.
+/// An `EventSource` sends `Accept: text/event-stream` and a `User-Agent` that begins with
+/// `Mozilla/`. `Sec-Fetch-*` does not help: the `fetch` of Node sends it, browsers omit it over
+/// plain HTTP, and old browsers never send it.
 pub(in crate::http) fn is_browser(headers: &HeaderMap) -> bool {
     let is_event_stream = |range: &[u8]| {
         let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -167,20 +174,20 @@ mod tests {
 
     #[test]
     fn variables_are_decoded() {
-        let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-who", "me")]);
+        let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-user", "me")]);
         let request = request(&headers, "x=1&x=a%2Eb&y=+");
         let values = |variable: Variable| request.values(&variable).join("|");
         assert_eq!(values(Variable::Path("id".into())), "a b");
         assert_eq!(values(Variable::Query("x".into())), "1|a.b");
         assert_eq!(values(Variable::Query("y".into())), " ");
         assert_eq!(values(Variable::Cookie("tenant".into())), "blue");
-        assert_eq!(values(Variable::Header("x-who".into())), "me");
+        assert_eq!(values(Variable::Header("x-user".into())), "me");
         assert_eq!(values(Variable::RemoteIp), "192.0.2.1");
         assert_eq!(values(Variable::Query("z".into())), "");
     }
 
     #[test]
-    fn the_header_wins_over_the_query_and_an_empty_id_is_none() {
+    fn header_wins_over_the_query_and_an_empty_id_is_ignored() {
         let id = |pairs: &[(&'static str, &str)], query: &str| {
             let headers = headers(pairs);
             request(&headers, query)
@@ -219,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_range_of_accept_decides() {
+    fn most_specific_range_of_accept_decides() {
         for (accept, accepted) in [
             ("text/event-stream", true),
             ("*/*", true),
@@ -238,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_names_the_event_stream_and_has_the_user_agent_of_one() {
+    fn browser_is_detected_by_accept_and_user_agent() {
         let (browser, node) = ("Mozilla/5.0 (X11; Linux x86_64)", "node");
         for (accept, agent, expected) in [
             ("text/event-stream", browser, true),

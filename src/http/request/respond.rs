@@ -1,8 +1,9 @@
-//! From a request to its answer: the one place that decides between an event stream and a rejection.
+//! From a request to its answer: decides between an event stream and a rejection.
 //!
 //! ```text
-//! answer -> respond: head checks -> route's subjects -> admission -> client limits -> EventStream::open
-//!        -> reject (if one of them fails) -> CORS headers
+//! answer -> respond: head -> route's subjects -> admission -> client limits -> EventStream::open
+//!        -> reject, if one of them fails
+//!        -> CORS headers
 //! ```
 //!
 //! The order is part of the interface: a request with several faults gets the code of the first.
