@@ -16,7 +16,7 @@ use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
-/// A server with a stream `A` of `a.>`, and pods that share a registry in the bucket `clients`.
+/// A server with a stream `A` of `a.>`, and pods that share the presence bucket `clients`.
 struct Fixture {
     nats: Nats,
     jetstream: jetstream::Context,
@@ -24,7 +24,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// With this many pods, named `pod-0`, `pod-1`, ...
+    /// Starts this number of pods, named `pod-0`, `pod-1`, ...
     async fn with(pods: usize) -> Self {
         Self::on(Nats::start().await, pods).await
     }
@@ -33,12 +33,12 @@ impl Fixture {
         Self::on_with(nats, pods, "").await
     }
 
-    /// As [`Fixture::on`], with further keys of the configuration.
+    /// Same as [`Fixture::on`], with further configuration keys.
     async fn on_with(nats: Nats, pods: usize, rest: &str) -> Self {
         Self::edited(nats, pods, |text| format!("{text}{rest}\n")).await
     }
 
-    /// As [`Fixture::on`], with an edited configuration.
+    /// Same as [`Fixture::on`], with an edited configuration.
     async fn edited(nats: Nats, pods: usize, edit: impl Fn(String) -> String) -> Self {
         let jetstream = nats.jetstream().await;
         create_stream(&jetstream, "A", &["a.>"]).await;
@@ -55,7 +55,7 @@ impl Fixture {
         fixture
     }
 
-    /// Publishes to the stream, and waits until it is stored.
+    /// Publishes to the stream and waits until the message is stored.
     async fn publish(&self, subject: &str, text: &str) {
         let stored = self
             .jetstream
@@ -65,7 +65,7 @@ impl Fixture {
         stored.await.unwrap();
     }
 
-    /// A client of a pod that says nothing of what it had; returns when it has its position.
+    /// Connects a client without a `Last-Event-ID`; returns when it has its position.
     async fn connect(&self, pod: usize, target: &str) -> SseClient {
         let mut client = SseClient::get(self.pods[pod].url(target)).connect().await;
         assert_eq!(client.status(), 200);
@@ -75,9 +75,9 @@ impl Fixture {
         client
     }
 
-    /// What a pod tells of a client over all pods.
+    /// Entries of a client on all pods, as one pod reports them.
     async fn find(&self, pod: usize, client: &str) -> Vec<Value> {
-        // A busy machine may take the connection to NATS for lost, and it is made again.
+        // On a busy machine, the connection to NATS may time out and be opened again.
         eventually(DEADLINE, &format!("pod {pod} can ask all pods"), || async {
             let answer = self.pods[pod].admin_json(&target_of(client)).await;
             let is_whole = answer["scope"] == "cluster" && answer["complete"] == true;
@@ -86,7 +86,8 @@ impl Fixture {
         .await
     }
 
-    /// Waits until a pod tells this many entries of a client, all of which are so.
+    /// Waits until a pod reports this number of entries for a client and `wanted` returns true for
+    /// each.
     async fn until_found(
         &self,
         pod: usize,
@@ -112,14 +113,14 @@ impl Fixture {
         .await
     }
 
-    /// Ends a pod in order, and everything that it serves.
+    /// Shuts a pod down gracefully.
     async fn drain(&mut self, pod: usize) {
         self.pods[pod].terminate();
         assert_eq!(self.pods[pod].wait_exit(DEADLINE).await, 0);
     }
 }
 
-/// Routes with and without a name for their clients.
+/// Routes with and without a client name.
 fn configuration(nats: &Nats) -> String {
     let all = "sources: [{ stream: A, subjects: [\"a.>\"] }]";
     let one = "sources: [{ stream: A, subjects: [\"a.{id}\"] }]";
@@ -143,12 +144,12 @@ fn target_of(client: &str) -> String {
     format!("/connections?scope=cluster&client={client}")
 }
 
-/// Every key of the bucket.
+/// All keys of the bucket.
 async fn keys(bucket: &kv::Store) -> Vec<String> {
     bucket.keys().await.unwrap().try_collect().await.unwrap()
 }
 
-/// Whether nothing comes for a moment that is long beside a delivery.
+/// Returns true if no event arrives for a time that is long compared with a delivery.
 async fn is_silent(client: &mut SseClient) -> bool {
     client
         .next_within(Duration::from_millis(300))

@@ -1,4 +1,5 @@
-//! What goes wrong on the clients' side gets a clear no or a closed connection, and nobody else notices.
+//! Faults and attacks of clients: rejected with a reason or closed, without effect on other
+//! clients.
 
 mod cors;
 mod descriptors;

@@ -18,12 +18,12 @@ use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually, within};
 
-/// A route on core subjects.
+/// Route of core subjects.
 fn route(path: &str, subject: &str) -> String {
     format!("  - path: {path}\n    sources: [{{ subjects: [\"{subject}\"] }}]\n")
 }
 
-/// Says `reload` at the control socket; the answer.
+/// Sends `reload` to the control socket; returns the response.
 async fn ask_reload(sidestream: &Sidestream) -> Value {
     let started = sidestream.until_message("admin listening").await;
     let socket = started["control"].as_str().unwrap();
@@ -88,7 +88,8 @@ impl Mount {
         self.folder.path().join("sidecar.yaml")
     }
 
-    /// A new folder, a new link beside the old one, a rename over it, and the old folder removed.
+    /// Updates as the kubelet does: new folder, new link, rename over the old link, removal of the
+    /// old folder.
     fn swap(&mut self, text: &str) {
         self.swaps += 1;
         let root = self.folder.path();
@@ -141,7 +142,7 @@ async fn a_swapped_config_map_adds_a_route_while_a_stream_stays_open() {
     assert_eq!(client.next().await.data, "old");
     assert_eq!(added.next().await.data, "new");
 
-    // A route that is taken away takes no new clients; those it has stay.
+    // A removed route accepts no new clients; its open ones remain.
     mount.swap(&text(&one));
     sidestream
         .until_metric("sidestream_config_reloads_total", &changed, |reloads| {
@@ -160,7 +161,7 @@ async fn a_swapped_config_map_adds_a_route_while_a_stream_stays_open() {
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_is_told_everywhere_with_its_place() {
+async fn an_invalid_file_changes_nothing_and_is_reported_everywhere_with_its_location() {
     let nats = Nats::start().await;
     let good = config(&nats, &format!("routes:\n{}", route("/one", "one.>")));
     let mut sidestream = Sidestream::start(good.clone()).await;
@@ -261,7 +262,7 @@ async fn a_signal_and_the_control_socket_reload_at_once() {
 }
 
 #[tokio::test]
-async fn keys_that_only_a_restart_applies_are_named_and_the_others_are_applied() {
+async fn keys_that_need_a_restart_are_named_and_the_others_are_applied() {
     let nats = Nats::start().await;
     let routes = format!("routes:\n{}", route("/one", "one.>"));
     let sidestream = Sidestream::start(config(&nats, &routes)).await;
@@ -299,7 +300,7 @@ async fn keys_that_only_a_restart_applies_are_named_and_the_others_are_applied()
 }
 
 #[tokio::test]
-async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_gone() {
+async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_fixed() {
     let nats = Nats::start().await;
     let text = |path: &str| config(&nats, &format!("routes:\n{}", route(path, "one.>")));
     let sidestream = Sidestream::start(text("/one/*.json")).await;
@@ -330,7 +331,7 @@ async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_gone() {
 }
 
 #[tokio::test]
-async fn the_filter_of_the_log_and_the_limits_change_at_once() {
+async fn the_log_filter_and_the_limits_change_at_once() {
     let nats = Nats::start().await;
     let text = |rest: &str| config(&nats, &format!("routes:\n{}{rest}", route("/one", "one.>")));
     let sidestream =
@@ -374,7 +375,7 @@ async fn the_filter_of_the_log_and_the_limits_change_at_once() {
 }
 
 #[tokio::test]
-async fn secrets_stand_neither_in_the_configuration_shown_nor_in_the_log() {
+async fn secrets_are_neither_in_the_served_configuration_nor_in_the_log() {
     let nats = Nats::builder()
         .config("authorization { user: app, password: s3cret-one }")
         .start()
@@ -401,7 +402,7 @@ async fn secrets_stand_neither_in_the_configuration_shown_nor_in_the_log() {
     ask_reload(&sidestream).await;
     sidestream.rewrite_config(&text.replace("\"${SECRET}\"", "[\"s3cret-four\"]"));
     ask_reload(&sidestream).await;
-    // At a key with a typing error, at an anchor, in a text that cannot be read.
+    // At a misspelt key, at an anchor, in a text that cannot be parsed.
     for wrong in [
         "pasword: s3cret-five",
         "password: &p s3cret-six\n  x: *p",

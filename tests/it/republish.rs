@@ -1,4 +1,5 @@
-//! A JetStream stream that republishes, read with core subscriptions on demand: like a shared one, without a consumer.
+//! JetStream streams with republish, read by core subscriptions: the same events and ids, without a
+//! consumer.
 
 mod fitness;
 mod losses;
@@ -33,12 +34,13 @@ impl Fixture {
         Self { nats, jetstream }
     }
 
-    /// A sidecar that reads the stream in this way, with three routes: everything, one subject, and what a client names.
+    /// Sidecar with this delivery and three routes: everything, one subject, and subjects from the
+    /// client.
     async fn pod(&self, delivery: &str) -> Sidestream {
         Sidestream::start(config(&self.nats, &routes(delivery))).await
     }
 
-    /// As [`Fixture::pod`], on demand and behind a proxy.
+    /// Same as [`Fixture::pod`], with republish delivery and behind a proxy.
     async fn pod_through(&self, address: std::net::SocketAddr) -> Sidestream {
         Sidestream::start(config_for(
             &[format!("nats://{address}")],
@@ -56,7 +58,7 @@ impl Fixture {
         stored.await.unwrap();
     }
 
-    /// Has the stream republish in another way.
+    /// Changes the republish setting of the stream.
     async fn republish(&self, republish: Option<(&str, &str)>) {
         self.jetstream
             .update_stream(republishing(republish))
@@ -93,7 +95,7 @@ fn routes(delivery: &str) -> String {
     )
 }
 
-/// A live client that has its position.
+/// Connects a live client; returns when it has its position.
 async fn live(pod: &Sidestream, target: &str) -> SseClient {
     let mut client = SseClient::get(pod.url(target)).connect().await;
     assert_eq!(client.status(), 200);
@@ -110,7 +112,7 @@ async fn resume(pod: &Sidestream, target: &str, id: &str) -> SseClient {
         .await
 }
 
-/// Events as texts, gaps by their reason.
+/// Data of events, and reasons of gaps.
 fn summaries(events: &[Event]) -> Vec<String> {
     let text = |event: &Event| {
         if event.name == "message" {
@@ -127,7 +129,7 @@ fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_live_client_has_the_events_and_ids_of_a_shared_pod_and_costs_no_consumer() {
+async fn a_live_client_gets_the_same_events_and_ids_as_on_a_shared_pod_without_a_consumer() {
     let fixture = Fixture::start().await;
     fixture.publish("a.0", "before").await;
     let pod = fixture.pod("republish").await;
@@ -159,7 +161,7 @@ async fn a_live_client_has_the_events_and_ids_of_a_shared_pod_and_costs_no_consu
 }
 
 #[tokio::test]
-async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
+async fn a_client_moves_between_pods_with_shared_and_republish_delivery() {
     let fixture = Fixture::start().await;
     let (shared, on_demand) = (fixture.pod("shared").await, fixture.pod("republish").await);
     for number in 1..=10 {
@@ -172,7 +174,7 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
             fixture.publish("a.1", (turn + 1) * 100 + number).await;
         }
         if id.is_empty() {
-            // The shared pod may be a few messages behind its stream when a client comes.
+            // The shared pod may lag a few messages when a client connects.
             id = client
                 .until(|event| event.data == "104")
                 .await
@@ -190,7 +192,7 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
         assert_eq!(summaries(&events), expected);
         id = events.last().unwrap().id.clone();
     }
-    // Far back: from JetStream, and on with what is live; the replay's consumer goes away.
+    // An old position: replayed from JetStream, then live; the consumer of the replay is deleted.
     let mut back = resume(
         &on_demand,
         "/one/1",
@@ -220,7 +222,7 @@ async fn a_client_moves_between_pods_that_read_the_stream_in_either_way() {
 }
 
 #[tokio::test]
-async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
+async fn a_client_of_several_subjects_gets_them_in_stream_order() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut client = live(
@@ -249,7 +251,7 @@ async fn a_client_of_several_subjects_has_them_in_the_order_of_the_stream() {
 }
 
 #[tokio::test]
-async fn a_quiet_client_is_told_positions_so_that_it_stays_inside_of_what_is_retained() {
+async fn an_idle_client_gets_positions_that_stay_within_retention() {
     let fixture = Fixture::start().await;
     let routes = routes("republish")
         .replace("path: /all,", "path: /all, checkpoint: 1s,")
@@ -269,7 +271,7 @@ async fn a_quiet_client_is_told_positions_so_that_it_stays_inside_of_what_is_ret
 }
 
 #[tokio::test]
-async fn a_stream_that_is_made_anew_is_told_and_read_from_its_beginning() {
+async fn a_recreated_stream_is_a_gap_and_read_from_its_beginning() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/all").await;
@@ -305,7 +307,7 @@ async fn a_stream_that_is_made_anew_is_told_and_read_from_its_beginning() {
 }
 
 #[tokio::test]
-async fn what_the_stream_itself_has_deleted_is_no_gap() {
+async fn messages_deleted_from_the_stream_are_no_gap() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/all").await;
@@ -321,7 +323,7 @@ async fn what_the_stream_itself_has_deleted_is_no_gap() {
 }
 
 #[tokio::test]
-async fn a_reload_adds_such_a_source_and_changes_how_one_is_read() {
+async fn a_reload_adds_a_republish_source_and_changes_the_delivery_of_another() {
     let fixture = Fixture::start().await;
     let first = config(
         &fixture.nats,
@@ -371,7 +373,7 @@ async fn clients_that_share_a_subject_receive_one_copy_of_each_message_from_nats
             .await,
         );
     }
-    // A subscription of its own that matches as well: a second copy of each message.
+    // A second subscription that matches as well: a second copy of each message.
     clients.push(live(&pod, "/named?subject=a.*&subject=a.busy.%3E").await);
     for number in 0..20 {
         fixture.publish("a.busy", number).await;

@@ -1,4 +1,4 @@
-//! A client that comes back has every event once, in order, from whichever sidecar, or is told exactly what it cannot have.
+//! Resume: a client gets every event once and in order, from any sidecar, or an exact gap.
 
 mod chromium;
 mod cluster;
@@ -18,10 +18,10 @@ use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually};
 
-/// Messages go to this many subjects in turn: number `n` to `a.(n % SUBJECTS)`.
+/// Number of subjects: message `n` has the subject `a.(n % SUBJECTS)`.
 const SUBJECTS: u64 = 50;
 
-/// A server with a stream `A`, and a sidecar that has only its last twenty events in memory.
+/// A server with a stream `A`, and a sidecar with a window of twenty events.
 struct Fixture {
     nats: Nats,
     jetstream: jetstream::Context,
@@ -32,12 +32,12 @@ struct Fixture {
 // === impl Fixture ===
 
 impl Fixture {
-    /// With `count` messages before the sidecar begins, numbered like their sequence.
+    /// Starts with `count` messages in the stream, numbered like their sequences.
     async fn with(count: u64) -> Self {
         Self::with_routes(count, "").await
     }
 
-    /// As [`Fixture::with`], and with further routes.
+    /// Same as [`Fixture::with`], with further routes.
     async fn with_routes(count: u64, routes: &str) -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
@@ -52,7 +52,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until the sidecar says that it is ready.
+    /// Waits until the sidecar is ready.
     async fn ready(&self) {
         eventually(RECOVERY, "the sidecar is ready", || async {
             self.sidestream.admin("/health/ready").await.0 == 200
@@ -60,12 +60,12 @@ impl Fixture {
         .await;
     }
 
-    /// Publishes the numbers after the last sequence, and waits until all are stored.
+    /// Publishes the numbers after the last sequence and waits until all are stored.
     async fn fill(&self, count: u64) {
         fill(&self.nats, &self.stream, self.last().await + 1, count).await;
     }
 
-    /// Publishes a text behind everything else.
+    /// Publishes a text as the last message.
     async fn publish(&self, subject: &str, text: &str) {
         let stored = self
             .jetstream
@@ -79,7 +79,7 @@ impl Fixture {
         last(&self.stream).await
     }
 
-    /// The position that a live client is given.
+    /// Position of a new live client.
     async fn position(&self) -> String {
         let mut client = SseClient::get(self.sidestream.url("/all")).connect().await;
         client
@@ -88,12 +88,12 @@ impl Fixture {
         client.last_event_id().to_owned()
     }
 
-    /// The tag of the stream's ids.
+    /// Source tag of the ids of the stream.
     async fn tag(&self) -> String {
         self.position().await.split('-').next().unwrap().to_owned()
     }
 
-    /// The id of every message up to the last: number `n` has the one at `n - 1`.
+    /// Ids of all messages: number `n` has the id at index `n - 1`.
     async fn ids(&self) -> Vec<String> {
         let start = format!("{}-0", self.tag().await);
         let last = self.last().await;
@@ -116,7 +116,7 @@ impl Fixture {
         Reader::open(&self.sidestream, via, target, &[("last-event-id", id)]).await
     }
 
-    /// No replay runs or waits any more, and none has left a consumer.
+    /// Waits until no replay is running or queued, and none has left a consumer.
     async fn until_no_replay_runs(&self) {
         for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
             self.sidestream
@@ -130,7 +130,7 @@ impl Fixture {
     }
 }
 
-/// Everything, everything with either way to be told of an expired position, and one subject.
+/// Routes: everything, everything with each response to an expired position, and one subject.
 fn configuration(nats: &Nats, routes: &str) -> String {
     let all = "sources: [{ stream: A, subjects: [\"a.>\"] }], window: { events: 20 }";
     config(
@@ -165,14 +165,14 @@ async fn last(stream: &stream::Stream) -> u64 {
     stream.get_info().await.unwrap().state.last_sequence
 }
 
-/// How many consumers of replays the stream has.
+/// Number of consumers of replays on the stream.
 async fn replaying(stream: &stream::Stream) -> usize {
     use futures_util::TryStreamExt as _;
     let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
     names.iter().filter(|name| is_of_replay(name)).count()
 }
 
-/// `sse-POD-STREAM-BOOT-rNUMBER`
+/// Returns true for `sse-POD-STREAM-BOOT-rNUMBER`.
 fn is_of_replay(name: &str) -> bool {
     name.rsplit('-')
         .next()
@@ -183,7 +183,7 @@ fn subject(number: u64) -> String {
     format!("a.{}", number % SUBJECTS)
 }
 
-/// The payloads from one number to another.
+/// Payloads from one number to another.
 fn texts(first: u64, last: u64) -> Vec<String> {
     (first..=last).map(|number| number.to_string()).collect()
 }

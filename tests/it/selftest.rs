@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
-async fn a_nats_server_that_is_killed_and_restarted_has_its_port_and_its_messages() {
+async fn a_crashed_and_restarted_nats_server_keeps_its_port_and_its_messages() {
     let mut nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
     let stream = async_nats::jetstream::stream::Config {
@@ -42,7 +42,7 @@ async fn a_nats_server_that_is_killed_and_restarted_has_its_port_and_its_message
 }
 
 #[tokio::test]
-async fn a_nats_server_takes_the_configuration_it_is_given() {
+async fn a_nats_server_has_the_configuration_of_the_test() {
     let nats = Nats::builder()
         .config("max_payload: 100\nauthorization { token: secret }")
         .without_jetstream()
@@ -58,7 +58,7 @@ async fn a_nats_server_takes_the_configuration_it_is_given() {
 }
 
 #[tokio::test]
-async fn a_lame_duck_announces_its_end() {
+async fn a_server_in_lame_duck_mode_notifies_its_clients() {
     let mut nats = Nats::start().await;
     let (told, mut events) = tokio::sync::mpsc::channel(16);
     let options = async_nats::ConnectOptions::new().event_callback(move |event| {
@@ -76,7 +76,7 @@ async fn a_lame_duck_announces_its_end() {
 }
 
 #[tokio::test]
-async fn a_cluster_keeps_a_replicated_stream_over_the_loss_of_one_server() {
+async fn a_cluster_keeps_a_replicated_stream_when_one_server_crashes() {
     let mut cluster = Cluster::start().await;
     let jetstream = async_nats::jetstream::new(cluster.client().await);
     let stream = async_nats::jetstream::stream::Config {
@@ -113,7 +113,7 @@ async fn a_cluster_keeps_a_replicated_stream_over_the_loss_of_one_server() {
     .await;
 }
 
-/// An echo server that counts what it has received, behind a proxy.
+/// Echo server behind a proxy, with the number of bytes that it has received.
 async fn proxied_echo() -> (Proxy, TcpStream, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(listener.local_addr().unwrap()).await;
@@ -152,7 +152,7 @@ async fn echo(client: &mut TcpStream, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_cut_resets_open_connections_and_lets_new_ones_in() {
+async fn a_cut_resets_open_connections_and_accepts_new_ones() {
     let (proxy, mut client, _) = proxied_echo().await;
     assert_eq!(proxy.open(), 1);
     proxy.cut();
@@ -178,14 +178,14 @@ async fn a_cut_resets_open_connections_and_lets_new_ones_in() {
 }
 
 #[tokio::test]
-async fn swallowed_bytes_are_gone_and_the_connection_stays_open() {
+async fn discarded_bytes_are_lost_and_the_connection_stays_open() {
     let (proxy, mut client, received) = proxied_echo().await;
     proxy.set(Fault {
         swallow: true,
         ..Fault::default()
     });
     client.write_all(&[0; 300_000]).await.unwrap();
-    // The proxy takes everything, far more than it holds; only then is it known to be gone.
+    // The proxy accepts more than it can buffer, so the bytes are really discarded.
     eventually(DEADLINE, "nothing waits in the socket", || async {
         unsent(&client) == 0
     })
@@ -196,7 +196,7 @@ async fn swallowed_bytes_are_gone_and_the_connection_stays_open() {
 }
 
 #[tokio::test]
-async fn a_stalled_connection_pushes_back_to_the_sender_and_loses_nothing() {
+async fn a_stalled_connection_exerts_backpressure_and_loses_nothing() {
     let (proxy, client, received) = proxied_echo().await;
     proxy.set(Fault {
         stall: true,
@@ -220,7 +220,7 @@ async fn a_stalled_connection_pushes_back_to_the_sender_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn delay_and_throttle_take_their_time() {
+async fn delay_and_throttle_slow_down_the_connection() {
     let (proxy, mut client, _) = proxied_echo().await;
     proxy.set(Fault {
         delay: Duration::from_millis(50),
@@ -244,7 +244,8 @@ async fn delay_and_throttle_take_their_time() {
     );
 }
 
-/// Answers every connection with an event stream of its own: retry, `round` with the request's Last-Event-ID, an end.
+/// Server that answers every connection with retry, an event `round` with the request's
+/// Last-Event-ID, and an end.
 async fn event_source() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/events", listener.local_addr().unwrap());
@@ -274,7 +275,7 @@ async fn event_source() -> String {
     url
 }
 
-/// Two rounds: the second resumes after the first.
+/// Returns true after two rounds: the second resumes after the first.
 fn two_rounds(reports: &[Value]) -> bool {
     let rounds: Vec<&Value> = reports
         .iter()
@@ -287,7 +288,7 @@ fn two_rounds(reports: &[Value]) -> bool {
 }
 
 #[tokio::test]
-async fn chromium_sees_events_and_comes_back_with_the_last_id() {
+async fn chromium_receives_events_and_reconnects_with_the_last_id() {
     let page = Page::serve().await;
     let browser = page.open(&[&event_source().await], &["round"]);
     let reports = browser
@@ -297,7 +298,7 @@ async fn chromium_sees_events_and_comes_back_with_the_last_id() {
 }
 
 #[tokio::test]
-async fn the_npm_package_eventsource_sees_events_and_comes_back_with_the_last_id() {
+async fn the_npm_package_eventsource_receives_events_and_reconnects_with_the_last_id() {
     let client = NodeClient::eventsource(&event_source().await, &["round"]);
     client
         .until("eventsource has seen two rounds", two_rounds)
@@ -305,7 +306,7 @@ async fn the_npm_package_eventsource_sees_events_and_comes_back_with_the_last_id
 }
 
 #[tokio::test]
-async fn the_npm_package_fetch_event_source_takes_a_clean_end_as_finished() {
+async fn the_npm_package_fetch_event_source_stops_at_a_clean_end() {
     let client = NodeClient::fetch_event_source(&event_source().await);
     let reports = client
         .until("fetch-event-source is done", |reports| {
@@ -321,7 +322,7 @@ async fn the_npm_package_fetch_event_source_takes_a_clean_end_as_finished() {
     );
 }
 
-/// Bytes that the kernel still holds for the peer: `tx_queue` of /proc/net/tcp.
+/// Bytes in the send buffer of the kernel: `tx_queue` of /proc/net/tcp.
 fn unsent(socket: &TcpStream) -> u64 {
     let (local, peer) = (
         socket.local_addr().unwrap().port(),
@@ -343,7 +344,7 @@ fn unsent(socket: &TcpStream) -> u64 {
 }
 
 #[test]
-fn metrics_are_summed_over_the_series_with_the_wanted_labels() {
+fn metrics_are_summed_over_the_series_with_the_given_labels() {
     let text = "# HELP a x\n# TYPE a counter\na{k=\"1\",l=\"x\"} 2\na{k=\"2\",l=\"q\\\"}{\"} 3\na_total 9\nb 1e3\n";
     assert_eq!(metric(text, "a", &[]), 5.0);
     assert_eq!(metric(text, "a", &[("l", "q\"}{")]), 3.0);

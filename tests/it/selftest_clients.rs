@@ -1,4 +1,5 @@
-//! The clients of the test kit, against the examples of the HTML standard and hand-written responses.
+//! The clients of the test kit, against the examples of the HTML standard and hand-written
+//! responses.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ fn event(name: &str, data: &str, id: &str) -> Event {
 // === the parser: HTML standard, section 9.2.6 ===
 
 #[test]
-fn the_examples_of_the_standard_are_read_as_it_says() {
+fn the_examples_of_the_standard_are_parsed_as_documented() {
     let (events, _) = parse(b"data: YHOO\ndata: +2\ndata: 10\n\n");
     assert_eq!(events, [event("message", "YHOO\n+2\n10", "")]);
 
@@ -65,7 +66,7 @@ fn the_examples_of_the_standard_are_read_as_it_says() {
 }
 
 #[test]
-fn lf_crlf_and_cr_end_lines_wherever_the_bytes_are_cut() {
+fn lf_crlf_and_cr_end_lines_wherever_the_bytes_are_split() {
     let text = b"event: a\r\ndata: 1\rdata: 2\n\r\n: c\rid: 7\r\rdata: x\r\n\r\n";
     let whole = parse(text).0;
     assert_eq!(whole, [event("a", "1\n2", ""), event("message", "x", "7")]);
@@ -102,7 +103,7 @@ fn an_id_with_nul_is_ignored_and_an_empty_one_resets() {
 }
 
 #[test]
-fn an_id_without_data_moves_the_position_and_dispatches_nothing() {
+fn an_id_without_data_advances_the_position_and_dispatches_nothing() {
     let (events, parser) = parse(b"id: 1\n\nevent: lost\n\ndata: a\n\nid: 2");
     assert_eq!(events, [event("message", "a", "1")]);
     assert_eq!(
@@ -137,7 +138,7 @@ fn bytes_that_are_not_utf_8_become_the_replacement_character() {
 }
 
 #[test]
-fn a_resumed_parser_keeps_the_position_until_another_comes() {
+fn a_resumed_parser_keeps_the_position_until_the_next_id() {
     let mut parser = Parser::resuming("9");
     assert_eq!(
         parser.feed(b"data: a\n\nid: 10\ndata: b\n\n"),
@@ -147,14 +148,14 @@ fn a_resumed_parser_keeps_the_position_until_another_comes() {
 
 // === HTTP/1 ===
 
-/// Answers one connection with `answer`, byte for byte, then closes it in order or by a reset.
+/// Answers one connection with these bytes, then closes it regularly or with a reset.
 async fn answering(answer: &'static [u8], reset: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/events", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
         read_head(&mut socket).await;
-        // Byte by byte: no reader may depend on how the bytes arrive.
+        // Byte by byte: no reader may depend on packet boundaries.
         for byte in answer {
             socket.write_all(&[*byte]).await.unwrap();
         }
@@ -183,7 +184,7 @@ const HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 #[tokio::test]
-async fn a_chunked_answer_with_its_last_chunk_ends_terminated() {
+async fn a_chunked_response_with_its_last_chunk_is_terminated() {
     let answer =
         format!("{HEAD}5\r\ndata:\r\nb;x=y\r\n 1\nid: 7\n\n:\r\n4\r\n hb\n\r\n0\r\n\r\n").leak();
     let mut client = SseClient::get(answering(answer.as_bytes(), false).await)
@@ -201,7 +202,7 @@ async fn a_chunked_answer_with_its_last_chunk_ends_terminated() {
 }
 
 #[tokio::test]
-async fn a_chunked_answer_without_its_last_chunk_ends_truncated() {
+async fn a_chunked_response_without_its_last_chunk_is_truncated() {
     let answer = format!("{HEAD}9\r\ndata: 1\n\n\r\n").leak();
     let mut client = SseClient::get(answering(answer.as_bytes(), false).await)
         .connect()
@@ -211,7 +212,7 @@ async fn a_chunked_answer_without_its_last_chunk_ends_truncated() {
 }
 
 #[tokio::test]
-async fn a_reset_is_told_from_an_end() {
+async fn a_reset_is_distinguished_from_a_regular_end() {
     let answer = format!("{HEAD}9\r\ndata: 1\n\n\r\n").leak();
     let mut client = SseClient::get(answering(answer.as_bytes(), true).await)
         .connect()
@@ -221,7 +222,7 @@ async fn a_reset_is_told_from_an_end() {
 }
 
 #[tokio::test]
-async fn an_answer_of_http_1_0_ends_with_the_connection() {
+async fn a_response_of_http_1_0_ends_with_the_connection() {
     let answer = b"HTTP/1.0 200 OK\r\n\r\ndata: 1\n\n";
     let mut client = SseClient::get(answering(answer, false).await)
         .http10()
@@ -232,7 +233,7 @@ async fn an_answer_of_http_1_0_ends_with_the_connection() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_read_by_its_length() {
+async fn a_rejection_is_read_by_its_content_length() {
     let answer =
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\nRetry-After: 1\r\n\r\n{}";
     let mut client = SseClient::get(answering(answer, false).await)
@@ -247,7 +248,8 @@ async fn a_refusal_is_read_by_its_length() {
 
 // === HTTP/2 ===
 
-/// On each stream: its target as an event, then what the target asks for.
+/// Server that sends the target of each stream as an event, then ends the stream as the target
+/// says.
 async fn serve_h2<T>(socket: T)
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -297,7 +299,7 @@ async fn h2_server() -> String {
 }
 
 #[tokio::test]
-async fn streams_of_one_connection_end_each_in_its_own_way() {
+async fn streams_of_one_connection_end_independently() {
     let mut client = H2Client::connect(h2_server().await).await;
     let mut open = client.get("/open").await;
     let mut reset = client.get("/reset").await;
@@ -315,7 +317,7 @@ async fn streams_of_one_connection_end_each_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_holds_back_itself_alone() {
+async fn an_unread_stream_blocks_only_itself() {
     let mut client = H2Client::connect(h2_server().await).await;
     let stalled = client.get("/flood").await;
     let mut other = client.get("/other").await;
@@ -337,7 +339,7 @@ async fn a_stream_that_is_not_read_holds_back_itself_alone() {
 }
 
 #[tokio::test]
-async fn goaway_is_seen_while_streams_go_on() {
+async fn goaway_is_detected_while_streams_continue() {
     let mut client = H2Client::connect(h2_server().await).await;
     let mut stream = client.get("/goaway").await;
     client.goaway().await;
@@ -352,7 +354,7 @@ async fn goaway_is_seen_while_streams_go_on() {
 // === TLS ===
 
 #[tokio::test]
-async fn tls_clients_choose_by_alpn_and_trust_their_authority_alone() {
+async fn tls_clients_negotiate_by_alpn_and_trust_only_their_authority() {
     let authority = Authority::new();
     let identity = authority.server("server");
     let config = testkit::certs::server_config(&identity, &["h2", "http/1.1"]);

@@ -1,4 +1,4 @@
-//! Slow, stuck and dead clients of the real sidecar: what they are given, what they are told, and that nobody else notices.
+//! Slow, stalled and vanished clients: events, gaps, closes, and no effect on other clients.
 
 mod crowds;
 mod fixture;

@@ -1,4 +1,4 @@
-//! `sidestream tail`, the real program, against servers on loopback.
+//! `sidestream tail` against servers on loopback.
 
 mod responder;
 mod secure;

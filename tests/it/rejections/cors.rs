@@ -1,4 +1,4 @@
-//! Which pages may read: the answers of CORS, on event streams, refusals and preflights.
+//! CORS headers of event streams, rejections and preflights.
 
 use super::fixture::Fixture;
 use testkit::sse::SseClient;
@@ -18,7 +18,7 @@ const ROUTES: &str = "
     client: \"{header.x-tenant}/{header.Authorization}/{header.x-user_id}\"
     cors: { origins: [\"https://app.example\"] }";
 
-/// Allowed origin, credentials, and whether caches are told that it depends on the origin.
+/// CORS headers: allowed origin, credentials, and `Vary: Origin`.
 type Cors = (Option<String>, bool, bool);
 
 async fn ask(fixture: &Fixture, target: &str, origin: &str) -> (u16, Cors, SseClient) {
@@ -40,7 +40,7 @@ async fn ask(fixture: &Fixture, target: &str, origin: &str) -> (u16, Cors, SseCl
 }
 
 #[tokio::test]
-async fn an_origin_reads_what_it_may_and_hears_refusals_too() {
+async fn an_allowed_origin_can_read_event_streams_and_rejections() {
     let fixture = Fixture::start(ROUTES).await;
     let app = "https://app.example";
     let allowed = |origin: &str, credentials| (Some(origin.to_owned()), credentials, true);
@@ -128,7 +128,7 @@ async fn a_preflight_allows_what_fetch_clients_send() {
             "{target}: those that the route's templates read, once"
         );
     }
-    // A preflight carries no variable of the request that follows, so it asks for none.
+    // A preflight has no query variables, so it needs none.
     assert_eq!(
         preflight("/listed/a.b", "https://app.example").await.status,
         204

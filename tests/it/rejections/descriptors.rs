@@ -1,4 +1,4 @@
-//! A process with few file descriptors: it serves as many as it can, refuses politely, and recovers.
+//! Exhaustion of file descriptors: load levels, rejections, reserved descriptors and recovery.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn start() -> (Nats, Sidestream) {
     (nats, sidestream)
 }
 
-/// Opens event streams one after the other until one is refused.
+/// Opens event streams one after the other until one is rejected.
 async fn fill(sidestream: &Sidestream) -> Vec<SseClient> {
     let mut clients = Vec::new();
     loop {
@@ -54,7 +54,7 @@ fn file_descriptors(health: &serde_json::Value) -> (&str, &str) {
 }
 
 #[tokio::test]
-async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_and_recovers() {
+async fn a_pod_with_few_descriptors_serves_up_to_its_threshold_then_rejects_and_recovers() {
     let (nats, sidestream) = start().await;
     let publisher = nats.client().await;
     let mut clients = fill(&sidestream).await;
@@ -64,7 +64,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
         "some more than 90 % of {LIMIT}: {open} are open"
     );
     assert_passing(&sidestream, "/orders/1", "no_file_descriptors", "overload").await;
-    // Over HTTP/2 the connection that was refused is told to go, or it would keep its descriptor.
+    // Over HTTP/2 a rejected connection gets GOAWAY; otherwise it would keep its descriptor.
     let mut h2 = H2Client::connect(sidestream.url("/")).await;
     assert_eq!(h2.get("/orders/1").await.status(), 503);
     sidestream
@@ -74,7 +74,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
         .await;
     drop(h2);
 
-    // The operator hears of it and nothing is restarted for it.
+    // The operator sees it in the health report, and the pod stays ready.
     let warned =
         |line: &serde_json::Value| line["check"] == "file_descriptors" && line["level"] == "WARN";
     sidestream.until_log("a warning", warned).await;
@@ -92,7 +92,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
         LIMIT as f64
     );
     let told = sidestream.metric("sidestream_file_descriptors", &[]).await;
-    // Probes come and go between the two.
+    // Probes connect in between.
     assert!(
         (told - sidestream.open_files() as f64).abs() <= 5.0,
         "{told} are told"
@@ -112,7 +112,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
     }
 
     clients.truncate(100);
-    // Within a second, and what a busy machine adds.
+    // Within a second, plus a margin for a busy machine.
     eventually(
         Duration::from_secs(3),
         "who comes when there is room is served",
@@ -130,7 +130,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
             open < told - 80.0
         })
         .await;
-    // Both ends are of this network namespace: who has left waits there for what may be under way.
+    // Both ends are in this network namespace: closed sockets remain there in TIME_WAIT.
     sidestream
         .until_metric("sidestream_sockets", &[("state", "time_wait")], |waiting| {
             waiting >= 1.0
@@ -142,7 +142,7 @@ async fn a_pod_short_of_descriptors_serves_up_to_its_threshold_refuses_politely_
     .await;
 }
 
-/// CPU time of the process so far, from the clock ticks of proc(5): a hundred a second.
+/// CPU time of the process, from the clock ticks of proc(5): a hundred per second.
 fn cpu(sidestream: &Sidestream) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", sidestream.pid())).unwrap();
     let words: Vec<&str> = stat
@@ -156,12 +156,12 @@ fn cpu(sidestream: &Sidestream) -> Duration {
 }
 
 #[tokio::test]
-async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_burns_no_cpu() {
+async fn idle_connections_leave_descriptors_for_probes_and_nats_and_use_no_cpu() {
     let (mut nats, sidestream) = start().await;
     let address = sidestream.url("").replace("http://", "");
     let mut silent = Vec::new();
     for _ in 0..400 {
-        // Reset as soon as it stands, for those who are turned away.
+        // Rejected connections are reset as soon as they are accepted.
         silent.extend(TcpStream::connect(&address).await);
     }
     let connection_reset = sidestream
@@ -173,7 +173,7 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
         .await;
     assert!(connection_reset <= 400.0);
     let open = sidestream.open_files() as u64;
-    // The crowd has what was free when it came; probes of this moment and NATS are counted too.
+    // The idle connections use the free descriptors; those of probes and NATS count, too.
     assert!(open < LIMIT, "{open} of {LIMIT} are open");
     let before = cpu(&sidestream);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -183,7 +183,7 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
         "{used:?} in a second of waiting"
     );
     assert_eq!(sidestream.admin("/health/live").await.0, 200);
-    // NATS finds its descriptors again.
+    // NATS reconnects with its reserved descriptors.
     nats.restart().await;
     sidestream
         .until_metric("sidestream_nats_reconnects_total", &[], |count| {
@@ -193,7 +193,7 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
     sidestream
         .until_metric("sidestream_nats_connected", &[], |up| up == 1.0)
         .await;
-    // Who says nothing is closed after 5 s, and the places are free again.
+    // Idle connections are closed after 5 s, and their descriptors are free again.
     eventually(DEADLINE * 2, "the crowd is gone", || async {
         http1::request("HEAD", &sidestream.url("/orders/1"), &[])
             .await
@@ -207,8 +207,8 @@ async fn a_crowd_that_says_nothing_leaves_descriptors_for_probes_and_nats_and_bu
     drop(silent);
 }
 
-/// Publishes so many telemetry events and a normal one behind them; returns how many a client is given, and how many it
-/// is told that it missed.
+/// Publishes telemetry events and then a normal one. Returns the number of telemetry events that a
+/// client receives, and the number that gaps report as missed.
 pub(crate) async fn delivered_and_missed_telemetry(
     nats: &Nats,
     client: &mut SseClient,
@@ -235,7 +235,7 @@ pub(crate) async fn delivered_and_missed_telemetry(
 }
 
 #[tokio::test]
-async fn descriptors_that_become_scarce_raise_the_pressure_step_by_step_and_it_falls_again() {
+async fn scarce_descriptors_raise_the_load_level_step_by_step_and_it_falls_again() {
     let (nats, sidestream) = start().await;
     let mut clients = Vec::new();
     let level = async |level: &str| {

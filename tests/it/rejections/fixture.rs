@@ -1,4 +1,4 @@
-//! A sidecar under attack, and a witness: a client that must receive every event meanwhile.
+//! A sidecar under attack, and a witness: a client that must receive every event at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +13,10 @@ use testkit::sidestream::{Builder, Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually, within};
 
-/// 20 ms: fifty events a second show any hold-up, and cost nothing.
+/// 20 ms: fifty events per second reveal any delay at little cost.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The witness's route; other routes follow it.
+/// Route of the witness; other routes follow it.
 const ROUTES: &str = "routes:
   - path: /witness
     sources: [{ stream: WITNESS, subjects: [\"witness.>\"] }]
@@ -30,7 +30,7 @@ const ROUTES: &str = "routes:
     sources: [{ subjects: [\"tenant.{header.x-tenant}.>\"] }]
 ";
 
-/// A running sidecar with its NATS and its witness.
+/// Running sidecar with its nats-server and its witness.
 pub(crate) struct Fixture {
     pub(crate) sidestream: Sidestream,
     pub(crate) nats: Nats,
@@ -41,14 +41,14 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// The usual routes, and `rest` behind them.
+    /// Starts a sidecar with the usual routes, followed by `rest`.
     pub(crate) async fn start(rest: &str) -> Self {
         let nats = Nats::start().await;
         let text = config(&nats, &format!("{ROUTES}{rest}"));
         Self::with(nats, Sidestream::builder(text)).await
     }
 
-    /// As [`Fixture::start`], with another list of listeners.
+    /// Same as [`Fixture::start`], with another list of listeners.
     pub(crate) async fn listening(listen: &str, rest: &str) -> Self {
         let nats = Nats::start().await;
         let text = format!(
@@ -69,7 +69,7 @@ impl Fixture {
         let sidestream = builder.start().await;
         let mut client = SseClient::get(sidestream.url("/witness")).connect().await;
         assert_eq!(client.status(), 200);
-        // A request to the admin and its descriptors are over before they are counted.
+        // Requests to the admin port end before descriptors are counted.
         let files_before = sidestream.open_files();
         let over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&over);
@@ -114,24 +114,24 @@ impl Fixture {
         }
     }
 
-    /// A connection to the first listener in clear text.
+    /// Opens a connection to the first listener in clear text.
     pub(crate) async fn socket(&self) -> TcpStream {
         socket(&self.sidestream.url("/")).await
     }
 
-    /// What the sidecar answers to these bytes until it closes the connection.
+    /// Sends these bytes; returns the response up to the close of the connection.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         exchange(self.socket().await, bytes).await
     }
 
-    /// A refusal's counter.
+    /// Counter of a rejection code.
     pub(crate) async fn refused(&self, code: &str) -> f64 {
         self.sidestream
             .metric("sidestream_refusals_total", &[("code", code)])
             .await
     }
 
-    /// Waits until a refusal was counted more often than `before`.
+    /// Waits until the counter of a rejection code is above `before`.
     pub(crate) async fn until_refused(&self, code: &str, before: f64) {
         self.sidestream
             .until_metric("sidestream_refusals_total", &[("code", code)], |value| {
@@ -140,7 +140,8 @@ impl Fixture {
             .await;
     }
 
-    /// The witness has every event in order, nothing panicked, and nothing is left behind.
+    /// Asserts that the witness has every event in order, that nothing has panicked, and that no
+    /// resource has leaked.
     pub(crate) async fn finish(mut self) {
         self.over.store(true, Ordering::Relaxed);
         let published = within(DEADLINE, "the publisher ends", self.publishing)
@@ -159,7 +160,7 @@ impl Fixture {
             .filter(|line| line.contains("panicked"))
             .collect();
         assert!(panics.is_empty(), "{panics:?}");
-        // The witness itself has left by now.
+        // The witness itself has disconnected by now.
         let files = self.files_before;
         eventually(DEADLINE, "every descriptor is closed", || async {
             self.sidestream.open_files() <= files
@@ -176,13 +177,13 @@ impl Fixture {
     }
 }
 
-/// A connection to the host and port of a URL.
+/// Opens a connection to the host and port of a URL.
 pub(crate) async fn socket(url: &str) -> TcpStream {
     let address = url.split('/').nth(2).unwrap();
     TcpStream::connect(address).await.unwrap()
 }
 
-/// Sends these bytes and reads until the peer closes; a reset ends the reading as well.
+/// Sends these bytes and reads until the peer closes or resets the connection.
 pub(crate) async fn exchange(mut socket: TcpStream, bytes: &[u8]) -> String {
     // The peer may close before it has read everything.
     let (mut from, mut to) = socket.split();

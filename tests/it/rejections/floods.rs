@@ -1,4 +1,4 @@
-//! HTTP/2 frames that a fair client never sends: each flood is bounded, and nobody beside it notices.
+//! Floods of HTTP/2 frames: each is bounded in memory and does not delay other clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,16 +25,16 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// RFC 9113, section 7: the peer does what looks like an attack.
+/// RFC 9113, section 7: error code for a peer that behaves like an attacker.
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// 16 MiB: what a flood may leave behind at most, the allocator's own reserves counted in.
+/// 16 MiB: maximum memory that remains after a flood, including the reserves of the allocator.
 const LEAKED_MAX: u64 = 16 << 20;
 
-/// 48 MiB: what all of them, one after the other, may have held at any time.
+/// 48 MiB: maximum memory at any time during all floods, one after the other.
 const HELD_MAX: u64 = 48 << 20;
 
-/// 1 s: what an event may take to somebody else meanwhile, where debug code and other tests share two cores with it.
+/// 1 s: maximum latency of other clients meanwhile, with debug code and other tests on two cores.
 const LATENCY_MAX: Duration = Duration::from_secs(1);
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -45,7 +45,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A GET of `path`, in HPACK: three indexed fields of the static table and one literal (RFC 7541, appendix A).
+/// GET of `path` in HPACK: three indexed fields of the static table and one literal (RFC 7541,
+/// appendix A).
 fn get(path: &str) -> Vec<u8> {
     let mut block = vec![0x82, 0x86, 0x04, path.len() as u8];
     block.extend(path.as_bytes());
@@ -53,25 +54,25 @@ fn get(path: &str) -> Vec<u8> {
     block
 }
 
-/// How the peer took a flood.
+/// Reaction of the peer to a flood.
 #[derive(Debug, Default)]
 struct Taken {
-    /// The code of its GOAWAY.
+    /// Code of its GOAWAY.
     goaway: Option<u32>,
-    /// The codes of its RST_STREAMs.
+    /// Codes of its RST_STREAM frames.
     resets: Vec<u32>,
-    /// Heads of answers.
+    /// Number of response headers.
     heads: usize,
-    /// It answered the ping behind the flood: the connection goes on.
+    /// The peer answered the PING after the flood: the connection continues.
     ponged: bool,
 }
 
-/// Opens a connection, sends these bytes and a ping, and reads until its answer or the end.
+/// Opens a connection, sends these bytes and a PING, and reads until its answer or the end.
 async fn flood(socket: TcpStream, bytes: &[u8]) -> Taken {
     flood_until(socket, bytes, |taken| taken.ponged).await
 }
 
-/// As [`flood`], until there is enough.
+/// Same as [`flood`], until `enough` returns true.
 async fn flood_until(
     mut socket: TcpStream,
     bytes: &[u8],
@@ -195,7 +196,7 @@ async fn floods_of_frames_are_bounded() {
     fixture.finish().await;
 }
 
-/// The longest that an event takes from its publisher to a client of its own, until it is stopped.
+/// Measures the maximum latency from a publisher to a separate client, until it is stopped.
 async fn watch_latency(fixture: &Fixture, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
     let publisher = fixture.nats.client().await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders/beside"))
@@ -221,13 +222,13 @@ async fn watch_latency(fixture: &Fixture, stop: Arc<AtomicBool>) -> JoinHandle<D
 }
 
 #[tokio::test]
-async fn windows_that_open_byte_by_byte_hold_up_nobody_and_hoard_nothing() {
+async fn windows_that_open_byte_by_byte_delay_no_client_and_use_little_memory() {
     const STREAMS: u32 = 200;
     let fixture = Fixture::start("").await;
     let resident = fixture.sidestream.resident_bytes();
     let stop = Arc::new(AtomicBool::new(false));
     let longest = watch_latency(&fixture, stop.clone()).await;
-    // SETTINGS_INITIAL_WINDOW_SIZE of 1, and a byte more for each stream, five hundred times.
+    // SETTINGS_INITIAL_WINDOW_SIZE of 1, and one more byte for each stream, five hundred times.
     let mut bytes = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]);
     let streams = || (0..STREAMS).map(|number| 2 * number + 1);
     bytes.extend(
@@ -277,7 +278,7 @@ async fn windows_that_open_byte_by_byte_hold_up_nobody_and_hoard_nothing() {
 }
 
 #[tokio::test]
-async fn frames_against_the_rules_end_their_connection_or_stream() {
+async fn invalid_frames_end_their_connection_or_stream() {
     let fixture = Fixture::start("").await;
     let request = get("/orders/1");
     let open = frame(HEADERS, END_STREAM | END_HEADERS, 1, &request);
@@ -316,7 +317,7 @@ async fn frames_against_the_rules_end_their_connection_or_stream() {
             "{name}: {taken:?}"
         );
     }
-    // A request without a path, or with what belongs to HTTP/1 alone, is refused alone.
+    // A request without a path, or with headers of HTTP/1 only, is rejected by itself.
     for block in [
         vec![0x82, 0x86],
         [&request[..], b"\x00\x0aconnection\x05close"].concat(),
@@ -338,7 +339,7 @@ async fn frames_against_the_rules_end_their_connection_or_stream() {
 }
 
 #[tokio::test]
-async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
+async fn too_large_headers_and_too_many_streams_are_rejected_by_themselves() {
     let fixture = Fixture::start("").await;
     let publisher = fixture.nats.client().await;
     let mut client = H2Client::connect(fixture.sidestream.url("/")).await;
@@ -397,7 +398,7 @@ async fn too_large_a_head_and_too_many_streams_are_refused_alone() {
 }
 
 #[tokio::test]
-async fn settings_that_are_forbidden_end_the_connection_with_the_error_of_their_kind() {
+async fn invalid_settings_end_the_connection_with_their_error_code() {
     let fixture = Fixture::start("").await;
     let setting =
         |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat();
@@ -414,7 +415,7 @@ async fn settings_that_are_forbidden_end_the_connection_with_the_error_of_their_
         let taken = flood_until(fixture.socket().await, &bytes, |_| false).await;
         assert_eq!(taken.goaway, Some(code), "{payload:?}: {taken:?}");
     }
-    // The largest one that is allowed.
+    // The largest valid value.
     let taken = flood(
         fixture.socket().await,
         &frame(SETTINGS, 0, 0, &setting(4, (1 << 31) - 1)),
@@ -425,13 +426,13 @@ async fn settings_that_are_forbidden_end_the_connection_with_the_error_of_their_
 }
 
 #[tokio::test]
-async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_within_seconds() {
+async fn an_unread_stream_that_uses_up_the_connection_window_is_reset_within_seconds() {
     const ACK: u8 = 1;
     let fixture = Fixture::start("").await;
     let mut socket = fixture.socket().await;
     let open =
         |stream: u32, path: &str| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get(path));
-    // Both windows as they are by default, and nothing is returned.
+    // Both windows have their default size, and the client returns no credit.
     let begin = [
         PREFACE,
         &frame(SETTINGS, 0, 0, &[]),
@@ -455,7 +456,7 @@ async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_withi
     }
     publisher.flush().await.unwrap();
     let begun = Instant::now();
-    // Until the reset: those before the window is used up are sent, and only what comes after them waits.
+    // Events are sent until the window is used up; later ones wait for the reset.
     let others = async {
         loop {
             publisher
@@ -478,7 +479,7 @@ async fn an_unread_stream_that_holds_the_window_of_its_connection_is_reset_withi
                 let mut payload = vec![0; length];
                 from.read_exact(&mut payload).await.unwrap();
                 match (header[3], header[4]) {
-                    // The client lives.
+                    // The client still works.
                     (PING, 0) => to.write_all(&frame(PING, ACK, 0, &payload)).await.unwrap(),
                     (RST_STREAM, _) => {
                         return u32::from_be_bytes([header[5], header[6], header[7], header[8]]);

@@ -1,4 +1,4 @@
-//! Heads of requests that two servers could read differently, and answers that no browser may guess about.
+//! Ambiguous request headers, and response headers against content sniffing.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -55,9 +55,9 @@ async fn a_request_has_one_host_and_its_lines_end_with_crlf() {
 }
 
 #[tokio::test]
-async fn a_bare_line_feed_is_blamed_on_its_own_request_and_content_is_no_head() {
+async fn a_bare_line_feed_rejects_only_its_own_request_and_content_is_not_parsed_as_headers() {
     let fixture = Fixture::start("").await;
-    // Pipelined: the first is answered, the second rejected, and a third is never read.
+    // Pipelined: the first is answered, the second is rejected, the third is not read.
     let pipelined = "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\n\r\n\
                      GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n";
     let answer = fixture.raw(pipelined.as_bytes()).await;
@@ -81,7 +81,7 @@ async fn a_bare_line_feed_is_blamed_on_its_own_request_and_content_is_no_head() 
     .await
     .unwrap();
     assert!(answer.contains("bare_line_feed"), "{answer}");
-    // The content of a request ends its connection, so that it is never taken for a head.
+    // A request with content ends its connection, so that the content is never parsed as headers.
     for request in ["POST /orders/1", "OPTIONS /orders/1", "POST /nowhere"] {
         let content =
             format!("{request} HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\na\n\nb\n\n");
@@ -101,7 +101,7 @@ async fn a_bare_line_feed_is_blamed_on_its_own_request_and_content_is_no_head() 
 }
 
 #[tokio::test]
-async fn every_answer_says_that_its_type_is_not_to_be_guessed() {
+async fn every_response_forbids_content_sniffing() {
     let fixture = Fixture::start("").await;
     for (method, path) in [
         ("HEAD", "/orders/1"),

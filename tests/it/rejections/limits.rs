@@ -1,4 +1,5 @@
-//! The limits of one pod: who is one too many is told, and whoever comes and goes leaves nothing.
+//! Limits of connections, feeds, event streams, filter sets and connects, and cleanup after
+//! clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
 #[tokio::test]
-async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_there_is_room() {
-    // One is the witness.
+async fn a_connection_above_the_limit_gets_retry_after_and_is_served_later() {
+    // One connection is the witness.
     let fixture = Fixture::start("limits: { connections: 4 }").await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -32,7 +33,7 @@ async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_
         "overload",
     )
     .await;
-    // What is refused for good is refused for good, room or not.
+    // Permanent rejections do not depend on free connections.
     let wrong = SseClient::get(fixture.sidestream.url("/nowhere"))
         .connect()
         .await;
@@ -60,8 +61,8 @@ async fn a_connection_more_than_allowed_is_told_to_come_back_and_is_served_when_
 }
 
 #[tokio::test]
-async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
-    // One is the witness's.
+async fn a_feed_above_the_limit_is_rejected_while_existing_feeds_accept_clients() {
+    // One feed is the witness's.
     let fixture = Fixture::start("limits: { feeds: 3, per_client: { filter_sets: null } }").await;
     let get = |target: &str| SseClient::get(fixture.sidestream.url(target)).connect();
     let (one, two) = (get("/orders/1").await, get("/orders/2").await);
@@ -79,7 +80,7 @@ async fn a_feed_more_than_allowed_is_refused_while_known_ones_take_everybody() {
     fixture.finish().await;
 }
 
-/// A route on which clients say who they are.
+/// Route with a client name in its path.
 const NAMED: &str = "
   - path: /named/{id}
     client: \"{query.client}\"
@@ -87,7 +88,7 @@ const NAMED: &str = "
 ";
 
 #[tokio::test]
-async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have() {
+async fn the_limit_of_event_streams_per_client_does_not_depend_on_other_clients() {
     let fixture = Fixture::start(&format!(
         "{NAMED}limits: {{ per_client: {{ connections: 2 }} }}"
     ))
@@ -106,7 +107,8 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
     .await;
     let other = get("b").await;
     assert_eq!(other.status(), 200);
-    // Over HTTP/2 an event stream is one too, and another of the same connection is not harmed by a refusal.
+    // An HTTP/2 stream counts as well, and a rejection does not affect other streams of its
+    // connection.
     let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     let memory = "sidestream_connections_memory_bytes";
     let before = fixture
@@ -150,7 +152,7 @@ async fn a_client_has_so_many_event_streams_at_one_time_whatever_the_others_have
 }
 
 #[tokio::test]
-async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_own() {
+async fn the_limit_of_filter_sets_is_per_client() {
     let fixture = Fixture::start(&format!(
         "{NAMED}limits: {{ per_client: {{ filter_sets: 2 }} }}"
     ))
@@ -203,8 +205,8 @@ async fn a_client_reads_a_number_of_different_filter_sets_and_others_have_their_
 }
 
 #[tokio::test]
-async fn one_client_leaves_feeds_for_others_by_default() {
-    // A quarter of the feeds for each client, one for the witness.
+async fn one_client_cannot_use_all_feeds_by_default() {
+    // A quarter of the feeds per client, and one for the witness.
     let fixture = Fixture::start(&format!("{NAMED}limits: {{ feeds: 8 }}")).await;
     let get = async |client: &str, id: u32| {
         SseClient::get(
@@ -224,7 +226,7 @@ async fn one_client_leaves_feeds_for_others_by_default() {
 }
 
 #[tokio::test]
-async fn feeds_that_were_opened_and_left_at_once_are_gone_at_once() {
+async fn feeds_that_were_closed_at_once_are_removed_at_once() {
     let fixture = Fixture::start("").await;
     let core = [("source", "core")];
     for round in 0..3 {
@@ -235,7 +237,7 @@ async fn feeds_that_were_opened_and_left_at_once_are_gone_at_once() {
         }
         drop((streams, h2));
     }
-    // Well before the 30 s that a feed lingers at most.
+    // Well before the maximum linger time of 30 s.
     eventually(DEADLINE, "no feed lingers", || async {
         fixture.sidestream.metric("sidestream_feeds", &core).await == 0.0
     })
@@ -244,11 +246,11 @@ async fn feeds_that_were_opened_and_left_at_once_are_gone_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
+async fn a_client_above_the_connect_rate_gets_retry_after() {
     let limits = "limits: { per_client: { connects: { rate: 1, burst: 5 } } }";
     let fixture = Fixture::start(&format!("{NAMED}{limits}")).await;
     let url = |client: &str| fixture.sidestream.url(&format!("/named/1?client={client}"));
-    // What opens nothing costs nothing.
+    // Requests that open no event stream do not count.
     for _ in 0..10 {
         assert_eq!(
             SseClient::get(url("a")).head().connect().await.status(),
@@ -298,7 +300,7 @@ async fn a_client_that_opens_too_often_is_told_when_to_come_back() {
     fixture.finish().await;
 }
 
-/// What one of the thousand does.
+/// Actions of one of the thousand clients.
 async fn visit(url: String, number: usize) {
     let target = format!("{url}/streams/{}", number % 40);
     let stay = Duration::from_millis(fastrand::u64(0..30));
@@ -343,13 +345,13 @@ async fn visit(url: String, number: usize) {
 }
 
 #[tokio::test]
-async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registration() {
+async fn a_thousand_short_clients_leave_no_descriptor_feed_or_registration() {
     let routes = "
   - path: /streams/{id}
     sources: [{ stream: WITNESS, subjects: [\"witness.of.{id}\"] }]";
     let fixture = Fixture::start(routes).await;
     let url = fixture.sidestream.url("");
-    // 50 at a time: a crowd, on a machine that has other things to do.
+    // 50 at a time, on a machine that also runs other tests.
     let places = Arc::new(Semaphore::new(50));
     let visits = (0..1000).map(|number| {
         let (url, places) = (url.clone(), Arc::clone(&places));
@@ -390,7 +392,8 @@ async fn a_thousand_that_come_and_go_leave_no_descriptor_no_feed_and_no_registra
     fixture.finish().await;
 }
 
-/// Asks for so many different subjects, one after the other over one connection, and ends each event stream at once.
+/// Opens `count` different subjects one after the other over one connection, and closes each event
+/// stream at once.
 async fn open_many_subjects(count: usize) {
     let routes = "
   - path: /streams/{id}
@@ -404,7 +407,7 @@ async fn open_many_subjects(count: usize) {
             client.reset();
         }
     };
-    // What the first ones leave to the allocator is no leak.
+    // Memory that the allocator keeps after the first ones is not a leak.
     ask(&mut h2, 0, count / 10).await;
     let resident = fixture.sidestream.resident_bytes();
     ask(&mut h2, count / 10, count).await;
@@ -421,18 +424,18 @@ async fn open_many_subjects(count: usize) {
 }
 
 #[tokio::test]
-async fn five_thousand_subjects_of_one_client_leave_nothing() {
+async fn five_thousand_subjects_of_one_client_leak_nothing() {
     open_many_subjects(5_000).await;
 }
 
 #[tokio::test]
 #[ignore = "takes a minute"]
-async fn a_hundred_thousand_subjects_of_one_client_leave_nothing() {
+async fn a_hundred_thousand_subjects_of_one_client_leak_nothing() {
     open_many_subjects(100_000).await;
 }
 
 #[tokio::test]
-async fn core_subjects_are_bounded_by_the_limit_of_feeds_and_their_memory_is_given_back() {
+async fn core_subjects_are_limited_by_the_number_of_feeds_and_release_their_memory() {
     let fixture = Fixture::start("limits: { feeds: 500, per_client: { filter_sets: null } }").await;
     let resident = fixture.sidestream.resident_bytes();
     let (mut clients, mut connections) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! A standard error that accepts nothing, because a log collector hangs or has left, stops nothing.
+//! A blocked or closed standard error does not affect the sidecar.
 
 use std::time::Instant;
 
@@ -11,10 +11,10 @@ use testkit::process::Output;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually, within};
 
-/// Every client that comes and goes writes lines; this filter makes more of them.
+/// Log filter with several lines per client.
 const VERBOSE: &str = "log: { filter: debug }\n";
 
-/// Connects clients until this holds: each writes some lines to the log.
+/// Connects clients, each of which writes log lines, until `holds` returns true.
 async fn churn_until(fixture: &Fixture, fact: &str, mut holds: impl AsyncFnMut() -> bool) {
     within(DEADLINE * 4, fact, async {
         while !holds().await {
@@ -30,7 +30,7 @@ async fn churn_until(fixture: &Fixture, fact: &str, mut holds: impl AsyncFnMut()
     .await;
 }
 
-/// A new client gets an event.
+/// Asserts that a new client gets an event.
 async fn assert_delivers(fixture: &Fixture) {
     let publisher = fixture.nats.client().await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders/beside"))
@@ -47,7 +47,7 @@ async fn assert_delivers(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn stuck_standard_error_stops_nothing_and_dropped_lines_are_counted_and_reported() {
+async fn a_blocked_standard_error_stops_nothing_and_dropped_lines_are_counted_and_reported() {
     let mut fixture = Fixture::start(VERBOSE).await;
     let dropped = async || {
         fixture
@@ -100,7 +100,7 @@ async fn stuck_standard_error_stops_nothing_and_dropped_lines_are_counted_and_re
 }
 
 #[tokio::test]
-async fn closed_standard_error_stops_nothing() {
+async fn a_closed_standard_error_stops_nothing() {
     let mut fixture = Fixture::start(VERBOSE).await;
     fixture.sidestream.set_output(Output::Closed);
     let dropped = async || {

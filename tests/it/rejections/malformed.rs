@@ -1,4 +1,4 @@
-//! Requests that are none, are too large, or say more than they should.
+//! Malformed requests: not HTTP, too large, with a body, or with trailing bytes.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -13,13 +13,13 @@ fn status(answer: &str) -> &str {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_refused_or_closed_and_counted() {
+async fn bytes_that_are_not_http_are_rejected_or_closed_and_counted() {
     let fixture = Fixture::start("").await;
     let before = fixture.refused("malformed").await;
     let cases: [(&[u8], &[&str]); 15] = [
         (b"\x00\x01\x02\x03\r\n\r\n", &["400", ""]),
         (b"GET\r\n\r\n", &["400"]),
-        // HTTP/0.9: what its client would take for a document.
+        // HTTP/0.9: its client would read any bytes as the document.
         (b"GET /witness\r\n\r\n", &["400"]),
         (b"GET /witness HTTP/9.9\r\nHost: x\r\n\r\n", &["400"]),
         (b"GET /wit ness HTTP/1.1\r\nHost: x\r\n\r\n", &["400"]),
@@ -60,7 +60,7 @@ async fn what_is_no_http_is_refused_or_closed_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_without_being_kept() {
+async fn too_large_requests_are_rejected_without_buffering() {
     let fixture = Fixture::start("").await;
     let resident = fixture.sidestream.resident_bytes();
     let long = "x".repeat(17 * 1024);
@@ -88,7 +88,8 @@ async fn what_is_too_large_is_refused_without_being_kept() {
         (huge.clone(), ["400", "431"]),
     ] {
         let answer = fixture.raw(request.as_bytes()).await;
-        // The answer may be lost to the reset that unread bytes cause; a refusal is all that may come.
+        // The reset that unread bytes cause may discard the response; a rejection is the only valid
+        // one.
         let shown = &request[..30];
         assert!(
             answer.is_empty() || statuses.contains(&status(&answer)),
@@ -137,7 +138,7 @@ async fn what_is_too_large_is_refused_without_being_kept() {
         fixture.sidestream.resident_bytes() < resident + (8 << 20),
         "nothing of 30 MB is kept"
     );
-    // As large as it may be.
+    // The maximum size.
     let fits = "x".repeat(12 * 1024);
     let client = SseClient::get(fixture.sidestream.url("/orders/1"))
         .header("X", &fits)
@@ -149,7 +150,7 @@ async fn what_is_too_large_is_refused_without_being_kept() {
 }
 
 #[tokio::test]
-async fn a_get_with_a_body_is_refused_and_its_connection_ends() {
+async fn a_get_with_a_body_is_rejected_and_its_connection_ends() {
     let fixture = Fixture::start("").await;
     let before = fixture.refused("unexpected_body").await;
     for body in [
@@ -165,7 +166,7 @@ async fn a_get_with_a_body_is_refused_and_its_connection_ends() {
         assert!(answer.contains("unexpected_body"), "{body:?}: {answer}");
     }
     assert_eq!(fixture.refused("unexpected_body").await, before + 4.0);
-    // No body is no body, whatever else is said.
+    // An empty body is not a body.
     for headers in [
         &[("Content-Length", "0")][..],
         &[("Expect", "100-continue")],
@@ -181,7 +182,7 @@ async fn a_get_with_a_body_is_refused_and_its_connection_ends() {
 }
 
 #[tokio::test]
-async fn proxies_tunnels_and_absolute_targets_get_an_answer() {
+async fn proxy_tunnel_and_absolute_requests_get_a_response() {
     let fixture = Fixture::start("").await;
     for (request, expected) in [
         (
@@ -235,7 +236,7 @@ async fn proxies_tunnels_and_absolute_targets_get_an_answer() {
 }
 
 #[tokio::test]
-async fn bytes_behind_the_request_change_nothing_and_too_many_end_it() {
+async fn bytes_after_the_request_change_nothing_and_too_many_end_it() {
     let fixture = Fixture::start("").await;
     let publisher = fixture.nats.client().await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders/1"))
@@ -262,7 +263,7 @@ async fn bytes_behind_the_request_change_nothing_and_too_many_end_it() {
     );
     drop(client);
 
-    // Pipelined in one packet: the second is never answered.
+    // Pipelined in one packet: the second gets no response.
     let twice =
         "GET /orders/a.b HTTP/1.1\r\nHost: x\r\n\r\nGET /witness HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut socket = fixture.socket().await;

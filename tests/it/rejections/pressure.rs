@@ -1,4 +1,4 @@
-//! What makes a pod short of something, for real: the level that comes of it, what clients see of that, and that it is over.
+//! Load levels of a pod that is really short of a resource: cause, effect on clients, recovery.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use testkit::sidestream::{Sidestream, config_for, metric};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
-/// Two levels down, 3 s each, and what a busy machine needs to take what has gathered.
+/// Two levels down, 3 s each, plus the time to process the backlog on a busy machine.
 const FALL_MAX: Duration = Duration::from_secs(40);
 
-/// `/flood` is what presses, on `/orders` it is seen; twenty normal events at once, then one in ten seconds or so.
+/// `/flood` causes the load, and `/orders` shows its effect: twenty normal events at once, then
+/// about one per ten seconds.
 const ROUTES: &str = "
 routes:
   - path: /flood
@@ -28,10 +29,10 @@ routes:
     priority: [{ subjects: [\"orders.*.telemetry\"], tier: telemetry }]
 ";
 
-/// The load levels, as `sidestream_pressure_level` names them.
+/// Load levels, as in the metric.
 const LEVELS: [&str; 4] = ["none", "thin", "shed", "reject"];
 
-/// A pod whose way to NATS can be made narrow.
+/// Pod with a throttled connection to NATS.
 struct Pressed {
     nats: Nats,
     proxy: Proxy,
@@ -71,7 +72,7 @@ impl Pressed {
         client
     }
 
-    /// Publishes to the stream, past what is narrow.
+    /// Publishes to the stream, not through the throttled connection.
     async fn flood(&self, events: usize, bytes: usize) {
         let (client, payload) = (
             self.jetstream.client(),
@@ -100,7 +101,7 @@ impl Pressed {
             .await;
     }
 
-    /// The level stands in the body of `/health`, and costs no readiness.
+    /// Asserts that the body of `/health` has the level and that the pod is ready.
     async fn assert_reported(&self, level: u64) {
         let health = self.sidestream.admin_json("/health").await;
         let check = &health["checks"]["pressure"];
@@ -112,7 +113,7 @@ impl Pressed {
         assert_eq!(self.sidestream.admin("/health/ready").await.0, 200);
     }
 
-    /// Every change so far: from, to, and what measure asked for it.
+    /// All changes until now: from, to, and the measure that caused it.
     fn changes(&self) -> Vec<(u64, u64, String)> {
         let told = |line: &Value| {
             let number = |key: &str| line[key].as_u64().unwrap();
@@ -122,7 +123,7 @@ impl Pressed {
         self.sidestream.log().iter().filter_map(told).collect()
     }
 
-    /// Freezes the process again and again, as a CPU quota that is used up does.
+    /// Stops the process repeatedly, as an exhausted CPU quota does.
     async fn hold_up(&mut self, each: Duration, level: u64) {
         for _ in 0..30 {
             self.sidestream.signal(Signal::STOP);
@@ -139,7 +140,7 @@ impl Pressed {
     }
 }
 
-/// How many of these normal events are given at once.
+/// Number of normal events that are delivered at once.
 async fn given_at_once(pressed: &Pressed, client: &mut SseClient, count: usize) -> usize {
     let publisher = pressed.nats.client().await;
     for number in 0..count {
@@ -161,7 +162,7 @@ async fn given_at_once(pressed: &Pressed, client: &mut SseClient, count: usize) 
 }
 
 #[tokio::test]
-async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_when_it_is_taken() {
+async fn a_nats_backlog_thins_telemetry_and_rates_rejects_no_client_and_recovers() {
     let limits = "limits: { per_client: { events: { rate: 1, burst: 40 } } }";
     let pressed = Pressed::start(limits).await;
     let (mut watching, mut paced) = (
@@ -169,7 +170,7 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
         pressed.client("paced").await,
     );
     pressed.until_level(0, DEADLINE).await;
-    // Some three thousand messages a second.
+    // About three thousand messages per second.
     pressed.proxy.set(Fault {
         bytes_per_second: 500_000,
         ..Fault::default()
@@ -182,7 +183,7 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
         (0, 20),
         "none, and told"
     );
-    // Of forty tokens each normal event costs two. The other client's events came here as well.
+    // Each normal event costs two of forty tokens. Events of the other client also arrived here.
     paced.until(|event| event.data == "end").await;
     let given = given_at_once(&pressed, &mut paced, 40).await;
     assert!(
@@ -194,7 +195,7 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
 
     pressed.proxy.set(Fault::default());
     pressed.until_level(0, FALL_MAX).await;
-    // One whose tokens are all there.
+    // A client with all its tokens.
     let mut later = pressed.client("later").await;
     let (given, missed) = delivered_and_missed_telemetry(&pressed.nats, &mut later, 5).await;
     assert_eq!((given, missed), (5, 0), "nothing is cut any more");
@@ -230,14 +231,14 @@ async fn a_backlog_at_nats_cuts_telemetry_and_rates_refuses_nobody_and_is_over_w
 }
 
 #[tokio::test]
-async fn windows_near_their_bound_thin_telemetry_until_they_have_given_way() {
+async fn windows_near_their_memory_limit_thin_telemetry_until_they_are_evicted() {
     const BOUND: f64 = 4.0 * 1024.0 * 1024.0;
-    // Large: what an event takes beside its bytes is counted in the window, and not in the metric.
+    // Large events: the window also counts the overhead per event, the metric does not.
     const EVENT: usize = 10_000;
     let pressed = Pressed::start("limits: { window_bytes: 4MiB }").await;
     let mut watching = pressed.client("watching").await;
     let mut taken = 0.0;
-    // Close to the bound, then slowly: beyond it half is given up.
+    // Close to the limit first, then slowly: above the limit, half of the window is evicted.
     loop {
         let held = pressed
             .sidestream
@@ -276,7 +277,7 @@ async fn windows_near_their_bound_thin_telemetry_until_they_have_given_way() {
         "thinned to ten a second: {given}, {missed}"
     );
     pressed.client("new").await;
-    // What comes now takes the place of the oldest half.
+    // New events replace the oldest half.
     pressed.flood(30, EVENT).await;
     pressed.until_level(0, FALL_MAX).await;
     assert_eq!(
@@ -288,7 +289,7 @@ async fn windows_near_their_bound_thin_telemetry_until_they_have_given_way() {
 }
 
 #[tokio::test]
-async fn event_loops_that_are_late_thin_telemetry_until_they_are_not() {
+async fn event_loop_lag_thins_telemetry_until_it_ends() {
     let mut pressed = Pressed::start("").await;
     let mut watching = pressed.client("watching").await;
     pressed.until_level(0, DEADLINE).await;
@@ -306,7 +307,7 @@ async fn event_loops_that_are_late_thin_telemetry_until_they_are_not() {
 
 #[tokio::test]
 #[ignore = "takes half a minute of standstill"]
-async fn event_loops_that_serve_nobody_refuse_new_event_streams_until_they_do() {
+async fn extreme_event_loop_lag_rejects_new_event_streams_until_it_ends() {
     let mut pressed = Pressed::start("").await;
     let mut watching = pressed.client("watching").await;
     pressed.hold_up(Duration::from_millis(3300), 3).await;

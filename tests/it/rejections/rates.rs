@@ -1,4 +1,4 @@
-//! How fast one client is given events: what waits, what does not, and what is told of it.
+//! Rate limit of events per client: deferred events, exempt events, metrics.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fixture::Fixture;
 use testkit::sse::SseClient;
 
-/// Two events a second, ten at once.
+/// Two events per second, with a burst of ten.
 const REST: &str = "
   - path: /named/{id}
     client: \"{query.client}\"
@@ -18,7 +18,7 @@ const REST: &str = "
 limits: { per_client: { events: { rate: 2, burst: 10 } } }
 ";
 
-/// The witness's rate is the machine's address's: it must not be slowed.
+/// The witness has the address of the machine, and must not be limited.
 const UNLIMITED: &str = "limits: { per_client: { events: { rate: 1000, burst: 100000 } } }";
 
 async fn connect(fixture: &Fixture, client: &str) -> SseClient {
@@ -33,7 +33,7 @@ async fn connect(fixture: &Fixture, client: &str) -> SseClient {
 }
 
 #[tokio::test]
-async fn events_beyond_the_rate_wait_in_the_window_and_none_is_lost() {
+async fn events_above_the_rate_wait_in_the_window_and_are_not_lost() {
     let fixture = Fixture::start(REST).await;
     let publisher = fixture.nats.client().await;
     let (mut a, mut b) = (connect(&fixture, "a").await, connect(&fixture, "b").await);
@@ -89,7 +89,7 @@ async fn events_beyond_the_rate_wait_in_the_window_and_none_is_lost() {
 }
 
 #[tokio::test]
-async fn what_is_critical_does_not_wait_and_neither_does_what_stands_before_it() {
+async fn critical_events_and_those_before_them_are_not_delayed() {
     let fixture = Fixture::start(REST).await;
     let publisher = fixture.nats.client().await;
     let mut client = connect(&fixture, "a").await;
@@ -142,7 +142,7 @@ async fn what_is_critical_does_not_wait_and_neither_does_what_stands_before_it()
             .await,
         5.0
     );
-    // What went on credit is paid before the next.
+    // Borrowed tokens are repaid before the next event.
     publisher
         .publish("orders.1.a", "later".into())
         .await
@@ -159,7 +159,7 @@ async fn what_is_critical_does_not_wait_and_neither_does_what_stands_before_it()
 }
 
 #[tokio::test]
-async fn a_rate_that_is_never_reached_changes_nothing() {
+async fn a_rate_limit_that_is_not_reached_has_no_effect() {
     let fixture = Fixture::start(UNLIMITED).await;
     let publisher = fixture.nats.client().await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders/1"))

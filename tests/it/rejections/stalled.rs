@@ -1,4 +1,5 @@
-//! Clients that say nothing, or too little at a time: closed within the stated deadlines, all of them at once.
+//! Idle and slow handshakes and requests: closed at their documented deadlines, all at the same
+//! time.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,11 @@ use testkit::certs::Authority;
 use testkit::transport::Connector;
 use testkit::wait::within;
 
-/// What a busy machine may add to a deadline.
+/// Margin for a busy machine.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// Sends the first bytes at once, then one byte a second from `rest`; returns when the peer has closed.
+/// Sends the first bytes at once, then one byte per second from `rest`; returns when the peer has
+/// closed.
 async fn drip<T: AsyncRead + AsyncWrite>(
     socket: T,
     first: &[u8],
@@ -38,7 +40,7 @@ async fn drip<T: AsyncRead + AsyncWrite>(
                 break;
             }
         }
-        // What is closed is seen by the reader.
+        // The reader detects the close.
         std::future::pending::<()>().await;
     };
     within(
@@ -74,7 +76,7 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
     let hello = client_hello(&authority);
     let head = b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n";
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    // Where, what at once, what then byte by byte, the deadline in seconds, the metric.
+    // Listener, first bytes, bytes that follow one by one, deadline in seconds, metric.
     type Case<'a> = (&'a str, &'a [u8], &'a [u8], u64, &'a str);
     let cases: [Case<'_>; 10] = [
         (&clear, b"", b"", 5, "no_request"),
@@ -105,7 +107,7 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
             .iter()
             .map(|(url, first, rest, ..)| async { drip(socket(url).await, first, rest).await }),
     );
-    // Behind a handshake the deadlines of the protocol that it has chosen begin.
+    // After the handshake, the deadlines of the negotiated protocol begin.
     let behind: [(&str, &[u8], &[u8]); 4] = [
         ("http/1.1", b"", b""),
         ("http/1.1", b"GET /x HTTP/1.1\r\nX: ", b"x"),
@@ -150,7 +152,7 @@ async fn a_client_that_stalls_is_closed_at_its_deadline() {
     fixture.finish().await;
 }
 
-/// The first flight of a TLS client.
+/// First flight of a TLS client.
 fn client_hello(authority: &Authority) -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut client = ClientConnection::new(authority.trusting(&["h2"]), name).unwrap();

@@ -1,4 +1,4 @@
-//! Subjects that clients make up: none of them reads what it must not.
+//! Subjects from clients: none reads a forbidden subject.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use testkit::http1;
 use testkit::sse::SseClient;
 
 #[tokio::test]
-async fn a_variable_never_becomes_more_or_less_than_one_token() {
+async fn a_variable_is_always_exactly_one_token() {
     let fixture = Fixture::start("").await;
     for segment in [
         "*",
@@ -36,7 +36,8 @@ async fn a_variable_never_becomes_more_or_less_than_one_token() {
     ] {
         let answer = fixture.raw(&request(&format!("/orders/{segment}"))).await;
         let status = answer.get(9..12).unwrap_or_default();
-        // A path that ends in a slash is not this route's, and what no URI may hold is refused before the route is known.
+        // A path that ends in a slash does not match this route. Characters that no URI may contain
+        // are rejected before routing.
         assert!(["400", "404"].contains(&status), "{segment:?}: {answer}");
     }
     for header in ["*", ">", "a.b", "a b", "", "\t", "a\u{b}", "é"] {
@@ -54,7 +55,7 @@ fn request(target: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_filter_is_sound_allowed_and_never_of_the_server_itself() {
+async fn a_filter_must_be_valid_allowed_and_not_a_server_subject() {
     let fixture = Fixture::start("").await;
     for (subject, status) in [
         ("", 400),
@@ -108,7 +109,7 @@ async fn a_filter_is_sound_allowed_and_never_of_the_server_itself() {
 }
 
 #[tokio::test]
-async fn a_route_that_allows_everything_still_serves_no_inbox_and_nothing_of_the_server() {
+async fn a_route_that_allows_everything_serves_no_inbox_and_no_server_subject() {
     let fixture = Fixture::start("").await;
     let publisher = fixture.nats.client().await;
     for wildcard in ["%3E", "*.x", "*.%3E"] {
@@ -131,7 +132,7 @@ async fn a_route_that_allows_everything_still_serves_no_inbox_and_nothing_of_the
 }
 
 #[tokio::test]
-async fn what_is_asked_twice_is_read_once_and_a_raw_wildcard_is_malformed() {
+async fn duplicate_filters_are_read_once_and_a_raw_wildcard_is_malformed() {
     let fixture = Fixture::start("").await;
     let target =
         "/events?subject=orders.1.%3E&subject=orders.1.*&subject=orders.1.a&subject=news.%2A";
@@ -148,7 +149,8 @@ async fn what_is_asked_twice_is_read_once_and_a_raw_wildcard_is_malformed() {
     assert_eq!(client.next_within(Duration::from_millis(200)).await, None);
     drop(client);
 
-    // RFC 3986 has no raw `>` in a query: hyper refuses it before anything of ours could say why.
+    // RFC 3986 does not allow a raw `>` in a query: hyper rejects it before the route can explain
+    // it.
     let before = fixture.refused("malformed").await;
     let answer = fixture.raw(&request("/events?subject=orders.>")).await;
     assert_eq!(answer.get(9..12), Some("400"), "{answer}");

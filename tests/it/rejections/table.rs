@@ -1,4 +1,4 @@
-//! Every refusal by its row of the specification: status, body, headers, metric, over HTTP/1 and HTTP/2.
+//! Every rejection code: status, body, headers and metric, over HTTP/1 and HTTP/2.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use testkit::nats::{Nats, free_port};
 use testkit::sidestream::{Sidestream, config_for};
 use testkit::sse::SseClient;
 
-/// A request that is refused for good: method, target, headers, status, code.
+/// Request with a permanent rejection: method, target, headers, status, code.
 type Row = (
     &'static str,
     &'static str,
@@ -77,7 +77,7 @@ pub(crate) fn assert_explained(body: &str, code: &str, case: &str) {
 }
 
 #[tokio::test]
-async fn each_refusal_has_its_status_its_reason_its_hint_and_its_metric() {
+async fn each_rejection_has_its_status_reason_hint_and_metric() {
     let fixture = Fixture::start("limits: { subjects_per_request: 4 }").await;
     let mut h2 = H2Client::connect(fixture.sidestream.url("/")).await;
     for (method, target, headers, status, code) in ROWS {
@@ -118,7 +118,7 @@ async fn each_refusal_has_its_status_its_reason_its_hint_and_its_metric() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_good_is_a_status_to_a_browser_too_and_head_has_its_head() {
+async fn a_permanent_rejection_is_a_status_to_browsers_too_and_head_gets_its_headers() {
     let fixture = Fixture::start("").await;
     let url = |target: &str| fixture.sidestream.url(target);
     let browser = SseClient::get(url("/nowhere")).browser().connect().await;
@@ -141,7 +141,8 @@ async fn a_refusal_for_good_is_a_status_to_a_browser_too_and_head_has_its_head()
     fixture.finish().await;
 }
 
-/// What no HEAD may have over HTTP/2: a frame of content. Some clients take it for an error of the protocol.
+/// Asserts that a response to HEAD over HTTP/2 has no DATA frame, which some clients treat as a
+/// protocol error.
 async fn assert_only_a_head(
     connection: &mut H2Client,
     target: &str,
@@ -169,14 +170,14 @@ async fn head_over_http_2_has_no_content_whatever_its_status() {
             assert_only_a_head(&mut h2, target, headers, status).await;
         }
     }
-    // The connection goes on.
+    // The connection continues.
     assert_eq!(h2.get("/nowhere").await.status(), 404);
     drop(h2);
     fixture.finish().await;
 }
 
 #[tokio::test]
-async fn head_over_http_2_has_no_content_while_nats_is_away() {
+async fn head_over_http_2_has_no_content_without_nats() {
     let nobody = format!("nats://127.0.0.1:{}", free_port());
     let routes = "routes:\n  - path: /e\n    sources: [{ stream: E, subjects: [\"e.{query.x}\"] }]";
     let sidestream = Sidestream::builder(config_for(&[nobody], routes))
@@ -191,13 +192,13 @@ async fn head_over_http_2_has_no_content_while_nats_is_away() {
         ],
     ] {
         let mut h2 = H2Client::connect(sidestream.url("/")).await;
-        // HEAD opens nothing, so NATS being away does not matter to it.
+        // HEAD opens no event stream, so it does not need NATS.
         assert_only_a_head(&mut h2, "/e?x=1", headers, 200).await;
         assert_only_a_head(&mut h2, "/e", headers, 400).await;
     }
 }
 
-/// What a program and a browser are told when it passes by itself.
+/// Asserts the response of a temporary rejection to a program and to a browser.
 pub(crate) async fn assert_passing(
     sidestream: &Sidestream,
     target: &str,
@@ -214,7 +215,8 @@ pub(crate) async fn assert_passing(
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=10).contains(&wait), "{wait}");
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
-    // The `fetch` of Node, that of a page, and a program: none of them is an EventSource of a browser.
+    // The `fetch` of Node, the `fetch` of a page, and a program: none is an EventSource of a
+    // browser.
     let node = SseClient::get(&url)
         .header("Sec-Fetch-Mode", "cors")
         .header("User-Agent", "node");
@@ -269,8 +271,8 @@ pub(crate) async fn assert_passing(
 }
 
 #[tokio::test]
-async fn what_passes_by_itself_is_a_503_to_programs_and_a_short_event_stream_to_browsers() {
-    // Nobody listens there: NATS does not come.
+async fn a_temporary_rejection_is_a_503_to_programs_and_a_short_event_stream_to_browsers() {
+    // No server listens on that port.
     let nobody = format!("nats://127.0.0.1:{}", free_port());
     let routes = "routes:\n  - path: /e\n    sources: [{ stream: E, subjects: [\"e.>\"] }]";
     let sidestream = Sidestream::builder(config_for(&[nobody], routes))
@@ -285,7 +287,7 @@ async fn what_passes_by_itself_is_a_503_to_programs_and_a_short_event_stream_to_
 }
 
 #[tokio::test]
-async fn a_core_route_refuses_while_nats_is_away() {
+async fn a_core_route_rejects_clients_without_nats() {
     let mut nats = Nats::start().await;
     let routes = "routes:\n  - path: /e\n    sources: [{ subjects: [\"e.>\"] }]";
     let sidestream = Sidestream::start(config_for(&[nats.url()], routes)).await;

@@ -1,4 +1,4 @@
-//! TLS where none is, none where TLS is, protocols nobody speaks, and certificates that are missing or wrong.
+//! TLS on the wrong port, unknown protocols, and missing or wrong certificates.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ async fn the_wrong_port_is_a_closed_connection_and_a_metric() {
 }
 
 #[tokio::test]
-async fn with_a_client_authority_only_its_clients_are_served() {
+async fn with_a_client_authority_only_clients_with_its_certificates_are_served() {
     let (authority, other) = (Authority::new(), Authority::new());
     let fixture =
         Fixture::listening(&listen(&authority.server("server"), Some(&authority)), "").await;
@@ -81,7 +81,7 @@ async fn with_a_client_authority_only_its_clients_are_served() {
     let get = |config: Arc<ClientConfig>| {
         let url = url.clone();
         async move {
-            // TLS 1.3 tells a client of its refusal only when it reads.
+            // With TLS 1.3, a client learns of its rejection at its first read.
             let client = SseClient::get(url).tls(config).try_connect().await?;
             Ok::<_, std::io::Error>(client.status())
         }
@@ -121,7 +121,7 @@ async fn with_a_client_authority_only_its_clients_are_served() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_without_a_word_of_tls_leaves_nothing() {
+async fn a_client_that_leaves_before_the_handshake_leaks_nothing() {
     let authority = Authority::new();
     let fixture = Fixture::listening(&listen(&authority.server("server"), None), "").await;
     let connector = Connector::default().tls(authority.trusting(&["http/1.1"]));

@@ -1,4 +1,4 @@
-//! A renewed certificate: new connections see it, open ones stay.
+//! A renewed certificate: new connections use it, open ones remain.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use testkit::sse::SseClient;
 use testkit::transport::{Connector, Transport};
 use testkit::wait::eventually;
 
-/// The certificate that a new connection is shown.
+/// Certificate that a new connection receives.
 async fn served_certificate(sidestream: &Sidestream, authority: &Authority) -> Vec<u8> {
     let connector = Connector::default().tls(authority.trusting(&["http/1.1"]));
     let transport = connector
@@ -23,7 +23,7 @@ async fn served_certificate(sidestream: &Sidestream, authority: &Authority) -> V
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_shown_to_new_connections_and_old_streams_stay_open() {
+async fn new_connections_get_a_renewed_certificate_and_open_streams_remain() {
     let nats = Nats::start().await;
     let authority = Authority::new();
     let server = authority.server("server");
@@ -45,7 +45,8 @@ async fn a_renewed_certificate_is_shown_to_new_connections_and_old_streams_stay_
         .await;
     let before = served_certificate(&sidestream, &authority).await;
 
-    // A certificate without its key, as when two files are replaced one after the other: the old pair stays.
+    // A certificate without its key, as between the replacement of two files: the old pair remains
+    // in use.
     let key = std::fs::read(&server.key).unwrap();
     std::fs::write(
         &server.key,

@@ -1,4 +1,4 @@
-//! A stream that is already followed gets more subjects: open event streams notice nothing.
+//! More subjects of a stream that is already followed: open event streams are not affected.
 
 use super::{ask_reload, create_stream, publish};
 use testkit::h2::H2Client;
@@ -64,7 +64,7 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
         "who is there keeps what it asked for"
     );
     assert_eq!(data(multiplexed.take(30).await), expected);
-    // Some of those before may still be on their way to the new consumer when a client begins.
+    // Some earlier events may still be in transit to the new consumer when a client begins.
     let begun = data(new.until(|event| event.data == "31").await);
     assert!(
         begun.ends_with(&["wide".to_owned(), "31".to_owned()]),
@@ -85,7 +85,7 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
         0.0
     );
 
-    // When nobody reads the old way any more, its consumer goes.
+    // Without readers, the old consumer is deleted.
     drop((old, multiplexed, h2));
     let stream = context.get_stream("A").await.unwrap();
     super::eventually(super::DEADLINE, "one consumer is left", || async {
@@ -100,7 +100,7 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_new_stream_of_a_reloaded_route_is_followed_and_named_while_it_is_missing() {
+async fn a_reloaded_route_reports_its_missing_stream_and_follows_it_once_it_exists() {
     let nats = Nats::start().await;
     let context = nats.jetstream().await;
     create_stream(&context, "A", &["a.>"]).await;

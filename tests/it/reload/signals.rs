@@ -1,4 +1,4 @@
-//! Signals while the file is being read, or a configuration waits for its streams.
+//! Signals while the configuration file is read, or while a configuration waits for its streams.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,7 +14,7 @@ use testkit::wait::{DEADLINE, eventually};
 /// `O_NONBLOCK` of Linux: a pipe can then be opened for writing only while it is being read.
 const NONBLOCK: i32 = 0o4000;
 
-/// A named pipe: a file whose reading never ends.
+/// Named pipe: a file that blocks its reader.
 fn pipe(folder: &Path) -> PathBuf {
     let pipe = folder.join("pipe");
     assert!(
@@ -27,7 +27,7 @@ fn pipe(folder: &Path) -> PathBuf {
     pipe
 }
 
-/// Returns when the pipe is being read, with its other end.
+/// Waits until the pipe is being read; returns its other end.
 async fn until_read(pipe: &Path) -> File {
     eventually(DEADLINE, "the file is being read", || async {
         File::options()

@@ -1,8 +1,10 @@
-//! A stream that cannot be read on demand is refused with the way out, and read as soon as it can.
+//! Streams that are unsuitable for `delivery: republish`: reported with a remedy, served once they
+//! are suitable.
 
 use super::*;
 
-/// Not ready, and with a reason that holds these words; asked for events it says so too.
+/// Asserts that the pod is not ready with a reason that contains these words, and that clients get
+/// a rejection.
 async fn is_unfit(pod: &Sidestream, words: &[&str]) {
     let why = eventually(RECOVERY, "the reason is told", || async {
         let health = pod.admin_json("/health").await.to_string();
@@ -20,7 +22,7 @@ async fn is_unfit(pod: &Sidestream, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_stream_that_does_not_republish_what_is_asked_for_is_refused_until_it_does() {
+async fn a_stream_that_does_not_republish_the_configured_subjects_is_an_error_until_it_does() {
     let fixture = Fixture::start().await;
     fixture.republish(None).await;
     let builder = Sidestream::builder(config(&fixture.nats, &routes("republish")));
@@ -40,7 +42,7 @@ async fn a_stream_that_does_not_republish_what_is_asked_for_is_refused_until_it_
 }
 
 #[tokio::test]
-async fn messages_come_under_the_subject_that_they_were_stored_under() {
+async fn messages_have_the_subject_that_they_were_stored_under() {
     let fixture = Fixture::start().await;
     fixture
         .republish(Some(("a.*.>", "live.x.{{wildcard(1)}}.>")))
@@ -52,7 +54,7 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
     for subject in ["a.8.1.created", "a.7.1.deleted", "a.7.2.created"] {
         fixture.publish(subject, subject).await;
     }
-    // Not by the stream: no event, whatever it says of itself.
+    // Not from the stream: no event, whatever its headers are.
     let forger = fixture.nats.client().await;
     forger
         .publish("live.x.7.3.created", "forged".into())
@@ -79,7 +81,7 @@ async fn messages_come_under_the_subject_that_they_were_stored_under() {
         |count| count == 1.0,
     )
     .await;
-    // Another destination while clients are there.
+    // Another destination while clients are connected.
     fixture
         .republish(Some(("a.*.>", "other.{{wildcard(1)}}.>")))
         .await;

@@ -1,9 +1,10 @@
-//! What the subscriptions lose is read from the stream before anything later is delivered, or told.
+//! Losses of subscriptions: repaired from the stream before later events are delivered, or reported
+//! as a gap.
 
 use super::*;
 use testkit::proxy::Proxy;
 
-/// Publishes where nobody is sent it: as if it was lost on the way.
+/// Publishes without republishing, as if the messages were lost in transit.
 async fn publish_without_republishing(
     fixture: &Fixture,
     subject: &str,
@@ -17,7 +18,7 @@ async fn publish_without_republishing(
 }
 
 #[tokio::test]
-async fn connections_that_are_cut_while_messages_come_cost_no_event() {
+async fn connections_that_are_reset_during_delivery_lose_no_event() {
     let fixture = Fixture::start().await;
     let proxy = Proxy::to_port(fixture.nats.port()).await;
     let pod = fixture.pod_through(proxy.address()).await;
@@ -59,7 +60,7 @@ async fn connections_that_are_cut_while_messages_come_cost_no_event() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_and_restarted_costs_no_event() {
+async fn a_server_crash_and_restart_loses_no_event() {
     let mut fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/all").await;
@@ -74,7 +75,7 @@ async fn a_server_that_is_killed_and_restarted_costs_no_event() {
 }
 
 #[tokio::test]
-async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
+async fn a_loss_is_read_from_the_stream_before_later_events() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
@@ -94,7 +95,7 @@ async fn a_hole_is_read_from_the_stream_before_what_follows_it() {
 }
 
 #[tokio::test]
-async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
+async fn a_loss_without_later_messages_is_found_by_comparison() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut client = live(&pod, "/one/1").await;
@@ -109,7 +110,7 @@ async fn a_loss_behind_which_nothing_comes_is_found_by_comparison() {
 }
 
 #[tokio::test]
-async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_who_comes_back() {
+async fn a_loss_that_another_subject_has_overtaken_is_a_gap_and_can_be_replayed() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
@@ -119,7 +120,7 @@ async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_wh
     fixture.publish("a.2", 3).await;
     fixture.publish("a.1", 4).await;
     let rest = summaries(&all.take(3).await);
-    // A comparison may have come between: then nothing is lost.
+    // If a comparison ran in between, nothing is lost.
     assert!(
         rest == ["3", "sidestream.gap:upstream", "4"] || rest == ["2", "3", "4"],
         "{rest:?}"
@@ -130,7 +131,7 @@ async fn a_loss_that_another_subject_has_overtaken_is_told_and_can_be_read_by_wh
 }
 
 #[tokio::test]
-async fn a_loss_before_what_a_repair_reads_of_another_subject_is_told() {
+async fn a_loss_before_a_repair_of_another_subject_is_a_gap() {
     let fixture = Fixture::start().await;
     let pod = fixture.pod("republish").await;
     let mut all = live(&pod, "/all").await;
@@ -140,17 +141,18 @@ async fn a_loss_before_what_a_repair_reads_of_another_subject_is_told() {
     fixture.publish("a.2", 3).await;
     publish_without_republishing(&fixture, "a.1", 4..=4).await;
     publish_without_republishing(&fixture, "a.2", 5..=5).await;
-    // This one says that 5 is missing; 4 is read with it, and 7 names it as the one before.
+    // This message reveals the loss of 5; 4 is read with it, and 7 names 5 as its previous
+    // sequence.
     fixture.publish("a.2", 6).await;
     fixture.publish("a.1", 7).await;
     let rest = summaries(&all.take(6).await);
     let with_gap = ["3", "sidestream.gap:upstream", "4", "5", "6", "7"];
-    // A comparison may have come between: then nothing is lost.
+    // If a comparison ran in between, nothing is lost.
     assert!(rest == with_gap || rest == numbers(2..=7), "{rest:?}");
 }
 
 #[tokio::test]
-async fn a_loss_that_cannot_be_read_either_is_told_once_and_what_follows_comes() {
+async fn an_unrepairable_loss_is_one_gap_and_later_events_arrive() {
     let permissions = "authorization { users = [ { user: pub, password: b }, { user: pod, password: b, permissions: { \
         publish: { deny: [\"$JS.API.CONSUMER.CREATE.>\"] } } } ] }";
     let nats = Nats::builder().config(permissions).start().await;

@@ -1,11 +1,12 @@
-//! A real browser that comes back with every kind of position: an EventSource gets what follows it, or is told, and lives.
+//! Chromium resuming with every kind of position: the EventSource gets later events or a gap, and
+//! stays open.
 
 use serde_json::Value;
 
 use super::{Fixture, texts};
 use testkit::browser::Page;
 
-/// A stream of so many messages and a route for the page's origin.
+/// A stream of `count` messages, and a route for the origin of the page.
 pub(crate) async fn fixture(page: &Page, count: u64) -> Fixture {
     let route = format!(
         "  - {{ path: /page, sources: [{{ stream: A, subjects: [\"a.>\"] }}], window: {{ events: 20 }}, cors: {{ origins: [\"{}\"] }} }}",
@@ -14,7 +15,7 @@ pub(crate) async fn fixture(page: &Page, count: u64) -> Fixture {
     Fixture::with_routes(count, &route).await
 }
 
-/// What the page's EventSource of this number has seen, in order; gaps as `gap:reason`.
+/// Events of one EventSource of the page, in order; gaps as `gap:reason`.
 fn seen(reports: &[Value], source: usize) -> Vec<String> {
     let events = reports
         .iter()
@@ -31,9 +32,10 @@ fn seen(reports: &[Value], source: usize) -> Vec<String> {
         .collect()
 }
 
-/// Opens an EventSource at each id, waits for what is expected, publishes one more event, and compares.
+/// Opens an EventSource at each id, waits for the expected events, publishes one more, and
+/// compares.
 pub(crate) async fn show(fixture: &Fixture, page: Page, cases: &[(String, Vec<String>)]) {
-    // A browser opens six connections to one host: the other half names it otherwise.
+    // A browser opens six connections per host: the other half uses another name of the host.
     let by_name = |url: &str| url.replacen("127.0.0.1", "localhost", 1);
     let urls: Vec<String> = (cases.iter().enumerate())
         .map(|(number, (id, _))| {
@@ -68,7 +70,7 @@ pub(crate) async fn show(fixture: &Fixture, page: Page, cases: &[(String, Vec<St
 }
 
 #[tokio::test]
-async fn chromium_goes_on_from_every_position_and_is_told_what_it_cannot_have() {
+async fn chromium_resumes_at_every_position_and_gets_a_gap_for_lost_events() {
     let page = Page::serve().await;
     let fixture = fixture(&page, 300).await;
     let ids = fixture.ids().await;
@@ -102,7 +104,7 @@ async fn chromium_goes_on_from_every_position_and_is_told_what_it_cannot_have() 
 }
 
 #[tokio::test]
-async fn chromium_is_told_of_a_purged_stream_and_of_one_made_again() {
+async fn chromium_gets_a_gap_after_a_purge_and_after_a_recreated_stream() {
     let page = Page::serve().await;
     let fixture = fixture(&page, 300).await;
     let ids = fixture.ids().await;

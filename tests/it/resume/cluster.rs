@@ -1,4 +1,5 @@
-//! Three nats-servers: the leader of the stream steps down, then dies, while clients read live and come back.
+//! Cluster of three nats-servers: the stream leader steps down, then crashes, while clients read
+//! and resume.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use testkit::wait::{RECOVERY, eventually, within};
 
 const STORED: u64 = 300;
 
-/// The name of the server that leads the stream, if one does.
+/// Name of the stream leader, if there is a leader.
 async fn leader(stream: &stream::Stream) -> Option<String> {
     stream
         .get_info()
@@ -25,7 +26,7 @@ async fn leader(stream: &stream::Stream) -> Option<String> {
         .filter(|leader| !leader.is_empty())
 }
 
-/// Waits until a server leads the stream, and another than this one.
+/// Waits until a server other than this one leads the stream.
 async fn leader_but(stream: &stream::Stream, last: &str) -> String {
     eventually(RECOVERY, "the stream has another leader", || async {
         leader(stream).await.filter(|it| it != last)
@@ -33,7 +34,7 @@ async fn leader_but(stream: &stream::Stream, last: &str) -> String {
     .await
 }
 
-/// A client that comes back at a position in the archive, and checks every number up to the end.
+/// Resumes a client at a position in the archive and checks every number up to the end.
 async fn reading(sidestream: &Sidestream, via: Via, id: &str) -> Reader {
     let reader = Reader::open(sidestream, via, "/all", &[("last-event-id", id)]).await;
     assert_eq!(reader.status(), 200);
@@ -41,7 +42,7 @@ async fn reading(sidestream: &Sidestream, via: Via, id: &str) -> Reader {
 }
 
 #[tokio::test]
-async fn a_leader_that_steps_down_and_one_that_dies_cost_no_client_an_event() {
+async fn a_leader_step_down_and_a_leader_crash_lose_no_event() {
     let mut cluster = Cluster::start().await;
     let client = cluster.client().await;
     let jetstream = jetstream::new(client.clone());
@@ -101,7 +102,7 @@ async fn a_leader_that_steps_down_and_one_that_dies_cost_no_client_an_event() {
                 .kill9(),
         }
         last_leader = leader_but(&stream, &last_leader).await;
-        // Something is stored by the new one, and seen by who was there.
+        // The new leader stores a message, and connected clients receive it.
         let before = stream
             .get_info()
             .await
@@ -122,14 +123,14 @@ async fn a_leader_that_steps_down_and_one_that_dies_cost_no_client_an_event() {
         .await
         .unwrap();
     publish(&jetstream, "a.end", ["end".to_owned()]).await;
-    // A new consumer waits for a cluster that has elected.
+    // A new consumer needs a cluster with a leader.
     for metric in ["sidestream_replays_running", "sidestream_replays_queued"] {
         eventually(RECOVERY, "no replay waits", || async {
             sidestream.metric(metric, &[]).await == 0.0
         })
         .await;
     }
-    // What was followed on the server that died is given up when it has been silent for long enough.
+    // The tailer on the crashed server reconnects after its idle timeout.
     let end = format!("{tag}-{}-", last + 1);
     eventually(
         RECOVERY,

@@ -1,4 +1,4 @@
-//! Many clients that come back at once, and a server that dies while they do.
+//! Thundering herd: many clients resume at once, and the server crashes meanwhile.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use testkit::wait::{RECOVERY, eventually, within};
 const CLIENTS: u64 = 300;
 
 #[tokio::test]
-async fn three_hundred_clients_come_back_at_once_with_four_replays() {
+async fn three_hundred_clients_resume_at_once_with_four_replays() {
     const ROUNDS: u64 = 20;
     let fixture = Fixture::with(0).await;
-    // Each its own subject: number `n` to that of client `n % CLIENTS`.
+    // One subject per client: number `n` belongs to client `n % CLIENTS`.
     let nats = fixture.nats.client().await;
     for number in 1..=CLIENTS * ROUNDS {
         nats.publish(
@@ -50,7 +50,7 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
         let url = fixture.sidestream.url(&format!("/one/c{client}"));
-        // Each behind the window by its own distance.
+        // Each at another distance before the window.
         let after = client * 7;
         let id = format!("{tag}-{after}");
         clients.push(tokio::spawn(async move {
@@ -100,13 +100,13 @@ async fn three_hundred_clients_come_back_at_once_with_four_replays() {
 }
 
 #[tokio::test]
-async fn a_server_killed_three_times_in_replays_and_live_delivery_costs_nothing() {
+async fn three_server_crashes_during_replays_and_live_delivery_lose_nothing() {
     kills_cost_nothing(3).await;
 }
 
 #[tokio::test]
 #[ignore = "takes a minute or two: `make test-long`"]
-async fn a_server_killed_twenty_times_in_replays_and_live_delivery_costs_nothing() {
+async fn twenty_server_crashes_during_replays_and_live_delivery_lose_nothing() {
     kills_cost_nothing(20).await;
 }
 
@@ -134,7 +134,7 @@ async fn kills_cost_nothing(kills: u64) {
             .metric("sidestream_replayed_events_total", &[])
             .await;
         for client in 0..12 {
-            // One of them reads everything; those of the rounds before are live.
+            // One of them reads everything; clients of earlier rounds are live.
             let target = if client == 0 {
                 "/all".to_owned()
             } else {
@@ -193,7 +193,8 @@ async fn kills_cost_nothing(kills: u64) {
     );
 }
 
-/// Reads the numbers after this one: all of them as client 0, else those of one subject; up to `last`, once it is known.
+/// Reads the numbers after this one, up to `last` once it is set: all numbers as client 0,
+/// otherwise those of one subject.
 async fn all_of(mut reader: SseClient, client: u64, after: u64, last: Arc<AtomicU64>) {
     let mut ids = HashSet::new();
     for number in

@@ -1,10 +1,10 @@
-//! Every position that a client can come back with, over both protocols: what follows it, or what is told.
+//! Resume with every kind of position over both protocols: later events, or a gap.
 
 use super::reader::{Reader, Via};
 use super::{Fixture, texts};
 use testkit::wait::{DEADLINE, eventually};
 
-/// What a client sends and what it gets before what is published last.
+/// Request of a client, and the events that it must get before the last one.
 struct Case {
     what: &'static str,
     target: String,
@@ -12,7 +12,7 @@ struct Case {
     expected: Vec<String>,
 }
 
-/// A client whose `Last-Event-ID` is this.
+/// Client with this `Last-Event-ID`.
 fn header(what: &'static str, id: impl Into<String>, expected: Vec<String>) -> Case {
     Case {
         what,
@@ -22,7 +22,7 @@ fn header(what: &'static str, id: impl Into<String>, expected: Vec<String>) -> C
     }
 }
 
-/// A client whose `?last_event_id=` is this.
+/// Client with this `?last_event_id=`.
 fn query(what: &'static str, id: &str, expected: Vec<String>) -> Case {
     Case {
         what,
@@ -74,7 +74,7 @@ impl Fixture {
         self.knows_expired(sequence - 2).await;
     }
 
-    /// The sidecar believes for a second what it was told of the stream: until it knows that what follows this is gone.
+    /// Waits until the sidecar knows of a purge: it caches the state of the stream for a second.
     pub(crate) async fn knows_expired(&self, sequence: u64) {
         let id = format!("{}-{sequence}", self.tag().await);
         eventually(DEADLINE, "the sidecar knows what is retained", || async {
@@ -85,7 +85,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn what_is_retained_follows_every_position_once_and_in_order() {
+async fn retained_events_follow_every_position_once_and_in_order() {
     let named = "  - { path: /named, sources: [{ stream: A, subjects: [\"a.>\"] }], window: { events: 20 }, last_event_id_query: after }";
     let fixture = Fixture::with_routes(300, named).await;
     let ids = fixture.ids().await;
@@ -93,7 +93,7 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
     for sequence in [150, 151, 152] {
         fixture.stream.delete_message(sequence).await.unwrap();
     }
-    // Whoever asked whether the sidecar knows of the purge may have been told of it on the way.
+    // The clients that waited for the purge may have received a gap.
     fixture.until_no_replay_runs().await;
     let told = fixture
         .sidestream
@@ -165,7 +165,7 @@ async fn what_is_retained_follows_every_position_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn what_means_nothing_here_is_one_gap_and_then_live() {
+async fn an_unknown_position_is_one_gap_and_then_live() {
     let fixture = Fixture::with(300).await;
     let ids = fixture.ids().await;
     let tag = ids[0].split('-').next().unwrap();
@@ -289,7 +289,7 @@ async fn below_retention_programs_get_a_status_and_browsers_a_gap_and_the_rest()
 }
 
 #[tokio::test]
-async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end_nothing() {
+async fn a_purge_is_a_gap_for_older_positions_and_none_for_the_newest() {
     let fixture = Fixture::with(300).await;
     let ids = fixture.ids().await;
     fixture.stream.purge().await.unwrap();
@@ -302,7 +302,7 @@ async fn a_purged_stream_has_nothing_for_those_behind_and_costs_those_at_its_end
     fixture
         .show(&[
             header("at the end", ids[299].clone(), Vec::new()),
-            // What this sidecar has in memory still is not withheld.
+            // Events in the memory of this sidecar are still delivered.
             header("in the window", ids[289].clone(), texts(291, 300)),
             Case {
                 target: "/gap".into(),

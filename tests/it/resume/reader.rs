@@ -1,4 +1,4 @@
-//! One event stream over HTTP/1.1 or HTTP/2, read alike.
+//! One event stream over HTTP/1.1 or HTTP/2, read through the same interface.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use testkit::h2::{H2Client, H2Stream};
 use testkit::sidestream::Sidestream;
 use testkit::sse::{Event, SseClient};
 
-/// The protocol that a client speaks.
+/// Protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
     /// HTTP/1.1.
@@ -19,7 +19,7 @@ pub(crate) enum Via {
 pub(crate) enum Reader {
     /// One connection per event stream.
     Http1(Box<SseClient>),
-    /// One HTTP/2 exchange on a connection of its own.
+    /// One HTTP/2 stream on its own connection.
     H2 {
         _connection: H2Client,
         answer: Box<H2Stream>,
@@ -29,7 +29,7 @@ pub(crate) enum Reader {
 // === impl Via ===
 
 impl Via {
-    /// Both.
+    /// Both protocols.
     pub(crate) const ALL: [Self; 2] = [Self::Http1, Self::H2];
 }
 
@@ -80,7 +80,7 @@ impl Reader {
         }
     }
 
-    /// The body of a refusal.
+    /// Body of a rejection.
     pub(crate) async fn json(&mut self) -> Value {
         let text = match self {
             Self::Http1(client) => client.body().await,
@@ -120,7 +120,7 @@ fn plain(events: &[Event]) -> impl Iterator<Item = &Event> {
     events.iter().filter(|event| event.name == "message")
 }
 
-/// What an event says.
+/// Data of an event, or `gap:reason:resume`.
 pub(crate) fn summary(event: &Event) -> String {
     if event.name == "message" {
         return event.data.clone();

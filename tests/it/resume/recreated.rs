@@ -1,12 +1,12 @@
-//! Streams that are deleted and made again: an id of the old one is never taken for one of the new.
+//! Recreated streams: an id of the old stream is never used in the new one.
 
 use super::reader::Via;
 use super::{Fixture, fill};
 use testkit::nats::create_stream;
 use testkit::wait::{RECOVERY, eventually};
 
-/// Makes the stream anew with `count` messages behind one sidecar's back; returns the ids of the old one, once the
-/// sidecar has come to the end of the new one.
+/// Recreates the stream with `count` messages while one sidecar is disconnected. Returns the ids of
+/// the old stream once the sidecar has reached the end of the new one.
 pub(crate) async fn recreate_stream(fixture: &Fixture, count: u64) -> Vec<String> {
     let ids = fixture.ids().await;
     let tag = ids[0].split('-').next().unwrap().to_owned();
@@ -53,11 +53,11 @@ async fn assert_old_ids_get_a_gap(count: u64) {
 }
 
 #[tokio::test]
-async fn a_stream_made_again_with_fewer_messages_is_a_gap() {
+async fn a_recreated_stream_with_fewer_messages_is_a_gap() {
     assert_old_ids_get_a_gap(30).await;
 }
 
 #[tokio::test]
-async fn a_stream_made_again_with_more_messages_is_a_gap() {
+async fn a_recreated_stream_with_more_messages_is_a_gap() {
     assert_old_ids_get_a_gap(200).await;
 }

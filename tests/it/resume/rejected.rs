@@ -1,4 +1,5 @@
-//! A NATS that rejects reading for good: clients learn it at once, keep their positions, and have everything once it ends.
+//! Permanent errors of NATS when a stream is read: clients are closed with their positions and
+//! resume later without loss.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use testkit::sidestream::Sidestream;
 use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually};
 
-/// A fixture whose stream admits two consumers: the tailer's and one more.
+/// Fixture with a stream that allows two consumers: one for the tailer and one more.
 async fn fixture() -> Fixture {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;
@@ -33,7 +34,7 @@ async fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    /// Takes a place for a consumer. False if none is free.
+    /// Creates a consumer. Returns false if the stream allows no more.
     async fn create_consumer(&self, name: &str) -> bool {
         let inactive_threshold = Duration::from_secs(600);
         let config = pull::Config {
@@ -44,7 +45,7 @@ impl Fixture {
         self.stream.create_consumer(config).await.is_ok()
     }
 
-    /// Deletes the tailer's consumer and takes its place before it is made again.
+    /// Deletes the consumer of the tailer and creates another before the tailer recreates its own.
     async fn replace_consumer_of_tailer(&self) {
         use futures_util::TryStreamExt as _;
         let client = self.nats.client().await;
@@ -82,13 +83,12 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_once_it_is_admitted()
-{
+async fn a_rejected_replay_closes_the_event_stream_and_a_later_one_delivers_everything() {
     let fixture = fixture().await;
     let start = format!("{}-0", fixture.tag().await);
     assert!(fixture.create_consumer("other").await);
 
-    // The first to need it waits for some attempts; then its event stream ends, and its position is kept.
+    // The first client waits for some attempts; then its event stream is closed with its position.
     let mut first = SseClient::get(fixture.sidestream.url("/all"))
         .last_event_id(&start)
         .connect()
@@ -111,7 +111,8 @@ async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_o
     );
     assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 200);
 
-    // From then on a program is rejected at once, and a browser goes on live after a gap that says why.
+    // After that, a program is rejected at once, and a browser continues live after a gap with the
+    // reason.
     let mut program = SseClient::get(fixture.sidestream.url("/status"))
         .last_event_id(&start)
         .connect()
@@ -159,7 +160,7 @@ async fn a_rejected_replay_closes_the_event_stream_and_everything_is_delivered_o
 }
 
 #[tokio::test]
-async fn a_rejected_tailer_closes_its_event_streams_and_admits_none_until_it_follows_again() {
+async fn a_rejected_tailer_closes_its_event_streams_and_accepts_none_until_it_recovers() {
     let fixture = fixture().await;
     let mut live = SseClient::get(fixture.sidestream.url("/all"))
         .connect()

@@ -1,4 +1,4 @@
-//! Replays under conditions: few matches, silence, a move between sidecars, damaged headers, a slow reader.
+//! Replays: few matches, idle subjects, moves between sidecars, invalid headers, slow readers.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_filter_that_matches_little_is_replayed_exactly() {
             events.push(reader.next().await);
         }
         assert_eq!(events.iter().map(summary).collect::<Vec<_>>(), expected);
-        // From the middle of it, and from between its own.
+        // From a matching message, and from one in between.
         let mut middle = fixture.resume(via, "/one/7", &events[9].id).await;
         let tag = start.split('-').next().unwrap();
         let mut between = fixture.resume(via, "/one/7", &format!("{tag}-500")).await;
@@ -44,7 +44,7 @@ async fn a_filter_that_matches_little_is_replayed_exactly() {
 }
 
 #[tokio::test]
-async fn checkpoints_move_a_silent_client_past_what_is_purged() {
+async fn checkpoints_move_an_idle_client_past_purged_messages() {
     let route = "  - { path: /silent, sources: [{ stream: A, subjects: [\"a.silent\"] }], window: { events: 20 }, checkpoint: 200ms }";
     let fixture = Fixture::with_routes(100, route).await;
     let start = format!("{}-10", fixture.tag().await);
@@ -72,7 +72,7 @@ async fn checkpoints_move_a_silent_client_past_what_is_purged() {
 }
 
 #[tokio::test]
-async fn a_client_that_moves_between_two_sidecars_has_every_event_once() {
+async fn a_client_that_moves_between_two_sidecars_gets_every_event_once() {
     let fixture = Fixture::with(300).await;
     let other = Sidestream::start(configuration(&fixture.nats, "")).await;
     let sidecars = [&fixture.sidestream, &other];
@@ -90,7 +90,7 @@ async fn a_client_that_moves_between_two_sidecars_has_every_event_once() {
     let mut seen: Vec<String> = Vec::new();
     let mut moves = 0;
     while seen.len() < 1500 {
-        // First in the archive, then at the head, where the other may not have come to yet.
+        // First in the archive, then at the head, which the other sidecar may not have reached yet.
         let via = Via::ALL[moves % 2];
         let mut reader = Reader::open(
             sidecars[moves / 2 % 2],
@@ -112,10 +112,10 @@ async fn a_client_that_moves_between_two_sidecars_has_every_event_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_knows_more_than_its_new_sidecar_is_believed() {
+async fn a_position_ahead_of_a_lagging_sidecar_is_accepted() {
     let fixture = Fixture::with(300).await;
     let ids = fixture.ids().await;
-    // Its connections to NATS are slower than the client.
+    // The connections of the sidecar to NATS are slower than the client.
     let proxy = Proxy::to_port(fixture.nats.port()).await;
     let far = format!("nats://{}", proxy.address());
     let text = configuration(&fixture.nats, "").replace(&fixture.nats.url(), &far);
@@ -126,7 +126,7 @@ async fn a_client_that_knows_more_than_its_new_sidecar_is_believed() {
     });
     let mut near = fixture.resume(Via::Http1, "/all", &ids[299]).await;
     for number in 301..=305 {
-        // It asks where the stream is, and believes the answer for a while.
+        // The sidecar reads the state of the stream and caches it for a while.
         let past = Reader::open(&late, Via::Http1, "/all", &[("last-event-id", &ids[100])]).await;
         assert_eq!(past.status(), 200);
         fixture.publish("a.1", &number.to_string()).await;
@@ -145,7 +145,7 @@ async fn a_client_that_knows_more_than_its_new_sidecar_is_believed() {
 }
 
 #[tokio::test]
-async fn a_message_with_damaged_headers_in_the_archive_delays_no_replay() {
+async fn a_message_with_invalid_headers_in_the_archive_delays_no_replay() {
     let fixture = Fixture::with(100).await;
     let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n";
     publish_raw(fixture.nats.port(), b"a.0", headers, b"poison").await;
@@ -181,7 +181,7 @@ async fn a_message_with_damaged_headers_in_the_archive_delays_no_replay() {
 }
 
 #[tokio::test]
-async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
+async fn a_slow_reader_of_the_archive_delays_no_client_and_misses_nothing() {
     let fixture = Fixture::with(0).await;
     let client = fixture.nats.client().await;
     let filling = "x".repeat(2000);
@@ -210,7 +210,7 @@ async fn who_reads_the_archive_slowly_holds_nobody_up_and_misses_nothing() {
         let mut hurried = hurried.clone();
         ends.push(tokio::spawn(async move {
             for expected in 1..=2000 {
-                // Slow, and not stopped: an event ten times a second, until the others have everything.
+                // Slow, not stalled: ten events per second until the other clients have everything.
                 drop(
                     timeout(
                         Duration::from_millis(100),
@@ -278,7 +278,7 @@ async fn a_message_that_is_too_large_is_the_same_gap_in_a_replay_as_live() {
         .chain(texts(4, 33))
         .collect();
     let mut seen = Vec::new();
-    // More than the window holds, but not at a time.
+    // More than the window can hold, one after the other.
     for _ in 0..3 {
         fixture.fill(10).await;
         let count = if seen.is_empty() { 13 } else { 10 };

@@ -1,12 +1,12 @@
-//! A stream that is put back to an older snapshot: its numbers are given again, to other messages.
+//! A stream restored from an older snapshot: its sequences are used again for other messages.
 
 use super::reader::{Via, summary};
 use super::{Fixture, chromium, last, texts};
 use testkit::browser::Page;
 use testkit::wait::{RECOVERY, eventually};
 
-/// A fixture whose stream had 300 messages, was put back to 200 of them and has grown to 350 with others; and the ids that
-/// its clients had.
+/// Fixture with a stream that had 300 messages, was restored to 200 of them and has grown to 350
+/// with others. Also returns the ids that its clients had.
 async fn restored(mut fixture: Fixture) -> (Fixture, Vec<String>) {
     fixture.nats.snapshot().await;
     fixture.ready().await;
@@ -19,7 +19,7 @@ async fn restored(mut fixture: Fixture) -> (Fixture, Vec<String>) {
     })
     .await;
     assert_eq!(last(&fixture.stream).await, 200);
-    // Who was there is told, and goes on.
+    // Connected clients get a gap and continue.
     assert_eq!(summary(&live.next().await), "gap:ahead:live");
     fixture.publish("a.other", "other 201").await;
     assert_eq!(summary(&live.next().await), "other 201");
@@ -30,14 +30,14 @@ async fn restored(mut fixture: Fixture) -> (Fixture, Vec<String>) {
     (fixture, ids)
 }
 
-/// What follows a number of before the snapshot.
+/// Events after a number before the snapshot.
 fn after(number: u64) -> Vec<String> {
     let others = (201..=350).map(|number| format!("other {number}"));
     texts(number + 1, 200).into_iter().chain(others).collect()
 }
 
 #[tokio::test]
-async fn an_id_of_before_the_snapshot_goes_on_and_one_that_was_lost_with_it_is_a_gap() {
+async fn an_id_before_the_snapshot_resumes_and_an_id_after_it_is_a_gap() {
     let (fixture, ids) = restored(Fixture::with(200).await).await;
     let gap = |reason: &str| vec![format!("gap:{reason}:live")];
     let cases = [
@@ -71,7 +71,7 @@ async fn an_id_of_before_the_snapshot_goes_on_and_one_that_was_lost_with_it_is_a
 }
 
 #[tokio::test]
-async fn chromium_comes_back_to_a_restored_stream() {
+async fn chromium_resumes_on_a_restored_stream() {
     let page = Page::serve().await;
     let (fixture, ids) = restored(chromium::fixture(&page, 200).await).await;
     let gap = vec!["gap:recreated".to_owned()];

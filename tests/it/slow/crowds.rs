@@ -1,4 +1,4 @@
-//! Crowds: a few that never read beside many that do, bursts, and everybody coming back at once.
+//! Many clients: some that never read beside many that do, bursts, and mass reconnects.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +13,14 @@ use super::fixture::Fixture;
 use testkit::sse::SseClient;
 use testkit::wait::{eventually, within};
 
-/// What the largest of these takes, many times over.
+/// Far more time than the largest of these tests needs.
 const LONG_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What a client is handed at the most that never reads: buffers of two kernels' sockets, and one turn.
+/// Maximum number of bytes that are sent to a client that never reads: two socket buffers and one
+/// write batch.
 const SENT_BYTES_MAX: f64 = 1024.0 * 1024.0;
 
-/// Clients that read all they can, and what they saw: numbers must follow each other.
+/// Clients that read continuously, with their statistics; numbers must be consecutive.
 struct Crowd {
     seen: Arc<Seen>,
     readers: JoinSet<()>,
@@ -29,7 +30,7 @@ struct Crowd {
 struct Seen {
     events: AtomicU64,
     faults: AtomicU64,
-    /// Microseconds from publishing to the reading, of the oldest event of each read.
+    /// Microseconds from publishing to reading, of the oldest event of each read.
     latency: std::sync::Mutex<Option<Histogram<u64>>>,
 }
 
@@ -38,7 +39,7 @@ fn micros(since: Instant) -> u64 {
 }
 
 impl Crowd {
-    /// `after`: the id that they come back with.
+    /// `after`: the `Last-Event-ID` of the clients.
     async fn open(
         fixture: &Fixture,
         path: &str,
@@ -133,7 +134,7 @@ async fn follow(mut socket: TcpStream, seen: Arc<Seen>, began: Instant) {
     }
 }
 
-/// Publishes at a rate for a while; how many.
+/// Publishes at a rate for a while; returns the number of events.
 async fn publish(
     fixture: &Fixture,
     first: u64,
@@ -162,7 +163,7 @@ async fn publish(
     number - first
 }
 
-/// How large a scenario is.
+/// Size of a scenario.
 struct Scenario {
     readers: usize,
     stalled: usize,
@@ -173,7 +174,8 @@ struct Scenario {
     stalled_path: &'static str,
 }
 
-/// Latency of those who read, without and with some that never do; everything that is promised of both.
+/// Measures the latency of readers without and with stalled clients, and asserts the guarantees of
+/// both.
 async fn measure_beside_stalled_clients(scenario: Scenario) {
     let Scenario {
         readers,
@@ -231,7 +233,7 @@ async fn measure_beside_stalled_clients(scenario: Scenario) {
         handed < SENT_BYTES_MAX,
         "{handed} bytes were handed to one that never reads"
     );
-    // A machine that others share: what is excluded is that the readers wait for the stalled.
+    // The machine is shared: this bound only excludes that readers wait for stalled clients.
     let noise = Duration::from_millis(100);
     assert!(
         with.0 < without.0 * 2 + noise && with.1 < without.1 * 2 + noise,
@@ -248,7 +250,7 @@ async fn measure_beside_stalled_clients(scenario: Scenario) {
 }
 
 #[tokio::test]
-async fn those_who_read_do_not_notice_those_who_never_do() {
+async fn stalled_clients_do_not_delay_readers() {
     let stalled_path = "/strict";
     let lasting = Duration::from_millis(1500);
     measure_beside_stalled_clients(Scenario {
@@ -264,7 +266,7 @@ async fn those_who_read_do_not_notice_those_who_never_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute of both cores"]
-async fn nine_hundred_who_read_do_not_notice_a_hundred_who_never_do() {
+async fn a_hundred_stalled_clients_do_not_delay_nine_hundred_readers() {
     let (stalled_path, lasting) = ("/past", Duration::from_secs(10));
     let scenario = Scenario {
         readers: 900,
@@ -311,13 +313,13 @@ async fn burst(readers: usize, events: u64) {
 }
 
 #[tokio::test]
-async fn a_burst_is_not_slowness() {
+async fn a_burst_does_not_make_clients_slow() {
     burst(20, 2000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute of both cores"]
-async fn a_burst_of_five_thousand_to_five_hundred_is_not_slowness() {
+async fn a_burst_of_five_thousand_events_does_not_make_five_hundred_clients_slow() {
     burst(500, 5000).await;
 }
 
@@ -364,18 +366,18 @@ async fn replay(readers: usize, events: u64) {
 }
 
 #[tokio::test]
-async fn a_replay_is_not_lag() {
+async fn a_replay_does_not_make_clients_slow() {
     replay(20, 1500).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute of both cores"]
-async fn five_hundred_replays_of_two_thousand_events_are_not_lag() {
+async fn five_hundred_replays_of_two_thousand_events_do_not_make_clients_slow() {
     replay(500, 2000).await;
 }
 
 #[tokio::test]
-async fn who_comes_back_and_takes_it_slowly_is_spared_nothing_before_it_has_caught_up() {
+async fn a_slow_resuming_client_is_not_shed_before_it_has_caught_up() {
     let mut fixture = Fixture::start().await;
     let first = fixture.lazy("/shed").await;
     let id = first.last_event_id().to_owned();
@@ -393,7 +395,7 @@ async fn who_comes_back_and_takes_it_slowly_is_spared_nothing_before_it_has_caug
             > 1000,
         "more than its lag waits"
     );
-    // Longer than it takes to look again.
+    // Longer than the interval of the slow client check.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let events = back.take(1500).await;
     assert!(

@@ -1,4 +1,4 @@
-//! A stream, a sidecar with a route for each policy, and the account of what a client was given and told.
+//! Fixture with a route per policy, and the tally of events that a client received and missed.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::{Event, SseClient};
 
-/// The tiers in this order, over and over: a fifth critical, a fifth telemetry.
+/// Tiers in this order, repeatedly: a fifth is critical, a fifth is telemetry.
 const TIERS: [&str; 5] = ["critical", "normal", "telemetry", "normal", "normal"];
 
-/// Every route is impatient: a test need not wait for long.
+/// Stall timeout of every route: short, so that tests are fast.
 pub const STALL_TIMEOUT: Duration = Duration::from_millis(300);
 
 const ROUTES: &str = r#"
@@ -59,14 +59,14 @@ routes:
 pub struct Fixture {
     pub sidestream: Sidestream,
     pub jetstream: jetstream::Context,
-    /// How many were published to JetStream.
+    /// Number of events published to JetStream.
     pub published: u64,
     nats: Nats,
-    /// Of the listener with TLS.
+    /// Certificate authority of the TLS listener.
     authority: Authority,
 }
 
-/// One event as it was published: its number, from 0, tier and subject.
+/// Published event: its number, from 0, its tier and its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
     pub number: u64,
@@ -74,11 +74,11 @@ pub struct Published {
     pub subject: u64,
 }
 
-/// What became of a stretch of events at a client.
+/// Events that a client received and missed.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub given: Vec<Published>,
-    /// Missing, and told by the gap before what follows.
+    /// Missed events, each covered by the gap before the next event.
     pub missed: Vec<Published>,
     pub gaps: usize,
 }
@@ -132,12 +132,13 @@ impl Fixture {
         }
     }
 
-    /// Publishes so many events of about `bytes`, and waits until the sidecar has them.
+    /// Publishes `count` events of about `bytes` and waits until the sidecar has received them.
     pub async fn publish(&mut self, events: u64, bytes: usize) {
         let mut acks = Vec::new();
         for number in self.published..self.published + events {
             let Published { tier, subject, .. } = Published::of(number);
-            // Critical ones of the first subject say it by their header: the rule for them names another tier.
+            // Critical events of the first subject have their tier in the header: the rule of the
+            // route gives another tier.
             let name = if tier == "critical" && subject == 0 {
                 "telemetry"
             } else {
@@ -159,14 +160,14 @@ impl Fixture {
             ack.await.unwrap();
         }
         self.published += events;
-        // In the window, not only received: what waits is counted there.
+        // In the window, not only received: pending events are counted there.
         let (held, source) = (self.published.min(10_000) as f64, [("source", "ORDERS")]);
         self.sidestream
             .until_metric("sidestream_window_events", &source, |events| events >= held)
             .await;
     }
 
-    /// Publishes to core NATS what nobody is spared.
+    /// Publishes to core NATS an event that is never shed.
     pub async fn publish_core(&self, text: &str) {
         let client = self.nats.client().await;
         let mut headers = HeaderMap::new();
@@ -178,7 +179,7 @@ impl Fixture {
         client.flush().await.unwrap();
     }
 
-    /// A client of HTTP/1.1 whose socket holds little: it does not read until it is asked for events.
+    /// HTTP/1.1 client with a small socket buffer that reads only on demand.
     pub async fn lazy(&self, path: &str) -> SseClient {
         let mut client = SseClient::get(self.sidestream.url(path))
             .receive_buffer(4096)
@@ -192,7 +193,7 @@ impl Fixture {
         client
     }
 
-    /// As [`Fixture::lazy`], over TLS.
+    /// Same as [`Fixture::lazy`], over TLS.
     pub async fn lazy_tls(&self, path: &str) -> SseClient {
         let client = SseClient::get(self.sidestream.url_tls(path))
             .tls(self.authority.trusting(&["http/1.1"]));
@@ -205,12 +206,12 @@ impl Fixture {
         client
     }
 
-    /// A connection of HTTP/2 in clear text.
+    /// HTTP/2 connection in clear text.
     pub async fn http2(&self) -> H2Client {
         H2Client::connect(self.sidestream.url("/")).await
     }
 
-    /// As [`Fixture::http2`], over TLS.
+    /// Same as [`Fixture::http2`], over TLS.
     pub async fn http2_tls(&self) -> H2Client {
         Builder::default()
             .tls(self.authority.trusting(&["h2"]))
@@ -218,9 +219,9 @@ impl Fixture {
             .await
     }
 
-    /// Publishes until about so many events wait on a route.
+    /// Publishes until about `count` events are pending on a route.
     pub async fn publish_until_waiting(&mut self, path: &str, waiting: u64, bytes: usize) {
-        // What the sockets on the way hold does not wait.
+        // Events in socket buffers are not pending.
         for _ in 0..100 {
             let lag = self
                 .sidestream
@@ -242,7 +243,7 @@ impl Fixture {
             .await;
     }
 
-    /// The only event stream of a route, as `/connections` lists it.
+    /// The only event stream of a route, from `/connections`.
     pub async fn connection(&self, path: &str) -> Value {
         let listed = self
             .sidestream
@@ -261,11 +262,11 @@ impl Fixture {
     }
 }
 
-// === impl Account ===
+// === impl Tally ===
 
 impl Tally {
-    /// Holds what a client received of the events from `first` on, in order, against what was published; every gap must
-    /// say exactly how many are missing between its neighbours.
+    /// Compares the events that a client received from `first` on with the published ones. Every
+    /// gap must have the exact number of events that are missing between its neighbours.
     pub fn of(events: &[Event], first: u64, reason: &str) -> Self {
         let (mut tally, mut next, mut told) = (Self::default(), first, 0);
         for event in events {

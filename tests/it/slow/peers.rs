@@ -1,4 +1,5 @@
-//! Peers that are stuck or gone without a word: found and closed within the documented time, whatever they speak.
+//! Peers that are stalled or vanished: detected and closed within the documented time on every
+//! protocol.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +8,18 @@ use testkit::h2::{Builder, H2Client};
 use testkit::sse::SseClient;
 use testkit::wait::eventually;
 
-/// docs/slow-clients.md: without acknowledgement, or without a turn taken.
+/// docs/slow-clients.md: limit without an acknowledgement, or without an accepted write.
 const STUCK: Duration = Duration::from_secs(25);
 
-/// docs/slow-clients.md: HTTP/2 pings.
+/// docs/slow-clients.md: limit of HTTP/2 PING frames.
 const PINGS: Duration = Duration::from_secs(30);
 
-/// What a busy machine, and a retransmission that is under way, may add.
+/// Margin for a busy machine and a pending retransmission.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// From now on nothing reaches this socket, and its kernel answers nothing: as if its machine had lost power.
+/// Drops all packets of this socket, as if its machine had lost power.
 fn drop_all_packets(client: &mut SseClient) {
-    // `ret #0`: keep no byte of any packet, not even for an acknowledgement.
+    // `ret #0`: drop every packet, even for acknowledgements.
     let nothing = [socket2::SockFilter::new(0x06, 0, 0, 0)];
     let tcp = client.response().transport().tcp();
     socket2::SockRef::from(tcp).attach_filter(&nothing).unwrap();
@@ -39,7 +40,7 @@ async fn until_closed(fixture: &Fixture, route: &str, most: Duration) -> Duratio
 
 #[tokio::test]
 #[ignore = "takes half a minute"]
-async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
+async fn a_vanished_peer_is_detected_by_heartbeats_on_http_1() {
     let fixture = Fixture::start().await;
     let mut client = SseClient::get(fixture.sidestream.url("/quiet"))
         .connect()
@@ -48,7 +49,7 @@ async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
         .until_seen("a heartbeat", |parser| !parser.comments().is_empty())
         .await;
     drop_all_packets(&mut client);
-    // A heartbeat of 2 s, then the kernel's time.
+    // A heartbeat of 2 s, then the timeout of the kernel.
     let lasted = until_closed(&fixture, "/quiet", Duration::from_secs(2) + STUCK).await;
     println!("found after {lasted:?}");
     assert!(
@@ -67,7 +68,7 @@ async fn a_peer_that_vanished_is_found_by_heartbeats_on_http_1() {
 
 #[tokio::test]
 #[ignore = "takes half a minute"]
-async fn a_peer_that_vanished_is_found_by_pings_on_http_2() {
+async fn a_vanished_peer_is_detected_by_pings_on_http_2() {
     let fixture = Fixture::start().await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut stream = connection.get("/quiet").await;
@@ -89,7 +90,7 @@ async fn a_peer_that_vanished_is_found_by_pings_on_http_2() {
 
 #[tokio::test]
 #[ignore = "takes half a minute"]
-async fn one_that_takes_nothing_is_closed_however_little_waits_for_it() {
+async fn a_stalled_client_is_closed_even_with_few_pending_bytes() {
     let mut fixture = Fixture::start().await;
     let _stuck = fixture.lazy("/usual").await;
     fixture.publish_until_waiting("/usual", 20, 4000).await;

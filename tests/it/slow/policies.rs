@@ -1,4 +1,4 @@
-//! The policies of a route: what a client is given that was slow for a while, and what it is told.
+//! Slow client policies of a route: events and gaps of a client that was slow for a while.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use testkit::wait::{DEADLINE, eventually};
 
 const LAST: &str = "the last one";
 
-/// Whether it is the last event of those published.
+/// Returns true for the last published event.
 fn is_number(number: u64) -> impl Fn(&Event) -> bool {
     move |event| event.data.starts_with(&format!("{number} "))
 }
@@ -42,7 +42,7 @@ async fn assert_counted(fixture: &Fixture, tally: &Tally, route: &str, reason: &
     );
 }
 
-/// A client that does not read yet, on the route that sheds.
+/// Client that does not read yet, on the route with load shedding.
 pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
     fixture.publish_until_waiting("/shed", 900, 500).await;
     fixture.until_slow("/shed").await;
@@ -55,7 +55,8 @@ pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
         "{:?}",
         tally.missed
     );
-    // With less than three quarters waiting what is normal is given again, and what is telemetry is not yet.
+    // Below three quarters of the lag limit, normal events are delivered again, telemetry is not
+    // yet.
     let last_normal = tally
         .missed
         .iter()
@@ -72,7 +73,8 @@ pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
     );
     assert_counted(&fixture, &tally, "/shed", "slow").await;
 
-    // Where it was told of a gap it can go on: what follows that position is given again, from memory.
+    // The client can resume at the position of the gap: later events are delivered again from
+    // memory.
     let gap = events
         .iter()
         .find(|event| event.name == "sidestream.gap")
@@ -88,7 +90,7 @@ pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
 }
 
 #[tokio::test]
-async fn a_slow_client_gets_everything_critical_in_order_and_is_told_exactly_what_was_shed() {
+async fn a_slow_client_gets_all_critical_events_in_order_and_exact_gaps_for_shed_ones() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy("/shed").await;
     is_shed_and_told(fixture, client).await;
@@ -144,7 +146,7 @@ async fn gaps_of_a_client_are_logged_with_its_id_and_counted_by_route() {
 }
 
 #[tokio::test]
-async fn a_client_that_was_slow_with_little_waiting_misses_nothing() {
+async fn a_slow_client_with_few_pending_events_misses_nothing() {
     let mut fixture = Fixture::start().await;
     let mut client = fixture.lazy("/shed").await;
     fixture.publish_until_waiting("/shed", 100, 1000).await;
@@ -161,7 +163,7 @@ async fn a_client_that_was_slow_with_little_waiting_misses_nothing() {
 }
 
 #[tokio::test]
-async fn conflated_is_all_but_the_newest_of_each_subject_with_one_gap_before() {
+async fn conflation_keeps_the_newest_event_of_each_subject_after_one_gap() {
     let mut fixture = Fixture::start().await;
     let mut client = fixture.lazy("/conflate").await;
     fixture.publish_until_waiting("/conflate", 900, 1000).await;
@@ -188,7 +190,8 @@ async fn conflated_is_all_but_the_newest_of_each_subject_with_one_gap_before() {
             .all(|event| Published::read(event).number <= first),
         "it stands before what it tells of"
     );
-    // One turn is conflated: 32 KiB. Within it, what is missing was not the newest of its subject.
+    // One write batch is conflated: 32 KiB. Missing events in it were not the newest of their
+    // subject.
     let newest = |one: &Published| one.number + 10 >= fixture.published;
     assert!(
         !tally.missed.iter().any(newest),
@@ -198,7 +201,7 @@ async fn conflated_is_all_but_the_newest_of_each_subject_with_one_gap_before() {
 }
 
 #[tokio::test]
-async fn nothing_is_skipped_on_a_route_that_only_disconnects() {
+async fn the_disconnect_policy_skips_no_event() {
     let mut fixture = Fixture::start().await;
     let mut client = fixture.lazy("/disconnect").await;
     fixture
@@ -210,7 +213,7 @@ async fn nothing_is_skipped_on_a_route_that_only_disconnects() {
 }
 
 #[tokio::test]
-async fn with_two_sources_what_waits_in_both_counts() {
+async fn pending_events_of_both_sources_count() {
     let mut fixture = Fixture::start().await;
     let mut client = fixture.lazy("/both").await;
     fixture.publish_until_waiting("/both", 900, 1000).await;
@@ -236,10 +239,10 @@ async fn with_two_sources_what_waits_in_both_counts() {
     assert_counted(&fixture, &tally, "/both", "slow").await;
 }
 
-/// A client that does not read yet, on the route that ends with a hundred waiting.
+/// Client that does not read yet, on the route that closes at a hundred pending events.
 pub async fn is_told_of_its_end(mut fixture: Fixture, mut client: SseClient) {
     fixture.publish_until_waiting("/strict", 101, 4000).await;
-    // It reads again within the second that it has to take the word.
+    // It reads again within the second of the close grace period.
     eventually(DEADLINE, "it is to end", || async {
         fixture.connection("/strict").await["state"] == "closed"
     })
@@ -267,13 +270,13 @@ pub async fn is_told_of_its_end(mut fixture: Fixture, mut client: SseClient) {
 }
 
 #[tokio::test]
-async fn too_much_waiting_for_a_slow_client_ends_its_event_stream_and_it_goes_on_where_it_was() {
+async fn a_slow_client_above_the_lag_limit_is_closed_and_resumes_without_loss() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy("/strict").await;
     is_told_of_its_end(fixture, client).await;
 }
 
-/// As [`is_told_of_its_end`], of one that never reads.
+/// Same as [`is_told_of_its_end`], for a client that never reads.
 pub async fn is_reset(mut fixture: Fixture, mut client: SseClient) {
     fixture.publish_until_waiting("/strict", 101, 4000).await;
     fixture.until_ended("/strict", 1.0).await;
@@ -285,7 +288,7 @@ pub async fn is_reset(mut fixture: Fixture, mut client: SseClient) {
         (&line["reason"], &line["level"]),
         (&"slow".into(), &"WARN".into())
     );
-    // Patience, up to a second until it is looked at, a second for the word.
+    // Stall timeout, up to a second until the next check, a second of close grace period.
     let lasted = line["seconds"].as_f64().unwrap();
     assert!(lasted < STALL_TIMEOUT.as_secs_f64() + 4.0, "{lasted}");
     assert_eq!(client.closed().await, End::Reset);
@@ -299,13 +302,13 @@ pub async fn is_reset(mut fixture: Fixture, mut client: SseClient) {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_reset_a_second_after_its_end() {
+async fn a_client_that_never_reads_is_reset_a_second_after_its_close() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy("/strict").await;
     is_reset(fixture, client).await;
 }
 
-/// Two event streams of one connection, one of which is never read.
+/// Two event streams of one connection, one of them never read.
 pub async fn is_reset_alone(mut fixture: Fixture, mut connection: H2Client) {
     let mut stalled = connection.get("/strict").await;
     let mut reading = connection.get("/usual").await;
@@ -321,13 +324,13 @@ pub async fn is_reset_alone(mut fixture: Fixture, mut connection: H2Client) {
 }
 
 #[tokio::test]
-async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_go_on() {
+async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_continue() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2().await;
     is_reset_alone(fixture, connection).await;
 }
 
-/// An HTTP/2 stream on the route that sheds.
+/// HTTP/2 stream on the route with load shedding.
 pub async fn is_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Client) {
     let mut client = connection.get("/shed").await;
     client
@@ -349,18 +352,18 @@ pub async fn is_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Clien
 }
 
 #[tokio::test]
-async fn a_slow_http2_stream_is_shed_and_told_like_a_socket() {
+async fn a_slow_http2_stream_is_shed_with_gaps_like_a_socket() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2().await;
     is_shed_like_a_socket(fixture, connection).await;
 }
 
 #[tokio::test]
-async fn a_large_event_over_a_slow_line_is_no_standstill() {
+async fn a_large_event_over_a_slow_connection_is_no_stall() {
     let mut fixture = Fixture::start().await;
     let url: hyper::Uri = fixture.sidestream.url("/").parse().unwrap();
     let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
-    // A turn in a tenth of the patience of 2 s, the event in twice that.
+    // A write batch takes a tenth of the stall timeout of 2 s, the event twice the timeout.
     proxy.set(Fault {
         bytes_per_second: 220_000,
         ..Fault::default()
@@ -399,7 +402,7 @@ async fn a_large_event_over_a_slow_line_is_no_standstill() {
 
 #[tokio::test]
 #[ignore = "takes a minute: ten kilobytes a second"]
-async fn at_ten_kilobytes_a_second_all_that_is_critical_comes_in_order_and_a_reconnect_goes_on() {
+async fn at_ten_kilobytes_per_second_all_critical_events_arrive_in_order_and_a_reconnect_resumes() {
     let mut fixture = Fixture::start().await;
     let url: hyper::Uri = fixture.sidestream.url("/").parse().unwrap();
     let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
@@ -423,7 +426,7 @@ async fn at_ten_kilobytes_a_second_all_that_is_critical_comes_in_order_and_a_rec
         .sidestream
         .metric("sidestream_shed_events_total", &[])
         .await;
-    // More than it may have waiting, at once: it is ended.
+    // More than the lag limit at once: the event stream is closed.
     fixture.publish(1700, 300).await;
     while let Some(event) = client.next_within(DEADLINE).await {
         events.push(event);

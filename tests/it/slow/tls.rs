@@ -1,4 +1,4 @@
-//! Slow clients over TLS: treated as in clear text, and TLS hoards nothing for them.
+//! Slow clients over TLS: treated as in clear text, with bounded TLS buffers.
 
 use super::fixture::Fixture;
 use super::policies::{
@@ -6,47 +6,48 @@ use super::policies::{
 };
 
 #[tokio::test]
-async fn a_slow_client_over_tls_is_shed_and_told_exactly_what() {
+async fn a_slow_client_over_tls_is_shed_with_exact_gaps() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy_tls("/shed").await;
     is_shed_and_told(fixture, client).await;
 }
 
 #[tokio::test]
-async fn too_much_waiting_for_a_slow_client_over_tls_ends_its_event_stream_in_good_order() {
+async fn a_slow_client_over_tls_above_the_lag_limit_is_closed_regularly() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy_tls("/strict").await;
     is_told_of_its_end(fixture, client).await;
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_over_tls_is_reset_a_second_after_its_end() {
+async fn a_client_that_never_reads_over_tls_is_reset_a_second_after_its_close() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy_tls("/strict").await;
     is_reset(fixture, client).await;
 }
 
 #[tokio::test]
-async fn one_stalled_stream_of_http_2_over_tls_is_reset_and_the_others_go_on() {
+async fn one_stalled_stream_of_http_2_over_tls_is_reset_and_the_others_continue() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2_tls().await;
     is_reset_alone(fixture, connection).await;
 }
 
 #[tokio::test]
-async fn a_slow_stream_of_http_2_over_tls_is_shed_and_told() {
+async fn a_slow_stream_of_http_2_over_tls_is_shed_with_gaps() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2_tls().await;
     is_shed_like_a_socket(fixture, connection).await;
 }
 
 #[tokio::test]
-async fn what_tls_holds_for_a_client_that_stalls_in_a_large_event_is_bounded() {
+async fn tls_buffers_of_a_client_that_stalls_in_a_large_event_are_bounded() {
     const CLIENTS: u64 = 60;
-    /// docs/slow-clients.md: one record of 16 KiB is encrypted and not taken; the rest is what waiting for it costs.
+    /// docs/slow-clients.md: one encrypted record of 16 KiB is pending; the rest is the cost of
+    /// waiting for it.
     const EACH_MAX: u64 = 32 * 1024;
     let mut fixture = Fixture::start().await;
-    // What such events cost on their way in, whoever reads them, is known before.
+    // Measure first what such events cost when they are received, independent of readers.
     fixture.publish(4, 900_000).await;
     let mut sleepers = Vec::new();
     for _ in 0..CLIENTS {

@@ -1,4 +1,5 @@
-//! Clients of HTTP/2 that open their windows by single bytes, or never: each costs little and is found slow, nobody else is.
+//! HTTP/2 clients with tiny or closed windows: cheap, detected as slow, without effect on other
+//! clients.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +9,11 @@ use testkit::h2_tap::RST_STREAM;
 use testkit::http1::End;
 use testkit::wait::{DEADLINE, eventually, within};
 
-/// As many as a gateway has on one connection.
+/// Number of streams that a gateway opens on one connection.
 const STREAMS: usize = 200;
 
-/// docs/slow-clients.md: two turns, one that the window cuts and one behind it, each 32 KiB and the event that goes beyond them,
-/// for which the allocator takes 40.
+/// docs/slow-clients.md: two write batches, one that the window splits and the next one, each of 32
+/// KiB plus the event that exceeds them, for which the allocator uses 40.
 const EACH_MAX: u64 = 96 * 1024;
 
 async fn connect(fixture: &Fixture, window: u32) -> H2Client {
@@ -22,7 +23,7 @@ async fn connect(fixture: &Fixture, window: u32) -> H2Client {
         .await
 }
 
-/// Takes what is offered at twenty bytes a second, each by a WINDOW_UPDATE of its own, until the end.
+/// Reads twenty bytes per second, with one WINDOW_UPDATE per byte, until the end.
 async fn read_by_single_bytes(mut stream: H2Stream) -> End {
     loop {
         if let Err(end) = stream.piece().await {
@@ -33,7 +34,7 @@ async fn read_by_single_bytes(mut stream: H2Stream) -> End {
 }
 
 #[tokio::test]
-async fn a_window_that_opens_byte_by_byte_is_as_good_as_shut() {
+async fn a_window_that_opens_byte_by_byte_counts_as_closed() {
     let mut fixture = Fixture::start().await;
     let mut connection = connect(&fixture, 1).await;
     let sipping: Vec<_> = [
@@ -55,7 +56,8 @@ async fn a_window_that_opens_byte_by_byte_is_as_good_as_shut() {
         [End::StreamReset(8), End::StreamReset(8)],
         "CANCEL, and nothing else of the connection"
     );
-    // Patience, up to a second until it is looked at, a second for the word: not the 25 s of one that takes nothing.
+    // Stall timeout, up to a second until the next check, a second of close grace period: not the
+    // 25 s of a client that reads nothing.
     assert!(
         began.elapsed() < Duration::from_secs(8),
         "{:?}",
@@ -65,14 +67,15 @@ async fn a_window_that_opens_byte_by_byte_is_as_good_as_shut() {
 }
 
 #[tokio::test]
-async fn one_that_takes_a_little_after_its_end_is_reset_a_second_later_all_the_same() {
+async fn a_client_that_reads_a_little_after_its_close_is_still_reset_a_second_later() {
     let mut fixture = Fixture::start().await;
     let mut connection = connect(&fixture, 1).await;
     let mut stalled = connection.get("/strict").await;
     fixture.publish(150, 1000).await;
     let is_to_end = || async { fixture.connection("/strict").await["state"] == "closed" };
     eventually(DEADLINE, "it is to end", is_to_end).await;
-    // All of the opening and the beginning of the next turn; what it is told of its end stands behind that.
+    // The window admits the first bytes and the beginning of the next write batch; the close event
+    // is after that.
     for _ in 0..100 {
         stalled.piece().await.unwrap();
     }
@@ -88,7 +91,7 @@ async fn one_that_takes_a_little_after_its_end_is_reset_a_second_later_all_the_s
 
 #[tokio::test]
 #[ignore = "takes a minute and a half"]
-async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longer_than_others() {
+async fn an_unread_rejection_does_not_extend_the_lifetime_of_a_connection() {
     let fixture = Fixture::start().await;
     let mut connection = connect(&fixture, 0).await;
     let mut refusals = Vec::new();
@@ -98,7 +101,7 @@ async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longe
         refusals.push(refused);
     }
     let began = Instant::now();
-    // Idle for 30 s to 60 s, then told to go, then half a minute for what was not taken.
+    // Idle for 30 s to 60 s, then GOAWAY, then half a minute for unread bytes.
     let most = Duration::from_secs(100);
     fixture
         .sidestream
@@ -110,7 +113,7 @@ async fn who_does_not_take_what_it_is_refused_with_keeps_its_connection_no_longe
 
 #[tokio::test]
 #[ignore = "takes half a minute"]
-async fn a_window_that_is_shut_is_found_however_little_waits() {
+async fn a_closed_window_is_detected_even_with_few_pending_bytes() {
     let fixture = Fixture::start().await;
     let mut connections = [connect(&fixture, 0).await, connect(&fixture, 1).await];
     let mut stalled = Vec::new();
@@ -126,7 +129,8 @@ async fn a_window_that_is_shut_is_found_however_little_waits() {
             .await;
     };
     open(2.0, 1).await;
-    // docs/slow-clients.md: 25 s, and where something is taken and the next is not, a heartbeat (of 2 s here) before that.
+    // docs/slow-clients.md: 25 s, plus a heartbeat interval (2 s here) if a write was accepted and
+    // the next one is not.
     open(0.0, 25 + 2 + 8).await;
     println!("both closed after {:?}", began.elapsed());
     assert!(
@@ -140,7 +144,8 @@ async fn a_window_that_is_shut_is_found_however_little_waits() {
     );
 }
 
-/// All streams of a connection with such windows; what each costs while it stalls, in bytes.
+/// Opens all streams of a connection with such windows; returns the memory per stalled stream, in
+/// bytes.
 async fn stall(fixture: &mut Fixture, window: u32) -> u64 {
     let mut connection = connect(fixture, window).await;
     let mut stalled = Vec::new();
@@ -173,7 +178,7 @@ async fn stall(fixture: &mut Fixture, window: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn two_hundred_streams_with_tiny_windows_cost_a_bounded_number_of_bytes_each() {
+async fn two_hundred_streams_with_tiny_windows_use_bounded_memory_each() {
     let mut fixture = Fixture::start().await;
     for window in [0, 1, 100] {
         let each = stall(&mut fixture, window).await;

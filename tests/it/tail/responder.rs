@@ -1,4 +1,4 @@
-//! A server that answers each connection with prepared bytes over real TCP, and tells what it was asked.
+//! Server that answers each connection with prepared bytes over TCP and records the requests.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// How a connection goes on after its bytes.
+/// Continuation of a connection after its bytes.
 #[derive(Clone, Copy)]
 pub(crate) enum Then {
     /// It ends.
     Close,
-    /// It stays open and silent.
+    /// It stays open and idle.
     Silence,
 }
 
-/// The server; dropping it closes everything.
+/// Server. Dropping it closes everything.
 pub(crate) struct Responder {
     /// `127.0.0.1:port`.
     pub(crate) address: String,
@@ -26,7 +26,8 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// Answers the first connection with the first answer, and so on; those after the last answer are not accepted.
+    /// Answers each connection with the next response. Connections after the last response are not
+    /// accepted.
     pub(crate) async fn start(answers: Vec<(String, Then)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -37,7 +38,7 @@ impl Responder {
             for (answer, then) in answers {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 told.send(head(&mut socket).await).await.unwrap();
-                // A client that refuses what comes may close before the end.
+                // A client that rejects the response may close before its end.
                 socket.write_all(answer.as_bytes()).await.ok();
                 match then {
                     Then::Close => socket.shutdown().await.unwrap_or_default(),
@@ -53,7 +54,7 @@ impl Responder {
         }
     }
 
-    /// The head of the next request, in lower case.
+    /// Headers of the next request, in lower case.
     pub(crate) async fn request(&mut self) -> String {
         let request = timeout(DEADLINE, self.requests.recv()).await;
         request
@@ -62,7 +63,7 @@ impl Responder {
     }
 }
 
-/// The head of an event stream without a length: it ends when the connection does.
+/// Headers of an event stream without a length: it ends with the connection.
 pub(crate) fn stream(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n{body}")
 }
@@ -75,5 +76,5 @@ async fn head(socket: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap().to_lowercase()
 }
 
-/// For every wait of these tests.
+/// Deadline of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

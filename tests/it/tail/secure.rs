@@ -1,4 +1,4 @@
-//! A hyper server that speaks HTTP/2 in clear text, or TLS with a certificate of its own authority.
+//! Server with HTTP/2 in clear text, or TLS with a certificate of its own authority.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What the server speaks.
+/// Protocol of the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     ClearHttp2,
@@ -26,7 +26,7 @@ pub(crate) enum Mode {
     TlsBoth,
 }
 
-/// A certificate authority whose root is in a file, removed at the end.
+/// Certificate authority with its root in a file. Dropping it removes the file.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     file: PathBuf,
@@ -93,13 +93,13 @@ pub(crate) async fn serve_tls(mode: Mode, authority: &Authority) -> SocketAddr {
     }
     config.alpn_protocols.push(b"http/1.1".to_vec());
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    // `localhost` may be either family.
+    // `localhost` may have an address of either family.
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            // A client that does not trust us ends the handshake.
+            // A client that does not trust the authority ends the handshake.
             let Ok(socket) = acceptor.accept(socket).await else {
                 continue;
             };
@@ -126,7 +126,7 @@ async fn converse(socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, 
     }
 }
 
-/// One event that says how it was asked for, and the end.
+/// Response with one event that describes the request, and the end.
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     assert!(request.version() == Version::HTTP_2 || request.headers().contains_key("host"));
     let body = format!(
