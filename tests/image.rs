@@ -3,7 +3,7 @@
 //! No image is built here: that needs a registry. The same script fills the folder, and the kernel's own means take the
 //! place of a container runtime.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 use std::process::Command;
 

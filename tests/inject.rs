@@ -1,6 +1,6 @@
 //! `sidestream inject` and `uninject`, read by others: kubectl, the schemas of Kubernetes, a JSON-Patch engine.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 use std::process::{Command, Output};
 

@@ -1,6 +1,6 @@
 //! The webhook, called as an API server calls it: over HTTPS, by curl, with recorded reviews.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 #[path = "injector/cluster.rs"]
 mod cluster;

@@ -1,6 +1,6 @@
 //! What ships under `k8s/`: valid in every version, true to the injector, and about metrics that there are.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 #[path = "kubernetes/nats_conf.rs"]
 mod nats_conf;

@@ -1,6 +1,7 @@
-//! What `sidestream_connections_memory_bytes` says of clients is near what they take, whatever they speak.
+//! `sidestream_connections_memory_bytes` compared with the resident memory of clients, for every
+//! protocol.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 use std::sync::Arc;
 
@@ -12,21 +13,21 @@ use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 
-/// Enough that what an allocator rounds up is lost among them.
+/// Number of clients: large, so that rounding by the allocator does not matter.
 const CLIENTS: usize = 2000;
 
-/// The share by which what is told may be wrong.
+/// Maximum relative error of the metric.
 const WRONG_MAX: f64 = 0.2;
 
-/// How clients come.
+/// Protocol of the clients.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Http1,
-    /// So many event streams on each connection.
+    /// HTTP/2 with this number of event streams per connection.
     Http2(usize),
 }
 
-/// Clients that wait for events.
+/// Idle clients.
 #[derive(Default)]
 struct Crowd {
     http1: Vec<SseClient>,
@@ -70,7 +71,7 @@ impl Crowd {
     }
 }
 
-/// Bytes for each of so many clients: resident, and as they are told.
+/// Bytes per client: resident, and in the metric.
 async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
     let (nats, authority) = (Nats::start().await, Authority::new());
     let identity = authority.server("server");
@@ -94,7 +95,7 @@ async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
     };
     let config = over_tls.then(|| authority.trusting(protocols));
     let mut crowd = Crowd::default();
-    // What the first ones bring with them is not theirs.
+    // Memory of the first clients includes lazy initialisation.
     while crowd.len() < CLIENTS / 10 {
         crowd.join(&url, config.clone(), kind).await;
     }
@@ -132,14 +133,14 @@ async fn assert_told(kind: Kind, over_tls: bool) {
 
 #[tokio::test]
 #[ignore = "thousands of clients"]
-async fn what_is_told_of_clients_of_http_1_is_what_they_take() {
+async fn the_memory_metric_of_http_1_clients_matches_their_resident_memory() {
     assert_told(Kind::Http1, false).await;
     assert_told(Kind::Http1, true).await;
 }
 
 #[tokio::test]
 #[ignore = "thousands of clients"]
-async fn what_is_told_of_clients_of_http_2_is_what_they_take() {
+async fn the_memory_metric_of_http_2_clients_matches_their_resident_memory() {
     for kind in [Kind::Http2(1), Kind::Http2(10), Kind::Http2(100)] {
         assert_told(kind, false).await;
         assert_told(kind, true).await;

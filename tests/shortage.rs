@@ -1,6 +1,6 @@
-//! A shortage of file descriptors, in a process of its own: it is the whole process that has too few.
+//! A shortage of file descriptors, in a separate process, because the limit applies to the process.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
@@ -15,13 +15,13 @@ fn cpu() -> Duration {
 }
 
 #[tokio::test]
-async fn a_listener_waits_out_a_shortage_without_spinning_and_then_accepts() {
+async fn a_listener_without_descriptors_does_not_spin_and_accepts_later() {
     let bound = listener::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone).unwrap();
     let mut listener = Listener::new(bound).unwrap();
     let _client = TcpStream::connect(listener.address()).unwrap();
     let before = getrlimit(Resource::Nofile);
     let used = cpu();
-    // The limit is above the highest number in use: nothing below the lowest free one is free.
+    // The limit is the highest descriptor in use plus one: no lower descriptor is free.
     let lowest_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
     let current = Some(u64::try_from(lowest_free).unwrap());
     setrlimit(

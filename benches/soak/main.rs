@@ -8,7 +8,7 @@
 //!
 //! `make soak` runs half an hour; `make test` runs 20 seconds. `--seed` repeats a run.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 mod census;
 mod lives;

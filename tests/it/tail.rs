@@ -36,7 +36,7 @@ async fn finished(mut command: Command) -> (i32, String, String) {
     )
 }
 
-/// Runs `tail` against the responder's `/events` with further arguments, to its end.
+/// Runs `tail` with further arguments against `/events` of the responder, until it exits.
 async fn follow(server: &Responder, arguments: &[&str]) -> (i32, String, String) {
     let url = format!("http://{}/events", server.address);
     finished(tail(&[&[url.as_str()], arguments].concat())).await
@@ -77,7 +77,7 @@ async fn events_are_printed_with_id_name_and_data() {
 }
 
 #[tokio::test]
-async fn json_is_one_object_per_line_and_gaps_stand_in_their_place() {
+async fn json_is_one_object_per_line_with_gaps_in_order() {
     let body = "event: sidestream.gap\ndata: {\"reason\":\"expired\",\"missed\":3,\"resume\":\"oldest\"}\nid: a-4-ff\n\n\
                 data: x\nid: a-5-ff\n\n";
     let server = Responder::start(vec![(stream(body), Then::Silence)]).await;
@@ -124,10 +124,10 @@ async fn a_broken_stream_is_resumed_after_the_last_whole_event() {
 }
 
 #[tokio::test]
-async fn a_position_without_an_event_is_resumed_from() {
+async fn tail_resumes_after_a_position_without_an_event() {
     let position = "event: sidestream.position\ndata: {}\nid: a-1-ff\n\n";
     let close = "retry: 10\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":10}\nid: a-9-ff\n\n";
-    // A server of another kind may send a block that has nothing but an id.
+    // Other servers may send a block with only an id.
     let bare = "retry: 10\nid: a-11-ff\n\n";
     for style in [&[][..], &["--json"]] {
         let mut server = Responder::start(vec![
@@ -162,7 +162,7 @@ async fn a_position_without_an_event_is_resumed_from() {
 }
 
 #[tokio::test]
-async fn a_position_and_headers_can_be_given() {
+async fn a_position_and_headers_are_options() {
     let mut server = Responder::start(vec![(stream("data: x\n\n"), Then::Silence)]).await;
     let arguments = [
         "--last-event-id",
@@ -200,7 +200,7 @@ async fn subjects_with_wildcards_need_no_encoding() {
 }
 
 #[tokio::test]
-async fn a_204_is_the_end_and_no_error() {
+async fn a_204_ends_tail_without_an_error() {
     let server = Responder::start(vec![(
         "HTTP/1.1 204 No Content\r\n\r\n".into(),
         Then::Close,
@@ -210,7 +210,7 @@ async fn a_204_is_the_end_and_no_error() {
 }
 
 #[tokio::test]
-async fn a_4xx_stops_with_the_servers_own_words() {
+async fn a_4xx_ends_tail_with_the_message_of_the_server() {
     let body = r#"{"error":{"code":"subject_not_allowed","message":"orders.> is not allowed","hint":"ask for demo.>"}}"#;
     let answer = format!(
         "HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}",
@@ -226,7 +226,7 @@ async fn a_4xx_stops_with_the_servers_own_words() {
 }
 
 #[tokio::test]
-async fn a_page_is_no_event_stream() {
+async fn a_response_of_another_type_is_an_error() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n";
     let server = Responder::start(vec![(answer.into(), Then::Silence)]).await;
     let (code, _, err) = follow(&server, &[]).await;
@@ -235,7 +235,7 @@ async fn a_page_is_no_event_stream() {
 }
 
 #[tokio::test]
-async fn a_503_and_a_429_are_tried_again_not_before_retry_after() {
+async fn a_503_and_a_429_are_retried_after_retry_after() {
     let no = |status: &str, after: &str| {
         (
             format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n{after}Connection: close\r\n\r\n"),
@@ -263,7 +263,7 @@ async fn a_503_and_a_429_are_tried_again_not_before_retry_after() {
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_host_is_followed_each_time_anew() {
+async fn a_redirect_within_the_host_is_followed_at_every_connect() {
     let moved = (
         "HTTP/1.1 307 Moved\r\nLocation: /there?x=1\r\nContent-Length: 0\r\n\r\n".to_owned(),
         Then::Close,
@@ -287,7 +287,7 @@ async fn a_redirect_within_the_host_is_followed_each_time_anew() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_host_is_told_and_not_followed() {
+async fn a_redirect_to_another_host_is_an_error() {
     let answer = "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.invalid/events\r\nContent-Length: 0\r\n\r\n";
     let server = Responder::start(vec![(answer.into(), Then::Close)]).await;
     let (code, _, err) = follow(&server, &["--header", "Authorization: secret"]).await;
@@ -300,7 +300,7 @@ async fn a_redirect_to_another_host_is_told_and_not_followed() {
 }
 
 #[tokio::test]
-async fn an_event_that_would_fill_the_memory_stops_it() {
+async fn an_event_above_the_size_limit_ends_tail() {
     let huge = stream(&format!("data: {}\n\n", "x".repeat(17 << 20)));
     let server = Responder::start(vec![(huge, Then::Silence)]).await;
     let (code, out, err) = follow(&server, &[]).await;
@@ -309,7 +309,7 @@ async fn an_event_that_would_fill_the_memory_stops_it() {
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_it_cleanly() {
+async fn ctrl_c_ends_tail_cleanly() {
     let server = Responder::start(vec![(stream("data: x\n\n"), Then::Silence)]).await;
     let mut child = started(tail(&[&format!("http://{}/", server.address)]));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -330,7 +330,7 @@ async fn ctrl_c_ends_it_cleanly() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_ends_it_cleanly() {
+async fn a_closed_pipe_ends_tail_cleanly() {
     let body = "data: x\n\n".repeat(100_000);
     let server = Responder::start(vec![(stream(&body), Then::Silence)]).await;
     let mut child = started(tail(&[&format!("http://{}/", server.address)]));
@@ -339,7 +339,7 @@ async fn a_reader_that_has_seen_enough_ends_it_cleanly() {
 }
 
 #[tokio::test]
-async fn events_that_cannot_be_written_end_it_with_an_error() {
+async fn events_that_cannot_be_written_end_tail_with_an_error() {
     let server = Responder::start(vec![(stream("data: x\n\n"), Then::Silence)]).await;
     let mut command = tail(&[&format!("http://{}/", server.address)]);
     let full = std::fs::OpenOptions::new()
@@ -379,7 +379,7 @@ async fn bad_usage_exits_with_64() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_at_once_when_asked_for() {
+async fn http2_by_prior_knowledge_is_an_option() {
     let address = secure::serve(secure::Mode::ClearHttp2).await;
     let (code, out, err) = finished(tail(&[
         &format!("http://{address}/events"),
@@ -403,7 +403,7 @@ async fn http2_is_spoken_at_once_when_asked_for() {
 }
 
 #[tokio::test]
-async fn tls_agrees_on_the_http_version_and_trusts_what_it_is_told_to() {
+async fn tls_negotiates_the_http_version_and_trusts_the_given_authority() {
     for (mode, version) in [
         (secure::Mode::TlsHttp1, "HTTP/1.1"),
         (secure::Mode::TlsBoth, "HTTP/2.0"),

@@ -1,4 +1,4 @@
-//! The upstream half of the product without HTTP: a real nats-server on one side, cursors on the other.
+//! The product without HTTP: a real nats-server on one side, cursors on the other.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use sidestream::telemetry::Metrics;
 use testkit::sse_parser::Parser;
 use testkit::wait::{RECOVERY, eventually, within};
 
-/// Our side of NATS.
+/// Connections to NATS, with everything that they need.
 pub struct Upstream {
     pub nats: nats::Nats,
     pub health: Health,
@@ -28,16 +28,16 @@ pub struct Upstream {
     watch: shutdown::Token,
 }
 
-/// What a cursor has read.
+/// Item that a cursor has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// An event: sequence, name, data.
+    /// Event: sequence, name, data.
     Event(u64, String, String),
-    /// A gap.
+    /// Gap: reason, number of missed events.
     Gap(GapReason, Option<u64>),
 }
 
-/// A reader of one feed and everything that it has read.
+/// Reader of one feed, with everything that it has read.
 pub struct Reader {
     pub cursor: Cursor,
     pub seen: Vec<Seen>,
@@ -46,12 +46,12 @@ pub struct Reader {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Connections to this server, or to several joined by commas, without credentials.
+    /// Connects to this server, or to several separated by commas, without credentials.
     pub async fn connect(url: &str) -> Self {
         Self::connect_with(url, Credentials::None, None).await
     }
 
-    /// Connections with credentials or TLS.
+    /// Connects with credentials or TLS.
     pub async fn connect_with(url: &str, credentials: Credentials, tls: Option<Tls>) -> Self {
         let config = Config {
             servers: url.split(',').map(ToOwned::to_owned).collect(),
@@ -100,7 +100,7 @@ impl Upstream {
         core
     }
 
-    /// Returns when this check passes.
+    /// Waits until this check passes.
     pub async fn until_ok(&self, check: &str) {
         eventually(RECOVERY, &format!("check {check} passes"), || {
             std::future::ready(self.health.report().get(check) == Some(&Status::Ok))
@@ -108,7 +108,7 @@ impl Upstream {
         .await;
     }
 
-    /// Returns when this check fails or warns with a text that holds these words.
+    /// Waits until this check fails or is degraded with a message that contains these words.
     pub async fn until_reported(&self, check: &str, words: &[&str]) -> String {
         eventually(RECOVERY, &format!("check {check} says {words:?}"), || {
             let text = match self.health.report().get(check) {
@@ -120,7 +120,7 @@ impl Upstream {
         .await
     }
 
-    /// Ends everything in order.
+    /// Shuts everything down gracefully.
     pub async fn shut_down(self) {
         drop(self.watch);
         within(
@@ -136,7 +136,7 @@ impl Upstream {
 // === impl Reader ===
 
 impl Reader {
-    /// Reads a log from now on; waits until it has begun.
+    /// Reads a stream buffer live; waits until the buffer has begun.
     pub async fn of_log(log: &Arc<StreamBuffer>, filters: &[&str]) -> Self {
         let profile = Arc::new(FeedOptions::default());
         let cursor = eventually(RECOVERY, "the log has begun", || async {
@@ -152,7 +152,7 @@ impl Reader {
         }
     }
 
-    /// Reads a log from a position on.
+    /// Reads a stream buffer after a position.
     pub async fn of_log_after(log: &Arc<StreamBuffer>, filters: &[&str], seq: u64) -> Self {
         let tag = eventually(RECOVERY, "the log has begun", || {
             std::future::ready(log.tag())
@@ -174,7 +174,7 @@ impl Reader {
         }
     }
 
-    /// Reads core subjects from now on.
+    /// Reads core subjects live.
     pub async fn of_core(core: &Arc<CoreSource>, filters: &[impl AsRef<str>]) -> Self {
         let opened = core
             .open(
@@ -190,7 +190,7 @@ impl Reader {
         }
     }
 
-    /// Reads until so much was seen in all.
+    /// Reads until `count` items were seen.
     pub async fn until_seen(&mut self, count: usize) -> &[Seen] {
         self.until(&format!("{count} things are seen"), |seen| {
             seen.len() >= count
@@ -198,7 +198,7 @@ impl Reader {
         .await
     }
 
-    /// Reads until what was seen is so.
+    /// Reads until `is_so` returns true for the items.
     pub async fn until(&mut self, fact: &str, is_so: impl Fn(&[Seen]) -> bool) -> &[Seen] {
         let deadline = tokio::time::Instant::now() + RECOVERY;
         while !is_so(&self.seen) {
@@ -216,7 +216,7 @@ impl Reader {
         &self.seen
     }
 
-    /// The events' numbers.
+    /// Sequences of the events.
     pub fn sequences(&self) -> Vec<u64> {
         let number = |seen: &Seen| match seen {
             Seen::Event(seq, ..) => Some(*seq),
@@ -225,7 +225,7 @@ impl Reader {
         self.seen.iter().filter_map(number).collect()
     }
 
-    /// The gaps' reasons.
+    /// Reasons of the gaps.
     pub fn gaps(&self) -> Vec<GapReason> {
         let reason = |seen: &Seen| match seen {
             Seen::Gap(reason, _) => Some(*reason),
@@ -234,7 +234,7 @@ impl Reader {
         self.seen.iter().filter_map(reason).collect()
     }
 
-    /// The events' data.
+    /// Data of the events.
     pub fn data(&self) -> Vec<&str> {
         let data = |seen: &'_ Seen| matches!(seen, Seen::Event(..));
         self.seen
@@ -266,7 +266,7 @@ impl Reader {
     }
 }
 
-/// A set of filters from their texts.
+/// Parses a filter set.
 pub fn filter_set(filters: &[impl AsRef<str>]) -> FilterSet {
     FilterSet::new(
         filters

@@ -4,7 +4,7 @@
 //! checks received events, wake-ups, lag and memory. A failing seed is printed with the
 //! command that runs it again. `make simulate` runs many seeds; `threads.rs` covers real threads.
 
-#![allow(clippy::unwrap_used)] // here a failure is the result
+#![allow(clippy::unwrap_used)] // a failure is the result
 
 mod client;
 mod core_world;
