@@ -1,4 +1,9 @@
-//! `sidestream demo`: NATS, a publisher, the sidecar and a page on one machine, started and ended as one.
+//! `sidestream demo`: runs NATS, a publisher, the sidecar and a page on this machine.
+//!
+//! nats-server and the sidecar are child processes; the publisher and the page run in this process.
+//! They start in the order of their dependencies and stop in reverse, so that the sidecar drains
+//! while NATS still answers. If one part fails, the demo ends with the end of its log. All files
+//! are in a private temporary directory that is removed at the end.
 
 mod child;
 mod directory;
@@ -24,19 +29,19 @@ use super::Exit;
 use super::output;
 use crate::net::listener::{self, Sharing};
 
-/// What `sidestream demo` takes.
+/// Arguments of `sidestream demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where clients connect to the sidecar
+    /// Port of the sidecar for clients
     #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// The sidecar's probes and metrics
+    /// Port of the sidecar's health checks and metrics
     #[arg(long, value_name = "PORT", default_value_t = 9090, value_parser = clap::value_parser!(u16).range(1..))]
     admin_port: u16,
-    /// The page that shows the events
+    /// Port of the page that shows the events
     #[arg(long, value_name = "PORT", default_value_t = 8081, value_parser = clap::value_parser!(u16).range(1..))]
     page_port: u16,
-    /// Where the sidecar and the page listen; 0.0.0.0 lets other machines (a phone) in
+    /// Address of the sidecar and the page; 0.0.0.0 admits other machines, such as a phone
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,
 }
@@ -46,21 +51,20 @@ pub(super) fn run(args: &Args) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let told = match runtime {
+    let result = match runtime {
         Ok(runtime) => runtime.block_on(from_start_to_end(args)),
         Err(error) => Err(Failure::internal(error.to_string())),
     };
-    match told {
+    match result {
         Ok(()) => Exit::Clean,
         Err(failure) => {
-            // Whoever closed standard error does not want to hear it.
             output::complain(format_args!("sidestream demo: {}", failure.message));
             failure.exit
         }
     }
 }
 
-/// Why the demo could not go on.
+/// Failure that ends the demo.
 #[derive(Debug)]
 struct Failure {
     exit: Exit,
@@ -91,16 +95,16 @@ impl From<io::Error> for Failure {
 
 async fn from_start_to_end(args: &Args) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    // Dropped last: the children write into it until their end.
+    // Dropped last: the children write into it until they exit.
     let directory = Directory::create()?;
     let mut children = Children::default();
     let outcome = tokio::select! {
-        biased; // a signal wins, also in the middle of the start
+        biased; // a signal has priority, also during the start
         () = stop.requested() => Ok(()),
         Err(failure) = play(args, &directory, &mut children) => Err(failure),
     };
     if outcome.is_ok() {
-        say("\nending (once more to end at once)");
+        say("\nstopping (Ctrl-C again to stop at once)");
     }
     tokio::select! {
         biased;
@@ -110,7 +114,7 @@ async fn from_start_to_end(args: &Args) -> Result<(), Failure> {
     outcome
 }
 
-/// Starts everything in the order in which each needs the other, then watches it.
+/// Starts everything in the order of dependencies, then waits for a failure.
 async fn play(
     args: &Args,
     directory: &Directory,
@@ -118,7 +122,7 @@ async fn play(
 ) -> Result<Infallible, Failure> {
     let plan = |port| SocketAddr::new(args.address, port);
     let page = bind(plan(args.page_port), "--page-port")?;
-    // Bound and let go, only to tell a taken port by the name of its option; the sidecar tells the rest.
+    // Bind and close, so that the error for an occupied port names the option.
     drop(bind(plan(args.port), "--port")?);
     drop(bind(plan(args.admin_port), "--admin-port")?);
 
@@ -128,7 +132,7 @@ async fn play(
         version,
     } = NatsServer::start(directory.path()).await?;
     let nats = children.nats.insert(child);
-    // The publisher creates the stream that the sidecar's configuration names: first the one, then the other.
+    // The publisher comes first: it creates the stream that the sidecar's configuration names.
     let publisher = Publisher::connect(&url).await?;
     let plan = Plan {
         clients: plan(args.port),
@@ -147,14 +151,14 @@ async fn play(
         }
     };
     tokio::select! {
-        biased; // the cause before what follows from it
+        biased; // report the cause before its consequences
         death = nats.died() => Err(Failure::unavailable(death)),
         death = sidecar.died() => Err(Failure::internal(death)),
         outcome = watched => outcome,
     }
 }
 
-/// A closed standard output is no reason to end, and none to panic.
+/// Prints to standard output; a closed pipe is ignored.
 fn say(text: &str) {
     output::print(&format!("{text}\n")).ok();
 }
@@ -162,7 +166,9 @@ fn say(text: &str) {
 fn bind(address: SocketAddr, option: &str) -> Result<TcpListener, Failure> {
     let bound = listener::bind(address, Sharing::Alone);
     bound.map_err(|error| {
-        Failure::unavailable(format!("{address}: {error} ({option} takes another port)"))
+        Failure::unavailable(format!(
+            "{address}: {error} (choose another port with {option})"
+        ))
     })
 }
 
@@ -184,11 +190,11 @@ fn welcome(plan: &Plan<'_>, page: SocketAddr, version: nats_server::Version) -> 
             printf 'PUB demo.hello 2\r\nhi\r\n' > /dev/tcp/127.0.0.1/{nats_port}     (bash, without the nats tool)
   files     {directory} (sidecar.yaml, logs; removed at the end)
 
-Ctrl-C ends everything."#
+Ctrl-C stops everything."#
     )
 }
 
-/// The processes that must not outlive the demo.
+/// Child processes; they must not outlive the demo.
 #[derive(Default)]
 struct Children {
     nats: Option<Child>,
@@ -196,10 +202,10 @@ struct Children {
 }
 
 impl Children {
-    /// The sidecar first: it drains its clients while NATS still answers.
+    /// Stops the sidecar first: it drains its clients while NATS still answers.
     async fn end(self) {
         for child in [self.sidecar, self.nats].into_iter().flatten() {
-            child.end(END_PATIENCE).await;
+            child.end(STOP_TIMEOUT).await;
         }
     }
 }
@@ -226,5 +232,5 @@ impl Stop {
     }
 }
 
-/// Above the demo's own `drain.timeout`.
-const END_PATIENCE: Duration = Duration::from_secs(8);
+/// 8 s: longer than `drain.timeout` of the demo's configuration.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);

@@ -9,17 +9,20 @@ use crate::injector::Defaults;
 use crate::injector::manifest::{self, Act};
 use crate::injector::selector::Selector;
 
-/// 64 MiB: a hundred times what `kubectl get --all-namespaces` prints in a large cluster's namespace.
+/// 64 MiB: a hundred times what `kubectl get --all-namespaces` prints in a large cluster's
+/// namespace.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     files: Files,
-    /// Only workloads whose pods have labels that match, in kubectl's syntax: `app=orders,tier!=db,env in (a,b),!legacy`
+    /// Only workloads whose pods have labels that match, in kubectl's syntax:
+    /// `app=orders,tier!=db,env in (a,b),!legacy`
     #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = Selector::parse)]
     selector: Option<Selector>,
-    /// Change nothing: report pods that ask for the sidecar and have none, as of `kubectl get pods -A -o json`
+    /// Change nothing: report pods that ask for the sidecar and have none, as of `kubectl get pods
+    /// -A -o json`
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -46,7 +49,8 @@ pub(super) struct DefaultArgs {
     /// The ConfigMap with the file `sidecar.yaml`
     #[arg(long, value_name = "NAME", default_value_t = Defaults::default().config_map)]
     config_map: String,
-    /// Value of an annotation that pods do not have, without `sidestream.dev/`; may be given several times
+    /// Value of an annotation that pods do not have, without `sidestream.dev/`; may be given
+    /// several times
     #[arg(long = "default", value_name = "ANNOTATION=VALUE", value_parser = annotation)]
     annotations: Vec<(String, String)>,
 }

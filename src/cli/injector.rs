@@ -1,4 +1,5 @@
-//! `sidestream injector`: the webhook that gives pods their sidecar, and `injector init`, which gives it a certificate.
+//! `sidestream injector`: the webhook that gives pods their sidecar, and `injector init`, which
+//! gives it a certificate.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +29,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Step {
-    /// Get the certificate from a Secret, or make one, write its files, and let the webhook trust it
+    /// Get the certificate from a Secret, or make one, write its files, and let the webhook trust
+    /// it
     Init(Init),
 }
 
@@ -40,7 +42,8 @@ struct Serve {
     /// Where probes and metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
-    /// A name under which the admin port is asked, besides addresses and localhost; may be given several times
+    /// A name under which the admin port is asked, besides addresses and localhost; may be given
+    /// several times
     #[arg(long = "admin-host", value_name = "NAME")]
     admin_hosts: Vec<String>,
     /// The certificate, PEM; read again when it changes
@@ -215,7 +218,8 @@ fn write(folder: &Path, pair: &Pair) -> io::Result<()> {
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    // 4 turns of tasks, and sockets are asked again: a storm of new connections does not hide the request of an old one.
+    // 4 turns of tasks, and sockets are asked again: a storm of new connections does not hide the
+    // request of an old one.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .event_interval(4)

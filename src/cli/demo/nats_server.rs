@@ -1,4 +1,4 @@
-//! A real `nats-server`: found, checked, started on a free loopback port, known to answer.
+//! A real `nats-server`: finds a suitable program and starts it on a free loopback port.
 
 use std::env;
 use std::fs;
@@ -13,16 +13,16 @@ use super::child::Child;
 
 /// A running `nats-server` with JetStream.
 pub(super) struct NatsServer {
-    /// The process.
+    /// Child process.
     pub(super) child: Child,
-    /// What clients connect to.
+    /// URL for clients.
     pub(super) url: String,
-    /// For people: `2.11.4`.
+    /// Version, such as `2.11.4`.
     pub(super) version: Version,
 }
 
 impl NatsServer {
-    /// Finds a program that is new enough and starts it with all its files in `directory`.
+    /// Finds a program of a supported version and starts it with all its files in `directory`.
     pub(super) async fn start(directory: &Path) -> Result<Self, Failure> {
         let (program, version) = find().await?;
         let mut command = Command::new(&program);
@@ -36,7 +36,8 @@ impl NatsServer {
                 "--store_dir",
             ])
             .arg(directory.join("jetstream"))
-            // The server picks the port and writes it down: choosing one for it would be a race.
+            // The server chooses a free port and writes it to a file: choosing one here would be a
+            // race.
             .arg("--ports_file_dir")
             .arg(directory);
         let mut child = Child::spawn("nats-server", command, &directory.join("nats-server.log"))?;
@@ -47,9 +48,9 @@ impl NatsServer {
     }
 }
 
-/// Waits for the file that tells the port: the server writes it when it listens.
+/// Waits for the file with the port, which the server writes once it listens.
 async fn listening(directory: &Path) -> Result<String, Failure> {
-    let deadline = Instant::now() + START_PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
         if let Some(url) = written_url(directory) {
             return Ok(url);
@@ -58,7 +59,7 @@ async fn listening(directory: &Path) -> Result<String, Failure> {
     }
     Err(Failure::unavailable(format!(
         "nats-server did not listen within {} s",
-        START_PATIENCE.as_secs()
+        START_TIMEOUT.as_secs()
     )))
 }
 
@@ -72,19 +73,18 @@ fn written_url(directory: &Path) -> Option<String> {
         .flatten()
         .map(|entry| entry.path())
         .find(is_ports)?;
-    // Half a file does not parse; the next look finds the rest.
+    // A partly written file does not parse; the next attempt reads the rest.
     let ports: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     Some(ports["nats"][0].as_str()?.to_owned())
 }
 
 // === finding ===
 
-/// The first candidate that exists must be good: a silent second choice would surprise whoever named the first.
+/// Uses the first candidate that exists, or fails: a silent second choice would surprise the user.
 async fn find() -> Result<(PathBuf, Version), Failure> {
     let program = candidates().into_iter().find(|path| path.is_file());
-    let program = program.ok_or_else(|| {
-        Failure::unavailable(format!("no nats-server was found\n{HOW_TO_GET_ONE}"))
-    })?;
+    let program = program
+        .ok_or_else(|| Failure::unavailable(format!("nats-server not found\n{HOW_TO_GET_ONE}")))?;
     let output = Command::new(&program).arg("--version").output().await;
     let output =
         output.map_err(|error| Failure::unavailable(format!("{}: {error}", program.display())))?;
@@ -102,7 +102,7 @@ async fn find() -> Result<(PathBuf, Version), Failure> {
     }
 }
 
-/// Where to look, best first: the variable, the project's tool folder here and above the executable, `PATH`.
+/// Candidates in order: the variable, `.tools` here and above the executable, `PATH`.
 fn candidates() -> Vec<PathBuf> {
     if let Some(named) = env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
         return vec![named.into()];
@@ -169,7 +169,7 @@ const VARIABLE: &str = "SIDESTREAM_NATS_SERVER";
 const OLDEST: Version = Version(2, 10, 0);
 
 /// A cold disk and a busy machine; usually it takes 50 ms.
-const START_PATIENCE: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
 const HOW_TO_GET_ONE: &str = "\
 The demo runs a real nats-server, 2.10 or newer. One way to get it:

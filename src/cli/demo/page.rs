@@ -1,4 +1,4 @@
-//! The page of the demo: a few embedded files and where the sidecar is.
+//! Page of the demo: serves a few embedded files and the address of the sidecar.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,13 +20,13 @@ use super::scenario::EVENT_NAMES;
 use crate::net::Listener;
 use crate::net::slots::{self, Bounds, Slot, Slots};
 
-/// Serves the page on `listener` for ever; `sidecar` is the port of its client listener.
+/// Serves the page on `listener` until it is cancelled. `sidecar` is the sidecar's client port.
 ///
 /// # Errors
-/// When the runtime cannot take the listener.
+/// If the runtime cannot register the listener.
 pub(super) async fn serve(listener: std::net::TcpListener, sidecar: u16) -> io::Result<Infallible> {
     let listener = Listener::new(listener)?;
-    // Counted for nothing: the demo has no metrics of its own.
+    // Required by `Slots`; the demo exports no metrics.
     let rejections = IntCounterVec::new(Opts::new("rejections", "of the demo"), &["port", "code"]);
     let slots = Slots::new("page", BOUNDS, &rejections.map_err(io::Error::other)?);
     Ok(slots::serve(listener, &slots, move |socket, slot| {
@@ -70,7 +70,7 @@ fn answer(request: &Request<Incoming>, sidecar: u16) -> Response<Full<Bytes>> {
     }
 }
 
-/// The sidecar as the browser reaches it: the same host name as this page, which may be opened from elsewhere.
+/// URL of the sidecar for the browser: the host name of this page, which may be a remote one.
 fn config(request: &Request<Incoming>, sidecar: u16) -> String {
     let host = request
         .headers()

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::Failure;
-use super::scenario::{Happening, Scenario};
+use super::scenario::{Occurrence, Scenario};
 
 /// A connection to NATS with the stream in place.
 pub(super) struct Publisher {
@@ -43,15 +43,15 @@ impl Publisher {
         }
     }
 
-    async fn publish(&self, happening: Happening) -> Result<(), Failure> {
+    async fn publish(&self, occurrence: Occurrence) -> Result<(), Failure> {
         let mut headers = HeaderMap::new();
-        headers.insert("Sidestream-Event", happening.event);
-        if let Some(priority) = happening.priority {
+        headers.insert("Sidestream-Event", occurrence.event);
+        if let Some(priority) = occurrence.priority {
             headers.insert("Sidestream-Priority", priority);
         }
-        let subject = happening.subject;
+        let subject = occurrence.subject;
         let stored = subject.starts_with("demo.");
-        let payload = stamped(happening.body);
+        let payload = stamped(occurrence.body);
         if stored {
             let acknowledged = self
                 .context
@@ -81,7 +81,7 @@ fn stamped(mut body: Value) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// Limits retention, as every stream that is replayed to many must have; small enough for any temporary directory.
+/// Retention limits of the stream, small enough for any temporary directory.
 fn demo_stream() -> stream::Config {
     stream::Config {
         name: "DEMO".into(),
@@ -96,8 +96,9 @@ fn demo_stream() -> stream::Config {
 }
 
 fn failure(error: &dyn std::fmt::Display) -> Failure {
-    Failure::unavailable(format!("the sample publisher cannot go on: {error}"))
+    Failure::unavailable(format!("the sample publisher failed: {error}"))
 }
 
-/// Five events a second, not in step: slow enough to read, quick enough to see a gap.
+/// About five events a second at irregular intervals: slow enough to read, fast enough to notice a
+/// gap.
 const PAUSE_MS: std::ops::Range<u64> = 100..300;

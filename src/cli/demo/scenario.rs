@@ -1,11 +1,11 @@
-//! The story that the sample publisher tells: a small factory with orders, machines and now and then an alarm.
+//! Scenario of the sample publisher: a small factory with orders, machines and occasional alarms.
 
 use std::collections::HashMap;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-/// The names of events that a page must listen for; an `EventSource` hears only those it names.
+/// Event names that the page registers; an `EventSource` dispatches only registered names.
 pub(super) const EVENT_NAMES: [&str; 9] = [
     "created",
     "paid",
@@ -18,9 +18,9 @@ pub(super) const EVENT_NAMES: [&str; 9] = [
     "announcement",
 ];
 
-/// One thing that happens.
+/// Event to publish.
 #[derive(Debug)]
-pub(super) struct Happening {
+pub(super) struct Occurrence {
     pub(super) subject: String,
     /// The header `Sidestream-Event`.
     pub(super) event: &'static str,
@@ -30,7 +30,7 @@ pub(super) struct Happening {
     pub(super) body: Value,
 }
 
-/// What has happened so far, and so what may come next. The same seed tells the same story.
+/// State of the factory. The same seed gives the same sequence of events.
 pub(super) struct Scenario {
     random: Rng,
     orders: Vec<Order>,
@@ -54,7 +54,7 @@ struct Machine {
 }
 
 impl Scenario {
-    /// A quiet morning: no orders, cool machines.
+    /// Starts without orders and with cool machines.
     pub(super) fn new(seed: u64) -> Self {
         let machines = ["press-1", "press-2", "oven-1"].map(|name| Machine {
             name,
@@ -70,27 +70,27 @@ impl Scenario {
         }
     }
 
-    /// What happens next.
-    pub(super) fn next(&mut self) -> Happening {
+    /// Returns the next event.
+    pub(super) fn next(&mut self) -> Occurrence {
         self.published += 1;
-        let mut happening = match self.published {
+        let mut occurrence = match self.published {
             n if n % ALERT_EVERY == 0 => self.alert(),
             n if n % ANNOUNCEMENT_EVERY == 0 => self.announcement(),
             _ if self.random.u8(..100) < 40 => self.telemetry(),
             _ => self.order(),
         };
-        happening.body["subject"] = json!(happening.subject);
-        happening.body["numbers"] = self.number(&happening.subject);
-        happening
+        occurrence.body["subject"] = json!(occurrence.subject);
+        occurrence.body["numbers"] = self.number(&occurrence.subject);
+        occurrence
     }
 
-    fn order(&mut self) -> Happening {
+    fn order(&mut self) -> Occurrence {
         let open = self.orders.len();
         if open == 0 || (open < ORDERS_OPEN_MAX && self.random.u8(..100) < 25) {
             self.create();
         } else {
             let chosen = self.random.usize(..open);
-            // Open orders move to the back, so that the choice never starves one for long.
+            // The chosen order moves to the end of the list.
             let mut order = self.orders.remove(chosen);
             order.state += 1;
             self.orders.push(order);
@@ -99,13 +99,13 @@ impl Scenario {
         let Some(order) = self.orders.last() else {
             unreachable!("an order was just pushed")
         };
-        // Only what is not paid for yet can be cancelled.
+        // Only unpaid orders can be cancelled.
         let state = if order.state == 0 && cancelled {
             "cancelled"
         } else {
             STATES[order.state]
         };
-        let happening = Happening {
+        let occurrence = Occurrence {
             subject: format!("demo.orders.{}.{state}", order.id),
             event: state,
             priority: None,
@@ -119,7 +119,7 @@ impl Scenario {
         if matches!(state, "delivered" | "cancelled") {
             self.orders.pop();
         }
-        happening
+        occurrence
     }
 
     fn create(&mut self) {
@@ -132,11 +132,11 @@ impl Scenario {
         });
     }
 
-    fn telemetry(&mut self) -> Happening {
+    fn telemetry(&mut self) -> Occurrence {
         let chosen = self.random.usize(..self.machines.len());
         let machine = &mut self.machines[chosen];
         machine.celsius = (machine.celsius + self.random.f64() * 4.0 - 1.6).clamp(40.0, 99.0);
-        Happening {
+        Occurrence {
             subject: format!("demo.telemetry.{}", machine.name),
             event: "telemetry",
             priority: Some("telemetry"),
@@ -148,8 +148,8 @@ impl Scenario {
         }
     }
 
-    /// The hottest machine gives the alarm and is cooled.
-    fn alert(&mut self) -> Happening {
+    /// Raises an alarm for the hottest machine and cools it.
+    fn alert(&mut self) -> Occurrence {
         let hottest = self
             .machines
             .iter_mut()
@@ -159,7 +159,7 @@ impl Scenario {
         };
         let celsius = tenths(machine.celsius);
         machine.celsius = 55.0;
-        Happening {
+        Occurrence {
             subject: "demo.alerts".into(),
             event: "alert",
             priority: Some("critical"),
@@ -167,10 +167,10 @@ impl Scenario {
         }
     }
 
-    /// Core NATS, in no stream: live only.
-    fn announcement(&mut self) -> Happening {
+    /// Published on core NATS only: no stream keeps it.
+    fn announcement(&mut self) -> Occurrence {
         let text = ANNOUNCEMENTS[self.random.usize(..ANNOUNCEMENTS.len())];
-        Happening {
+        Occurrence {
             subject: "announcements.floor".into(),
             event: "announcement",
             priority: None,
@@ -178,15 +178,15 @@ impl Scenario {
         }
     }
 
-    /// How many events there were, this one included, for each filter that selects it and that a reader may well
-    /// have asked for. A reader of one filter sees its numbers rise by one, or knows what it misses.
+    /// Number of events up to this one for each filter that matches the subject. A
+    /// client of one filter detects a missing event because the numbers rise by one.
     fn number(&mut self, subject: &str) -> Value {
         let tokens: Vec<&str> = subject.split('.').collect();
         let mut filters: Vec<String> = (1..tokens.len())
             .map(|n| format!("{}.>", tokens[..n].join(".")))
             .collect();
         if tokens[1] != "orders" {
-            // Of an order's own subjects each is used once: nothing to count there.
+            // Each subject of an order is used once: no need to count.
             filters.push(subject.into());
         }
         let mut numbers = serde_json::Map::new();
@@ -196,7 +196,7 @@ impl Scenario {
             numbers.insert(filter, json!(number));
         }
         if matches!(tokens[tokens.len() - 1], "delivered" | "cancelled") {
-            // The order is over: its counter would stay for ever.
+            // The order is complete: remove its counter.
             self.numbers
                 .remove(&format!("{}.>", tokens[..tokens.len() - 1].join(".")));
         }
@@ -208,13 +208,13 @@ fn tenths(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// The way of an order.
+/// States of an order.
 const STATES: [&str; 5] = ["created", "paid", "packed", "shipped", "delivered"];
 
-/// Few enough to follow with the eye.
+/// Few enough to follow on the page.
 const ORDERS_OPEN_MAX: usize = 8;
 
-/// In events; at five a second an alarm every twelve seconds is seen by whoever looks, and annoys nobody.
+/// Every 61 events: an alarm about every twelve seconds.
 const ALERT_EVERY: u64 = 61;
 const ANNOUNCEMENT_EVERY: u64 = 97;
 
@@ -232,21 +232,21 @@ const ANNOUNCEMENTS: [&str; 4] = [
 mod tests {
     use super::*;
 
-    fn story(seed: u64) -> Vec<Happening> {
+    fn story(seed: u64) -> Vec<Occurrence> {
         let mut scenario = Scenario::new(seed);
         (0..5000).map(|_| scenario.next()).collect()
     }
 
     #[test]
-    fn every_order_moves_through_its_states_in_order_or_is_cancelled_at_once() {
+    fn order_moves_through_its_states_or_is_cancelled_first() {
         let mut ways: HashMap<u64, Vec<&str>> = HashMap::new();
-        for happening in story(7)
+        for occurrence in story(7)
             .iter()
-            .filter(|happening| happening.subject.starts_with("demo.orders."))
+            .filter(|occurrence| occurrence.subject.starts_with("demo.orders."))
         {
-            ways.entry(happening.body["order"].as_u64().unwrap())
+            ways.entry(occurrence.body["order"].as_u64().unwrap())
                 .or_default()
-                .push(happening.event);
+                .push(occurrence.event);
         }
         assert!(ways.len() > 100, "orders come all the time");
         for (order, way) in ways {
@@ -258,10 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_each_filter_rise_by_one() {
+    fn numbers_of_each_filter_rise_by_one() {
         let mut last: HashMap<String, u64> = HashMap::new();
-        for happening in story(11) {
-            for (filter, number) in happening.body["numbers"].as_object().unwrap() {
+        for occurrence in story(11) {
+            for (filter, number) in occurrence.body["numbers"].as_object().unwrap() {
                 let before = last
                     .insert(filter.clone(), number.as_u64().unwrap())
                     .unwrap_or(0);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_finished_orders_are_given_back() {
+    fn counters_of_finished_orders_are_removed() {
         let mut scenario = Scenario::new(3);
         for _ in 0..20_000 {
             scenario.next();
@@ -286,12 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn every_event_has_a_name_that_the_page_listens_for() {
-        for happening in story(5) {
+    fn every_event_name_is_registered_by_the_page() {
+        for occurrence in story(5) {
             assert!(
-                EVENT_NAMES.contains(&happening.event),
+                EVENT_NAMES.contains(&occurrence.event),
                 "{}",
-                happening.event
+                occurrence.event
             );
         }
     }

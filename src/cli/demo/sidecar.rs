@@ -1,4 +1,4 @@
-//! The sidecar of the demo: its configuration, its process, its readiness.
+//! Sidecar of the demo: configuration, process and readiness.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Failure;
 use super::child::{Child, last_lines};
 
-/// Where the sidecar of the demo listens and what it reads.
+/// Addresses of the sidecar and the NATS server, and the directory for its files.
 pub(super) struct Plan<'a> {
     pub(super) clients: SocketAddr,
     pub(super) admin: SocketAddr,
@@ -26,20 +26,20 @@ pub(super) struct Plan<'a> {
     pub(super) directory: &'a Path,
 }
 
-/// Writes the configuration and starts this same executable with it: what the demo shows is what runs in production.
+/// Writes the configuration and starts this same executable with it, as in production.
 pub(super) fn start(plan: &Plan<'_>) -> Result<Child, Failure> {
     let file = write_config(plan)?;
     let program = std::env::current_exe();
-    let program =
-        program.map_err(|error| Failure::internal(format!("where is this executable? {error}")))?;
+    let program = program
+        .map_err(|error| Failure::internal(format!("cannot find this executable: {error}")))?;
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(file);
     Child::spawn("the sidecar", command, &log(plan))
 }
 
-/// Waits until `/health/ready` says yes.
+/// Waits until `/health/ready` returns 200.
 pub(super) async fn ready(plan: &Plan<'_>) -> Result<(), Failure> {
-    let deadline = Instant::now() + READY_PATIENCE;
+    let deadline = Instant::now() + READY_TIMEOUT;
     while Instant::now() < deadline {
         if let Ok(Some(StatusCode::OK)) = timeout(Duration::from_secs(1), status(plan.admin)).await
         {
@@ -47,10 +47,10 @@ pub(super) async fn ready(plan: &Plan<'_>) -> Result<(), Failure> {
         }
         sleep(Duration::from_millis(50)).await;
     }
-    let why = last_lines(&log(plan)); // the log goes with the demo
+    let why = last_lines(&log(plan)); // the log is removed with the demo
     Err(Failure::internal(format!(
         "the sidecar was not ready within {} s{why}",
-        READY_PATIENCE.as_secs()
+        READY_TIMEOUT.as_secs()
     )))
 }
 
@@ -69,13 +69,13 @@ async fn status(admin: SocketAddr) -> Option<StatusCode> {
     let answer = tokio::select! {
         biased;
         answer = answer.as_mut() => answer,
-        // It has to be driven while the answer is awaited, and may end in the very turn that brings it.
+        // The connection must be polled for the response, and may end in the same poll.
         _ = connection => answer.await,
     };
     Some(answer.ok()?.status())
 }
 
-/// The address to call for a listening address: "all interfaces" is not one.
+/// Address to connect to for a listening address: loopback in place of "all interfaces".
 pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
     let loopback = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
@@ -92,9 +92,9 @@ fn write_config(plan: &Plan<'_>) -> Result<PathBuf, Failure> {
     Ok(file)
 }
 
-/// Also what a user may copy as a first configuration.
+/// Configuration of the demo; a user may copy it as a first one.
 fn config(plan: &Plan<'_>) -> String {
-    // Strings from outside are written as JSON strings, which are YAML strings whatever is in them.
+    // External strings are written as JSON strings, which are valid YAML.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     format!(
         r#"listen:
@@ -128,15 +128,15 @@ drain: {{ accept_for: 500ms, spread: 1s, timeout: 5s, retry: {{ min: 500ms, max:
     )
 }
 
-/// It waits for NATS and for its tailers to catch up; both take milliseconds here.
-const READY_PATIENCE: Duration = Duration::from_secs(20);
+/// 20 s: connecting to NATS and catching up take milliseconds here.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_listening_address_for_all_interfaces_is_called_on_loopback() {
+    fn address_for_all_interfaces_is_reached_on_loopback() {
         let called = |text: &str| reachable(text.parse().unwrap()).to_string();
         assert_eq!(called("0.0.0.0:80"), "127.0.0.1:80");
         assert_eq!(called("[::]:80"), "[::1]:80");

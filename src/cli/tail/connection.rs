@@ -1,4 +1,4 @@
-//! One connection to the server of an event stream: TCP, TLS, and the HTTP version both sides speak.
+//! One connection to the server of an event stream: TCP, TLS, and the HTTP version.
 
 use std::io;
 use std::path::Path;
@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::target::Target;
 
-/// How connections are made.
+/// Settings for new connections.
 pub(super) struct Connector {
     tls: Option<Arc<ClientConfig>>,
     http2: bool,
@@ -39,21 +39,22 @@ enum Sender {
     Http2(http2::SendRequest<Empty<Bytes>>),
 }
 
-/// Why there is no connection.
+/// Failure to connect.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// It may work later.
+    /// A later attempt may succeed.
     ForNow(String),
-    /// The server's certificate is not one to trust, and waiting does not change it.
+    /// The server's certificate is not trusted; waiting does not change it.
     ForGood(String),
 }
 
 impl Connector {
-    /// `http2` means prior knowledge in clear text, and nothing but `h2` in TLS. The roots are the platform's and those in
-    /// the file `authority`; nothing is read unless the target wants TLS.
+    /// Returns the settings. `http2` means prior knowledge in clear text, and only `h2` in TLS.
+    /// Trusted roots are the platform's and those in the file `authority`; nothing is read unless
+    /// the target wants TLS.
     ///
     /// # Errors
-    /// A sentence for the person.
+    /// A message for the user.
     pub(super) fn new(
         target: &Target,
         http2: bool,
@@ -62,7 +63,7 @@ impl Connector {
         let prepared = || tls_config(http2, authority).map(Arc::new);
         let tls = match target.tls || authority.is_some() {
             true => Some(prepared()?),
-            // On the usual ports a redirect may still lead to TLS; a machine without roots need not care before.
+            // On the usual ports a redirect may lead to TLS; only then are trusted roots required.
             false if target.port == 80 => prepared().ok(),
             false => None,
         };
@@ -72,7 +73,7 @@ impl Connector {
     /// Connects to the target's host.
     ///
     /// # Errors
-    /// Whether another attempt makes sense, with a sentence.
+    /// Temporary or permanent, with a message for the user.
     pub(super) async fn connect(&self, target: &Target) -> Result<Connection, Failed> {
         let attempt = tokio::time::timeout(CONNECT_PATIENCE, self.connect_unhurried(target));
         let late = |_| Failed::ForNow(format!("{} does not answer", target.authority()));
@@ -84,7 +85,7 @@ impl Connector {
         let socket = TcpStream::connect((target.host.as_str(), target.port))
             .await
             .map_err(failed)?;
-        // A server that is gone without a word is found by the kernel: an event stream may be silent for long.
+        // TCP keepalive finds a dead server: an event stream may be silent for a long time.
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
             .with_interval(KEEPALIVE_INTERVAL)
@@ -121,7 +122,7 @@ impl Connector {
     {
         let io = TokioIo::new(socket);
         let mut driver = JoinSet::new();
-        // What ends a connection is told by the request or the body that it ends.
+        // The request or the body reports why the connection ended.
         let sender = if h2 {
             let (sender, connection) = http2_builder().handshake(io).await?;
             driver.spawn(async move { drop(connection.await) });
@@ -177,7 +178,8 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_IDLE)
         .keep_alive_timeout(KEEPALIVE_INTERVAL)
-        // h2 closes a connection on which many small frames lie unread, and allows more of them the larger the window.
+        // h2 closes a connection with many small unread frames; a larger window allows more of
+        // them.
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
     builder
@@ -185,7 +187,7 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
 
 fn tls_config(http2: bool, authority: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    // Some of a platform's roots are unreadable now and then; none at all is told below.
+    // Unreadable roots are skipped; if no root is readable, the error follows below.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(file) = authority {
         let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());

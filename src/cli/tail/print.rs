@@ -1,4 +1,4 @@
-//! Events as people or programs read them.
+//! Output formats of `tail`: JSON lines for programs, plain or coloured text for people.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -8,19 +8,20 @@ use serde::Serialize;
 
 use crate::sse::decode::ReceivedEvent;
 
-/// How events are written.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     /// One JSON object per line.
     Json,
     /// One line per line of data, with nothing added.
     Plain,
-    /// The same for a terminal: sparing colours, and nothing that could steer the terminal.
+    /// As `Plain`, with few colours and without control characters that a terminal would interpret.
     Terminal { colours: bool },
 }
 
 impl Style {
-    /// What fits standard output; `NO_COLOR` (no-color.org) and dumb terminals are respected.
+    /// Chooses the format for standard output; respects `NO_COLOR` (no-color.org) and dumb
+    /// terminals.
     pub(super) fn detect(json: bool) -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         match (json, std::io::stdout().is_terminal()) {

@@ -1,4 +1,4 @@
-//! One request for an event stream: what is sent, and what the answer means.
+//! One request for an event stream: its headers, redirects, and the meaning of the response.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,33 +12,33 @@ use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Connector, Failed};
+use super::report;
 use super::target::Target;
-use super::tell;
 
-/// An event stream that has begun.
+/// Open event stream.
 pub(super) struct Opened {
-    /// Its bytes.
+    /// Body with the events.
     pub(super) body: Incoming,
-    /// Lives as long as the bytes are read.
+    /// Must stay alive while the body is read.
     pub(super) connection: Connection,
 }
 
-/// Why an attempt gave no event stream.
+/// Response other than an event stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum No {
-    /// 204: the server wants this client to stop, and that is no error.
+    /// 204: the server ends this stream for good, without an error.
     Finished,
-    /// Trying again changes nothing.
+    /// Permanent: another attempt gives the same result.
     ForGood(String),
-    /// Try again, not before `after`.
+    /// Temporary: retry, not before `after`.
     ForNow {
         why: String,
         after: Option<Duration>,
     },
 }
 
-/// Asks for the stream after `last_event_id` (empty: live). Redirects within the host are followed, and each attempt
-/// begins at `target` again: a server that is gone must not stay pinned by its own redirect.
+/// Requests the stream after `last_event_id` (empty: live). Follows redirects within the host. Each
+/// attempt starts at `target` again, so that a redirect to a dead server is not permanent.
 pub(super) async fn open(
     connector: &Connector,
     target: &Target,
@@ -49,17 +49,17 @@ pub(super) async fn open(
     for _ in 0..REDIRECTS_MAX {
         let mut connection = connector.connect(&target).await?;
         let request = request(&target, &connection, headers, last_event_id)?;
-        let sent = timeout(HEAD_PATIENCE, connection.send(&target, request)).await;
+        let sent = timeout(HEAD_TIMEOUT, connection.send(&target, request)).await;
         let response = sent.map_err(|_| {
             for_now(format!(
-                "{} accepts, but does not answer",
+                "{} accepts connections but does not respond",
                 target.authority()
             ))
         })?;
         let response = response.map_err(for_now)?;
         if let Some(location) = redirect(&response) {
             target = target.redirected(location).map_err(No::ForGood)?;
-            tell(&format!("redirected to {}", target.uri()));
+            report(&format!("redirected to {}", target.uri()));
             continue;
         }
         return match judge(response.status(), response.headers()) {
@@ -110,17 +110,19 @@ fn request(
             host.map_err(|error| No::ForGood(error.to_string()))?,
         );
     }
-    // What the person says stands for what we would have said.
+    // Headers of the user replace the defaults.
     for name in headers.keys() {
         all.remove(name);
     }
     all.extend(headers.clone());
     if !last_event_id.is_empty() {
-        // An id that no header can hold cannot be resumed from, and silence about it would lose events.
+        // Without this error an id that no header can carry would silently lose events.
         let value = HeaderValue::from_bytes(last_event_id.as_bytes());
         all.insert(
             LAST_EVENT_ID,
-            value.map_err(|_| No::ForGood(format!("{last_event_id:?} cannot be sent as an id")))?,
+            value.map_err(|_| {
+                No::ForGood(format!("{last_event_id:?} cannot be sent as Last-Event-ID"))
+            })?,
         );
     }
     Ok(request)
@@ -133,7 +135,7 @@ fn redirect(response: &Response<Incoming>) -> Option<&str> {
         .flatten()
 }
 
-/// What a head means: go on with the body, or no.
+/// Classifies a response head: an event stream, or the kind of failure.
 fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), No> {
     match status {
         StatusCode::OK => {
@@ -146,7 +148,7 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), No> {
                 Ok(())
             } else {
                 Err(No::ForGood(format!(
-                    "the answer is {media_type:?} and no event stream"
+                    "the response is {media_type:?}, not an event stream"
                 )))
             }
         }
@@ -170,7 +172,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     }
     let date = SystemTime::from(OffsetDateTime::parse(value, &Rfc2822).ok()?);
-    // A date in the past means now.
+    // A past date means now.
     Some(
         date.duration_since(SystemTime::now())
             .unwrap_or_default()
@@ -178,10 +180,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     )
 }
 
-/// Adds what the body says about a refusal, if it says it soon and briefly.
+/// Adds the explanation in the body of a rejection, if it is short and arrives soon.
 async fn explained(no: No, response: Response<Incoming>) -> No {
-    let body = Limited::new(response.into_body(), REFUSAL_BYTES_MAX).collect();
-    let Ok(Ok(body)) = timeout(REFUSAL_PATIENCE, body).await else {
+    let body = Limited::new(response.into_body(), REJECTION_BYTES_MAX).collect();
+    let Ok(Ok(body)) = timeout(REJECTION_TIMEOUT, body).await else {
         return no;
     };
     let Some(more) = reason(&body.to_bytes()) else {
@@ -197,11 +199,11 @@ async fn explained(no: No, response: Response<Incoming>) -> No {
     }
 }
 
-/// The message and the hint of one of our refusals.
+/// Message and hint of a rejection by Sidestream.
 fn reason(body: &[u8]) -> Option<String> {
-    let refusal: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let message = refusal["error"]["message"].as_str()?;
-    let hint = refusal["error"]["hint"]
+    let rejection: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let message = rejection["error"]["message"].as_str()?;
+    let hint = rejection["error"]["hint"]
         .as_str()
         .map(|hint| format!(" ({hint})"))
         .unwrap_or_default();
@@ -210,16 +212,16 @@ fn reason(body: &[u8]) -> Option<String> {
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Browsers allow 20; one of an ingress and one of the application are usual.
+/// 5: usual are one of an ingress and one of the application; browsers allow 20.
 const REDIRECTS_MAX: usize = 5;
 
-/// A server that accepted may have to wait for NATS; it is not reasonable beyond this.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// 30 s: a server that accepted the request may wait for NATS, but not longer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
-const REFUSAL_BYTES_MAX: usize = 16 << 10;
+const REJECTION_TIMEOUT: Duration = Duration::from_secs(2);
+const REJECTION_BYTES_MAX: usize = 16 << 10;
 
-/// A longer pause is a mistake of somebody, and a person is waiting.
+/// 1 h: a longer `Retry-After` is a mistake.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 
 #[cfg(test)]
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_says_whether_trying_again_makes_sense() {
+    fn status_decides_if_the_request_is_retried() {
         assert_eq!(head(204, &[]), Err(No::Finished));
         for status in [400, 401, 403, 404, 406, 410, 416] {
             assert!(matches!(head(status, &[]), Err(No::ForGood(_))), "{status}");
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_its_own_words() {
+    fn rejection_is_reported_with_its_message_and_hint() {
         let body = br#"{"error":{"code":"subject_not_allowed","message":"not allowed","hint":"ask for less"}}"#;
         assert_eq!(reason(body).unwrap(), "not allowed (ask for less)");
         assert_eq!(reason(b"<html>"), None);

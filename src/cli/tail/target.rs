@@ -1,4 +1,4 @@
-//! Where an event stream is: a URL, taken apart, and where a redirect may lead.
+//! URL of an event stream: parsing, encoding, and the redirects that are allowed.
 
 use hyper::Uri;
 
@@ -13,12 +13,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Takes apart what a person typed: characters that a URL may not hold (`>` in a subject) are encoded.
+    /// Parses a typed URL. Characters that a URL may not contain (`>` in a subject) are encoded.
     ///
     /// # Errors
-    /// A sentence for the person.
+    /// A message for the user.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        // The fragment is for the reader of a page; no server ever sees it.
+        // The fragment is never sent to a server.
         let text = text.split('#').next().unwrap_or_default();
         let tls = match text
             .trim()
@@ -80,11 +80,11 @@ impl Target {
             .map_or("", |authority| authority.as_str())
     }
 
-    /// Where `location`, read from here, leads.
+    /// Resolves a redirect from this URL to `location`.
     ///
     /// # Errors
-    /// A sentence, also when it leads to another host or out of TLS: our headers may hold a secret, and whoever follows
-    /// a stream should know whose it is.
+    /// A message for the user, also if the redirect leads to another host or from TLS to clear
+    /// text: the headers may contain a secret.
     pub(super) fn redirected(&self, location: &str) -> Result<Self, String> {
         let next = Self::parse(&self.resolve(location))?;
         let upgraded = next.tls && !self.tls && self.port == 80 && next.port == 443;
@@ -94,13 +94,13 @@ impl Target {
             Ok(next)
         } else {
             Err(format!(
-                "the server redirects to {}, which is another host",
+                "the server redirects to another host or port: {}",
                 next.uri
             ))
         }
     }
 
-    /// RFC 3986, section 5.2, without the removal of dot segments, which is the server's business.
+    /// RFC 3986, section 5.2, without the removal of dot segments, which is left to the server.
     fn resolve(&self, location: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         let authority = self.authority();
@@ -120,7 +120,8 @@ impl Target {
     }
 }
 
-/// Percent-encodes what may not stand in a URL, and leaves all else, `%` included, as it is.
+/// Percent-encodes characters that are invalid in a URL; everything else, `%` included, is
+/// unchanged.
 fn encoded(text: &str) -> String {
     let mut url = String::with_capacity(text.len());
     for byte in text.trim().bytes() {
@@ -143,28 +144,28 @@ mod tests {
     }
 
     #[test]
-    fn a_url_as_people_type_it_is_taken_apart() {
-        let told = target("http://localhost:8080/events?subject=demo.>&subject=größe#top");
+    fn typed_url_is_parsed_and_encoded() {
+        let typed = target("http://localhost:8080/events?subject=demo.>&subject=größe#top");
         assert_eq!(
-            (told.host.as_str(), told.port, told.tls),
+            (typed.host.as_str(), typed.port, typed.tls),
             ("localhost", 8080, false)
         );
         assert_eq!(
-            told.path_and_query(),
+            typed.path_and_query(),
             "/events?subject=demo.%3E&subject=gr%C3%B6%C3%9Fe"
         );
-        assert_eq!(told.authority(), "localhost:8080");
+        assert_eq!(typed.authority(), "localhost:8080");
         assert_eq!(target("https://pod.example").port, 443);
         assert_eq!(target("http://[::1]/x").host, "::1");
         assert_eq!(
             target("http://h/a%20b").path_and_query(),
             "/a%20b",
-            "what is encoded is not encoded twice"
+            "encoded characters are not encoded twice"
         );
     }
 
     #[test]
-    fn what_is_no_url_of_an_event_stream_is_refused_with_a_reason() {
+    fn invalid_url_is_rejected_with_a_reason() {
         for (text, reason) in [
             ("localhost:8080/events", "begins with http://"),
             ("/events", "begins with http://"),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_within_the_host_is_resolved_from_here() {
+    fn redirect_within_the_host_is_resolved() {
         let here = target("http://h:81/a/b?c");
         for (location, url) in [
             ("/x?y", "http://h:81/x?y"),
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_another_host_port_or_out_of_tls_is_refused() {
+    fn redirect_to_another_host_or_port_or_out_of_tls_is_rejected() {
         for (from, to) in [
             ("http://h/", "http://g/"),
             ("http://h/", "http://h:81/"),
