@@ -39,7 +39,7 @@ test: ## Run the whole suite, then the tests that use NATS with the oldest suppo
 	@$(CARGO) test --quiet --locked -p async-nats --lib -- connection
 	@echo "--- the load tool, a short run: no event missing or duplicated"
 	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
-	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --behind 200 --spawn
+	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --missed 200 --spawn
 	@echo "--- the guard for speed, a short run: one binary compared with itself"
 	@target="$${CARGO_TARGET_DIR:-target}"; $(CARGO) test --quiet --locked --bench load -- guard --brief --rounds 1 \
 		--only broadcast --base "$$target/debug/sidestream" | grep -E '^broadcast .* (ok|noise)$$'

@@ -272,7 +272,7 @@ impl Guard {
             options.clients = Some(20);
             (options.connections, options.streams) = (2, 10);
             options.seconds = Some(1);
-            options.behind = 20;
+            options.missed = 20;
         }
         Ok(options)
     }
@@ -327,16 +327,17 @@ impl Rounds {
         })
     }
 
+    fn ratios_to_bare(&self, cost: fn(&Costs) -> f64) -> Vec<f64> {
+        self.costs
+            .iter()
+            .filter_map(|costs| Some(cost(costs) / costs.bare?))
+            .collect()
+    }
+
     fn row_against_bare(&self) -> Option<Row> {
         let limit = self.comparison.bare_limit?;
-        let of_bare = |cost: fn(&Costs) -> f64| -> Vec<f64> {
-            self.costs
-                .iter()
-                .filter_map(|costs| Some(cost(costs) / costs.bare?))
-                .collect()
-        };
-        let base = Spread::of(of_bare(|costs| costs.base))?;
-        let tree = Spread::of(of_bare(|costs| costs.tree))?;
+        let base = Spread::of(self.ratios_to_bare(|costs| costs.base))?;
+        let tree = Spread::of(self.ratios_to_bare(|costs| costs.tree))?;
         Some(Row {
             name: format!("{} / bare", self.comparison.name),
             unit: "x the bare loop",

@@ -196,7 +196,6 @@ impl<'a> Run<'a> {
         let elapsed = begin.elapsed();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
         let own = Cpu::of(std::process::id())?.since(own);
-        let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
         Ok(self.meter.read(|tally| {
             let deliveries = tally.events - before;
             let reads = (tally.reads - reads).max(1) as f64;
@@ -217,8 +216,8 @@ impl<'a> Run<'a> {
                 })),
                 // Comparable even if a busy machine made one server coalesce more events.
                 "cpu_us_per_read": spent.map(|spent| microseconds(spent.total()) / reads),
-                "server_busy": spent.map(|spent| share(spent.total())),
-                "load_busy": share(own.total()),
+                "server_busy": spent.map(|spent| share(spent.total(), elapsed)),
+                "load_busy": share(own.total(), elapsed),
             })
         }))
     }
@@ -299,6 +298,11 @@ fn milliseconds(histogram: &Histogram<u64>) -> Value {
 
 fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
+}
+
+/// Returns the share of a core that `time` is of `elapsed`.
+fn share(time: Duration, elapsed: Duration) -> f64 {
+    time.as_secs_f64() / elapsed.as_secs_f64()
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -169,7 +169,7 @@ pub(crate) struct Options {
     pub(crate) from: From,
     /// Events that each client missed (scenario replay)
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) behind: u32,
+    pub(crate) missed: u32,
     /// Maximum number of clients between connect and first byte
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connecting: Option<u32>,

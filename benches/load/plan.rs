@@ -23,7 +23,7 @@ pub(crate) struct Replay {
     /// Their storage.
     pub(crate) from: From,
     /// Events that each client missed.
-    pub(crate) behind: u64,
+    pub(crate) missed: u64,
     /// Missed events of all subjects.
     pub(crate) events: u64,
     /// Bytes of each payload.
@@ -108,11 +108,11 @@ impl Plan {
             None => (preset.events, preset.warm_up),
         };
         let replay = (scenario == Scenario::Replay).then(|| {
-            let behind = u64::from(options.behind);
+            let missed = u64::from(options.missed);
             Replay {
                 from: options.from,
-                behind,
-                events: behind * subjects as u64,
+                missed,
+                events: missed * subjects as u64,
                 size: options.size as usize,
             }
         });

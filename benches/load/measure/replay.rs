@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Run, Setting, crowd, microseconds, milliseconds};
+use super::{Run, Setting, crowd, microseconds, milliseconds, share};
 use crate::Fallible;
 use crate::client::fleet::{Fleet, Shape};
 use crate::client::meter::{Goal, Meter};
@@ -94,11 +94,11 @@ async fn miss(
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    if !meter.until(Goal::Events(replay.behind), TIMEOUT).await {
+    if !meter.until(Goal::Events(replay.missed), TIMEOUT).await {
         let seen = meter.read(|tally| tally.events);
         return Err(format!(
             "a client that stayed connected received {seen} of {} events",
-            replay.behind
+            replay.missed
         )
         .into());
     }
@@ -116,7 +116,7 @@ impl Run<'_> {
         replay: Replay,
         readings: &Readings<'_>,
     ) -> Fallible<Value> {
-        let expected = replay.behind * self.plan.client_count() as u64;
+        let expected = replay.missed * self.plan.client_count() as u64;
         self.inspect(reset_peak)?;
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
         // All clients received the first event of their subject.
@@ -133,7 +133,6 @@ impl Run<'_> {
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
         let own = Cpu::of(std::process::id())?.since(own);
         fleet.close().await;
-        let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64();
         Ok(self.meter.read(|tally| {
             let events = tally.events.max(1) as f64;
             json!({
@@ -145,8 +144,8 @@ impl Run<'_> {
                 "bytes_per_event": tally.bytes as f64 / events,
                 "events_per_read": tally.events as f64 / tally.reads.max(1) as f64,
                 "cpu_us_per_event": spent.map(|spent| microseconds(spent.total()) / events),
-                "server_busy": spent.map(|spent| share(spent.total())),
-                "load_busy": share(own.total()),
+                "server_busy": spent.map(|spent| share(spent.total(), elapsed)),
+                "load_busy": share(own.total(), elapsed),
                 "consumers_max": readings.most(),
                 "consumers_created": readings.seen(),
             })

@@ -131,7 +131,7 @@ impl Server {
     /// Starts nginx with nchan.
     pub(crate) async fn nchan(recipe: &Recipe) -> Fallible<Self> {
         // The events that clients will miss, or a few for reconnects.
-        let kept = recipe.replay.map_or(10, |replay| replay.behind + 1);
+        let kept = recipe.replay.map_or(10, |replay| replay.missed + 1);
         let (address, child, folder) = peer::nchan(recipe.core, kept).await?;
         let (origin, pid) = (format!("http://{address}/sub"), Some(child.pid()));
         Ok(Self {

@@ -86,62 +86,66 @@ pub(super) fn micro(folder: &Path) -> Vec<(String, f64)> {
 
 impl Goal {
     fn verdict(&self, results: &[Result]) -> Verdict {
-        let result = results
-            .iter()
-            .find(|result| result.measurement.name == self.measurement);
-        let of = |target| {
-            result
-                .map(|result| values(result.runs(target), self.pointer))
-                .unwrap_or_default()
-        };
-        let own = of(Target::Sidestream);
-        let value = report::middle(own.clone());
-        let tell = |value: Option<f64>| {
-            value.map_or("not measured".to_owned(), |value| {
-                report::number(value, self.decimals)
-            })
-        };
-        // Both figures of a ratio are from one round, because the machine drifts between rounds.
-        let times = |other| {
-            report::middle(
-                own.iter()
-                    .zip(of(other))
-                    .map(|(own, other)| own / other)
-                    .collect(),
-            )
-        };
-        let told = |other: Target| {
-            times(other).map_or(String::new(), |ratio| {
-                format!("{ratio:.2} x {}", other.name())
-            })
-        };
-        let number = |bound| report::number(bound, self.decimals);
+        let median = report::middle(self.values(results, Target::Sidestream));
         let (goal, ratio, reached) = match self.bound {
             Bound::AtMost(most) => (
-                format!("at most {}", number(most)),
-                String::new(),
-                value.map(|value| value <= most),
+                format!("at most {}", self.number(most)),
+                None,
+                median.map(|value| value <= most),
             ),
             Bound::AtLeast(least) => (
-                format!("at least {}", number(least)),
-                String::new(),
-                value.map(|value| value >= least),
+                format!("at least {}", self.number(least)),
+                None,
+                median.map(|value| value >= least),
             ),
-            Bound::Times(other, most) => (
-                format!("at most {most} x {}", other.name()),
-                told(other),
-                times(other).map(|ratio| ratio <= most),
-            ),
-            Bound::Beside(other) => (String::new(), told(other), None),
-            Bound::Stated => (String::new(), String::new(), None),
+            Bound::Times(other, most) => {
+                let ratio = self.ratio(results, other);
+                (
+                    format!("at most {most} x {}", other.name()),
+                    ratio.map(|ratio| format!("{ratio:.2} x {}", other.name())),
+                    ratio.map(|ratio| ratio <= most),
+                )
+            }
+            Bound::Beside(other) => {
+                let ratio = self.ratio(results, other);
+                (
+                    String::new(),
+                    ratio.map(|ratio| format!("{ratio:.2} x {}", other.name())),
+                    None,
+                )
+            }
+            Bound::Stated => (String::new(), None, None),
         };
         Verdict {
             what: self.what,
-            measured: tell(value),
-            ratio,
+            measured: median.map_or("not measured".to_owned(), |value| self.number(value)),
+            ratio: ratio.unwrap_or_default(),
             goal,
             reached,
         }
+    }
+
+    /// Returns the figure of every run of a target.
+    fn values(&self, results: &[Result], target: Target) -> Vec<f64> {
+        results
+            .iter()
+            .find(|result| result.measurement.name == self.measurement)
+            .map(|result| values(result.runs(target), self.pointer))
+            .unwrap_or_default()
+    }
+
+    /// Returns the median of the ratios of the sidecar to another target.
+    ///
+    /// Both figures of a ratio are from one round, because the machine drifts between rounds.
+    fn ratio(&self, results: &[Result], other: Target) -> Option<f64> {
+        let own = self.values(results, Target::Sidestream);
+        let others = self.values(results, other);
+        let ratios = own.iter().zip(others).map(|(own, other)| own / other);
+        report::middle(ratios.collect())
+    }
+
+    fn number(&self, value: f64) -> String {
+        report::number(value, self.decimals)
     }
 }
 
