@@ -112,14 +112,14 @@ impl Nats {
         &self,
         config: StreamConfig,
         source: Arc<RepublishSource>,
-        demands: SubscribeRequests<RepublishWriter>,
+        requests: SubscribeRequests<RepublishWriter>,
         shutdown: Token,
     ) {
         tokio::spawn(republish::serve(
             self.clone(),
             config,
             source,
-            demands,
+            requests,
             shutdown,
         ));
     }

@@ -1,4 +1,4 @@
-//! Settings of the presence store.
+//! Settings of the presence store (`presence:` in the configuration).
 
 /// Presence over all pods.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! [`serve`] starts a tailer per subscribe request. A second loop checks every 5 s that the stream
-//! still fits: it republishes with payloads, and everything that routes read.
+//! republishes everything that routes read, with payloads.
 
 mod context;
 mod distribution;
@@ -45,7 +45,7 @@ pub(super) async fn serve(
     nats: Nats,
     config: StreamConfig,
     source: Arc<RepublishSource>,
-    mut demands: SubscribeRequests<RepublishWriter>,
+    mut requests: SubscribeRequests<RepublishWriter>,
     shutdown: Token,
 ) {
     let metrics = &nats.0.metrics;
@@ -91,7 +91,7 @@ pub(super) async fn serve(
         .check(format!("stream:{}", context.config.name), "not checked yet");
     let watcher = context.watch_stream(&source, &check);
     let receiver = async {
-        while let Some(SubscribeRequest { filters, writer }) = demands.recv().await {
+        while let Some(SubscribeRequest { filters, writer }) = requests.recv().await {
             tokio::spawn(RepublishTailer::run(
                 Arc::clone(&context),
                 filters,

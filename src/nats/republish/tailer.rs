@@ -6,7 +6,9 @@
 //!
 //! ```text
 //! receive -> pending -> deliver_pending -> Next: append
-//!                         |-> Late, LateLoss: gap, then append
+//!                         |-> Duplicate: skip
+//!                         |-> Late: a gap in place of the message
+//!                         |-> LateLoss: a gap, then append
 //!                         '-> Loss: repair: read up to the message from the stream
 //! reconnect, overflow, denied subject -> needs_resync -> resync
 //! ```

@@ -70,8 +70,8 @@ fn delivered(id: &str) -> Option<Delivered> {
     })
 }
 
-fn numbers(update: &[PresenceUpdate]) -> Vec<u64> {
-    update.iter().map(|update| update.number).collect()
+fn numbers(updates: &[PresenceUpdate]) -> Vec<u64> {
+    updates.iter().map(|update| update.number).collect()
 }
 
 #[test]
@@ -82,15 +82,15 @@ fn several_changes_are_one_update_with_the_current_state() {
         queue.changed(number);
     }
     *stub.state.lock().unwrap() = State::Reconnecting;
-    let update = queue.next_batch(10, EVERY, now);
-    assert_eq!(update.len(), 1);
-    assert_eq!(update[0].key.encode(), "me.boot-1");
-    assert_eq!(update[0].entry.state, State::Reconnecting);
+    let updates = queue.next_batch(10, EVERY, now);
+    assert_eq!(updates.len(), 1);
+    assert_eq!(updates[0].key.encode(), "me.boot-1");
+    assert_eq!(updates[0].entry.state, State::Reconnecting);
     assert_eq!(
         (
-            &*update[0].entry.pod,
-            update[0].entry.reason.clone(),
-            update[0].is_end
+            &*updates[0].entry.pod,
+            updates[0].entry.reason.clone(),
+            updates[0].is_end
         ),
         ("pod", None, false)
     );
@@ -137,9 +137,9 @@ fn ends_come_first_and_a_batch_is_limited() {
     let (_fourth, fourth) = open(&queue);
     queue.ended(closed, &*other, CloseReason::Client, None);
     queue.ended(drained, &*stub, CloseReason::Drain, delivered("3fa9c1-9"));
-    let update = queue.next_batch(2, EVERY, now);
-    assert_eq!(numbers(&update), [closed, drained]);
-    let tell = |update: &PresenceUpdate| {
+    let updates = queue.next_batch(2, EVERY, now);
+    assert_eq!(numbers(&updates), [closed, drained]);
+    let summary = |update: &PresenceUpdate| {
         (
             update.entry.state,
             update.entry.reason.clone().unwrap(),
@@ -147,11 +147,11 @@ fn ends_come_first_and_a_batch_is_limited() {
         )
     };
     assert_eq!(
-        tell(&update[0]),
+        summary(&updates[0]),
         (State::Closed, "client".into(), "3fa9c1-7".into())
     );
     assert_eq!(
-        tell(&update[1]),
+        summary(&updates[1]),
         (State::Reconnecting, "drain".into(), "3fa9c1-9".into())
     );
     assert_eq!(numbers(&queue.next_batch(2, EVERY, now)), [fourth]);
@@ -191,10 +191,10 @@ fn recreated_bucket_receives_all_open_streams() {
     let open: Vec<_> = (0..3).map(|_| open(&queue)).collect();
     queue.next_batch(10, EVERY, now);
     queue.rewrite_all();
-    let mut update = numbers(&queue.next_batch(10, EVERY, now));
-    update.sort_unstable();
+    let mut updates = numbers(&queue.next_batch(10, EVERY, now));
+    updates.sort_unstable();
     assert_eq!(
-        update,
+        updates,
         open.iter().map(|(_, number)| *number).collect::<Vec<_>>()
     );
 }
@@ -211,20 +211,20 @@ fn claimable_position_has_its_own_key_and_comes_first() {
     let (stub, number) = open(&queue);
     queue.next_batch(10, EVERY, now);
     queue.ended(number, &*stub, CloseReason::Drain, claimable());
-    let update = queue.next_batch(10, EVERY, now);
-    let keys: Vec<_> = update.iter().map(|update| update.key.encode()).collect();
+    let updates = queue.next_batch(10, EVERY, now);
+    let keys: Vec<_> = updates.iter().map(|update| update.key.encode()).collect();
     assert_eq!(keys, ["me.boot-1.position", "me.boot-1"]);
-    assert_eq!(update[0].entry, update[1].entry);
+    assert_eq!(updates[0].entry, updates[1].entry);
     assert_eq!(
-        (update[0].entry.state, &*update[0].entry.last_event_id),
+        (updates[0].entry.state, &*updates[0].entry.last_event_id),
         (State::Reconnecting, "3fa9c1-9")
     );
     // The entry of this stream was never written, so there is nothing to end.
     let (stub, number) = open(&queue);
     queue.ended(number, &*stub, CloseReason::Drain, claimable());
-    let update = queue.next_batch(10, EVERY, now);
+    let updates = queue.next_batch(10, EVERY, now);
     assert_eq!(
-        update
+        updates
             .iter()
             .map(|update| update.key.encode())
             .collect::<Vec<_>>(),
