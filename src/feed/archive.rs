@@ -11,7 +11,7 @@
 use std::fmt;
 use std::pin::Pin;
 
-use super::{Gap, GapReason};
+use super::gap::{Gap, GapReason};
 use crate::sse::{Event, SourceTag};
 use crate::subject::FilterSet;
 

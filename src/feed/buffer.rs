@@ -33,15 +33,18 @@ use super::archive::Archive;
 use super::budget::{Budget, Evict};
 use super::encoded::{EncodedEvent, PREFETCH_AHEAD};
 use super::feed::Feed;
+use super::gap::Gap;
+use super::limits::Limits;
 use super::notify::WakeList;
-use super::options::Named;
+use super::opening::OpenError;
+use super::options::{FeedOptions, Named};
+use super::origin::Origin;
 use super::replay::{ReplayMember, ReplayPool, ReplaySlots};
 use super::subject_index::SubjectIndex;
 use super::trie::SubjectTrie;
 use super::window::GapSide;
-use super::{FeedOptions, Gap, Limits, OpenError};
 
-pub use writer::StreamWriter;
+pub use writer::{StreamWriter, channel};
 
 /// Reading side of a stream buffer.
 pub struct StreamBuffer {
@@ -99,45 +102,6 @@ struct BufferGap {
 
 /// Readers with the same key share a feed.
 type Key = (FilterSet, Arc<FeedOptions>);
-
-/// Creates a buffer and its writer. Without an archive, events that leave memory are lost to
-/// readers that have not read them.
-#[must_use]
-pub fn channel(
-    name: impl Into<Arc<str>>,
-    limits: Limits,
-    budget: &Arc<Budget>,
-    access: Option<ArchiveAccess>,
-) -> (StreamWriter, Arc<StreamBuffer>) {
-    let state = State {
-        events: VecDeque::new(),
-        base: 0,
-        bytes: 0,
-        gaps: VecDeque::new(),
-        index: SubjectIndex::default(),
-        limits,
-        head: None,
-        floor: 0,
-        trie: SubjectTrie::default(),
-        feeds: Slab::new(),
-        keys: HashMap::new(),
-        catching_up: false,
-        rejected: false,
-        ended: false,
-    };
-    let replay_pool =
-        access.map(|access| ReplayPool::new(&access.replays, access.archive, access.reach, budget));
-    let buffer = Arc::new(StreamBuffer {
-        name: name.into(),
-        budget: budget.clone(),
-        replay_pool,
-        pending: AtomicU64::new(0),
-        state: Mutex::new(state),
-    });
-    let evictable: Arc<dyn Evict> = buffer.clone();
-    budget.register(Arc::downgrade(&evictable));
-    (StreamWriter::new(&buffer), buffer)
-}
 
 // === impl StreamBuffer ===
 
@@ -210,11 +174,13 @@ impl StreamBuffer {
         }
     }
 
-    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
-        self.replay_pool.as_ref()?.join(feed, after)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
+impl Origin for StreamBuffer {
+    fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = self.lock();
         // Under both locks: an appended event is either before the head and in the feed, or
         // neither.
@@ -223,8 +189,12 @@ impl StreamBuffer {
             .flatten()
     }
 
+    fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+        ReplayMember::join(self.replay_pool.as_ref()?, feed, after)
+    }
+
     /// Removes a feed after its last reader has left. The buffer can create it again.
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
+    fn reader_left(&self, feed: &Arc<Feed>) {
         let mut state = self.lock();
         let key = (feed.filters.clone(), feed.options.clone());
         // A reader may have joined between its own lock and this one.
@@ -241,10 +211,6 @@ impl StreamBuffer {
             drop(state);
             drop(gone);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -274,6 +240,25 @@ impl std::fmt::Debug for StreamBuffer {
 // === impl State ===
 
 impl State {
+    fn new(limits: Limits) -> Self {
+        Self {
+            events: VecDeque::new(),
+            base: 0,
+            bytes: 0,
+            gaps: VecDeque::new(),
+            index: SubjectIndex::default(),
+            limits,
+            head: None,
+            floor: 0,
+            trie: SubjectTrie::default(),
+            feeds: Slab::new(),
+            keys: HashMap::new(),
+            catching_up: false,
+            rejected: false,
+            ended: false,
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.head.is_some() && !self.catching_up && !self.ended
     }

@@ -15,13 +15,13 @@
 //! Core subjects have no archive: a position that has left the window, or that another
 //! process assigned, results in a gap.
 
+mod sequence;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -29,58 +29,34 @@ use tokio::sync::mpsc;
 use crate::sse::{Position, SourceTag};
 use crate::subject::FilterSet;
 
+use super::budget::Budget;
+use super::cursor::Cursor;
 use super::feed::Feed;
-use super::feed_map::FeedMap;
-use super::source::Origin;
-use super::{Budget, Cursor, FeedOptions, Gap, GapReason, OpenError, Opened, Outcome, Start};
+use super::feed_map::{FeedLease, FeedMap, REQUESTS_MAX, SubscribeRequest};
+use super::gap::{Gap, GapReason};
+use super::opening::{OpenError, Opened};
+use super::options::FeedOptions;
+use super::origin::Origin;
+use super::replay::ReplayMember;
+use super::resume::{Outcome, Start};
 
+use sequence::SequenceCounter;
 pub use subscriptions::SubscriptionKey;
 pub use writer::{Change, CoreWriter, FAN_OUT_MAX, FeedKey, Received};
-
-/// Request to subscribe for a new feed, sent to the side that owns the NATS connection.
-#[derive(Debug)]
-pub struct SubscribeRequest<W> {
-    /// Filters of the feed.
-    pub filters: FilterSet,
-    /// Writer of the feed's events.
-    pub writer: W,
-}
-
-/// Receiving end of the subscribe requests; bounded.
-pub type SubscribeRequests<W> = mpsc::Receiver<SubscribeRequest<W>>;
-
-/// 1024 subscribe requests wait to be received: those of a reconnect storm. Further readers wait in
-/// turn.
-pub(super) const REQUESTS_MAX: usize = 1024;
 
 /// Reading side of the core subjects. All feeds of a process share one sequence and one tag.
 #[derive(Debug)]
 pub struct CoreSource {
     sequence: Arc<SequenceCounter>,
-    requests: mpsc::Sender<SubscribeRequest<super::feed_map::FeedLease>>,
+    requests: mpsc::Sender<SubscribeRequest<FeedLease>>,
     feeds: Arc<FeedMap>,
-}
-
-/// Sequence of one process. A number is never reused: a feed that is created again continues the
-/// sequence.
-#[derive(Debug)]
-struct SequenceCounter {
-    tag: SourceTag,
-    /// Number allocated last.
-    last: AtomicU64,
-    /// Every event up to this number is in the windows of all feeds that match it.
-    complete: AtomicU64,
 }
 
 /// Creates a core source under this tag, and the one writer of all its feeds.
 #[must_use]
 pub fn channel(tag: SourceTag, budget: &Arc<Budget>) -> (Arc<CoreSource>, CoreWriter) {
     let (requests, received) = mpsc::channel(REQUESTS_MAX);
-    let sequence = Arc::new(SequenceCounter {
-        tag,
-        last: AtomicU64::new(0),
-        complete: AtomicU64::new(0),
-    });
+    let sequence = Arc::new(SequenceCounter::new(tag));
     let core = Arc::new(CoreSource {
         sequence: sequence.clone(),
         requests,
@@ -95,7 +71,7 @@ impl CoreSource {
     /// Tag of this process's event ids.
     #[must_use]
     pub fn tag(&self) -> SourceTag {
-        self.sequence.tag
+        self.sequence.tag()
     }
 
     /// Opens a reader. Returns after its subscriptions are confirmed, so that it receives
@@ -127,17 +103,6 @@ impl CoreSource {
     /// Evicts events older than the age limit.
     pub fn sweep(&self, now: Instant) {
         self.feeds.sweep(now);
-    }
-
-    pub(super) fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
-        let state = feed.lock();
-        // Under the feed's lock: nothing is appended between reading its end and reading the
-        // sequence.
-        (index >= state.window.end()).then(|| self.sequence.complete())
-    }
-
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
-        self.feeds.reader_left(feed);
     }
 
     fn join(self: &Arc<Self>, feed: Arc<Feed>, start: Start) -> Opened {
@@ -186,42 +151,26 @@ impl CoreSource {
         drop(state);
         let key = feed.join(offset, position);
         Opened {
-            cursor: Cursor::new(Origin::Core(self.clone()), feed, key, offset, position),
+            cursor: Cursor::new(self.clone(), feed, key, offset, position),
             outcome,
         }
     }
 }
 
-// === impl SequenceCounter ===
-
-impl SequenceCounter {
-    /// Allocates the next number.
-    fn take(&self) -> Position {
-        let seq = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        Position {
-            tag: self.tag,
-            seq,
-            fingerprint: None,
-        }
+impl Origin for CoreSource {
+    fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
+        let state = feed.lock();
+        // Under the feed's lock: nothing is appended between reading its end and reading the
+        // sequence.
+        (index >= state.window.end()).then(|| self.sequence.complete())
     }
 
-    /// Returns the number allocated last.
-    fn last(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
+    /// Core subjects have no archive.
+    fn join_replay(&self, _: &Arc<Feed>, _: u64) -> Option<Box<ReplayMember>> {
+        None
     }
 
-    /// Returns the last complete number as a position.
-    fn complete(&self) -> Position {
-        Position {
-            tag: self.tag,
-            seq: self.complete.load(Ordering::Acquire),
-            fingerprint: None,
-        }
-    }
-
-    /// Marks everything up to this number as complete. Called only by the writer, in ascending
-    /// order.
-    fn set_complete(&self, seq: u64) {
-        self.complete.store(seq, Ordering::Release);
+    fn reader_left(&self, feed: &Arc<Feed>) {
+        self.feeds.reader_left(feed);
     }
 }

@@ -28,10 +28,10 @@ use crate::sse::Position;
 
 use super::encoded::PREFETCH_AHEAD;
 use super::feed::Feed;
+use super::origin::Origin;
 use super::replay::ReplayMember;
 use super::shed::{GapRun, Shedder};
 use super::sink::DirectSink;
-use super::source::Origin;
 use super::throttle::{Throttle, ThrottleDecision};
 use super::window::{Entry, Epoch, GapSide, Offset, Window};
 use super::{Batch, Gap, GapReason, Item};
@@ -42,7 +42,7 @@ pub use probe::{CursorProbe, Lag};
 /// writes.
 #[derive(Debug)]
 pub struct Cursor {
-    origin: Origin,
+    origin: Arc<dyn Origin>,
     probe: CursorProbe,
     offset: Offset,
     position: Position,
@@ -65,7 +65,7 @@ pub enum Read {
 
 impl Cursor {
     pub(super) fn new(
-        origin: Origin,
+        origin: Arc<dyn Origin>,
         feed: Arc<Feed>,
         key: usize,
         offset: Offset,
@@ -83,7 +83,7 @@ impl Cursor {
     }
 
     /// Creates a reader at the end of a feed, which may not have started yet.
-    pub(super) fn at_end(origin: Origin, feed: Arc<Feed>) -> Self {
+    pub(super) fn at_end(origin: Arc<dyn Origin>, feed: Arc<Feed>) -> Self {
         let (offset, position) = {
             let state = feed.lock();
             let floor = Position {

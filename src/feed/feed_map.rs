@@ -17,9 +17,11 @@ use tokio::sync::{mpsc, watch};
 use crate::sse::Position;
 use crate::subject::FilterSet;
 
+use super::budget::Budget;
 use super::feed::Feed;
 use super::notify::WakeList;
-use super::{Budget, FeedOptions, OpenError, SubscribeRequest};
+use super::opening::OpenError;
+use super::options::FeedOptions;
 
 /// Maximum idle period of a feed. A feed lingers for as long as it has existed, so that feeds which
 /// are opened and left at once do not accumulate.
@@ -30,6 +32,22 @@ pub const LINGER: Duration = Duration::from_secs(30);
 
 /// 5 s for the server to confirm a subscription.
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(5);
+
+/// Request to subscribe for a new feed, sent to the side that owns the NATS connection.
+#[derive(Debug)]
+pub struct SubscribeRequest<W> {
+    /// Filters of the feed.
+    pub filters: FilterSet,
+    /// Writer of the feed's events.
+    pub writer: W,
+}
+
+/// Receiving end of the subscribe requests; bounded.
+pub type SubscribeRequests<W> = mpsc::Receiver<SubscribeRequest<W>>;
+
+/// 1024 subscribe requests wait to be received: those of a reconnect storm. Further readers wait in
+/// turn.
+pub(super) const REQUESTS_MAX: usize = 1024;
 
 /// Feeds of one source.
 #[derive(Debug)]

@@ -44,10 +44,12 @@ mod dispatch;
 pub mod encoded;
 mod feed;
 pub mod feed_map;
+mod gap;
 pub mod limits;
 mod notify;
 mod opening;
 pub mod options;
+mod origin;
 mod readers;
 pub mod replay;
 pub mod republish_source;
@@ -66,18 +68,18 @@ pub use archive::Archive;
 pub use batch::{Batch, Copied, Item};
 pub use budget::Budget;
 pub use buffer::{ArchiveAccess, StreamBuffer, StreamWriter};
-pub use core_source::{
-    Change, CoreSource, CoreWriter, FeedKey, Received, SubscribeRequest, SubscribeRequests,
-    SubscriptionKey,
-};
+pub use core_source::{Change, CoreSource, CoreWriter, FeedKey, Received, SubscriptionKey};
 pub use cursor::{Cursor, CursorProbe, Lag, Read};
+pub use feed_map::{SubscribeRequest, SubscribeRequests};
+pub use gap::{Gap, GapReason};
 pub use limits::Limits;
 pub use notify::run_dispatcher;
+pub use opening::{OpenError, Opened};
 pub use options::FeedOptions;
 pub use replay::ReplaySlots;
 pub use republish_source::{RepublishSource, RepublishWriter};
-pub use resume::{Gap, GapReason, Outcome, Start};
+pub use resume::{Outcome, Start};
 pub use shed::{Shedder, Slow, SlowPolicy};
 pub use sink::{DirectSink, EncodedRun, SendOutcome};
-pub use source::{OpenError, Opened, Source};
+pub use source::Source;
 pub use throttle::{Throttle, ThrottleDecision};

@@ -1,10 +1,33 @@
-//! Resuming a reader from a position: asks the archive as the rules in [`resume`] require.
+//! Opening a reader at a position: asks the archive as the rules in [`resume`] require.
 
 use crate::sse::{Position, SourceTag};
 
 use super::archive::{Archive, State, Unavailable};
-use super::resume::{self, Decision, StoredFingerprint, View};
-use super::{Cursor, GapReason, OpenError, Outcome};
+use super::cursor::Cursor;
+use super::gap::GapReason;
+use super::resume::{self, Decision, Outcome, StoredFingerprint, View};
+
+/// A reader that has been opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its cursor.
+    pub cursor: Cursor,
+    /// Outcome of its start.
+    pub outcome: Outcome,
+}
+
+/// Reason why a reader cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The source has not started, or NATS does not answer.
+    NotReady,
+    /// NATS rejects what the reader needs until an operator changes something.
+    Rejected,
+    /// The limit `limits.feeds` is reached.
+    TooManyFeeds,
+    /// The limit `limits.replays.queued` is reached.
+    TooManyReplays,
+}
 
 /// Moves a reader that has joined at the head to the position that follows from `at`. `view`
 /// returns the state of the source, given the previous answers of the archive.

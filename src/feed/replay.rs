@@ -31,11 +31,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::subject::FilterSet;
 
-use super::Gap;
 use super::archive::{Archive, Page, Unavailable};
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
 use super::feed::Feed;
+use super::gap::Gap;
 use super::trie::SubjectTrie;
 
 pub(super) use member::{ReplayMember, ReplayProgress};
@@ -162,19 +162,15 @@ impl ReplayPool {
     }
 
     /// Queues a reader that has everything up to `after`; `None` at the limit.
-    pub(super) fn join(
-        self: &Arc<Self>,
-        feed: &Arc<Feed>,
-        after: u64,
-    ) -> Option<Box<ReplayMember>> {
+    fn enqueue(&self, feed: &Arc<Feed>, after: u64) -> Option<usize> {
         let replays = &self.replays;
-        let joined_count =
+        let joined =
             replays
                 .readers
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
                     (readers < replays.readers_max).then_some(readers + 1)
                 });
-        joined_count.ok()?;
+        joined.ok()?;
         replays.queue();
         let reader = Reader {
             feed: feed.clone(),
@@ -185,7 +181,7 @@ impl ReplayPool {
         };
         let key = self.lock().readers.insert(reader);
         self.queued_notify.notify_one();
-        Some(Box::new(ReplayMember::new(self.clone(), key)))
+        Some(key)
     }
 
     /// Runs sessions forever. To be spawned once.

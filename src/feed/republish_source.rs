@@ -19,20 +19,20 @@ use crate::sse::{Event, Position, SourceTag};
 use crate::subject::FilterSet;
 
 use super::archive::State;
+use super::budget::Budget;
 use super::buffer::ArchiveAccess;
-use super::core_source::REQUESTS_MAX;
+use super::cursor::Cursor;
 use super::encoded::EncodedEvent;
 use super::feed::{self, Feed};
-use super::feed_map::{FeedLease, FeedMap};
+use super::feed_map::{FeedLease, FeedMap, REQUESTS_MAX, SubscribeRequest, SubscribeRequests};
+use super::gap::{Gap, GapReason};
 use super::opening;
+use super::opening::{OpenError, Opened};
+use super::options::FeedOptions;
+use super::origin::Origin;
 use super::replay::{ReplayMember, ReplayPool};
-use super::resume::{StoredFingerprint, View};
-use super::source::Origin;
+use super::resume::{Outcome, Start, StoredFingerprint, View};
 use super::window::GapSide;
-use super::{
-    Budget, Cursor, FeedOptions, Gap, GapReason, OpenError, Opened, Outcome, Start,
-    SubscribeRequest, SubscribeRequests,
-};
 
 /// Reading side of one stream; every feed has a subscription of its own.
 pub struct RepublishSource {
@@ -144,7 +144,7 @@ impl RepublishSource {
             seq: 0,
             fingerprint: None,
         })?;
-        let mut cursor = Cursor::at_end(Origin::Republish(self.clone()), found.feed.clone());
+        let mut cursor = Cursor::at_end(self.clone(), found.feed.clone());
         let writer = |lease| RepublishWriter {
             source: self.clone(),
             lease,
@@ -186,19 +186,21 @@ impl RepublishSource {
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
         self.replay_pool.clone().run()
     }
+}
 
-    pub(super) fn head_at_end(feed: &Feed, index: u64) -> Option<Position> {
+impl Origin for RepublishSource {
+    fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position> {
         let state = feed.lock();
         (index >= state.window.end())
             .then_some(state.head)
             .flatten()
     }
 
-    pub(super) fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
-        self.replay_pool.join(feed, after)
+    fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
+        ReplayMember::join(&self.replay_pool, feed, after)
     }
 
-    pub(super) fn reader_left(&self, feed: &Arc<Feed>) {
+    fn reader_left(&self, feed: &Arc<Feed>) {
         self.feeds.reader_left(feed);
     }
 }

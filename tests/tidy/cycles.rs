@@ -18,7 +18,7 @@ const IN_CYCLES: [(&str, usize); 7] = [
     ("app", 5),
     ("cli", 15),
     ("config", 9),
-    ("feed", 8),
+    ("feed", 4),
     ("http", 5),
     ("injector", 4),
 ];

@@ -12,7 +12,6 @@ use super::StreamBuffer;
 use crate::feed::archive::State;
 use crate::feed::opening;
 use crate::feed::resume::{StoredFingerprint, View};
-use crate::feed::source::Origin;
 use crate::feed::{Cursor, FeedOptions, Gap, OpenError, Opened, Outcome, Start};
 
 impl StreamBuffer {
@@ -67,13 +66,7 @@ impl StreamBuffer {
         let key = feed.join(end, head);
         drop(state);
         self.budget.enforce(); // A new feed has entries of its own.
-        Ok(Cursor::new(
-            Origin::JetStream(self.clone()),
-            feed,
-            key,
-            end,
-            head,
-        ))
+        Ok(Cursor::new(self.clone(), feed, key, end, head))
     }
 
     /// State of the source as seen from the position `at`.

@@ -5,16 +5,42 @@
 //! recreated, restored, or its oldest messages expired) it starts a new epoch. Each call locks the
 //! buffer once and wakes readers after the lock is released.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::StreamBuffer;
+use super::{ArchiveAccess, State, StreamBuffer};
+use crate::feed::budget::{Budget, Evict};
 use crate::feed::encoded::EncodedEvent;
+use crate::feed::gap::{Gap, GapReason};
+use crate::feed::limits::Limits;
 use crate::feed::notify::WakeList;
+use crate::feed::replay::ReplayPool;
 use crate::feed::trie::SubjectTrie;
-use crate::feed::{Gap, GapReason};
 use crate::sse::{Event, Position, SourceTag};
+
+/// Creates a buffer and its writer. Without an archive, events that leave memory are lost to
+/// readers that have not read them.
+#[must_use]
+pub fn channel(
+    name: impl Into<Arc<str>>,
+    limits: Limits,
+    budget: &Arc<Budget>,
+    access: Option<ArchiveAccess>,
+) -> (StreamWriter, Arc<StreamBuffer>) {
+    let replay_pool =
+        access.map(|access| ReplayPool::new(&access.replays, access.archive, access.reach, budget));
+    let buffer = Arc::new(StreamBuffer {
+        name: name.into(),
+        budget: budget.clone(),
+        replay_pool,
+        pending: AtomicU64::new(0),
+        state: Mutex::new(State::new(limits)),
+    });
+    let evictable: Arc<dyn Evict> = buffer.clone();
+    budget.register(Arc::downgrade(&evictable));
+    (StreamWriter::new(&buffer), buffer)
+}
 
 /// Writer of one stream buffer. Not `Clone`; dropping it ends every feed.
 #[derive(Debug)]
@@ -24,7 +50,7 @@ pub struct StreamWriter {
 }
 
 impl StreamWriter {
-    pub(super) fn new(buffer: &Arc<StreamBuffer>) -> Self {
+    fn new(buffer: &Arc<StreamBuffer>) -> Self {
         Self {
             buffer: buffer.clone(),
             wake_list: WakeList::default(),

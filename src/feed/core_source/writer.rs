@@ -15,11 +15,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use slab::Slab;
 
+use super::sequence::SequenceCounter;
 use super::subscriptions::{SubscriptionKey, Subscriptions};
-use super::{SequenceCounter, SubscribeRequests};
 use crate::feed::dedup::Dedup;
 use crate::feed::encoded::EncodedEvent;
-use crate::feed::feed_map::FeedLease;
+use crate::feed::feed_map::{FeedLease, SubscribeRequests};
 use crate::feed::notify::WakeList;
 use crate::feed::options::Named;
 use crate::feed::window::GapSide;

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Phase, ReplayPool, State, leave};
-use crate::feed::Gap;
 use crate::feed::encoded::EncodedEvent;
+use crate::feed::feed::Feed;
+use crate::feed::gap::Gap;
 
 /// Dropping it releases the reader's slot.
 #[derive(Debug)]
@@ -34,8 +35,17 @@ pub(in crate::feed) enum ReplayProgress {
 }
 
 impl ReplayMember {
-    pub(super) fn new(replay_pool: Arc<ReplayPool>, key: usize) -> Self {
-        Self { replay_pool, key }
+    /// Queues a reader that has everything up to `after`; `None` at the limit.
+    pub(in crate::feed) fn join(
+        replay_pool: &Arc<ReplayPool>,
+        feed: &Arc<Feed>,
+        after: u64,
+    ) -> Option<Box<Self>> {
+        let key = replay_pool.enqueue(feed, after)?;
+        Some(Box::new(Self {
+            replay_pool: replay_pool.clone(),
+            key,
+        }))
     }
 
     /// Passes the reader's events of the page to `take`, until it returns false.

@@ -1,0 +1,25 @@
+//! Origin: the source of a feed, as the feed's cursors use it.
+//!
+//! A cursor asks the source for its head at a checkpoint, joins a replay when it is overtaken by
+//! eviction, and notifies the source when the last reader leaves. None of this is per event. The
+//! trait keeps the cursor independent of the three kinds of sources.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::sse::Position;
+
+use super::feed::Feed;
+use super::replay::ReplayMember;
+
+/// Source of a feed, as its cursors use it.
+pub(super) trait Origin: Debug + Send + Sync {
+    /// Position of the source's head, if a reader at this index of the feed has everything up to it.
+    fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position>;
+
+    /// Joins a replay with everything up to `after` read; `None` without an archive, or at the limit.
+    fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>>;
+
+    /// Notifies the source that the last reader of this feed has left.
+    fn reader_left(&self, feed: &Arc<Feed>);
+}
