@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::feed::buffer::ArchiveAccess;
 use crate::feed::replay::ReplaySlots;
-use crate::feed::{self, Budget, CoreSource, Limits, RepublishSource, Source, StreamBuffer};
+use crate::feed::{
+    self, Budget, CoreSource, Limits, RepublishSource, Source, SourceSize, StreamBuffer,
+};
 use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::nats::{Nats, StreamConfig};
@@ -237,16 +239,19 @@ impl Sources {
     /// Updates the gauges of windows and feeds.
     pub(super) fn sample(&self, metrics: &Metrics) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let set = |source: &str, (events, bytes, feeds): (usize, usize, usize)| {
+        let set = |source: &str, size: SourceSize| {
             metrics
                 .window_events
                 .with_label_values(&[source])
-                .set(gauge(events));
+                .set(gauge(size.events));
             metrics
                 .window_bytes
                 .with_label_values(&[source])
-                .set(gauge(bytes));
-            metrics.feeds.with_label_values(&[source]).set(gauge(feeds));
+                .set(gauge(size.bytes));
+            metrics
+                .feeds
+                .with_label_values(&[source])
+                .set(gauge(size.feeds));
         };
         set(CORE, self.core.size());
         let sources: Vec<StreamSource> = self
@@ -269,7 +274,7 @@ impl Sources {
         for followed in followed.values().chain(&*retired) {
             followed.source.sweep(now);
         }
-        for done in retired.extract_if(.., |followed| followed.source.size().2 == 0) {
+        for done in retired.extract_if(.., |followed| followed.source.size().feeds == 0) {
             tokio::spawn(done.stop.shut_down());
         }
     }
@@ -346,7 +351,7 @@ impl StreamSource {
         }
     }
 
-    fn size(&self) -> (usize, usize, usize) {
+    fn size(&self) -> SourceSize {
         match self {
             Self::Shared(log) => log.size(),
             Self::Republish(source) => source.size(),

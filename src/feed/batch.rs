@@ -75,6 +75,15 @@ pub(super) const COPIED_EVENT_MAX: usize = 1024;
 /// 32 KiB: the size of one write of an event stream, and of a core's L1 data cache.
 pub(super) const COPIED_MAX: usize = 32 * 1024;
 
+/// Properties of an event that its reader needs beside the encoding.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventInfo {
+    pub(super) position: Position,
+    pub(super) tier: Tier,
+    /// Time of receipt from NATS.
+    pub(super) received: Instant,
+}
+
 impl Batch {
     /// Appends an item that is not a copied event.
     pub(super) fn push(&mut self, item: Item) {
@@ -84,12 +93,12 @@ impl Batch {
 
     /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
     /// all sockets send the same memory.
-    pub(super) fn push_event(
-        &mut self,
-        frame: &Frame,
-        (position, tier, received): (Position, Tier, Instant),
-        is_last: bool,
-    ) {
+    pub(super) fn push_event(&mut self, frame: &Frame, info: EventInfo, is_last: bool) {
+        let EventInfo {
+            position,
+            tier,
+            received,
+        } = info;
         let is_copied = self.copy_small
             && frame.len() <= COPIED_EVENT_MAX
             && !(is_last && self.copied_events.is_none());

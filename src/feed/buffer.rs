@@ -34,7 +34,7 @@ use super::budget::{Budget, Evict};
 use super::encoded::{EncodedEvent, PREFETCH_AHEAD};
 use super::feed::Feed;
 use super::gap::Gap;
-use super::limits::Limits;
+use super::limits::{Limits, SourceSize};
 use super::notify::WakeList;
 use super::opening::OpenError;
 use super::options::{FeedOptions, Named};
@@ -157,10 +157,14 @@ impl StreamBuffer {
 
     /// Events and bytes in memory, and the number of feeds.
     #[must_use]
-    pub fn size(&self) -> (usize, usize, usize) {
+    pub fn size(&self) -> SourceSize {
         let state = self.lock();
         let entries: usize = state.feeds.iter().map(|(_, feed)| feed.overhead()).sum();
-        (state.events.len(), state.bytes + entries, state.feeds.len())
+        SourceSize {
+            events: state.events.len(),
+            bytes: state.bytes + entries,
+            feeds: state.feeds.len(),
+        }
     }
 
     /// Runs the replays of this stream. To be spawned once; pending forever without an archive.
@@ -207,9 +211,9 @@ impl Origin for StreamBuffer {
         if Arc::ptr_eq(&state.feeds[slot], feed) {
             state.keys.remove(&key);
             state.trie.remove(&feed.filters, slot);
-            let gone = state.feeds.remove(slot);
+            let removed = state.feeds.remove(slot);
             drop(state);
-            drop(gone);
+            drop(removed);
         }
     }
 }
@@ -264,9 +268,9 @@ impl State {
     }
 
     fn append(&mut self, encoded: &[Arc<EncodedEvent>], now: Instant, wake_list: &mut WakeList) {
-        let mut wanted: Vec<(usize, usize)> = Vec::with_capacity(encoded.len());
+        let mut deliveries: Vec<(usize, usize)> = Vec::with_capacity(encoded.len());
         let mut found = Vec::new();
-        for (place, one) in encoded.iter().enumerate() {
+        for (nth, one) in encoded.iter().enumerate() {
             debug_assert!(
                 self.head
                     .is_none_or(|head| head.tag == one.event.position.tag
@@ -280,16 +284,16 @@ impl State {
             self.bytes += one.frame.len();
             self.events.push_back(one.clone());
             self.head = Some(one.event.position);
-            wanted.extend(found.drain(..).map(|feed| (feed, place)));
+            deliveries.extend(found.drain(..).map(|feed| (feed, nth)));
         }
         // One lock and one notification per feed, with its events in order.
-        wanted.sort_unstable();
+        deliveries.sort_unstable();
         let mut named = Named::default();
-        for group in wanted.chunk_by(|one, next| one.0 == next.0) {
+        for group in deliveries.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
             let events = group
                 .iter()
-                .map(|(_, place)| named.show(&encoded[*place], &feed.options, *place));
+                .map(|(_, nth)| named.show(&encoded[*nth], &feed.options, *nth));
             feed.append(events, wake_list);
         }
         self.evict(now);
@@ -334,10 +338,10 @@ impl State {
                     window.push_gap(gap.gap, gap.position, GapSide::After, gap.since);
                 }
                 let until = gaps.peek().map_or(u64::MAX, |gap| gap.index);
-                let (before, behind) = rest.split_at(rest.partition_point(|index| *index < until));
+                let (before, after) = rest.split_at(rest.partition_point(|index| *index < until));
                 let events = before.iter().filter_map(|index| self.get(*index));
                 window.append(events.map(|encoded| feed.options.show(encoded.clone())));
-                rest = behind;
+                rest = after;
             }
         }
         for gap in gaps {
@@ -373,11 +377,11 @@ impl State {
 
     /// Fingerprint of the message at this sequence number, if it is in memory.
     fn fingerprint_at(&self, seq: u64) -> Option<u16> {
-        let place = self
+        let index = self
             .events
             .partition_point(|encoded| encoded.event.position.seq < seq);
         self.events
-            .get(place)
+            .get(index)
             .filter(|encoded| encoded.event.position.seq == seq)?
             .event
             .position

@@ -34,6 +34,7 @@ use super::cursor::Cursor;
 use super::feed::Feed;
 use super::feed_map::{FeedLease, FeedMap, REQUESTS_MAX, SubscribeRequest};
 use super::gap::{Gap, GapReason};
+use super::limits::SourceSize;
 use super::opening::{OpenError, Opened};
 use super::options::FeedOptions;
 use super::origin::Origin;
@@ -96,7 +97,7 @@ impl CoreSource {
 
     /// Number of feeds, events and bytes.
     #[must_use]
-    pub fn size(&self) -> (usize, usize, usize) {
+    pub fn size(&self) -> SourceSize {
         self.feeds.size()
     }
 

@@ -26,6 +26,7 @@ use std::task::{Context, Poll};
 
 use crate::sse::Position;
 
+use super::batch::EventInfo;
 use super::encoded::PREFETCH_AHEAD;
 use super::feed::Feed;
 use super::origin::Origin;
@@ -382,7 +383,12 @@ impl Cursor {
                     }
                     bytes += frame.len();
                     let is_last = self.offset.index == window.end();
-                    batch.push_event(frame, (position, *tier, encoded.event.received), is_last);
+                    let info = EventInfo {
+                        position,
+                        tier: *tier,
+                        received: encoded.event.received,
+                    };
+                    batch.push_event(frame, info, is_last);
                 }
                 Entry::Gap(gap_entry) => {
                     let gap = gap_entry.gap;

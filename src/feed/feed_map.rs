@@ -19,6 +19,7 @@ use crate::subject::FilterSet;
 
 use super::budget::Budget;
 use super::feed::Feed;
+use super::limits::SourceSize;
 use super::notify::WakeList;
 use super::opening::OpenError;
 use super::options::FeedOptions;
@@ -90,7 +91,7 @@ pub(super) struct IdleWatch {
     feed: Arc<Feed>,
     has_readers: watch::Receiver<bool>,
     /// Time of creation.
-    made: tokio::time::Instant,
+    created: tokio::time::Instant,
     /// Start of the idle period; kept across calls of [`IdleWatch::wait_idle`] that are cancelled.
     idle_since: Option<tokio::time::Instant>,
 }
@@ -131,7 +132,7 @@ impl FeedMap {
             feeds: self.clone(),
             feed: feed.clone(),
             has_readers: readers_seen,
-            made: tokio::time::Instant::now(),
+            created: tokio::time::Instant::now(),
             idle_since: None,
         };
         let lease = FeedLease {
@@ -155,13 +156,17 @@ impl FeedMap {
     }
 
     /// Number of events, bytes and feeds.
-    pub(super) fn size(&self) -> (usize, usize, usize) {
+    pub(super) fn size(&self) -> SourceSize {
         let feeds = self.lock();
         let (events, bytes) = feeds
             .values()
             .map(|entry| entry.feed.size())
             .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        (events, bytes, feeds.len())
+        SourceSize {
+            events,
+            bytes,
+            feeds: feeds.len(),
+        }
     }
 
     /// Evicts events older than the age limit.
@@ -286,7 +291,7 @@ impl IdleWatch {
             let since = *self
                 .idle_since
                 .get_or_insert_with(tokio::time::Instant::now);
-            let linger = LINGER.min(since - self.made);
+            let linger = LINGER.min(since - self.created);
             let back = tokio::time::timeout_at(
                 since + linger,
                 self.has_readers.wait_for(|has_readers| *has_readers),

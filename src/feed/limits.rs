@@ -1,4 +1,4 @@
-//! Limits of a window: events, bytes and age.
+//! Limits of a window (events, bytes, age), and the size of a source.
 
 use std::time::Duration;
 
@@ -11,6 +11,17 @@ pub struct Limits {
     pub bytes: usize,
     /// Age of the oldest event.
     pub age: Duration,
+}
+
+/// Events, bytes and feeds that a source has in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceSize {
+    /// Events in the buffer; in all feeds together, if the source has no buffer.
+    pub events: usize,
+    /// Bytes of the events and of the entries of all feeds.
+    pub bytes: usize,
+    /// Number of feeds.
+    pub feeds: usize,
 }
 
 impl Default for Limits {

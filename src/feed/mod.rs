@@ -72,7 +72,7 @@ pub use core_source::{Change, CoreSource, CoreWriter, FeedKey, Received, Subscri
 pub use cursor::{Cursor, CursorProbe, Lag, Read};
 pub use feed_map::{SubscribeRequest, SubscribeRequests};
 pub use gap::{Gap, GapReason};
-pub use limits::Limits;
+pub use limits::{Limits, SourceSize};
 pub use notify::run_dispatcher;
 pub use opening::{OpenError, Opened};
 pub use options::FeedOptions;

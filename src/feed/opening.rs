@@ -1,4 +1,4 @@
-//! Opening a reader at a position: asks the archive as the rules in [`resume`] require.
+//! Opening a reader at a position: asks the archive as the rules in [`resume::decide`] require.
 
 use crate::sse::{Position, SourceTag};
 

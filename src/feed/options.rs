@@ -37,15 +37,15 @@ pub(super) struct Appended {
 pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Frame>>);
 
 impl Named {
-    /// Returns an event as a route shows it. `place` is its index in the batch.
+    /// Returns an event as a route shows it. `nth` is its index in the batch.
     pub(super) fn show(
         &mut self,
         encoded: &Arc<EncodedEvent>,
         options: &Arc<FeedOptions>,
-        place: usize,
+        nth: usize,
     ) -> Appended {
         let named = options.renames(&encoded.event).then(|| {
-            let key = (Arc::as_ptr(options), place);
+            let key = (Arc::as_ptr(options), nth);
             self.0
                 .entry(key)
                 .or_insert_with(|| Arc::new(options.frame(encoded)))

@@ -14,10 +14,12 @@ use super::replay::ReplayMember;
 
 /// Source of a feed, as its cursors use it.
 pub(super) trait Origin: Debug + Send + Sync {
-    /// Position of the source's head, if a reader at this index of the feed has everything up to it.
+    /// Position of the source's head, if a reader at this index of the feed has everything up to
+    /// it.
     fn head_at_end(&self, feed: &Feed, index: u64) -> Option<Position>;
 
-    /// Joins a replay with everything up to `after` read; `None` without an archive, or at the limit.
+    /// Joins a replay with everything up to `after` read; `None` without an archive, or at the
+    /// limit.
     fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>>;
 
     /// Notifies the source that the last reader of this feed has left.

@@ -161,8 +161,9 @@ impl Readers {
 
     /// Returns the first idle reader of a shard, from this key on.
     pub(super) fn next_waiting(&mut self, shard: u16, from: usize) -> Option<(usize, &mut Reader)> {
-        let waits = |reader: &Reader| reader.shard == Some(shard) && reader.waker.is_some();
-        let key = (from..self.all.capacity()).find(|key| self.all.get(*key).is_some_and(waits))?;
+        let is_idle = |reader: &Reader| reader.shard == Some(shard) && reader.waker.is_some();
+        let key =
+            (from..self.all.capacity()).find(|key| self.all.get(*key).is_some_and(is_idle))?;
         self.all.get_mut(key).map(|reader| (key, reader))
     }
 

@@ -233,15 +233,15 @@ impl ReplayPool {
                 .filter(|(_, reader)| matches!(reader.phase, Phase::Queued))
         };
         let through = queued().map(|(_, reader)| reader.through).min()?;
-        let asked = FilterSet::new(
+        let requested = FilterSet::new(
             queued()
                 .flat_map(|(_, reader)| reader.feed.filters.filters())
                 .cloned(),
         );
-        let filters = if asked.filters().len() > FILTERS_MAX {
+        let filters = if requested.filters().len() > FILTERS_MAX {
             self.reach.clone()
         } else {
-            asked
+            requested
         };
         let session_key = sessions.insert(Session {
             epoch: *epoch,

@@ -26,6 +26,7 @@ use super::encoded::EncodedEvent;
 use super::feed::{self, Feed};
 use super::feed_map::{FeedLease, FeedMap, REQUESTS_MAX, SubscribeRequest, SubscribeRequests};
 use super::gap::{Gap, GapReason};
+use super::limits::SourceSize;
 use super::opening;
 use super::opening::{OpenError, Opened};
 use super::options::FeedOptions;
@@ -173,7 +174,7 @@ impl RepublishSource {
 
     /// Number of feeds, events and bytes.
     #[must_use]
-    pub fn size(&self) -> (usize, usize, usize) {
+    pub fn size(&self) -> SourceSize {
         self.feeds.size()
     }
 

@@ -133,7 +133,7 @@ impl GapRun {
 
     /// Counts one more skipped event after `position`.
     pub(super) fn grow(&mut self, why: GapReason, position: Position, batch: &mut Batch) {
-        let known = self.0.and_then(|place| batch.items.get_mut(place));
+        let known = self.0.and_then(|index| batch.items.get_mut(index));
         if let Some(Item::Gap {
             gap: Gap {
                 reason,

@@ -161,23 +161,23 @@ mod tests {
         #[test]
         fn index_finds_the_same_events_as_a_scan(
             picks in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
-            gone in 0usize..40,
+            evicted in 0usize..40,
             filters in prop::collection::vec(filter(), 1..4),
         ) {
             let all: Vec<String> = subjects().collect();
             let events: Vec<&String> = picks.iter().map(|pick| pick.get(&all)).collect();
-            let gone = gone.min(events.len());
+            let evicted = evicted.min(events.len());
             let mut index = SubjectIndex::default();
-            for (place, subject) in events.iter().enumerate() {
-                index.push(&Arc::from(subject.as_str()), place as u64, |_| {});
+            for (position, subject) in events.iter().enumerate() {
+                index.push(&Arc::from(subject.as_str()), position as u64, |_| {});
             }
-            for subject in &events[..gone] {
+            for subject in &events[..evicted] {
                 index.pop(subject);
             }
             let set = FilterSet::new(filters);
-            let naive: Vec<u64> = (gone..events.len()).filter(|place| set.matches(events[*place])).map(|place| place as u64).collect();
+            let naive: Vec<u64> = (evicted..events.len()).filter(|position| set.matches(events[*position])).map(|position| position as u64).collect();
             prop_assert_eq!(index.find(&set), naive);
-            for subject in &events[gone..] {
+            for subject in &events[evicted..] {
                 index.pop(subject);
             }
             prop_assert!(index.root.is_empty() && index.subjects.is_empty(), "removed events leave no nodes");

@@ -325,9 +325,9 @@ fn last_reader_removes_the_feed_and_all_memory_is_released() {
         OpenError::TooManyFeeds
     );
     writer.append((1..=100).map(|seq| event(seq, "a")).collect());
-    assert_eq!((buffer.size().0, buffer.size().2), (100, 1));
+    assert_eq!((buffer.size().events, buffer.size().feeds), (100, 1));
     drop((one, two));
-    assert_eq!(buffer.size().2, 0);
+    assert_eq!(buffer.size().feeds, 0);
     assert!(budget.used() > 0);
     drop((writer, buffer));
     assert_eq!(budget.used(), 0);

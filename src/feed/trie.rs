@@ -61,9 +61,9 @@ impl SubjectTrie {
             // A feed with overlapping filters is found once per filter.
             found[before..].sort_unstable();
             let mut kept = before + 1;
-            for place in before + 1..found.len() {
-                if found[place] != found[kept - 1] {
-                    found[kept] = found[place];
+            for index in before + 1..found.len() {
+                if found[index] != found[kept - 1] {
+                    found[kept] = found[index];
                     kept += 1;
                 }
             }

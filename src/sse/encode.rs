@@ -64,21 +64,21 @@ impl Chunk {
             "no event is larger than 4 GiB"
         );
         // The head ends directly before the events; unused space before it is dropped.
-        let mut place = CHUNK_HEAD_MAX - 2;
-        out[place..CHUNK_HEAD_MAX].copy_from_slice(b"\r\n");
+        let mut start = CHUNK_HEAD_MAX - 2;
+        out[start..CHUNK_HEAD_MAX].copy_from_slice(b"\r\n");
         let mut rest = length;
         loop {
-            place -= 1;
-            out[place] = b"0123456789abcdef"[rest % 16];
+            start -= 1;
+            out[start] = b"0123456789abcdef"[rest % 16];
             rest /= 16;
-            if rest == 0 || place == 0 {
+            if rest == 0 || start == 0 {
                 break;
             }
         }
-        out.advance(place);
+        out.advance(start);
         Self {
             bytes: out.freeze(),
-            head_len: (CHUNK_HEAD_MAX - place) as u8,
+            head_len: (CHUNK_HEAD_MAX - start) as u8,
         }
     }
 
@@ -374,8 +374,8 @@ mod tests {
                 .flat_map(|frame| frame.bytes().to_vec())
                 .collect();
             assert_eq!(writer.len(), content.len());
-            let (chunk, place) = writer.finish().into_parts();
-            assert_eq!(chunk[place], content);
+            let (chunk, content_range) = writer.finish().into_parts();
+            assert_eq!(chunk[content_range], content);
             let head = format!("{:x}\r\n", content.len());
             assert_eq!(chunk, [head.as_bytes(), &content, b"\r\n"].concat());
             let begins = chunk.as_ptr() as usize + head.len() - CHUNK_HEAD_MAX;

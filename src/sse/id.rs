@@ -120,7 +120,7 @@ fn hex(text: &str, digits: usize) -> Result<u32, InvalidId> {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Formatted by hand from the end, because every event has an id.
+        // Formatted without `write!`, from the end, because every event has an id.
         let mut text = [0; POSITION_LENGTH_MAX];
         let mut start = text.len();
         let mut put = |byte| {
@@ -129,7 +129,7 @@ impl fmt::Display for Position {
         };
         let digit = |value: u32| b"0123456789abcdef"[(value % 16) as usize];
         if let Some(fingerprint) = self.fingerprint {
-            (0..4).for_each(|place| put(digit(u32::from(fingerprint) >> (4 * place))));
+            (0..4).for_each(|nth| put(digit(u32::from(fingerprint) >> (4 * nth))));
             put(b'-');
         }
         let mut seq = self.seq;
@@ -141,7 +141,7 @@ impl fmt::Display for Position {
             }
         }
         put(b'-');
-        (0..6).for_each(|place| put(digit(self.tag.0 >> (4 * place))));
+        (0..6).for_each(|nth| put(digit(self.tag.0 >> (4 * nth))));
         f.write_str(std::str::from_utf8(&text[start..]).unwrap_or_default())
     }
 }
@@ -300,8 +300,8 @@ mod tests {
 
         #[test]
         fn parsing_near_misses_does_not_panic(text in "[0-9a-g.-]{0,140}") {
-            let answer = EventId::parse(text.as_bytes());
-            prop_assert!(text.len() <= 128 || answer == Err(InvalidId::TooLong));
+            let parsed = EventId::parse(text.as_bytes());
+            prop_assert!(text.len() <= 128 || parsed == Err(InvalidId::TooLong));
         }
     }
 

@@ -45,12 +45,12 @@ impl Covers {
         self.count += 1;
         let at = self.walk(filter, |node| node.count += 1);
         let node = &mut self.nodes[at];
-        let place = if filter.tokens().last() == Some(">") {
+        let slot = if filter.tokens().last() == Some(">") {
             &mut node.tail
         } else {
             &mut node.end
         };
-        place.get_or_insert(number);
+        slot.get_or_insert(number);
     }
 
     /// Removes a filter that was added once.
@@ -132,9 +132,9 @@ impl Covers {
     /// A filter has at most 16 tokens, and each splits the search at most in two.
     fn find(&self, at: usize, tokens: &[&str], but: Option<usize>) -> Option<usize> {
         let node = &self.nodes[at];
-        let wanted = |number: &usize| Some(*number) != but;
+        let is_other = |number: &usize| Some(*number) != but;
         let Some((token, rest)) = tokens.split_first() else {
-            return node.end.filter(wanted);
+            return node.end.filter(is_other);
         };
         let child = |token: &str| self.find(*node.children.get(token)?, rest, but);
         let (same, any) = match *token {
@@ -142,7 +142,7 @@ impl Covers {
             "*" => (None, child("*")),
             token => (child(token), child("*")),
         };
-        [node.tail.filter(wanted), same, any]
+        [node.tail.filter(is_other), same, any]
             .into_iter()
             .flatten()
             .min()
@@ -158,26 +158,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn finds_the_first_filter_that_covers(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
+        fn finds_the_first_filter_that_covers(filters in prop::collection::vec(filter(), 0..12), requested in filter()) {
             let mut covers = Covers::default();
             filters.iter().for_each(|filter| covers.add(filter));
-            prop_assert_eq!(covers.first(&asked), filters.iter().position(|filter| filter.covers(&asked)));
+            prop_assert_eq!(covers.first(&requested), filters.iter().position(|filter| filter.covers(&requested)));
         }
 
         #[test]
-        fn finds_an_overlapping_filter_if_there_is_one(filters in prop::collection::vec(filter(), 0..12), asked in filter()) {
+        fn finds_an_overlapping_filter_if_there_is_one(filters in prop::collection::vec(filter(), 0..12), requested in filter()) {
             let mut filters = filters;
             filters.sort();
             filters.dedup();
             let mut covers = Covers::default();
             filters.iter().for_each(|filter| covers.add(filter));
             let mut left: Vec<_> = filters.into_iter().map(Some).collect();
-            while let Some(found) = covers.overlapping(&asked) {
+            while let Some(found) = covers.overlapping(&requested) {
                 let found = left[found].take().unwrap();
-                prop_assert!(found.overlaps(&asked), "{found} {asked}");
+                prop_assert!(found.overlaps(&requested), "{found} {requested}");
                 covers.remove(&found);
             }
-            prop_assert!(!left.iter().flatten().any(|filter| filter.overlaps(&asked)), "{left:?} {asked}");
+            prop_assert!(!left.iter().flatten().any(|filter| filter.overlaps(&requested)), "{left:?} {requested}");
         }
     }
 }

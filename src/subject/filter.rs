@@ -220,7 +220,7 @@ pub(crate) mod tests {
     pub(crate) fn subjects() -> impl Iterator<Item = String> {
         (1..=5u32).flat_map(|length| {
             (0..2u32.pow(length)).map(move |bits| {
-                let token = |place| if bits >> place & 1 == 0 { "a" } else { "b" };
+                let token = |nth| if bits >> nth & 1 == 0 { "a" } else { "b" };
                 (0..length).map(token).collect::<Vec<_>>().join(".")
             })
         })

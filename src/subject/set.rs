@@ -101,8 +101,8 @@ impl FilterSet {
         let mut disjoint: Vec<Filter> = Vec::new();
         for filter in &self.0 {
             let mut wide = filter.clone();
-            while let Some(place) = disjoint.iter().position(|other| other.overlaps(&wide)) {
-                wide = wide.widened(&disjoint.swap_remove(place));
+            while let Some(index) = disjoint.iter().position(|other| other.overlaps(&wide)) {
+                wide = wide.widened(&disjoint.swap_remove(index));
             }
             disjoint.push(wide);
         }
@@ -157,8 +157,8 @@ mod tests {
             for filter in set.filters() {
                 prop_assert!(disjoint.iter().any(|wide| wide.covers(filter)));
             }
-            for (place, one) in disjoint.iter().enumerate() {
-                prop_assert!(disjoint[place + 1..].iter().all(|other| !one.overlaps(other)), "{disjoint:?}");
+            for (nth, one) in disjoint.iter().enumerate() {
+                prop_assert!(disjoint[nth + 1..].iter().all(|other| !one.overlaps(other)), "{disjoint:?}");
             }
         }
 
@@ -178,8 +178,8 @@ mod tests {
             for filter in set.filters() {
                 prop_assert!(disjoint.iter().any(|wide| wide.covers(filter)));
             }
-            for (place, one) in disjoint.iter().enumerate() {
-                prop_assert!(disjoint[place + 1..].iter().all(|other| !one.overlaps(other)), "{disjoint:?}");
+            for (nth, one) in disjoint.iter().enumerate() {
+                prop_assert!(disjoint[nth + 1..].iter().all(|other| !one.overlaps(other)), "{disjoint:?}");
             }
         }
 

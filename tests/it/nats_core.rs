@@ -319,7 +319,7 @@ async fn filter_sets_that_share_a_filter_receive_one_copy_of_each_message_from_n
     let kept = readers.swap_remove(0);
     drop(readers);
     eventually(RECOVERY, "the other sets are given up", || async {
-        core.size().2 == 1
+        core.size().feeds == 1
     })
     .await;
     eventually(RECOVERY, "their subscriptions end", || async {

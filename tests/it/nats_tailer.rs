@@ -87,7 +87,7 @@ async fn a_tailer_begins_with_the_recent_messages() {
         ..Limits::default()
     }));
     eventually(RECOVERY, "the log holds the two recent events", || {
-        std::future::ready(log.size().0 == 2)
+        std::future::ready(log.size().events == 2)
     })
     .await;
 }
@@ -326,7 +326,7 @@ async fn a_missing_stream_is_awaited_and_one_that_deletes_consumed_messages_is_a
     publish(&jetstream, "later.x", ["1".into()]).await;
     upstream.until_ok("stream:LATER").await;
     eventually(RECOVERY, "the event is in the log", || {
-        std::future::ready(log.size().0 == 1)
+        std::future::ready(log.size().events == 1)
     })
     .await;
 }

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use futures_util::FutureExt;
 use sidestream::feed::{
     Budget, Change, CoreSource, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OpenError,
-    Shedder,
+    Shedder, SourceSize,
 };
 use sidestream::feed::{FeedOptions, Outcome, Read, Received, Start, SubscriptionKey, core_source};
 use sidestream::sse::{Event, Position, SourceTag};
@@ -488,7 +488,7 @@ impl World {
     }
 
     fn check(&mut self, has_dispatched: bool) {
-        assert_eq!(self.core.size().2, self.feeds.len());
+        assert_eq!(self.core.size().feeds, self.feeds.len());
         if has_dispatched {
             // A feed in a wake list is referenced until the dispatcher has run.
             assert_eq!(self.budget.feeds(), self.feeds.len());
@@ -535,7 +535,7 @@ impl World {
                 .expect("the source still admits readers");
             assert!(self.change(change).is_none());
         }
-        assert_eq!(self.core.size(), (0, 0, 0));
+        assert_eq!(self.core.size(), SourceSize::default());
         assert_eq!(
             (self.budget.used(), self.budget.feeds()),
             (0, 0),

@@ -288,7 +288,7 @@ impl Pod {
         while is_over(&self.held) {
             self.held.pop_front();
         }
-        let held = self.buffer.size().0;
+        let held = self.buffer.size().events;
         assert!(
             held <= self.held.len(),
             "{held} events in a buffer that may hold {}",

@@ -246,7 +246,7 @@ impl World {
         );
         let start = self.start();
         let pod = &self.pods[at];
-        let evicted = pod.buffer.size().0 < pod.history[pod.epoch_place()..].len();
+        let evicted = pod.buffer.size().events < pod.history[pod.epoch_place()..].len();
         let is_shared = self.clients.iter().any(|client| {
             client.pod == at && (&client.filters, &client.options) == (&key.0, &key.1)
         });
@@ -378,7 +378,7 @@ impl World {
                 .collect();
             keys.sort();
             keys.dedup();
-            assert_eq!(pod.buffer.size().2, keys.len(), "feeds with readers");
+            assert_eq!(pod.buffer.size().feeds, keys.len(), "feeds with readers");
             assert!(pod.budget.feeds() >= keys.len());
         }
     }

@@ -174,9 +174,9 @@ mod tests {
             removed in prop::collection::vec(any::<bool>(), 8),
         ) {
             let sets: Vec<FilterSet> = sets.into_iter().map(FilterSet::new).collect();
-            let (mut subscriptions, mut made, mut ended) = (Subscriptions::default(), Vec::new(), Vec::new());
+            let (mut subscriptions, mut created, mut ended) = (Subscriptions::default(), Vec::new(), Vec::new());
             for (feed, set) in sets.iter().enumerate() {
-                subscriptions.add(feed, set, &mut made);
+                subscriptions.add(feed, set, &mut created);
             }
             for (feed, set) in sets.iter().enumerate().filter(|(feed, _)| removed[*feed]) {
                 subscriptions.remove(feed, set, &mut ended);
@@ -185,7 +185,7 @@ mod tests {
             let filters = FilterSet::new(left().flat_map(|(_, set)| set.filters().to_vec()));
             let distinct: std::collections::HashSet<&Filter> = left().flat_map(|(_, set)| set.filters()).collect();
             prop_assert_eq!(subscriptions.iter().count(), distinct.len(), "one for each filter of {}", filters);
-            prop_assert_eq!(made.len() - ended.len(), distinct.len());
+            prop_assert_eq!(created.len() - ended.len(), distinct.len());
             for subject in subjects() {
                 let mut found: Vec<usize> = Vec::new();
                 for (key, filter) in subscriptions.iter() {
@@ -194,9 +194,9 @@ mod tests {
                     }
                 }
                 found.sort_unstable();
-                let wanted: Vec<usize> =
+                let expected: Vec<usize> =
                     left().filter(|(_, set)| set.matches(&subject)).map(|(feed, _)| feed).collect();
-                prop_assert_eq!(found, wanted, "{}", subject);
+                prop_assert_eq!(found, expected, "{}", subject);
             }
             prop_assert!(ended.iter().all(|key| subscriptions.filter(*key).is_none()));
         }

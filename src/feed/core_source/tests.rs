@@ -1,4 +1,4 @@
-//! Core source: subscriptions made for readers, delivery to feeds, and the end of idle feeds.
+//! Core source: subscriptions subscribed for readers, delivery to feeds, and the end of idle feeds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn open_core(
 ) -> (Opened, Vec<(SubscriptionKey, Filter)>) {
     let (core, filters, options) = (core.clone(), filters(filter_texts), options.clone());
     let opening = tokio::spawn(async move { core.open(filters, &options, start).await.unwrap() });
-    let mut made = Vec::new();
+    let mut subscribed = Vec::new();
     loop {
         tokio::task::yield_now().await;
         match writer.change().now_or_never() {
@@ -33,12 +33,12 @@ async fn open_core(
                     !opening.is_finished(),
                     "a reader starts after its subscriptions are confirmed"
                 );
-                made.extend(subscribe);
+                subscribed.extend(subscribe);
                 writer.confirm_subscribed(feed);
             }
             Some(Some(Change::Unsubscribe { .. })) => panic!("a subscription ended"),
             Some(None) => panic!("the source still admits readers"),
-            None => return (opening.await.unwrap(), made),
+            None => return (opening.await.unwrap(), subscribed),
         }
     }
 }
@@ -48,13 +48,13 @@ async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
     let (core, mut writer) =
         core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
     let options = options(Limits::default());
-    let (mut one, made) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
-    let [(key, _)] = made[..] else {
-        panic!("{made:?}")
+    let (mut one, subscribed) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
+    let [(key, _)] = subscribed[..] else {
+        panic!("{subscribed:?}")
     };
-    let (two, made) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
+    let (two, subscribed) = open_core(&core, &mut writer, &["a"], &options, Start::Live).await;
     assert!(
-        made.is_empty(),
+        subscribed.is_empty(),
         "the second reader shares the feed of the first one"
     );
     let append = |writer: &mut CoreWriter, events: Vec<Event>| {
@@ -80,9 +80,9 @@ async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
     let early = tokio::time::timeout(Duration::from_secs(20), writer.change()).await;
     assert!(early.is_err(), "{early:?}");
     append(&mut writer, vec![event(0, "a")]);
-    let (mut back, made) =
+    let (mut back, subscribed) =
         open_core(&core, &mut writer, &["a"], &options, Start::After(position)).await;
-    assert!(made.is_empty());
+    assert!(subscribed.is_empty());
     assert_eq!(
         (back.outcome, drain(&mut back.cursor).last()),
         (Outcome::Window, Some(&Ok(8)))
@@ -90,16 +90,16 @@ async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
     let position = back.cursor.position();
     drop(back);
     let Some(Change::Unsubscribe { unsubscribe }) = writer.change().await else {
-        panic!("wanted")
+        panic!("the feed is not idle")
     };
-    assert_eq!((unsubscribe, core.size().2), (vec![key], 0));
+    assert_eq!((unsubscribe, core.size().feeds), (vec![key], 0));
     assert_eq!(
         append(&mut writer, vec![event(0, "a")]),
         0,
         "a late message of an ended subscription is ignored"
     );
     // A feed that is created again takes a new number: messages in between had no subscription.
-    let (mut again, made) =
+    let (mut again, subscribed) =
         open_core(&core, &mut writer, &["a"], &options, Start::After(position)).await;
     assert!(matches!(
         again.outcome,
@@ -108,8 +108,8 @@ async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
             ..
         })
     ));
-    assert_ne!(made[0].0, key);
-    writer.append([(made[0].0, Received::Event(event(0, "a")))]);
+    assert_ne!(subscribed[0].0, key);
+    writer.append([(subscribed[0].0, Received::Event(event(0, "a")))]);
     assert_eq!(drain(&mut again.cursor), [Ok(10)]);
 }
 
@@ -142,18 +142,19 @@ async fn feeds_share_subscriptions_and_receive_each_message_once() {
     let (core, mut writer) =
         core_source::channel(SourceTag::of_process("p"), &Budget::new(1 << 20, 10));
     let options = options(Limits::default());
-    let (mut wide, made) = open_core(&core, &mut writer, &["a.>"], &options, Start::Live).await;
-    let wide_key = made[0].0;
-    let (mut both, made) =
+    let (mut wide, subscribed) =
+        open_core(&core, &mut writer, &["a.>"], &options, Start::Live).await;
+    let wide_key = subscribed[0].0;
+    let (mut both, subscribed) =
         open_core(&core, &mut writer, &["a.>", "b"], &options, Start::Live).await;
-    let [(other, _)] = made[..] else {
-        panic!("the shared filter is subscribed to once: {made:?}")
+    let [(other, _)] = subscribed[..] else {
+        panic!("the shared filter is subscribed to once: {subscribed:?}")
     };
-    let (mut overlapping, made) =
+    let (mut overlapping, subscribed) =
         open_core(&core, &mut writer, &["a.*", "*.x"], &options, Start::Live).await;
-    assert_eq!(made.len(), 2);
+    assert_eq!(subscribed.len(), 2);
     // NATS sends one copy of a.x for each of the three matching subscriptions.
-    let copies = made.iter().map(|(key, _)| *key).chain([wide_key]);
+    let copies = subscribed.iter().map(|(key, _)| *key).chain([wide_key]);
     writer.append(copies.map(|key| (key, Received::Event(event(0, "a.x")))));
     let (one, two) = (drain(&mut wide.cursor), drain(&mut both.cursor));
     assert_eq!((one.len(), &one), (1, &two), "each message has one number");

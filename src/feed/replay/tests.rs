@@ -139,7 +139,7 @@ fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuff
         alive_max: 0.into(),
     });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let past = ArchiveAccess {
+    let access = ArchiveAccess {
         archive: Arc::new(source.clone()),
         reach: filters(">"),
         replays: ReplaySlots::new(ReplayLimits::default(), &metrics),
@@ -149,7 +149,7 @@ fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuff
         ..Limits::default()
     };
     let (mut writer, buffer) =
-        buffer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(past));
+        buffer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(access));
     writer.begin(source.tag, last.saturating_sub(50));
     writer.append(
         (last.saturating_sub(49).max(1)..=last)
