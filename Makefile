@@ -38,15 +38,15 @@ test: ## Run the whole suite, then the tests that use NATS with the oldest suppo
 	@echo "--- the patch of the NATS client library"
 	@$(CARGO) test --quiet --locked -p async-nats --lib -- connection
 	@echo "--- the load tool, a short run: no event missing or duplicated"
-	@$(CARGO) test --quiet --locked --bench load -- --scenario smoke --spawn
-	@$(CARGO) test --quiet --locked --bench load -- --scenario replay --from archive --clients 50 --missed 200 --spawn
+	@$(CARGO) test --quiet --locked --workspace --bench load -- --scenario smoke --spawn
+	@$(CARGO) test --quiet --locked --workspace --bench load -- --scenario replay --from archive --clients 50 --missed 200 --spawn
 	@echo "--- the guard for speed, a short run: one binary compared with itself"
-	@target="$${CARGO_TARGET_DIR:-target}"; $(CARGO) test --quiet --locked --bench load -- guard --brief --rounds 1 \
+	@target="$${CARGO_TARGET_DIR:-target}"; $(CARGO) test --quiet --locked --workspace --bench load -- guard --brief --rounds 1 \
 		--only broadcast --base "$$target/debug/sidestream" | grep -E '^broadcast .* (ok|noise)$$'
 	@echo "--- the soak, a short run: no resource leaked"
-	@$(CARGO) test --quiet --locked --bench soak -- --seconds 20
+	@$(CARGO) test --quiet --locked --workspace --bench soak -- --seconds 20
 	@echo "--- again with nats-server $(NATS_OLDEST)"
-	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --no-fail-fast --test it -- $(NATS_MODULES)
+	@SIDESTREAM_TEST_NATS=$(NATS_OLDEST) $(CARGO) test --quiet --locked --workspace --no-fail-fast --test it -- $(NATS_MODULES)
 
 .PHONY: test-long
 test-long: ## Run the tests that take minutes, marked #[ignore]
@@ -107,7 +107,7 @@ doc: ## Build the documentation of the code, warnings denied
 .PHONY: deny
 deny: ## Check licences, banned crates and sources of every dependency
 	@scripts/tools.sh deny
-	@$(CARGO_DENY) --log-level error check --hide-inclusion-graph --show-stats bans licenses sources
+	@$(CARGO_DENY) --log-level error --workspace check --hide-inclusion-graph --show-stats bans licenses sources
 
 .PHONY: advisories
 advisories: ## Check dependencies for known vulnerabilities; needs the network

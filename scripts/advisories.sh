@@ -20,4 +20,4 @@ if ! timeout 120 "$deny" fetch db >"$log" 2>&1; then
     cat "$log" >&2
     exit 69
 fi
-"$deny" --log-level error check --hide-inclusion-graph --show-stats advisories
+"$deny" --log-level error --workspace check --hide-inclusion-graph --show-stats advisories

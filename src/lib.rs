@@ -17,7 +17,6 @@ pub mod cli;
 pub mod config;
 pub mod feed;
 pub mod http;
-pub mod injector;
 pub mod lifecycle;
 pub mod limit;
 pub mod nats;

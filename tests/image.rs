@@ -169,7 +169,7 @@ async fn the_binary_runs_alone_read_only_as_nobody_and_ends_on_sigterm_as_pid_1(
         Some(0),
         "as PID 1 it has only the handlers of its own"
     );
-    let ended = |line: &String| line.contains("\"message\":\"ended\"");
+    let ended = |line: &String| line.contains("\"message\":\"exiting\"");
     assert!(
         process.lines().iter().any(ended),
         "drained, not killed: {:?}",
@@ -193,7 +193,7 @@ fn the_dockerfile_builds_from_the_repository_alone() {
         "the script is sent"
     );
     // What `include_str!` and `include_bytes!` name outside of `src` is needed as well.
-    for folder in ["web", "src", "benches"] {
+    for folder in ["web", "src", "crates", "benches"] {
         assert!(
             !ignored.lines().any(|line| line == folder),
             "{folder} is sent"
@@ -204,7 +204,17 @@ fn the_dockerfile_builds_from_the_repository_alone() {
         .lines()
         .filter(|line| line.starts_with("FROM "))
         .collect();
-    assert_eq!(pulled, ["FROM ${BUILD_IMAGE} AS build", "FROM scratch"]);
+    assert_eq!(
+        pulled,
+        [
+            "FROM ${BUILD_IMAGE} AS source",
+            "FROM source AS build-sidecar",
+            "FROM source AS build-injector",
+            "FROM scratch AS injector",
+            "FROM scratch AS sidecar",
+        ],
+        "the last one is built by default"
+    );
     assert!(
         dockerfile.contains("\nARG BUILD_IMAGE\nFROM ") && dockerfile.contains("in *@sha256:*)"),
         "no default"
@@ -215,8 +225,16 @@ fn the_dockerfile_builds_from_the_repository_alone() {
         build.contains("--build-arg BUILD_IMAGE=\"$base@$digest\""),
         "the documented command"
     );
-    assert!(dockerfile.contains("scripts/rootfs.sh target/release/sidestream-stripped /rootfs"));
-    assert!(dockerfile.contains("FROM scratch\n") && dockerfile.contains("USER 65532:65532\n"));
+    for (binary, name) in [
+        ("sidestream-stripped", "sidestream"),
+        ("injector-stripped", "sidestream-injector"),
+    ] {
+        let step = format!("scripts/rootfs.sh target/release/{binary} /rootfs {name}\n");
+        assert!(dockerfile.contains(&step), "{step}");
+        let entry = format!("ENTRYPOINT [\"/{name}\"]\n");
+        assert!(dockerfile.contains(&entry), "{entry}");
+    }
+    assert_eq!(dockerfile.matches("USER 65532:65532\n").count(), 2);
     let version = format!(
         "org.opencontainers.image.version=\"{}\"",
         env!("CARGO_PKG_VERSION")

@@ -1,11 +1,12 @@
-//! `sidestream inject` and `uninject`, read by others: kubectl, the schemas of Kubernetes, a JSON-Patch engine.
+//! Tests of `sidestream inject` and `uninject` with independent readers: kubectl, the schemas of
+//! Kubernetes, and another JSON Patch engine.
 
 #![allow(clippy::unwrap_used)] // a failure is the result
 
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use sidestream::injector::{Defaults, review};
+use sidestream_inject::{Defaults, review};
 use testkit::kubernetes::{self, ask, assert_valid, file, with_input};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidestream");
@@ -22,7 +23,7 @@ fn run(arguments: &[&str], input: &str) -> Output {
     )
 }
 
-/// Runs it, with all being well.
+/// Runs a command that must succeed.
 fn change(command: &str, input: &str) -> String {
     let output = run(&[command], input);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -37,7 +38,7 @@ fn pod(name: &str) -> String {
     file(&format!("tests/fixtures/inject/pod-{name}.yaml"))
 }
 
-/// What the webhook makes of a pod: the same function.
+/// Patch of the webhook for a pod.
 fn patch(pod: &Value) -> Value {
     let mut labelled = pod.clone();
     labelled["metadata"]["labels"]["sidestream.dev/inject"] = json!("true");
@@ -63,7 +64,7 @@ fn patch(pod: &Value) -> Value {
 }
 
 #[test]
-fn each_pod_gets_the_patch_that_is_recorded_and_the_patch_makes_what_inject_writes() {
+fn webhook_patch_is_the_recorded_one_and_has_the_result_of_inject() {
     let texts: Vec<String> = PODS.iter().map(|name| pod(name)).collect();
     let pods = kubernetes::read(&texts);
     let mut tasks = Vec::new();
@@ -83,7 +84,7 @@ fn each_pod_gets_the_patch_that_is_recorded_and_the_patch_makes_what_inject_writ
         );
         tasks.push(json!({ "patch": patch, "of": pod }));
     }
-    // A pod with problems is written by the webhook only.
+    // Only the webhook changes a pod with problems.
     for ((name, text), patched) in PODS.iter().zip(&texts).zip(ask(&tasks)).take(3) {
         let labelled = text.replacen(
             "metadata:\n",
@@ -101,7 +102,7 @@ fn each_pod_gets_the_patch_that_is_recorded_and_the_patch_makes_what_inject_writ
 }
 
 #[test]
-fn whatever_is_injected_is_valid_in_every_version() {
+fn injected_manifests_are_valid_in_every_version() {
     let mut manifests = vec![(
         "workloads".to_owned(),
         change("inject", &file("tests/fixtures/inject/workloads.yaml")),
@@ -122,7 +123,7 @@ fn whatever_is_injected_is_valid_in_every_version() {
 }
 
 #[test]
-fn twice_is_once_and_out_is_as_before() {
+fn inject_is_idempotent_and_uninject_restores_the_manifest() {
     let names = ["workloads", "pod-plain", "pod-mesh", "pod-old-cluster"];
     let texts: Vec<String> = names
         .iter()
@@ -143,7 +144,7 @@ fn twice_is_once_and_out_is_as_before() {
 }
 
 #[test]
-fn every_value_stays_what_kubectl_takes_it_for() {
+fn every_value_keeps_its_meaning_for_kubectl() {
     let traps = file("tests/fixtures/inject/yaml11.yaml");
     let injected = change("inject", &traps);
     for kept in [
@@ -154,7 +155,8 @@ fn every_value_stays_what_kubectl_takes_it_for() {
     ] {
         assert!(injected.contains(kept), "{kept}: {injected}");
     }
-    // src/injector/yaml/tests.rs compares with the recorded answer of kubectl; here kubectl itself answers.
+    // crates/inject/src/yaml/tests.rs compares with recorded output of kubectl, this test with
+    // kubectl itself.
     let kubectl = kubernetes::kubectl();
     let read = |text: &str| -> Value {
         let arguments = [
@@ -183,7 +185,7 @@ fn every_value_stays_what_kubectl_takes_it_for() {
 }
 
 #[test]
-fn values_that_continue_at_the_column_of_their_key_are_read_as_others_read_them() {
+fn values_that_continue_at_the_column_of_their_key_are_accepted() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    a: '[\n    1\n    ]'\n    \
                 b: \"x\ny\"\n  labels: {c: d,\n  e: 'f\n  g'\n  }\nspec:\n  containers:\n  - name: a\n    image: i\n";
     let injected = change("inject", text);
@@ -245,7 +247,7 @@ fn kubectl_applies_the_patch_to_what_inject_writes() {
 }
 
 #[test]
-fn problems_are_told_with_their_place_and_nothing_is_written() {
+fn problems_are_reported_with_their_line_and_nothing_is_written() {
     let output = run(
         &[
             "inject",
@@ -260,22 +262,22 @@ fn problems_are_told_with_their_place_and_nothing_is_written() {
         (output.status.code(), &*output.stdout),
         (Some(64), &b""[..])
     );
-    let told = text(&output.stderr);
+    let report = text(&output.stderr);
     let place = "tests/fixtures/inject/pod-wrong.yaml:1: Pod/orders: ";
     for problem in [
         "annotation `sidestream.dev/port`: \"eighty\" is no port",
         "the memory limit of 64Mi is below the request of 128Mi",
         "there is no annotation `sidestream.dev/timeout`; did you mean `sidestream.dev/drain-timeout`?",
     ] {
-        assert!(told.contains(&format!("{place}{problem}")), "{told}");
+        assert!(report.contains(&format!("{place}{problem}")), "{report}");
     }
     assert!(
-        told.contains("standard input:1: Pod/orders: injected\n"),
-        "{told}"
+        report.contains("standard input:1: Pod/orders: injected\n"),
+        "{report}"
     );
     assert!(
-        told.ends_with("3 problems; nothing was written\n"),
-        "{told}"
+        report.ends_with("3 problems; nothing was written\n"),
+        "{report}"
     );
     assert_eq!(
         run(&["inject", "-f", "nowhere.yaml"], "").status.code(),
@@ -321,7 +323,8 @@ fn several_files_become_documents_of_one_text() {
     );
 }
 
-/// Three Deployments: one with the label, one of NATS that must not get a sidecar, one without labels.
+/// Three Deployments: one with the label, one of NATS that must not get a sidecar, and one without
+/// labels.
 fn shop() -> String {
     let deployment = |name: &str, labels: &str| {
         format!(
@@ -335,7 +338,7 @@ fn shop() -> String {
 }
 
 #[test]
-fn a_selector_leaves_out_the_workloads_that_it_does_not_match() {
+fn selector_excludes_workloads_that_it_does_not_match() {
     for (selector, injected) in [
         ("sidestream.dev/inject=true", &["orders"][..]),
         ("app in (orders, nats),tier!=broker", &["orders"]),
@@ -353,10 +356,10 @@ fn a_selector_leaves_out_the_workloads_that_it_does_not_match() {
             .map(|document| document["metadata"]["name"].clone())
             .collect();
         assert_eq!(names, injected, "{selector}");
-        let told = text(&output.stderr);
+        let report = text(&output.stderr);
         assert!(
-            told.contains("left as it is: the selector does not match the labels of its pods"),
-            "{told}"
+            report.contains("left as it is: the selector does not match the labels of its pods"),
+            "{report}"
         );
     }
     let output = run(
@@ -389,7 +392,7 @@ fn a_selector_leaves_out_the_workloads_that_it_does_not_match() {
 }
 
 #[test]
-fn defaults_for_annotations_are_checked_and_apply() {
+fn default_annotations_are_validated_and_apply() {
     let output = run(
         &[
             "inject",
@@ -425,9 +428,9 @@ fn defaults_for_annotations_are_checked_and_apply() {
     }
 }
 
-/// What `kubectl get pods -A -o json` prints.
+/// The input has the form of `kubectl get pods -A -o json`.
 #[test]
-fn pods_that_ask_for_the_sidecar_and_have_none_are_found() {
+fn check_reports_pods_that_request_the_sidecar_and_have_none() {
     let pod = |name: &str, label: &str, more: Value| {
         let mut pod = json!({
             "apiVersion": "v1",
@@ -473,9 +476,9 @@ fn pods_that_ask_for_the_sidecar_and_have_none_are_found() {
         json!({ "status": { "phase": "Running" } }),
     ));
     let output = run(&["inject", "--check", "--quiet"], &list(late.clone()));
-    let told = text(&output.stderr);
+    let report = text(&output.stderr);
     assert_eq!(
-        told,
+        report,
         "Pod/shop/orders-1: asks for the sidecar and has none\n3 ask for the sidecar; 1 have none\n"
     );
     assert_eq!(
@@ -484,4 +487,11 @@ fn pods_that_ask_for_the_sidecar_and_have_none_are_found() {
     );
     let output = run(&["inject", "--check", "-l", "app=orders"], &list(late));
     assert_eq!(text(&output.stderr), "0 ask for the sidecar; 0 have none\n");
+}
+
+#[test]
+fn former_command_of_the_webhook_names_the_new_program() {
+    let output = run(&["injector", "--listen", "127.0.0.1:0"], "");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("`sidestream-injector`"));
 }

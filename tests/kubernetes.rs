@@ -398,10 +398,14 @@ fn kubectl_builds_every_base() {
         built.push((base.to_owned(), String::from_utf8(output.stdout).unwrap()));
     }
     let injector = &built[1].1;
+    let images = |image: &str| injector.matches(image).count();
     assert_eq!(
-        injector.matches("sidestream:0.1.0").count(),
-        3,
-        "two images, and the one for pods: {injector}"
+        (
+            images("image: sidestream-injector:0.1.0"),
+            images("value: sidestream:0.1.0")
+        ),
+        (2, 1),
+        "init container and webhook, and the image for pods: {injector}"
     );
     assert_valid(&built);
 }
@@ -463,9 +467,10 @@ fn helm_renders_the_chart() {
             .unwrap()
     };
     let everything = "monitoring.podMonitor=true,monitoring.rules=true,monitoring.dashboard=true,example.enabled=true";
+    let digest = "0a".repeat(32);
     let digest = format!(
-        "image.repository=registry.example/sidestream,image.digest=sha256:{}",
-        "0a".repeat(32)
+        "image.repository=registry.example/sidestream,image.digest=sha256:{digest},\
+         injector.image.repository=registry.example/injector,injector.image.digest=sha256:{digest}"
     );
     let ways: [&[&str]; 4] = [
         &[],
@@ -513,17 +518,25 @@ fn helm_renders_the_chart() {
         .count();
     let example = &rendered[1].1;
     assert_eq!(
-        example.matches("image: \"sidestream:0.1.0\"").count(),
-        3,
-        "the injector's two, and the example's"
+        (
+            example
+                .matches("image: \"sidestream-injector:0.1.0\"")
+                .count(),
+            example.matches("image: \"sidestream:0.1.0\"").count(),
+        ),
+        (2, 1),
+        "two of the injector, one of the example"
     );
     assert!(
         !example.contains("image: \"sidestream\"") && example.contains("sidestream.dev/status"),
         "{example}"
     );
+    assert_eq!(images, 1, "the image for pods: {}", rendered[3].1);
+    let own = format!("image: \"registry.example/injector@{digest}\"");
     assert_eq!(
-        images, 3,
-        "two images, and the one for pods: {}",
+        rendered[3].1.matches(&own).count(),
+        2,
+        "init container and webhook: {}",
         rendered[3].1
     );
     for option in [
@@ -550,6 +563,7 @@ fn helm_renders_the_chart() {
         "injektor.enabled=true",
         "sidecar.namespaces={a}",
         "image.digest=latest",
+        "injector.image.digest=latest",
         "image.pullPolicy=always",
     ] {
         assert!(!render(&["--set", refused]).status.success(), "{refused}");

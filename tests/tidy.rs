@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use tokens::{Token, tokens};
 
 /// Layers of ARCHITECTURE.md: a folder uses only folders of a lower rank.
-const RANKS: [(&str, u8); 18] = [
+const RANKS: [(&str, u8); 17] = [
     ("sse", 0),
     ("subject", 0),
     ("lifecycle", 0),
@@ -35,7 +35,6 @@ const RANKS: [(&str, u8); 18] = [
     ("nats", 2),
     ("http", 2),
     ("admin", 2),
-    ("injector", 2),
     ("config", 3),
     ("app", 4),
     ("cli", 5),

@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::StartError;
 use crate::feed;
 use crate::http::{self, Context};
-use crate::lifecycle::health::Health;
+use crate::lifecycle::health::{Health, Status};
 use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::limit::LoopLagProbes;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
-use crate::net::tls::Tls;
+use crate::net::tls::{ReloadError, Tls};
 
 /// Running shards and the triggers that stop them.
 pub(super) struct Shards {
@@ -83,7 +83,8 @@ impl Shards {
             ports.push(address.port());
             tracing::info!(%address, tls = tls.is_some(), "listening");
             if let Some(tls) = tls {
-                tokio::spawn(tls.follow(health.check(format!("tls:{address}"), "not read yet")));
+                let check = health.check(format!("tls:{address}"), "not read yet");
+                tokio::spawn(tls.follow(move |reload| check.set(certificate_status(reload))));
             }
         }
         let mut others = Vec::new();
@@ -135,6 +136,14 @@ pub(super) fn stop(others: Others) {
         if thread.join().is_err() {
             tracing::error!("shard thread panicked");
         }
+    }
+}
+
+/// Health of a TLS listener after a reload of its certificate: a failed one leaves the pod ready.
+fn certificate_status(reload: Result<(), ReloadError>) -> Status {
+    match reload {
+        Ok(()) => Status::Ok,
+        Err(error) => Status::Degraded(error.to_string()),
     }
 }
 

@@ -1,86 +1,48 @@
-//! `sidestream inject` and `uninject`: manifests in, manifests with or without the sidecar out.
+//! `sidestream inject` and `uninject`: add the sidecar to the workloads of manifests, or remove it.
+//!
+//! Files are read one after the other, changed by `sidestream_inject::manifest`, and written to
+//! standard output as one text of YAML documents. Reports go to standard error. If any line of a
+//! report is a problem, nothing is written, because half of a rollout is worse than none. `--check`
+//! writes nothing, and fails if a pod requests the sidecar and has none.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use sidestream_inject::args::DefaultArgs;
+use sidestream_inject::manifest::{self, Act};
+use sidestream_inject::selector::Selector;
+
 use super::Exit;
 use super::output::{complain, print};
-use crate::injector::Defaults;
-use crate::injector::manifest::{self, Act};
-use crate::injector::selector::Selector;
 
-/// 64 MiB: a hundred times what `kubectl get --all-namespaces` prints in a large cluster's
-/// namespace.
+/// 64 MiB: a hundred times the output of `kubectl get` for a large namespace.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     files: Files,
-    /// Only workloads whose pods have labels that match, in kubectl's syntax:
-    /// `app=orders,tier!=db,env in (a,b),!legacy`
+    /// Only workloads with matching pod labels, in the syntax of kubectl: `app=orders,tier!=db`,
+    /// `env in (a,b),!legacy`
     #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = Selector::parse)]
     selector: Option<Selector>,
-    /// Change nothing: report pods that ask for the sidecar and have none, as of `kubectl get pods
-    /// -A -o json`
+    /// Change nothing: report pods that request the sidecar and have none, for example in the
+    /// output of `kubectl get pods -A -o json`
     #[arg(long)]
     check: bool,
     #[command(flatten)]
     defaults: DefaultArgs,
 }
 
-/// What is read.
+/// Input files.
 #[derive(Debug, clap::Args)]
 pub(super) struct Files {
-    /// A file with manifests, `-` for standard input; may be given several times
+    /// File with manifests, or `-` for standard input; may be repeated
     #[arg(short, long = "file", value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// Tell problems only
+    /// Report problems only
     #[arg(short, long)]
     quiet: bool,
-}
-
-/// What applies where no annotation says otherwise.
-#[derive(Debug, clap::Args)]
-pub(super) struct DefaultArgs {
-    /// The sidecar's image
-    #[arg(long, default_value_t = Defaults::default().image)]
-    image: String,
-    /// The ConfigMap with the file `sidecar.yaml`
-    #[arg(long, value_name = "NAME", default_value_t = Defaults::default().config_map)]
-    config_map: String,
-    /// Value of an annotation that pods do not have, without `sidestream.dev/`; may be given
-    /// several times
-    #[arg(long = "default", value_name = "ANNOTATION=VALUE", value_parser = annotation)]
-    annotations: Vec<(String, String)>,
-}
-
-impl DefaultArgs {
-    /// The defaults, or what is wrong with them.
-    pub(super) fn defaults(&self) -> Result<Defaults, String> {
-        let annotations = self.annotations.iter().cloned().collect();
-        let defaults = Defaults {
-            image: self.image.clone(),
-            config_map: self.config_map.clone(),
-            annotations,
-        };
-        match defaults.problems().first() {
-            None => Ok(defaults),
-            Some(problem) => Err(format!("--default: {problem}")),
-        }
-    }
-}
-
-fn annotation(text: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or("expected ANNOTATION=VALUE, such as cpu-limit=1")?;
-    Ok((
-        name.strip_prefix("sidestream.dev/")
-            .unwrap_or(name)
-            .to_owned(),
-        value.to_owned(),
-    ))
 }
 
 pub(super) fn inject(arguments: &Args) -> Exit {
@@ -117,7 +79,7 @@ fn check(files: &Files, selector: &Selector) -> Exit {
         let report = manifest::change(&text, Act::Check(selector)).report;
         checked += report.len();
         for line in report.iter().filter(|line| line.is_problem) {
-            // The line of a list is that of its beginning.
+            // All items of a list have the line of the list.
             let subject = if line.subject.is_empty() {
                 format!("{name}:{}", line.line)
             } else {
@@ -143,7 +105,7 @@ pub(super) fn uninject(files: &Files) -> Exit {
     change(files, Act::Uninject)
 }
 
-/// Writes everything or nothing: half of a roll-out is worse than none.
+/// Changes the files and writes the result, unless there is a problem.
 fn change(files: &Files, act: Act<'_>) -> Exit {
     let mut out = String::new();
     let (mut problems, mut left_out, mut treated) = (0, 0, 0);
@@ -174,11 +136,11 @@ fn change(files: &Files, act: Act<'_>) -> Exit {
         complain(format_args!("{problems} {noun}; nothing was written"));
         return Exit::Usage;
     }
-    // A selector with a typing error must not look like success.
+    // A selector with a typo must not look like success.
     if left_out > 0 && left_out == treated {
         complain("the selector matches no workload; nothing was injected");
     }
-    // A reader that has left is a failure here: what it has is half of a roll-out.
+    // A closed pipe is a failure here: the reader has half of a rollout.
     match print(&out) {
         Ok(()) => Exit::Clean,
         Err(error) => {
@@ -190,7 +152,7 @@ fn change(files: &Files, act: Act<'_>) -> Exit {
     }
 }
 
-/// A file that follows another begins a document.
+/// Appends a text, which begins a new document.
 fn append(out: &mut String, text: &str) {
     if !out.is_empty() {
         if !out.ends_with('\n') {
@@ -203,7 +165,7 @@ fn append(out: &mut String, text: &str) {
     out.push_str(text);
 }
 
-/// The text of a file, or a line on standard error that says why there is none.
+/// Reads a file. An error is reported on standard error.
 fn read_or_report(name: &str, file: &Path) -> Option<String> {
     read(file)
         .map_err(|error| complain(format_args!("{name}: {error}")))

@@ -7,7 +7,6 @@ mod check;
 mod demo;
 mod drain;
 mod inject;
-mod injector;
 mod output;
 mod run;
 mod tail;
@@ -72,8 +71,9 @@ enum Command {
     Inject(inject::Args),
     /// Remove the sidecar from the workloads in manifests
     Uninject(inject::Files),
-    /// Run the webhook that adds the sidecar to pods with the label `sidestream.dev/inject: "true"`
-    Injector(Box<injector::Args>),
+    /// Moved to a program of its own, `sidestream-injector`
+    #[command(hide = true)]
+    Injector(Moved),
 }
 
 impl Command {
@@ -84,12 +84,25 @@ impl Command {
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Inject(arguments) => inject::inject(&arguments),
             Self::Uninject(files) => inject::uninject(&files),
-            Self::Injector(arguments) => injector::run(*arguments),
+            Self::Injector(_) => {
+                output::complain(INJECTOR_MOVED);
+                Exit::Usage
+            }
             Self::Run(config) => run::run(&config.config),
             Self::Check(config) => check::run(&config.config),
         }
     }
 }
+
+/// Arguments of a command that does not exist any longer.
+#[derive(Debug, clap::Args)]
+struct Moved {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _arguments: Vec<String>,
+}
+
+const INJECTOR_MOVED: &str = "sidestream: the webhook is now a program and an image of its own: run \
+    `sidestream-injector` of the image `sidestream-injector` with the same arguments";
 
 /// Path of the configuration.
 #[derive(Debug, clap::Args)]

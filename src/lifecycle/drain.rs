@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use sidestream_common::drain;
+
 /// Durations of a graceful shutdown (`drain:` in the configuration).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -22,11 +24,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // 5 s: load balancers need about this long to stop routing to a pod that is not ready.
-            accept_for: Duration::from_secs(5),
-            spread: Duration::from_secs(20),
-            // 40 s: `accept_for` and `spread`, and 15 s for clients to read what is pending.
-            timeout: Duration::from_secs(40),
+            accept_for: drain::ACCEPT_FOR,
+            spread: drain::SPREAD,
+            timeout: drain::TIMEOUT,
             retry_min: Duration::from_millis(500),
             retry_max: Duration::from_secs(3),
         }

@@ -1,17 +1,18 @@
-//! Sockets: listeners, their options, TLS, what the kernel tells of them.
+//! Sockets of the sidecar: listeners, TLS and socket states.
+//!
+//! Listeners, connection slots, socket options, TLS and the checks of request heads are those of
+//! `crates/common`, which the injector uses as well. This folder adds the `listen:` section of the
+//! configuration ([`config`]), TCP sockets as the kernel lists them ([`sockets`], [`queue`]), and
+//! addresses as text ([`AddressText`]).
 
 pub mod config;
-pub mod listener;
 pub mod queue;
-pub mod request_head;
-pub mod slots;
-pub mod socket;
 pub mod sockets;
 mod table;
 mod text;
-pub mod tls;
 
-pub use config::{ListenConfig, TlsConfig};
-pub use listener::{Listener, Sharing};
+pub use config::ListenConfig;
+pub use sidestream_common::listener::{Listener, Sharing};
+pub use sidestream_common::tls::{Tls, TlsConfig, TlsError};
+pub use sidestream_common::{listener, request_head, slots, socket, tls};
 pub use text::AddressText;
-pub use tls::{Tls, TlsError};

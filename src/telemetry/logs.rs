@@ -9,12 +9,12 @@ use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use sidestream_common::log_filter::{InvalidFilter, filter};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use super::filter::{InvalidFilter, filter};
 use super::writer::Queue;
 
 /// 1 s: maximum wait at the end of the process if standard error accepts nothing.

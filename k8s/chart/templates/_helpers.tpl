@@ -6,6 +6,16 @@
 {{- end }}
 {{- end }}
 
+{{- define "sidestream.injectorImage" -}}
+{{- with .Values.injector.image }}
+{{- if .digest }}
+{{- .repository }}@{{ .digest }}
+{{- else }}
+{{- .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "sidestream.injector" -}}
 {{ printf "%s-injector" .Release.Name | trunc 63 | trimSuffix "-" }}
 {{- end }}
