@@ -86,7 +86,7 @@ impl Sources {
     ) -> Arc<Self> {
         let (core, writer) = feed::core_source::channel(tag, budget);
         let (signal, watch) = shutdown::channel();
-        nats.serve(writer, watch);
+        nats.serve_core(writer, watch);
         metrics.feeds.with_label_values(&[CORE]).set(0);
         let state = State {
             followed: HashMap::new(),

@@ -28,7 +28,7 @@ use http_body_util::BodyExt;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::backoff::Backoff;
+use self::backoff::RetryDelays;
 use self::connection::Connector;
 use self::print::{Style, harmless};
 use self::request::{No, Opened};
@@ -110,7 +110,7 @@ struct Tail {
     connector: Connector,
     headers: HeaderMap,
     style: Style,
-    backoff: Backoff,
+    backoff: RetryDelays,
     /// Id of the last printed event; empty for live.
     position: String,
     events_left: Option<u64>,
@@ -137,7 +137,7 @@ impl Tail {
             connector,
             headers,
             style: Style::detect(args.json),
-            backoff: Backoff::new(Rng::new()),
+            backoff: RetryDelays::new(Rng::new()),
             position: args.last_event_id.clone(),
             events_left: args.events,
         })

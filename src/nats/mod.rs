@@ -88,7 +88,7 @@ impl Nats {
 
     /// Subscribes to the core subjects that feeds need until shutdown is requested. The token is
     /// dropped after the last subscription has ended.
-    pub fn serve(&self, writer: CoreWriter, shutdown: Token) {
+    pub fn serve_core(&self, writer: CoreWriter, shutdown: Token) {
         let Inner {
             identity,
             connections,

@@ -96,7 +96,7 @@ impl Upstream {
     /// Serves core subjects.
     pub fn core(&self) -> Arc<CoreSource> {
         let (core, writer) = feed::core_source::channel(self.identity.tag(), &self.budget);
-        self.nats.serve(writer, self.watch.clone());
+        self.nats.serve_core(writer, self.watch.clone());
         core
     }
 

@@ -1,22 +1,24 @@
-//! How long to wait before the next attempt: capped exponential backoff with full jitter.
+//! Delay before the next attempt of `tail`: exponential back-off with full jitter.
+//!
+//! The server's `retry:` field sets the first delay, a `Retry-After` header a minimum. Full jitter
+//! spreads ten thousand clients of an ended pod over the whole delay.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::lifecycle::backoff::{self, Jitter};
+use crate::lifecycle::backoff::{Backoff, Jitter};
 
-/// Full jitter: a random part of a delay that doubles with each failure. Ten thousand clients of one pod that ends come
-/// back spread over the whole delay, not in step.
+/// Delays between the attempts of one client.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(super) struct RetryDelays {
     base: Duration,
     failures: u32,
     random: Rng,
 }
 
-impl Backoff {
-    /// No failure so far, and the server has not said how long to wait.
+impl RetryDelays {
+    /// Delays before the first failure, and before a `retry:` field.
     pub(super) fn new(random: Rng) -> Self {
         Self {
             base: BASE,
@@ -25,20 +27,20 @@ impl Backoff {
         }
     }
 
-    /// The server's `retry:`: the base of what follows.
+    /// Sets the first delay from the server's `retry:` field.
     pub(super) fn set_base(&mut self, base: Duration) {
         self.base = base.min(BASE_MAX);
     }
 
-    /// The connection was worth something: the next delay is a first one again.
+    /// Resets the failures: the connection delivered something.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
     }
 
-    /// The delay before the next attempt. `Retry-After` is a lower bound; the jitter comes on top of it.
+    /// Returns the delay before the next attempt. `Retry-After` is a minimum; jitter is added to it.
     pub(super) fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
-        // A server that asks for more than the cap gets it.
-        let delays = backoff::Backoff::new(self.base, CAP.max(self.base), Jitter::Full);
+        // A server may request more than the cap.
+        let delays = Backoff::new(self.base, CAP.max(self.base), Jitter::Full);
         let random = self.random.f64();
         let delay = match retry_after {
             Some(after) => after + self.base.mul_f64(random),
@@ -49,23 +51,23 @@ impl Backoff {
     }
 }
 
-/// What the HTML standard calls "a few seconds", and this project's default for `retry`.
+/// 3 s: "a few seconds" in the HTML standard, and the default of `retry` in this project.
 const BASE: Duration = Duration::from_secs(3);
 
-/// A person is waiting: half a minute is the most between two looks.
+/// 30 s: a person is waiting for the next attempt.
 const CAP: Duration = Duration::from_secs(30);
 
-/// Beyond it a `retry:` is a mistake, and would overflow the arithmetic.
+/// 1 h: a longer `retry:` is a mistake, and could overflow.
 const BASE_MAX: Duration = Duration::from_secs(60 * 60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The largest of many delays that would each come after `failures` failures.
+    /// Returns the longest of many delays after `failures` failures.
     fn largest(base: Duration, failures: u32) -> Duration {
         let longest = |seed| {
-            let mut backoff = Backoff::new(Rng::with_seed(seed));
+            let mut backoff = RetryDelays::new(Rng::with_seed(seed));
             backoff.set_base(base);
             for _ in 0..failures {
                 backoff.next_delay(None);
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_delay_doubles_up_to_its_cap() {
+    fn delay_doubles_up_to_the_cap() {
         let second = Duration::from_secs(1);
         for (failures, bound) in [(0, 1), (1, 2), (2, 4), (4, 16), (5, 30), (40, 30)] {
             let largest = largest(second, failures);
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_above_the_cap_is_the_servers_wish() {
+    fn server_may_request_a_base_above_the_cap() {
         let minute = Duration::from_secs(60);
         let largest = largest(minute, 3);
         assert!(
@@ -102,8 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn success_begins_anew() {
-        let mut backoff = Backoff::new(Rng::with_seed(1));
+    fn success_resets_the_delay() {
+        let mut backoff = RetryDelays::new(Rng::with_seed(1));
         for _ in 0..10 {
             backoff.next_delay(None);
         }
@@ -112,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_a_lower_bound_with_jitter_above() {
-        let mut backoff = Backoff::new(Rng::with_seed(1));
+    fn retry_after_is_a_minimum_with_jitter_added() {
+        let mut backoff = RetryDelays::new(Rng::with_seed(1));
         let after = Duration::from_secs(120);
         for _ in 0..100 {
             let delay = backoff.next_delay(Some(after));
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_retry_is_bounded() {
+    fn retry_field_is_bounded() {
         assert!(largest(Duration::from_millis(u64::MAX), 50) <= BASE_MAX);
     }
 }
