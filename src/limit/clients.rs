@@ -220,13 +220,19 @@ impl ClientLimiter {
     }
 }
 
+impl Client {
+    /// Returns whether no event stream is open.
+    fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// Evicts the least recently seen eighth of the clients without an open event stream. An evicted
 /// client starts again with full buckets.
 fn evict_idle(shard: &mut Shard) {
-    let away = |client: &Client| client.open.load(Ordering::Relaxed) == 0;
     let mut seen: Vec<u64> = shard
         .values()
-        .filter(|client| away(client))
+        .filter(|client| client.is_idle())
         .map(|client| client.seen.load(Ordering::Relaxed))
         .collect();
     if seen.is_empty() {
@@ -236,9 +242,10 @@ fn evict_idle(shard: &mut Shard) {
     let (_, last, _) = seen.select_nth_unstable(left - 1);
     let last = *last;
     shard.retain(|_, client| {
-        let goes = left > 0 && away(client) && client.seen.load(Ordering::Relaxed) <= last;
-        left -= usize::from(goes);
-        !goes
+        let is_evicted =
+            left > 0 && client.is_idle() && client.seen.load(Ordering::Relaxed) <= last;
+        left -= usize::from(is_evicted);
+        !is_evicted
     });
 }
 

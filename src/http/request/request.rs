@@ -76,14 +76,19 @@ impl<'r> Request<'r> {
             .headers
             .get("last-event-id")
             .map(|value| Cow::Borrowed(value.as_bytes()));
-        let is_position = |name: &str| LAST_EVENT_ID_NAMES.contains(&name) || added == Some(name);
-        let query = || {
-            form_urlencoded::parse(self.query.as_bytes())
-                .filter(|(name, id)| is_position(name) && !id.is_empty())
-                .last()
-                .map(|(_, id)| Cow::Owned(id.into_owned().into_bytes()))
-        };
-        header.filter(|id| !id.is_empty()).or_else(query)
+        header
+            .filter(|id| !id.is_empty())
+            .or_else(|| self.last_event_id_in_query(added))
+    }
+
+    fn last_event_id_in_query(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
+        form_urlencoded::parse(self.query.as_bytes())
+            .filter(|(name, id)| {
+                let is_position = LAST_EVENT_ID_NAMES.contains(&&**name) || added == Some(&**name);
+                is_position && !id.is_empty()
+            })
+            .last()
+            .map(|(_, id)| Cow::Owned(id.into_owned().into_bytes()))
     }
 
     /// Returns whether the client accepts `text/event-stream`. The most specific range of `Accept`
@@ -135,12 +140,6 @@ const LAST_EVENT_ID_NAMES: [&str; 4] = [
 /// `Mozilla/`. `Sec-Fetch-*` does not help: the `fetch` of Node sends it, browsers omit it over
 /// plain HTTP, and old browsers never send it.
 pub(in crate::http) fn is_browser(headers: &HeaderMap) -> bool {
-    let is_event_stream = |range: &[u8]| {
-        let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
-        media_type
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"text/event-stream")
-    };
     headers
         .get(USER_AGENT)
         .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
@@ -150,6 +149,14 @@ pub(in crate::http) fn is_browser(headers: &HeaderMap) -> bool {
                 .split(|byte| *byte == b',')
                 .any(is_event_stream)
         })
+}
+
+/// Returns whether a media range of `Accept` is `text/event-stream`.
+fn is_event_stream(range: &[u8]) -> bool {
+    let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
+    media_type
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
 }
 
 #[cfg(test)]
