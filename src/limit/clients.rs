@@ -23,7 +23,7 @@ use super::token_bucket::Bucket;
 /// Table of the clients that opened an event stream recently, by id.
 ///
 /// A client takes about 500 bytes. Clients without an open event stream are at most
-/// [`CLIENTS_MAX`]; the least recently seen are evicted first. The table is empty while no limit is
+/// 100,000; the least recently seen are evicted first. The table is empty while no limit is
 /// configured.
 #[derive(Debug)]
 pub struct ClientLimiter {

@@ -20,7 +20,7 @@ struct Sockets {
     close_wait: i64,
 }
 
-/// Updates the gauges before a scrape, at most every [`LISTED_EVERY`].
+/// Updates the gauges before a scrape, at most every 5 s.
 pub fn sample_with(metrics: &Metrics) {
     let listed = Mutex::new(None::<Instant>);
     metrics.sample_with(move |metrics| {
