@@ -61,7 +61,7 @@ const COINED: [(&str, &str); 43] = [
     ("Door", "ConnectionLimiter"),
     ("Ears", "ShutdownControl"),
     ("Exchange", "H2Request"),
-    ("Family", "H2StreamGroup"),
+    ("Family", "StreamGroup"),
     ("Follower", "RepublishTailer"),
     ("Gate", "DirectPath"),
     ("Hello", "Preface"),

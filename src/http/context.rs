@@ -14,11 +14,10 @@ use prometheus::{IntCounter, IntGauge};
 use crate::feed::Outcome;
 use crate::http::request::rejection::RejectionCode;
 use crate::http::request::route::Routes;
-use crate::http::stream::event_stream::GAP_LOG_RATE;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
 use crate::limit::token_bucket::Bucket;
-use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit};
+use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit, Rate};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
@@ -45,6 +44,10 @@ pub struct Context {
     draining: AtomicBool,
     drain_retry: OnceLock<(Duration, Duration)>,
 }
+
+/// 100 lines per second about single gaps, with the same burst: enough to find a client, and little
+/// work if one loss concerns thousands of them.
+const GAP_LOG_RATE: Rate = Rate::new(100, 100);
 
 impl Context {
     /// Returns a context without routes.

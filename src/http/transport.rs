@@ -1,53 +1,48 @@
-//! Transport: what event streams need of a client's socket.
+//! The socket of a client, in clear text or with TLS, as event streams are written to it.
 //!
-//! The two implementations are a TCP socket and TLS on one. On HTTP/1 in clear text the socket
-//! becomes a [`TaskSocket`], which the event stream's task shares with the dispatcher (direct
-//! path). Under TLS only the task writes.
+//! [`Transport`] is a byte stream that can be reset. A socket in clear text (its implementation is in
+//! `h1::sink`) can also be written to without the task of its event stream; the methods for that do
+//! nothing by default.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::http::h1::sink::TaskSocket;
+use crate::feed::DirectSink;
+use crate::http::stream::direct_path::DirectWrites;
 use crate::http::stream::event_stream::EventStream;
-use crate::net::socket;
 
 /// 2 s: time for the client to close its side of the connection after our end. Closing the socket
 /// with unread bytes of the client, such as an HTTP/2 acknowledgement, would reset the connection,
 /// and the client could lose the last bytes.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// Socket of a client, in clear text or under TLS.
+/// Connection that event streams are written to.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Socket for the task of an event stream on HTTP/1.
+    /// Form for the task of an event stream with its own HTTP/1 connection.
     type Task: Transport;
 
-    /// Converts the socket for the task of this event stream.
+    /// Converts to that form.
     fn for_task(self, stream: &EventStream) -> Self::Task;
 
-    /// Returns the socket that the dispatcher can write to directly. `None` under TLS.
-    fn shared(&self) -> Option<&TaskSocket> {
+    /// Returns a sink for direct writes, if they are possible.
+    fn direct_sink(&self) -> Option<Arc<dyn DirectSink>> {
         None
     }
 
-    /// Makes the close a reset, which frees the memory of a dead or stuck peer at once.
+    /// Allows direct writes: the task is idle, and nothing is in flight.
+    fn enable_direct_path(&self) {}
+
+    /// Forbids direct writes: the task runs. Returns those that happened.
+    fn take_over(&self) -> Option<DirectWrites> {
+        None
+    }
+
+    /// Makes the close a reset: the peer is dead or stalled, and its memory is needed.
     fn abort(&self);
-}
-
-impl Transport for TcpStream {
-    type Task = TaskSocket;
-
-    fn for_task(self, stream: &EventStream) -> TaskSocket {
-        TaskSocket::new(self, stream.direct_path())
-    }
-
-    fn abort(&self) {
-        if let Err(error) = socket::abort(self) {
-            tracing::debug!(%error, "connection could not be reset");
-        }
-    }
 }
 
 impl Transport for TlsStream<TcpStream> {

@@ -1,54 +1,69 @@
-//! Shared bytes onto one HTTP/1 socket: chunks, vectored writes, and what the socket has not taken yet.
+//! Writes batches of shared bytes to one HTTP/1 socket: chunks, vectored writes, pending bytes.
+//!
+//! One batch is one chunk. Most batches are a single segment that is stored with the head and tail
+//! of its chunk, and cost one `write`; others are written with one `writev` of chunk head, segments
+//! and tail. Bytes that the socket does not accept are kept as [`Pending`], at most one batch, and
+//! the event stream is not read until they are written ([`ChunkWriter::poll_written`]). An idle
+//! client has no pending bytes and no buffer.
+//!
+//! The response head waits for the first batch, so that both are one write.
+//!
+//! The client has nothing to send during an event stream. What it sends is discarded up to 16 KiB;
+//! the read also detects that it disconnects ([`ChunkWriter::poll_disconnected`]).
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
-use super::sink::{Rest, TaskSocket};
-use crate::http::stream::write_batch::{BATCH_BYTES, Framing, WriteBatch, WriteStats, Written};
+use crate::feed::DirectSink;
+use crate::http::stream::direct_path::DirectWrites;
+use crate::http::stream::write_batch::{BATCH_BYTES, Framing, Unsent, WriteBatch, Written};
 use crate::http::transport::Transport;
 
-/// A socket that was taken back from hyper.
+/// Socket that was reclaimed from hyper, and what it has not accepted.
 pub(in crate::http) struct ChunkWriter<T> {
     io: T,
     framing: Framing,
-    /// Bytes that the client sent although it has nothing to say any more.
+    /// Bytes that the client has sent during the event stream.
     discarded: u32,
-    /// A client that waits has none.
+    /// `None` for an idle client.
     pending: Option<Box<Pending>>,
 }
 
-/// A turn that the socket has not taken yet.
+/// Bytes that the socket has not accepted.
 #[derive(Default)]
 struct Pending {
-    /// Shared bytes, at most one turn of them.
+    /// At most one batch.
     segments: VecDeque<Bytes>,
-    /// How much of an event larger than a turn the socket has taken since that was last asked.
-    taken: usize,
-    /// What will be counted when all of it is on the socket.
-    unsent: Written,
-    /// The head of the answer, as long as it waits for the first turn: there are no parts then.
+    /// Bytes that the socket has accepted since the last [`ChunkWriter::take_progress`].
+    accepted: usize,
+    /// Counted when all segments are on the socket.
+    written: Written,
+    /// Response head that waits for the first batch; then there are no segments.
     head: Option<Vec<u8>>,
 }
 
-/// 16 KiB: a client that says more than a stray request during an event stream is closed.
+/// 16 KiB: a client that sends more than a stray request during an event stream is disconnected.
 const DISCARD_MAX: u32 = 16 * 1024;
 
-/// Slices of one vectored write: more than a turn of small events has, few enough to stand on the stack.
+/// Slices of one vectored write: more than a batch of small events has, few enough for the stack.
 const SLICES: usize = 256;
 
-/// 1 KiB: what a client begins with that continues nothing is a tenth of it.
-const FIRST_TURN_COPIED_BYTES_MAX: usize = 1024;
+/// 1 KiB: a first batch up to this size is copied after the response head. The first bytes of a
+/// client that does not resume are a tenth of it.
+const FIRST_BATCH_COPIED_MAX: usize = 1024;
 
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl<T: Transport> ChunkWriter<T> {
-    /// `early`: how many bytes the client has sent behind its request already. `head`: of the answer, not written yet.
+    /// `early` is the number of bytes that the client has already sent after its request. `head` is
+    /// the response head, not written yet.
     pub(in crate::http) fn new(io: T, framing: Framing, early: usize, head: Vec<u8>) -> Self {
         let pending = Pending {
             head: Some(head),
@@ -63,41 +78,48 @@ impl<T: Transport> ChunkWriter<T> {
         }
     }
 
-    /// The socket itself, where events can be written to it past the task.
-    pub(in crate::http) fn shared(&self) -> Option<&TaskSocket> {
-        self.io.shared()
+    /// Returns a sink for direct writes. It writes chunks, so HTTP/1.0 has none.
+    pub(in crate::http) fn direct_sink(&self) -> Option<Arc<dyn DirectSink>> {
+        match self.framing {
+            Framing::Chunked => self.io.direct_sink(),
+            Framing::UntilClose => None,
+        }
     }
 
-    /// Whether events stand on the wire as they stand in a chunk.
-    pub(in crate::http) fn is_chunked(&self) -> bool {
-        self.framing == Framing::Chunked
+    /// See [`Transport::enable_direct_path`].
+    pub(in crate::http) fn enable_direct_path(&self) {
+        self.io.enable_direct_path();
     }
 
-    /// Whether everything that was handed out is on the socket.
+    /// See [`Transport::take_over`].
+    pub(in crate::http) fn take_over(&self) -> Option<DirectWrites> {
+        self.io.take_over()
+    }
+
+    /// Returns true if the socket has accepted everything.
     pub(in crate::http) fn is_clear(&self) -> bool {
         self.pending.is_none()
     }
 
-    /// Keeps what is still to be written of what was handed out past the task.
-    pub(in crate::http) fn keep(&mut self, rest: Rest) {
+    /// Keeps the rest of a direct write, to be written next.
+    pub(in crate::http) fn keep(&mut self, unsent: Unsent) {
         debug_assert!(
             self.is_clear(),
-            "nothing is handed out past a task with something under way"
+            "direct writes happen only while nothing is pending"
         );
-        let segments = VecDeque::from([rest.bytes]);
         self.pending = Some(Box::new(Pending {
-            segments,
-            unsent: rest.unsent,
+            segments: VecDeque::from([unsent.bytes]),
+            written: unsent.written,
             ..Pending::default()
         }));
     }
 
-    /// Resets the connection: what is pending is thrown away.
+    /// Resets the connection and discards pending bytes.
     pub(in crate::http) fn abort(&self) {
         self.io.abort();
     }
 
-    /// Ready when the client is gone, or says more than it may; what it says is thrown away.
+    /// Ready when the client has disconnected, or has sent more than [`DISCARD_MAX`].
     pub(in crate::http) fn poll_disconnected(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let mut space = [MaybeUninit::uninit(); 512];
         while self.discarded <= DISCARD_MAX {
@@ -111,69 +133,66 @@ impl<T: Transport> ChunkWriter<T> {
         Poll::Ready(())
     }
 
-    /// Writes one turn as one chunk, as much as the socket takes at once; the rest is kept. Nothing may be pending but
-    /// the head. With what is to be counted, if all of it is on the socket already.
+    /// Writes one batch as one chunk, as much as the socket accepts at once, and keeps the rest.
+    /// Nothing but the response head may be pending. Returns what was written if that is all of it.
     pub(in crate::http) fn write(
         &mut self,
         task: &mut Context<'_>,
         out: &WriteBatch,
     ) -> io::Result<Option<Written>> {
-        let sent = (out.stats, out.bytes);
+        let written = out.written();
         if let Some(pending) = &mut self.pending {
             debug_assert!(
                 pending.head.is_some(),
-                "a turn begins when the one before is written"
+                "a batch is written after the one before it"
             );
-            pending.unsent = sent;
+            pending.written = written;
             pending.keep_head(self.framing, out);
             return Ok(None);
         }
         if out.is_empty() {
-            return Ok(Some(sent));
+            return Ok(Some(written));
         }
-        let (written, whole) = self.accept(task, out)?;
-        if written == whole && Pin::new(&mut self.io).poll_flush(task)?.is_ready() {
-            return Ok(Some(sent));
+        let (accepted, length) = self.write_now(task, out)?;
+        if accepted == length && Pin::new(&mut self.io).poll_flush(task)?.is_ready() {
+            return Ok(Some(written));
         }
         let pending = self.pending.insert(Box::default());
-        pending.unsent = (
-            WriteStats {
-                handed: None,
-                ..sent.0
-            },
-            sent.1,
-        );
-        if written < whole {
-            pending.keep_turn(self.framing, out, written);
+        pending.written = written.delayed();
+        if accepted < length {
+            pending.keep_batch(self.framing, out, accepted);
         }
         Ok(None)
     }
 
-    /// Hands a turn to the socket: how many bytes it has taken, of how many.
-    fn accept(&mut self, task: &mut Context<'_>, out: &WriteBatch) -> io::Result<(usize, usize)> {
+    /// Writes a batch to the socket. Returns the number of bytes that it has accepted, and the
+    /// length of the chunk.
+    fn write_now(
+        &mut self,
+        task: &mut Context<'_>,
+        out: &WriteBatch,
+    ) -> io::Result<(usize, usize)> {
         let io = Pin::new(&mut self.io);
-        // What most turns are: events that stand as a chunk in memory.
+        // Most batches: events that are stored as a chunk.
         if let Some((_, chunk)) = out.chunk(self.framing) {
             return Ok((accepted(io.poll_write(task, chunk))?, chunk.len()));
         }
         let (head, tail) = (ChunkHead::new(self.framing, out.bytes), self.framing.tail());
-        let whole = head.bytes().len() + out.bytes + tail.len();
+        let length = head.bytes().len() + out.bytes + tail.len();
         if out.segments.len() + 2 > SLICES {
-            return Ok((0, whole));
+            return Ok((0, length));
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         slices[0] = IoSlice::new(head.bytes());
-        for (slice, part) in slices[1..].iter_mut().zip(&out.segments) {
-            *slice = IoSlice::new(part.as_slice());
+        for (slice, segment) in slices[1..].iter_mut().zip(&out.segments) {
+            *slice = IoSlice::new(segment.as_slice());
         }
         slices[out.segments.len() + 1] = IoSlice::new(tail);
-        Ok((
-            accepted(io.poll_write_vectored(task, &slices[..out.segments.len() + 2]))?,
-            whole,
-        ))
+        let slices = &slices[..out.segments.len() + 2];
+        Ok((accepted(io.poll_write_vectored(task, slices))?, length))
     }
 
-    /// Ends the body.
+    /// Ends the response body.
     pub(in crate::http) fn finish(&mut self) {
         if self.framing == Framing::Chunked {
             self.pending
@@ -183,7 +202,7 @@ impl<T: Transport> ChunkWriter<T> {
         }
     }
 
-    /// Ready when everything is on the socket, with what is to be counted for it, if it was not at once.
+    /// Ready when nothing is pending, with what was written if it was pending before.
     pub(in crate::http) fn poll_written(
         &mut self,
         task: &mut Context<'_>,
@@ -197,41 +216,44 @@ impl<T: Transport> ChunkWriter<T> {
         };
         while !pending.segments.is_empty() {
             let io = Pin::new(&mut self.io);
-            let written = match pending.segments.as_slices() {
-                // What a client begins with, and what is left of an event alone.
-                ([part], []) => ready!(io.poll_write(task, part))?,
+            let accepted = match pending.segments.as_slices() {
+                // The first bytes of an event stream, and the rest of a single event.
+                ([segment], []) => ready!(io.poll_write(task, segment))?,
                 _ => {
                     let mut slices = [IoSlice::new(&[]); SLICES];
                     let count = pending.segments.len().min(SLICES);
-                    for (slice, part) in slices.iter_mut().zip(&pending.segments) {
-                        *slice = IoSlice::new(part);
+                    for (slice, segment) in slices.iter_mut().zip(&pending.segments) {
+                        *slice = IoSlice::new(segment);
                     }
                     ready!(io.poll_write_vectored(task, &slices[..count]))?
                 }
             };
-            if written == 0 {
+            if accepted == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            pending.pass(written);
+            pending.advance(accepted);
         }
-        // Under TLS a write is done when its ciphertext is.
+        // With TLS, bytes are written when their ciphertext is.
         ready!(Pin::new(&mut self.io).poll_flush(task))?;
-        let sent = pending.unsent;
+        let written = pending.written;
         self.pending = None;
-        Poll::Ready(Ok(Some(sent)))
+        Poll::Ready(Ok(Some(written)))
     }
 
-    /// Whether the socket has taken as much as a turn since this was last true: a large event is on its way.
-    pub(in crate::http) fn has_taken_a_turn(&mut self) -> bool {
-        let taken = |pending: &mut Box<Pending>| std::mem::take(&mut pending.taken);
-        self.pending
-            .as_mut()
-            .filter(|pending| pending.taken >= BATCH_BYTES)
-            .map(taken)
-            .is_some()
+    /// Returns true if the socket has accepted a batch's worth of bytes since this was last true: a
+    /// large event makes progress.
+    pub(in crate::http) fn take_progress(&mut self) -> bool {
+        let Some(pending) = &mut self.pending else {
+            return false;
+        };
+        let has_progressed = pending.accepted >= BATCH_BYTES;
+        if has_progressed {
+            pending.accepted = 0;
+        }
+        has_progressed
     }
 
-    /// Ends our side of the connection.
+    /// Shuts down our side of the connection.
     pub(in crate::http) fn poll_shutdown(
         &mut self,
         task: &mut Context<'_>,
@@ -241,57 +263,59 @@ impl<T: Transport> ChunkWriter<T> {
 }
 
 impl Pending {
-    /// Keeps the first turn behind the head that has waited for it: both in one piece, unless the turn is a large one.
+    /// Keeps the first batch after the response head, in one piece unless the batch is large.
     fn keep_head(&mut self, framing: Framing, out: &WriteBatch) {
         let Some(mut head) = self.head.take() else {
             return;
         };
-        if out.bytes > FIRST_TURN_COPIED_BYTES_MAX {
+        if out.bytes > FIRST_BATCH_COPIED_MAX {
             self.segments.push_back(head.into());
-            return self.keep_turn(framing, out, 0);
+            return self.keep_batch(framing, out, 0);
         }
         if !out.is_empty() {
             head.extend_from_slice(ChunkHead::new(framing, out.bytes).bytes());
-            out.segments
-                .iter()
-                .for_each(|part| head.extend_from_slice(part.as_slice()));
+            for segment in &out.segments {
+                head.extend_from_slice(segment.as_slice());
+            }
             head.extend_from_slice(framing.tail());
         }
         self.segments.push_back(head.into());
     }
 
-    /// Keeps what of a turn is not among the bytes that are written, its chunk around it.
-    fn keep_turn(&mut self, framing: Framing, out: &WriteBatch, mut written: usize) {
-        if let Some((part, chunk)) = out.chunk(framing) {
-            return self.keep(chunk.len(), &mut written, |done| part.keep_chunk(done));
+    /// Keeps a batch, with the chunk around it, except its first `accepted` bytes.
+    fn keep_batch(&mut self, framing: Framing, out: &WriteBatch, mut accepted: usize) {
+        if let Some((segment, chunk)) = out.chunk(framing) {
+            return self.keep(chunk.len(), &mut accepted, |done| segment.chunk_rest(done));
         }
         let (head, tail) = (ChunkHead::new(framing, out.bytes), framing.tail());
-        self.keep(head.bytes().len(), &mut written, |done| {
+        self.keep(head.bytes().len(), &mut accepted, |done| {
             Bytes::copy_from_slice(&head.bytes()[done..])
         });
-        for part in &out.segments {
-            self.keep(part.as_slice().len(), &mut written, |done| part.keep(done));
+        for segment in &out.segments {
+            self.keep(segment.as_slice().len(), &mut accepted, |done| {
+                segment.rest(done)
+            });
         }
-        self.keep(tail.len(), &mut written, |done| {
+        self.keep(tail.len(), &mut accepted, |done| {
             Bytes::from_static(&tail[done..])
         });
     }
 
-    /// Keeps what of a part of this length is not among the bytes that are written.
-    fn keep(&mut self, length: usize, written: &mut usize, rest: impl FnOnce(usize) -> Bytes) {
-        let done = length.min(*written);
-        *written -= done;
+    /// Keeps one part of a chunk, except what is among the `accepted` bytes that are left.
+    fn keep(&mut self, length: usize, accepted: &mut usize, rest: impl FnOnce(usize) -> Bytes) {
+        let done = length.min(*accepted);
+        *accepted -= done;
         if done < length {
             self.segments.push_back(rest(done));
         }
     }
 
-    /// Lets go of what the socket has taken.
-    fn pass(&mut self, mut written: usize) {
-        self.taken += written;
-        while let Some(first) = self.segments.front_mut().filter(|_| written > 0) {
-            let done = first.len().min(written);
-            written -= done;
+    /// Removes bytes that the socket has accepted.
+    fn advance(&mut self, mut accepted: usize) {
+        self.accepted += accepted;
+        while let Some(first) = self.segments.front_mut().filter(|_| accepted > 0) {
+            let done = first.len().min(accepted);
+            accepted -= done;
             first.advance(done);
             if first.is_empty() {
                 self.segments.pop_front();
@@ -300,7 +324,8 @@ impl Pending {
     }
 }
 
-/// How many bytes the socket has taken; none is an error only if it says that it took them.
+/// Returns the number of accepted bytes: 0 while the socket is blocked, an error if it accepts
+/// none.
 fn accepted(written: Poll<io::Result<usize>>) -> io::Result<usize> {
     match written {
         Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
@@ -309,7 +334,7 @@ fn accepted(written: Poll<io::Result<usize>>) -> io::Result<usize> {
     }
 }
 
-/// `{length in hex}\r\n`, on the stack.
+/// Head of a chunk, `{length in hex}\r\n`, on the stack.
 struct ChunkHead {
     text: [u8; 18],
     len: usize,
@@ -347,7 +372,7 @@ mod tests {
     use crate::sse::{Position, SourceTag};
 
     #[test]
-    fn the_head_of_a_chunk_is_its_length_in_hex_and_http_1_0_has_none() {
+    fn a_chunk_head_is_the_length_in_hex_and_http_1_0_has_none() {
         assert_eq!(ChunkHead::new(Framing::Chunked, 255).bytes(), b"ff\r\n");
         assert_eq!(
             ChunkHead::new(Framing::Chunked, usize::MAX).bytes(),
@@ -355,9 +380,9 @@ mod tests {
         );
         assert_eq!(ChunkHead::new(Framing::UntilClose, 255).bytes(), b"");
     }
+
     #[tokio::test]
-    async fn what_a_socket_does_not_take_of_copied_events_is_kept_while_their_memory_is_used_again()
-    {
+    async fn pending_bytes_of_copied_events_survive_the_reuse_of_their_memory() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap())
             .await
@@ -368,7 +393,7 @@ mod tests {
         let mut number = 0;
         let mut memory = None;
         let mut copies = RunBuilder::default();
-        let mut turn = |out: &mut WriteBatch| {
+        let mut fill = |out: &mut WriteBatch| {
             copies.begin(BATCH_BYTES);
             while copies.len() < BATCH_BYTES - 1000 {
                 number += 1;
@@ -384,33 +409,47 @@ mod tests {
             assert_eq!(
                 *memory.get_or_insert(place),
                 place,
-                "what is kept is not kept there"
+                "pending bytes do not hold the memory of the run"
             );
             out.push_events(chunk, true);
         };
-        let mut refusals = 0;
-        while refusals < 3 {
+        let mut times_blocked = 0;
+        while times_blocked < 3 {
             poll_fn(|task| {
                 WriteBatch::with(|out| {
-                    turn(out);
+                    fill(out);
                     sent.extend_from_slice(out.segments[0].as_slice());
                     writer.write(task, out).unwrap();
                 });
-                // The next turn is written into the same memory, while nothing of the one before is read.
-                WriteBatch::with(|out| turn(out));
+                // The next batch reuses the memory before anything of this one is read.
+                WriteBatch::with(|out| fill(out));
                 Poll::Ready(())
             })
             .await;
-            while !poll_fn(|task| Poll::Ready(writer.poll_written(task).is_ready())).await {
-                refusals += 1;
-                let mut some = vec![0; 100_000];
-                client.read_exact(&mut some).await.unwrap();
-                assert!(some == sent[..some.len()], "what was sent came");
-                sent.drain(..some.len());
+            if poll_fn(|task| Poll::Ready(writer.poll_written(task).is_ready())).await {
+                continue;
+            }
+            times_blocked += 1;
+            let mut received = vec![0; 100_000];
+            loop {
+                tokio::select! {
+                    written = poll_fn(|task| writer.poll_written(task)) => {
+                        written.unwrap();
+                        break;
+                    }
+                    read = client.read(&mut received) => {
+                        let received = &received[..read.unwrap()];
+                        assert!(
+                            *received == sent[..received.len()],
+                            "the client receives what was written"
+                        );
+                        sent.drain(..received.len());
+                    }
+                }
             }
         }
         let mut rest = vec![0; sent.len()];
         client.read_exact(&mut rest).await.unwrap();
-        assert!(rest == sent, "what was sent came");
+        assert!(rest == sent, "the client receives what was written");
     }
 }

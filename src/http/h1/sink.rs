@@ -1,46 +1,45 @@
-//! A client's socket that its task shares with the rounds of its feed: what comes while the task waits goes to it directly.
+//! A socket in clear text that an event stream's task shares with the dispatcher of its feed.
+//!
+//! ```text
+//! task runs:   TaskSocket::take_over    the task writes through ChunkWriter
+//! task idle:   TaskSocket::enable       the dispatcher writes through SharedSocket::try_send
+//! ```
+//!
+//! A direct write that the socket accepts only in part disables the direct path and keeps the rest;
+//! the task is woken, takes the rest over and writes it first. Both run on one thread; the mutex
+//! around the rest is never contended. A socket with TLS has no direct path: its records belong to
+//! the task.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::feed::{DirectSink, EncodedRun, SendOutcome};
-use crate::http::stream::compact_time::CompactInstant;
-use crate::http::stream::direct_path::DirectPath;
+use crate::http::stream::direct_path::{DirectPath, DirectWrites};
 use crate::http::stream::event_stream::EventStream;
-use crate::http::stream::write_batch::{WriteStats, Written};
+use crate::http::stream::write_batch::{Unsent, Written};
 use crate::http::transport::Transport;
 use crate::net::socket;
 
-/// A socket in clear text. Its task has it to itself while it runs; when it waits, with nothing under way to the client, it
-/// opens it to the rounds of its feed.
+/// Socket with the state of its direct path.
 #[derive(Debug)]
 pub(in crate::http) struct SharedSocket {
     socket: TcpStream,
     direct_path: DirectPath,
-    rest: Mutex<Option<Box<Rest>>>,
+    unsent: Mutex<Option<Box<Unsent>>>,
 }
 
-/// The task's hold on it.
+/// The task's handle of a shared socket.
 #[derive(Debug)]
 pub(in crate::http) struct TaskSocket(Arc<SharedSocket>);
 
-/// What the socket has not taken of a piece.
-#[derive(Debug)]
-pub(in crate::http) struct Rest {
-    pub(in crate::http) bytes: Bytes,
-    /// What will be counted when all of it is on the socket.
-    pub(in crate::http) unsent: Written,
-}
-
 impl SharedSocket {
-    fn rest(&self) -> MutexGuard<'_, Option<Box<Rest>>> {
-        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unsent(&self) -> MutexGuard<'_, Option<Box<Unsent>>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn poll_write(
@@ -63,33 +62,28 @@ impl DirectSink for SharedSocket {
         self.direct_path.is_ready()
     }
 
-    fn try_send(self: Arc<Self>, piece: &EncodedRun) -> SendOutcome {
-        if !self.direct_path.admits(piece) {
+    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+        if !self.direct_path.admits(run) {
             return SendOutcome::Rejected;
         }
-        let (chunk, content) = (piece.chunk.bytes(), piece.chunk.content().len());
-        let written = match self.socket.try_write(chunk) {
-            Ok(written) if written > 0 => written,
-            // The task finds out what is the matter.
+        let (chunk, content) = (run.chunk.bytes(), run.chunk.content().len());
+        let accepted = match self.socket.try_write(chunk) {
+            Ok(accepted) if accepted > 0 => accepted,
+            // The task finds the error.
             Ok(_) | Err(_) => return SendOutcome::Rejected,
         };
-        let stats = self.direct_path.record(piece);
-        if written == chunk.len() {
-            self.direct_path.count((stats, content));
+        let written = Written {
+            stats: self.direct_path.record(run),
+            bytes: content,
+        };
+        if accepted == chunk.len() {
+            self.direct_path.count(written);
             return SendOutcome::Sent;
         }
-        // The rest comes first.
         self.direct_path.disable();
-        let unsent = (
-            WriteStats {
-                handed: None,
-                ..stats
-            },
-            content,
-        );
-        *self.rest() = Some(Box::new(Rest {
-            bytes: chunk.slice(written..),
-            unsent,
+        *self.unsent() = Some(Box::new(Unsent {
+            bytes: chunk.slice(accepted..),
+            written: written.delayed(),
         }));
         SendOutcome::Partial
     }
@@ -100,22 +94,8 @@ impl TaskSocket {
         Self(Arc::new(SharedSocket {
             socket,
             direct_path,
-            rest: Mutex::default(),
+            unsent: Mutex::default(),
         }))
-    }
-
-    pub(in crate::http) fn direct_sink(&self) -> Arc<dyn DirectSink> {
-        self.0.clone()
-    }
-
-    /// The task waits, and nothing is under way: what comes next may be written past it.
-    pub(in crate::http) fn open(&self) {
-        self.0.direct_path.enable();
-    }
-
-    /// The task runs. With when something was handed out past it last, and what of that is still to be written.
-    pub(in crate::http) fn close(&self) -> Option<(CompactInstant, Option<Box<Rest>>)> {
-        Some((self.0.direct_path.take_over()?, self.0.rest().take()))
     }
 }
 
@@ -126,12 +106,37 @@ impl Transport for TaskSocket {
         self
     }
 
-    fn shared(&self) -> Option<&TaskSocket> {
-        Some(self)
+    fn direct_sink(&self) -> Option<Arc<dyn DirectSink>> {
+        Some(self.0.clone())
+    }
+
+    fn enable_direct_path(&self) {
+        self.0.direct_path.enable();
+    }
+
+    fn take_over(&self) -> Option<DirectWrites> {
+        Some(DirectWrites {
+            last_write: self.0.direct_path.take_over()?,
+            unsent: self.0.unsent().take(),
+        })
     }
 
     fn abort(&self) {
         self.0.socket.abort();
+    }
+}
+
+impl Transport for TcpStream {
+    type Task = TaskSocket;
+
+    fn for_task(self, stream: &EventStream) -> TaskSocket {
+        TaskSocket::new(self, stream.direct_path())
+    }
+
+    fn abort(&self) {
+        if let Err(error) = socket::abort(self) {
+            tracing::debug!(%error, "connection reset failed");
+        }
     }
 }
 

@@ -1,7 +1,18 @@
-//! An event stream on an HTTP/1 socket that was taken back from hyper: the task that stays.
+//! The task of an event stream on its own HTTP/1 connection.
 //!
-//! hyper keeps 16 KiB of buffers per connection for a response that reads nothing more; without them an idle client
-//! costs about a kilobyte, and a delivery little more than its system call.
+//! ```text
+//! poll: take_over -> poll_drive -> (Pending) -> enable the direct path, if idle
+//!
+//! Open:    request to end? client gone? pending bytes written? -> EventStream::poll_next -> write
+//! Closing: the last bytes are written, then our side of the connection is shut down
+//! Linger:  waits for the client to close its side, at most LINGER
+//! ```
+//!
+//! The task ends when the connection ends. A socket that accepts no bytes is watched by the stall
+//! timer; the bytes that it has not accepted are kept in the [`ChunkWriter`], at most one turn.
+//!
+//! Memory: the task with the event stream in it, and a box with its I/O state, each as large as a
+//! size class of the allocator.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,7 +20,6 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Sleep;
 
 use super::chunk_writer::ChunkWriter;
-use super::sink::TaskSocket;
 use crate::http::context::ConnectionGuard;
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
@@ -20,32 +30,30 @@ use crate::lifecycle::shutdown::Guard;
 use crate::presence::CloseReason;
 
 /// Writes one event stream to its socket until either ends.
-///
-/// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
 pub(in crate::http) struct H1Stream<T> {
     phase: Phase,
     io: Box<StreamIo<T>>,
 }
 
-/// What an event stream is written to, and what is given back at its end.
+/// Socket of an event stream, and what is released at its end.
 struct StreamIo<T> {
     writer: ChunkWriter<T>,
-    /// A socket that takes everything needs none.
+    /// Created when the socket accepts no bytes for the first time.
     stall: Option<Box<StallTimer>>,
     _guard: ConnectionGuard,
-    _release: Guard,
+    _shutdown: Guard,
 }
 
 #[expect(
     clippy::large_enum_variant,
-    reason = "the large one is what is there for hours"
+    reason = "the large variant is the one that lasts for hours"
 )]
 enum Phase {
-    /// Events are written as they come.
+    /// Events are written as they arrive.
     Open(EventStream),
-    /// The last bytes are handed out; the socket takes them, or does not in time. A drain has a time of its own.
-    Last(Box<EventStream>, Option<Pin<Box<Sleep>>>),
-    /// Our side of the connection has ended, and the client's is waited for.
+    /// The last bytes are in the writer. Without a deadline during a drain, which has its own.
+    Closing(Box<EventStream>, Option<Pin<Box<Sleep>>>),
+    /// Our side of the connection is shut down; the client closes its side.
     Linger(Pin<Box<Sleep>>),
 }
 
@@ -54,16 +62,16 @@ impl<T: Transport> H1Stream<T> {
         writer: ChunkWriter<T>,
         stream: EventStream,
         guard: ConnectionGuard,
-        release: Guard,
+        shutdown: Guard,
     ) -> Self {
-        if let Some(socket) = writer.shared().filter(|_| writer.is_chunked()) {
-            stream.set_direct_sink(socket.direct_sink());
+        if let Some(sink) = writer.direct_sink() {
+            stream.set_direct_sink(sink);
         }
         let io = StreamIo {
             writer,
             stall: None,
             _guard: guard,
-            _release: release,
+            _shutdown: shutdown,
         };
         Self {
             phase: Phase::Open(stream),
@@ -71,40 +79,40 @@ impl<T: Transport> H1Stream<T> {
         }
     }
 
-    /// To be called once by the task that polls it: whoever asks for the end wakes it.
+    /// Registers the waker of the task that will poll it, so that a request to end wakes it.
     pub(in crate::http) fn begin(&self, task: &Context<'_>) {
         if let Some(stream) = self.stream() {
             stream.state().poll_close_request(task.waker());
         }
     }
 
-    /// The task runs: nobody else writes to the socket until it waits again.
+    /// Forbids direct writes while the task runs, and adopts those that happened.
     fn take_over(&mut self) {
-        let Some((handed, rest)) = self.io.writer.shared().and_then(TaskSocket::close) else {
+        let Some(writes) = self.io.writer.take_over() else {
             return;
         };
         if let Phase::Open(stream) = &mut self.phase {
-            stream.resync(handed);
+            stream.resync(writes.last_write);
         }
-        if let Some(rest) = rest {
-            self.io.writer.keep(*rest);
+        if let Some(unsent) = writes.unsent {
+            self.io.writer.keep(*unsent);
         }
     }
 
-    /// The task waits: what it waits for may be written past it, if nothing else is under way to the client.
-    fn release(&self) {
-        if let (Some(socket), Phase::Open(stream)) = (self.io.writer.shared(), &self.phase)
+    /// Allows direct writes while the task waits, if nothing is in flight.
+    fn enable_direct_path(&self) {
+        if let Phase::Open(stream) = &self.phase
             && self.io.writer.is_clear()
             && stream.is_idle()
         {
-            socket.open();
+            self.io.writer.enable_direct_path();
         }
     }
 
-    /// Ready at the end of the connection, with why its event stream ended if that is not known to it yet.
+    /// Ready at the end of the connection, with the reason if the event stream has none yet.
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
-            if let Some(forced) = self.forced(task) {
+            if let Some(forced) = self.forced_end(task) {
                 self.io.writer.abort();
                 return Poll::Ready(forced);
             }
@@ -121,22 +129,22 @@ impl<T: Transport> H1Stream<T> {
                     let turn = WriteBatch::with(|out| {
                         let step = ready!(stream.poll_next(task, out));
                         let written = self.io.writer.write(task, out);
-                        if let Ok(Some(sent)) = written {
-                            stream.sent(sent);
-                            self.io.rest();
+                        if let Ok(Some(written)) = written {
+                            stream.record_written(written);
+                            self.io.stop_stall_timer();
                         }
-                        Poll::Ready(written.map(|sent| (step, sent.is_some())))
+                        Poll::Ready(written.map(|written| (step, written.is_some())))
                     });
                     match ready!(turn) {
-                        // What most turns come to: one event, one write, and everything that wakes the task is noted.
+                        // Most turns: one event, one write, and the task is woken by what follows.
                         Ok((Step::Wait, true)) => return Poll::Pending,
-                        // There is more, or what is left goes to the socket first.
+                        // There is more to read, or the rest of this turn must be written first.
                         Ok((Step::More | Step::Wait, _)) => {}
-                        Ok((Step::Close(close), _)) => self.finish(close),
+                        Ok((Step::Close(close), _)) => self.begin_close(close),
                         Err(_) => return Poll::Ready(CloseReason::Client),
                     }
                 }
-                Phase::Last(stream, _) => {
+                Phase::Closing(stream, _) => {
                     if ready!(self.io.writer.poll_shutdown(task)).is_err() {
                         return Poll::Ready(CloseReason::Client);
                     }
@@ -148,23 +156,23 @@ impl<T: Transport> H1Stream<T> {
         }
     }
 
-    /// Ready when what was handed out is on the socket, and counts it; false if the socket is broken.
+    /// Ready when pending bytes are on the socket, and counts them; false if the socket is broken.
     fn poll_flushed(&mut self, task: &mut Context<'_>) -> Poll<bool> {
-        let Ok(sent) = ready!(self.io.writer.poll_written(task)) else {
+        let Ok(written) = ready!(self.io.writer.poll_written(task)) else {
             return Poll::Ready(false);
         };
-        if let Some(sent) = sent {
+        if let Some(written) = written {
             if let Some(stream) = self.stream() {
-                stream.sent(sent);
+                stream.record_written(written);
                 stream.state().clear_blocked();
             }
-            self.io.rest();
+            self.io.stop_stall_timer();
         }
         Poll::Ready(true)
     }
 
-    /// Ends the body: with everything written that it is owed, the connection follows.
-    fn finish(&mut self, close: CloseReason) {
+    /// Ends the response body. The connection ends when all bytes are written.
+    fn begin_close(&mut self, close: CloseReason) {
         let deadline = (close != CloseReason::Drain).then(|| Box::pin(tokio::time::sleep(LINGER)));
         let before = std::mem::replace(
             &mut self.phase,
@@ -174,42 +182,37 @@ impl<T: Transport> H1Stream<T> {
         if !stream.is_aborted() {
             self.io.writer.finish();
         }
-        self.phase = Phase::Last(Box::new(stream), deadline);
+        self.phase = Phase::Closing(Box::new(stream), deadline);
     }
 
     fn stream(&self) -> Option<&EventStream> {
         match &self.phase {
             Phase::Open(stream) => Some(stream),
-            Phase::Last(stream, _) => Some(stream),
+            Phase::Closing(stream, _) => Some(stream),
             Phase::Linger(_) => None,
         }
     }
 
-    /// An end that waits for nobody.
-    fn forced(&mut self, task: &Context<'_>) -> Option<CloseReason> {
+    /// Returns the reason of an end that discards pending bytes.
+    fn forced_end(&mut self, task: &Context<'_>) -> Option<CloseReason> {
         let state = self.stream()?.state();
         state.close_request()?;
-        // The word to end has taken the note with it, and a forced end may follow.
+        // The request has consumed the waker, and a forced end may follow.
         state
             .poll_close_request(task.waker())
             .filter(|close| StreamState::is_forced(*close))
     }
 
-    /// The socket refuses bytes: its client has the patience of its route, and an end its own time.
+    /// Polls the stall timer, and the deadline of an end, while the socket accepts no bytes.
     fn poll_blocked(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
-        let has_taken_a_turn = self.io.writer.has_taken_a_turn();
+        let has_progressed = self.io.writer.take_progress();
         if let Some(state) = self.stream().map(|stream| stream.state().clone()) {
-            if has_taken_a_turn {
+            if has_progressed {
                 state.clear_slow();
-                self.io.rest();
+                self.io.stop_stall_timer();
             }
-            if self
-                .io
-                .stall
-                .get_or_insert_default()
-                .poll(task, &state, || false)
-                .is_ready()
-            {
+            let stall = self.io.stall.get_or_insert_default();
+            if stall.poll(task, &state, || false).is_ready() {
                 self.io.writer.abort();
                 return Poll::Ready(CloseReason::Slow);
             }
@@ -217,26 +220,27 @@ impl<T: Transport> H1Stream<T> {
         self.poll_deadline(task)
     }
 
-    /// The end has its time; without an end there is none.
+    /// Polls the deadline of an end; an open event stream has none.
     fn poll_deadline(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         match &mut self.phase {
-            Phase::Open(_) | Phase::Last(_, None) => Poll::Pending,
-            Phase::Last(_, Some(deadline)) => {
+            Phase::Open(_) | Phase::Closing(_, None) => Poll::Pending,
+            Phase::Closing(_, Some(deadline)) => {
                 ready!(deadline.as_mut().poll(task));
                 self.io.writer.abort();
                 Poll::Ready(CloseReason::Client)
             }
-            // Not reset: what the kernel still holds is the client's, and it bounds how long that may take.
+            // Without a reset: the kernel still delivers the rest to the client, and limits the
+            // time.
             Phase::Linger(deadline) => deadline.as_mut().poll(task).map(|()| CloseReason::Client),
         }
     }
 }
 
 impl<T> StreamIo<T> {
-    /// The socket takes bytes again.
-    fn rest(&mut self) {
+    /// Stops the stall timer: the socket accepts bytes.
+    fn stop_stall_timer(&mut self) {
         if let Some(stall) = &mut self.stall {
-            stall.rest();
+            stall.stop();
         }
     }
 }
@@ -248,7 +252,7 @@ impl<T: Transport> Future for H1Stream<T> {
         let this = self.get_mut();
         this.take_over();
         let Poll::Ready(close) = this.poll_drive(task) else {
-            this.release();
+            this.enable_direct_path();
             return Poll::Pending;
         };
         if let Phase::Open(stream) = &mut this.phase {
@@ -264,9 +268,10 @@ mod tests {
     use tokio_rustls::server::TlsStream;
 
     use super::*;
+    use crate::http::h1::sink::TaskSocket;
 
     #[test]
-    fn what_waits_for_events_fits_sizes_of_the_allocator() {
+    fn an_idle_task_fits_size_classes_of_the_allocator() {
         // tokio's part of a task is 104 bytes, and its alignment 128.
         let task = 104 + size_of::<H1Stream<TaskSocket>>();
         assert!(task <= 384, "{task}: the next size is 512");

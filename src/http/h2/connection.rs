@@ -1,4 +1,16 @@
-//! An HTTP/2 connection: its streams, each with a task of its own, its pings, and its end.
+//! The task of an HTTP/2 connection: accepts its streams, pings its client, and ends it.
+//!
+//! ```text
+//! preface -> poll: group timer, h2, keepalive -> one task per stream (h2::request)
+//!         -> GOAWAY: drain | max_age | idle -> streams end -> connection ends
+//! ```
+//!
+//! The GOAWAY is written before any event stream ends, so that clients open new streams on a new
+//! connection. Only then is the shutdown token dropped; the drain waits for that before it ends
+//! event streams.
+//!
+//! The futures of the handshake and of the connection are boxed separately: the task of every other
+//! kind of connection would otherwise be as large.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,90 +22,89 @@ use h2::Reason;
 use h2::server::{Builder, Handshake};
 use tokio::time::timeout;
 
-use super::group::{GroupTimer, H2StreamGroup};
+use super::frames::Observed;
 use super::idle::IdleTracker;
+use super::keepalive::Keepalive;
+use super::read_budget::{H2Io, ReadBudget};
+use super::request::{H2Request, H2Shared};
+use super::sink::DataChunk;
 use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
 use crate::http::accept::connection_task::within;
-use crate::http::h2::frames::Observed;
-use crate::http::h2::keepalive::Keepalive;
-use crate::http::h2::read_budget::{H2Io, ReadBudget};
-use crate::http::h2::request::{H2Request, H2Shared};
-use crate::http::h2::sink::EncodedRun;
 use crate::http::request::rejection::RejectionCode;
+use crate::http::stream::group::{GroupTimer, StreamGroup};
 use crate::http::stream::state::Peer;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Token;
 use crate::presence::Protocol;
 
-/// 30 s: what a client that was told to go has for its last bytes, when no event stream is left that it could wait for.
-/// A window that stays shut over a refusal would keep the connection for ever, and with it a descriptor.
-const LAST_TAKEN_MAX: Duration = Duration::from_secs(30);
-/// 24 KiB: the largest head that is heard on HTTP/2. One above [`HEAD_BYTES_MAX`] is answered with the reason; above this
-/// h2 answers by itself, with 431 alone, and keeps nothing.
-const HEAD_BYTES_HEARD: usize = HEAD_BYTES_MAX + 8 * 1024;
+/// 30 s for the last bytes after the GOAWAY, when no event stream is open. A closed window with an
+/// unread rejection would keep the connection, and its file descriptor, forever.
+const LAST_BYTES_MAX: Duration = Duration::from_secs(30);
+
+/// 24 KiB: largest head that is read on HTTP/2. One above [`HEAD_BYTES_MAX`] is rejected with a
+/// reason; above this limit h2 responds itself, with status 431 alone, and discards the head.
+const HEAD_BYTES_READ_MAX: usize = HEAD_BYTES_MAX + 8 * 1024;
+
 /// Streams of one connection: browsers use about a hundred, gateways many.
 const STREAMS_MAX: u32 = 256;
 
-/// Why an HTTP/2 connection is told to go.
+/// Reason for a GOAWAY.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Leaving {
-    /// The pod drains, and bounds it.
+enum GoAwayReason {
+    /// The pod drains; the drain limits the time.
     Drain,
-    /// Its event streams have come of age.
-    Age,
-    /// It has carried nothing for a while.
-    IdleTracker,
+    /// An event stream has reached `max_age`.
+    MaxAge,
+    /// The connection has no use.
+    Idle,
 }
 
-/// The streams of a connection.
+/// Streams of a connection.
 struct Streams<T> {
-    h2: h2::server::Connection<Observed<H2Io<T>>, EncodedRun>,
+    h2: h2::server::Connection<Observed<H2Io<T>>, DataChunk>,
     keepalive: Keepalive,
     shared: H2Shared,
 }
 
 impl Connection {
-    /// Serves every stream of the connection; each has a task that can be ended alone. `read_ahead`: bytes that protocol detection has read.
+    /// Serves every stream of the connection, each in its own task. `read_ahead` are the
+    /// bytes that protocol detection has read.
     pub(in crate::http) fn http2<T: Transport>(
         mut self,
         io: T,
         read_ahead: Vec<u8>,
-        leaving: Token,
+        shutdown: Token,
     ) -> impl Future<Output = ()> + Send {
         self.guard
             .set_protocol(&self.context, Protocol::H2, self.tls);
-        let (budget, group) = (
-            Arc::new(ReadBudget::default()),
-            Arc::new(H2StreamGroup::default()),
-        );
-        let (mut clock, member) = (GroupTimer::new(group.clone()), group.clone());
+        let budget = Arc::new(ReadBudget::default());
+        let group = Arc::new(StreamGroup::default());
+        let mut timer = GroupTimer::new(group.clone());
         let io = Observed::new(H2Io::new(io, read_ahead, budget.clone()), group.clone());
-        // In a box of its own until the preface has come: what follows would be larger for it.
-        let begins = Builder::new()
+        let handshake = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_HEARD as u32)
+            .max_header_list_size(HEAD_BYTES_READ_MAX as u32)
             .handshake(io);
-        // And that in another: the tasks of all other connections would be as large.
-        let mut served = Box::pin(self.serve(Box::pin(begins), leaving, group));
+        let mut connection = Box::pin(self.serve(Box::pin(handshake), shutdown, group.clone()));
         poll_fn(move |task| {
-            clock.poll(task);
+            timer.poll(task);
             budget.refill();
-            let polled = served.as_mut().poll(task);
-            member.wake_blocked();
+            let polled = connection.as_mut().poll(task);
+            group.wake_blocked();
             polled
         })
     }
 
     async fn serve<T: Transport>(
         self,
-        begins: Pin<Box<Handshake<Observed<H2Io<T>>, EncodedRun>>>,
-        mut leaving: Token,
-        group: Arc<H2StreamGroup>,
+        handshake: Pin<Box<Handshake<Observed<H2Io<T>>, DataChunk>>>,
+        mut shutdown: Token,
+        group: Arc<StreamGroup>,
     ) {
-        // A client that has not said the preface when the pod drains has a moment to.
-        let h2 = match within(HEAD_MAX, &mut leaving, begins).await {
+        // If the pod drains before the preface arrives, the client has a moment to send it.
+        let h2 = match within(HEAD_MAX, &mut shutdown, handshake).await {
             Some(Ok(h2)) => h2,
-            Some(Err(error)) => return self.note_end(Err(error)),
+            Some(Err(error)) => return self.log_end(Err(error)),
             None => {
                 self.reject::<()>(RejectionCode::RequestTimeout);
                 return;
@@ -108,36 +119,41 @@ impl Connection {
             idle: idle.clone(),
         };
         let mut streams = Streams::new(h2, shared);
-        let why = tokio::select! {
-            biased; // or what a drain ends could be written before it is said that the connection ends
-            () = leaving.requested() => Leaving::Drain,
-            () = group.aged() => Leaving::Age,
-            ended = poll_fn(|task| streams.poll(task)) => return self.note_end(ended),
-            // What is being answered is answered, and the client knows.
-            () = idle.over() => Leaving::IdleTracker,
+        let reason = tokio::select! {
+            // The shutdown comes first: an event stream that it ends must not be written before the
+            // GOAWAY.
+            biased;
+            () = shutdown.requested() => GoAwayReason::Drain,
+            () = group.until_max_age() => GoAwayReason::MaxAge,
+            ended = poll_fn(|task| streams.poll(task)) => return self.log_end(ended),
+            // After the streams: a request that has arrived is answered.
+            () = idle.until_idle() => GoAwayReason::Idle,
         };
         streams.h2.graceful_shutdown();
-        // This writes the GOAWAY; only then the connection counts as told, and only then its event streams end.
+        // This poll writes the GOAWAY.
         if let Poll::Ready(ended) = poll_fn(|task| Poll::Ready(streams.poll(task))).await {
-            return self.note_end(ended);
+            return self.log_end(ended);
         }
-        drop(leaving);
+        drop(shutdown);
         let ended = tokio::select! {
             ended = poll_fn(|task| streams.poll(task)) => Ok(ended),
-            () = group.hand_over(), if why == Leaving::Age => {
-                timeout(LAST_TAKEN_MAX, poll_fn(|task| streams.poll(task))).await
+            () = group.end_all(), if reason == GoAwayReason::MaxAge => {
+                timeout(LAST_BYTES_MAX, poll_fn(|task| streams.poll(task))).await
             }
-            () = idle.unused_after(LAST_TAKEN_MAX), if why == Leaving::IdleTracker => return,
+            () = idle.until_unused(LAST_BYTES_MAX), if reason == GoAwayReason::Idle => return,
         };
         match ended {
-            Ok(ended) => self.note_end(ended),
+            Ok(ended) => self.log_end(ended),
             Err(_) => {
-                tracing::debug!(client.addr = %self.remote, "a connection that does not take its end was closed")
+                tracing::debug!(
+                    client.addr = %self.remote,
+                    "connection closed; its client did not read the last bytes"
+                );
             }
         }
     }
 
-    fn note_end(&self, ended: Result<(), h2::Error>) {
+    fn log_end(&self, ended: Result<(), h2::Error>) {
         if let Err(error) = ended {
             tracing::debug!(client.addr = %self.remote, %error, "connection failed");
         }
@@ -145,10 +161,7 @@ impl Connection {
 }
 
 impl<T: Transport> Streams<T> {
-    fn new(
-        mut h2: h2::server::Connection<Observed<H2Io<T>>, EncodedRun>,
-        shared: H2Shared,
-    ) -> Self {
+    fn new(mut h2: h2::server::Connection<Observed<H2Io<T>>, DataChunk>, shared: H2Shared) -> Self {
         Self {
             keepalive: Keepalive::new(h2.ping_pong()),
             h2,
@@ -156,18 +169,18 @@ impl<T: Transport> Streams<T> {
         }
     }
 
-    /// Begins each stream that the client opens; ready at the end of the connection.
+    /// Spawns a task for each stream that the client opens. Ready at the end of the connection.
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), h2::Error>> {
         if self.shared.group.is_window_too_large() {
-            // h2 would name another error. Its GOAWAY is all that is left to do.
+            // h2 would report another error. Only its GOAWAY is left to write.
             self.h2.abrupt_shutdown(Reason::FLOW_CONTROL_ERROR);
             return self.h2.poll_closed(task);
         }
         if self.shared.group.take_probe() {
-            self.keepalive.ask();
+            self.keepalive.ping_now();
         }
         if self.keepalive.poll(task).is_ready() {
-            // Whoever does not answer will hardly hear why.
+            // The peer is dead and will not read the GOAWAY: nothing waits for it.
             self.h2.abrupt_shutdown(Reason::NO_ERROR);
             return Poll::Ready(match self.h2.poll_closed(task) {
                 Poll::Ready(ended) => ended,

@@ -1,8 +1,12 @@
-//! Frames that the client of an HTTP/2 connection sends, read along: what h2 does not report of its settings and windows.
+//! Reads the frames of an HTTP/2 client for what h2 does not report: settings and window updates.
 //!
-//! h2 answers an `INITIAL_WINDOW_SIZE` above 2^31-1 with PROTOCOL_ERROR, where RFC 9113, 6.5.2 demands FLOW_CONTROL_ERROR,
-//! and says nothing of the window that a client returns. Both are in frame headers of nine bytes and payloads of a few.
-//! Everything else is passed over. On an event stream the client sends little more than these frames.
+//! h2 rejects an `INITIAL_WINDOW_SIZE` above 2^31-1 with PROTOCOL_ERROR, where RFC 9113, 6.5.2
+//! demands FLOW_CONTROL_ERROR, and does not report the window that a client returns. Both are in
+//! frame headers of nine bytes and payloads of a few bytes.
+//!
+//! [`Observed`] wraps the connection's transport: bytes that h2 reads are parsed first by
+//! [`Frames`], which accepts any bytes in pieces of any size and skips all other frames. On an
+//! event stream the client sends little but these frames. The results go to the connection's group.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::h2::group::H2StreamGroup;
+use crate::http::stream::group::StreamGroup;
 
 /// The connection preface (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -23,35 +27,36 @@ const SETTINGS: u8 = 0x4;
 const WINDOW_UPDATE: u8 = 0x8;
 const ACK: u8 = 0x1;
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
-/// RFC 9113, 6.9.1.
+/// Largest window (RFC 9113, 6.9.1).
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 
-/// Place in the frames of a client.
+/// Parser of a client's frames.
 #[derive(Debug)]
 struct Frames {
     part: Part,
-    /// The beginning of a part that has not come as a whole.
+    /// First bytes of a part that has not arrived completely.
     held: [u8; HEADER_BYTES],
     filled: usize,
 }
 
+/// Part of a frame that comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// What does not matter here, so many bytes of it.
+    /// Bytes that are not needed; their number.
     Skipped(usize),
     Header,
-    /// One setting, and so many bytes of the payload, this one included.
+    /// One setting; the number of bytes of the payload from here, this setting included.
     Setting(usize),
-    /// The increment of a window: of this stream, or with 0 of the connection.
+    /// Increment of the window of a stream, or of the connection (stream 0).
     Increment(u32),
 }
 
-/// A frame that matters here.
+/// Fact from a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Note {
-    /// The client takes so many bytes more on this stream, or with 0 on the connection.
+    /// The client has returned window for a stream, or for the connection (stream 0).
     Returned { stream: u32, bytes: u32 },
-    /// A window that no window may have.
+    /// The client has set an initial window above the maximum.
     WindowTooLarge,
 }
 
@@ -64,7 +69,7 @@ impl Frames {
         }
     }
 
-    /// Reads what has come, whatever it is.
+    /// Parses bytes that have arrived.
     fn read(&mut self, mut bytes: &[u8], mut note: impl FnMut(Note)) {
         while !bytes.is_empty() {
             let wanted = match &mut self.part {
@@ -92,7 +97,7 @@ impl Frames {
         }
     }
 
-    /// Looks at a part that is complete; what comes after it.
+    /// Interprets a complete part; returns the next one.
     fn next(&self, note: &mut impl FnMut(Note)) -> Part {
         let [a, b, c, d, e, f, ..] = self.held;
         match self.part {
@@ -116,7 +121,7 @@ impl Frames {
                 match left - SETTING_BYTES {
                     0 => Part::Header,
                     left @ SETTING_BYTES.. => Part::Setting(left),
-                    // A length that is not a multiple of a setting: h2 ends the connection for it.
+                    // The length is not a multiple of a setting: h2 ends the connection.
                     left => Part::Skipped(left),
                 }
             }
@@ -132,17 +137,17 @@ impl Frames {
     }
 }
 
-/// A transport that reads the frames of its client along.
+/// Transport that parses the frames of its client.
 pub(super) struct Observed<T> {
     inner: T,
     frames: Frames,
-    group: Arc<H2StreamGroup>,
-    /// The connection ends for what the client has sent: h2 is not to see it.
+    group: Arc<StreamGroup>,
+    /// The connection ends because of a frame that h2 must not read.
     is_over: bool,
 }
 
 impl<T> Observed<T> {
-    pub(super) fn new(inner: T, group: Arc<H2StreamGroup>) -> Self {
+    pub(super) fn new(inner: T, group: Arc<StreamGroup>) -> Self {
         Self {
             inner,
             frames: Frames::new(),
@@ -167,10 +172,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
         let (group, mut is_over) = (&this.group, false);
         this.frames
             .read(&buf.filled()[before..], |note| match note {
-                Note::Returned { stream, bytes } => group.returns(stream, bytes),
+                Note::Returned { stream, bytes } => group.return_window(stream, bytes),
                 Note::WindowTooLarge => is_over = true,
             });
-        group.hears();
+        group.record_heard();
         if is_over {
             this.is_over = true;
             buf.set_filled(before);
@@ -230,7 +235,7 @@ mod tests {
         [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat()
     }
 
-    /// What is noted of these bytes when they come in pieces of this size.
+    /// Returns the facts in these bytes, if they arrive in pieces of this size.
     fn notes(bytes: &[u8], piece: usize) -> Vec<Note> {
         let (mut frames, mut notes) = (Frames::new(), Vec::new());
         bytes
@@ -252,7 +257,7 @@ mod tests {
             ),
             frame(SETTINGS, ACK, 0, &[]),
             frame(WINDOW_UPDATE, 0, 0, &70_000_u32.to_be_bytes()),
-            // A payload that looks like a frame.
+            // The payload looks like a frame.
             frame(
                 0x1,
                 0x5,
@@ -284,7 +289,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_passed_over(bytes in prop::collection::vec(any::<u8>(), 0..400), piece in 1_usize..50) {
+        fn arbitrary_bytes_are_parsed_alike_in_pieces_of_any_size(bytes in prop::collection::vec(any::<u8>(), 0..400), piece in 1_usize..50) {
             prop_assert_eq!(notes(&bytes, piece), notes(&bytes, bytes.len().max(1)));
         }
     }

@@ -1,4 +1,7 @@
-//! Whether an HTTP/2 connection still has a use: one that carries nothing keeps a descriptor from somebody else.
+//! Idle timeout of an HTTP/2 connection: one without requests uses a file descriptor for nothing.
+//!
+//! Every request holds a [`UseGuard`], an event stream for as long as it is open. HTTP/1 needs no
+//! tracker: hyper's timeout for a request head covers the time between requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,41 +9,41 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// 30 s: a page that is left for another on the same server asks within seconds; a connection that is opened again costs
-/// a handshake.
+/// 30 s: a page that is left for another one of the same server sends requests within seconds; a
+/// new connection costs a handshake.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// What one connection carries. HTTP/1 needs none: hyper's deadline for a head covers the time between requests.
+/// Requests of one connection.
 #[derive(Debug, Default)]
 pub(in crate::http) struct IdleTracker {
-    /// Requests that are being answered, event streams for as long as they are open.
+    /// Requests without a complete response, and open event streams.
     open: AtomicUsize,
-    /// All requests so far.
+    /// All requests until now.
     requests: AtomicUsize,
     close_now: Notify,
 }
 
-/// One request that is being answered, until it is dropped.
+/// One request in progress; dropping it ends it.
 #[derive(Debug)]
 pub(in crate::http) struct UseGuard(Arc<IdleTracker>);
 
 impl IdleTracker {
-    /// A request has come.
+    /// Counts a request.
     pub(in crate::http) fn begin(self: &Arc<Self>) -> UseGuard {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         UseGuard(self.clone())
     }
 
-    /// The request that is being answered was refused: without another one the connection is to end.
+    /// Ends the connection if the current request, which was rejected, is its only one.
     pub(in crate::http) fn close_if_unused(&self) {
         if self.open.load(Ordering::Relaxed) <= 1 {
             self.close_now.notify_one();
         }
     }
 
-    /// Over when the connection has no use any more.
-    pub(in crate::http) async fn over(&self) {
+    /// Waits until the connection is idle: no open request, and no new one for [`IDLE_MAX`].
+    pub(in crate::http) async fn until_idle(&self) {
         loop {
             let before = self.requests.load(Ordering::Relaxed);
             tokio::select! {
@@ -55,8 +58,8 @@ impl IdleTracker {
         }
     }
 
-    /// Over when it carries nothing after so long; a request that came in the last moment goes on.
-    pub(in crate::http) async fn unused_after(&self, wait: Duration) {
+    /// Waits at least `wait`, and then until no request is open.
+    pub(in crate::http) async fn until_unused(&self, wait: Duration) {
         loop {
             tokio::time::sleep(wait).await;
             if self.open.load(Ordering::Relaxed) == 0 {
@@ -79,27 +82,28 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_over_when_it_has_carried_nothing_for_a_while() {
+    async fn a_connection_with_an_open_event_stream_is_never_idle() {
         let idle = Arc::new(IdleTracker::default());
         let event_stream = idle.begin();
-        assert!(
-            timeout(IDLE_MAX * 10, idle.over()).await.is_err(),
-            "it carries an event stream"
-        );
+        assert!(timeout(IDLE_MAX * 10, idle.until_idle()).await.is_err());
         drop(event_stream);
-        assert!(timeout(IDLE_MAX * 2, idle.over()).await.is_ok());
+        assert!(timeout(IDLE_MAX * 2, idle.until_idle()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_ends_a_connection_only_if_it_carries_nothing_else() {
+    async fn a_rejection_ends_a_connection_only_if_it_has_no_other_request() {
         let idle = Arc::new(IdleTracker::default());
-        let (event_stream, refused) = (idle.begin(), idle.begin());
+        let (event_stream, rejected) = (idle.begin(), idle.begin());
         idle.close_if_unused();
-        drop(refused);
-        assert!(timeout(IDLE_MAX * 2, idle.over()).await.is_err());
+        drop(rejected);
+        assert!(timeout(IDLE_MAX * 2, idle.until_idle()).await.is_err());
         drop(event_stream);
-        let _refused = idle.begin();
+        let _rejected = idle.begin();
         idle.close_if_unused();
-        assert!(timeout(Duration::from_millis(1), idle.over()).await.is_ok());
+        assert!(
+            timeout(Duration::from_millis(1), idle.until_idle())
+                .await
+                .is_ok()
+        );
     }
 }

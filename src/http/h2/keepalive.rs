@@ -1,4 +1,7 @@
-//! The pings of an HTTP/2 connection: whether its peer lives.
+//! Keepalive of an HTTP/2 connection: PING frames that find a dead peer.
+//!
+//! A ping is sent 20 s after the last reply; without a reply within 10 s the connection is closed.
+//! A stalled event stream requests a ping at once, to learn whether its client lives.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,53 +10,60 @@ use std::time::Duration;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep};
 
-/// 20 s between an answer and the next ping, and 10 s for the answer: dead peers are gone within 30 s.
-const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// 20 s from a reply to the next ping.
+const PING_EVERY: Duration = Duration::from_secs(20);
 
-/// Pings a peer as long as it is polled.
+/// 10 s for the reply: dead peers are found within 30 s.
+const REPLY_MAX: Duration = Duration::from_secs(10);
+
+/// Pings a peer while it is polled.
 pub(super) struct Keepalive {
     pings: Option<PingPong>,
     timer: Pin<Box<Sleep>>,
-    /// An answer is waited for.
-    is_asked: bool,
+    /// A ping was sent, and its reply has not arrived.
+    is_waiting: bool,
 }
 
 impl Keepalive {
-    /// `pings`: of a connection that nobody else pings.
+    /// `pings` belongs to a connection that nothing else pings.
     pub(super) fn new(pings: Option<PingPong>) -> Self {
         Self {
             pings,
-            timer: Box::pin(tokio::time::sleep(PING.0)),
-            is_asked: false,
+            timer: Box::pin(tokio::time::sleep(PING_EVERY)),
+            is_waiting: false,
         }
     }
 
-    /// Pings the peer with the next poll, unless its answer is waited for already.
-    pub(super) fn ask(&mut self) {
-        if !self.is_asked {
+    /// Sends a ping at the next poll, unless a reply is outstanding.
+    pub(super) fn ping_now(&mut self) {
+        if !self.is_waiting {
             self.timer.as_mut().reset(Instant::now());
         }
     }
 
-    /// Ready when the peer has not answered in time. To be polled before its connection, which writes the ping.
+    /// Ready when the peer has not replied in time. Polled before its connection, which writes the
+    /// ping.
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let Some(pings) = &mut self.pings else {
             return Poll::Pending;
         };
         loop {
-            if self.is_asked && pings.poll_pong(task).is_ready() {
-                self.is_asked = false;
-                self.timer.as_mut().reset(Instant::now() + PING.0);
+            if self.is_waiting && pings.poll_pong(task).is_ready() {
+                self.is_waiting = false;
+                self.timer.as_mut().reset(Instant::now() + PING_EVERY);
             }
             ready!(self.timer.as_mut().poll(task));
-            if self.is_asked {
+            if self.is_waiting {
                 return Poll::Ready(());
             }
-            // It fails only on a connection that has ended.
-            self.is_asked = pings.send_ping(Ping::opaque()).is_ok();
-            self.timer
-                .as_mut()
-                .reset(Instant::now() + if self.is_asked { PING.1 } else { PING.0 });
+            // Fails only on a connection that has ended.
+            self.is_waiting = pings.send_ping(Ping::opaque()).is_ok();
+            let wait = if self.is_waiting {
+                REPLY_MAX
+            } else {
+                PING_EVERY
+            };
+            self.timer.as_mut().reset(Instant::now() + wait);
         }
     }
 }
@@ -67,21 +77,32 @@ mod tests {
 
     use super::*;
 
-    /// Serves a connection without streams until its peer is given up or goes; whether it was given up, and after how long.
-    async fn serve(io: tokio::io::DuplexStream) -> (bool, Duration) {
-        let mut connection = server::handshake(io).await.unwrap();
+    /// End of a connection, and its duration.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Served {
+        is_dead: bool,
+        lasted: Duration,
+    }
+
+    /// Serves a connection without streams until its peer is dead or disconnects.
+    async fn serve(io: tokio::io::DuplexStream) -> Served {
+        let mut connection: server::Connection<_, bytes::Bytes> =
+            server::handshake(io).await.unwrap();
         let mut keepalive = Keepalive::new(connection.ping_pong());
-        let (begun, _): (_, &mut server::Connection<_, bytes::Bytes>) =
-            (Instant::now(), &mut connection);
+        let begun = Instant::now();
         let is_dead = poll_fn(|task| match keepalive.poll(task) {
             Poll::Ready(()) => Poll::Ready(true),
             Poll::Pending => connection.poll_closed(task).map(|_| false),
-        });
-        (is_dead.await, begun.elapsed())
+        })
+        .await;
+        Served {
+            is_dead,
+            lasted: begun.elapsed(),
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_answers_is_pinged_again_and_again() {
+    async fn a_peer_that_replies_is_pinged_repeatedly() {
         let (ours, theirs) = duplex(64 * 1024);
         let (_requests, connection) = client::handshake(theirs).await.unwrap();
         let client = tokio::spawn(connection);
@@ -89,15 +110,19 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert!(!served.is_finished());
         client.abort();
-        assert!(!served.await.unwrap().0, "its end is seen as one");
+        assert!(!served.await.unwrap().is_dead, "it has disconnected");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_answer_is_given_up_after_half_a_minute() {
+    async fn a_peer_that_does_not_reply_is_dead_after_thirty_seconds() {
         let (ours, theirs) = duplex(64 * 1024);
         let (_requests, mut connection) = client::handshake(theirs).await.unwrap();
-        let said = poll_fn(|task| Poll::Ready(Pin::new(&mut connection).poll(task))).await;
-        assert!(said.is_pending(), "it says hello and nothing more");
-        assert_eq!(serve(ours).await, (true, PING.0 + PING.1));
+        let polled = poll_fn(|task| Poll::Ready(Pin::new(&mut connection).poll(task))).await;
+        assert!(polled.is_pending(), "the client sends its preface only");
+        let expected = Served {
+            is_dead: true,
+            lasted: PING_EVERY + REPLY_MAX,
+        };
+        assert_eq!(serve(ours).await, expected);
     }
 }

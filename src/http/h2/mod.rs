@@ -1,8 +1,24 @@
 //! HTTP/2 transport: connections, their event streams, keepalive and idle timeout.
+//!
+//! ```text
+//! connection   one task: h2, PING, the group's timer, GOAWAY
+//!     |  spawns for each stream
+//! request      one task: the request's response, then
+//! stream       the event stream, for hours
+//!     |  gives bytes to h2, at most one batch in flight
+//! sink         the stream, shared with the dispatcher of its feed
+//! ```
+//!
+//! All tasks of a connection run on one thread. h2 reports neither how much of a window is left nor
+//! what the client returns; [`frames`] reads the client's frames for that, and the connection's
+//! [`StreamGroup`](super::stream::group::StreamGroup) counts. [`read_budget`] limits how much a
+//! connection reads at a time.
+//!
+//! A connection ends for three reasons ([`connection::GoAwayReason`]): the pod drains, an event
+//! stream reached `max_age`, or the connection is [`idle`]. [`keepalive`] finds dead peers.
 
 pub(in crate::http) mod connection;
 mod frames;
-pub(in crate::http) mod group;
 pub(in crate::http) mod idle;
 mod keepalive;
 mod read_budget;

@@ -1,4 +1,12 @@
-//! One stream of an HTTP/2 connection: its request, its answer, and the event stream that stays.
+//! The task of one HTTP/2 stream: its request, its response, then its event stream.
+//!
+//! ```text
+//! Responding: request::respond::answer -> response head -> rejection body, or
+//! Streaming:  H2Stream, until the event stream ends
+//! ```
+//!
+//! The future of the response is boxed and released before the event stream begins: a task that
+//! lasts for hours is not larger for its first milliseconds.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -12,45 +20,45 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use hyper::{Method, Request, Response};
 
-use super::sink::{EncodedRun, SharedStream};
+use super::idle::{IdleTracker, UseGuard};
+use super::sink::{DataChunk, SharedStream};
 use super::stream::H2Stream;
 use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
-use crate::http::h2::group::H2StreamGroup;
-use crate::http::h2::idle::{IdleTracker, UseGuard};
 use crate::http::request::rejection::RejectionCode;
 use crate::http::request::respond::{Answer, answer, reject};
+use crate::http::stream::group::StreamGroup;
 use crate::http::stream::state::Peer;
 
-/// What is the same for all streams of a connection.
+/// State that all streams of a connection share.
 pub(super) struct H2Shared {
     pub(super) context: Arc<Context>,
     pub(super) peer: Peer,
-    /// The connection is one more than are served.
+    /// The connection exceeds `limits.connections`: it receives responses, but no event stream.
     pub(super) over_limit: bool,
-    pub(super) group: Arc<H2StreamGroup>,
+    pub(super) group: Arc<StreamGroup>,
     pub(super) idle: Arc<IdleTracker>,
 }
 
-/// The task of one stream. No larger for what is only at its beginning: an event stream is open for hours.
+/// Task of one stream.
 #[expect(
     clippy::large_enum_variant,
-    reason = "the large one is what is there for hours"
+    reason = "the large variant is the one that lasts for hours"
 )]
 pub(super) enum H2Request {
-    Answers(
+    Responding(
         Pin<Box<dyn Future<Output = Answered> + Send>>,
-        SendResponse<EncodedRun>,
+        SendResponse<DataChunk>,
     ),
-    Carries(H2Stream),
+    Streaming(H2Stream),
 }
 
-/// An answer, with what its event stream belongs to.
+/// Answer to a request, with the parts of the connection that its event stream needs.
 pub(super) struct Answered {
     answer: Answer,
-    group: Arc<H2StreamGroup>,
+    group: Arc<StreamGroup>,
     in_use: UseGuard,
-    /// The request was HEAD: whatever its status, the answer has no content (RFC 9110, 9.3.2).
+    /// The request is HEAD: its response has no content, whatever the status (RFC 9110, 9.3.2).
     is_head: bool,
 }
 
@@ -58,15 +66,13 @@ impl H2Request {
     pub(super) fn new(
         shared: &H2Shared,
         request: Request<RecvStream>,
-        respond: SendResponse<EncodedRun>,
+        respond: SendResponse<DataChunk>,
     ) -> Self {
-        let (context, group, idle) = (
-            shared.context.clone(),
-            shared.group.clone(),
-            shared.idle.clone(),
-        );
-        let (peer, over_limit, in_use) = (shared.peer, shared.over_limit, shared.idle.begin());
-        let answers = async move {
+        let context = shared.context.clone();
+        let (peer, over_limit) = (shared.peer, shared.over_limit);
+        let (group, idle) = (shared.group.clone(), shared.idle.clone());
+        let in_use = idle.begin();
+        let response = async move {
             let has_body = !request.body().is_end_stream();
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
                 reject(&context, &RejectionCode::HeadTooLarge.into(), &request)
@@ -83,7 +89,7 @@ impl H2Request {
                 is_head: request.method() == Method::HEAD,
             }
         };
-        Self::Answers(Box::pin(answers), respond)
+        Self::Responding(Box::pin(response), respond)
     }
 }
 
@@ -91,31 +97,31 @@ impl Future for H2Request {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        if let Self::Answers(answers, respond) = &mut *self {
-            let Poll::Ready(answered) = answers.as_mut().poll(task) else {
-                // Whoever takes its request back is answered no more.
+        if let Self::Responding(response, respond) = &mut *self {
+            let Poll::Ready(answered) = response.as_mut().poll(task) else {
+                // A client that resets its request receives no response.
                 return respond.poll_reset(task).map(drop);
             };
             match answered.send(respond) {
-                Ok(Some(driver)) => *self = Self::Carries(driver),
+                Ok(Some(stream)) => *self = Self::Streaming(stream),
                 Ok(None) => return Poll::Ready(()),
                 Err(error) => {
-                    tracing::debug!(%error, "no answer on an HTTP/2 stream");
+                    tracing::debug!(%error, "response on an HTTP/2 stream failed");
                     respond.send_reset(Reason::INTERNAL_ERROR);
                     return Poll::Ready(());
                 }
             }
         }
         match &mut *self {
-            Self::Carries(driver) => Pin::new(driver).poll(task),
-            Self::Answers(..) => Poll::Ready(()),
+            Self::Streaming(stream) => Pin::new(stream).poll(task),
+            Self::Responding(..) => Poll::Ready(()),
         }
     }
 }
 
 impl Answered {
-    /// Sends the answer, or its head and what carries its event stream.
-    fn send(self, respond: &mut SendResponse<EncodedRun>) -> Result<Option<H2Stream>, h2::Error> {
+    /// Sends the response, or its head and the task of its event stream.
+    fn send(self, respond: &mut SendResponse<DataChunk>) -> Result<Option<H2Stream>, h2::Error> {
         match self.answer {
             Answer::Text(response) | Answer::Closing(response) => {
                 let (mut head, text) = response.into_parts();
@@ -126,9 +132,10 @@ impl Answered {
                 let is_all = self.is_head || text.is_empty();
                 let mut send = send_head(respond, Response::from_parts(head, ()), is_all)?;
                 if !is_all {
-                    // What its window does not let out waits with the connection, which counts it among its streams.
-                    self.group.uses_window(text.len());
-                    send.send_data(EncodedRun::from(text), true)?;
+                    // Text that does not fit the window waits in the connection, which counts it
+                    // among its streams.
+                    self.group.use_window(text.len());
+                    send.send_data(DataChunk::from(text), true)?;
                 }
                 Ok(None)
             }
@@ -143,15 +150,16 @@ impl Answered {
 }
 
 fn send_head(
-    respond: &mut SendResponse<EncodedRun>,
+    respond: &mut SendResponse<DataChunk>,
     mut head: Response<()>,
     is_all: bool,
-) -> Result<SendStream<EncodedRun>, h2::Error> {
+) -> Result<SendStream<DataChunk>, h2::Error> {
     head.headers_mut().insert(DATE, date());
     respond.send_response(head, is_all)
 }
 
-/// The size of a head as HTTP/2 counts it (RFC 9113, 6.5.2): 32 bytes for each field beside its name and value.
+/// Returns the size of a head as HTTP/2 counts it (RFC 9113, 6.5.2): 32 bytes for each field in
+/// addition to its name and value.
 fn head_bytes<B>(request: &Request<B>) -> usize {
     let fields = request
         .headers()
@@ -164,22 +172,22 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
     target + fields.sum::<usize>()
 }
 
-/// The time in the format of HTTP, made once a second.
+/// Returns the current time in the format of HTTP, computed once per second.
 fn date() -> HeaderValue {
     thread_local! {
-        static MADE: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+        static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
     }
     let second = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .as_ref()
         .map_or(0, Duration::as_secs);
-    MADE.with_borrow_mut(|made| match made {
+    LAST.with_borrow_mut(|last| match last {
         Some((known, date)) if *known == second => date.clone(),
         _ => {
             let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
             let date = HeaderValue::from_maybe_shared(Bytes::from(text))
                 .unwrap_or(HeaderValue::from_static(""));
-            made.insert((second, date)).1.clone()
+            last.insert((second, date)).1.clone()
         }
     })
 }

@@ -1,4 +1,11 @@
-//! An HTTP/2 stream that its task shares with the rounds of its feed: what comes while the task waits goes to it directly.
+//! An HTTP/2 stream that an event stream's task shares with the dispatcher of its feed.
+//!
+//! Bytes are in flight from [`SharedStream::send`] until h2 has copied or written them
+//! ([`DataChunk`]). At most one batch of an event stream is in flight. h2 is not asked how much of
+//! the client's window is left: such a request would wake the task with every event. What is still
+//! in flight after a turn of the connection counts as blocked (`StreamGroup::wake_blocked`).
+//!
+//! All of this runs on the connection's thread; the mutex around the h2 stream is never contended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
@@ -6,18 +13,15 @@ use std::task::Context;
 use bytes::{Buf, Bytes};
 use h2::{Reason, SendStream};
 
-use crate::feed::{self, DirectSink, SendOutcome};
-use crate::http::h2::group::H2StreamGroup;
+use crate::feed::{DirectSink, EncodedRun, SendOutcome};
 use crate::http::stream::direct_path::DirectPath;
-use crate::http::stream::write_batch::BATCH_BYTES;
+use crate::http::stream::group::StreamGroup;
+use crate::http::stream::write_batch::{BATCH_BYTES, Written};
 
-/// The stream, on one thread with its connection. Its task has it to itself while it runs.
-///
-/// h2 is not asked how much the client's window lets out: to be told wakes the task, with every event. It is given no more
-/// than a turn, and what is not out when the connection has had its own turn is refused ([`H2StreamGroup::tell_refused`]).
+/// HTTP/2 stream with the state of its direct path.
 pub(super) struct SharedStream {
-    send: Mutex<SendStream<EncodedRun>>,
-    group: Arc<H2StreamGroup>,
+    send: Mutex<SendStream<DataChunk>>,
+    group: Arc<StreamGroup>,
     pub(super) direct_path: DirectPath,
 }
 
@@ -26,8 +30,8 @@ pub(super) struct Ended;
 
 impl SharedStream {
     pub(super) fn new(
-        send: SendStream<EncodedRun>,
-        group: Arc<H2StreamGroup>,
+        send: SendStream<DataChunk>,
+        group: Arc<StreamGroup>,
         direct_path: DirectPath,
     ) -> Self {
         Self {
@@ -37,45 +41,46 @@ impl SharedStream {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, SendStream<EncodedRun>> {
+    fn lock(&self) -> MutexGuard<'_, SendStream<DataChunk>> {
         self.send.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the client has reset the stream, or its connection has ended; otherwise the task is woken when that is so.
+    /// Returns true if the client has reset the stream or its connection has ended; otherwise the
+    /// task is woken when that happens.
     pub(super) fn has_ended(&self, task: &mut Context<'_>) -> bool {
         self.lock().poll_reset(task).is_ready()
     }
 
-    /// Hands bytes over. With `is_last` they end the stream.
+    /// Passes bytes to h2. `is_last` ends the stream with them.
     pub(super) fn send(self: &Arc<Self>, bytes: Bytes, is_last: bool) -> Result<(), Ended> {
         self.direct_path.state.add_in_flight(bytes.len());
         self.group.add_in_flight();
         self.lock()
-            .send_data(EncodedRun::of(self.clone(), bytes), is_last)
+            .send_data(DataChunk::of(self.clone(), bytes), is_last)
             .map_err(|_| Ended)
     }
 
-    /// So many bytes are with the connection's own, in their order.
-    fn is_out(&self, bytes: usize) {
-        self.group.uses_window(bytes);
+    /// Counts bytes that h2 has written, or copied to the connection's buffer.
+    fn record_flushed(&self, bytes: usize) {
+        self.group.use_window(bytes);
         self.direct_path.state.remove_in_flight(bytes);
     }
 
-    /// h2 has let go of a piece; so many bytes of it were thrown away with a stream that has ended.
-    fn lets_go(&self, unsent: usize) {
+    /// Counts a chunk that h2 has dropped; `discarded` bytes of it were not written.
+    fn record_dropped(&self, discarded: usize) {
         self.group.remove_in_flight();
-        if unsent > 0 {
-            self.direct_path.state.remove_in_flight(unsent);
+        if discarded > 0 {
+            self.direct_path.state.remove_in_flight(discarded);
         }
     }
 
-    /// Whether other event streams of the connection wait because this one is not read.
+    /// Returns true if other event streams of the connection wait because this one is not read.
     pub(super) fn blocks_others(&self) -> bool {
         self.group.probe();
         self.group.is_held_by(&self.direct_path.state)
     }
 
-    /// Ends the stream, and nothing else of its connection: what it has not sent is thrown away.
+    /// Resets the stream alone; bytes that were not written are discarded.
     pub(super) fn reset(&self) {
         self.lock().send_reset(Reason::CANCEL);
     }
@@ -86,16 +91,16 @@ impl DirectSink for SharedStream {
         self.direct_path.is_ready()
     }
 
-    fn try_send(self: Arc<Self>, piece: &feed::EncodedRun) -> SendOutcome {
-        let content = piece.chunk.to_content();
+    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+        let content = run.chunk.to_content();
         let bytes = content.len();
         let is_full = self.direct_path.state.in_flight() + bytes > BATCH_BYTES;
-        // The task finds out what is the matter with a stream that has ended.
-        if is_full || !self.direct_path.admits(piece) || self.send(content, false).is_err() {
+        // The task finds out that a stream has ended.
+        if is_full || !self.direct_path.admits(run) || self.send(content, false).is_err() {
             return SendOutcome::Rejected;
         }
-        self.direct_path
-            .count((self.direct_path.record(piece), bytes));
+        let stats = self.direct_path.record(run);
+        self.direct_path.count(Written { stats, bytes });
         SendOutcome::Queued
     }
 }
@@ -108,16 +113,16 @@ impl std::fmt::Debug for SharedStream {
     }
 }
 
-/// Bytes on their way out of an HTTP/2 connection: of one DATA frame, or of several. Those of an event stream are under way
-/// until they are among the connection's own.
-pub(super) struct EncodedRun {
+/// Payload of one DATA frame or several. Bytes of an event stream are in flight until h2 has
+/// advanced over them.
+pub(super) struct DataChunk {
     bytes: Bytes,
-    /// Whose they are.
+    /// Event stream that counts them.
     of: Option<Arc<SharedStream>>,
 }
 
-impl EncodedRun {
-    /// Bytes of an event stream, counted as under way.
+impl DataChunk {
+    /// Bytes of an event stream, which it has counted as in flight.
     pub(super) fn of(shared: Arc<SharedStream>, bytes: Bytes) -> Self {
         Self {
             of: Some(shared),
@@ -126,14 +131,14 @@ impl EncodedRun {
     }
 }
 
-impl From<Bytes> for EncodedRun {
-    /// Bytes that nobody waits for.
+impl From<Bytes> for DataChunk {
+    /// Bytes that are not counted: the body of a rejection.
     fn from(bytes: Bytes) -> Self {
         Self { of: None, bytes }
     }
 }
 
-impl Buf for EncodedRun {
+impl Buf for DataChunk {
     fn remaining(&self) -> usize {
         self.bytes.len()
     }
@@ -144,17 +149,17 @@ impl Buf for EncodedRun {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        // h2 has written or copied them, and the windows are smaller by them: of a large piece a part at a time.
+        // h2 has written or copied them and reduced the windows; of a large chunk a part at a time.
         if let Some(shared) = self.of.as_ref().filter(|_| count > 0) {
-            shared.is_out(count);
+            shared.record_flushed(count);
         }
     }
 }
 
-impl Drop for EncodedRun {
+impl Drop for DataChunk {
     fn drop(&mut self) {
         if let Some(shared) = &self.of {
-            shared.lets_go(self.bytes.len());
+            shared.record_dropped(self.bytes.len());
         }
     }
 }

@@ -1,4 +1,20 @@
-//! An event stream on a stream of HTTP/2: the task that stays.
+//! The task of an event stream on an HTTP/2 stream.
+//!
+//! ```text
+//! poll: take_over -> poll_drive -> (Pending) -> enable the direct path, if idle
+//!
+//! poll_drive: request to end? reset by the client? bytes in flight? -> stall timer
+//!             rest of a large event? -> send the next part
+//!             last bytes flushed? -> end
+//!             EventStream::poll_next -> send
+//! ```
+//!
+//! The task gives h2 one batch and waits until all of it is flushed. A batch that fits one part and
+//! after which the event stream waits needs no further poll. Of a larger event at most
+//! [`PART_BYTES_MAX`] are in flight, so that a client that reads slowly is seen to make progress.
+//!
+//! Memory: the task with the event stream in it, and a box with its I/O state, each as large as a
+//! size class of the allocator.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,47 +22,39 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 
+use super::idle::UseGuard;
 use super::sink::SharedStream;
-use crate::http::h2::idle::UseGuard;
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
-use crate::http::stream::write_batch::{WriteBatch, WriteStats, Written};
+use crate::http::stream::write_batch::{Unsent, WriteBatch, WriteStats, Written};
 use crate::presence::CloseReason;
 
-/// 64 KiB: of a larger event a part at a time is handed over, so that a peer that takes it slowly is seen to take it.
+/// 64 KiB: largest part of an event that h2 receives at a time.
 const PART_BYTES_MAX: usize = 64 * 1024;
 
-/// Hands one event stream to its HTTP/2 stream until either ends.
-///
-/// It lies in two pieces, each as large as a size of the allocator: the task with the event stream in it, and its line.
+/// Writes one event stream to its HTTP/2 stream until either ends.
 pub(super) struct H2Stream {
     stream: EventStream,
     io: Box<StreamIo>,
 }
 
-/// What an event stream is handed to.
+/// HTTP/2 stream of an event stream, and what is released at its end.
 struct StreamIo {
     shared: Arc<SharedStream>,
-    /// What is still to be handed over of a turn that is larger than the others.
-    rest: Option<Box<Rest>>,
-    /// A window that lets everything out needs none.
+    /// Rest of a batch that is larger than one part.
+    unsent: Option<Box<Unsent>>,
+    /// Created when bytes stay in flight for the first time.
     stall: Option<Box<StallTimer>>,
-    /// Its last bytes are handed out.
+    /// Set when the last batch is read from the event stream.
     last: Option<Last>,
     _in_use: UseGuard,
-}
-
-struct Rest {
-    bytes: Bytes,
-    /// What will be counted when all of it is handed over.
-    unsent: Written,
 }
 
 #[derive(Clone, Copy)]
 struct Last {
     close: CloseReason,
-    /// The HTTP/2 stream does not end with them; it is reset when they are out.
+    /// The HTTP/2 stream is reset when the last bytes are flushed, instead of ended with them.
     is_aborted: bool,
 }
 
@@ -56,7 +64,7 @@ impl H2Stream {
         stream.set_direct_sink(shared.clone());
         let io = StreamIo {
             shared,
-            rest: None,
+            unsent: None,
             stall: None,
             last: None,
             _in_use: in_use,
@@ -67,11 +75,11 @@ impl H2Stream {
         }
     }
 
-    /// Ready at the end of the HTTP/2 stream, with why.
+    /// Ready at the end of the HTTP/2 stream, with the reason.
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
-        // Noted each time: whoever wakes the task takes the note with it.
-        let asked = self.stream.state().poll_close_request(task.waker());
-        if let Some(forced) = asked.filter(|close| StreamState::is_forced(*close)) {
+        // In every poll: a wake-up consumes the waker.
+        let request = self.stream.state().poll_close_request(task.waker());
+        if let Some(forced) = request.filter(|close| StreamState::is_forced(*close)) {
             self.io.shared.reset();
             return Poll::Ready(forced);
         }
@@ -81,28 +89,32 @@ impl H2Stream {
         if self.stream.state().in_flight() > 0 {
             return self.poll_blocked(task);
         }
-        self.note_taken();
-        if let Some(rest) = self.io.rest.take() {
-            return self.send(task, *rest);
+        self.record_progress();
+        if let Some(unsent) = self.io.unsent.take() {
+            return self.send(task, *unsent);
         }
         if let Some(Last { close, is_aborted }) = self.io.last {
             self.stream.set_delivered();
             if is_aborted {
-                // Sooner, the reset would overtake them: h2 throws away what a stream that is reset has not sent.
+                // Not earlier: h2 discards what a stream has not sent when it is reset.
                 self.io.shared.reset();
             }
             return Poll::Ready(close);
         }
-        let (step, unsent, bytes) = ready!(WriteBatch::with(|out| {
+        let (step, unsent) = ready!(WriteBatch::with(|out| {
             let step = ready!(self.stream.poll_next(task, out));
-            Poll::Ready((step, (out.stats, out.bytes), join(out)))
+            let unsent = Unsent {
+                bytes: join(out),
+                written: out.written(),
+            };
+            Poll::Ready((step, unsent))
         }));
         match step {
-            Step::Wait if bytes.len() <= PART_BYTES_MAX => {
-                if self.io.shared.send(bytes, false).is_err() {
+            Step::Wait if unsent.bytes.len() <= PART_BYTES_MAX => {
+                if self.io.shared.send(unsent.bytes, false).is_err() {
                     return Poll::Ready(CloseReason::Client);
                 }
-                self.stream.sent(unsent);
+                self.stream.record_written(unsent.written);
                 return Poll::Pending;
             }
             Step::Wait | Step::More => {}
@@ -117,57 +129,65 @@ impl H2Stream {
                 })
             }
         }
-        self.send(task, Rest { bytes, unsent })
+        self.send(task, unsent)
     }
 
-    /// Hands over a part, and goes on behind a turn of the connection.
-    fn send(&mut self, task: &Context<'_>, mut rest: Rest) -> Poll<CloseReason> {
-        let part = rest.bytes.split_to(rest.bytes.len().min(PART_BYTES_MAX));
-        let part_bytes = part.len();
-        let is_all = rest.bytes.is_empty();
+    /// Sends one part, and continues after the connection's turn.
+    fn send(&mut self, task: &Context<'_>, mut unsent: Unsent) -> Poll<CloseReason> {
+        let part_length = unsent.bytes.len().min(PART_BYTES_MAX);
+        let part = unsent.bytes.split_to(part_length);
+        let is_all = unsent.bytes.is_empty();
         let is_last = is_all && self.io.last.is_some_and(|last| !last.is_aborted);
-        // An empty frame would count as a flood at a careful receiver, unless it is the end.
+        // Careful receivers count empty frames as a flood, unless they end the stream.
         if (is_last || !part.is_empty()) && self.io.shared.send(part, is_last).is_err() {
             return Poll::Ready(CloseReason::Client);
         }
         if is_all {
-            // Handed to HTTP/2 is the nearest to the socket that can be seen here.
-            self.stream.sent(rest.unsent);
+            // Passed to h2 is the closest to the socket that can be observed here.
+            self.stream.record_written(unsent.written);
         } else {
-            // The bytes are counted as they go; the event, when it is complete.
-            rest.unsent.0.handed = None;
-            rest.unsent.1 -= part_bytes;
-            self.stream.sent((WriteStats::default(), part_bytes));
-            self.io.rest = Some(Box::new(rest));
+            // Bytes are counted part by part, the event when it is complete.
+            unsent.written = unsent.written.delayed();
+            unsent.written.bytes -= part_length;
+            self.stream.record_written(Written {
+                stats: WriteStats::default(),
+                bytes: part_length,
+            });
+            self.io.unsent = Some(Box::new(unsent));
         }
         task.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// What was handed over is out.
-    fn note_taken(&mut self) {
-        if self.io.rest.is_some() {
-            // A large event is on its way.
+    /// Records that everything in flight is flushed.
+    fn record_progress(&mut self) {
+        if self.io.unsent.is_some() {
+            // A large event makes progress.
             self.stream.state().clear_slow();
         } else {
             self.stream.state().clear_blocked();
         }
         if let Some(stall) = &mut self.io.stall {
-            stall.rest();
+            stall.stop();
         }
     }
 
-    /// What was handed over is not out: its client has the patience of its route.
+    /// Polls the stall timer while bytes stay in flight.
     fn poll_blocked(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         let StreamIo { shared, stall, .. } = &mut *self.io;
-        let blocks_others = || shared.blocks_others();
-        ready!(
-            stall
-                .get_or_insert_default()
-                .poll(task, self.stream.state(), blocks_others)
-        );
+        let stall = stall.get_or_insert_default();
+        ready!(stall.poll(task, self.stream.state(), || shared.blocks_others()));
         self.io.shared.reset();
         Poll::Ready(CloseReason::Slow)
+    }
+
+    /// Allows direct writes while the task waits, if nothing else is to be sent.
+    fn enable_direct_path(&self) {
+        let is_clear =
+            self.io.unsent.is_none() && self.io.last.is_none() && !self.stream.state().is_blocked();
+        if is_clear && self.stream.is_idle() {
+            self.io.shared.direct_path.enable();
+        }
     }
 }
 
@@ -176,17 +196,11 @@ impl Future for H2Stream {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Some(handed) = this.io.shared.direct_path.take_over() {
-            this.stream.resync(handed);
+        if let Some(last_write) = this.io.shared.direct_path.take_over() {
+            this.stream.resync(last_write);
         }
         let Poll::Ready(close) = this.poll_drive(task) else {
-            // What it waits for may be handed over past it, if nothing else is on its way to the client.
-            let is_free = this.io.rest.is_none()
-                && this.io.last.is_none()
-                && !this.stream.state().is_blocked();
-            if is_free && this.stream.is_idle() {
-                this.io.shared.direct_path.enable();
-            }
+            this.enable_direct_path();
             return Poll::Pending;
         };
         this.stream.end(close);
@@ -194,15 +208,15 @@ impl Future for H2Stream {
     }
 }
 
-/// One piece: events are copied together only when there are several.
+/// Joins the segments of a batch. A single segment is shared, not copied.
 fn join(out: &WriteBatch) -> Bytes {
-    if let [part] = &out.segments[..] {
-        return part.keep(0);
+    if let [segment] = &out.segments[..] {
+        return segment.rest(0);
     }
     let mut joined = BytesMut::with_capacity(out.bytes);
-    out.segments
-        .iter()
-        .for_each(|part| joined.extend_from_slice(part.as_slice()));
+    for segment in &out.segments {
+        joined.extend_from_slice(segment.as_slice());
+    }
     joined.freeze()
 }
 
@@ -211,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_for_events_fits_sizes_of_the_allocator() {
+    fn an_idle_task_fits_size_classes_of_the_allocator() {
         // tokio's part of a task is 104 bytes, and its alignment 128.
         let task = 104 + size_of::<H2Stream>();
         assert!(task <= 384, "{task}: the next size is 512");

@@ -29,9 +29,11 @@ use super::cors;
 use super::rejection::{Rejection, RejectionCode};
 use super::request::{Request, is_browser};
 use super::route::{Route, RouteMatch, Routes};
+use crate::feed::OpenError;
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
-use crate::http::stream::event_stream::{EventStream, Opening};
+use crate::http::stream::event_stream::EventStream;
+use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
 use crate::http::stream::state::Peer;
 use crate::limit::{ClientPermit, FdHeadroom, LoadLevel};
 use crate::net::request_head;
@@ -150,6 +152,19 @@ async fn respond<B: Sync>(
     };
     let stream = EventStream::open(context, opening).await?;
     Ok(Answer::Events(head, Box::new(stream)))
+}
+
+impl From<OpenFailure> for Rejection {
+    fn from(failure: OpenFailure) -> Self {
+        let code = match failure {
+            OpenFailure::Source(OpenError::NotReady) => RejectionCode::NatsNotConnected,
+            OpenFailure::Source(OpenError::Rejected) => RejectionCode::NatsRejected,
+            OpenFailure::Source(OpenError::TooManyFeeds) => RejectionCode::TooManyFeeds,
+            OpenFailure::Source(OpenError::TooManyReplays) => RejectionCode::TooManyReplays,
+            OpenFailure::Expired => RejectionCode::LastEventIdExpired,
+        };
+        code.into()
+    }
 }
 
 /// Answer to OPTIONS; [`answer`] adds the headers of a CORS preflight.

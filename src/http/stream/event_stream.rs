@@ -1,9 +1,30 @@
-//! One SSE response: cursors, a heartbeat, an age and a reason to end, turned into bytes.
+//! State machine of one event stream: cursors, heartbeat, `max_age` and end, turned into bytes.
+//!
+//! An event stream knows no transport. Its task, `h1::stream` or `h2::stream`, polls
+//! [`EventStream::poll_next`] and writes the batch that it returns:
+//!
+//! ```text
+//! poll_next:  first bytes -> end requested? -> events of every source -> timer -> close event
+//!             Step::More    call again when the batch is written
+//!             Step::Wait    call again when the task is woken: feed, timer, or a request to end
+//!             Step::Close   the batch is the last one
+//! ```
+//!
+//! Events that are returned count as sent: the task writes them or ends the event stream. The
+//! positions in [`EventStream`] are therefore those of the last bytes returned, and the id of every
+//! event, gap and close event is made of them.
+//!
+//! An end does not discard events. Those that wait when a drain or `max_age` ends the event stream
+//! are delivered first ([`Ending::pending_events`]); events published later belong to the client's
+//! next connection.
+//!
+//! While an event stream is idle and its client receives every event, its transport enables the
+//! direct path ([`EventStream::is_idle`], [`EventStream::resync`]).
 
 mod clock;
 mod close;
 mod gaps;
-mod opening;
+pub(in crate::http) mod opening;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,78 +37,76 @@ use tokio::time::Sleep;
 
 use super::compact_time::CompactInstant;
 use super::direct_path::DirectPath;
+use super::group::StreamGroup;
 use super::state::StreamState;
 use super::throttle::{ThrottlePass, ThrottleState};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::feed::{Cursor, DirectSink, Item, Read, Shedder};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
-use crate::http::h2::group::H2StreamGroup;
 use crate::limit::ClientPermit;
 use crate::limit::clients::Limit;
 use crate::presence::{CloseReason, Registration, State, StreamHandle as _};
 use crate::sse::id::Joined;
 use crate::sse::{Position, encode};
 
-pub(in crate::http) use gaps::LOG_RATE as GAP_LOG_RATE;
-pub(in crate::http) use opening::Opening;
-
-/// One open event stream. Two drivers carry it: the socket taken back from hyper, and an HTTP/2 body.
+/// One open event stream.
 #[derive(Debug)]
 pub(in crate::http) struct EventStream {
-    // Before the cursors, so that it is out of the registry when they end.
+    // Declared before the cursors: it leaves the stream table before they are dropped.
     registration: Registration,
     state: Arc<StreamState>,
     context: Arc<Context>,
-    /// Counted among those of its client, where these are limited.
+    /// Permit of its client, if clients are limited.
     permit: Option<Box<ClientPermit>>,
     throttle: Option<Box<ThrottleState>>,
     cursors: SmallVec<[Cursor; 1]>,
-    /// Where the client stands in each source, by what was handed out: the id of several sources.
+    /// Position of the last bytes returned, in each source: the event id.
     positions: SmallVec<[Position; 1]>,
-    /// Which source was read first in the last turn.
-    first: u16,
+    /// Index of the source that was read first in the last turn.
+    first_source: u16,
     opening: Option<Box<Bytes>>,
-    /// HTTP/1: wakes the task at the deadline; made when there is nothing to write for the first time.
+    /// HTTP/1: wakes the task at the deadline. Created at the first idle turn.
     timer: Option<Pin<Box<Sleep>>>,
-    /// HTTP/2: with whom it is handed over, and who wakes the task at the deadline.
-    group: Option<Arc<H2StreamGroup>>,
-    /// When it is to be looked whether there is something to say.
+    /// HTTP/2: the event streams of the connection. It wakes the task at the deadline.
+    group: Option<Arc<StreamGroup>>,
+    /// Time at which [`EventStream::poll_timer`] has something to do.
     deadline: CompactInstant,
-    /// The task is woken at the deadline.
+    /// The task will be woken at the deadline.
     is_timed: bool,
-    /// Its own part of the route's heartbeat: how long this client hears nothing before a comment.
+    /// Factor of the route's heartbeat interval for this client, from 0.5 to 1.
     heartbeat_jitter: f32,
-    /// When something was handed out last.
+    /// Time of the last bytes returned.
     last_write: CompactInstant,
-    /// When an id was handed out last.
+    /// Time of the last id returned.
     last_id: CompactInstant,
-    /// When the client is handed over.
-    age: CompactInstant,
-    /// HTTP/2: its family knows that it has come of age.
+    /// End of the route's `max_age`, with jitter.
+    expires: CompactInstant,
+    /// HTTP/2: the group knows that `max_age` is reached.
     has_reported_age: bool,
     ending: Option<Ending>,
     /// Sum of the events in its gaps, where their number is known; saturates.
     missed_events: u32,
-    /// Everything that was handed out has been taken by the socket, its end included.
+    /// The socket has accepted everything, the end included.
     is_delivered: bool,
 }
 
-/// An end that has begun: what the client is still owed comes first.
+/// End that has begun.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     close: CloseReason,
+    /// Events that are still delivered before the close event.
     pending_events: u32,
 }
 
-/// What a turn brought.
+/// Result of one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Step {
     /// There may be more at once.
     More,
-    /// That was all: the task is woken when there is more.
+    /// The batch is complete; the task is woken when there is more.
     Wait,
-    /// Nothing will follow.
+    /// The batch is the last one.
     Close(CloseReason),
 }
 
@@ -96,23 +115,23 @@ impl EventStream {
         &self.state
     }
 
-    /// It is one of several on its connection, which are handed over together.
-    pub(in crate::http) fn join(&mut self, group: Arc<H2StreamGroup>, stream: u32) {
+    /// Joins the group of its HTTP/2 connection.
+    pub(in crate::http) fn join(&mut self, group: Arc<StreamGroup>, stream: u32) {
         group.add(
             &self.state,
             stream,
-            self.state.began.ticks_at(self.deadline),
+            self.state.clock.ticks_at(self.deadline),
         );
         self.group = Some(group);
     }
 
-    /// Whether its end is to look like a broken connection, by the route's `close`.
+    /// Returns true if its end must look like a broken connection (the route's `close: abort`).
     pub(in crate::http) fn is_aborted(&self) -> bool {
         self.state.route.config.close == CloseStyle::Abort
     }
 
-    /// The next bytes, or a wait for them. What is handed out counts as sent: the driver writes it or ends. The driver
-    /// has asked in this poll whether it is to end ([`StreamState::poll_asked`]), so that its task is woken for that.
+    /// Returns the next bytes, or waits for them. In the same poll the caller must have called
+    /// [`StreamState::poll_close_request`], so that a request to end wakes the task.
     pub(in crate::http) fn poll_next(
         &mut self,
         task: &mut TaskContext<'_>,
@@ -124,57 +143,51 @@ impl EventStream {
         if let (None, Some(close)) = (self.ending, self.state.close_request()) {
             self.end(close);
         }
-        let mut shedder = self
-            .state
-            .take_slow()
-            .then(|| self.start_shedding())
-            .flatten();
-        // Whoever was too slow takes the word that it was, and comes back for the rest.
-        if !matches!(
-            self.ending,
-            Some(Ending {
-                close: CloseReason::Slow,
-                ..
-            })
-        ) {
+        let mut shedder = if self.state.take_slow() {
+            self.start_shedding()
+        } else {
+            None
+        };
+        // A client that was too slow receives the close event, and resumes for the rest.
+        if self.ending_reason() != Some(CloseReason::Slow) {
             if let Some(close) = self.poll_events(task, out, shedder.as_mut()) {
                 self.end(close);
             }
-            shedder
-                .iter()
-                .for_each(|shedder| self.count_skipped(shedder.skipped()));
+            if let Some(shedder) = &shedder {
+                self.count_skipped(shedder.skipped());
+            }
         }
-        if out.is_empty()
-            && !matches!(
-                self.ending,
-                Some(Ending {
-                    pending_events: 0,
-                    ..
-                })
-            )
-        {
+        if out.is_empty() && self.ready_to_close().is_none() {
             self.poll_timer(task, out);
         }
-        if let Some(Ending {
-            close,
-            pending_events: 0,
-        }) = self.ending
-        {
+        if let Some(close) = self.ready_to_close() {
             self.write_close(close, out);
             return Poll::Ready(Step::Close(close));
         }
         if out.is_empty() {
             return Poll::Pending;
         }
-        Poll::Ready(if self.is_awaited() {
+        Poll::Ready(if self.will_be_woken() {
             Step::Wait
         } else {
             Step::More
         })
     }
 
-    /// Whether whatever comes next wakes the task: another turn at once would be idle.
-    fn is_awaited(&self) -> bool {
+    fn ending_reason(&self) -> Option<CloseReason> {
+        self.ending.map(|ending| ending.close)
+    }
+
+    /// Returns the reason if the event stream ends and no event is pending.
+    fn ready_to_close(&self) -> Option<CloseReason> {
+        self.ending
+            .filter(|ending| ending.pending_events == 0)
+            .map(|ending| ending.close)
+    }
+
+    /// Returns true if the task is woken by whatever comes next, so that another turn would be
+    /// idle.
+    fn will_be_woken(&self) -> bool {
         // A deadline that has passed has woken the task already, perhaps for this very turn.
         self.ending.is_none()
             && self.is_timed
@@ -183,51 +196,52 @@ impl EventStream {
             && !self.state.is_resuming()
     }
 
-    /// A gate for whoever hands out what comes past the task.
+    /// Creates the control of direct writes to this event stream.
     pub(in crate::http) fn direct_path(&self) -> DirectPath {
         DirectPath::new(self.state.clone(), self.context.load_level.clone())
     }
 
-    /// Lets events that come while it waits be written without its task, if it has one source. While its client has a rate
-    /// of events, it is not at rest.
+    /// Registers a sink for direct writes. An event stream with several sources has none: its ids
+    /// are its own.
     pub(in crate::http) fn set_direct_sink(&self, sink: Arc<dyn DirectSink>) {
         if let [cursor] = &self.cursors[..] {
             cursor.set_sink(sink);
         }
     }
 
-    /// Goes to where the client stands since something was handed out past the task, the last of it then.
-    pub(in crate::http) fn resync(&mut self, handed: CompactInstant) {
+    /// Adopts the positions after direct writes; `last_write` is the time of the last one.
+    pub(in crate::http) fn resync(&mut self, last_write: CompactInstant) {
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
             cursor.resync();
             *position = cursor.position();
         }
-        (self.last_write, self.last_id) = (handed, handed);
+        (self.last_write, self.last_id) = (last_write, last_write);
     }
 
-    /// Whether all that can come next is events: it waits for them, and is given every one.
+    /// Returns true if it waits for events and receives every one: direct writes are possible.
+    /// A client with a rate limit is never idle in this sense.
     pub(in crate::http) fn is_idle(&self) -> bool {
         let has_rate = self
             .permit
             .as_ref()
             .is_some_and(|permit| permit.events().is_some());
-        !has_rate && self.is_awaited() && self.state.is_active() && !self.state.has_slow_mark()
+        !has_rate && self.will_be_woken() && self.state.is_active() && !self.state.has_slow_mark()
     }
 
-    /// Counts what has reached the socket.
-    pub(in crate::http) fn sent(&self, written: Written) {
+    /// Counts bytes that reached the socket.
+    pub(in crate::http) fn record_written(&self, written: Written) {
         self.state.count(&self.state.route, written);
-        self.note_active();
+        self.log_active();
     }
 
-    /// The driver says that the socket has taken everything, the end included.
+    /// Records that the socket has accepted everything, the end included.
     pub(in crate::http) fn set_delivered(&mut self) {
         self.is_delivered = true;
     }
 
-    /// Says, once, that it is live: its first bytes are out, and it has caught up.
-    fn note_active(&self) {
-        // Without a registry there is no other state between the lines of its beginning and its end.
+    /// Logs, once, that it is live: its first bytes are written, and it has caught up.
+    fn log_active(&self) {
+        // Without presence there is no state between the lines of its opening and its end.
         if self.state.becomes_active() && self.registration.changed() {
             let state = &self.state;
             tracing::info!(
@@ -241,13 +255,13 @@ impl EventStream {
         }
     }
 
-    /// Ends it, unless it is ending already.
+    /// Begins the end, unless it has begun.
     pub(in crate::http) fn end(&mut self, close: CloseReason) {
         if self.ending.is_some() {
             return;
         }
         self.state.close(close);
-        // What waits at this moment is owed; what is published meanwhile is the next connection's.
+        // Events that wait now are delivered; later ones belong to the next connection.
         let pending_events = match close {
             CloseReason::Drain | CloseReason::Age => {
                 u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
@@ -260,7 +274,7 @@ impl EventStream {
         });
     }
 
-    /// What a client is spared that was slow until now; nothing when too much waits for it: then it is ended.
+    /// Begins to shed events of a client that was slow until now, or ends it if too many wait.
     fn start_shedding(&mut self) -> Option<Shedder> {
         let waiting = self.state.lag().events;
         if self.state.exceeds_max_lag(waiting) {
@@ -270,6 +284,7 @@ impl EventStream {
         (!self.state.is_resuming()).then(|| Shedder::new(&self.state.route.config.slow, waiting))
     }
 
+    /// Reads every source once. Returns a reason if the event stream must end.
     fn poll_events(
         &mut self,
         task: &mut TaskContext<'_>,
@@ -279,11 +294,9 @@ impl EventStream {
         let mut caught_up = true;
         let mut ended = false;
         let (permit, mut throttle) = (self.permit.take(), self.throttle.take());
-        let waited = throttle
-            .as_ref()
-            .is_some_and(|throttle| throttle.until.is_some());
-        // What is owed at the end is given at once.
-        let mut pace = match self.ending {
+        let was_waiting = is_waiting(throttle.as_deref());
+        // Events that are pending at the end are not limited.
+        let mut pass = match self.ending {
             None => ThrottlePass::new(
                 permit.as_ref().and_then(|permit| permit.events()),
                 self.context.load_level.level(),
@@ -291,21 +304,21 @@ impl EventStream {
             ),
             Some(_) => None,
         };
-        // Another source first each time: one that fills every turn must not keep the others waiting.
-        self.first = if usize::from(self.first) + 1 < self.cursors.len() {
-            self.first + 1
+        // A different source first in each turn: one that fills every turn must not starve others.
+        self.first_source = if usize::from(self.first_source) + 1 < self.cursors.len() {
+            self.first_source + 1
         } else {
             0
         };
-        // Copied events bear the ids of their source alone.
+        // Runs of copied events carry the ids of a single source.
         out.batch.copy_small = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
-            let place = (usize::from(self.first) + turn) % self.cursors.len();
+            let source = (usize::from(self.first_source) + turn) % self.cursors.len();
             let budget = BATCH_BYTES.saturating_sub(out.bytes);
-            let cursor = &mut self.cursors[place];
-            let read = match (shedder.as_deref_mut(), &mut pace) {
-                (shedder, Some(pace)) => {
-                    cursor.poll_read_throttled(task, &mut out.batch, budget, shedder, pace)
+            let cursor = &mut self.cursors[source];
+            let read = match (shedder.as_deref_mut(), &mut pass) {
+                (shedder, Some(pass)) => {
+                    cursor.poll_read_throttled(task, &mut out.batch, budget, shedder, pass)
                 }
                 (None, None) => cursor.poll_read(task, &mut out.batch, budget),
                 (Some(shedder), None) => {
@@ -318,51 +331,51 @@ impl EventStream {
                 Poll::Pending => continue,
             }
             let before = out.stats.events;
-            self.write_items(place, out);
+            self.write_items(source, out);
             if let Some(ending) = &mut self.ending {
                 ending.pending_events = ending
                     .pending_events
                     .saturating_sub((out.stats.events - before) as u32);
             }
         }
-        pace.iter()
-            .for_each(|pace| self.count_skipped(pace.skipped()));
-        drop(pace);
+        if let Some(pass) = pass {
+            self.count_skipped(pass.skipped());
+        }
         self.permit = permit;
-        self.wait_for_tokens(throttle, waited);
+        self.wait_for_tokens(throttle, was_waiting);
         if let (true, Some(ending)) = (caught_up, &mut self.ending) {
-            // Nothing waits, or only what a replay is still to bring: the next pod brings it from this position.
+            // No event waits, or only those of a replay: the next pod reads them from this
+            // position.
             ending.pending_events = 0;
         }
         if caught_up && self.state.is_resuming() && !self.cursors.iter().any(Cursor::is_replaying) {
             self.state.set_caught_up();
-            self.note_active();
+            self.log_active();
         }
         ended.then_some(CloseReason::Upstream)
     }
 
-    /// Notes until when events wait for tokens, so that the timer ends it.
-    fn wait_for_tokens(&mut self, throttle: Option<Box<ThrottleState>>, waited: bool) {
-        let waits = throttle
-            .as_ref()
-            .is_some_and(|throttle| throttle.until.is_some());
+    /// Stores the state of the throttle, and sets the timer if events wait for tokens.
+    fn wait_for_tokens(&mut self, throttle: Option<Box<ThrottleState>>, was_waiting: bool) {
+        let is_waiting = is_waiting(throttle.as_deref());
         self.throttle = throttle;
-        if waits && !waited {
+        if is_waiting && !was_waiting {
             self.context
                 .metrics
                 .throttled_total
                 .with_label_values(&[Limit::Events.as_str()])
                 .inc();
         }
-        if waits || waited {
+        if is_waiting || was_waiting {
             self.set_deadline();
         }
     }
 
-    /// Moves what a cursor has read to the output, with ids of all sources where there are several.
-    fn write_items(&mut self, place: usize, out: &mut WriteBatch) {
+    /// Moves the items that a cursor has read to the output. With several sources each event gets
+    /// an id of all positions.
+    fn write_items(&mut self, source: usize, out: &mut WriteBatch) {
         let mut items = std::mem::take(&mut out.batch.items);
-        let alone = self.cursors.len() == 1;
+        let has_one_source = self.cursors.len() == 1;
         for item in items.drain(..) {
             match item {
                 Item::Event {
@@ -371,9 +384,9 @@ impl EventStream {
                     received,
                     ..
                 } => {
-                    self.positions[place] = position;
+                    self.positions[source] = position;
                     out.count(1, received);
-                    if alone {
+                    if has_one_source {
                         out.push_events(frame.into_chunk(), false);
                     } else {
                         out.push(frame.body());
@@ -381,23 +394,28 @@ impl EventStream {
                     }
                 }
                 Item::Copied { chunk, copied } => {
-                    self.positions[place] = copied.position;
+                    self.positions[source] = copied.position;
                     out.count(copied.events, copied.received);
                     out.push_events(chunk, true);
                 }
                 Item::Gap { gap, position } => {
-                    self.positions[place] = position;
-                    self.report_gap(gap, Some(place));
-                    out.write(|bytes| gaps::put_gap(bytes, gap, Some(&self.positions)));
+                    self.positions[source] = position;
+                    self.report_gap(gap, Some(source));
+                    out.write(|bytes| self.put_gap(bytes, gap, true));
                 }
             }
         }
         out.batch.items = items;
         if !out.is_empty() {
             let now = Instant::now();
-            self.last_write = self.state.began.at(now);
+            self.last_write = self.state.clock.at(now);
             self.last_id = self.last_write;
-            out.stats.handed = Some(now);
+            out.stats.batched_at = Some(now);
         }
     }
+}
+
+/// Returns true if events wait for tokens.
+fn is_waiting(throttle: Option<&ThrottleState>) -> bool {
+    throttle.is_some_and(|throttle| throttle.until.is_some())
 }

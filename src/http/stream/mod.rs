@@ -1,8 +1,42 @@
-//! Event streams: one response that carries events, without a protocol.
+//! Event streams: one open response that carries events, independent of the HTTP version.
+//!
+//! ```text
+//! Opening (from request)
+//!    |  event_stream::opening   a cursor for each source, known gaps, first bytes
+//!    v
+//! EventStream <--------------- polled by its task: h1::stream or h2::stream
+//!    |  cursors -> write_batch  bytes of one turn, shared with other clients
+//!    v
+//! WriteBatch ----------------> the transport writes it, and reports what the socket accepted
+//! ```
+//!
+//! - [`event_stream`] is the state machine: events, heartbeat, position, `max_age`, end. The files
+//!   in its folder are its opening, its clock, its gaps and its end.
+//! - [`state`] is the part that other threads see: the stream table, the drain, `/connections`.
+//! - [`direct_path`] controls writes that bypass the task: the dispatcher of a feed writes to an
+//!   idle client directly.
+//! - [`throttle`] limits the rate of one event stream, [`stall`] detects a socket that accepts no
+//!   bytes, [`group`] has the timer of all event streams on one HTTP/2 connection.
+//! - [`handover`] finds the position of a client that reconnects without one after a drain.
+//! - [`compact_time`] stores times in four bytes.
+//!
+//! An event stream and everything that polls it runs on one thread, the shard that accepted the
+//! connection. Only [`state::StreamState`] is used from other threads, and it has no lock.
+//!
+//! States, as `/connections` and the log show them:
+//!
+//! ```text
+//! connecting -----> active ------> closed
+//!      (no id)         ^     \
+//!                      |      '--> reconnecting (a drain recorded its position)
+//! reconnecting --------'
+//!      (resumes from an id, until it has caught up)
+//! ```
 
 pub(in crate::http) mod compact_time;
 pub(in crate::http) mod direct_path;
 pub(in crate::http) mod event_stream;
+pub(in crate::http) mod group;
 pub(in crate::http) mod handover;
 pub(in crate::http) mod stall;
 pub(in crate::http) mod state;

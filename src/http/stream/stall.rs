@@ -1,4 +1,15 @@
-//! How long one socket may refuse bytes: when its client is slow, when it is ended for that, when it is given up.
+//! Detects a socket that accepts no bytes: a slow client, an unread HTTP/2 stream, a dead peer.
+//!
+//! The task of an event stream polls [`StallTimer`] as long as bytes are pending. The timer checks:
+//!
+//! | bytes not accepted for | effect |
+//! | --- | --- |
+//! | the route's `slow.stall_timeout` | slow: shedding starts; closed if more than `slow.lag` events wait |
+//! | 5 s, if it blocks others on its HTTP/2 connection | closed as slow, and cut |
+//! | 25 s | closed as slow, and cut |
+//!
+//! A client that is closed as slow has one second to accept the close event. `Poll::Ready` means
+//! that the transport must cut the peer. While the socket accepts bytes there is no timer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,41 +20,42 @@ use tokio::time::{Instant, Sleep};
 use super::state::StreamState;
 use crate::presence::{CloseReason, StreamHandle as _};
 
-/// Watches one socket, or the window of one HTTP/2 stream, while it refuses bytes; while it takes them this is nothing.
+/// Timer for one socket, or for the window of one HTTP/2 stream.
 #[derive(Default)]
 pub(in crate::http) struct StallTimer {
     timer: Option<Pin<Box<Sleep>>>,
-    /// The event stream is ended for its slowness, and the timer runs until its peer is cut.
+    /// The event stream was closed as slow; the timer is the grace period until the peer is cut.
     is_last: bool,
 }
 
-/// 25 s, as long as the kernel waits for an acknowledgement (`net::socket`): for peers that the kernel does not find
-/// because they acknowledge something, such as one stalled stream of a living HTTP/2 connection.
+/// 25 s, the same as the kernel's timeout for an acknowledgement (`net::socket`). The kernel does
+/// not detect peers that acknowledge something, such as one stalled stream of a live HTTP/2
+/// connection.
 const STALLED_MAX: Duration = Duration::from_secs(25);
 
-/// 5 s: after that an event stream of HTTP/2 is ended that is not read and holds the window of its connection, so that the
-/// others on it wait. A client that reads on takes a window's worth sooner; most give their connections much more than an
-/// event stream can hold.
+/// 5 s: limit for an unread event stream that uses up the window of its HTTP/2 connection, so that
+/// the others on the connection wait. A client that reads frees a window sooner, and most clients
+/// give their connections a much larger window than one event stream can use.
 const BLOCKS_OTHERS_MAX: Duration = Duration::from_secs(5);
 
-/// 2 s: after that it is looked whether others wait.
+/// 2 s: first check whether others wait.
 const BLOCKS_OTHERS_CHECK: Duration = Duration::from_secs(2);
 
-/// 1 s: how often it is looked how much waits for a slow client.
+/// 1 s: interval of the checks of a slow client.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// 1 s: how long a client that was too slow has to take the word that it was.
+/// 1 s: grace period for a slow client to accept the close event.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// What comes of a look at a socket that refuses bytes.
+/// Result of one check.
 enum Check {
     Again(Duration),
     Stalled,
 }
 
 impl StallTimer {
-    /// To be polled as long as bytes are refused. Ready when the peer is to be cut. `holds_others_back`: whether other event
-    /// streams of its connection wait because of this one.
+    /// Polls the timer while bytes are pending. Ready when the peer must be cut. `blocks_others`
+    /// returns true if other event streams of the connection wait because of this one.
     pub(in crate::http) fn poll(
         &mut self,
         task: &mut Context<'_>,
@@ -69,36 +81,36 @@ impl StallTimer {
             if self.is_last {
                 return Poll::Ready(());
             }
-            // The timer and the socket are looked at in one turn of the runtime: it refuses bytes still, however late
-            // this turn came.
-            match look(state, blocks_others()) {
+            // Socket and timer were polled in the same turn of the runtime: the socket is still
+            // blocked, however late this turn is.
+            match check(state, blocks_others()) {
                 Check::Again(wait) => timer.as_mut().reset(Instant::now() + wait),
                 Check::Stalled => return Poll::Ready(()),
             }
         }
     }
 
-    /// The socket takes bytes again.
-    pub(in crate::http) fn rest(&mut self) {
+    /// Stops the timer: the socket accepts bytes again.
+    pub(in crate::http) fn stop(&mut self) {
         if self.timer.is_some() && !self.is_last {
             self.timer = None;
         }
     }
 }
 
-/// Looks at how long its bytes were refused and how much waits; ends the event stream if that is too much.
-fn look(state: &StreamState, blocks_others: bool) -> Check {
-    let (slow, refused) = (&state.route.config.slow, state.blocked_for());
-    if refused >= STALLED_MAX || (refused >= BLOCKS_OTHERS_MAX && blocks_others) {
+/// Marks a client as slow, and closes it if too many events wait or the socket is stalled.
+fn check(state: &StreamState, blocks_others: bool) -> Check {
+    let (slow, blocked) = (&state.route.config.slow, state.blocked_for());
+    if blocked >= STALLED_MAX || (blocked >= BLOCKS_OTHERS_MAX && blocks_others) {
         state.close(CloseReason::Slow);
         return Check::Stalled;
     }
-    if refused < slow.stall_timeout {
-        return Check::Again((slow.stall_timeout - refused).min(CHECK_EVERY));
+    if blocked < slow.stall_timeout {
+        return Check::Again((slow.stall_timeout - blocked).min(CHECK_EVERY));
     }
     state.set_slow();
     if state.exceeds_max_lag(state.lag().events) {
         state.close(CloseReason::Slow);
     }
-    Check::Again(CHECK_EVERY.min(STALLED_MAX - refused))
+    Check::Again(CHECK_EVERY.min(STALLED_MAX - blocked))
 }

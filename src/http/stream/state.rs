@@ -1,4 +1,19 @@
-//! An event stream as others see it: its entry in the registry, and how it is asked to end.
+//! The part of an event stream that other threads see.
+//!
+//! [`StreamState`] is shared by the task of an event stream, the stream table (`/connections`,
+//! metrics, presence), the drain, and the timer of its HTTP/2 connection. It has no lock: other
+//! threads read counters and the [`CursorProbe`]s, and write only the reason to end
+//! ([`StreamHandle::close`]), which wakes the task.
+//!
+//! ```text
+//! table, drain --close(reason)--> close_request --wake--> task: poll_close_request -> end
+//! ```
+//!
+//! The first reason wins, except that a forced end (the deadline of a drain) overrides one whose
+//! bytes the client does not accept.
+//!
+//! The fields are ordered by use: [`HotState`] is read and written in every turn. With the counters
+//! of its `Arc`, a state fits in 160 bytes, a size class of the allocator.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +36,7 @@ use crate::presence::{
 use crate::sse::EventId;
 use crate::telemetry::Metrics;
 
-/// Who is at the other end, and by what way. Without what an IPv6 address has beside itself and its port.
+/// Remote end of a connection. Without the flow label and scope of an IPv6 address.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) struct Peer {
     ip: IpAddr,
@@ -44,24 +59,25 @@ impl Peer {
         SocketAddr::new(self.ip, self.port)
     }
 
-    /// The same for a line of the log.
+    /// Returns the address for a log line.
     pub(in crate::http) fn text(&self) -> AddressText {
         self.remote().into()
     }
 }
 
-/// The client of an event stream.
+/// Client of an event stream.
 pub(in crate::http) struct Client {
-    /// Its name by the route's `client`, or its address.
+    /// Name by the route's `client`, or the address.
     pub(in crate::http) name: Box<str>,
-    /// It can be recognised on another pod without a position: it has a name, and that pod knows what a position means.
+    /// Another pod can recognise the client without an id: it has a name, and that pod knows the
+    /// positions.
     pub(in crate::http) can_come_back: bool,
 }
 
-/// What an event stream shares with the registry.
+/// State that the task of an event stream shares with other threads.
 #[derive(Debug)]
 pub(in crate::http) struct StreamState {
-    turn: Turned,
+    hot: HotState,
     pub(in crate::http) route: Arc<Route>,
     pub(in crate::http) client: Box<str>,
     /// See [`Client::can_come_back`].
@@ -70,110 +86,119 @@ pub(in crate::http) struct StreamState {
     probes: SmallVec<[CursorProbe; 1]>,
     /// Milliseconds of Unix time.
     opened: u64,
-    pub(in crate::http) began: StreamClock,
+    pub(in crate::http) clock: StreamClock,
 }
 
-/// What is looked at in every turn, side by side.
+/// Fields of every turn, next to each other.
 #[derive(Debug)]
-struct Turned {
+struct HotState {
     task: AtomicWaker,
-    /// Written by the task alone.
+    /// Written only by the task's thread.
     events: AtomicU64,
     bytes: AtomicU64,
-    /// Ticks since it began at which the socket began to refuse bytes, plus one; 0 while it takes them.
-    refused: AtomicU32,
+    /// Tick of the event stream at which the socket stopped accepting bytes, plus one; 0 while it
+    /// accepts them.
+    blocked_since: AtomicU32,
     gaps: AtomicU32,
-    /// HTTP/2: bytes that were handed over and are not out.
+    /// HTTP/2: bytes that were passed to the connection and are not written yet.
     in_flight: AtomicU32,
-    /// 0, or a place in [`CloseReason::ALL`] plus one: why it is asked to end. The first reason stands.
-    asked: AtomicU8,
-    /// Resumes, and has not caught up yet.
-    resuming: AtomicBool,
+    /// Requested reason to end: its index in [`CloseReason::ALL`] plus one, or 0.
+    close_request: AtomicU8,
+    /// It resumes from an id and has not caught up yet.
+    is_resuming: AtomicBool,
     /// It has been live.
-    active: AtomicBool,
-    /// The socket has refused bytes for longer than the route's patience, and nothing was read since.
-    slow: AtomicBool,
+    is_active: AtomicBool,
+    /// The socket was blocked for longer than the route's stall timeout, and nothing was read
+    /// since.
+    is_slow: AtomicBool,
 }
 
-/// What an event stream holds that has an HTTP/1 connection for itself: task, cursor, registration.
+/// Bytes of an event stream with its own HTTP/1 connection: task, cursor, table entry.
 ///
-/// These five were measured with thousands of clients, and `tests/memory.rs` holds them.
+/// These five constants were measured with thousands of clients; `tests/memory.rs` checks them.
 const HTTP1_BYTES: u64 = 1392;
 
-/// What one of those that share an HTTP/2 connection holds, h2's part of a stream included.
+/// Bytes of an event stream on a shared HTTP/2 connection, with h2's part of the stream.
 const H2_STREAM_BYTES: u64 = 1408;
 
-/// What an HTTP/2 connection holds beside its event streams: h2's buffers and tables.
+/// Bytes of an HTTP/2 connection without its event streams: h2's buffers and tables.
 const H2_BYTES: u64 = 25 * 1024 + 512;
 
-/// What TLS holds for an HTTP/2 connection: its records are larger.
+/// Bytes of TLS for an HTTP/2 connection, whose records are larger.
 const H2_TLS_BYTES: u64 = 14 * 1024 + 512;
 
-/// What TLS holds for an HTTP/1 connection.
+/// Bytes of TLS for an HTTP/1 connection.
 const TLS_BYTES: u64 = 7552;
 
 impl StreamState {
     pub(in crate::http) fn new(
         route: Arc<Route>,
-        Client {
-            name: client,
-            can_come_back,
-        }: Client,
+        client: Client,
         peer: Peer,
         probes: SmallVec<[CursorProbe; 1]>,
-        resuming: bool,
+        is_resuming: bool,
     ) -> Self {
-        let turn = Turned {
+        let hot = HotState {
             task: AtomicWaker::new(),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            refused: AtomicU32::new(0),
+            blocked_since: AtomicU32::new(0),
             gaps: AtomicU32::new(0),
-            asked: AtomicU8::new(0),
-            resuming: AtomicBool::new(resuming),
-            active: AtomicBool::new(false),
-            slow: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
+            close_request: AtomicU8::new(0),
+            is_resuming: AtomicBool::new(is_resuming),
+            is_active: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
         };
         Self {
-            turn,
+            hot,
             route,
-            client,
-            can_come_back,
+            client: client.name,
+            can_come_back: client.can_come_back,
             peer,
             probes,
             opened: unix_millis(SystemTime::now()),
-            began: StreamClock::now(),
+            clock: StreamClock::now(),
         }
     }
 
-    /// Why it is asked to end, if it is; otherwise the task is woken when it will be.
+    // Requests to end, from any thread.
+
+    /// Returns the requested reason to end; without one, the task is woken when there is one.
     pub(in crate::http) fn poll_close_request(&self, waker: &Waker) -> Option<CloseReason> {
-        self.turn.task.register(waker);
+        self.hot.task.register(waker);
         self.close_request()
     }
 
+    /// Returns the requested reason to end.
     pub(in crate::http) fn close_request(&self) -> Option<CloseReason> {
-        let place = usize::from(self.turn.asked.load(Ordering::Acquire)).checked_sub(1)?;
-        CloseReason::ALL.get(place).copied()
+        let index = usize::from(self.hot.close_request.load(Ordering::Acquire)).checked_sub(1)?;
+        CloseReason::ALL.get(index).copied()
     }
 
-    /// Its time has come, or it is asked to do something: its task looks.
+    /// Wakes the task.
     pub(in crate::http) fn wake(&self) {
-        self.turn.task.wake();
+        self.hot.task.wake();
     }
 
-    /// HTTP/2: so many bytes are handed over.
+    /// Returns true if this end discards pending bytes and waits for no client.
+    pub(in crate::http) fn is_forced(close: CloseReason) -> bool {
+        matches!(close, CloseReason::Cut | CloseReason::Client)
+    }
+
+    // Bytes in flight on an HTTP/2 connection.
+
+    /// HTTP/2: bytes were passed to the connection.
     pub(in crate::http) fn add_in_flight(&self, bytes: usize) {
-        self.turn
+        self.hot
             .in_flight
             .fetch_add(bytes as u32, Ordering::Relaxed);
     }
 
-    /// HTTP/2: so many bytes are out, or thrown away. The task that waits for them is woken after the last.
+    /// HTTP/2: bytes were written, or discarded. Wakes a blocked task after the last of them.
     pub(in crate::http) fn remove_in_flight(&self, bytes: usize) {
         let before = self
-            .turn
+            .hot
             .in_flight
             .fetch_sub(bytes as u32, Ordering::Relaxed);
         if before == bytes as u32 && self.is_blocked() {
@@ -181,160 +206,158 @@ impl StreamState {
         }
     }
 
-    /// HTTP/2: bytes that were handed over and are not out.
+    /// HTTP/2: returns the bytes that are not written yet.
     pub(in crate::http) fn in_flight(&self) -> usize {
-        self.turn.in_flight.load(Ordering::Relaxed) as usize
+        self.hot.in_flight.load(Ordering::Relaxed) as usize
     }
 
-    /// HTTP/2: bytes that are out, modulo 2^32.
-    pub(in crate::http) fn out(&self) -> u32 {
-        (self.turn.bytes.load(Ordering::Relaxed) as u32)
-            .wrapping_sub(self.turn.in_flight.load(Ordering::Relaxed))
+    /// HTTP/2: returns the bytes that were written, modulo 2^32.
+    pub(in crate::http) fn flushed(&self) -> u32 {
+        (self.hot.bytes.load(Ordering::Relaxed) as u32)
+            .wrapping_sub(self.hot.in_flight.load(Ordering::Relaxed))
     }
 
-    /// It was told of a gap.
+    // Counters.
+
+    /// Counts a gap that the client receives.
     pub(in crate::http) fn count_gap(&self) {
-        self.turn.gaps.fetch_add(1, Ordering::Relaxed);
+        self.hot.gaps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of gaps so far.
+    /// Returns the number of gaps until now.
     pub(in crate::http) fn gaps(&self) -> u32 {
-        self.turn.gaps.load(Ordering::Relaxed)
+        self.hot.gaps.load(Ordering::Relaxed)
     }
 
-    /// Counts what has reached the socket; for the thread of its task alone.
-    ///
-    /// `route` is its own, for whoever has that at hand.
-    pub(in crate::http) fn count(&self, route: &Route, (stats, bytes): Written) {
-        // Nobody else writes here: no need for an operation that locks the line.
-        let add = |count: &AtomicU64, more| {
-            count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed)
-        };
-        add(&self.turn.events, stats.events);
-        add(&self.turn.bytes, bytes as u64);
+    /// Counts what reached the socket. Only for the task's thread. `route` is the event stream's
+    /// own, for callers that have it in a register.
+    pub(in crate::http) fn count(&self, route: &Route, Written { stats, bytes }: Written) {
+        add(&self.hot.events, stats.events);
+        add(&self.hot.bytes, bytes as u64);
         let metrics = &route.metrics;
         metrics.bytes.inc_by(bytes as u64);
         if stats.events > 0 {
             metrics.events.inc_by(stats.events);
         }
         if let Some(oldest) = stats.oldest {
-            // What the socket took at once it has from the turn that handed it out: one look at the clock for both.
-            let taken = stats.handed.unwrap_or_else(Instant::now);
+            // Bytes that the socket accepted at once have the time of their turn: one clock read.
+            let written_at = stats.batched_at.unwrap_or_else(Instant::now);
             metrics
                 .delivery
-                .observe(taken.saturating_duration_since(oldest).as_secs_f64());
+                .observe(written_at.saturating_duration_since(oldest).as_secs_f64());
         }
     }
 
-    /// Whether it has been live: its first bytes are on the socket, and it has caught up.
-    pub(in crate::http) fn is_active(&self) -> bool {
-        self.turn.active.load(Ordering::Relaxed)
-    }
-
-    /// Whether its socket had refused bytes for too long until what is read next.
-    pub(in crate::http) fn has_slow_mark(&self) -> bool {
-        self.turn.slow.load(Ordering::Relaxed)
-    }
-
-    /// Whether it resumes, and has not caught up yet.
-    pub(in crate::http) fn is_resuming(&self) -> bool {
-        self.turn.resuming.load(Ordering::Relaxed)
-    }
-
-    /// It has caught up.
-    pub(in crate::http) fn set_caught_up(&self) {
-        self.turn.resuming.store(false, Ordering::Relaxed);
-    }
-
-    /// True once: when its first bytes are on the socket and it has caught up.
-    pub(in crate::http) fn becomes_active(&self) -> bool {
-        // A look first: this is asked after every write.
-        !self.turn.active.load(Ordering::Relaxed)
-            && !self.is_resuming()
-            && self.turn.bytes.load(Ordering::Relaxed) > 0
-            && !self.turn.active.swap(true, Ordering::Relaxed)
-    }
-
+    /// Returns the totals until now.
     pub(in crate::http) fn totals(&self) -> Sent {
         Sent {
-            events: self.turn.events.load(Ordering::Relaxed),
-            bytes: self.turn.bytes.load(Ordering::Relaxed),
+            events: self.hot.events.load(Ordering::Relaxed),
+            bytes: self.hot.bytes.load(Ordering::Relaxed),
         }
     }
 
+    /// Returns the duration since it opened.
     pub(in crate::http) fn age(&self) -> Duration {
-        self.began.elapsed()
+        self.clock.elapsed()
     }
 
-    /// The socket refuses bytes, since now unless it did before.
+    // Progress: resuming, then active.
+
+    /// Returns true if it has been live: its first bytes are written, and it has caught up.
+    pub(in crate::http) fn is_active(&self) -> bool {
+        self.hot.is_active.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if it resumes from an id and has not caught up yet.
+    pub(in crate::http) fn is_resuming(&self) -> bool {
+        self.hot.is_resuming.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::http) fn set_caught_up(&self) {
+        self.hot.is_resuming.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns true once: when its first bytes are written and it has caught up.
+    pub(in crate::http) fn becomes_active(&self) -> bool {
+        // The loads come first: this is called after every write.
+        !self.hot.is_active.load(Ordering::Relaxed)
+            && !self.is_resuming()
+            && self.hot.bytes.load(Ordering::Relaxed) > 0
+            && !self.hot.is_active.swap(true, Ordering::Relaxed)
+    }
+
+    // Backpressure: blocked, then slow.
+
+    /// Records that the socket accepts no bytes, since now unless it was blocked already.
     pub(in crate::http) fn set_blocked(&self) {
         if !self.is_blocked() {
-            self.turn.refused.store(
-                self.began.at(Instant::now()).count().saturating_add(1),
+            self.hot.blocked_since.store(
+                self.clock.at(Instant::now()).ticks().saturating_add(1),
                 Ordering::Relaxed,
             );
         }
     }
 
-    /// Whether the socket refuses bytes.
+    /// Returns true if the socket accepts no bytes.
     pub(in crate::http) fn is_blocked(&self) -> bool {
-        self.turn.refused.load(Ordering::Relaxed) != 0
+        self.hot.blocked_since.load(Ordering::Relaxed) != 0
     }
 
-    /// The socket takes what it refused.
-    pub(in crate::http) fn clear_blocked(&self) {
-        if self.is_blocked() {
-            self.turn.refused.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// The socket has taken as much as a turn of something larger: whatever it refused before that, it is not slow.
-    pub(in crate::http) fn clear_slow(&self) {
-        self.clear_blocked();
-        self.turn.slow.store(false, Ordering::Relaxed);
-    }
-
-    /// The socket has refused bytes for longer than the route's patience.
-    pub(in crate::http) fn set_slow(&self) {
-        self.turn.slow.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it had until what is read now; true once.
-    pub(in crate::http) fn take_slow(&self) -> bool {
-        self.turn.slow.load(Ordering::Relaxed) && self.turn.slow.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether a client that is slow is ended with so many events waiting. What it came back for is not held against
-    /// it: a replay is not lag.
-    pub(in crate::http) fn exceeds_max_lag(&self, waiting: u64) -> bool {
-        waiting > self.route.config.slow.lag && !self.is_resuming()
-    }
-
-    /// For how long the socket has refused bytes.
+    /// Returns the time since the socket stopped accepting bytes.
     pub(in crate::http) fn blocked_for(&self) -> Duration {
-        match self.turn.refused.load(Ordering::Relaxed) {
+        match self.hot.blocked_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => self
-                .began
+                .clock
                 .at(Instant::now())
                 .since(CompactInstant::new(since - 1)),
         }
     }
 
-    fn last_event_id(&self) -> String {
-        EventId::new(
-            self.probes
-                .iter()
-                .filter_map(CursorProbe::position)
-                .collect(),
-        )
-        .to_string()
+    /// Records that the socket accepts bytes.
+    pub(in crate::http) fn clear_blocked(&self) {
+        if self.is_blocked() {
+            self.hot.blocked_since.store(0, Ordering::Relaxed);
+        }
     }
 
-    /// Whether this end waits for nobody: what is pending is thrown away.
-    pub(in crate::http) fn is_forced(close: CloseReason) -> bool {
-        matches!(close, CloseReason::Cut | CloseReason::Client)
+    /// Records that the socket has accepted a turn's worth of a large event: the client is not
+    /// slow.
+    pub(in crate::http) fn clear_slow(&self) {
+        self.clear_blocked();
+        self.hot.is_slow.store(false, Ordering::Relaxed);
     }
+
+    /// Records that the socket was blocked for longer than the route's stall timeout.
+    pub(in crate::http) fn set_slow(&self) {
+        self.hot.is_slow.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if the client was slow since the last read, without clearing it.
+    pub(in crate::http) fn has_slow_mark(&self) -> bool {
+        self.hot.is_slow.load(Ordering::Relaxed)
+    }
+
+    /// Returns true once if the client was slow since the last read.
+    pub(in crate::http) fn take_slow(&self) -> bool {
+        self.has_slow_mark() && self.hot.is_slow.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns true if a slow client with this many waiting events is closed. A client that resumes
+    /// is not: a replay is not lag.
+    pub(in crate::http) fn exceeds_max_lag(&self, waiting: u64) -> bool {
+        waiting > self.route.config.slow.lag && !self.is_resuming()
+    }
+
+    fn last_event_id(&self) -> String {
+        let positions = self.probes.iter().filter_map(CursorProbe::position);
+        EventId::new(positions.collect()).to_string()
+    }
+}
+
+/// Adds to a counter that only this thread writes: without a locked operation.
+fn add(count: &AtomicU64, more: u64) {
+    count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
 impl StreamHandle for StreamState {
@@ -351,10 +374,10 @@ impl StreamHandle for StreamState {
         self.probes
             .iter()
             .map(|probe| probe.lag(now))
-            .fold(Lag::default(), |sum, one| Lag {
-                events: sum.events + one.events,
-                bytes: sum.bytes + one.bytes,
-                age: sum.age.max(one.age),
+            .fold(Lag::default(), |sum, lag| Lag {
+                events: sum.events + lag.events,
+                bytes: sum.bytes + lag.bytes,
+                age: sum.age.max(lag.age),
             })
     }
 
@@ -363,7 +386,7 @@ impl StreamHandle for StreamState {
     }
 
     fn memory_bytes(&self) -> u64 {
-        // What an HTTP/2 connection holds for all of its event streams is counted with the connection.
+        // The part of an HTTP/2 connection that its event streams share is counted with it.
         match (self.peer.protocol, self.peer.tls) {
             (Protocol::H2, _) => H2_STREAM_BYTES,
             (_, false) => HTTP1_BYTES,
@@ -375,7 +398,7 @@ impl StreamHandle for StreamState {
         let state = match (
             self.close_request(),
             self.is_resuming(),
-            self.turn.bytes.load(Ordering::Relaxed),
+            self.totals().bytes,
         ) {
             (Some(_), ..) => State::Closed,
             (None, true, _) => State::Reconnecting,
@@ -405,34 +428,37 @@ impl StreamHandle for StreamState {
     }
 
     fn close(&self, close: CloseReason) {
-        let place = close as u8 + 1;
-        // A forced end overrules one that waits.
-        let asked = self
-            .turn
-            .asked
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
-                (before == 0 || Self::is_forced(close)).then_some(place)
-            });
-        if asked.is_ok() {
+        let request = close as u8 + 1;
+        let changed =
+            self.hot
+                .close_request
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
+                    (before == 0 || Self::is_forced(close)).then_some(request)
+                });
+        if changed.is_ok() {
             self.wake();
         }
     }
 }
 
-/// What all connections hold in memory, estimated from their kinds: event streams, and HTTP/2 connections whether they
-/// carry any or not. Those of HTTP/1 without an event stream are left out: they last seconds.
+/// Returns the memory of all connections, estimated from their kinds: event streams, and HTTP/2
+/// connections with or without any. HTTP/1 connections without an event stream are not included;
+/// they last seconds.
 #[must_use]
-pub fn memory_bytes(registry: &StreamTable, metrics: &Metrics) -> u64 {
+pub fn memory_bytes(streams: &StreamTable, metrics: &Metrics) -> u64 {
     let mut bytes = 0;
-    registry.for_each(|member| bytes += member.memory_bytes());
-    let h2 = |tls: &str| {
-        let connections = metrics
-            .connections
-            .with_label_values(&[Protocol::H2.as_str(), tls])
-            .get();
-        u64::try_from(connections).unwrap_or_default()
-    };
-    bytes + h2("false") * H2_BYTES + h2("true") * (H2_BYTES + H2_TLS_BYTES)
+    streams.for_each(|stream| bytes += stream.memory_bytes());
+    bytes
+        + h2_connections(metrics, "false") * H2_BYTES
+        + h2_connections(metrics, "true") * (H2_BYTES + H2_TLS_BYTES)
+}
+
+fn h2_connections(metrics: &Metrics, tls: &str) -> u64 {
+    let connections = metrics
+        .connections
+        .with_label_values(&[Protocol::H2.as_str(), tls])
+        .get();
+    u64::try_from(connections).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -440,7 +466,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shared_fits_a_size_of_the_allocator() {
+    fn a_shared_state_fits_a_size_class_of_the_allocator() {
         let counts = 2 * size_of::<usize>();
         assert!(
             counts + size_of::<StreamState>() <= 160,

@@ -1,4 +1,19 @@
-//! How fast one event stream is given events: its client's tokens, and what the pressure on the pod cuts.
+//! Limits the rate of events of one event stream: tokens of its client, and load shedding.
+//!
+//! [`ThrottlePass`] exists for one turn, and only if the client has a rate limit
+//! (`limits.per_client.events`) or the load level of the pod is above 0. The cursor asks it before
+//! each event. Nothing is queued: the cursor stays at an event that must wait, and
+//! [`ThrottleState::until`] becomes a deadline of the event stream's timer.
+//!
+//! | load level | telemetry | tokens for a normal event |
+//! | --- | --- | --- |
+//! | 0 | delivered | 1 |
+//! | 1 | one event every 100 ms | 1 |
+//! | 2 | skipped | 2 |
+//! | 3 | skipped | 4 |
+//!
+//! Critical events never wait: without tokens they borrow. If a critical event follows, normal
+//! events before it borrow too and telemetry before it is skipped. Skipped events become a gap.
 
 use std::time::{Duration, Instant};
 
@@ -7,52 +22,52 @@ use crate::limit::LoadLevel;
 use crate::limit::clients::EventTokens;
 use crate::sse::Tier;
 
-/// 100 ms: at level 1 an event stream is given at most ten telemetry events a second.
+/// 100 ms: at load level 1 an event stream receives at most ten telemetry events per second.
 const TELEMETRY_EVERY: Duration = Duration::from_millis(100);
 
-/// What of it lasts from turn to turn; most event streams never have any.
+/// State that lasts from turn to turn; most event streams never have any.
 #[derive(Debug, Default)]
 pub(in crate::http) struct ThrottleState {
-    /// When the client has tokens again, while events wait for them.
+    /// Time at which the client has tokens again, while events wait for them.
     pub(in crate::http) until: Option<Instant>,
-    /// When a telemetry event was given last.
+    /// Time of the last telemetry event.
     telemetry: Option<Instant>,
-    /// A token was taken for an event that did not come yet.
-    holds: bool,
+    /// It holds a token for an event that it has not read yet.
+    has_token: bool,
 }
 
-/// One turn.
+/// Rate limit during one turn.
 pub(in crate::http) struct ThrottlePass<'t> {
     tokens: Option<EventTokens<'t>>,
     level: LoadLevel,
-    throttle: &'t mut ThrottleState,
+    state: &'t mut ThrottleState,
     now: Instant,
     skipped: [u64; Tier::ALL.len()],
 }
 
 impl<'t> ThrottlePass<'t> {
-    /// A turn; none when nothing has to wait and nothing is cut.
+    /// Returns `None` if nothing waits and nothing is skipped.
     pub(in crate::http) fn new(
         tokens: Option<EventTokens<'t>>,
         level: LoadLevel,
-        throttle: &'t mut Option<Box<ThrottleState>>,
+        state: &'t mut Option<Box<ThrottleState>>,
     ) -> Option<Self> {
         if tokens.is_none() && level == LoadLevel::None {
-            *throttle = None;
+            *state = None;
             return None;
         }
-        let throttle = &mut **throttle.get_or_insert_default();
-        throttle.until = None;
+        let state = &mut **state.get_or_insert_default();
+        state.until = None;
         Some(Self {
             tokens,
             level,
-            throttle,
+            state,
             now: Instant::now(),
             skipped: [0; Tier::ALL.len()],
         })
     }
 
-    /// What was passed by.
+    /// Returns the number of skipped events by tier.
     pub(in crate::http) fn skipped(&self) -> impl Iterator<Item = (Tier, u64)> {
         Tier::ALL
             .into_iter()
@@ -60,9 +75,9 @@ impl<'t> ThrottlePass<'t> {
             .filter(|(_, count)| *count > 0)
     }
 
-    /// Whether the pressure leaves no place for telemetry.
-    fn cuts_telemetry(&self) -> bool {
-        let last = self.throttle.telemetry;
+    /// Returns true if the load level skips a telemetry event now.
+    fn skips_telemetry(&self) -> bool {
+        let last = self.state.telemetry;
         match self.level {
             LoadLevel::None => false,
             LoadLevel::Thin => {
@@ -73,7 +88,7 @@ impl<'t> ThrottlePass<'t> {
     }
 
     fn take(&mut self, cost: u32) -> Result<(), Duration> {
-        if std::mem::take(&mut self.throttle.holds) {
+        if std::mem::take(&mut self.state.has_token) {
             return Ok(());
         }
         self.tokens
@@ -81,13 +96,13 @@ impl<'t> ThrottlePass<'t> {
             .map_or(Ok(()), |tokens| tokens.take(cost))
     }
 
-    fn owe(&self) {
+    fn borrow(&self) {
         if let Some(tokens) = &self.tokens {
             tokens.borrow();
         }
     }
 
-    /// Half of the rate, and a quarter: an event costs as many tokens more.
+    /// Tokens for one event: half of the rate at level 2, a quarter at level 3.
     fn cost(&self) -> u32 {
         match self.level {
             LoadLevel::None | LoadLevel::Thin => 1,
@@ -103,43 +118,41 @@ impl Throttle for ThrottlePass<'_> {
             self.record();
             return ThrottleDecision::Deliver;
         }
-        let verdict = if tier == Tier::Telemetry && self.cuts_telemetry() {
+        let decision = if tier == Tier::Telemetry && self.skips_telemetry() {
             ThrottleDecision::Skip
         } else {
             match (self.take(self.cost()), tier) {
                 (Ok(()), _) => ThrottleDecision::Deliver,
                 (Err(wait), _) if !is_urgent => {
-                    self.throttle.until = Some(self.now + wait);
+                    self.state.until = Some(self.now + wait);
                     ThrottleDecision::Defer
                 }
                 (Err(_), Tier::Telemetry) => ThrottleDecision::Skip,
                 (Err(_), _) => {
-                    self.owe();
+                    self.borrow();
                     ThrottleDecision::Deliver
                 }
             }
         };
-        match (verdict, tier) {
+        match (decision, tier) {
             (ThrottleDecision::Skip, _) => self.skipped[tier as usize] += 1,
-            (ThrottleDecision::Deliver, Tier::Telemetry) => {
-                self.throttle.telemetry = Some(self.now)
-            }
+            (ThrottleDecision::Deliver, Tier::Telemetry) => self.state.telemetry = Some(self.now),
             _ => {}
         }
-        verdict
+        decision
     }
 
     fn is_ready(&mut self) -> bool {
         match self.take(self.cost()) {
-            Ok(()) => self.throttle.holds = true,
-            Err(wait) => self.throttle.until = Some(self.now + wait),
+            Ok(()) => self.state.has_token = true,
+            Err(wait) => self.state.until = Some(self.now + wait),
         }
-        self.throttle.holds
+        self.state.has_token
     }
 
     fn record(&mut self) {
         if self.take(1).is_err() {
-            self.owe();
+            self.borrow();
         }
     }
 }
@@ -161,32 +174,32 @@ mod tests {
     }
 
     fn ask(
-        turn: &mut ThrottlePass<'_>,
+        pass: &mut ThrottlePass<'_>,
         tier: Tier,
         is_urgent: bool,
         times: usize,
     ) -> Vec<ThrottleDecision> {
-        (0..times).map(|_| turn.decide(tier, is_urgent)).collect()
+        (0..times).map(|_| pass.decide(tier, is_urgent)).collect()
     }
 
     #[test]
-    fn nothing_is_asked_for_without_tokens_and_pressure() {
+    fn without_rate_limit_and_load_shedding_there_is_no_throttle() {
         assert!(ThrottlePass::new(None, LoadLevel::None, &mut None).is_none());
     }
 
     #[test]
-    fn events_wait_for_tokens_and_it_is_known_until_when() {
-        let (permit, mut throttle) = (permit(1, 3), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
+    fn events_wait_until_the_client_has_tokens_again() {
+        let (permit, mut state) = (permit(1, 3), None::<Box<ThrottleState>>);
+        let mut pass = ThrottlePass::new(permit.events(), LoadLevel::None, &mut state).unwrap();
         assert_eq!(
-            ask(&mut turn, Tier::Normal, false, 3),
+            ask(&mut pass, Tier::Normal, false, 3),
             [ThrottleDecision::Deliver; 3]
         );
         assert_eq!(
-            ask(&mut turn, Tier::Telemetry, false, 2),
+            ask(&mut pass, Tier::Telemetry, false, 2),
             [ThrottleDecision::Defer; 2]
         );
-        let wait = throttle
+        let wait = state
             .as_ref()
             .unwrap()
             .until
@@ -199,93 +212,92 @@ mod tests {
     }
 
     #[test]
-    fn what_is_critical_never_waits_and_what_stands_before_it_goes_on_credit_or_is_passed_by() {
-        let (permit, mut throttle) = (permit(1, 1), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
+    fn critical_events_never_wait_and_events_before_them_borrow_or_are_skipped() {
+        let (permit, mut state) = (permit(1, 1), None::<Box<ThrottleState>>);
+        let mut pass = ThrottlePass::new(permit.events(), LoadLevel::None, &mut state).unwrap();
         assert_eq!(
-            ask(&mut turn, Tier::Critical, false, 5),
+            ask(&mut pass, Tier::Critical, false, 5),
             [ThrottleDecision::Deliver; 5]
         );
         assert_eq!(
-            ask(&mut turn, Tier::Normal, true, 2),
+            ask(&mut pass, Tier::Normal, true, 2),
             [ThrottleDecision::Deliver; 2]
         );
         assert_eq!(
-            ask(&mut turn, Tier::Telemetry, true, 2),
+            ask(&mut pass, Tier::Telemetry, true, 2),
             [ThrottleDecision::Skip; 2]
         );
-        assert_eq!(turn.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
-        assert_eq!(turn.decide(Tier::Normal, false), ThrottleDecision::Defer);
+        assert_eq!(pass.skipped().collect::<Vec<_>>(), [(Tier::Telemetry, 2)]);
+        assert_eq!(pass.decide(Tier::Normal, false), ThrottleDecision::Defer);
         assert!(
-            throttle.as_ref().unwrap().until.unwrap()
-                > Instant::now() + Duration::from_millis(1200),
+            state.as_ref().unwrap().until.unwrap() > Instant::now() + Duration::from_millis(1200),
             "borrowed tokens are paid back first"
         );
     }
 
     #[test]
-    fn pressure_thins_telemetry_then_cuts_it_and_leaves_the_rest_where_no_rate_is_configured() {
-        let mut throttle = None::<Box<ThrottleState>>;
-        let mut turn = ThrottlePass::new(None, LoadLevel::Thin, &mut throttle).unwrap();
+    fn load_shedding_without_a_rate_limit_thins_and_then_skips_telemetry_only() {
+        let mut state = None::<Box<ThrottleState>>;
+        let mut pass = ThrottlePass::new(None, LoadLevel::Thin, &mut state).unwrap();
         assert_eq!(
-            ask(&mut turn, Tier::Telemetry, false, 2),
+            ask(&mut pass, Tier::Telemetry, false, 2),
             [ThrottleDecision::Deliver, ThrottleDecision::Skip]
         );
         assert_eq!(
-            ask(&mut turn, Tier::Normal, false, 100),
+            ask(&mut pass, Tier::Normal, false, 100),
             [ThrottleDecision::Deliver; 100]
         );
-        turn.now += TELEMETRY_EVERY;
+        pass.now += TELEMETRY_EVERY;
         assert_eq!(
-            turn.decide(Tier::Telemetry, false),
+            pass.decide(Tier::Telemetry, false),
             ThrottleDecision::Deliver
         );
         for level in [LoadLevel::Shed, LoadLevel::Reject] {
-            let mut turn = ThrottlePass::new(None, level, &mut throttle).unwrap();
+            let mut pass = ThrottlePass::new(None, level, &mut state).unwrap();
             assert_eq!(
-                ask(&mut turn, Tier::Telemetry, false, 2),
+                ask(&mut pass, Tier::Telemetry, false, 2),
                 [ThrottleDecision::Skip; 2]
             );
             assert_eq!(
-                ask(&mut turn, Tier::Critical, false, 100),
+                ask(&mut pass, Tier::Critical, false, 100),
                 [ThrottleDecision::Deliver; 100]
             );
             assert_eq!(
-                ask(&mut turn, Tier::Normal, false, 100),
+                ask(&mut pass, Tier::Normal, false, 100),
                 [ThrottleDecision::Deliver; 100]
             );
         }
     }
 
     #[test]
-    fn pressure_halves_and_quarters_the_rate_of_normal_events() {
-        for (level, given) in [
+    fn load_shedding_halves_and_quarters_the_rate_of_normal_events() {
+        for (level, delivered) in [
             (LoadLevel::Thin, 8),
             (LoadLevel::Shed, 4),
             (LoadLevel::Reject, 2),
         ] {
-            let (permit, mut throttle) = (permit(1, 8), None::<Box<ThrottleState>>);
-            let mut turn = ThrottlePass::new(permit.events(), level, &mut throttle).unwrap();
-            let verdicts = ask(&mut turn, Tier::Normal, false, 9);
+            let (permit, mut state) = (permit(1, 8), None::<Box<ThrottleState>>);
+            let mut pass = ThrottlePass::new(permit.events(), level, &mut state).unwrap();
+            let decisions = ask(&mut pass, Tier::Normal, false, 9);
             assert_eq!(
-                verdicts
+                decisions
                     .iter()
-                    .filter(|verdict| **verdict == ThrottleDecision::Deliver)
+                    .filter(|decision| **decision == ThrottleDecision::Deliver)
                     .count(),
-                given,
+                delivered,
                 "{level:?}"
             );
         }
     }
 
     #[test]
-    fn a_token_that_was_taken_ahead_is_not_taken_twice() {
-        let (permit, mut throttle) = (permit(1, 2), None::<Box<ThrottleState>>);
-        let mut turn = ThrottlePass::new(permit.events(), LoadLevel::None, &mut throttle).unwrap();
-        assert!(turn.is_ready() && turn.is_ready());
-        turn.record();
-        assert!(turn.is_ready());
-        turn.record();
-        assert!(!turn.is_ready());
+    fn a_token_taken_in_advance_is_used_once() {
+        let (permit, mut state) = (permit(1, 2), None::<Box<ThrottleState>>);
+        let mut pass = ThrottlePass::new(permit.events(), LoadLevel::None, &mut state).unwrap();
+        assert!(pass.is_ready() && pass.is_ready());
+        pass.record();
+        assert!(pass.is_ready());
+        pass.record();
+        assert!(!pass.is_ready());
     }
 }

@@ -1,4 +1,13 @@
-//! The bytes of one turn of an event stream, on their way to its socket.
+//! The bytes of one turn of an event stream, on their way to its transport.
+//!
+//! A turn of [`EventStream`](super::event_stream::EventStream) fills the [`WriteBatch`] of its
+//! thread; the transport then writes the batch, or keeps the part that the socket did not accept.
+//! Every thread has one batch and reuses it, so that a delivery allocates nothing and an idle
+//! client holds no buffer.
+//!
+//! A [`Segment`] is an encoded event with the head and tail of an HTTP/1.1 chunk around it, shared
+//! with all other clients, or a run of small events that was copied for this turn. Copied segments
+//! are borrowed: their memory is reused by the next turn, so whatever outlives the turn is copied.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -9,58 +18,71 @@ use bytes::{Bytes, BytesMut};
 use crate::feed::Batch;
 use crate::sse::encode::Chunk;
 
-/// What one turn brings: whole events, shared with every other client that gets them.
+/// Bytes of one turn: whole events and control events.
 #[derive(Debug, Default)]
 pub(in crate::http) struct WriteBatch {
-    /// To be written in this order.
+    /// In the order in which they are written.
     pub(in crate::http) segments: Vec<Segment>,
-    /// Their length.
+    /// Sum of the lengths of their contents.
     pub(in crate::http) bytes: usize,
     pub(in crate::http) stats: WriteStats,
-    /// What the cursors fill; empty between turns.
+    /// Filled by the cursors; empty between turns.
     pub(in crate::http) batch: Batch,
-    /// Where short pieces of a client's own are written, such as ids of several sources.
+    /// Buffer for short bytes of one client, such as ids of several sources.
     scratch: BytesMut,
 }
 
-/// A piece of a turn.
+/// Bytes of one write that belong together.
 #[derive(Debug)]
 pub(in crate::http) struct Segment {
     bytes: Bytes,
-    /// What of it is the piece; around it stands what makes it a chunk of HTTP/1.1, if it is events.
-    piece: Range<usize>,
-    /// The bytes stand in memory of this thread, which is used again: whoever keeps some of them copies those.
+    /// Range of the content. If the segment is events, the rest of `bytes` makes it a chunk of
+    /// HTTP/1.1.
+    content: Range<usize>,
+    /// The memory belongs to this thread and is reused: bytes that are kept must be copied.
     is_borrowed: bool,
 }
 
-/// What is counted when the bytes are on the socket.
+/// Statistics of a turn, counted when its bytes reach the socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::http) struct WriteStats {
     pub(in crate::http) events: u64,
-    /// Receipt of the oldest event among them.
+    /// Time at which the oldest event was received from NATS.
     pub(in crate::http) oldest: Option<Instant>,
-    /// When they were handed out; none once the socket has kept them waiting.
-    pub(in crate::http) handed: Option<Instant>,
+    /// Time of the turn; `None` if the socket did not accept all bytes at once.
+    pub(in crate::http) batched_at: Option<Instant>,
 }
 
-/// 32 KiB a turn, and as many parts as one vectored write takes without a second array: many events in one write, and
-/// little that is handed out but not yet on the socket.
+/// Statistics and length of bytes that reached the socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::http) struct Written {
+    pub(in crate::http) stats: WriteStats,
+    pub(in crate::http) bytes: usize,
+}
+
+/// Bytes that are kept until the socket accepts them.
+#[derive(Debug)]
+pub(in crate::http) struct Unsent {
+    pub(in crate::http) bytes: Bytes,
+    /// Counted when all of them reach the socket.
+    pub(in crate::http) written: Written,
+}
+
+/// 32 KiB per turn, and as many segments as one vectored write takes without a second array: many
+/// events in one write, and few bytes that were read from the feed and not yet written.
 pub(in crate::http) const BATCH_BYTES: usize = 32 * 1024;
 
-/// What is counted of a turn that is on the socket, and its bytes.
-pub(in crate::http) type Written = (WriteStats, usize);
-
-/// How the body is delimited.
+/// Delimiter of the response body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Framing {
-    /// HTTP/1.1: chunks, one per write.
+    /// HTTP/1.1: one chunk per write.
     Chunked,
-    /// HTTP/1.0: the close.
+    /// HTTP/1.0: the end of the connection.
     UntilClose,
 }
 
 impl Framing {
-    /// What stands behind a chunk.
+    /// Returns the bytes after the content of a chunk.
     pub(in crate::http) fn tail(self) -> &'static [u8] {
         match self {
             Self::Chunked => b"\r\n",
@@ -69,22 +91,30 @@ impl Framing {
     }
 }
 
+impl Written {
+    /// Returns the same for bytes that the socket did not accept at once: they are timed when it
+    /// accepts them.
+    pub(in crate::http) fn delayed(mut self) -> Self {
+        self.stats.batched_at = None;
+        self
+    }
+}
+
 impl WriteBatch {
-    /// Runs with this thread's own output, emptied. It is used again, so that a delivery allocates nothing and a
-    /// client that waits holds none.
+    /// Runs a closure with the empty batch of this thread.
     pub(in crate::http) fn with<R>(run: impl FnOnce(&mut Self) -> R) -> R {
         thread_local! {
-            static OUTPUT: RefCell<WriteBatch> = RefCell::default();
+            static BATCH: RefCell<WriteBatch> = RefCell::default();
         }
-        OUTPUT.with(|output| match output.try_borrow_mut() {
-            Ok(mut output) => {
-                output.clear();
-                let result = run(&mut output);
-                // Give back what it still shares: an event must not live on because this thread fell silent.
-                output.clear();
+        BATCH.with(|batch| match batch.try_borrow_mut() {
+            Ok(mut batch) => {
+                batch.clear();
+                let result = run(&mut batch);
+                // Release shared events: an idle thread must not keep them alive.
+                batch.clear();
                 result
             }
-            // Only if one event stream were polled inside another.
+            // Only if one event stream is polled inside another.
             Err(_) => run(&mut Self::default()),
         })
     }
@@ -96,34 +126,35 @@ impl WriteBatch {
         self.stats = WriteStats::default();
     }
 
+    /// Adds bytes that are not a chunk.
     pub(in crate::http) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
         self.segments.push(Segment {
-            piece: 0..bytes.len(),
+            content: 0..bytes.len(),
             bytes,
             is_borrowed: false,
         });
     }
 
-    /// Adds whole events with the ids of a single source. `is_lent`: copied for this turn, rather than shared.
+    /// Adds whole events with the ids of a single source. `is_borrowed`: copied for this turn.
     pub(in crate::http) fn push_events(&mut self, chunk: Chunk, is_borrowed: bool) {
-        let (bytes, piece) = chunk.into_parts();
-        self.bytes += piece.len();
+        let (bytes, content) = chunk.into_parts();
+        self.bytes += content.len();
         self.segments.push(Segment {
             bytes,
-            piece,
+            content,
             is_borrowed,
         });
     }
 
-    /// Adds bytes that are written now.
+    /// Adds bytes that the closure writes.
     pub(in crate::http) fn write(&mut self, write: impl FnOnce(&mut BytesMut)) {
         write(&mut self.scratch);
-        let part = self.scratch.split().freeze();
-        self.push(part);
+        let bytes = self.scratch.split().freeze();
+        self.push(bytes);
     }
 
-    /// Counts events of which the oldest was received then.
+    /// Counts events; `received` is the time of the oldest.
     pub(in crate::http) fn count(&mut self, events: u64, received: Instant) {
         self.stats.events += events;
         self.stats.oldest = Some(
@@ -137,36 +168,47 @@ impl WriteBatch {
         self.bytes == 0
     }
 
-    /// The turn as it stands in memory with what makes it a chunk, if it is one part that does.
+    /// Returns the statistics of the whole batch.
+    pub(in crate::http) fn written(&self) -> Written {
+        Written {
+            stats: self.stats,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Returns the batch as one HTTP/1.1 chunk if it is a single segment that is stored as one.
     pub(in crate::http) fn chunk(&self, framing: Framing) -> Option<(&Segment, &[u8])> {
         match &self.segments[..] {
-            [part] if framing == Framing::Chunked => part.chunk().map(|chunk| (part, chunk)),
+            [segment] if framing == Framing::Chunked => {
+                segment.chunk().map(|chunk| (segment, chunk))
+            }
             _ => None,
         }
     }
 }
 
 impl Segment {
+    /// Returns the content without the chunk around it.
     pub(in crate::http) fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.piece.clone()]
+        &self.bytes[self.content.clone()]
     }
 
-    /// The piece with what makes it a chunk of HTTP/1.1, if that stands around it.
+    /// Returns the content with the chunk around it, if the segment is stored as a chunk.
     fn chunk(&self) -> Option<&[u8]> {
-        (self.piece.len() < self.bytes.len()).then_some(&self.bytes)
+        (self.content.len() < self.bytes.len()).then_some(&self.bytes)
     }
 
-    /// What of the piece stands behind so many bytes, to be kept.
-    pub(in crate::http) fn keep(&self, done: usize) -> Bytes {
-        self.keep_range(self.piece.start + done..self.piece.end)
+    /// Returns the content after the first `written` bytes, to be kept.
+    pub(in crate::http) fn rest(&self, written: usize) -> Bytes {
+        self.owned(self.content.start + written..self.content.end)
     }
 
-    /// The same of the chunk.
-    pub(in crate::http) fn keep_chunk(&self, done: usize) -> Bytes {
-        self.keep_range(done..self.bytes.len())
+    /// Returns the chunk after its first `written` bytes, to be kept.
+    pub(in crate::http) fn chunk_rest(&self, written: usize) -> Bytes {
+        self.owned(written..self.bytes.len())
     }
 
-    fn keep_range(&self, range: Range<usize>) -> Bytes {
+    fn owned(&self, range: Range<usize>) -> Bytes {
         if self.is_borrowed {
             Bytes::copy_from_slice(&self.bytes[range])
         } else {

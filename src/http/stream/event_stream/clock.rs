@@ -1,4 +1,11 @@
-//! What an event stream does by the clock: heartbeats, positions, its age, and the wait for tokens.
+//! The timer of an event stream: heartbeats, positions, `max_age`, and the wait for tokens.
+//!
+//! One deadline covers all of them: [`EventStream::next_deadline`] is the earliest. On HTTP/1 the
+//! event stream has a timer of its own, which is created at the first idle turn. On HTTP/2 the
+//! timer of the connection's group wakes the task, so that 256 event streams need one timer.
+//!
+//! A write moves the heartbeat into the future without touching the timer: a timer that fires early
+//! computes the next deadline and continues. A busy event stream thus costs no timer operations.
 
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -12,56 +19,60 @@ use crate::presence::CloseReason;
 use crate::sse::encode;
 use crate::sse::id::Joined;
 
-/// 10 s: twice what a connection takes to hand its event streams over.
-const ALONE_AFTER: Duration = Duration::from_secs(10);
+/// 10 s: twice the time in which a connection ends its event streams one after the other.
+const GROUP_END_MAX: Duration = Duration::from_secs(10);
 
 impl EventStream {
-    /// Says what is to be said by now, if anything; otherwise the task is woken at the deadline.
+    /// Writes what is due, if anything; otherwise the task is woken at the deadline.
     pub(super) fn poll_timer(&mut self, task: &mut Context<'_>, out: &mut WriteBatch) {
         while let Some(instant) = self.poll_deadline(task) {
-            let now = self.state.began.at(instant);
-            if now >= self.age {
+            let now = self.state.clock.at(instant);
+            if now >= self.expires {
                 let Some(group) = self.group.as_ref().filter(|_| !self.has_reported_age) else {
                     self.end(CloseReason::Age);
                     return;
                 };
-                // The connection ends it, with the others; should it not come to that, it ends alone.
+                // The connection ends all its event streams. If it does not, this one ends alone.
                 group.max_age_reached();
                 self.has_reported_age = true;
-                self.age = now.after(CompactInstant::lasting(ALONE_AFTER));
+                self.expires = now.after(CompactInstant::from_duration(GROUP_END_MAX));
             }
             let until = self.throttle.as_mut().map(|throttle| &mut throttle.until);
             if until
                 .and_then(|until| until.take_if(|until| instant >= *until))
                 .is_some()
             {
-                // There are tokens: what waits for them is read.
+                // The client has tokens: read the events that wait for them.
                 task.waker().wake_by_ref();
             }
-            let state = self.state.clone();
-            let config = &state.route.config;
-            let silent = config
-                .checkpoint
-                .is_some_and(|silence| now >= self.last_id.after(CompactInstant::lasting(silence)));
-            if silent && self.checkpoint() {
-                out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
-                self.last_write = now;
-            } else if now >= self.last_write.after(self.silence()) {
-                out.push(Bytes::from_static(encode::HEARTBEAT));
-                self.last_write = now;
-            }
-            if silent {
-                self.last_id = now;
-            }
+            self.write_due(now, out);
             self.set_deadline();
         }
         self.is_timed = true;
     }
 
-    /// The time, if it is the deadline or later; otherwise the task is woken at the deadline.
+    /// Writes a position or a heartbeat if one is due.
+    fn write_due(&mut self, now: CompactInstant, out: &mut WriteBatch) {
+        let checkpoint = self.state.route.config.checkpoint;
+        let is_id_due = checkpoint.is_some_and(|silence| {
+            now >= self.last_id.after(CompactInstant::from_duration(silence))
+        });
+        if is_id_due && self.checkpoint() {
+            out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
+            self.last_write = now;
+        } else if now >= self.last_write.after(self.silence()) {
+            out.push(Bytes::from_static(encode::HEARTBEAT));
+            self.last_write = now;
+        }
+        if is_id_due {
+            self.last_id = now;
+        }
+    }
+
+    /// Returns the time if the deadline has passed; otherwise the task is woken at the deadline.
     fn poll_deadline(&mut self, task: &mut Context<'_>) -> Option<Instant> {
         if self.group.is_none() {
-            let deadline = self.state.began.instant(self.deadline).into();
+            let deadline = self.state.clock.instant(self.deadline).into();
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
@@ -70,52 +81,49 @@ impl EventStream {
             }
         }
         let now = Instant::now();
-        (self.state.began.at(now) >= self.deadline).then_some(now)
+        (self.state.clock.at(now) >= self.deadline).then_some(now)
     }
 
+    /// Returns the interval of this client's heartbeat.
     fn silence(&self) -> CompactInstant {
-        CompactInstant::lasting(
-            self.state
-                .route
-                .config
-                .heartbeat
-                .mul_f32(self.heartbeat_jitter),
-        )
+        let heartbeat = self.state.route.config.heartbeat;
+        CompactInstant::from_duration(heartbeat.mul_f32(self.heartbeat_jitter))
     }
 
-    /// Sets the next deadline, and sees to it that the task is woken at it.
+    /// Computes the next deadline and sets the timer to it.
     pub(super) fn set_deadline(&mut self) {
         self.deadline = self.next_deadline();
         self.is_timed = false;
-        let began = self.state.began;
+        let clock = self.state.clock;
         if let Some(group) = &self.group {
-            group.wake_at(&self.state, began.ticks_at(self.deadline));
+            group.wake_at(&self.state, clock.ticks_at(self.deadline));
         } else if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(began.instant(self.deadline).into());
+            timer.as_mut().reset(clock.instant(self.deadline).into());
         }
     }
 
+    /// Returns the earliest of heartbeat, position, `max_age` and tokens.
     pub(super) fn next_deadline(&self) -> CompactInstant {
         let config = &self.state.route.config;
-        let beat = self.last_write.after(self.silence());
-        let mark = config.checkpoint.map_or(self.age, |silence| {
-            self.last_id.after(CompactInstant::lasting(silence))
+        let heartbeat = self.last_write.after(self.silence());
+        let position = config.checkpoint.map_or(self.expires, |silence| {
+            self.last_id.after(CompactInstant::from_duration(silence))
         });
         let tokens = self.throttle.as_ref().and_then(|throttle| throttle.until);
-        // Not before there are any.
-        let tokens = tokens.map_or(self.age, |until| {
-            self.state.began.at(until).after(CompactInstant::new(1))
+        // One tick later: the time was rounded down, and there are no tokens before it.
+        let tokens = tokens.map_or(self.expires, |until| {
+            self.state.clock.at(until).after(CompactInstant::new(1))
         });
-        beat.min(mark).min(self.age).min(tokens)
+        heartbeat.min(position).min(self.expires).min(tokens)
     }
 
-    /// Moves the position to where the sources are known to be, if nothing waits. True if it moved.
+    /// Advances the positions to the heads of the sources if no events wait. True if one moved.
     pub(super) fn checkpoint(&mut self) -> bool {
-        let mut moved = false;
+        let mut has_moved = false;
         for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
-            moved |= cursor.checkpoint();
+            has_moved |= cursor.checkpoint();
             *position = cursor.position();
         }
-        moved
+        has_moved
     }
 }

@@ -1,4 +1,13 @@
-//! How an event stream ends: what its client is told, and what the log and the registry are.
+//! The end of an event stream: the close event, the log line, metrics and presence.
+//!
+//! ```text
+//! end(reason) -> pending events are delivered -> write_close -> the transport flushes -> drop
+//! ```
+//!
+//! [`EventStream::end`] may be called by the event stream itself, by its transport, or through
+//! [`StreamState::close_request`] by any thread. An event stream that is dropped without an end was
+//! left by its client or cut. Every end passes through `Drop`, which calls
+//! [`EventStream::record_end`] exactly once.
 
 use super::EventStream;
 use crate::http::stream::state::StreamState;
@@ -8,6 +17,7 @@ use crate::sse::encode;
 use crate::sse::id::Joined;
 
 impl EventStream {
+    /// Writes `retry:` and `sidestream.close` with the position, if clients receive this reason.
     pub(super) fn write_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
         let Some(reason) = close.client_reason() else {
             return;
@@ -18,41 +28,45 @@ impl EventStream {
             CloseReason::Drain => self.context.draw_drain_retry(),
             _ => None,
         };
-        // With chance in it: those who end together shall not return together.
+        // With jitter: clients whose event streams end together must not reconnect together.
         let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
         if close != CloseReason::Slow {
             self.checkpoint();
         }
         out.write(|bytes| encode::put_close(bytes, reason, retry, Some(Joined(&self.positions))));
     }
-}
 
-impl Drop for EventStream {
-    fn drop(&mut self) {
+    /// Returns the reason of an event stream that is dropped now.
+    fn final_reason(&self) -> CloseReason {
+        // A forced end takes precedence, also over an end whose bytes the client did not accept.
+        // Without any end or request the peer is gone.
+        let request = self.state.close_request();
+        request
+            .filter(|close| StreamState::is_forced(*close))
+            .or(self.ending.map(|ending| ending.close))
+            .or(request)
+            .unwrap_or(CloseReason::Client)
+    }
+
+    /// Counts and logs the end, and records it for other pods.
+    fn record_end(&mut self) {
+        let close = self.final_reason();
         let state = &self.state;
-        // Dropped without an end of its own: the peer is gone, or it was aborted for the reason that was asked. That
-        // reason counts too when it came upon an end that the client did not take.
-        let forced = state
-            .close_request()
-            .filter(|close| StreamState::is_forced(*close));
-        let ended = forced.or(self.ending.map(|ending| ending.close));
-        let close = ended
-            .or(state.close_request())
-            .unwrap_or(CloseReason::Client);
         state.route.metrics.closed(state.peer.protocol, close);
         let sent = state.totals();
         let lag = state.lag();
-        // Only what the socket has taken is known to be sent: another pod goes on behind it.
-        let handed_over = (close == CloseReason::Drain && self.is_delivered).then(|| Delivered {
+        // Only an event stream whose last byte the socket accepted has a known position, from which
+        // another pod continues.
+        let delivered = (close == CloseReason::Drain && self.is_delivered).then(|| Delivered {
             last_event_id: Joined(&self.positions).to_string(),
             can_be_claimed: state.can_come_back,
         });
-        let end = if handed_over.is_some() {
+        let end = if delivered.is_some() {
             State::Reconnecting
         } else {
             State::Closed
         };
-        self.registration.ended(&**state, close, handed_over);
+        self.registration.ended(&**state, close, delivered);
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -78,5 +92,11 @@ impl Drop for EventStream {
             tracing::Level::WARN => log!(warn),
             _ => log!(info),
         }
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.record_end();
     }
 }

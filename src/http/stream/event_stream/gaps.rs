@@ -3,7 +3,7 @@
 //! A client that misses events receives `sidestream.gap` before the next event. At the same moment
 //! [`EventStream::report_gap`] counts the gap by route and reason, and logs one line with the
 //! client, the source, the number of missed events and the event id that the client receives. The
-//! process logs at most [`LOG_RATE`] of these lines; the rest is counted in
+//! context limits these lines for the whole process and counts the others in
 //! `sidestream_log_lines_suppressed_total`. The line at the end of the event stream has the totals.
 //!
 //! All of this runs on the task of the event stream, and only if there is a gap.
@@ -12,14 +12,8 @@ use bytes::BytesMut;
 
 use super::EventStream;
 use crate::feed::Gap;
-use crate::limit::Rate;
-use crate::sse::encode;
 use crate::sse::id::Joined;
-use crate::sse::{Position, Tier};
-
-/// 100 lines per second, with the same burst, for all clients of the process: enough to find a
-/// client, and little work if one loss concerns thousands of them.
-pub(in crate::http) const LOG_RATE: Rate = Rate::new(100, 100);
+use crate::sse::{Tier, encode};
 
 impl EventStream {
     /// Counts and logs a gap. `source` is the index of its source; `None` if it concerns all.
@@ -46,20 +40,21 @@ impl EventStream {
         );
     }
 
+    /// Appends a `sidestream.gap` event. With an id the client can resume right after it.
+    pub(super) fn put_gap(&self, out: &mut BytesMut, gap: Gap, has_id: bool) {
+        let missed = gap
+            .missed
+            .map_or("null".to_owned(), |missed| missed.to_string());
+        let (reason, resume) = (gap.reason, gap.reason.resume());
+        let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
+        let id = has_id.then_some(Joined(&self.positions));
+        encode::put_control(out, "sidestream.gap", &json, id);
+    }
+
     /// Counts events that were skipped; the gaps that follow report them.
     pub(super) fn count_skipped(&self, skipped: impl Iterator<Item = (Tier, u64)>) {
         for (tier, events) in skipped {
             self.state.route.metrics.shed(tier, events);
         }
     }
-}
-
-/// Appends a `sidestream.gap` event, with an id if the client can resume right after it.
-pub(super) fn put_gap(out: &mut BytesMut, gap: Gap, id: Option<&[Position]>) {
-    let missed = gap
-        .missed
-        .map_or("null".to_owned(), |missed| missed.to_string());
-    let (reason, resume) = (gap.reason, gap.reason.resume());
-    let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
-    encode::put_control(out, "sidestream.gap", &json, id.map(Joined));
 }

@@ -1,4 +1,14 @@
-//! How an event stream begins: a cursor in every source, the gaps that are known already, the first bytes.
+//! The opening of an event stream: a cursor in every source, known gaps, and the first bytes.
+//!
+//! ```text
+//! Opening --> claim of a position that a drain recorded, if the client has no id (handover)
+//!         --> one cursor per source, from the id:  live | window | history | gap
+//!         --> rejection with 416, or:  retry:, then sidestream.gap or sidestream.position
+//! ```
+//!
+//! A client whose events are no longer retained receives status 416 or a gap, as the route's
+//! `expired` says. Gaps come before every event, and the last one carries the id, so that a client
+//! that disconnects right after it does not receive the gap again.
 
 use std::sync::Arc;
 
@@ -6,34 +16,42 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::EventStream;
-use super::gaps::put_gap;
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
-use crate::http::request::rejection::{Rejection, RejectionCode};
 use crate::http::request::route::Route;
 use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
 use crate::limit::ClientPermit;
-use crate::presence::{Claim, State};
+use crate::presence::{Claim, ClaimRequest, State};
 use crate::sse::id::Joined;
-use crate::sse::{EventId, encode};
+use crate::sse::{EventId, InvalidId, encode};
 use crate::subject::FilterSet;
 
-/// What a request asks for, made ready.
+/// Request for an event stream, with everything resolved that it names.
 pub(in crate::http) struct Opening {
     pub(in crate::http) route: Arc<Route>,
+    /// One set for each source of the route.
     pub(in crate::http) filters: Vec<FilterSet>,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
     pub(in crate::http) client: Box<str>,
-    /// The route's `client` says who it is, not only its address.
+    /// The name comes from the route's `client`; otherwise it is the address.
     pub(in crate::http) is_named: bool,
-    /// Counted among those of its client, where these are limited.
+    /// Permit of the client, if clients are limited.
     pub(in crate::http) permit: Option<ClientPermit>,
     pub(in crate::http) peer: Peer,
-    /// A browser's EventSource may be at the other end.
+    /// The client may be a browser's EventSource.
     pub(in crate::http) browser: bool,
+}
+
+/// Reason why an event stream cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum OpenFailure {
+    /// A source could not open a cursor.
+    Source(OpenError),
+    /// The events after the client's id are no longer retained, and the route reports it as 416.
+    Expired,
 }
 
 /// Gap that is known when the event stream opens.
@@ -43,139 +61,160 @@ struct OpeningGap {
     source: Option<usize>,
 }
 
-impl EventStream {
-    /// Opens an event stream, at the position that a drain has left for this client if it has none itself.
-    pub(in crate::http) async fn open(
-        context: &Arc<Context>,
-        mut asked: Opening,
-    ) -> Result<Self, Rejection> {
-        let wanted = handover::wanted(context, &asked);
-        if asked.last_event_id.is_some() {
-            let mut confirmed = Confirmed::default();
-            let opened = Self::open_at(context, asked, &Claim::Nothing, &mut confirmed).await?;
-            if let (Some(wanted), Some(has)) = (wanted, confirmed.id()) {
-                handover::remove(context, wanted, has);
-            }
-            return Ok(opened);
-        }
-        let claim = handover::find(context, wanted.as_ref()).await;
-        if let Claim::Granted(handover) = &claim {
-            asked.last_event_id = Some(handover.entry.last_event_id.clone().into_bytes());
-        }
-        let opened = Self::open_at(context, asked, &claim, &mut Confirmed::default()).await;
-        if let (Err(_), Claim::Granted(handover)) = (&opened, claim) {
-            handover::give_back(context, *handover).await;
-        }
-        opened
+/// Cursors of all sources, and the outcome of the client's id in each.
+struct OpenedSources {
+    cursors: SmallVec<[Cursor; 1]>,
+    outcomes: Vec<Outcome>,
+    gaps: Vec<OpeningGap>,
+    confirmed: Confirmed,
+}
+
+impl Opening {
+    /// Returns true if the client can be recognised on another pod without an id: it has a name,
+    /// and another pod knows the positions of at least one source.
+    fn can_come_back(&self) -> bool {
+        self.is_named && self.route.is_resumable_elsewhere()
     }
 
-    /// Opens a cursor in every source of the route.
-    async fn open_at(
-        context: &Arc<Context>,
-        asked: Opening,
-        claim: &Claim,
-        confirmed: &mut Confirmed,
-    ) -> Result<Self, Rejection> {
-        let Opening {
-            route,
-            filters,
-            last_event_id,
-            client,
-            is_named,
-            permit,
-            peer,
-            browser,
-        } = asked;
-        let is_taken_over = matches!(claim, Claim::Granted(_));
-        let tells_status = match route.config.expired {
-            // It did not say that it had a position, so it is not told off for it.
-            _ if is_taken_over => false,
-            Expired::Auto => !browser,
+    /// Returns the position to look for; `None` if no pod can have recorded one.
+    fn claim_request(&self, context: &Context) -> Option<ClaimRequest> {
+        context.streams.presence()?;
+        if !self.can_come_back() {
+            return None;
+        }
+        let subjects = self
+            .filters
+            .iter()
+            .flat_map(FilterSet::filters)
+            .map(ToString::to_string)
+            .collect();
+        Some(ClaimRequest::new(
+            self.client.to_string(),
+            self.route.label.to_string(),
+            subjects,
+        ))
+    }
+
+    /// Returns true if an expired id gets status 416, and false if it gets a gap.
+    fn rejects_expired(&self) -> bool {
+        match self.route.config.expired {
+            Expired::Auto => !self.browser,
             Expired::Status => true,
             Expired::Gap => false,
-        };
-        let id = last_event_id.as_deref().map(EventId::parse);
-        let mut cursors = SmallVec::with_capacity(route.sources.len());
-        let mut gaps: Vec<OpeningGap> = Vec::new();
+        }
+    }
+}
+
+impl EventStream {
+    /// Opens an event stream. A client without an id continues at the position that a drain has
+    /// recorded for it, if there is one.
+    pub(in crate::http) async fn open(
+        context: &Arc<Context>,
+        mut opening: Opening,
+    ) -> Result<Self, OpenFailure> {
+        let request = opening.claim_request(context);
+        if opening.last_event_id.is_some() {
+            let (stream, confirmed) = Self::open_at(context, opening, &Claim::Nothing).await?;
+            if let (Some(request), Some(id)) = (request, confirmed.id()) {
+                handover::discard(context, request, id);
+            }
+            return Ok(stream);
+        }
+        let claim = handover::claim(context, request.as_ref()).await;
+        if let Claim::Granted(handover) = &claim {
+            opening.last_event_id = Some(handover.entry.last_event_id.clone().into_bytes());
+        }
+        let opened = Self::open_at(context, opening, &claim).await;
+        if let (Err(_), Claim::Granted(handover)) = (&opened, claim) {
+            handover::release(context, *handover).await;
+        }
+        opened.map(|(stream, _)| stream)
+    }
+
+    /// Opens a cursor in every source of the route, at the id of the opening.
+    async fn open_at(
+        context: &Arc<Context>,
+        opening: Opening,
+        claim: &Claim,
+    ) -> Result<(Self, Confirmed), OpenFailure> {
+        let is_claimed = matches!(claim, Claim::Granted(_));
+        // A client without an id of its own cannot know that one was rejected.
+        let rejects_expired = !is_claimed && opening.rejects_expired();
+        let can_come_back = opening.can_come_back();
+        let id = opening.last_event_id.as_deref().map(EventId::parse);
+        let mut sources = open_sources(
+            context,
+            &opening.route,
+            opening.filters,
+            id.as_ref(),
+            rejects_expired,
+        )
+        .await?;
+        if rejects_expired && is_expired(&sources.outcomes) {
+            return Err(OpenFailure::Expired);
+        }
         if *claim == Claim::Lost {
-            gaps.push(OpeningGap {
-                gap: Gap {
-                    reason: GapReason::Claimed,
-                    missed: None,
-                },
-                source: None,
-            });
+            let gap = Gap {
+                reason: GapReason::Claimed,
+                missed: None,
+            };
+            sources.gaps.insert(0, OpeningGap { gap, source: None });
         }
-        let mut outcomes = Vec::with_capacity(route.sources.len());
-        for (index, (source, filters)) in route.sources.iter().zip(filters).enumerate() {
-            let start = start(id.as_ref(), &source.source)?;
-            let mut opened = source
-                .source
-                .open(filters.clone(), &route.options, start)
-                .await;
-            if matches!(opened, Err(OpenError::Rejected)) && !tells_status {
-                // The past cannot be read; what comes next perhaps can.
-                let start = Start::Unknown(GapReason::Rejected);
-                opened = source.source.open(filters, &route.options, start).await;
-            }
-            let opened = opened.map_err(|error| match error {
-                OpenError::NotReady => RejectionCode::NatsNotConnected,
-                OpenError::Rejected => RejectionCode::NatsRejected,
-                OpenError::TooManyFeeds => RejectionCode::TooManyFeeds,
-                OpenError::TooManyReplays => RejectionCode::TooManyReplays,
-            })?;
-            if id.is_some() {
-                context
-                    .metrics
-                    .resumes_total
-                    .with_label_values(&[opened.outcome.as_str()])
-                    .inc();
-            }
-            confirmed.note(&source.source, start, opened.outcome);
-            outcomes.push(opened.outcome);
-            match opened.outcome {
-                // An id that is none is one gap, however many sources there are.
-                Outcome::Gap(gap) if gap.reason == GapReason::Invalid && !gaps.is_empty() => {}
-                Outcome::Gap(gap) => gaps.push(OpeningGap {
-                    gap,
-                    source: (gap.reason != GapReason::Invalid).then_some(index),
-                }),
-                Outcome::Live | Outcome::Window | Outcome::Archive => {}
-            }
-            cursors.push(opened.cursor);
-        }
-        if tells_status && is_expired(&outcomes) {
-            return Err(RejectionCode::LastEventIdExpired.into());
-        }
-        let probes = cursors.iter().map(Cursor::probe).collect();
         let client = Client {
-            can_come_back: is_named && route.is_resumable_elsewhere(),
-            name: client,
+            name: opening.client,
+            can_come_back,
         };
-        let state = Arc::new(StreamState::new(route, client, peer, probes, id.is_some()));
-        let positions = cursors.iter().map(Cursor::position).collect();
-        let config = &state.route.config;
-        let age = CompactInstant::lasting(config.max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
-        // Each client its own silence, never longer than the route's: those that came together, or heard the same event
-        // at the same moment, do not beat together.
+        let state = Arc::new(StreamState::new(
+            opening.route,
+            client,
+            opening.peer,
+            sources.cursors.iter().map(Cursor::probe).collect(),
+            id.is_some(),
+        ));
+        let mut stream = Self::start(
+            context,
+            state,
+            opening.permit,
+            sources.cursors,
+            &sources.gaps,
+        );
+        stream.log_open(id.is_some(), is_claimed, sources.gaps.len());
+        for OpeningGap { gap, source } in sources.gaps {
+            stream.report_gap(gap, source);
+        }
+        Ok((stream, sources.confirmed))
+    }
+
+    /// Registers the event stream and writes its first bytes.
+    fn start(
+        context: &Arc<Context>,
+        state: Arc<StreamState>,
+        permit: Option<ClientPermit>,
+        cursors: SmallVec<[Cursor; 1]>,
+        gaps: &[OpeningGap],
+    ) -> Self {
+        let max_age = state.route.config.max_age;
+        let expires = CompactInstant::from_duration(max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
+        // Never longer than the route's interval. Clients that connect together, or receive the
+        // same event, do not send their heartbeats together.
         let heartbeat_jitter = 0.5 + 0.5 * fastrand::f32();
         let mut stream = Self {
             registration: context.streams.insert(state.clone()),
             context: context.clone(),
             permit: permit.map(Box::new),
             throttle: None,
+            positions: cursors.iter().map(Cursor::position).collect(),
             cursors,
-            positions,
-            first: 0,
+            first_source: 0,
             opening: None,
             timer: None,
             group: None,
-            deadline: age,
+            deadline: expires,
             is_timed: false,
             heartbeat_jitter,
             last_write: CompactInstant::ZERO,
             last_id: CompactInstant::ZERO,
-            age,
+            expires,
             has_reported_age: false,
             ending: None,
             missed_events: 0,
@@ -183,24 +222,25 @@ impl EventStream {
             state,
         };
         stream.deadline = stream.next_deadline();
-        stream.opening = Some(Box::new(stream.opening_bytes(&gaps)));
-        stream.state.route.metrics.opened(peer.protocol);
-        stream.log_open(id.is_some(), is_taken_over, gaps.len());
-        for OpeningGap { gap, source } in gaps {
-            stream.report_gap(gap, source);
-        }
-        Ok(stream)
+        stream.opening = Some(Box::new(stream.opening_bytes(gaps)));
+        stream
+            .state
+            .route
+            .metrics
+            .opened(stream.state.peer.protocol);
+        stream
     }
 
-    /// `retry:`, then the gaps or the position.
+    /// Returns `retry:`, then the gaps or the position.
     fn opening_bytes(&self, gaps: &[OpeningGap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
         encode::put_retry(&mut out, config.retry);
-        for (place, gap) in gaps.iter().enumerate() {
-            // Only the last gap carries the id: it stands before what passes any of them.
-            let id = (place + 1 == gaps.len()).then_some(&*self.positions);
-            put_gap(&mut out, gap.gap, id);
+        for (index, opening_gap) in gaps.iter().enumerate() {
+            // Only the last gap carries the id: a client that disconnects between two gaps must
+            // receive both again.
+            let is_last = index + 1 == gaps.len();
+            self.put_gap(&mut out, opening_gap.gap, is_last);
         }
         if gaps.is_empty() && config.checkpoint.is_some() {
             encode::put_position(&mut out, Joined(&self.positions));
@@ -208,15 +248,15 @@ impl EventStream {
         out.freeze()
     }
 
-    fn log_open(&self, resumed: bool, is_taken_over: bool, gaps: usize) {
+    fn log_open(&self, has_id: bool, is_claimed: bool, gaps: usize) {
         let state = &self.state;
         tracing::info!(
             client = &*state.client,
             client.addr = %state.peer.text(),
             route = &*state.route.label,
             protocol = state.peer.protocol.as_str(),
-            state = if resumed { State::Reconnecting } else { State::Connecting }.as_str(),
-            taken_over = is_taken_over,
+            state = if has_id { State::Reconnecting } else { State::Connecting }.as_str(),
+            taken_over = is_claimed,
             position = %Joined(&self.positions),
             gaps,
             "event stream opened"
@@ -224,36 +264,85 @@ impl EventStream {
     }
 }
 
-/// Whether nothing of what the client had can be continued, and something of it is retained no more.
-fn is_expired(outcomes: &[Outcome]) -> bool {
-    let gaps = || {
-        outcomes.iter().map(|outcome| {
-            if let Outcome::Gap(gap) = outcome {
-                Some(gap.reason)
-            } else {
-                None
-            }
-        })
+/// Opens a cursor in every source, each at its part of the id.
+async fn open_sources(
+    context: &Context,
+    route: &Route,
+    filters: Vec<FilterSet>,
+    id: Option<&Result<EventId, InvalidId>>,
+    rejects_expired: bool,
+) -> Result<OpenedSources, OpenFailure> {
+    let mut opened_sources = OpenedSources {
+        cursors: SmallVec::with_capacity(route.sources.len()),
+        outcomes: Vec::with_capacity(route.sources.len()),
+        gaps: Vec::new(),
+        confirmed: Confirmed::default(),
     };
-    gaps().all(|reason| reason.is_some()) && gaps().any(|reason| reason == Some(GapReason::Expired))
+    for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
+        let source = &route_source.source;
+        let start = start(id, source)?;
+        let mut opened = source.open(filters.clone(), &route.options, start).await;
+        if matches!(opened, Err(OpenError::Rejected)) && !rejects_expired {
+            // NATS rejects reading the history; live events may still be allowed.
+            let start = Start::Unknown(GapReason::Rejected);
+            opened = source.open(filters, &route.options, start).await;
+        }
+        let opened = opened?;
+        if id.is_some() {
+            context
+                .metrics
+                .resumes_total
+                .with_label_values(&[opened.outcome.as_str()])
+                .inc();
+        }
+        opened_sources.confirmed.note(source, start, opened.outcome);
+        opened_sources.outcomes.push(opened.outcome);
+        opened_sources.note_gap(index, opened.outcome);
+        opened_sources.cursors.push(opened.cursor);
+    }
+    Ok(opened_sources)
 }
 
-/// Where a client wants to begin in a source, by its last event id.
-fn start(
-    id: Option<&Result<EventId, crate::sse::InvalidId>>,
-    source: &Source,
-) -> Result<Start, RejectionCode> {
+impl OpenedSources {
+    /// Records the gap of a source. An invalid id is one gap, however many sources there are.
+    fn note_gap(&mut self, index: usize, outcome: Outcome) {
+        let Outcome::Gap(gap) = outcome else { return };
+        let is_invalid = gap.reason == GapReason::Invalid;
+        if is_invalid && !self.gaps.is_empty() {
+            return;
+        }
+        self.gaps.push(OpeningGap {
+            gap,
+            source: (!is_invalid).then_some(index),
+        });
+    }
+}
+
+/// Returns true if no source can continue, and at least one no longer retains the events.
+fn is_expired(outcomes: &[Outcome]) -> bool {
+    let mut reasons = outcomes.iter().copied().map(gap_reason);
+    reasons.clone().all(|reason| reason.is_some())
+        && reasons.any(|reason| reason == Some(GapReason::Expired))
+}
+
+fn gap_reason(outcome: Outcome) -> Option<GapReason> {
+    match outcome {
+        Outcome::Gap(gap) => Some(gap.reason),
+        Outcome::Live | Outcome::Window | Outcome::Archive => None,
+    }
+}
+
+/// Returns the start in one source, by the position that the id has for it.
+fn start(id: Option<&Result<EventId, InvalidId>>, source: &Source) -> Result<Start, OpenError> {
     let (tag, lost) = match source {
-        Source::JetStream(log) if log.is_rejected() => return Err(RejectionCode::NatsRejected),
-        Source::JetStream(log) => (
-            log.tag().ok_or(RejectionCode::NatsNotConnected)?,
+        Source::JetStream(buffer) if buffer.is_rejected() => return Err(OpenError::Rejected),
+        Source::JetStream(buffer) => (
+            buffer.tag().ok_or(OpenError::NotReady)?,
             GapReason::Recreated,
         ),
-        Source::Republish(stream) if stream.is_rejected() => {
-            return Err(RejectionCode::NatsRejected);
-        }
+        Source::Republish(stream) if stream.is_rejected() => return Err(OpenError::Rejected),
         Source::Republish(stream) => (
-            stream.tag().ok_or(RejectionCode::NatsNotConnected)?,
+            stream.tag().ok_or(OpenError::NotReady)?,
             GapReason::Recreated,
         ),
         Source::Core(core) => (core.tag(), GapReason::Restarted),
@@ -263,4 +352,10 @@ fn start(
         Some(Err(_)) => Start::Unknown(GapReason::Invalid),
         Some(Ok(id)) => id.find(tag).map_or(Start::Unknown(lost), Start::After),
     })
+}
+
+impl From<OpenError> for OpenFailure {
+    fn from(error: OpenError) -> Self {
+        Self::Source(error)
+    }
 }
