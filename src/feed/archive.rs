@@ -1,4 +1,4 @@
-//! Interface to the stored events of a source: the events older than the window.
+//! Archive: the interface to the history of a source, the stored events older than the window.
 //!
 //! JetStream implements it (`nats::history`), and so do the tests. The feed asks for three things:
 //! the range of sequence numbers that is stored, the fingerprint of one message (to detect that a

@@ -1,8 +1,8 @@
 //! Memory budget of all windows and feeds: one bound on bytes, one on the number of feeds.
 //!
-//! Bytes are counted when they are allocated ([`Reservation`], [`FeedSlot`], and the windows' own
+//! Bytes are counted when they are allocated (`Reservation`, `FeedSlot`, and the windows' own
 //! counts) and released on drop, so `used` is exact. After each append the writer calls
-//! [`Budget::enforce`]: while the bound is exceeded, it evicts the older half of the least recently
+//! `Budget::enforce`: while the bound is exceeded, it evicts the older half of the least recently
 //! read window, then of the next one. A reader of an evicted window continues from the archive, or
 //! receives a gap. The counters are atomics; only the list of windows has a lock, which is held for
 //! no longer than a copy of the list.

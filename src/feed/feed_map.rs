@@ -1,9 +1,9 @@
 //! Feeds that exist while they have readers: created on demand, removed after an idle period.
 //!
-//! The core source and each republished stream have one [`FeedMap`]. The first reader of a set of
-//! filters creates the feed and sends a [`SubscribeRequest`] with a [`FeedLease`] to the writer's
+//! The core source and each republished stream have one `FeedMap`. The first reader of a set of
+//! filters creates the feed and sends a [`SubscribeRequest`] with a `FeedLease` to the writer's
 //! task; all its readers wait until the writer confirms the subscription. When the last reader
-//! leaves, the idle period starts ([`LINGER`] at most); the writer's [`IdleWatch`] then removes the
+//! leaves, the idle period starts ([`LINGER`] at most); the writer's `IdleWatch` then removes the
 //! feed, unless a reader has joined meanwhile. Dropping the lease ends the feed.
 //!
 //! Lock order: the map before a feed.

@@ -1,6 +1,6 @@
 //! The fan-out core: events of every source, once in memory, to any number of readers.
 //!
-//! A source stores its recent events once. A [`feed`] selects the events that match one set of
+//! A source stores its recent events once. A `feed` selects the events that match one set of
 //! filters, shows them as one route does, and is shared by all clients with the same filters and
 //! [`FeedOptions`]. A [`Cursor`] is one client's position in a feed. There is no queue per client:
 //! unread events remain in the window of the feed, once for all its readers, and the lag of a

@@ -2,16 +2,16 @@
 //!
 //! A session reads one range of a source for all readers that wait for it. Its current page is its
 //! only buffer: members take the events that match their filters, and the next page is read after
-//! all of them have, or after [`PAGE_MAX`]. A member that did not keep up waits for another
+//! all of them have, or after `PAGE_MAX`. A member that did not keep up waits for another
 //! session, from its own position. There is no buffer per reader.
 //!
 //! ```text
-//! Cursor -> ReplayPool::join -> Queued --admit--> Joined --window reached--> Reached
-//!                                 ^                 |  \--source changed--> Changed, Rejected
-//!                                 +--- too slow ----+
+//! Cursor -> ReplayMember::join -> Queued --admit--> Joined --window reached--> Reached
+//!                                   ^                 |  \--source changed--> Changed, Rejected
+//!                                   +--- too slow ----+
 //! ```
 //!
-//! [`ReplayPool::run`] is one task per source. It waits [`GATHER`] for more readers, takes one of
+//! `ReplayPool::run` is one task per source. It waits `GATHER` for more readers, takes one of
 //! the process-wide [`ReplaySlots`], and spawns a session from the earliest position of all queued
 //! readers. Readers that fit into a running session join it between two pages.
 //!
@@ -29,6 +29,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::subject::FilterSet;
 
 use super::archive::{Archive, Page, Unavailable};
@@ -136,8 +137,12 @@ const SLICE: Duration = Duration::from_secs(5);
 /// can request, and matches here.
 const FILTERS_MAX: usize = 32;
 
-/// Delay after a failed read: doubled from the first to the last, with jitter.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Delay after a failed read: 100 ms, doubled up to 5 s.
+const BACKOFF: Backoff = Backoff::new(
+    Duration::from_millis(100),
+    Duration::from_secs(5),
+    Jitter::Half,
+);
 
 impl ReplayPool {
     pub(super) fn new(
@@ -330,12 +335,8 @@ impl ReplayPool {
                 }
                 Err(Unavailable::Temporary(why)) => {
                     tracing::warn!(why, failures, "replay interrupted");
-                    let wait = BACKOFF
-                        .0
-                        .saturating_mul(1 << failures.min(6))
-                        .min(BACKOFF.1);
+                    sleep(BACKOFF.delay(failures, fastrand::f64())).await;
                     failures += 1;
-                    sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     let Some(through) = self.progress(session_key) else {
                         return self.finish(session_key, SessionEnd::Changed);
                     };

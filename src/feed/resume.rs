@@ -1,6 +1,6 @@
 //! Rules of resuming: the outcome for each position of a `Last-Event-ID`.
 //!
-//! [`decide`] is a pure function of the client's position and a [`View`] of the source. It answers
+//! `decide` is a pure function of the client's position and a `View` of the source. It answers
 //! with an outcome, or with the one question that has to be put to the archive first; `opening.rs`
 //! asks it and calls again. In this order:
 //!

@@ -5,7 +5,7 @@
 //! all of its cursors; the policy of the route decides per event. Critical events are never
 //! skipped. There is no list of skipped events: the state of a slow client is its cursor.
 //!
-//! A run of skipped events is reported as one gap ([`GapRun`]), placed before the next item.
+//! A run of skipped events is reported as one gap (`GapRun`), placed before the next item.
 
 use std::time::Duration;
 

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Entries are only appended at the end and evicted at the front. Each entry stores the running
-//! [`Totals`] before it, so lag (events, bytes) and the number of missed events are a difference of
-//! two [`Offset`]s, even if the entries in between were evicted. A gap entry lies on one side of
-//! its position ([`GapSide`]): a client that resumes from exactly that position either still has to
+//! `Totals` before it, so lag (events, bytes) and the number of missed events are a difference of
+//! two `Offset`s, even if the entries in between were evicted. A gap entry lies on one side of
+//! its position (`GapSide`): a client that resumes from exactly that position either still has to
 //! receive the gap or has received it.
 //!
 //! An epoch starts when sequence numbers are not continued (stream recreated or restored). Its
