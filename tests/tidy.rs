@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used)] // a failure is the result
 
+#[path = "tidy/architecture.rs"]
+mod architecture;
 #[path = "tidy/cycles.rs"]
 mod cycles;
 #[path = "tidy/links.rs"]
