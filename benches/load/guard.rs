@@ -240,11 +240,11 @@ impl Guard {
             let options = self.options(comparison, binary.clone())?;
             let plan = Plan::new(&options)?;
             *runs += 1;
-            let result = crate::measure_one(&options, &plan, &nats, target, *runs)
-                .await
-                .map_err(|error| {
-                    format!("{} with {}: {error}", comparison.name, binary.display())
-                })?;
+            // Also an error if the sidecar rejects all clients.
+            let result = match crate::measure_one(&options, &plan, &nats, target, *runs).await {
+                Ok(result) => result,
+                Err(error) => return Ok(Err(format!("{contender:?}: {error}"))),
+            };
             if measure::is_faulty(&result) {
                 return Ok(Err(format!(
                     "faults of {contender:?}: {}",
