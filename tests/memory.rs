@@ -99,12 +99,12 @@ async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
     while crowd.len() < CLIENTS / 10 {
         crowd.join(&url, config.clone(), kind).await;
     }
-    let told = async || {
+    let metric = async || {
         sidestream
             .metric("sidestream_connections_memory_bytes", &[])
             .await
     };
-    let (before, told_before) = (crowd.len(), told().await);
+    let (before, metric_before) = (crowd.len(), metric().await);
     let resident = sidestream.resident_bytes_at_rest().await;
     while crowd.len() < before + CLIENTS {
         crowd.join(&url, config.clone(), kind).await;
@@ -115,34 +115,34 @@ async fn measure(kind: Kind, over_tls: bool) -> (f64, f64) {
         .await
         .saturating_sub(resident) as f64
         / clients;
-    (resident, (told().await - told_before) / clients)
+    (resident, (metric().await - metric_before) / clients)
 }
 
-async fn assert_told(kind: Kind, over_tls: bool) {
-    let (resident, told) = measure(kind, over_tls).await;
-    let wrong = (resident - told).abs() / told;
+async fn assert_metric_is_near(kind: Kind, over_tls: bool) {
+    let (resident, metric) = measure(kind, over_tls).await;
+    let wrong = (resident - metric).abs() / metric;
     println!(
-        "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told, wrong by {:.0} %",
+        "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {metric:.0} metric, wrong by {:.0} %",
         wrong * 100.0
     );
     assert!(
         wrong <= WRONG_MAX,
-        "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {told:.0} told"
+        "{kind:?}, TLS {over_tls}: {resident:.0} bytes resident, {metric:.0} metric"
     );
 }
 
 #[tokio::test]
 #[ignore = "thousands of clients"]
 async fn the_memory_metric_of_http_1_clients_matches_their_resident_memory() {
-    assert_told(Kind::Http1, false).await;
-    assert_told(Kind::Http1, true).await;
+    assert_metric_is_near(Kind::Http1, false).await;
+    assert_metric_is_near(Kind::Http1, true).await;
 }
 
 #[tokio::test]
 #[ignore = "thousands of clients"]
 async fn the_memory_metric_of_http_2_clients_matches_their_resident_memory() {
     for kind in [Kind::Http2(1), Kind::Http2(10), Kind::Http2(100)] {
-        assert_told(kind, false).await;
-        assert_told(kind, true).await;
+        assert_metric_is_near(kind, false).await;
+        assert_metric_is_near(kind, true).await;
     }
 }

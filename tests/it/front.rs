@@ -1,4 +1,4 @@
-//! Pods behind real proxies: drains, restarts and crashes, and every client receives every event
+//! Rolling restarts and crashes with real proxies in front: every client receives every event
 //! once.
 
 mod crowd;

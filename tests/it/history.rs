@@ -94,7 +94,7 @@ impl Reader {
         } = within(RECOVERY, "a page comes", self.pages.next()).await?;
         assert!(
             after >= self.through && through >= after,
-            "{after} to {through} behind {}",
+            "{after} to {through} after {}",
             self.through
         );
         assert!(events.len() <= 256);
@@ -322,7 +322,7 @@ async fn a_recreated_stream_is_not_read_with_old_positions() {
         fixture.read(&["a.>"], 3).next().await,
         Err(Unavailable::Changed)
     );
-    eventually(RECOVERY, "the other tag is told", || async {
+    eventually(RECOVERY, "the other tag is reported", || async {
         fixture
             .archive
             .state(0)

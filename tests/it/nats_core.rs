@@ -318,7 +318,7 @@ async fn filter_sets_that_share_a_filter_receive_one_copy_of_each_message_from_n
     // The last set with a filter ends its subscription; the shared one remains.
     let kept = readers.swap_remove(0);
     drop(readers);
-    eventually(RECOVERY, "the other sets are given up", || async {
+    eventually(RECOVERY, "the other sets are released", || async {
         core.size().feeds == 1
     })
     .await;

@@ -397,7 +397,7 @@ async fn messages_that_match_no_filter_advance_the_head() {
     publish(&jetstream, "a.other", numbered(1..=50)).await;
     eventually(
         RECOVERY,
-        "the position passes the events that nobody wants",
+        "the position passes events that match no filter",
         || {
             reader.cursor.checkpoint();
             std::future::ready(reader.cursor.position().seq == 50)

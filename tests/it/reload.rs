@@ -352,7 +352,7 @@ async fn the_log_filter_and_the_limits_change_at_once() {
     assert_eq!(
         (client.status(), refused.status()),
         (200, 503),
-        "who is there stays, who comes is one too many"
+        "open clients remain, a new one is above the limit"
     );
     sidestream
         .until_log("debug lines", |line| {

@@ -262,7 +262,7 @@ async fn an_idle_client_gets_positions_that_stay_within_retention() {
         fixture.publish("a.1", number).await;
     }
     quiet
-        .until_seen("a checkpoint behind the others' messages", |parser| {
+        .until_seen("a checkpoint after the messages of the others", |parser| {
             parser.last_event_id().ends_with("-5")
         })
         .await;

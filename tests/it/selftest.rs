@@ -171,7 +171,7 @@ async fn a_cut_resets_open_connections_and_accepts_new_ones() {
     });
     let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
     assert!(
-        within(DEADLINE, "the client is refused", refused.read_u8())
+        within(DEADLINE, "the client is rejected", refused.read_u8())
             .await
             .is_err()
     );

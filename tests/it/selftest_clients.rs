@@ -347,7 +347,7 @@ async fn goaway_is_detected_while_streams_continue() {
     let refused = client.try_request("GET", "/late", &[]).await;
     assert!(
         refused.is_err(),
-        "a connection that goes away takes no more streams"
+        "a connection after GOAWAY accepts no new stream"
     );
 }
 

@@ -58,7 +58,7 @@ fn headings_become_anchors_as_on_github() {
     assert_eq!(anchors(text), ["max_age-and-503", "twice", "twice-1"]);
 }
 
-/// Anchors of the pages that were read so far.
+/// Anchors of the pages that have been read.
 #[derive(Default)]
 struct Pages(BTreeMap<PathBuf, Vec<String>>);
 

@@ -58,7 +58,7 @@ struct Scan {
     /// Meaning of the closed braces, and where they opened, by the token that closed them.
     closed: BTreeMap<usize, (usize, Braces)>,
     functions: Vec<(Function, usize)>,
-    /// A definition without its body so far, and the open parentheses and brackets outside it.
+    /// A definition whose body has not begun, and the open parentheses and brackets outside it.
     defined: Option<(Function, usize)>,
     groups: usize,
 }

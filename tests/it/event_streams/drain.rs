@@ -89,7 +89,7 @@ async fn after_the_command_the_process_stays_drained_until_a_signal() {
     let url = fixture.sidestream.url("/orders");
     assert!(
         SseClient::get(&url).try_connect().await.is_err(),
-        "nobody listens"
+        "no server listens"
     );
     let stream = fixture.jetstream.get_stream("ORDERS").await.unwrap();
     assert_eq!(

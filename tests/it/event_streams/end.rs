@@ -102,7 +102,7 @@ async fn assert_drained(via: Via, begun: u64, reader: &mut Reader) {
     let ended = at(|kind, flags| kind == DATA && flags & END_STREAM != 0);
     assert!(
         goaway < ended,
-        "a client that is told of the end by its stream would come back to this connection"
+        "the event stream ends only after GOAWAY: otherwise the client would reuse this connection"
     );
     assert!(
         !frames
@@ -139,15 +139,15 @@ async fn a_draining_pod_accepts_new_clients_for_accept_for() {
         let mut reader = fixture.open(via, "/orders").await;
         assert_eq!(reader.status(), 200, "{via:?}");
         reader.positioned().await;
-        fixture.publish("orders.1.x", "as ever").await;
-        assert_eq!(reader.next().await.data, "as ever", "{via:?}");
+        fixture.publish("orders.1.x", "as before").await;
+        assert_eq!(reader.next().await.data, "as before", "{via:?}");
     }
     assert!(
         begun.elapsed() < Duration::from_secs(2),
-        "too slow a machine to tell"
+        "the machine is too slow for this test"
     );
     let url = fixture.sidestream.url("/orders");
-    eventually(DEADLINE, "nobody listens any more", || async {
+    eventually(DEADLINE, "the port is closed", || async {
         SseClient::get(&url).try_connect().await.is_err()
     })
     .await;
@@ -231,7 +231,7 @@ async fn a_stalled_client_does_not_delay_the_shutdown() {
         .log()
         .into_iter()
         .any(|line| line["reason"] == "cut");
-    assert!(cut, "what is cut is told");
+    assert!(cut, "a truncated stream is reported");
     drop(stalled);
 }
 

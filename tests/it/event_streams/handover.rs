@@ -66,7 +66,7 @@ async fn on_http_2_goaway_is_first_then_pending_events_then_the_position_with_th
     assert_eq!(
         numbers,
         (1..=40).collect::<Vec<_>>(),
-        "everything that waited is given"
+        "every pending event is delivered"
     );
     assert_eq!(
         sequence(stream.last_event_id(), 0),
@@ -378,7 +378,7 @@ async fn a_replay_that_outlasts_the_drain_ends_at_its_position() {
     let mut left = Vec::new();
     for mut reader in readers {
         let (events, end) = reader.read_to_end().await;
-        assert_eq!(end, End::Terminated, "nobody is cut");
+        assert_eq!(end, End::Terminated, "no client is cut");
         let numbers = numbers(&events);
         assert_eq!(numbers, (51..51 + numbers.len() as u64).collect::<Vec<_>>());
         let last = numbers.last().copied().unwrap_or(50);
@@ -386,7 +386,7 @@ async fn a_replay_that_outlasts_the_drain_ends_at_its_position() {
         assert_eq!(
             sequence(reader.last_event_id(), 0),
             sequence(&begun, 0) + last,
-            "it ends where it stands"
+            "it ends at its position"
         );
         left.push((reader.last_event_id().to_owned(), last));
     }

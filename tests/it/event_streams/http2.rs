@@ -63,7 +63,10 @@ async fn an_unread_stream_delays_no_other_and_loses_nothing() {
         .sidestream
         .metric("sidestream_lag_events", &[("route", "/orders")])
         .await;
-    assert!(lag > 200.0, "what the stalled stream lacks is told: {lag}");
+    assert!(
+        lag > 200.0,
+        "the lag of the stalled stream is reported: {lag}"
+    );
     // When it is read at last:
     for number in 0..300 {
         assert!(stalled.next().await.data.starts_with(&format!("{number} ")));

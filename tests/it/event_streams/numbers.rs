@@ -26,7 +26,7 @@ async fn connections_lists_every_event_stream() {
         reader.positioned().await;
         fixture.publish("orders.7.paid", "x").await;
         let event = reader.next().await;
-        let fact = format!("the event by {via:?} is told");
+        let fact = format!("the event by {via:?} is reported");
         let seen = the_connection(&fixture, &fact, |connection| {
             connection["sent"]["events"] == 1
         })

@@ -102,7 +102,7 @@ async fn a_live_start_is_at_the_head_and_a_resume_at_the_position_of_the_client(
         );
         let mut resumed = fixture.resume(via, "/orders", &head).await;
         resumed
-            .until_seen("the client is told its own position", |parser| {
+            .until_seen("the client gets its own position", |parser| {
                 parser.last_event_id() == head
             })
             .await;

@@ -230,7 +230,7 @@ async fn a_client_that_is_handed_over_at_max_age_gets_every_event_once() {
             let id = reader.last_event_id().to_owned();
             assert!(
                 sequence(&id, 0) >= *numbers.last().unwrap(),
-                "the end tells the position: {id}"
+                "the close event has the position: {id}"
             );
             reader = fixture.resume(via, "/orders", &id).await;
             lives += 1;

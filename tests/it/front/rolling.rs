@@ -79,7 +79,7 @@ async fn drains_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
     crowd.until_all_have(published).await;
     assert!(
         crowd.drains() >= moved,
-        "{} of {moved} clients were told of a drain",
+        "{} of {moved} clients were closed by a drain",
         crowd.drains()
     );
     finish(fixture, crowd, moved).await;
@@ -97,7 +97,7 @@ async fn kills_cost_nothing(kind: Kind, rounds: usize, everything: usize) {
         let from = fixture.front.log_length();
         moved += fixture.pods[pod].streams().await;
         fixture.pods[pod].sidestream.kill9();
-        everybody_is_back(&fixture).await;
+        every_client_is_back(&fixture).await;
         fixture.pods[pod].restart().await;
         fixture.front.until_health_checked(pod, true, from).await;
         crowd.assert_no_mistakes();
@@ -118,7 +118,7 @@ async fn drain(fixture: &mut Fixture, pod: usize) -> usize {
     let draining = &mut fixture.pods[pod].sidestream;
     draining.terminate();
     assert_eq!(draining.wait_exit(RECOVERY).await, 0);
-    everybody_is_back(fixture).await;
+    every_client_is_back(fixture).await;
     assert_pace(fixture.pods[1 - pod].opened().split_off(before), clients);
     // Restart only when all have reconnected. nginx has no health checks and would choose a pod
     // that is not ready, whose rejection makes a browser wait.
@@ -148,8 +148,8 @@ fn assert_pace(mut opened: Vec<f64>, clients: usize) {
     );
 }
 
-async fn everybody_is_back(fixture: &Fixture) {
-    eventually(RECOVERY, "everybody is back", || async {
+async fn every_client_is_back(fixture: &Fixture) {
+    eventually(RECOVERY, "every client is back", || async {
         fixture.streams().await == CLIENTS
     })
     .await;
@@ -158,7 +158,7 @@ async fn everybody_is_back(fixture: &Fixture) {
 /// Asserts that every request got 200 from the last pod that the proxy chose.
 async fn finish(fixture: Fixture, crowd: Crowd, moved: usize) {
     drop(crowd);
-    eventually(RECOVERY, "everybody is gone", || async {
+    eventually(RECOVERY, "every client has gone", || async {
         fixture.streams().await == 0
     })
     .await;

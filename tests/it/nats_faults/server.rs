@@ -139,7 +139,7 @@ async fn a_server_in_lame_duck_mode_is_left_without_loss() {
     assert_eq!(client.next().await.data, "1");
     nats.lame_duck();
     sidestream
-        .until_log("the announcement is told", |line| {
+        .until_log("lame duck mode is logged", |line| {
             line["message"]
                 .as_str()
                 .unwrap_or_default()

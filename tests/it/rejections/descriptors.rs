@@ -41,7 +41,7 @@ async fn fill(sidestream: &Sidestream) -> Vec<SseClient> {
             return clients;
         }
         clients.push(client);
-        assert!((clients.len() as u64) < LIMIT, "nobody is refused");
+        assert!((clients.len() as u64) < LIMIT, "no client is rejected");
     }
 }
 
@@ -115,7 +115,7 @@ async fn a_pod_with_few_descriptors_serves_up_to_its_threshold_then_rejects_and_
     // Within a second, plus a margin for a busy machine.
     eventually(
         Duration::from_secs(3),
-        "who comes when there is room is served",
+        "a client is served once descriptors are free",
         || async {
             SseClient::get(sidestream.url("/orders/1"))
                 .connect()
@@ -266,7 +266,7 @@ async fn scarce_descriptors_raise_the_load_level_step_by_step_and_it_falls_again
     assert_eq!(
         delivered_and_missed_telemetry(&nats, &mut clients[0], 20).await,
         (0, 20),
-        "none, and told"
+        "no telemetry, and a gap"
     );
     let health = sidestream.admin_json("/health").await;
     assert_eq!(

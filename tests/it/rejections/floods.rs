@@ -187,7 +187,7 @@ async fn floods_of_frames_are_bounded() {
         assert!(taken.goaway.is_some() || taken.ponged, "{name}: {taken:?}");
     }
     let left = fixture.sidestream.resident_bytes().saturating_sub(resident);
-    assert!(left < LEAKED_MAX, "{left} bytes stay behind");
+    assert!(left < LEAKED_MAX, "{left} bytes leak");
     let held = fixture
         .sidestream
         .resident_bytes_peak()
@@ -295,7 +295,10 @@ async fn invalid_frames_end_their_connection_or_stream() {
             "a frame larger than agreed",
             frame(DATA, 0, 1, &[0; 20_000]),
         ),
-        ("DATA on a stream nobody opened", frame(DATA, 0, 1, b"x")),
+        (
+            "DATA on a stream that was never opened",
+            frame(DATA, 0, 1, b"x"),
+        ),
         (
             "an even stream",
             frame(HEADERS, END_STREAM | END_HEADERS, 2, &request),

@@ -48,7 +48,7 @@ async fn a_connection_above_the_limit_gets_retry_after_and_is_served_later() {
     drop((wrong, refused, h2));
 
     clients.pop();
-    eventually(DEADLINE, "the place of who left is given away", || async {
+    eventually(DEADLINE, "a closed connection frees its permit", || async {
         SseClient::get(fixture.sidestream.url("/orders/1"))
             .connect()
             .await
@@ -143,9 +143,11 @@ async fn the_limit_of_event_streams_per_client_does_not_depend_on_other_clients(
         "logged once, not each time"
     );
     drop((one, mine));
-    eventually(DEADLINE, "who ends one has a place again", || async {
-        get("a").await.status() == 200
-    })
+    eventually(
+        DEADLINE,
+        "a closed event stream frees its permit",
+        || async { get("a").await.status() == 200 },
+    )
     .await;
     drop((two, other, h2));
     fixture.finish().await;
@@ -418,7 +420,7 @@ async fn open_many_subjects(count: usize) {
         })
         .await;
     let grown = fixture.sidestream.resident_bytes().saturating_sub(resident);
-    assert!(grown < 16 << 20, "{grown} bytes stay behind");
+    assert!(grown < 16 << 20, "{grown} bytes leak");
     drop(h2);
     fixture.finish().await;
 }

@@ -181,7 +181,7 @@ async fn a_nats_backlog_thins_telemetry_and_rates_rejects_no_client_and_recovers
     assert_eq!(
         delivered_and_missed_telemetry(&pressed.nats, &mut watching, 20).await,
         (0, 20),
-        "none, and told"
+        "no telemetry, and a gap"
     );
     // Each normal event costs two of forty tokens. Events of the other client also arrived here.
     paced.until(|event| event.data == "end").await;
@@ -191,14 +191,14 @@ async fn a_nats_backlog_thins_telemetry_and_rates_rejects_no_client_and_recovers
         "half of what was left of forty: {given}"
     );
     pressed.client("new").await;
-    assert_eq!(pressed.level().await, 2, "it is still behind");
+    assert_eq!(pressed.level().await, 2, "it still lags");
 
     pressed.proxy.set(Fault::default());
     pressed.until_level(0, FALL_MAX).await;
     // A client with all its tokens.
     let mut later = pressed.client("later").await;
     let (given, missed) = delivered_and_missed_telemetry(&pressed.nats, &mut later, 5).await;
-    assert_eq!((given, missed), (5, 0), "nothing is cut any more");
+    assert_eq!((given, missed), (5, 0), "nothing is thinned");
     let pending = "NATS backlog".to_owned();
     let changes = pressed.changes();
     let levels: Vec<_> = changes.iter().map(|(from, to, _)| (*from, *to)).collect();
@@ -315,10 +315,10 @@ async fn extreme_event_loop_lag_rejects_new_event_streams_until_it_ends() {
     assert_eq!(
         delivered_and_missed_telemetry(&pressed.nats, &mut watching, 20).await,
         (0, 20),
-        "who is there is served"
+        "open clients are served"
     );
     pressed.assert_reported(3).await;
-    eventually(FALL_MAX, "who comes later is served", || async {
+    eventually(FALL_MAX, "later clients are served", || async {
         SseClient::get(pressed.sidestream.url("/orders/1"))
             .connect()
             .await

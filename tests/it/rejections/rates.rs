@@ -122,7 +122,7 @@ async fn critical_events_and_those_before_them_are_not_delayed() {
             assert_eq!(
                 received.last().map(String::as_str),
                 Some("n29"),
-                "it stands where they are missing"
+                "the gap is where events are missing"
             );
             missed += data["missed"].as_u64().unwrap();
         } else {
@@ -152,7 +152,7 @@ async fn critical_events_and_those_before_them_are_not_delayed() {
             .next_within(Duration::from_millis(500))
             .await
             .is_none(),
-        "ten are owed at two a second"
+        "ten are deferred at two per second"
     );
     assert_eq!(client.next().await.data, "later");
     drop(client);

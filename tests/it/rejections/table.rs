@@ -254,7 +254,7 @@ pub(crate) async fn assert_passing(
         assert_eq!(
             data["retry"].as_u64(),
             browser.retry(),
-            "the wait stands in both"
+            "both have the retry delay"
         );
         assert!(
             browser

@@ -53,13 +53,17 @@ async fn new_connections_get_a_renewed_certificate_and_open_streams_remain() {
         "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
     )
     .unwrap();
-    eventually(Duration::from_secs(10), "the bad pair is told", || async {
-        sidestream
-            .admin_json("/health")
-            .await
-            .to_string()
-            .contains("certificate in use is kept")
-    })
+    eventually(
+        Duration::from_secs(10),
+        "the invalid pair is reported",
+        || async {
+            sidestream
+                .admin_json("/health")
+                .await
+                .to_string()
+                .contains("certificate in use is kept")
+        },
+    )
     .await;
     assert_eq!(served_certificate(&sidestream, &authority).await, before);
     std::fs::write(&server.key, key).unwrap();

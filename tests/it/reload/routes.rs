@@ -61,7 +61,7 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
     assert_eq!(
         data(old.take(30).await),
         expected,
-        "who is there keeps what it asked for"
+        "an open client keeps its filter"
     );
     assert_eq!(data(multiplexed.take(30).await), expected);
     // Some earlier events may still be in transit to the new consumer when a client begins.
@@ -75,7 +75,7 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
     assert_eq!(
         data(resumed.take(31).await),
         wider,
-        "who resumes has what was before, and the wider filter from then on"
+        "a resumed client gets earlier events, and the wider filter from then on"
     );
     assert_eq!(sidestream.metric("sidestream_gaps_total", &[]).await, 0.0);
     assert_eq!(

@@ -6,7 +6,7 @@ use super::*;
 /// Asserts that the pod is not ready with a reason that contains these words, and that clients get
 /// a rejection.
 async fn is_unfit(pod: &Sidestream, words: &[&str]) {
-    let why = eventually(RECOVERY, "the reason is told", || async {
+    let why = eventually(RECOVERY, "the reason is reported", || async {
         let health = pod.admin_json("/health").await.to_string();
         words
             .iter()

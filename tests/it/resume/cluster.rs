@@ -134,7 +134,7 @@ async fn a_leader_step_down_and_a_leader_crash_lose_no_event() {
     let end = format!("{tag}-{}-", last + 1);
     eventually(
         RECOVERY,
-        "the pod has given everybody everything",
+        "the pod has delivered everything to every client",
         || async {
             let told = sidestream.admin_json("/connections").await;
             let has_end =

@@ -216,7 +216,7 @@ async fn an_unknown_position_is_one_gap_and_then_live() {
                 &format!("{tag}-1%0d%0aid:%20x"),
                 gap("invalid"),
             ),
-            query("empty, which is none", "", Vec::new()),
+            query("empty, so no position", "", Vec::new()),
         ])
         .await;
     fixture.until_no_replay_runs().await;

@@ -34,7 +34,7 @@ async fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    /// Creates a consumer. Returns false if the stream allows no more.
+    /// Creates a consumer. Returns false at the limit of the stream.
     async fn create_consumer(&self, name: &str) -> bool {
         let inactive_threshold = Duration::from_secs(600);
         let config = pull::Config {
@@ -51,7 +51,7 @@ impl Fixture {
         let client = self.nats.client().await;
         eventually(
             RECOVERY,
-            "the place of the tailer's consumer is taken",
+            "another consumer has replaced that of the tailer",
             || async {
                 let names = || async {
                     let names: Vec<String> =

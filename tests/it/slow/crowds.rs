@@ -231,7 +231,7 @@ async fn measure_beside_stalled_clients(scenario: Scenario) {
     );
     assert!(
         handed < SENT_BYTES_MAX,
-        "{handed} bytes were handed to one that never reads"
+        "{handed} bytes were sent to a client that never reads"
     );
     // The machine is shared: this bound only excludes that readers wait for stalled clients.
     let noise = Duration::from_millis(100);

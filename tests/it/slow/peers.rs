@@ -109,7 +109,7 @@ async fn a_stalled_client_is_closed_even_with_few_pending_bytes() {
     println!("both closed after {:?}", began.elapsed());
     assert!(
         began.elapsed() > Duration::from_secs(15),
-        "patience alone ends nobody"
+        "the stall timeout alone closes no client"
     );
     stalled.closed().await;
     assert!(!connection.going_away(), "the connection is not at fault");

@@ -43,7 +43,7 @@ async fn assert_counted(fixture: &Fixture, tally: &Tally, route: &str, reason: &
 }
 
 /// Client that does not read yet, on the route with load shedding.
-pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
+pub async fn assert_shed_with_gaps(mut fixture: Fixture, mut client: SseClient) {
     fixture.publish_until_waiting("/shed", 900, 500).await;
     fixture.until_slow("/shed").await;
     assert_eq!(fixture.connection("/shed").await["slow"], true);
@@ -93,7 +93,7 @@ pub async fn is_shed_and_told(mut fixture: Fixture, mut client: SseClient) {
 async fn a_slow_client_gets_all_critical_events_in_order_and_exact_gaps_for_shed_ones() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy("/shed").await;
-    is_shed_and_told(fixture, client).await;
+    assert_shed_with_gaps(fixture, client).await;
 }
 
 #[tokio::test]
@@ -188,14 +188,14 @@ async fn conflation_keeps_the_newest_event_of_each_subject_after_one_gap() {
         events[..gap]
             .iter()
             .all(|event| Published::read(event).number <= first),
-        "it stands before what it tells of"
+        "the gap is before the events after the loss"
     );
     // One write batch is conflated: 32 KiB. Missing events in it were not the newest of their
     // subject.
     let newest = |one: &Published| one.number + 10 >= fixture.published;
     assert!(
         !tally.missed.iter().any(newest),
-        "the newest of each subject is given"
+        "the newest of each subject is delivered"
     );
     assert_counted(&fixture, &tally, "/conflate", "conflated").await;
 }
@@ -240,7 +240,7 @@ async fn pending_events_of_both_sources_count() {
 }
 
 /// Client that does not read yet, on the route that closes at a hundred pending events.
-pub async fn is_told_of_its_end(mut fixture: Fixture, mut client: SseClient) {
+pub async fn assert_closed_with_event(mut fixture: Fixture, mut client: SseClient) {
     fixture.publish_until_waiting("/strict", 101, 4000).await;
     // It reads again within the second of the close grace period.
     eventually(DEADLINE, "it is to end", || async {
@@ -273,10 +273,10 @@ pub async fn is_told_of_its_end(mut fixture: Fixture, mut client: SseClient) {
 async fn a_slow_client_above_the_lag_limit_is_closed_and_resumes_without_loss() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy("/strict").await;
-    is_told_of_its_end(fixture, client).await;
+    assert_closed_with_event(fixture, client).await;
 }
 
-/// Same as [`is_told_of_its_end`], for a client that never reads.
+/// Same as [`assert_closed_with_event`], for a client that never reads.
 pub async fn is_reset(mut fixture: Fixture, mut client: SseClient) {
     fixture.publish_until_waiting("/strict", 101, 4000).await;
     fixture.until_ended("/strict", 1.0).await;
@@ -309,7 +309,7 @@ async fn a_client_that_never_reads_is_reset_a_second_after_its_close() {
 }
 
 /// Two event streams of one connection, one of them never read.
-pub async fn is_reset_alone(mut fixture: Fixture, mut connection: H2Client) {
+pub async fn assert_reset_alone(mut fixture: Fixture, mut connection: H2Client) {
     let mut stalled = connection.get("/strict").await;
     let mut reading = connection.get("/usual").await;
     for _ in 0..6 {
@@ -327,11 +327,11 @@ pub async fn is_reset_alone(mut fixture: Fixture, mut connection: H2Client) {
 async fn one_stalled_stream_of_an_http2_connection_is_reset_and_the_others_continue() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2().await;
-    is_reset_alone(fixture, connection).await;
+    assert_reset_alone(fixture, connection).await;
 }
 
 /// HTTP/2 stream on the route with load shedding.
-pub async fn is_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Client) {
+pub async fn assert_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Client) {
     let mut client = connection.get("/shed").await;
     client
         .until_seen("the client has a position", |parser| {
@@ -355,7 +355,7 @@ pub async fn is_shed_like_a_socket(mut fixture: Fixture, mut connection: H2Clien
 async fn a_slow_http2_stream_is_shed_with_gaps_like_a_socket() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2().await;
-    is_shed_like_a_socket(fixture, connection).await;
+    assert_shed_like_a_socket(fixture, connection).await;
 }
 
 #[tokio::test]
@@ -438,7 +438,7 @@ async fn at_ten_kilobytes_per_second_all_critical_events_arrive_in_order_and_a_r
     while events.pop_if(|event| event.name != "message").is_some() {}
     let tally = Tally::of(&events, 0, "slow");
     println!(
-        "given {}, missed {} in {} gaps, shed {shed} before the end, told of it: {closed}",
+        "received {}, missed {} in {} gaps, shed {shed} before the close, close event: {closed}",
         tally.given.len(),
         tally.missed.len(),
         tally.gaps

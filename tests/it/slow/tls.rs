@@ -2,21 +2,22 @@
 
 use super::fixture::Fixture;
 use super::policies::{
-    is_reset, is_reset_alone, is_shed_and_told, is_shed_like_a_socket, is_told_of_its_end,
+    assert_closed_with_event, assert_reset_alone, assert_shed_like_a_socket, assert_shed_with_gaps,
+    is_reset,
 };
 
 #[tokio::test]
 async fn a_slow_client_over_tls_is_shed_with_exact_gaps() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy_tls("/shed").await;
-    is_shed_and_told(fixture, client).await;
+    assert_shed_with_gaps(fixture, client).await;
 }
 
 #[tokio::test]
 async fn a_slow_client_over_tls_above_the_lag_limit_is_closed_regularly() {
     let fixture = Fixture::start().await;
     let client = fixture.lazy_tls("/strict").await;
-    is_told_of_its_end(fixture, client).await;
+    assert_closed_with_event(fixture, client).await;
 }
 
 #[tokio::test]
@@ -30,14 +31,14 @@ async fn a_client_that_never_reads_over_tls_is_reset_a_second_after_its_close() 
 async fn one_stalled_stream_of_http_2_over_tls_is_reset_and_the_others_continue() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2_tls().await;
-    is_reset_alone(fixture, connection).await;
+    assert_reset_alone(fixture, connection).await;
 }
 
 #[tokio::test]
 async fn a_slow_stream_of_http_2_over_tls_is_shed_with_gaps() {
     let fixture = Fixture::start().await;
     let connection = fixture.http2_tls().await;
-    is_shed_like_a_socket(fixture, connection).await;
+    assert_shed_like_a_socket(fixture, connection).await;
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ async fn an_unread_rejection_does_not_extend_the_lifetime_of_a_connection() {
         .until_metric_within(most, "sidestream_connections", &[], |open| open == 0.0)
         .await;
     println!("closed after {:?}", began.elapsed());
-    assert!(connection.going_away(), "it was told to go before");
+    assert!(connection.going_away(), "GOAWAY was sent before");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_closed_window_is_detected_even_with_few_pending_bytes() {
     println!("both closed after {:?}", began.elapsed());
     assert!(
         began.elapsed() > Duration::from_secs(20),
-        "patience alone ends nobody"
+        "the stall timeout alone closes no client"
     );
     assert!(
         connections
