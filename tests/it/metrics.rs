@@ -62,9 +62,9 @@ const INTRODUCTION: &str = "\
 # Metrics
 
 Prometheus text on `GET /metrics` of the admin port. Counters end in `_total` and begin at 0 with the process; a
-series with a label from a closed list (reasons, tiers, protocols) appears with the route, at 0; other series appear with their
-first value. The id of a client is never a label. Histograms have the usual `_bucket`,
-`_sum` and `_count` series.
+series with a label from a closed list appears at 0, with the process (codes, limits) or with the route (reasons, tiers,
+protocols); other series appear with their first value. The id of a client is never a label. Histograms have the usual
+`_bucket`, `_sum` and `_count` series.
 
 This table is written by a test from the metrics themselves: `UPDATE_DOCS=1 cargo test --test it metrics::`.
 
