@@ -1,8 +1,8 @@
 //! The socket of a client, in clear text or with TLS, as event streams are written to it.
 //!
-//! [`Transport`] is a byte stream that can be reset. A socket in clear text (its implementation is in
-//! `h1::sink`) can also be written to without the task of its event stream; the methods for that do
-//! nothing by default.
+//! [`Transport`] is a byte stream that can be reset. A socket in clear text (its implementation is
+//! in `h1::sink`) can also be written to without the task of its event stream; the methods for that
+//! do nothing by default.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! Settings of this folder (parts of `limits:` in the configuration) and their defaults.
+//!
+//! `config::read::limits` parses the file into these types. A reload passes them to
+//! `ConnectionLimiter::set` and `ClientLimiter::set`.
 
 use std::num::NonZeroU32;
 

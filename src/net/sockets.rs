@@ -1,4 +1,9 @@
 //! Gauges of TCP sockets by state (`sidestream_sockets`), from the kernel's tables.
+//!
+//! [`sample_with`] registers a function that runs before each scrape, on the admin thread. It
+//! counts the sockets of the whole network namespace, because sockets in TIME_WAIT belong to no
+//! process. A growing number of `close_wait` means that connections are not closed; many
+//! `time_wait` are left after a reconnect storm.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};

@@ -1,4 +1,7 @@
 //! Addresses as text on the stack, for logs and presence.
+//!
+//! [`AddressText`] derefs to `str`, so it needs no allocation where a `&str` or a `Display` is
+//! wanted. The tests compare it with the standard library's text.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
