@@ -37,7 +37,7 @@ impl RetryDelays {
         self.failures = 0;
     }
 
-    /// Returns the delay before the next attempt. `Retry-After` is a minimum; jitter is added to it.
+    /// Returns the delay before the next attempt. `Retry-After` is a minimum; jitter is added.
     pub(super) fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
         // A server may request more than the cap.
         let delays = Backoff::new(self.base, CAP.max(self.base), Jitter::Full);

@@ -2,7 +2,7 @@
 //!
 //! One task per pod. It takes updates from the [`PresenceQueue`] and writes at most 100 at a time,
 //! every 100 ms. Nothing waits for it, and a failing bucket never affects event streams: the health
-//! check `presence` warns and writing is retried with a back-off.
+//! check `presence` is degraded and writing is retried with a back-off.
 //!
 //! [`PresenceQueue`]: crate::presence::PresenceQueue
 //!
