@@ -131,6 +131,22 @@ fn types_have_the_words_of_the_field() {
 }
 
 #[test]
+fn only_the_injector_depends_on_the_kubernetes_client() {
+    let manifests = [
+        "Cargo.toml",
+        "crates/common/Cargo.toml",
+        "crates/inject/Cargo.toml",
+    ];
+    for manifest in manifests {
+        let text = fs::read_to_string(root().join(manifest)).unwrap();
+        let found = kubernetes_clients(&text);
+        assert_eq!(found, [""; 0], "{manifest}: it would be in the sidecar");
+    }
+    let injector = fs::read_to_string(root().join("crates/injector/Cargo.toml")).unwrap();
+    assert_eq!(kubernetes_clients(&injector).len(), 2);
+}
+
+#[test]
 fn ring_is_the_one_cryptography_provider() {
     assert_eq!(
         providers(&fs::read_to_string(root().join("Cargo.lock")).unwrap()),
@@ -229,6 +245,13 @@ fn coined_names(source: &str) -> Vec<String> {
         }
     }
     wrong
+}
+
+fn kubernetes_clients(manifest: &str) -> Vec<&str> {
+    manifest
+        .lines()
+        .filter(|line| line.starts_with("kube") || line.starts_with("k8s-openapi"))
+        .collect()
 }
 
 fn providers(lock: &str) -> Vec<&str> {
