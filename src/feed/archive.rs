@@ -68,10 +68,7 @@ impl Page {
                 missed: Some(1),
             };
         }
-        Gap {
-            reason: GapReason::Expired,
-            missed: None,
-        }
+        Gap::uncounted(GapReason::Expired)
     }
 }
 

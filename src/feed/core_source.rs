@@ -123,12 +123,7 @@ impl CoreSource {
             ..complete
         };
         let live = (state.window.end_offset(), head);
-        let gap = |reason| {
-            Outcome::Gap(Gap {
-                reason,
-                missed: None,
-            })
-        };
+        let gap = |reason| Outcome::Gap(Gap::uncounted(reason));
         let (outcome, (offset, position)) = match start {
             Start::Live => (Outcome::Live, live),
             Start::Unknown(reason) => (gap(reason), live),

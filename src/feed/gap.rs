@@ -86,13 +86,19 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// Gap with an unknown number of events.
+    #[must_use]
+    pub const fn uncounted(reason: GapReason) -> Self {
+        Self {
+            reason,
+            missed: None,
+        }
+    }
+
     /// Merges two gaps with no event between them.
     pub(super) fn and(self, next: Self) -> Self {
         if self.reason != next.reason {
-            return Self {
-                reason: GapReason::Expired,
-                missed: None,
-            };
+            return Self::uncounted(GapReason::Expired);
         }
         let missed = self.missed.zip(next.missed).map(|(one, other)| one + other);
         Self {

@@ -157,10 +157,7 @@ impl RepublishSource {
         }
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Unknown(reason) => Outcome::Gap(Gap {
-                reason,
-                missed: None,
-            }),
+            Start::Unknown(reason) => Outcome::Gap(Gap::uncounted(reason)),
             Start::After(at) => {
                 let archive = Some(&**self.replay_pool.archive());
                 opening::resume(&mut cursor, at, archive, |cursor, source, fingerprint| {

@@ -95,12 +95,7 @@ pub(super) enum Decision {
 /// Decides the start of a reader with the position `at`.
 pub(super) fn decide(at: Position, view: &View) -> Decision {
     use GapReason::{Ahead, Expired, Recreated};
-    let gap = |reason| {
-        Decision::Outcome(Outcome::Gap(Gap {
-            reason,
-            missed: None,
-        }))
-    };
+    let gap = |reason| Decision::Outcome(Outcome::Gap(Gap::uncounted(reason)));
     if at.tag != view.tag || view.source.is_some_and(|source| source.tag != view.tag) {
         return gap(Recreated);
     }

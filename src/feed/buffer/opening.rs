@@ -29,10 +29,7 @@ impl StreamBuffer {
         let mut cursor = self.join(filters, options)?;
         let outcome = match start {
             Start::Live => Outcome::Live,
-            Start::Unknown(reason) => Outcome::Gap(Gap {
-                reason,
-                missed: None,
-            }),
+            Start::Unknown(reason) => Outcome::Gap(Gap::uncounted(reason)),
             Start::After(at) => {
                 let archive = self
                     .replay_pool

@@ -75,14 +75,7 @@ impl StreamWriter {
             Some(before) if before.tag == tag && before.seq <= head => {}
             Some(_) => {
                 drop(state);
-                self.start_epoch(
-                    tag,
-                    head,
-                    Gap {
-                        reason: GapReason::Recreated,
-                        missed: None,
-                    },
-                );
+                self.start_epoch(tag, head, Gap::uncounted(GapReason::Recreated));
             }
         }
     }

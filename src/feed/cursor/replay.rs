@@ -115,10 +115,9 @@ impl Cursor {
                         None => {
                             // The tailer has not noticed yet.
                             self.offset = state.window.end_offset();
-                            batch.items.push(self.gap(Gap {
-                                reason: GapReason::Recreated,
-                                missed: None,
-                            }));
+                            batch
+                                .items
+                                .push(self.gap(Gap::uncounted(GapReason::Recreated)));
                             return Poll::Ready(Read::Some);
                         }
                     }
