@@ -13,7 +13,7 @@ use prometheus::{IntCounter, IntGauge};
 
 use crate::feed::Outcome;
 use crate::http::request::rejection::RejectionCode;
-use crate::http::request::route::Routes;
+use crate::http::route::Routes;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
 use crate::limit::token_bucket::Bucket;

@@ -17,6 +17,7 @@ mod context;
 mod h1;
 mod h2;
 mod request;
+mod route;
 mod stream;
 mod transport;
 
@@ -24,5 +25,5 @@ pub use accept::connection_task::Drain;
 pub use accept::listen::serve;
 pub use config::{Config, RouteConfig};
 pub use context::Context;
-pub use request::route::{FindSource, Routes};
+pub use route::{FindSource, Routes};
 pub use stream::state::memory_bytes;

@@ -14,7 +14,7 @@
 //! [`StreamGroup`](super::stream::group::StreamGroup) counts. [`read_budget`] limits how much a
 //! connection reads at a time.
 //!
-//! A connection ends for three reasons ([`connection::GoAwayReason`]): the pod drains, an event
+//! A connection ends for three reasons (`connection::GoAwayReason`): the pod drains, an event
 //! stream reached `max_age`, or the connection is [`idle`]. [`keepalive`] finds dead peers.
 
 pub(in crate::http) mod connection;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! respond         the order of all checks; builds the response head
-//!   route         path -> route -> filters per source, client id
+//!   resolve       filters per source and client, from the route (`http::route`)
 //!   request       variables, Last-Event-ID, Accept, browser detection
 //!   client_address  through trusted proxies
 //!   cors          headers for other origins
@@ -15,5 +15,5 @@ pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;
 pub(in crate::http) mod rejection;
 pub(in crate::http) mod request;
+pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;
-pub(in crate::http) mod route;

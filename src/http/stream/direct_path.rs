@@ -22,7 +22,7 @@ use super::compact_time::{CompactInstant, StreamClock};
 use super::state::StreamState;
 use super::write_batch::{Unsent, WriteStats, Written};
 use crate::feed::EncodedRun;
-use crate::http::request::route::Route;
+use crate::http::route::Route;
 use crate::limit::LoadLevel;
 use crate::limit::load_level::SharedLevel;
 

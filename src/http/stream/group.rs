@@ -58,13 +58,13 @@ pub(in crate::http) struct StreamGroup {
 #[derive(Debug, Default)]
 struct Members {
     /// Ordered by HTTP/2 stream.
-    all: Vec<Member>,
+    all: Vec<GroupEntry>,
     /// Earliest deadline, in ticks of the process; it may belong to a member that has ended.
     next: Option<u64>,
 }
 
 #[derive(Debug)]
-struct Member {
+struct GroupEntry {
     state: Weak<StreamState>,
     /// Deadline; [`NEVER`] after it was woken, until the next deadline is reported.
     due: u64,
@@ -105,7 +105,7 @@ impl StreamGroup {
         let index = members.all.partition_point(|member| member.stream < stream);
         members.all.insert(
             index,
-            Member {
+            GroupEntry {
                 state: Arc::downgrade(state),
                 due: NEVER,
                 stream,

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use super::compact_time::{CompactInstant, StreamClock};
 use super::write_batch::Written;
 use crate::feed::CursorProbe;
-use crate::http::request::route::Route;
+use crate::http::route::Route;
 use crate::net::AddressText;
 use crate::presence::queue::unix_millis;
 use crate::presence::{

@@ -19,7 +19,7 @@ use super::EventStream;
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
-use crate::http::request::route::Route;
+use crate::http::route::Route;
 use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};

@@ -4,9 +4,7 @@
 //! it in an `ArcSwap`). Open event streams keep the [`Route`] with which they were opened. A route
 //! resolves its metric labels once, so that no event looks up a label.
 //!
-//! For a request, a route computes the filters of each source ([`Route::filters`]), the client
-//! ([`Route::client`]), and a hash for each feed that would be read ([`Route::feed_hashes`]), with
-//! which the limiter counts the different filter sets of a client.
+//! `request::resolve` computes what a request reads of a route: filters and client.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -15,15 +13,11 @@ use hyper::header::HeaderValue;
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::cors;
-use super::rejection::{Rejection, RejectionCode};
-use super::request::Request;
+use super::request::cors;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
-use crate::net::AddressText;
 use crate::presence::{CloseReason, Protocol};
 use crate::sse::Tier;
-use crate::subject::template::Unfilled;
 use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
@@ -54,8 +48,8 @@ pub(in crate::http) struct RouteSource {
     pub(in crate::http) source: Source,
     /// Name of the stream, or `core`: the `source` field of logs.
     pub(in crate::http) label: Box<str>,
-    subjects: Vec<SubjectTemplate>,
-    allow: Vec<Filter>,
+    pub(in crate::http) subjects: Vec<SubjectTemplate>,
+    pub(in crate::http) allow: Vec<Filter>,
 }
 
 /// Metrics of a route with their labels resolved.
@@ -83,17 +77,6 @@ pub(in crate::http) struct RouteMatch<'p> {
     /// Names of the path's variables with their raw (percent-encoded) values.
     pub(in crate::http) variables: Vec<(&'p str, &'p str)>,
 }
-
-/// Client of a request.
-pub(in crate::http) struct ClientId {
-    /// Name by the route's `client`, or the address: for limits, presence and the log.
-    pub(in crate::http) name: Box<str>,
-    /// The name comes from the route's `client` and is complete.
-    pub(in crate::http) is_named: bool,
-}
-
-/// Longest name of a client in bytes, so that log lines and presence entries stay small.
-const CLIENT_BYTES_MAX: usize = 256;
 
 /// Random key of this process for the hashes of filter sets: clients cannot construct collisions.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -157,70 +140,12 @@ impl Route {
             .any(|source| !matches!(source.source, Source::Core(_)))
     }
 
-    /// Returns the filters of each source for a request.
-    pub(in crate::http) fn filters(
-        &self,
-        request: &Request<'_>,
-        subjects_max: usize,
-    ) -> Result<Vec<FilterSet>, Rejection> {
-        let mut sets = Vec::with_capacity(self.sources.len());
-        let mut count = 0;
-        for source in &self.sources {
-            let mut all = Vec::new();
-            for template in &source.subjects {
-                all.extend(template.fill(request, &source.allow).map_err(reject)?);
-            }
-            count += all.len();
-            sets.push(FilterSet::new(all));
-        }
-        if count > subjects_max.max(self.sources.len()) {
-            return Err(RejectionCode::TooManySubjects.into());
-        }
-        Ok(sets)
-    }
-
     /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
     /// set per source.
     pub(in crate::http) fn feed_hashes(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
         self.sources.iter().zip(filters).map(|(source, filters)| {
             KEY.hash_one((source.source.address(), self.options_hash, filters))
         })
-    }
-
-    /// Returns the client of a request.
-    pub(in crate::http) fn client(&self, request: &Request<'_>) -> ClientId {
-        let named = self
-            .config
-            .client
-            .as_ref()
-            .and_then(|template| template.fill(request));
-        let Some(mut name) = named else {
-            return ClientId {
-                name: Box::from(&*AddressText::from(request.remote)),
-                is_named: false,
-            };
-        };
-        // A truncated name does not identify a client: others can begin with the same bytes.
-        let is_named = name.len() <= CLIENT_BYTES_MAX;
-        name.truncate(name.floor_char_boundary(CLIENT_BYTES_MAX));
-        ClientId {
-            name: name.into(),
-            is_named,
-        }
-    }
-}
-
-fn reject(unfilled: Unfilled) -> Rejection {
-    match unfilled {
-        Unfilled::Missing(variable) | Unfilled::Token(variable) => Rejection::new(
-            RejectionCode::BadVariable,
-            format!("{variable} is missing or cannot be part of a subject"),
-        ),
-        Unfilled::Filter(invalid) => Rejection::new(RejectionCode::BadSubject, invalid.explain()),
-        Unfilled::NotAllowed(filter) => Rejection::new(
-            RejectionCode::SubjectNotAllowed,
-            format!("this route does not allow {filter}"),
-        ),
     }
 }
 
