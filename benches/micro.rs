@@ -51,7 +51,8 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
 
 /// Returns a stream buffer whose memory budget evicts nothing.
 fn log_of(feeds: usize, window: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
-    let (mut writer, log) = buffer::channel("S", window, &Budget::new(4 << 30, feeds), None);
+    let (mut writer, log) =
+        buffer::writer::channel("S", window, &Budget::new(4 << 30, feeds), None);
     writer.begin(tag(), 0);
     (writer, log)
 }

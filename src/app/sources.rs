@@ -156,7 +156,8 @@ impl Sources {
         let (stop, stopped) = shutdown::channel();
         let source = match delivery {
             Delivery::Shared => {
-                let (writer, log) = feed::buffer::channel(stream, limits, &self.budget, Some(past));
+                let (writer, log) =
+                    feed::buffer::writer::channel(stream, limits, &self.budget, Some(past));
                 spawn_until(log.replays(), stopped.clone());
                 self.nats.tail(followed, writer, stopped);
                 StreamSource::Shared(log)

@@ -1,6 +1,6 @@
 //! Stream buffer: the recent events of one JetStream stream, and the feeds that select from it.
 //!
-//! A pod follows each stream with one consumer. Its tailer appends through [`StreamWriter`]; the
+//! A pod follows each stream with one consumer. Its tailer appends through a [`writer::StreamWriter`]; the
 //! buffer keeps the events in order within [`Limits`], indexes them by subject, and appends each to
 //! every feed whose filters match (a trie over all filters, with a cache per subject). A feed
 //! exists while it has a reader: the first reader creates it and fills it from the subject index,
@@ -17,7 +17,7 @@
 //! encoded before locking, and tasks are woken after its release.
 
 mod opening;
-mod writer;
+pub mod writer;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,12 +39,11 @@ use super::notify::WakeList;
 use super::opening::OpenError;
 use super::options::{FeedOptions, Named};
 use super::origin::Origin;
-use super::replay::{ReplayMember, ReplayPool, ReplaySlots};
+use super::replay::member::ReplayMember;
+use super::replay::{ReplayPool, ReplaySlots};
 use super::subject_index::SubjectIndex;
 use super::trie::SubjectTrie;
 use super::window::GapSide;
-
-pub use writer::{StreamWriter, channel};
 
 /// Reading side of a stream buffer.
 pub struct StreamBuffer {

@@ -38,7 +38,7 @@ use super::limits::SourceSize;
 use super::opening::{OpenError, Opened};
 use super::options::FeedOptions;
 use super::origin::Origin;
-use super::replay::ReplayMember;
+use super::replay::member::ReplayMember;
 use super::resume::{Outcome, Start};
 
 use sequence::SequenceCounter;

@@ -30,7 +30,7 @@ use super::batch::EventInfo;
 use super::encoded::PREFETCH_AHEAD;
 use super::feed::Feed;
 use super::origin::Origin;
-use super::replay::ReplayMember;
+use super::replay::member::ReplayMember;
 use super::shed::{GapRun, Shedder};
 use super::sink::DirectSink;
 use super::throttle::{Throttle, ThrottleDecision};

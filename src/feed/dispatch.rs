@@ -309,7 +309,7 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let (mut writer, buffer) =
-                buffer::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
+                buffer::writer::channel("S", Limits::default(), &Budget::new(1 << 22, 10), None);
             writer.begin(SourceTag::of_stream("S", 1), 0);
             Self {
                 writer,

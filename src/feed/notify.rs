@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn readers_of_another_shard_are_notified_once_for_all_of_them() {
         let (mut writer, buffer) =
-            buffer::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
+            buffer::writer::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
         let tag = SourceTag::of_stream("S", 1);
         writer.begin(tag, 0);
         let (ready, shard) = mpsc::sync_channel(1);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::sse::Position;
 
 use super::feed::Feed;
-use super::replay::ReplayMember;
+use super::replay::member::ReplayMember;
 
 /// Source of a feed, as its cursors use it.
 pub(super) trait Origin: Debug + Send + Sync {

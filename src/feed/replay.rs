@@ -17,7 +17,7 @@
 //!
 //! Lock order: the pool before a feed.
 
-mod member;
+pub(super) mod member;
 mod slots;
 
 use std::sync::atomic::Ordering;
@@ -39,7 +39,6 @@ use super::feed::Feed;
 use super::gap::Gap;
 use super::trie::SubjectTrie;
 
-pub(super) use member::{ReplayMember, ReplayProgress};
 pub use slots::{ReplayLimits, ReplaySlots};
 
 /// Replays of one source.

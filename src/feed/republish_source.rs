@@ -31,7 +31,8 @@ use super::opening;
 use super::opening::{OpenError, Opened};
 use super::options::FeedOptions;
 use super::origin::Origin;
-use super::replay::{ReplayMember, ReplayPool};
+use super::replay::ReplayPool;
+use super::replay::member::ReplayMember;
 use super::resume::{Outcome, Start, StoredFingerprint, View};
 use super::window::GapSide;
 

@@ -35,7 +35,8 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
 }
 
 fn buffer(limits: Limits) -> (StreamWriter, Arc<StreamBuffer>) {
-    let (mut writer, buffer) = buffer::channel("S", limits, &Budget::new(1 << 20, 100), None);
+    let (mut writer, buffer) =
+        buffer::writer::channel("S", limits, &Budget::new(1 << 20, 100), None);
     writer.begin(tag(), 0);
     (writer, buffer)
 }
@@ -311,7 +312,7 @@ fn checkpoint_advances_an_idle_reader_and_never_skips_an_event() {
 #[test]
 fn last_reader_removes_the_feed_and_all_memory_is_released() {
     let budget = Budget::new(1 << 20, 1);
-    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+    let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
     let options = options(Limits::default());
     assert_eq!(
         now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap_err(),
@@ -338,7 +339,7 @@ fn window_is_the_same_for_single_and_batched_appends() {
     let events: Vec<Event> = (1..=150).map(|seq| event(seq, "a")).collect();
     let held = |sizes: &[usize]| {
         let budget = Budget::new(1 << 20, 10);
-        let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+        let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
         writer.begin(tag(), 0);
         let open = |events, start| {
             let options = options(Limits {
@@ -380,7 +381,7 @@ fn window_is_the_same_for_single_and_batched_appends() {
 #[test]
 fn all_windows_together_stay_within_the_budget() {
     let budget = Budget::new(20_000, 10);
-    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+    let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
     writer.begin(tag(), 0);
     let options = options(Limits::default());
     let mut reader = now(buffer.open(filters(&["a"]), &options, Start::Live)).unwrap();

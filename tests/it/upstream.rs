@@ -87,8 +87,12 @@ impl Upstream {
 
     /// Follows a stream.
     pub fn tail_with(&self, config: StreamConfig) -> Arc<StreamBuffer> {
-        let (writer, log) =
-            feed::buffer::channel(config.name.as_str(), Limits::default(), &self.budget, None);
+        let (writer, log) = feed::buffer::writer::channel(
+            config.name.as_str(),
+            Limits::default(),
+            &self.budget,
+            None,
+        );
         self.nats.tail(config, writer, self.watch.clone());
         log
     }

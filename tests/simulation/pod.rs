@@ -82,7 +82,7 @@ impl Pod {
             reach,
             replays: ReplaySlots::new(config, &Arc::new(Metrics::new().unwrap())),
         });
-        let (writer, buffer) = buffer::channel("S", limits, budget, access);
+        let (writer, buffer) = buffer::writer::channel("S", limits, budget, access);
         let replays = has_archive.then(|| tokio::spawn(buffer.replays()));
         let tag = lock(source).tag;
         Self {

@@ -125,7 +125,7 @@ fn read(
 #[test]
 fn readers_on_other_threads_are_woken_and_checkpoints_skip_no_event() {
     let budget = Budget::new(64 << 20, 100);
-    let (mut writer, buffer) = buffer::channel("S", Limits::default(), &budget, None);
+    let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
     let tag = SourceTag::of_stream("S", 1);
     writer.begin(tag, 0);
     let wide = Arc::new(FeedOptions::default());

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use super::{Cursor, Read, reborrow};
-use crate::feed::replay::ReplayProgress;
+use crate::feed::replay::member::ReplayProgress;
 use crate::feed::{Batch, Gap, GapReason, Item, Throttle};
 use crate::sse::Position;
 

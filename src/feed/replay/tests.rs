@@ -149,7 +149,7 @@ fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuff
         ..Limits::default()
     };
     let (mut writer, buffer) =
-        buffer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(access));
+        buffer::writer::channel("S", limits, &Budget::new(1 << 24, 10_000), Some(access));
     writer.begin(source.tag, last.saturating_sub(50));
     writer.append(
         (last.saturating_sub(49).max(1)..=last)
