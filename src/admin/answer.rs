@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::connections::{self, ListError};
+use super::health;
 use super::list::List;
-use super::{Parts, health};
+use super::parts::Parts;
 use crate::net::request_head;
 use crate::net::slots::{Busy, Slot};
 

@@ -3,10 +3,8 @@
 //! `?client=` and `?route=` filter the event streams of this pod. `?scope=cluster` with a client
 //! reads the presence bucket. [`List`](super::list::List) writes the result.
 
-use serde_json::{Value, json};
-
-use super::list::{Entries, PodStreams};
-use crate::presence::{Entry, Key, StreamHandle, StreamTable};
+use super::list::{Entries, Filter, PodStreams};
+use crate::presence::StreamTable;
 
 /// Default number of listed event streams.
 const LIMIT: usize = 1_000;
@@ -24,13 +22,6 @@ pub(super) struct Query {
     limit: usize,
     /// Event streams of all pods.
     is_of_cluster: bool,
-}
-
-/// Conditions for a listed event stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Filter {
-    client: Option<String>,
-    route: Option<String>,
 }
 
 /// Error that prevents a list.
@@ -72,20 +63,6 @@ impl Query {
     }
 }
 
-impl Filter {
-    pub(super) fn matches(&self, stream: &dyn StreamHandle) -> bool {
-        self.matches_route(stream.route())
-            && self
-                .client
-                .as_ref()
-                .is_none_or(|client| client == stream.client())
-    }
-
-    fn matches_route(&self, route: &str) -> bool {
-        self.route.as_ref().is_none_or(|wanted| wanted == route)
-    }
-}
-
 /// Returns the entries that match, up to the limit.
 pub(super) async fn entries(streams: &StreamTable, query: Query) -> Result<Entries, ListError> {
     let Query {
@@ -124,35 +101,6 @@ async fn of_cluster(
         total,
         is_complete,
         found: found.entries.into_iter(),
-    })
-}
-
-pub(super) fn entry_json((key, entry): &(Key, Entry)) -> Value {
-    let Entry {
-        pod,
-        route,
-        subjects,
-        unlisted,
-        state,
-        since,
-        last_event_id,
-        reason,
-        claimed,
-        expires,
-    } = entry;
-    json!({
-        "client": key.client,
-        "connection": key.connection,
-        "pod": pod,
-        "route": route,
-        "subjects": subjects,
-        "subjects_total": unlisted.as_ref().map_or(subjects.len(), |unlisted| unlisted.total),
-        "state": state,
-        "reason": reason,
-        "claimed": claimed,
-        "since": since,
-        "expires": expires,
-        "last_event_id": last_event_id,
     })
 }
 

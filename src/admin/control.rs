@@ -12,8 +12,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::health;
+use super::parts::{Command, Outcome, Parts};
 use super::socket::Socket;
-use super::{Parts, health};
 use crate::lifecycle::phase::{Phase, Progress};
 use crate::net::slots::{Bounds, Slot, Slots};
 use crate::telemetry::Metrics;
@@ -37,24 +38,6 @@ const OUTCOME_MAX: Duration = Duration::from_secs(10);
 
 /// 100 ms: prevents a busy loop while file descriptors are short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
-
-/// Command for the application.
-#[derive(Debug)]
-pub enum Command {
-    /// Reads the configuration again.
-    Reload {
-        /// Receives the outcome.
-        outcome: oneshot::Sender<Outcome>,
-    },
-    /// Starts a drain. A second command joins the running drain.
-    Drain {
-        /// Receives the outcome when the drain has started.
-        outcome: oneshot::Sender<Outcome>,
-    },
-}
-
-/// Outcome of a command; the error is a sentence for people.
-pub type Outcome = Result<(), String>;
 
 /// Returns the slots of the control socket.
 pub(super) fn slots(metrics: &Metrics) -> Slots {

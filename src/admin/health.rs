@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::Parts;
+use super::parts::Parts;
 use crate::lifecycle::health::Status;
 use crate::lifecycle::phase::Progress;
 

@@ -13,9 +13,9 @@ use std::vec;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
+use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::connections::{Filter, entry_json};
 use crate::presence::{Entry, Key, SHARDS, StreamHandle, StreamTable};
 
 /// 16 KiB: about thirty entries, as much as a socket accepts at once.
@@ -163,4 +163,54 @@ impl PodStreams {
             self.next_shard += 1;
         }
     }
+}
+
+/// Conditions for a listed event stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    pub(super) client: Option<String>,
+    pub(super) route: Option<String>,
+}
+
+impl Filter {
+    pub(super) fn matches(&self, stream: &dyn StreamHandle) -> bool {
+        self.matches_route(stream.route())
+            && self
+                .client
+                .as_ref()
+                .is_none_or(|client| client == stream.client())
+    }
+
+    pub(super) fn matches_route(&self, route: &str) -> bool {
+        self.route.as_ref().is_none_or(|wanted| wanted == route)
+    }
+}
+
+fn entry_json((key, entry): &(Key, Entry)) -> Value {
+    let Entry {
+        pod,
+        route,
+        subjects,
+        unlisted,
+        state,
+        since,
+        last_event_id,
+        reason,
+        claimed,
+        expires,
+    } = entry;
+    json!({
+        "client": key.client,
+        "connection": key.connection,
+        "pod": pod,
+        "route": route,
+        "subjects": subjects,
+        "subjects_total": unlisted.as_ref().map_or(subjects.len(), |unlisted| unlisted.total),
+        "state": state,
+        "reason": reason,
+        "claimed": claimed,
+        "since": since,
+        "expires": expires,
+        "last_event_id": last_event_id,
+    })
 }

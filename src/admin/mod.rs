@@ -18,11 +18,12 @@ mod connections;
 mod control;
 mod health;
 mod list;
+mod parts;
 mod sample;
 mod server;
 mod socket;
 
 pub use config::Config;
-pub use control::{Command, Outcome};
-pub use server::{Admin, Parts, start};
+pub use parts::{Command, Outcome, Parts};
+pub use server::{Admin, start};
 pub use socket::candidates;

@@ -6,7 +6,6 @@
 //! busy.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,19 +18,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::answer::RequestContext;
-use super::control::{self, Command};
+use super::config::Config;
+use super::control;
+use super::parts::Parts;
 use super::socket::Socket;
-use super::{Config, answer, sample};
+use super::{answer, sample};
 use crate::lifecycle::health::{Check, Health, Status};
-use crate::lifecycle::phase::Progress;
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slots};
-use crate::presence::StreamTable;
-use crate::telemetry::Metrics;
 
 /// 64 silent and 64 connected: probes, scrapers and people need a dozen, and 128 descriptors are
 /// half of the smallest usual limit (256). 16 busy: lists and metrics stay in memory until the
@@ -61,28 +59,6 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// 16 KiB: the next chunk of a list is made when the one before is written.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
-
-/// State that the admin shows, and the channel for its commands.
-pub struct Parts {
-    /// The checks.
-    pub health: Health,
-    /// The metrics. The admin adds its own samplers.
-    pub metrics: Arc<Metrics>,
-    /// Open event streams.
-    pub streams: StreamTable,
-    /// Progress of the drain.
-    pub drain: watch::Receiver<Progress>,
-    /// Body of `/config`: the effective configuration with masked secrets, and the last reload.
-    pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
-    /// Receives the commands of the control socket.
-    pub commands: mpsc::Sender<Command>,
-}
-
-impl fmt::Debug for Parts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Parts")
-    }
-}
 
 /// Handle of the running admin. Dropping it stops the admin without waiting.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::Config;
+use super::model::Config;
 use super::units::{format_duration, format_size};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;

@@ -32,7 +32,7 @@ pub(super) fn fill(root: &mut Node, environment: Lookup<'_>, report: &Report<'_>
     );
 }
 
-fn fill_node(node: &mut Node, each: &mut dyn FnMut(super::problem::Location, &mut Scalar)) {
+fn fill_node(node: &mut Node, each: &mut dyn FnMut(super::location::Location, &mut Scalar)) {
     match &mut node.value {
         Value::Scalar(scalar) => each(node.at, scalar),
         Value::List(items) => items.iter_mut().for_each(|item| fill_node(item, each)),

@@ -9,20 +9,21 @@
 //! because the hint may name a key of another map. Their values are hidden in excerpts: a
 //! misspelled key may have a secret.
 
-mod map;
+pub(super) mod map;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::problem::{Location, Problems, Report};
+use super::location::Location;
+use super::mask::{self, is_secret_name};
+use super::problem::{Problems, Report};
 use super::renamed;
-use super::secrets::{self, is_secret_name};
+use super::secrets;
 use super::spelling::{elsewhere, nearest};
 use super::tree::{Entry, Node, Scalar, Value};
 use super::units;
-pub(super) use map::MapReader;
 
 /// 16 KiB: the longest token of a NATS account has a quarter of it. Reading a template or a path
 /// takes more than linear time.
@@ -365,7 +366,7 @@ impl<'w> ValueReader<'w> {
             if text.is_empty() {
                 return Err("the text is empty");
             }
-            if secrets::is_key(text) || text.contains(['\n', '\0']) {
+            if mask::is_key(text) || text.contains(['\n', '\0']) {
                 return Err("expected the name of a file, not its content");
             }
             Ok(PathBuf::from(text))
@@ -429,29 +430,6 @@ impl<'w> ValueReader<'w> {
         Some(read_items)
     }
 
-    /// Reads a map: the keys that `read` asks for are the known ones.
-    pub(super) fn map<T>(&self, read: impl FnOnce(&mut MapReader<'_>) -> Option<T>) -> Option<T> {
-        let Value::Map(entries) = &self.node.value else {
-            return self.wrong(
-                "a map",
-                Some("write its keys on the lines below it, indented, as `key: value`"),
-            );
-        };
-        let mut keys = MapReader {
-            value: self,
-            entries,
-            asked: Vec::new(),
-            not_yet: &[],
-        };
-        let value = read(&mut keys);
-        let MapReader { asked, not_yet, .. } = keys;
-        let known = |key: &str| asked.contains(&key) || not_yet.contains(&key);
-        for entry in entries.iter().filter(|entry| !known(&entry.key)) {
-            self.add_unknown(entry, &asked);
-        }
-        value
-    }
-
     /// Records an unknown key and hides its value, which may be a secret at a misspelled key.
     fn add_unknown(&self, entry: &Entry, siblings: &[&'static str]) {
         let mut unknown_keys = self.reader.unknown_keys.borrow_mut();
@@ -463,7 +441,7 @@ impl<'w> ValueReader<'w> {
             .path
             .split(['.', '['])
             .next()
-            .is_some_and(secrets::is_section);
+            .is_some_and(mask::is_section);
         let is_harmless = matches!(entry.node.value, Value::Scalar(_))
             && near.is_some_and(|near| !is_secret_name(near) && !is_secret_name(&entry.key));
         if in_secrets || !is_harmless {

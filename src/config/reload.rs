@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::load::{Loaded, hash, parse_bytes, read_file, unreadable};
+use super::model::Config;
 use super::problem::Problems;
-use super::{Config, Loaded, hash, parse_bytes, read_file, unreadable};
 
 /// 2 s: short for an operator; the kubelet takes up to a minute to update the file.
 const POLL_EVERY: Duration = Duration::from_secs(2);

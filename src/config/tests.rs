@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::load::parse_bytes;
 use super::*;
 
 const GOOD: &str = "routes: [{ path: /a, sources: [{ subjects: [a] }] }]";

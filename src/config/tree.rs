@@ -10,8 +10,9 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
-use super::problem::{Location, Report, TextRange};
-use super::secrets::{self, Hidden};
+use super::location::{Location, TextRange};
+use super::mask::{self, Hidden};
+use super::problem::Report;
 
 /// One value with its location.
 #[derive(Clone, Debug)]
@@ -387,7 +388,7 @@ impl Builder<'_, '_> {
             .filter(|_| self.open.len() > 1)
             .and_then(|root| root.key.as_ref());
         let in_secrets =
-            section.is_some_and(|(key, _)| key.as_deref().is_some_and(secrets::is_section));
+            section.is_some_and(|(key, _)| key.as_deref().is_some_and(mask::is_section));
         let Some(parent) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());

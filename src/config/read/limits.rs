@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::config::Config;
+use crate::config::model::Config;
 use crate::config::reader::ValueReader;
 use crate::feed::budget::feeds_of;
 use crate::feed::replay;

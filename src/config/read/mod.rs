@@ -18,9 +18,10 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::Config;
-use super::problem::Location;
-use super::reader::{MapReader, ValueReader};
+use super::location::Location;
+use super::model::Config;
+use super::reader::ValueReader;
+use super::reader::map::MapReader;
 use crate::http::config::ForwardedHeader;
 use crate::lifecycle::drain;
 use crate::net::{ListenConfig, TlsConfig};

@@ -2,7 +2,8 @@
 
 use async_nats::ServerAddr;
 
-use crate::config::reader::{MapReader, ValueReader};
+use crate::config::reader::ValueReader;
+use crate::config::reader::map::MapReader;
 use crate::nats::config::{Config, Credentials, Secret, Tls};
 
 pub(super) fn nats(value: &ValueReader<'_>) -> Option<Config> {

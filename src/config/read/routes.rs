@@ -10,8 +10,9 @@ use super::cors::cors;
 use super::slow::{priority, slow};
 use super::sources::{LocatedSource, sources};
 use super::templates::{client, event};
-use crate::config::problem::Location;
-use crate::config::reader::{MapReader, ValueReader};
+use crate::config::location::Location;
+use crate::config::reader::ValueReader;
+use crate::config::reader::map::MapReader;
 use crate::feed;
 use crate::http::config::{CloseStyle, Delivery, Expired, PathTemplate, RouteConfig};
 

@@ -1,6 +1,6 @@
 //! Reads `slow:` and `priority:` of a route: slow clients, and the tiers of events.
 
-use crate::config::problem::Location;
+use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::feed::{Slow, SlowPolicy};
 use crate::sse::Tier;

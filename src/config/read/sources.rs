@@ -1,7 +1,7 @@
 //! Reads `sources:` of a route: streams and core NATS, with their subjects.
 
 use super::templates::{check_request_variables, explain};
-use crate::config::problem::Location;
+use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::http::config::{Delivery, PathTemplate, SourceConfig};
 use crate::subject::{Covers, Filter, InvalidFilter, SubjectTemplate};

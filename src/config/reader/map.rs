@@ -3,8 +3,9 @@
 //! Every key that is asked for counts as known, whether the map has it or not. After the map was
 //! read, [`ValueReader::map`] reports the keys that nothing has asked for.
 
-use super::{Location, ValueReader, pattern};
-use crate::config::tree::Entry;
+use super::{ValueReader, pattern};
+use crate::config::location::Location;
+use crate::config::tree::{Entry, Value};
 
 /// Reader of the keys of one map.
 pub(in crate::config) struct MapReader<'p> {
@@ -12,6 +13,34 @@ pub(in crate::config) struct MapReader<'p> {
     pub(super) entries: &'p [Entry],
     pub(super) asked: Vec<&'static str>,
     pub(super) not_yet: &'static [&'static str],
+}
+
+impl ValueReader<'_> {
+    /// Reads a map: the keys that `read` asks for are the known ones.
+    pub(in crate::config) fn map<T>(
+        &self,
+        read: impl FnOnce(&mut MapReader<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let Value::Map(entries) = &self.node.value else {
+            return self.wrong(
+                "a map",
+                Some("write its keys on the lines below it, indented, as `key: value`"),
+            );
+        };
+        let mut keys = MapReader {
+            value: self,
+            entries,
+            asked: Vec::new(),
+            not_yet: &[],
+        };
+        let value = read(&mut keys);
+        let MapReader { asked, not_yet, .. } = keys;
+        let known = |key: &str| asked.contains(&key) || not_yet.contains(&key);
+        for entry in entries.iter().filter(|entry| !known(&entry.key)) {
+            self.add_unknown(entry, &asked);
+        }
+        value
+    }
 }
 
 impl<'p> MapReader<'p> {
