@@ -1,10 +1,10 @@
 //! Stream buffer: the recent events of one JetStream stream, and the feeds that select from it.
 //!
-//! A pod follows each stream with one consumer. Its tailer appends through a [`writer::StreamWriter`]; the
-//! buffer keeps the events in order within [`Limits`], indexes them by subject, and appends each to
-//! every feed whose filters match (a trie over all filters, with a cache per subject). A feed
-//! exists while it has a reader: the first reader creates it and fills it from the subject index,
-//! without a scan of the buffer; the last one removes it.
+//! A pod follows each stream with one consumer. Its tailer appends through a
+//! [`writer::StreamWriter`]; the buffer keeps the events in order within [`Limits`], indexes them
+//! by subject, and appends each to every feed whose filters match (a trie over all filters, with a
+//! cache per subject). A feed exists while it has a reader: the first reader creates it and fills
+//! it from the subject index, without a scan of the buffer; the last one removes it.
 //!
 //! ```text
 //! events:  [base ..................... end)   running indexes, ascending sequence numbers
