@@ -1,7 +1,7 @@
-//! What the Dockerfile puts together, run as Kubernetes runs it: no other file, read-only, nobody in particular, PID 1.
+//! The files of the image, run as Kubernetes runs them: read-only, as an unprivileged user, PID 1.
 //!
-//! No image is built here: that needs a registry. The same script fills the folder, and the kernel's own means take the
-//! place of a container runtime.
+//! No image is built here: that needs a registry. The same script fills the folder, and the
+//! kernel's own means take the place of a container runtime.
 
 #![allow(clippy::unwrap_used)] // a failure is the result
 
@@ -16,7 +16,8 @@ use testkit::wait::{DEADLINE, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sidestream");
 
-/// As a container runtime: a root of its own that cannot be written, `/run/sidestream` in memory, no privileges.
+/// As a container runtime: a root of its own that cannot be written, `/run/sidestream` in memory,
+/// no privileges.
 const RUNTIME: &str = r#"
 set -e
 mount --make-rprivate /
@@ -28,7 +29,7 @@ exec setpriv --no-new-privs chroot --userspec=65532:65532 --groups=65532 "$1" \
     /sidestream run --config /etc/sidestream/sidecar.yaml
 "#;
 
-/// Whether this user of this machine may do what a container runtime does.
+/// Returns true if this user may create namespaces as a container runtime does.
 fn may_unshare() -> bool {
     let mounts = "mount --make-rprivate / && mount -t proc proc /proc";
     let tried = Command::new("unshare")
@@ -68,7 +69,7 @@ fn image(nats: &Nats) -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn the_binary_runs_alone_read_only_as_nobody_and_ends_on_sigterm_as_pid_1() {
+async fn the_binary_runs_alone_read_only_unprivileged_and_ends_on_sigterm_as_pid_1() {
     if !may_unshare() {
         return eprintln!("this user may not make namespaces: not tried");
     }
@@ -183,7 +184,7 @@ fn child_of(pid: u32) -> i32 {
     children.trim().parse().unwrap()
 }
 
-/// What the build needs is sent, and what the image starts is there.
+/// Asserts that the build context has what the build needs, and the image what it starts.
 #[test]
 fn the_dockerfile_builds_from_the_repository_alone() {
     let dockerfile = file("Dockerfile");
@@ -199,7 +200,8 @@ fn the_dockerfile_builds_from_the_repository_alone() {
             "{folder} is sent"
         );
     }
-    // Nothing is pulled by a tag alone, the frontend included: `# syntax=` would name another image.
+    // Nothing is pulled by a tag alone, the frontend included: `# syntax=` would name another
+    // image.
     let pulled: Vec<_> = dockerfile
         .lines()
         .filter(|line| line.starts_with("FROM "))

@@ -1,4 +1,5 @@
-//! What ships under `k8s/`: valid in every version, true to the injector, and about metrics that there are.
+//! The manifests under `k8s/`: valid in every version, equal to the injector, with existing
+//! metrics.
 
 #![allow(clippy::unwrap_used)] // a failure is the result
 
@@ -96,8 +97,8 @@ spec:
     assert_eq!(by_hand, injected);
 }
 
-/// The documented command, and what it leaves alone: a sidecar in the pod of NATS would wait for the NATS server that it
-/// keeps from being ready.
+/// The documented command, and what it leaves alone: a sidecar in the pod of NATS would wait for
+/// the NATS server that it keeps from being ready.
 #[test]
 fn the_documented_command_gives_the_example_one_sidecar_and_nats_none() {
     let kustomized = Command::new(kubernetes::kubectl())
@@ -285,7 +286,7 @@ fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
         );
         used.extend(names);
     }
-    // What somebody must hear of.
+    // Conditions that an operator must know.
     for metric in [
         "sidestream_gaps_total",
         "sidestream_lag_seconds",
@@ -339,7 +340,8 @@ fn the_files_of_the_chart_are_those_of_the_bases() {
             assert!(file(&own) == file(&copy), "cp {own} {copy}");
         }
     }
-    // Its application has the sidecar already: pods are created before an injector of the same release answers.
+    // Its application has the sidecar already: pods are created before an injector of the same
+    // release answers.
     let example = file("k8s/example/application.yaml");
     let injected = inject(&example);
     let (written, path) = (
@@ -410,7 +412,8 @@ fn kubectl_builds_every_base() {
     assert_valid(&built);
 }
 
-/// Each webhook that only warns lets everything pass when it does not answer; the chart has the same as the base.
+/// Each webhook that only warns lets everything pass when it does not answer; the chart has the
+/// same as the base.
 #[test]
 fn the_rule_for_workloads_only_warns_in_the_base_and_in_the_chart() {
     let chart = Command::new(kubernetes::helm())

@@ -53,7 +53,7 @@ const ABSENT: [(&str, &[&str]); 3] = [
 ];
 
 /// Coined names of types, with the words that engineers search for (GLOSSARY.md).
-const COINED: [(&str, &str); 43] = [
+const COINED: [(&str, &str); 42] = [
     ("Bell", "ShardNotifier"),
     ("Chain", "SequenceTracker"),
     ("Charge", "Reservation"),
@@ -74,7 +74,6 @@ const COINED: [(&str, &str); 43] = [
     ("Link", "NatsConnection"),
     ("Log", "StreamBuffer"),
     ("Logged", "EncodedEvent"),
-    ("Member", "StreamHandle"),
     ("Monitor", "Supervisor"),
     ("News", "WakeList"),
     ("OnDemand", "CoreSource"),

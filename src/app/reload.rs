@@ -151,7 +151,7 @@ fn refused(problems: &Problems) -> String {
         .first()
         .map_or_else(String::new, |first| format!(": {}", placed(first)));
     format!(
-        "the last reload was refused{first}{}",
+        "the last reload was rejected{first}{}",
         more(problems.as_slice().len().saturating_sub(1))
     )
 }

@@ -137,7 +137,7 @@ mod tests {
         assert!(health.is_ready());
         let nats = health.check("nats", "not connected yet");
         let config = health.check("config", "not read yet");
-        config.set(Status::Degraded("the last reload was refused".into()));
+        config.set(Status::Degraded("the last reload was rejected".into()));
         assert!(!health.is_ready());
         nats.set(Status::Ok);
         assert!(health.is_ready());

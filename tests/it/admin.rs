@@ -271,7 +271,7 @@ fn health_is_the_worst_check_and_only_a_failing_one_makes_the_pod_not_ready() {
 
     let config = operator.check(
         "config",
-        Status::Degraded("the last reload was refused".into()),
+        Status::Degraded("the last reload was rejected".into()),
     );
     assert_eq!(health().status(), 200);
     assert_eq!(health().json()["status"], "degraded");
@@ -281,7 +281,7 @@ fn health_is_the_worst_check_and_only_a_failing_one_makes_the_pod_not_ready() {
     assert_eq!(
         health().json()["checks"],
         json!({
-            "config": { "status": "degraded", "message": "the last reload was refused" },
+            "config": { "status": "degraded", "message": "the last reload was rejected" },
             "nats": { "status": "failing", "message": "not connected" },
         })
     );

@@ -123,7 +123,10 @@ async fn a_program_that_is_not_a_nats_server_is_an_error() {
     demo.command.env("SIDESTREAM_NATS_SERVER", "/bin/true");
     let (code, err) = demo.finished().await;
     assert_eq!(code, 69);
-    assert!(err.contains("/bin/true does not tell its version"), "{err}");
+    assert!(
+        err.contains("/bin/true does not print its version"),
+        "{err}"
+    );
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The names in ARCHITECTURE.md exist in the code.
 //!
-//! A path such as `feed::dispatch::Dispatcher::run` must lead to a module of `src`, and the names after
-//! the module must occur in the files of that module or of the folder below it. The page may shorten a
-//! path (`feed::Cursor`): then the name must occur anywhere in the folder.
+//! A path such as `feed::dispatch::Dispatcher::run` must lead to a module of `src`, and the names
+//! after the module must occur in the files of that module or of the folder below it. The page may
+//! shorten a path (`feed::Cursor`): then the name must occur anywhere in the folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +42,7 @@ impl Code {
         Self(modules.collect())
     }
 
-    /// Whether the first segment is a folder of `src`; other paths are not ours.
+    /// Returns true if the first segment is a folder of `src`.
     fn has_folder(&self, path: &str) -> bool {
         let first = path.split("::").next().unwrap_or_default();
         self.0.keys().any(|module| is_within(module, first))

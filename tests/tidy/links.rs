@@ -1,4 +1,5 @@
-//! Links between Markdown pages, and runbooks of alerts: each names a file and a heading that exist.
+//! Links between Markdown pages, and runbooks of alerts: each names a file and a heading that
+//! exist.
 
 use std::collections::BTreeMap;
 use std::fs;

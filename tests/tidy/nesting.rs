@@ -17,6 +17,7 @@ const DEEPER: [&str; 3] = [
 
 #[test]
 fn blocks_are_at_most_five_deep() {
+    let mut found = Vec::new();
     assert_tidy(&["src", "crates", "tests", "benches"], |path, source| {
         let mut wrong = Vec::new();
         for function in deep_functions(without_tests(source)) {
@@ -27,9 +28,16 @@ fn blocks_are_at_most_five_deep() {
                     function.line, function.name, function.depth
                 ));
             }
+            found.push(name);
         }
         wrong
     });
+    for name in DEEPER {
+        assert!(
+            found.iter().any(|found| found == name),
+            "{name} is no longer too deep; remove it from DEEPER in tests/tidy/nesting.rs"
+        );
+    }
 }
 
 /// Function with more than [`DEPTH_MAX`] blocks in one another.

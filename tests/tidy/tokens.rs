@@ -1,4 +1,5 @@
-//! Lexer for as much of Rust as the rules need: names and punctuation, comments, and string literals.
+//! Lexer for as much of Rust as the rules need: names and punctuation, comments, and string
+//! literals.
 
 /// Name, number or one character of punctuation (`::` counts as one), with its line, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]

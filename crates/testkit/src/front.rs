@@ -457,7 +457,7 @@ impl Text {
         }
     }
 
-    /// Replaces every occurrence. Panics if there is none, because then the test would not run the
+    /// Replaces every occurrence. Panics without one, because then the test would not run the
     /// documented file.
     fn replace(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "{} has no {from:?}", self.name);

@@ -284,7 +284,7 @@ impl Cluster {
 // === impl Launch ===
 
 impl Launch {
-    /// Starts the server; `None` if its port is taken, a panic with its log if it refuses for
+    /// Starts the server; `None` if its port is in use, a panic with its log if it exits for
     /// another reason.
     async fn run(&self) -> Option<Process> {
         let file = self.folder.path().join("nats.conf");

@@ -222,7 +222,7 @@ impl Sidestream {
         .await;
     }
 
-    /// Sum of the series of a metric with these labels; 0 if there is none.
+    /// Sum of the series of a metric with these labels; 0 without any.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let (status, text) = self.admin("/metrics").await;
         assert_eq!(status, 200, "the metrics are served");

@@ -96,7 +96,7 @@ async fn find() -> Result<(PathBuf, Version), Failure> {
             program.display()
         ))),
         None => Err(Failure::unavailable(format!(
-            "{} does not tell its version",
+            "{} does not print its version",
             program.display()
         ))),
     }

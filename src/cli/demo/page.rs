@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_is_told_the_sidecar_under_the_host_name_it_was_opened_with() {
+    async fn the_page_uses_the_sidecar_under_the_host_name_of_its_own_url() {
         let (address, server) = served().await;
         for (host, sidecar) in [
             ("localhost:8081", "http://localhost:8080"),

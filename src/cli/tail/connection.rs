@@ -97,7 +97,7 @@ impl Connector {
             return self
                 .converse(socket, self.http2)
                 .await
-                .map_err(|error| Failed::ForNow(told(target, &error)));
+                .map_err(|error| Failed::ForNow(with_causes(target, &error)));
         }
         let Some(config) = &self.tls else {
             return Err(Failed::ForGood(
@@ -105,7 +105,7 @@ impl Connector {
             ));
         };
         let name = ServerName::try_from(target.host.clone())
-            .map_err(|error| Failed::ForGood(told(target, &error)))?;
+            .map_err(|error| Failed::ForGood(with_causes(target, &error)))?;
         let socket = TlsConnector::from(Arc::clone(config))
             .connect(name, socket)
             .await
@@ -113,7 +113,7 @@ impl Connector {
         let h2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
         self.converse(socket, h2)
             .await
-            .map_err(|error| Failed::ForNow(told(target, &error)))
+            .map_err(|error| Failed::ForNow(with_causes(target, &error)))
     }
 
     async fn converse<S>(&self, socket: S, h2: bool) -> hyper::Result<Connection>
@@ -151,7 +151,7 @@ impl Connection {
                 let path = target
                     .path_and_query()
                     .parse()
-                    .map_err(|error| told(target, &error))?;
+                    .map_err(|error| with_causes(target, &error))?;
                 *request.uri_mut() = path;
                 sender.send_request(request).await
             }
@@ -160,7 +160,7 @@ impl Connection {
                 sender.send_request(request).await
             }
         };
-        sent.map_err(|error| told(target, &error))
+        sent.map_err(|error| with_causes(target, &error))
     }
 
     /// For people.
@@ -217,15 +217,15 @@ fn failure(target: &Target, error: &io::Error) -> Failed {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
             Failed::ForGood(format!(
                 "{} (another root can be named with --cacert)",
-                told(target, error)
+                with_causes(target, error)
             ))
         }
-        _ => Failed::ForNow(told(target, error)),
+        _ => Failed::ForNow(with_causes(target, error)),
     }
 }
 
-/// The error with what caused it: hyper's own text is often only the place.
-fn told(target: &Target, error: &(dyn std::error::Error + 'static)) -> String {
+/// Text of an error with its causes: the text of hyper alone often names only the place.
+fn with_causes(target: &Target, error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     let causes: String = causes.map(|cause| format!(": {cause}")).collect();
     format!("{}: {error}{causes}", target.authority())

@@ -216,7 +216,7 @@ impl Consumer {
         while received.is_empty() {
             self.request().await;
             tokio::select! {
-                biased; // Received messages are taken before the end of the connection is noticed.
+                biased; // Read received messages before the end of the connection is detected.
                 message = self.subscriber.next() => self.process(message, &mut received),
                 ended = self.connection.wait_ended(self.generation, &self.subjects) => received.lost = Some(match ended {
                     ConnectionEnd::Gone => Lost::Disconnected,

@@ -181,8 +181,7 @@ impl Bucket {
         }
     }
 
-    /// Keys of a client: for each event stream its recorded position, or its entry if there is
-    /// none.
+    /// Keys of a client: for each event stream its recorded position, or else its entry.
     pub(super) async fn keys(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
         let mut keys = self.keys_under(&format!("{}.>", token(client))).await?;
         // The position sorts after the entry of its event stream, and replaces it.

@@ -54,7 +54,7 @@ async fn a_crash_behind_nginx_with_http_1_0_loses_no_event_and_causes_no_error()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: `make test-long`"]
-async fn ten_drains_and_ten_crashes_behind_each_proxy_lose_no_event_and_cause_no_error() {
+async fn ten_drains_and_ten_crashes_behind_a_proxy_lose_no_event_and_cause_no_error() {
     for kind in Kind::ALL {
         drains_cost_nothing(kind, 10, CLIENTS).await;
         kills_cost_nothing(kind, 10, CLIENTS).await;
