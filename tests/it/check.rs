@@ -53,7 +53,11 @@ fn every_problem_goes_to_standard_error_and_the_exit_code_is_64() {
 fn a_missing_file_is_a_problem() {
     let output = check(&["--config", "nowhere.yaml"]);
     assert_eq!(output.status.code(), Some(64));
-    assert!(text(&output.stderr).starts_with("error: there is no such file\n  --> nowhere.yaml\n"));
+    let printed = text(&output.stderr);
+    assert!(
+        printed.starts_with("error: file not found\n--> nowhere.yaml\n"),
+        "{printed}"
+    );
 }
 
 /// Runs the program in a shell, to redirect its output to a full disk or a pipe without a reader.
