@@ -4,7 +4,7 @@
 //!
 //! | bytes not accepted for | effect |
 //! | --- | --- |
-//! | the route's `slow.stall_timeout` | slow: shedding starts; closed if more than `slow.lag` events wait |
+//! | `slow.stall_timeout` | slow: shedding starts; closed if more than `slow.lag` events wait |
 //! | 5 s, if it blocks others on its HTTP/2 connection | closed as slow, and cut |
 //! | 25 s | closed as slow, and cut |
 //!
