@@ -306,7 +306,7 @@ async fn a_warning_is_logged_shown_and_degrades_the_check_until_it_is_fixed() {
     let sidestream = Sidestream::start(text("/one/*.json")).await;
     let told = sidestream.until_message("configuration warning").await;
     assert!(
-        told["level"] == "WARN" && told.to_string().contains("letter like any other"),
+        told["level"] == "WARN" && told.to_string().contains("ordinary character"),
         "{told}"
     );
     let check = sidestream.admin_json("/health").await["checks"]["config"].clone();
@@ -356,7 +356,7 @@ async fn the_log_filter_and_the_limits_change_at_once() {
     );
     sidestream
         .until_log("debug lines", |line| {
-            line["level"] == "DEBUG" && line["message"] == "refused"
+            line["level"] == "DEBUG" && line["message"] == "request rejected"
         })
         .await;
 
