@@ -1,6 +1,6 @@
 //! Command line: parses arguments into a command, runs it, and maps its result to an exit code.
 //!
-//! One file per command. A command returns an [`Exit`]; no other code exits the process. Text for
+//! One file per command. A command returns an `Exit`; no other code exits the process. Text for
 //! people goes through `output`, because standard output may be a closed pipe.
 
 mod check;

@@ -1,9 +1,9 @@
 //! Typed reading of the tree: every key is asked for by name and type, and the others are unknown.
 //!
 //! [`Reader`] belongs to one file. [`ValueReader`] reads one value of it, for example as a duration
-//! or a list, and [`MapReader`] one map, key by key. A value that is missing or invalid is reported
-//! and read as nothing; the caller continues, so all problems of a file are found at once. The
-//! functions in `config::read` say which keys there are.
+//! or a list, and [`MapReader`](map::MapReader) one map, key by key. A value that is missing or
+//! invalid is reported and read as nothing; the caller continues, so all problems of a file are
+//! found at once. The functions in `config::read` say which keys there are.
 //!
 //! Unknown keys are collected while maps are read and reported at the end by [`Reader::finish`],
 //! because the hint may name a key of another map. Their values are hidden in excerpts: a
