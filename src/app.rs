@@ -21,7 +21,9 @@
 //! Only this folder knows both the NATS side and the HTTP side.
 
 mod drain;
+mod error;
 mod load;
+mod parts;
 mod reload;
 mod shards;
 mod shutdown;
@@ -49,27 +51,12 @@ use crate::presence::StreamTable;
 use crate::telemetry::Metrics;
 use crate::{admin, nats};
 
+pub use error::StartError;
+use parts::{App, Live};
 use reload::{Pending, Step};
 use shards::Shards;
 use shutdown::Cause;
 use sources::Sources;
-
-/// Failure to start the process.
-#[derive(Debug)]
-pub enum StartError {
-    /// Something that the configuration names does not work, such as an address or a certificate.
-    Configuration(String),
-    /// The operating system returned an error: address in use, no thread.
-    System(String),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configuration(why) | Self::System(why) => f.write_str(why),
-        }
-    }
-}
 
 /// Runs the sidecar until a signal ends it, including the drain, which fits into `grace`.
 ///
@@ -90,35 +77,6 @@ pub fn run(
     // Do not wait for a blocking read of the configuration, for example from a pipe without writer.
     runtime.shutdown_background();
     ended
-}
-
-/// All running parts.
-struct App {
-    loaded: Loaded,
-    /// Changed keys that only a restart applies.
-    restart: Vec<&'static str>,
-    path: PathBuf,
-    signals: mpsc::Receiver<Request>,
-    /// Grace period of the pod, if it is configured.
-    grace: Option<Duration>,
-    commands: mpsc::Receiver<admin::Command>,
-    live: Live,
-    nats: nats::Nats,
-    /// Stops the writer of presence entries.
-    registry: crate::lifecycle::shutdown::Trigger,
-    shards: Shards,
-    health: Health,
-    progress: watch::Sender<Progress>,
-    shown: Arc<Mutex<serde_json::Value>>,
-    admin: admin::Admin,
-}
-
-/// Parts that a reload changes while event streams are open.
-struct Live {
-    context: Arc<http::Context>,
-    sources: Arc<Sources>,
-    budget: Arc<Budget>,
-    metrics: Arc<Metrics>,
 }
 
 impl App {

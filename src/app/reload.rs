@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::App;
+use super::parts::App;
 use super::sources::Sources;
 use crate::config::reload::Reload;
 use crate::config::{self, Loaded, Problem, Problems};

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::StartError;
+use super::error::StartError;
 use crate::feed;
 use crate::http::{self, Context};
 use crate::lifecycle::health::{Health, Status};

@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::drain::{Clients, enter};
+use super::parts::{App, Live};
 use super::shards::Shards;
 use super::sources::Sources;
-use super::{App, Live};
 use crate::admin::{Admin, Command};
 use crate::http::Context;
 use crate::lifecycle::drain::Config;

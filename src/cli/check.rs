@@ -6,7 +6,7 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 
-use super::Exit;
+use super::exit::Exit;
 use super::output::{complain, exit_of, print};
 use crate::config::{self, Loaded};
 use crate::http::RouteConfig;

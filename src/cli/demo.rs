@@ -7,6 +7,7 @@
 
 mod child;
 mod directory;
+mod failure;
 mod nats_server;
 mod page;
 mod publisher;
@@ -22,10 +23,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::child::Child;
 use self::directory::Directory;
+use self::failure::Failure;
 use self::nats_server::NatsServer;
 use self::publisher::Publisher;
 use self::sidecar::Plan;
-use super::Exit;
+use super::exit::Exit;
 use super::output;
 use crate::net::listener::{self, Sharing};
 
@@ -61,35 +63,6 @@ pub(super) fn run(args: &Args) -> Exit {
             output::complain(format_args!("sidestream demo: {}", failure.message));
             failure.exit
         }
-    }
-}
-
-/// Failure that ends the demo.
-#[derive(Debug)]
-struct Failure {
-    exit: Exit,
-    message: String,
-}
-
-impl Failure {
-    fn unavailable(message: String) -> Self {
-        Self {
-            exit: Exit::Unavailable,
-            message,
-        }
-    }
-
-    fn internal(message: String) -> Self {
-        Self {
-            exit: Exit::Internal,
-            message,
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::internal(error.to_string())
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Exit;
+use super::exit::Exit;
 use super::output::{complain, exit_of, print};
 use crate::{admin, config};
 

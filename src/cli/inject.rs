@@ -12,7 +12,7 @@ use sidestream_inject::args::DefaultArgs;
 use sidestream_inject::manifest::{self, Act};
 use sidestream_inject::selector::Selector;
 
-use super::Exit;
+use super::exit::Exit;
 use super::output::{complain, print};
 
 /// 64 MiB: a hundred times the output of `kubectl get` for a large namespace.

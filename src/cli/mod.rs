@@ -6,6 +6,7 @@
 mod check;
 mod demo;
 mod drain;
+mod exit;
 mod inject;
 mod output;
 mod run;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::telemetry::logs::FlushAtEnd;
+use exit::{EXIT_CODES, Exit};
 
 /// Runs the command in the arguments (the first is the name of the program); returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -27,23 +29,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => explain(&error),
     };
     ExitCode::from(exit as u8)
-}
-
-/// Exit code of a command, for shells, supervisors and Kubernetes. The numbers come from
-/// `sysexits.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Exit {
-    /// Success.
-    Clean = 0,
-    /// Invalid usage or configuration: another attempt gives the same result.
-    Usage = 64,
-    /// A required service is unreachable or rejects the request.
-    Unavailable = 69,
-    /// Internal error.
-    Internal = 70,
-    /// The drain did not complete.
-    Incomplete = 75,
 }
 
 /// Streams NATS events to browsers and services over Server-Sent Events.
@@ -122,11 +107,3 @@ fn explain(answer: &clap::Error) -> Exit {
         output::exit_of(printed)
     }
 }
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0   success
-  64  invalid usage or configuration
-  69  a required service is unavailable or rejects the request
-  70  internal error
-  75  the drain did not complete";

@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-use super::Exit;
+use super::exit::Exit;
 
 /// Writes a line to standard error. A write error is ignored: nothing is left to report it to.
 pub(super) fn complain(line: impl Display) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Exit;
+use super::exit::Exit;
 use super::output::complain;
 use crate::app::{self, StartError};
 use crate::config::{Loaded, Problems};

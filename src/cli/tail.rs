@@ -30,10 +30,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::backoff::RetryDelays;
 use self::connection::Connector;
-use self::print::{Style, harmless};
+use self::print::{Style, report};
 use self::request::{No, Opened};
 use self::target::Target;
-use super::Exit;
+use super::exit::Exit;
 use super::output::{self, exit_of};
 use crate::sse::decode::{Decoded, Decoder, ReceivedEvent};
 
@@ -307,11 +307,6 @@ async fn print(text: String) -> io::Result<()> {
         return Ok(());
     }
     tokio::task::spawn_blocking(move || output::print(&text)).await?
-}
-
-/// Reports about the connection on standard error. Parts of the text come from the server.
-fn report(what: &str) {
-    output::complain(format_args!("sidestream tail: {}", harmless(what)));
 }
 
 fn stopped(why: &str, exit: Exit) -> Exit {

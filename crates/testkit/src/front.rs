@@ -1,6 +1,6 @@
 //! A reverse proxy in front of two pods, started with the configuration of `docs/proxies`.
 //!
-//! The files are used as documented. [`Text::replace`] changes only addresses, ports, intervals and
+//! The files are used as documented. `Text::replace` changes only addresses, ports, intervals and
 //! logging, and panics if a file no longer has the text to replace.
 
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{self, Command};
 use tokio::time::timeout;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// A child process. Dropping it kills it.
 pub(super) struct Child {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use super::Failure;
 use super::child::Child;
+use super::failure::Failure;
 
 /// A running `nats-server` with JetStream.
 pub(super) struct NatsServer {

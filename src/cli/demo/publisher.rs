@@ -7,7 +7,7 @@ use async_nats::{Client, HeaderMap};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::Failure;
+use super::failure::Failure;
 use super::scenario::{Occurrence, Scenario};
 
 /// A connection to NATS with the stream in place.

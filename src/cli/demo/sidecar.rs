@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Failure;
 use super::child::{Child, last_lines};
+use super::failure::Failure;
 
 /// Addresses of the sidecar and the NATS server, and the directory for its files.
 pub(super) struct Plan<'a> {

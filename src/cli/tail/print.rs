@@ -6,7 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::cli::output;
 use crate::sse::decode::ReceivedEvent;
+
+/// Reports about the connection on standard error. Parts of the text come from the server.
+pub(super) fn report(what: &str) {
+    output::complain(format_args!("sidestream tail: {}", harmless(what)));
+}
 
 /// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

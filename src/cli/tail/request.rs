@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Connector, Failed};
-use super::report;
+use super::print::report;
 use super::target::Target;
 
 /// Open event stream.
