@@ -71,7 +71,7 @@ impl App {
             }
             Reload::Rejected(problems) => {
                 for problem in problems.as_slice() {
-                    tracing::warn!(%problem, "configuration problem; reload refused");
+                    tracing::warn!(%problem, "configuration problem; reload rejected");
                 }
                 check.set(Status::Degraded(refused(&problems)));
                 self.show(Some(&problems));

@@ -198,7 +198,7 @@ async fn an_invalid_file_changes_nothing_and_is_reported_everywhere_with_its_loc
         (Some("degraded"), Some("degraded"))
     );
     let why = health["checks"]["config"]["message"].to_string();
-    assert!(why.contains("refused") && why.contains(&place), "{why}");
+    assert!(why.contains("rejected") && why.contains(&place), "{why}");
     let shown = sidestream.admin_json("/config").await;
     assert_eq!(shown["reload"]["result"], "refused");
     assert!(

@@ -327,7 +327,7 @@ impl Witness {
 
 /// Converts a line of `tail --json` to a report. Lines for people are not JSON.
 fn tailed(line: &str) -> Option<Value> {
-    if line.contains("closes this stream: drain") {
+    if line.contains("closes this event stream: drain") {
         let data = r#"{"reason":"drain"}"#;
         return Some(
             json!({ "source": 0, "kind": "event", "name": "sidestream.close", "data": data }),
