@@ -114,6 +114,20 @@ impl FeedMap {
         options: &Arc<FeedOptions>,
         floor: impl FnOnce() -> Position,
     ) -> Result<FeedHandle, OpenError> {
+        let handle = self.find_or_create(filters, options, floor)?;
+        if handle.lease.is_some() {
+            // A new feed reserves memory; evict for it without the lock held.
+            self.budget.enforce();
+        }
+        Ok(handle)
+    }
+
+    fn find_or_create(
+        self: &Arc<Self>,
+        filters: FilterSet,
+        options: &Arc<FeedOptions>,
+        floor: impl FnOnce() -> Position,
+    ) -> Result<FeedHandle, OpenError> {
         let key = (filters, options.clone());
         let mut feeds = self.lock();
         if let Some(known) = feeds.get(&key) {

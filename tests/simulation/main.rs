@@ -81,6 +81,8 @@ fn readers_of_a_stream_buffer_receive_every_event_once_or_a_gap() {
 #[test]
 fn readers_of_core_subjects_receive_every_event_once_or_a_gap() {
     simulate("readers_of_core", 0..SEEDS, core_source);
+    // Opens feeds in a full budget: their own memory must evict events at once.
+    simulate("readers_of_core", 3270..3271, core_source);
 }
 
 #[test]
