@@ -24,6 +24,7 @@ use reader::{Reader, Via};
 use testkit::certs::Authority;
 use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
+use testkit::sse::SseClient;
 
 /// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it and the core
 /// subjects `news.>`.
@@ -77,6 +78,21 @@ impl Fixture {
     /// Opens `path` over `via`; returns when the response headers have arrived.
     async fn open(&self, via: Via, path: &str) -> Reader {
         Reader::open(self, via, path, "").await
+    }
+
+    /// Returns a client that reads nothing, with more events pending than its socket accepts, and a
+    /// client that has received these events.
+    async fn stalled_and_reading(&self) -> (SseClient, Reader) {
+        let stalled = SseClient::get(self.sidestream.url("/orders"))
+            .receive_buffer(4096)
+            .connect()
+            .await;
+        let mut reading = self.open(Via::Http11, "/orders").await;
+        for _ in 0..100 {
+            self.publish("orders.1.x", "x".repeat(64 * 1024)).await;
+        }
+        reading.take(100).await;
+        (stalled, reading)
     }
 
     /// Opens `path` after the event with this id.

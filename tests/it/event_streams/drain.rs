@@ -166,15 +166,7 @@ async fn a_client_that_was_cut_makes_the_drain_incomplete() {
         ..Setting::default()
     })
     .await;
-    let stalled = SseClient::get(fixture.sidestream.url("/orders"))
-        .receive_buffer(4096)
-        .connect()
-        .await;
-    let mut reading = fixture.open(Via::Http11, "/orders").await;
-    for _ in 0..100 {
-        fixture.publish("orders.1.x", "x".repeat(64 * 1024)).await;
-    }
-    reading.take(100).await;
+    let (stalled, mut reading) = fixture.stalled_and_reading().await;
     let begun = Instant::now();
     let output = drain(&fixture.sidestream, &["--wait"]).await;
     assert!(

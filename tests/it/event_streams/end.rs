@@ -204,15 +204,7 @@ async fn a_stalled_client_does_not_delay_the_shutdown() {
         ..Setting::default()
     })
     .await;
-    let stalled = SseClient::get(fixture.sidestream.url("/orders"))
-        .receive_buffer(4096)
-        .connect()
-        .await;
-    let mut reading = fixture.open(Via::Http11, "/orders").await;
-    for _ in 0..100 {
-        fixture.publish("orders.1.x", "x".repeat(64 * 1024)).await;
-    }
-    reading.take(100).await;
+    let (stalled, mut reading) = fixture.stalled_and_reading().await;
     let begun = Instant::now();
     fixture.sidestream.terminate();
     assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
