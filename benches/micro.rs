@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
+use sidestream::encoding::sse::Frame;
+use sidestream::event::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::feed::trie::SubjectTrie;
 use sidestream::feed::{
     Batch, Budget, Cursor, FeedOptions, Limits, Start, StreamBuffer, StreamWriter, buffer,
 };
-use sidestream::sse::encode::Frame;
-use sidestream::sse::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 /// Number of events that a tailer appends at once under load.

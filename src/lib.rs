@@ -15,6 +15,8 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod encoding;
+pub mod event;
 pub mod feed;
 pub mod http;
 pub mod lifecycle;
@@ -22,6 +24,6 @@ pub mod limit;
 pub mod nats;
 pub mod net;
 pub mod presence;
-pub mod sse;
+
 pub mod subject;
 pub mod telemetry;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::event::SourceTag;
 use crate::feed::buffer::ArchiveAccess;
 use crate::feed::replay::ReplaySlots;
 use crate::feed::{
@@ -26,7 +27,6 @@ use crate::feed::{
 use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::nats::{Nats, StreamConfig};
-use crate::sse::SourceTag;
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 

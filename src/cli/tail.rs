@@ -35,7 +35,7 @@ use self::request::{No, Opened};
 use self::target::Target;
 use super::exit::Exit;
 use super::output::{self, exit_of};
-use crate::sse::decode::{Decoded, Decoder, ReceivedEvent};
+use crate::encoding::sse::decode::{Decoded, Decoder, ReceivedEvent};
 
 /// Arguments of `sidestream tail`.
 #[derive(Debug, clap::Args)]

@@ -12,7 +12,7 @@ use std::fmt;
 use std::pin::Pin;
 
 use super::gap::{Gap, GapReason};
-use crate::sse::{Event, SourceTag};
+use crate::event::{Event, SourceTag};
 use crate::subject::FilterSet;
 
 /// Stored events of one source.

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
-use crate::sse::encode::{Chunk, Frame, RunBuilder};
-use crate::sse::{Position, Tier};
+use crate::encoding::sse::{Chunk, Frame, RunBuilder};
+use crate::event::{Position, Tier};
 
 use super::Gap;
 

@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::sse::{Position, SourceTag};
+use crate::event::{Position, SourceTag};
 use crate::subject::FilterSet;
 
 use super::archive::Archive;

@@ -24,7 +24,7 @@ mod replay;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::sse::Position;
+use crate::event::Position;
 
 use super::batch::EventInfo;
 use super::encoded::PREFETCH_AHEAD;

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::sse::encode::RunBuilder;
+use crate::encoding::sse::RunBuilder;
 
 use super::feed::{Feed, State};
 use super::notify::ShardNotifier;
@@ -261,11 +261,11 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::event::{Event, Position, SourceTag};
     use crate::feed::{
         Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, buffer,
         run_dispatcher,
     };
-    use crate::sse::{Event, Position, SourceTag};
     use crate::subject::{Filter, FilterSet};
 
     /// Sink with a fixed outcome that records what it was sent.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::sse::Event;
-use crate::sse::encode::Frame;
+use crate::encoding::sse::Frame;
+use crate::event::Event;
 
 use super::batch::COPIED_EVENT_MAX;
 use super::budget::{Budget, Reservation};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::sse::Position;
+use crate::event::Position;
 use crate::subject::FilterSet;
 
 use super::budget::{Budget, Evict, FeedSlot};

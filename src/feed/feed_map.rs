@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::sse::Position;
+use crate::event::Position;
 use crate::subject::FilterSet;
 
 use super::budget::Budget;

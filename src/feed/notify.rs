@@ -121,8 +121,8 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::event::{Event, Position, SourceTag};
     use crate::feed::{Batch, Budget, Limits, Start, buffer};
-    use crate::sse::{Event, Position, SourceTag};
     use crate::subject::{Filter, FilterSet};
 
     #[test]

@@ -1,6 +1,6 @@
 //! Opening a reader at a position: asks the archive as the rules in [`resume::decide`] require.
 
-use crate::sse::{Position, SourceTag};
+use crate::event::{Position, SourceTag};
 
 use super::archive::{Archive, State, Unavailable};
 use super::cursor::Cursor;

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::sse::encode::Frame;
-use crate::sse::{Event, EventName, Tier};
+use crate::encoding::sse::Frame;
+use crate::event::{Event, EventName, Tier};
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 

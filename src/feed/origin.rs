@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::sse::Position;
+use crate::event::Position;
 
 use super::feed::Feed;
 use super::replay::member::ReplayMember;

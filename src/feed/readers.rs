@@ -10,7 +10,7 @@ use std::task::Waker;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::sse::Position;
+use crate::event::Position;
 
 use super::feed::Feed;
 use super::notify::{self, ShardNotifier, WakeList};

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::sse::{Event, Position, SourceTag};
+use crate::event::{Event, Position, SourceTag};
 use crate::subject::FilterSet;
 
 use super::archive::State;

@@ -13,7 +13,7 @@
 
 use super::archive::State;
 use super::gap::{Gap, GapReason};
-use crate::sse::{Position, SourceTag};
+use crate::event::{Position, SourceTag};
 
 /// Requested start of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

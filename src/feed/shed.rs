@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::sse::{Position, Tier};
+use crate::event::{Position, Tier};
 
 use super::{Batch, Gap, GapReason, Item};
 

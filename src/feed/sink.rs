@@ -9,8 +9,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::sse::encode::{Chunk, RunBuilder};
-use crate::sse::{Position, Tier};
+use crate::encoding::sse::{Chunk, RunBuilder};
+use crate::event::{Position, Tier};
 
 use super::batch::COPIED_MAX;
 use super::window::{Entry, Offset, Window};

@@ -7,7 +7,7 @@ use futures_util::task::noop_waker;
 
 use super::cursor::Read;
 use super::*;
-use crate::sse::{Event, Position, SourceTag, Tier};
+use crate::event::{Event, Position, SourceTag, Tier};
 use crate::subject::{Filter, FilterSet};
 
 pub(super) fn filters(texts: &[&str]) -> FilterSet {

@@ -1,6 +1,6 @@
 //! Throttle: rate limit of one reader, as an interface to the event stream that knows its client.
 
-use crate::sse::Tier;
+use crate::event::Tier;
 
 /// Decision for the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

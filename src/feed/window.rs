@@ -22,8 +22,8 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::sse::encode::Frame;
-use crate::sse::{Position, SourceTag, Tier};
+use crate::encoding::sse::Frame;
+use crate::event::{Position, SourceTag, Tier};
 
 use super::budget::Budget;
 use super::encoded::{EncodedEvent, PREFETCH_AHEAD, prefetch_frames};

@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::event::Tier;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClient;
-use crate::sse::Tier;
 use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable};
 
 /// Configuration of the client side.

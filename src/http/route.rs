@@ -14,10 +14,10 @@ use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::request::cors;
+use crate::event::Tier;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
 use crate::presence::{CloseReason, Protocol};
-use crate::sse::Tier;
 use crate::subject::{Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 

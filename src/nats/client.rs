@@ -15,8 +15,8 @@ use super::connection::{self, Identity, InvalidServer, NatsConnections, Supervis
 use super::jetstream::api::{Api, StreamState};
 use super::jetstream::error::JetStreamError;
 use super::jetstream::tags::SourceTags;
+use crate::event::{Position, SourceTag};
 use crate::lifecycle::health::Health;
-use crate::sse::{Position, SourceTag};
 use crate::telemetry::Metrics;
 
 /// Maximum age of a cached stream state: a thousand clients that reconnect at once cause one

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{CloseReason, State};
-use crate::sse::EventId;
+use crate::event::EventId;
 
 /// Key of an entry: `<client>.<connection>` for an event stream, `<client>.<connection>.position`
 /// for the position that a drain recorded.

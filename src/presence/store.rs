@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use super::entry::{ClaimRequest, Entry, Key};
 use super::queue::PresenceQueue;
-use crate::sse::EventId;
+use crate::event::EventId;
 
 /// Boxed future with a bounded duration.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -162,7 +162,7 @@ impl Reader {
             std::future::ready(log.tag())
         })
         .await;
-        let start = Start::After(sidestream::sse::Position {
+        let start = Start::After(sidestream::event::Position {
             tag,
             seq,
             fingerprint: None,

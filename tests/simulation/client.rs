@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
+use sidestream::event::{Position, Tier};
 use sidestream::feed::{
     Cursor, FeedOptions, Gap, GapReason, Outcome, Read, Shedder, Slow, SlowPolicy,
 };
-use sidestream::sse::{Position, Tier};
 use sidestream::subject::FilterSet;
 
 use super::dispatcher::RandomSink;

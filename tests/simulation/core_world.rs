@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::FutureExt;
+use sidestream::event::{Event, Position, SourceTag};
 use sidestream::feed::{
     Budget, Change, CoreSource, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OpenError,
     Shedder, SourceSize,
 };
 use sidestream::feed::{FeedOptions, Outcome, Read, Received, Start, SubscriptionKey, core_source};
-use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::client::Wakes;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use fastrand::Rng;
+use sidestream::event::{EventId, Position, SourceTag};
 use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, run_dispatcher};
-use sidestream::sse::{EventId, Position, SourceTag};
 
 /// Dispatcher of the simulation's thread, run a step at a time.
 pub(crate) struct Dispatcher(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);

@@ -1,7 +1,7 @@
 //! Items of a read as single events, shared or copied.
 
+use sidestream::event::{EventId, Position, Tier};
 use sidestream::feed::{Batch, Gap, Item};
-use sidestream::sse::{EventId, Position, Tier};
 
 pub(crate) enum Seen {
     Event {

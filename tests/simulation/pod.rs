@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fastrand::Rng;
+use sidestream::event::{Position, SourceTag};
 use sidestream::feed::buffer::ArchiveAccess;
 use sidestream::feed::replay::{self, ReplaySlots};
 use sidestream::feed::{Budget, Gap, GapReason, Limits, StreamBuffer, StreamWriter, buffer};
-use sidestream::sse::{Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 use sidestream::telemetry::Metrics;
 
@@ -238,7 +238,7 @@ impl Pod {
         );
     }
 
-    fn append(&mut self, batch: Vec<(sidestream::sse::Event, u64)>) {
+    fn append(&mut self, batch: Vec<(sidestream::event::Event, u64)>) {
         let Some(now) = batch.last().map(|(event, _)| event.received) else {
             return;
         };

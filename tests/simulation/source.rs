@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use sidestream::event::{Event, Position, SourceTag};
 use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavailable};
-use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::FilterSet;
 
 /// One message of the current generation.

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use sidestream::event::{Event, Position, SourceTag};
 use sidestream::feed::{Budget, FeedOptions, Item, Limits, Read, Start, StreamBuffer, buffer};
-use sidestream::sse::{Event, Position, SourceTag};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::items;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use sidestream::event::{Position, SourceTag, Tier};
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
     Budget, FeedOptions, Gap, GapReason, Limits, OpenError, Outcome, Slow, SlowPolicy, Start,
 };
-use sidestream::sse::{Position, SourceTag, Tier};
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 
 use super::client::Client;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::cli::output;
-use crate::sse::decode::ReceivedEvent;
+use crate::encoding::sse::decode::ReceivedEvent;
 
 /// Reports about the connection on standard error. Parts of the text come from the server.
 pub(super) fn report(what: &str) {

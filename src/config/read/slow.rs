@@ -2,8 +2,8 @@
 
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
+use crate::event::Tier;
 use crate::feed::{Slow, SlowPolicy};
-use crate::sse::Tier;
 use crate::subject::{Covers, Filter};
 
 use super::sources::filter;

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 
 use crate::config::reader::ValueReader;
+use crate::event::EventName;
 use crate::http::config::PathTemplate;
-use crate::sse::EventName;
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{TextTemplate, Variable, Variables};
 

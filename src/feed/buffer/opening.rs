@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::sse::Position;
+use crate::event::Position;
 use crate::subject::FilterSet;
 
 use super::StreamBuffer;

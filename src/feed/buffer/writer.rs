@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::{ArchiveAccess, State, StreamBuffer};
+use crate::event::{Event, Position, SourceTag};
 use crate::feed::budget::{Budget, Evict};
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::gap::{Gap, GapReason};
@@ -17,7 +18,6 @@ use crate::feed::limits::Limits;
 use crate::feed::notify::WakeList;
 use crate::feed::replay::ReplayPool;
 use crate::feed::trie::SubjectTrie;
-use crate::sse::{Event, Position, SourceTag};
 
 /// Creates a buffer and its writer. Without an archive, events that leave memory are lost to
 /// readers that have not read them.

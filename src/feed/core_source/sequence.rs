@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sse::{Position, SourceTag};
+use crate::event::{Position, SourceTag};
 
 /// Sequence of one process. A number is never reused: a feed that is created again continues the
 /// sequence.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
+use crate::event::{Event, SourceTag};
 use crate::feed::tests::{drain, event, filters, options};
 use crate::feed::{
     Budget, Change, CoreSource, CoreWriter, FeedOptions, Gap, GapReason, Limits, Opened, Outcome,
     Received,
 };
 use crate::feed::{Start, SubscriptionKey, core_source, feed_map};
-use crate::sse::{Event, SourceTag};
 use crate::subject::Filter;
 
 /// Opens a reader and applies the subscription changes that `writer` reports meanwhile.

@@ -17,6 +17,7 @@ use slab::Slab;
 
 use super::sequence::SequenceCounter;
 use super::subscriptions::{SubscriptionKey, Subscriptions};
+use crate::event::{Event, Position};
 use crate::feed::dedup::Dedup;
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::feed_map::{FeedLease, SubscribeRequests};
@@ -24,7 +25,6 @@ use crate::feed::notify::WakeList;
 use crate::feed::options::Named;
 use crate::feed::window::GapSide;
 use crate::feed::{Budget, Gap, GapReason};
-use crate::sse::{Event, Position};
 use crate::subject::{Filter, FilterSet};
 
 /// Deliveries to feeds after which a batch is flushed: 16,384 take a few milliseconds and 256 KiB.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::event::Position;
 use crate::feed::feed::Feed;
-use crate::sse::Position;
 use crate::subject::FilterSet;
 
 /// Distance between a reader and the head of its feed.

@@ -3,9 +3,9 @@
 use std::task::{Context, Poll};
 
 use super::{Cursor, Read, reborrow};
+use crate::event::Position;
 use crate::feed::replay::member::ReplayProgress;
 use crate::feed::{Batch, Gap, GapReason, Item, Throttle};
-use crate::sse::Position;
 
 impl Cursor {
     /// Reads with a replay session until the window is reached. `Pending` with `self.replay` unset

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
+use crate::event::{Event, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
     ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read, Start,
     StreamBuffer, StreamWriter, buffer,
 };
-use crate::sse::{Event, Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
 

@@ -368,8 +368,8 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::sse::encode::{Frame, RunBuilder};
-    use crate::sse::{Position, SourceTag};
+    use crate::encoding::sse::{Frame, RunBuilder};
+    use crate::event::{Position, SourceTag};
 
     #[test]
     fn a_chunk_head_is_the_length_in_hex_and_http_1_0_has_none() {

@@ -20,9 +20,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 
+use crate::encoding::sse;
 use crate::limit::Throttled;
 use crate::limit::clients::Limit;
-use crate::sse::encode;
 
 /// Code of a rejection: the `code` of the JSON body and the label of `sidestream_refusals_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -474,7 +474,7 @@ impl Rejection {
             "overload"
         };
         let mut out = BytesMut::with_capacity(128);
-        encode::put_close(&mut out, reason, self.retry_after(), None::<&str>);
+        sse::put_close(&mut out, reason, self.retry_after(), None::<&str>);
         out.freeze()
     }
 }

@@ -41,14 +41,15 @@ use super::group::StreamGroup;
 use super::state::StreamState;
 use super::throttle::{ThrottlePass, ThrottleState};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
+use crate::encoding::sse;
+use crate::event::Position;
+use crate::event::id::Joined;
 use crate::feed::{Cursor, DirectSink, Item, Read, Shedder};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::limit::ClientPermit;
 use crate::limit::clients::Limit;
 use crate::presence::{CloseReason, Registration, State, StreamHandle as _};
-use crate::sse::id::Joined;
-use crate::sse::{Position, encode};
 
 /// One open event stream.
 #[derive(Debug)]
@@ -390,7 +391,7 @@ impl EventStream {
                         out.push_events(frame.into_chunk(), false);
                     } else {
                         out.push(frame.body());
-                        out.write(|bytes| encode::put_id(bytes, Joined(&self.positions)));
+                        out.write(|bytes| sse::put_id(bytes, Joined(&self.positions)));
                     }
                 }
                 Item::Copied { chunk, copied } => {

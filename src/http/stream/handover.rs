@@ -8,10 +8,10 @@
 
 use std::sync::Arc;
 
+use crate::event::{EventId, Position};
 use crate::feed::{Outcome, Source, Start};
 use crate::http::context::Context;
 use crate::presence::{Claim, ClaimRequest, Handover};
-use crate::sse::{EventId, Position};
 
 /// Claims the position that is recorded for a client without an id.
 pub(in crate::http) async fn claim(context: &Context, request: Option<&ClaimRequest>) -> Claim {

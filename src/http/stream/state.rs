@@ -26,6 +26,7 @@ use smallvec::SmallVec;
 
 use super::compact_time::{CompactInstant, StreamClock};
 use super::write_batch::Written;
+use crate::event::EventId;
 use crate::feed::CursorProbe;
 use crate::http::route::Route;
 use crate::net::AddressText;
@@ -33,7 +34,6 @@ use crate::presence::queue::unix_millis;
 use crate::presence::{
     CloseReason, Lag, Protocol, Sent, State, StreamHandle, StreamInfo, StreamTable,
 };
-use crate::sse::EventId;
 use crate::telemetry::Metrics;
 
 /// Remote end of a connection. Without the flow label and scope of an IPv6 address.

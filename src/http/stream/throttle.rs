@@ -17,10 +17,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::event::Tier;
 use crate::feed::{Throttle, ThrottleDecision};
 use crate::limit::LoadLevel;
 use crate::limit::clients::EventTokens;
-use crate::sse::Tier;
 
 /// 100 ms: at load level 1 an event stream receives at most ten telemetry events per second.
 const TELEMETRY_EVERY: Duration = Duration::from_millis(100);

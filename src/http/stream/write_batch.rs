@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::encoding::sse::Chunk;
 use crate::feed::Batch;
-use crate::sse::encode::Chunk;
 
 /// Bytes of one turn: whole events and control events.
 #[derive(Debug, Default)]

@@ -23,6 +23,7 @@ use async_nats::Message;
 use prometheus::IntCounter;
 
 use super::subscription_set::{self, OwnedSubscription, SubscriptionSet};
+use crate::event::{Position, SourceTag};
 use crate::feed::core_source::FAN_OUT_MAX;
 use crate::feed::{Change, CoreWriter, FeedKey, GapReason, SubscriptionKey};
 use crate::lifecycle::shutdown::Token;
@@ -30,7 +31,6 @@ use crate::nats::connection::flush::ServerFlush;
 use crate::nats::connection::{ConnectionState, NatsConnection};
 use crate::nats::decode::decoder::{BATCH_MAX, EventDecoder};
 use crate::nats::decode::message::MessageFields;
-use crate::sse::{Position, SourceTag};
 use crate::subject::Filter;
 use crate::telemetry::Metrics;
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 use prometheus::IntCounter;
 
 use super::message::{MessageFields, to_event};
+use crate::event::{Event, Position};
 use crate::feed::{GapReason, Received, StreamWriter};
-use crate::sse::{Event, Position};
 use crate::subject::FilterSet;
 use crate::telemetry::Metrics;
 

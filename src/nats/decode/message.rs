@@ -13,7 +13,7 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::sse::{Event, EventName, Position, Tier};
+use crate::event::{Event, EventName, Position, Tier};
 
 /// The largest payload that becomes an event, in bytes. NATS itself recommends at most 8 MiB. An
 /// event is written to a client in one piece, so a larger one would delay all events after it.
@@ -238,7 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sse::SourceTag;
+    use crate::event::SourceTag;
 
     fn convert(fields: MessageFields<'_>) -> Decoded {
         let position = Position {

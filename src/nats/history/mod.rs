@@ -10,11 +10,11 @@ mod reader;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::event::SourceTag;
 use crate::feed::archive::{Archive, BoxFuture, Pages, State};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::jetstream::api::StreamState;
-use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 use read_health::{ReadHealth, StreamContext};
 use reader::HistoryReader;

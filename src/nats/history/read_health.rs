@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::event::SourceTag;
 use crate::feed::archive::Unavailable;
 use crate::lifecycle::backoff::spread;
 use crate::lifecycle::health::{Check, Status};
@@ -15,7 +16,6 @@ use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::jetstream::consumer::{self, Consumer, Spec, sequence};
 use crate::nats::jetstream::error::JetStreamError;
-use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 
 /// 5 s: how long clients are rejected at most after the operator has acted. A probe is three

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::read_health::{self, StreamContext};
+use crate::event::{Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;
@@ -25,7 +26,6 @@ use crate::nats::jetstream::api::{Api, JetStreamError, StreamState};
 use crate::nats::jetstream::consumer::{
     self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence,
 };
-use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 
 /// Maximum number of events of a page: one batch of a reader.

@@ -23,9 +23,9 @@ use time::format_description::well_known::Rfc3339;
 
 pub(crate) use super::error::JetStreamError;
 use super::error::SEQUENCE_MAX;
+use crate::event::Position;
 use crate::nats::connection::NatsConnection;
 use crate::nats::republish::Republish;
-use crate::sse::Position;
 use crate::subject::{Filter, is_reserved};
 
 /// 5 s for a response, as in JetStream clients.

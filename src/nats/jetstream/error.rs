@@ -4,7 +4,7 @@
 //! [`JetStreamError::is_permanent`] decides between retrying and rejecting clients. Error codes are
 //! classified in two tables; a code in neither is classified by its HTTP status.
 
-use crate::sse::SourceTag;
+use crate::event::SourceTag;
 
 /// Highest sequence that NATS delivers to a consumer: it compares sequences as signed numbers.
 pub(crate) const SEQUENCE_MAX: u64 = i64::MAX as u64;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::api::JetStreamError;
-use crate::sse::SourceTag;
+use crate::event::SourceTag;
 
 /// Tags of all known streams, by stream name.
 #[derive(Debug, Default)]

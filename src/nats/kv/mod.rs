@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::Nats;
+use crate::event::EventId;
 use crate::lifecycle::shutdown::Token;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::presence::entry::ENDED_FOR;
@@ -36,7 +37,6 @@ use crate::presence::{
     BoxFuture, BucketName, Claim, ClaimRequest, Entry, Found, Handover, Key, PresenceQueue,
     PresenceStore, Unavailable,
 };
-use crate::sse::EventId;
 use bucket::{Bucket, WriteError};
 use shared::{FULL_HINT, Shared};
 use writer::Writer;

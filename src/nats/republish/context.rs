@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::distribution::Distribution;
 use super::sequence::SUBJECTS_MAX;
+use crate::event::SourceTag;
 use crate::feed::RepublishSource;
 use crate::lifecycle::backoff::spread;
 use crate::lifecycle::health::{Check, Status};
@@ -18,7 +19,6 @@ use crate::nats::jetstream::api::StreamState;
 use crate::nats::jetstream::consumer;
 use crate::nats::jetstream::error::JetStreamError;
 use crate::nats::jetstream::stream_config::StreamConfig;
-use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 
 /// Interval at which a feed is compared with the last message of its filters. This finds a lost

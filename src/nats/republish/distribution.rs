@@ -20,13 +20,13 @@ use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::headers::RepublishHeaders;
+use crate::event::{Position, SourceTag};
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::{Received, RepublishWriter};
 use crate::nats::connection::NatsConnection;
 use crate::nats::core::subscription_set::{self, SubscriptionSet};
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::decode::message::MessageFields;
-use crate::sse::{Position, SourceTag};
 
 /// 65,536 queued messages per feed: as many as the connection may hand out at once, or a burst
 /// while the feed reads what it missed.

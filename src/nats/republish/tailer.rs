@@ -29,6 +29,7 @@ use super::context::StreamContext;
 use super::distribution::{FeedReceiver, PositionedMessage};
 use super::mapping::Republish;
 use super::sequence::{SequenceStep, SequenceTracker};
+use crate::event::{Position, SourceTag};
 use crate::feed::archive::{Page, Pages as _, Unavailable};
 use crate::feed::{GapReason, RepublishWriter};
 use crate::lifecycle::shutdown::Token;
@@ -36,7 +37,6 @@ use crate::nats::connection::ConnectionState;
 use crate::nats::decode::decoder::BATCH_MAX;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
-use crate::sse::{Position, SourceTag};
 use crate::subject::{Filter, FilterSet};
 use open::Subscribed;
 

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
-use sidestream::sse::encode::Frame;
-use sidestream::sse::{EventName, Position, SourceTag};
+use sidestream::encoding::sse::Frame;
+use sidestream::event::{EventName, Position, SourceTag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::EventStream;
+use crate::encoding::sse;
+use crate::event::id::Joined;
 use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::CloseReason;
-use crate::sse::encode;
-use crate::sse::id::Joined;
 
 /// 10 s: twice the time in which a connection ends its event streams one after the other.
 const GROUP_END_MAX: Duration = Duration::from_secs(10);
@@ -58,10 +58,10 @@ impl EventStream {
             now >= self.last_id.after(CompactInstant::from_duration(silence))
         });
         if is_id_due && self.checkpoint() {
-            out.write(|bytes| encode::put_position(bytes, Joined(&self.positions)));
+            out.write(|bytes| sse::put_position(bytes, Joined(&self.positions)));
             self.last_write = now;
         } else if now >= self.last_write.after(self.silence()) {
-            out.push(Bytes::from_static(encode::HEARTBEAT));
+            out.push(Bytes::from_static(sse::HEARTBEAT));
             self.last_write = now;
         }
         if is_id_due {

@@ -10,11 +10,11 @@
 //! [`EventStream::record_end`] exactly once.
 
 use super::EventStream;
+use crate::encoding::sse;
+use crate::event::id::Joined;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::{CloseReason, Delivered, State, StreamHandle as _};
-use crate::sse::encode;
-use crate::sse::id::Joined;
 
 impl EventStream {
     /// Writes `retry:` and `sidestream.close` with the position, if clients receive this reason.
@@ -33,7 +33,7 @@ impl EventStream {
         if close != CloseReason::Slow {
             self.checkpoint();
         }
-        out.write(|bytes| encode::put_close(bytes, reason, retry, Some(Joined(&self.positions))));
+        out.write(|bytes| sse::put_close(bytes, reason, retry, Some(Joined(&self.positions))));
     }
 
     /// Returns the reason of an event stream that is dropped now.

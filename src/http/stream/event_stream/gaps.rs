@@ -11,9 +11,10 @@
 use bytes::BytesMut;
 
 use super::EventStream;
+use crate::encoding::sse;
+use crate::event::Tier;
+use crate::event::id::Joined;
 use crate::feed::Gap;
-use crate::sse::id::Joined;
-use crate::sse::{Tier, encode};
 
 impl EventStream {
     /// Counts and logs a gap. `source` is the index of its source; `None` if it concerns all.
@@ -48,7 +49,7 @@ impl EventStream {
         let (reason, resume) = (gap.reason, gap.reason.resume());
         let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
         let id = has_id.then_some(Joined(&self.positions));
-        encode::put_control(out, "sidestream.gap", &json, id);
+        sse::put_control(out, "sidestream.gap", &json, id);
     }
 
     /// Counts events that were skipped; the gaps that follow report them.

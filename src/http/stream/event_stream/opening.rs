@@ -16,6 +16,9 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::EventStream;
+use crate::encoding::sse;
+use crate::event::id::Joined;
+use crate::event::{EventId, InvalidId};
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
@@ -25,8 +28,6 @@ use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
 use crate::limit::ClientPermit;
 use crate::presence::{Claim, ClaimRequest, State};
-use crate::sse::id::Joined;
-use crate::sse::{EventId, InvalidId, encode};
 use crate::subject::FilterSet;
 
 /// Request for an event stream, with everything resolved that it names.
@@ -235,7 +236,7 @@ impl EventStream {
     fn opening_bytes(&self, gaps: &[OpeningGap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
-        encode::put_retry(&mut out, config.retry);
+        sse::put_retry(&mut out, config.retry);
         for (index, opening_gap) in gaps.iter().enumerate() {
             // Only the last gap carries the id: a client that disconnects between two gaps must
             // receive both again.
@@ -243,7 +244,7 @@ impl EventStream {
             self.put_gap(&mut out, opening_gap.gap, is_last);
         }
         if gaps.is_empty() && config.checkpoint.is_some() {
-            encode::put_position(&mut out, Joined(&self.positions));
+            sse::put_position(&mut out, Joined(&self.positions));
         }
         out.freeze()
     }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{ReadError, RepublishTailer, open};
+use crate::event::SourceTag;
 use crate::feed::{Gap, GapReason};
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::{JetStreamError, StreamState};
 use crate::nats::jetstream::tailer::start::{self, Progress, Start};
 use crate::nats::republish::mapping::Republish;
 use crate::nats::republish::sequence::SequenceTracker;
-use crate::sse::SourceTag;
 
 impl RepublishTailer {
     /// Requests a resync if messages may be missing: after a reconnect, dropped messages or a

@@ -3,13 +3,13 @@
 //! Order: subscribe, flush (the server has processed the subscription), then read the stream's
 //! state. Every message stored after that state is delivered by the subscription.
 
+use crate::event::SourceTag;
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
 use crate::nats::republish::Republish;
 use crate::nats::republish::context::StreamContext;
 use crate::nats::republish::distribution::FeedReceiver;
-use crate::sse::SourceTag;
 use crate::subject::FilterSet;
 
 /// An active subscription, and the stream's state at that time.

@@ -13,6 +13,8 @@
 //! and gets an id line of its own. `id` is the last field: a truncated event is not dispatched and
 //! does not advance the client's position. [`RunBuilder`] copies small frames into one chunk.
 
+pub mod decode;
+
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -20,7 +22,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{EventName, Position};
+use crate::event::{EventName, Position};
 
 /// Comment that keeps an idle connection alive.
 ///
@@ -324,7 +326,7 @@ fn put_data(out: &mut BytesMut, data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sse::SourceTag;
+    use crate::event::SourceTag;
 
     fn frame(name: Option<&str>, data: &[u8]) -> String {
         let name = name.map(|name| EventName::parse(name).unwrap());

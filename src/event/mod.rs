@@ -1,0 +1,10 @@
+//! Events and event ids, without I/O: the types that every source and every framing share.
+//!
+//! [`event`] is the decoded NATS message. [`id`] is the position that a client sends back as
+//! `Last-Event-ID`. The folder `encoding` turns both into bytes.
+
+pub mod event;
+pub mod id;
+
+pub use self::event::{Event, EventName, Tier};
+pub use id::{EventId, InvalidId, Position, SourceTag};
