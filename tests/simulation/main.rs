@@ -76,6 +76,8 @@ fn simulate(name: &str, seeds: std::ops::Range<u64>, run: fn(u64)) {
 #[test]
 fn readers_of_a_stream_buffer_receive_every_event_once_or_a_gap() {
     simulate("readers_of_a_stream_buffer", 0..SEEDS, stream_buffer);
+    // A replay finds that the stream was recreated, before the tailer does.
+    simulate("readers_of_a_stream_buffer", 33568..33569, stream_buffer);
 }
 
 #[test]

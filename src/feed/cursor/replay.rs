@@ -104,7 +104,7 @@ impl Cursor {
                 ReplayProgress::Rejected => return Poll::Ready(Read::Ended),
                 ReplayProgress::Changed => {
                     self.replay = None;
-                    let state = feed.lock();
+                    let mut state = feed.lock();
                     match state
                         .window
                         .epoch()
@@ -113,8 +113,12 @@ impl Cursor {
                         // Report the epoch first; the feed's events of the new epoch follow.
                         Some(epoch) => self.offset = epoch.start,
                         None => {
-                            // The tailer has not noticed yet.
+                            // The tailer has not noticed yet. The gap covers everything until here:
+                            // neither the owner nor the lag may return to the skipped events.
                             self.offset = state.window.end_offset();
+                            state
+                                .readers
+                                .set_position(self.probe.key, self.offset, self.position);
                             batch
                                 .items
                                 .push(self.gap(Gap::uncounted(GapReason::Recreated)));

@@ -1,7 +1,7 @@
 //! Replays over an archive in memory that can be slow, fail and expire events.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use super::*;
@@ -21,6 +21,8 @@ struct Source {
     last: AtomicUsize,
     /// Number of reads that fail before one succeeds.
     failures: AtomicUsize,
+    /// The source is another one than the buffer follows.
+    has_changed: AtomicBool,
     readings: AtomicUsize,
     alive: Arc<AtomicUsize>,
     alive_max: AtomicUsize,
@@ -85,6 +87,9 @@ impl Pages for Reading {
         Box::pin(async move {
             sleep(Duration::from_millis(1)).await;
             let source = &self.source;
+            if source.has_changed.load(Ordering::Relaxed) {
+                return Err(Unavailable::Changed);
+            }
             let fails =
                 source
                     .failures
@@ -134,6 +139,7 @@ fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuff
         first: first.into(),
         last: (last as usize).into(),
         failures: 0.into(),
+        has_changed: false.into(),
         readings: 0.into(),
         alive: Arc::default(),
         alive_max: 0.into(),
@@ -350,4 +356,23 @@ async fn stream_recreated_during_a_replay_is_reported() {
             Ok(1)
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_found_by_a_replay_is_reported_once_and_ends_the_lag() {
+    let (source, mut writer, buffer) = source(1, 100);
+    let (mut cursor, _) = open(&buffer, "s.*", 100).await;
+    writer.append((101..=500).map(|seq| event(source.tag, seq)).collect());
+    source.has_changed.store(true, Ordering::Relaxed);
+    let mut batch = Batch::default();
+    let read = std::future::poll_fn(|task| cursor.poll_read(task, &mut batch, 1));
+    assert_eq!(timeout(Duration::from_secs(60), read).await, Ok(Read::Some));
+    assert!(
+        matches!(&batch.items[..], [Item::Gap { gap, .. }] if *gap == Gap::uncounted(GapReason::Recreated))
+    );
+    // The gap covers everything appended until here, although the writer has not noticed the change.
+    let lag = cursor.probe().lag(std::time::Instant::now());
+    assert_eq!(lag.events, 0);
+    writer.append(vec![event(source.tag, 501)]);
+    assert_eq!(read_to(&mut cursor, 501).await, [Ok(501)]);
 }
