@@ -12,7 +12,8 @@
 //! All tasks of a connection run on one thread. h2 reports neither how much of a window is left nor
 //! what the client returns; [`frames`] reads the client's frames for that, and the connection's
 //! [`StreamGroup`](super::stream::group::StreamGroup) counts. [`read_budget`] limits how much a
-//! connection reads at a time.
+//! connection reads at a time, and [`write_coalescing`] makes h2 write the frames of many streams
+//! at once.
 //!
 //! A connection ends for three reasons (`connection::GoAwayReason`): the pod drains, an event
 //! stream reached `max_age`, or the connection is [`idle`]. [`keepalive`] finds dead peers.
@@ -25,3 +26,4 @@ mod read_budget;
 mod request;
 pub(in crate::http) mod sink;
 mod stream;
+mod write_coalescing;

@@ -18,6 +18,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::write_coalescing::CoalescedWrites;
 use crate::http::accept::detect::ReadAhead;
 use crate::http::transport::LINGER;
 
@@ -51,10 +52,9 @@ impl ReadBudget {
 
 /// Socket of an HTTP/2 connection.
 pub(in crate::http) struct H2Io<T> {
-    inner: T,
+    inner: CoalescedWrites<T>,
     read_ahead: ReadAhead,
     budget: Arc<ReadBudget>,
-    has_written: bool,
     /// Set after our end of the connection.
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -63,10 +63,9 @@ impl<T> H2Io<T> {
     /// Wraps a socket. `read_ahead`: bytes that protocol detection has read.
     pub(in crate::http) fn new(inner: T, read_ahead: Vec<u8>, budget: Arc<ReadBudget>) -> Self {
         Self {
-            inner,
+            inner: CoalescedWrites::new(inner),
             read_ahead: ReadAhead::new(read_ahead),
             budget,
-            has_written: false,
             linger: None,
         }
     }
@@ -99,7 +98,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for H2Io<T> {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.has_written = true;
         Pin::new(&mut self.inner).poll_write(task, bytes)
     }
 
@@ -108,16 +106,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for H2Io<T> {
         task: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.has_written = true;
         Pin::new(&mut self.inner).poll_write_vectored(task, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        // h2 asks once before its first write to decide which frames it copies together: those
-        // under 256 bytes if the answer is yes, those under 1 KiB if it is no, and an event is
-        // seldom under
-        // 256. Later it asks before each write whether a frame and its payload can go out together.
-        self.has_written && self.inner.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -210,14 +203,5 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), all)
             .await
             .expect("a spent budget wakes the task again");
-    }
-
-    #[tokio::test]
-    async fn h2_copies_frames_under_1_kib_and_then_writes_vectored() {
-        let (_client, server) = tokio::io::duplex(64);
-        let mut io = H2Io::new(server, Vec::new(), Arc::default());
-        assert!(!io.is_write_vectored());
-        io.write_all(b"settings").await.unwrap();
-        assert!(io.is_write_vectored());
     }
 }
