@@ -343,6 +343,28 @@ fn renamed_delivery_on_demand_is_rejected_with_the_new_name() {
 }
 
 #[test]
+fn claim_is_rejected_where_it_is_written_because_no_route_authenticates() {
+    let report = |text: &str| parse(text, "f", &environment).unwrap_err().to_string();
+    let subject = report(
+        "routes:\n  - path: /a\n    sources:\n      - subjects: ['a.{claim[\"x.y\"].z}.>']\n",
+    );
+    for part in [
+        "a claim needs authentication, which routes do not have yet",
+        "f:4:",
+        "- subjects: ['a.{claim[\"x.y\"].z}.>']",
+        "authenticate in a proxy, and read its result with `{header.x}`",
+    ] {
+        assert!(subject.contains(part), "{part}\n{subject}");
+    }
+    let client =
+        report("routes: [{ path: /a, sources: [{ subjects: [a] }], client: 'user-{claim.sub}' }]");
+    assert!(client.contains("a claim needs"), "{client}");
+    let event =
+        report("routes: [{ path: /a, sources: [{ subjects: [a] }], event: '{claim.sub}' }]");
+    assert!(event.contains("`event` has a variable"), "{event}");
+}
+
+#[test]
 fn every_new_name_is_a_known_key_or_value() {
     let text = "routes: [{ path: /a, sources: [{ stream: A, subjects: [a], delivery: republish }], slow: { stall_timeout: 2s } }]\npresence: { bucket: clients }";
     parse(text, "f", &environment).unwrap();

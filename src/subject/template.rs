@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{Filter, InvalidFilter};
+use super::{ClaimPath, Filter, InvalidFilter};
 
 /// Variable in braces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,8 @@ pub enum Variable {
     Cookie(Box<str>),
     /// `{remote.ip}`: address of the client.
     RemoteIp,
+    /// `{claim.name}`: claim of the principal.
+    Claim(ClaimPath),
     /// `{subject.N}`: token of an event's subject, counted from 1.
     SubjectToken(u8),
 }
@@ -66,6 +68,12 @@ impl Variable {
                 Err(unknown())
             }
         };
+        // The name of a claim may have dots in quotation marks.
+        if let Some(path) = name.strip_prefix("claim")
+            && path.starts_with(['.', '['])
+        {
+            return ClaimPath::parse(path).map(Self::Claim).ok_or_else(unknown);
+        }
         match name.split_once('.') {
             None if name.is_empty() => Err(InvalidTemplate::Brace),
             None => word(name).map(Self::Path),
@@ -91,6 +99,7 @@ impl fmt::Display for Variable {
             Self::Header(name) => write!(f, "{{header.{name}}}"),
             Self::Cookie(name) => write!(f, "{{cookie.{name}}}"),
             Self::RemoteIp => f.write_str("{remote.ip}"),
+            Self::Claim(path) => write!(f, "{{claim{path}}}"),
             Self::SubjectToken(number) => write!(f, "{{subject.{number}}}"),
         }
     }
@@ -102,6 +111,17 @@ enum Piece {
     Variable(Variable),
 }
 
+/// Returns the index of the brace that closes the variable at the start of a text. A brace between
+/// quotation marks belongs to the name of a claim.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut is_quoted = false;
+    let close = text.find(|char| {
+        is_quoted ^= char == '"';
+        char == '}' && !is_quoted
+    });
+    close.or_else(|| text.find('}')).filter(|close| *close > 0)
+}
+
 fn pieces(text: &str) -> Result<Vec<Piece>, InvalidTemplate> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -110,10 +130,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, InvalidTemplate> {
         if !before.is_empty() {
             pieces.push(Piece::Text(before.into()));
         }
-        let close = from
-            .find('}')
-            .filter(|close| *close > 0)
-            .ok_or(InvalidTemplate::Brace)?;
+        let close = closing_brace(from).ok_or(InvalidTemplate::Brace)?;
         pieces.push(Piece::Variable(Variable::parse(&from[1..close])?));
         rest = &from[close + 1..];
     }
@@ -184,7 +201,8 @@ pub struct SubjectTemplate {
 /// Reason why a request does not fill a subject template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfilled {
-    /// The variable has no value in this request.
+    /// The variable has no value in this request. If it is [`Variable::Claim`], the principal does
+    /// not have the claim, or its value is neither a string nor a number.
     Missing(Variable),
     /// The value is not a single token.
     Token(Variable),
@@ -204,12 +222,10 @@ impl SubjectTemplate {
         // Not split at dots: `{query.subject}` has one too.
         let mut rest = text;
         loop {
-            let end = match rest.strip_prefix('{') {
-                Some(inner) => inner
-                    .find('}')
-                    .map(|close| close + 2)
-                    .ok_or(InvalidTemplate::Brace)?,
-                None => rest.find('.').unwrap_or(rest.len()),
+            let end = if rest.starts_with('{') {
+                closing_brace(rest).ok_or(InvalidTemplate::Brace)? + 1
+            } else {
+                rest.find('.').unwrap_or(rest.len())
             };
             let (token, after) = rest.split_at(end);
             match &pieces(token)?[..] {
@@ -486,6 +502,41 @@ mod tests {
             invalid(""),
             InvalidTemplate::Subject(InvalidFilter::EmptyToken)
         );
+    }
+
+    #[test]
+    fn claim_is_a_variable_with_a_path() {
+        let parse = |text: &str| {
+            let template = SubjectTemplate::parse(text).unwrap();
+            let variables: Vec<_> = template.variables().map(Variable::to_string).collect();
+            variables.join(" ")
+        };
+        for (template, variables) in [
+            ("orders.{claim.sub}.>", "{claim.sub}"),
+            ("a.{claim.org.id}.{id}", "{claim.org.id} {id}"),
+            (
+                r#"a.{claim["https://example.com/}"].x}.b"#,
+                r#"{claim["https://example.com/}"].x}"#,
+            ),
+            ("{claim}.{claims}", "{claim} {claims}"),
+        ] {
+            assert_eq!(parse(template), variables);
+        }
+        assert_eq!(
+            TextTemplate::parse(r#"{claim["a}"]}-{claim.sub}"#)
+                .unwrap()
+                .to_string(),
+            r#"{claim["a}"]}-{claim.sub}"#
+        );
+        for text in ["a.{claim.}", "a.{claim[0]}", "a.{claim[\"x}", "a.{id\"}"] {
+            assert!(
+                matches!(
+                    SubjectTemplate::parse(text),
+                    Err(InvalidTemplate::Unknown(_))
+                ),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads the templates of a route, `client` and `event`, and checks that their variables exist.
 //!
 //! `client` and the subjects of a source are filled from a request: path, query, headers and
-//! cookies. `event` is filled from the subject of an event, because an event is encoded once for
+//! cookies. Claims are rejected, because no route authenticates its clients. `event` is filled from the subject of an event, because an event is encoded once for
 //! all clients.
 
 use std::borrow::Cow;
@@ -82,6 +82,11 @@ pub(super) fn check_request_variables<'v>(
             (Variable::SubjectToken(_), _) => value.error(
                 "`{subject.N}` is only allowed in `event`",
                 Some("a request has no subject"),
+            ),
+            // Without an identity no request could ever fill it.
+            (Variable::Claim(_), _) => value.error(
+                "a claim needs authentication, which routes do not have yet",
+                Some("authenticate in a proxy, and read its result with `{header.x}`"),
             ),
             (Variable::Path(name), Some(path))
                 if path.variables().all(|known| known != &**name) =>

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! respond         the order of all checks; builds the response head
+//!   authenticate  principal of the request, before any variable is filled
 //!   resolve       filters per source and client, from the route (`http::route`)
 //!   request       variables, Last-Event-ID, Accept, browser detection
 //!   client_address  through trusted proxies
@@ -10,6 +11,7 @@
 //!   body          hyper's body for a response
 //! ```
 
+pub(in crate::http) mod authenticate;
 pub(in crate::http) mod body;
 pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;

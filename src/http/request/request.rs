@@ -1,7 +1,7 @@
 //! A request as routes read it: variables, last event id, `Accept`, and browser detection.
 //!
-//! [`Request`] borrows from the head. It implements `subject::Variables`, through which templates
-//! read path segments, query parameters, headers and cookies.
+//! [`Request`] borrows from the head. Templates read path segments, query parameters, headers and
+//! cookies of an [`AuthenticatedRequest`], which adds the claims of its principal.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use hyper::HeaderMap;
 use hyper::header::{ACCEPT, COOKIE, USER_AGENT};
 use percent_encoding::percent_decode_str;
 
+use crate::auth::Principal;
 use crate::subject::{Variable, Variables};
 
 /// Parts of a request that a route reads.
@@ -22,25 +23,39 @@ pub(in crate::http) struct Request<'r> {
     pub(in crate::http) remote: IpAddr,
 }
 
-impl Variables for Request<'_> {
+/// Request with the principal that `request::authenticate` has determined.
+///
+/// Only this type implements [`Variables`]: no variable is filled before the client is known.
+pub(in crate::http) struct AuthenticatedRequest<'r> {
+    pub(in crate::http) request: Request<'r>,
+    pub(in crate::http) principal: Principal,
+}
+
+impl Variables for AuthenticatedRequest<'_> {
     fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>> {
+        let request = &self.request;
         match variable {
             Variable::Path(name) => {
-                let raw = self.path.iter().find(|(known, _)| *known == &**name);
+                let raw = request.path.iter().find(|(known, _)| *known == &**name);
                 // A value that is not UTF-8 cannot be part of a subject.
                 raw.and_then(|(_, raw)| percent_decode_str(raw).decode_utf8().ok())
                     .into_iter()
                     .collect()
             }
-            Variable::Query(name) => self.query(name).collect(),
-            Variable::Header(name) => self
+            Variable::Query(name) => request.query(name).collect(),
+            Variable::Header(name) => request
                 .headers
                 .get_all(&**name)
                 .iter()
                 .filter_map(|value| value.to_str().ok().map(Cow::Borrowed))
                 .collect(),
-            Variable::Cookie(name) => self.cookie(name).map(Cow::Borrowed).into_iter().collect(),
-            Variable::RemoteIp => vec![Cow::Owned(self.remote.to_string())],
+            Variable::Cookie(name) => request
+                .cookie(name)
+                .map(Cow::Borrowed)
+                .into_iter()
+                .collect(),
+            Variable::RemoteIp => vec![Cow::Owned(request.remote.to_string())],
+            Variable::Claim(path) => self.principal.claim_text(path).into_iter().collect(),
             Variable::SubjectToken(_) => Vec::new(),
         }
     }
@@ -161,7 +176,12 @@ fn is_event_stream(range: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::auth::Identity;
+    use crate::subject::template::Unfilled;
+    use crate::subject::{Filter, SubjectTemplate};
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
@@ -182,7 +202,10 @@ mod tests {
     #[test]
     fn variables_are_decoded() {
         let headers = headers(&[("cookie", "a=1; tenant=blue"), ("x-user", "me")]);
-        let request = request(&headers, "x=1&x=a%2Eb&y=+");
+        let request = AuthenticatedRequest {
+            request: request(&headers, "x=1&x=a%2Eb&y=+"),
+            principal: Principal::Anonymous,
+        };
         let values = |variable: Variable| request.values(&variable).join("|");
         assert_eq!(values(Variable::Path("id".into())), "a b");
         assert_eq!(values(Variable::Query("x".into())), "1|a.b");
@@ -191,6 +214,46 @@ mod tests {
         assert_eq!(values(Variable::Header("x-user".into())), "me");
         assert_eq!(values(Variable::RemoteIp), "192.0.2.1");
         assert_eq!(values(Variable::Query("z".into())), "");
+    }
+
+    #[test]
+    fn claims_fill_subjects_under_the_rules_of_all_variables() {
+        let headers = HeaderMap::new();
+        let claims = serde_json::json!({
+            "sub": "alice", "tenant": 42, "domain": "a.b", "admin": true, "empty": "",
+            "https://example.com/roles": { "first": "reader" },
+        });
+        let Value::Object(claims) = claims else {
+            panic!("claims are an object")
+        };
+        let request = AuthenticatedRequest {
+            request: request(&headers, ""),
+            principal: Principal::Identified(Box::new(Identity {
+                provider: "idp".into(),
+                subject: "alice".into(),
+                claims,
+                expires: None,
+            })),
+        };
+        let fill = |text: &str| {
+            let filters = SubjectTemplate::parse(text).unwrap().fill(&request, &[])?;
+            Ok(filters.iter().map(Filter::to_string).collect::<String>())
+        };
+        assert_eq!(
+            fill(r#"{claim.tenant}.{claim.sub}.{claim["https://example.com/roles"].first}.>"#),
+            Ok("42.alice.reader.>".into())
+        );
+        for missing in ["admin", "none", "sub.name"] {
+            let unfilled = fill(&format!("orders.{{claim.{missing}}}")).unwrap_err();
+            assert!(
+                matches!(&unfilled, Unfilled::Missing(Variable::Claim(path)) if path.to_string() == format!(".{missing}")),
+                "{unfilled:?}"
+            );
+        }
+        for invalid in ["domain", "empty"] {
+            let unfilled = fill(&format!("orders.{{claim.{invalid}}}")).unwrap_err();
+            assert!(matches!(unfilled, Unfilled::Token(_)), "{unfilled:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! the name by the route's `client`, or the address; limits, presence and the log use it.
 
 use super::rejection::{Rejection, RejectionCode};
-use super::request::Request;
+use super::request::AuthenticatedRequest;
 use crate::http::route::Route;
 use crate::net::AddressText;
 use crate::subject::FilterSet;
@@ -26,7 +26,7 @@ impl Route {
     /// Returns the filters of each source for a request.
     pub(in crate::http) fn filters(
         &self,
-        request: &Request<'_>,
+        request: &AuthenticatedRequest<'_>,
         subjects_max: usize,
     ) -> Result<Vec<FilterSet>, Rejection> {
         let mut sets = Vec::with_capacity(self.sources.len());
@@ -46,7 +46,7 @@ impl Route {
     }
 
     /// Returns the client of a request.
-    pub(in crate::http) fn client(&self, request: &Request<'_>) -> ClientId {
+    pub(in crate::http) fn client(&self, request: &AuthenticatedRequest<'_>) -> ClientId {
         let named = self
             .config
             .client
@@ -54,7 +54,7 @@ impl Route {
             .and_then(|template| template.fill(request));
         let Some(mut name) = named else {
             return ClientId {
-                name: Box::from(&*AddressText::from(request.remote)),
+                name: Box::from(&*AddressText::from(request.request.remote)),
                 is_named: false,
             };
         };

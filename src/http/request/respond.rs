@@ -1,7 +1,8 @@
 //! From a request to its answer: decides between an event stream and a rejection.
 //!
 //! ```text
-//! answer -> respond: head -> route's subjects -> admission -> client limits -> EventStream::open
+//! answer -> respond: head -> authenticate -> route's subjects -> admission -> client limits
+//!                    -> EventStream::open
 //!        -> reject, if one of them fails
 //!        -> CORS headers
 //! ```
@@ -23,6 +24,7 @@ use hyper::header::{
 };
 use hyper::{Method, Response, StatusCode};
 
+use super::authenticate::authenticate;
 use super::body::Body;
 use super::client_address::client_address;
 use super::cors;
@@ -129,6 +131,7 @@ async fn respond<B: Sync>(
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
+    let asked = authenticate(asked).await?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let mut head = Response::new(());
     event_stream_head(head.headers_mut(), peer.protocol, route.config.close);
@@ -142,6 +145,7 @@ async fn respond<B: Sync>(
         route: route.clone(),
         filters,
         last_event_id: asked
+            .request
             .last_event_id(route.config.last_event_id_query.as_deref())
             .map(Cow::into_owned),
         client: client.name,
