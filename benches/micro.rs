@@ -17,7 +17,8 @@ use sidestream::encoding::sse::Frame;
 use sidestream::event::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::feed::trie::SubjectTrie;
 use sidestream::feed::{
-    Batch, Budget, Cursor, FeedOptions, Limits, Start, StreamBuffer, StreamWriter, buffer,
+    Batch, Budget, Cursor, FeedOptions, Limits, Source as _, Start, StreamBuffer, StreamWriter,
+    buffer,
 };
 use sidestream::subject::{Filter, FilterSet};
 

@@ -21,9 +21,7 @@ use crate::config::Config;
 use crate::event::SourceTag;
 use crate::feed::buffer::ArchiveAccess;
 use crate::feed::replay::ReplaySlots;
-use crate::feed::{
-    self, Budget, CoreSource, Limits, RepublishSource, Source, SourceSize, StreamBuffer,
-};
+use crate::feed::{self, Budget, Limits, Source};
 use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::nats::{Nats, StreamConfig};
@@ -35,7 +33,7 @@ pub(super) struct Sources {
     nats: Nats,
     budget: Arc<Budget>,
     replays: Arc<ReplaySlots>,
-    core: Arc<CoreSource>,
+    core: Arc<dyn Source>,
     state: Mutex<State>,
 }
 
@@ -49,15 +47,8 @@ struct State {
 
 struct Followed {
     wanted: Wanted,
-    source: StreamSource,
+    source: Arc<dyn Source>,
     stop: Trigger,
-}
-
-/// Source of one JetStream stream.
-#[derive(Clone)]
-enum StreamSource {
-    Shared(Arc<StreamBuffer>),
-    Republish(Arc<RepublishSource>),
 }
 
 /// Requirements of all routes on one stream.
@@ -68,9 +59,6 @@ struct Wanted {
     filters: FilterSet,
     limits: Limits,
 }
-
-/// `source` label of core subjects in metrics.
-const CORE: &str = "core";
 
 /// 1 s: interval of eviction by age, and of the check for retired sources without readers.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -87,7 +75,7 @@ impl Sources {
         let (core, writer) = feed::core_source::channel(tag, budget);
         let (signal, watch) = shutdown::channel();
         nats.serve_core(writer, watch);
-        metrics.feeds.with_label_values(&[CORE]).set(0);
+        metrics.feeds.with_label_values(&[core.name()]).set(0);
         let state = State {
             followed: HashMap::new(),
             retired: Vec::new(),
@@ -154,13 +142,13 @@ impl Sources {
             window: limits,
         };
         let (stop, stopped) = shutdown::channel();
-        let source = match delivery {
+        let source: Arc<dyn Source> = match delivery {
             Delivery::Shared => {
                 let (writer, log) =
                     feed::buffer::writer::channel(stream, limits, &self.budget, Some(past));
                 spawn_until(log.replays(), stopped.clone());
                 self.nats.tail(followed, writer, stopped);
-                StreamSource::Shared(log)
+                log
             }
             Delivery::Republish => {
                 let (republish, requests) =
@@ -168,7 +156,7 @@ impl Sources {
                 spawn_until(republish.replays(), stopped.clone());
                 self.nats
                     .serve_republished(followed, republish.clone(), requests, stopped);
-                StreamSource::Republish(republish)
+                republish
             }
         };
         Followed {
@@ -179,16 +167,15 @@ impl Sources {
     }
 
     /// Returns the source of a route.
-    pub(super) fn find(&self, source: &SourceConfig) -> Source {
+    pub(super) fn find(&self, source: &SourceConfig) -> Arc<dyn Source> {
         let state = self.lock();
         let followed = source
             .stream
             .as_ref()
             .and_then(|stream| state.followed.get(stream));
-        followed.map_or_else(
-            || Source::Core(self.core.clone()),
-            |followed| followed.source.to_source(),
-        )
+        followed
+            .map_or(&self.core, |followed| &followed.source)
+            .clone()
     }
 
     /// Returns when every followed stream is caught up, or after `most`.
@@ -240,29 +227,27 @@ impl Sources {
     /// Updates the gauges of windows and feeds.
     pub(super) fn sample(&self, metrics: &Metrics) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let set = |source: &str, size: SourceSize| {
+        let mut sources = vec![self.core.clone()];
+        sources.extend(
+            self.lock()
+                .followed
+                .values()
+                .map(|followed| followed.source.clone()),
+        );
+        for source in sources {
+            let (label, size) = ([source.name()], source.size());
             metrics
                 .window_events
-                .with_label_values(&[source])
+                .with_label_values(&label)
                 .set(gauge(size.events));
             metrics
                 .window_bytes
-                .with_label_values(&[source])
+                .with_label_values(&label)
                 .set(gauge(size.bytes));
             metrics
                 .feeds
-                .with_label_values(&[source])
+                .with_label_values(&label)
                 .set(gauge(size.feeds));
-        };
-        set(CORE, self.core.size());
-        let sources: Vec<StreamSource> = self
-            .lock()
-            .followed
-            .values()
-            .map(|followed| followed.source.clone())
-            .collect();
-        for source in sources {
-            set(source.name(), source.size());
         }
     }
 
@@ -305,59 +290,6 @@ fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Token
             () = task => {}
         }
     });
-}
-
-impl StreamSource {
-    fn name(&self) -> &Arc<str> {
-        match self {
-            Self::Shared(log) => log.name(),
-            Self::Republish(source) => source.name(),
-        }
-    }
-
-    fn to_source(&self) -> Source {
-        match self {
-            Self::Shared(log) => Source::JetStream(log.clone()),
-            Self::Republish(source) => Source::Republish(source.clone()),
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        match self {
-            Self::Shared(log) => log.is_ready(),
-            Self::Republish(source) => source.tag().is_some(),
-        }
-    }
-
-    /// Messages that JetStream has ready; republished messages are pushed and never pending.
-    fn pending(&self) -> u64 {
-        match self {
-            Self::Shared(log) => log.pending(),
-            Self::Republish(_) => 0,
-        }
-    }
-
-    /// Sets the window of a shared buffer; each republish feed has its own window.
-    fn set_limits(&self, limits: Limits) {
-        match self {
-            Self::Shared(log) => log.set_limits(limits),
-            Self::Republish(_) => {}
-        }
-    }
-
-    fn sweep(&self, now: Instant) {
-        match self {
-            Self::Shared(log) => log.sweep(now),
-            Self::Republish(source) => source.sweep(now),
-        }
-    }
-
-    fn size(&self) -> SourceSize {
-        match self {
-            Self::Shared(log) => log.size(),
-            Self::Republish(source) => source.size(),
-        }
-    }
 }
 
 impl Wanted {

@@ -21,7 +21,7 @@ pub mod writer;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use slab::Slab;
@@ -41,13 +41,17 @@ use super::options::{FeedOptions, Named};
 use super::origin::Origin;
 use super::replay::member::ReplayMember;
 use super::replay::{ReplayPool, ReplaySlots};
+use super::resume::Start;
+use super::source::{OpenFuture, Source};
 use super::subject_index::SubjectIndex;
 use super::trie::SubjectTrie;
 use super::window::GapSide;
 
 /// Reading side of a stream buffer.
 pub struct StreamBuffer {
-    name: Arc<str>,
+    /// This buffer, for its cursors.
+    me: Weak<Self>,
+    name: Box<str>,
     budget: Arc<Budget>,
     replay_pool: Option<Arc<ReplayPool>>,
     /// Messages that the stream has ready for the writer, as the server reports it.
@@ -104,35 +108,38 @@ type Key = (FilterSet, Arc<FeedOptions>);
 
 // === impl StreamBuffer ===
 
-impl StreamBuffer {
-    /// Name of the stream.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
+impl Source for StreamBuffer {
+    fn name(&self) -> &str {
         &self.name
     }
 
-    /// Tag of the stream's event ids; `None` before the writer starts.
-    #[must_use]
-    pub fn tag(&self) -> Option<SourceTag> {
-        self.lock().head.map(|head| head.tag)
+    fn tag(&self) -> Result<SourceTag, OpenError> {
+        let state = self.lock();
+        if state.rejected {
+            return Err(OpenError::Rejected);
+        }
+        state.head.map(|head| head.tag).ok_or(OpenError::NotReady)
     }
 
-    /// True if readers may start.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         self.lock().is_ready()
     }
 
-    /// True if NATS rejects reading the stream until an operator changes something.
-    #[must_use]
-    pub fn is_rejected(&self) -> bool {
-        self.lock().rejected
+    fn are_positions_shared(&self) -> bool {
+        true
     }
 
-    /// Messages that the stream has ready and the writer has not received; 0 before the writer has
-    /// caught up.
-    #[must_use]
-    pub fn pending(&self) -> u64 {
+    fn open<'a>(
+        &'a self,
+        filters: FilterSet,
+        options: &'a Arc<FeedOptions>,
+        start: Start,
+    ) -> OpenFuture<'a> {
+        Box::pin(self.open_reader(filters, options, start))
+    }
+
+    /// 0 before the writer has caught up.
+    fn pending(&self) -> u64 {
         if self.is_ready() {
             self.pending.load(Ordering::Relaxed)
         } else {
@@ -140,13 +147,11 @@ impl StreamBuffer {
         }
     }
 
-    /// Changes the limits, from the next event on.
-    pub fn set_limits(&self, limits: Limits) {
+    fn set_limits(&self, limits: Limits) {
         self.lock().limits = limits;
     }
 
-    /// Evicts events older than the age limit, here and in every feed.
-    pub fn sweep(&self, now: Instant) {
+    fn sweep(&self, now: Instant) {
         let mut state = self.lock();
         state.evict(now);
         for (_, feed) in &state.feeds {
@@ -154,9 +159,7 @@ impl StreamBuffer {
         }
     }
 
-    /// Events and bytes in memory, and the number of feeds.
-    #[must_use]
-    pub fn size(&self) -> SourceSize {
+    fn size(&self) -> SourceSize {
         let state = self.lock();
         let entries: usize = state.feeds.iter().map(|(_, feed)| feed.overhead()).sum();
         SourceSize {
@@ -165,7 +168,9 @@ impl StreamBuffer {
             feeds: state.feeds.len(),
         }
     }
+}
 
+impl StreamBuffer {
     /// Runs the replays of this stream. To be spawned once; pending forever without an archive.
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
         let replay_pool = self.replay_pool.clone();

@@ -21,7 +21,7 @@ mod subscriptions;
 mod tests;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -40,6 +40,7 @@ use super::options::FeedOptions;
 use super::origin::Origin;
 use super::replay::member::ReplayMember;
 use super::resume::{Outcome, Start};
+use super::source::{OpenFuture, Source};
 
 use sequence::SequenceCounter;
 pub use subscriptions::SubscriptionKey;
@@ -48,6 +49,8 @@ pub use writer::{Change, CoreWriter, FAN_OUT_MAX, FeedKey, Received};
 /// Reading side of the core subjects. All feeds of a process share one sequence and one tag.
 #[derive(Debug)]
 pub struct CoreSource {
+    /// This source, for its cursors.
+    me: Weak<Self>,
     sequence: Arc<SequenceCounter>,
     requests: mpsc::Sender<SubscribeRequest<FeedLease>>,
     feeds: Arc<FeedMap>,
@@ -58,7 +61,8 @@ pub struct CoreSource {
 pub fn channel(tag: SourceTag, budget: &Arc<Budget>) -> (Arc<CoreSource>, CoreWriter) {
     let (requests, received) = mpsc::channel(REQUESTS_MAX);
     let sequence = Arc::new(SequenceCounter::new(tag));
-    let core = Arc::new(CoreSource {
+    let core = Arc::new_cyclic(|me| CoreSource {
+        me: me.clone(),
         sequence: sequence.clone(),
         requests,
         feeds: FeedMap::new(budget),
@@ -68,21 +72,47 @@ pub fn channel(tag: SourceTag, budget: &Arc<Budget>) -> (Arc<CoreSource>, CoreWr
 
 // === impl CoreSource ===
 
-impl CoreSource {
-    /// Tag of this process's event ids.
-    #[must_use]
-    pub fn tag(&self) -> SourceTag {
-        self.sequence.tag()
+impl Source for CoreSource {
+    fn name(&self) -> &str {
+        "core"
     }
 
-    /// Opens a reader. Returns after its subscriptions are confirmed, so that it receives
-    /// everything published later.
-    ///
-    /// # Errors
-    /// [`OpenError::NotReady`] if they are not confirmed in time, [`OpenError::TooManyFeeds`] at
-    /// the limit.
-    pub async fn open(
-        self: &Arc<Self>,
+    /// Tag of this process.
+    fn tag(&self) -> Result<SourceTag, OpenError> {
+        Ok(self.sequence.tag())
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn are_positions_shared(&self) -> bool {
+        false
+    }
+
+    fn open<'a>(
+        &'a self,
+        filters: FilterSet,
+        options: &'a Arc<FeedOptions>,
+        start: Start,
+    ) -> OpenFuture<'a> {
+        Box::pin(self.open_reader(filters, options, start))
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.feeds.sweep(now);
+    }
+
+    fn size(&self) -> SourceSize {
+        self.feeds.size()
+    }
+}
+
+impl CoreSource {
+    /// Opens a reader. Ready after its subscriptions are confirmed; [`OpenError::NotReady`] if they
+    /// are not confirmed in time.
+    async fn open_reader(
+        &self,
         filters: FilterSet,
         options: &Arc<FeedOptions>,
         start: Start,
@@ -95,18 +125,7 @@ impl CoreSource {
         Ok(opened)
     }
 
-    /// Number of feeds, events and bytes.
-    #[must_use]
-    pub fn size(&self) -> SourceSize {
-        self.feeds.size()
-    }
-
-    /// Evicts events older than the age limit.
-    pub fn sweep(&self, now: Instant) {
-        self.feeds.sweep(now);
-    }
-
-    fn join(self: &Arc<Self>, feed: Arc<Feed>, start: Start) -> Opened {
+    fn join(&self, feed: Arc<Feed>, start: Start) -> Opened {
         let state = feed.lock();
         // The newest entry and the floor of a new feed may be later than the complete number.
         let complete = self.sequence.complete();
@@ -127,13 +146,13 @@ impl CoreSource {
         let (outcome, (offset, position)) = match start {
             Start::Live => (Outcome::Live, live),
             Start::Unknown(reason) => (gap(reason), live),
-            Start::After(at) if at.tag != self.tag() => (gap(GapReason::Restarted), live),
+            Start::After(at) if at.tag != complete.tag => (gap(GapReason::Restarted), live),
             Start::After(at) if at.seq > self.sequence.last() => (gap(GapReason::Ahead), live),
             Start::After(at) => match state.window.offset_after(at.seq) {
                 Some(offset) => (Outcome::Window, (offset, at)),
                 None => {
                     let position = Position {
-                        tag: self.tag(),
+                        tag: complete.tag,
                         seq: state.window.floor(),
                         fingerprint: None,
                     };
@@ -147,7 +166,7 @@ impl CoreSource {
         drop(state);
         let key = feed.join(offset, position);
         Opened {
-            cursor: Cursor::new(self.clone(), feed, key, offset, position),
+            cursor: Cursor::new(self.me.clone(), feed, key, offset, position),
             outcome,
         }
     }

@@ -21,7 +21,7 @@
 mod probe;
 mod replay;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use crate::event::Position;
@@ -43,7 +43,7 @@ pub use probe::{CursorProbe, Lag};
 /// writes.
 #[derive(Debug)]
 pub struct Cursor {
-    origin: Arc<dyn Origin>,
+    origin: Weak<dyn Origin>,
     probe: CursorProbe,
     offset: Offset,
     position: Position,
@@ -66,7 +66,7 @@ pub enum Read {
 
 impl Cursor {
     pub(super) fn new(
-        origin: Arc<dyn Origin>,
+        origin: Weak<dyn Origin>,
         feed: Arc<Feed>,
         key: usize,
         offset: Offset,
@@ -84,7 +84,7 @@ impl Cursor {
     }
 
     /// Creates a reader at the end of a feed, which may not have started yet.
-    pub(super) fn at_end(origin: Arc<dyn Origin>, feed: Arc<Feed>) -> Self {
+    pub(super) fn at_end(origin: Weak<dyn Origin>, feed: Arc<Feed>) -> Self {
         let (offset, position) = {
             let state = feed.lock();
             let floor = Position {
@@ -127,7 +127,7 @@ impl Cursor {
     /// Starts to read the archive after a position. If no replay slot is free it returns false, and
     /// the reader continues with the oldest entry in the window.
     pub(super) fn start_replay(&mut self, position: Position) -> bool {
-        self.replay = self.origin.join_replay(&self.probe.feed, position.seq);
+        self.replay = self.join_replay(position.seq);
         (self.position, self.skip_through) = (position, position);
         let mut state = self.probe.feed.lock();
         if self.replay.is_none() {
@@ -137,6 +137,12 @@ impl Cursor {
             .readers
             .set_position(self.probe.key, self.offset, position);
         self.replay.is_some()
+    }
+
+    /// Joins a replay with everything up to `after` read; `None` without an archive, at the limit,
+    /// or if the source is gone.
+    fn join_replay(&self, after: u64) -> Option<Box<ReplayMember>> {
+        self.origin.upgrade()?.join_replay(&self.probe.feed, after)
     }
 
     /// Sets the sink for direct writes while the reader is idle. They bypass the cursor: call
@@ -255,7 +261,7 @@ impl Cursor {
                 // The archive still has the evicted events, and its own gaps.
                 let end = state.window.end_offset();
                 drop(state);
-                if let Some(member) = self.origin.join_replay(&feed, self.position.seq) {
+                if let Some(member) = self.join_replay(self.position.seq) {
                     self.replay = Some(member);
                     self.offset = end;
                     let read = self.poll_replay(context, batch, budget, throttle);
@@ -455,9 +461,11 @@ impl Cursor {
         if self.replay.is_some() {
             return false;
         }
-        let Some(head) = self.origin.head_at_end(&self.probe.feed, self.offset.index) else {
-            return false;
-        };
+        let head = self
+            .origin
+            .upgrade()
+            .and_then(|origin| origin.head_at_end(&self.probe.feed, self.offset.index));
+        let Some(head) = head else { return false };
         let moved = head.tag == self.position.tag && head.seq > self.position.seq;
         if moved {
             self.position = head;
@@ -492,8 +500,8 @@ impl Drop for Cursor {
             state.readers.remove(self.probe.key);
             state.readers.is_empty()
         };
-        if last {
-            self.origin.reader_left(&self.probe.feed);
+        if last && let Some(origin) = self.origin.upgrade() {
+            origin.reader_left(&self.probe.feed);
         }
     }
 }

@@ -263,8 +263,8 @@ mod tests {
     use super::*;
     use crate::event::{Event, Position, SourceTag};
     use crate::feed::{
-        Batch, Budget, Cursor, GapReason, Limits, Read, Start, StreamBuffer, StreamWriter, buffer,
-        run_dispatcher,
+        Batch, Budget, Cursor, GapReason, Limits, Read, Source as _, Start, StreamBuffer,
+        StreamWriter, buffer, run_dispatcher,
     };
     use crate::subject::{Filter, FilterSet};
 

@@ -17,8 +17,8 @@
 //!
 //! The path of an event, file by file:
 //!
-//! 1. [`buffer`], [`core_source`] and [`republish_source`] are the three kinds of [`Source`]. The
-//!    writer of each encodes an event once ([`encoded`]), within the memory [`budget`].
+//! 1. [`buffer`], [`core_source`] and [`republish_source`] implement [`Source`]. The writer of each
+//!    encodes an event once ([`encoded`]), within the memory [`budget`].
 //! 2. `trie` and `subject_index` find the feeds that match a subject, and the events that match a
 //!    filter.
 //! 3. `feed` holds one [`window`] and the table of its `readers`. `feed_map` creates feeds on
@@ -82,5 +82,5 @@ pub use republish_source::{RepublishSource, RepublishWriter};
 pub use resume::{Outcome, Start};
 pub use shed::{Shedder, Slow, SlowPolicy};
 pub use sink::{DirectSink, EncodedRun, SendOutcome};
-pub use source::Source;
+pub use source::{OpenFuture, Source};
 pub use throttle::{Throttle, ThrottleDecision};

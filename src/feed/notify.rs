@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Position, SourceTag};
-    use crate::feed::{Batch, Budget, Limits, Start, buffer};
+    use crate::feed::{Batch, Budget, Limits, Source as _, Start, buffer};
     use crate::subject::{Filter, FilterSet};
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A cursor asks the source for its head at a checkpoint, joins a replay when it is overtaken by
 //! eviction, and notifies the source when the last reader leaves. None of this is per event. The
-//! trait keeps the cursor independent of the three kinds of sources.
+//! trait keeps the cursor independent of the kinds of sources. A cursor holds its origin weakly: it
+//! does not keep a source in memory.
 
 use std::fmt::Debug;
 use std::sync::Arc;

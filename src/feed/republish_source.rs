@@ -10,7 +10,7 @@
 //! tailer calls [`RepublishWriter::begin`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -34,11 +34,14 @@ use super::origin::Origin;
 use super::replay::ReplayPool;
 use super::replay::member::ReplayMember;
 use super::resume::{Outcome, Start, StoredFingerprint, View};
+use super::source::{OpenFuture, Source};
 use super::window::GapSide;
 
 /// Reading side of one stream; every feed has a subscription of its own.
 pub struct RepublishSource {
-    name: Arc<str>,
+    /// This source, for its cursors and writers.
+    me: Weak<Self>,
+    name: Box<str>,
     /// Tag of the stream's event ids; `None` before the stream is known to republish.
     tag: Mutex<Option<SourceTag>>,
     /// NATS rejects reading the stream until an operator changes something.
@@ -51,7 +54,7 @@ pub struct RepublishSource {
 /// Writer of one feed. The events have positions already. Not `Clone`; dropping it ends the feed.
 #[derive(Debug)]
 pub struct RepublishWriter {
-    source: Arc<RepublishSource>,
+    source: Weak<RepublishSource>,
     lease: FeedLease,
     /// Bytes set by [`RepublishWriter::set_external_bytes`].
     external_bytes: usize,
@@ -60,7 +63,7 @@ pub struct RepublishWriter {
 /// Creates a source, and the receiver of its subscribe requests.
 #[must_use]
 pub fn channel(
-    name: impl Into<Arc<str>>,
+    name: impl Into<Box<str>>,
     budget: &Arc<Budget>,
     access: ArchiveAccess,
 ) -> (Arc<RepublishSource>, SubscribeRequests<RepublishWriter>) {
@@ -73,7 +76,8 @@ pub fn channel(
         FeedMap::new(budget),
     );
     (
-        Arc::new(RepublishSource {
+        Arc::new_cyclic(|me| RepublishSource {
+            me: me.clone(),
             name,
             tag,
             rejected,
@@ -87,25 +91,45 @@ pub fn channel(
 
 // === impl RepublishSource ===
 
-impl RepublishSource {
-    /// Name of the stream.
-    #[must_use]
-    pub fn name(&self) -> &Arc<str> {
+impl Source for RepublishSource {
+    fn name(&self) -> &str {
         &self.name
     }
 
-    /// Tag of the stream's event ids; `None` before readers may start.
-    #[must_use]
-    pub fn tag(&self) -> Option<SourceTag> {
-        *self.tag.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tag(&self) -> Result<SourceTag, OpenError> {
+        if self.rejected.load(Ordering::Relaxed) {
+            return Err(OpenError::Rejected);
+        }
+        self.known_tag().ok_or(OpenError::NotReady)
     }
 
-    /// True if NATS rejects reading the stream until an operator changes something.
-    #[must_use]
-    pub fn is_rejected(&self) -> bool {
-        self.rejected.load(Ordering::Relaxed)
+    fn is_ready(&self) -> bool {
+        self.known_tag().is_some()
     }
 
+    fn are_positions_shared(&self) -> bool {
+        true
+    }
+
+    fn open<'a>(
+        &'a self,
+        filters: FilterSet,
+        options: &'a Arc<FeedOptions>,
+        start: Start,
+    ) -> OpenFuture<'a> {
+        Box::pin(self.open_reader(filters, options, start))
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.feeds.sweep(now);
+    }
+
+    fn size(&self) -> SourceSize {
+        self.feeds.size()
+    }
+}
+
+impl RepublishSource {
     /// Admits no reader until [`Self::set_ready`]; an operator has to change something first.
     pub fn reject(&self) {
         self.rejected.store(true, Ordering::Relaxed);
@@ -125,30 +149,23 @@ impl RepublishSource {
         }
     }
 
-    /// Opens a reader. Returns after its subscription is confirmed, so that it receives everything
-    /// published later.
-    ///
-    /// # Errors
-    /// [`OpenError`] if the stream is not readable, if the archive does not answer, or at a limit.
-    pub async fn open(
-        self: &Arc<Self>,
+    /// Opens a reader. Ready after its subscription is confirmed.
+    async fn open_reader(
+        &self,
         filters: FilterSet,
         options: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
-        if self.is_rejected() {
-            return Err(OpenError::Rejected);
-        }
-        let tag = self.tag().ok_or(OpenError::NotReady)?;
+        let tag = self.tag()?;
         // The start of a feed is known only after its subscription is confirmed.
         let found = self.feeds.find(filters, options, || Position {
             tag,
             seq: 0,
             fingerprint: None,
         })?;
-        let mut cursor = Cursor::at_end(self.clone(), found.feed.clone());
+        let mut cursor = Cursor::at_end(self.me.clone(), found.feed.clone());
         let writer = |lease| RepublishWriter {
-            source: self.clone(),
+            source: self.me.clone(),
             lease,
             external_bytes: 0,
         };
@@ -170,20 +187,14 @@ impl RepublishSource {
         Ok(Opened { cursor, outcome })
     }
 
-    /// Number of feeds, events and bytes.
-    #[must_use]
-    pub fn size(&self) -> SourceSize {
-        self.feeds.size()
-    }
-
-    /// Evicts events older than the age limit.
-    pub fn sweep(&self, now: Instant) {
-        self.feeds.sweep(now);
-    }
-
     /// Runs the replays of this stream. To be spawned once.
     pub fn replays(&self) -> impl Future<Output = ()> + Send + use<> {
         self.replay_pool.clone().run()
+    }
+
+    /// `None` before the stream is known to republish.
+    fn known_tag(&self) -> Option<SourceTag> {
+        *self.tag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -358,10 +369,12 @@ impl RepublishWriter {
             state.window.start_epoch(gap, head, Instant::now());
             state.head = Some(head);
         }
-        if self.source.tag() != Some(tag) {
-            self.source.set_ready(tag);
-        } else if starts_epoch {
-            self.source.replay_pool.start_epoch();
+        if let Some(source) = self.source.upgrade() {
+            if source.known_tag() != Some(tag) {
+                source.set_ready(tag);
+            } else if starts_epoch {
+                source.replay_pool.start_epoch();
+            }
         }
         self.lease.wake();
     }

@@ -45,9 +45,7 @@ pub(in crate::http) struct Route {
 /// One source of a route and the subjects that a request may read of it.
 #[derive(Debug)]
 pub(in crate::http) struct RouteSource {
-    pub(in crate::http) source: Source,
-    /// Name of the stream, or `core`: the `source` field of logs.
-    pub(in crate::http) label: Box<str>,
+    pub(in crate::http) source: Arc<dyn Source>,
     pub(in crate::http) subjects: Vec<SubjectTemplate>,
     pub(in crate::http) allow: Vec<Filter>,
 }
@@ -69,7 +67,7 @@ pub(in crate::http) struct RouteMetrics {
 }
 
 /// Function that returns the source of a route's configuration.
-pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Source;
+pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Arc<dyn Source>;
 
 /// Route that matches the path of a request.
 pub(in crate::http) struct RouteMatch<'p> {
@@ -107,7 +105,6 @@ impl Route {
         let label: Arc<str> = config.path.as_str().into();
         let sources = config.sources.iter().map(|source| RouteSource {
             source: find(source),
-            label: source.stream.as_deref().unwrap_or("core").into(),
             subjects: source.subjects.clone(),
             allow: source.allow.clone(),
         });
@@ -132,19 +129,21 @@ impl Route {
         }
     }
 
-    /// Returns whether another pod can resume a client of this route: the positions of JetStream
-    /// sources are the same in every pod, those of core NATS are not.
+    /// Returns whether another pod can resume a client of this route: it knows the positions of at
+    /// least one source.
     pub(in crate::http) fn is_resumable_elsewhere(&self) -> bool {
         self.sources
             .iter()
-            .any(|source| !matches!(source.source, Source::Core(_)))
+            .any(|source| source.source.are_positions_shared())
     }
 
     /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
     /// set per source.
     pub(in crate::http) fn feed_hashes(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
         self.sources.iter().zip(filters).map(|(source, filters)| {
-            KEY.hash_one((source.source.address(), self.options_hash, filters))
+            // The address is unique among the live sources.
+            let source = Arc::as_ptr(&source.source).addr();
+            KEY.hash_one((source, self.options_hash, filters))
         })
     }
 }

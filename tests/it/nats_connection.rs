@@ -451,7 +451,8 @@ async fn the_documented_permissions_suffice_and_protect_the_inboxes() {
     let log = upstream.tail("ORDERS", &["orders.>"]);
     upstream.until_ok("stream:ORDERS").await;
     let mut stored = Reader::of_log(&log, &["orders.>"]).await;
-    let mut live = Reader::of_core(&upstream.core(), &["announcements.>"]).await;
+    let core = upstream.core();
+    let mut live = Reader::of_core(&core, &["announcements.>"]).await;
 
     let other = nats.client_with(user("other")).await;
     let mut spy = nats
@@ -512,7 +513,8 @@ async fn a_server_in_lame_duck_mode_is_left_and_only_core_subjects_have_a_gap() 
     upstream.until_ok("nats").await;
     upstream.until_ok("stream:A").await;
     let mut stored = Reader::of_log(&log, &["a.>"]).await;
-    let mut live = Reader::of_core(&upstream.core(), &["b.>"]).await;
+    let core = upstream.core();
+    let mut live = Reader::of_core(&core, &["b.>"]).await;
     publish(&jetstream, "a.x", ["1".into()]).await;
     stored.until_seen(1).await;
     cluster.node(0).lame_duck();

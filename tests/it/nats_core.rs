@@ -7,7 +7,7 @@ use crate::upstream::{Reader, Seen, Upstream};
 use async_nats::client::RequestErrorKind;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
-use sidestream::feed::GapReason;
+use sidestream::feed::{GapReason, Source as _};
 use sidestream::nats::config::{Credentials, Secret};
 use testkit::nats::{Nats, publish_raw};
 use testkit::wait::{RECOVERY, eventually, within};
@@ -148,7 +148,8 @@ async fn a_forbidden_subject_is_reported_and_affects_no_other() {
 async fn names_tiers_and_payloads_of_core_messages_are_kept() {
     let nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
-    let mut reader = Reader::of_core(&upstream.core(), &["a.>"]).await;
+    let core = upstream.core();
+    let mut reader = Reader::of_core(&core, &["a.>"]).await;
     publish_raw(
         nats.port(),
         b"a.x",
@@ -183,7 +184,8 @@ async fn names_tiers_and_payloads_of_core_messages_are_kept() {
 async fn a_burst_in_the_socket_buffer_is_delivered() {
     let nats = Nats::builder().without_jetstream().start().await;
     let upstream = Upstream::connect(&nats.url()).await;
-    let mut reader = Reader::of_core(&upstream.core(), &["a.>"]).await;
+    let core = upstream.core();
+    let mut reader = Reader::of_core(&core, &["a.>"]).await;
     let url = nats.url();
     // This thread, with all tasks under test, does not run before everything is published.
     let publisher = std::thread::spawn(move || {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sidestream::feed::cursor::Read;
 use sidestream::feed::{
-    self, Budget, CoreSource, Cursor, FeedOptions, GapReason, Item, Limits, Start, StreamBuffer,
+    self, Budget, CoreSource, Cursor, FeedOptions, GapReason, Item, Limits, Source as _, Start,
+    StreamBuffer,
 };
 use sidestream::lifecycle::health::{Health, Status};
 use sidestream::lifecycle::shutdown;
@@ -159,7 +160,7 @@ impl Reader {
     /// Reads a stream buffer after a position.
     pub async fn of_log_after(log: &Arc<StreamBuffer>, filters: &[&str], seq: u64) -> Self {
         let tag = eventually(RECOVERY, "the log has begun", || {
-            std::future::ready(log.tag())
+            std::future::ready(log.tag().ok())
         })
         .await;
         let start = Start::After(sidestream::event::Position {

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use sidestream::event::{Event, Position, SourceTag};
 use sidestream::feed::{
     Budget, Change, CoreSource, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OpenError,
-    Shedder, SourceSize,
+    Shedder, Source as _, SourceSize,
 };
 use sidestream::feed::{FeedOptions, Outcome, Read, Received, Start, SubscriptionKey, core_source};
 use sidestream::subject::{Filter, FilterSet};
@@ -201,7 +201,7 @@ impl World {
             }
             let event = || Event {
                 position: Position {
-                    tag: self.core.tag(),
+                    tag: self.core.tag().unwrap(),
                     seq: 0,
                     fingerprint: None,
                 },
@@ -499,7 +499,7 @@ impl World {
                 .iter()
                 .find(|feed| feed.key == client.key)
                 .unwrap();
-            for (text, position) in client.sink.take(self.core.tag()) {
+            for (text, position) in client.sink.take(self.core.tag().unwrap()) {
                 assert!(
                     client.idle_since.is_some(),
                     "sent to a client that is not idle"

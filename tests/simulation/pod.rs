@@ -8,7 +8,9 @@ use fastrand::Rng;
 use sidestream::event::{Position, SourceTag};
 use sidestream::feed::buffer::ArchiveAccess;
 use sidestream::feed::replay::{self, ReplaySlots};
-use sidestream::feed::{Budget, Gap, GapReason, Limits, StreamBuffer, StreamWriter, buffer};
+use sidestream::feed::{
+    Budget, Gap, GapReason, Limits, Source as _, StreamBuffer, StreamWriter, buffer,
+};
 use sidestream::subject::{Filter, FilterSet};
 use sidestream::telemetry::Metrics;
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use sidestream::event::{Event, Position, SourceTag};
-use sidestream::feed::{Budget, FeedOptions, Item, Limits, Read, Start, StreamBuffer, buffer};
+use sidestream::feed::{
+    Budget, FeedOptions, Item, Limits, Read, Source as _, Start, StreamBuffer, buffer,
+};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::items;

@@ -7,7 +7,8 @@ use fastrand::Rng;
 use sidestream::event::{Position, SourceTag, Tier};
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
-    Budget, FeedOptions, Gap, GapReason, Limits, OpenError, Outcome, Slow, SlowPolicy, Start,
+    Budget, FeedOptions, Gap, GapReason, Limits, OpenError, Outcome, Slow, SlowPolicy, Source as _,
+    Start,
 };
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 

@@ -15,12 +15,8 @@ use crate::feed::resume::{StoredFingerprint, View};
 use crate::feed::{Cursor, FeedOptions, Gap, OpenError, Opened, Outcome, Start};
 
 impl StreamBuffer {
-    /// Opens a reader.
-    ///
-    /// # Errors
-    /// [`OpenError`] if the writer has not started, if the archive does not answer, or at a limit.
-    pub async fn open(
-        self: &Arc<Self>,
+    pub(super) async fn open_reader(
+        &self,
         filters: FilterSet,
         options: &Arc<FeedOptions>,
         start: Start,
@@ -45,11 +41,7 @@ impl StreamBuffer {
     }
 
     /// Creates a reader at the head.
-    fn join(
-        self: &Arc<Self>,
-        filters: FilterSet,
-        options: &Arc<FeedOptions>,
-    ) -> Result<Cursor, OpenError> {
+    fn join(&self, filters: FilterSet, options: &Arc<FeedOptions>) -> Result<Cursor, OpenError> {
         let mut state = self.lock();
         if state.rejected {
             return Err(OpenError::Rejected);
@@ -63,7 +55,7 @@ impl StreamBuffer {
         let key = feed.join(end, head);
         drop(state);
         self.budget.enforce(); // A new feed has entries of its own.
-        Ok(Cursor::new(self.clone(), feed, key, end, head))
+        Ok(Cursor::new(self.me.clone(), feed, key, end, head))
     }
 
     /// State of the source as seen from the position `at`.

@@ -23,14 +23,15 @@ use crate::feed::trie::SubjectTrie;
 /// readers that have not read them.
 #[must_use]
 pub fn channel(
-    name: impl Into<Arc<str>>,
+    name: impl Into<Box<str>>,
     limits: Limits,
     budget: &Arc<Budget>,
     access: Option<ArchiveAccess>,
 ) -> (StreamWriter, Arc<StreamBuffer>) {
     let replay_pool =
         access.map(|access| ReplayPool::new(&access.replays, access.archive, access.reach, budget));
-    let buffer = Arc::new(StreamBuffer {
+    let buffer = Arc::new_cyclic(|me| StreamBuffer {
+        me: me.clone(),
         name: name.into(),
         budget: budget.clone(),
         replay_pool,

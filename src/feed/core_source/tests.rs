@@ -11,7 +11,7 @@ use crate::feed::{
     Budget, Change, CoreSource, CoreWriter, FeedOptions, Gap, GapReason, Limits, Opened, Outcome,
     Received,
 };
-use crate::feed::{Start, SubscriptionKey, core_source, feed_map};
+use crate::feed::{Source as _, Start, SubscriptionKey, core_source, feed_map};
 use crate::subject::Filter;
 
 /// Opens a reader and applies the subscription changes that `writer` reports meanwhile.

@@ -8,8 +8,8 @@ use super::*;
 use crate::event::{Event, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
-    ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read, Start,
-    StreamBuffer, StreamWriter, buffer,
+    ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read,
+    Source as _, Start, StreamBuffer, StreamWriter, buffer,
 };
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;

@@ -50,10 +50,12 @@ pub(in crate::http) struct Confirmed {
 
 impl Confirmed {
     /// Records the outcome of the position in one source.
-    pub(in crate::http) fn note(&mut self, source: &Source, start: Start, outcome: Outcome) {
-        match (source, start, outcome) {
-            (Source::Core(_), ..) => {}
-            (_, Start::After(position), Outcome::Window | Outcome::Archive) => {
+    pub(in crate::http) fn note(&mut self, source: &dyn Source, start: Start, outcome: Outcome) {
+        if !source.are_positions_shared() {
+            return;
+        }
+        match (start, outcome) {
+            (Start::After(position), Outcome::Window | Outcome::Archive) => {
                 self.positions.push(position)
             }
             _ => self.is_refuted = true,

@@ -28,7 +28,7 @@ impl EventStream {
             return;
         }
         let state = &self.state;
-        let source = source.map(|index| &*state.route.sources[index].label);
+        let source = source.map(|index| state.route.sources[index].source.name());
         tracing::info!(
             client = &*state.client,
             client.addr = %state.peer.text(),

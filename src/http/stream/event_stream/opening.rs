@@ -280,7 +280,7 @@ async fn open_sources(
         confirmed: Confirmed::default(),
     };
     for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
-        let source = &route_source.source;
+        let source = &*route_source.source;
         let start = start(id, source)?;
         let mut opened = source.open(filters.clone(), &route.options, start).await;
         if matches!(opened, Err(OpenError::Rejected)) && !rejects_expired {
@@ -334,24 +334,14 @@ fn gap_reason(outcome: Outcome) -> Option<GapReason> {
 }
 
 /// Returns the start in one source, by the position that the id has for it.
-fn start(id: Option<&Result<EventId, InvalidId>>, source: &Source) -> Result<Start, OpenError> {
-    let (tag, lost) = match source {
-        Source::JetStream(buffer) if buffer.is_rejected() => return Err(OpenError::Rejected),
-        Source::JetStream(buffer) => (
-            buffer.tag().ok_or(OpenError::NotReady)?,
-            GapReason::Recreated,
-        ),
-        Source::Republish(stream) if stream.is_rejected() => return Err(OpenError::Rejected),
-        Source::Republish(stream) => (
-            stream.tag().ok_or(OpenError::NotReady)?,
-            GapReason::Recreated,
-        ),
-        Source::Core(core) => (core.tag(), GapReason::Restarted),
-    };
+fn start(id: Option<&Result<EventId, InvalidId>>, source: &dyn Source) -> Result<Start, OpenError> {
+    let tag = source.tag()?;
     Ok(match id {
         None => Start::Live,
         Some(Err(_)) => Start::Unknown(GapReason::Invalid),
-        Some(Ok(id)) => id.find(tag).map_or(Start::Unknown(lost), Start::After),
+        Some(Ok(id)) => id
+            .find(tag)
+            .map_or(Start::Unknown(source.unknown_tag_reason()), Start::After),
     })
 }
 
