@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
-use sidestream::encoding::sse::Frame;
+use sidestream::encoding::{EventParts, Framing};
 use sidestream::event::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::feed::trie::SubjectTrie;
 use sidestream::feed::{
     Batch, Budget, Cursor, FeedOptions, Limits, Source as _, Start, StreamBuffer, StreamWriter,
     buffer,
 };
+use sidestream::http;
 use sidestream::subject::{Filter, FilterSet};
 
 /// Number of events that a tailer appends at once under load.
@@ -84,7 +85,15 @@ fn encode(criterion: &mut Criterion) {
     ] {
         group.throughput(Throughput::Bytes(data.len() as u64));
         group.bench_function(case, |bencher| {
-            bencher.iter(|| Frame::event(Some(&name), black_box(&data), position))
+            bencher.iter(|| {
+                let parts = EventParts {
+                    name: Some(&name),
+                    subject: "orders.42",
+                    data: black_box(&data),
+                    position,
+                };
+                Framing::Sse.encoder().event(parts, http::ENVELOPE)
+            })
         });
     }
 }

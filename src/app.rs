@@ -110,7 +110,8 @@ impl App {
             }),
             commands: commanded,
         };
-        let budget = Budget::new(config.window_bytes_max, config.feeds_max);
+        let budget =
+            Budget::with_envelope(config.window_bytes_max, config.feeds_max, http::ENVELOPE);
         let (loop_lag, load_level) = (LoopLagProbes::default(), SharedLevel::default());
         let load = load::Watched {
             limiter: limiter.clone(),

@@ -2,12 +2,12 @@
 //!
 //! The event stream owns the batch and reuses it, so a read allocates nothing. An event is either
 //! shared (a reference to the bytes that all clients of the feed use) or copied together with its
-//! neighbours into one chunk. Copying is cheaper for a replay of small events; sharing is cheaper
+//! neighbours into one run. Copying is cheaper for a replay of small events; sharing is cheaper
 //! for the newest event, which all clients receive at the same time.
 
 use std::time::Instant;
 
-use crate::encoding::sse::{Chunk, Frame, RunBuilder};
+use crate::encoding::{Encoding, Envelope, Enveloped, RunBuilder};
 use crate::event::{Position, Tier};
 
 use super::Gap;
@@ -17,13 +17,15 @@ use super::Gap;
 pub struct Batch {
     /// Events and gaps, in the order of the source.
     pub items: Vec<Item>,
-    /// Copy small neighbouring events into one chunk instead of sharing each. For readers that
+    /// Copy small neighbouring events into one run instead of sharing each. For readers that
     /// write the bytes unchanged.
     ///
     /// Copying 200 bytes costs less than incrementing and decrementing a reference count: the
     /// counts of a million events are a million cold cache lines.
     pub copy_small: bool,
     copy: RunBuilder,
+    /// Envelope of copies: that of the feed that is read.
+    pub(super) envelope: Envelope,
     /// Description of the copy in progress.
     copied_events: Option<Copied>,
 }
@@ -34,7 +36,7 @@ pub enum Item {
     /// One event, shared.
     Event {
         /// Encoded event.
-        frame: Frame,
+        frame: Encoding,
         /// Position of the event.
         position: Position,
         /// Tier on this route.
@@ -42,10 +44,10 @@ pub enum Item {
         /// Time of receipt from NATS.
         received: Instant,
     },
-    /// Small neighbouring events, copied into one chunk.
+    /// Small neighbouring events, copied into one run.
     Copied {
-        /// The encoded events, in pooled memory that is reused once the chunk is dropped.
-        chunk: Chunk,
+        /// The encoded events, in pooled memory that is reused once the run is dropped.
+        run: Enveloped,
         /// Count and position.
         copied: Copied,
     },
@@ -93,7 +95,7 @@ impl Batch {
 
     /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
     /// all sockets send the same memory.
-    pub(super) fn push_event(&mut self, frame: &Frame, info: EventInfo, is_last: bool) {
+    pub(super) fn push_event(&mut self, frame: &Encoding, info: EventInfo, is_last: bool) {
         let EventInfo {
             position,
             tier,
@@ -124,7 +126,7 @@ impl Batch {
                 };
             }
             None => {
-                self.copy.begin(COPIED_MAX);
+                self.copy.begin(self.envelope, COPIED_MAX);
                 self.copied_events = Some(Copied {
                     events: 1,
                     position,
@@ -139,7 +141,7 @@ impl Batch {
     pub(super) fn seal(&mut self) {
         if let Some(copied) = self.copied_events.take() {
             self.items.push(Item::Copied {
-                chunk: self.copy.finish(),
+                run: self.copy.finish(),
                 copied,
             });
         }

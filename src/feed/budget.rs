@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::encoding::Envelope;
 use crate::subject::FilterSet;
 
 /// Bytes of a feed without its window: its state, its table of readers, its entries in the tables
@@ -52,6 +53,8 @@ pub struct Budget {
     /// Part of `used` that feeds reserve.
     feed_bytes: AtomicUsize,
     windows: Mutex<Vec<Weak<dyn Evict>>>,
+    /// Envelope around the encoded events that it counts.
+    envelope: Envelope,
 }
 
 /// A window that can be evicted.
@@ -77,12 +80,26 @@ pub(super) struct FeedSlot {
 }
 
 impl Budget {
-    /// Creates a budget with these bounds.
+    /// Creates a budget with these bounds, for events without an envelope.
     #[must_use]
     pub fn new(bytes_max: usize, feeds_max: usize) -> Arc<Self> {
-        let budget = Self::default();
+        Self::with_envelope(bytes_max, feeds_max, Envelope::NONE)
+    }
+
+    /// Creates a budget with these bounds. Events that it counts are encoded with this envelope.
+    #[must_use]
+    pub fn with_envelope(bytes_max: usize, feeds_max: usize, envelope: Envelope) -> Arc<Self> {
+        let budget = Self {
+            envelope,
+            ..Self::default()
+        };
         budget.set_max(bytes_max, feeds_max);
         Arc::new(budget)
+    }
+
+    /// Envelope around encoded events.
+    pub(super) fn envelope(&self) -> Envelope {
+        self.envelope
     }
 
     /// Changes the bounds. They apply from the next event and the next feed on.
@@ -189,6 +206,13 @@ impl Budget {
 impl std::fmt::Debug for Budget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Budget({} of {})", self.used(), self.max())
+    }
+}
+
+impl Reservation {
+    /// Envelope around the encoded events that it counts.
+    pub(super) fn envelope(&self) -> Envelope {
+        self.budget.envelope
     }
 }
 

@@ -326,6 +326,7 @@ impl Cursor {
             Some(shedder) if shedder.conflates() => window.newest(self.offset.index),
             _ => Vec::new(),
         };
+        batch.envelope = window.envelope();
         let mut bytes = 0;
         let mut prefetched_until = if batch.copy_small {
             self.offset.index + 1

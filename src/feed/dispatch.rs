@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::encoding::sse::RunBuilder;
+use crate::encoding::RunBuilder;
 
 use super::feed::{Feed, State};
 use super::notify::ShardNotifier;
@@ -278,7 +278,7 @@ mod tests {
         }
 
         fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
-            let text = String::from_utf8(run.chunk.content().to_vec()).unwrap();
+            let text = String::from_utf8(run.bytes.content().to_vec()).unwrap();
             self.1.lock().unwrap().push((run.events, text));
             self.0
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::encoding::sse::Frame;
+use crate::encoding::{Encoding, Envelope, EventParts, Framing};
 use crate::event::Event;
 
 use super::batch::COPIED_EVENT_MAX;
@@ -25,25 +25,26 @@ use super::budget::{Budget, Reservation};
 #[derive(Debug)]
 #[repr(C)]
 pub struct EncodedEvent {
-    /// Encoding under the event's own name.
-    pub frame: Frame,
+    /// Encoding in [`Framing::STORED`], under the event's own name.
+    pub frame: Encoding,
     /// The event without its payload, see [`EncodedEvent::data`].
     pub event: Event,
     /// Range of the payload in the encoding; otherwise `event` has the payload.
     payload: Option<Range<u32>>,
     /// Memory budget of this event, released with the last reference.
-    _reservation: Reservation,
+    reservation: Reservation,
 }
 
 impl EncodedEvent {
-    /// Encodes an event. The payload is then kept only inside the frame, if it is in one piece
-    /// there.
+    /// Encodes an event, with the envelope of the budget. The payload is then kept only inside the
+    /// encoding, if it is in one piece there.
     #[must_use]
     pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {
-        let frame = Frame::event(event.name.as_ref(), &event.data, event.position);
+        let encoder = Framing::STORED.encoder();
+        let frame = encoder.event(EventParts::of(&event), budget.envelope());
         let narrow =
             |range: Range<usize>| Some(range.start.try_into().ok()?..range.end.try_into().ok()?);
-        let payload = frame.payload_range(&event.data).and_then(narrow);
+        let payload = encoder.payload_range(&frame, &event.data).and_then(narrow);
         if payload.is_some() {
             event.data = Bytes::new();
         }
@@ -52,7 +53,7 @@ impl EncodedEvent {
             frame,
             event,
             payload,
-            _reservation: budget.reserve(bytes),
+            reservation: budget.reserve(bytes),
         })
     }
 
@@ -63,6 +64,11 @@ impl EncodedEvent {
             Some(range) => self.frame.slice(range.start as usize..range.end as usize),
             None => &self.event.data,
         }
+    }
+
+    /// Envelope of its encodings.
+    pub(super) fn envelope(&self) -> Envelope {
+        self.reservation.envelope()
     }
 
     /// Prefetches events whose reference counts are about to be changed.
@@ -86,8 +92,8 @@ impl EncodedEvent {
 }
 
 /// Prefetches encodings that are about to be copied, every cache line of them.
-pub(super) fn prefetch_frames<'f>(frames: impl Iterator<Item = &'f Frame>) {
-    let touch = |frame: &Frame| {
+pub(super) fn prefetch_frames<'f>(frames: impl Iterator<Item = &'f Encoding>) {
+    let touch = |frame: &Encoding| {
         let bytes = frame.bytes();
         bytes
             .iter()
@@ -96,7 +102,7 @@ pub(super) fn prefetch_frames<'f>(frames: impl Iterator<Item = &'f Frame>) {
             .map(|byte| usize::from(*byte))
             .sum::<usize>()
     };
-    // Larger frames are shared, not copied.
+    // Larger encodings are shared, not copied.
     black_box(
         frames
             .filter(|frame| frame.len() <= COPIED_EVENT_MAX)

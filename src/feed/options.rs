@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::encoding::sse::Frame;
+use crate::encoding::{Encoding, EventParts, Framing};
 use crate::event::{Event, EventName, Tier};
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
@@ -28,13 +28,13 @@ pub struct FeedOptions {
 pub(super) struct Appended {
     pub(super) encoded: Arc<EncodedEvent>,
     /// Encoding under the name that the route gives the event, if it does.
-    pub(super) named: Option<Arc<Frame>>,
+    pub(super) named: Option<Arc<Encoding>>,
     pub(super) tier: Tier,
 }
 
 /// Encodings of one batch under the routes' event names: one per event and options.
 #[derive(Debug, Default)]
-pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Frame>>);
+pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Encoding>>);
 
 impl Named {
     /// Returns an event as a route shows it. `nth` is its index in the batch.
@@ -71,15 +71,23 @@ impl FeedOptions {
     }
 
     /// Encoding on this route; encoded again only if the route names the event.
-    pub(super) fn frame(&self, encoded: &EncodedEvent) -> Frame {
+    pub(super) fn frame(&self, encoded: &EncodedEvent) -> Encoding {
         self.named(encoded).unwrap_or_else(|| encoded.frame.clone())
     }
 
     /// Encoding under the name that the route gives the event, if it does.
-    pub(super) fn named(&self, encoded: &EncodedEvent) -> Option<Frame> {
+    pub(super) fn named(&self, encoded: &EncodedEvent) -> Option<Encoding> {
         let event = &encoded.event;
-        self.renames(event)
-            .then(|| Frame::event(self.name(event).as_deref(), encoded.data(), event.position))
+        if !self.renames(event) {
+            return None;
+        }
+        let name = self.name(event);
+        let parts = EventParts {
+            name: name.as_deref(),
+            data: encoded.data(),
+            ..EventParts::of(event)
+        };
+        Some(Framing::STORED.encoder().event(parts, encoded.envelope()))
     }
 
     /// True if the route names this event.

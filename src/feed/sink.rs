@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::encoding::sse::{Chunk, RunBuilder};
+use crate::encoding::{Enveloped, RunBuilder};
 use crate::event::{Position, Tier};
 
 use super::batch::COPIED_MAX;
@@ -46,7 +46,7 @@ pub enum SendOutcome {
 #[derive(Debug)]
 pub struct EncodedRun {
     /// Encoded events.
-    pub chunk: Chunk,
+    pub bytes: Enveloped,
     /// Number of events.
     pub events: u64,
     /// Earliest time of receipt among them.
@@ -83,10 +83,10 @@ impl EncodedRun {
             *oldest = (*oldest).min(encoded.event.received);
         }
         let frame = |index| window.get(index).and_then(Entry::frame);
-        let chunk = if events == 1 {
-            frame(index)?.clone().into_chunk()
+        let run = if events == 1 {
+            frame(index)?.clone().into_enveloped()
         } else {
-            copy.begin(bytes);
+            copy.begin(window.envelope(), bytes);
             (index..end.index)
                 .filter_map(frame)
                 .for_each(|frame| copy.push(frame));
@@ -97,7 +97,7 @@ impl EncodedRun {
             window.get(end.index.checked_sub(1)?)?.position(),
         );
         Some(Self {
-            chunk,
+            bytes: run,
             events,
             received: received?,
             has_telemetry,

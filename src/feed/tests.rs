@@ -439,7 +439,7 @@ fn route_options_set_event_names_and_tiers() {
         .iter()
         .map(|item| match item {
             Item::Event { frame, tier, .. } => {
-                (String::from_utf8(frame.body().to_vec()).unwrap(), *tier)
+                (String::from_utf8(frame.shared().to_vec()).unwrap(), *tier)
             }
             Item::Copied { .. } | Item::Gap { .. } => panic!(),
         })

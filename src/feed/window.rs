@@ -22,7 +22,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::encoding::sse::Frame;
+use crate::encoding::{Encoding, Envelope};
 use crate::event::{Position, SourceTag, Tier};
 
 use super::budget::Budget;
@@ -37,7 +37,7 @@ pub(super) enum Entry {
     Event {
         encoded: Arc<EncodedEvent>,
         /// Encoding under the name that the route gives the event, if it does.
-        named: Option<Arc<Frame>>,
+        named: Option<Arc<Encoding>>,
         tier: Tier,
     },
     /// Events are missing between the neighbours; every reader that passes receives the gap. Boxed,
@@ -85,7 +85,7 @@ impl Entry {
     }
 
     /// Encoding as the feed's route shows it.
-    pub(super) fn frame(&self) -> Option<&Frame> {
+    pub(super) fn frame(&self) -> Option<&Encoding> {
         match self {
             Self::Event { encoded, named, .. } => Some(named.as_deref().unwrap_or(&encoded.frame)),
             Self::Gap(_) => None,
@@ -136,6 +136,8 @@ pub(super) struct Window {
     floor: u64,
     limits: Limits,
     budget: Arc<Budget>,
+    /// Envelope of its events, as in the budget.
+    envelope: Envelope,
     /// Bytes charged to the budget.
     charged: usize,
     /// Index of the newest critical event.
@@ -201,6 +203,7 @@ impl Window {
             tag,
             floor,
             limits,
+            envelope: budget.envelope(),
             budget,
             charged: 0,
             critical: None,
@@ -394,6 +397,11 @@ impl Window {
     /// Index after the last entry.
     pub(super) fn end(&self) -> u64 {
         self.base + self.slots.len() as u64
+    }
+
+    /// Envelope of its events.
+    pub(super) fn envelope(&self) -> Envelope {
+        self.envelope
     }
 
     /// Offset of the oldest entry.

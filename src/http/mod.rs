@@ -25,5 +25,6 @@ pub use accept::connection_task::Drain;
 pub use accept::listen::serve;
 pub use config::{Config, RouteConfig};
 pub use context::Context;
+pub use h1::chunk::ENVELOPE;
 pub use route::{FindSource, Routes};
 pub use stream::state::memory_bytes;

@@ -98,7 +98,7 @@ impl DirectSink for RandomSink {
             _ => SendOutcome::Sent,
         };
         if outcome != SendOutcome::Rejected {
-            let text = std::str::from_utf8(run.chunk.content()).unwrap();
+            let text = std::str::from_utf8(run.bytes.content()).unwrap();
             let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
             assert_eq!(events.len() as u64, run.events);
             self.sent.lock().unwrap().extend(events);

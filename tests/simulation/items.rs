@@ -43,9 +43,9 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
                     tier: Some(*tier),
                 });
             }
-            Item::Copied { chunk, copied } => {
+            Item::Copied { run, copied } => {
                 assert!(batch.copy_small, "events are copied only if requested");
-                let text = String::from_utf8(chunk.content().to_vec()).unwrap();
+                let text = String::from_utf8(run.content().to_vec()).unwrap();
                 let events: Vec<&str> = text.split_inclusive("\n\n").collect();
                 assert_eq!(events.len() as u64, copied.events);
                 for event in events {

@@ -33,6 +33,7 @@ use tokio::time::timeout;
 
 use super::detect::Preface;
 use crate::http::context::{ConnectionGuard, Context};
+use crate::http::h1::chunk::BodyDelimiter;
 use crate::http::h1::chunk_writer::ChunkWriter;
 use crate::http::h1::reclaim::{Parked, ReclaimIo, SocketReclaim};
 use crate::http::h1::sink::TaskSocket;
@@ -41,7 +42,6 @@ use crate::http::request::body::Body;
 use crate::http::request::rejection::RejectionCode;
 use crate::http::request::respond::{answer, reject, unparsed_response};
 use crate::http::stream::state::Peer;
-use crate::http::stream::write_batch::Framing;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::{Guard, Token};
 use crate::presence::Protocol;
@@ -147,7 +147,7 @@ impl Connection {
         };
         let writer = ChunkWriter::new(
             io.for_task(&parked.stream),
-            parked.framing,
+            parked.delimiter,
             read_ahead.len() + early_bytes,
             parked.head,
         );
@@ -244,9 +244,11 @@ impl Connection {
         service_fn(move |request: Request<Incoming>| -> ResponseFuture {
             let (context, reclaim) = (context.clone(), reclaim.clone());
             Box::pin(async move {
-                let (protocol, framing) = match request.version() {
-                    Version::HTTP_10 | Version::HTTP_09 => (Protocol::Http10, Framing::UntilClose),
-                    _ => (Protocol::Http11, Framing::Chunked),
+                let (protocol, delimiter) = match request.version() {
+                    Version::HTTP_10 | Version::HTTP_09 => {
+                        (Protocol::Http10, BodyDelimiter::UntilClose)
+                    }
+                    _ => (Protocol::Http11, BodyDelimiter::Chunked),
                 };
                 let has_body = !request.body().is_end_stream();
                 let answer = if reclaim.begin_head() {
@@ -256,7 +258,7 @@ impl Connection {
                     reject(&context, &RejectionCode::BareLineFeed.into(), &request)
                 };
                 Ok(answer.into_response(|stream| {
-                    reclaim.park(stream, framing);
+                    reclaim.park(stream, delimiter);
                     Body::Reclaim(reclaim)
                 }))
             })

@@ -12,7 +12,7 @@
 //! the read also detects that it disconnects ([`ChunkWriter::poll_disconnected`]).
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,15 +21,16 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use tokio::io::ReadBuf;
 
+use super::chunk::{BodyDelimiter, ChunkHead};
 use crate::feed::DirectSink;
 use crate::http::stream::direct_path::DirectWrites;
-use crate::http::stream::write_batch::{BATCH_BYTES, Framing, Unsent, WriteBatch, Written};
+use crate::http::stream::write_batch::{BATCH_BYTES, Segment, Unsent, WriteBatch, Written};
 use crate::http::transport::Transport;
 
 /// Socket that was reclaimed from hyper, and what it has not accepted.
 pub(in crate::http) struct ChunkWriter<T> {
     io: T,
-    framing: Framing,
+    delimiter: BodyDelimiter,
     /// Bytes that the client has sent during the event stream.
     discarded: u32,
     /// `None` for an idle client.
@@ -64,7 +65,12 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 impl<T: Transport> ChunkWriter<T> {
     /// `early` is the number of bytes that the client has already sent after its request. `head` is
     /// the response head, not written yet.
-    pub(in crate::http) fn new(io: T, framing: Framing, early: usize, head: Vec<u8>) -> Self {
+    pub(in crate::http) fn new(
+        io: T,
+        delimiter: BodyDelimiter,
+        early: usize,
+        head: Vec<u8>,
+    ) -> Self {
         let pending = Pending {
             head: Some(head),
             ..Pending::default()
@@ -72,7 +78,7 @@ impl<T: Transport> ChunkWriter<T> {
         let discarded = u32::try_from(early).unwrap_or(u32::MAX);
         Self {
             io,
-            framing,
+            delimiter,
             discarded,
             pending: Some(Box::new(pending)),
         }
@@ -80,9 +86,9 @@ impl<T: Transport> ChunkWriter<T> {
 
     /// Returns a sink for direct writes. It writes chunks, so HTTP/1.0 has none.
     pub(in crate::http) fn direct_sink(&self) -> Option<Arc<dyn DirectSink>> {
-        match self.framing {
-            Framing::Chunked => self.io.direct_sink(),
-            Framing::UntilClose => None,
+        match self.delimiter {
+            BodyDelimiter::Chunked => self.io.direct_sink(),
+            BodyDelimiter::UntilClose => None,
         }
     }
 
@@ -147,7 +153,7 @@ impl<T: Transport> ChunkWriter<T> {
                 "a batch is written after the one before it"
             );
             pending.written = written;
-            pending.keep_head(self.framing, out);
+            pending.keep_head(self.delimiter, out);
             return Ok(None);
         }
         if out.is_empty() {
@@ -160,7 +166,7 @@ impl<T: Transport> ChunkWriter<T> {
         let pending = self.pending.insert(Box::default());
         pending.written = written.delayed();
         if accepted < length {
-            pending.keep_batch(self.framing, out, accepted);
+            pending.keep_batch(self.delimiter, out, accepted);
         }
         Ok(None)
     }
@@ -174,10 +180,13 @@ impl<T: Transport> ChunkWriter<T> {
     ) -> io::Result<(usize, usize)> {
         let io = Pin::new(&mut self.io);
         // Most batches: events that are stored as a chunk.
-        if let Some((_, chunk)) = out.chunk(self.framing) {
+        if let Some((_, chunk)) = stored_chunk(self.delimiter, out) {
             return Ok((accepted(io.poll_write(task, chunk))?, chunk.len()));
         }
-        let (head, tail) = (ChunkHead::new(self.framing, out.bytes), self.framing.tail());
+        let (head, tail) = (
+            ChunkHead::new(self.delimiter, out.bytes),
+            self.delimiter.tail(),
+        );
         let length = head.bytes().len() + out.bytes + tail.len();
         if out.segments.len() + 2 > SLICES {
             return Ok((0, length));
@@ -194,7 +203,7 @@ impl<T: Transport> ChunkWriter<T> {
 
     /// Ends the response body.
     pub(in crate::http) fn finish(&mut self) {
-        if self.framing == Framing::Chunked {
+        if self.delimiter == BodyDelimiter::Chunked {
             self.pending
                 .get_or_insert_default()
                 .segments
@@ -264,30 +273,32 @@ impl<T: Transport> ChunkWriter<T> {
 
 impl Pending {
     /// Keeps the first batch after the response head, in one piece unless the batch is large.
-    fn keep_head(&mut self, framing: Framing, out: &WriteBatch) {
+    fn keep_head(&mut self, delimiter: BodyDelimiter, out: &WriteBatch) {
         let Some(mut head) = self.head.take() else {
             return;
         };
         if out.bytes > FIRST_BATCH_COPIED_MAX {
             self.segments.push_back(head.into());
-            return self.keep_batch(framing, out, 0);
+            return self.keep_batch(delimiter, out, 0);
         }
         if !out.is_empty() {
-            head.extend_from_slice(ChunkHead::new(framing, out.bytes).bytes());
+            head.extend_from_slice(ChunkHead::new(delimiter, out.bytes).bytes());
             for segment in &out.segments {
                 head.extend_from_slice(segment.as_slice());
             }
-            head.extend_from_slice(framing.tail());
+            head.extend_from_slice(delimiter.tail());
         }
         self.segments.push_back(head.into());
     }
 
     /// Keeps a batch, with the chunk around it, except its first `accepted` bytes.
-    fn keep_batch(&mut self, framing: Framing, out: &WriteBatch, mut accepted: usize) {
-        if let Some((segment, chunk)) = out.chunk(framing) {
-            return self.keep(chunk.len(), &mut accepted, |done| segment.chunk_rest(done));
+    fn keep_batch(&mut self, delimiter: BodyDelimiter, out: &WriteBatch, mut accepted: usize) {
+        if let Some((segment, chunk)) = stored_chunk(delimiter, out) {
+            return self.keep(chunk.len(), &mut accepted, |done| {
+                segment.enveloped_rest(done)
+            });
         }
-        let (head, tail) = (ChunkHead::new(framing, out.bytes), framing.tail());
+        let (head, tail) = (ChunkHead::new(delimiter, out.bytes), delimiter.tail());
         self.keep(head.bytes().len(), &mut accepted, |done| {
             Bytes::copy_from_slice(&head.bytes()[done..])
         });
@@ -324,6 +335,16 @@ impl Pending {
     }
 }
 
+/// Returns the batch as one chunk if it is a single segment that is stored as one.
+fn stored_chunk(delimiter: BodyDelimiter, out: &WriteBatch) -> Option<(&Segment, &[u8])> {
+    match &out.segments[..] {
+        [segment] if delimiter == BodyDelimiter::Chunked => {
+            segment.enveloped().map(|chunk| (segment, chunk))
+        }
+        _ => None,
+    }
+}
+
 /// Returns the number of accepted bytes: 0 while the socket is blocked, an error if it accepts
 /// none.
 fn accepted(written: Poll<io::Result<usize>>) -> io::Result<usize> {
@@ -334,32 +355,6 @@ fn accepted(written: Poll<io::Result<usize>>) -> io::Result<usize> {
     }
 }
 
-/// Head of a chunk, `{length in hex}\r\n`, on the stack.
-struct ChunkHead {
-    text: [u8; 18],
-    len: usize,
-}
-
-impl ChunkHead {
-    fn new(framing: Framing, bytes: usize) -> Self {
-        let mut head = Self {
-            text: [0; 18],
-            len: 0,
-        };
-        if framing == Framing::Chunked {
-            let mut rest = &mut head.text[..];
-            let written = write!(rest, "{bytes:x}\r\n");
-            debug_assert!(written.is_ok(), "sixteen digits and a line end fit");
-            head.len = 18 - rest.len();
-        }
-        head
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.text[..self.len]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -367,19 +362,10 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpStream;
 
+    use super::super::chunk::ENVELOPE;
     use super::*;
-    use crate::encoding::sse::{Frame, RunBuilder};
+    use crate::encoding::{EventParts, Framing, RunBuilder};
     use crate::event::{Position, SourceTag};
-
-    #[test]
-    fn a_chunk_head_is_the_length_in_hex_and_http_1_0_has_none() {
-        assert_eq!(ChunkHead::new(Framing::Chunked, 255).bytes(), b"ff\r\n");
-        assert_eq!(
-            ChunkHead::new(Framing::Chunked, usize::MAX).bytes(),
-            b"ffffffffffffffff\r\n"
-        );
-        assert_eq!(ChunkHead::new(Framing::UntilClose, 255).bytes(), b"");
-    }
 
     #[tokio::test]
     async fn pending_bytes_of_copied_events_survive_the_reuse_of_their_memory() {
@@ -388,13 +374,13 @@ mod tests {
             .await
             .unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let mut writer = ChunkWriter::new(server, Framing::UntilClose, 0, Vec::new());
+        let mut writer = ChunkWriter::new(server, BodyDelimiter::UntilClose, 0, Vec::new());
         let mut sent = Vec::new();
         let mut number = 0;
         let mut memory = None;
         let mut copies = RunBuilder::default();
         let mut fill = |out: &mut WriteBatch| {
-            copies.begin(BATCH_BYTES);
+            copies.begin(ENVELOPE, BATCH_BYTES);
             while copies.len() < BATCH_BYTES - 1000 {
                 number += 1;
                 let position = Position {
@@ -402,16 +388,23 @@ mod tests {
                     seq: number,
                     fingerprint: None,
                 };
-                copies.push(&Frame::event(None, number.to_string().as_bytes(), position));
+                let data = number.to_string();
+                let parts = EventParts {
+                    name: None,
+                    subject: "a",
+                    data: data.as_bytes(),
+                    position,
+                };
+                copies.push(&Framing::Sse.encoder().event(parts, ENVELOPE));
             }
-            let chunk = copies.finish();
-            let place = chunk.content().as_ptr() as usize;
+            let run = copies.finish();
+            let place = run.content().as_ptr() as usize;
             assert_eq!(
                 *memory.get_or_insert(place),
                 place,
                 "pending bytes do not hold the memory of the run"
             );
-            out.push_events(chunk, true);
+            out.push_events(run, true);
         };
         let mut times_blocked = 0;
         while times_blocked < 3 {

@@ -28,10 +28,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::chunk::BodyDelimiter;
 use crate::http::accept::detect::{Detector, Preface, PrefaceCell};
 use crate::http::request::rejection::RejectionCode;
 use crate::http::stream::event_stream::EventStream;
-use crate::http::stream::write_batch::Framing;
 use crate::net::request_head::LineScan;
 
 /// State of a connection that hyper serves, shared by its IO, its service and its task.
@@ -54,7 +54,7 @@ pub(in crate::http) struct SocketReclaim {
 /// Event stream that waits for its socket.
 pub(in crate::http) struct Parked {
     pub(in crate::http) stream: EventStream,
-    pub(in crate::http) framing: Framing,
+    pub(in crate::http) delimiter: BodyDelimiter,
     /// Head of the response as hyper wrote it. It is sent with the first events in one segment.
     pub(in crate::http) head: Vec<u8>,
 }
@@ -67,10 +67,10 @@ const FIRST_BYTES: usize = 512;
 
 impl SocketReclaim {
     /// Stores the event stream of the response that hyper is about to write.
-    pub(in crate::http) fn park(&self, stream: EventStream, framing: Framing) {
+    pub(in crate::http) fn park(&self, stream: EventStream, delimiter: BodyDelimiter) {
         *self.lock() = Some(Parked {
             stream,
-            framing,
+            delimiter,
             head: Vec::new(),
         });
     }

@@ -66,7 +66,11 @@ impl DirectSink for SharedSocket {
         if !self.direct_path.admits(run) {
             return SendOutcome::Rejected;
         }
-        let (chunk, content) = (run.chunk.bytes(), run.chunk.content().len());
+        let (chunk, content) = (run.bytes.bytes(), run.bytes.content().len());
+        debug_assert!(
+            chunk.len() > content,
+            "events have the envelope of HTTP/1.1"
+        );
         let accepted = match self.socket.try_write(chunk) {
             Ok(accepted) if accepted > 0 => accepted,
             // The task finds the error.

@@ -92,7 +92,7 @@ impl DirectSink for SharedStream {
     }
 
     fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
-        let content = run.chunk.to_content();
+        let content = run.bytes.to_content();
         let bytes = content.len();
         let is_full = self.direct_path.state.in_flight() + bytes > BATCH_BYTES;
         // The task finds out that a stream has ended.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 
-use crate::encoding::sse;
+use crate::encoding::Framing;
 use crate::limit::Throttled;
 use crate::limit::clients::Limit;
 
@@ -474,7 +474,9 @@ impl Rejection {
             "overload"
         };
         let mut out = BytesMut::with_capacity(128);
-        sse::put_close(&mut out, reason, self.retry_after(), None::<&str>);
+        Framing::Sse
+            .encoder()
+            .put_close(&mut out, reason, self.retry_after(), None);
         out.freeze()
     }
 }

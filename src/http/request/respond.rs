@@ -30,6 +30,7 @@ use super::client_address::client_address;
 use super::cors;
 use super::rejection::{Rejection, RejectionCode};
 use super::request::{Request, is_browser};
+use crate::encoding::Framing;
 use crate::feed::OpenError;
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
@@ -152,6 +153,7 @@ async fn respond<B: Sync>(
         is_named: client.is_named,
         permit,
         peer,
+        framing: Framing::Sse,
         browser: is_browser(request.headers()),
     };
     let stream = EventStream::open(context, opening).await?;

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
@@ -41,7 +41,7 @@ use super::group::StreamGroup;
 use super::state::StreamState;
 use super::throttle::{ThrottlePass, ThrottleState};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
-use crate::encoding::sse;
+use crate::encoding::{Encoder, Encoding};
 use crate::event::Position;
 use crate::event::id::Joined;
 use crate::feed::{Cursor, DirectSink, Item, Read, Shedder};
@@ -114,6 +114,11 @@ pub(in crate::http) enum Step {
 impl EventStream {
     pub(in crate::http) fn state(&self) -> &Arc<StreamState> {
         &self.state
+    }
+
+    /// Returns the encoder of its framing.
+    fn encoder(&self) -> &'static dyn Encoder {
+        self.state.framing.encoder()
     }
 
     /// Joins the group of its HTTP/2 connection.
@@ -388,16 +393,15 @@ impl EventStream {
                     self.positions[source] = position;
                     out.count(1, received);
                     if has_one_source {
-                        out.push_events(frame.into_chunk(), false);
+                        out.push_events(frame.into_enveloped(), false);
                     } else {
-                        out.push(frame.body());
-                        out.write(|bytes| sse::put_id(bytes, Joined(&self.positions)));
+                        self.put_with_own_id(&frame, out);
                     }
                 }
-                Item::Copied { chunk, copied } => {
+                Item::Copied { run, copied } => {
                     self.positions[source] = copied.position;
                     out.count(copied.events, copied.received);
-                    out.push_events(chunk, true);
+                    out.push_events(run, true);
                 }
                 Item::Gap { gap, position } => {
                     self.positions[source] = position;
@@ -412,6 +416,19 @@ impl EventStream {
             self.last_write = self.state.clock.at(now);
             self.last_id = self.last_write;
             out.stats.batched_at = Some(now);
+        }
+    }
+
+    /// Writes an event of several sources: the bytes that clients share, and an id of all positions.
+    fn put_with_own_id(&self, encoding: &Encoding, out: &mut WriteBatch) {
+        let encoder = self.encoder();
+        let put_id = |out: &mut BytesMut| encoder.put_id(out, &Joined(&self.positions));
+        if encoder.is_id_first() {
+            out.write(put_id);
+            out.push(encoding.shared());
+        } else {
+            out.push(encoding.shared());
+            out.write(put_id);
         }
     }
 }

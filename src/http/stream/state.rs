@@ -26,6 +26,7 @@ use smallvec::SmallVec;
 
 use super::compact_time::{CompactInstant, StreamClock};
 use super::write_batch::Written;
+use crate::encoding::Framing;
 use crate::event::EventId;
 use crate::feed::CursorProbe;
 use crate::http::route::Route;
@@ -83,6 +84,7 @@ pub(in crate::http) struct StreamState {
     /// See [`Client::can_come_back`].
     pub(in crate::http) can_come_back: bool,
     pub(in crate::http) peer: Peer,
+    pub(in crate::http) framing: Framing,
     probes: SmallVec<[CursorProbe; 1]>,
     /// Milliseconds of Unix time.
     opened: u64,
@@ -135,6 +137,7 @@ impl StreamState {
         route: Arc<Route>,
         client: Client,
         peer: Peer,
+        framing: Framing,
         probes: SmallVec<[CursorProbe; 1]>,
         is_resuming: bool,
     ) -> Self {
@@ -156,6 +159,7 @@ impl StreamState {
             client: client.name,
             can_come_back: client.can_come_back,
             peer,
+            framing,
             probes,
             opened: unix_millis(SystemTime::now()),
             clock: StreamClock::now(),

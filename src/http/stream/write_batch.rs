@@ -5,8 +5,8 @@
 //! Every thread has one batch and reuses it, so that a delivery allocates nothing and an idle
 //! client holds no buffer.
 //!
-//! A [`Segment`] is an encoded event with the head and tail of an HTTP/1.1 chunk around it, shared
-//! with all other clients, or a run of small events that was copied for this turn. Copied segments
+//! A [`Segment`] is an encoded event with the envelope of a transport around it, shared with all
+//! other clients, or a run of small events that was copied for this turn. Copied segments
 //! are borrowed: their memory is reused by the next turn, so whatever outlives the turn is copied.
 
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::encoding::sse::Chunk;
+use crate::encoding::Enveloped;
 use crate::feed::Batch;
 
 /// Bytes of one turn: whole events and control events.
@@ -36,8 +36,7 @@ pub(in crate::http) struct WriteBatch {
 #[derive(Debug)]
 pub(in crate::http) struct Segment {
     bytes: Bytes,
-    /// Range of the content. If the segment is events, the rest of `bytes` makes it a chunk of
-    /// HTTP/1.1.
+    /// Range of the content. If the segment is events, the rest of `bytes` is their envelope.
     content: Range<usize>,
     /// The memory belongs to this thread and is reused: bytes that are kept must be copied.
     is_borrowed: bool,
@@ -71,25 +70,6 @@ pub(in crate::http) struct Unsent {
 /// 32 KiB per turn, and as many segments as one vectored write takes without a second array: many
 /// events in one write, and few bytes that were read from the feed and not yet written.
 pub(in crate::http) const BATCH_BYTES: usize = 32 * 1024;
-
-/// Delimiter of the response body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) enum Framing {
-    /// HTTP/1.1: one chunk per write.
-    Chunked,
-    /// HTTP/1.0: the end of the connection.
-    UntilClose,
-}
-
-impl Framing {
-    /// Returns the bytes after the content of a chunk.
-    pub(in crate::http) fn tail(self) -> &'static [u8] {
-        match self {
-            Self::Chunked => b"\r\n",
-            Self::UntilClose => b"",
-        }
-    }
-}
 
 impl Written {
     /// Returns the same for bytes that the socket did not accept at once: they are timed when it
@@ -126,7 +106,7 @@ impl WriteBatch {
         self.stats = WriteStats::default();
     }
 
-    /// Adds bytes that are not a chunk.
+    /// Adds bytes without an envelope.
     pub(in crate::http) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
         self.segments.push(Segment {
@@ -137,8 +117,8 @@ impl WriteBatch {
     }
 
     /// Adds whole events with the ids of a single source. `is_borrowed`: copied for this turn.
-    pub(in crate::http) fn push_events(&mut self, chunk: Chunk, is_borrowed: bool) {
-        let (bytes, content) = chunk.into_parts();
+    pub(in crate::http) fn push_events(&mut self, events: Enveloped, is_borrowed: bool) {
+        let (bytes, content) = events.into_parts();
         self.bytes += content.len();
         self.segments.push(Segment {
             bytes,
@@ -175,26 +155,16 @@ impl WriteBatch {
             bytes: self.bytes,
         }
     }
-
-    /// Returns the batch as one HTTP/1.1 chunk if it is a single segment that is stored as one.
-    pub(in crate::http) fn chunk(&self, framing: Framing) -> Option<(&Segment, &[u8])> {
-        match &self.segments[..] {
-            [segment] if framing == Framing::Chunked => {
-                segment.chunk().map(|chunk| (segment, chunk))
-            }
-            _ => None,
-        }
-    }
 }
 
 impl Segment {
-    /// Returns the content without the chunk around it.
+    /// Returns the content without the envelope around it.
     pub(in crate::http) fn as_slice(&self) -> &[u8] {
         &self.bytes[self.content.clone()]
     }
 
-    /// Returns the content with the chunk around it, if the segment is stored as a chunk.
-    fn chunk(&self) -> Option<&[u8]> {
+    /// Returns the content with the envelope around it, if it has one.
+    pub(in crate::http) fn enveloped(&self) -> Option<&[u8]> {
         (self.content.len() < self.bytes.len()).then_some(&self.bytes)
     }
 
@@ -203,8 +173,8 @@ impl Segment {
         self.owned(self.content.start + written..self.content.end)
     }
 
-    /// Returns the chunk after its first `written` bytes, to be kept.
-    pub(in crate::http) fn chunk_rest(&self, written: usize) -> Bytes {
+    /// Returns content and envelope after the first `written` bytes of both, to be kept.
+    pub(in crate::http) fn enveloped_rest(&self, written: usize) -> Bytes {
         self.owned(written..self.bytes.len())
     }
 

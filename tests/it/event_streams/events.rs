@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
-use sidestream::encoding::sse::Frame;
+use sidestream::encoding::{Envelope, EventParts, Framing};
 use sidestream::event::{EventName, Position, SourceTag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -316,8 +316,9 @@ proptest! {
         for (seq, (payload, name)) in (1..).zip(&payloads) {
             let position = Position { tag: SourceTag::of_identity("t"), seq, fingerprint: Some(7) };
             let name = name.as_deref().and_then(EventName::parse);
-            let frame = Frame::event(name.as_ref(), payload, position).bytes().to_vec();
-            wire.extend_from_slice(&frame);
+            let parts = EventParts { name: name.as_ref(), subject: "a", data: payload, position };
+            let encoding = Framing::Sse.encoder().event(parts, Envelope::NONE);
+            wire.extend_from_slice(encoding.bytes());
             let name = name.as_ref().map_or("message", EventName::as_str);
             let (name, data) = match std::str::from_utf8(payload) {
                 Ok(text) => (name.to_owned(), text.replace("\r\n", "\n").replace('\r', "\n")),

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::EventStream;
-use crate::encoding::sse;
 use crate::event::id::Joined;
 use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::write_batch::WriteBatch;
@@ -58,10 +57,10 @@ impl EventStream {
             now >= self.last_id.after(CompactInstant::from_duration(silence))
         });
         if is_id_due && self.checkpoint() {
-            out.write(|bytes| sse::put_position(bytes, Joined(&self.positions)));
+            out.write(|bytes| self.encoder().put_position(bytes, &Joined(&self.positions)));
             self.last_write = now;
         } else if now >= self.last_write.after(self.silence()) {
-            out.push(Bytes::from_static(sse::HEARTBEAT));
+            out.push(Bytes::from_static(self.encoder().heartbeat()));
             self.last_write = now;
         }
         if is_id_due {

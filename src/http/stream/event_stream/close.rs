@@ -10,7 +10,6 @@
 //! [`EventStream::record_end`] exactly once.
 
 use super::EventStream;
-use crate::encoding::sse;
 use crate::event::id::Joined;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
@@ -33,7 +32,10 @@ impl EventStream {
         if close != CloseReason::Slow {
             self.checkpoint();
         }
-        out.write(|bytes| sse::put_close(bytes, reason, retry, Some(Joined(&self.positions))));
+        let id = Joined(&self.positions);
+        out.write(|bytes| {
+            self.encoder().put_close(bytes, reason, retry, Some(&id));
+        });
     }
 
     /// Returns the reason of an event stream that is dropped now.

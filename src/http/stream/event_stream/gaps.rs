@@ -8,10 +8,12 @@
 //!
 //! All of this runs on the task of the event stream, and only if there is a gap.
 
+use std::fmt::Display;
+
 use bytes::BytesMut;
 
 use super::EventStream;
-use crate::encoding::sse;
+use crate::encoding::GapNotice;
 use crate::event::Tier;
 use crate::event::id::Joined;
 use crate::feed::Gap;
@@ -41,15 +43,16 @@ impl EventStream {
         );
     }
 
-    /// Appends a `sidestream.gap` event. With an id the client can resume right after it.
+    /// Appends the report of a gap. With an id the client can resume right after it.
     pub(super) fn put_gap(&self, out: &mut BytesMut, gap: Gap, has_id: bool) {
-        let missed = gap
-            .missed
-            .map_or("null".to_owned(), |missed| missed.to_string());
-        let (reason, resume) = (gap.reason, gap.reason.resume());
-        let json = format!(r#"{{"reason":"{reason}","missed":{missed},"resume":"{resume}"}}"#);
-        let id = has_id.then_some(Joined(&self.positions));
-        sse::put_control(out, "sidestream.gap", &json, id);
+        let notice = GapNotice {
+            reason: gap.reason.as_str(),
+            missed: gap.missed,
+            resume: gap.reason.resume(),
+        };
+        let id = Joined(&self.positions);
+        self.encoder()
+            .put_gap(out, notice, has_id.then_some(&id as &dyn Display));
     }
 
     /// Counts events that were skipped; the gaps that follow report them.

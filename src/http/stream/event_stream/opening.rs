@@ -3,7 +3,7 @@
 //! ```text
 //! Opening --> claim of a position that a drain recorded, if the client has no id (handover)
 //!         --> one cursor per source, from the id:  live | window | history | gap
-//!         --> rejection with 416, or:  retry:, then sidestream.gap or sidestream.position
+//!         --> rejection with 416, or:  the reconnection time, then the gaps or the position
 //! ```
 //!
 //! A client whose events are no longer retained receives status 416 or a gap, as the route's
@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::EventStream;
-use crate::encoding::sse;
+use crate::encoding::Framing;
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
 use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
@@ -42,6 +42,7 @@ pub(in crate::http) struct Opening {
     /// Permit of the client, if clients are limited.
     pub(in crate::http) permit: Option<ClientPermit>,
     pub(in crate::http) peer: Peer,
+    pub(in crate::http) framing: Framing,
     /// The client may be a browser's EventSource.
     pub(in crate::http) browser: bool,
 }
@@ -169,6 +170,7 @@ impl EventStream {
             opening.route,
             client,
             opening.peer,
+            opening.framing,
             sources.cursors.iter().map(Cursor::probe).collect(),
             id.is_some(),
         ));
@@ -232,11 +234,12 @@ impl EventStream {
         stream
     }
 
-    /// Returns `retry:`, then the gaps or the position.
+    /// Returns the reconnection time, then the gaps or the position.
     fn opening_bytes(&self, gaps: &[OpeningGap]) -> Bytes {
         let config = &self.state.route.config;
         let mut out = BytesMut::with_capacity(128);
-        sse::put_retry(&mut out, config.retry);
+        let encoder = self.encoder();
+        encoder.put_opening(&mut out, config.retry);
         for (index, opening_gap) in gaps.iter().enumerate() {
             // Only the last gap carries the id: a client that disconnects between two gaps must
             // receive both again.
@@ -244,7 +247,7 @@ impl EventStream {
             self.put_gap(&mut out, opening_gap.gap, is_last);
         }
         if gaps.is_empty() && config.checkpoint.is_some() {
-            sse::put_position(&mut out, Joined(&self.positions));
+            encoder.put_position(&mut out, &Joined(&self.positions));
         }
         out.freeze()
     }
