@@ -1,7 +1,7 @@
 //! Principal of a request: anonymous, or an identity with claims and an expiry.
 //!
 //! An anonymous principal is a null pointer: it costs no allocation. The claims of an identity live
-//! as long as its request: an event stream does not keep them.
+//! as long as its request: an event stream keeps the expiry only.
 
 use std::borrow::Cow;
 use std::time::Instant;

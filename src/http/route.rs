@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use hyper::header::HeaderValue;
 use prometheus::core::{AtomicU64, GenericCounter};
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::request::cors;
 use crate::event::Tier;
@@ -59,8 +59,10 @@ pub(in crate::http) struct RouteMetrics {
     /// By protocol, as `opened`.
     streams: [IntGauge; 3],
     opened: [IntCounter; 3],
+    route: Arc<str>,
+    /// With the labels of all routes: an end looks up its series.
+    closed: IntCounterVec,
     /// In the order of each label's `ALL`, as the arrays below.
-    closed: [IntCounter; CloseReason::ALL.len()],
     gaps: [IntCounter; GapReason::ALL.len()],
     missed_events: [IntCounter; GapReason::ALL.len()],
     shed_events: [IntCounter; Tier::ALL.len()],
@@ -149,8 +151,16 @@ impl Route {
 }
 
 impl RouteMetrics {
-    fn new(route: &str, metrics: &Metrics) -> Self {
+    fn new(label: &Arc<str>, metrics: &Metrics) -> Self {
+        let route = &**label;
         let protocols = [Protocol::Http10, Protocol::Http11, Protocol::H2];
+        let closed = &metrics.streams_closed_total;
+        // No principal expires yet: a series that cannot change does not appear.
+        for reason in CloseReason::ALL {
+            if reason != CloseReason::Expired {
+                closed.with_label_values(&[route, reason.label()]);
+            }
+        }
         Self {
             events: metrics.events_delivered_total.with_label_values(&[route]),
             bytes: metrics.bytes_sent_total.with_label_values(&[route]),
@@ -165,11 +175,8 @@ impl RouteMetrics {
                     .streams_opened_total
                     .with_label_values(&[route, protocol.as_str()])
             }),
-            closed: CloseReason::ALL.map(|close| {
-                metrics
-                    .streams_closed_total
-                    .with_label_values(&[route, close.label()])
-            }),
+            route: label.clone(),
+            closed: closed.clone(),
             gaps: GapReason::ALL.map(|reason| {
                 metrics
                     .gaps_total
@@ -195,7 +202,9 @@ impl RouteMetrics {
 
     pub(in crate::http) fn closed(&self, protocol: Protocol, close: CloseReason) {
         self.streams[protocol as usize].dec();
-        self.closed[close as usize].inc();
+        self.closed
+            .with_label_values(&[&*self.route, close.label()])
+            .inc();
     }
 
     /// Counts a gap that the client receives, and the events in it if their number is known.

@@ -17,6 +17,9 @@ pub enum CloseReason {
     Upstream,
     /// The event stream was still open at the deadline of a drain.
     Cut,
+    /// The principal of the client expired. It continues when it has authenticated again. Anonymous
+    /// clients, the only ones yet, never expire.
+    Expired,
 }
 
 /// Representation of one reason.
@@ -30,13 +33,14 @@ struct Row {
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Client,
         Self::Drain,
         Self::Age,
         Self::Slow,
         Self::Upstream,
         Self::Cut,
+        Self::Expired,
     ];
 
     const fn row(self) -> Row {
@@ -47,6 +51,7 @@ impl CloseReason {
             Self::Slow => ("slow", true, Level::WARN),
             Self::Upstream => ("upstream", true, Level::WARN),
             Self::Cut => ("cut", false, Level::WARN),
+            Self::Expired => ("expired", true, Level::INFO),
         };
         Row {
             label,
@@ -91,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn clients_receive_four_of_the_reasons() {
+    fn clients_receive_five_of_the_reasons() {
         let sent: Vec<_> = CloseReason::ALL
             .into_iter()
             .filter_map(CloseReason::client_reason)
             .collect();
-        assert_eq!(sent, ["drain", "age", "slow", "upstream"]);
+        assert_eq!(sent, ["drain", "age", "slow", "upstream", "expired"]);
     }
 }

@@ -152,6 +152,7 @@ async fn respond<B: Sync>(
         client: client.name,
         is_named: client.is_named,
         permit,
+        principal_expires: asked.principal.expires(),
         peer,
         framing: Framing::Sse,
         browser: is_browser(request.headers()),

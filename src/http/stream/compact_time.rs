@@ -1,6 +1,6 @@
 //! Times of one event stream in four bytes each: hundredths of a second since it opened.
 //!
-//! A pod keeps four of these times for each client and compares most of them with every event.
+//! A pod keeps five of these times for each client and compares most of them with every event.
 //! [`StreamClock`] is the origin, in ticks of the process; [`CompactInstant`] is a time or a
 //! duration relative to it. The group timer of an HTTP/2 connection compares event streams with
 //! different origins and therefore uses ticks of the process ([`ticks_at`], [`instant_of`]).
@@ -36,6 +36,9 @@ pub(in crate::http) fn instant_of(ticks: u64) -> Instant {
 
 impl CompactInstant {
     pub(in crate::http) const ZERO: Self = Self(0);
+
+    /// Later than every event stream lasts.
+    pub(in crate::http) const NEVER: Self = Self(u32::MAX);
 
     pub(in crate::http) fn new(ticks: u32) -> Self {
         Self(ticks)
@@ -122,6 +125,6 @@ mod tests {
     #[test]
     fn a_time_beyond_the_range_saturates() {
         let year = CompactInstant::from_duration(Duration::from_secs(8760 * 3600));
-        assert!(year.after(year) == CompactInstant(u32::MAX) && year < CompactInstant(u32::MAX));
+        assert!(year.after(year) == CompactInstant::NEVER && year < CompactInstant::NEVER);
     }
 }

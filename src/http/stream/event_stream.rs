@@ -1,4 +1,4 @@
-//! State machine of one event stream: cursors, heartbeat, `max_age` and end, turned into bytes.
+//! State machine of one event stream: cursors, heartbeat, `max_age`, expiry and end, as bytes.
 //!
 //! An event stream knows no transport. Its task, `h1::stream` or `h2::stream`, polls
 //! [`EventStream::poll_next`] and writes the batch that it returns:
@@ -16,7 +16,8 @@
 //!
 //! An end does not discard events. Those that wait when a drain or `max_age` ends the event stream
 //! are delivered first ([`Ending::pending_events`]); events published later belong to the client's
-//! next connection.
+//! next connection. After the expiry of the principal no event is delivered: the client continues
+//! at the position of the close event when it has authenticated again.
 //!
 //! While an event stream is idle and its client receives every event, its transport enables the
 //! direct path ([`EventStream::is_idle`], [`EventStream::resync`]).
@@ -25,6 +26,8 @@ mod clock;
 mod close;
 mod gaps;
 pub(in crate::http) mod opening;
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,7 +68,7 @@ pub(in crate::http) struct EventStream {
     /// Position of the last bytes returned, in each source: the event id.
     positions: SmallVec<[Position; 1]>,
     /// Index of the source that was read first in the last turn.
-    first_source: u16,
+    first_source: u8,
     opening: Option<Box<Bytes>>,
     /// HTTP/1: wakes the task at the deadline. Created at the first idle turn.
     timer: Option<Pin<Box<Sleep>>>,
@@ -83,6 +86,8 @@ pub(in crate::http) struct EventStream {
     last_id: CompactInstant,
     /// End of the route's `max_age`, with jitter.
     expires: CompactInstant,
+    /// Expiry of the principal, which ends this event stream only, not its connection.
+    principal_expires: CompactInstant,
     /// HTTP/2: the group knows that `max_age` is reached.
     has_reported_age: bool,
     ending: Option<Ending>,
@@ -149,13 +154,21 @@ impl EventStream {
         if let (None, Some(close)) = (self.ending, self.state.close_request()) {
             self.end(close);
         }
-        let mut shedder = if self.state.take_slow() {
+        let was_slow = self.state.take_slow();
+        if self.has_expired(was_slow) {
+            self.end(CloseReason::Expired);
+        }
+        let mut shedder = if was_slow {
             self.start_shedding()
         } else {
             None
         };
-        // A client that was too slow receives the close event, and resumes for the rest.
-        if self.ending_reason() != Some(CloseReason::Slow) {
+        // A client that was too slow, or that must authenticate again, receives the close event,
+        // and resumes for the rest.
+        if !matches!(
+            self.ending_reason(),
+            Some(CloseReason::Slow | CloseReason::Expired)
+        ) {
             if let Some(close) = self.poll_events(task, out, shedder.as_mut()) {
                 self.end(close);
             }

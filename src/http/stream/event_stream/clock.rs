@@ -1,4 +1,4 @@
-//! The timer of an event stream: heartbeats, positions, `max_age`, and the wait for tokens.
+//! The timer of an event stream: heartbeats, positions, `max_age`, expiry, and the wait for tokens.
 //!
 //! One deadline covers all of them: [`EventStream::next_deadline`] is the earliest. On HTTP/1 the
 //! event stream has a timer of its own, which is created at the first idle turn. On HTTP/2 the
@@ -26,6 +26,11 @@ impl EventStream {
     pub(super) fn poll_timer(&mut self, task: &mut Context<'_>, out: &mut WriteBatch) {
         while let Some(instant) = self.poll_deadline(task) {
             let now = self.state.clock.at(instant);
+            if now >= self.principal_expires {
+                // Not the connection: its other event streams may have other principals.
+                self.end(CloseReason::Expired);
+                return;
+            }
             if now >= self.expires {
                 let Some(group) = self.group.as_ref().filter(|_| !self.has_reported_age) else {
                     self.end(CloseReason::Age);
@@ -101,7 +106,20 @@ impl EventStream {
         }
     }
 
-    /// Returns the earliest of heartbeat, position, `max_age` and tokens.
+    /// Returns true if the principal has expired at the last write, or after a stall now.
+    ///
+    /// A busy event stream does not reach its timer, and this is called in every turn: the time of
+    /// the last write needs no clock. It is old only if the socket was blocked since.
+    pub(super) fn has_expired(&self, was_slow: bool) -> bool {
+        let time = if was_slow {
+            self.state.clock.at(Instant::now())
+        } else {
+            self.last_write
+        };
+        time >= self.principal_expires
+    }
+
+    /// Returns the earliest of heartbeat, position, `max_age`, expiry and tokens.
     pub(super) fn next_deadline(&self) -> CompactInstant {
         let config = &self.state.route.config;
         let heartbeat = self.last_write.after(self.silence());
@@ -113,7 +131,8 @@ impl EventStream {
         let tokens = tokens.map_or(self.expires, |until| {
             self.state.clock.at(until).after(CompactInstant::new(1))
         });
-        heartbeat.min(position).min(self.expires).min(tokens)
+        let end = self.expires.min(self.principal_expires);
+        heartbeat.min(position).min(end).min(tokens)
     }
 
     /// Advances the positions to the heads of the sources if no events wait. True if one moved.

@@ -11,6 +11,7 @@
 //! that disconnects right after it does not receive the gap again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -41,6 +42,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) is_named: bool,
     /// Permit of the client, if clients are limited.
     pub(in crate::http) permit: Option<ClientPermit>,
+    /// Expiry of the principal.
+    pub(in crate::http) principal_expires: Option<Instant>,
     pub(in crate::http) peer: Peer,
     pub(in crate::http) framing: Framing,
     /// The client may be a browser's EventSource.
@@ -178,6 +181,7 @@ impl EventStream {
             context,
             state,
             opening.permit,
+            opening.principal_expires,
             sources.cursors,
             &sources.gaps,
         );
@@ -193,11 +197,14 @@ impl EventStream {
         context: &Arc<Context>,
         state: Arc<StreamState>,
         permit: Option<ClientPermit>,
+        principal_expires: Option<Instant>,
         cursors: SmallVec<[Cursor; 1]>,
         gaps: &[OpeningGap],
     ) -> Self {
         let max_age = state.route.config.max_age;
         let expires = CompactInstant::from_duration(max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
+        let principal_expires =
+            principal_expires.map_or(CompactInstant::NEVER, |time| state.clock.at(time));
         // Never longer than the route's interval. Clients that connect together, or receive the
         // same event, do not send their heartbeats together.
         let heartbeat_jitter = 0.5 + 0.5 * fastrand::f32();
@@ -218,6 +225,7 @@ impl EventStream {
             last_write: CompactInstant::ZERO,
             last_id: CompactInstant::ZERO,
             expires,
+            principal_expires,
             has_reported_age: false,
             ending: None,
             missed_events: 0,

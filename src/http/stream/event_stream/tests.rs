@@ -1,0 +1,279 @@
+//! Event streams without a transport over a stream buffer in memory: the expiry of their principals.
+
+use std::future::poll_fn;
+use std::task::ready;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+
+use super::opening::Opening;
+use super::*;
+use crate::encoding::Framing;
+use crate::event::{Event, SourceTag};
+use crate::feed::{self, Budget, Limits, StreamWriter};
+use crate::http::config::{Config, Delivery, PathTemplate, RouteConfig, SourceConfig};
+use crate::http::route::Routes;
+use crate::http::stream::group::GroupTimer;
+use crate::http::stream::state::Peer;
+use crate::limit::ConnectionLimiter;
+use crate::limit::load_level::SharedLevel;
+use crate::presence::{Protocol, StreamTable};
+use crate::subject::{Filter, FilterSet, SubjectTemplate};
+use crate::telemetry::Metrics;
+
+/// One route with the source `S`, of which clients read `a`.
+struct Fixture {
+    context: Arc<Context>,
+    writer: StreamWriter,
+}
+
+/// Time after the opening at which the principals of these tests expire.
+const EXPIRES_AFTER: Duration = Duration::from_millis(200);
+
+/// Time after which a test fails, on a machine under load too.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn tag() -> SourceTag {
+    SourceTag::of_stream("S", 1)
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let budget = Budget::new(1 << 20, 100);
+        let (mut writer, buffer) =
+            feed::buffer::writer::channel("S", Limits::default(), &budget, None);
+        writer.begin(tag(), 0);
+        let source = SourceConfig {
+            stream: Some("S".into()),
+            identity: None,
+            delivery: Delivery::Shared,
+            subjects: vec![SubjectTemplate::parse("a").unwrap()],
+            allow: Vec::new(),
+        };
+        let route = RouteConfig::new(PathTemplate::parse("/a").unwrap(), vec![source]);
+        let config = Config {
+            routes: vec![route],
+            ..Config::default()
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let routes = Routes::new(config, &|_| buffer.clone(), &metrics);
+        let context = Context::new(
+            metrics,
+            StreamTable::default(),
+            ConnectionLimiter::new(100),
+            SharedLevel::default(),
+        );
+        context.set_routes(routes);
+        Self { context, writer }
+    }
+
+    fn open(&self, principal_expires: Option<Instant>) -> EventStream {
+        let opening = Opening {
+            framing: Framing::Sse,
+            route: self.context.routes().find("/a").unwrap().route.clone(),
+            filters: vec![FilterSet::new([Filter::parse("a").unwrap()])],
+            last_event_id: None,
+            client: "alice".into(),
+            is_named: false,
+            permit: None,
+            principal_expires,
+            peer: Peer::new(([192, 0, 2, 1], 1).into(), Protocol::Http11, false),
+            browser: false,
+        };
+        EventStream::open(&self.context, opening)
+            .now_or_never()
+            .expect("without presence and history it opens at once")
+            .unwrap()
+    }
+
+    fn append(&mut self, seq: u64) {
+        self.writer.append(vec![Event {
+            position: Position {
+                tag: tag(),
+                seq,
+                fingerprint: None,
+            },
+            subject: "a".into(),
+            name: None,
+            tier: None,
+            message_id: None,
+            data: format!("event {seq}").into(),
+            received: Instant::now(),
+        }]);
+    }
+
+    /// Series of closed event streams with their values.
+    fn closed(&self) -> Vec<(String, u64)> {
+        let text = self.context.metrics.render();
+        text.lines()
+            .filter_map(|line| line.strip_prefix("sidestream_streams_closed_total{"))
+            .filter_map(|line| line.split_once("} "))
+            .map(|(labels, value)| (labels.to_owned(), value.parse().unwrap()))
+            .collect()
+    }
+}
+
+/// Bytes of an event stream that is polled as its transport polls it.
+#[derive(Default)]
+struct Client {
+    text: String,
+    close: Option<CloseReason>,
+}
+
+impl Client {
+    fn poll_turn(&mut self, stream: &mut EventStream, task: &mut TaskContext<'_>) -> Poll<Step> {
+        stream.state().poll_close_request(task.waker());
+        let step = ready!(WriteBatch::with(|out| {
+            let step = ready!(stream.poll_next(task, out));
+            for segment in &out.segments {
+                self.text += std::str::from_utf8(segment.as_slice()).unwrap();
+            }
+            Poll::Ready(step)
+        }));
+        if let Step::Close(close) = step {
+            self.close = Some(close);
+        }
+        Poll::Ready(step)
+    }
+
+    /// Ready when the event stream has ended.
+    fn poll(&mut self, stream: &mut EventStream, task: &mut TaskContext<'_>) -> Poll<()> {
+        loop {
+            match ready!(self.poll_turn(stream, task)) {
+                Step::More => {}
+                Step::Wait => return Poll::Pending,
+                Step::Close(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Returns the event that ends the event stream.
+    fn last_event(&self) -> &str {
+        let events = self.text.trim_end();
+        events.rsplit("\n\n").next().unwrap_or_default()
+    }
+}
+
+async fn until_closed(client: &mut Client, stream: &mut EventStream) {
+    let closed = poll_fn(|task| client.poll(stream, task));
+    tokio::time::timeout(DEADLINE, closed)
+        .await
+        .expect("it closes");
+}
+
+#[tokio::test]
+async fn event_stream_ends_when_its_principal_expires_and_keeps_its_position() {
+    let mut fixture = Fixture::new();
+    let expires = Instant::now() + EXPIRES_AFTER;
+    let mut stream = fixture.open(Some(expires));
+    fixture.append(7);
+    let mut client = Client::default();
+    until_closed(&mut client, &mut stream).await;
+    // A tick earlier at most: times are rounded down.
+    assert!(Instant::now() + Duration::from_millis(10) >= expires);
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    assert!(client.text.contains("data: event 7\n"), "{}", client.text);
+    let last = client.last_event();
+    let position = format!("id: {}", Joined(&stream.positions));
+    for start in [
+        "event: sidestream.close",
+        r#"data: {"reason":"expired","retry":"#,
+        &position,
+    ] {
+        assert!(last.lines().any(|line| line.starts_with(start)), "{last}");
+    }
+    assert_eq!(stream.positions[0].seq, 7);
+
+    let has_series = |fixture: &Fixture| {
+        let closed = fixture.closed();
+        assert!(closed.iter().any(|(labels, _)| labels.contains("\"age\"")));
+        closed
+            .into_iter()
+            .find(|(labels, _)| labels.contains("\"expired\""))
+    };
+    assert_eq!(has_series(&fixture), None, "no end has this reason yet");
+    drop(stream);
+    assert_eq!(has_series(&fixture).unwrap().1, 1);
+}
+
+#[tokio::test]
+async fn expired_principal_ends_one_event_stream_of_an_http2_connection() {
+    let fixture = Fixture::new();
+    let mut expiring = fixture.open(Some(Instant::now() + EXPIRES_AFTER));
+    let mut other = fixture.open(None);
+    let group = Arc::new(StreamGroup::default());
+    expiring.join(group.clone(), 1);
+    other.join(group.clone(), 3);
+    let mut timer = GroupTimer::new(group.clone());
+    let (mut client, mut other_client) = (Client::default(), Client::default());
+    let closed = poll_fn(|task| {
+        timer.poll(task);
+        assert!(other_client.poll(&mut other, task).is_pending());
+        client.poll(&mut expiring, task)
+    });
+    tokio::time::timeout(DEADLINE, closed)
+        .await
+        .expect("it closes");
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    assert!(expiring.timer.is_none(), "the timer of the group suffices");
+    assert_eq!(
+        group.until_max_age().now_or_never(),
+        None,
+        "the connection stays"
+    );
+    assert_eq!(other.state().close_request(), None);
+}
+
+#[tokio::test]
+async fn principal_expires_while_events_arrive_without_a_pause() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.open(Some(Instant::now() + EXPIRES_AFTER));
+    let mut client = Client::default();
+    let mut seq = 0;
+    let closed = poll_fn(|task| {
+        // An event waits in every turn: none reaches the timer.
+        seq += 1;
+        fixture.append(seq);
+        if let Poll::Ready(Step::Close(_)) = client.poll_turn(&mut stream, task) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    });
+    tokio::time::timeout(DEADLINE, closed)
+        .await
+        .expect("it closes");
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    let delivered = stream.positions[0].seq;
+    assert!(delivered > 1 && delivered <= seq, "{delivered} of {seq}");
+    assert!(
+        client.text.contains(&format!("data: event {delivered}\n")),
+        "the position is that of the last event"
+    );
+}
+
+#[tokio::test]
+async fn events_that_wait_when_the_principal_expires_belong_to_the_next_connection() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.open(Some(Instant::now()));
+    fixture.append(1);
+    let mut client = Client::default();
+    until_closed(&mut client, &mut stream).await;
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    assert!(!client.text.contains("data: event"), "{}", client.text);
+    assert_eq!(stream.positions[0].seq, 0);
+}
+
+#[tokio::test]
+async fn stalled_client_receives_no_event_after_its_principal_expired() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.open(Some(Instant::now() + EXPIRES_AFTER));
+    let mut client = Client::default();
+    poll_fn(|task| Poll::Ready(client.poll(&mut stream, task).is_pending())).await;
+    fixture.append(1);
+    stream.state().set_slow();
+    tokio::time::sleep(EXPIRES_AFTER).await;
+    until_closed(&mut client, &mut stream).await;
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    assert!(!client.text.contains("data: event"), "{}", client.text);
+}
