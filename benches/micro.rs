@@ -17,8 +17,8 @@ use sidestream::encoding::{EventParts, Framing};
 use sidestream::event::{Event, EventId, EventName, Position, SourceTag};
 use sidestream::feed::trie::SubjectTrie;
 use sidestream::feed::{
-    Batch, Budget, Cursor, FeedOptions, Limits, Source as _, Start, StreamBuffer, StreamWriter,
-    buffer,
+    Batch, Budget, Cursor, FeedOptions, Limits, ReadPolicy, Source as _, Start, StreamBuffer,
+    StreamWriter, buffer,
 };
 use sidestream::http;
 use sidestream::subject::{Filter, FilterSet};
@@ -177,7 +177,7 @@ fn read(criterion: &mut Criterion) {
                 let read = cursor.poll_read(
                     &mut Context::from_waker(Waker::noop()),
                     &mut batch,
-                    16 << 10,
+                    &mut ReadPolicy::all(16 << 10),
                 );
                 spent += began.elapsed();
                 assert!(read.is_ready() && batch.items.len() == BATCH as usize);

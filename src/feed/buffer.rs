@@ -31,14 +31,14 @@ use crate::subject::FilterSet;
 
 use super::archive::Archive;
 use super::budget::{Budget, Evict};
-use super::encoded::{EncodedEvent, PREFETCH_AHEAD};
-use super::feed::Feed;
+use super::encoded::EncodedEvent;
+use super::feed::{Feed, WakeList};
 use super::gap::Gap;
 use super::limits::{Limits, SourceSize};
-use super::notify::WakeList;
 use super::opening::OpenError;
 use super::options::{FeedOptions, Named};
 use super::origin::Origin;
+use super::prefetch;
 use super::replay::member::ReplayMember;
 use super::replay::{ReplayPool, ReplaySlots};
 use super::resume::Start;
@@ -206,7 +206,7 @@ impl Origin for StreamBuffer {
         let mut state = self.lock();
         let key = (feed.filters.clone(), feed.options.clone());
         // A reader may have joined between its own lock and this one.
-        if !feed.lock().readers.is_empty() {
+        if !feed.lock().subscribers.is_empty() {
             return;
         }
         let Some(slot) = state.keys.get(&key).copied() else {
@@ -334,8 +334,8 @@ impl State {
         let mut gaps = self.gaps.iter().peekable();
         let found = self.index.find(&feed.filters);
         window.reserve(found.len());
-        for some in found.chunks(PREFETCH_AHEAD) {
-            EncodedEvent::prefetch(some.iter().filter_map(|index| self.get(*index)));
+        for some in found.chunks(prefetch::AHEAD) {
+            prefetch::events(some.iter().filter_map(|index| self.get(*index)));
             let mut rest = some;
             while let Some(first) = rest.first() {
                 while let Some(gap) = gaps.next_if(|gap| gap.index <= *first) {

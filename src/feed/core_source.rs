@@ -164,9 +164,8 @@ impl CoreSource {
             },
         };
         drop(state);
-        let key = feed.join(offset, position);
         Opened {
-            cursor: Cursor::new(self.me.clone(), feed, key, offset, position),
+            cursor: Cursor::join(self.me.clone(), feed, offset, position),
             outcome,
         }
     }

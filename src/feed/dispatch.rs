@@ -1,53 +1,93 @@
-//! Dispatcher: writes new events to the idle readers of a shard, or wakes them.
+//! Dispatcher: writes new events to the idle subscribers of a shard, or wakes them.
 //!
 //! An event for a thousand clients would otherwise be a thousand task polls, each with cache misses
 //! on a task, an event stream and a cursor, to write the same bytes. The dispatcher needs only the
-//! reader's offset and its sink.
+//! subscriber's record and its sink.
 //!
-//! A pass visits all idle readers of this shard in one feed, in groups:
+//! A pass visits all subscribers of this shard in one feed that wait for events, in groups:
 //!
 //! ```text
 //! loop:  lock feed -> commit the previous group -> collect the next group -> unlock
-//!        wake the readers that have to read themselves
-//!        try_send the same EncodedRun to every sink of the group
+//!        wake the subscribers that have to read themselves
+//!        send the same EncodedRun to every sink of the group that admits it
 //! ```
 //!
-//! Readers in a group have the same offset and so receive the same bytes, which are encoded once
-//! ([`EncodedRun`]). A run that cannot be sent directly (a gap, the end of the feed, more than 32
-//! KiB) wakes the reader instead. The dispatcher is one task per shard; a step is bounded by
-//! [`SENDS_MAX`]. Sinks belong to the same thread, so a reader's task never runs at the same time.
+//! Subscribers in a group have the same offset and so receive the same bytes, which are encoded
+//! once ([`EncodedRun`]). A run that cannot be sent directly (a gap, the end of the feed, more than
+//! 32 KiB) wakes the subscriber instead. The dispatcher is one task per shard; a step is bounded by
+//! [`SENDS_MAX`]. Sinks belong to the same thread, so a client's task never runs at the same time.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use crate::encoding::RunBuilder;
 
 use super::feed::{Feed, State};
 use super::notify::ShardNotifier;
-use super::readers::Readers;
 use super::sink::{DirectSink, EncodedRun, SendOutcome};
+use super::subscribers::Subscribers;
 use super::window::Window;
 
-/// One pass over the readers of one feed.
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<ShardNotifier<Feed>>>> = const { RefCell::new(None) };
+}
+
+/// Turns the current thread into a shard and returns its dispatcher task, to be spawned on the
+/// thread's runtime before it has subscribers. The task writes to subscribers that are idle and
+/// wakes the others.
+pub fn run_dispatcher() -> impl Future<Output = Infallible> + Send + 'static {
+    let notifier = Arc::new(ShardNotifier::default());
+    CURRENT.set(Some(notifier.clone()));
+    async move {
+        let (mut passes, mut dispatcher) = (VecDeque::new(), Dispatcher::default());
+        loop {
+            poll_fn(|task| {
+                notifier.take_pending(task, &mut passes, Pass::new);
+                if passes.is_empty() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            dispatcher.run(&notifier, &mut passes);
+            if !passes.is_empty() {
+                // Other tasks run first: subscribers that are visited later then receive more
+                // events in one write.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Notifier of the current thread, if it is a shard.
+pub(super) fn current_shard() -> Option<Arc<ShardNotifier<Feed>>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// One pass over the subscribers of one feed.
 #[derive(Debug)]
-pub(super) struct Pass {
+struct Pass {
     feed: Arc<Feed>,
-    /// Key of the next reader; `None` before the pass has started.
+    /// Key of the next subscriber; `None` before the pass has started.
     next: Option<usize>,
 }
 
 /// Buffers that passes reuse, so that they allocate nothing.
 #[derive(Debug, Default)]
-pub(super) struct Dispatcher {
-    /// Readers that are sent the same run, and the outcomes.
+struct Dispatcher {
+    /// Subscribers that are sent the same run, and the outcomes.
     group: Vec<Recipient>,
     collected: Option<CollectedRun>,
     wakers: Vec<Waker>,
     copy: RunBuilder,
 }
 
-/// One reader of the group.
+/// One subscriber of the group.
 #[derive(Debug)]
 struct Recipient {
     key: usize,
@@ -61,7 +101,7 @@ struct Recipient {
 struct CollectedRun {
     from: u64,
     to: u64,
-    /// `None` if readers have to read it themselves.
+    /// `None` if subscribers have to read it themselves.
     run: Option<EncodedRun>,
 }
 
@@ -72,18 +112,18 @@ const SENDS_MAX: usize = 64;
 /// step, the more the better.
 const QUEUED_PER_SEND: usize = 16;
 
-/// Readers per group, sent to between two locks of the feed.
+/// Subscribers per group, sent to between two locks of the feed.
 const GROUP_MAX: usize = 32;
 
 impl Pass {
-    pub(super) fn new(feed: Arc<Feed>) -> Self {
+    fn new(feed: Arc<Feed>) -> Self {
         Self { feed, next: None }
     }
 }
 
 impl Dispatcher {
     /// Continues the passes as far as one step allows, and removes the finished ones.
-    pub(super) fn run(&mut self, notifier: &Arc<ShardNotifier>, passes: &mut VecDeque<Pass>) {
+    fn run(&mut self, notifier: &Arc<ShardNotifier<Feed>>, passes: &mut VecDeque<Pass>) {
         let mut left = SENDS_MAX * QUEUED_PER_SEND;
         while let Some(pass) = passes.front_mut() {
             if !self.step(notifier, pass, &mut left) {
@@ -93,12 +133,17 @@ impl Dispatcher {
         }
     }
 
-    /// Continues a pass. True if every reader was visited.
-    fn step(&mut self, notifier: &Arc<ShardNotifier>, pass: &mut Pass, left: &mut usize) -> bool {
+    /// Continues a pass. True if every subscriber was visited.
+    fn step(
+        &mut self,
+        notifier: &Arc<ShardNotifier<Feed>>,
+        pass: &mut Pass,
+        left: &mut usize,
+    ) -> bool {
         let before = *left;
         let is_over = loop {
             let mut state = pass.feed.lock();
-            self.commit(&mut state.readers);
+            self.commit(&mut state.subscribers);
             let is_over = self.collect(
                 notifier,
                 &mut pass.next,
@@ -127,37 +172,37 @@ impl Dispatcher {
         is_over
     }
 
-    /// Collects up to `most` readers of the same run, and the wakers of those that have to read
-    /// themselves. True if all readers were visited.
+    /// Collects up to `most` subscribers of the same run, and the wakers of those that have to read
+    /// themselves. True if all subscribers were visited.
     fn collect(
         &mut self,
-        notifier: &Arc<ShardNotifier>,
+        notifier: &Arc<ShardNotifier<Feed>>,
         next: &mut Option<usize>,
         state: &mut State,
         most: usize,
     ) -> bool {
         let State {
             window,
-            readers,
+            subscribers,
             ended,
             ..
         } = state;
-        let Some(shard) = readers.shard_of(notifier) else {
+        let Some(shard) = subscribers.shard_of(notifier) else {
             return true;
         };
-        readers.prefetch_sinks(next.unwrap_or_default(), most);
+        subscribers.prefetch_sinks(next.unwrap_or_default(), most);
         let mut from = next.unwrap_or_else(|| {
-            readers.clear_notified(shard);
+            subscribers.clear_notified(shard);
             0
         });
-        while let Some((key, reader)) = readers.next_waiting(shard, from) {
-            if reader.offset.index == window.end() && !*ended {
+        while let Some((key, subscriber)) = subscribers.next_waiting(shard, from) {
+            if subscriber.offset.index == window.end() && !*ended {
                 from = key + 1;
                 continue;
             }
-            let sink = reader.sink.as_ref().filter(|_| !*ended);
+            let sink = subscriber.direct_sink().filter(|_| !*ended);
             let is_collected = self.collected.as_ref().is_some_and(|collected| {
-                (collected.from, collected.to) == (reader.offset.index, window.end())
+                (collected.from, collected.to) == (subscriber.offset.index, window.end())
             });
             if sink.is_some()
                 && (self.group.len() == most || !is_collected && !self.group.is_empty())
@@ -166,20 +211,20 @@ impl Dispatcher {
                 return false;
             }
             if sink.is_some() && !is_collected {
-                self.collect_run(window, reader.offset.index);
+                self.collect_run(window, subscriber.offset.index);
             }
             let run = self
                 .collected
                 .as_ref()
                 .and_then(|collected| collected.run.as_ref());
-            let fits = run.is_some_and(|run| run.starts_at(reader.offset, reader.position));
+            let fits = run.is_some_and(|run| run.starts_at(subscriber.offset, subscriber.position));
             match sink.filter(|_| fits) {
                 Some(sink) => self.group.push(Recipient {
                     key,
                     sink: Some(sink.clone()),
                     outcome: SendOutcome::Rejected,
                 }),
-                None => self.wakers.extend(reader.waker.take()),
+                None => self.wakers.extend(subscriber.wake()),
             }
             from = key + 1;
         }
@@ -205,22 +250,21 @@ impl Dispatcher {
         else {
             return;
         };
-        std::hint::black_box(
-            self.group
-                .iter()
-                .filter_map(|recipient| Some(recipient.sink.as_ref()?.prefetch()))
-                .count(),
-        );
+        // First every sink is asked, then the run is sent: the cache misses of the first loop
+        // overlap, and those of the system calls in the second do not.
+        for Recipient { sink, .. } in &mut self.group {
+            sink.take_if(|sink| !sink.admits(run));
+        }
         for Recipient { sink, outcome, .. } in &mut self.group {
-            *outcome = sink
-                .take()
-                .map_or(SendOutcome::Rejected, |sink| sink.try_send(run));
+            if let Some(sink) = sink.take() {
+                *outcome = sink.send(run);
+            }
         }
     }
 
-    /// Advances the readers that accepted the run, and takes the wakers of those that did not, or
-    /// only in part.
-    fn commit(&mut self, readers: &mut Readers) {
+    /// Advances the subscribers that accepted the run, and takes the wakers of those that did not,
+    /// or only in part.
+    fn commit(&mut self, subscribers: &mut Subscribers<Feed>) {
         let Some(run) = self
             .collected
             .as_ref()
@@ -230,10 +274,10 @@ impl Dispatcher {
         };
         for Recipient { key, outcome, .. } in self.group.drain(..) {
             if outcome != SendOutcome::Rejected {
-                readers.set_position(key, run.end, run.last);
+                subscribers.advance(key, run.end, run.last);
             }
             if matches!(outcome, SendOutcome::Partial | SendOutcome::Rejected) {
-                self.wakers.extend(readers.take_waker(key));
+                self.wakers.extend(subscribers.wake(key));
             }
         }
     }
@@ -253,18 +297,19 @@ impl SendOutcome {
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Context, Poll, Wake};
-    use std::time::Instant;
+    use std::sync::{Mutex, mpsc};
+    use std::task::{Context, Wake};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use futures_util::FutureExt as _;
 
     use super::*;
     use crate::event::{Event, Position, SourceTag};
     use crate::feed::{
-        Batch, Budget, Cursor, GapReason, Limits, Read, Source as _, Start, StreamBuffer,
-        StreamWriter, buffer, run_dispatcher,
+        Batch, Budget, Cursor, GapReason, Limits, Read, ReadPolicy, Source as _, Start,
+        StreamBuffer, StreamWriter, buffer,
     };
     use crate::subject::{Filter, FilterSet};
 
@@ -273,11 +318,11 @@ mod tests {
     struct Always(SendOutcome, Mutex<Vec<(u64, String)>>);
 
     impl DirectSink for Always {
-        fn prefetch(&self) -> bool {
+        fn admits(&self, _run: &EncodedRun) -> bool {
             true
         }
 
-        fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+        fn send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
             let text = String::from_utf8(run.bytes.content().to_vec()).unwrap();
             self.1.lock().unwrap().push((run.events, text));
             self.0
@@ -296,7 +341,7 @@ mod tests {
     struct Scene {
         writer: StreamWriter,
         buffer: Arc<StreamBuffer>,
-        dispatching: Pin<Box<dyn Future<Output = std::convert::Infallible>>>,
+        dispatching: Pin<Box<dyn Future<Output = Infallible>>>,
         seq: u64,
     }
 
@@ -370,16 +415,20 @@ mod tests {
     }
 
     impl Reader {
-        /// Number of items that a read returns; `None` if it is pending.
+        /// Number of items that a read returns; `None` if it is pending. Then the reader is idle.
         fn read(&mut self) -> Option<usize> {
             let mut batch = Batch::default();
             let waker = Waker::from(self.wakes.clone());
-            match self
-                .cursor
-                .poll_read(&mut Context::from_waker(&waker), &mut batch, 1000)
-            {
+            match self.cursor.poll_read(
+                &mut Context::from_waker(&waker),
+                &mut batch,
+                &mut ReadPolicy::all(1000),
+            ) {
                 Poll::Ready(Read::Some) => Some(batch.items.len()),
-                Poll::Ready(Read::Ended) | Poll::Pending => None,
+                Poll::Ready(Read::Ended) | Poll::Pending => {
+                    self.cursor.allow_direct();
+                    None
+                }
             }
         }
 
@@ -433,7 +482,6 @@ mod tests {
             }
         }
         for reader in &mut readers {
-            reader.cursor.resync();
             assert_eq!(
                 (reader.cursor.position().seq, reader.read()),
                 (3, None),
@@ -462,7 +510,6 @@ mod tests {
             (0, 1),
             "a larger run is read by the reader's task"
         );
-        reader.cursor.resync();
         assert_eq!(reader.read(), Some(1));
     }
 
@@ -483,8 +530,6 @@ mod tests {
             (1, 1),
             "neither reader is idle"
         );
-        refuses.cursor.resync();
-        keeps.cursor.resync();
         assert_eq!(
             (refuses.cursor.position().seq, keeps.cursor.position().seq),
             (0, 1)
@@ -562,5 +607,89 @@ mod tests {
                 (expected.iter().map(ToString::to_string).collect(), 0)
             );
         }
+    }
+
+    #[test]
+    fn readers_of_another_shard_are_notified_once_for_all_of_them() {
+        let (mut writer, buffer) =
+            buffer::writer::channel("S", Limits::default(), &Budget::new(1 << 20, 10), None);
+        let tag = SourceTag::of_stream("S", 1);
+        writer.begin(tag, 0);
+        let (ready, shard) = mpsc::sync_channel(1);
+        let (report, seen) = mpsc::sync_channel(10);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            let dispatching = run_dispatcher();
+            let notifier = current_shard().unwrap();
+            runtime.block_on(async {
+                tokio::spawn(dispatching);
+                for _ in 0..10 {
+                    let (filters, report) = (
+                        FilterSet::new([Filter::parse("a").unwrap()]),
+                        report.clone(),
+                    );
+                    let opened = buffer
+                        .open(filters, &Arc::default(), Start::Live)
+                        .now_or_never()
+                        .unwrap();
+                    let mut cursor = opened.unwrap().cursor;
+                    tokio::spawn(poll_fn::<(), _>(move |task| {
+                        let mut batch = Batch::default();
+                        while cursor
+                            .poll_read(task, &mut batch, &mut ReadPolicy::all(1000))
+                            .is_ready()
+                        {
+                            report
+                                .send((thread::current().id(), batch.items.len()))
+                                .unwrap();
+                            batch.items.clear();
+                        }
+                        Poll::Pending
+                    }));
+                }
+                // The readers have been polled once and are idle.
+                tokio::task::yield_now().await;
+                ready.send(notifier).unwrap();
+                stopped.await
+            })
+        });
+        let (notifier, there) = (shard.recv().unwrap(), thread.thread().id());
+        for seq in 1..=100 {
+            let position = Position {
+                tag,
+                seq,
+                fingerprint: None,
+            };
+            let (subject, data, received) = ("a".into(), "x".into(), Instant::now());
+            let event = Event {
+                position,
+                subject,
+                name: None,
+                tier: None,
+                message_id: None,
+                data,
+                received,
+            };
+            writer.append(vec![event]);
+            assert!(
+                notifier.pending().len() <= 1,
+                "one notification for ten readers"
+            );
+            for _ in 0..10 {
+                assert_eq!(
+                    seen.recv_timeout(Duration::from_secs(10)),
+                    Ok((there, 1)),
+                    "each reader receives the event once"
+                );
+            }
+        }
+        drop(stop);
+        assert!(
+            thread.join().unwrap().is_err(),
+            "the shard ends when it is stopped"
+        );
     }
 }

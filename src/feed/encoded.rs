@@ -1,12 +1,8 @@
-//! Event in its encoded form, shared by all feeds, and the prefetch of such events from memory.
+//! Event in its encoded form, shared by all feeds.
 //!
-//! Each event is encoded once, for all routes that do not rename it. Readers of a replay or of a
-//! large window touch a million of them, one cache miss each, if the memory is not fetched ahead:
-//! the field order of [`EncodedEvent`] and the two prefetch functions are for that. Both read one
-//! word per cache line into [`black_box`], because the loads of several events overlap, while the
-//! updates of reference counts wait for each other.
+//! Each event is encoded once, for all routes that do not rename it. The field order of
+//! [`EncodedEvent`] is for [`prefetch`](super::prefetch).
 
-use std::hint::black_box;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,7 +11,6 @@ use bytes::Bytes;
 use crate::encoding::{Encoding, Envelope, EventParts, Framing};
 use crate::event::Event;
 
-use super::batch::COPIED_EVENT_MAX;
 use super::budget::{Budget, Reservation};
 
 /// Encoded event: the payload, and its encoding without a route's event name.
@@ -70,50 +65,4 @@ impl EncodedEvent {
     pub(super) fn envelope(&self) -> Envelope {
         self.reservation.envelope()
     }
-
-    /// Prefetches events whose reference counts are about to be changed.
-    pub(super) fn prefetch<'l>(events: impl Iterator<Item = &'l Arc<Self>> + Clone) {
-        // Pointers first: they are spread over memory too, and their loads should not wait for the
-        // events.
-        black_box(
-            events
-                .clone()
-                .map(|encoded| Arc::as_ptr(encoded).addr())
-                .fold(0, usize::wrapping_add),
-        );
-        black_box(
-            events
-                .map(|encoded| {
-                    Arc::strong_count(encoded) + usize::from(encoded.event.tier.is_some())
-                })
-                .sum::<usize>(),
-        );
-    }
 }
-
-/// Prefetches encodings that are about to be copied, every cache line of them.
-pub(super) fn prefetch_frames<'f>(frames: impl Iterator<Item = &'f Encoding>) {
-    let touch = |frame: &Encoding| {
-        let bytes = frame.bytes();
-        bytes
-            .iter()
-            .step_by(CACHE_LINE_BYTES)
-            .chain(bytes.last())
-            .map(|byte| usize::from(*byte))
-            .sum::<usize>()
-    };
-    // Larger encodings are shared, not copied.
-    black_box(
-        frames
-            .filter(|frame| frame.len() <= COPIED_EVENT_MAX)
-            .map(touch)
-            .sum::<usize>(),
-    );
-}
-
-/// Size of a cache line.
-const CACHE_LINE_BYTES: usize = 64;
-
-/// Number of events to prefetch: more than the loads a core has in flight, and few enough for its
-/// L1 cache.
-pub(super) const PREFETCH_AHEAD: usize = 32;

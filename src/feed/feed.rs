@@ -1,6 +1,6 @@
 //! Feed: the events of one source that match one set of filters, shared by all their readers.
 //!
-//! A feed holds one [`Window`] and the table of its [`Readers`] under one mutex. Its writer (the
+//! A feed holds one [`Window`] and the table of its [`Subscribers`] under one mutex. Its writer (the
 //! stream buffer or a subscription) appends and collects the shards to notify; after the lock is
 //! released, the caller wakes them. Readers lock the feed for one read or one checkpoint. The lock
 //! is held for a few lines at a time and never while a task is woken or a socket is written.
@@ -13,11 +13,14 @@ use crate::event::Position;
 use crate::subject::FilterSet;
 
 use super::budget::{Budget, Evict, FeedSlot};
-use super::notify::WakeList;
+use super::notify::{self, ShardNotifier};
 use super::options::Appended;
-use super::readers::Readers;
+use super::subscribers::{Subscriber, Subscribers};
 use super::window::{GapSide, Offset, Window};
 use super::{FeedOptions, Gap};
+
+/// Wake-ups of the shards with subscribers of feeds.
+pub(super) type WakeList = notify::WakeList<Feed>;
 
 /// One feed. It is written by the source that created it and read through cursors.
 pub(super) struct Feed {
@@ -32,7 +35,7 @@ pub(super) struct Feed {
 /// State under the lock, which is never held while a task is woken.
 pub(super) struct State {
     pub(super) window: Window,
-    pub(super) readers: Readers,
+    pub(super) subscribers: Subscribers<Feed>,
     /// Of a feed with its own head: every event up to here is in the window or does not match.
     pub(super) head: Option<Position>,
     /// The writer is gone: readers end after the last entry.
@@ -53,7 +56,7 @@ impl Feed {
         let slot = budget.add_feed(&filters)?;
         let state = State {
             window: Window::new(options.window, floor, budget.clone()),
-            readers: Readers::default(),
+            subscribers: Subscribers::default(),
             head: None,
             ended: false,
         };
@@ -90,7 +93,7 @@ impl Feed {
     ) {
         let mut state = self.lock();
         state.window.append(events);
-        state.readers.notify(self, wake_list);
+        state.subscribers.notify(self, wake_list);
     }
 
     /// Appends a gap: events are missing after `position`.
@@ -103,7 +106,7 @@ impl Feed {
     ) {
         let mut state = self.lock();
         state.window.push_gap(gap, position, GapSide::After, now);
-        state.readers.notify(self, wake_list);
+        state.subscribers.notify(self, wake_list);
     }
 
     /// Continues after `floor` with a gap.
@@ -116,20 +119,25 @@ impl Feed {
     ) {
         let mut state = self.lock();
         state.window.start_epoch(gap, floor, now);
-        state.readers.notify(self, wake_list);
+        state.subscribers.notify(self, wake_list);
     }
 
     /// Marks the feed as ended: nothing is appended any longer.
     pub(super) fn end(self: &Arc<Self>, wake_list: &mut WakeList) {
         let mut state = self.lock();
         state.ended = true;
-        state.readers.notify(self, wake_list);
+        state.subscribers.notify(self, wake_list);
     }
 
-    /// Adds a reader and returns its key.
-    pub(super) fn join(&self, offset: Offset, position: Position) -> usize {
+    /// Adds a subscriber of a shard and returns its key.
+    pub(super) fn join(
+        &self,
+        offset: Offset,
+        position: Position,
+        notifier: Option<Arc<ShardNotifier<Self>>>,
+    ) -> usize {
         self.touch();
-        self.lock().readers.add(offset, position)
+        self.lock().subscribers.add(offset, position, notifier)
     }
 
     /// Bytes of the feed without the events that it shares with the buffer.
@@ -141,6 +149,13 @@ impl Feed {
     pub(super) fn size(&self) -> (usize, usize) {
         let state = self.lock();
         (state.window.len(), state.window.bytes())
+    }
+}
+
+impl State {
+    /// Returns the window and the record of a cursor.
+    pub(super) fn of_cursor(&mut self, key: usize) -> (&Window, &mut Subscriber) {
+        (&self.window, self.subscribers.of_cursor(key))
     }
 }
 

@@ -18,9 +18,8 @@ use crate::event::Position;
 use crate::subject::FilterSet;
 
 use super::budget::Budget;
-use super::feed::Feed;
+use super::feed::{Feed, WakeList};
 use super::limits::SourceSize;
-use super::notify::WakeList;
 use super::opening::OpenError;
 use super::options::FeedOptions;
 
@@ -195,7 +194,7 @@ impl FeedMap {
         let feeds = self.lock();
         if let Some(entry) = feeds.get(&(feed.filters.clone(), feed.options.clone()))
             && Arc::ptr_eq(&entry.feed, feed)
-            && feed.lock().readers.is_empty()
+            && feed.lock().subscribers.is_empty()
         {
             entry.has_readers.send_replace(false);
         }
@@ -260,7 +259,7 @@ impl FeedLease {
         self.watch
             .feed
             .lock()
-            .readers
+            .subscribers
             .notify(&self.watch.feed, &mut self.wake_list);
         self.wake_list.wake_all();
         self.watch.feeds.budget.enforce();
@@ -323,7 +322,7 @@ impl IdleWatch {
     fn remove_idle(&self) -> bool {
         let mut feeds = self.feeds.lock();
         let key = (self.feed.filters.clone(), self.feed.options.clone());
-        let has_no_reader = self.feed.lock().readers.is_empty();
+        let has_no_reader = self.feed.lock().subscribers.is_empty();
         // A reader that found the feed but has not joined yet has set `has_readers` under this
         // lock.
         let is_idle = feeds

@@ -2,17 +2,18 @@
 //!
 //! A source stores its recent events once. A `feed` selects the events that match one set of
 //! filters, shows them as one route does, and is shared by all clients with the same filters and
-//! [`FeedOptions`]. A [`Cursor`] is one client's position in a feed. There is no queue per client:
-//! unread events remain in the window of the feed, once for all its readers, and the lag of a
-//! client is the distance between its cursor and the end of the window.
+//! [`FeedOptions`]. Each client is one record in the feed, with its position; a [`Cursor`] is the
+//! handle of that record. There is no queue per client: unread events remain in the window of the
+//! feed, once for all its readers, and the lag of a client is the distance between its position and
+//! the end of the window.
 //!
 //! ```text
 //! nats::jetstream -> StreamWriter::append -> StreamBuffer -> SubjectTrie --+
 //! nats::core      -> CoreWriter::append ---> Subscriptions ----------------+-> Feed -> Window
 //! nats::republish -> RepublishWriter::append ------------------------------+     |
 //!                                                                                v
-//!        idle reader: Dispatcher -> EncodedRun -> DirectSink (socket)      ShardNotifier
-//!        reader's task: Cursor::poll_read -> Batch -> socket        <------------+
+//!    idle subscriber: Dispatcher -> EncodedRun -> DirectSink (socket)  ShardNotifier
+//!    its task: Cursor::poll_read -> Batch -> socket             <------------+
 //! ```
 //!
 //! The path of an event, file by file:
@@ -21,10 +22,10 @@
 //!    encodes an event once ([`encoded`]), within the memory [`budget`].
 //! 2. `trie` and `subject_index` find the feeds that match a subject, and the events that match a
 //!    filter.
-//! 3. `feed` holds one [`window`] and the table of its `readers`. `feed_map` creates feeds on
+//! 3. `feed` holds one [`window`] and the records of its `subscribers`. `feed_map` creates feeds on
 //!    demand and removes them after an idle period.
-//! 4. `notify` coalesces wake-ups, one per shard. `dispatch` writes to idle readers directly,
-//!    through a [`DirectSink`]; every other reader is woken.
+//! 4. `notify` coalesces wake-ups, one per shard. `dispatch` writes to idle subscribers directly,
+//!    through a [`DirectSink`]; every other one is woken.
 //! 5. [`cursor`] reads into a [`batch`]. [`shed`] and [`Throttle`] decide which events a slow or
 //!    rate-limited reader skips.
 //! 6. [`resume`] holds the rules for a `Last-Event-ID`, `opening` applies them. A reader whose
@@ -50,7 +51,8 @@ mod notify;
 mod opening;
 pub mod options;
 mod origin;
-mod readers;
+mod prefetch;
+mod read_policy;
 pub mod replay;
 pub mod republish_source;
 pub mod resume;
@@ -58,6 +60,7 @@ pub mod shed;
 mod sink;
 pub mod source;
 mod subject_index;
+mod subscribers;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -71,12 +74,13 @@ pub use buffer::writer::StreamWriter;
 pub use buffer::{ArchiveAccess, StreamBuffer};
 pub use core_source::{Change, CoreSource, CoreWriter, FeedKey, Received, SubscriptionKey};
 pub use cursor::{Cursor, CursorProbe, Lag, Read};
+pub use dispatch::run_dispatcher;
 pub use feed_map::{SubscribeRequest, SubscribeRequests};
 pub use gap::{Gap, GapReason};
 pub use limits::{Limits, SourceSize};
-pub use notify::run_dispatcher;
 pub use opening::{OpenError, Opened};
 pub use options::FeedOptions;
+pub use read_policy::ReadPolicy;
 pub use replay::ReplaySlots;
 pub use republish_source::{RepublishSource, RepublishWriter};
 pub use resume::{Outcome, Start};

@@ -163,7 +163,7 @@ impl RepublishSource {
             seq: 0,
             fingerprint: None,
         })?;
-        let mut cursor = Cursor::at_end(self.me.clone(), found.feed.clone());
+        let mut cursor = Cursor::join_at_end(self.me.clone(), found.feed.clone());
         let writer = |lease| RepublishWriter {
             source: self.me.clone(),
             lease,

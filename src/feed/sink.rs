@@ -1,9 +1,9 @@
-//! Direct sink: a non-blocking writer for an idle reader, used by the dispatcher.
+//! Direct sink: a non-blocking writer for an idle subscriber, used by the dispatcher.
 //!
-//! The HTTP side implements [`DirectSink`] for a socket (HTTP/1.1) or for the send queue of a
-//! stream (HTTP/2). It accepts a run only while that preserves order: nothing else is on its way to
-//! the client, the event stream is not ending, and the reader receives every event. The bytes are
-//! the same for all readers with the same offset ([`EncodedRun`]).
+//! A transport implements [`DirectSink`] for a socket, or for the send queue of a stream. The
+//! dispatcher calls it only while the subscriber is idle
+//! ([`Cursor::allow_direct`](super::Cursor::allow_direct)): nothing else is on its way to the
+//! client. The bytes are the same for all subscribers with the same offset ([`EncodedRun`]).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,34 +15,31 @@ use crate::event::{Position, Tier};
 use super::batch::COPIED_MAX;
 use super::window::{Entry, Offset, Window};
 
-/// Non-blocking writer for one reader, called on the reader's thread.
-///
-/// Only the event stream knows whether it may be bypassed: other bytes may be on their way, it may
-/// be about to end, or it may skip events.
+/// Non-blocking writer for one subscriber, called on the subscriber's thread.
 pub trait DirectSink: Debug + Send + Sync {
-    /// Touches the memory that [`Self::try_send`] needs, so that the cache misses of several sinks
-    /// overlap. Returns whether it would accept a run; that may change.
-    fn prefetch(&self) -> bool;
+    /// Returns true if the client may receive this run: its event stream does not end, and skips
+    /// none of these events.
+    fn admits(&self, run: &EncodedRun) -> bool;
 
-    /// Accepts all of a run, or nothing.
-    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome;
+    /// Accepts all of a run, or nothing. Only after [`Self::admits`].
+    fn send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome;
 }
 
-/// Result of [`DirectSink::try_send`].
+/// Result of [`DirectSink::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// The run is in the client's socket; the reader remains idle.
+    /// The run is in the client's socket; the subscriber remains idle.
     Sent,
     /// The run is queued and written with the other runs of the same connection after this step;
-    /// the reader remains idle.
+    /// the subscriber remains idle.
     Queued,
-    /// The run is accepted and only partly in the socket; the reader is woken to write the rest.
+    /// The run is accepted and only partly in the socket; the task is woken to write the rest.
     Partial,
-    /// The run is not accepted; the reader is woken and reads it.
+    /// The run is not accepted; the task is woken and reads it.
     Rejected,
 }
 
-/// All events after the offset of an idle reader, encoded: the same bytes for every reader there.
+/// All events after the offset of an idle subscriber, encoded: the same bytes for all of them there.
 #[derive(Debug)]
 pub struct EncodedRun {
     /// Encoded events.
@@ -64,7 +61,7 @@ pub struct EncodedRun {
 }
 
 impl EncodedRun {
-    /// Encodes the events from an index to the end of the window; `None` if a reader has to read
+    /// Encodes the events from an index to the end of the window; `None` if a subscriber has to read
     /// them itself.
     pub(super) fn from_window(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
         let end = window.end_offset();
@@ -108,7 +105,7 @@ impl EncodedRun {
         })
     }
 
-    /// True if the run continues from this offset, within the reader's epoch.
+    /// True if the run continues from this offset, within the subscriber's epoch.
     pub(super) fn starts_at(&self, offset: Offset, position: Position) -> bool {
         self.index == offset.index
             && position.tag == self.first.tag

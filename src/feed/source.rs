@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
     use crate::feed::tests::{drain, event, filters, options};
-    use crate::feed::{Batch, Budget, Change, Cursor, Read, buffer, core_source};
+    use crate::feed::{Batch, Budget, Change, Cursor, Read, ReadPolicy, buffer, core_source};
 
     /// Reads once more after everything was read.
     fn read_end(cursor: &mut Cursor) -> Poll<Read> {
@@ -106,7 +106,7 @@ mod tests {
         cursor.poll_read(
             &mut Context::from_waker(&waker),
             &mut Batch::default(),
-            1024,
+            &mut ReadPolicy::all(1024),
         )
     }
 

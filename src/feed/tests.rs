@@ -55,7 +55,11 @@ pub(super) fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
     let mut seen = Vec::new();
     loop {
         let mut batch = Batch::default();
-        let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 100);
+        let read = cursor.poll_read(
+            &mut Context::from_waker(&waker),
+            &mut batch,
+            &mut ReadPolicy::all(100),
+        );
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
             Item::Copied { .. } => panic!("copies were not requested"),
@@ -410,9 +414,11 @@ fn readers_end_after_the_writer_is_dropped_and_everything_is_read() {
     drop(writer);
     assert_eq!(drain(&mut opened.cursor), [Ok(1)]);
     let waker = noop_waker();
-    let read = opened
-        .cursor
-        .poll_read(&mut Context::from_waker(&waker), &mut Batch::default(), 1);
+    let read = opened.cursor.poll_read(
+        &mut Context::from_waker(&waker),
+        &mut Batch::default(),
+        &mut ReadPolicy::all(1),
+    );
     assert_eq!(read, std::task::Poll::Ready(Read::Ended));
 }
 
@@ -431,7 +437,11 @@ fn route_options_set_event_names_and_tiers() {
     assert!(
         opened
             .cursor
-            .poll_read(&mut Context::from_waker(&waker), &mut batch, 1000)
+            .poll_read(
+                &mut Context::from_waker(&waker),
+                &mut batch,
+                &mut ReadPolicy::all(1000)
+            )
             .is_ready()
     );
     let shown: Vec<_> = batch
@@ -476,7 +486,7 @@ fn small_neighbouring_events_are_copied_and_large_or_single_newest_ones_are_shar
         assert!(
             opened
                 .cursor
-                .poll_read(&mut context, &mut batch, budget)
+                .poll_read(&mut context, &mut batch, &mut ReadPolicy::all(budget))
                 .is_ready()
         );
         let items = batch.items.iter().map(|item| match item {

@@ -26,8 +26,9 @@ use crate::encoding::{Encoding, Envelope};
 use crate::event::{Position, SourceTag, Tier};
 
 use super::budget::Budget;
-use super::encoded::{EncodedEvent, PREFETCH_AHEAD, prefetch_frames};
+use super::encoded::EncodedEvent;
 use super::options::Appended;
+use super::prefetch;
 use super::{Gap, GapReason, Limits};
 
 /// One entry of a window.
@@ -77,10 +78,8 @@ impl Entry {
     /// True if a reader with everything up to this sequence number does not need the entry.
     pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
         match self {
-            Self::Gap(gap_entry) if gap_entry.side == GapSide::After => {
-                gap_entry.position.seq < seq
-            }
-            Self::Event { .. } | Self::Gap(_) => self.position().seq <= seq,
+            Self::Event { encoded, .. } => encoded.event.position.seq <= seq,
+            Self::Gap(gap_entry) => gap_entry.is_at_or_before(seq),
         }
     }
 
@@ -103,6 +102,16 @@ impl Entry {
         match self {
             Self::Event { encoded, .. } => encoded.event.received,
             Self::Gap(gap_entry) => gap_entry.since,
+        }
+    }
+}
+
+impl GapEntry {
+    /// True if a reader with everything up to this sequence number does not need the gap.
+    pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
+        match self.side {
+            GapSide::After => self.position.seq < seq,
+            GapSide::Before | GapSide::NewEpoch => self.position.seq <= seq,
         }
     }
 }
@@ -224,10 +233,10 @@ impl Window {
     /// Reserves space for more events, up to the limits.
     pub(super) fn reserve(&mut self, events: usize) {
         self.slots
-            .reserve(events.min(self.limits.events.saturating_add(PREFETCH_AHEAD)));
+            .reserve(events.min(self.limits.events.saturating_add(prefetch::AHEAD)));
     }
 
-    /// Appends events and evicts older ones, once per [`PREFETCH_AHEAD`] events.
+    /// Appends events and evicts older ones, once per [`prefetch::AHEAD`] events.
     pub(super) fn append(&mut self, events: impl IntoIterator<Item = Appended>) {
         let mut newest = None;
         for (
@@ -239,7 +248,7 @@ impl Window {
             },
         ) in events.into_iter().enumerate()
         {
-            if nth % PREFETCH_AHEAD == 0 {
+            if nth % prefetch::AHEAD == 0 {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
             newest = newest.max(Some(encoded.event.received));
@@ -433,15 +442,15 @@ impl Window {
         self.slot(index).map(|slot| &slot.entry)
     }
 
-    /// Prefetches up to [`PREFETCH_AHEAD`] events that are about to be copied.
+    /// Prefetches up to [`prefetch::AHEAD`] events that are about to be copied.
     pub(super) fn prefetch_from(&self, index: u64) {
         let from = usize::try_from(index.saturating_sub(self.base))
             .unwrap_or(usize::MAX)
             .min(self.slots.len());
-        let to = from.saturating_add(PREFETCH_AHEAD).min(self.slots.len());
+        let to = from.saturating_add(prefetch::AHEAD).min(self.slots.len());
         let some = self.slots.range(from..to);
-        EncodedEvent::prefetch(some.clone().filter_map(|slot| slot.entry.encoded()));
-        prefetch_frames(some.filter_map(|slot| slot.entry.frame()));
+        prefetch::events(some.clone().filter_map(|slot| slot.entry.encoded()));
+        prefetch::frames(some.filter_map(|slot| slot.entry.frame()));
     }
 
     /// Indexes of the newest event of each subject, from an index on, latest first.
@@ -530,8 +539,8 @@ impl Drop for Window {
     fn drop(&mut self) {
         self.budget.sub(self.charged);
         while !self.slots.is_empty() {
-            let some = self.slots.len().min(PREFETCH_AHEAD);
-            EncodedEvent::prefetch(
+            let some = self.slots.len().min(prefetch::AHEAD);
+            prefetch::events(
                 self.slots
                     .range(..some)
                     .filter_map(|slot| slot.entry.encoded()),

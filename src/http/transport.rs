@@ -33,11 +33,8 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
         None
     }
 
-    /// Allows direct writes: the task is idle, and nothing is in flight.
-    fn enable_direct_path(&self) {}
-
-    /// Forbids direct writes: the task runs. Returns those that happened.
-    fn take_over(&self) -> Option<DirectWrites> {
+    /// Returns the direct writes since the previous call.
+    fn take_direct_writes(&self) -> Option<DirectWrites> {
         None
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sidestream::feed::cursor::Read;
 use sidestream::feed::{
-    self, Budget, CoreSource, Cursor, FeedOptions, GapReason, Item, Limits, Source as _, Start,
-    StreamBuffer,
+    self, Budget, CoreSource, Cursor, FeedOptions, GapReason, Item, Limits, ReadPolicy,
+    Source as _, Start, StreamBuffer,
 };
 use sidestream::lifecycle::health::{Health, Status};
 use sidestream::lifecycle::shutdown;
@@ -254,7 +254,11 @@ impl Reader {
 
     async fn read(&mut self) {
         let mut batch = feed::Batch::default();
-        let read = poll_fn(|context| self.cursor.poll_read(context, &mut batch, 1 << 20)).await;
+        let read = poll_fn(|context| {
+            self.cursor
+                .poll_read(context, &mut batch, &mut ReadPolicy::all(1 << 20))
+        })
+        .await;
         assert_ne!(read, Read::Ended, "the feed ended");
         for item in batch.items {
             self.seen.push(match item {

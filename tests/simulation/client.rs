@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use sidestream::event::{Position, Tier};
 use sidestream::feed::{
-    Cursor, FeedOptions, Gap, GapReason, Outcome, Read, Shedder, Slow, SlowPolicy,
+    Cursor, FeedOptions, Gap, GapReason, Outcome, Read, ReadPolicy, Shedder, Slow, SlowPolicy,
 };
 use sidestream::subject::FilterSet;
 
@@ -134,7 +134,7 @@ impl Client {
             })
     }
 
-    /// Takes events that were sent directly; its cursor learns of them in `resync`.
+    /// Takes events that were sent directly.
     pub(crate) fn receive(&mut self, pod: &Pod) {
         for (text, position) in self.sink.take(self.position.tag) {
             assert!(
@@ -150,16 +150,6 @@ impl Client {
         );
     }
 
-    fn resync(&mut self) {
-        self.sink.close();
-        self.cursor.resync();
-        assert_eq!(
-            self.cursor.position(),
-            self.position,
-            "{self}: position after resync"
-        );
-    }
-
     /// Reads once, as a slow client with `slow`, and checks everything that the read
     /// returns.
     pub(crate) fn read(
@@ -169,18 +159,22 @@ impl Client {
         slow: Option<&Slow>,
         now: Instant,
     ) -> Poll<Read> {
-        self.resync();
+        assert_eq!(
+            self.cursor.position(),
+            self.position,
+            "{self}: position before a read"
+        );
         let mut batch = items::batch();
         let was_replaying = self.cursor.is_replaying();
         let waker = Waker::from(self.wakes.clone());
         let mut context = Context::from_waker(&waker);
         let mut shedder = slow.map(|slow| Shedder::new(slow, self.cursor.probe().lag(now).events));
-        let read = match &mut shedder {
-            None => self.cursor.poll_read(&mut context, &mut batch, budget),
-            Some(shedder) => self
-                .cursor
-                .poll_read_slow(&mut context, &mut batch, budget, shedder),
+        let mut policy = ReadPolicy {
+            budget,
+            shedder: shedder.as_mut(),
+            throttle: None,
         };
+        let read = self.cursor.poll_read(&mut context, &mut batch, &mut policy);
         let seen = items::unfold(&batch);
         let expected_skips = self.expected_skips(pod, slow, shedder.as_ref(), &seen);
         self.skipped_entries.clear();
@@ -249,8 +243,8 @@ impl Client {
                     "{self}: a pending read returns nothing"
                 );
                 self.idle_since = Some(self.wakes.count());
-                if self.cursor.is_waiting() {
-                    self.sink.open();
+                if self.cursor.is_waiting() && fastrand::bool() {
+                    self.cursor.allow_direct();
                 }
                 if !is_replaying {
                     self.assert_has_all(pod);
@@ -644,7 +638,6 @@ impl Client {
     }
 
     pub(crate) fn checkpoint(&mut self, pod: &Pod) {
-        self.cursor.resync();
         let is_replaying = self.cursor.is_replaying();
         if !is_replaying && self.cursor.is_caught_up() {
             self.assert_has_all(pod);

@@ -15,7 +15,9 @@ use sidestream::feed::{
     Budget, Change, CoreSource, CoreWriter, Cursor, FeedKey, Gap, GapReason, Item, OpenError,
     Shedder, Source as _, SourceSize,
 };
-use sidestream::feed::{FeedOptions, Outcome, Read, Received, Start, SubscriptionKey, core_source};
+use sidestream::feed::{
+    FeedOptions, Outcome, Read, ReadPolicy, Received, Start, SubscriptionKey, core_source,
+};
 use sidestream::subject::{Filter, FilterSet};
 
 use super::client::Wakes;
@@ -125,7 +127,6 @@ impl World {
             75..85 => self.open().await,
             85..90 => self.leave(),
             90..93 => self.clients.iter_mut().for_each(|client| {
-                client.cursor.resync();
                 if client.cursor.checkpoint() {
                     client.known.position = client.cursor.position();
                 }
@@ -439,22 +440,20 @@ impl World {
             .iter()
             .find(|feed| feed.key == client.key)
             .unwrap();
-        client.sink.close();
-        client.cursor.resync();
         let mut batch = items::batch();
         let waker = Waker::from(client.wakes.clone());
         let budget = [1, 100, 1 << 20][self.rng.usize(..3)];
         let mut context = Context::from_waker(&waker);
         let lag = client.cursor.probe().lag(now()).events;
         let mut shedder = world::slow(&mut self.rng).map(|slow| Shedder::new(&slow, lag));
-        let read = match &mut shedder {
-            None => client.cursor.poll_read(&mut context, &mut batch, budget),
-            Some(shedder) => {
-                client
-                    .cursor
-                    .poll_read_slow(&mut context, &mut batch, budget, shedder)
-            }
+        let mut policy = ReadPolicy {
+            budget,
+            shedder: shedder.as_mut(),
+            throttle: None,
         };
+        let read = client
+            .cursor
+            .poll_read(&mut context, &mut batch, &mut policy);
         client.idle_since = None;
         let is_unknown = |item: &Item| {
             matches!(
@@ -481,7 +480,9 @@ impl World {
             Poll::Ready(Read::Ended) => panic!("a feed with a reader never ends"),
             Poll::Pending => {
                 client.idle_since = Some(client.wakes.count());
-                client.sink.open();
+                if fastrand::bool() {
+                    client.cursor.allow_direct();
+                }
                 client.skip_to(feed, feed.history.len());
             }
         }

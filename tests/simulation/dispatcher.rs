@@ -1,7 +1,6 @@
 //! Direct sends in the simulation: the dispatcher in steps, and sinks with random outcomes.
 
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
@@ -15,7 +14,6 @@ pub(crate) struct Dispatcher(Pin<Box<dyn Future<Output = std::convert::Infallibl
 /// Sink of one reader that accepts runs at random.
 #[derive(Debug, Default)]
 pub(crate) struct RandomSink {
-    is_open: AtomicBool,
     /// Events sent since the last `take`.
     sent: Mutex<Vec<String>>,
 }
@@ -58,15 +56,6 @@ impl Dispatcher {
 }
 
 impl RandomSink {
-    /// Marks the reader as idle; at random the sink then accepts runs.
-    pub(crate) fn open(self: &Arc<Self>) {
-        self.is_open.store(fastrand::bool(), Ordering::Relaxed);
-    }
-
-    pub(crate) fn close(&self) {
-        self.is_open.store(false, Ordering::Relaxed);
-    }
-
     /// Takes the events sent since the last call, with their positions under this tag.
     pub(crate) fn take(&self, tag: SourceTag) -> Vec<(String, Position)> {
         let position = |text: &str| {
@@ -85,13 +74,12 @@ impl RandomSink {
 }
 
 impl DirectSink for RandomSink {
-    fn prefetch(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed)
+    fn admits(&self, _run: &EncodedRun) -> bool {
+        fastrand::u8(..5) > 0
     }
 
-    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+    fn send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
         let outcome = match fastrand::u8(..5) {
-            _ if !self.prefetch() => SendOutcome::Rejected,
             0 => SendOutcome::Rejected,
             1 => SendOutcome::Partial,
             2 => SendOutcome::Queued,
@@ -102,9 +90,6 @@ impl DirectSink for RandomSink {
             let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
             assert_eq!(events.len() as u64, run.events);
             self.sent.lock().unwrap().extend(events);
-        }
-        if matches!(outcome, SendOutcome::Rejected | SendOutcome::Partial) {
-            self.close();
         }
         outcome
     }

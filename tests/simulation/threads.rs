@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use sidestream::event::{Event, Position, SourceTag};
 use sidestream::feed::{
-    Budget, FeedOptions, Item, Limits, Read, Source as _, Start, StreamBuffer, buffer,
+    Budget, FeedOptions, Item, Limits, Read, ReadPolicy, Source as _, Start, StreamBuffer, buffer,
 };
 use sidestream::subject::{Filter, FilterSet};
 
@@ -77,7 +77,11 @@ fn read(
     let (mut seen, mut last) = (0, 0);
     loop {
         let mut batch = items::batch();
-        let read = cursor.poll_read(&mut Context::from_waker(&waker), &mut batch, 200);
+        let read = cursor.poll_read(
+            &mut Context::from_waker(&waker),
+            &mut batch,
+            &mut ReadPolicy::all(200),
+        );
         for item in &batch.items {
             match item {
                 Item::Event { position, .. } => {

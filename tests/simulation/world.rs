@@ -424,7 +424,6 @@ impl World {
         self.dispatcher.finish();
         self.check(true);
         for client in &mut self.clients {
-            client.cursor.resync();
             assert!(
                 !client.cursor.is_replaying(),
                 "{client}: its replay never ended"

@@ -13,7 +13,7 @@ use super::tokens::{Token, tokens};
 use super::{folder, root, rust_files, without_tests};
 
 /// Files of each folder that are in a cycle today. The numbers may only fall.
-const IN_CYCLES: [(&str, usize); 1] = [("feed", 4)];
+const IN_CYCLES: [(&str, usize); 0] = [];
 
 /// Re-exports that are followed before a path counts as unknown.
 const HOPS_MAX: usize = 16;

@@ -52,10 +52,10 @@ impl StreamBuffer {
             .ok_or(OpenError::NotReady)?;
         let feed = state.feed(filters, options, self, head.tag)?;
         let end = feed.lock().window.end_offset();
-        let key = feed.join(end, head);
+        let cursor = Cursor::join(self.me.clone(), feed, end, head);
         drop(state);
         self.budget.enforce(); // A new feed has entries of its own.
-        Ok(Cursor::new(self.me.clone(), feed, key, end, head))
+        Ok(cursor)
     }
 
     /// State of the source as seen from the position `at`.

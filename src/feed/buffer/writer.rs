@@ -13,9 +13,9 @@ use super::{ArchiveAccess, State, StreamBuffer};
 use crate::event::{Event, Position, SourceTag};
 use crate::feed::budget::{Budget, Evict};
 use crate::feed::encoded::EncodedEvent;
+use crate::feed::feed::WakeList;
 use crate::feed::gap::{Gap, GapReason};
 use crate::feed::limits::Limits;
-use crate::feed::notify::WakeList;
 use crate::feed::replay::ReplayPool;
 use crate::feed::trie::SubjectTrie;
 

@@ -20,8 +20,8 @@ use super::subscriptions::{SubscriptionKey, Subscriptions};
 use crate::event::{Event, Position};
 use crate::feed::dedup::Dedup;
 use crate::feed::encoded::EncodedEvent;
+use crate::feed::feed::WakeList;
 use crate::feed::feed_map::{FeedLease, SubscribeRequests};
-use crate::feed::notify::WakeList;
 use crate::feed::options::Named;
 use crate::feed::window::GapSide;
 use crate::feed::{Budget, Gap, GapReason};
@@ -303,7 +303,7 @@ impl CoreWriter {
                 }));
             }
             if state.window.end() > before {
-                state.readers.notify(feed, &mut self.wake_list);
+                state.subscribers.notify(feed, &mut self.wake_list);
             }
         }
         // Evicted memory is released only when the last reference is dropped.
@@ -364,7 +364,7 @@ impl CoreWriter {
             state
                 .window
                 .push_gap(gap, position, GapSide::Before, Instant::now());
-            state.readers.notify(feed, &mut self.wake_list);
+            state.subscribers.notify(feed, &mut self.wake_list);
         }
         self.sequence.set_complete(position.seq);
         self.wake();

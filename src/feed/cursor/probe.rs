@@ -36,7 +36,7 @@ impl CursorProbe {
     #[must_use]
     pub fn lag(&self, now: Instant) -> Lag {
         let state = self.feed.lock();
-        let Some((offset, _)) = state.readers.position_of(self.key) else {
+        let Some(offset) = state.subscribers.get(self.key).map(|known| known.offset) else {
             return Lag::default();
         };
         let end = state.window.end_offset();
@@ -55,10 +55,7 @@ impl CursorProbe {
     /// Position of the reader; `None` after it has left.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
-        self.feed
-            .lock()
-            .readers
-            .position_of(self.key)
-            .map(|(_, position)| position)
+        let state = self.feed.lock();
+        state.subscribers.get(self.key).map(|known| known.position)
     }
 }

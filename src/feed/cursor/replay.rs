@@ -2,9 +2,12 @@
 
 use std::task::{Context, Poll};
 
-use super::{Cursor, Read, reborrow};
+use super::{Cursor, CursorProbe, Read};
 use crate::event::Position;
+use crate::feed::read_policy::ReadPolicy;
 use crate::feed::replay::member::ReplayProgress;
+use crate::feed::subscribers::Subscriber;
+use crate::feed::window::Window;
 use crate::feed::{Batch, Gap, GapReason, Item, Throttle};
 
 impl Cursor {
@@ -14,89 +17,70 @@ impl Cursor {
         &mut self,
         context: &mut Context<'_>,
         batch: &mut Batch,
-        budget: usize,
-        mut throttle: Option<&mut dyn Throttle>,
+        policy: &mut ReadPolicy<'_>,
     ) -> Poll<Read> {
-        let feed = self.probe.feed.clone();
-        if reborrow(&mut throttle).is_some_and(|throttle| !throttle.is_ready()) {
+        let CursorProbe { feed, key } = &self.probe;
+        if !is_ready(&mut policy.throttle) {
+            feed.lock().of_cursor(*key).1.run();
             return Poll::Pending;
         }
-        loop {
-            let Some(member) = &self.replay else {
-                return Poll::Pending;
-            };
-            let (floor, current) = {
+        while let Some(member) = &self.replay {
+            let (floor, is_current) = {
                 let mut state = feed.lock();
+                let (window, subscriber) = state.of_cursor(*key);
                 // The window wakes it too, because a new epoch may start meanwhile.
-                state.readers.wait(self.probe.key, context.waker());
+                subscriber.wait(context.waker());
                 (
-                    state.window.floor(),
-                    state.window.is_current_epoch(self.offset.index),
+                    window.floor(),
+                    window.is_current_epoch(subscriber.offset.index),
                 )
             };
-            let (mut bytes, position) = (0, &mut self.position);
-            let progress = if current {
+            let (mut bytes, mut last) = (0, None);
+            let progress = if is_current {
                 member.poll(floor, context.waker(), |encoded| {
                     let (frame, tier) = (
                         feed.options.frame(encoded),
                         feed.options.tier(&encoded.event),
                     );
-                    *position = encoded.event.position;
+                    let position = encoded.event.position;
+                    last = Some(position);
                     bytes += frame.len();
-                    batch.items.push(Item::Event {
+                    batch.push(Item::Event {
                         frame,
-                        position: *position,
+                        position,
                         tier,
                         received: encoded.event.received,
                     });
                     // Events of a page cannot be skipped: the tier of the next one is not known.
-                    let may_continue = reborrow(&mut throttle).is_none_or(|throttle| {
+                    if let Some(throttle) = &mut policy.throttle {
                         throttle.record();
-                        throttle.is_ready()
-                    });
-                    bytes < budget && may_continue
+                    }
+                    bytes < policy.budget && is_ready(&mut policy.throttle)
                 })
             } else {
                 ReplayProgress::Changed
             };
+            let mut state = feed.lock();
+            let (window, subscriber) = state.of_cursor(*key);
             match progress {
                 ReplayProgress::Some => {
-                    feed.lock()
-                        .readers
-                        .set_position(self.probe.key, self.offset, self.position);
+                    subscriber.position = last.unwrap_or(subscriber.position);
                     return Poll::Ready(Read::Some);
                 }
                 ReplayProgress::Pending => return Poll::Pending,
                 ReplayProgress::Reached(through) => {
-                    let mut state = feed.lock();
-                    // The window may have moved since its floor was read.
-                    if let Some(offset) = state.window.offset_after(through) {
-                        self.offset = offset;
-                        self.skip_through = Position {
-                            tag: self.position.tag,
-                            seq: through,
-                            fingerprint: None,
-                        };
-                        state
-                            .readers
-                            .set_position(self.probe.key, offset, self.position);
-                        drop(state);
+                    if subscriber.reach(window, through) {
                         self.replay = None;
                     }
                 }
                 ReplayProgress::Gap(after, gap) => {
-                    self.position = Position {
-                        tag: self.position.tag,
+                    let position = Position {
+                        tag: subscriber.position.tag,
                         seq: after,
                         fingerprint: None,
                     };
-                    feed.lock()
-                        .readers
-                        .set_position(self.probe.key, self.offset, self.position);
-                    batch.items.push(Item::Gap {
-                        gap,
-                        position: self.position,
-                    });
+                    subscriber.position = position;
+                    batch.push(Item::Gap { gap, position });
                     return Poll::Ready(Read::Some);
                 }
                 // The position remains: the following events may be readable after the source is
@@ -104,29 +88,46 @@ impl Cursor {
                 ReplayProgress::Rejected => return Poll::Ready(Read::Ended),
                 ReplayProgress::Changed => {
                     self.replay = None;
-                    let mut state = feed.lock();
-                    match state
-                        .window
-                        .epoch()
-                        .filter(|_| !state.window.is_current_epoch(self.offset.index))
-                    {
-                        // Report the epoch first; the feed's events of the new epoch follow.
-                        Some(epoch) => self.offset = epoch.start,
-                        None => {
-                            // The tailer has not noticed yet. The gap covers everything until here:
-                            // neither the owner nor the lag may return to the skipped events.
-                            self.offset = state.window.end_offset();
-                            state
-                                .readers
-                                .set_position(self.probe.key, self.offset, self.position);
-                            batch
-                                .items
-                                .push(self.gap(Gap::uncounted(GapReason::Recreated)));
-                            return Poll::Ready(Read::Some);
-                        }
+                    if subscriber.leave_archive(window, batch) {
+                        return Poll::Ready(Read::Some);
                     }
                 }
             }
         }
+        Poll::Pending
     }
+}
+
+impl Subscriber {
+    /// Continues in the window after a sequence number. False if the window has moved since its
+    /// floor was read.
+    fn reach(&mut self, window: &Window, through: u64) -> bool {
+        let Some(offset) = window.offset_after(through) else {
+            return false;
+        };
+        self.offset = offset;
+        self.skip_through = (self.position.tag, through);
+        true
+    }
+
+    /// Continues in the window because the source has changed. True if it reports that as a gap;
+    /// otherwise the window does, at the start of its epoch.
+    fn leave_archive(&mut self, window: &Window, batch: &mut Batch) -> bool {
+        let epoch = window
+            .epoch()
+            .filter(|_| !window.is_current_epoch(self.offset.index));
+        if let Some(epoch) = epoch {
+            self.offset = epoch.start;
+            return false;
+        }
+        // The tailer has not noticed yet. The gap covers everything until here.
+        self.offset = window.end_offset();
+        batch.push(self.gap(Gap::uncounted(GapReason::Recreated)));
+        true
+    }
+}
+
+/// Returns true if the throttle delivers any event now.
+fn is_ready(throttle: &mut Option<&mut dyn Throttle>) -> bool {
+    throttle.as_mut().is_none_or(|throttle| throttle.is_ready())
 }

@@ -9,7 +9,7 @@ use crate::event::{Event, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
     ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read,
-    Source as _, Start, StreamBuffer, StreamWriter, buffer,
+    ReadPolicy, Source as _, Start, StreamBuffer, StreamWriter, buffer,
 };
 use crate::subject::{Filter, FilterSet};
 use crate::telemetry::Metrics;
@@ -192,7 +192,9 @@ async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
     let mut seen = Vec::new();
     while seen.last() != Some(&Ok(last)) {
         let mut batch = Batch::default();
-        let read = std::future::poll_fn(|task| cursor.poll_read(task, &mut batch, 1));
+        let read = std::future::poll_fn(|task| {
+            cursor.poll_read(task, &mut batch, &mut ReadPolicy::all(1))
+        });
         let read = timeout(Duration::from_secs(60), read).await;
         assert_eq!(read, Ok(Read::Some), "after {:?}", seen.last());
         seen.extend(batch.items.iter().map(|item| match item {
@@ -365,7 +367,8 @@ async fn change_found_by_a_replay_is_reported_once_and_ends_the_lag() {
     writer.append((101..=500).map(|seq| event(source.tag, seq)).collect());
     source.has_changed.store(true, Ordering::Relaxed);
     let mut batch = Batch::default();
-    let read = std::future::poll_fn(|task| cursor.poll_read(task, &mut batch, 1));
+    let read =
+        std::future::poll_fn(|task| cursor.poll_read(task, &mut batch, &mut ReadPolicy::all(1)));
     assert_eq!(timeout(Duration::from_secs(60), read).await, Ok(Read::Some));
     assert!(
         matches!(&batch.items[..], [Item::Gap { gap, .. }] if *gap == Gap::uncounted(GapReason::Recreated))

@@ -92,14 +92,9 @@ impl<T: Transport> ChunkWriter<T> {
         }
     }
 
-    /// See [`Transport::enable_direct_path`].
-    pub(in crate::http) fn enable_direct_path(&self) {
-        self.io.enable_direct_path();
-    }
-
-    /// See [`Transport::take_over`].
-    pub(in crate::http) fn take_over(&self) -> Option<DirectWrites> {
-        self.io.take_over()
+    /// See [`Transport::take_direct_writes`].
+    pub(in crate::http) fn take_direct_writes(&self) -> Option<DirectWrites> {
+        self.io.take_direct_writes()
     }
 
     /// Returns true if the socket has accepted everything.

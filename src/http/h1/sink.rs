@@ -1,14 +1,14 @@
 //! A socket in clear text that an event stream's task shares with the dispatcher of its feed.
 //!
 //! ```text
-//! task runs:   TaskSocket::take_over    the task writes through ChunkWriter
-//! task idle:   TaskSocket::enable       the dispatcher writes through SharedSocket::try_send
+//! task runs:   it writes through ChunkWriter
+//! task idle:   the dispatcher writes through SharedSocket::send
 //! ```
 //!
-//! A direct write that the socket accepts only in part disables the direct path and keeps the rest;
-//! the task is woken, takes the rest over and writes it first. Both run on one thread; the mutex
-//! around the rest is never contended. A socket with TLS has no direct path: its records belong to
-//! the task.
+//! The rest of a direct write that the socket accepts only in part is kept; the task is woken,
+//! takes it ([`Transport::take_direct_writes`]) and writes it first. Both run on one thread; the
+//! mutex around the rest is never contended. A socket with TLS has no direct path: its records
+//! belong to the task.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -58,14 +58,11 @@ impl SharedSocket {
 }
 
 impl DirectSink for SharedSocket {
-    fn prefetch(&self) -> bool {
-        self.direct_path.is_ready()
+    fn admits(&self, run: &EncodedRun) -> bool {
+        self.direct_path.admits(run)
     }
 
-    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
-        if !self.direct_path.admits(run) {
-            return SendOutcome::Rejected;
-        }
+    fn send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
         let (chunk, content) = (run.bytes.bytes(), run.bytes.content().len());
         debug_assert!(
             chunk.len() > content,
@@ -84,7 +81,6 @@ impl DirectSink for SharedSocket {
             self.direct_path.count(written);
             return SendOutcome::Sent;
         }
-        self.direct_path.disable();
         *self.unsent() = Some(Box::new(Unsent {
             bytes: chunk.slice(accepted..),
             written: written.delayed(),
@@ -114,13 +110,9 @@ impl Transport for TaskSocket {
         Some(self.0.clone())
     }
 
-    fn enable_direct_path(&self) {
-        self.0.direct_path.enable();
-    }
-
-    fn take_over(&self) -> Option<DirectWrites> {
+    fn take_direct_writes(&self) -> Option<DirectWrites> {
         Some(DirectWrites {
-            last_write: self.0.direct_path.take_over()?,
+            last_write: self.0.direct_path.take_last_write()?,
             unsent: self.0.unsent().take(),
         })
     }

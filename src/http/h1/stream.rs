@@ -1,7 +1,7 @@
 //! The task of an event stream on its own HTTP/1 connection.
 //!
 //! ```text
-//! poll: take_over -> poll_drive -> (Pending) -> enable the direct path, if idle
+//! poll: direct writes are adopted -> poll_drive -> (Pending) -> direct writes are allowed, if idle
 //!
 //! Open:    request to end? client gone? pending bytes written? -> EventStream::poll_next -> write
 //! Closing: the last bytes are written, then our side of the connection is shut down
@@ -86,13 +86,13 @@ impl<T: Transport> H1Stream<T> {
         }
     }
 
-    /// Forbids direct writes while the task runs, and adopts those that happened.
-    fn take_over(&mut self) {
-        let Some(writes) = self.io.writer.take_over() else {
+    /// Adopts the direct writes that happened while the task was idle.
+    fn adopt_direct_writes(&mut self) {
+        let Some(writes) = self.io.writer.take_direct_writes() else {
             return;
         };
         if let Phase::Open(stream) = &mut self.phase {
-            stream.resync(writes.last_write);
+            stream.adopt_direct_writes(writes.last_write);
         }
         if let Some(unsent) = writes.unsent {
             self.io.writer.keep(*unsent);
@@ -100,12 +100,11 @@ impl<T: Transport> H1Stream<T> {
     }
 
     /// Allows direct writes while the task waits, if nothing is in flight.
-    fn enable_direct_path(&self) {
+    fn allow_direct_writes(&self) {
         if let Phase::Open(stream) = &self.phase
             && self.io.writer.is_clear()
-            && stream.is_idle()
         {
-            self.io.writer.enable_direct_path();
+            stream.allow_direct_writes();
         }
     }
 
@@ -250,9 +249,9 @@ impl<T: Transport> Future for H1Stream<T> {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.take_over();
+        this.adopt_direct_writes();
         let Poll::Ready(close) = this.poll_drive(task) else {
-            this.enable_direct_path();
+            this.allow_direct_writes();
             return Poll::Pending;
         };
         if let Phase::Open(stream) = &mut this.phase {

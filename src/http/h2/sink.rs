@@ -1,6 +1,6 @@
 //! An HTTP/2 stream that an event stream's task shares with the dispatcher of its feed.
 //!
-//! Bytes are in flight from [`SharedStream::send`] until h2 has copied or written them
+//! Bytes are in flight from [`SharedStream::pass`] until h2 has copied or written them
 //! ([`DataChunk`]). At most one batch of an event stream is in flight. h2 is not asked how much of
 //! the client's window is left: such a request would wake the task with every event. What is still
 //! in flight after a turn of the connection counts as blocked (`StreamGroup::wake_blocked`).
@@ -52,7 +52,7 @@ impl SharedStream {
     }
 
     /// Passes bytes to h2. `is_last` ends the stream with them.
-    pub(super) fn send(self: &Arc<Self>, bytes: Bytes, is_last: bool) -> Result<(), Ended> {
+    pub(super) fn pass(self: &Arc<Self>, bytes: Bytes, is_last: bool) -> Result<(), Ended> {
         self.direct_path.state.add_in_flight(bytes.len());
         self.group.add_in_flight();
         self.lock()
@@ -87,16 +87,16 @@ impl SharedStream {
 }
 
 impl DirectSink for SharedStream {
-    fn prefetch(&self) -> bool {
-        self.direct_path.is_ready()
+    fn admits(&self, run: &EncodedRun) -> bool {
+        self.direct_path.admits(run)
+            && self.direct_path.state.in_flight() + run.bytes.content().len() <= BATCH_BYTES
     }
 
-    fn try_send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
+    fn send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
         let content = run.bytes.to_content();
         let bytes = content.len();
-        let is_full = self.direct_path.state.in_flight() + bytes > BATCH_BYTES;
         // The task finds out that a stream has ended.
-        if is_full || !self.direct_path.admits(run) || self.send(content, false).is_err() {
+        if self.pass(content, false).is_err() {
             return SendOutcome::Rejected;
         }
         let stats = self.direct_path.record(run);

@@ -1,7 +1,7 @@
 //! The task of an event stream on an HTTP/2 stream.
 //!
 //! ```text
-//! poll: take_over -> poll_drive -> (Pending) -> enable the direct path, if idle
+//! poll: direct writes are adopted -> poll_drive -> (Pending) -> direct writes are allowed, if idle
 //!
 //! poll_drive: request to end? reset by the client? bytes in flight? -> stall timer
 //!             rest of a large event? -> send the next part
@@ -111,7 +111,7 @@ impl H2Stream {
         }));
         match step {
             Step::Wait if unsent.bytes.len() <= PART_BYTES_MAX => {
-                if self.io.shared.send(unsent.bytes, false).is_err() {
+                if self.io.shared.pass(unsent.bytes, false).is_err() {
                     return Poll::Ready(CloseReason::Client);
                 }
                 self.stream.record_written(unsent.written);
@@ -139,7 +139,7 @@ impl H2Stream {
         let is_all = unsent.bytes.is_empty();
         let is_last = is_all && self.io.last.is_some_and(|last| !last.is_aborted);
         // Careful receivers count empty frames as a flood, unless they end the stream.
-        if (is_last || !part.is_empty()) && self.io.shared.send(part, is_last).is_err() {
+        if (is_last || !part.is_empty()) && self.io.shared.pass(part, is_last).is_err() {
             return Poll::Ready(CloseReason::Client);
         }
         if is_all {
@@ -182,11 +182,11 @@ impl H2Stream {
     }
 
     /// Allows direct writes while the task waits, if nothing else is to be sent.
-    fn enable_direct_path(&self) {
+    fn allow_direct_writes(&self) {
         let is_clear =
             self.io.unsent.is_none() && self.io.last.is_none() && !self.stream.state().is_blocked();
-        if is_clear && self.stream.is_idle() {
-            self.io.shared.direct_path.enable();
+        if is_clear {
+            self.stream.allow_direct_writes();
         }
     }
 }
@@ -196,11 +196,11 @@ impl Future for H2Stream {
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Some(last_write) = this.io.shared.direct_path.take_over() {
-            this.stream.resync(last_write);
+        if let Some(last_write) = this.io.shared.direct_path.take_last_write() {
+            this.stream.adopt_direct_writes(last_write);
         }
         let Poll::Ready(close) = this.poll_drive(task) else {
-            this.enable_direct_path();
+            this.allow_direct_writes();
             return Poll::Pending;
         };
         this.stream.end(close);

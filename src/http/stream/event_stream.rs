@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Events that are returned count as sent: the task writes them or ends the event stream. The
-//! positions in [`EventStream`] are therefore those of the last bytes returned, and the id of every
+//! positions of its cursors are therefore those of the last bytes returned, and the id of every
 //! event, gap and close event is made of them.
 //!
 //! An end does not discard events. Those that wait when a drain or `max_age` ends the event stream
@@ -19,8 +19,8 @@
 //! next connection. After the expiry of the principal no event is delivered: the client continues
 //! at the position of the close event when it has authenticated again.
 //!
-//! While an event stream is idle and its client receives every event, its transport enables the
-//! direct path ([`EventStream::is_idle`], [`EventStream::resync`]).
+//! While an event stream is idle and its client receives every event, its transport allows direct
+//! writes ([`EventStream::allow_direct_writes`]).
 
 mod clock;
 mod close;
@@ -47,7 +47,7 @@ use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::encoding::{Encoder, Encoding};
 use crate::event::Position;
 use crate::event::id::Joined;
-use crate::feed::{Cursor, DirectSink, Item, Read, Shedder};
+use crate::feed::{Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, Throttle};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::limit::ClientPermit;
@@ -65,8 +65,6 @@ pub(in crate::http) struct EventStream {
     permit: Option<Box<ClientPermit>>,
     throttle: Option<Box<ThrottleState>>,
     cursors: SmallVec<[Cursor; 1]>,
-    /// Position of the last bytes returned, in each source: the event id.
-    positions: SmallVec<[Position; 1]>,
     /// Index of the source that was read first in the last turn.
     first_source: u8,
     opening: Option<Box<Bytes>>,
@@ -228,23 +226,33 @@ impl EventStream {
         }
     }
 
-    /// Adopts the positions after direct writes; `last_write` is the time of the last one.
-    pub(in crate::http) fn resync(&mut self, last_write: CompactInstant) {
-        for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
-            cursor.resync();
-            *position = cursor.position();
-        }
+    /// Ends direct writes after those that happened, and adopts the time of the last one. The task
+    /// may have to wait for its transport before it reads.
+    pub(in crate::http) fn adopt_direct_writes(&mut self, last_write: CompactInstant) {
+        self.cursors.iter().for_each(Cursor::take_over);
         (self.last_write, self.last_id) = (last_write, last_write);
     }
 
-    /// Returns true if it waits for events and receives every one: direct writes are possible.
-    /// A client with a rate limit is never idle in this sense.
-    pub(in crate::http) fn is_idle(&self) -> bool {
+    /// Allows direct writes until the next turn, if it waits for events and receives every one.
+    /// The transport has accepted all bytes.
+    pub(in crate::http) fn allow_direct_writes(&self) {
         let has_rate = self
             .permit
             .as_ref()
             .is_some_and(|permit| permit.events().is_some());
-        !has_rate && self.will_be_woken() && self.state.is_active() && !self.state.has_slow_mark()
+        let [cursor] = &self.cursors[..] else { return };
+        if !has_rate
+            && self.will_be_woken()
+            && self.state.is_active()
+            && !self.state.has_slow_mark()
+        {
+            cursor.allow_direct();
+        }
+    }
+
+    /// Returns the position in each source: the event id.
+    fn positions(&self) -> SmallVec<[Position; 1]> {
+        self.cursors.iter().map(Cursor::position).collect()
     }
 
     /// Counts bytes that reached the socket.
@@ -334,17 +342,12 @@ impl EventStream {
         for turn in 0..self.cursors.len() {
             let source = (usize::from(self.first_source) + turn) % self.cursors.len();
             let budget = BATCH_BYTES.saturating_sub(out.bytes);
-            let cursor = &mut self.cursors[source];
-            let read = match (shedder.as_deref_mut(), &mut pass) {
-                (shedder, Some(pass)) => {
-                    cursor.poll_read_throttled(task, &mut out.batch, budget, shedder, pass)
-                }
-                (None, None) => cursor.poll_read(task, &mut out.batch, budget),
-                (Some(shedder), None) => {
-                    cursor.poll_read_slow(task, &mut out.batch, budget, shedder)
-                }
+            let mut policy = ReadPolicy {
+                budget,
+                shedder: shedder.as_deref_mut(),
+                throttle: pass.as_mut().map(|pass| pass as &mut dyn Throttle),
             };
-            match read {
+            match self.cursors[source].poll_read(task, &mut out.batch, &mut policy) {
                 Poll::Ready(Read::Some) => caught_up = false,
                 Poll::Ready(Read::Ended) => ended = true,
                 Poll::Pending => continue,
@@ -394,7 +397,14 @@ impl EventStream {
     /// an id of all positions.
     fn write_items(&mut self, source: usize, out: &mut WriteBatch) {
         let mut items = std::mem::take(&mut out.batch.items);
+        // The ids of a client of several sources are its own. Every item sets the position in its
+        // source; those in the others do not change here.
         let has_one_source = self.cursors.len() == 1;
+        let mut id = if has_one_source {
+            SmallVec::new()
+        } else {
+            self.positions()
+        };
         for item in items.drain(..) {
             match item {
                 Item::Event {
@@ -403,23 +413,26 @@ impl EventStream {
                     received,
                     ..
                 } => {
-                    self.positions[source] = position;
                     out.count(1, received);
                     if has_one_source {
                         out.push_events(frame.into_enveloped(), false);
                     } else {
-                        self.put_with_own_id(&frame, out);
+                        id[source] = position;
+                        self.put_with_own_id(&frame, &id, out);
                     }
                 }
                 Item::Copied { run, copied } => {
-                    self.positions[source] = copied.position;
                     out.count(copied.events, copied.received);
                     out.push_events(run, true);
                 }
                 Item::Gap { gap, position } => {
-                    self.positions[source] = position;
-                    self.report_gap(gap, Some(source));
-                    out.write(|bytes| self.put_gap(bytes, gap, true));
+                    if has_one_source {
+                        id = SmallVec::from_buf([position]);
+                    } else {
+                        id[source] = position;
+                    }
+                    self.report_gap(gap, Some(source), &id);
+                    out.write(|bytes| self.put_gap(bytes, gap, Some(&id)));
                 }
             }
         }
@@ -433,9 +446,9 @@ impl EventStream {
     }
 
     /// Writes an event of several sources: the bytes that clients share, and an id of all positions.
-    fn put_with_own_id(&self, encoding: &Encoding, out: &mut WriteBatch) {
+    fn put_with_own_id(&self, encoding: &Encoding, id: &[Position], out: &mut WriteBatch) {
         let encoder = self.encoder();
-        let put_id = |out: &mut BytesMut| encoder.put_id(out, &Joined(&self.positions));
+        let put_id = |out: &mut BytesMut| encoder.put_id(out, &Joined(id));
         if encoder.is_id_first() {
             out.write(put_id);
             out.push(encoding.shared());

@@ -62,7 +62,8 @@ impl EventStream {
             now >= self.last_id.after(CompactInstant::from_duration(silence))
         });
         if is_id_due && self.checkpoint() {
-            out.write(|bytes| self.encoder().put_position(bytes, &Joined(&self.positions)));
+            let positions = self.positions();
+            out.write(|bytes| self.encoder().put_position(bytes, &Joined(&positions)));
             self.last_write = now;
         } else if now >= self.last_write.after(self.silence()) {
             out.push(Bytes::from_static(self.encoder().heartbeat()));
@@ -138,9 +139,8 @@ impl EventStream {
     /// Advances the positions to the heads of the sources if no events wait. True if one moved.
     pub(super) fn checkpoint(&mut self) -> bool {
         let mut has_moved = false;
-        for (cursor, position) in self.cursors.iter_mut().zip(&mut self.positions) {
+        for cursor in &mut self.cursors {
             has_moved |= cursor.checkpoint();
-            *position = cursor.position();
         }
         has_moved
     }

@@ -32,7 +32,8 @@ impl EventStream {
         if close != CloseReason::Slow {
             self.checkpoint();
         }
-        let id = Joined(&self.positions);
+        let positions = self.positions();
+        let id = Joined(&positions);
         out.write(|bytes| {
             self.encoder().put_close(bytes, reason, retry, Some(&id));
         });
@@ -57,10 +58,11 @@ impl EventStream {
         state.route.metrics.closed(state.peer.protocol, close);
         let sent = state.totals();
         let lag = state.lag();
+        let positions = self.positions();
         // Only an event stream whose last byte the socket accepted has a known position, from which
         // another pod continues.
         let delivered = (close == CloseReason::Drain && self.is_delivered).then(|| Delivered {
-            last_event_id: Joined(&self.positions).to_string(),
+            last_event_id: Joined(&positions).to_string(),
             can_be_claimed: state.can_come_back,
         });
         let end = if delivered.is_some() {
@@ -84,7 +86,7 @@ impl EventStream {
                     lag = lag.events,
                     gaps = state.gaps(),
                     missed = self.missed_events,
-                    position = %Joined(&self.positions),
+                    position = %Joined(&positions),
                     "event stream closed"
                 )
             };

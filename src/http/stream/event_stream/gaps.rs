@@ -14,13 +14,14 @@ use bytes::BytesMut;
 
 use super::EventStream;
 use crate::encoding::GapNotice;
-use crate::event::Tier;
 use crate::event::id::Joined;
+use crate::event::{Position, Tier};
 use crate::feed::Gap;
 
 impl EventStream {
     /// Counts and logs a gap. `source` is the index of its source; `None` if it concerns all.
-    pub(super) fn report_gap(&mut self, gap: Gap, source: Option<usize>) {
+    /// `id` is the event id that the client receives.
+    pub(super) fn report_gap(&mut self, gap: Gap, source: Option<usize>, id: &[Position]) {
         self.state.count_gap();
         self.state.route.metrics.gap(gap);
         let missed = u32::try_from(gap.missed.unwrap_or(0)).unwrap_or(u32::MAX);
@@ -38,21 +39,9 @@ impl EventStream {
             source,
             reason = gap.reason.as_str(),
             missed = gap.missed,
-            position = %Joined(&self.positions),
+            position = %Joined(id),
             "event stream gap"
         );
-    }
-
-    /// Appends the report of a gap. With an id the client can resume right after it.
-    pub(super) fn put_gap(&self, out: &mut BytesMut, gap: Gap, has_id: bool) {
-        let notice = GapNotice {
-            reason: gap.reason.as_str(),
-            missed: gap.missed,
-            resume: gap.reason.resume(),
-        };
-        let id = Joined(&self.positions);
-        self.encoder()
-            .put_gap(out, notice, has_id.then_some(&id as &dyn Display));
     }
 
     /// Counts events that were skipped; the gaps that follow report them.
@@ -60,5 +49,17 @@ impl EventStream {
         for (tier, events) in skipped {
             self.state.route.metrics.shed(tier, events);
         }
+    }
+
+    /// Appends the report of a gap. With an id the client can resume right after it.
+    pub(super) fn put_gap(&self, out: &mut BytesMut, gap: Gap, id: Option<&[Position]>) {
+        let notice = GapNotice {
+            reason: gap.reason.as_str(),
+            missed: gap.missed,
+            resume: gap.reason.resume(),
+        };
+        let id = id.map(Joined);
+        let id = id.as_ref().map(|id| id as &dyn Display);
+        self.encoder().put_gap(out, notice, id);
     }
 }

@@ -186,8 +186,9 @@ impl EventStream {
             &sources.gaps,
         );
         stream.log_open(id.is_some(), is_claimed, sources.gaps.len());
+        let positions = stream.positions();
         for OpeningGap { gap, source } in sources.gaps {
-            stream.report_gap(gap, source);
+            stream.report_gap(gap, source, &positions);
         }
         Ok((stream, sources.confirmed))
     }
@@ -213,7 +214,6 @@ impl EventStream {
             context: context.clone(),
             permit: permit.map(Box::new),
             throttle: None,
-            positions: cursors.iter().map(Cursor::position).collect(),
             cursors,
             first_source: 0,
             opening: None,
@@ -245,6 +245,7 @@ impl EventStream {
     /// Returns the reconnection time, then the gaps or the position.
     fn opening_bytes(&self, gaps: &[OpeningGap]) -> Bytes {
         let config = &self.state.route.config;
+        let positions = self.positions();
         let mut out = BytesMut::with_capacity(128);
         let encoder = self.encoder();
         encoder.put_opening(&mut out, config.retry);
@@ -252,10 +253,10 @@ impl EventStream {
             // Only the last gap carries the id: a client that disconnects between two gaps must
             // receive both again.
             let is_last = index + 1 == gaps.len();
-            self.put_gap(&mut out, opening_gap.gap, is_last);
+            self.put_gap(&mut out, opening_gap.gap, is_last.then_some(&positions[..]));
         }
         if gaps.is_empty() && config.checkpoint.is_some() {
-            encoder.put_position(&mut out, &Joined(&self.positions));
+            encoder.put_position(&mut out, &Joined(&positions));
         }
         out.freeze()
     }
@@ -269,7 +270,7 @@ impl EventStream {
             protocol = state.peer.protocol.as_str(),
             state = if has_id { State::Reconnecting } else { State::Connecting }.as_str(),
             taken_over = is_claimed,
-            position = %Joined(&self.positions),
+            position = %Joined(&self.positions()),
             gaps,
             "event stream opened"
         );

@@ -1,0 +1,268 @@
+//! Steps of a read from the window, on the record of the subscriber.
+//!
+//! ```text
+//! evicted?  epoch gone:  report_epoch, and the read ends
+//!           events gone: the archive, or skip_evicted (a gap)
+//! take:     entry by entry, until the budget is used or the throttle defers
+//!             event -> known? skipped? -> batch, or the run of a gap
+//!             gap   -> batch
+//! ```
+//!
+//! The position advances with every item, but not over events that the policy skips: a client that
+//! returns with its position receives what is available then.
+
+use crate::event::{Position, Tier};
+use crate::feed::batch::EventInfo;
+use crate::feed::prefetch::Ahead;
+use crate::feed::read_policy::ReadPolicy;
+use crate::feed::shed::{GapRun, Shedder};
+use crate::feed::subscribers::Subscriber;
+use crate::feed::throttle::ThrottleDecision;
+use crate::feed::window::{Entry, Epoch, GapEntry, GapSide, Offset, Window};
+use crate::feed::{Batch, Gap, GapReason, Item};
+
+/// Loss between the record and the oldest entry of the window.
+pub(super) enum Evicted {
+    /// The next entry is in the window.
+    Nothing,
+    /// The entry that reports the start of the current epoch.
+    Epoch(Epoch),
+    /// Only entries whose events the gap counts. `in_epoch`: events of the current epoch, which an
+    /// archive has.
+    Events { in_epoch: bool },
+}
+
+/// One pass over the window.
+struct Pass<'p, 'b, 'r> {
+    policy: &'p mut ReadPolicy<'r>,
+    batch: &'b mut Batch,
+    /// Gap that covers the events that are being skipped.
+    run: GapRun,
+    /// With conflation: indexes of the newest event of each subject, latest first.
+    newest: Vec<u64>,
+    /// Bytes of the events in the batch.
+    bytes: usize,
+}
+
+impl Subscriber {
+    /// Moves to an offset. Everything up to the position is known to the client.
+    pub(super) fn seek(&mut self, offset: Offset, position: Position) {
+        (self.offset, self.position) = (offset, position);
+        self.skip_through = (position.tag, position.seq);
+    }
+
+    /// Returns the loss between this record and the window.
+    pub(super) fn evicted(&self, window: &Window) -> Evicted {
+        let oldest = window.oldest_offset();
+        if self.offset.index >= oldest.index {
+            return Evicted::Nothing;
+        }
+        let is_gone =
+            |epoch: &Epoch| (self.offset.index..oldest.index).contains(&epoch.start.index);
+        if let Some(epoch) = window.epoch().filter(is_gone) {
+            return Evicted::Epoch(epoch);
+        }
+        let has_events = oldest.before.events > self.offset.before.events;
+        Evicted::Events {
+            in_epoch: has_events && window.is_current_epoch(self.offset.index),
+        }
+    }
+
+    /// Reports the start of the current epoch, whose entry was evicted.
+    pub(super) fn report_epoch(&mut self, epoch: &Epoch, batch: &mut Batch) {
+        if let Some(gap) = epoch.start.before.missed_since(self.offset.before) {
+            batch.push(self.gap(gap));
+        }
+        batch.push(Item::Gap {
+            gap: epoch.gap,
+            position: epoch.position,
+        });
+        self.seek(epoch.after, epoch.position);
+    }
+
+    /// Moves to the oldest entry of the window and reports what was evicted before it. Returns the
+    /// gap, to which the events that the policy skips are added.
+    pub(super) fn skip_evicted(
+        &mut self,
+        window: &Window,
+        batch: &mut Batch,
+        policy: &mut ReadPolicy<'_>,
+    ) -> GapRun {
+        let oldest = window.oldest_offset();
+        if self.offset.index >= oldest.index {
+            return GapRun::default();
+        }
+        let mut run = GapRun::default();
+        if let Some(gap) = oldest.before.missed_since(self.offset.before) {
+            batch.push(self.gap(gap));
+            run = GapRun::begin(batch);
+            if gap.missed.is_none() {
+                // Another epoch may have started in between; the events skipped are no longer known
+                // to the reader.
+                self.skip_through.1 = 0;
+            }
+        }
+        if let Some(shedder) = &mut policy.shedder {
+            shedder.consumed(oldest.before.events - self.offset.before.events);
+        }
+        self.offset = oldest;
+        run
+    }
+
+    /// Reads from the window until the budget is used, the throttle defers, or nothing is left.
+    pub(super) fn take(
+        &mut self,
+        window: &Window,
+        batch: &mut Batch,
+        policy: &mut ReadPolicy<'_>,
+        run: GapRun,
+    ) {
+        let newest = match &policy.shedder {
+            Some(shedder) if shedder.conflates() => window.newest(self.offset.index),
+            _ => Vec::new(),
+        };
+        batch.envelope = window.envelope();
+        let mut ahead = if batch.copy_small {
+            Ahead::after_first(self.offset.index)
+        } else {
+            Ahead::never()
+        };
+        let mut pass = Pass {
+            policy,
+            batch,
+            run,
+            newest,
+            bytes: 0,
+        };
+        while pass.bytes < pass.policy.budget {
+            let index = self.offset.index;
+            let Some(entry) = window.get(index) else {
+                break;
+            };
+            if ahead.is_due(index) {
+                window.prefetch_from(index);
+            }
+            match entry {
+                Entry::Gap(gap_entry) => self.take_gap(gap_entry, &mut pass),
+                Entry::Event { .. } => {
+                    if !self.take_event(window, entry, &mut pass) {
+                        break;
+                    }
+                }
+            }
+        }
+        pass.batch.seal();
+        debug_assert!(
+            self.offset.index <= window.end(),
+            "a cursor never passes the head"
+        );
+    }
+
+    /// Takes one event. False if the throttle defers it.
+    fn take_event(&mut self, window: &Window, entry: &Entry, pass: &mut Pass<'_, '_, '_>) -> bool {
+        let Entry::Event {
+            encoded,
+            named,
+            tier,
+        } = entry
+        else {
+            return true;
+        };
+        let (index, is_known) = (self.offset.index, self.is_known(entry));
+        let Some(skip_reason) = pass.decide(*tier, index, is_known, window) else {
+            return false;
+        };
+        let frame = named.as_deref().unwrap_or(&encoded.frame);
+        self.offset.index += 1;
+        self.offset.before.events += 1;
+        self.offset.before.bytes += frame.len() as u64;
+        if let Some(shedder) = &mut pass.policy.shedder {
+            shedder.consumed(1);
+        }
+        if let Some(reason) = skip_reason {
+            pass.run.grow(reason, self.position, pass.batch);
+            return true;
+        }
+        pass.run.end(pass.policy.shedder.as_deref());
+        if is_known {
+            return true;
+        }
+        pass.bytes += frame.len();
+        self.position = encoded.event.position;
+        let info = EventInfo {
+            position: self.position,
+            tier: *tier,
+            received: encoded.event.received,
+        };
+        let is_last = self.offset.index == window.end();
+        pass.batch.push_event(frame, info, is_last);
+        true
+    }
+
+    /// Takes one gap.
+    fn take_gap(&mut self, gap_entry: &GapEntry, pass: &mut Pass<'_, '_, '_>) {
+        let GapEntry {
+            gap,
+            position,
+            side,
+            ..
+        } = *gap_entry;
+        let starts_epoch = side == GapSide::NewEpoch;
+        let is_known = !starts_epoch
+            && position.tag == self.skip_through.0
+            && gap_entry.is_at_or_before(self.skip_through.1);
+        self.offset.index += 1;
+        match gap.missed {
+            Some(missed) => self.offset.before.lost += missed,
+            None => self.offset.before.unknown += 1,
+        }
+        if is_known {
+            return;
+        }
+        if starts_epoch {
+            // Another epoch: nothing after this entry is known to the reader.
+            self.skip_through = (position.tag, position.seq);
+        }
+        pass.run = GapRun::default();
+        pass.batch.push(Item::Gap { gap, position });
+        self.position = position;
+    }
+
+    /// Returns true if the client already has this event.
+    fn is_known(&self, entry: &Entry) -> bool {
+        entry.position().tag == self.skip_through.0 && entry.is_at_or_before(self.skip_through.1)
+    }
+
+    pub(super) fn gap(&self, gap: Gap) -> Item {
+        Item::Gap {
+            gap,
+            position: self.position,
+        }
+    }
+}
+
+impl Pass<'_, '_, '_> {
+    /// Decides on one event: `Some(None)` delivers it, `Some(reason)` skips it, `None` defers it.
+    fn decide(
+        &mut self,
+        tier: Tier,
+        index: u64,
+        is_known: bool,
+        window: &Window,
+    ) -> Option<Option<GapReason>> {
+        let mut skip_reason = None;
+        if let Some(shedder) = &mut self.policy.shedder {
+            let is_newest = self.newest.pop_if(|known| *known == index).is_some();
+            skip_reason =
+                (!is_known && shedder.skips(tier, is_newest)).then(|| Shedder::reason(shedder));
+        }
+        if let (Some(throttle), false, None) = (&mut self.policy.throttle, is_known, skip_reason) {
+            match throttle.decide(tier, window.has_critical_after(index)) {
+                ThrottleDecision::Deliver => {}
+                ThrottleDecision::Skip => skip_reason = Some(GapReason::Slow),
+                ThrottleDecision::Defer => return None,
+            }
+        }
+        Some(skip_reason)
+    }
+}
