@@ -174,7 +174,7 @@ async fn event_stream_ends_when_its_principal_expires_and_keeps_its_position() {
     assert_eq!(client.close, Some(CloseReason::Expired));
     assert!(client.text.contains("data: event 7\n"), "{}", client.text);
     let last = client.last_event();
-    let position = format!("id: {}", Joined(&stream.positions));
+    let position = format!("id: {}", Joined(&stream.positions()));
     for start in [
         "event: sidestream.close",
         r#"data: {"reason":"expired","retry":"#,
@@ -182,7 +182,7 @@ async fn event_stream_ends_when_its_principal_expires_and_keeps_its_position() {
     ] {
         assert!(last.lines().any(|line| line.starts_with(start)), "{last}");
     }
-    assert_eq!(stream.positions[0].seq, 7);
+    assert_eq!(stream.positions()[0].seq, 7);
 
     let has_series = |fixture: &Fixture| {
         let closed = fixture.closed();
@@ -244,7 +244,7 @@ async fn principal_expires_while_events_arrive_without_a_pause() {
         .await
         .expect("it closes");
     assert_eq!(client.close, Some(CloseReason::Expired));
-    let delivered = stream.positions[0].seq;
+    let delivered = stream.positions()[0].seq;
     assert!(delivered > 1 && delivered <= seq, "{delivered} of {seq}");
     assert!(
         client.text.contains(&format!("data: event {delivered}\n")),
@@ -261,7 +261,7 @@ async fn events_that_wait_when_the_principal_expires_belong_to_the_next_connecti
     until_closed(&mut client, &mut stream).await;
     assert_eq!(client.close, Some(CloseReason::Expired));
     assert!(!client.text.contains("data: event"), "{}", client.text);
-    assert_eq!(stream.positions[0].seq, 0);
+    assert_eq!(stream.positions()[0].seq, 0);
 }
 
 #[tokio::test]
