@@ -15,6 +15,14 @@ impl Framing {
     /// Framing of the encoding that every buffered event has. The payload is kept inside it.
     pub const STORED: Self = Self::Sse;
 
+    /// Media type of the response body.
+    #[must_use]
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Sse => "text/event-stream",
+        }
+    }
+
     /// Returns the encoder of this framing.
     #[must_use]
     pub fn encoder(self) -> &'static dyn Encoder {

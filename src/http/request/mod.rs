@@ -4,7 +4,8 @@
 //! respond         the order of all checks; builds the response head
 //!   authenticate  principal of the request, before any variable is filled
 //!   resolve       filters per source and client, from the route (`http::route`)
-//!   request       variables, Last-Event-ID, Accept, browser detection
+//!   request       variables, Last-Event-ID, browser detection
+//!   negotiate     framing, by Accept
 //!   client_address  through trusted proxies
 //!   cors          headers for other origins
 //!   rejection     every code with status, message and hint
@@ -15,6 +16,7 @@ pub(in crate::http) mod authenticate;
 pub(in crate::http) mod body;
 pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;
+pub(in crate::http) mod negotiate;
 pub(in crate::http) mod rejection;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;

@@ -1,4 +1,4 @@
-//! A request as routes read it: variables, last event id, `Accept`, and browser detection.
+//! A request as routes read it: variables, last event id, and browser detection.
 //!
 //! [`Request`] borrows from the head. Templates read path segments, query parameters, headers and
 //! cookies of an [`AuthenticatedRequest`], which adds the claims of its principal.
@@ -104,38 +104,6 @@ impl<'r> Request<'r> {
             })
             .last()
             .map(|(_, id)| Cow::Owned(id.into_owned().into_bytes()))
-    }
-
-    /// Returns whether the client accepts `text/event-stream`. The most specific range of `Accept`
-    /// decides (RFC 9110, 12.5.1).
-    pub(in crate::http) fn accepts(&self) -> bool {
-        let mut ranges = self
-            .headers
-            .get_all(ACCEPT)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|range| std::str::from_utf8(range).ok())
-            .filter(|range| !range.trim().is_empty())
-            .peekable();
-        if ranges.peek().is_none() {
-            return true;
-        }
-        let best = ranges.filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let specific = match parts.next()?.to_ascii_lowercase().as_str() {
-                "text/event-stream" => 2,
-                "text/*" => 1,
-                "*/*" => 0,
-                _ => return None,
-            };
-            let refused = parts.any(|part| {
-                part.strip_prefix("q=")
-                    .is_some_and(|quality| quality.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
-            });
-            Some((specific, !refused))
-        });
-        best.max_by_key(|(specific, _)| *specific)
-            .is_some_and(|(_, accepted)| accepted)
     }
 }
 
@@ -293,25 +261,6 @@ mod tests {
         );
         assert_eq!(id(&[], "last_event_id="), None);
         assert_eq!(id(&[], ""), None);
-    }
-
-    #[test]
-    fn most_specific_range_of_accept_decides() {
-        for (accept, accepted) in [
-            ("text/event-stream", true),
-            ("*/*", true),
-            ("text/html, text/*;q=0.5", true),
-            ("", true),
-            ("application/json", false),
-            ("*/*, text/event-stream;q=0", false),
-            ("text/event-stream; q=0.0, */*", false),
-            ("*/*;q=0, text/event-stream", true),
-            ("TEXT/Event-Stream", true),
-        ] {
-            let headers = headers(&[("accept", accept)]);
-            assert_eq!(request(&headers, "").accepts(), accepted, "{accept:?}");
-        }
-        assert!(request(&HeaderMap::new(), "").accepts());
     }
 
     #[test]

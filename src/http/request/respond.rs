@@ -28,6 +28,7 @@ use super::authenticate::authenticate;
 use super::body::Body;
 use super::client_address::client_address;
 use super::cors;
+use super::negotiate::negotiate;
 use super::rejection::{Rejection, RejectionCode};
 use super::request::{Request, is_browser};
 use crate::encoding::Framing;
@@ -54,6 +55,8 @@ pub(in crate::http) enum Answer {
     Events(Response<()>, Box<EventStream>),
 }
 
+/// Framings of every route, the preferred one first.
+const FRAMINGS: [Framing; 1] = [Framing::Sse];
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// Browsers must not interpret a publisher's text as a script or a page, whatever it contains.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
@@ -126,9 +129,8 @@ async fn respond<B: Sync>(
         Method::OPTIONS => return Ok(Answer::Text(options())),
         _ => return Err(RejectionCode::MethodNotAllowed.into()),
     }
-    if !asked.accepts() {
-        return Err(RejectionCode::NotAcceptable.into());
-    }
+    let framing = negotiate(request.headers(), &FRAMINGS, Framing::media_type)
+        .ok_or(RejectionCode::NotAcceptable)?;
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
@@ -154,7 +156,7 @@ async fn respond<B: Sync>(
         permit,
         principal_expires: asked.principal.expires(),
         peer,
-        framing: Framing::Sse,
+        framing,
         browser: is_browser(request.headers()),
     };
     let stream = EventStream::open(context, opening).await?;
